@@ -1,0 +1,45 @@
+"""Train neural networks through distributed PETSc solves that are only as accurate as training needs.
+
+The public names are loaded on first use, so that `prdp-hpc doctor` can say what is missing on a machine
+where PETSc or torch cannot be imported.
+"""
+
+import os
+from importlib import import_module
+from typing import Any
+
+# One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other ranks.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+_HOMES = {
+    "ProcessMesh": "mesh",
+    "Grid": "grid",
+    "SparseOperator": "linalg",
+    "FunctionOperator": "linalg",
+    "Solver": "linalg",
+    "SolveReport": "linalg",
+    "Refinement": "linalg",
+    "SolveError": "linalg",
+    "solve": "linalg",
+    "Heat": "physics",
+    "Poisson": "physics",
+    "Coordinator": "refinement",
+    "IterationLadder": "refinement",
+    "ToleranceLadder": "refinement",
+    "ExplicitLadder": "refinement",
+    "ConstantSchedule": "refinement",
+    "ManualSchedule": "refinement",
+}
+
+__all__ = list(_HOMES)  # noqa: PLE0605 - the table above is the list
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'prdp_hpc' has no attribute {name!r}")
+    return getattr(import_module(f"prdp_hpc.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

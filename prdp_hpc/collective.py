@@ -1,0 +1,45 @@
+"""Errors that all ranks of a communicator raise together, so that none waits for one that left."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import TracebackType
+
+from mpi4py import MPI
+
+
+def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
+    """Raise on every rank as soon as one rank has an error; collective.
+
+    The rank that found it raises its own error; the others raise one of the same type that names the rank.
+    Does nothing when no rank has an error.
+    """
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        return
+    first = comm.allreduce(comm.rank if error is not None else comm.size, op=MPI.MIN)
+    if first == comm.size:
+        return
+    reported = comm.bcast(error if comm.rank == first else None, root=first)
+    if error is not None:
+        raise error
+    raise type(reported)(f"rank {first}: {reported}")
+
+
+def abort_on_error(comm: MPI.Comm) -> None:
+    """Make an exception that nothing catches end the whole job instead of leaving the other ranks waiting.
+
+    Sets `sys.excepthook`; a no-op on one rank. MPI_Abort ends every process of the job within seconds.
+    """
+    if comm.size == 1:
+        return
+
+    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+        print(f"rank {comm.rank} failed, ending the job on all {comm.size} ranks:", file=sys.stderr)
+        traceback.print_exception(kind, value, trace)
+        sys.stderr.flush()
+        comm.Abort(1)
+
+    sys.excepthook = hook

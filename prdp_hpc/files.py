@@ -1,0 +1,68 @@
+"""Files that are whole or not there: written beside their place, then renamed over it."""
+
+from __future__ import annotations
+
+import json
+import math
+import numbers
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure it is removed.
+
+    The folder is made where it is missing. The temporary name starts with a dot and keeps the suffix, so that
+    libraries which choose a format by suffix do the right thing. The bytes reach the disk before the rename: after
+    a crash `path` holds its old content or its new content, never a part.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not `tempfile`: its files are private to the user, and a run folder is often shared with a group.
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, replacing the whole file at once."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """`value` as strict JSON text; NaN and infinities, which JSON does not have, become null.
+
+    Mappings, lists, tuples, strings, booleans, None and any real number (NumPy's scalars too) are accepted;
+    anything else raises `TypeError`.
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` to `path` as strict JSON (see `to_json`), replacing the whole file at once."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON: convert it to a number, text, list or dict first")

@@ -1,0 +1,324 @@
+"""Structured grids over MPI ranks, seen by torch as `(B, C, *local_shape)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from numpy.typing import NDArray
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.collective import raise_together
+
+BOUNDARIES = ("dirichlet", "neumann", "periodic")
+
+
+class Grid:
+    """A 1-D, 2-D or 3-D grid of equal cells, divided among the ranks of `comm` by a PETSc DMDA.
+
+    Parameters
+    ----------
+    shape : points per axis, in torch's order (the last axis is contiguous).
+    boundary : "dirichlet", "neumann" or "periodic", one for all axes or one per axis. With spacing `h`, the
+        points of an axis of length `L` are
+
+        - dirichlet: `x_i = (i + 1) h`, `h = L / (n + 1)`: inner points only, the value on both ends is 0;
+        - neumann: `x_i = (i + 1/2) h`, `h = L / n`: cell centres, no flux through both ends;
+        - periodic: `x_i = i h`, `h = L / n`.
+    comm : the ranks that share the grid; default: all.
+    length : length of the domain, one for all axes or one per axis; default 1.
+
+    Raises
+    ------
+    ValueError
+        For an impossible shape, boundary or length, for ranks that disagree, and when there are more ranks
+        than the grid can be divided among.
+
+    Notes
+    -----
+    PETSc manual page: DMDACreate.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        boundary: str | Sequence[str] = "dirichlet",
+        comm: MPI.Comm | None = None,
+        length: float | Sequence[float] = 1.0,
+    ) -> None:
+        self.comm = MPI.COMM_WORLD if comm is None else comm
+        raise_together(self.comm, _wrong(shape, boundary, length))
+        self.shape = tuple(int(n) for n in shape)
+        self.boundary = _per_axis(boundary, len(self.shape))
+        self.length = tuple(float(a) for a in _per_axis(length, len(self.shape)))
+        if self.comm.size > 1 and len(set(self.comm.allgather((self.shape, self.boundary, self.length)))) > 1:
+            raise ValueError("the ranks of one grid were given different shapes, boundaries or lengths")
+        self.dm = self._create_dm(width=1)
+        starts, sizes = self.dm.getCorners()
+        self.local_shape = tuple(sizes[::-1])
+        self.local_slices = tuple(slice(a, a + n) for a, n in zip(starts[::-1], self.local_shape, strict=True))
+        self.n_local = math.prod(self.local_shape)
+        self.spacing = tuple(
+            a / (n + 1) if b == "dirichlet" else a / n
+            for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
+        )
+        self._wide_dms: dict[int, Any] = {1: self.dm}
+
+    def __repr__(self) -> str:
+        return f"Grid({self.shape}, boundary={self.boundary}, length={self.length}, ranks={self.comm.size})"
+
+    @property
+    def dim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Points of the whole grid."""
+        return math.prod(self.shape)
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether constants are in the nullspace of the Laplacian: no axis is Dirichlet."""
+        return "dirichlet" not in self.boundary
+
+    def axis_points(self, axis: int) -> NDArray[np.float64]:
+        """Coordinates of all points of one axis, shape `(shape[axis],)`."""
+        offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[self.boundary[axis]]
+        return (np.arange(self.shape[axis]) + offset) * self.spacing[axis]
+
+    def coordinates(self) -> tuple[Tensor, ...]:
+        """Coordinates of this rank's points: one float64 tensor per axis, each of `local_shape`."""
+        axes = [torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)]
+        return tuple(torch.meshgrid(*axes, indexing="ij"))
+
+    def scatter(self, whole: Tensor) -> Tensor:
+        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that every rank holds.
+
+        Differentiable: the adjoint puts the part back in its place and zeros elsewhere, so the gradients of
+        the ranks must be summed, as `gather` and the trainer do.
+        """
+        if tuple(whole.shape[-self.dim :]) != self.shape:
+            raise ValueError(f"a whole field must end in the grid's shape {self.shape}, this one has {tuple(whole.shape)}")
+        return whole[(..., *self.local_slices)]
+
+    def gather(self, local: Tensor) -> Tensor:
+        """The whole field `(..., *shape)` on every rank, from each rank's part `(..., *local_shape)`.
+
+        Differentiable; collective, also in the backward pass, where the gradients of all ranks are summed.
+        """
+        self._check_local(local)
+        if self.comm.size == 1:
+            return local
+        whole: Tensor = _Gather.apply(local, self)
+        return whole
+
+    def halo(self, local: Tensor, width: int = 1) -> Tensor:
+        """This rank's part with `width` neighbour points on each side of each axis.
+
+        From `(..., *local_shape)` to `(..., *(n + 2 width))`; corners included; beyond a boundary that is
+        not periodic the values are 0. Differentiable: the adjoint adds ghost contributions to their owners.
+        Collective.
+        """
+        self._check_local(local)
+        padded: Tensor = _Halo.apply(local, self, width)
+        return padded
+
+    def replicated(self, parameter: Tensor) -> Tensor:
+        """A parameter that every rank of the grid holds alike; its gradient is summed over the ranks."""
+        if self.comm.size == 1 or not parameter.requires_grad:
+            return parameter
+        same: Tensor = _Replicated.apply(parameter, self.comm)
+        return same
+
+    @cached_property
+    def numbering(self) -> NDArray[np.int32]:
+        """PETSc's global numbers of this rank's points with one halo layer; -1 beyond a boundary.
+
+        Shape `local_shape + 2` per axis.
+        """
+        _, sizes = self.dm.getGhostCorners()
+        indices: NDArray[np.int32] = np.asarray(self.dm.getLGMap().indices).reshape(sizes[::-1])
+        return indices
+
+    def coarsen(self) -> Grid | None:
+        """The grid of half as many points per axis on the same domain and ranks; None when it gets too small."""
+        coarse = tuple(n // 2 for n in self.shape)
+        processes = self.dm.getProcSizes()[::-1]
+        if any(n < max(2, 2 * p) for n, p in zip(coarse, processes, strict=True)):
+            return None
+        return Grid(coarse, self.boundary, self.comm, self.length)
+
+    def interpolation_from(self, coarse: Grid) -> Any:
+        """Multilinear interpolation from `coarse` to this grid as a PETSc matrix (fine rows, coarse columns).
+
+        The two grids share the domain; their points need not coincide. Boundary values are 0 (Dirichlet), the
+        nearest point's (Neumann) or wrap around (periodic).
+        """
+        per_axis = [_linear_weights(self, coarse, d) for d in range(self.dim)]
+        rows = self.numbering[(slice(1, -1),) * self.dim].reshape(-1)
+        natural = np.zeros((1,) * self.dim + (1,), dtype=np.int64)
+        weights = np.ones((1,) * self.dim + (1,))
+        for d, (index, weight) in enumerate(per_axis):
+            view = (1,) * d + (index.shape[0],) + (1,) * (self.dim - d - 1)
+            stride = math.prod(coarse.shape[d + 1 :])
+            natural = (natural[..., None] + stride * index.reshape((*view, 1, 2))).reshape(*np.broadcast_shapes(natural.shape[:-1], view), -1)
+            weights = (weights[..., None] * weight.reshape((*view, 1, 2))).reshape(*np.broadcast_shapes(weights.shape[:-1], view), -1)
+        columns = natural.reshape(-1).astype(PETSc.IntType)
+        columns = coarse.dm.getAO().app2petsc(columns)
+        matrix = PETSc.Mat().create(comm=self.comm)
+        matrix.setSizes(((self.n_local, self.size), (coarse.n_local, coarse.size)))
+        matrix.setType("aij")
+        matrix.setPreallocationCOO(np.repeat(rows, 2**self.dim).astype(PETSc.IntType), columns)
+        matrix.setValuesCOO(weights.reshape(-1))
+        return matrix
+
+    def _create_dm(self, width: int) -> Any:
+        kinds = {"periodic": PETSc.DM.BoundaryType.PERIODIC}
+        try:
+            return PETSc.DMDA().create(
+                dim=len(self.shape),
+                dof=1,
+                sizes=self.shape[::-1],
+                boundary_type=tuple(kinds.get(b, PETSc.DM.BoundaryType.GHOSTED) for b in self.boundary[::-1]),
+                stencil_type=PETSc.DMDA.StencilType.BOX,
+                stencil_width=width,
+                comm=self.comm,
+            )
+        except PETSc.Error as error:
+            raise ValueError(
+                f"a grid of {self.shape} points cannot be divided among {self.comm.size} ranks with a halo of {width}: "
+                "use fewer grid ranks or more points"
+            ) from error
+
+    def _wide_dm(self, width: int) -> Any:
+        if width not in self._wide_dms:
+            self._wide_dms[width] = self._create_dm(width)
+        return self._wide_dms[width]
+
+    def _check_local(self, local: Tensor) -> None:
+        if tuple(local.shape[-self.dim :]) != self.local_shape:
+            raise ValueError(
+                f"a field on this rank must end in the local shape {self.local_shape}, this one has {tuple(local.shape)}"
+            )
+
+
+def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
+    return (value,) * dim if isinstance(value, str | int | float) else tuple(value)
+
+
+def _wrong(shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]) -> ValueError | None:
+    if not 1 <= len(shape) <= 3 or any(int(n) != n or n < 2 for n in shape):
+        return ValueError(f"a grid has 1 to 3 axes of at least 2 points each, not shape={tuple(shape)}")
+    boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
+    if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
+        return ValueError(f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}")
+    if len(lengths) != len(shape) or any(not a > 0 for a in lengths):
+        return ValueError(f"length must be positive, one number or one for each of {len(shape)} axes, not {length!r}")
+    return None
+
+
+def _linear_weights(fine: Grid, coarse: Grid, axis: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The two coarse points beside each of this rank's fine points of one axis, and their weights."""
+    n, kind = coarse.shape[axis], coarse.boundary[axis]
+    offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
+    position = fine.axis_points(axis)[fine.local_slices[axis]] / coarse.spacing[axis] - offset
+    left = np.floor(position + 1e-9).astype(np.int64)
+    fraction = np.maximum(position - left, 0.0)
+    index = np.stack([left, left + 1], axis=-1)
+    weight = np.stack([1.0 - fraction, fraction], axis=-1)
+    if kind == "periodic":
+        return index % n, weight
+    if kind == "dirichlet":
+        weight = np.where((index < 0) | (index >= n), 0.0, weight)
+    return np.clip(index, 0, n - 1), weight
+
+
+def _blocks(grid: Grid) -> list[tuple[slice, ...]]:
+    return list(grid.comm.allgather(grid.local_slices))
+
+
+class _Gather(torch.autograd.Function):
+    """Parts to whole; the adjoint sums the whole gradients of all ranks and takes this rank's part."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, grid: Grid) -> Tensor:
+        ctx.grid = grid
+        lead = local.shape[: -grid.dim]
+        host = local.detach().cpu().contiguous().numpy()
+        blocks = _blocks(grid)
+        counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in blocks]
+        flat = np.empty(sum(counts), dtype=host.dtype)
+        grid.comm.Allgatherv(host, [flat, counts])
+        whole = np.empty((*lead, *grid.shape), dtype=host.dtype)
+        start = 0
+        for block, count in zip(blocks, counts, strict=True):
+            part = flat[start : start + count]
+            whole[(..., *block)] = part.reshape(*lead, *(s.stop - s.start for s in block))
+            start += count
+        return torch.from_numpy(whole).to(local.device)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grid, (grad,) = ctx.grid, grads
+        total = grad.detach().cpu().contiguous().clone()
+        grid.comm.Allreduce(MPI.IN_PLACE, total.numpy())
+        return grid.scatter(total).to(grad.device), None
+
+
+class _Halo(torch.autograd.Function):
+    """Ghost exchange through the DMDA; the adjoint is DMLocalToGlobal with ADD_VALUES."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, grid: Grid, width: int) -> Tensor:
+        ctx.grid, ctx.width, ctx.lead = grid, width, local.shape[: -grid.dim]
+        dm = grid._wide_dm(width)
+        fields = local.detach().cpu().to(torch.float64).reshape(-1, grid.n_local).contiguous().numpy()
+        source, target = dm.createGlobalVec(), dm.createLocalVec()
+        padded_shape = tuple(n + 2 * width for n in grid.local_shape)
+        out = np.zeros((fields.shape[0], math.prod(padded_shape)))
+        for field, padded in zip(fields, out, strict=True):
+            source.setArray(field)
+            target.set(0.0)
+            dm.globalToLocal(source, target)
+            padded[:] = target.getArray(readonly=True)
+        source.destroy()
+        target.destroy()
+        return torch.from_numpy(out).reshape(*ctx.lead, *padded_shape).to(local)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grid, (grad,) = ctx.grid, grads
+        dm = grid._wide_dm(ctx.width)
+        source, target = dm.createLocalVec(), dm.createGlobalVec()
+        padded = grad.detach().cpu().to(torch.float64).reshape(-1, source.getLocalSize()).contiguous().numpy()
+        out = np.empty((padded.shape[0], grid.n_local))
+        for ghosted, field in zip(padded, out, strict=True):
+            source.setArray(ghosted)
+            target.set(0.0)
+            dm.localToGlobal(source, target, addv=PETSc.InsertMode.ADD_VALUES)
+            field[:] = target.getArray(readonly=True)
+        source.destroy()
+        target.destroy()
+        return torch.from_numpy(out).reshape(*ctx.lead, *grid.local_shape).to(grad), None, None
+
+
+class _Replicated(torch.autograd.Function):
+    """Identity; the adjoint sums over the ranks that hold the same parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, comm: MPI.Comm) -> Tensor:
+        ctx.comm = comm
+        return parameter.view_as(parameter)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].detach().cpu().contiguous().clone()
+        ctx.comm.Allreduce(MPI.IN_PLACE, total.numpy())
+        return total.to(grads[0].device), None

@@ -1,0 +1,194 @@
+"""Checkpoints of a training run: written whole, read without executing anything."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prdp_hpc.files import atomic_path, to_json
+
+FORMAT = "prdp-hpc checkpoint 1"
+NAME = re.compile(r"epoch_(\d+)\.pt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, foreign or of other settings; the message names the file and what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: `folder/epoch_0003.pt`, one an epoch, the last `keep` (default 2) of them kept.
+
+    `settings` are those that a checkpoint must share with the run that loads it, nested as in the config; they are stored
+    as the entry `fingerprint`, and a checkpoint of other settings raises `CheckpointError` on load. None: not checked.
+    The entries `epoch`, `format` and `fingerprint` are the checkpoint's own. Write on one rank only.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None) -> None:
+        if keep < 1:
+            raise ValueError(f"keep at least 1 checkpoint, not {keep}")
+        self.folder = Path(folder)
+        self.keep = keep
+        self.fingerprint = None if settings is None else fingerprint(settings)
+
+    def save(self, epoch: int, state: Mapping[str, Any]) -> Path:
+        """Write the state after `epoch`, then remove what is older than the last `keep` epochs, or of later epochs.
+
+        Later ones are left from before a resume. `state` holds tensors, numbers, strings, booleans, None, and dicts,
+        lists or tuples of these; anything else raises `TypeError`, since it could not be read back.
+        """
+        own = {"epoch": epoch, "format": FORMAT, "fingerprint": self.fingerprint}
+        content = _plain({**state, **own}, "state")
+        path = self.folder / f"epoch_{epoch:04d}.pt"
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+        earlier = [other for other in self._paths() if _epoch(other) <= epoch]
+        for other in self._paths():
+            if other not in earlier[-self.keep :]:
+                other.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> Path | None:
+        """The checkpoint of the last epoch, or None where there is none."""
+        paths = self._paths()
+        return paths[-1] if paths else None
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """The state in `path`, with its `epoch`, tensors on the CPU; raises `CheckpointError`."""
+        return self._fitting(Path(path), _read(Path(path)))
+
+    def load_latest(self) -> dict[str, Any] | None:
+        """The state of the last readable checkpoint, or None where there is no file.
+
+        A damaged file is passed over with a warning. Raises `CheckpointError` where all are damaged, or where the
+        settings do not fit.
+        """
+        paths = self._paths()
+        for path in reversed(paths):
+            try:
+                content = _read(path)
+            except CheckpointError as error:
+                warnings.warn(f"{error}; trying the checkpoint before it", RuntimeWarning, stacklevel=2)
+                continue
+            return self._fitting(path, content)
+        if paths:
+            raise CheckpointError(f"{self.folder}: none of the {len(paths)} checkpoints can be read; start the run anew")
+        return None
+
+    def _fitting(self, path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        saved = content["fingerprint"]
+        if self.fingerprint is not None and saved != self.fingerprint:
+            if not isinstance(saved, str):
+                raise CheckpointError(f"{path}: was saved without settings, so nothing says that it fits; start the run anew")
+            try:
+                check_fit(json.loads(saved), json.loads(self.fingerprint))
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
+        return content
+
+    def _paths(self) -> list[Path]:
+        found = self.folder.glob("epoch_*.pt")
+        return sorted((path for path in found if NAME.fullmatch(path.name)), key=_epoch)
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one level: `{"training": {"epochs": 3}}` becomes `{"training.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{inner}": item for inner, item in flat_settings(value).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Settings as one line of text, the same for equal settings in any order."""
+    return to_json(dict(sorted(flat_settings(settings).items())))
+
+
+def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` that lists each key whose value differs between two flat dicts of settings."""
+    differing = [key for key in sorted({*saved, *now}) if key not in saved or key not in now or saved[key] != now[key]]
+    if differing:
+        shown = "; ".join(f"{key}: {_shown(saved, key)} in the checkpoint, {_shown(now, key)} now" for key in differing)
+        raise CheckpointError(f"was saved with other settings ({shown}); set them back, or start a run of another name")
+
+
+def random_state() -> dict[str, Any]:
+    """The states of torch's, NumPy's (legacy, global) and Python's generators on this rank, as tensors and plain values.
+
+    The CUDA generators are included once this process has used CUDA.
+    """
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    cuda_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if cuda_used else [],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "python": random.getstate(),
+    }
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to what `random_state` returned; states of GPUs that this process does not see are left out."""
+    torch.set_rng_state(state["torch"])
+    for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda_state, device)
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "absent"
+
+
+def _epoch(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    advice = "remove the file and resume from the one before it, or start the run anew"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums
+        if damaged is not None:
+            raise CheckpointError(f"{path}: is damaged (wrong checksum of {damaged}); {advice}")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint; run without resuming to start anew") from error
+    except Exception as error:  # a broken or foreign file can raise nearly anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); {advice}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"epoch", "fingerprint"} <= content.keys():
+        raise CheckpointError(f"{path}: is not a checkpoint of this version of prdp-hpc; {advice}")
+    return content
+
+
+def _plain(value: object, where: str) -> Any:
+    """A copy of `value` that `torch.load(weights_only=True)` reads back."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        items = [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
+        return items if type(value) is list else tuple(items)
+    # Subclasses too are refused: a NumPy float is a float, but is stored as a NumPy object.
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"{where}: {type(value).__name__} cannot be kept in a checkpoint; convert it to a tensor or a plain value")

@@ -1,0 +1,146 @@
+"""What a run writes while it trains: `metrics.jsonl`, TensorBoard events, and progress for whoever watches."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from prdp_hpc.files import to_json, write_text
+from prdp_hpc.report.runs import read_metrics
+
+Row = Mapping[str, Any]
+MOST_LINES = 20
+"""About as many lines of progress a long run logs, besides one for each change of level."""
+
+
+class MetricsError(ValueError):
+    """Metrics would overwrite or mix with those of another run."""
+
+
+class MetricsWriter:
+    """Appends one JSON object an epoch to `folder/metrics.jsonl` and mirrors its numbers to `folder/tensorboard`.
+
+    Only where `active` (rank 0); elsewhere it does nothing. `resume_epoch` is the last epoch to keep: lines of later
+    epochs, and one cut short by a stop, are dropped (-1 drops all). With None the run is new, and a `metrics.jsonl` that
+    holds lines raises `MetricsError`; a broken file raises `ReportError`. A context manager; `close` may also be called.
+    """
+
+    def __init__(self, folder: str | Path, active: bool, resume_epoch: int | None = None) -> None:
+        self._file: IO[str] | None = None
+        self._board: Any = None
+        if not active:
+            return
+        path = Path(folder) / "metrics.jsonl"
+        if resume_epoch is None and path.exists() and path.read_bytes().strip():
+            raise MetricsError(f"{path}: a run has already written here; resume it, or give the new run another name")
+        if path.exists():
+            _keep_until(path, -1 if resume_epoch is None else resume_epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", newline="\n")
+        self._board = _board(path.parent / "tensorboard", first_epoch=None if resume_epoch is None else resume_epoch + 1)
+
+    def write(self, row: Row) -> None:
+        """Append `row`, which has an integer `epoch`; a number that is not finite is written as null."""
+        if self._file is None:
+            return
+        self._file.write(to_json(row) + "\n")
+        self._file.flush()
+        for tag, number in _scalars(row).items():
+            self._board.add_scalar(tag, number, row["epoch"])
+        self._board.flush()
+
+    def close(self) -> None:
+        """Close the files; writing afterwards does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+            self._file = None
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Progress:
+    """Shows how far training is: a bar where standard error is a terminal, else lines such as
+
+        heat_2d  epoch 12/70  error 3.21e-02  level 4  inner iterations 19,200  31.4 s
+
+    Up to 50 epochs one line each; beyond, about 20 lines in all and one at each change of level. Only where `active`
+    (rank 0); elsewhere it does nothing. A context manager; `close` may also be called.
+    """
+
+    def __init__(self, total_epochs: int, active: bool, label: str) -> None:
+        self._total = total_epochs
+        self._label = label
+        self._active = active
+        self._every = 1 if total_epochs <= 50 else math.ceil(total_epochs / MOST_LINES)
+        self._epoch: int | None = None
+        self._level: float | None = None
+        self._bar: Any = None
+        if active and sys.stderr.isatty():
+            self._bar = tqdm(total=total_epochs, desc=label, unit="epoch", dynamic_ncols=True)
+
+    def update(self, row: Row) -> None:
+        """Show the epoch of `row`, a line of `metrics.jsonl`; an epoch already shown is not shown again."""
+        epoch, level = row["epoch"], row["level"]
+        if not self._active or epoch == self._epoch:
+            return
+        first, changed = self._epoch is None, level != self._level
+        self._epoch, self._level = epoch, level
+        if self._bar is not None:
+            self._bar.n = epoch
+            self._bar.set_postfix_str(f"error {_error(row['error'])}, level {level:g}")
+        elif first or changed or epoch % self._every == 0 or epoch == self._total:
+            print(self._line(row), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._active = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _line(self, row: Row) -> str:
+        work = row["forward_iterations"] + row["adjoint_iterations"]
+        parts = [self._label, f"epoch {row['epoch']}/{self._total}", f"error {_error(row['error'])}", f"level {row['level']:g}"]
+        return "  ".join([*parts, f"inner iterations {work:,}", f"{row['total_seconds']:.1f} s"])
+
+
+def _board(folder: Path, first_epoch: int | None) -> Any:
+    # Imported here: TensorBoard is slow to load, and only one rank writes.
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+
+
+def _scalars(row: Row) -> dict[str, float]:
+    cells: dict[str, Any] = {}
+    for key, value in row.items():
+        cells |= {f"{key}/{index}": item for index, item in enumerate(value)} if isinstance(value, list | tuple) else {key: value}
+    del cells["epoch"]
+    return {key: float(cell) for key, cell in cells.items() if isinstance(cell, numbers.Real) and math.isfinite(cell)}
+
+
+def _error(error: float | None) -> str:
+    return "none" if error is None else f"{error:.2e}"
+
+
+def _keep_until(path: Path, epoch: int) -> None:
+    kept = [line for _, line in read_metrics(path) if line["epoch"] <= epoch]
+    write_text(path, "".join(to_json(line) + "\n" for line in kept))

@@ -1,0 +1,78 @@
+"""Failed solves, in words a user can act on."""
+
+from __future__ import annotations
+
+from petsc4py import PETSc
+
+_ADVICE = {
+    "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a stronger preconditioner (pc='gamg', pc='lu' for small systems)",
+    "DIVERGED_DTOL": "the residual grows: this KSP does not converge for this matrix; try ksp='gmres', a stronger pc, or a smaller time step",
+    "DIVERGED_BREAKDOWN": "the Krylov method broke down: try ksp='gmres' or another pc",
+    "DIVERGED_BREAKDOWN_BICG": "the Krylov method broke down: try ksp='gmres' or another pc",
+    "DIVERGED_NONSYMMETRIC": "this KSP needs a symmetric matrix: try ksp='gmres'",
+    "DIVERGED_INDEFINITE_PC": "this KSP needs a positive definite preconditioner: try pc='jacobi' or ksp='gmres'",
+    "DIVERGED_INDEFINITE_MAT": "this KSP needs a positive definite matrix: try ksp='minres' or ksp='gmres'",
+    "DIVERGED_NANORINF": "numbers overflowed or became NaN: look at the scaling of the values, or try another ksp and pc",
+    "DIVERGED_PC_FAILED": "the preconditioner could not be set up, as happens for a singular matrix (a zero pivot): "
+    "look for empty rows, give a nullspace if there is one, or try another pc",
+}
+_REASONS = {code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)}
+
+
+class SolveError(RuntimeError):
+    """A linear solve failed.
+
+    The message names the direction, the KSP's reason, the iteration, the level and what to try.
+
+    Attributes
+    ----------
+    reason : PETSc's name of the reason, as `DIVERGED_MAX_IT`; "" if the failure was not the KSP's.
+    iteration : the iteration at which it stopped.
+    """
+
+    def __init__(self, message: str, reason: str = "", iteration: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.iteration = iteration
+
+
+def reason_name(code: int) -> str:
+    """PETSc's name of a KSPConvergedReason; PETSc manual page: KSPConvergedReason."""
+    return str(_REASONS.get(code, code))
+
+
+def failed_solve(direction: str, method: str, code: int, iteration: int, level: object) -> SolveError:
+    """The error for a KSP that ended with a negative reason."""
+    name = reason_name(code)
+    advice = _ADVICE.get(name, "try another ksp or pc")
+    return SolveError(f"{direction} solve with {method} failed: {name} at iteration {iteration}, level {level}; {advice}", name, iteration)
+
+
+def bad_numbers(direction: str, method: str, iteration: int, level: object, in_input: bool) -> SolveError:
+    """The error for NaN or infinity in the right-hand side or, from finite input, in the solution."""
+    if in_input:
+        what = "the right-hand side holds NaN or infinity: look at what produced it"
+        if direction == "adjoint":
+            what = "the incoming gradient holds NaN or infinity: look at the loss and at what follows the solve"
+        return SolveError(f"{direction} solve with {method} at level {level}, iteration 0: {what}", "DIVERGED_NANORINF")
+    return SolveError(
+        f"{direction} solve with {method} gave NaN or infinity: DIVERGED_NANORINF at iteration {iteration}, level {level}; {_ADVICE['DIVERGED_NANORINF']}",
+        "DIVERGED_NANORINF",
+        iteration,
+    )
+
+
+def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object) -> SolveError:
+    """The error for a PETSc call that failed outright."""
+    # The last line of PETSc's stack says why; the lines above say where in its source.
+    text = str(error).strip().splitlines()[-1].strip()
+    if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
+        advice = "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, lu, gamg, mg have one), or mark the operator symmetric if it is"
+    elif error.ierr == PETSC_ERR_SUP:
+        advice = "this ksp and pc do not support this kind of matrix: choose others"
+    else:
+        advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"
+    return SolveError(f"{direction} solve with {method} failed at iteration 0, level {level}: {advice} ({text})")
+
+
+PETSC_ERR_SUP = 56

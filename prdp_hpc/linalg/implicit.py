@@ -1,0 +1,144 @@
+"""Differentiable solves by implicit differentiation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from prdp_hpc.collective import raise_together
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, like, to_host
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.solver import Solver
+
+
+def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
+    """Solve `A(values) x = b`, differentiably with respect to `values` and `b`.
+
+    The backward pass solves the adjoint system `Aᵀ λ = ∂L/∂x` at the solver's adjoint level, from zero; then
+    `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k] x[col_k]`.
+
+    Parameters
+    ----------
+    operator : a `SparseOperator` or `FunctionOperator`.
+    values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from solve to solve; in-place
+        changes must go through torch, as everywhere in autograd.
+    b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B, n_local)`; any floating-point
+        type and device. The solve itself runs in double precision on the host.
+    solver : method, preconditioner and level.
+
+    Returns
+    -------
+    x with the shape, type and device of `b`. Collective over the operator's ranks, also in the backward pass.
+
+    Raises
+    ------
+    ValueError
+        For wrong shapes or types, NaN in the values, or ranks that disagree; on all ranks together.
+    SolveError
+        If the solve diverged or NaN came in or out; on all ranks together.
+    """
+    x: Tensor = _ImplicitSolve.apply(values, b, operator, solver)
+    return x
+
+
+class _ImplicitSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
+        _prepare(operator, values, b, ctx.needs_input_grad[:2])
+        x = _run("forward", operator, solver, b)
+        ctx.operator, ctx.solver, ctx.loads = operator, solver, operator.loads
+        # x is only needed for the gradient of the values.
+        ctx.save_for_backward(values if isinstance(values, Tensor) else None, x if ctx.needs_input_grad[0] else None)
+        return like(x, b).view(b.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,), operator, solver = grads, ctx.operator, ctx.solver
+        values, x = ctx.saved_tensors
+        if operator.loads != ctx.loads and _anywhere(operator.comm, operator.differs(values)):
+            operator.load(values)
+        adjoint = _run("adjoint", operator, solver, grad)
+        values_grad = None
+        if ctx.needs_input_grad[0]:
+            values_grad = like(operator.values_gradient(values, adjoint, x).view(values.shape), values)
+        return values_grad, like(adjoint, grad).view(grad.shape), None, None
+
+
+def _run(direction: str, operator: Operator, solver: Solver, b: Tensor) -> Tensor:
+    """Solve in double precision; `(B, n_local)`."""
+    system = solver.system(operator)
+    system.set_up(direction)
+    right = to_host(b).reshape(-1, operator.n_local)
+    x = np.empty_like(right)
+    try:
+        iterations = system.solve(direction, right, x)
+    except errors.SolveError:
+        _blame_input(direction, operator, solver, right)
+        raise
+    if _anywhere(operator.comm, has_bad_numbers(x)):
+        _blame_input(direction, operator, solver, right)
+        raise errors.bad_numbers(direction, system.method, iterations, _level(solver, direction), in_input=False)
+    return torch.from_numpy(x)
+
+
+def _blame_input(direction: str, operator: Operator, solver: Solver, right: Array) -> None:
+    """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a pass over it."""
+    if _anywhere(operator.comm, has_bad_numbers(right)):
+        raise errors.bad_numbers(direction, solver.system(operator).method, 0, _level(solver, direction), in_input=True)
+
+
+def _level(solver: Solver, direction: str) -> object:
+    return solver.adjoint if direction == "adjoint" else solver.refinement
+
+
+def _anywhere(comm: MPI.Comm, condition: bool) -> bool:
+    return condition if comm.size == 1 else bool(comm.allreduce(condition, op=MPI.LOR))
+
+
+def _prepare(operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool, ...]) -> None:
+    """Check the input and load the values, with one reduction when all is well."""
+    error = _wrong_right_hand_side(operator, b)
+    changed = error is None and operator.differs(values)
+    if changed:
+        error = operator.check_values(values)
+    if operator.comm.size == 1:
+        if error is not None:
+            raise error
+    else:
+        batch = b.numel() // max(operator.n_local, 1) if error is None and b.dim() > 1 else -1
+        changed = _agree(operator.comm, error, changed, batch, needs_grad)
+    if changed:
+        operator.load(values)
+
+
+def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, batch: int, needs_grad: tuple[bool, ...]) -> bool:
+    """Whether any rank's values changed; raises on all ranks if one has an error or they disagree."""
+    flags = sum(need << i for i, need in enumerate(needs_grad))
+    mine = np.array([error is not None, changed, batch, -batch, flags, -flags], dtype=np.int64)
+    most = np.empty_like(mine)
+    comm.Allreduce(mine, most, op=MPI.MAX)
+    if most[0]:
+        raise_together(comm, error)
+    if most[2] != -most[3]:
+        raise ValueError(f"the ranks gave batches of different sizes ({-most[3]} … {most[2]}; -1 means none): every rank must give the same")
+    if most[4] != -most[5]:
+        raise ValueError("some ranks ask for gradients of values or b and others do not: requires_grad must be the same on every rank")
+    return bool(most[1])
+
+
+def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:
+    if not is_real_tensor(b):
+        return ValueError(f"b must be a tensor of real floating-point numbers, not {b.dtype if isinstance(b, Tensor) else type(b).__name__}")
+    if b.dim() not in (1, 2) or b.shape[-1] != operator.n_local:
+        return ValueError(
+            f"b must have shape ({operator.n_local},) or (B, {operator.n_local}) on this rank, which holds rows "
+            f"{operator.row_range[0]} to {operator.row_range[1] - 1}, not {tuple(b.shape)}"
+        )
+    return None

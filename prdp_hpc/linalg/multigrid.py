@@ -1,0 +1,46 @@
+"""Geometric multigrid on the operator's grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prdp_hpc.grid import Grid
+from prdp_hpc.linalg.operator import Operator
+
+
+def attach_hierarchy(pc: Any, operator: Operator) -> dict[str, Any]:
+    """Give a PCMG its levels: each grid has half the points per axis of the one above.
+
+    The coarse matrices are Galerkin products `Pᵀ A P` with multilinear interpolation `P`, so any matrix on the grid
+    will do. Returns the options that go with it, which a user's options may replace.
+
+    Raises
+    ------
+    ValueError
+        If the operator has no grid.
+
+    Notes
+    -----
+    PETSc manual pages: PCMG, PCMGSetInterpolation, PCMGSetGalerkin.
+    """
+    if operator.grid is None:
+        raise ValueError("pc='mg' makes its hierarchy from a grid, and this operator has none: use pc='gamg'")
+    grids = hierarchy(operator.grid)
+    pc.setMGLevels(len(grids))
+    for level in range(1, len(grids)):
+        fine, coarse = grids[-1 - level], grids[-level]
+        pc.setMGInterpolation(level, fine.interpolation_from(coarse))
+    return {
+        "pc_mg_galerkin": "both",
+        "mg_levels_ksp_type": "richardson",
+        "mg_levels_pc_type": "sor",
+        "mg_levels_ksp_max_it": 1,
+    }
+
+
+def hierarchy(grid: Grid) -> list[Grid]:
+    """The grid and its coarser ones, finest first."""
+    grids = [grid]
+    while (coarse := grids[-1].coarsen()) is not None:
+        grids.append(coarse)
+    return grids

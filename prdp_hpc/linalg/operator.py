@@ -1,0 +1,217 @@
+"""Sparse matrices with a fixed pattern and differentiable values."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from numpy.typing import ArrayLike
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.collective import raise_together
+from prdp_hpc.grid import Grid
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, to_host
+from prdp_hpc.linalg.ghosts import GhostedIndex
+
+
+class Operator(ABC):
+    """A square linear map `A(values)` on vectors divided among the ranks of `comm`.
+
+    Attributes
+    ----------
+    matrix : the PETSc matrix that the KSPs see; it holds the values loaded last.
+    n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
+    symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
+    grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
+    loads : how often values were put into the matrix; tells whether it still holds what it held before.
+    """
+
+    matrix: Any
+    comm: MPI.Comm
+    symmetric: bool
+    grid: Grid | None
+
+    def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
+        self.comm, self.symmetric, self.grid = comm, symmetric, grid
+        self.loads = 0
+        self._copy: Array | None = None
+        self._seen: tuple[weakref.ref[Tensor], int] | None = None
+
+    @property
+    def n_local(self) -> int:
+        """Entries of a vector on this rank."""
+        return int(self.matrix.getLocalSize()[0])
+
+    @property
+    def row_range(self) -> tuple[int, int]:
+        """Global numbers of this rank's rows: first, and one after the last."""
+        start, end = self.matrix.getOwnershipRange()
+        return int(start), int(end)
+
+    @abstractmethod
+    def check_values(self, values: Any) -> Exception | None:
+        """What is wrong with the values on this rank, if anything; not collective."""
+
+    def differs(self, values: Any) -> bool:
+        """Whether `values` are other numbers than the loaded ones, on this rank.
+
+        A tensor seen before is known by torch's version counter; another one is compared number by number.
+        """
+        if self._copy is None:
+            return True
+        if values is None or (self._seen is not None and self._seen[0]() is values and self._seen[1] == values._version):
+            return False
+        same = np.array_equal(self._copy, to_host(values).reshape(-1))
+        if same:
+            self._seen = (weakref.ref(values), values._version)
+        return not same
+
+    def load(self, values: Any) -> None:
+        """Put the values into the matrix; collective. Every solver sees the change and sets up again."""
+        self._put(values)
+        self.loads += 1
+        self._copy = np.empty(0) if values is None else to_host(values).reshape(-1).copy()
+        self._seen = None if values is None else (weakref.ref(values), values._version)
+
+    @abstractmethod
+    def _put(self, values: Any) -> None: ...
+
+    @abstractmethod
+    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B, n_local)`."""
+
+
+class SparseOperator(Operator):
+    """A distributed sparse matrix: a fixed COO pattern and values that come with each solve.
+
+    Parameters
+    ----------
+    rows, cols : global indices of this rank's entries, shape `(nnz_local,)`; any rank may hold entries of any
+        row, entries that occur twice are added.
+    shape : global shape `(n, n)`.
+    comm : the ranks that share the matrix; default: all.
+    symmetric : promise that every set of values gives `A = Aᵀ`; the adjoint solve then costs what the forward
+        solve costs, also where the transposed product is slower.
+    grid : gives the division of rows among the ranks, and the hierarchy for `pc="mg"`; default: PETSc's even
+        division.
+    constant_nullspace : promise that `A 1 = 0` and `Aᵀ 1 = 0`, as for periodic and Neumann problems; the
+        solution with mean 0 is found.
+
+    Raises
+    ------
+    ValueError
+        For a pattern that does not fit the shape, a matrix that is not square, or ranks that disagree.
+
+    Notes
+    -----
+    PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO.
+    """
+
+    def __init__(
+        self,
+        rows: ArrayLike,
+        cols: ArrayLike,
+        shape: tuple[int, int],
+        comm: MPI.Comm | None = None,
+        *,
+        symmetric: bool = False,
+        grid: Grid | None = None,
+        constant_nullspace: bool = False,
+    ) -> None:
+        super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
+        self._rows, self._cols = np.asarray(rows), np.asarray(cols)
+        raise_together(self.comm, _wrong_pattern(self._rows, self._cols, shape, grid))
+        if self.comm.size > 1 and len(set(self.comm.allgather((tuple(shape), symmetric, constant_nullspace)))) > 1:
+            raise ValueError("the ranks gave one operator different shapes or properties")
+        self.shape = (int(shape[0]), int(shape[1]))
+        n = self.shape[0]
+        local = PETSc.DECIDE if grid is None else grid.n_local
+        self.matrix = PETSc.Mat().create(comm=self.comm)
+        self.matrix.setSizes(((local, n), (local, n)))
+        self.matrix.setType("aij")
+        self.matrix.setPreallocationCOO(self._rows.astype(PETSc.IntType), self._cols.astype(PETSc.IntType))
+        if symmetric:
+            self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+            self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+        if constant_nullspace:
+            nullspace = PETSc.NullSpace().create(constant=True, comm=self.comm)
+            self.matrix.setNullSpace(nullspace)
+            self.matrix.setTransposeNullSpace(nullspace)
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any) -> tuple[SparseOperator, Tensor]:
+        """The operator of a SciPy sparse matrix that every rank holds, and this rank's values.
+
+        Each rank takes the entries of its own rows: `values` has shape `(nnz_local,)`, float64. `options` are
+        those of `SparseOperator`.
+        """
+        world = MPI.COMM_WORLD if comm is None else comm
+        csr = matrix.tocsr(copy=True)
+        csr.sum_duplicates()
+        n, rank, size = csr.shape[0], world.rank, world.size
+        start = rank * (n // size) + min(rank, n % size)
+        part = csr[start : start + n // size + (1 if rank < n % size else 0)].tocoo()
+        values = torch.from_numpy(np.ascontiguousarray(part.data, dtype=np.float64))
+        return cls(part.row.astype(np.int64) + start, part.col, csr.shape, world, **options), values
+
+    @property
+    def nnz_local(self) -> int:
+        """Entries that this rank gives."""
+        return int(self._rows.size)
+
+    @cached_property
+    def _row_index(self) -> GhostedIndex:
+        return GhostedIndex(self._rows, self.matrix.createVecLeft())
+
+    @cached_property
+    def _col_index(self) -> GhostedIndex:
+        return GhostedIndex(self._cols, self.matrix.createVecRight())
+
+    def check_values(self, values: Any) -> Exception | None:
+        """A ValueError for values of a wrong kind, of a wrong shape or not finite."""
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            return ValueError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
+        if tuple(values.shape) != (self.nnz_local,):
+            return ValueError(f"values must have one number per entry of the pattern, shape ({self.nnz_local},), not {tuple(values.shape)}")
+        if has_bad_numbers(to_host(values)):
+            bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0])
+            return ValueError(
+                f"the matrix values hold NaN or infinity, first in entry {bad} (row {self._rows[bad]}, column {self._cols[bad]}): "
+                "look at what produced them"
+            )
+        return None
+
+    def _put(self, values: Tensor) -> None:
+        self.matrix.setValuesCOO(to_host(values))
+
+    def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch."""
+        total = torch.zeros(self.nnz_local, dtype=torch.float64)
+        for one_adjoint, one_solution in zip(adjoint, solution, strict=True):
+            total.addcmul_(self._row_index(one_adjoint), self._col_index(one_solution), value=-1.0)
+        return total
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _wrong_pattern(rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None) -> ValueError | None:
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+        return ValueError(f"an operator to solve with must be square with at least one row, not of shape {tuple(shape)}")
+    if grid is not None and grid.size != shape[0]:
+        return ValueError(f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same number")
+    if rows.ndim != 1 or rows.shape != cols.shape:
+        return ValueError(f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and {cols.shape}")
+    if rows.size and not (np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)):
+        return ValueError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
+    for name, index in (("rows", rows), ("cols", cols)):
+        if index.size and (index.min() < 0 or index.max() >= shape[0]):
+            return ValueError(f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to {index.max()}")
+    return None

@@ -1,0 +1,38 @@
+"""PETSc's options database, one prefix for each KSP."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from petsc4py import PETSc
+
+_SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_")
+_numbers = itertools.count()
+
+
+def known_type(what: str, name: str, types: type) -> str:
+    """`name` if PETSc has a KSP or PC called so; else a ValueError with the nearest names."""
+    known = {str(value) for key, value in vars(types).items() if key.isupper()}
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
+    raise ValueError(f"PETSc has no {what} called {name!r}: {hint}")
+
+
+def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
+    """Give a KSP (and whatever it contains) its options under a prefix of its own.
+
+    The prefix keeps two solvers in one program apart. Options on the command line have none, so they are
+    taken over and go before `options`.
+    """
+    prefix = f"prdp{next(_numbers)}_"
+    database = PETSc.Options()
+    from_command_line = {k: v for k, v in database.getAll().items() if k.startswith(_SOLVER_OPTIONS)}
+    for key, value in {**options, **from_command_line}.items():
+        database.setValue(f"{prefix}{key.lstrip('-')}", value)
+    ksp.setOptionsPrefix(prefix)
+    ksp.setFromOptions()

@@ -1,0 +1,199 @@
+"""Forward and adjoint KSP with one preconditioner between them."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from petsc4py import PETSc
+
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.multigrid import attach_hierarchy
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.options import apply_options, known_type
+from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
+from prdp_hpc.linalg.report import Counters, SolveReport
+
+# These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
+_SYMMETRIC_KSPS = frozenset({"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"})
+
+
+class Solver:
+    """How linear systems are solved: the KSP, its preconditioner, and the level of refinement.
+
+    Parameters
+    ----------
+    ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default "gmres".
+    pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg", "none"; default
+        "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's grid.
+    refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given; default
+        `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
+    adjoint : level of adjoint solves.
+    petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Options on the
+        command line of a script that called `petsc4py.init(sys.argv)` go before these.
+
+    The initial guess is zero always. The solver may serve several operators; for each it keeps a forward and an
+    adjoint KSP that share one preconditioner, set up again only when the operator's values changed.
+
+    Attributes
+    ----------
+    report : a `SolveReport`: solves, iterations, set-ups and seconds, forward and adjoint apart.
+
+    Raises
+    ------
+    ValueError
+        For a KSP or PC that PETSc does not have, or a level out of range.
+
+    Notes
+    -----
+    PETSc manual pages: KSPSolve, KSPSolveTranspose, KSPSetTolerances.
+    """
+
+    def __init__(
+        self,
+        ksp: str = "gmres",
+        pc: str = "jacobi",
+        refinement: Refinement | int | float | None = None,
+        adjoint: Refinement | int | float | None = None,
+        petsc_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.ksp = known_type("ksp", ksp, PETSc.KSP.Type)
+        self.pc = known_type("pc", pc, PETSc.PC.Type)
+        self.petsc_options = dict(petsc_options or {})
+        self.report = SolveReport()
+        self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = weakref.WeakKeyDictionary()
+        self.refine(Refinement() if refinement is None else refinement, adjoint)
+
+    def __repr__(self) -> str:
+        return f"Solver(ksp={self.ksp!r}, pc={self.pc!r}, refinement=({self.refinement}), adjoint=({self.adjoint}))"
+
+    def refine(self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None) -> None:
+        """Change the level in place; the preconditioner stays as it is.
+
+        `adjoint` is the level of the adjoint solves; default: the same level.
+        """
+        self.refinement = Refinement.of(level)
+        self.adjoint = self.refinement if adjoint is None else Refinement.of(adjoint)
+        for system in self._systems.values():
+            system.refine(self.refinement, self.adjoint)
+
+    def system(self, operator: Operator) -> LinearSystem:
+        """The KSPs for one operator, made on first use; collective then."""
+        found = self._systems.get(operator)
+        if found is None:
+            found = LinearSystem(operator, self)
+            found.refine(self.refinement, self.adjoint)
+            self._systems[operator] = found
+        return found
+
+
+class LinearSystem:
+    """The two KSPs of one solver for one operator."""
+
+    def __init__(self, operator: Operator, solver: Solver) -> None:
+        self._report = solver.report
+        self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
+        self._matrix = operator.matrix
+        self._transposed = not (operator.symmetric or solver.ksp in _SYMMETRIC_KSPS)
+        self._state = -1
+        # These only carry arrays that belong to the caller.
+        self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
+        self._ksps = {"forward": self._create_ksp(operator, solver)}
+        self._ksps["adjoint"] = self._create_adjoint()
+        self._norm = self._ksps["forward"].getNormType()
+
+    def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
+        ksp = PETSc.KSP().create(comm=operator.comm)
+        ksp.setType(solver.ksp)
+        ksp.setOperators(self._matrix)
+        ksp.getPC().setType(solver.pc)
+        hierarchy = attach_hierarchy(ksp.getPC(), operator) if solver.pc == "mg" else {}
+        apply_options(ksp, {**hierarchy, **solver.petsc_options})
+        return ksp
+
+    def _create_adjoint(self) -> Any:
+        forward = self._ksps["forward"]
+        ksp = PETSc.KSP().create(comm=forward.comm)
+        ksp.setType(forward.getType())
+        ksp.setPC(forward.getPC())
+        ksp.setOptionsPrefix(forward.getOptionsPrefix())
+        ksp.setFromOptions()
+        return ksp
+
+    def refine(self, forward: Refinement, adjoint: Refinement) -> None:
+        """Set tolerances and tests of both KSPs; nothing is set up again."""
+        self._levels = {"forward": forward, "adjoint": adjoint}
+        for direction, level in self._levels.items():
+            ksp = self._ksps[direction]
+            ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norm)
+            # None means the test that goes with the norm; the norm alone would end as DIVERGED_MAX_IT.
+            ksp.setConvergenceTest(None)
+            ksp.setTolerances(rtol=level.rtol, max_it=level.max_it or DEFAULT_MAX_IT)
+
+    def set_up(self, direction: str) -> None:
+        """Set the preconditioner up if the matrix changed since; collective."""
+        state = self._matrix.stateGet()
+        if state == self._state:
+            return
+        counters = self._counters(direction)
+        start = time.perf_counter()
+        ksp = self._ksps[direction]
+        try:
+            self._ksps["forward"].setOperators(self._matrix)
+            ksp.setUp()
+            ksp.setUpOnBlocks()
+        except PETSc.Error as error:
+            raise errors.petsc_failure(direction, self.method, error, self._levels[direction]) from error
+        finally:
+            counters.seconds += time.perf_counter() - start
+        counters.set_ups += 1
+        self._state = state
+
+    def solve(self, direction: str, b: Array, x: Array) -> int:
+        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of the last one.
+
+        Raises
+        ------
+        SolveError
+            With the KSP's reason, the iteration, the level and what to try.
+        """
+        counters, ksp = self._counters(direction), self._ksps[direction]
+        transposed = direction == "adjoint" and self._transposed
+        run = ksp.solveTranspose if transposed else ksp.solve
+        iterations = 0
+        start = time.perf_counter()
+        try:
+            for right, result in zip(b, x, strict=True):
+                iterations = self._solve_one(ksp, run, right, result)
+                code = ksp.getConvergedReason()
+                counters.iterations += iterations
+                counters.solves += 1
+                if code < 0:
+                    self._judge(direction, code, iterations)
+        except PETSc.Error as error:
+            raise errors.petsc_failure(direction, self.method, error, self._levels[direction]) from error
+        finally:
+            counters.seconds += time.perf_counter() - start
+        return iterations
+
+    def _solve_one(self, ksp: Any, run: Any, right: Array, result: Array) -> int:
+        self._b.placeArray(right)
+        self._x.placeArray(result)
+        try:
+            run(self._b, self._x)
+        finally:
+            self._b.resetArray()
+            self._x.resetArray()
+        return int(ksp.getIterationNumber())
+
+    def _judge(self, direction: str, code: int, iterations: int) -> None:
+        level = self._levels[direction]
+        if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
+            return
+        raise errors.failed_solve(direction, self.method, code, iterations, level)
+
+    def _counters(self, direction: str) -> Counters:
+        return self._report.adjoint if direction == "adjoint" else self._report.forward

@@ -1,0 +1,6 @@
+"""Neural networks on fields of shape (batch, channels, *grid shape)."""
+
+from prdp_hpc.networks.build import build_network
+from prdp_hpc.networks.mlp import MLP
+
+__all__ = ["MLP", "build_network"]

@@ -1,0 +1,51 @@
+"""Multi-layer perceptron on whole fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
+
+class MLP(nn.Module):
+    """Fully connected layers over the flattened field: `Linear → activation → … → Linear`.
+
+    Maps a field of shape (B, C, *shape), with `C · prod(shape) = in_features`, to one of shape (B, C', *shape), with
+    `C' · prod(shape) = out_features`; with as many features out as in, the shape stays.
+
+    Weights and biases start uniform in ±1/√fan_in: torch's own default, and Equinox's, which the paper's code uses.
+    `hidden` lists the widths of the hidden layers, `activation` is one of "relu" (default), "tanh", "gelu". Raises
+    `ValueError` for a width below 1, an unknown activation, or a field that does not fit.
+    """
+
+    def __init__(self, in_features: int, out_features: int, hidden: Sequence[int], activation: str = "relu") -> None:
+        super().__init__()
+        widths = [in_features, *hidden, out_features]
+        if min(widths) < 1:
+            raise ValueError(f"layer widths must be at least 1, not {widths}; check the grid's shape and network.hidden")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"network.activation: {activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+        self.in_features = in_features
+        self.out_features = out_features
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, field: Tensor) -> Tensor:
+        if field.ndim < 2 or math.prod(field.shape[1:]) != self.in_features:
+            raise ValueError(
+                f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with {self.in_features} values"
+                " a sample; build it for this grid"
+            )
+        shape = field.shape[2:]
+        channels, rest = divmod(self.out_features, math.prod(shape))
+        if rest:
+            raise ValueError(f"{self.out_features} output values do not fill channels of shape {tuple(shape)}")
+        output: Tensor = self.layers(torch.flatten(field, 1))
+        return output.reshape(field.shape[0], channels, *shape)

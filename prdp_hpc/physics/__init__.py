@@ -1,0 +1,6 @@
+"""Ready-made PDEs, each a differentiable stepper over a `Grid` and a `Solver`."""
+
+from prdp_hpc.physics.heat import Heat
+from prdp_hpc.physics.poisson import Poisson
+
+__all__ = ["Heat", "Poisson"]

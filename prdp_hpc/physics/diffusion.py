@@ -1,0 +1,132 @@
+"""The diffusion operator `−∇·(κ ∇u)` on a grid: what Poisson and heat share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.grid import Grid
+from prdp_hpc.linalg import Solver, SparseOperator, solve
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of every point along one axis."""
+
+    axis: int
+    step: int
+    inside: Tensor  # whether the neighbour is a point of the grid, flat
+    wall: float  # face coefficient at a boundary, as a multiple of the point's diffusivity
+
+
+class DiffusionStencil:
+    """Second-order central differences of `mass · u − scale · ∇·(κ ∇u)` as a `SparseOperator`.
+
+    Between two points κ is the mean of both; at a Dirichlet boundary the point's own; at a Neumann boundary the
+    flux is 0. The truncation error is O(h²) for smooth κ.
+    """
+
+    def __init__(self, grid: Grid, constant_nullspace: bool) -> None:
+        self.grid = grid
+        numbers = grid.numbering
+        own = numbers[(slice(1, -1),) * grid.dim].reshape(-1)
+        rows, columns, self._sides = [own], [own], []
+        for axis in range(grid.dim):
+            for step in (-1, 1):
+                neighbour = numbers[_shifted(grid.dim, axis, step)].reshape(-1)
+                inside = neighbour >= 0
+                rows.append(own[inside])
+                columns.append(neighbour[inside])
+                wall = 1.0 if grid.boundary[axis] == "dirichlet" else 0.0
+                self._sides.append(_Side(axis, step, torch.from_numpy(inside), wall))
+        self.operator = SparseOperator(
+            np.concatenate(rows).astype(PETSc.IntType),
+            np.concatenate(columns).astype(PETSc.IntType),
+            (grid.size, grid.size),
+            grid.comm,
+            symmetric=True,
+            grid=grid,
+            constant_nullspace=constant_nullspace,
+        )
+
+    def values(self, diffusivity: Tensor, mass: float, scale: float) -> Tensor:
+        """The operator's values for a diffusivity of shape `()` or `local_shape`; differentiable, collective."""
+        grid = self.grid
+        kappa = diffusivity.expand(grid.local_shape)
+        padded = grid.halo(kappa) if diffusivity.dim() else None
+        own = kappa.reshape(-1)
+        diagonal = torch.full_like(own, mass)
+        off_diagonals = []
+        for side in self._sides:
+            other = own if padded is None else padded[_shifted(grid.dim, side.axis, side.step)].reshape(-1)
+            face = torch.where(side.inside, 0.5 * (own + other), side.wall * own) * (scale / grid.spacing[side.axis] ** 2)
+            diagonal = diagonal + face
+            off_diagonals.append(-face[side.inside])
+        return torch.cat([diagonal, *off_diagonals])
+
+
+class DiffusionStepper:
+    """Base of the steppers: a stencil, its values for the diffusivity, and the solve on fields."""
+
+    def __init__(
+        self, grid: Grid, diffusivity: float | Tensor, solver: Solver, mass: float, scale: float, constant_nullspace: bool = False
+    ) -> None:
+        self.grid, self.solver = grid, solver
+        self._mass, self._scale = mass, scale
+        self._stencil = DiffusionStencil(grid, constant_nullspace)
+        self.diffusivity = diffusivity  # type: ignore[assignment]
+
+    @property
+    def operator(self) -> SparseOperator:
+        """The matrix of one solve."""
+        return self._stencil.operator
+
+    @property
+    def diffusivity(self) -> Tensor:
+        """κ: shape `()` or `local_shape`, float64. Set a float, or a tensor with or without gradient."""
+        return self._diffusivity
+
+    @diffusivity.setter
+    def diffusivity(self, value: float | Tensor) -> None:
+        self._diffusivity = _checked_diffusivity(value, self.grid)
+        self._values: Tensor | None = None
+        self._version = -1
+
+    def values(self) -> Tensor:
+        """The matrix values; computed anew only if κ changed or needs a gradient."""
+        kappa = self._diffusivity
+        if self._values is not None and not kappa.requires_grad and kappa._version == self._version:
+            return self._values
+        shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
+        values = self._stencil.values(shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale)
+        self._values, self._version = (None if kappa.requires_grad else values), kappa._version
+        return values
+
+    def _solve(self, right: Tensor) -> Tensor:
+        shape = right.shape
+        if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
+            raise ValueError(f"a field on this rank must end in the grid's local shape {self.grid.local_shape}, this one has {tuple(shape)}")
+        return solve(self.operator, self.values(), right.reshape(-1, self.grid.n_local), self.solver).reshape(shape)
+
+
+def _shifted(dim: int, axis: int, step: int) -> tuple[slice, ...]:
+    """From an array with one halo layer, each point's neighbour along `axis`."""
+    moved = {-1: slice(None, -2), 1: slice(2, None)}[step]
+    return tuple(moved if d == axis else slice(1, -1) for d in range(dim))
+
+
+def _checked_diffusivity(value: Any, grid: Grid) -> Tensor:
+    kappa = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    if not kappa.is_floating_point() or tuple(kappa.shape) not in ((), grid.local_shape):
+        raise ValueError(
+            f"diffusivity must be a number, a tensor of shape (), or this rank's field of shape {grid.local_shape}, "
+            f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
+        )
+    if not bool((kappa.detach() > 0).all()):
+        raise ValueError(f"diffusivity must be positive everywhere, its least value on this rank is {kappa.min().item():g}")
+    return kappa

@@ -1,0 +1,41 @@
+"""The Poisson equation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from prdp_hpc.grid import Grid
+from prdp_hpc.linalg import Solver
+from prdp_hpc.physics.diffusion import DiffusionStepper
+
+
+class Poisson(DiffusionStepper):
+    """`−∇·(κ ∇u) = f`, central differences of second order.
+
+    Without a Dirichlet axis the solution is fixed up to a constant: the mean of `f` is removed and the solution with
+    mean 0 is found (constants are given to PETSc as the matrix's nullspace).
+
+    Parameters
+    ----------
+    grid : where `u` and `f` live.
+    solver : solves the system.
+    diffusivity : κ > 0: a number, a tensor of shape `()` that every rank holds alike, or this rank's field of shape
+        `local_shape`; tensors may require a gradient. Default 1.
+
+    Raises
+    ------
+    ValueError
+        If κ is not positive or of a wrong shape.
+
+    Source: paper, section on the Poisson inverse problem.
+    """
+
+    def __init__(self, grid: Grid, solver: Solver, diffusivity: float | Tensor = 1.0) -> None:
+        super().__init__(grid, diffusivity, solver, mass=0.0, scale=1.0, constant_nullspace=grid.is_singular)
+
+    def __call__(self, source: Tensor) -> Tensor:
+        """`u` for a source `f` of shape `(B, C, *local_shape)` (any leading axes will do).
+
+        Differentiable in `f` and κ; collective.
+        """
+        return self._solve(source)

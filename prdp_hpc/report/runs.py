@@ -1,0 +1,210 @@
+"""A run or a comparison read from its folder, whether it has finished or is still running."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[Any]
+
+COUNTERS = (
+    "epoch",
+    "level",
+    "adjoint_level",
+    "forward_iterations",
+    "adjoint_iterations",
+    "solver_seconds",
+    "network_seconds",
+    "total_seconds",
+)
+"""Keys of each line of `metrics.jsonl` that must be numbers; the others may be null."""
+
+SUMMARY_NUMBERS = (
+    "level",
+    "forward_iterations",
+    "adjoint_iterations",
+    "inner_iterations",
+    "solver_seconds",
+    "network_seconds",
+    "total_seconds",
+)
+"""Keys of `summary.json` that must be numbers."""
+
+
+class ReportError(ValueError):
+    """A run's files are missing or broken; the message names the file, the line and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """What one run left on disk.
+
+    `path` is the run folder, `name` the run's name (the folder's name while there is no summary), `summary` the content
+    of `summary.json` or None while the run has not finished, `metrics` one array an entry of `metrics.jsonl`: shape
+    (epochs,), `parameters` (epochs, modes), null as NaN. Epochs are in increasing order.
+    """
+
+    path: Path
+    name: str
+    summary: dict[str, Any] | None
+    metrics: Mapping[str, Column]
+
+    @property
+    def inverse(self) -> bool:
+        """Whether the run estimates physical parameters, so that its error is theirs."""
+        return "parameters" in self.metrics
+
+    @property
+    def inner_iterations(self) -> Column:
+        """Inner iterations, forward and adjoint together, since the start of the run; shape (epochs,)."""
+        total: Column = self.metrics["forward_iterations"] + self.metrics["adjoint_iterations"]
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonRecord:
+    """A comparison: its folder, its two runs, and the content of `comparison.json` (None while it has not finished)."""
+
+    path: Path
+    name: str
+    prdp: RunRecord
+    full: RunRecord
+    content: dict[str, Any] | None
+
+
+def load_run(folder: str | Path) -> RunRecord:
+    """Read the run in `folder`; raises `ReportError` where it is missing, has no finished epoch, or is broken."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ReportError(f"{path}: no such folder; give the folder of a run, as in runs/heat_2d")
+    lines = read_metrics(path / "metrics.jsonl")
+    if not lines:
+        raise ReportError(f"{path / 'metrics.jsonl'}: holds no finished epoch yet; wait for the first one or start the run again")
+    summary = _load_summary(path / "summary.json")
+    name = str(summary["name"]) if summary else path.resolve().name
+    return RunRecord(path=path, name=name, summary=summary, metrics=_columns(lines, path / "metrics.jsonl"))
+
+
+def load_comparison(folder: str | Path) -> ComparisonRecord:
+    """Read the comparison in `folder`, with the runs in its folders `prdp` and `full`; raises `ReportError` as `load_run`."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ReportError(f"{path}: no such folder; give the folder of a comparison, as in runs/heat_2d-compare")
+    file = path / "comparison.json"
+    content = _load_object(file) if file.exists() else None
+    if content is not None:
+        _need(content, ("name", "prdp", "full", "error_ratio", "equal_accuracy", "savings"), str(file))
+        for side in ("prdp", "full"):
+            _check_summary(content[side], f"{file}, {side}")
+    name = str(content["name"]) if content else path.resolve().name.removesuffix("-compare")
+    return ComparisonRecord(path=path, name=name, prdp=load_run(path / "prdp"), full=load_run(path / "full"), content=content)
+
+
+def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
+    """The (line number, object) pairs of a `metrics.jsonl` that are in force, in increasing order of epochs.
+
+    A last line cut short by a stop is left out. A resumed run writes again from the epoch it resumed at: a line
+    replaces every earlier line of its own epoch and of later ones. Raises `ReportError` for a missing file, a broken
+    line, or a missing or non-numeric entry.
+    """
+    path = Path(file)
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror}); is this the folder of a run?") from error
+    numbered = [(number, text) for number, text in enumerate(texts, start=1) if text.strip()]
+    kept: list[tuple[int, dict[str, Any]]] = []
+    for number, text in numbered:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if number == numbered[-1][0]:
+                break
+            raise ReportError(f"{path}, line {number}: is not JSON ({error}); remove the line or run again") from error
+        _check_line(line, f"{path}, line {number}")
+        while kept and kept[-1][1]["epoch"] >= line["epoch"]:
+            kept.pop()
+        kept.append((number, line))
+    return kept
+
+
+def _check_line(line: object, where: str) -> None:
+    if not isinstance(line, dict):
+        raise ReportError(f"{where}: must be a JSON object, one an epoch, not {type(line).__name__}")
+    _need(line, (*COUNTERS, "error"), where)
+    for key in COUNTERS:
+        _number(line[key], f"{where}, {key}")
+    if not isinstance(line["epoch"], int) or line["epoch"] < 0:
+        raise ReportError(f"{where}, epoch: must be a whole number from 0 on, not {line['epoch']!r}")
+
+
+def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, Column]:
+    keys = dict.fromkeys(key for _, line in lines for key in line)
+    columns: dict[str, Column] = {}
+    for key in keys:
+        cells = [(f"{path}, line {number}, {key}", line.get(key)) for number, line in lines]
+        if key == "parameters":
+            columns[key] = _vectors(cells)
+        else:
+            columns[key] = np.array([_number(cell, where, nullable=True) for where, cell in cells])
+    columns["epoch"] = columns["epoch"].astype(int)
+    return columns
+
+
+def _vectors(cells: list[tuple[str, Any]]) -> Column:
+    sizes = {len(cell) for _, cell in cells if isinstance(cell, list)}
+    for where, cell in cells:
+        if not isinstance(cell, list) or len(sizes) > 1:
+            raise ReportError(f"{where}: must be a list of numbers, as long in each epoch")
+    return np.array([[_number(item, where, nullable=True) for item in cell] for where, cell in cells])
+
+
+def _number(value: object, where: str, nullable: bool = False) -> float:
+    if value is None and nullable:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ReportError(f"{where}: must be a number, not {value!r}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ReportError(f"{where}: is too large for a number") from error
+
+
+def _need(found: Mapping[str, object], keys: Iterable[str], where: str) -> None:
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ReportError(f"{where}: lacks {', '.join(missing)}; was it written by another version of prdp-hpc?")
+
+
+def _load_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{file}: is not readable JSON ({error}); run again to write it anew") from error
+    if not isinstance(content, dict):
+        raise ReportError(f"{file}: must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def _load_summary(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
+    summary = _load_object(file)
+    _check_summary(summary, str(file))
+    return summary
+
+
+def _check_summary(summary: object, where: str) -> None:
+    if not isinstance(summary, dict):
+        raise ReportError(f"{where}: must be a JSON object, not {type(summary).__name__}")
+    _need(summary, ("name", "task", "error", "epochs", *SUMMARY_NUMBERS), where)
+    for key in SUMMARY_NUMBERS:
+        _number(summary[key], f"{where}, {key}")
+    for key in ("error", "error_1", "error_2"):
+        _number(summary.get(key), f"{where}, {key}", nullable=True)

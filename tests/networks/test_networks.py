@@ -1,0 +1,102 @@
+"""Networks map fields to fields, and start the same wherever they are built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prdp_hpc.networks import MLP, build_network
+
+SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+
+
+@settings(deadline=None)
+@given(SHAPES, st.integers(1, 3), st.integers(0, 3), st.lists(st.integers(1, 8), max_size=3))
+def test_the_shape_of_the_field_stays(shape: list[int], channels: int, batch: int, hidden: list[int]) -> None:
+    network = build_network("mlp", shape, channels, hidden, seed=1)
+    assert network(torch.zeros(batch, channels, *shape)).shape == (batch, channels, *shape)
+
+
+def test_more_features_out_are_more_channels() -> None:
+    assert MLP(12, 24, [5])(torch.zeros(7, 1, 3, 4)).shape == (7, 2, 3, 4)
+
+
+def test_samples_do_not_see_each_other_and_points_do() -> None:
+    network = build_network("mlp", [6], 1, [16, 16], "tanh", seed=0)
+    field = torch.rand(3, 1, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(field)[1].sum(), field)
+    assert torch.equal(gradient[0], torch.zeros(1, 6))
+    assert (gradient[1] != 0).all()
+
+
+@pytest.mark.parametrize(("name", "function"), [("relu", torch.relu), ("tanh", torch.tanh), ("gelu", torch.nn.functional.gelu)])
+def test_layers_and_activations_alternate(name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    network = build_network("mlp", [4], 1, [5, 6], name, seed=2)
+    field = torch.randn(2, 1, 4)
+    weights = list(network.parameters())
+    expected = field.flatten(1)
+    for layer in range(3):
+        expected = expected @ weights[2 * layer].T + weights[2 * layer + 1]
+        expected = function(expected) if layer < 2 else expected
+    torch.testing.assert_close(network(field).flatten(1), expected)
+
+
+def test_parameters_start_uniform_within_the_fan_in() -> None:
+    network = build_network("mlp", [400], 1, [100], seed=0)
+    for parameter, fan_in in zip(network.parameters(), (400, 400, 100, 100), strict=True):
+        bound = 1 / math.sqrt(fan_in)
+        assert parameter.abs().max() <= bound
+        assert parameter.abs().max() > 0.9 * bound
+        assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
+
+
+def test_the_seed_alone_decides_and_no_generator_moves() -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first = build_network("mlp", [5], 1, [7], seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(100)
+    second = build_network("mlp", [5], 1, [7], seed=3)
+    other = build_network("mlp", [5], 1, [7], seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_the_default_device_does_not_matter() -> None:
+    with torch.device("meta"):
+        network = build_network("mlp", [5], 1, [7], seed=3)
+    expected = build_network("mlp", [5], 1, [7], seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("unet", [4], 1, [5]), r"network\.kind: 'unet' is not known; choose one of mlp"),
+        (("mlp", [4], 1, [5], "swish"), r"network\.activation: 'swish' is not known; choose one of relu, tanh, gelu"),
+        (("mlp", [4], 1, [5, 0]), "layer widths must be at least 1"),
+        (("mlp", [], 1, [5]), "at least 1 point an axis"),
+        (("mlp", [4, 0], 1, [5]), "at least 1 point an axis"),
+        (("mlp", [4], 0, [5]), "1 channel"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_network(*arguments, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5), (2, 2, 4), (4,), ()])
+def test_a_field_of_another_grid_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="build it for this grid"):
+        build_network("mlp", [4], 1, [3], seed=0)(torch.zeros(shape))
+
+
+def test_outputs_that_fill_no_channel_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fill channels"):
+        MLP(4, 6, [3])(torch.zeros(2, 1, 4))

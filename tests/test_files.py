@@ -51,11 +51,13 @@ def test_an_object_that_json_does_not_know_leaves_the_old_file(tmp_path: Path) -
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "figures" / "run.png"
     write_text(path, "old")
-    with atomic_path(path) as temporary:
-        assert (temporary.parent, temporary.suffix) == (path.parent, ".png")
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+    with path.open() as reader:
+        with atomic_path(path) as temporary:
+            assert (temporary.parent, temporary.suffix) == (path.parent, ".png")
+            temporary.write_text("new")
+            assert path.read_text() == "old"
+        assert path.read_text() == "new"
+        assert reader.read() == "old"  # whoever was reading goes on reading one whole file
 
 
 def test_the_file_can_be_read_by_the_same_people_as_any_other(tmp_path: Path) -> None:

@@ -23,16 +23,19 @@ def known_type(what: str, name: str, types: type) -> str:
     raise ValueError(f"PETSc has no {what} called {name!r}: {hint}")
 
 
-def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
-    """Give a KSP (and whatever it contains) its options under a prefix of its own.
+def new_prefix() -> str:
+    """A prefix that keeps the options of one KSP apart from those of all others in the program."""
+    return f"prdp{next(_numbers)}_"
 
-    The prefix keeps two solvers in one program apart. Options on the command line have none, so they are
-    taken over and go before `options`.
+
+def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
+    """Give a KSP (and whatever it contains) its options under its prefix.
+
+    Options on the command line have no prefix, so they are taken over and go before `options`.
     """
-    prefix = f"prdp{next(_numbers)}_"
+    prefix = ksp.getOptionsPrefix()
     database = PETSc.Options()
     from_command_line = {k: v for k, v in database.getAll().items() if k.startswith(_SOLVER_OPTIONS)}
     for key, value in {**options, **from_command_line}.items():
         database.setValue(f"{prefix}{key.lstrip('-')}", value)
-    ksp.setOptionsPrefix(prefix)
     ksp.setFromOptions()

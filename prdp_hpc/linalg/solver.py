@@ -13,7 +13,7 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.options import apply_options, known_type
+from prdp_hpc.linalg.options import apply_options, known_type, new_prefix
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
 
@@ -110,8 +110,11 @@ class LinearSystem:
         ksp.setType(solver.ksp)
         ksp.setOperators(self._matrix)
         ksp.getPC().setType(solver.pc)
+        # The prefix comes first: the levels of a hierarchy take it over when they are made.
+        ksp.setOptionsPrefix(new_prefix())
         hierarchy = attach_hierarchy(ksp.getPC(), operator) if solver.pc == "mg" else {}
         apply_options(ksp, {**hierarchy, **solver.petsc_options})
+        _allow_fixed_iterations(ksp, solver.ksp)
         return ksp
 
     def _create_adjoint(self) -> Any:
@@ -121,6 +124,7 @@ class LinearSystem:
         ksp.setPC(forward.getPC())
         ksp.setOptionsPrefix(forward.getOptionsPrefix())
         ksp.setFromOptions()
+        ksp.setPCSide(forward.getPCSide())
         return ksp
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
@@ -197,3 +201,19 @@ class LinearSystem:
 
     def _counters(self, direction: str) -> Counters:
         return self._report.adjoint if direction == "adjoint" else self._report.forward
+
+
+def _allow_fixed_iterations(ksp: Any, name: str) -> None:
+    """Some methods can only skip the norm when they precondition from the right; PETSc manual page: KSPSetPCSide."""
+    wanted = ksp.getNormType()
+    ksp.setNormType(PETSc.KSP.NormType.NONE)
+    try:
+        ksp.getNormType()
+    except PETSc.Error:
+        ksp.setPCSide(PETSc.PC.Side.RIGHT)
+        wanted = PETSc.KSP.NormType.UNPRECONDITIONED
+        try:
+            ksp.getNormType()
+        except PETSc.Error as error:
+            raise ValueError(f"ksp={name!r} cannot do a fixed number of iterations: use another ksp") from error
+    ksp.setNormType(wanted)

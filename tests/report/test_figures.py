@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
     save = Figure.savefig
 
-    def keep(figure: Figure, *arguments: object, **options: object) -> None:
+    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
         figures.append(figure)
         save(figure, *arguments, **options)
 
@@ -38,9 +39,10 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 def texts_overlap(figure: Figure) -> list[tuple[str, str]]:
     renderer = FigureCanvasAgg(figure).get_renderer()
-    texts = [*figure.texts, *(text for ax in figure.axes for text in (*ax.texts, ax.title, ax._left_title))]
+    axes: list[Any] = figure.axes
+    texts = [*figure.texts, *(text for ax in axes for text in (*ax.texts, ax._left_title))]
     boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_text()]
-    edge = [(name, "edge") for name, box in boxes if not (0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1)]
+    edge = [(name, "edge") for name, box in boxes if box.x0 < 0 or box.x1 > figure.bbox.x1 or box.y1 > figure.bbox.y1]
     # A text's box includes empty space above and below the letters.
     tight = [(name, box.padded(-1.5)) for name, box in boxes]
     return edge + [(a, b) for i, (a, box) in enumerate(tight) for b, other in tight[:i] if box.overlaps(other)]

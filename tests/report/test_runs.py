@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prdp_hpc.files import write_json
 from prdp_hpc.report import ReportError, compare_summaries, load_comparison, load_run, read_metrics
+from prdp_hpc.report.runs import COUNTERS
 
 WriteRun = Callable[..., Path]
 
@@ -57,8 +58,7 @@ def test_a_running_run_has_no_summary_and_may_end_in_half_a_line(write_run: Writ
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(1, 4))
 def test_after_resumes_the_later_lines_win(tmp_path_factory: pytest.TempPathFactory, resumed_at: list[int], steps: int) -> None:
-    keys = ("level", "adjoint_level", "forward_iterations", "adjoint_iterations")
-    keys += ("solver_seconds", "network_seconds", "total_seconds", "error")
+    keys = [*COUNTERS, "error"]
     file = tmp_path_factory.mktemp("run") / "metrics.jsonl"
     epochs = [(epoch, attempt) for attempt, start in enumerate([0, *resumed_at]) for epoch in range(start, start + steps)]
     file.write_text("".join(json.dumps(dict.fromkeys(keys, attempt) | {"epoch": epoch}) + "\n" for epoch, attempt in epochs))
@@ -117,7 +117,12 @@ def test_missing_folder_and_file_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is not readable JSON"), ("[]", "must hold a JSON object"), ('{"name": "x"}', "lacks task, error"), (b"\xff", "is not")],
+    [
+        ("{", "is not readable JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"name": "x"}', "lacks task, error"),
+        (b"\xff", "is not readable JSON"),
+    ],
 )
 def test_a_broken_summary_is_named(write_run: WriteRun, content: str | bytes, message: str) -> None:
     folder = write_run()

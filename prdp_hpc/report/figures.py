@@ -41,7 +41,10 @@ class _Curve:
 
 
 def plot_run(record: RunRecord, path: str | Path) -> None:
-    """Draw one run to the PNG file `path`: the error in log scale and the level, over epochs."""
+    """Draw one run to the PNG file `path`: the error in log scale and the level, over epochs.
+
+    An epoch's level is the one it was trained at, so the step up to epoch 5 covers the time from epoch 4 to 5.
+    """
     curve = _Curve(record, "", COLOURS[0])
     figure, (error, level) = _panels(record.name, "", (2.0, 1.0), 5.2, _margin([curve]))
     _error_panel(error, [curve])

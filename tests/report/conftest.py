@@ -43,8 +43,8 @@ def metric_lines(
 
 def summary_of(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
     last = lines[-1]
-    keys = ("error", "error_1", "error_2", "level", "forward_iterations", "adjoint_iterations")
-    keys += ("solver_seconds", "network_seconds", "total_seconds")
+    keys = ["error", "error_1", "error_2", "level", "forward_iterations", "adjoint_iterations"]
+    keys += ["solver_seconds", "network_seconds", "total_seconds"]
     return {
         "name": name,
         "task": "inverse" if "parameters" in last else "emulator",

@@ -99,19 +99,24 @@ class Grid:
         return tuple(torch.meshgrid(*axes, indexing="ij"))
 
     def scatter(self, whole: Tensor) -> Tensor:
-        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that every rank holds.
+        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that every rank holds alike.
 
-        Differentiable: the adjoint puts the part back in its place and zeros elsewhere, so the gradients of
-        the ranks must be summed, as `gather` and the trainer do.
+        Differentiable: in the backward pass each rank gets the gradient of the whole field, gathered from all parts, so
+        whatever the ranks compute alike from whole fields (a network) needs no further reduction. The backward pass is
+        collective, and the gradient must be asked for on all ranks or none.
         """
         if tuple(whole.shape[-self.dim :]) != self.shape:
             raise ValueError(f"a whole field must end in the grid's shape {self.shape}, this one has {tuple(whole.shape)}")
-        return whole[(..., *self.local_slices)]
+        if self.comm.size == 1:
+            return whole
+        local: Tensor = _Scatter.apply(whole, self)
+        return local
 
     def gather(self, local: Tensor) -> Tensor:
-        """The whole field `(..., *shape)` on every rank, from each rank's part `(..., *local_shape)`.
+        """The whole field `(..., *shape)` on every rank, from each rank's part `(..., *local_shape)`; collective.
 
-        Differentiable; collective, also in the backward pass, where the gradients of all ranks are summed.
+        Differentiable, as the counterpart of `scatter`: every rank must use the whole field alike; the backward pass
+        takes each rank's part of the gradient.
         """
         self._check_local(local)
         if self.comm.size == 1:
@@ -136,6 +141,11 @@ class Grid:
             return parameter
         same: Tensor = _Replicated.apply(parameter, self.comm)
         return same
+
+    @cached_property
+    def blocks(self) -> list[tuple[slice, ...]]:
+        """The `local_slices` of every rank; collective on first use."""
+        return list(self.comm.allgather(self.local_slices))
 
     @cached_property
     def numbering(self) -> NDArray[np.int32]:
@@ -240,36 +250,46 @@ def _linear_weights(fine: Grid, coarse: Grid, axis: int) -> tuple[NDArray[np.int
     return np.clip(index, 0, n - 1), weight
 
 
-def _blocks(grid: Grid) -> list[tuple[slice, ...]]:
-    return list(grid.comm.allgather(grid.local_slices))
+def _assemble(local: Tensor, grid: Grid) -> Tensor:
+    """All ranks' parts put together, on every rank."""
+    lead = local.shape[: -grid.dim]
+    host = local.detach().cpu().contiguous().numpy()
+    counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in grid.blocks]
+    flat = np.empty(sum(counts), dtype=host.dtype)
+    grid.comm.Allgatherv(host, [flat, counts])
+    whole = np.empty((*lead, *grid.shape), dtype=host.dtype)
+    start = 0
+    for block, count in zip(grid.blocks, counts, strict=True):
+        part = flat[start : start + count]
+        whole[(..., *block)] = part.reshape(*lead, *(s.stop - s.start for s in block))
+        start += count
+    return torch.from_numpy(whole).to(local.device)
 
 
 class _Gather(torch.autograd.Function):
-    """Parts to whole; the adjoint sums the whole gradients of all ranks and takes this rank's part."""
+    """Parts to whole; the adjoint takes this rank's part."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, grid: Grid) -> Tensor:
         ctx.grid = grid
-        lead = local.shape[: -grid.dim]
-        host = local.detach().cpu().contiguous().numpy()
-        blocks = _blocks(grid)
-        counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in blocks]
-        flat = np.empty(sum(counts), dtype=host.dtype)
-        grid.comm.Allgatherv(host, [flat, counts])
-        whole = np.empty((*lead, *grid.shape), dtype=host.dtype)
-        start = 0
-        for block, count in zip(blocks, counts, strict=True):
-            part = flat[start : start + count]
-            whole[(..., *block)] = part.reshape(*lead, *(s.stop - s.start for s in block))
-            start += count
-        return torch.from_numpy(whole).to(local.device)
+        return _assemble(local, grid)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        grid, (grad,) = ctx.grid, grads
-        total = grad.detach().cpu().contiguous().clone()
-        grid.comm.Allreduce(MPI.IN_PLACE, total.numpy())
-        return grid.scatter(total).to(grad.device), None
+        return grads[0][(..., *ctx.grid.local_slices)], None
+
+
+class _Scatter(torch.autograd.Function):
+    """Whole to part; the adjoint puts all parts together."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, grid: Grid) -> Tensor:
+        ctx.grid = grid
+        return whole[(..., *grid.local_slices)].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _assemble(grads[0], ctx.grid), None
 
 
 class _Halo(torch.autograd.Function):

@@ -27,12 +27,14 @@ class ProcessMesh:
     world : all ranks.
     grid_comm : the ranks of this replica; PETSc works on it.
     replica_comm : the ranks of all replicas that hold the same part of the grid.
+    replica_group : the same ranks for `torch.distributed` (what DDP reduces over); None with one replica.
     device : where this rank's network lives; a GPU of this node if there is one.
     """
 
     world: MPI.Comm
     grid_comm: MPI.Comm
     replica_comm: MPI.Comm
+    replica_group: dist.ProcessGroup | None
     device: torch.device
 
     @classmethod
@@ -48,8 +50,10 @@ class ProcessMesh:
             If the number of ranks is not a multiple of `grid_ranks`, or if torchrun started processes
             that MPI does not know.
         """
-        world = MPI.COMM_WORLD if comm is None else comm
-        _check_launch(world.size, grid_ranks)
+        given = MPI.COMM_WORLD if comm is None else comm
+        _check_launch(given.size, grid_ranks)
+        # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a failure.
+        world = given.Dup()
         abort_on_error(world)
         replica, grid_rank = divmod(world.rank, grid_ranks)
         node = world.Split_type(MPI.COMM_TYPE_SHARED)
@@ -59,7 +63,8 @@ class ProcessMesh:
         device = _local_device(local_rank)
         if world.size > 1 and not dist.is_initialized():
             _start_torch_distributed(world, local_size, device)
-        return cls(world, world.Split(replica, grid_rank), world.Split(grid_rank, replica), device)
+        group = _replica_group(world, grid_ranks)
+        return cls(world, world.Split(replica, grid_rank), world.Split(grid_rank, replica), group, device)
 
     @property
     def grid_ranks(self) -> int:
@@ -85,8 +90,8 @@ class ProcessMesh:
         """Free the communicators and stop `torch.distributed`; collective."""
         if dist.is_initialized():
             dist.destroy_process_group()
-        self.grid_comm.Free()
-        self.replica_comm.Free()
+        for comm in (self.grid_comm, self.replica_comm, self.world):
+            comm.Free()
 
 
 def _check_launch(size: int, grid_ranks: int) -> None:
@@ -130,3 +135,11 @@ def _start_torch_distributed(world: MPI.Comm, local_size: int, device: torch.dev
     own_gpu = device.type == "cuda" and torch.cuda.device_count() >= local_size
     every_rank = world.allreduce(own_gpu, op=MPI.LAND)
     dist.init_process_group("nccl" if every_rank else "gloo", store=store, rank=world.rank, world_size=world.size)
+
+
+def _replica_group(world: MPI.Comm, grid_ranks: int) -> dist.ProcessGroup | None:
+    """This rank's group; `new_group` wants every rank to take part in making each."""
+    if world.size == grid_ranks:
+        return None
+    groups = [dist.new_group(list(range(first, world.size, grid_ranks))) for first in range(grid_ranks)]
+    return groups[world.rank % grid_ranks]

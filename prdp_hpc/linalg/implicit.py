@@ -75,7 +75,7 @@ def _run(direction: str, operator: Operator, solver: Solver, b: Tensor) -> Tenso
     """Solve in double precision; `(B, n_local)`."""
     system = solver.system(operator)
     system.set_up(direction)
-    right = to_host(b).reshape(-1, operator.n_local)
+    right = np.atleast_2d(to_host(b))
     x = np.empty_like(right)
     try:
         iterations = system.solve(direction, right, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,8 @@ class DiffusionStepper:
         shape = right.shape
         if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
             raise ValueError(f"a field on this rank must end in the grid's local shape {self.grid.local_shape}, this one has {tuple(shape)}")
-        return solve(self.operator, self.values(), right.reshape(-1, self.grid.n_local), self.solver).reshape(shape)
+        fields = math.prod(shape[: -self.grid.dim])
+        return solve(self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver).reshape(shape)
 
 
 def _shifted(dim: int, axis: int, step: int) -> tuple[slice, ...]:

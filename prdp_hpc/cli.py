@@ -1,0 +1,103 @@
+"""The `prdp-hpc` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+# A rank that fails alone must not wait long for the others to fail too.
+_RENDEZVOUS_SECONDS = 5.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong once, not once per rank."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if _launch_rank() == 0:
+            super()._print_message(message, file)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and run a command; users' mistakes end with exit code 2 and one message."""
+    arguments = _parser().parse_args(argv)
+    try:
+        command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
+        getattr(command, arguments.command)(arguments)
+    except Exception as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="prdp-hpc",
+        description="Train neural networks through distributed PETSc solvers that are only as accurate as training needs.",
+        epilog="All commands work alone and under mpirun, as: mpirun -n 4 prdp-hpc run configs/heat_2d.yaml parallel.grid_ranks=2",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _config_command(commands, "run", "train once; writes a run folder", resumable=True)
+    _config_command(commands, "compare", "train with PRDP and with full refinement; prints the table, draws the figure", resumable=True)
+    generate = _config_command(commands, "generate", "make the trajectories that a config trains on")
+    generate.add_argument("--out", metavar="FILE", help="where to write (default: where run and compare look)")
+    plot = commands.add_parser("plot", help="draw finished or running runs, from their files alone")
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders; or one folder of a comparison")
+    plot.add_argument("--out", metavar="PNG", help="the figure's file")
+    commands.add_parser("doctor", help="say what was found on this machine and what is missing")
+    return parser
+
+
+def _config_command(commands: Any, name: str, help_text: str, resumable: bool = False) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text)
+    command.add_argument("config", metavar="CONFIG", help="a YAML file, as configs/heat_2d.yaml")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the config, as training.epochs=10")
+    if resumable:
+        choice = command.add_mutually_exclusive_group()
+        choice.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
+        choice.add_argument("--overwrite", action="store_true", help="remove an earlier run of this name first")
+    return command
+
+
+def _fail(error: Exception) -> NoReturn:
+    """End the job on all ranks: with one message for a user's mistake, with a traceback for a bug."""
+    expected = isinstance(error, ValueError | ImportError) or type(error).__name__ == "SolveError"
+    world = _world()
+    together = world is None or world.size == 1 or _all_ranks_fail(world)
+    if not together or world is None or world.rank == 0:
+        where = "" if together else f" (rank {world.rank})"
+        print(f"prdp-hpc: error{where}: {error}", file=sys.stderr)
+        if not expected:
+            traceback.print_exception(error)
+        sys.stderr.flush()
+    if not together:
+        world.Abort(2)
+    sys.exit(2 if expected else 1)
+
+
+def _all_ranks_fail(world: Any) -> bool:
+    """Whether every rank comes here within a few seconds."""
+    request = world.Ibarrier()
+    end = time.monotonic() + _RENDEZVOUS_SECONDS
+    while time.monotonic() < end:
+        if request.Test():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _world() -> Any:
+    """MPI's world if MPI is in use. A `ProcessMesh` works on a copy, so nothing else is pending on this one."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return None if mpi is None else mpi.COMM_WORLD
+
+
+def _launch_rank() -> int:
+    """This process's rank as the launcher says; MPI itself may not be there yet."""
+    return next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)

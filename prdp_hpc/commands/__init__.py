@@ -1,0 +1,1 @@
+"""The commands of `prdp-hpc`, one a file."""

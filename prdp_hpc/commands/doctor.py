@@ -1,0 +1,123 @@
+"""`prdp-hpc doctor`: what is on this machine, and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `missing` says what to do when something needed is not there."""
+
+    name: str
+    found: str
+    missing: str = ""
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Print what was found; exit with 1 if something needed is missing."""
+    findings = [finding for check in _CHECKS for finding in check()]
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        print(f"{finding.name:<{width}}  {finding.found}")
+    missing = [finding for finding in findings if finding.missing]
+    for finding in missing:
+        print(f"missing: {finding.name}: {finding.missing}", file=sys.stderr)
+    if missing:
+        sys.exit(1)
+    print("all that is needed is there")
+
+
+def _python() -> list[Finding]:
+    return [Finding("Python", f"{platform.python_version()} ({sys.executable})"), Finding("cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}")]
+
+
+def _mpi() -> list[Finding]:
+    mpi = _import("mpi4py.MPI")
+    if isinstance(mpi, str):
+        return [Finding("MPI", "not usable", f"{mpi}; install an MPI and mpi4py (`make environment`, or your cluster's modules)")]
+    vendor, version = mpi.get_vendor()
+    launcher = shutil.which("mpiexec") or shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "no mpiexec on the PATH"
+    return [Finding("MPI", f"{vendor} {'.'.join(map(str, version))}, launcher {launcher}")]
+
+
+def _petsc() -> list[Finding]:
+    petsc = _import("petsc4py.PETSc")
+    if isinstance(petsc, str):
+        return [Finding("PETSc", "not usable", f"{petsc}; run `make environment`, or install petsc4py for the PETSc of PETSC_DIR")]
+    import petsc4py
+
+    config = petsc4py.get_config()
+    folder = Path(config["PETSC_DIR"]) / config.get("PETSC_ARCH", "")
+    options = _petsc_options(folder)
+    version = ".".join(map(str, petsc.Sys.getVersion()))
+    kind = f"{petsc.ScalarType.__name__} scalars, {petsc.IntType.__name__} indices"
+    findings = [
+        Finding("PETSc", f"{version} in {folder}, {kind}", "" if "float64" in kind else "needs real double precision: build PETSc without complex or single"),
+        Finding("PETSc options", options or "not recorded"),
+        Finding("BLAS", _blas(folder)),
+    ]
+    if "--with-debugging=0" not in options and options:
+        findings.append(Finding("note", "this PETSc was built with debugging: expect it to be several times slower"))
+    return findings
+
+
+def _petsc_options(folder: Path) -> str:
+    header = folder / "include" / "petscconfiginfo.h"
+    found = re.search(r'petscconfigureoptions = "(.*)"', header.read_text()) if header.is_file() else None
+    return found.group(1) if found else ""
+
+
+def _blas(folder: Path) -> str:
+    variables = folder / "lib" / "petsc" / "conf" / "petscvariables"
+    found = re.search(r"^BLASLAPACK_LIB\s*=\s*(.*)$", variables.read_text(), re.MULTILINE) if variables.is_file() else None
+    libraries = re.findall(r"-l(\S+)", found.group(1)) if found else []
+    names = ["OpenBLAS from PyPI" if name == "prdpblas" else name for name in libraries]
+    return ", ".join(dict.fromkeys(names)) or "not recorded"
+
+
+def _torch() -> list[Finding]:
+    torch = _import("torch")
+    if isinstance(torch, str):
+        return [Finding("torch", "not usable", f"{torch}; run `make environment`, or pip install torch")]
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    shown = ", ".join(devices) if devices else "no GPU"
+    backends = [name for name in ("gloo", "nccl") if getattr(torch.distributed, f"is_{name}_available")()]
+    return [Finding("torch", f"{torch.__version__}, {shown}, torch.distributed: {', '.join(backends)}")]
+
+
+def _hdf5() -> list[Finding]:
+    h5py = _import("h5py")
+    if isinstance(h5py, str):
+        return [Finding("HDF5", "not usable", f"{h5py}; pip install h5py")]
+    return [Finding("HDF5", f"{h5py.version.hdf5_version}, parallel: {'yes' if h5py.get_config().mpi else 'no (not needed)'}")]
+
+
+def _slurm() -> list[Finding]:
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        return [Finding("SLURM", "no (not needed)")]
+    version = subprocess.run([sbatch, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    return [Finding("SLURM", f"{version}, {sbatch}")]
+
+
+def _import(name: str) -> Any:
+    """The module, or why it cannot be imported (a broken library shows only there)."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        return f"{name} cannot be imported ({type(error).__name__}: {error})"
+
+
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _mpi, _petsc, _torch, _hdf5, _slurm)

@@ -1,0 +1,27 @@
+"""`prdp-hpc generate`: trajectories for an emulator."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mpi4py import MPI
+
+from prdp_hpc.config import ConfigError, EmulatorConfig, load_config
+from prdp_hpc.grid import Grid
+from prdp_hpc.learning.generate import generate as make
+from prdp_hpc.learning.generate import generated_path
+from prdp_hpc.mesh import ProcessMesh
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Solve for the trajectories of a config and write them; all ranks share the grid."""
+    config = load_config(arguments.config, arguments.overrides)
+    if not isinstance(config, EmulatorConfig):
+        raise ConfigError(f"{arguments.config}: only an emulator is trained on trajectories; an inverse problem makes its own")
+    path = Path(arguments.out) if arguments.out else generated_path(config)
+    mesh = ProcessMesh.from_world(MPI.COMM_WORLD.size)
+    make(config, Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length), path)
+    if mesh.is_root:
+        print(f"{config.data.train} training and {config.data.validation} validation trajectories: {path}")
+    mesh.close()

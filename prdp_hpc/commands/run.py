@@ -1,0 +1,47 @@
+"""`prdp-hpc run`: one training run."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.learning.experiment import run_experiment, run_folder
+from prdp_hpc.mesh import ProcessMesh
+from prdp_hpc.report import load_run, plot_run, run_table
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, then print the table and draw the figure of the run."""
+    config = load_config(arguments.config, arguments.overrides)
+    mesh = ProcessMesh.from_world(config.parallel.grid_ranks)
+    folder = run_folder(config)
+    if arguments.overwrite:
+        remove(mesh, folder)
+    train_and_plot(config, mesh, folder, arguments.resume)
+    if mesh.is_root:
+        print(run_table([load_run(folder)]))
+        print(f"\nrun folder: {folder}\nfigure:     {figure_of(folder)}")
+    mesh.close()
+
+
+def train_and_plot(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
+    """One run with its figure; the run's summary. Collective."""
+    summary = run_experiment(config, mesh, folder, resume)
+    if mesh.is_root:
+        plot_run(load_run(folder), figure_of(folder))
+    return summary
+
+
+def figure_of(folder: Path) -> Path:
+    """Where a run's figure lies."""
+    return folder / "figures" / "error_and_level.png"
+
+
+def remove(mesh: ProcessMesh, folder: Path) -> None:
+    """Remove an earlier run; collective."""
+    if mesh.is_root and folder.is_dir():
+        shutil.rmtree(folder)
+    mesh.world.barrier()

@@ -1,0 +1,235 @@
+"""The sections of a config, validated."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from prdp_hpc.refinement import (
+    ConstantSchedule,
+    Coordinator,
+    ExplicitLadder,
+    IterationLadder,
+    ManualSchedule,
+    Schedule,
+    ToleranceLadder,
+    check_level,
+)
+
+_FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text; users mean the number."""
+    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+
+
+Float = Annotated[float, BeforeValidator(_number)]
+Level = Annotated[int | float, BeforeValidator(_number)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Boundary = Literal["dirichlet", "neumann", "periodic"]
+
+
+class Section(BaseModel):
+    """A part of a config; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GridSection(Section):
+    """Points per axis, boundary and length (one for all axes, or a list)."""
+
+    shape: tuple[Annotated[int, Field(ge=2, strict=True)], ...] = Field(min_length=1, max_length=3)
+    boundary: Boundary | tuple[Boundary, ...] = "dirichlet"
+    length: Positive | tuple[Positive, ...] = 1.0
+
+    @model_validator(mode="after")
+    def _one_per_axis(self) -> GridSection:
+        for name in ("boundary", "length"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != len(self.shape):
+                raise ValueError(f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for all, or one for each")
+        return self
+
+
+class PhysicsSection(Section):
+    """The PDE and its coefficients: diffusivity in length² / time, dt in time."""
+
+    pde: Literal["heat", "poisson"]
+    diffusivity: Positive = 1.0
+    dt: Positive | None = None
+
+    @model_validator(mode="after")
+    def _time_step(self) -> PhysicsSection:
+        if self.pde == "heat" and self.dt is None:
+            raise ValueError("the heat equation needs a time step: give physics.dt")
+        if self.pde == "poisson" and self.dt is not None:
+            raise ValueError("the Poisson equation has no time step: leave physics.dt out")
+        return self
+
+
+class SolverSection(Section):
+    """PETSc's names of method and preconditioner ("mg": geometric multigrid), and any other PETSc options."""
+
+    ksp: str = "richardson"
+    pc: str = "jacobi"
+    petsc_options: dict[str, str | int | float | bool | None] = {}
+
+    @field_validator("ksp", "pc")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
+            raise ValueError(f"must be PETSc's name of a method in small letters, as 'cg' or 'jacobi', not {value!r}")
+        return value
+
+
+class IterationLadderSection(Section):
+    """Iterations start, start + step, …, stop."""
+
+    kind: Literal["iterations"]
+    start: Count = 1
+    step: Count = 1
+    stop: Count = 60
+
+    def build(self) -> IterationLadder:
+        """The ladder; `ValueError` if stop is below start."""
+        return IterationLadder(self.start, self.step, self.stop)
+
+
+class ToleranceLadderSection(Section):
+    """Tolerances start, start · factor, …, stop."""
+
+    kind: Literal["tolerances"]
+    start: Float = 1e-1
+    factor: Float = 1e-1
+    stop: Float = 1e-8
+
+    def build(self) -> ToleranceLadder:
+        """The ladder; `ValueError` for numbers that do not descend within (0, 1)."""
+        return ToleranceLadder(self.start, self.factor, self.stop)
+
+
+class ExplicitLadderSection(Section):
+    """Levels one by one: rising iterations or falling tolerances."""
+
+    kind: Literal["levels"]
+    levels: tuple[Level, ...]
+
+    def build(self) -> ExplicitLadder:
+        """The ladder; `ValueError` for levels that do not refine."""
+        return ExplicitLadder(self.levels)
+
+
+def _ladder_kind(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+LadderSection = Annotated[
+    Annotated[IterationLadderSection, Tag("iterations")]
+    | Annotated[ToleranceLadderSection, Tag("tolerances")]
+    | Annotated[ExplicitLadderSection, Tag("levels")],
+    Discriminator("kind"),
+]
+
+
+class RefinementSection(Section):
+    """Which schedule chooses the solver's level, and its parameters (see `Coordinator`)."""
+
+    schedule: Literal["prdp", "constant", "manual"] = "prdp"
+    ladder: LadderSection = IterationLadderSection(kind="iterations")
+    adjoint_ladder: LadderSection | None = None
+    step_threshold: Positive = 0.98
+    stop_threshold: Positive = 0.9
+    ema_window: Count = 6
+    error_window: Count = 3
+    level: Level | None = None
+    manual: dict[int, Level] = {}
+
+    @model_validator(mode="after")
+    def _buildable(self) -> RefinementSection:
+        if self.level is not None:
+            check_level(self.level)
+        if self.schedule == "manual" and 0 not in self.manual:
+            raise ValueError("schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}")
+        self.build()
+        return self
+
+    @property
+    def full_level(self) -> int | float:
+        """Full refinement: `level` if given, else the ladder's top."""
+        ladder = self.ladder.build()
+        return ladder.level(ladder.top) if self.level is None else self.level
+
+    def build(self) -> Schedule:
+        """The schedule; an adjoint ladder that is shorter stays at its top."""
+        ladder = self.ladder.build()
+        adjoint = None if self.adjoint_ladder is None else self.adjoint_ladder.build()
+        if self.schedule == "constant":
+            return ConstantSchedule(self.full_level, None if adjoint is None else adjoint.level(adjoint.top))
+        if self.schedule == "manual":
+            return ManualSchedule(self.manual)
+        return Coordinator(ladder, self.step_threshold, self.stop_threshold, self.ema_window, self.error_window, adjoint)
+
+
+class NetworkSection(Section):
+    """A multilayer perceptron on the whole field: widths of its hidden layers and its activation."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[Count, ...] = Field(default=(64, 64, 64), min_length=1)
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+
+
+class EmulatorTrainingSection(Section):
+    """Adam with learning rate `learning_rate · decay^(step / decay_steps)`."""
+
+    epochs: Count = 100
+    batch_size: Count = 25
+    learning_rate: Positive = 1e-3
+    decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    decay_steps: Count = 100
+    precision: Literal["float32", "float64"] = "float32"
+    checkpoint_every: Count = 1
+
+
+class InverseTrainingSection(Section):
+    """Gradient descent, one step an epoch."""
+
+    epochs: Count = 180
+    learning_rate: Positive = 275.0
+    checkpoint_every: Count = 1
+
+
+class InverseSection(Section):
+    """Source `Σ_m θ_m sin(2π m x)`: the reference θ to be found, and where to start."""
+
+    modes: Count = 1
+    reference: tuple[Float, ...] = (2.0,)
+    start: tuple[Float, ...] = (5.0,)
+
+    @model_validator(mode="after")
+    def _one_per_mode(self) -> InverseSection:
+        for name in ("reference", "start"):
+            if len(getattr(self, name)) != self.modes:
+                raise ValueError(f"{name} has {len(getattr(self, name))} numbers for {self.modes} modes; give one for each")
+        if not any(self.reference):
+            raise ValueError("reference must not be all zeros: the error is measured relative to it")
+        return self
+
+
+class DataSection(Section):
+    """An HDF5 file of trajectories; or, with file null, how many to generate, from how many Fourier modes and which seed."""
+
+    file: str | None = None
+    train: Count = 200
+    validation: Count = 5
+    modes: Count = 5
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+
+class ParallelSection(Section):
+    """How many ranks share one grid; the rest of the ranks are replicas."""
+
+    grid_ranks: Count = 1

@@ -1,0 +1,9 @@
+"""HDF5 trajectories: layout, writing, reading, random initial states, and the order of training."""
+
+from prdp_hpc.data.initial_conditions import truncated_fourier
+from prdp_hpc.data.layout import DataError, TrajectoryAttributes
+from prdp_hpc.data.reader import TrajectoryFile
+from prdp_hpc.data.sampler import EpochSampler, share
+from prdp_hpc.data.writer import write_trajectories
+
+__all__ = ["DataError", "EpochSampler", "TrajectoryAttributes", "TrajectoryFile", "share", "truncated_fourier", "write_trajectories"]

@@ -1,0 +1,52 @@
+"""The HDF5 layout of trajectories.
+
+    /train/trajectories        (samples, steps + 1, [channels,] *grid shape), float32 or float64
+    /validation/trajectories   the same, other samples
+    attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity, scheme, axes, format
+
+Step 0 is the initial state. Without a channel axis there is one channel. Attributes describe; only the shapes are relied
+on, so files made elsewhere need none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GROUPS = ("train", "validation")
+DATASET = "trajectories"
+FORMAT = "prdp-hpc trajectories 1"
+
+
+class DataError(ValueError):
+    """A data file that does not do; the message names the file, the data set, and what was expected."""
+
+
+@dataclass(frozen=True)
+class TrajectoryAttributes:
+    """What a file says about its trajectories.
+
+    `dt` in time, `diffusivity` in length² / time, `length` of the domain (one for all axes, or one per axis).
+    """
+
+    pde: str
+    shape: tuple[int, ...]
+    boundary: str | tuple[str, ...]
+    length: float | tuple[float, ...]
+    dt: float
+    diffusivity: float
+    scheme: str
+
+    def as_hdf5(self) -> dict[str, object]:
+        """Attributes that HDF5 can store."""
+        boundary = self.boundary if isinstance(self.boundary, str) else ",".join(self.boundary)
+        return {
+            "format": FORMAT,
+            "pde": self.pde,
+            "grid_shape": list(self.shape),
+            "boundary": boundary,
+            "length": self.length,
+            "dt": self.dt,
+            "diffusivity": self.diffusivity,
+            "scheme": self.scheme,
+            "axes": "sample, step, channel, " + ", ".join("xyz"[: len(self.shape)]),
+        }

@@ -1,0 +1,89 @@
+"""Reading trajectories, each rank its own part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from prdp_hpc.data.layout import DATASET, GROUPS, DataError
+
+
+class TrajectoryFile:
+    """An HDF5 file of trajectories on a grid of `shape`; see `prdp_hpc.data.layout`.
+
+    Attributes
+    ----------
+    steps : steps of a trajectory after its initial state.
+    attributes : what the file says about itself.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read, or a data set is missing or not of the expected shape or type.
+    """
+
+    def __init__(self, path: str | Path, shape: Sequence[int]) -> None:
+        self.path, self.shape = Path(path), tuple(shape)
+        with self._open() as file:
+            self.attributes = dict(file.attrs)
+            shapes = {group: self._checked(file, group).shape for group in GROUPS}
+        if shapes["train"][1:] != shapes["validation"][1:]:
+            raise DataError(
+                f"{self.path}: train/{DATASET} and validation/{DATASET} must agree in all but the number of samples: "
+                f"{shapes['train']} and {shapes['validation']}"
+            )
+        self._samples = {group: int(found[0]) for group, found in shapes.items()}
+        self.steps = int(shapes["train"][1]) - 1
+
+    def count(self, group: str) -> int:
+        """Samples of a group."""
+        return self._samples[group]
+
+    def read(self, group: str, part: Sequence[slice] | None = None) -> NDArray[Any]:
+        """Trajectories `(samples, steps + 1, channels, *part)`; `part`: one slice per axis, default the whole grid.
+
+        Only the part is read from the file. Raises `DataError` for numbers that are not finite.
+        """
+        slices = (slice(None),) * len(self.shape) if part is None else tuple(part)
+        with self._open() as file:
+            dataset = self._checked(file, group)
+            array: NDArray[Any] = dataset[(..., *slices)]
+        if array.ndim == len(self.shape) + 2:
+            array = array[:, :, None]
+        finite = np.isfinite(array)
+        if not finite.all():
+            where = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise DataError(f"{self.path}: {group}/{DATASET} holds NaN or infinity, first in sample {where[0]}, step {where[1]}")
+        return np.ascontiguousarray(array)
+
+    def _open(self) -> h5py.File:
+        if not self.path.exists():
+            raise DataError(f"{self.path}: no such data file; give another data.file, or leave it out to have the data generated")
+        if self.path.is_dir():
+            raise DataError(f"{self.path}: is a folder; data.file must name an HDF5 file")
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read as HDF5: {error}") from None
+
+    def _checked(self, file: h5py.File, group: str) -> Any:
+        name = f"{group}/{DATASET}"
+        expected = f"(samples, steps + 1, [channels,] {', '.join(map(str, self.shape))})"
+        dataset = file.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            found: list[str] = []
+            file.visit(found.append)
+            raise DataError(f"{self.path}: data set {name} is missing, expected {expected}; the file holds: {', '.join(found) or 'nothing'}")
+        if dataset.dtype not in (np.float32, np.float64):
+            raise DataError(f"{self.path}: data set {name} must be float32 or float64, not {dataset.dtype}")
+        extra = dataset.ndim - len(self.shape)
+        if extra not in (2, 3) or dataset.shape[extra:] != self.shape:
+            raise DataError(f"{self.path}: data set {name} has shape {dataset.shape}, the grid needs {expected}")
+        if dataset.shape[0] < 1 or dataset.shape[1] < 2:
+            raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs at least 1 sample and 2 states, {expected}")
+        return dataset

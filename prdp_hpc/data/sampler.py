@@ -1,0 +1,43 @@
+"""Which samples are trained on when, and by which replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EpochSampler:
+    """Shuffled mini-batches, the same for each (seed, epoch) whatever came before.
+
+    Parameters
+    ----------
+    count : samples; each is drawn once an epoch.
+    batch_size : samples a batch; the last batch may be smaller.
+    seed : of the shuffling.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        if count < 1 or batch_size < 1:
+            raise ValueError(f"at least 1 sample and a batch size of at least 1 are needed, not {count} and {batch_size}")
+        self._count, self._batch_size, self._seed = count, batch_size, seed
+
+    def batches(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Indices of the batches of an epoch."""
+        order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
+        return [order[start : start + self._batch_size] for start in range(0, self._count, self._batch_size)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the batches depend on."""
+        return {"count": self._count, "batch_size": self._batch_size, "seed": self._seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that the batches go on as before; `ValueError` if not."""
+        if state != self.state_dict():
+            raise ValueError(f"the checkpoint's batches come from {state}, this run's from {self.state_dict()}: resume with the same data")
+
+
+def share(batch: NDArray[np.int64], replica: int, replicas: int) -> NDArray[np.int64]:
+    """The contiguous part of a batch that one replica takes; parts differ by at most one sample and may be empty."""
+    return np.array_split(batch, replicas)[replica]

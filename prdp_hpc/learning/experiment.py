@@ -1,0 +1,128 @@
+"""From a config to a finished run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prdp_hpc.collective import raise_together
+from prdp_hpc.config import EmulatorConfig, InverseConfig, write_resolved
+from prdp_hpc.data import TrajectoryFile
+from prdp_hpc.files import write_json
+from prdp_hpc.grid import Grid
+from prdp_hpc.learning.checkpoint import Checkpoints
+from prdp_hpc.learning.emulator import EmulatorTask
+from prdp_hpc.learning.generate import generate, generated_path
+from prdp_hpc.learning.inverse import InverseTask
+from prdp_hpc.learning.task import Task
+from prdp_hpc.learning.trainer import Trainer
+from prdp_hpc.linalg import Solver
+from prdp_hpc.mesh import ProcessMesh
+
+Config = EmulatorConfig | InverseConfig
+
+
+class RunFolderError(ValueError):
+    """The run's folder holds another run already."""
+
+
+def run_folder(config: Config) -> Path:
+    """`<output>/<name>`."""
+    return Path(config.output) / config.name
+
+
+def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False) -> dict[str, Any]:
+    """Build, train, and write down one run; returns its summary. Collective.
+
+    Writes `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `summary.json` into `folder`.
+
+    Raises
+    ------
+    ValueError
+        For a config, data file, grid or folder that does not do; the same on all ranks.
+    SolveError
+        When a solve fails.
+    """
+    raise_together(mesh.world, _prepare_folder(config, folder, resume) if mesh.is_root else None)
+    solver = Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options)
+    task = build_task(config, mesh, solver)
+    checkpoints = Checkpoints(folder / "checkpoints", settings=_settings(config))
+    schedule = config.refinement.build()
+    trainer = Trainer(task, schedule, mesh, folder, config.name, config.training.epochs, checkpoints, config.training.checkpoint_every)
+    last = trainer.run(resume)
+    summary = summarise(config, mesh, last)
+    if mesh.is_root:
+        write_json(folder / "summary.json", summary)
+    mesh.world.barrier()
+    return summary
+
+
+def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
+    """The grid, the data and the task of a config; collective."""
+    grid = Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length)
+    if isinstance(config, InverseConfig):
+        return InverseTask(config, mesh, grid, solver)
+    return EmulatorTask(config, mesh, grid, open_data(config, mesh, grid), solver)
+
+
+def open_data(config: EmulatorConfig, mesh: ProcessMesh, grid: Grid) -> TrajectoryFile:
+    """The config's data file, generated first if it names none and the generated one is not there; collective."""
+    path = Path(config.data.file) if config.data.file else generated_path(config)
+    missing = config.data.file is None and mesh.world.bcast(not path.exists())
+    if missing:
+        if mesh.replica == 0:
+            generate(config, grid, path)
+        mesh.world.barrier()
+    error, data = None, None
+    try:
+        data = TrajectoryFile(path, shape=grid.shape)
+    except (OSError, ValueError) as caught:
+        error = caught
+    raise_together(mesh.world, error)
+    assert data is not None
+    return data
+
+
+def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[str, Any]:
+    """What `summary.json` says, from the last epoch's metrics."""
+    return {
+        "name": config.name,
+        "task": config.task,
+        "schedule": config.refinement.schedule,
+        "seed": config.seed,
+        "epochs": config.training.epochs,
+        "ranks": mesh.world.size,
+        "grid_ranks": mesh.grid_ranks,
+        **{key: value for key, value in last.items() if key not in ("epoch", "loss")},
+        "inner_iterations": last["forward_iterations"] + last["adjoint_iterations"],
+        "savings": {"inner_iterations": _saved_iterations(config, last)},
+    }
+
+
+def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
+    """Share of the inner iterations that every solve at the full level would have taken; None for tolerances."""
+    full = config.refinement.full_level
+    if not isinstance(full, int) or not last["solves"]:
+        return None
+    return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / (full * last["solves"]))
+
+
+def _prepare_folder(config: Config, folder: Path, resume: bool) -> Exception | None:
+    metrics = folder / "metrics.jsonl"
+    if not resume and metrics.exists():
+        return RunFolderError(
+            f"{folder} holds a run already: continue it with --resume, start anew with --overwrite, or choose another name=…"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_resolved(config, folder / "config.yaml")
+    except OSError as error:
+        return RunFolderError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another output=…")
+    return None
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What must be the same for a checkpoint to fit; more epochs, another folder or split may follow a resume."""
+    settings = config.model_dump(mode="json", exclude={"output", "parallel", "name"})
+    settings["training"] = {k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every")}
+    return settings

@@ -1,0 +1,53 @@
+"""What a trainer asks of a task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from prdp_hpc.linalg import Solver
+
+
+class Task(Protocol):
+    """Something that is trained epoch by epoch through one solver."""
+
+    solver: Solver
+    stopwatch: Stopwatch
+
+    def train_epoch(self, epoch: int) -> float:
+        """Train one epoch (counted from 1) and return its mean loss; collective."""
+        ...
+
+    def validate(self) -> dict[str, Any]:
+        """The validation error as `error`, and whatever else belongs in the metrics; collective, equal on all ranks."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training changes."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
+        ...
+
+
+class Stopwatch:
+    """Wall-clock seconds of training steps, so that the network's share is what the solver leaves."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time of a block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start

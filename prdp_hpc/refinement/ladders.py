@@ -1,0 +1,133 @@
+"""Ladders: the levels that refinement climbs, coarsest first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Level = int | float
+
+
+class Ladder(Protocol):
+    """Levels by rung; rung 0 is the coarsest, `top` the finest."""
+
+    @property
+    def top(self) -> int:
+        """The highest rung."""
+        ...
+
+    def level(self, rung: int) -> Level:
+        """The level of a rung; above the top, the top's."""
+        ...
+
+
+@dataclass(frozen=True)
+class IterationLadder:
+    """KSP iterations `start, start + step, …`, the last one `stop`.
+
+    Raises `ValueError` unless all are whole numbers, `start ≥ 1`, `step ≥ 1` and `stop ≥ start`.
+    """
+
+    start: int = 1
+    step: int = 1
+    stop: int = 60
+
+    def __post_init__(self) -> None:
+        for name in ("start", "step", "stop"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"an iteration ladder's {name} must be a whole number of at least 1, not {number!r}")
+        if self.stop < self.start:
+            raise ValueError(f"an iteration ladder's stop ({self.stop}) must not be below its start ({self.start})")
+
+    @property
+    def top(self) -> int:
+        """The first rung at which `stop` is reached."""
+        return -(-(self.stop - self.start) // self.step)
+
+    def level(self, rung: int) -> int:
+        """`start + rung · step`, never above `stop`."""
+        return min(self.start + _checked(rung) * self.step, self.stop)
+
+
+@dataclass(frozen=True)
+class ToleranceLadder:
+    """Relative tolerances `start, start · factor, …`, the last one `stop`.
+
+    Raises `ValueError` unless `0 < stop ≤ start < 1` and `0 < factor < 1`.
+    """
+
+    start: float = 1e-1
+    factor: float = 1e-1
+    stop: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("start", "factor", "stop"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"a tolerance ladder's {name} must lie between 0 and 1, not {getattr(self, name)!r}")
+        if self.stop > self.start:
+            raise ValueError(f"a tolerance ladder's stop ({self.stop:g}) must not be above its start ({self.start:g})")
+
+    @property
+    def top(self) -> int:
+        """The first rung at which `stop` is reached."""
+        # A quotient of logarithms that is whole may come out a little above: 1e-1 to 1e-8 takes 7 steps, not 8.
+        return math.ceil(math.log(self.stop / self.start) / math.log(self.factor) - 1e-9)
+
+    def level(self, rung: int) -> float:
+        """`start · factor^rung`, never below `stop`."""
+        if _checked(rung) >= self.top:
+            return self.stop
+        return max(self.start * self.factor**rung, self.stop)
+
+
+@dataclass(frozen=True)
+class ExplicitLadder:
+    """Levels given one by one: whole numbers (iterations) that rise, or tolerances that fall.
+
+    Raises `ValueError` for an empty list, a mixture of both, or an order that does not refine.
+    """
+
+    levels: Sequence[Level] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(self.levels))
+        if not self.levels:
+            raise ValueError("a ladder of explicit levels needs at least one level")
+        for level in self.levels:
+            check_level(level)
+        kinds = {isinstance(level, int) for level in self.levels}
+        if len(kinds) > 1:
+            raise ValueError(f"levels must be all iterations (whole numbers) or all tolerances, not a mixture: {list(self.levels)}")
+        pairs = list(zip(self.levels, self.levels[1:], strict=False))
+        if kinds == {True} and any(b <= a for a, b in pairs):
+            raise ValueError(f"iterations must rise from level to level: {list(self.levels)}")
+        if kinds == {False} and any(b >= a for a, b in pairs):
+            raise ValueError(f"tolerances must fall from level to level: {list(self.levels)}")
+
+    @property
+    def top(self) -> int:
+        """The last level's rung."""
+        return len(self.levels) - 1
+
+    def level(self, rung: int) -> Level:
+        """The level of a rung; above the top, the last."""
+        return self.levels[min(_checked(rung), self.top)]
+
+
+def check_level(level: Level) -> None:
+    """Raise `ValueError` unless `level` is a whole number ≥ 1 (iterations) or a number between 0 and 1 (tolerance)."""
+    if isinstance(level, bool) or not isinstance(level, int | float):
+        raise ValueError(f"a level is a whole number of iterations or a tolerance, not {level!r}")
+    if isinstance(level, int) and level < 1:
+        raise ValueError(f"a level of iterations must be at least 1, not {level}")
+    if isinstance(level, float) and not 0 < level < 1:
+        raise ValueError(f"a tolerance must lie between 0 and 1, not {level!r}")
+
+
+def _checked(rung: int) -> int:
+    if rung < 0:
+        raise ValueError(f"rungs count from 0, not {rung}")
+    return rung

@@ -31,7 +31,7 @@ _HOMES = {
     "ManualSchedule": "refinement",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0605 - the table above is the list
+__all__ = list(_HOMES)
 __version__ = "0.1.0"
 
 

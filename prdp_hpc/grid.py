@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -129,9 +130,10 @@ class Grid:
 
         From `(..., *local_shape)` to `(..., *(n + 2 width))`; corners included; beyond a boundary that is
         not periodic the values are 0. Differentiable: the adjoint adds ghost contributions to their owners.
-        Collective.
+        Collective. Raises ValueError on all ranks if a part of the grid is narrower than the halo taken from it.
         """
         self._check_local(local)
+        self._check_width(width)
         padded: Tensor = _Halo.apply(local, self, width)
         return padded
 
@@ -212,6 +214,19 @@ class Grid:
             self._wide_dms[width] = self._create_dm(width)
         return self._wide_dms[width]
 
+    def _check_width(self, width: int) -> None:
+        if width < 1:
+            raise ValueError(f"a halo is at least 1 point wide, not {width}")
+        # PETSc looks at each rank's own part only, and would raise on some ranks and leave the others waiting.
+        parts = self.dm.getOwnershipRanges()[::-1]
+        for boundary, sizes in zip(self.boundary, parts, strict=True):
+            narrowest = int(min(sizes))
+            if narrowest < width and (boundary == "periodic" or len(sizes) > 1):
+                raise ValueError(
+                    f"a halo of {width} points does not fit: the grid {self.shape} on {self.comm.size} ranks has a part "
+                    f"of {narrowest} points along one axis; use fewer grid ranks or more points"
+                )
+
     def _check_local(self, local: Tensor) -> None:
         if tuple(local.shape[-self.dim :]) != self.local_shape:
             raise ValueError(
@@ -220,17 +235,17 @@ class Grid:
 
 
 def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
-    return (value,) * dim if isinstance(value, str | int | float) else tuple(value)
+    return (value,) * dim if np.ndim(value) == 0 else tuple(value)
 
 
 def _wrong(shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]) -> ValueError | None:
-    if not 1 <= len(shape) <= 3 or any(int(n) != n or n < 2 for n in shape):
-        return ValueError(f"a grid has 1 to 3 axes of at least 2 points each, not shape={tuple(shape)}")
+    if not isinstance(shape, Sequence) or not 1 <= len(shape) <= 3 or not all(isinstance(n, Integral) and n >= 2 for n in shape):
+        return ValueError(f"a grid's shape is a list of 1 to 3 whole numbers, each at least 2, not {shape!r}")
     boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
     if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
         return ValueError(f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}")
-    if len(lengths) != len(shape) or any(not a > 0 for a in lengths):
-        return ValueError(f"length must be positive, one number or one for each of {len(shape)} axes, not {length!r}")
+    if len(lengths) != len(shape) or any(not 0 < a < math.inf for a in lengths):
+        return ValueError(f"length must be positive and finite, one number or one for each of {len(shape)} axes, not {length!r}")
     return None
 
 

@@ -177,7 +177,7 @@ def build_petsc(cc: str) -> None:
     petsc_env = {**mpi, "PETSC_CONFIGURE_OPTIONS": " ".join(options), "CIBUILDWHEEL": "1", "PETSC_DIR": "", "PETSC_ARCH": "",
                  "MAKEFLAGS": f"-j{os.cpu_count() or 2}"}
     mpi4py = cached_wheel(folder, f"mpi4py=={MPI4PY}", mpi, "building mpi4py (about 1 minute, once)")
-    petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSC (6 to 10 minutes on 2 cores, once)".replace("PETSC", "PETSc"))
+    petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)")
     pip("install", "-q", "--no-deps", str(mpi4py), str(petsc))
     petsc4py = cached_wheel(folder, f"petsc4py=={PETSC}", {**mpi, "PETSC_DIR": "", "PETSC_ARCH": ""},
                             "building petsc4py (about 3 minutes, once)")
@@ -212,7 +212,7 @@ def fingerprint() -> str:
 
 
 def prepare() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - it may well be run by an older one
         raise SetupError(f"Python 3.11 or newer is needed, this is {platform.python_version()}: run make PYTHON=python3.12")
     if STAMP.is_file() and STAMP.read_text() == fingerprint():
         return

@@ -41,7 +41,9 @@ def location(error: dict[str, Any]) -> str:
     Pydantic puts the member of a union that it tried into the path; users know keys only.
     """
     parts = [str(part) for part in error["loc"]]
-    return ".".join(p for i, p in enumerate(parts) if not ("[" in p or p in _LADDERS or (i == len(parts) - 1 and i and p in _TYPES)))
+    if len(parts) > 1 and parts[-1] in _TYPES:
+        parts.pop()
+    return ".".join(part for part in parts if "[" not in part and part not in _LADDERS)
 
 
 _TYPES = ("str", "int", "float", "bool", "none")

@@ -62,6 +62,12 @@ class PhysicsSection(Section):
     diffusivity: Positive = 1.0
     dt: Positive | None = None
 
+    @property
+    def time_step(self) -> float:
+        """dt of an equation that has one."""
+        assert self.dt is not None
+        return self.dt
+
     @model_validator(mode="after")
     def _time_step(self) -> PhysicsSection:
         if self.pde == "heat" and self.dt is None:

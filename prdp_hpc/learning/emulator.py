@@ -40,11 +40,12 @@ class EmulatorTask:
         self.solver, self.stopwatch = solver, Stopwatch()
         self._mesh, self._grid = mesh, grid
         self._dtype = getattr(torch, config.training.precision)
-        self._physics = Heat(grid, config.physics.diffusivity, config.physics.dt, solver)
+        self._physics = Heat(grid, config.physics.diffusivity, config.physics.time_step, solver)
         self._train = self._read(data, "train")
         self._validation = self._read(data, "validation")
         channels = self._train.shape[2]
-        network = build_network(config.network.kind, grid.shape, channels, config.network.hidden, config.network.activation, seed=config.seed)
+        spec = config.network
+        network = build_network(spec.kind, grid.shape, channels, spec.hidden, spec.activation, seed=config.seed)
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         self._ddp: nn.Module = self.network
         if mesh.replica_group is not None:
@@ -55,15 +56,15 @@ class EmulatorTask:
         training = config.training
         # One fused kernel a step: the optimiser would otherwise cost more than forward and backward together.
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, lambda step: training.decay ** (step / training.decay_steps))
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, lambda step: training.decay ** (step / training.decay_steps)
+        )
         self._sampler = EpochSampler(self._train.shape[0], training.batch_size, config.seed)
 
     def train_epoch(self, epoch: int) -> float:
         """One pass over the training samples; the mean of the batches' losses."""
-        losses = []
         with self.stopwatch.running():
-            for batch in self._sampler.batches(epoch):
-                losses.append(self._train_step(batch))
+            losses = [self._train_step(batch) for batch in self._sampler.batches(epoch)]
         total = torch.stack(losses).cpu().to(torch.float64).numpy().copy()
         self._mesh.world.Allreduce(MPI.IN_PLACE, total)
         return float(total.mean() / self._mesh.replicas)

@@ -48,7 +48,8 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
     task = build_task(config, mesh, solver)
     checkpoints = Checkpoints(folder / "checkpoints", settings=_settings(config))
     schedule = config.refinement.build()
-    trainer = Trainer(task, schedule, mesh, folder, config.name, config.training.epochs, checkpoints, config.training.checkpoint_every)
+    training = config.training
+    trainer = Trainer(task, schedule, mesh, folder, config.name, training.epochs, checkpoints, training.checkpoint_every)
     last = trainer.run(resume)
     summary = summarise(config, mesh, last)
     if mesh.is_root:

@@ -22,7 +22,11 @@ CONVERGED = Refinement(rtol=1e-12)
 
 def generated_path(config: EmulatorConfig) -> Path:
     """Where the generated data of a config lie; the name carries everything that shapes them."""
-    shape = {"grid": config.grid.model_dump(), "physics": config.physics.model_dump(), "data": config.data.model_dump(exclude={"file"})}
+    shape = {
+        "grid": config.grid.model_dump(),
+        "physics": config.physics.model_dump(),
+        "data": config.data.model_dump(exclude={"file"}),
+    }
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:12]
     points = "x".join(str(n) for n in config.grid.shape)
     return Path(config.output) / "data" / f"{config.physics.pde}_{points}_{digest}.h5"
@@ -34,7 +38,7 @@ def generate(config: EmulatorConfig, grid: Grid, path: Path) -> None:
     The initial states are truncated Fourier series from `data.seed`; each step is one backward Euler step, solved to a
     relative residual of 1e-12. The result does not depend on the number of ranks (to that tolerance).
     """
-    heat = Heat(grid, config.physics.diffusivity, config.physics.dt, Solver("cg", "jacobi", CONVERGED))
+    heat = Heat(grid, config.physics.diffusivity, config.physics.time_step, Solver("cg", "jacobi", CONVERGED))
     generator = np.random.default_rng(config.data.seed)
     axes = [grid.axis_points(d) / grid.length[d] for d in range(grid.dim)]
     groups = {}
@@ -63,7 +67,7 @@ def _attributes(config: EmulatorConfig) -> TrajectoryAttributes:
         shape=tuple(config.grid.shape),
         boundary=config.grid.boundary,
         length=config.grid.length,
-        dt=config.physics.dt,
+        dt=config.physics.time_step,
         diffusivity=config.physics.diffusivity,
         scheme="backward Euler, central differences, conjugate gradients to rtol 1e-12",
     )

@@ -72,7 +72,8 @@ class Trainer:
         # Rounding may differ between replicas, the decision must not.
         validation = self.mesh.world.bcast(self.task.validate())
         self.schedule.observe(validation["error"])
-        self._row = {"epoch": epoch, "loss": loss, **validation, "level": level, "adjoint_level": adjoint_level, **self._work()}
+        levels = {"level": level, "adjoint_level": adjoint_level}
+        self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
 
     def _work(self) -> dict[str, Any]:
         """Cumulative iterations, right-hand sides solved, and seconds; the slowest rank's seconds, since the others wait for it."""

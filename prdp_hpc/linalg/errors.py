@@ -13,7 +13,7 @@ _ADVICE = {
     "DIVERGED_INDEFINITE_PC": "this KSP needs a positive definite preconditioner: try pc='jacobi' or ksp='gmres'",
     "DIVERGED_INDEFINITE_MAT": "this KSP needs a positive definite matrix: try ksp='minres' or ksp='gmres'",
     "DIVERGED_NANORINF": "numbers overflowed or became NaN: look at the scaling of the values, or try another ksp and pc",
-    "DIVERGED_PC_FAILED": "the preconditioner could not be set up, as happens for a singular matrix (a zero pivot): "
+    "DIVERGED_PCSETUP_FAILED": "the preconditioner could not be set up, as happens for a singular matrix (a zero pivot): "
     "look for empty rows, give a nullspace if there is one, or try another pc",
 }
 _REASONS = {code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)}
@@ -39,6 +39,11 @@ class SolveError(RuntimeError):
 def reason_name(code: int) -> str:
     """PETSc's name of a KSPConvergedReason; PETSc manual page: KSPConvergedReason."""
     return str(_REASONS.get(code, code))
+
+
+def is_set_up_failure(code: int) -> bool:
+    """Whether a KSP stopped because its preconditioner could not be set up."""
+    return reason_name(code) == "DIVERGED_PCSETUP_FAILED"
 
 
 def failed_solve(direction: str, method: str, code: int, iteration: int, level: object) -> SolveError:
@@ -70,9 +75,17 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
         advice = "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, lu, gamg, mg have one), or mark the operator symmetric if it is"
     elif error.ierr == PETSC_ERR_SUP:
         advice = "this ksp and pc do not support this kind of matrix: choose others"
+    elif error.ierr == PETSC_ERR_MISSING_FACTOR:
+        advice = (
+            "this pc cannot factor a matrix that is divided among ranks or given by functions: "
+            "use pc='redundant' (small systems), 'bjacobi', 'gamg', or 'none'"
+        )
+    elif "missing diagonal" in text:
+        advice = "this pc needs an entry on the diagonal of every row: add explicit zeros to the pattern, or look for empty rows"
     else:
         advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"
     return SolveError(f"{direction} solve with {method} failed at iteration 0, level {level}: {advice} ({text})")
 
 
 PETSC_ERR_SUP = 56
+PETSC_ERR_MISSING_FACTOR = 92

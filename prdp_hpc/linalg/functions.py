@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
-from prdp_hpc.linalg.bridge import Array, has_bad_numbers, to_host
+from prdp_hpc.linalg.bridge import has_bad_numbers, is_real_tensor, to_host
 from prdp_hpc.linalg.operator import Operator
 
 Apply = Callable[[Any, Tensor], Tensor]
@@ -33,8 +34,9 @@ class FunctionOperator(Operator):
     diagonal : `diagonal(values)`, shape `(n_local,)`: what `pc="jacobi"` needs.
     symmetric, grid : as for `SparseOperator`.
 
-    `values` given to `solve` may be a tensor of any shape, or None if nothing depends on parameters. They are
-    taken to be this rank's own; wrap replicated parameters in `Grid.replicated`.
+    `values` given to `solve` may be a tensor of any shape, or None if nothing depends on parameters; the functions
+    get them in double precision on the host. They are taken to be this rank's own; wrap replicated parameters in
+    `Grid.replicated`. An exception in one of the functions comes out of `solve` as it is.
 
     Notes
     -----
@@ -56,64 +58,97 @@ class FunctionOperator(Operator):
         wrong = None if isinstance(n_local, int) and n_local >= 0 else ValueError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
         raise_together(self.comm, wrong)
         self.apply = apply
-        self.apply_transpose = apply_transpose or self._derived_transpose
+        self.apply_transpose = apply_transpose
         self.diagonal = diagonal
         self.values: Any = None
         size = (n_local, PETSc.DETERMINE)
         self.matrix = PETSc.Mat().createPython((size, size), _Context(self), comm=self.comm)
         self.matrix.setUp()
 
-    def check_values(self, values: Any) -> Exception | None:
-        """A ValueError for values that are neither None nor a real tensor, or that are not finite."""
-        if values is None:
+    def check_form(self, values: Any) -> Exception | None:
+        """A ValueError for values that are neither None nor a real tensor."""
+        if values is None or is_real_tensor(values):
             return None
-        if not isinstance(values, Tensor) or not values.is_floating_point():
-            return ValueError(f"the values of a function operator are None or a real floating-point tensor, not {type(values).__name__}")
-        if has_bad_numbers(to_host(values)):
+        return ValueError(f"a function operator's values are None or a real floating-point tensor, not {type(values).__name__}")
+
+    def check_numbers(self, values: Any) -> Exception | None:
+        """A ValueError for values that are not finite."""
+        if values is not None and has_bad_numbers(to_host(values)):
             return ValueError("the operator's values hold NaN or infinity: look at what produced them")
         return None
 
+    def check_preconditioner(self, pc: str) -> None:
+        """A ValueError for Jacobi without a diagonal: PETSc would find out in the middle of a set-up."""
+        if pc == "jacobi" and self.diagonal is None:
+            raise ValueError("pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), or use pc='none'")
+
     def _put(self, values: Any) -> None:
-        self.values = None if values is None else values.detach().clone()
+        self.values = None if values is None else _in_double(values).clone()
         self.matrix.assemble()
         self.matrix.stateIncrease()
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`−∂(λᵀ A(values) x)/∂values` by torch, summed over the batch."""
         with torch.enable_grad():
-            variable = values.detach().requires_grad_()
+            variable = _in_double(values).requires_grad_()
             total = sum(-(lam @ self.apply(variable, x)) for lam, x in zip(adjoint, solution, strict=True))
-            if not isinstance(total, Tensor):
+            if not isinstance(total, Tensor) or not total.requires_grad:
                 return torch.zeros_like(values)
             (gradient,) = torch.autograd.grad(total, variable, allow_unused=True)
         return torch.zeros_like(values) if gradient is None else gradient
 
-    def _derived_transpose(self, values: Any, y: Tensor) -> Tensor:
+    def transposed(self, values: Any, y: Tensor) -> Tensor:
+        """`A(values)ᵀ y`: by `apply_transpose`, or by torch's derivative of `apply`."""
+        if self.apply_transpose is not None:
+            return self.apply_transpose(values, y)
         with torch.enable_grad():
             x = torch.zeros_like(y, requires_grad=True)
             (result,) = torch.autograd.grad(self.apply(values, x), x, y)
         return result
 
 
+def _in_double(values: Tensor) -> Tensor:
+    """The values where and how the solve computes: on the host, in double precision."""
+    return values.detach().to(device="cpu", dtype=torch.float64)
+
+
 class _Context:
-    """What PETSc calls back; PETSc manual page: MATPYTHON."""
+    """What PETSc calls back; PETSc manual page: MATPYTHON.
+
+    An exception here comes out of PETSc as an error without its type, so the operator keeps it for the solver.
+    """
 
     def __init__(self, operator: FunctionOperator) -> None:
-        self.operator = operator
+        # The operator owns the matrix, the matrix this: a strong reference back would keep all three for ever.
+        self._operator = weakref.ref(operator)
 
-    def _call(self, function: Apply, x: PETSc.Vec, y: PETSc.Vec) -> None:
-        argument: Array = x.getArray(readonly=True).copy()
-        with torch.no_grad():
-            result = function(self.operator.values, torch.from_numpy(argument))
-        y.setArray(to_host(result))
+    @property
+    def operator(self) -> FunctionOperator:
+        operator = self._operator()
+        assert operator is not None, "the matrix of a function operator outlived it"
+        return operator
+
+    def _put(self, compute: Callable[[], Tensor], name: str, y: PETSc.Vec) -> None:
+        try:
+            with torch.no_grad():
+                result = compute()
+            if tuple(result.shape) != (self.operator.n_local,):
+                wanted = (self.operator.n_local,)
+                raise ValueError(f"{name} of a function operator must give shape {wanted}, not {tuple(result.shape)}")
+            y.setArray(to_host(result))
+        except Exception as error:
+            self.operator.failure = error
+            raise
 
     def mult(self, mat: PETSc.Mat, x: PETSc.Vec, y: PETSc.Vec) -> None:
-        self._call(self.operator.apply, x, y)
+        argument = torch.from_numpy(x.getArray(readonly=True).copy())
+        self._put(lambda: self.operator.apply(self.operator.values, argument), "apply", y)
 
     def multTranspose(self, mat: PETSc.Mat, x: PETSc.Vec, y: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
-        self._call(self.operator.apply_transpose, x, y)
+        argument = torch.from_numpy(x.getArray(readonly=True).copy())
+        self._put(lambda: self.operator.transposed(self.operator.values, argument), "apply_transpose", y)
 
     def getDiagonal(self, mat: PETSc.Mat, d: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
-        if self.operator.diagonal is None:
-            raise ValueError("pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), or use pc='none'")
-        d.setArray(to_host(self.operator.diagonal(self.operator.values)))
+        diagonal = self.operator.diagonal
+        assert diagonal is not None, "checked when the solver was made"
+        self._put(lambda: diagonal(self.operator.values), "diagonal", d)

@@ -14,7 +14,7 @@ from prdp_hpc.collective import raise_together
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, like, to_host
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver import Solver, zero_rows
 
 
 def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
@@ -51,11 +51,12 @@ class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
         _prepare(operator, values, b, ctx.needs_input_grad[:2])
-        x = _run("forward", operator, solver, b)
+        x = torch.from_numpy(_run("forward", operator, solver, b).reshape(b.shape))
+        result = like(x, b)
         ctx.operator, ctx.solver, ctx.loads = operator, solver, operator.loads
-        # x is only needed for the gradient of the values.
+        # x is only needed for the gradient of the values. Where it is the result itself, torch sees a change in place.
         ctx.save_for_backward(values if isinstance(values, Tensor) else None, x if ctx.needs_input_grad[0] else None)
-        return like(x, b).view(b.shape)
+        return result
 
     @staticmethod
     @once_differentiable
@@ -64,28 +65,31 @@ class _ImplicitSolve(torch.autograd.Function):
         values, x = ctx.saved_tensors
         if operator.loads != ctx.loads and _anywhere(operator.comm, operator.differs(values)):
             operator.load(values)
-        adjoint = _run("adjoint", operator, solver, grad)
+        adjoint = torch.from_numpy(_run("adjoint", operator, solver, grad))
         values_grad = None
         if ctx.needs_input_grad[0]:
-            values_grad = like(operator.values_gradient(values, adjoint, x).view(values.shape), values)
+            values_grad = like(operator.values_gradient(values, adjoint, torch.atleast_2d(x)).view(values.shape), values)
         return values_grad, like(adjoint, grad).view(grad.shape), None, None
 
 
-def _run(direction: str, operator: Operator, solver: Solver, b: Tensor) -> Tensor:
+def _run(direction: str, operator: Operator, solver: Solver, b: Tensor) -> Array:
     """Solve in double precision; `(B, n_local)`."""
     system = solver.system(operator)
     system.set_up(direction)
     right = np.atleast_2d(to_host(b))
-    x = np.empty_like(right)
+    x = np.zeros_like(right)
     try:
         iterations = system.solve(direction, right, x)
     except errors.SolveError:
         _blame_input(direction, operator, solver, right)
         raise
     if _anywhere(operator.comm, has_bad_numbers(x)):
-        _blame_input(direction, operator, solver, right)
-        raise errors.bad_numbers(direction, system.method, iterations, _level(solver, direction), in_input=False)
-    return torch.from_numpy(x)
+        # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
+        x[zero_rows(operator.comm, right)] = 0.0
+        if _anywhere(operator.comm, has_bad_numbers(x)):
+            _blame_input(direction, operator, solver, right)
+            raise errors.bad_numbers(direction, system.method, iterations, _level(solver, direction), in_input=False)
+    return x
 
 
 def _blame_input(direction: str, operator: Operator, solver: Solver, right: Array) -> None:
@@ -104,15 +108,15 @@ def _anywhere(comm: MPI.Comm, condition: bool) -> bool:
 
 def _prepare(operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool, ...]) -> None:
     """Check the input and load the values, with one reduction when all is well."""
-    error = _wrong_right_hand_side(operator, b)
+    error = _wrong_right_hand_side(operator, b) or operator.check_form(values)
     changed = error is None and operator.differs(values)
     if changed:
-        error = operator.check_values(values)
+        error = operator.check_numbers(values)
     if operator.comm.size == 1:
         if error is not None:
             raise error
     else:
-        batch = b.numel() // max(operator.n_local, 1) if error is None and b.dim() > 1 else -1
+        batch = b.shape[0] if error is None and b.dim() > 1 else -1
         changed = _agree(operator.comm, error, changed, batch, needs_grad)
     if changed:
         operator.load(values)

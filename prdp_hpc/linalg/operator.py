@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
-from prdp_hpc.linalg.bridge import Array, has_bad_numbers, to_host
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, to_host
 from prdp_hpc.linalg.ghosts import GhostedIndex
 
 
@@ -30,6 +30,7 @@ class Operator(ABC):
     symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
     loads : how often values were put into the matrix; tells whether it still holds what it held before.
+    failure : the exception that the operator's own code raised inside a PETSc call, until a solver passes it on.
     """
 
     matrix: Any
@@ -40,6 +41,7 @@ class Operator(ABC):
     def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
         self.loads = 0
+        self.failure: Exception | None = None
         self._copy: Array | None = None
         self._seen: tuple[weakref.ref[Tensor], int] | None = None
 
@@ -55,29 +57,42 @@ class Operator(ABC):
         return int(start), int(end)
 
     @abstractmethod
-    def check_values(self, values: Any) -> Exception | None:
-        """What is wrong with the values on this rank, if anything; not collective."""
+    def check_form(self, values: Any) -> Exception | None:
+        """What is wrong with the kind or shape of the values on this rank, if anything; cheap, not collective."""
+
+    @abstractmethod
+    def check_numbers(self, values: Any) -> Exception | None:
+        """A ValueError if values of the right form hold NaN or infinity on this rank; not collective."""
+
+    def check_preconditioner(self, pc: str) -> None:  # noqa: B027 - most operators take any
+        """Raise a ValueError if this operator cannot be preconditioned with `pc`."""
 
     def differs(self, values: Any) -> bool:
-        """Whether `values` are other numbers than the loaded ones, on this rank.
+        """Whether `values`, of the right form, are other numbers than the loaded ones, on this rank.
 
         A tensor seen before is known by torch's version counter; another one is compared number by number.
         """
-        if self._copy is None:
-            return True
-        if values is None or (self._seen is not None and self._seen[0]() is values and self._seen[1] == values._version):
+        if values is None or self._copy is None:
+            return self.loads == 0 or (values is None) != (self._copy is None)
+        if self._seen is not None and self._seen[0]() is values and self._seen[1] == _version(values):
             return False
-        same = np.array_equal(self._copy, to_host(values).reshape(-1))
+        same = np.array_equal(self._copy, to_host(values))
         if same:
-            self._seen = (weakref.ref(values), values._version)
+            self._remember(values)
         return not same
 
     def load(self, values: Any) -> None:
         """Put the values into the matrix; collective. Every solver sees the change and sets up again."""
         self._put(values)
         self.loads += 1
-        self._copy = np.empty(0) if values is None else to_host(values).reshape(-1).copy()
-        self._seen = None if values is None else (weakref.ref(values), values._version)
+        self._copy, self._seen = None, None
+        if values is not None:
+            self._copy = to_host(values).copy()
+            self._remember(values)
+
+    def _remember(self, values: Tensor) -> None:
+        version = _version(values)
+        self._seen = None if version is None else (weakref.ref(values), version)
 
     @abstractmethod
     def _put(self, values: Any) -> None: ...
@@ -173,12 +188,16 @@ class SparseOperator(Operator):
     def _col_index(self) -> GhostedIndex:
         return GhostedIndex(self._cols, self.matrix.createVecRight())
 
-    def check_values(self, values: Any) -> Exception | None:
-        """A ValueError for values of a wrong kind, of a wrong shape or not finite."""
-        if not isinstance(values, Tensor) or not values.is_floating_point():
+    def check_form(self, values: Any) -> Exception | None:
+        """A ValueError for values of a wrong kind or shape."""
+        if not is_real_tensor(values):
             return ValueError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
         if tuple(values.shape) != (self.nnz_local,):
             return ValueError(f"values must have one number per entry of the pattern, shape ({self.nnz_local},), not {tuple(values.shape)}")
+        return None
+
+    def check_numbers(self, values: Tensor) -> Exception | None:
+        """A ValueError that names the first entry that is not finite."""
         if has_bad_numbers(to_host(values)):
             bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0])
             return ValueError(
@@ -196,6 +215,11 @@ class SparseOperator(Operator):
         for one_adjoint, one_solution in zip(adjoint, solution, strict=True):
             total.addcmul_(self._row_index(one_adjoint), self._col_index(one_solution), value=-1.0)
         return total
+
+
+def _version(values: Tensor) -> int | None:
+    """Torch's count of in-place changes; tensors made in inference mode have none."""
+    return None if values.is_inference() else values._version
 
 
 def _kind(value: Any) -> str:

@@ -31,11 +31,16 @@ def new_prefix() -> str:
 def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
     """Give a KSP (and whatever it contains) its options under its prefix.
 
-    Options on the command line have no prefix, so they are taken over and go before `options`.
+    Options on the command line have no prefix, so they are taken over and go before `options`. Raises ValueError for a
+    value that PETSc refuses.
     """
     prefix = ksp.getOptionsPrefix()
     database = PETSc.Options()
     from_command_line = {k: v for k, v in database.getAll().items() if k.startswith(_SOLVER_OPTIONS)}
     for key, value in {**options, **from_command_line}.items():
         database.setValue(f"{prefix}{key.lstrip('-')}", value)
-    ksp.setFromOptions()
+    try:
+        ksp.setFromOptions()
+    except PETSc.Error as error:
+        why = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"PETSc does not take petsc_options={dict(options)}: {why}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 DEFAULT_MAX_IT = 10_000
 
@@ -30,7 +31,8 @@ class Refinement:
     def __post_init__(self) -> None:
         if self.max_it is None and self.rtol is None:
             object.__setattr__(self, "rtol", 1e-8)
-        if self.max_it is not None and (isinstance(self.max_it, bool) or int(self.max_it) != self.max_it or self.max_it < 1):
+        whole = isinstance(self.max_it, Integral) and not isinstance(self.max_it, bool)
+        if self.max_it is not None and (not whole or self.max_it < 1):
             raise ValueError(f"max_it must be a whole number of at least 1, not {self.max_it!r}")
         if self.rtol is not None and not (math.isfinite(self.rtol) and 0 < self.rtol < 1):
             raise ValueError(f"rtol must lie between 0 and 1, not {self.rtol!r}")
@@ -40,8 +42,8 @@ class Refinement:
         """A level of a ladder: a whole number means iterations, another number a tolerance."""
         if isinstance(level, Refinement):
             return level
-        if isinstance(level, int) and not isinstance(level, bool):
-            return cls(max_it=level)
+        if isinstance(level, Integral) and not isinstance(level, bool):
+            return cls(max_it=int(level))
         if isinstance(level, float):
             return cls(rtol=level)
         raise ValueError(f"a level is a Refinement, an int (iterations) or a float (rtol), not {level!r}")

@@ -7,6 +7,9 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
 from petsc4py import PETSc
 
 from prdp_hpc.linalg import errors
@@ -83,7 +86,7 @@ class Solver:
     def system(self, operator: Operator) -> LinearSystem:
         """The KSPs for one operator, made on first use; collective then."""
         found = self._systems.get(operator)
-        if found is None:
+        if found is None or found.broken:
             found = LinearSystem(operator, self)
             found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
@@ -94,6 +97,9 @@ class LinearSystem:
     """The two KSPs of one solver for one operator."""
 
     def __init__(self, operator: Operator, solver: Solver) -> None:
+        operator.check_preconditioner(solver.pc)
+        self.broken = False  # set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong
+        self._operator = weakref.ref(operator)
         self._report = solver.report
         self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
         self._matrix = operator.matrix
@@ -104,6 +110,7 @@ class LinearSystem:
         self._ksps = {"forward": self._create_ksp(operator, solver)}
         self._ksps["adjoint"] = self._create_adjoint()
         self._norm = self._ksps["forward"].getNormType()
+        self._ksp_name = solver.ksp
 
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
         ksp = PETSc.KSP().create(comm=operator.comm)
@@ -114,7 +121,7 @@ class LinearSystem:
         ksp.setOptionsPrefix(new_prefix())
         hierarchy = attach_hierarchy(ksp.getPC(), operator) if solver.pc == "mg" else {}
         apply_options(ksp, {**hierarchy, **solver.petsc_options})
-        _allow_fixed_iterations(ksp, solver.ksp)
+        self._can_skip_norm = _allow_skipping_the_norm(ksp)
         return ksp
 
     def _create_adjoint(self) -> Any:
@@ -132,6 +139,10 @@ class LinearSystem:
         self._levels = {"forward": forward, "adjoint": adjoint}
         for direction, level in self._levels.items():
             ksp = self._ksps[direction]
+            if level.is_fixed and not self._can_skip_norm:
+                raise ValueError(
+                    f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol too, or use another ksp"
+                )
             ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norm)
             # None means the test that goes with the norm; the norm alone would end as DIVERGED_MAX_IT.
             ksp.setConvergenceTest(None)
@@ -150,7 +161,7 @@ class LinearSystem:
             ksp.setUp()
             ksp.setUpOnBlocks()
         except PETSc.Error as error:
-            raise errors.petsc_failure(direction, self.method, error, self._levels[direction]) from error
+            raise self._failure(direction, error) from error
         finally:
             counters.seconds += time.perf_counter() - start
         counters.set_ups += 1
@@ -176,9 +187,9 @@ class LinearSystem:
                 counters.iterations += iterations
                 counters.solves += 1
                 if code < 0:
-                    self._judge(direction, code, iterations)
+                    self._judge(direction, code, iterations, right, result)
         except PETSc.Error as error:
-            raise errors.petsc_failure(direction, self.method, error, self._levels[direction]) from error
+            raise self._failure(direction, error) from error
         finally:
             counters.seconds += time.perf_counter() - start
         return iterations
@@ -193,27 +204,61 @@ class LinearSystem:
             self._x.resetArray()
         return int(ksp.getIterationNumber())
 
-    def _judge(self, direction: str, code: int, iterations: int) -> None:
+    def _judge(self, direction: str, code: int, iterations: int, right: Array, result: Array) -> None:
         level = self._levels[direction]
         if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
+        # A Krylov method that does not look at the norm breaks down when there is nothing to solve.
+        if level.is_fixed and not errors.is_set_up_failure(code) and zero_rows(self._b.comm.tompi4py(), right[None])[0]:
+            result[:] = 0.0
+            return
         raise errors.failed_solve(direction, self.method, code, iterations, level)
+
+    def _failure(self, direction: str, error: PETSc.Error) -> Exception:
+        """What to raise for a PETSc call that failed: the operator's own exception if that was why."""
+        self.broken = True
+        operator = self._operator()
+        if operator is not None and operator.failure is not None:
+            failure, operator.failure = operator.failure, None
+            return failure
+        return errors.petsc_failure(direction, self.method, error, self._levels[direction])
 
     def _counters(self, direction: str) -> Counters:
         return self._report.adjoint if direction == "adjoint" else self._report.forward
 
 
-def _allow_fixed_iterations(ksp: Any, name: str) -> None:
-    """Some methods can only skip the norm when they precondition from the right; PETSc manual page: KSPSetPCSide."""
-    wanted = ksp.getNormType()
+def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
+    """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
+    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
+    comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
+    return np.logical_not(nonzero)
+
+
+def _allow_skipping_the_norm(ksp: Any) -> bool:
+    """Whether the KSP can do a fixed number of iterations.
+
+    Some methods can only skip the norm when they precondition from the right, and are switched to that; PETSc manual
+    page: KSPSetPCSide.
+    """
+    wanted, side = ksp.getNormType(), ksp.getPCSide()
+    if _skips_norm(ksp):
+        ksp.setNormType(wanted)
+        return True
+    # PETSc's bcgsl (3.26) leaves out the last application of a right preconditioner and so gives a wrong solution.
+    if ksp.getType() != PETSc.KSP.Type.BCGSL:
+        ksp.setPCSide(PETSc.PC.Side.RIGHT)
+        if _skips_norm(ksp):
+            ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+            return True
+    ksp.setPCSide(side)
+    ksp.setNormType(wanted)
+    return False
+
+
+def _skips_norm(ksp: Any) -> bool:
     ksp.setNormType(PETSc.KSP.NormType.NONE)
     try:
         ksp.getNormType()
     except PETSc.Error:
-        ksp.setPCSide(PETSc.PC.Side.RIGHT)
-        wanted = PETSc.KSP.NormType.UNPRECONDITIONED
-        try:
-            ksp.getNormType()
-        except PETSc.Error as error:
-            raise ValueError(f"ksp={name!r} cannot do a fixed number of iterations: use another ksp") from error
-    ksp.setNormType(wanted)
+        return False
+    return True

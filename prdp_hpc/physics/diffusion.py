@@ -11,6 +11,7 @@ import torch
 from petsc4py import PETSc
 from torch import Tensor
 
+from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 
@@ -94,7 +95,9 @@ class DiffusionStepper:
 
     @diffusivity.setter
     def diffusivity(self, value: float | Tensor) -> None:
-        self._diffusivity = _checked_diffusivity(value, self.grid)
+        kappa = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+        raise_together(self.grid.comm, _wrong_diffusivity(kappa, self.grid))
+        self._diffusivity = kappa
         self._values: Tensor | None = None
         self._version = -1
 
@@ -104,14 +107,17 @@ class DiffusionStepper:
         if self._values is not None and not kappa.requires_grad and kappa._version == self._version:
             return self._values
         shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
-        values = self._stencil.values(shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale)
+        # Values kept for later must not be inference tensors, which training could not use.
+        with torch.inference_mode(False):
+            values = self._stencil.values(shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale)
         self._values, self._version = (None if kappa.requires_grad else values), kappa._version
         return values
 
     def _solve(self, right: Tensor) -> Tensor:
-        shape = right.shape
+        shape, error = right.shape, None
         if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
-            raise ValueError(f"a field on this rank must end in the grid's local shape {self.grid.local_shape}, this one has {tuple(shape)}")
+            error = ValueError(f"a field on this rank must end in the grid's local shape {self.grid.local_shape}, this one has {tuple(shape)}")
+        raise_together(self.grid.comm, error)
         fields = math.prod(shape[: -self.grid.dim])
         return solve(self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver).reshape(shape)
 
@@ -122,13 +128,13 @@ def _shifted(dim: int, axis: int, step: int) -> tuple[slice, ...]:
     return tuple(moved if d == axis else slice(1, -1) for d in range(dim))
 
 
-def _checked_diffusivity(value: Any, grid: Grid) -> Tensor:
-    kappa = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
     if not kappa.is_floating_point() or tuple(kappa.shape) not in ((), grid.local_shape):
-        raise ValueError(
+        return ValueError(
             f"diffusivity must be a number, a tensor of shape (), or this rank's field of shape {grid.local_shape}, "
             f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
         )
-    if not bool((kappa.detach() > 0).all()):
-        raise ValueError(f"diffusivity must be positive everywhere, its least value on this rank is {kappa.min().item():g}")
-    return kappa
+    if not bool(((kappa.detach() > 0) & kappa.detach().isfinite()).all()):
+        low, high = kappa.min().item(), kappa.max().item()
+        return ValueError(f"diffusivity must be positive and finite everywhere, on this rank it reaches from {low:g} to {high:g}")
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from prdp_hpc.grid import Grid
@@ -32,8 +34,8 @@ class Heat(DiffusionStepper):
     """
 
     def __init__(self, grid: Grid, diffusivity: float | Tensor, dt: float, solver: Solver) -> None:
-        if not dt > 0:
-            raise ValueError(f"the time step dt must be positive, not {dt!r}")
+        if not 0 < dt < math.inf:
+            raise ValueError(f"the time step dt must be positive and finite, not {dt!r}")
         self.dt = float(dt)
         super().__init__(grid, diffusivity, solver, mass=1.0, scale=self.dt)
 

@@ -1,0 +1,37 @@
+# Each target prepares what it needs. PYTHON: the interpreter that .venv is made from.
+PYTHON ?= python3
+VENV := .venv/bin
+DEMO_DATA ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help environment demo test test-all lint benchmarks clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 7 to 12 minutes, then seconds)
+	@$(PYTHON) tools/environment.py
+
+demo: environment  ## train the 2-D heat emulator with PRDP and with full refinement; table and figure
+	@$(VENV)/prdp-hpc doctor
+	@# A checkpoint has 280 MB here; one every 10 epochs keeps the disk out of the comparison.
+	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo training.checkpoint_every=10 \
+		$(if $(DEMO_DATA),data.file=$(DEMO_DATA))
+
+test: environment  ## the tests (under 15 minutes on 2 cores)
+	@$(VENV)/python -m pytest tests
+
+test-all: environment  ## the tests and the longer ones
+	@$(VENV)/python -m pytest tests --long
+
+lint: environment  ## style, types, layers
+	@$(VENV)/ruff check .
+	@$(VENV)/mypy
+	@$(VENV)/lint-imports
+
+benchmarks: environment  ## speed: tables, and JSON in benchmarks/results
+	@$(VENV)/python -m pip install -q -e '.[benchmarks]'
+	@$(VENV)/python benchmarks/run_all.py
+
+clean:  ## remove .venv and what tools left (the wheel cache stays)
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -83,6 +83,11 @@ def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
     run([str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments], env)
 
 
+def install(*arguments: str) -> None:
+    """`pip install`, leaving the compilation of Python files to their first import: most are never imported."""
+    pip("install", "-q", "--no-compile", *arguments)
+
+
 def compiler() -> str:
     found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not found:
@@ -115,7 +120,7 @@ def openblas_from_pypi(cc: str) -> list[str]:
     jump = {"x86_64": "jmp {}@PLT", "aarch64": "b {}"}.get(platform.machine())
     if jump is None:
         raise SetupError(f"no BLAS found and none from PyPI fits {platform.machine()}: install libopenblas, then run make again")
-    pip("install", "-q", OPENBLAS)
+    install(OPENBLAS)
     site = subprocess.run(
         [str(VENV / "bin/python"), "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"],
         capture_output=True, text=True, check=True,
@@ -163,7 +168,7 @@ def build_petsc(cc: str) -> None:
     cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if not cxx or not shutil.which("make"):
         raise SetupError("PETSc needs a C++ compiler and make: install g++ and make, then run make again")
-    pip("install", "-q", f"mpich=={MPICH}")
+    install(f"mpich=={MPICH}")
     blas = system_blas(cc)
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
     libraries = blas or openblas_from_pypi(cc)
@@ -178,10 +183,10 @@ def build_petsc(cc: str) -> None:
                  "MAKEFLAGS": f"-j{os.cpu_count() or 2}"}
     mpi4py = cached_wheel(folder, f"mpi4py=={MPI4PY}", mpi, "building mpi4py (about 1 minute, once)")
     petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)")
-    pip("install", "-q", "--no-deps", str(mpi4py), str(petsc))
+    install("--no-deps", str(mpi4py), str(petsc))
     petsc4py = cached_wheel(folder, f"petsc4py=={PETSC}", {**mpi, "PETSC_DIR": "", "PETSC_ARCH": ""},
                             "building petsc4py (about 3 minutes, once)")
-    pip("install", "-q", "--no-deps", str(petsc4py))
+    install("--no-deps", str(petsc4py))
 
 
 def use_petsc(petsc_dir: Path) -> None:
@@ -201,7 +206,7 @@ def use_petsc(petsc_dir: Path) -> None:
     folder = wheel_folder(str(petsc_dir), arch, mpicc, str(header.stat().st_mtime))
     for requirement in (f"mpi4py=={MPI4PY}", f"petsc4py=={version}.*"):
         wheel = cached_wheel(folder, requirement, env, f"building {requirement} for it (about 2 minutes, once)")
-        pip("install", "-q", "--no-deps", str(wheel))
+        install("--no-deps", str(wheel))
 
 
 def fingerprint() -> str:
@@ -221,14 +226,14 @@ def prepare() -> None:
         with Step("creating .venv"):
             run([sys.executable, "-m", "venv", str(VENV)])
     with Step(f"installing torch and the build tools ({TORCH}; downloads up to a few hundred MB)"):
-        pip("install", "-q", *BUILD_TOOLS, TORCH)
+        install(*BUILD_TOOLS, TORCH)
     cc = compiler()
     if os.environ.get("PETSC_DIR"):
         use_petsc(Path(os.environ["PETSC_DIR"]))
     else:
         build_petsc(cc)
     with Step("installing prdp-hpc and its tools"):
-        pip("install", "-q", "-e", f"{ROOT}[dev]")
+        install("-e", f"{ROOT}[dev]")
     STAMP.write_text(fingerprint())
     say(f"ready in {time.monotonic() - start:.0f} s: .venv")
 

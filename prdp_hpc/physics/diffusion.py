@@ -107,8 +107,10 @@ class DiffusionStepper:
         if self._values is not None and not kappa.requires_grad and kappa._version == self._version:
             return self._values
         shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
-        # Values kept for later must not be inference tensors, which training could not use.
-        with torch.inference_mode(False):
+        # Values kept for later must not be inference tensors, which training could not use. Leaving inference mode
+        # would switch gradients on.
+        recording = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(recording):
             values = self._stencil.values(shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale)
         self._values, self._version = (None if kappa.requires_grad else values), kappa._version
         return values

@@ -200,13 +200,24 @@ def use_petsc(petsc_dir: Path) -> None:
     numbers = dict(re.findall(r"#define PETSC_VERSION_(MAJOR|MINOR)\s+(\d+)", header.read_text()))
     version = f"{numbers['MAJOR']}.{numbers['MINOR']}"
     found = re.search(r"^CC\s*=\s*(\S+)", variables.read_text(), re.MULTILINE)
-    mpicc = found.group(1) if found else "mpicc"
+    mpicc = (found.group(1) if found else "mpicc").replace("${PETSC_DIR}", str(petsc_dir))
     say(f"using PETSc {version} from PETSC_DIR={petsc_dir}, MPI compiler {mpicc}")
     env = {"MPICC": mpicc, "CC": mpicc}
     folder = wheel_folder(str(petsc_dir), arch, mpicc, str(header.stat().st_mtime))
     for requirement in (f"mpi4py=={MPI4PY}", f"petsc4py=={version}.*"):
-        wheel = cached_wheel(folder, requirement, env, f"building {requirement} for it (about 2 minutes, once)")
+        wheel = cached_wheel(folder, requirement, env, f"building {requirement} for it (1 to 4 minutes, once)")
         install("--no-deps", str(wheel))
+    link_launcher(mpicc)
+
+
+def link_launcher(mpicc: str) -> None:
+    """Put the launcher that goes with an MPI compiler into `.venv/bin`, where the Makefile and the tests look."""
+    for name in ("mpiexec", "mpirun"):
+        beside = Path(shutil.which(mpicc) or mpicc).with_name(name)
+        found = str(beside) if beside.exists() else shutil.which(name)
+        link = VENV / "bin" / name
+        if found and not link.exists():
+            link.symlink_to(found)
 
 
 def fingerprint() -> str:

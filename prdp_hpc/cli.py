@@ -26,7 +26,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run a command; users' mistakes end with exit code 2 and one message."""
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
+    if arguments.command == "plot" and _launch_rank() > 0:
+        return  # works on files alone: one rank is enough
     try:
         command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
         getattr(command, arguments.command)(arguments)
@@ -36,15 +38,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand before and after options, which argparse's subcommands do not allow by themselves."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="prdp-hpc",
         description="Train neural networks through distributed PETSc solvers that are only as accurate as training needs.",
-        epilog="All commands work alone and under mpirun, as: mpirun -n 4 prdp-hpc run configs/heat_2d.yaml parallel.grid_ranks=2",
+        epilog="All commands work alone and under mpirun, as: mpirun -n 4 prdp-hpc run configs/heat_2d.yaml "
+        "parallel.grid_ranks=2",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _config_command(commands, "run", "train once; writes a run folder", resumable=True)
-    _config_command(commands, "compare", "train with PRDP and with full refinement; prints the table, draws the figure", resumable=True)
+    _config_command(commands, "compare", "train with PRDP and with full refinement; table and figure", resumable=True)
     generate = _config_command(commands, "generate", "make the trajectories that a config trains on")
     generate.add_argument("--out", metavar="FILE", help="where to write (default: where run and compare look)")
     plot = commands.add_parser("plot", help="draw finished or running runs, from their files alone")
@@ -55,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config_command(commands: Any, name: str, help_text: str, resumable: bool = False) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text)
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", help="a YAML file, as configs/heat_2d.yaml")
     command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the config, as training.epochs=10")
     if resumable:
@@ -67,7 +81,7 @@ def _config_command(commands: Any, name: str, help_text: str, resumable: bool = 
 
 def _fail(error: Exception) -> NoReturn:
     """End the job on all ranks: with one message for a user's mistake, with a traceback for a bug."""
-    expected = isinstance(error, ValueError | ImportError) or type(error).__name__ == "SolveError"
+    expected = isinstance(error, ValueError | ImportError | OSError) or type(error).__name__ == "SolveError"
     world = _world()
     together = world is None or world.size == 1 or _all_ranks_fail(world)
     if not together or world is None or world.rank == 0:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 
 from mpi4py import MPI
+
+T = TypeVar("T")
 
 
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
@@ -28,6 +32,20 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     raise type(reported)(f"rank {first}: {reported}")
 
 
+def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
+    """What `function` returns on this rank; if it raises on one rank, every rank raises as in `raise_together`.
+
+    Collective. Where `function` is collective too, it must fail on all its ranks alike.
+    """
+    try:
+        result = function()
+    except Exception as error:
+        raise_together(comm, error)
+        raise
+    raise_together(comm, None)
+    return result
+
+
 def abort_on_error(comm: MPI.Comm) -> None:
     """Make an exception that nothing catches end the whole job instead of leaving the other ranks waiting.
 
@@ -37,9 +55,11 @@ def abort_on_error(comm: MPI.Comm) -> None:
         return
 
     def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        print(f"rank {comm.rank} failed, ending the job on all {comm.size} ranks:", file=sys.stderr)
-        traceback.print_exception(kind, value, trace)
-        sys.stderr.flush()
+        # Not sys.stderr: torch.distributed puts a hook around this one that keeps what is written there until the end.
+        print(f"rank {comm.rank} failed, ending the job on all {comm.size} ranks:", file=sys.__stderr__)
+        traceback.print_exception(kind, value, trace, file=sys.__stderr__)
+        if sys.__stderr__ is not None:
+            sys.__stderr__.flush()
         comm.Abort(1)
 
     sys.excepthook = hook

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def pytest_runtest_makereport(item, call):
     if _UNDER_MPIEXEC and report.failed:
         # The other ranks may wait in a collective call that this rank has left.
         print(f"rank {MPI.COMM_WORLD.rank}, {item.name}:", file=sys.stderr)
-        traceback.print_exception(call.excinfo.value, file=sys.stderr)
+        print(report.longreprtext, file=sys.stderr)
         sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)
     return report

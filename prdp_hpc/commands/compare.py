@@ -42,4 +42,5 @@ def _with_schedule(config: ExperimentConfig, schedule: str, name: str) -> Experi
 
 def _title(config: ExperimentConfig, folder: Path) -> str:
     points = " × ".join(str(n) for n in config.grid.shape)
-    return f"{config.name}: {config.physics.pde} on {points} points, {config.solver.ksp} with {config.solver.pc}, seed {config.seed}"
+    method = f"{config.solver.ksp} with {config.solver.pc}"
+    return f"{config.name}: {config.physics.pde} on {points} points, {method}, seed {config.seed}"

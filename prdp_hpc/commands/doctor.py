@@ -26,8 +26,11 @@ class Finding:
 
 
 def doctor(arguments: argparse.Namespace) -> None:
-    """Print what was found; exit with 1 if something needed is missing."""
+    """Print what was found, on one rank; exit with 1 if something needed is missing."""
     findings = [finding for check in _CHECKS for finding in check()]
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.COMM_WORLD.rank > 0:
+        return
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         print(f"{finding.name:<{width}}  {finding.found}")
@@ -40,7 +43,10 @@ def doctor(arguments: argparse.Namespace) -> None:
 
 
 def _python() -> list[Finding]:
-    return [Finding("Python", f"{platform.python_version()} ({sys.executable})"), Finding("cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}")]
+    return [
+        Finding("Python", f"{platform.python_version()} ({sys.executable})"),
+        Finding("cores", f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}"),
+    ]
 
 
 def _mpi() -> list[Finding]:
@@ -48,14 +54,16 @@ def _mpi() -> list[Finding]:
     if isinstance(mpi, str):
         return [Finding("MPI", "not usable", f"{mpi}; install an MPI and mpi4py (`make environment`, or your cluster's modules)")]
     vendor, version = mpi.get_vendor()
-    launcher = shutil.which("mpiexec") or shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "no mpiexec on the PATH"
+    beside = str(Path(sys.executable).parent)
+    launcher = shutil.which("mpiexec") or shutil.which("mpiexec", path=beside) or "no mpiexec on the PATH"
     return [Finding("MPI", f"{vendor} {'.'.join(map(str, version))}, launcher {launcher}")]
 
 
 def _petsc() -> list[Finding]:
     petsc = _import("petsc4py.PETSc")
     if isinstance(petsc, str):
-        return [Finding("PETSc", "not usable", f"{petsc}; run `make environment`, or install petsc4py for the PETSc of PETSC_DIR")]
+        advice = "run `make environment`, or install petsc4py for the PETSc of PETSC_DIR"
+        return [Finding("PETSc", "not usable", f"{petsc}; {advice}")]
     import petsc4py
 
     config = petsc4py.get_config()
@@ -63,8 +71,9 @@ def _petsc() -> list[Finding]:
     options = _petsc_options(folder)
     version = ".".join(map(str, petsc.Sys.getVersion()))
     kind = f"{petsc.ScalarType.__name__} scalars, {petsc.IntType.__name__} indices"
+    wrong = "" if "float64" in kind else "needs real double precision: build PETSc without complex or single"
     findings = [
-        Finding("PETSc", f"{version} in {folder}, {kind}", "" if "float64" in kind else "needs real double precision: build PETSc without complex or single"),
+        Finding("PETSc", f"{version} in {folder}, {kind}", wrong),
         Finding("PETSc options", options or "not recorded"),
         Finding("BLAS", _blas(folder)),
     ]

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.collective import call_together
 from prdp_hpc.config import ExperimentConfig, load_config
-from prdp_hpc.learning.experiment import run_experiment, run_folder
+from prdp_hpc.learning.experiment import RunFolderError, run_experiment, run_folder
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report import load_run, plot_run, run_table
 
@@ -41,7 +42,13 @@ def figure_of(folder: Path) -> Path:
 
 
 def remove(mesh: ProcessMesh, folder: Path) -> None:
-    """Remove an earlier run; collective."""
-    if mesh.is_root and folder.is_dir():
-        shutil.rmtree(folder)
-    mesh.world.barrier()
+    """Remove an earlier run or comparison; collective. `RunFolderError` for a folder that holds something else."""
+    call_together(mesh.world, lambda: _remove(folder) if mesh.is_root else None)
+
+
+def _remove(folder: Path) -> None:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not any((folder / run / "config.yaml").is_file() for run in (".", "prdp", "full")):
+        raise RunFolderError(f"{folder} holds no run, so --overwrite does not remove it: choose another name=… or output=…")
+    shutil.rmtree(folder)

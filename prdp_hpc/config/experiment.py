@@ -94,7 +94,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
 def validate(content: dict[str, Any], source: str) -> ExperimentConfig:
     """The config of a nested dictionary; `source` is named in errors."""
     task = content.get("task")
-    if task not in _TASKS:
+    if not isinstance(task, str) or task not in _TASKS:
         hint = "must be given" if task is None else f"{task!r} is not known"
         raise ConfigError(f"{source}: task: {hint}; choose one of {', '.join(_TASKS)}")
     model = _TASKS[task]
@@ -120,7 +120,9 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str | int | float):
+            raise ConfigError(f"{key!r}: a key must be a word (line {key_node.start_mark.line + 1})")
         if key in seen:
             raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); keep one")
         seen.add(key)
@@ -144,10 +146,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not a text file; give the YAML file of a config") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold sections with keys, as 'task: emulator', not {type(content).__name__}")
+        raise ConfigError(f"{path}: must hold sections with keys, as 'task: emulator', not {_what(content)}")
     return content
 
 
@@ -158,29 +160,32 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r} is not of the form section.key=value, as training.epochs=10")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ConfigError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{dotted}: the value {text!r} is not valid YAML: {' '.join(str(error).split())}") from None
     section = content
     for depth, key in enumerate(keys[:-1]):
-        inner = section.setdefault(key, {})
+        if section.get(key) is None:
+            section[key] = {}
+        inner = section[key]
         if not isinstance(inner, dict):
             raise ConfigError(f"{dotted}: {'.'.join(keys[: depth + 1])} is a value, not a section")
         section = inner
     section[keys[-1]] = value
 
 
+def _what(content: Any) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"
+
+
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
     """The keys allowed beside the one that an error is about."""
-    fields = model.model_fields
+    models = [model]
     for part in location[:-1]:
-        candidates = _models(fields[str(part)].annotation) if str(part) in fields else []
-        by_kind = [m for m in candidates if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
-        if candidates:
-            known: dict[str, Any] = {}
-            for candidate in by_kind or candidates:
-                known |= candidate.model_fields
-            fields = known
-    return fields
+        inner = [found for one in models if part in one.model_fields for found in _models(one.model_fields[str(part)].annotation)]
+        # Pydantic puts the kind of a ladder into the path.
+        of_kind = [one for one in models if "kind" in one.model_fields and part in get_args(one.model_fields["kind"].annotation)]
+        models = inner or of_kind or models
+    return {key for one in models for key in one.model_fields}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

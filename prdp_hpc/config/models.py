@@ -22,11 +22,13 @@ _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; users mean the number."""
+    """YAML 1.1 reads `1e-3` as text; users mean the number. Pydantic takes True for 1; users do not mean that."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {value!r}")
     return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 
-Float = Annotated[float, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Level = Annotated[int | float, BeforeValidator(_number)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]

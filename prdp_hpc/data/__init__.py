@@ -6,4 +6,12 @@ from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
 from prdp_hpc.data.writer import write_trajectories
 
-__all__ = ["DataError", "EpochSampler", "TrajectoryAttributes", "TrajectoryFile", "share", "truncated_fourier", "write_trajectories"]
+__all__ = [
+    "DataError",
+    "EpochSampler",
+    "TrajectoryAttributes",
+    "TrajectoryFile",
+    "share",
+    "truncated_fourier",
+    "write_trajectories",
+]

@@ -52,7 +52,10 @@ class TrajectoryFile:
         slices = (slice(None),) * len(self.shape) if part is None else tuple(part)
         with self._open() as file:
             dataset = self._checked(file, group)
-            array: NDArray[Any] = dataset[(..., *slices)]
+            try:
+                array: NDArray[Any] = dataset[(..., *slices)]
+            except OSError as error:
+                raise DataError(f"{self.path}: data set {group}/{DATASET} cannot be read, the file is damaged: {error}") from None
         if array.ndim == len(self.shape) + 2:
             array = array[:, :, None]
         finite = np.isfinite(array)
@@ -78,12 +81,16 @@ class TrajectoryFile:
         if not isinstance(dataset, h5py.Dataset):
             found: list[str] = []
             file.visit(found.append)
-            raise DataError(f"{self.path}: data set {name} is missing, expected {expected}; the file holds: {', '.join(found) or 'nothing'}")
+            held = ", ".join(found) or "nothing"
+            raise DataError(f"{self.path}: data set {name} is missing, expected {expected}; the file holds: {held}")
+        if dataset.shape is None:
+            raise DataError(f"{self.path}: data set {name} is empty, expected {expected}")
         if dataset.dtype not in (np.float32, np.float64):
             raise DataError(f"{self.path}: data set {name} must be float32 or float64, not {dataset.dtype}")
         extra = dataset.ndim - len(self.shape)
         if extra not in (2, 3) or dataset.shape[extra:] != self.shape:
             raise DataError(f"{self.path}: data set {name} has shape {dataset.shape}, the grid needs {expected}")
         if dataset.shape[0] < 1 or dataset.shape[1] < 2:
-            raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs at least 1 sample and 2 states, {expected}")
+            need = f"at least 1 sample and 2 states, {expected}"
+            raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs {need}")
         return dataset

@@ -35,7 +35,8 @@ class EpochSampler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Check that the batches go on as before; `ValueError` if not."""
         if state != self.state_dict():
-            raise ValueError(f"the checkpoint's batches come from {state}, this run's from {self.state_dict()}: resume with the same data")
+            now = self.state_dict()
+            raise ValueError(f"the checkpoint's batches come from {state}, this run's from {now}: resume with the same data")
 
 
 def share(batch: NDArray[np.int64], replica: int, replicas: int) -> NDArray[np.int64]:

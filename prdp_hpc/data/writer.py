@@ -28,9 +28,8 @@ def write_trajectories(path: str | Path, groups: Mapping[str, NDArray[Any]], att
         if array.dtype not in (np.float32, np.float64):
             raise DataError(f"{path}: {group}/{DATASET} must be float32 or float64, not {array.dtype}")
         if array.ndim != len(attributes.shape) + 3 or array.shape[3:] != attributes.shape:
-            raise DataError(
-                f"{path}: {group}/{DATASET} must have shape (samples, steps + 1, channels, {str(attributes.shape)[1:-1]}), not {array.shape}"
-            )
+            expected = f"(samples, steps + 1, channels, {', '.join(map(str, attributes.shape))})"
+            raise DataError(f"{path}: {group}/{DATASET} must have shape {expected}, not {array.shape}")
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(attributes.as_hdf5())
         for group, array in groups.items():

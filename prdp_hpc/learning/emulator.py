@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from mpi4py import MPI
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from prdp_hpc.collective import call_together
 from prdp_hpc.config import EmulatorConfig
 from prdp_hpc.data import DataError, EpochSampler, TrajectoryFile, share
 from prdp_hpc.grid import Grid
@@ -43,6 +45,7 @@ class EmulatorTask:
         self._physics = Heat(grid, config.physics.diffusivity, config.physics.time_step, solver)
         self._train = self._read(data, "train")
         self._validation = self._read(data, "validation")
+        self._scales = self._validation_scales(data)
         channels = self._train.shape[2]
         spec = config.network
         network = build_network(spec.kind, grid.shape, channels, spec.hidden, spec.activation, seed=config.seed)
@@ -51,7 +54,7 @@ class EmulatorTask:
         if mesh.replica_group is not None:
             devices = [mesh.device] if mesh.device.type == "cuda" else None
             self._ddp = DistributedDataParallel(
-                self.network, devices, process_group=mesh.replica_group, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.network, devices, process_group=mesh.replica_group, gradient_as_bucket_view=True
             )
         training = config.training
         # One fused kernel a step: the optimiser would otherwise cost more than forward and backward together.
@@ -76,8 +79,8 @@ class EmulatorTask:
             state = self._validation[:, 0]
             for step in range(1, ROLLOUT + 1):
                 state = self._grid.scatter(self.network(self._grid.gather(state)))
-                before, target = self._validation[:, step - 1], self._validation[:, step]
-                errors[f"error_{step}"] = self._normalised(state - target, before)
+                squares = self._squares(state - self._validation[:, step])
+                errors[f"error_{step}"] = float((squares / self._scales[step - 1]).mean())
         return {"error": errors[f"error_{ROLLOUT}"], **errors}
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,14 +115,28 @@ class EmulatorTask:
         self._schedule.step()
         return loss.detach()
 
-    def _normalised(self, error: Tensor, scale: Tensor) -> float:
-        """Mean over samples of ‖error‖² / ‖scale‖², both over the whole grid."""
-        parts = torch.stack([field.to(torch.float64).square().flatten(1).sum(1) for field in (error, scale)]).cpu().numpy()
-        self._mesh.grid_comm.Allreduce(MPI.IN_PLACE, parts)
-        return float((parts[0] / parts[1]).mean())
+    def _squares(self, fields: Tensor) -> NDArray[np.float64]:
+        """Each sample's sum of squares over the whole grid; collective."""
+        sums: NDArray[np.float64] = fields.to(torch.float64).square().flatten(1).sum(1).cpu().numpy()
+        self._mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
+        return sums
+
+    def _validation_scales(self, data: TrajectoryFile) -> list[NDArray[np.float64]]:
+        """What the errors of each step are measured by: the squares of the state before it."""
+        scales = [self._squares(self._validation[:, step]) for step in range(ROLLOUT)]
+        for step, squares in enumerate(scales):
+            if not squares.all():
+                sample = int(np.argmin(squares))
+                raise DataError(
+                    f"{data.path}: validation/trajectories is zero everywhere in sample {sample}, step {step}, "
+                    "and errors are measured relative to it: leave that sample out"
+                )
+        return scales
 
     def _read(self, data: TrajectoryFile, group: str) -> Tensor:
         """This rank's part of all trajectories of a group, `(samples, steps + 1, C, *local_shape)`."""
         if data.steps < ROLLOUT:
             raise DataError(f"{data.path}: data set {group}/trajectories has {data.steps} step(s), training needs {ROLLOUT}")
-        return torch.from_numpy(data.read(group, self._grid.local_slices)).to(device=self._mesh.device, dtype=self._dtype)
+        # A number that is not finite may lie in one rank's part only.
+        part = call_together(self._mesh.world, lambda: data.read(group, self._grid.local_slices))
+        return torch.from_numpy(part).to(device=self._mesh.device, dtype=self._dtype)

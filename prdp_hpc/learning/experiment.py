@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.collective import raise_together
+from prdp_hpc.collective import call_together
 from prdp_hpc.config import EmulatorConfig, InverseConfig, write_resolved
 from prdp_hpc.data import TrajectoryFile
 from prdp_hpc.files import write_json
@@ -43,14 +44,18 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
     SolveError
         When a solve fails.
     """
-    raise_together(mesh.world, _prepare_folder(config, folder, resume) if mesh.is_root else None)
+    _on_root(mesh, lambda: _prepare_folder(folder, resume))
     solver = Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options)
     task = build_task(config, mesh, solver)
     checkpoints = Checkpoints(folder / "checkpoints", settings=_settings(config))
     schedule = config.refinement.build()
     training = config.training
     trainer = Trainer(task, schedule, mesh, folder, config.name, training.epochs, checkpoints, training.checkpoint_every)
-    last = trainer.run(resume)
+    if resume:
+        trainer.restore()
+    # Not before the checkpoint was found to fit: a refused resume must leave the run as it is.
+    _on_root(mesh, lambda: _write_config(config, folder))
+    last = trainer.run()
     summary = summarise(config, mesh, last)
     if mesh.is_root:
         write_json(folder / "summary.json", summary)
@@ -71,17 +76,8 @@ def open_data(config: EmulatorConfig, mesh: ProcessMesh, grid: Grid) -> Trajecto
     path = Path(config.data.file) if config.data.file else generated_path(config)
     missing = config.data.file is None and mesh.world.bcast(not path.exists())
     if missing:
-        if mesh.replica == 0:
-            generate(config, grid, path)
-        mesh.world.barrier()
-    error, data = None, None
-    try:
-        data = TrajectoryFile(path, shape=grid.shape)
-    except (OSError, ValueError) as caught:
-        error = caught
-    raise_together(mesh.world, error)
-    assert data is not None
-    return data
+        call_together(mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None)
+    return call_together(mesh.world, lambda: TrajectoryFile(path, shape=grid.shape))
 
 
 def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[str, Any]:
@@ -108,18 +104,31 @@ def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / (full * last["solves"]))
 
 
-def _prepare_folder(config: Config, folder: Path, resume: bool) -> Exception | None:
-    metrics = folder / "metrics.jsonl"
-    if not resume and metrics.exists():
-        return RunFolderError(
+def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
+    """Do something on rank 0; if it fails, every rank raises. Collective."""
+    call_together(mesh.world, action if mesh.is_root else lambda: None)
+
+
+def _prepare_folder(folder: Path, resume: bool) -> None:
+    if not resume and (folder / "metrics.jsonl").exists():
+        raise RunFolderError(
             f"{folder} holds a run already: continue it with --resume, start anew with --overwrite, or choose another name=…"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _write_config(config: Config, folder: Path) -> None:
+    try:
         write_resolved(config, folder / "config.yaml")
     except OSError as error:
-        return RunFolderError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another output=…")
-    return None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another output=…")
 
 
 def _settings(config: Config) -> dict[str, Any]:

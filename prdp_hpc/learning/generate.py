@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from prdp_hpc.collective import call_together
 from prdp_hpc.config import EmulatorConfig
-from prdp_hpc.data import TrajectoryAttributes, truncated_fourier, write_trajectories
+from prdp_hpc.data import DataError, TrajectoryAttributes, truncated_fourier, write_trajectories
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.emulator import ROLLOUT
 from prdp_hpc.linalg import Refinement, Solver
@@ -45,10 +47,14 @@ def generate(config: EmulatorConfig, grid: Grid, path: Path) -> None:
     for group, count in (("train", config.data.train), ("validation", config.data.validation)):
         initial = truncated_fourier(generator, count, axes, config.data.modes)
         groups[group] = _trajectories(grid, heat, torch.from_numpy(initial))
-    if grid.comm.rank == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    call_together(grid.comm, lambda: _write(config, path, groups) if grid.comm.rank == 0 else None)
+
+
+def _write(config: EmulatorConfig, path: Path, groups: Mapping[str, NDArray[np.float32]]) -> None:
+    try:
         write_trajectories(path, groups, _attributes(config))
-    grid.comm.barrier()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another output=… or --out") from None
 
 
 def _trajectories(grid: Grid, heat: Heat, initial: torch.Tensor) -> NDArray[np.float32]:

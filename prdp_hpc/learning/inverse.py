@@ -9,7 +9,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.config import InverseConfig
+from prdp_hpc.config import ConfigError, InverseConfig
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.task import Stopwatch
 from prdp_hpc.linalg import Refinement, Solver
@@ -27,6 +27,11 @@ class InverseTask:
     """
 
     def __init__(self, config: InverseConfig, mesh: ProcessMesh, grid: Grid, solver: Solver) -> None:
+        if mesh.replicas > 1:
+            raise ConfigError(
+                f"parallel.grid_ranks: an inverse problem has no samples to divide among replicas: "
+                f"give parallel.grid_ranks={mesh.world.size}, or start {mesh.grid_ranks} rank(s)"
+            )
         self.solver, self.stopwatch = solver, Stopwatch()
         self._mesh, self._grid = mesh, grid
         self._rate = config.training.learning_rate

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
-from prdp_hpc.learning.checkpoint import Checkpoints, random_state, restore_random_state
+from prdp_hpc.collective import call_together
+from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints, random_state, restore_random_state
 from prdp_hpc.learning.metrics import MetricsWriter, Progress
 from prdp_hpc.learning.task import Task
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.refinement import Schedule
+
+CUMULATIVE = ("forward_iterations", "adjoint_iterations", "solves", "solver_seconds", "network_seconds", "total_seconds")
+"""Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier parts of it had."""
 
 
 @dataclass
@@ -37,25 +41,49 @@ class Trainer:
     epochs: int
     checkpoints: Checkpoints
     checkpoint_every: int = 1
+    _first: int = field(default=0, init=False)
+    _resumed: bool = field(default=False, init=False)
+    _row: dict[str, Any] = field(default_factory=dict, init=False)
+    _before: dict[str, Any] = field(default_factory=dict, init=False)
 
-    def run(self, resume: bool = False) -> dict[str, Any]:
+    def restore(self) -> None:
+        """Let `run` continue after the newest checkpoint, to the same numbers as a run that was never stopped. Collective.
+
+        Without a checkpoint it starts at the beginning. Raises `CheckpointError` on all ranks for one that does not fit.
+        """
+        world = self.mesh.world
+        state = call_together(world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None)
+        # Rank 0 chooses, so that no two ranks fall back to different files.
+        epoch = world.bcast(None if state is None else state["epoch"])
+        self._first, self._resumed = 0, True
+        if epoch is None:
+            return
+        path = self.checkpoints.folder / f"epoch_{epoch:04d}.pt"
+        if epoch > self.epochs:
+            raise CheckpointError(f"{path}: the run has {epoch} epochs already; give training.epochs={epoch} or more")
+        state = call_together(world, lambda: state or self.checkpoints.load(path))
+        self.task.load_state_dict(state["task"])
+        self.schedule.load_state_dict(state["schedule"])
+        if len(state["random"]) == world.size:
+            restore_random_state(state["random"][world.rank])
+        self._row = state["row"]
+        self._before = {key: self._row[key] for key in CUMULATIVE}
+        self._first = epoch + 1
+
+    def run(self) -> dict[str, Any]:
         """Train and return the last epoch's metrics; collective.
-
-        With `resume`, continue after the newest checkpoint, to the same numbers as a run that was never stopped.
 
         Raises
         ------
         SolveError, RefinementError
             When a solve fails or the error is not a number.
         """
-        self._row: dict[str, Any] = {}
-        self._seconds_before = 0.0
-        first = self._restore() if resume else 0
         self._start = time.perf_counter()
         active = self.mesh.is_root
-        resume_epoch = first - 1 if resume else None
-        with MetricsWriter(self.folder, active, resume_epoch) as metrics, Progress(self.epochs, active, self.label) as progress:
-            for epoch in range(first, self.epochs + 1):
+        resume_epoch = self._first - 1 if self._resumed else None
+        writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, resume_epoch))
+        with writer as metrics, Progress(self.epochs, active, self.label) as progress:
+            for epoch in range(self._first, self.epochs + 1):
                 self._one_epoch(epoch)
                 metrics.write(self._row)
                 progress.update(self._row)
@@ -76,59 +104,26 @@ class Trainer:
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
 
     def _work(self) -> dict[str, Any]:
-        """Cumulative iterations, right-hand sides solved, and seconds; the slowest rank's seconds, since the others wait for it."""
+        """Cumulative iterations, right-hand sides solved, and the slowest rank's seconds, since the others wait for it."""
         report, world = self.task.solver.report, self.mesh.world
-        solver_seconds = report.forward.seconds + report.adjoint.seconds
-        total = self._seconds_before + time.perf_counter() - self._start
         counts = [report.forward.iterations, report.adjoint.iterations, report.forward.solves + report.adjoint.solves]
         # The ranks of a replica share each solve; the replicas solve for different samples.
         forward, adjoint, solves = (self.mesh.replica_comm.allreduce(n, op=MPI.SUM) for n in counts)
-        slowest = world.allreduce(solver_seconds, op=MPI.MAX)
-        return {
-            "forward_iterations": forward,
-            "adjoint_iterations": adjoint,
-            "solves": solves,
-            "solver_seconds": slowest,
-            "network_seconds": max(0.0, world.allreduce(self.task.stopwatch.seconds, op=MPI.MAX) - slowest),
-            "total_seconds": world.allreduce(total, op=MPI.MAX),
-        }
+        solver = world.allreduce(report.forward.seconds + report.adjoint.seconds, op=MPI.MAX)
+        steps = world.allreduce(self.task.stopwatch.seconds, op=MPI.MAX)
+        total = world.allreduce(time.perf_counter() - self._start, op=MPI.MAX)
+        since_start = (forward, adjoint, solves, solver, max(0.0, steps - solver), total)
+        return {key: self._before.get(key, 0) + value for key, value in zip(CUMULATIVE, since_start, strict=True)}
 
     def _save(self, epoch: int) -> None:
         world = self.mesh.world
-        own = {
-            "random": random_state(),
-            "report": self.task.solver.report.state_dict(),
-            "stopwatch": self.task.stopwatch.seconds,
-        }
-        of_ranks = world.gather(own)
+        random_states = world.gather(random_state())
         if self.mesh.is_root:
             state = {
                 "task": self.task.state_dict(),
                 "schedule": self.schedule.state_dict(),
-                "ranks": of_ranks,
+                "random": random_states,
                 "row": self._row,
             }
             self.checkpoints.save(epoch, state)
         world.barrier()
-
-    def _restore(self) -> int:
-        """Load the newest checkpoint on every rank; the epoch to go on with, 0 when there is none."""
-        world = self.mesh.world
-        state = self.checkpoints.load_latest() if self.mesh.is_root else None
-        # Rank 0 chooses, so that no two ranks fall back to different files.
-        epoch = world.bcast(None if state is None else state["epoch"])
-        if epoch is None:
-            return 0
-        if state is None:
-            state = self.checkpoints.load(self.checkpoints.folder / f"epoch_{epoch:04d}.pt")
-        self.task.load_state_dict(state["task"])
-        self.schedule.load_state_dict(state["schedule"])
-        if len(state["ranks"]) == world.size:
-            own = state["ranks"][world.rank]
-            restore_random_state(own["random"])
-            self.task.solver.report.load_state_dict(own["report"])
-            self.task.stopwatch.seconds = own["stopwatch"]
-        self._row = state["row"]
-        self._seconds_before = state["row"]["total_seconds"]
-        return int(state["epoch"]) + 1
-

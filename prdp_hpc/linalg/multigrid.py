@@ -30,12 +30,17 @@ def attach_hierarchy(pc: Any, operator: Operator) -> dict[str, Any]:
     for level in range(1, len(grids)):
         fine, coarse = grids[-1 - level], grids[-level]
         pc.setMGInterpolation(level, fine.interpolation_from(coarse))
-    return {
+    options = {
         "pc_mg_galerkin": "both",
         "mg_levels_ksp_type": "richardson",
         "mg_levels_pc_type": "sor",
         "mg_levels_ksp_max_it": 1,
     }
+    if operator.matrix.getNullSpace():
+        # The coarsest matrix is singular then too: LU divides by a pivot of rounding errors, and the huge constant
+        # that comes out costs half of the digits.
+        options |= {"mg_coarse_pc_type": "redundant", "mg_coarse_redundant_pc_type": "svd"}
+    return options
 
 
 def hierarchy(grid: Grid) -> list[Grid]:

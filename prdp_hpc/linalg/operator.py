@@ -74,7 +74,8 @@ class Operator(ABC):
         """
         if values is None or self._copy is None:
             return self.loads == 0 or (values is None) != (self._copy is None)
-        if self._seen is not None and self._seen[0]() is values and self._seen[1] == _version(values):
+        version = _version(values)
+        if self._seen is not None and self._seen[0]() is values and self._seen[1] == version:
             return False
         same = np.array_equal(self._copy, to_host(values))
         if same:

@@ -22,6 +22,9 @@ from prdp_hpc.linalg.report import Counters, SolveReport
 
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
 _SYMMETRIC_KSPS = frozenset({"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"})
+# These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve preconditioned from the left,
+# (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks down for badly scaled rows.
+_MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
 
 
 class Solver:
@@ -108,8 +111,8 @@ class LinearSystem:
         # These only carry arrays that belong to the caller.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
         self._ksps = {"forward": self._create_ksp(operator, solver)}
+        self._norms = {"forward": self._ksps["forward"].getNormType()}
         self._ksps["adjoint"] = self._create_adjoint()
-        self._norm = self._ksps["forward"].getNormType()
         self._ksp_name = solver.ksp
 
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
@@ -131,7 +134,12 @@ class LinearSystem:
         ksp.setPC(forward.getPC())
         ksp.setOptionsPrefix(forward.getOptionsPrefix())
         ksp.setFromOptions()
-        ksp.setPCSide(forward.getPCSide())
+        side = forward.getPCSide()
+        ksp.setPCSide(side)
+        self._norms["adjoint"] = self._norms["forward"]
+        if self._transposed and side == PETSc.PC.Side.LEFT and forward.getType() in _MIRRORED_KSPS:
+            ksp.setPCSide(PETSc.PC.Side.RIGHT)
+            self._norms["adjoint"] = PETSc.KSP.NormType.UNPRECONDITIONED
         return ksp
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
@@ -143,7 +151,7 @@ class LinearSystem:
                 raise ValueError(
                     f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol too, or use another ksp"
                 )
-            ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norm)
+            ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
             # None means the test that goes with the norm; the norm alone would end as DIVERGED_MAX_IT.
             ksp.setConvergenceTest(None)
             ksp.setTolerances(rtol=level.rtol, max_it=level.max_it or DEFAULT_MAX_IT)

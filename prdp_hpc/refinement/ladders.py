@@ -100,7 +100,8 @@ class ExplicitLadder:
             check_level(level)
         kinds = {isinstance(level, int) for level in self.levels}
         if len(kinds) > 1:
-            raise ValueError(f"levels must be all iterations (whole numbers) or all tolerances, not a mixture: {list(self.levels)}")
+            given = list(self.levels)
+            raise ValueError(f"levels must be all iterations (whole numbers) or all tolerances, not a mixture: {given}")
         pairs = list(zip(self.levels, self.levels[1:], strict=False))
         if kinds == {True} and any(b <= a for a, b in pairs):
             raise ValueError(f"iterations must rise from level to level: {list(self.levels)}")

@@ -80,7 +80,7 @@ def test_values_changed_in_place_before_the_backward_are_refused(solver):
     x = solve(operator, values, torch.ones(7, dtype=torch.float64), solver)
     with torch.no_grad():
         values.mul_(2.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation"):
         x.sum().backward()
 
 
@@ -98,7 +98,7 @@ def test_a_change_in_place_of_a_solution_that_a_gradient_needs_is_refused(solver
     operator, values = sparse(dominant())
     x = solve(operator, values.requires_grad_(), torch.ones(7, dtype=torch.float64), solver)
     x.mul_(2.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation"):
         x.sum().backward()
 
 

@@ -5,10 +5,11 @@ import torch
 from mpi4py import MPI
 from systems import dominant, sparse
 
-from prdp_hpc import FunctionOperator, Refinement, Solver, SolveError, solve
+from prdp_hpc import FunctionOperator, Refinement, SolveError, Solver, solve
 
 # K stays below the number of unknowns: a Krylov method that has the solution has nothing left to do.
-FIXED = ["richardson", "cg", "gmres", "fgmres", "lgmres", "bcgs", "bicg", "cgs", "tfqmr", "cr", "gcr", "minres", "chebyshev", "pipecg"]
+FIXED = ["richardson", "cg", "gmres", "fgmres", "lgmres", "bcgs", "bicg", "cgs", "tfqmr", "cr", "gcr"]
+FIXED += ["minres", "chebyshev", "pipecg"]
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -41,7 +42,7 @@ def test_methods_that_cannot_skip_the_norm_refuse_fixed_iterations_and_still_sol
     matrix = dominant(9, symmetric=True)
     operator, values = sparse(matrix, symmetric=True)
     b = torch.randn(9, dtype=torch.float64)
-    with pytest.raises(ValueError, match="cannot do a fixed number of iterations.*rtol"):
+    with pytest.raises(ValueError, match=r"cannot do a fixed number of iterations.*rtol"):
         solve(operator, values, b, Solver(ksp, "jacobi", 5))
     torch.testing.assert_close(matrix @ solve(operator, values, b, Solver(ksp, "jacobi", 1e-12)), b)
 
@@ -90,6 +91,7 @@ def test_a_function_operator_does_k_applications_worth_of_richardson():
 
 def test_not_reaching_rtol_is_an_error():
     operator, values = sparse(torch.tensor([[1.0, 0.0], [0.0, 1e-7]], dtype=torch.float64))
-    with pytest.raises(SolveError, match=r"forward solve with ksp='richardson'.*DIVERGED_MAX_IT at iteration 10000.*max_it") as caught:
+    words = r"forward solve with ksp='richardson'.*DIVERGED_MAX_IT at iteration 10000.*max_it"
+    with pytest.raises(SolveError, match=words) as caught:
         solve(operator, values, torch.ones(2, dtype=torch.float64), Solver("richardson", "none", 1e-8))
     assert (caught.value.reason, caught.value.iteration) == ("DIVERGED_MAX_IT", 10000)

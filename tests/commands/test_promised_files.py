@@ -1,0 +1,151 @@
+"""Usability: each command leaves the files that it promises, and says where they are."""
+
+import json
+import sys
+
+import pytest
+import tiny
+import yaml
+
+from prdp_hpc import cli
+
+RUN_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
+PNG = b"\x89PNG"
+
+
+@pytest.fixture
+def config(tmp_path):
+    return tiny.write(tmp_path / "tiny.yaml", tiny.emulator(tmp_path / "runs"))
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_run(config, tmp_path, capsys):
+    cli.main(["run", config])
+    folder = tmp_path / "runs" / "tiny"
+    found = files(folder)
+    checkpoints = {name for name in found if name.startswith("checkpoints/")}
+    events = {name for name in found if name.startswith("tensorboard/events")}
+    assert checkpoints == {"checkpoints/epoch_0002.pt", "checkpoints/epoch_0003.pt"}
+    assert len(events) == 1
+    assert found - checkpoints - events == RUN_FILES
+    assert (folder / "figures" / "error_and_level.png").read_bytes().startswith(PNG)
+
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert rows[0]["loss"] is None
+    assert all(row["error"] == row["error_2"] for row in rows)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {key: summary[key] for key in ("name", "task", "schedule", "seed", "epochs", "ranks", "grid_ranks")} == {
+        "name": "tiny", "task": "emulator", "schedule": "prdp", "seed": 1, "epochs": 3, "ranks": 1, "grid_ranks": 1,
+    }  # fmt: skip
+    for key in ("error", "error_1", "error_2", "level", "forward_iterations", "adjoint_iterations", "total_seconds"):
+        assert summary[key] == rows[-1][key]
+    assert summary["inner_iterations"] == summary["forward_iterations"] + summary["adjoint_iterations"]
+    full = 4 * 2 * 10 * 3  # level × directions × samples × epochs
+    assert summary["savings"]["inner_iterations"] == pytest.approx(1 - summary["inner_iterations"] / full)
+    assert rows[-1]["solver_seconds"] + rows[-1]["network_seconds"] <= rows[-1]["total_seconds"]
+
+    captured = capsys.readouterr()
+    assert str(folder) in captured.out
+    assert "epoch 3/3" in captured.err
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert resolved["refinement"]["step_threshold"] == 0.98
+
+
+def test_a_resolved_config_repeats_its_run(config, tmp_path):
+    cli.main(["run", config, "training.epochs=2"])
+    cli.main(["run", str(tmp_path / "runs" / "tiny" / "config.yaml"), "name=again"])
+    assert tiny.rows(tmp_path / "runs" / "again") == tiny.rows(tmp_path / "runs" / "tiny")
+
+
+def test_resume_and_overwrite_with_overrides_on_both_sides(config, tmp_path):
+    cli.main(["run", config, "training.epochs=1"])
+    cli.main(["run", config, "seed=1", "--resume", "training.epochs=2"])
+    assert len(tiny.rows(tmp_path / "runs" / "tiny")) == 3
+    cli.main(["run", "--overwrite", config, "training.epochs=1", "seed=2"])
+    assert len(tiny.rows(tmp_path / "runs" / "tiny")) == 2
+    assert tiny.summary(tmp_path / "runs" / "tiny")["seed"] == 2
+
+
+def test_compare(config, tmp_path, capsys):
+    cli.main(["compare", config])
+    folder = tmp_path / "runs" / "tiny-compare"
+    found = {name for name in files(folder) if "/checkpoints/" not in name and "/tensorboard/" not in name}
+    assert found == {f"{run}/{name}" for run in ("prdp", "full") for name in RUN_FILES} | {
+        "comparison.json", "figures/comparison.png",
+    }  # fmt: skip
+    comparison = json.loads((folder / "comparison.json").read_text())
+    prdp, full = tiny.summary(folder / "prdp"), tiny.summary(folder / "full")
+    assert (prdp["schedule"], full["schedule"]) == ("prdp", "constant")
+    assert comparison["name"] == "tiny"
+    assert comparison["error_ratio"] == pytest.approx(prdp["error"] / full["error"])
+    assert full["inner_iterations"] == 4 * 2 * 10 * 3
+    assert comparison["savings"]["inner_iterations"] == pytest.approx(1 - prdp["inner_iterations"] / full["inner_iterations"])
+    # the same seed and data: the same untrained network
+    assert tiny.rows(folder / "prdp")[0]["error"] == tiny.rows(folder / "full")[0]["error"]
+    assert str(folder) in capsys.readouterr().out
+
+    cli.main(["compare", config, "--resume", "training.epochs=4"])
+    assert [len(tiny.rows(folder / run)) for run in ("prdp", "full")] == [5, 5]
+    cli.main(["compare", config, "--overwrite", "training.epochs=1"])
+    assert [len(tiny.rows(folder / run)) for run in ("prdp", "full")] == [2, 2]
+
+
+def test_generate(config, tmp_path, capsys):
+    cli.main(["generate", config])
+    (made,) = (tmp_path / "runs" / "data").iterdir()
+    assert str(made) in capsys.readouterr().out
+    content = made.read_bytes()
+    cli.main(["run", config, "training.epochs=1"])
+    assert [path.name for path in (tmp_path / "runs" / "data").iterdir()] == [made.name]
+    assert made.read_bytes() == content
+
+    elsewhere = tmp_path / "new" / "mine.h5"
+    cli.main(["generate", config, "--out", str(elsewhere)])
+    cli.main(["run", config, "training.epochs=1", f"data.file={elsewhere}", "name=mine"])
+    assert tiny.rows(tmp_path / "runs" / "mine") == tiny.rows(tmp_path / "runs" / "tiny")
+
+
+def test_plot(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["compare", config, "training.epochs=2"])
+    comparison = tmp_path / "runs" / "tiny-compare"
+    for figure in comparison.rglob("*.png"):
+        figure.unlink()
+    cli.main(["plot", str(comparison / "prdp")])
+    assert (comparison / "prdp" / "figures" / "error_and_level.png").read_bytes().startswith(PNG)
+    cli.main(["plot", str(comparison)])
+    assert (comparison / "figures" / "comparison.png").read_bytes().startswith(PNG)
+    (comparison / "full" / "summary.json").unlink()  # as of a run that goes on
+    cli.main(["plot", str(comparison / "prdp"), str(comparison / "full"), "--out", "both.png"])
+    assert (tmp_path / "both.png").read_bytes().startswith(PNG)
+    cli.main(["plot", str(comparison / "prdp"), str(comparison / "full")])
+    assert (tmp_path / "runs.png").read_bytes().startswith(PNG)
+    assert "both.png" in capsys.readouterr().out
+
+
+def test_inverse(tmp_path):
+    cli.main(["run", tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))])
+    assert files(tmp_path / "tiny_inverse") >= RUN_FILES
+    assert len(tiny.summary(tmp_path / "tiny_inverse")["parameters"]) == 1
+
+
+def test_doctor_finds_all(capsys):
+    cli.main(["doctor"])
+    out = capsys.readouterr().out
+    for name in ("Python", "cores", "MPI", "PETSc", "torch", "HDF5", "SLURM", "all that is needed is there"):
+        assert name in out
+
+
+def test_doctor_says_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["doctor"])
+    assert ended.value.code == 1
+    captured = capsys.readouterr()
+    assert "missing: HDF5: h5py cannot be imported" in captured.err
+    assert "pip install h5py" in captured.err
+    assert "torch" in captured.out

@@ -1,0 +1,174 @@
+"""Reliability: every mistake in a config is one message that names the file, the key, and what to do."""
+
+import copy
+
+import pytest
+import tiny
+import yaml
+
+from prdp_hpc.config import ConfigError, load_config, validate
+
+# (key to change, its value, what the message must hold)
+EMULATOR = [
+    ("task", None, ["task: must be given", "emulator, inverse"]),
+    ("task", "emulater", ["task: 'emulater' is not known", "emulator, inverse"]),
+    ("task", ["emulator"], ["task: ['emulator'] is not known"]),
+    ("name", "a/b", ["name", "pattern"]),
+    ("name", "", ["name"]),
+    ("name", 5, ["name: must be a valid string, not 5"]),
+    ("seed", -1, ["seed: must be greater than or equal to 0, not -1"]),
+    ("seed", 1.5, ["seed: must be a valid integer"]),
+    ("sead", 1, ["sead: unknown key; did you mean 'seed'?"]),
+    ("grid.shape", [], ["grid.shape", "at least 1"]),
+    ("grid.shape", 8, ["grid.shape: must be a valid tuple, not 8"]),
+    ("grid.shape", [8, 1], ["grid.shape.1: must be greater than or equal to 2, not 1"]),
+    ("grid.shape", [4, 4, 4, 4], ["grid.shape", "at most 3"]),
+    ("grid.boundary", "robin", ["grid.boundary", "'dirichlet', 'neumann' or 'periodic'", "'robin'"]),
+    ("grid.boundary", ["dirichlet", "neumann"], ["grid: boundary has 2 entries for 1 axes", "one for each"]),
+    ("grid.length", [1.0, 2.0], ["grid: length has 2 entries for 1 axes"]),
+    ("grid.length", 0, ["grid.length: must be greater than 0, not 0"]),
+    ("grid.size", 8, ["grid.size: unknown key; known here: boundary, length, shape"]),
+    ("physics.pde", "wave", ["physics.pde: must be 'heat' or 'poisson', not 'wave'"]),
+    ("physics.pde", "poisson", ["physics", "leave physics.dt out"]),
+    ("physics.dt", None, ["physics", "give physics.dt"]),
+    ("physics.dt", True, ["physics.dt: must be a number, not True"]),
+    ("physics.diffusivity", "fast", ["physics.diffusivity: must be a valid number", "'fast'"]),
+    ("physics.diffusivity", float("inf"), ["physics.diffusivity: must be a finite number"]),
+    ("solver.ksp", "CG", ["solver.ksp: must be PETSc's name of a method in small letters", "'CG'"]),
+    ("solver.pc", "jacobi; rm", ["solver.pc: must be PETSc's name"]),
+    ("solver.petsc_options", "-ksp_view", ["solver.petsc_options: must be a valid dictionary"]),
+    ("refinement.schedule", "pdrp", ["refinement.schedule: must be 'prdp', 'constant' or 'manual', not 'pdrp'"]),
+    ("refinement.schedule", "manual", ["refinement: schedule manual needs refinement.manual", "{0: 1, 20: 5}"]),
+    ("refinement.ladder", {"start": 1}, ["refinement.ladder: the key kind must be given", "iterations"]),
+    ("refinement.ladder", {"kind": "steps"}, ["refinement.ladder: kind 'steps' is not known", "'tolerances'"]),
+    ("refinement.ladder", {"kind": "iterations", "stepp": 2}, ["refinement.ladder.stepp: unknown key; did you mean 'step'?"]),
+    ("refinement.ladder", {"kind": "tolerances", "step": 2}, ["refinement.ladder.step: unknown key; did you mean 'stop'?"]),
+    ("refinement.ladder", {"kind": "iterations", "start": 9, "stop": 4}, ["refinement", "stop (4) must not be below its start"]),
+    ("refinement.ladder", {"kind": "levels", "levels": [3, 2]}, ["refinement", "iterations must rise"]),
+    ("refinement.ladder", {"kind": "levels", "levels": [1, 0.1]}, ["refinement", "not a mixture"]),
+    ("refinement.adjoint_ladder", 3, ["refinement.adjoint_ladder"]),
+    ("refinement.step_threshold", -0.5, ["refinement.step_threshold: must be greater than 0, not -0.5"]),
+    ("refinement.ema_window", 0, ["refinement.ema_window: must be greater than or equal to 1, not 0"]),
+    ("refinement.error_window", 2.5, ["refinement.error_window: must be a valid integer"]),
+    ("refinement.level", 5.0, ["refinement", "tolerance must lie between 0 and 1, not 5.0"]),
+    ("refinement.level", True, ["refinement.level: must be a number, not True"]),
+    ("refinement.manual", {"start": 1}, ["refinement.manual.start", "integer"]),
+    ("network.kind", "cnn", ["network.kind: must be 'mlp', not 'cnn'"]),
+    ("network.hidden", [], ["network.hidden", "at least 1"]),
+    ("network.hidden", [64, 0], ["network.hidden.1: must be greater than or equal to 1, not 0"]),
+    ("network.activation", "sigmoid", ["network.activation: must be 'relu', 'tanh' or 'gelu', not 'sigmoid'"]),
+    ("training.epoch", 5, ["training.epoch: unknown key; did you mean 'epochs'?"]),
+    ("training.epochs", "many", ["training.epochs: must be a valid integer, not 'many'"]),
+    ("training.batch_size", 0, ["training.batch_size: must be greater than or equal to 1, not 0"]),
+    ("training.learning_rate", float("nan"), ["training.learning_rate"]),
+    ("training.decay", 1.5, ["training.decay: must be less than or equal to 1, not 1.5"]),
+    ("training.precision", "float16", ["training.precision: must be 'float32' or 'float64', not 'float16'"]),
+    ("data.train", 0, ["data.train: must be greater than or equal to 1, not 0"]),
+    ("data.file", 3, ["data.file: must be a valid string, not 3"]),
+    ("parallel.grid_ranks", 0, ["parallel.grid_ranks: must be greater than or equal to 1, not 0"]),
+    ("parallel", 2, ["parallel"]),
+    ("inverse", {}, ["inverse: unknown key"]),
+]
+INVERSE = [
+    ("physics", {"pde": "heat", "dt": 1.0}, ["physics.pde must be 'poisson'"]),
+    ("grid.shape", [8, 8], ["grid.shape must have 1 entry, not 2"]),
+    ("inverse.modes", 2, ["inverse: reference has 1 numbers for 2 modes; give one for each"]),
+    ("inverse.reference", [0.0], ["inverse: reference must not be all zeros"]),
+    ("inverse.start", [float("nan")], ["inverse.start.0: must be a finite number"]),
+    ("inverse.true", [2.0], ["inverse.true: unknown key; known here: modes, reference, start"]),
+    ("training.batch_size", 5, ["training.batch_size: unknown key"]),
+    ("network", {"hidden": [8]}, ["network: unknown key"]),
+]
+OVERRIDES = [
+    ("training.epochs", ["'training.epochs' is not of the form section.key=value", "training.epochs=10"]),
+    ("=5", ["'=5' is not of the form section.key=value"]),
+    ("training..epochs=5", ["not of the form section.key=value"]),
+    ("training.epochs=[1", ["training.epochs: the value '[1' is not valid YAML"]),
+    ("seed={[1]: 2}", ["seed: the value '{[1]: 2}' is not valid YAML"]),
+    ("seed={a: 1, a: 2}", ["seed", "a: given twice"]),
+    ("seed=2024-13-45", ["seed: the value '2024-13-45' is not valid YAML"]),
+    ("seed=" + "[" * 10_000, ["seed: the value"]),
+    ("name.first=5", ["name.first: name is a value, not a section"]),
+    ("training.epochs=", ["training.epochs: must be a valid integer, not None"]),
+    ("trainin.epochs=3", ["trainin: unknown key; did you mean 'training'?"]),
+]
+FILES = [
+    (b"", ["must hold sections with keys", "not nothing"]),
+    (b"- a\n- b\n", ["must hold sections with keys", "not a list"]),
+    (b"just words", ["must hold sections with keys", "not a str"]),
+    (b"task: [emulator", ["is not valid YAML", "line 1"]),
+    (b"task: emulator\ngrid: {shape: [8]}\ntask: inverse\n", ["task: given twice (line 3)", "keep one"]),
+    (b"task: emulator\ngrid:\n  shape: [8]\n  shape: [9]\n", ["shape: given twice (line 4)"]),
+    (b"? [1, 2]\n: 3\n", ["[1, 2]: a key must be a word (line 1)"]),
+    (b"task: !!python/object/apply:os.system ['true']\n", ["is not valid YAML", "python/object"]),
+    (b"\xff\xfe\x00\x01", ["is not a text file"]),
+    (b"task: emulator\nseed: 2024-13-45\n", ["is not valid YAML"]),
+    (b"[" * 10_000, ["is not valid YAML"]),
+    (b"1: 2\ntask: emulator\n", ["1:"]),
+]
+
+
+def one_message(call, *parts):
+    with pytest.raises(ConfigError) as caught:
+        call()
+    for part in parts:
+        assert part in str(caught.value)
+    return str(caught.value)
+
+
+def changed(content, dotted, value):
+    content = copy.deepcopy(content)
+    *sections, last = dotted.split(".")
+    inner = content
+    for key in sections:
+        inner = inner.setdefault(key, {})
+    inner[last] = value
+    return content
+
+
+@pytest.mark.parametrize(("key", "value", "parts"), EMULATOR, ids=lambda case: case if isinstance(case, str) else "")
+def test_emulator(key, value, parts, tmp_path):
+    one_message(lambda: validate(changed(tiny.emulator(tmp_path), key, value), "here.yaml"), "here.yaml: ", *parts)
+
+
+@pytest.mark.parametrize(("key", "value", "parts"), INVERSE, ids=lambda case: case if isinstance(case, str) else "")
+def test_inverse(key, value, parts, tmp_path):
+    one_message(lambda: validate(changed(tiny.inverse(tmp_path), key, value), "here.yaml"), "here.yaml: ", *parts)
+
+
+@pytest.mark.parametrize(("override", "parts"), OVERRIDES, ids=lambda case: case[:20] if isinstance(case, str) else "")
+def test_overrides(override, parts, tmp_path):
+    path = tiny.write(tmp_path / "c.yaml", tiny.emulator(tmp_path))
+    one_message(lambda: load_config(path, [override]), *parts)
+
+
+@pytest.mark.parametrize(("content", "parts"), FILES, ids=lambda case: repr(case[:20]) if isinstance(case, bytes) else "")
+def test_files(content, parts, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    one_message(lambda: load_config(path), f"{path}: ", *parts)
+
+
+def test_files_that_are_not_there(tmp_path):
+    (tmp_path / "heat_1d.yaml").touch()
+    one_message(lambda: load_config(tmp_path / "heat1d.yaml"), "no such config file; did you mean 'heat_1d.yaml'?")
+    one_message(lambda: load_config(tmp_path / "nowhere" / "a.yaml"), "no such config file")
+    one_message(lambda: load_config(tmp_path), "is a folder; give the YAML file")
+    one_message(lambda: load_config(tmp_path / "heat_1d.yaml" / "a.yaml"), "cannot be read: Not a directory")
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    content = changed(changed(tiny.emulator(tmp_path), "seed", -1), "training.epochs", 0)
+    message = one_message(lambda: validate(content, "here.yaml"), "seed:", "training.epochs:")
+    assert len(message.splitlines()) == 3
+
+
+def test_a_value_that_fits_no_alternative_is_told_once(tmp_path):
+    content = changed(tiny.emulator(tmp_path), "grid.boundary", "robin")
+    assert one_message(lambda: validate(content, "here.yaml")).count("grid.boundary") == 1
+
+
+def test_yaml_is_not_executed(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.dump({"task": "emulator", "name": tmp_path}))
+    one_message(lambda: load_config(path), "is not valid YAML")

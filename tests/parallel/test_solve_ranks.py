@@ -1,0 +1,129 @@
+"""Property: a divided system has the solution and the gradients of the whole one; failures come to all ranks."""
+
+import math
+
+import pytest
+import scipy.sparse
+import torch
+from mpi4py import MPI
+from systems import dominant, exact
+
+from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator, solve
+
+WORLD = MPI.COMM_WORLD
+PAIRS = [("gmres", "jacobi"), ("bcgs", "bjacobi"), ("gmres", "asm"), ("gmres", "gamg"), ("preonly", "redundant")]
+PAIRS += [("bicg", "none")]
+
+
+def from_all(tensor):
+    return torch.cat([torch.from_numpy(t) for t in WORLD.allgather(tensor.detach().numpy())], dim=-1)
+
+
+def check_entries_of_any_row_on_any_rank(n, ksp, pc, batch):
+    matrix = dominant(n, seed=n)
+    rows, cols = matrix.nonzero(as_tuple=True)
+    # Every entry in two parts, dealt out so that most belong to rows of other ranks.
+    share = torch.linspace(-1, 2, len(rows), dtype=torch.float64)
+    both = torch.cat([matrix[rows, cols] * share, matrix[rows, cols] * (1 - share)])
+    rows, cols = rows.repeat(2)[WORLD.rank :: WORLD.size], cols.repeat(2)[WORLD.rank :: WORLD.size]
+    values = both[WORLD.rank :: WORLD.size].clone().requires_grad_()
+    operator = SparseOperator(rows.numpy(), cols.numpy(), (n, n))
+    own = slice(*operator.row_range)
+    whole, grad = torch.randn(2, batch, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    b = whole[:, own].clone().requires_grad_()
+    x = solve(operator, values, b, Solver(ksp, pc, 1e-13))
+    x.backward(grad[:, own])
+    solution, adjoint, dense = exact(matrix, whole, grad)
+    torch.testing.assert_close(x.detach(), solution[:, own], rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(b.grad, adjoint[:, own], rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(values.grad, dense[rows, cols], rtol=1e-8, atol=1e-9)
+
+
+def check_from_scipy():
+    matrix = dominant(10)
+    operator, values = SparseOperator.from_scipy(scipy.sparse.csr_matrix(matrix.numpy()))
+    b = torch.ones(operator.n_local, dtype=torch.float64)
+    x = from_all(solve(operator, values, b, Solver("gmres", "bjacobi", 1e-13)))
+    torch.testing.assert_close(matrix @ x, torch.ones(10, dtype=torch.float64))
+
+
+def check_halo_in_a_function_operator():
+    n = 9
+    numbers = torch.linspace(0.5, 1.5, n, dtype=torch.float64)
+    outcome = {}
+    for name, grid in (("all", Grid((n,), "periodic")), ("alone", Grid((n,), "periodic", comm=MPI.COMM_SELF))):
+
+        def apply(kappa, x, grid=grid):  # upwind: not symmetric, and κ is exchanged too
+            k, u = grid.halo(kappa), grid.halo(x)
+            return 3.0 * x + k[1:-1] * u[1:-1] - k[:-2] * u[:-2]
+
+        operator = FunctionOperator(apply, grid.n_local, grid.comm, grid=grid)
+        kappa = grid.scatter(numbers).clone().requires_grad_()
+        b = grid.scatter(numbers.flip(0) ** 2).repeat(2, 1).requires_grad_()
+        x = solve(operator, kappa, b, Solver("gmres", "none", 1e-13))
+        x.square().sum().backward()
+        outcome[name] = [grid.gather(t) for t in (x.detach(), b.grad, kappa.grad)]
+    for divided, whole in zip(outcome["all"], outcome["alone"], strict=True):
+        torch.testing.assert_close(divided, whole, rtol=1e-10, atol=1e-11)
+
+
+def raised_everywhere(kind, words, call):
+    try:
+        call()
+        message = None
+    except kind as error:
+        message = str(error)
+    for rank, told in enumerate(WORLD.allgather(message)):
+        assert told is not None, f"rank {rank} did not raise for {words!r}"
+        assert words in told, (rank, told)
+
+
+def check_failures_on_one_rank():
+    grid = Grid((8,))
+    n, last = grid.n_local, WORLD.rank == WORLD.size - 1
+    numbers = grid.numbering[1:-1]
+    operator = SparseOperator(numbers, numbers, (8, 8), grid=grid)
+    values, b = torch.full((n,), 2.0, dtype=torch.float64), torch.ones(2, n, dtype=torch.float64)
+
+    def on_last(tensor, bad):
+        changed = tensor.clone()
+        changed[..., 0] = bad if last else changed[..., 0]
+        return changed
+
+    def bad_numbers_with(solver):
+        raised_everywhere(ValueError, "NaN or infinity", lambda: solve(operator, on_last(values, math.nan), b, solver))
+        raised_everywhere(SolveError, "right-hand side holds NaN", lambda: solve(operator, values, on_last(b, math.inf), solver))
+        x = solve(operator, values, b.clone().requires_grad_(), solver)
+        raised_everywhere(SolveError, "incoming gradient holds NaN", lambda: x.backward(on_last(b, math.nan)))
+
+    for solver in (Solver("gmres", "jacobi"), Solver("richardson", "jacobi", 3), Solver("bcgs", "bjacobi", 2)):
+        bad_numbers_with(solver)
+    solver = Solver("bcgs", "jacobi")
+    raised_everywhere(ValueError, "b must have shape", lambda: solve(operator, values, b[:, 1:] if last else b, solver))
+    raised_everywhere(ValueError, "values must", lambda: solve(operator, values[1:] if last else values, b, solver))
+    raised_everywhere(ValueError, "values must", lambda: solve(operator, None if last else values, b, solver))
+    raised_everywhere(ValueError, "batches of different sizes", lambda: solve(operator, values, b[:1] if last else b, solver))
+    raised_everywhere(ValueError, "batches of different sizes", lambda: solve(operator, values, b[0] if last else b, solver))
+    for which in (values, b):
+        which.requires_grad_(last)
+        raised_everywhere(ValueError, "requires_grad must be the same", lambda: solve(operator, values, b, solver))
+        which.requires_grad_(False)
+    raised_everywhere(ValueError, "must lie in 0 … 7", lambda: SparseOperator(numbers + 8 * last, numbers, (8, 8), grid=grid))
+    raised_everywhere(ValueError, "different shapes", lambda: SparseOperator(numbers[:0], numbers[:0], (8 + last, 8 + last)))
+    # a singular block on one rank only, and a factorisation that one rank alone could do
+    zero = on_last(values, 0.0)
+    raised_everywhere(SolveError, "forward", lambda: solve(operator, zero, b, Solver("gmres", "bjacobi")))
+    raised_everywhere(SolveError, "pc='redundant'", lambda: solve(operator, values, b, Solver("preonly", "lu")))
+    # after all this everything still works
+    torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
+
+
+@pytest.mark.parallel(nprocs=[2, 3, 4])
+def test_divided_systems():
+    for ksp, pc in PAIRS:
+        check_entries_of_any_row_on_any_rank(23, ksp, pc, batch=2)
+    # fewer rows than ranks: some hold none
+    check_entries_of_any_row_on_any_rank(WORLD.size - 1, "gmres", "jacobi", batch=3)
+    check_from_scipy()
+    check_halo_in_a_function_operator()
+    check_failures_on_one_rank()

@@ -1,0 +1,160 @@
+"""Correctness and parallelism: however training is divided, it is the training of one rank; and it can be killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+
+from prdp_hpc import cli
+
+SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
+EPOCHS = 10
+# One start of MPI for all runs on as many ranks: importing torch on four ranks takes longer than these trainings.
+MANY = "import json, sys\nfrom prdp_hpc.cli import main\nfor words in json.loads(sys.argv[1]): main(words)"
+
+
+def runs_of(configs, grid_ranks, name):
+    """Command lines of one run of each config, divided in this way."""
+    return [
+        ["run", config, f"parallel.grid_ranks={grid_ranks}", f"name={Path(config).stem}-{name}"] for config in configs
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of runs of three configs on 1 rank and in every split.
+
+    double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of four replicas have none;
+    paper: the paper's 1-D emulator as it is, in float32.
+    """
+    folder = tmp_path_factory.mktemp("training")
+    double = tiny.emulator(folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55})
+    few = tiny.emulator(folder, training={"epochs": EPOCHS, "batch_size": 3}, grid={"shape": [5, 6], "boundary": "periodic"})
+    configs = [tiny.write(folder / f"{name}.yaml", content) for name, content in (("double", double), ("few", few))]
+    paper = [str(tiny.REPOSITORY / "configs" / "heat_1d.yaml"), f"output={folder}", f"training.epochs={EPOCHS}"]
+    for ranks in (1, 2, 3, 4):
+        lines = []
+        for grid_ranks in [g for n, g in SPLITS if n == ranks] or [1]:
+            name = f"{ranks}-{grid_ranks}"
+            lines += runs_of(configs, grid_ranks, name)
+            lines.append(["run", *paper, f"parallel.grid_ranks={grid_ranks}", f"name=paper-{name}"])
+        command = [str(tiny.BIN / "mpiexec"), "-n", str(ranks), sys.executable, "-c", MANY, json.dumps(lines)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False)
+        assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def curve(folder, keys):
+    rows = tiny.rows(folder)
+    assert len(rows) == EPOCHS + 1
+    return np.array([[row[key] for key in keys] for row in rows[1:]])
+
+
+def difference(folder, config, split):
+    """The largest relative difference of loss and errors to those on one rank."""
+    ranks, grid_ranks = split
+    measured = ("loss", "error", "error_1", "error_2")
+    one, many = (curve(folder / f"{config}-{name}", measured) for name in ("1-1", f"{ranks}-{grid_ranks}"))
+    return np.abs(many / one - 1).max()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("split", SPLITS, ids=lambda split: "%d ranks, %d a grid" % split)
+@pytest.mark.parametrize(("config", "tolerance"), [("double", 1e-9), ("few", 1e-9), ("paper", 1e-6)])
+def test_same_training_on_any_split(config, tolerance, split, trained):
+    assert difference(trained, config, split) < tolerance
+    counted = ("level", "adjoint_level", "forward_iterations", "adjoint_iterations", "solves")
+    one, many = (trained / f"{config}-{name}" for name in ("1-1", "%d-%d" % split))
+    np.testing.assert_array_equal(curve(many, counted), curve(one, counted))
+    assert len({row["level"] for row in tiny.rows(one)}) > 1  # the coordinator had something to decide
+    summary = tiny.summary(many)
+    assert (summary["ranks"], summary["grid_ranks"]) == split
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+def rank_process(rank, word):
+    """The process of a rank of the job whose command line holds `word`."""
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            variables = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.encode() in one for one in words) and f"PMI_RANK={rank}".encode() in variables:
+            return int(entry.name)
+    return None
+
+
+def kill_while_training(rank, at_epoch, words, folder):
+    """Start on 2 ranks, kill one of them by SIGKILL once an epoch is written; what the job did then, and how fast."""
+    metrics = folder / "metrics.jsonl"
+    job = subprocess.Popen(tiny.command(2, *words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=tiny.environment())
+    wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > at_epoch)
+    os.kill(rank_process(rank, words[1]), signal.SIGKILL)
+    start = time.monotonic()
+    try:
+        job.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        job.kill()
+        raise
+    return job.returncode, time.monotonic() - start
+
+
+@pytest.mark.timeout(300)
+def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_path):
+    epochs = 150
+    content = tiny.emulator(tmp_path, training={"epochs": epochs, "batch_size": 5}, data={"train": 30})
+    config = tiny.write(tmp_path / "config.yaml", content)
+    undisturbed = tiny.prdp_hpc(2, "run", config, "name=undisturbed")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    folder, words = tmp_path / "killed", ["run", config, "name=killed"]
+    for rank, at_epoch, option in ((1, 20, []), (0, 60, ["--resume"])):
+        code, seconds = kill_while_training(rank, at_epoch, [*words, *option], folder)
+        assert code != 0
+        assert seconds < 30
+        assert at_epoch < len((folder / "metrics.jsonl").read_text().splitlines()) < epochs
+        assert not (folder / "summary.json").exists()
+        assert rank_process(1 - rank, config) is None
+    resumed = tiny.prdp_hpc(2, *words, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert tiny.rows(folder) == tiny.rows(tmp_path / "undisturbed")
+    assert tiny.summary(folder, "name") == tiny.summary(tmp_path / "undisturbed", "name")
+
+
+def test_generated_data_and_resume_on_other_ranks(tmp_path):
+    config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, grid={"shape": [6, 5]}))
+    files = {ranks: tmp_path / f"{ranks}.h5" for ranks in (1, 2)}
+    cli.main(["generate", config, "--out", str(files[1])])
+    two = tiny.prdp_hpc(2, "generate", config, "--out", files[2])
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count(str(files[2])) == 1
+    with h5py.File(files[1]) as one, h5py.File(files[2]) as two_ranks:
+        for group in ("train", "validation"):
+            name = f"{group}/trajectories"
+            assert one[name].shape == two_ranks[name].shape
+            # float32 of solutions that agree to 1e-12: at most the last bit may differ
+            np.testing.assert_allclose(two_ranks[name][:], one[name][:], rtol=2e-7, atol=1e-9)
+
+    data = f"data.file={files[1]}"
+    cli.main(["run", config, data, "name=whole", "training.epochs=6"])
+    cli.main(["run", config, data, "name=moved", "training.epochs=3"])
+    moved = tiny.prdp_hpc(2, "run", config, data, "name=moved", "training.epochs=6", "parallel.grid_ranks=2", "--resume")
+    assert moved.returncode == 0, moved.stderr
+    whole, moved_rows = (tiny.rows(tmp_path / name) for name in ("whole", "moved"))
+    for one, other in zip(whole, moved_rows, strict=True):
+        assert other == pytest.approx(one, rel=1e-9)

@@ -1,0 +1,82 @@
+"""Property: ranks are divided into replicas × grid ranks, and no rank is left waiting for one that failed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from mpi4py import MPI
+
+from prdp_hpc import ProcessMesh
+
+
+def test_one_rank():
+    mesh = ProcessMesh.from_world()
+    assert (mesh.grid_ranks, mesh.replicas, mesh.replica, mesh.is_root) == (1, 1, 0, True)
+    assert not dist.is_initialized()
+    mesh.close()
+
+
+@pytest.mark.parametrize("grid_ranks", [0, -1, 2])
+def test_one_rank_cannot_be_divided(grid_ranks):
+    with pytest.raises(ValueError, match=r"1 ranks cannot be split into replicas of .* must be one of \[1\]"):
+        ProcessMesh.from_world(grid_ranks, MPI.COMM_SELF)
+
+
+def test_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"torchrun started 4 processes.*mpirun or srun"):
+        ProcessMesh.from_world(1, MPI.COMM_SELF)
+
+
+@pytest.mark.parallel(nprocs=4)
+def test_four_ranks():
+    world = MPI.COMM_WORLD
+    try:
+        ProcessMesh.from_world(grid_ranks=3)
+        message = ""
+    except ValueError as error:
+        message = str(error)
+    wanted = "4 ranks cannot be split into replicas of 3 grid ranks: grid_ranks must be one of [1, 2, 4]"
+    assert all(wanted in told for told in world.allgather(message))
+    for grid_ranks in (1, 2, 4):
+        mesh = ProcessMesh.from_world(grid_ranks)
+        assert (mesh.grid_ranks, mesh.replicas) == (grid_ranks, 4 // grid_ranks)
+        assert mesh.replica == world.rank // grid_ranks
+        assert mesh.grid_comm.allgather(world.rank) == [mesh.replica * grid_ranks + i for i in range(grid_ranks)]
+        assert mesh.replica_comm.allgather(world.rank) == [i * grid_ranks + mesh.grid_comm.rank for i in range(4 // grid_ranks)]
+        assert world.allreduce(int(mesh.is_root)) == 1
+        ranks = torch.tensor([float(world.rank)])
+        dist.all_reduce(ranks)
+        assert (dist.get_rank(), ranks.item()) == (world.rank, 6.0)
+        mesh.close()
+        assert not dist.is_initialized()
+
+
+JOB = """
+import os, signal
+from prdp_hpc import ProcessMesh
+mesh = ProcessMesh.from_world()
+if mesh.world.rank == 1:
+    {fault}
+mesh.world.barrier()
+"""
+
+
+FAULTS = [("raise ArithmeticError('rank one fell')", "rank one fell"), ("os.kill(os.getpid(), signal.SIGKILL)", "")]
+
+
+@pytest.mark.parametrize(("fault", "told"), FAULTS)
+def test_a_rank_that_fails_ends_the_job(fault, told):
+    # The plain environment: the job must not take itself for a part of this test's MPI job.
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "MPI", "HYDRA"))}
+    mpiexec = Path(sys.executable).parent / "mpiexec"
+    job = subprocess.run(
+        [mpiexec, "-n", "3", sys.executable, "-c", JOB.format(fault=fault)], capture_output=True, text=True, timeout=30, env=plain
+    )
+    assert job.returncode != 0
+    assert told in job.stderr

@@ -1,0 +1,92 @@
+"""Configs that train in a moment, and `prdp-hpc` started as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+BIN = Path(sys.executable).parent
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Numbers that differ from run to run: they are measured.
+SECONDS = {"solver_seconds", "network_seconds", "total_seconds"}
+
+
+def emulator(output, **changes):
+    """A config of the heat emulator on 8 points, as a nested dictionary; `changes` replace or extend sections."""
+    return _changed(
+        {
+            "task": "emulator",
+            "name": "tiny",
+            "output": str(output),
+            "grid": {"shape": [8]},
+            "physics": {"pde": "heat", "diffusivity": 1e-2, "dt": 1.0},
+            "refinement": {"ladder": {"kind": "iterations", "stop": 4}, "ema_window": 2, "error_window": 1},
+            "network": {"hidden": [8], "activation": "tanh"},
+            "training": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "float64"},
+            "data": {"train": 10, "validation": 3, "modes": 2},
+        },
+        changes,
+    )
+
+
+def inverse(output, **changes):
+    """A config of the inverse problem on 8 points."""
+    return _changed(
+        {
+            "task": "inverse",
+            "name": "tiny_inverse",
+            "output": str(output),
+            "grid": {"shape": [8]},
+            "physics": {"pde": "poisson"},
+            "refinement": {"ladder": {"kind": "iterations", "start": 5, "step": 5, "stop": 50}},
+            "training": {"epochs": 3},
+        },
+        changes,
+    )
+
+
+def write(path, content):
+    """A config as a YAML file; returns its path as text."""
+    Path(path).write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def rows(folder, *without):
+    """The lines of a run's metrics, without what is measured in seconds."""
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in SECONDS.union(without)} for line in lines]
+
+
+def summary(folder, *without):
+    """A run's summary, without what is measured in seconds."""
+    content = json.loads((Path(folder) / "summary.json").read_text())
+    return {key: value for key, value in content.items() if key not in SECONDS.union(without)}
+
+
+def environment():
+    """This process's environment, as if no MPI launcher had started it; one thread a rank."""
+    launchers = ("PMI", "HYD", "MPI_", "MPIEXEC")
+    return {key: value for key, value in os.environ.items() if not key.startswith(launchers)} | {"OMP_NUM_THREADS": "1"}
+
+
+def command(ranks, *arguments):
+    """The command line of `prdp-hpc` on some ranks; 0 ranks: without mpiexec."""
+    launcher = [str(BIN / "mpiexec"), "-n", str(ranks)] if ranks else []
+    return [*launcher, str(BIN / "prdp-hpc"), *map(str, arguments)]
+
+
+def prdp_hpc(ranks, *arguments, timeout=60):
+    """Run `prdp-hpc` to its end; stdout and stderr as text."""
+    return subprocess.run(
+        command(ranks, *arguments), capture_output=True, text=True, timeout=timeout, env=environment(), check=False
+    )
+
+
+def _changed(content, changes):
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(content.get(key), dict)
+        content[key] = {**content[key], **value} if both else value
+    return content

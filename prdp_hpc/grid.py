@@ -173,22 +173,25 @@ class Grid:
         The two grids share the domain; their points need not coincide. Boundary values are 0 (Dirichlet), the
         nearest point's (Neumann) or wrap around (periodic).
         """
-        per_axis = [_linear_weights(self, coarse, d) for d in range(self.dim)]
-        rows = self.numbering[(slice(1, -1),) * self.dim].reshape(-1)
-        natural = np.zeros((1,) * self.dim + (1,), dtype=np.int64)
-        weights = np.ones((1,) * self.dim + (1,))
-        for d, (index, weight) in enumerate(per_axis):
-            view = (1,) * d + (index.shape[0],) + (1,) * (self.dim - d - 1)
-            stride = math.prod(coarse.shape[d + 1 :])
-            natural = (natural[..., None] + stride * index.reshape((*view, 1, 2))).reshape(*np.broadcast_shapes(natural.shape[:-1], view), -1)
-            weights = (weights[..., None] * weight.reshape((*view, 1, 2))).reshape(*np.broadcast_shapes(weights.shape[:-1], view), -1)
-        columns = natural.reshape(-1).astype(PETSc.IntType)
-        columns = coarse.dm.getAO().app2petsc(columns)
+        columns: Any = 0
+        weights: Any = 1.0
+        for axis in range(self.dim):
+            index, weight = _linear_weights(self, coarse, axis)
+            # Axes 0 … dim − 1 run over the fine points, dim … 2 dim − 1 over the two coarse neighbours along each axis.
+            view = [1] * (2 * self.dim)
+            view[axis], view[self.dim + axis] = index.shape
+            columns = columns + (index * math.prod(coarse.shape[axis + 1 :])).astype(PETSc.IntType).reshape(view)
+            weights = weights * weight.reshape(view)
+        needed = weights.reshape(self.n_local, -1) != 0.0
+        rows = np.repeat(self.numbering[(slice(1, -1),) * self.dim].reshape(-1), needed.sum(axis=1))
+        columns = columns.reshape(self.n_local, -1)[needed]
+        if self.comm.size > 1:
+            columns = coarse.dm.getAO().app2petsc(columns)
         matrix = PETSc.Mat().create(comm=self.comm)
         matrix.setSizes(((self.n_local, self.size), (coarse.n_local, coarse.size)))
         matrix.setType("aij")
-        matrix.setPreallocationCOO(np.repeat(rows, 2**self.dim).astype(PETSc.IntType), columns)
-        matrix.setValuesCOO(weights.reshape(-1))
+        matrix.setPreallocationCOO(rows.astype(PETSc.IntType, copy=False), columns)
+        matrix.setValuesCOO(weights.reshape(self.n_local, -1)[needed])
         return matrix
 
     def _create_dm(self, width: int) -> Any:

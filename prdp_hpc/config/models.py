@@ -171,12 +171,20 @@ class RefinementSection(Section):
         ladder = self.ladder.build()
         return ladder.level(ladder.top) if self.level is None else self.level
 
+    @property
+    def full_adjoint_level(self) -> int | float:
+        """Full refinement of adjoint solves: their ladder's top; without one, as forward."""
+        if self.adjoint_ladder is None:
+            return self.full_level
+        ladder = self.adjoint_ladder.build()
+        return ladder.level(ladder.top)
+
     def build(self) -> Schedule:
         """The schedule; an adjoint ladder that is shorter stays at its top."""
         ladder = self.ladder.build()
         adjoint = None if self.adjoint_ladder is None else self.adjoint_ladder.build()
         if self.schedule == "constant":
-            return ConstantSchedule(self.full_level, None if adjoint is None else adjoint.level(adjoint.top))
+            return ConstantSchedule(self.full_level, self.full_adjoint_level)
         if self.schedule == "manual":
             return ManualSchedule(self.manual)
         return Coordinator(ladder, self.step_threshold, self.stop_threshold, self.ema_window, self.error_window, adjoint)

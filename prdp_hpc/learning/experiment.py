@@ -98,10 +98,12 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
 
 def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     """Share of the inner iterations that every solve at the full level would have taken; None for tolerances."""
-    full = config.refinement.full_level
-    if not isinstance(full, int) or not last["solves"]:
+    forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
+    if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None
-    return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / (full * last["solves"]))
+    # As many adjoint solves as forward ones: one each for a sample trained on.
+    full = (forward + adjoint) * last["solves"] / 2
+    return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / full)
 
 
 def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:

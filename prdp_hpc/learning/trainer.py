@@ -78,10 +78,11 @@ class Trainer:
         SolveError, RefinementError
             When a solve fails or the error is not a number.
         """
-        self._start = time.perf_counter()
         active = self.mesh.is_root
         resume_epoch = self._first - 1 if self._resumed else None
         writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, resume_epoch))
+        # Not before: the first writer of a process loads TensorBoard, which is no part of training.
+        self._start = time.perf_counter()
         with writer as metrics, Progress(self.epochs, active, self.label) as progress:
             for epoch in range(self._first, self.epochs + 1):
                 self._one_epoch(epoch)

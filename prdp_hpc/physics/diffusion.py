@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,10 +20,11 @@ from prdp_hpc.linalg import Solver, SparseOperator, solve
 class _Side:
     """One side of every point along one axis."""
 
-    axis: int
-    step: int
+    position: int  # among a row's entries
+    shift: tuple[slice, ...]  # from an array with one halo layer to the neighbours on this side
     inside: Tensor  # whether the neighbour is a point of the grid, flat
     wall: float  # face coefficient at a boundary, as a multiple of the point's diffusivity
+    per_area: float  # 1 / h²
 
 
 class DiffusionStencil:
@@ -30,24 +32,30 @@ class DiffusionStencil:
 
     Between two points κ is the mean of both; at a Dirichlet boundary the point's own; at a Neumann boundary the
     flux is 0. The truncation error is O(h²) for smooth κ.
+
+    Each row's entries stand together and in the order of their columns: PETSc sorts the pattern, and so it is sorted
+    already where one rank has the grid.
     """
 
     def __init__(self, grid: Grid, constant_nullspace: bool) -> None:
         self.grid = grid
         numbers = grid.numbering
         own = numbers[(slice(1, -1),) * grid.dim].reshape(-1)
-        rows, columns, self._sides = [own], [own], []
+        neighbours = np.empty((own.size, 2 * grid.dim + 1), dtype=PETSc.IntType)
+        neighbours[:, grid.dim] = own
+        self._sides = []
         for axis in range(grid.dim):
-            for step in (-1, 1):
-                neighbour = numbers[_shifted(grid.dim, axis, step)].reshape(-1)
-                inside = neighbour >= 0
-                rows.append(own[inside])
-                columns.append(neighbour[inside])
-                wall = 1.0 if grid.boundary[axis] == "dirichlet" else 0.0
-                self._sides.append(_Side(axis, step, torch.from_numpy(inside), wall))
+            wall = 1.0 if grid.boundary[axis] == "dirichlet" else 0.0
+            for step, position in ((-1, axis), (1, 2 * grid.dim - axis)):
+                shift = _shifted(grid.dim, axis, step)
+                neighbours[:, position] = numbers[shift].reshape(-1)
+                inside = torch.from_numpy(neighbours[:, position] >= 0)
+                self._sides.append(_Side(position, shift, inside, wall, 1.0 / grid.spacing[axis] ** 2))
+        present = neighbours >= 0
+        self._present = torch.from_numpy(present)
         self.operator = SparseOperator(
-            np.concatenate(rows).astype(PETSc.IntType),
-            np.concatenate(columns).astype(PETSc.IntType),
+            np.repeat(own, present.sum(axis=1)),
+            neighbours[present],
             (grid.size, grid.size),
             grid.comm,
             symmetric=True,
@@ -57,18 +65,38 @@ class DiffusionStencil:
 
     def values(self, diffusivity: Tensor, mass: float, scale: float) -> Tensor:
         """The operator's values for a diffusivity of shape `()` or `local_shape`; differentiable, collective."""
-        grid = self.grid
-        kappa = diffusivity.expand(grid.local_shape)
-        padded = grid.halo(kappa) if diffusivity.dim() else None
-        own = kappa.reshape(-1)
+        if diffusivity.dim() == 0:
+            values = self._unit_values * (diffusivity * scale)
+            return values + mass * self._identity if mass else values
+        own = diffusivity.reshape(-1)
+        padded = self.grid.halo(diffusivity)
+        entries = [torch.empty(0)] * (2 * self.grid.dim + 1)
         diagonal = torch.full_like(own, mass)
-        off_diagonals = []
         for side in self._sides:
-            other = own if padded is None else padded[_shifted(grid.dim, side.axis, side.step)].reshape(-1)
-            face = torch.where(side.inside, 0.5 * (own + other), side.wall * own) * (scale / grid.spacing[side.axis] ** 2)
+            face = torch.where(side.inside, 0.5 * (own + padded[side.shift].reshape(-1)), side.wall * own) * (scale * side.per_area)
             diagonal = diagonal + face
-            off_diagonals.append(-face[side.inside])
-        return torch.cat([diagonal, *off_diagonals])
+            entries[side.position] = -face
+        entries[self.grid.dim] = diagonal
+        return torch.stack(entries, dim=-1)[self._present]
+
+    @cached_property
+    def _unit_values(self) -> Tensor:
+        """The values for κ = 1, mass 0 and scale 1: those for any number κ are a multiple of them."""
+        row = torch.empty(2 * self.grid.dim + 1, dtype=torch.float64)
+        for side in self._sides:
+            row[side.position] = -side.per_area
+        row[self.grid.dim] = sum(side.per_area for side in self._sides)
+        entries = row.repeat(self._present.shape[0], 1)
+        for side in self._sides:
+            if side.wall == 0.0:
+                entries[~side.inside, self.grid.dim] -= side.per_area
+        return entries[self._present]
+
+    @cached_property
+    def _identity(self) -> Tensor:
+        entries = torch.zeros(self._present.shape, dtype=torch.float64)
+        entries[:, self.grid.dim] = 1.0
+        return entries[self._present]
 
 
 class DiffusionStepper:

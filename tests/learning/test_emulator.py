@@ -118,3 +118,13 @@ def test_data_with_too_few_steps(mesh, tmp_path):
     config = validate(tiny.emulator(tmp_path, data={"file": str(path)}), "here")
     with pytest.raises(ValueError, match=r"short.h5: data set train/trajectories has 1 step\(s\), training needs 2"):
         EmulatorTask(config, mesh, Grid([8], comm=mesh.grid_comm), TrajectoryFile(path, (8,)), Solver())
+
+
+def test_each_epoch_has_its_own_order(task_of):
+    networks = []
+    for epoch in (1, 1, 2):
+        task, _ = task_of(1, training={"batch_size": 3})
+        task.train_epoch(epoch)
+        networks.append(torch.nn.utils.parameters_to_vector(task.network.parameters()))
+    assert torch.equal(networks[0], networks[1])
+    assert not torch.allclose(networks[0], networks[2], rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 import tiny
@@ -81,16 +82,19 @@ def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
 
 
 def test_metrics_count_on(train, tmp_path):
-    train("stopped", epochs=3)
-    train("stopped", resume=True)
+    ladders = {"adjoint_ladder": {"kind": "iterations", "start": 3, "step": 2, "stop": 7}}
+    train("stopped", epochs=3, refinement=ladders)
+    train("stopped", resume=True, refinement=ladders)
     lines = [json.loads(line) for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
     for key in ("forward_iterations", "adjoint_iterations", "solves", "solver_seconds", "network_seconds", "total_seconds"):
         values = [line[key] for line in lines]
         assert values == sorted(values), key
     # 10 samples an epoch, each solved once forward and once backward, at the epoch's level
     assert [line["solves"] for line in lines] == [20 * epoch for epoch in range(EPOCHS + 1)]
-    work = [b["forward_iterations"] - a["forward_iterations"] for a, b in zip(lines, lines[1:], strict=False)]
-    assert work == [10 * line["level"] for line in lines[1:]]
+    for direction, level in (("forward", "level"), ("adjoint", "adjoint_level")):
+        work = [after[f"{direction}_iterations"] - before[f"{direction}_iterations"] for before, after in pairwise(lines)]
+        assert work == [10 * line[level] for line in lines[1:]]
+        assert lines[-1][level] > lines[1][level]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,20 @@ def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(epoch
     with pytest.raises(CheckpointError, match=message):
         train("run", epochs=epochs, resume=True, **changes)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize(
+    ("refinement", "saved"),
+    [
+        ({}, 0.0),
+        ({"adjoint_ladder": {"kind": "iterations", "stop": 7}}, 0.0),
+        ({"level": 3}, 0.0),
+        ({"adjoint_ladder": {"kind": "tolerances"}}, None),
+    ],
+)
+def test_full_refinement_saves_nothing(refinement, saved, train):
+    summary = train("full", epochs=1, refinement={"schedule": "constant", **refinement})
+    assert summary["savings"] == {"inner_iterations": saved}
 
 
 def test_broken_metrics(train, tmp_path):

@@ -1,0 +1,185 @@
+"""2-D Poisson with 10⁶ unknowns to a true relative residual of 1e-8 on 2 cores, forward and backward: ours against torch-sla.
+
+    python benchmarks/against_torch_sla.py [--quick] [--torch-sla-python PATH]
+
+torch-sla is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter of another environment that has
+it. Every measurement is a fresh process, the sides take turns, and everything from the grid to the solution counts as forward.
+Targets: 8 times faster forward, 15 times backward, in no more memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+POINTS, TOLERANCE = 1000, 1e-8
+FORWARD_TARGET, BACKWARD_TARGET = 8.0, 15.0
+THEIRS = {"torch-sla lu": ("scipy", "lu"), "torch-sla cg": ("pytorch", "cg"), "torch-sla pyamg": ("pyamg", "sa")}
+OURS = {"prdp-hpc mg, 1 rank": ("mg", 1), "prdp-hpc mg, 2 ranks": ("mg", 2), "prdp-hpc gamg, 2 ranks": ("gamg", 2)}
+
+
+def peak_mib(pid: int | str = "self") -> float:
+    """Peak resident memory of a process in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def ours(pc: str) -> None:
+    """One measurement of ours, under mpiexec; rank 0 prints it."""
+    import torch
+    from mpi4py import MPI
+
+    from prdp_hpc import Grid, Poisson, Refinement, Solver
+
+    comm = MPI.COMM_WORLD
+    torch.set_num_threads(1)
+    baseline = peak_mib()
+    # Autograd starts its threads on first use, whoever uses it.
+    torch.ones(1, requires_grad=True).sum().backward()
+    comm.barrier()
+    start = time.perf_counter()
+    grid = Grid((POINTS, POINTS), boundary="dirichlet")
+    options = {"ksp_norm_type": "unpreconditioned"}
+    solver = Solver("cg", pc, Refinement(rtol=TOLERANCE), petsc_options=options)
+    poisson = Poisson(grid, solver)
+    b = torch.ones(grid.local_shape, dtype=torch.float64, requires_grad=True)
+    x = poisson(b)
+    forward = time.perf_counter() - start
+    gradient = torch.ones_like(x)
+    comm.barrier()
+    start = time.perf_counter()
+    x.backward(gradient)
+    backward = time.perf_counter() - start
+    matrix = poisson.operator.matrix
+    vector, residual = matrix.createVecs()
+    vector.setArray(x.detach().numpy().ravel())
+    matrix.mult(vector, residual)
+    residual.shift(-1.0)
+    content = {
+        "forward": comm.allreduce(forward, op=MPI.MAX),
+        "backward": comm.allreduce(backward, op=MPI.MAX),
+        "residual": residual.norm() / POINTS,
+        "iterations": solver.report.forward.iterations,
+        "peak_mib": comm.allreduce(peak_mib()),
+        "baseline_mib": comm.allreduce(baseline),
+    }
+    if comm.rank == 0:
+        print(json.dumps(content))
+
+
+def theirs(backend: str, method: str) -> None:
+    """One measurement of torch-sla."""
+    import numpy as np
+    import torch
+    from torch_sla import SparseTensor
+
+    torch.set_num_threads(2)
+    baseline = peak_mib()
+    torch.ones(1, requires_grad=True).sum().backward()
+    n, index = POINTS, np.arange(POINTS * POINTS).reshape(POINTS, POINTS)
+    pairs = [(index, index), (index[1:], index[:-1]), (index[:-1], index[1:]), (index[:, 1:], index[:, :-1]), (index[:, :-1], index[:, 1:])]
+    rows, cols = (torch.from_numpy(np.concatenate([pair[side].ravel() for pair in pairs])) for side in (0, 1))
+    values = torch.where(rows == cols, 4.0, -1.0).to(torch.float64) * (n + 1) ** 2
+    b = torch.ones(n * n, dtype=torch.float64, requires_grad=True)
+    start = time.perf_counter()
+    # torch-sla's tolerance is absolute.
+    x = SparseTensor(values, rows, cols, (n * n, n * n)).solve(b, backend=backend, method=method, atol=TOLERANCE * n, maxiter=20000)
+    forward = time.perf_counter() - start
+    gradient = torch.ones_like(x)
+    start = time.perf_counter()
+    x.backward(gradient)
+    backward = time.perf_counter() - start
+    product = torch.zeros(n * n, dtype=torch.float64).index_add_(0, rows, values * x.detach()[cols])
+    residual = float((product - 1.0).norm()) / n
+    content = {"forward": forward, "backward": backward, "residual": residual, "peak_mib": peak_mib(), "baseline_mib": baseline}
+    print(json.dumps(content))
+
+
+def run_once(command: list[str]) -> dict[str, Any] | str:
+    """The measurement that a process prints; or the last line of its complaint."""
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or ["failed"])[-1]
+    content: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return content
+
+
+def commands(sla_python: str | None) -> dict[str, list[str]]:
+    """Each side's command line."""
+    here, mpiexec = str(Path(__file__).resolve()), str(Path(sys.executable).with_name("mpiexec"))
+    found = {name: [mpiexec, "-n", str(ranks), sys.executable, here, "--ours", pc] for name, (pc, ranks) in OURS.items()}
+    if sla_python is not None:
+        found |= {name: [sla_python, here, "--theirs", *setting] for name, setting in THEIRS.items()}
+    return found
+
+
+def measure(plan: dict[str, list[str]], repetitions: int, run: Callable[[list[str]], Any]) -> dict[str, dict[str, Any]]:
+    """Medians of every side, which take turns; sides that fail are reported and left out."""
+    collected: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
+    for _ in range(repetitions):
+        for name in list(plan):
+            result = run(plan[name])
+            if isinstance(result, str):
+                print(f"left out: {name}: {result}")
+                del plan[name], collected[name]
+            else:
+                collected[name].append(result)
+    return {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in collected.items() if runs}
+
+
+def report(results: dict[str, dict[str, Any]]) -> None:
+    """Print the table and the ratios against torch-sla's best; write the JSON."""
+    from benchmarks.common import save, table
+
+    rows = [
+        [name, f"{r['forward']:.2f}", f"{r['backward']:.2f}", f"{r['residual']:.1e}", f"{r['peak_mib']:,.0f}", f"{r['peak_mib'] - r['baseline_mib']:,.0f}"]
+        for name, r in results.items()
+    ]
+    print(table(["", "forward s", "backward s", "residual", "peak MiB", "of it for the solve"], rows))
+    accurate = {name: r for name, r in results.items() if name in THEIRS and r["residual"] <= 2 * TOLERANCE}
+    content: dict[str, Any] = {"results": results}
+    if accurate:
+        best = {key: min(r[key] for r in accurate.values()) for key in ("forward", "backward", "peak_mib")}
+        content["ratios"] = {
+            name: {key: best[key] / r[key] for key in ("forward", "backward", "peak_mib")} for name, r in results.items() if name in OURS
+        }
+        for name, ratios in content["ratios"].items():
+            print(
+                f"{name}: forward {ratios['forward']:.1f} times faster (target {FORWARD_TARGET:g}), backward {ratios['backward']:.1f} "
+                f"(target {BACKWARD_TARGET:g}), memory {1 / ratios['peak_mib']:.2f} of theirs, against torch-sla's best in each"
+            )
+    save("against_torch_sla", content)
+
+
+def main() -> None:
+    """Measure, print, write; or take one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="once each instead of 5 times")
+    parser.add_argument("--torch-sla-python", metavar="PATH", help="interpreter that has torch-sla")
+    parser.add_argument("--ours", metavar="PC", help=argparse.SUPPRESS)
+    parser.add_argument("--theirs", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours:
+        ours(arguments.ours)
+    elif arguments.theirs:
+        theirs(*arguments.theirs)
+    else:
+        sla = arguments.torch_sla_python or (sys.executable if importlib.util.find_spec("torch_sla") else None)
+        if sla is None:
+            print("torch-sla is not installed: pip install -e '.[benchmarks]', or give --torch-sla-python")
+        report(measure(commands(sla), 1 if arguments.quick else 5, run_once))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""All benchmarks, one after the other.
+
+python benchmarks/run_all.py [--quick]
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = ("overhead.py", "against_torch_sla.py")
+
+
+def main() -> None:
+    """Run each in a process of its own; stop at the first that fails."""
+    for name in BENCHMARKS:
+        print(f"\n== {name}\n", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True)
+
+
+if __name__ == "__main__":
+    main()

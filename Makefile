@@ -22,7 +22,7 @@ test: environment  ## the tests (under 15 minutes on 2 cores)
 	@$(VENV)/python -m pytest tests
 
 test-all: environment  ## the tests and the longer ones
-	@$(VENV)/python -m pytest tests --long
+	@$(VENV)/python -m pytest tests -m 'long or not long' --timeout 1200
 
 lint: environment  ## style, types, layers
 	@$(VENV)/ruff check .

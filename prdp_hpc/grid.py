@@ -92,7 +92,7 @@ class Grid:
     def axis_points(self, axis: int) -> NDArray[np.float64]:
         """Coordinates of all points of one axis, shape `(shape[axis],)`."""
         offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[self.boundary[axis]]
-        return (np.arange(self.shape[axis]) + offset) * self.spacing[axis]
+        return (np.arange(self.shape[axis], dtype=np.float64) + offset) * self.spacing[axis]
 
     def coordinates(self) -> tuple[Tensor, ...]:
         """Coordinates of this rank's points: one float64 tensor per axis, each of `local_shape`."""
@@ -110,7 +110,7 @@ class Grid:
             raise ValueError(f"a whole field must end in the grid's shape {self.shape}, this one has {tuple(whole.shape)}")
         if self.comm.size == 1:
             return whole
-        local: Tensor = _Scatter.apply(whole, self)
+        local: Tensor = _Scatter.apply(whole, self)  # type: ignore[no-untyped-call]
         return local
 
     def gather(self, local: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ class Grid:
         self._check_local(local)
         if self.comm.size == 1:
             return local
-        whole: Tensor = _Gather.apply(local, self)
+        whole: Tensor = _Gather.apply(local, self)  # type: ignore[no-untyped-call]
         return whole
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
@@ -134,14 +134,14 @@ class Grid:
         """
         self._check_local(local)
         self._check_width(width)
-        padded: Tensor = _Halo.apply(local, self, width)
+        padded: Tensor = _Halo.apply(local, self, width)  # type: ignore[no-untyped-call]
         return padded
 
     def replicated(self, parameter: Tensor) -> Tensor:
         """A parameter that every rank of the grid holds alike; its gradient is summed over the ranks."""
         if self.comm.size == 1 or not parameter.requires_grad:
             return parameter
-        same: Tensor = _Replicated.apply(parameter, self.comm)
+        same: Tensor = _Replicated.apply(parameter, self.comm)  # type: ignore[no-untyped-call]
         return same
 
     @cached_property
@@ -173,7 +173,7 @@ class Grid:
         The two grids share the domain; their points need not coincide. Boundary values are 0 (Dirichlet), the
         nearest point's (Neumann) or wrap around (periodic).
         """
-        columns: Any = 0
+        columns: Any = PETSc.IntType(0)
         weights: Any = 1.0
         for axis in range(self.dim):
             index, weight = _linear_weights(self, coarse, axis)
@@ -182,17 +182,14 @@ class Grid:
             view[axis], view[self.dim + axis] = index.shape
             columns = columns + (index * math.prod(coarse.shape[axis + 1 :])).astype(PETSc.IntType).reshape(view)
             weights = weights * weight.reshape(view)
-        needed = weights.reshape(self.n_local, -1) != 0.0
-        rows = np.repeat(self.numbering[(slice(1, -1),) * self.dim].reshape(-1), needed.sum(axis=1))
+        weights = weights.reshape(self.n_local, -1)
+        needed = weights != 0.0
         columns = columns.reshape(self.n_local, -1)[needed]
         if self.comm.size > 1:
             columns = coarse.dm.getAO().app2petsc(columns)
-        matrix = PETSc.Mat().create(comm=self.comm)
-        matrix.setSizes(((self.n_local, self.size), (coarse.n_local, coarse.size)))
-        matrix.setType("aij")
-        matrix.setPreallocationCOO(rows.astype(PETSc.IntType, copy=False), columns)
-        matrix.setValuesCOO(weights.reshape(self.n_local, -1)[needed])
-        return matrix
+        first = np.concatenate([[0], np.cumsum(needed.sum(axis=1))]).astype(PETSc.IntType)
+        sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
+        return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
 
     def _create_dm(self, width: int) -> Any:
         kinds = {"periodic": PETSc.DM.BoundaryType.PERIODIC}
@@ -263,9 +260,15 @@ def _linear_weights(fine: Grid, coarse: Grid, axis: int) -> tuple[NDArray[np.int
     weight = np.stack([1.0 - fraction, fraction], axis=-1)
     if kind == "periodic":
         return index % n, weight
-    if kind == "dirichlet":
-        weight = np.where((index < 0) | (index >= n), 0.0, weight)
-    return np.clip(index, 0, n - 1), weight
+    outside = (index < 0) | (index >= n)
+    if kind == "neumann":
+        weight = np.where(outside.any(axis=-1, keepdims=True), 1.0, weight)
+    return np.clip(index, 0, n - 1), np.where(outside, 0.0, weight)
+
+
+def _fields(part: tuple[slice, ...]) -> Any:
+    """The index of a part of the grid in a batch of fields."""
+    return (..., *part)
 
 
 def _assemble(local: Tensor, grid: Grid) -> Tensor:
@@ -279,7 +282,7 @@ def _assemble(local: Tensor, grid: Grid) -> Tensor:
     start = 0
     for block, count in zip(grid.blocks, counts, strict=True):
         part = flat[start : start + count]
-        whole[(..., *block)] = part.reshape(*lead, *(s.stop - s.start for s in block))
+        whole[_fields(block)] = part.reshape(*lead, *(s.stop - s.start for s in block))
         start += count
     return torch.from_numpy(whole).to(local.device)
 
@@ -294,7 +297,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0][(..., *ctx.grid.local_slices)], None
+        return grads[0][_fields(ctx.grid.local_slices)], None
 
 
 class _Scatter(torch.autograd.Function):
@@ -303,7 +306,7 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, grid: Grid) -> Tensor:
         ctx.grid = grid
-        return whole[(..., *grid.local_slices)].clone()
+        return whole[_fields(grid.local_slices)].clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -125,13 +126,14 @@ def _start_torch_distributed(world: MPI.Comm, local_size: int, device: torch.dev
     if one_node:
         # A machine without a network (or without an entry for its own name) must work too.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]
     store = None
     if world.rank == 0:
         host = "127.0.0.1" if one_node else socket.gethostbyname(socket.gethostname())
-        store = dist.TCPStore(host, 0, world.size, is_master=True, wait_for_workers=False)
+        store = tcp_store(host, 0, world.size, is_master=True, wait_for_workers=False)
     address = world.bcast((store.host, store.port) if store is not None else None)
     if store is None:
-        store = dist.TCPStore(*address, world.size, is_master=False)
+        store = tcp_store(*address, world.size, is_master=False)
     own_gpu = device.type == "cuda" and torch.cuda.device_count() >= local_size
     every_rank = world.allreduce(own_gpu, op=MPI.LAND)
     dist.init_process_group("nccl" if every_rank else "gloo", store=store, rank=world.rank, world_size=world.size)
@@ -142,4 +144,5 @@ def _replica_group(world: MPI.Comm, grid_ranks: int) -> dist.ProcessGroup | None
     if world.size == grid_ranks:
         return None
     groups = [dist.new_group(list(range(first, world.size, grid_ranks))) for first in range(grid_ranks)]
-    return groups[world.rank % grid_ranks]
+    mine: dist.ProcessGroup = groups[world.rank % grid_ranks]
+    return mine

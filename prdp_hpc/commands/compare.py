@@ -8,8 +8,7 @@ from pathlib import Path
 from prdp_hpc.commands.run import remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, load_config
 from prdp_hpc.files import write_json
-from prdp_hpc.learning.experiment import run_folder
-from prdp_hpc.mesh import ProcessMesh
+from prdp_hpc.learning.experiment import process_mesh, run_folder
 from prdp_hpc.report import compare_summaries, comparison_table, load_run, plot_comparison
 
 SCHEDULES = {"prdp": "prdp", "full": "constant"}
@@ -18,7 +17,7 @@ SCHEDULES = {"prdp": "prdp", "full": "constant"}
 def compare(arguments: argparse.Namespace) -> None:
     """Train twice from the same seeds on the same data; print the table and draw the figure."""
     config = load_config(arguments.config, arguments.overrides)
-    mesh = ProcessMesh.from_world(config.parallel.grid_ranks)
+    mesh = process_mesh(config)
     folder = run_folder(config).with_name(f"{config.name}-compare")
     if arguments.overwrite:
         remove(mesh, folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from prdp_hpc.collective import call_together
 from prdp_hpc.config import ExperimentConfig, load_config
-from prdp_hpc.learning.experiment import RunFolderError, run_experiment, run_folder
+from prdp_hpc.learning.experiment import RunFolderError, process_mesh, run_experiment, run_folder
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report import load_run, plot_run, run_table
 
@@ -17,7 +17,7 @@ from prdp_hpc.report import load_run, plot_run, run_table
 def run(arguments: argparse.Namespace) -> None:
     """Train, then print the table and draw the figure of the run."""
     config = load_config(arguments.config, arguments.overrides)
-    mesh = ProcessMesh.from_world(config.parallel.grid_ranks)
+    mesh = process_mesh(config)
     folder = run_folder(config)
     if arguments.overwrite:
         remove(mesh, folder)

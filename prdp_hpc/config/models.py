@@ -246,6 +246,9 @@ class DataSection(Section):
 
 
 class ParallelSection(Section):
-    """How many ranks share one grid; the rest of the ranks are replicas."""
+    """How many ranks share one grid; the rest of the ranks are replicas.
 
-    grid_ranks: Count = 1
+    Null is 1 for an emulator, and all ranks for an inverse problem, which has no samples to divide.
+    """
+
+    grid_ranks: Count | None = None

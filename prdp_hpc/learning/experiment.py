@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mpi4py import MPI
+
 from prdp_hpc.collective import call_together
 from prdp_hpc.config import EmulatorConfig, InverseConfig, write_resolved
 from prdp_hpc.data import TrajectoryFile
@@ -30,6 +32,12 @@ class RunFolderError(ValueError):
 def run_folder(config: Config) -> Path:
     """`<output>/<name>`."""
     return Path(config.output) / config.name
+
+
+def process_mesh(config: Config) -> ProcessMesh:
+    """The ranks as the config divides them; collective over all."""
+    all_ranks = MPI.COMM_WORLD.size
+    return ProcessMesh.from_world(config.parallel.grid_ranks or (all_ranks if isinstance(config, InverseConfig) else 1))
 
 
 def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False) -> dict[str, Any]:

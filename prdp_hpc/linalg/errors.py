@@ -5,8 +5,10 @@ from __future__ import annotations
 from petsc4py import PETSc
 
 _ADVICE = {
-    "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a stronger preconditioner (pc='gamg', pc='lu' for small systems)",
-    "DIVERGED_DTOL": "the residual grows: this KSP does not converge for this matrix; try ksp='gmres', a stronger pc, or a smaller time step",
+    "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a stronger preconditioner "
+    "(pc='gamg', pc='lu' for small systems)",
+    "DIVERGED_DTOL": "the residual grows: this KSP does not converge for this matrix; try ksp='gmres', a stronger pc, "
+    "or a smaller time step",
     "DIVERGED_BREAKDOWN": "the Krylov method broke down: try ksp='gmres' or another pc",
     "DIVERGED_BREAKDOWN_BICG": "the Krylov method broke down: try ksp='gmres' or another pc",
     "DIVERGED_NONSYMMETRIC": "this KSP needs a symmetric matrix: try ksp='gmres'",
@@ -50,7 +52,8 @@ def failed_solve(direction: str, method: str, code: int, iteration: int, level: 
     """The error for a KSP that ended with a negative reason."""
     name = reason_name(code)
     advice = _ADVICE.get(name, "try another ksp or pc")
-    return SolveError(f"{direction} solve with {method} failed: {name} at iteration {iteration}, level {level}; {advice}", name, iteration)
+    message = f"{direction} solve with {method} failed: {name} at iteration {iteration}, level {level}; {advice}"
+    return SolveError(message, name, iteration)
 
 
 def bad_numbers(direction: str, method: str, iteration: int, level: object, in_input: bool) -> SolveError:
@@ -61,7 +64,8 @@ def bad_numbers(direction: str, method: str, iteration: int, level: object, in_i
             what = "the incoming gradient holds NaN or infinity: look at the loss and at what follows the solve"
         return SolveError(f"{direction} solve with {method} at level {level}, iteration 0: {what}", "DIVERGED_NANORINF")
     return SolveError(
-        f"{direction} solve with {method} gave NaN or infinity: DIVERGED_NANORINF at iteration {iteration}, level {level}; {_ADVICE['DIVERGED_NANORINF']}",
+        f"{direction} solve with {method} gave NaN or infinity: DIVERGED_NANORINF at iteration {iteration}, level {level}; "
+        + _ADVICE["DIVERGED_NANORINF"],
         "DIVERGED_NANORINF",
         iteration,
     )
@@ -72,7 +76,10 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
     # The last line of PETSc's stack says why; the lines above say where in its source.
     text = str(error).strip().splitlines()[-1].strip()
     if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
-        advice = "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, lu, gamg, mg have one), or mark the operator symmetric if it is"
+        advice = (
+            "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, lu, gamg, mg have one), "
+            "or mark the operator symmetric if it is"
+        )
     elif error.ierr == PETSC_ERR_SUP:
         advice = "this ksp and pc do not support this kind of matrix: choose others"
     elif error.ierr == PETSC_ERR_MISSING_FACTOR:

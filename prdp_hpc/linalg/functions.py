@@ -55,7 +55,8 @@ class FunctionOperator(Operator):
         grid: Grid | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
-        wrong = None if isinstance(n_local, int) and n_local >= 0 else ValueError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
+        fits = isinstance(n_local, int) and n_local >= 0
+        wrong = None if fits else ValueError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
         raise_together(self.comm, wrong)
         self.apply = apply
         self.apply_transpose = apply_transpose

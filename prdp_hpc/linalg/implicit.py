@@ -43,7 +43,7 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
-    x: Tensor = _ImplicitSolve.apply(values, b, operator, solver)
+    x: Tensor = _ImplicitSolve.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
     return x
 
 
@@ -131,15 +131,19 @@ def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, batch: int, n
     if most[0]:
         raise_together(comm, error)
     if most[2] != -most[3]:
-        raise ValueError(f"the ranks gave batches of different sizes ({-most[3]} … {most[2]}; -1 means none): every rank must give the same")
+        sizes = f"{-most[3]} … {most[2]}; -1 means none"
+        raise ValueError(f"the ranks gave batches of different sizes ({sizes}): every rank must give the same")
     if most[4] != -most[5]:
-        raise ValueError("some ranks ask for gradients of values or b and others do not: requires_grad must be the same on every rank")
+        raise ValueError(
+            "some ranks ask for gradients of values or b and others do not: requires_grad must be the same on every rank"
+        )
     return bool(most[1])
 
 
 def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:
     if not is_real_tensor(b):
-        return ValueError(f"b must be a tensor of real floating-point numbers, not {b.dtype if isinstance(b, Tensor) else type(b).__name__}")
+        kind = b.dtype if isinstance(b, Tensor) else type(b).__name__
+        return ValueError(f"b must be a tensor of real floating-point numbers, not {kind}")
     if b.dim() not in (1, 2) or b.shape[-1] != operator.n_local:
         return ValueError(
             f"b must have shape ({operator.n_local},) or (B, {operator.n_local}) on this rank, which holds rows "

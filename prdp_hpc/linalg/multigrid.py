@@ -7,12 +7,17 @@ from typing import Any
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.operator import Operator
 
+# One symmetric sweep of Gauss-Seidel smooths best, but PETSc has no transpose of it; two damped Jacobi sweeps have one.
+_SYMMETRIC_SMOOTHER = {"mg_levels_ksp_max_it": 1, "mg_levels_pc_type": "sor"}
+_TRANSPOSED_SMOOTHER = {"mg_levels_ksp_max_it": 2, "mg_levels_pc_type": "jacobi", "mg_levels_ksp_richardson_scale": 0.8}
 
-def attach_hierarchy(pc: Any, operator: Operator) -> dict[str, Any]:
+
+def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str, Any]:
     """Give a PCMG its levels: each grid has half the points per axis of the one above.
 
     The coarse matrices are Galerkin products `Pᵀ A P` with multilinear interpolation `P`, so any matrix on the grid
-    will do. Returns the options that go with it, which a user's options may replace.
+    will do. `transposed`: whether adjoint solves will apply the transpose. Returns the options that go with the
+    hierarchy, which a user's options may replace.
 
     Raises
     ------
@@ -33,8 +38,7 @@ def attach_hierarchy(pc: Any, operator: Operator) -> dict[str, Any]:
     options = {
         "pc_mg_galerkin": "both",
         "mg_levels_ksp_type": "richardson",
-        "mg_levels_pc_type": "sor",
-        "mg_levels_ksp_max_it": 1,
+        **(_TRANSPOSED_SMOOTHER if transposed else _SYMMETRIC_SMOOTHER),
     }
     if operator.matrix.getNullSpace():
         # The coarsest matrix is singular then too: LU divides by a pivot of rounding errors, and the huge constant

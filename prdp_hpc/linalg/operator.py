@@ -141,8 +141,9 @@ class SparseOperator(Operator):
         constant_nullspace: bool = False,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
-        self._rows, self._cols = np.asarray(rows), np.asarray(cols)
-        raise_together(self.comm, _wrong_pattern(self._rows, self._cols, shape, grid))
+        rows, cols = np.asarray(rows), np.asarray(cols)
+        raise_together(self.comm, _wrong_pattern(rows, cols, shape, grid))
+        self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
         if self.comm.size > 1 and len(set(self.comm.allgather((tuple(shape), symmetric, constant_nullspace)))) > 1:
             raise ValueError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
@@ -151,7 +152,8 @@ class SparseOperator(Operator):
         self.matrix = PETSc.Mat().create(comm=self.comm)
         self.matrix.setSizes(((local, n), (local, n)))
         self.matrix.setType("aij")
-        self.matrix.setPreallocationCOO(self._rows.astype(PETSc.IntType), self._cols.astype(PETSc.IntType))
+        # PETSc may reorder what it is given.
+        self.matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
         if symmetric:
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
@@ -194,7 +196,8 @@ class SparseOperator(Operator):
         if not is_real_tensor(values):
             return ValueError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
         if tuple(values.shape) != (self.nnz_local,):
-            return ValueError(f"values must have one number per entry of the pattern, shape ({self.nnz_local},), not {tuple(values.shape)}")
+            wanted, shape = (self.nnz_local,), tuple(values.shape)
+            return ValueError(f"values must have one number per entry of the pattern, shape {wanted}, not {shape}")
         return None
 
     def check_numbers(self, values: Tensor) -> Exception | None:
@@ -202,8 +205,8 @@ class SparseOperator(Operator):
         if has_bad_numbers(to_host(values)):
             bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0])
             return ValueError(
-                f"the matrix values hold NaN or infinity, first in entry {bad} (row {self._rows[bad]}, column {self._cols[bad]}): "
-                "look at what produced them"
+                f"the matrix values hold NaN or infinity, first in entry {bad} "
+                f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
             )
         return None
 

@@ -21,7 +21,9 @@ from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
 
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
-_SYMMETRIC_KSPS = frozenset({"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"})
+_SYMMETRIC_KSPS = frozenset(
+    {"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
+)
 # These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve preconditioned from the left,
 # (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks down for badly scaled rows.
 _MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
@@ -122,7 +124,7 @@ class LinearSystem:
         ksp.getPC().setType(solver.pc)
         # The prefix comes first: the levels of a hierarchy take it over when they are made.
         ksp.setOptionsPrefix(new_prefix())
-        hierarchy = attach_hierarchy(ksp.getPC(), operator) if solver.pc == "mg" else {}
+        hierarchy = attach_hierarchy(ksp.getPC(), operator, self._transposed) if solver.pc == "mg" else {}
         apply_options(ksp, {**hierarchy, **solver.petsc_options})
         self._can_skip_norm = _allow_skipping_the_norm(ksp)
         return ksp

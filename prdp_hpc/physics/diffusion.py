@@ -73,7 +73,8 @@ class DiffusionStencil:
         entries = [torch.empty(0)] * (2 * self.grid.dim + 1)
         diagonal = torch.full_like(own, mass)
         for side in self._sides:
-            face = torch.where(side.inside, 0.5 * (own + padded[side.shift].reshape(-1)), side.wall * own) * (scale * side.per_area)
+            between = 0.5 * (own + padded[side.shift].reshape(-1))
+            face = torch.where(side.inside, between, side.wall * own) * (scale * side.per_area)
             diagonal = diagonal + face
             entries[side.position] = -face
         entries[self.grid.dim] = diagonal
@@ -145,7 +146,8 @@ class DiffusionStepper:
     def _solve(self, right: Tensor) -> Tensor:
         shape, error = right.shape, None
         if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
-            error = ValueError(f"a field on this rank must end in the grid's local shape {self.grid.local_shape}, this one has {tuple(shape)}")
+            wanted = self.grid.local_shape
+            error = ValueError(f"a field on this rank must end in the grid's local shape {wanted}, this one has {tuple(shape)}")
         raise_together(self.grid.comm, error)
         fields = math.prod(shape[: -self.grid.dim])
         return solve(self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver).reshape(shape)

@@ -269,7 +269,7 @@ def _positive(values: Column) -> Column:
 
 
 def _thousands(number: float) -> str:
-    return EngFormatter(places=0 if number < 1000 else 1, sep="")(number)
+    return str(EngFormatter(places=0 if number < 1000 else 1, sep="")(number))
 
 
 def _labels(records: Sequence[RunRecord]) -> list[str]:

@@ -38,8 +38,13 @@ def test_ranks_that_do_not_divide(config):
 
 def test_replicas_of_an_inverse_problem(tmp_path):
     path = tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))
-    assert "give parallel.grid_ranks=2, or start 1 rank(s)" in fails(2, "run", path)
-    ended = tiny.prdp_hpc(2, "run", path, "parallel.grid_ranks=2")
+    message = fails(2, "run", path, "parallel.grid_ranks=1")
+    assert "give parallel.grid_ranks=2, or start 1 rank(s)" in message
+
+
+def test_all_ranks_share_the_grid_of_an_inverse_problem(tmp_path):
+    path = tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))
+    ended = tiny.prdp_hpc(2, "run", path)
     assert ended.returncode == 0, ended.stderr
 
 

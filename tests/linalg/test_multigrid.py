@@ -1,0 +1,75 @@
+"""Property: the hierarchy interpolates exactly what it must, converges independently of the size, and has a transpose."""
+
+import pytest
+import torch
+from mpi4py import MPI
+
+from prdp_hpc import Grid, Poisson, Solver, SparseOperator, solve
+
+WORLD = MPI.COMM_WORLD
+SHAPES = [(13,), (24,), (13, 14), (12, 13, 14)]
+
+
+def convection_diffusion(grid, wind):
+    """Poisson's values with first-order upwind convection along the last axis; not symmetric."""
+    symmetric, values = Poisson(grid, Solver()).operator, Poisson(grid, Solver()).values()
+    rows, cols = torch.from_numpy(symmetric._rows), torch.from_numpy(symmetric._cols)
+    upwind = torch.from_numpy(grid.numbering[(slice(1, -1),) * (grid.dim - 1) + (slice(0, -2),)].reshape(-1))
+    left = upwind[rows - symmetric.row_range[0]] == cols
+    values = values + wind * ((rows == cols).double() - left.double())
+    return SparseOperator(rows.numpy(), cols.numpy(), symmetric.shape, grid.comm, grid=grid), values
+
+
+def interpolated(matrix, field, shape):
+    """What the interpolation makes of a coarse field, as this rank's part of the fine one."""
+    from_coarse, to_fine = matrix.createVecs()
+    from_coarse.setArray(field.numpy().reshape(-1))
+    matrix.mult(from_coarse, to_fine)
+    return torch.from_numpy(to_fine.getArray().copy()).reshape(shape)
+
+
+@pytest.mark.parallel(nprocs=[1, 2, 3])
+def test_interpolation_is_exact_for_constants_and_inner_linear_functions():
+    for shape in SHAPES:
+        for boundary in ("neumann", "periodic", "dirichlet"):
+            fine = Grid(shape, boundary)
+            coarse = fine.coarsen()
+            matrix = fine.interpolation_from(coarse)
+            # Beyond the outermost coarse points x is not linear: it falls to 0, stays, or wraps around.
+            inner = torch.ones(fine.local_shape, dtype=torch.bool)
+            for d, x in enumerate(fine.coordinates()):
+                inner &= (x > coarse.axis_points(d)[0] - 1e-12) & (x < coarse.axis_points(d)[-1] + 1e-12)
+            for x, wanted in zip(coarse.coordinates(), fine.coordinates(), strict=True):
+                torch.testing.assert_close(interpolated(matrix, x, fine.local_shape)[inner], wanted[inner], rtol=0, atol=1e-12)
+            ones = interpolated(matrix, torch.ones(coarse.local_shape, dtype=torch.float64), fine.local_shape)
+            where = inner if boundary == "dirichlet" else torch.ones_like(inner)
+            torch.testing.assert_close(ones[where], torch.ones_like(ones)[where], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
+def test_iterations_do_not_grow_with_the_grid(boundary):
+    for n in (32, 64, 100, 128):
+        solver = Solver("cg", "mg", 1e-8)
+        grid = Grid((n, n), boundary, MPI.COMM_SELF)
+        source = torch.randn(grid.local_shape, dtype=torch.float64)
+        Poisson(grid, solver)(source - source.mean())
+        assert solver.report.forward.iterations <= 12
+
+
+@pytest.mark.parallel(nprocs=[1, 2, 3])
+def test_adjoint_of_a_non_symmetric_matrix():
+    for shape in ((30,), (14, 15), (6, 7, 8)):
+        grid = Grid(shape)
+        operator, values = convection_diffusion(grid, 5.0 * shape[-1])
+        x, y = (grid.scatter(torch.randn(shape, dtype=torch.float64)).reshape(-1).clone().requires_grad_() for _ in range(2))
+        solver = Solver("gmres", "mg", 1e-12)
+        solution = solve(operator, values, x, solver)
+        (gradient,) = torch.autograd.grad(solution, x, y.detach())
+        # ⟨A⁻¹x, y⟩ = ⟨x, A⁻ᵀy⟩, and A⁻ᵀ as another preconditioner has it.
+        other = Solver("gmres", "jacobi", 1e-13)
+        (wanted,) = torch.autograd.grad(solve(operator, values, x, other), x, y.detach())
+        torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10)
+        products = [float(WORLD.allreduce(float(a.detach() @ b.detach()))) for a, b in ((solution, y), (x, gradient))]
+        assert products[0] == pytest.approx(products[1], rel=1e-9, abs=1e-12)
+        assert solver.report.adjoint.iterations <= 2 * solver.report.forward.iterations + 5
+        assert (solver.report.forward.set_ups, solver.report.adjoint.set_ups) == (1, 0)

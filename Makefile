@@ -22,7 +22,7 @@ test: environment  ## the tests (under 15 minutes on 2 cores)
 	@$(VENV)/python -m pytest tests
 
 test-all: environment  ## the tests and the longer ones
-	@$(VENV)/python -m pytest tests -m 'long or not long' --timeout 1200
+	@PRDP_LONG_TESTS=1 $(VENV)/python -m pytest tests
 
 lint: environment  ## style, types, layers
 	@$(VENV)/ruff check .

@@ -19,12 +19,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
 
-def pytest_collection_modifyitems(items):
-    # A hanging rank sits in C, where only a thread can end it; in the parent the same would end the whole session.
-    limit = pytest.mark.timeout(60, method="thread") if _UNDER_MPIEXEC else pytest.mark.timeout(100, method="signal")
-    for item in items:
+def pytest_collection_modifyitems(config, items):
+    is_long = [item.get_closest_marker("long") is not None for item in items]
+    for item, long in zip(items, is_long, strict=True):
+        factor = 10 if long else 1
         if item.get_closest_marker("parallel"):
-            item.add_marker(limit)
+            # A hanging rank sits in C, where only a thread can end it; in the parent that would end the whole session.
+            seconds, method = (60, "thread") if _UNDER_MPIEXEC else (100, "signal")
+            item.add_marker(pytest.mark.timeout(factor * seconds, method=method))
+        elif long:
+            item.add_marker(pytest.mark.timeout(factor * 100))
+    # By the environment, which the ranks of a parallel test see too.
+    if "PRDP_LONG_TESTS" not in os.environ:
+        config.hook.pytest_deselected(items=[item for item, long in zip(items, is_long, strict=True) if long])
+        items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]
 
 
 @pytest.hookimpl(wrapper=True)

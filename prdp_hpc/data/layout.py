@@ -4,8 +4,8 @@
     /validation/trajectories   the same, other samples
     attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity, scheme, axes, format
 
-Step 0 is the initial state. Without a channel axis there is one channel. Attributes describe; only the shapes are relied
-on, so files made elsewhere need none.
+Step 0 is the initial state. Without a channel axis there is one channel. Files made elsewhere need no attributes; `dt` and
+`diffusivity` must be the config's where a file has them.
 """
 
 from __future__ import annotations

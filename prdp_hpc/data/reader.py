@@ -44,6 +44,15 @@ class TrajectoryFile:
         """Samples of a group."""
         return self._samples[group]
 
+    def check_made_with(self, key: str, attribute: str, wanted: float) -> None:
+        """Raise `DataError` if the file says of `attribute` another number than the config's `key`; it may say nothing."""
+        said = self.attributes.get(attribute)
+        if isinstance(said, (int, float, np.number)) and not np.isclose(said, wanted, rtol=1e-6, atol=0.0):
+            raise DataError(
+                f"{self.path}: was made with {attribute} = {said:g}, but {key} is {wanted:g}: "
+                f"give {key}={said:g}, or another data.file"
+            )
+
     def read(self, group: str, part: Sequence[slice] | None = None) -> NDArray[Any]:
         """Trajectories `(samples, steps + 1, channels, *part)`; `part`: one slice per axis, default the whole grid.
 

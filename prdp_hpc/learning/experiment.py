@@ -85,7 +85,15 @@ def open_data(config: EmulatorConfig, mesh: ProcessMesh, grid: Grid) -> Trajecto
     missing = config.data.file is None and mesh.world.bcast(not path.exists())
     if missing:
         call_together(mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None)
-    return call_together(mesh.world, lambda: TrajectoryFile(path, shape=grid.shape))
+    return call_together(mesh.world, lambda: _fitting_file(path, config))
+
+
+def _fitting_file(path: Path, config: EmulatorConfig) -> TrajectoryFile:
+    """The file, if what it says about its physics is what the config says."""
+    file = TrajectoryFile(path, shape=config.grid.shape)
+    file.check_made_with("physics.dt", "dt", config.physics.time_step)
+    file.check_made_with("physics.diffusivity", "diffusivity", config.physics.diffusivity)
+    return file
 
 
 def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[str, Any]:

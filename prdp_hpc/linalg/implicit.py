@@ -68,7 +68,8 @@ class _ImplicitSolve(torch.autograd.Function):
         adjoint = torch.from_numpy(_run("adjoint", operator, solver, grad))
         values_grad = None
         if ctx.needs_input_grad[0]:
-            values_grad = like(operator.values_gradient(values, adjoint, torch.atleast_2d(x)).view(values.shape), values)
+            gradient = operator.values_gradient(values, adjoint, x.view(adjoint.shape))
+            values_grad = like(gradient, values).view(values.shape)
         return values_grad, like(adjoint, grad).view(grad.shape), None, None
 
 

@@ -215,10 +215,12 @@ class SparseOperator(Operator):
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch."""
-        total = torch.zeros(self.nnz_local, dtype=torch.float64)
-        for one_adjoint, one_solution in zip(adjoint, solution, strict=True):
-            total.addcmul_(self._row_index(one_adjoint), self._col_index(one_solution), value=-1.0)
-        return total
+        if not len(adjoint):
+            return torch.zeros(self.nnz_local, dtype=torch.float64)
+        total = self._row_index(adjoint[0]).mul_(self._col_index(solution[0]))
+        for one_adjoint, one_solution in zip(adjoint[1:], solution[1:], strict=True):
+            total.addcmul_(self._row_index(one_adjoint), self._col_index(one_solution))
+        return total.neg_()
 
 
 def _version(values: Tensor) -> int | None:

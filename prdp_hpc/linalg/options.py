@@ -44,3 +44,13 @@ def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
     except PETSc.Error as error:
         why = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"PETSc does not take petsc_options={dict(options)}: {why}") from error
+
+
+def remove_unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
+    """The options that no part of the solver asked for while it was set up; they leave the database."""
+    database = PETSc.Options()
+    names = {key: f"{prefix}{key.lstrip('-')}" for key in options}
+    unused = [key for key, name in names.items() if not database.used(name)]
+    for key in unused:
+        database.delValue(names[key])
+    return unused

@@ -16,7 +16,7 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.options import apply_options, known_type, new_prefix
+from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remove_unused_options
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
 
@@ -110,6 +110,7 @@ class LinearSystem:
         self._matrix = operator.matrix
         self._transposed = not (operator.symmetric or solver.ksp in _SYMMETRIC_KSPS)
         self._state = -1
+        self._unchecked_options = dict(solver.petsc_options)
         # These only carry arrays that belong to the caller.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
         self._ksps = {"forward": self._create_ksp(operator, solver)}
@@ -176,6 +177,18 @@ class LinearSystem:
             counters.seconds += time.perf_counter() - start
         counters.set_ups += 1
         self._state = state
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Raise ValueError for options that nothing asked for by the end of the first set-up."""
+        unused = remove_unused_options(self._ksps["forward"].getOptionsPrefix(), self._unchecked_options)
+        self._unchecked_options = {}
+        if unused:
+            self.broken = True
+            raise ValueError(
+                f"petsc_options: {', '.join(map(repr, unused))} means nothing to {self.method}: "
+                "look at the spelling, or whether it belongs to another ksp or pc"
+            )
 
     def solve(self, direction: str, b: Array, x: Array) -> int:
         """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of the last one.

@@ -56,6 +56,7 @@ WORDS = [
     (["compare", "CONFIG", "grid.shape=[8, 0]"], "grid.shape.1: must be greater than or equal to 2"),
     (["run", "CONFIG", "solver.ksp=richardsen"], "did you mean richardson?"),
     (["run", "CONFIG", "solver.pc=jakobi"], "did you mean jacobi"),
+    (["run", "CONFIG", "solver.petsc_options={ksp_richardson_skale: 1}"], "'ksp_richardson_skale' means nothing to"),
     (["run", "CONFIG", "parallel.grid_ranks=2"], "1 ranks cannot be split into replicas of 2 grid ranks"),
     (["run", "CONFIG", "training.learning_rate=1e200", "training.batch_size=10"], "diverged; lower the learning rate"),
     (["run", "CONFIG", "data.file=nowhere.h5"], "nowhere.h5: no such data file"),
@@ -95,6 +96,13 @@ def test_data_files(change, message, config, tmp_path, capsys):
     error = fails(capsys, "run", config, f"data.file={tmp_path / 'mine.h5'}")
     assert message in error
     assert "mine.h5: " in error
+
+
+def test_data_of_another_time_step(config, tmp_path, capsys):
+    cli.main(["generate", config, "--out", str(tmp_path / "a.h5")])
+    capsys.readouterr()
+    message = fails(capsys, "run", config, f"data.file={tmp_path / 'a.h5'}", "physics.dt=0.125")
+    assert re.search(r"a\.h5: was made with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message)
 
 
 def test_data_of_zeros_only(config, tmp_path, capsys):

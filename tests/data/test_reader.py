@@ -122,6 +122,15 @@ def test_numbers_that_are_not_finite_are_found_where_they_are(bad, tmp_path):
     data.read("train", (slice(0, 3), slice(0, 5)))
 
 
+def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
+    write_trajectories(tmp_path / "a.h5", {"train": fields(), "validation": fields()}, attributes(dt=0.5))
+    data = TrajectoryFile(tmp_path / "a.h5", SHAPE)
+    data.check_made_with("physics.dt", "dt", 0.5)
+    with pytest.raises(DataError, match=r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or another data.file"):
+        data.check_made_with("physics.dt", "dt", 0.25)
+    TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE).check_made_with("physics.dt", "dt", 0.25)
+
+
 def test_files_that_are_no_hdf5(tmp_path):
     (tmp_path / "text.h5").write_text("u = 1")
     with pytest.raises(DataError, match=r"text.h5: cannot be read as HDF5"):

@@ -117,6 +117,8 @@ def test_mistakes_when_something_is_made(make, message):
         (Solver("cg", "mg"), "pc='mg' makes its hierarchy from a grid.*use pc='gamg'"),
         (Solver(petsc_options={"ksp_type": "gmress"}), "petsc_options=.*gmress"),
         (Solver(petsc_options={"ksp_gmres_restart": "many"}), "petsc_options=.*no integer value"),
+        (Solver(petsc_options={"ksp_gmres_restrat": 5}), "'ksp_gmres_restrat' means nothing to ksp='gmres'"),
+        (Solver("cg", petsc_options={"-ksp_gmres_restart": 5}), "'-ksp_gmres_restart' means nothing to ksp='cg'"),
     ],
 )
 def test_mistakes_that_show_with_the_first_operator(solver, message):

@@ -46,6 +46,9 @@ PETSC_OPTIONS = [
     "CXXOPTFLAGS=-O3",
 ]
 
+# From mpi4py's and petsc4py's modules to the environment's libraries, before the path of the one they were built in.
+RELATIVE_RUN_PATH = "-Wl,-rpath,$ORIGIN/../../..:$ORIGIN/../../../.."
+
 
 class SetupError(Exception):
     """Something on this machine is missing; the message says what to do."""
@@ -86,6 +89,11 @@ def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
 def install(*arguments: str) -> None:
     """`pip install`, leaving the compilation of Python files to their first import: most are never imported."""
     pip("install", "-q", "--no-compile", *arguments)
+
+
+def install_wheels(*wheels: Path) -> None:
+    """Install our own builds; pip would take another build of the same version for the same."""
+    install("--no-deps", "--force-reinstall", *map(str, wheels))
 
 
 def compiler() -> str:
@@ -176,17 +184,18 @@ def build_petsc(cc: str) -> None:
     mpi = {"MPICC": str(bin_folder / "mpicc"), "MPICXX": str(bin_folder / "mpicxx"),
            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     version = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
-    folder = wheel_folder(PETSC, MPICH, MPI4PY, version, " ".join(blas or [OPENBLAS]), *PETSC_OPTIONS, *BUILD_TOOLS)
+    shape = (PETSC, MPICH, MPI4PY, version, " ".join(blas or [OPENBLAS]), *PETSC_OPTIONS, *BUILD_TOOLS)
+    folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH)
     options = [*PETSC_OPTIONS, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
     # CIBUILDWHEEL makes PETSc write its run paths relative to the environment, so the wheel fits any clone.
     petsc_env = {**mpi, "PETSC_CONFIGURE_OPTIONS": " ".join(options), "CIBUILDWHEEL": "1", "PETSC_DIR": "", "PETSC_ARCH": "",
                  "MAKEFLAGS": f"-j{os.cpu_count() or 2}"}
-    mpi4py = cached_wheel(folder, f"mpi4py=={MPI4PY}", mpi, "building mpi4py (about 1 minute, once)")
+    binding_env = {**mpi, "LDFLAGS": RELATIVE_RUN_PATH, "PETSC_DIR": "", "PETSC_ARCH": ""}
+    mpi4py = cached_wheel(bindings, f"mpi4py=={MPI4PY}", binding_env, "building mpi4py (about 1 minute, once)")
     petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)")
-    install("--no-deps", str(mpi4py), str(petsc))
-    petsc4py = cached_wheel(folder, f"petsc4py=={PETSC}", {**mpi, "PETSC_DIR": "", "PETSC_ARCH": ""},
-                            "building petsc4py (about 3 minutes, once)")
-    install("--no-deps", str(petsc4py))
+    install_wheels(mpi4py, petsc)
+    petsc4py = cached_wheel(bindings, f"petsc4py=={PETSC}", binding_env, "building petsc4py (about 3 minutes, once)")
+    install_wheels(petsc4py)
 
 
 def use_petsc(petsc_dir: Path) -> None:
@@ -206,7 +215,7 @@ def use_petsc(petsc_dir: Path) -> None:
     folder = wheel_folder(str(petsc_dir), arch, mpicc, str(header.stat().st_mtime))
     for requirement in (f"mpi4py=={MPI4PY}", f"petsc4py=={version}.*"):
         wheel = cached_wheel(folder, requirement, env, f"building {requirement} for it (1 to 4 minutes, once)")
-        install("--no-deps", str(wheel))
+        install_wheels(wheel)
     link_launcher(mpicc)
 
 

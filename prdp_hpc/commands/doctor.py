@@ -67,7 +67,7 @@ def _petsc() -> list[Finding]:
     import petsc4py
 
     config = petsc4py.get_config()
-    folder = Path(config["PETSC_DIR"]) / config.get("PETSC_ARCH", "")
+    folder = _loaded_from() or Path(config["PETSC_DIR"]) / config.get("PETSC_ARCH", "")
     options = _petsc_options(folder)
     version = ".".join(map(str, petsc.Sys.getVersion()))
     kind = f"{petsc.ScalarType.__name__} scalars, {petsc.IntType.__name__} indices"
@@ -80,6 +80,13 @@ def _petsc() -> list[Finding]:
     if "--with-debugging=0" not in options and options:
         findings.append(Finding("note", "this PETSc was built with debugging: expect it to be several times slower"))
     return findings
+
+
+def _loaded_from() -> Path | None:
+    """The folder of the PETSc in use; petsc4py only remembers where it was built."""
+    maps = Path("/proc/self/maps")
+    found = re.search(r"(/\S+)/lib/libpetsc\.so", maps.read_text()) if maps.is_file() else None
+    return Path(found.group(1)) if found else None
 
 
 def _petsc_options(folder: Path) -> str:

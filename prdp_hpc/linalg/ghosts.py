@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ class GhostedIndex:
         position = np.where(mine, indices - start, 0)
         position[~mine] = (end - start) + np.searchsorted(foreign, indices[~mine])
         self.position = torch.from_numpy(position.astype(np.int64))
-        self._scatter = None
+        self._scatter: Any = None
         if template.comm.tompi4py().allreduce(len(foreign)):
             self._source = template.duplicate()
             self._ghosts = PETSc.Vec().createSeq(len(foreign), comm=PETSc.COMM_SELF)
@@ -36,10 +38,17 @@ class GhostedIndex:
             )
 
     def __call__(self, local: Tensor) -> Tensor:
-        """`(n_local,)` float64 to `(nnz,)`; collective."""
-        if self._scatter is None:
-            return local.index_select(0, self.position)
-        self._source.placeArray(local.numpy())
-        self._scatter.scatter(self._source, self._ghosts)
-        self._source.resetArray()
-        return torch.cat([local, torch.from_numpy(self._ghosts.getArray())]).index_select(0, self.position)
+        """`(..., n_local)` float64 to `(..., nnz)`; collective."""
+        if self._scatter is not None:
+            local = torch.cat([local, self._fetch(local.reshape(-1, local.shape[-1])).view(*local.shape[:-1], -1)], dim=-1)
+        return local.index_select(-1, self.position)
+
+    def _fetch(self, rows: Tensor) -> Tensor:
+        """The foreign entries of each row, `(rows, foreign)`."""
+        fetched = np.empty((len(rows), self._ghosts.getLocalSize()))
+        for row, ghosts in zip(rows.contiguous().numpy(), fetched, strict=True):
+            self._source.placeArray(row)
+            self._scatter.scatter(self._source, self._ghosts)
+            self._source.resetArray()
+            ghosts[:] = self._ghosts.getArray(readonly=True)
+        return torch.from_numpy(fetched)

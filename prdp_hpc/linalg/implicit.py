@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from prdp_hpc.collective import raise_together
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, like, to_host
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import Operator, SparseOperator
 from prdp_hpc.linalg.solver import Solver, zero_rows
 
 
@@ -27,9 +28,10 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     ----------
     operator : a `SparseOperator` or `FunctionOperator`.
     values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from solve to solve; in-place
-        changes must go through torch, as everywhere in autograd.
+        changes must go through torch, as everywhere in autograd. `(M, nnz_local)` stands for M matrices.
     b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B, n_local)`; any floating-point
-        type and device. The solve itself runs in double precision on the host.
+        type and device. The solve itself runs in double precision on the host. With M matrices `(M R, n_local)`: R
+        right-hand sides in a row for each.
     solver : method, preconditioner and level.
 
     Returns
@@ -43,7 +45,8 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
-    x: Tensor = _ImplicitSolve.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
+    function = _ImplicitBatch if isinstance(operator, SparseOperator) and _is_batch(values) else _ImplicitSolve
+    x: Tensor = function.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
     return x
 
 
@@ -51,7 +54,7 @@ class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
         _prepare(operator, values, b, ctx.needs_input_grad[:2])
-        x = torch.from_numpy(_run("forward", operator, solver, b).reshape(b.shape))
+        x = torch.from_numpy(_run("forward", operator, solver, np.atleast_2d(to_host(b))).reshape(b.shape))
         result = like(x, b)
         ctx.operator, ctx.solver, ctx.loads = operator, solver, operator.loads
         # x is only needed for the gradient of the values. Where it is the result itself, torch sees a change in place.
@@ -65,7 +68,7 @@ class _ImplicitSolve(torch.autograd.Function):
         values, x = ctx.saved_tensors
         if operator.loads != ctx.loads and _anywhere(operator.comm, operator.differs(values)):
             operator.load(values)
-        adjoint = torch.from_numpy(_run("adjoint", operator, solver, grad))
+        adjoint = torch.from_numpy(_run("adjoint", operator, solver, np.atleast_2d(to_host(grad))))
         values_grad = None
         if ctx.needs_input_grad[0]:
             gradient = operator.values_gradient(values, adjoint, x.view(adjoint.shape))
@@ -73,11 +76,58 @@ class _ImplicitSolve(torch.autograd.Function):
         return values_grad, like(adjoint, grad).view(grad.shape), None, None
 
 
-def _run(direction: str, operator: Operator, solver: Solver, b: Tensor) -> Array:
-    """Solve in double precision; `(B, n_local)`."""
+class _ImplicitBatch(torch.autograd.Function):
+    """As `_ImplicitSolve`, with a matrix of its own for each R right-hand sides."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, b: Tensor, operator: SparseOperator, solver: Solver) -> Tensor:
+        _prepare(operator, values, b, ctx.needs_input_grad[:2])
+        members = operator.take_members(len(values))
+        x = _run_batch("forward", members, [None] * len(values), values, solver, b)
+        result = like(x, b).view(b.shape)
+        if any(ctx.needs_input_grad):
+            ctx.operator, ctx.members, ctx.solver = operator, members, solver
+            ctx.loads = [member.loads for member, _ in zip(members, values, strict=False)]
+            ctx.save_for_backward(values, x if ctx.needs_input_grad[0] else None)
+        else:
+            operator.give_back_members(members)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (grad,), operator = grads, ctx.operator
+        values, x = ctx.saved_tensors
+        adjoint = _run_batch("adjoint", ctx.members, ctx.loads, values, ctx.solver, grad)
+        operator.give_back_members(ctx.members)
+        values_grad = None
+        if ctx.needs_input_grad[0]:
+            values_grad = like(operator.values_gradient(values, adjoint, x.view(adjoint.shape)), values)
+        return values_grad, like(adjoint, grad).view(grad.shape), None, None
+
+
+def _run_batch(
+    direction: str, members: list[SparseOperator], loads: Sequence[int | None], values: Tensor, solver: Solver, b: Tensor
+) -> Tensor:
+    """Solve with each matrix, loaded unless a member still holds it (its count of loads is the given one); `(M, R, n_local)`."""
+    host = torch.from_numpy(to_host(values))
+    right = to_host(b).reshape(len(values), -1, b.shape[-1])
+    x = np.empty_like(right)
+    for member, loaded, own, rows, result in zip(members, loads, host, right, x, strict=False):
+        if member.loads != loaded:
+            member.load(own)
+        result[:] = _run(direction, member, solver, rows)
+    return torch.from_numpy(x)
+
+
+def _is_batch(values: Any) -> bool:
+    return isinstance(values, Tensor) and values.dim() == 2
+
+
+def _run(direction: str, operator: Operator, solver: Solver, right: Array) -> Array:
+    """Solve for `(B, n_local)`."""
     system = solver.system(operator)
     system.set_up(direction)
-    right = np.atleast_2d(to_host(b))
     x = np.zeros_like(right)
     try:
         iterations = system.solve(direction, right, x)
@@ -109,8 +159,9 @@ def _anywhere(comm: MPI.Comm, condition: bool) -> bool:
 
 def _prepare(operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool, ...]) -> None:
     """Check the input and load the values, with one reduction when all is well."""
-    error = _wrong_right_hand_side(operator, b) or operator.check_form(values)
-    changed = error is None and operator.differs(values)
+    error = _wrong_right_hand_side(operator, b) or operator.check_form(values) or _wrong_batch(operator, values, b)
+    several = isinstance(operator, SparseOperator) and _is_batch(values)
+    changed = error is None and (several or operator.differs(values))
     if changed:
         error = operator.check_numbers(values)
     if operator.comm.size == 1:
@@ -118,27 +169,44 @@ def _prepare(operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool,
             raise error
     else:
         batch = b.shape[0] if error is None and b.dim() > 1 else -1
-        changed = _agree(operator.comm, error, changed, batch, needs_grad)
-    if changed:
+        matrices = len(values) if error is None and several else 1
+        changed = _agree(operator.comm, error, changed, (matrices, batch), needs_grad)
+    if changed and not several:
         operator.load(values)
 
 
-def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, batch: int, needs_grad: tuple[bool, ...]) -> bool:
+def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, sizes: tuple[int, int], needs_grad: tuple[bool, ...]) -> bool:
     """Whether any rank's values changed; raises on all ranks if one has an error or they disagree."""
     flags = sum(need << i for i, need in enumerate(needs_grad))
-    mine = np.array([error is not None, changed, batch, -batch, flags, -flags], dtype=np.int64)
+    same = [*sizes, flags]
+    mine = np.array([error is not None, changed, *same, *(-n for n in same)], dtype=np.int64)
     most = np.empty_like(mine)
     comm.Allreduce(mine, most, op=MPI.MAX)
     if most[0]:
         raise_together(comm, error)
-    if most[2] != -most[3]:
-        sizes = f"{-most[3]} … {most[2]}; -1 means none"
-        raise ValueError(f"the ranks gave batches of different sizes ({sizes}): every rank must give the same")
-    if most[4] != -most[5]:
+    matrices, batch, needs = zip(-most[5:], most[2:5], strict=True)
+    if matrices[0] != matrices[1]:
+        raise ValueError(f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must give the same number")
+    if batch[0] != batch[1]:
+        raise ValueError(
+            f"the ranks gave batches of different sizes ({batch[0]} … {batch[1]}; -1 means none): every rank must give the same"
+        )
+    if needs[0] != needs[1]:
         raise ValueError(
             "some ranks ask for gradients of values or b and others do not: requires_grad must be the same on every rank"
         )
     return bool(most[1])
+
+
+def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
+    if not (isinstance(operator, SparseOperator) and _is_batch(values)):
+        return None
+    if b.dim() != 2 or len(b) % len(values):
+        return ValueError(
+            f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand sides for each matrix, "
+            f"not {tuple(b.shape)}"
+        )
+    return None
 
 
 def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:

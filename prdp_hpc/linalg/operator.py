@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -18,6 +19,11 @@ from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, to_host
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.pool import Pool
+
+
+OWN_PRECONDITIONERS = ("constraint",)
+"""Names of preconditioners that PETSc does not have, and an operator may bring along."""
 
 
 class Operator(ABC):
@@ -102,6 +108,11 @@ class Operator(ABC):
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B, n_local)`."""
 
+    def attach_preconditioner(self, pc: Any, name: str) -> None:
+        """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of our own."""
+        if name in OWN_PRECONDITIONERS:
+            raise ValueError(f"pc={name!r} is made by a physics' own operator, and this one has none: use another pc")
+
 
 class SparseOperator(Operator):
     """A distributed sparse matrix: a fixed COO pattern and values that come with each solve.
@@ -116,8 +127,11 @@ class SparseOperator(Operator):
         solve costs, also where the transposed product is slower.
     grid : gives the division of rows among the ranks, and the hierarchy for `pc="mg"`; default: PETSc's even
         division.
+    n_local : rows of this rank, where neither the grid's nor PETSc's division will do.
     constant_nullspace : promise that `A 1 = 0` and `Aᵀ 1 = 0`, as for periodic and Neumann problems; the
         solution with mean 0 is found.
+    nullspace : this rank's part `(n_local,)` of another vector z with the promise `A z = 0` and `Aᵀ z = 0`; the solution
+        orthogonal to it is found.
 
     Raises
     ------
@@ -138,7 +152,9 @@ class SparseOperator(Operator):
         *,
         symmetric: bool = False,
         grid: Grid | None = None,
+        n_local: int | None = None,
         constant_nullspace: bool = False,
+        nullspace: ArrayLike | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         rows, cols = np.asarray(rows), np.asarray(cols)
@@ -147,20 +163,43 @@ class SparseOperator(Operator):
         if self.comm.size > 1 and len(set(self.comm.allgather((tuple(shape), symmetric, constant_nullspace)))) > 1:
             raise ValueError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
+        self._n_local = PETSc.DECIDE if n_local is None and grid is None else (grid.n_local if n_local is None else n_local)
+        self._nullspace = _nullspace(self.comm, constant_nullspace, nullspace)
+        self.matrix = self._create_matrix()
+        self._members: Pool[SparseOperator] = Pool()
+
+    def _create_matrix(self) -> Any:
         n = self.shape[0]
-        local = PETSc.DECIDE if grid is None else grid.n_local
-        self.matrix = PETSc.Mat().create(comm=self.comm)
-        self.matrix.setSizes(((local, n), (local, n)))
-        self.matrix.setType("aij")
+        matrix = PETSc.Mat().create(comm=self.comm)
+        matrix.setSizes(((self._n_local, n), (self._n_local, n)))
+        matrix.setType("aij")
         # PETSc may reorder what it is given.
-        self.matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
-        if symmetric:
-            self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-            self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-        if constant_nullspace:
-            nullspace = PETSc.NullSpace().create(constant=True, comm=self.comm)
-            self.matrix.setNullSpace(nullspace)
-            self.matrix.setTransposeNullSpace(nullspace)
+        matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
+        if self.symmetric:
+            matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+            matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+        if self._nullspace is not None:
+            matrix.setNullSpace(self._nullspace)
+            matrix.setTransposeNullSpace(self._nullspace)
+        return matrix
+
+    def _sibling(self) -> SparseOperator:
+        """The same pattern with a matrix of its own; whatever was found out about the pattern is shared."""
+        twin = copy.copy(self)
+        twin.matrix = twin._create_matrix()
+        twin.loads, twin._copy, twin._seen = 0, None, None
+        return twin
+
+    def take_members(self, count: int) -> list[SparseOperator]:
+        """At least `count` operators with this pattern and a matrix each, for values `(count, nnz_local)`; collective.
+
+        The caller's until it gives the list to `give_back_members`; they are made once and used again.
+        """
+        return self._members.take(count, self._sibling)
+
+    def give_back_members(self, members: list[SparseOperator]) -> None:
+        """The members' matrices are needed no more, on any rank."""
+        self._members.give_back(members)
 
     @classmethod
     def from_scipy(cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any) -> tuple[SparseOperator, Tensor]:
@@ -195,15 +234,15 @@ class SparseOperator(Operator):
         """A ValueError for values of a wrong kind or shape."""
         if not is_real_tensor(values):
             return ValueError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
-        if tuple(values.shape) != (self.nnz_local,):
-            wanted, shape = (self.nnz_local,), tuple(values.shape)
-            return ValueError(f"values must have one number per entry of the pattern, shape {wanted}, not {shape}")
+        if values.dim() not in (1, 2) or values.shape[-1] != self.nnz_local or values.shape[0] == 0 < self.nnz_local:
+            wanted = f"({self.nnz_local},) or, for M matrices, (M, {self.nnz_local})"
+            return ValueError(f"values must have one number per entry of the pattern, shape {wanted}, not {tuple(values.shape)}")
         return None
 
     def check_numbers(self, values: Tensor) -> Exception | None:
         """A ValueError that names the first entry that is not finite."""
         if has_bad_numbers(to_host(values)):
-            bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0])
+            bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0, -1])
             return ValueError(
                 f"the matrix values hold NaN or infinity, first in entry {bad} "
                 f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
@@ -214,13 +253,22 @@ class SparseOperator(Operator):
         self.matrix.setValuesCOO(to_host(values))
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch."""
-        if not len(adjoint):
-            return torch.zeros(self.nnz_local, dtype=torch.float64)
-        total = self._row_index(adjoint[0]).mul_(self._col_index(solution[0]))
-        for one_adjoint, one_solution in zip(adjoint[1:], solution[1:], strict=True):
-            total.addcmul_(self._row_index(one_adjoint), self._col_index(one_solution))
-        return total.neg_()
+        """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
+
+        For values `(M, nnz_local)`, λ and x are `(M, R, n_local)` and the sum runs over R.
+        """
+        total = torch.zeros(*adjoint.shape[:-2], self.nnz_local, dtype=torch.float64)
+        for right in range(adjoint.shape[-2]):
+            total.addcmul_(self._row_index(adjoint[..., right, :]), self._col_index(solution[..., right, :]), value=-1.0)
+        return total
+
+
+def _nullspace(comm: MPI.Comm, constant: bool, vector: ArrayLike | None) -> Any:
+    if vector is None:
+        return PETSc.NullSpace().create(constant=True, comm=comm) if constant else None
+    basis = PETSc.Vec().createWithArray(np.array(vector, dtype=np.float64), comm=comm)
+    basis.normalize()
+    return PETSc.NullSpace().create(constant=False, vectors=[basis], comm=comm)
 
 
 def _version(values: Tensor) -> int | None:

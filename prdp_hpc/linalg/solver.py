@@ -15,11 +15,13 @@ from petsc4py import PETSc
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.multigrid import attach_hierarchy
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
 from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remove_unused_options
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
 
+# A relative residual that is rounding: what is left after a breakdown of a method that had converged.
+SOLVED = 1e-10
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
 _SYMMETRIC_KSPS = frozenset(
     {"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
@@ -36,7 +38,8 @@ class Solver:
     ----------
     ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default "gmres".
     pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg", "none"; default
-        "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's grid.
+        "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's grid; "constraint" the one that
+        the Navier–Stokes operator brings along.
     refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given; default
         `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
     adjoint : level of adjoint solves.
@@ -69,7 +72,7 @@ class Solver:
         petsc_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.ksp = known_type("ksp", ksp, PETSc.KSP.Type)
-        self.pc = known_type("pc", pc, PETSc.PC.Type)
+        self.pc = pc if pc in OWN_PRECONDITIONERS else known_type("pc", pc, PETSc.PC.Type)
         self.petsc_options = dict(petsc_options or {})
         self.report = SolveReport()
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = weakref.WeakKeyDictionary()
@@ -122,9 +125,11 @@ class LinearSystem:
         ksp = PETSc.KSP().create(comm=operator.comm)
         ksp.setType(solver.ksp)
         ksp.setOperators(self._matrix)
-        ksp.getPC().setType(solver.pc)
-        # The prefix comes first: the levels of a hierarchy take it over when they are made.
+        if solver.pc not in OWN_PRECONDITIONERS:
+            ksp.getPC().setType(solver.pc)
+        # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over when they are made.
         ksp.setOptionsPrefix(new_prefix())
+        operator.attach_preconditioner(ksp.getPC(), solver.pc)
         hierarchy = attach_hierarchy(ksp.getPC(), operator, self._transposed) if solver.pc == "mg" else {}
         apply_options(ksp, {**hierarchy, **solver.petsc_options})
         self._can_skip_norm = _allow_skipping_the_norm(ksp)
@@ -231,11 +236,27 @@ class LinearSystem:
         level = self._levels[direction]
         if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
-        # A Krylov method that does not look at the norm breaks down when there is nothing to solve.
-        if level.is_fixed and not errors.is_set_up_failure(code) and zero_rows(self._b.comm.tompi4py(), right[None])[0]:
-            result[:] = 0.0
-            return
+        # A Krylov method that does not look at the norm breaks down when there is nothing to solve, or nothing is left to.
+        if level.is_fixed and not errors.is_set_up_failure(code):
+            if zero_rows(self._b.comm.tompi4py(), right[None])[0]:
+                result[:] = 0.0
+                return
+            if self._is_solved(direction, right, result):
+                return
         raise errors.failed_solve(direction, self.method, code, iterations, level)
+
+    def _is_solved(self, direction: str, right: Array, result: Array) -> bool:
+        """Whether the residual is down to rounding; collective."""
+        transposed = direction == "adjoint" and self._transposed
+        residual = self._b.duplicate()
+        self._x.placeArray(result)
+        (self._matrix.multTranspose if transposed else self._matrix.mult)(self._x, residual)
+        self._x.resetArray()
+        self._b.placeArray(right)
+        residual.aypx(-1.0, self._b)
+        solved = residual.norm() <= SOLVED * self._b.norm()
+        self._b.resetArray()
+        return bool(solved)
 
     def _failure(self, direction: str, error: PETSc.Error) -> Exception:
         """What to raise for a PETSc call that failed: the operator's own exception if that was why."""

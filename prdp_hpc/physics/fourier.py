@@ -1,0 +1,116 @@
+"""Discrete Fourier transforms of fields that are divided among ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from prdp_hpc.grid import Grid
+
+Block = tuple[slice, ...]
+Fields = NDArray[Any]
+
+
+class FourierTransform:
+    """Real-to-complex transforms of fields `(C, *local_shape)` on a periodic grid.
+
+    The ranks first share the fields by slabs of the first axis and transform the others, then by slabs of the last axis and
+    transform the first: each rank holds its share of the fields at any time.
+
+    Attributes
+    ----------
+    frequencies : `k_d` of this rank's coefficients along each axis, whole numbers that broadcast to the shape of a
+        transformed field.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._comm, self._dim, self._shape = grid.comm, grid.dim, grid.shape
+        spectral = (*grid.shape[:-1], grid.shape[-1] // 2 + 1)
+        rows = _slabs(grid.shape, 0, grid.comm.size)
+        half = _slabs(spectral, 0, grid.comm.size)
+        columns = _slabs(spectral, grid.dim - 1, grid.comm.size)
+        self._to_rows, self._from_rows = (Redistribution(grid.comm, *ends) for ends in ((grid.blocks, rows), (rows, grid.blocks)))
+        self._to_columns, self._to_half = (Redistribution(grid.comm, *ends) for ends in ((half, columns), (columns, half)))
+        mine = columns[grid.comm.rank]
+        whole = [np.fft.fftfreq(n, 1.0 / n) for n in grid.shape[:-1]] + [np.fft.rfftfreq(grid.shape[-1], 1.0 / grid.shape[-1])]
+        self.frequencies = np.meshgrid(*(k[part] for k, part in zip(whole, mine, strict=True)), indexing="ij", sparse=True)
+
+    def forward(self, fields: Fields) -> Fields:
+        """The coefficients; collective."""
+        inner = tuple(range(2, self._dim + 1))
+        if self._comm.size == 1:
+            return np.fft.rfftn(fields, axes=(1, *inner))
+        partly = np.fft.rfftn(self._to_rows(fields), axes=inner)
+        return np.fft.fft(self._to_columns(partly), axis=1)
+
+    def backward(self, coefficients: Fields) -> Fields:
+        """The fields of coefficients; collective."""
+        inner = tuple(range(2, self._dim + 1))
+        if self._comm.size == 1:
+            return np.fft.irfftn(coefficients, s=self._shape, axes=(1, *inner))
+        partly = self._to_half(np.fft.ifft(coefficients, axis=1))
+        return self._from_rows(np.fft.irfftn(partly, s=self._shape[1:], axes=inner))
+
+
+class Redistribution:
+    """Moves fields `(C, *block)` from one division of a grid into rectangular blocks to another.
+
+    Parameters
+    ----------
+    comm : its ranks own one block each of both divisions.
+    source, target : the blocks of all ranks, as slices of the whole grid.
+
+    PETSc-free: one `MPI_Alltoallv` of packed intersections.
+    """
+
+    def __init__(self, comm: MPI.Comm, source: Sequence[Block], target: Sequence[Block]) -> None:
+        self._comm = comm
+        mine, ours = source[comm.rank], target[comm.rank]
+        self._shape = tuple(part.stop - part.start for part in ours)
+        self._sent = [_within(_meet(mine, other), mine) for other in target]
+        self._received = [_within(_meet(other, ours), ours) for other in source]
+
+    def __call__(self, fields: Fields) -> Fields:
+        """This rank's part in the other division; collective."""
+        channels = fields.shape[0]
+        send = np.concatenate([fields[(slice(None), *part)].ravel() for part in self._sent])
+        counts = [channels * _size(part) for part in self._sent]
+        expected = [channels * _size(part) for part in self._received]
+        received = np.empty(sum(expected), dtype=fields.dtype)
+        self._comm.Alltoallv([send, counts], [received, expected])
+        result = np.empty((channels, *self._shape), dtype=fields.dtype)
+        start = 0
+        for part, count in zip(self._received, expected, strict=True):
+            shape = (channels, *(s.stop - s.start for s in part))
+            result[(slice(None), *part)] = received[start : start + count].reshape(shape)
+            start += count
+        return result
+
+
+def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
+    """Blocks that divide one axis as evenly as it goes; some are empty if there are more ranks than points."""
+    ends = [shape[axis] * rank // ranks for rank in range(ranks + 1)]
+    whole = [slice(0, n) for n in shape]
+    return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def _meet(one: Block, other: Block) -> Block:
+    starts = [max(a.start, b.start) for a, b in zip(one, other, strict=True)]
+    stops = [min(a.stop, b.stop) for a, b in zip(one, other, strict=True)]
+    return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))
+
+
+def _within(part: Block, block: Block) -> Block:
+    """A part of the grid as slices of the block that holds it; an empty part stays empty."""
+    if _size(part) == 0:
+        return tuple(slice(0, 0) for _ in part)
+    return tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, block, strict=True))
+
+
+def _size(part: Block) -> int:
+    return math.prod(s.stop - s.start for s in part)

@@ -1,0 +1,147 @@
+"""The coupled velocity–pressure system on a periodic staggered grid, as one sparse matrix."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.grid import Grid
+from prdp_hpc.linalg import SparseOperator
+from prdp_hpc.physics.constraint import ConstraintPreconditioner, PeriodicStokes
+
+Indices = NDArray[np.int32]
+
+
+class StaggeredOperator(SparseOperator):
+    """`[[F, G], [D, 0]]` with the momentum matrix F, the pressure gradient G and the divergence D.
+
+    A rank's unknowns are its points of velocity_x, velocity_y, (velocity_z,) pressure, one field after the other. For
+    `pc="fieldsplit"` the fields are called "velocity" and "pressure"; `pc="constraint"` is a `ConstraintPreconditioner`.
+    """
+
+    def __init__(self, grid: Grid, dt: float, rows: Indices, cols: Indices) -> None:
+        size, n_local = (grid.dim + 1) * grid.size, (grid.dim + 1) * grid.n_local
+        constant_pressure = np.zeros(n_local)
+        constant_pressure[grid.dim * grid.n_local :] = 1.0
+        super().__init__(rows, cols, (size, size), grid.comm, n_local=n_local, nullspace=constant_pressure)
+        self.staggered_grid, self._dt = grid, dt
+        self._stokes = PeriodicStokes(grid)
+
+    def attach_preconditioner(self, pc: Any, name: str) -> None:
+        """The two fields for "fieldsplit"; the context of "constraint"."""
+        if name == "constraint":
+            pc.setType(PETSc.PC.Type.PYTHON)
+            pc.setPythonContext(ConstraintPreconditioner(self._stokes, self._dt))
+        elif name == "fieldsplit":
+            start, end = self.row_range
+            middle = start + self.staggered_grid.dim * self.staggered_grid.n_local
+            velocity = PETSc.IS().createStride(middle - start, start, 1, comm=self.comm)
+            pressure = PETSc.IS().createStride(end - middle, middle, 1, comm=self.comm)
+            pc.setFieldSplitIS(("velocity", velocity), ("pressure", pressure))
+
+
+class StaggeredSystem:
+    """Pattern and values of the coupled system, for any number of winds at a time.
+
+    Component c of the velocity lies half a cell before the pressure's next point along its own axis; the gradient is a
+    forward, the divergence a backward difference, advection first-order upwind, diffusion central. The wind across an
+    axis is the mean of four neighbours: itself, the one before along c's axis, the one after along the wind's axis, and the
+    one in both directions, as in the paper's code.
+
+    Component 0 is along the grid's last axis (x), 1 along the one before (y), 2 along the first of three (z).
+    """
+
+    def __init__(self, grid: Grid, viscosity: float, dt: float) -> None:
+        if any(boundary != "periodic" for boundary in grid.boundary) or grid.dim < 2:
+            raise ValueError(f"Navier–Stokes needs a periodic grid of 2 or 3 dimensions, not {grid.boundary} in {grid.dim}-D")
+        self.grid, self.viscosity, self.dt = grid, viscosity, dt
+
+    @cached_property
+    def operator(self) -> StaggeredOperator:
+        """The coupled matrix; made on first use, collective then."""
+        dim, numbers = self.grid.dim, self._numbers
+        here = _part(dim)
+        rows, cols = [], []
+        for c in range(dim):
+            entries = [numbers[(c, *_part(dim, axis, side))] for axis in range(dim) for side in (-1, 1)]
+            entries += [numbers[(c, *here)], numbers[(dim, *_part(dim, self.axis(c), 1))], numbers[(dim, *here)]]
+            cols.append(np.stack([entry.ravel() for entry in entries], axis=-1))
+            rows.append(np.broadcast_to(numbers[(c, *here)].reshape(-1, 1), cols[-1].shape))
+        entries = [numbers[(c, *_part(dim, self.axis(c), side))] for c in range(dim) for side in (-1, 0)]
+        # An explicit zero on the diagonal, without which PETSc's factorisations refuse the matrix.
+        cols.append(np.stack([entry.ravel() for entry in [*entries, numbers[(dim, *here)]]], axis=-1))
+        rows.append(np.broadcast_to(numbers[(dim, *here)].reshape(-1, 1), cols[-1].shape))
+        pattern = [np.concatenate([part.ravel() for part in parts]) for parts in (rows, cols)]
+        return StaggeredOperator(self.grid, self.dt, *pattern)
+
+    def axis(self, component: int) -> int:
+        """The grid's axis along which a component of the velocity points."""
+        return self.grid.dim - 1 - component
+
+    def values(self, wind: Tensor) -> Tensor:
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+        grid, dim = self.grid, self.grid.dim
+        padded = grid.halo(wind.to(device="cpu", dtype=torch.float64))
+        momentum = torch.stack([self._momentum(padded, c) for c in range(dim)], dim=1)
+        parts = [torch.cat([momentum, self._pressure_entries.expand(*momentum.shape[:3], -1)], dim=-1).flatten(1)]
+        return torch.cat([*parts, self._divergence_entries.expand(len(wind), -1)], dim=-1)
+
+    def _momentum(self, padded: Tensor, c: int) -> Tensor:
+        """Entries of the rows of component c: before and after along each axis, then the diagonal; `(B, n, 2 dim + 1)`."""
+        entries, diagonal = [], 1.0 / self.dt
+        for axis in range(self.grid.dim):
+            h = self.grid.spacing[axis]
+            wind = self._wind(padded, c, axis) / h
+            before, after = -wind.clamp(min=0.0) - self.viscosity / h**2, wind.clamp(max=0.0) - self.viscosity / h**2
+            entries += [before, after]
+            diagonal = diagonal - before - after
+        return torch.stack([*entries, diagonal], dim=-1).flatten(1, -2)
+
+    def _wind(self, padded: Tensor, c: int, axis: int) -> Tensor:
+        """The wind along `axis` at the points of component c, `(B, *local_shape)`."""
+        dim, own = self.grid.dim, self.axis(c)
+        field = padded[:, dim - 1 - axis]
+        if axis == own:
+            return field[(slice(None), *_part(dim))]
+        corners = [(0, 0), (-1, 0), (0, 1), (-1, 1)]
+        parts = [field[(slice(None), *_moved(dim, {own: before, axis: after}))] for before, after in corners]
+        return sum(parts[1:], parts[0]) / 4
+
+    @cached_property
+    def _pressure_entries(self) -> Tensor:
+        """Entries of the pressure in the momentum rows: after, here; `(dim, 1, 2)`."""
+        h = [self.grid.spacing[self.axis(c)] for c in range(self.grid.dim)]
+        return torch.tensor([[[1 / step, -1 / step]] for step in h], dtype=torch.float64)
+
+    @cached_property
+    def _divergence_entries(self) -> Tensor:
+        h = [self.grid.spacing[self.axis(c)] for c in range(self.grid.dim)]
+        row = torch.tensor([sign / step for step in h for sign in (-1, 1)] + [0.0], dtype=torch.float64)
+        return row.repeat(self.grid.n_local)
+
+    @cached_property
+    def _numbers(self) -> Indices:
+        """Global numbers of all fields with one halo layer, `(dim + 1, *local_shape + 2)`."""
+        scalar, fields = self.grid.numbering, self.grid.dim + 1
+        sizes = np.array([math.prod(s.stop - s.start for s in block) for block in self.grid.blocks])
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        owner = np.searchsorted(starts, scalar, side="right") - 1
+        first = fields * starts[owner] + scalar - starts[owner]
+        return np.stack([first + field * sizes[owner] for field in range(fields)]).astype(PETSc.IntType)
+
+
+def _moved(dim: int, shifts: dict[int, int]) -> tuple[slice, ...]:
+    """From an array with one halo layer, the points moved by −1, 0 or 1 along each axis."""
+    ends = {-1: slice(None, -2), 0: slice(1, -1), 1: slice(2, None)}
+    return tuple(ends[shifts.get(axis, 0)] for axis in range(dim))
+
+
+def _part(dim: int, axis: int = 0, shift: int = 0) -> tuple[slice, ...]:
+    return _moved(dim, {axis: shift})

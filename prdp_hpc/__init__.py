@@ -23,6 +23,8 @@ _HOMES = {
     "solve": "linalg",
     "Heat": "physics",
     "Poisson": "physics",
+    "Burgers": "physics",
+    "NavierStokes": "physics",
     "Coordinator": "refinement",
     "IterationLadder": "refinement",
     "ToleranceLadder": "refinement",

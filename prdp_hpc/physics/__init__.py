@@ -1,7 +1,8 @@
 """Ready-made PDEs, each a differentiable stepper over a `Grid` and a `Solver`."""
 
+from prdp_hpc.physics.burgers import Burgers
 from prdp_hpc.physics.heat import Heat
 from prdp_hpc.physics.navier_stokes import NavierStokes
 from prdp_hpc.physics.poisson import Poisson
 
-__all__ = ["Heat", "NavierStokes", "Poisson"]
+__all__ = ["Burgers", "Heat", "NavierStokes", "Poisson"]

@@ -69,7 +69,7 @@ class ConstraintPreconditioner:
         self._matrix: Any = None
         self._stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
 
-    def setUp(self, pc: PETSc.PC) -> None:  # noqa: N802 - PETSc's name
+    def setUp(self, pc: PETSc.PC) -> None:
         """Take the diagonal of F."""
         if self._matrix is None:
             self._matrix = pc.getOperators()[1]

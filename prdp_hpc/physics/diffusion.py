@@ -14,6 +14,7 @@ from torch import Tensor
 from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
+from prdp_hpc.physics.shifts import moved
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class DiffusionStencil:
         for axis in range(grid.dim):
             wall = 1.0 if grid.boundary[axis] == "dirichlet" else 0.0
             for step, position in ((-1, axis), (1, 2 * grid.dim - axis)):
-                shift = _shifted(grid.dim, axis, step)
+                shift = moved(grid.dim, {axis: step})
                 neighbours[:, position] = numbers[shift].reshape(-1)
                 inside = torch.from_numpy(neighbours[:, position] >= 0)
                 self._sides.append(_Side(position, shift, inside, wall, 1.0 / grid.spacing[axis] ** 2))
@@ -151,12 +152,6 @@ class DiffusionStepper:
         raise_together(self.grid.comm, error)
         fields = math.prod(shape[: -self.grid.dim])
         return solve(self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver).reshape(shape)
-
-
-def _shifted(dim: int, axis: int, step: int) -> tuple[slice, ...]:
-    """From an array with one halo layer, each point's neighbour along `axis`."""
-    moved = {-1: slice(None, -2), 1: slice(2, None)}[step]
-    return tuple(moved if d == axis else slice(1, -1) for d in range(dim))
 
 
 def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
     """Blocks that divide one axis as evenly as it goes; some are empty if there are more ranks than points."""
     ends = [shape[axis] * rank // ranks for rank in range(ranks + 1)]
     whole = [slice(0, n) for n in shape]
-    return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in zip(ends, ends[1:], strict=False)]
+    return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in pairwise(ends)]
 
 
 def _meet(one: Block, other: Block) -> Block:

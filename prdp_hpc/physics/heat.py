@@ -33,6 +33,8 @@ class Heat(DiffusionStepper):
     Source: paper, section on the heat emulator.
     """
 
+    channels: tuple[str, ...] = ("u",)
+
     def __init__(self, grid: Grid, diffusivity: float | Tensor, dt: float, solver: Solver) -> None:
         if not 0 < dt < math.inf:
             raise ValueError(f"the time step dt must be positive and finite, not {dt!r}")

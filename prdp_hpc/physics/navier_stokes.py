@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
-from prdp_hpc.linalg import Refinement, Solver, solve
+from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
 from prdp_hpc.physics.poisson import Poisson
+from prdp_hpc.physics.shifts import neighbour
 from prdp_hpc.physics.staggered import StaggeredOperator, StaggeredSystem
 
-CHANNELS = ("velocity_x", "velocity_y", "velocity_z")
 
-
-class NavierStokes:
+class NavierStokes(PicardStepper):
     """`u_t + (w·∇)u = −∇p + ν Δu`, `∇·u = 0`, in 2-D or 3-D on a periodic staggered grid; density 1.
 
     Backward Euler, first-order upwind, velocity and pressure coupled: each Picard iteration solves one linear system
@@ -46,46 +43,28 @@ class NavierStokes:
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        viscosity: float,
-        dt: float,
-        solver: Solver,
-        picard_iterations: int = 1,
-        gradient: Literal["full", "reduced"] = "full",
+        self, grid: Grid, viscosity: float, dt: float, solver: Solver, picard_iterations: int = 1, gradient: Gradient = "full"
     ) -> None:
-        raise_together(grid.comm, _wrong(viscosity, dt, picard_iterations, gradient))
-        self.grid, self.solver = grid, solver
-        self.viscosity, self.dt = float(viscosity), float(dt)
-        self.picard_iterations, self.gradient = picard_iterations, gradient
+        super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)
         self._system = StaggeredSystem(grid, self.viscosity, self.dt)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """What the channels of a state are."""
-        return (*CHANNELS[: self.grid.dim], "pressure")
+        """velocity_x (along the last axis), velocity_y, (velocity_z,) pressure; a pressure that comes in has no influence."""
+        return (*VELOCITIES[: self.grid.dim], "pressure")
 
     @property
     def operator(self) -> StaggeredOperator:
-        """The matrix of one solve."""
+        """The coupled matrix of one sample."""
         return self._system.operator
 
-    def __call__(self, state: Tensor) -> Tensor:
-        """The state one step later.
+    def values(self, wind: Tensor) -> Tensor:
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+        return self._system.values(wind)
 
-        `state`: `(B, dim + 1, *local_shape)`, velocity_x (along the last axis), velocity_y, (velocity_z,) pressure; the
-        pressure that comes in has no influence. Differentiable; collective.
-        """
-        raise_together(self.grid.comm, self._wrong_state(state))
-        dim = self.grid.dim
-        velocity = state[:, :dim]
-        right = torch.cat([velocity / self.dt, torch.zeros_like(state[:, dim:])], dim=1).flatten(1)
-        wind = velocity
-        for _ in range(self.picard_iterations):
-            values = self._system.values(wind.detach() if self.gradient == "reduced" else wind)
-            result = solve(self.operator, values, right, self.solver).reshape(state.shape)
-            wind = result[:, :dim]
-        return result
+    def _right(self, state: Tensor) -> Tensor:
+        velocity, pressure = state[:, : self.grid.dim], state[:, self.grid.dim :]
+        return torch.cat([velocity / self.dt, torch.zeros_like(pressure)], dim=1).flatten(1)
 
     def divergence_free(self, state: Tensor) -> Tensor:
         """The state with its velocity projected: `u − ∇_h q` with `Δ_h q = ∇_h·u`, and q as the pressure. Collective."""
@@ -93,42 +72,16 @@ class NavierStokes:
         dim = self.grid.dim
         poisson = Poisson(self.grid, Solver("cg", "jacobi", Refinement(rtol=1e-12)))
         potential = poisson(-self.divergence(state))
-        after = self.grid.halo(potential)
-        inner = (Ellipsis, *(slice(1, -1) for _ in range(dim)))
-        gradients = [
-            (torch.roll(after, -1, self._roll_axis(c))[inner] - potential) / self.grid.spacing[self._system.axis(c)]
-            for c in range(dim)
-        ]
+        padded = self.grid.halo(potential)
+        gradients = [(neighbour(padded, dim, {axis: 1}) - potential) / self.grid.spacing[axis] for axis in reversed(range(dim))]
         return torch.cat([state[:, :dim] - torch.stack(gradients, dim=1), potential.unsqueeze(1)], dim=1)
 
     def divergence(self, state: Tensor) -> Tensor:
         """`∇_h·u` at the pressure's points, `(B, *local_shape)`; collective."""
         dim = self.grid.dim
         padded = self.grid.halo(state[:, :dim])
-        inner = (Ellipsis, *(slice(1, -1) for _ in range(dim)))
-        parts = [
-            (state[:, c] - torch.roll(padded[:, c], 1, self._roll_axis(c))[inner]) / self.grid.spacing[self._system.axis(c)]
-            for c in range(dim)
-        ]
-        return sum(parts[1:], parts[0])
-
-    def _roll_axis(self, component: int) -> int:
-        return self._system.axis(component) - self.grid.dim
-
-    def _wrong_state(self, state: Tensor) -> ValueError | None:
-        expected = (self.grid.dim + 1, *self.grid.local_shape)
-        if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
-            return ValueError(f"a state on this rank must have shape (B, {', '.join(map(str, expected))}), not {tuple(state.shape)}")
-        return None
-
-
-def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -> ValueError | None:
-    if not 0 <= viscosity < math.inf:
-        return ValueError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
-    if not 0 < dt < math.inf:
-        return ValueError(f"the time step dt must be positive and finite, not {dt!r}")
-    if isinstance(picard_iterations, bool) or not isinstance(picard_iterations, int) or picard_iterations < 1:
-        return ValueError(f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}")
-    if gradient not in ("full", "reduced"):
-        return ValueError(f"gradient must be 'full' or 'reduced', not {gradient!r}")
-    return None
+        parts = []
+        for c in range(dim):
+            axis = self._system.axis(c)
+            parts.append((state[:, c] - neighbour(padded[:, c], dim, {axis: -1})) / self.grid.spacing[axis])
+        return torch.stack(parts).sum(dim=0)

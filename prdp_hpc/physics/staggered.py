@@ -15,6 +15,7 @@ from torch import Tensor
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import SparseOperator
 from prdp_hpc.physics.constraint import ConstraintPreconditioner, PeriodicStokes
+from prdp_hpc.physics.shifts import moved, neighbour
 
 Indices = NDArray[np.int32]
 
@@ -95,24 +96,23 @@ class StaggeredSystem:
 
     def _momentum(self, padded: Tensor, c: int) -> Tensor:
         """Entries of the rows of component c: before and after along each axis, then the diagonal; `(B, n, 2 dim + 1)`."""
-        entries, diagonal = [], 1.0 / self.dt
+        entries: list[Tensor] = []
         for axis in range(self.grid.dim):
             h = self.grid.spacing[axis]
             wind = self._wind(padded, c, axis) / h
             before, after = -wind.clamp(min=0.0) - self.viscosity / h**2, wind.clamp(max=0.0) - self.viscosity / h**2
             entries += [before, after]
-            diagonal = diagonal - before - after
-        return torch.stack([*entries, diagonal], dim=-1).flatten(1, -2)
+        beside = torch.stack(entries, dim=-1)
+        return torch.cat([beside, 1.0 / self.dt - beside.sum(dim=-1, keepdim=True)], dim=-1).flatten(1, -2)
 
     def _wind(self, padded: Tensor, c: int, axis: int) -> Tensor:
         """The wind along `axis` at the points of component c, `(B, *local_shape)`."""
         dim, own = self.grid.dim, self.axis(c)
         field = padded[:, dim - 1 - axis]
         if axis == own:
-            return field[(slice(None), *_part(dim))]
+            return neighbour(field, dim, {})
         corners = [(0, 0), (-1, 0), (0, 1), (-1, 1)]
-        parts = [field[(slice(None), *_moved(dim, {own: before, axis: after}))] for before, after in corners]
-        return sum(parts[1:], parts[0]) / 4
+        return torch.stack([neighbour(field, dim, {own: before, axis: after}) for before, after in corners]).mean(dim=0)
 
     @cached_property
     def _pressure_entries(self) -> Tensor:
@@ -127,7 +127,7 @@ class StaggeredSystem:
         return row.repeat(self.grid.n_local)
 
     @cached_property
-    def _numbers(self) -> Indices:
+    def _numbers(self) -> Any:
         """Global numbers of all fields with one halo layer, `(dim + 1, *local_shape + 2)`."""
         scalar, fields = self.grid.numbering, self.grid.dim + 1
         sizes = np.array([math.prod(s.stop - s.start for s in block) for block in self.grid.blocks])
@@ -137,11 +137,5 @@ class StaggeredSystem:
         return np.stack([first + field * sizes[owner] for field in range(fields)]).astype(PETSc.IntType)
 
 
-def _moved(dim: int, shifts: dict[int, int]) -> tuple[slice, ...]:
-    """From an array with one halo layer, the points moved by −1, 0 or 1 along each axis."""
-    ends = {-1: slice(None, -2), 0: slice(1, -1), 1: slice(2, None)}
-    return tuple(ends[shifts.get(axis, 0)] for axis in range(dim))
-
-
 def _part(dim: int, axis: int = 0, shift: int = 0) -> tuple[slice, ...]:
-    return _moved(dim, {axis: shift})
+    return moved(dim, {axis: shift})

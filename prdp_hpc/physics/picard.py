@@ -1,0 +1,86 @@
+"""Implicit steps of advection by Picard iteration: what Burgers and Navier–Stokes share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import Tensor
+
+from prdp_hpc.collective import raise_together
+from prdp_hpc.grid import Grid
+from prdp_hpc.linalg import Solver, SparseOperator, solve
+
+VELOCITIES = ("velocity_x", "velocity_y", "velocity_z")
+Gradient = Literal["full", "reduced"]
+
+
+class PicardStepper(ABC):
+    """One step `A(w) u⁺ = b(u)`, solved `picard_iterations` times with the wind w of the iteration before, at first u's own.
+
+    The matrices differ from sample to sample. `gradient`: "full" differentiates through them and the right-hand side,
+    "reduced" takes them as constant.
+
+    Raises
+    ------
+    ValueError
+        For a viscosity below 0, dt ≤ 0, no iteration, or an unknown gradient.
+    """
+
+    def __init__(
+        self, grid: Grid, viscosity: float, dt: float, solver: Solver, picard_iterations: int = 1, gradient: Gradient = "full"
+    ) -> None:
+        raise_together(grid.comm, _wrong(viscosity, dt, picard_iterations, gradient))
+        self.grid, self.solver = grid, solver
+        self.viscosity, self.dt = float(viscosity), float(dt)
+        self.picard_iterations, self.gradient = picard_iterations, gradient
+
+    @property
+    @abstractmethod
+    def channels(self) -> tuple[str, ...]:
+        """What the channels of a state are."""
+
+    @property
+    @abstractmethod
+    def operator(self) -> SparseOperator:
+        """The matrix of one solve."""
+
+    @abstractmethod
+    def values(self, wind: Tensor) -> Tensor:
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+
+    @abstractmethod
+    def _right(self, state: Tensor) -> Tensor:
+        """The right-hand sides `(B R, n_local)`: R in a row for each sample."""
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """The state one step later; `(B, C, *local_shape)`, see `channels`. Differentiable; collective."""
+        raise_together(self.grid.comm, self._wrong_state(state))
+        right, wind = self._right(state), state[:, : self.grid.dim]
+        for _ in range(self.picard_iterations):
+            values = self.values(wind.detach() if self.gradient == "reduced" else wind)
+            result = solve(self.operator, values, right, self.solver).reshape(state.shape)
+            wind = result[:, : self.grid.dim]
+        return result
+
+    def _wrong_state(self, state: Tensor) -> ValueError | None:
+        expected = (len(self.channels), *self.grid.local_shape)
+        if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
+            return ValueError(
+                f"a state on this rank must have shape (B, {', '.join(map(str, expected))}) with the channels "
+                f"{', '.join(self.channels)}, not {tuple(state.shape)}"
+            )
+        return None
+
+
+def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -> ValueError | None:
+    if not 0 <= viscosity < math.inf:
+        return ValueError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
+    if not 0 < dt < math.inf:
+        return ValueError(f"the time step dt must be positive and finite, not {dt!r}")
+    if isinstance(picard_iterations, bool) or not isinstance(picard_iterations, int) or picard_iterations < 1:
+        return ValueError(f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}")
+    if gradient not in ("full", "reduced"):
+        return ValueError(f"gradient must be 'full' or 'reduced', not {gradient!r}")
+    return None

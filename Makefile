@@ -15,8 +15,8 @@ environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 7 to 12 m
 demo: environment  ## train the 2-D heat emulator with PRDP and with full refinement; table and figure
 	@$(VENV)/prdp-hpc doctor
 	@# A checkpoint has 280 MB here; one every 10 epochs keeps the disk out of the comparison.
-	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo training.checkpoint_every=10 \
-		$(if $(DEMO_DATA),data.file=$(DEMO_DATA))
+	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo comparison.seeds=1 \
+		training.checkpoint_every=10 $(if $(DEMO_DATA),data.file=$(DEMO_DATA))
 
 test: environment  ## the tests (under 15 minutes on 2 cores)
 	@$(VENV)/python -m pytest tests

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 _RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
-# A rank that fails alone must not wait long for the others to fail too.
-_RENDEZVOUS_SECONDS = 5.0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _arguments(argv)
     if arguments.command == "plot" and _launch_rank() > 0:
         return  # works on files alone: one rank is enough
+    # Threads that spin while they wait cost little on idle cores and a multiple of the run time on busy ones. Read when
+    # torch is loaded, which the commands do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
         getattr(command, arguments.command)(arguments)
@@ -46,6 +47,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
+    arguments.line = shlex.join(["prdp-hpc", *(sys.argv[1:] if argv is None else argv)])
     return arguments
 
 
@@ -58,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _config_command(commands, "run", "train once; writes a run folder", resumable=True)
-    _config_command(commands, "compare", "train with PRDP and with full refinement; table and figure", resumable=True)
+    _config_command(commands, "compare", "train with PRDP and with full refinement, over seeds; table, figure", resumable=True)
+    paper = commands.add_parser("paper", help="compare in every experiment of the paper; goes on where it was stopped")
+    paper.add_argument("--quick", action="store_true", help="smaller sizes, under 10 minutes on 2 cores")
+    paper.add_argument("--only", nargs="+", metavar="NAME", help="these experiments of the list")
+    paper.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/paper, or runs/paper-quick)")
+    paper.add_argument("--list", metavar="FILE", help="another list of experiments (default: configs/paper/experiments.yaml)")
     generate = _config_command(commands, "generate", "make the trajectories that a config trains on")
     generate.add_argument("--out", metavar="FILE", help="where to write (default: where run and compare look)")
     plot = commands.add_parser("plot", help="draw finished or running runs, from their files alone")
@@ -96,14 +103,9 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _all_ranks_fail(world: Any) -> bool:
-    """Whether every rank comes here within a few seconds."""
-    request = world.Ibarrier()
-    end = time.monotonic() + _RENDEZVOUS_SECONDS
-    while time.monotonic() < end:
-        if request.Test():
-            return True
-        time.sleep(0.01)
-    return False
+    from prdp_hpc.collective import all_ranks_come  # it loads MPI
+
+    return all_ranks_come(world)
 
 
 def _world() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import TypeVar
 from mpi4py import MPI
 
 T = TypeVar("T")
+RENDEZVOUS_SECONDS = 5.0
+"""A rank that fails alone must not wait long for the others to fail too."""
 
 
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
@@ -44,6 +47,17 @@ def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
         raise
     raise_together(comm, None)
     return result
+
+
+def all_ranks_come(comm: MPI.Comm) -> bool:
+    """Whether every rank calls this, or a non-blocking barrier, within a few seconds; for ranks whose work has failed."""
+    request = comm.Ibarrier()
+    end = time.monotonic() + RENDEZVOUS_SECONDS
+    while time.monotonic() < end:
+        if request.Test():
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def abort_on_error(comm: MPI.Comm) -> None:

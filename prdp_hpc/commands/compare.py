@@ -1,45 +1,110 @@
-"""`prdp-hpc compare`: PRDP against full refinement."""
+"""`prdp-hpc compare`: PRDP against full refinement, constant levels and other solvers, over several seeds."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from prdp_hpc.commands.run import remove, train_and_plot
-from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.collective import call_together
+from prdp_hpc.commands.run import figure_of, remove, train_and_plot
+from prdp_hpc.config import ConfigError, ExperimentConfig, load_config
+from prdp_hpc.config.comparison import BaselineSection
 from prdp_hpc.files import write_json
 from prdp_hpc.learning.experiment import process_mesh, run_folder
-from prdp_hpc.report import compare_summaries, comparison_table, load_run, plot_comparison
+from prdp_hpc.mesh import ProcessMesh
+from prdp_hpc.report import ComparisonRecord, compare_runs, comparison_table, load_run, plot_comparison, seed_folders
+from prdp_hpc.report.runs import ReportError
 
-SCHEDULES = {"prdp": "prdp", "full": "constant"}
+_NO_MATTER = {"name", "output", "parallel", "comparison"}
+"""Sections that change no number of a run."""
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Train twice from the same seeds on the same data; print the table and draw the figure."""
+    """Train each variant from the same seeds on the same data; print the table and draw the figure."""
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config).with_name(f"{config.name}-compare")
     if arguments.overwrite:
         remove(mesh, folder)
-    summaries = {
-        name: train_and_plot(_with_schedule(config, schedule, name), mesh, folder / name, arguments.resume)
-        for name, schedule in SCHEDULES.items()
-    }
+    comparison = compare_variants(config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume)
     if mesh.is_root:
-        comparison = compare_summaries(config.name, summaries["prdp"], summaries["full"])
-        write_json(folder / "comparison.json", comparison)
-        figure = folder / "figures" / "comparison.png"
-        plot_comparison(load_run(folder / "prdp"), load_run(folder / "full"), figure, _title(config, folder))
-        print(f"\n{comparison_table(comparison)}\n\nrun folders: {folder}\nfigure:      {figure}")
+        print(f"\n{comparison_table(comparison)}\n\nrun folders: {folder}\nfigure:      {folder / 'figures' / 'comparison.png'}")
     mesh.close()
 
 
-def _with_schedule(config: ExperimentConfig, schedule: str, name: str) -> ExperimentConfig:
-    refinement = config.refinement.model_copy(update={"schedule": schedule})
-    return config.model_copy(update={"refinement": refinement, "name": f"{config.name}-{name}"})
+def compare_variants(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, figure: Path, resume: bool) -> dict[str, Any]:
+    """Train what is not there yet, write `comparison.json` and the figure; the content on rank 0, else empty. Collective.
+
+    With `resume`, finished runs of the same config are kept and others continue from their checkpoints. The variants of a
+    seed follow each other, and the order moves on by one with each seed, so that what else the machine does hits all alike.
+    """
+    configs = variants(config)
+    folders = seed_folders(folder, config.seeds)
+    for turn, (seed, seed_folder) in enumerate(zip(config.seeds, folders, strict=True)):
+        names = list(configs)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            run_config = configs[name].model_copy(update={"seed": seed, "name": f"{config.name}-{name}"})
+            _train(run_config, mesh, seed_folder / name, resume)
+    return call_together(mesh.world, lambda: _report(config, list(configs), folder, figure) if mesh.is_root else {})
 
 
-def _title(config: ExperimentConfig, folder: Path) -> str:
+def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
+    """The configs of a comparison by name: `prdp`, `full`, `constant_<level>`, and the baselines'."""
+    found = {"prdp": _refined(config, schedule="prdp"), "full": _refined(config, schedule="constant")}
+    for level in config.comparison.constant_levels:
+        found[f"constant_{level:g}"] = _constant(config, level)
+    for name, baseline in config.comparison.baselines.items():
+        found[name] = _baseline(config, baseline)
+    return found
+
+
+def _baseline(config: ExperimentConfig, baseline: BaselineSection) -> ExperimentConfig:
+    level = config.refinement.full_level if baseline.level is None else baseline.level
+    return _constant(config, level).model_copy(update={"solver": baseline.solver})
+
+
+def _constant(config: ExperimentConfig, level: int | float) -> ExperimentConfig:
+    return _refined(config, schedule="constant", level=level, adjoint_ladder=None)
+
+
+def _refined(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
+    return config.model_copy(update={"refinement": config.refinement.model_copy(update=changes)})
+
+
+def _train(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> None:
+    if not (resume and mesh.world.bcast(_has_finished(config, folder) if mesh.is_root else None)):
+        train_and_plot(config, mesh, folder, resume)
+
+
+def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
+    """Whether a run of the same config has come to its end in `folder`."""
+    try:
+        run, before = load_run(folder), load_config(folder / "config.yaml")
+    except (ReportError, ConfigError):
+        return False
+    if run.summary is None or not figure_of(folder).exists():
+        return False
+    # The summary may be older than the config: of fewer epochs.
+    return run.summary["epochs"] == config.training.epochs and _numbers(before) == _numbers(config)
+
+
+def _numbers(config: ExperimentConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=_NO_MATTER)
+
+
+def _report(config: ExperimentConfig, names: list[str], folder: Path, figure: Path) -> dict[str, Any]:
+    folders = seed_folders(folder, config.seeds)
+    runs = {name: tuple(load_run(seed_folder / name) for seed_folder in folders) for name in names}
+    targets = {name: section.model_dump(exclude_none=True) for name, section in config.comparison.targets.items()}
+    content = compare_runs(config.name, config.seeds, runs, targets)
+    write_json(folder / "comparison.json", content)
+    plot_comparison(ComparisonRecord(folder, config.name, runs, content), figure, _title(config))
+    return content
+
+
+def _title(config: ExperimentConfig) -> str:
     points = " × ".join(str(n) for n in config.grid.shape)
     method = f"{config.solver.ksp} with {config.solver.pc}"
-    return f"{config.name}: {config.physics.pde} on {points} points, {method}, seed {config.seed}"
+    seeds = f"seed {config.seed}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
+    return f"{config.name}: {config.physics.pde} on {points} points, {method}, {seeds}"

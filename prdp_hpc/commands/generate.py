@@ -1,4 +1,4 @@
-"""`prdp-hpc generate`: trajectories for an emulator."""
+"""`prdp-hpc generate`: trajectories for an emulator or a corrector."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from prdp_hpc.config import ConfigError, EmulatorConfig, load_config
+from prdp_hpc.config import ConfigError, InverseConfig, load_config
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.generate import generate as make
 from prdp_hpc.learning.generate import generated_path
@@ -17,8 +17,8 @@ from prdp_hpc.mesh import ProcessMesh
 def generate(arguments: argparse.Namespace) -> None:
     """Solve for the trajectories of a config and write them; all ranks share the grid."""
     config = load_config(arguments.config, arguments.overrides)
-    if not isinstance(config, EmulatorConfig):
-        raise ConfigError(f"{arguments.config}: only an emulator is trained on trajectories; an inverse problem makes its own")
+    if isinstance(config, InverseConfig):
+        raise ConfigError(f"{arguments.config}: an inverse problem is not trained on trajectories and makes its own reference")
     path = Path(arguments.out) if arguments.out else generated_path(config)
     mesh = ProcessMesh.from_world(MPI.COMM_WORLD.size)
     make(config, Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length), path)

@@ -31,8 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 def train_and_plot(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     """One run with its figure; the run's summary. Collective."""
     summary = run_experiment(config, mesh, folder, resume)
-    if mesh.is_root:
-        plot_run(load_run(folder), figure_of(folder))
+    call_together(mesh.world, lambda: plot_run(load_run(folder), figure_of(folder)) if mesh.is_root else None)
     return summary
 
 
@@ -49,6 +48,6 @@ def remove(mesh: ProcessMesh, folder: Path) -> None:
 def _remove(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not any((folder / run / "config.yaml").is_file() for run in (".", "prdp", "full")):
+    if not any((folder / "config.yaml").is_file() for folder in (folder, *folder.glob("prdp"), *folder.glob("seed_*/prdp"))):
         raise RunFolderError(f"{folder} holds no run, so --overwrite does not remove it: choose another name=… or output=…")
     shutil.rmtree(folder)

@@ -1,14 +1,33 @@
 """Validated configs."""
 
 from prdp_hpc.config.errors import ConfigError, nearest
-from prdp_hpc.config.experiment import EmulatorConfig, ExperimentConfig, InverseConfig, load_config, validate, write_resolved
+from prdp_hpc.config.experiment import (
+    CorrectorConfig,
+    EmulatorConfig,
+    ExperimentConfig,
+    InverseConfig,
+    SupervisedConfig,
+    load_config,
+    validate,
+    write_resolved,
+)
+from prdp_hpc.config.paper import Paper, PaperExperiment, find_list, load_experiment, load_paper
+from prdp_hpc.config.physics import SteppedSection
 
 __all__ = [
     "ConfigError",
+    "CorrectorConfig",
     "EmulatorConfig",
     "ExperimentConfig",
     "InverseConfig",
+    "Paper",
+    "PaperExperiment",
+    "SteppedSection",
+    "SupervisedConfig",
+    "find_list",
     "load_config",
+    "load_experiment",
+    "load_paper",
     "nearest",
     "validate",
     "write_resolved",

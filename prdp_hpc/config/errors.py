@@ -27,9 +27,10 @@ def explain(error: dict[str, Any], known: Iterable[str]) -> str:
     if kind == "missing":
         return f"{where}: must be given"
     if kind == "union_tag_not_found":
-        return f"{where}: the key {_tag(error)} must be given, one of {error['ctx'].get('expected_tags', _KINDS)}"
+        known_tags = _PDES if _tag(error) == "pde" else _KINDS
+        return f"{where}: the key {_tag(error)} must be given, one of {known_tags}"
     if kind == "union_tag_invalid":
-        return f"{where}: {_tag(error)} {error['ctx']['tag']!r} is not known, choose one of {error['ctx']['expected_tags']}"
+        return f"{where}: {_tag(error)} {error['ctx']['tag']!r} is not known here, choose one of {error['ctx']['expected_tags']}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     shown = "" if kind == "value_error" or isinstance(given, dict) else f", not {given!r}"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
@@ -43,12 +44,13 @@ def location(error: dict[str, Any]) -> str:
     parts = [str(part) for part in error["loc"]]
     if len(parts) > 1 and parts[-1] in _TYPES:
         parts.pop()
-    return ".".join(part for part in parts if "[" not in part and part not in _LADDERS)
+    return ".".join(part for part in parts if "[" not in part and part not in _TAGS)
 
 
 _TYPES = ("str", "int", "float", "bool", "none")
-_LADDERS = ("iterations", "tolerances")
+_TAGS = ("iterations", "tolerances", "mlp", "resnet", "heat", "burgers", "navier_stokes")
 _KINDS = "'iterations', 'tolerances', 'levels'"
+_PDES = "'heat', 'burgers', 'navier_stokes'"
 
 
 def _tag(error: dict[str, Any]) -> str:

@@ -5,76 +5,127 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.errors import ConfigError, explain, location, nearest
 from prdp_hpc.config.models import (
+    CorrectorDataSection,
+    CorrectorSection,
     DataSection,
-    EmulatorTrainingSection,
     GridSection,
     InverseSection,
     InverseTrainingSection,
-    NetworkSection,
     ParallelSection,
-    PhysicsSection,
     RefinementSection,
     Section,
     SolverSection,
+    SupervisedTrainingSection,
 )
+from prdp_hpc.config.networks import MLPSection, NetworkSection
+from prdp_hpc.config.physics import CorrectedSection, EmulatedSection, HeatSection, PoissonSection, SteppedSection
 from prdp_hpc.files import write_text
 
 
 class _Experiment(Section):
+    default_seeds: ClassVar[int] = 3
+
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: Annotated[int, Field(ge=0, strict=True)] = 1
     output: str = "runs"
     grid: GridSection
-    physics: PhysicsSection
+    physics: PoissonSection | SteppedSection
     solver: SolverSection = SolverSection()
     refinement: RefinementSection = RefinementSection()
+    comparison: ComparisonSection = ComparisonSection()
     parallel: ParallelSection = ParallelSection()
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of a comparison."""
+        return range(self.seed, self.seed + (self.comparison.seeds or self.default_seeds))
 
     def to_yaml(self) -> str:
         """The config with every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-class EmulatorConfig(_Experiment):
-    """A network learns one step of a PDE."""
+class _Supervised(_Experiment):
+    """What learns from trajectories."""
 
-    task: Literal["emulator"]
-    network: NetworkSection = NetworkSection()
-    training: EmulatorTrainingSection = EmulatorTrainingSection()
+    physics: SteppedSection
+    network: NetworkSection = MLPSection()
+    training: SupervisedTrainingSection = SupervisedTrainingSection()
     data: DataSection = DataSection()
 
     @model_validator(mode="after")
-    def _has_steps(self) -> EmulatorConfig:
-        if self.physics.pde != "heat":
-            raise ValueError("an emulator learns time steps: physics.pde must be 'heat'")
+    def _fitting_grid(self) -> Self:
+        pde = self.physics.pde
+        if isinstance(self.physics, HeatSection):
+            return self
+        if self.grid.boundaries != {"periodic"}:
+            raise ValueError(f"physics.pde={pde} needs a periodic grid: give grid.boundary=periodic")
+        if pde == "navier_stokes" and len(self.grid.shape) == 1:
+            raise ValueError("physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1")
+        return self
+
+
+class EmulatorConfig(_Supervised):
+    """A network learns one step of a PDE."""
+
+    task: Literal["emulator"]
+    physics: EmulatedSection
+
+    @property
+    def steps(self) -> int:
+        """Steps that trajectories must have: two of the chain, and of validation."""
+        return 2
+
+
+class CorrectorConfig(_Supervised):
+    """A network learns to correct the steps of a coarse solver."""
+
+    task: Literal["corrector"]
+    physics: CorrectedSection
+    corrector: CorrectorSection = CorrectorSection()
+    data: CorrectorDataSection = CorrectorDataSection()
+
+    @property
+    def steps(self) -> int:
+        """Steps that trajectories must have."""
+        return self.corrector.steps
+
+    @model_validator(mode="after")
+    def _reference_grid(self) -> CorrectorConfig:
+        if self.data.reference_factor > 1 and "neumann" in self.grid.boundaries:
+            raise ValueError("data.reference_factor must be 1 with neumann boundaries: the points of a finer grid lie elsewhere")
         return self
 
 
 class InverseConfig(_Experiment):
     """A physical parameter is found from a solution."""
 
+    default_seeds: ClassVar[int] = 1  # nothing is random
+
     task: Literal["inverse"]
+    physics: PoissonSection
     training: InverseTrainingSection = InverseTrainingSection()
     inverse: InverseSection = InverseSection()
 
     @model_validator(mode="after")
     def _one_dimension(self) -> InverseConfig:
-        if self.physics.pde != "poisson":
-            raise ValueError("the inverse problem is Poisson's: physics.pde must be 'poisson'")
         if len(self.grid.shape) != 1:
             raise ValueError(f"the inverse problem is one-dimensional: grid.shape must have 1 entry, not {len(self.grid.shape)}")
         return self
 
 
-ExperimentConfig = EmulatorConfig | InverseConfig
-_TASKS: dict[str, type[EmulatorConfig] | type[InverseConfig]] = {"emulator": EmulatorConfig, "inverse": InverseConfig}
+SupervisedConfig = EmulatorConfig | CorrectorConfig
+ExperimentConfig = EmulatorConfig | InverseConfig | CorrectorConfig
+M = TypeVar("M", bound=BaseModel)
+_TASKS: dict[str, type[ExperimentConfig]] = {"emulator": EmulatorConfig, "inverse": InverseConfig, "corrector": CorrectorConfig}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -85,7 +136,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     ConfigError
         One message with the file and, for every wrong key, what is wrong and what is allowed.
     """
-    content = _read(Path(path))
+    content = read_yaml(Path(path))
     for override in overrides:
         _apply(content, override)
     return validate(content, str(path))
@@ -97,7 +148,11 @@ def validate(content: dict[str, Any], source: str) -> ExperimentConfig:
     if not isinstance(task, str) or task not in _TASKS:
         hint = "must be given" if task is None else f"{task!r} is not known"
         raise ConfigError(f"{source}: task: {hint}; choose one of {', '.join(_TASKS)}")
-    model = _TASKS[task]
+    return validated(_TASKS[task], content, source)
+
+
+def validated(model: type[M], content: dict[str, Any], source: str) -> M:
+    """A model of a nested dictionary; all that is wrong with it in one `ConfigError`."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -132,7 +187,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file; `ConfigError` where it cannot be read, or gives a key twice."""
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
     try:
@@ -182,10 +238,15 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iter
     models = [model]
     for part in location[:-1]:
         inner = [found for one in models if part in one.model_fields for found in _models(one.model_fields[str(part)].annotation)]
-        # Pydantic puts the kind of a ladder into the path.
-        of_kind = [one for one in models if "kind" in one.model_fields and part in get_args(one.model_fields["kind"].annotation)]
-        models = inner or of_kind or models
+        # Pydantic puts the tag of a union's member into the path.
+        tagged = [one for one in models if part in _tags(one)]
+        models = inner or tagged or models
     return {key for one in models for key in one.model_fields}
+
+
+def _tags(model: type[BaseModel]) -> set[Any]:
+    """The values by which a model is told from the other members of a union."""
+    return {tag for key in ("kind", "pde") if key in model.model_fields for tag in get_args(model.model_fields[key].annotation)}
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

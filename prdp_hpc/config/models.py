@@ -12,10 +12,13 @@ from prdp_hpc.refinement import (
     Coordinator,
     ExplicitLadder,
     IterationLadder,
+    Ladder,
+    LooserLadder,
     ManualSchedule,
     Schedule,
     ToleranceLadder,
     check_level,
+    looser,
 )
 
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -48,34 +51,17 @@ class GridSection(Section):
     boundary: Boundary | tuple[Boundary, ...] = "dirichlet"
     length: Positive | tuple[Positive, ...] = 1.0
 
+    @property
+    def boundaries(self) -> set[str]:
+        """The kinds of boundary that some axis has."""
+        return {self.boundary} if isinstance(self.boundary, str) else set(self.boundary)
+
     @model_validator(mode="after")
     def _one_per_axis(self) -> GridSection:
         for name in ("boundary", "length"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.shape):
                 raise ValueError(f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for all, or one for each")
-        return self
-
-
-class PhysicsSection(Section):
-    """The PDE and its coefficients: diffusivity in length² / time, dt in time."""
-
-    pde: Literal["heat", "poisson"]
-    diffusivity: Positive = 1.0
-    dt: Positive | None = None
-
-    @property
-    def time_step(self) -> float:
-        """dt of an equation that has one."""
-        assert self.dt is not None
-        return self.dt
-
-    @model_validator(mode="after")
-    def _time_step(self) -> PhysicsSection:
-        if self.pde == "heat" and self.dt is None:
-            raise ValueError("the heat equation needs a time step: give physics.dt")
-        if self.pde == "poisson" and self.dt is not None:
-            raise ValueError("the Poisson equation has no time step: leave physics.dt out")
         return self
 
 
@@ -131,10 +117,6 @@ class ExplicitLadderSection(Section):
         return ExplicitLadder(self.levels)
 
 
-def _ladder_kind(value: Any) -> Any:
-    return value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-
-
 LadderSection = Annotated[
     Annotated[IterationLadderSection, Tag("iterations")]
     | Annotated[ToleranceLadderSection, Tag("tolerances")]
@@ -149,6 +131,7 @@ class RefinementSection(Section):
     schedule: Literal["prdp", "constant", "manual"] = "prdp"
     ladder: LadderSection = IterationLadderSection(kind="iterations")
     adjoint_ladder: LadderSection | None = None
+    adjoint_factor: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
     step_threshold: Positive = 0.98
     stop_threshold: Positive = 0.9
     ema_window: Count = 6
@@ -162,6 +145,8 @@ class RefinementSection(Section):
             check_level(self.level)
         if self.schedule == "manual" and 0 not in self.manual:
             raise ValueError("schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}")
+        if self.adjoint_ladder is not None and self.adjoint_factor != 1:
+            raise ValueError("adjoint_ladder and adjoint_factor both say what adjoint solves do: give one of them")
         self.build()
         return self
 
@@ -173,7 +158,7 @@ class RefinementSection(Section):
 
     @property
     def full_adjoint_level(self) -> int | float:
-        """Full refinement of adjoint solves: their ladder's top; without one, as forward."""
+        """Full refinement of adjoint solves: their ladder's top; without one, as forward, whatever `adjoint_factor`."""
         if self.adjoint_ladder is None:
             return self.full_level
         ladder = self.adjoint_ladder.build()
@@ -181,32 +166,34 @@ class RefinementSection(Section):
 
     def build(self) -> Schedule:
         """The schedule; an adjoint ladder that is shorter stays at its top."""
-        ladder = self.ladder.build()
-        adjoint = None if self.adjoint_ladder is None else self.adjoint_ladder.build()
+        ladder, adjoint = self.ladder.build(), self._adjoint_levels()
         if self.schedule == "constant":
             return ConstantSchedule(self.full_level, self.full_adjoint_level)
         if self.schedule == "manual":
-            return ManualSchedule(self.manual)
+            adjoint_levels = {start: looser(level, self.adjoint_factor) for start, level in self.manual.items()}
+            return ManualSchedule(self.manual, adjoint_levels)
         return Coordinator(ladder, self.step_threshold, self.stop_threshold, self.ema_window, self.error_window, adjoint)
 
-
-class NetworkSection(Section):
-    """A multilayer perceptron on the whole field: widths of its hidden layers and its activation."""
-
-    kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Count, ...] = Field(default=(64, 64, 64), min_length=1)
-    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    def _adjoint_levels(self) -> Ladder | None:
+        if self.adjoint_ladder is not None:
+            return self.adjoint_ladder.build()
+        return None if self.adjoint_factor == 1 else LooserLadder(self.ladder.build(), self.adjoint_factor)
 
 
-class EmulatorTrainingSection(Section):
-    """Adam with learning rate `learning_rate · decay^(step / decay_steps)`."""
+class SupervisedTrainingSection(Section):
+    """Adam with a learning rate that reaches `decay · learning_rate` after `decay_steps` steps.
+
+    exponential: `learning_rate · decay^(step / decay_steps)`, which goes on falling; cosine: half a cosine wave, then
+    constant. `precision` is the network's: bfloat16 keeps parameters, losses and everything else in float32.
+    """
 
     epochs: Count = 100
     batch_size: Count = 25
     learning_rate: Positive = 1e-3
+    schedule: Literal["exponential", "cosine"] = "exponential"
     decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
     decay_steps: Count = 100
-    precision: Literal["float32", "float64"] = "float32"
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
     checkpoint_every: Count = 1
 
 
@@ -235,8 +222,31 @@ class InverseSection(Section):
         return self
 
 
+class CorrectorSection(Section):
+    """Steps trained through; steps after which validation measures; the channel that the coordinator sees (null: the first)."""
+
+    unroll: Count = 2
+    validation_steps: tuple[Count, ...] = Field(default=(1, 2, 5), min_length=1)
+    measure: str | None = None
+
+    @field_validator("validation_steps")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"must rise from step to step, as [1, 2, 5], not {list(value)}")
+        return value
+
+    @property
+    def steps(self) -> int:
+        """Steps that trajectories must have."""
+        return max(self.unroll, *self.validation_steps)
+
+
 class DataSection(Section):
-    """An HDF5 file of trajectories; or, with file null, how many to generate, from how many Fourier modes and which seed."""
+    """An HDF5 file of trajectories; or, with file null, how many to generate, from how many Fourier modes and which seed.
+
+    Navier–Stokes starts from noise instead of Fourier modes.
+    """
 
     file: str | None = None
     train: Count = 200
@@ -245,10 +255,16 @@ class DataSection(Section):
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
 
 
+class CorrectorDataSection(DataSection):
+    """Generated data are solved on a grid `reference_factor` times as fine, of which the points of `grid` are kept."""
+
+    reference_factor: Count = 1
+
+
 class ParallelSection(Section):
     """How many ranks share one grid; the rest of the ranks are replicas.
 
-    Null is 1 for an emulator, and all ranks for an inverse problem, which has no samples to divide.
+    Null is 1 for an emulator or a corrector, and all ranks for an inverse problem, which has no samples to divide.
     """
 
     grid_ranks: Count | None = None

@@ -1,6 +1,6 @@
 """HDF5 trajectories: layout, writing, reading, random initial states, and the order of training."""
 
-from prdp_hpc.data.initial_conditions import truncated_fourier
+from prdp_hpc.data.initial_conditions import normalised_fourier, truncated_fourier
 from prdp_hpc.data.layout import DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
@@ -11,6 +11,7 @@ __all__ = [
     "EpochSampler",
     "TrajectoryAttributes",
     "TrajectoryFile",
+    "normalised_fourier",
     "share",
     "truncated_fourier",
     "write_trajectories",

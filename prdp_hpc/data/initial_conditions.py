@@ -31,3 +31,13 @@ def truncated_fourier(
             amplitude = generator.uniform(-1.0, 1.0, size=samples)
             total += np.multiply.outer(amplitude, shape)
     return total
+
+
+def normalised_fourier(
+    generator: np.random.Generator, samples: int, channels: int, axes: Sequence[NDArray[np.float64]], modes: int = 5
+) -> NDArray[np.float64]:
+    """A `truncated_fourier` series for each channel, `(samples, channels, *grid)`; the largest |value| of a sample is 1."""
+    states = np.stack([truncated_fourier(generator, samples, axes, modes) for _ in range(channels)], axis=1)
+    peaks: NDArray[np.float64] = np.abs(states).max(axis=tuple(range(1, states.ndim)), keepdims=True)
+    normalised: NDArray[np.float64] = states / peaks
+    return normalised

@@ -2,14 +2,15 @@
 
     /train/trajectories        (samples, steps + 1, [channels,] *grid shape), float32 or float64
     /validation/trajectories   the same, other samples
-    attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity, scheme, axes, format
+    attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity or viscosity, channels, scheme, axes, format
 
-Step 0 is the initial state. Without a channel axis there is one channel. Files made elsewhere need no attributes; `dt` and
-`diffusivity` must be the config's where a file has them.
+Step 0 is the initial state. Without a channel axis there is one channel. The last axis is x, the one before it y. Files made
+elsewhere need no attributes; the time step and the coefficient must be the config's where a file has them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 GROUPS = ("train", "validation")
@@ -25,7 +26,8 @@ class DataError(ValueError):
 class TrajectoryAttributes:
     """What a file says about its trajectories.
 
-    `dt` in time, `diffusivity` in length² / time, `length` of the domain (one for all axes, or one per axis).
+    `dt` in time, `coefficients` by name (`diffusivity` or `viscosity`) in length² / time, `length` of the domain (one for all
+    axes, or one per axis), `channels` by name.
     """
 
     pde: str
@@ -33,7 +35,8 @@ class TrajectoryAttributes:
     boundary: str | tuple[str, ...]
     length: float | tuple[float, ...]
     dt: float
-    diffusivity: float
+    coefficients: Mapping[str, float]
+    channels: tuple[str, ...]
     scheme: str
 
     def as_hdf5(self) -> dict[str, object]:
@@ -46,7 +49,8 @@ class TrajectoryAttributes:
             "boundary": boundary,
             "length": self.length,
             "dt": self.dt,
-            "diffusivity": self.diffusivity,
+            **self.coefficients,
+            "channels": ",".join(self.channels),
             "scheme": self.scheme,
-            "axes": "sample, step, channel, " + ", ".join("xyz"[: len(self.shape)]),
+            "axes": "sample, step, channel, " + ", ".join(reversed("xyz"[: len(self.shape)])),
         }

@@ -44,13 +44,16 @@ class TrajectoryFile:
         """Samples of a group."""
         return self._samples[group]
 
-    def check_made_with(self, key: str, attribute: str, wanted: float) -> None:
-        """Raise `DataError` if the file says of `attribute` another number than the config's `key`; it may say nothing."""
+    def check_made_with(self, key: str, attribute: str, wanted: float, factor: float = 1.0) -> None:
+        """Raise `DataError` if the file says another number than the config's `key`; it may say nothing.
+
+        `attribute` of the file is `factor` times the number that `key` means.
+        """
         said = self.attributes.get(attribute)
-        if isinstance(said, (int, float, np.number)) and not np.isclose(said, wanted, rtol=1e-6, atol=0.0):
+        if isinstance(said, (int, float, np.number)) and not np.isclose(said, wanted * factor, rtol=1e-6, atol=0.0):
             raise DataError(
                 f"{self.path}: was made with {attribute} = {said:g}, but {key} is {wanted:g}: "
-                f"give {key}={said:g}, or another data.file"
+                f"give {key}={said / factor:g}, or another data.file"
             )
 
     def read(self, group: str, part: Sequence[slice] | None = None) -> NDArray[Any]:

@@ -9,20 +9,22 @@ from typing import Any
 from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
-from prdp_hpc.config import EmulatorConfig, InverseConfig, write_resolved
+from prdp_hpc.config import CorrectorConfig, ExperimentConfig, InverseConfig, SupervisedConfig, write_resolved
 from prdp_hpc.data import TrajectoryFile
 from prdp_hpc.files import write_json
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.checkpoint import Checkpoints
+from prdp_hpc.learning.corrector import CorrectorTask
 from prdp_hpc.learning.emulator import EmulatorTask
 from prdp_hpc.learning.generate import generate, generated_path
 from prdp_hpc.learning.inverse import InverseTask
+from prdp_hpc.learning.stepper import coefficient
 from prdp_hpc.learning.task import Task
 from prdp_hpc.learning.trainer import Trainer
 from prdp_hpc.linalg import Solver
 from prdp_hpc.mesh import ProcessMesh
 
-Config = EmulatorConfig | InverseConfig
+Config = ExperimentConfig
 
 
 class RunFolderError(ValueError):
@@ -76,10 +78,13 @@ def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
     grid = Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length)
     if isinstance(config, InverseConfig):
         return InverseTask(config, mesh, grid, solver)
-    return EmulatorTask(config, mesh, grid, open_data(config, mesh, grid), solver)
+    data = open_data(config, mesh, grid)
+    if isinstance(config, CorrectorConfig):
+        return CorrectorTask(config, mesh, grid, data, solver)
+    return EmulatorTask(config, mesh, grid, data, solver)
 
 
-def open_data(config: EmulatorConfig, mesh: ProcessMesh, grid: Grid) -> TrajectoryFile:
+def open_data(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> TrajectoryFile:
     """The config's data file, generated first if it names none and the generated one is not there; collective."""
     path = Path(config.data.file) if config.data.file else generated_path(config)
     missing = config.data.file is None and mesh.world.bcast(not path.exists())
@@ -88,11 +93,15 @@ def open_data(config: EmulatorConfig, mesh: ProcessMesh, grid: Grid) -> Trajecto
     return call_together(mesh.world, lambda: _fitting_file(path, config))
 
 
-def _fitting_file(path: Path, config: EmulatorConfig) -> TrajectoryFile:
+def _fitting_file(path: Path, config: SupervisedConfig) -> TrajectoryFile:
     """The file, if what it says about its physics is what the config says."""
     file = TrajectoryFile(path, shape=config.grid.shape)
-    file.check_made_with("physics.dt", "dt", config.physics.time_step)
-    file.check_made_with("physics.diffusivity", "diffusivity", config.physics.diffusivity)
+    name, value = coefficient(config.physics)
+    file.check_made_with("physics.dt", "dt", config.physics.dt)
+    # Files of the authors name the same things in other ways.
+    others = {"viscosity": ("nu", 1.0), "diffusivity": ("diffusivity_times_dt", config.physics.dt)}
+    file.check_made_with(f"physics.{name}", name, value)
+    file.check_made_with(f"physics.{name}", others[name][0], value, others[name][1])
     return file
 
 
@@ -117,8 +126,7 @@ def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
     if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None
-    # As many adjoint solves as forward ones: one each for a sample trained on.
-    full = (forward + adjoint) * last["solves"] / 2
+    full = forward * (last["solves"] - last["adjoint_solves"]) + adjoint * last["adjoint_solves"]
     return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / full)
 
 
@@ -151,6 +159,6 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
 
 def _settings(config: Config) -> dict[str, Any]:
     """What must be the same for a checkpoint to fit; more epochs, another folder or split may follow a resume."""
-    settings = config.model_dump(mode="json", exclude={"output", "parallel", "name"})
+    settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
     settings["training"] = {k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every")}
     return settings

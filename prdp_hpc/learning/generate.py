@@ -6,74 +6,118 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from prdp_hpc.collective import call_together
-from prdp_hpc.config import EmulatorConfig
-from prdp_hpc.data import DataError, TrajectoryAttributes, truncated_fourier, write_trajectories
+from prdp_hpc.config import CorrectorConfig, SupervisedConfig
+from prdp_hpc.data import DataError, TrajectoryAttributes, write_trajectories
 from prdp_hpc.grid import Grid
-from prdp_hpc.learning.emulator import ROLLOUT
+from prdp_hpc.learning.initial_states import initial_states
+from prdp_hpc.learning.stepper import Stepper, build_stepper, coefficient
 from prdp_hpc.linalg import Refinement, Solver
-from prdp_hpc.physics import Heat
 
-CONVERGED = Refinement(rtol=1e-12)
+SAMPLES_AT_ONCE = 25
+"""Trajectories solved together, so that memory does not grow with their number."""
 
 
-def generated_path(config: EmulatorConfig) -> Path:
+def generated_path(config: SupervisedConfig) -> Path:
     """Where the generated data of a config lie; the name carries everything that shapes them."""
     shape = {
         "grid": config.grid.model_dump(),
-        "physics": config.physics.model_dump(),
+        "physics": config.physics.model_dump(exclude={"gradient"}),
         "data": config.data.model_dump(exclude={"file"}),
+        "steps": config.steps,
     }
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:12]
     points = "x".join(str(n) for n in config.grid.shape)
     return Path(config.output) / "data" / f"{config.physics.pde}_{points}_{digest}.h5"
 
 
-def generate(config: EmulatorConfig, grid: Grid, path: Path) -> None:
+def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     """Solve `train` and `validation` trajectories from random initial states and write them to `path`; collective.
 
-    The initial states are truncated Fourier series from `data.seed`; each step is one backward Euler step, solved to a
-    relative residual of 1e-12. The result does not depend on the number of ranks (to that tolerance).
+    The initial states come from `data.seed` (see `initial_states`); each step is the config's own, solved to a relative
+    residual of 1e-12 (heat) or 1e-10 (the others, whose matrices are not symmetric). With `data.reference_factor` above 1
+    the trajectories are solved on a finer grid, of whose points those of `grid` are kept. The result does not depend on
+    the number of ranks (to that tolerance).
     """
-    heat = Heat(grid, config.physics.diffusivity, config.physics.time_step, Solver("cg", "jacobi", CONVERGED))
+    fine, kept = reference_grid(grid, _factor(config))
+    stepper = build_stepper(config.physics, fine, _converged_solver(config.physics.pde))
     generator = np.random.default_rng(config.data.seed)
-    axes = [grid.axis_points(d) / grid.length[d] for d in range(grid.dim)]
     groups = {}
     for group, count in (("train", config.data.train), ("validation", config.data.validation)):
-        initial = truncated_fourier(generator, count, axes, config.data.modes)
-        groups[group] = _trajectories(grid, heat, torch.from_numpy(initial))
-    call_together(grid.comm, lambda: _write(config, path, groups) if grid.comm.rank == 0 else None)
+        initial = initial_states(stepper, fine, generator, count, config.data.modes)
+        parts = [_trajectories(fine, kept, stepper, part, config.steps) for part in initial.split(SAMPLES_AT_ONCE)]
+        groups[group] = np.concatenate(parts)
+    call_together(grid.comm, lambda: _write(config, path, groups, stepper) if grid.comm.rank == 0 else None)
 
 
-def _write(config: EmulatorConfig, path: Path, groups: Mapping[str, NDArray[np.float32]]) -> None:
+def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
+    """A grid `factor` times as fine on the same domain and ranks, and which of its points are those of `grid`.
+
+    Neumann axes have no such points: their factor must be 1. The second result is an index of the last axes.
+    """
+    if factor == 1:
+        return grid, ...
+    shape, kept = [], []
+    for n, boundary in zip(grid.shape, grid.boundary, strict=True):
+        assert boundary != "neumann"
+        periodic = boundary == "periodic"
+        shape.append(factor * n if periodic else factor * (n + 1) - 1)
+        kept.append(slice(0 if periodic else factor - 1, None, factor))
+    return Grid(shape, grid.boundary, grid.comm, grid.length), (..., *kept)
+
+
+def _factor(config: SupervisedConfig) -> int:
+    return config.data.reference_factor if isinstance(config, CorrectorConfig) else 1
+
+
+def _converged_solver(pde: str) -> Solver:
+    """Not the config's own: a solver that is poor enough to be compared with may not converge at all."""
+    if pde == "heat":
+        return Solver("cg", "jacobi", Refinement(rtol=1e-12))
+    return Solver("gmres", {"burgers": "bjacobi", "navier_stokes": "constraint"}[pde], Refinement(rtol=1e-10))
+
+
+def _trajectories(grid: Grid, kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> NDArray[np.float32]:
+    """From this rank's initial states `(samples, C, *local_shape)` to `(samples, steps + 1, C, *kept points)` on every rank."""
+    states = [initial]
+    with torch.no_grad():
+        for _ in range(steps):
+            states.append(stepper(states[-1]))
+        whole = grid.gather(torch.stack(states, dim=1))
+    return whole[kept].to(torch.float32).numpy()
+
+
+def _write(config: SupervisedConfig, path: Path, groups: Mapping[str, NDArray[np.float32]], stepper: Stepper) -> None:
     try:
-        write_trajectories(path, groups, _attributes(config))
+        write_trajectories(path, groups, _attributes(config, stepper))
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another output=… or --out") from None
 
 
-def _trajectories(grid: Grid, heat: Heat, initial: torch.Tensor) -> NDArray[np.float32]:
-    """`(samples, steps + 1, 1, *grid)` on every rank."""
-    states = [grid.scatter(initial)]
-    with torch.no_grad():
-        for _ in range(ROLLOUT):
-            states.append(heat(states[-1]))
-        whole = grid.gather(torch.stack(states, dim=1))
-    return whole.unsqueeze(2).to(torch.float32).numpy()
-
-
-def _attributes(config: EmulatorConfig) -> TrajectoryAttributes:
+def _attributes(config: SupervisedConfig, stepper: Stepper) -> TrajectoryAttributes:
+    name, value = coefficient(config.physics)
+    factor = _factor(config)
     return TrajectoryAttributes(
         pde=config.physics.pde,
         shape=tuple(config.grid.shape),
         boundary=config.grid.boundary,
         length=config.grid.length,
-        dt=config.physics.time_step,
-        diffusivity=config.physics.diffusivity,
-        scheme="backward Euler, central differences, conjugate gradients to rtol 1e-12",
+        dt=config.physics.dt,
+        coefficients={name: value},
+        channels=stepper.channels,
+        scheme=_scheme(config) + (f", on a grid {factor} times as fine" if factor > 1 else ""),
     )
+
+
+def _scheme(config: SupervisedConfig) -> str:
+    if config.physics.pde == "heat":
+        return "backward Euler, central differences, conjugate gradients to rtol 1e-12"
+    picard = config.physics.picard_iterations
+    return f"backward Euler, first-order upwind, {picard} Picard iteration(s), linear solves to rtol 1e-10"

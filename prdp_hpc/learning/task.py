@@ -38,7 +38,7 @@ class Task(Protocol):
 
 
 class Stopwatch:
-    """Wall-clock seconds of training steps, so that the network's share is what the solver leaves."""
+    """Wall-clock seconds of a part of the work, as training steps: the network's share of those is what the solver leaves."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -12,11 +12,20 @@ from mpi4py import MPI
 from prdp_hpc.collective import call_together
 from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints, random_state, restore_random_state
 from prdp_hpc.learning.metrics import MetricsWriter, Progress
-from prdp_hpc.learning.task import Task
+from prdp_hpc.learning.task import Stopwatch, Task
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.refinement import Schedule
 
-CUMULATIVE = ("forward_iterations", "adjoint_iterations", "solves", "solver_seconds", "network_seconds", "total_seconds")
+CUMULATIVE = (
+    "forward_iterations",
+    "adjoint_iterations",
+    "solves",
+    "adjoint_solves",
+    "solver_seconds",
+    "network_seconds",
+    "validation_seconds",
+    "total_seconds",
+)
 """Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier parts of it had."""
 
 
@@ -43,6 +52,7 @@ class Trainer:
     checkpoint_every: int = 1
     _first: int = field(default=0, init=False)
     _resumed: bool = field(default=False, init=False)
+    _validation: Stopwatch = field(default_factory=Stopwatch, init=False)
     _row: dict[str, Any] = field(default_factory=dict, init=False)
     _before: dict[str, Any] = field(default_factory=dict, init=False)
 
@@ -99,7 +109,8 @@ class Trainer:
         self.task.solver.refine(level, adjoint_level)
         loss = self.task.train_epoch(epoch) if epoch > 0 else None
         # Rounding may differ between replicas, the decision must not.
-        validation = self.mesh.world.bcast(self.task.validate())
+        with self._validation.running():
+            validation = self.mesh.world.bcast(self.task.validate())
         self.schedule.observe(validation["error"])
         levels = {"level": level, "adjoint_level": adjoint_level}
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
@@ -107,13 +118,15 @@ class Trainer:
     def _work(self) -> dict[str, Any]:
         """Cumulative iterations, right-hand sides solved, and the slowest rank's seconds, since the others wait for it."""
         report, world = self.task.solver.report, self.mesh.world
-        counts = [report.forward.iterations, report.adjoint.iterations, report.forward.solves + report.adjoint.solves]
+        solved = (report.forward.solves + report.adjoint.solves, report.adjoint.solves)
+        counts = [report.forward.iterations, report.adjoint.iterations, *solved]
         # The ranks of a replica share each solve; the replicas solve for different samples.
-        forward, adjoint, solves = (self.mesh.replica_comm.allreduce(n, op=MPI.SUM) for n in counts)
+        totals = [self.mesh.replica_comm.allreduce(n, op=MPI.SUM) for n in counts]
         solver = world.allreduce(report.forward.seconds + report.adjoint.seconds, op=MPI.MAX)
         steps = world.allreduce(self.task.stopwatch.seconds, op=MPI.MAX)
+        validation = world.allreduce(self._validation.seconds, op=MPI.MAX)
         total = world.allreduce(time.perf_counter() - self._start, op=MPI.MAX)
-        since_start = (forward, adjoint, solves, solver, max(0.0, steps - solver), total)
+        since_start = (*totals, solver, max(0.0, steps - solver), validation, total)
         return {key: self._before.get(key, 0) + value for key, value in zip(CUMULATIVE, since_start, strict=True)}
 
     def _save(self, epoch: int) -> None:

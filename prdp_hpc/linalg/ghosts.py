@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ class GhostedIndex:
     def __call__(self, local: Tensor) -> Tensor:
         """`(..., n_local)` float64 to `(..., nnz)`; collective."""
         if self._scatter is not None:
-            local = torch.cat([local, self._fetch(local.reshape(-1, local.shape[-1])).view(*local.shape[:-1], -1)], dim=-1)
+            lead = local.shape[:-1]
+            fetched = self._fetch(local.reshape(math.prod(lead), local.shape[-1]))
+            local = torch.cat([local, fetched.view(*lead, fetched.shape[-1])], dim=-1)
         return local.index_select(-1, self.position)
 
     def _fetch(self, rows: Tensor) -> Tensor:

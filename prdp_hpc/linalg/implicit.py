@@ -45,8 +45,12 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
-    function = _ImplicitBatch if isinstance(operator, SparseOperator) and _is_batch(values) else _ImplicitSolve
-    x: Tensor = function.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
+    x: Tensor
+    if isinstance(operator, SparseOperator) and _is_batch(values):
+        # Asked here: inside a forward pass torch records nothing, and `needs_input_grad` does not know about `no_grad`.
+        x = _ImplicitBatch.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    else:
+        x = _ImplicitSolve.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
     return x
 
 
@@ -80,12 +84,12 @@ class _ImplicitBatch(torch.autograd.Function):
     """As `_ImplicitSolve`, with a matrix of its own for each R right-hand sides."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, b: Tensor, operator: SparseOperator, solver: Solver) -> Tensor:
+    def forward(ctx: Any, values: Tensor, b: Tensor, operator: SparseOperator, solver: Solver, recording: bool) -> Tensor:
         _prepare(operator, values, b, ctx.needs_input_grad[:2])
         members = operator.take_members(len(values))
         x = _run_batch("forward", members, [None] * len(values), values, solver, b)
         result = like(x, b).view(b.shape)
-        if any(ctx.needs_input_grad):
+        if recording and any(ctx.needs_input_grad):
             ctx.operator, ctx.members, ctx.solver = operator, members, solver
             ctx.loads = [member.loads for member, _ in zip(members, values, strict=False)]
             ctx.save_for_backward(values, x if ctx.needs_input_grad[0] else None)
@@ -95,7 +99,7 @@ class _ImplicitBatch(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad,), operator = grads, ctx.operator
         values, x = ctx.saved_tensors
         adjoint = _run_batch("adjoint", ctx.members, ctx.loads, values, ctx.solver, grad)
@@ -103,7 +107,7 @@ class _ImplicitBatch(torch.autograd.Function):
         values_grad = None
         if ctx.needs_input_grad[0]:
             values_grad = like(operator.values_gradient(values, adjoint, x.view(adjoint.shape)), values)
-        return values_grad, like(adjoint, grad).view(grad.shape), None, None
+        return values_grad, like(adjoint, grad).view(grad.shape), None, None, None
 
 
 def _run_batch(
@@ -111,7 +115,8 @@ def _run_batch(
 ) -> Tensor:
     """Solve with each matrix, loaded unless a member still holds it (its count of loads is the given one); `(M, R, n_local)`."""
     host = torch.from_numpy(to_host(values))
-    right = to_host(b).reshape(len(values), -1, b.shape[-1])
+    # Not −1 for R: a rank may have no rows.
+    right = to_host(b).reshape(len(values), len(b) // len(values), b.shape[-1])
     x = np.empty_like(right)
     for member, loaded, own, rows, result in zip(members, loads, host, right, x, strict=False):
         if member.loads != loaded:
@@ -201,6 +206,8 @@ def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, sizes: tuple[
 def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
     if not (isinstance(operator, SparseOperator) and _is_batch(values)):
         return None
+    if len(values) == 0:
+        return ValueError("values of 0 matrices came: give at least one")
     if b.dim() != 2 or len(b) % len(values):
         return ValueError(
             f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand sides for each matrix, "

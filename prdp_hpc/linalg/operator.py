@@ -21,7 +21,6 @@ from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, to_ho
 from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linalg.pool import Pool
 
-
 OWN_PRECONDITIONERS = ("constraint",)
 """Names of preconditioners that PETSc does not have, and an operator may bring along."""
 
@@ -136,11 +135,12 @@ class SparseOperator(Operator):
     Raises
     ------
     ValueError
-        For a pattern that does not fit the shape, a matrix that is not square, or ranks that disagree.
+        For a pattern that does not fit the shape, a matrix that is not square, a nullspace of a wrong length or given in
+        both ways, or ranks that disagree.
 
     Notes
     -----
-    PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO.
+    PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO, MatSetNullSpace.
     """
 
     def __init__(
@@ -160,10 +160,13 @@ class SparseOperator(Operator):
         rows, cols = np.asarray(rows), np.asarray(cols)
         raise_together(self.comm, _wrong_pattern(rows, cols, shape, grid))
         self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
-        if self.comm.size > 1 and len(set(self.comm.allgather((tuple(shape), symmetric, constant_nullspace)))) > 1:
+        properties = (tuple(shape), symmetric, constant_nullspace, nullspace is None)
+        if self.comm.size > 1 and len(set(self.comm.allgather(properties))) > 1:
             raise ValueError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
         self._n_local = PETSc.DECIDE if n_local is None and grid is None else (grid.n_local if n_local is None else n_local)
+        n_rows = int(PETSc.Sys.splitOwnership((self._n_local, self.shape[0]), comm=self.comm)[0])
+        raise_together(self.comm, _wrong_nullspace(n_rows, constant_nullspace, nullspace))
         self._nullspace = _nullspace(self.comm, constant_nullspace, nullspace)
         self.matrix = self._create_matrix()
         self._members: Pool[SparseOperator] = Pool()
@@ -267,8 +270,20 @@ def _nullspace(comm: MPI.Comm, constant: bool, vector: ArrayLike | None) -> Any:
     if vector is None:
         return PETSc.NullSpace().create(constant=True, comm=comm) if constant else None
     basis = PETSc.Vec().createWithArray(np.array(vector, dtype=np.float64), comm=comm)
-    basis.normalize()
+    length = basis.normalize()
+    if not 0.0 < length < np.inf:
+        raise ValueError("a vector of the nullspace must be finite, and not zero")
     return PETSc.NullSpace().create(constant=False, vectors=[basis], comm=comm)
+
+
+def _wrong_nullspace(n_local: int, constant: bool, vector: ArrayLike | None) -> ValueError | None:
+    if vector is None:
+        return None
+    if constant:
+        return ValueError("constant_nullspace and nullspace each name the one vector of the nullspace: give one of them")
+    if np.shape(vector) != (n_local,):
+        return ValueError(f"nullspace must have one number per row of this rank, shape ({n_local},), not {np.shape(vector)}")
+    return None
 
 
 def _version(values: Tensor) -> int | None:

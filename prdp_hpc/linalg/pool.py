@@ -27,11 +27,13 @@ class Pool(Generic[T]):
 
         `make` makes the members that it lacks; collective where that is.
         """
+        chosen: list[T] = []
         if self._free:
             chosen = self._free.pop()
-        else:
-            chosen = [] if len(self._taken) < MOST_SETS else self._taken.pop(0)
-        chosen += [make() for _ in range(count - len(chosen))]
+        elif len(self._taken) == MOST_SETS:
+            chosen = self._taken.pop(0)
+        # A list of its own for each batch: by it `give_back` knows who has the set.
+        chosen = [*chosen, *(make() for _ in range(count - len(chosen)))]
         self._taken.append(chosen)
         return chosen
 

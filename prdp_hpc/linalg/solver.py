@@ -111,6 +111,7 @@ class LinearSystem:
         self._report = solver.report
         self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
         self._matrix = operator.matrix
+        self._nullspace = operator.matrix.getNullSpace()
         self._transposed = not (operator.symmetric or solver.ksp in _SYMMETRIC_KSPS)
         self._state = -1
         self._unchecked_options = dict(solver.petsc_options)
@@ -227,6 +228,9 @@ class LinearSystem:
         self._x.placeArray(result)
         try:
             run(self._b, self._x)
+            # Preconditioned from the left, PETSc keeps every iterate orthogonal to it; from the right, M⁻¹ comes last.
+            if self._nullspace and ksp.getPCSide() == PETSc.PC.Side.RIGHT:
+                self._nullspace.remove(self._x)
         finally:
             self._b.resetArray()
             self._x.resetArray()
@@ -254,7 +258,8 @@ class LinearSystem:
         self._x.resetArray()
         self._b.placeArray(right)
         residual.aypx(-1.0, self._b)
-        solved = residual.norm() <= SOLVED * self._b.norm()
+        length = self._b.norm()
+        solved = residual.norm() <= SOLVED * length < np.inf
         self._b.resetArray()
         return bool(solved)
 

@@ -2,5 +2,6 @@
 
 from prdp_hpc.networks.build import build_network
 from prdp_hpc.networks.mlp import MLP
+from prdp_hpc.networks.resnet import ResNet
 
-__all__ = ["MLP", "build_network"]
+__all__ = ["MLP", "ResNet", "build_network"]

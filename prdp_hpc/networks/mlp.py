@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+from prdp_hpc.networks.activations import activation_of
 
 
 class MLP(nn.Module):
@@ -28,11 +28,9 @@ class MLP(nn.Module):
         widths = [in_features, *hidden, out_features]
         if min(widths) < 1:
             raise ValueError(f"layer widths must be at least 1, not {widths}; check the grid's shape and network.hidden")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"network.activation: {activation!r} is not known; choose one of {', '.join(ACTIVATIONS)}")
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+            layers += [nn.Linear(fan_in, fan_out), activation_of(activation)]
         self.in_features = in_features
         self.out_features = out_features
         self.layers = nn.Sequential(*layers[:-1])

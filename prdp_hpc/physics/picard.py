@@ -56,7 +56,13 @@ class PicardStepper(ABC):
 
     def __call__(self, state: Tensor) -> Tensor:
         """The state one step later; `(B, C, *local_shape)`, see `channels`. Differentiable; collective."""
-        raise_together(self.grid.comm, self._wrong_state(state))
+        comm = self.grid.comm
+        raise_together(comm, self._wrong_state(state))
+        # The solve finds this too, but only after halos have been exchanged.
+        if comm.size > 1 and len(batches := set(comm.allgather(len(state)))) > 1:
+            raise ValueError(
+                f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): every rank must give the same"
+            )
         right, wind = self._right(state), state[:, : self.grid.dim]
         for _ in range(self.picard_iterations):
             values = self.values(wind.detach() if self.gradient == "reduced" else wind)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 Level = int | float
+LOOSEST = 0.5
+"""The loosest tolerance that `looser` gives."""
 
 
 class Ladder(Protocol):
@@ -118,6 +120,41 @@ class ExplicitLadder:
         return self.levels[min(_checked(rung), self.top)]
 
 
+@dataclass(frozen=True)
+class LooserLadder:
+    """Another ladder with every level made coarser by `factor` (see `looser`); for adjoint solves.
+
+    Raises `ValueError` unless `0 < factor ≤ 1`.
+    """
+
+    ladder: Ladder
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+
+    @property
+    def top(self) -> int:
+        """The highest rung, that of the other ladder."""
+        return self.ladder.top
+
+    def level(self, rung: int) -> Level:
+        """The other ladder's level, looser by the factor."""
+        return looser(self.ladder.level(rung), self.factor)
+
+
+def looser(level: Level, factor: float) -> Level:
+    """`level` made coarser: of iterations, the share `factor`, rounded, at least 1; a tolerance is divided by `factor`.
+
+    A tolerance stops at 0.5, beyond which a solve would hardly do anything; one that is looser already stays.
+    Raises `ValueError` unless `0 < factor ≤ 1`.
+    """
+    _check_factor(factor)
+    if isinstance(level, int):
+        return max(1, round(level * factor))
+    return max(level, min(level / factor, LOOSEST))
+
+
 def check_level(level: Level) -> None:
     """Raise `ValueError` unless `level` is a whole number ≥ 1 (iterations) or a number between 0 and 1 (tolerance)."""
     if isinstance(level, bool) or not isinstance(level, int | float):
@@ -126,6 +163,11 @@ def check_level(level: Level) -> None:
         raise ValueError(f"a level of iterations must be at least 1, not {level}")
     if isinstance(level, float) and not 0 < level < 1:
         raise ValueError(f"a tolerance must lie between 0 and 1, not {level!r}")
+
+
+def _check_factor(factor: float) -> None:
+    if not 0 < factor <= 1:
+        raise ValueError(f"a factor that makes levels looser must lie above 0 and be at most 1, not {factor!r}")
 
 
 def _checked(rung: int) -> int:

@@ -1,21 +1,37 @@
 """Tables and figures from the files of a run alone."""
 
-from prdp_hpc.report.figures import plot_comparison, plot_run, plot_runs
-from prdp_hpc.report.runs import ComparisonRecord, ReportError, RunRecord, load_comparison, load_run, read_metrics
-from prdp_hpc.report.tables import compare_summaries, comparison_table, run_table, savings
+from prdp_hpc.report.comparison_figure import plot_comparison
+from prdp_hpc.report.comparisons import (
+    ComparisonRecord,
+    compare_runs,
+    cost_at_final_level,
+    is_comparison,
+    load_comparison,
+    read_result,
+    seed_folders,
+)
+from prdp_hpc.report.figures import plot_run, plot_runs
+from prdp_hpc.report.paper import paper_markdown, paper_table
+from prdp_hpc.report.runs import ReportError, RunRecord, load_run, read_metrics
+from prdp_hpc.report.tables import comparison_table, run_table
 
 __all__ = [
     "ComparisonRecord",
     "ReportError",
     "RunRecord",
-    "compare_summaries",
+    "compare_runs",
     "comparison_table",
+    "cost_at_final_level",
+    "is_comparison",
     "load_comparison",
     "load_run",
+    "paper_markdown",
+    "paper_table",
     "plot_comparison",
     "plot_run",
     "plot_runs",
     "read_metrics",
+    "read_result",
     "run_table",
-    "savings",
+    "seed_folders",
 ]

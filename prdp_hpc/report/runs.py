@@ -1,4 +1,4 @@
-"""A run or a comparison read from its folder, whether it has finished or is still running."""
+"""A run read from its folder, whether it has finished or is still running."""
 
 from __future__ import annotations
 
@@ -67,17 +67,6 @@ class RunRecord:
         return total
 
 
-@dataclass(frozen=True, eq=False)
-class ComparisonRecord:
-    """A comparison: its folder, its two runs, and the content of `comparison.json` (None while it has not finished)."""
-
-    path: Path
-    name: str
-    prdp: RunRecord
-    full: RunRecord
-    content: dict[str, Any] | None
-
-
 def load_run(folder: str | Path) -> RunRecord:
     """Read the run in `folder`; raises `ReportError` where it is missing, has no finished epoch, or is broken."""
     path = Path(folder)
@@ -89,21 +78,6 @@ def load_run(folder: str | Path) -> RunRecord:
     summary = _load_summary(path / "summary.json")
     name = str(summary["name"]) if summary else path.resolve().name
     return RunRecord(path=path, name=name, summary=summary, metrics=_columns(lines, path / "metrics.jsonl"))
-
-
-def load_comparison(folder: str | Path) -> ComparisonRecord:
-    """Read the comparison in `folder`, with the runs in its folders `prdp` and `full`; raises `ReportError` as `load_run`."""
-    path = Path(folder)
-    if not path.is_dir():
-        raise ReportError(f"{path}: no such folder; give the folder of a comparison, as in runs/heat_2d-compare")
-    file = path / "comparison.json"
-    content = _load_object(file) if file.exists() else None
-    if content is not None:
-        _need(content, ("name", "prdp", "full", "error_ratio", "equal_accuracy", "savings"), str(file))
-        for side in ("prdp", "full"):
-            _check_summary(content[side], f"{file}, {side}")
-    name = str(content["name"]) if content else path.resolve().name.removesuffix("-compare")
-    return ComparisonRecord(path=path, name=name, prdp=load_run(path / "prdp"), full=load_run(path / "full"), content=content)
 
 
 def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
@@ -137,7 +111,7 @@ def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
 def _check_line(line: object, where: str) -> None:
     if not isinstance(line, dict):
         raise ReportError(f"{where}: must be a JSON object, one an epoch, not {type(line).__name__}")
-    _need(line, (*COUNTERS, "error"), where)
+    need(line, (*COUNTERS, "error"), where)
     for key in COUNTERS:
         _number(line[key], f"{where}, {key}")
     if not isinstance(line["epoch"], int) or line["epoch"] < 0:
@@ -176,13 +150,15 @@ def _number(value: object, where: str, nullable: bool = False) -> float:
         raise ReportError(f"{where}: is too large for a number") from error
 
 
-def _need(found: Mapping[str, object], keys: Iterable[str], where: str) -> None:
+def need(found: Mapping[str, object], keys: Iterable[str], where: str) -> None:
+    """Raise `ReportError` that names the keys that are missing."""
     missing = [key for key in keys if key not in found]
     if missing:
         raise ReportError(f"{where}: lacks {', '.join(missing)}; was it written by another version of prdp-hpc?")
 
 
-def _load_object(file: Path) -> dict[str, Any]:
+def load_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; raises `ReportError` for anything else."""
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -195,7 +171,7 @@ def _load_object(file: Path) -> dict[str, Any]:
 def _load_summary(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
-    summary = _load_object(file)
+    summary = load_object(file)
     _check_summary(summary, str(file))
     return summary
 
@@ -203,8 +179,8 @@ def _load_summary(file: Path) -> dict[str, Any] | None:
 def _check_summary(summary: object, where: str) -> None:
     if not isinstance(summary, dict):
         raise ReportError(f"{where}: must be a JSON object, not {type(summary).__name__}")
-    _need(summary, ("name", "task", "error", "epochs", *SUMMARY_NUMBERS), where)
+    need(summary, ("name", "task", "error", "epochs", *SUMMARY_NUMBERS), where)
     for key in SUMMARY_NUMBERS:
         _number(summary[key], f"{where}, {key}")
-    for key in ("error", "error_1", "error_2"):
-        _number(summary.get(key), f"{where}, {key}", nullable=True)
+    for key in ("error", *(key for key in summary if key.startswith("error_"))):
+        _number(summary[key], f"{where}, {key}", nullable=True)

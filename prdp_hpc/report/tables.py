@@ -1,73 +1,150 @@
-"""Plain-text tables of runs, and what PRDP saved against full refinement."""
+"""Plain-text tables of runs and comparisons."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from prdp_hpc.report.comparisons import EQUAL_WITHIN, SAVED_KEYS, equal_errors, ratio
 from prdp_hpc.report.runs import RunRecord
 
-EQUAL_WITHIN = 0.1
-"""Two errors count as equal where PRDP's is at most this fraction above full refinement's."""
-
-SAVED_KEYS = ("inner_iterations", "solver_seconds", "total_seconds")
-
-Summary = Mapping[str, Any]
-
-
-def savings(prdp_summary: Summary, full_summary: Summary) -> dict[str, float | None]:
-    """The fraction `1 - prdp / full` saved of `inner_iterations`, `solver_seconds` and `total_seconds`.
-
-    Negative where PRDP cost more; None where full refinement cost nothing.
-    """
-    return {key: _saved(prdp_summary[key], full_summary[key]) for key in SAVED_KEYS}
-
-
-def compare_summaries(name: str, prdp: Summary, full: Summary) -> dict[str, Any]:
-    """The content of `comparison.json` from the content of the two runs' `summary.json`.
-
-    `error_ratio` is PRDP's final error over full refinement's (None where it has no value), `equal_accuracy` whether
-    PRDP's is at most 10 % higher. A run without a finite error is never of equal accuracy.
-    """
-    ours, theirs = _value(prdp["error"]), _value(full["error"])
-    return {
-        "name": name,
-        "prdp": dict(prdp),
-        "full": dict(full),
-        "error_ratio": _ratio(ours, theirs),
-        "equal_accuracy": _equal(ours, theirs),
-        "savings": savings(prdp, full),
-    }
+LABELS = {"prdp": "PRDP", "full": "full refinement"}
+MEASURES = {"inner_iterations": "inner iterations", "solver_seconds": "solver time", "total_seconds": "total time"}
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """The content of `comparison.json` as an aligned table: one row a measure; PRDP, full refinement, saved.
+    """The content of `comparison.json` as text.
 
-    The errors' last column gives their ratio and whether they are equal within 10 %.
+    One row a variant, with the mean and the spread over the seeds; below, what PRDP saved against each full refinement,
+    the paper's two savings apart, and the verdicts on accuracy and targets. A miss is marked MISS.
     """
-    prdp, full = comparison["prdp"], comparison["full"]
-    rows = [["", "PRDP", "full refinement", "saved"]]
-    for key, label in _error_rows(prdp):
-        cells = [_error(prdp.get(key)), _error(full.get(key))]
-        rows.append([label, *cells, _verdict(prdp.get(key), full.get(key))])
-    rows.append(["final level", _level(prdp["level"]), _level(full["level"]), ""])
-    for key, label, text in (
-        ("forward_iterations", "inner iterations, forward", _count),
-        ("adjoint_iterations", "inner iterations, adjoint", _count),
-        ("solver_seconds", "solver time (s)", _seconds),
-        ("network_seconds", "network time (s)", _seconds),
-        ("total_seconds", "total time (s)", _seconds),
-    ):
-        rows.append([label, text(prdp[key]), text(full[key]), _percent(_saved(prdp[key], full[key]))])
-    return f"{comparison['name']}\n\n{_align(rows, '<>><')}"
+    parts = [_title(comparison), _variants_table(comparison), _savings_table(comparison), _verdicts(comparison)]
+    return "\n\n".join(parts)
+
+
+def label(variant: str) -> str:
+    """A variant's name as it is shown."""
+    return LABELS.get(variant, variant.replace("_", " "))
+
+
+def percent(statistics: Mapping[str, Any]) -> str:
+    """A share in per cent, with its spread."""
+    mean, spread = statistics["mean"], statistics["spread"]
+    if mean is None:
+        return "-"
+    return f"{mean * 100:.1f} %" if spread is None else f"{mean * 100:.1f} ± {spread * 100:.1f} %"
+
+
+def error_text(statistics: Mapping[str, Any]) -> str:
+    """An error, with its spread."""
+    return _with_spread(statistics, _error, lambda spread: f"{spread:.1e}")
+
+
+def target_text(target: Mapping[str, Any], equal: bool) -> str:
+    """Whether a target was met, with both figures."""
+    reached = "-" if target["saved"] is None else f"{target['saved'] * 100:.1f} %"
+    if target["met"]:
+        return f"reached {reached}: met"
+    high_enough = target["saved"] is not None and target["saved"] >= target["target"]
+    return f"reached {reached}: MISS" + (", since not at equal accuracy" if high_enough and not equal else "")
+
+
+def _title(comparison: Mapping[str, Any]) -> str:
+    seeds = comparison["seeds"]
+    over = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± spread over seeds {', '.join(map(str, seeds))}"
+    return f"{comparison['name']}: {comparison['epochs']} epochs, {over}"
+
+
+def _variants_table(comparison: Mapping[str, Any]) -> str:
+    variants = comparison["variants"]
+    errors = error_columns(comparison)
+    head = ["", *errors.values(), "level", "forward it.", "adjoint it.", "solver (s)", "network (s)", "total (s)"]
+    rows = [head]
+    for variant, found in variants.items():
+        cells = [error_text(found[key]) for key in errors]
+        cells.append(_with_spread(found["level"], lambda level: f"{level:.4g}", lambda spread: f"{spread:.2g}"))
+        cells += [_with_spread(found[key], _count, _count) for key in ("forward_iterations", "adjoint_iterations")]
+        cells += [_with_spread(found[key], _seconds, _seconds) for key in ("solver_seconds", "network_seconds", "total_seconds")]
+        rows.append([label(variant), *cells])
+    return align(rows, "<" + ">" * (len(head) - 1))
+
+
+def error_columns(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """The errors worth a column, with their headings: what the coordinator saw, and the last step's where that differs."""
+    if comparison["task"] == "inverse":
+        return {"error": "parameter error"}
+    found = comparison["variants"]["prdp"]
+    last = _steps(found)[-1:]
+    columns = {f"error_{step}": f"error after {step} step{'s' if step > 1 else ''}" for step in last}
+    same = bool(last) and found["error"]["values"] == found[f"error_{last[0]}"]["values"]
+    return columns if same else {"error": "error"} | columns
+
+
+def _steps(found: Mapping[str, Any]) -> list[int]:
+    return sorted(int(key.removeprefix("error_")) for key in found if key.removeprefix("error_").isdigit())
+
+
+def _savings_table(comparison: Mapping[str, Any]) -> str:
+    rows = [["saved by PRDP against", *MEASURES.values()]]
+    for other, saved in comparison["savings"].items():
+        rows.append([label(other), *(percent(saved[key]) for key in SAVED_KEYS)])
+    progressive, incomplete = (percent(comparison[key]) for key in ("progressive_refinement", "incomplete_convergence"))
+    parts = f"of the inner iterations: progressive refinement (PR) {progressive}, incomplete convergence (IC) {incomplete}"
+    return align(rows, "<>>>") + "\n" + parts
+
+
+def _verdicts(comparison: Mapping[str, Any]) -> str:
+    prdp, full = (comparison["variants"][variant] for variant in ("prdp", "full"))
+    lines = [f"error against full refinement's: {_accuracy(prdp['error']['mean'], full['error']['mean'])}"]
+    if len(comparison["seeds"]) > 1:
+        pairs = zip(comparison["error_ratio_by_seed"], comparison["equal_accuracy_by_seed"], strict=True)
+        seeds = (f"{_number(found)}{'' if same else ' MISS'}" for found, same in pairs)
+        lines.append(f"  by seed: {', '.join(seeds)}")
+    steps = [f"{_ratio_text(prdp[key]['mean'], full[key]['mean'])} ({_words(key)})" for key in prdp if key.startswith("error_")]
+    if len(steps) > 1:
+        lines.append(f"  after steps: {', '.join(steps)}")
+    for target in comparison["targets"]:
+        what = f"{MEASURES[target['measure']]} saved against {label(target['against'])}, at least {target['target'] * 100:g} %"
+        lines.append(f"target: {what}: {target_text(target, comparison['equal_accuracy'])}")
+    return "\n".join(lines)
+
+
+def _words(key: str) -> str:
+    return key.removeprefix("error_").replace("_", " ")
+
+
+def _accuracy(ours: float | None, theirs: float | None) -> str:
+    if ours is None or theirs is None:
+        return "MISS: no finite error to compare"
+    shown = f"ratio {_number(ratio(ours, theirs))}"
+    if not equal_errors(ours, theirs):
+        return f"{shown}, MISS: more than {EQUAL_WITHIN * 100:.0f} % above"
+    if ours < theirs * (1 - EQUAL_WITHIN):
+        return f"{shown}, better than full refinement"
+    return f"{shown}, equal within {EQUAL_WITHIN * 100:.0f} %"
+
+
+def _ratio_text(ours: float | None, theirs: float | None) -> str:
+    return _number(ratio(ours, theirs)) + ("" if equal_errors(ours, theirs) else " MISS")
+
+
+def _number(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3g}"
+
+
+def _with_spread(statistics: Mapping[str, Any], text: Callable[[float], str], spread_text: Callable[[float], str]) -> str:
+    mean, spread = statistics["mean"], statistics["spread"]
+    if mean is None:
+        return "-"
+    return text(mean) if spread is None else f"{text(mean)} ± {spread_text(spread)}"
 
 
 def run_table(records: Sequence[RunRecord]) -> str:
     """One row a run: epochs, final level, error, inner iterations, times, and the fraction of inner iterations saved
     against running every epoch at the full level. A run without a summary is shown as it stands, marked `running`."""
     head = ["run", "epochs", "level", "error", "forward it.", "adjoint it.", "solver (s)", "network (s)", "total (s)", "saved"]
-    return _align([head, *(_run_row(record) for record in records)], "<>>>>>>>>>")
+    return align([head, *(_run_row(record) for record in records)], "<>>>>>>>>>")
 
 
 def _run_row(record: RunRecord) -> list[str]:
@@ -92,42 +169,6 @@ def _run_row(record: RunRecord) -> list[str]:
     ]
 
 
-def _error_rows(summary: Summary) -> list[tuple[str, str]]:
-    if summary["task"] == "inverse":
-        return [("error", "relative parameter error")]
-    return [("error", "validation error after 2 steps"), ("error_1", "validation error after 1 step")]
-
-
-def _value(error: float | None) -> float:
-    return math.nan if error is None else float(error)
-
-
-def _ratio(ours: float, theirs: float) -> float | None:
-    ratio = ours / theirs if theirs else math.nan
-    return ratio if math.isfinite(ratio) else None
-
-
-def _equal(ours: float, theirs: float) -> bool:
-    return math.isfinite(theirs) and ours <= theirs * (1 + EQUAL_WITHIN)
-
-
-def _verdict(prdp_error: float | None, full_error: float | None) -> str:
-    ours, theirs = _value(prdp_error), _value(full_error)
-    if not (math.isfinite(ours) and math.isfinite(theirs)):
-        return "MISS: no finite error to compare"
-    ratio = _ratio(ours, theirs)
-    shown = "" if ratio is None else f"ratio {ratio:.3g}, "
-    if not _equal(ours, theirs):
-        return f"{shown}MISS: more than {EQUAL_WITHIN * 100:.0f} % above full refinement"
-    if ours < theirs * (1 - EQUAL_WITHIN):
-        return f"{shown}better than full refinement"
-    return f"{shown}equal within {EQUAL_WITHIN * 100:.0f} %"
-
-
-def _saved(ours: float, theirs: float) -> float | None:
-    return 1 - ours / theirs if theirs > 0 else None
-
-
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction * 100:.1f} %"
 
@@ -148,7 +189,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:,.2f}" if seconds < 100 else f"{seconds:,.0f}"
 
 
-def _align(rows: Sequence[Sequence[str]], sides: str) -> str:
+def align(rows: Sequence[Sequence[str]], sides: str) -> str:
+    """Rows of cells in columns; the first row is the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     columns = list(zip(sides, widths, strict=True))
     cells = ([f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True)] for row in rows)

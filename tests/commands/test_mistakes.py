@@ -66,6 +66,9 @@ WORDS = [
     (["run", "CONFIG", "output=/proc/nowhere"], "choose another output=…"),
     (["generate", "CONFIG", "--out", "FOLDER"], "cannot be written"),
     (["generate", "CONFIG", "--out", "/proc/a.h5"], "cannot be written"),
+    (["paper", "--list", "nowhere.yaml"], "nowhere.yaml: no such config file"),
+    (["paper", "--list", "CONFIG"], "task: unknown key; known here: experiments"),
+    (["paper", "--only", "heat1d"], "--only: no experiment is named 'heat1d'; did you mean 'heat_1d'?"),
     (["plot", "nowhere"], "nowhere: no such folder; give the folder of a run"),
     (["plot", "FOLDER"], "metrics.jsonl: cannot be read"),
     (["plot", "FOLDER", "FOLDER"], "metrics.jsonl: cannot be read"),
@@ -113,7 +116,7 @@ def test_data_of_zeros_only(config, tmp_path, capsys):
 
 def test_generate_for_an_inverse_problem(tmp_path, capsys):
     path = tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))
-    assert "only an emulator is trained on trajectories" in fails(capsys, "generate", path)
+    assert "an inverse problem is not trained on trajectories" in fails(capsys, "generate", path)
 
 
 def test_run_folders(config, tmp_path, capsys):
@@ -154,7 +157,7 @@ def test_help_tells_the_commands(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     told = set(re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE))
-    assert told == {"run", "compare", "generate", "plot", "doctor"}
+    assert told == {"run", "compare", "paper", "generate", "plot", "doctor"}
 
 
 def test_a_bug_is_not_hidden(config, capsys, monkeypatch):

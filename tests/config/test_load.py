@@ -107,3 +107,22 @@ def test_schedules(tmp_path):
     manual = schedule(schedule="manual", manual={0: 3, 1: 4})
     assert isinstance(manual, ManualSchedule)
     assert manual.level == 3
+
+
+def test_looser_adjoint_solves(tmp_path):
+    def schedule(**refinement):
+        return validate(tiny.emulator(tmp_path, refinement=refinement), "here").refinement.build()
+
+    ladder = {"kind": "levels", "levels": [8, 20]}
+    prdp = schedule(ladder=ladder, adjoint_factor=0.25)
+    assert (prdp.level, prdp.adjoint_level) == (8, 2)
+    manual = schedule(schedule="manual", manual={0: 0.01}, adjoint_factor=0.1)
+    assert (manual.level, manual.adjoint_level) == (0.01, pytest.approx(0.1))
+    full = schedule(schedule="constant", ladder=ladder, adjoint_factor=0.25)
+    assert (full.level, full.adjoint_level) == (20, 20)
+
+
+def test_seeds_of_a_comparison(tmp_path):
+    assert list(validate(tiny.emulator(tmp_path, seed=4), "here").seeds) == [4, 5, 6]
+    assert list(validate(tiny.inverse(tmp_path), "here").seeds) == [1]
+    assert list(validate(tiny.inverse(tmp_path, comparison={"seeds": 2}), "here").seeds) == [1, 2]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.data import truncated_fourier
+from prdp_hpc.data import normalised_fourier, truncated_fourier
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "heat_1d.h5"
 X = (np.arange(30) + 1) / 31
@@ -53,3 +53,16 @@ def test_products_of_one_wave_per_axis(shape, samples, modes, seed):
             amplitude = generator.uniform(-1, 1, samples)
             expected += amplitude.reshape(-1, *[1] * len(shape)) * np.prod(waves, axis=0)
     np.testing.assert_allclose(states, expected, atol=1e-12)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 10**6))
+def test_normalised_series_reach_1_and_keep_the_proportions_of_their_channels(channels, samples, seed):
+    axes = [X, X[:7]]
+    states = normalised_fourier(np.random.default_rng(seed), samples, channels, axes, 3)
+    assert states.shape == (samples, channels, 30, 7)
+    np.testing.assert_allclose(np.abs(states).reshape(samples, -1).max(axis=1), 1.0)
+    generator = np.random.default_rng(seed)
+    series = [truncated_fourier(generator, samples, axes, 3) for _ in range(channels)]
+    for sample in range(samples):
+        scale = np.abs([s[sample] for s in series]).max()
+        np.testing.assert_allclose(states[sample] * scale, [s[sample] for s in series], atol=1e-12)

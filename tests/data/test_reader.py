@@ -20,8 +20,8 @@ def fields(samples=3, steps=2, channels=2, dtype=np.float64, shape=SHAPE):
 
 
 def attributes(shape=SHAPE, **changes):
-    known = {"pde": "heat", "boundary": "dirichlet", "length": 1.0, "dt": 0.5, "diffusivity": 2.0, "scheme": "exact"}
-    return TrajectoryAttributes(shape=shape, **{**known, **changes})
+    known = {"pde": "heat", "boundary": "dirichlet", "length": 1.0, "dt": 0.5, "coefficients": {"diffusivity": 2.0}}
+    return TrajectoryAttributes(shape=shape, channels=("u",), scheme="exact", **{**known, **changes})
 
 
 def store(path, train, validation=None, **options):
@@ -128,6 +128,10 @@ def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
     data.check_made_with("physics.dt", "dt", 0.5)
     with pytest.raises(DataError, match=r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or another data.file"):
         data.check_made_with("physics.dt", "dt", 0.25)
+    data.check_made_with("physics.viscosity", "viscosity", 1.0)  # says nothing of it
+    data.check_made_with("physics.diffusivity", "diffusivity", 4.0, factor=0.5)
+    with pytest.raises(DataError, match=r"made with diffusivity = 2, but physics.diffusivity is 2: give physics.diffusivity=4,"):
+        data.check_made_with("physics.diffusivity", "diffusivity", 2.0, factor=0.5)
     TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE).check_made_with("physics.dt", "dt", 0.25)
 
 

@@ -1,39 +1,27 @@
 """Accuracy: the emulator's gradient is that of its loss, through the network and K iterations of the solver."""
 
+from functools import partial
+
 import h5py
 import numpy as np
 import pytest
 import tiny
 import torch
+from differences import check_gradient
 
 from prdp_hpc.config import validate
 from prdp_hpc.data import TrajectoryFile
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.emulator import EmulatorTask
-from prdp_hpc.learning.experiment import build_task
 from prdp_hpc.learning.generate import generated_path
 from prdp_hpc.linalg import Solver
-from prdp_hpc.mesh import ProcessMesh
 
-
-@pytest.fixture(scope="module")
-def mesh():
-    mesh = ProcessMesh.from_world(1)
-    yield mesh
-    mesh.close()
+BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}
 
 
 @pytest.fixture
-def task_of(mesh, tmp_path):
-    """A fresh task of a tiny config, at a level; the same parameters and data each time."""
-
-    def make(level, **changes):
-        config = validate(tiny.emulator(tmp_path, **changes), "here")
-        task = build_task(config, mesh, Solver(config.solver.ksp, config.solver.pc))
-        task.solver.refine(level)
-        return task, config
-
-    return make
+def task_of(make_task):
+    return partial(make_task, tiny.emulator)
 
 
 # Jacobi's iteration with a constant diagonal is a symmetric polynomial of the matrix, so that K adjoint iterations are the
@@ -43,24 +31,7 @@ def task_of(mesh, tmp_path):
 def test_gradient_of_a_step_is_the_finite_difference_of_its_loss(shape, boundary, level, task_of):
     changes = {"grid": {"shape": shape, "boundary": boundary}, "training": {"batch_size": 10}}
 
-    def loss(shift=0.0, directions=None):
-        task, _ = task_of(level, **changes)
-        parameters = list(task.network.parameters())
-        with torch.no_grad():
-            for parameter, direction in zip(parameters, directions or [], strict=False):
-                parameter += shift * direction
-        return task.train_epoch(1), parameters  # one batch: the loss and the gradient are those before the step
-
-    _, parameters = loss()
-    gradients = [parameter.grad for parameter in parameters]
-    assert all(gradient.abs().max() > 0 for gradient in gradients)
-    for seed in range(3):
-        torch.manual_seed(seed)
-        directions = [torch.randn_like(parameter) for parameter in parameters]
-        expected = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True)).item()
-        step = 1e-5
-        difference = (loss(step, directions)[0] - loss(-step, directions)[0]) / (2 * step)
-        assert difference == pytest.approx(expected, rel=1e-6)
+    check_gradient(lambda: task_of(level, **changes)[0])
 
 
 def test_loss_is_the_mean_square_against_the_second_state(task_of, mesh):
@@ -108,6 +79,38 @@ def test_learning_rate_decays_with_steps(task_of):
         task.train_epoch(epoch)
     (group,) = task.state_dict()["optimiser"]["param_groups"]
     assert group["lr"] == pytest.approx(0.1 * 0.5**2)
+
+
+def test_learning_rate_on_half_a_cosine_wave(task_of):
+    """What optax.cosine_decay_schedule(0.1, 20, alpha=0.25) gives after 0, 10, 20 and 30 steps."""
+    section = {"schedule": "cosine", "decay": 0.25, "decay_steps": 20, "batch_size": 1, "learning_rate": 0.1}
+    task, _ = task_of(1, training=section)
+    rates = []
+    for epoch in range(4):
+        rates.append(task.state_dict()["optimiser"]["param_groups"][0]["lr"])
+        task.train_epoch(epoch)
+    assert rates == pytest.approx([0.1, 0.0625, 0.025, 0.025])
+
+
+@pytest.mark.parametrize(
+    ("physics", "shape", "boundary", "network"),
+    [
+        ({}, [4, 4, 4], "dirichlet", {"kind": "resnet", "channels": 3, "blocks": 1}),
+        ({}, [6, 5], "neumann", {"kind": "resnet", "channels": 3, "blocks": 1}),
+        (BURGERS, [16], "periodic", {"kind": "mlp", "hidden": [8]}),
+        (BURGERS, [8, 6], "periodic", {"kind": "resnet", "channels": 3, "blocks": 1}),
+    ],
+)
+def test_networks_learn_on_one_to_three_axes(physics, shape, boundary, network, task_of):
+    changes = {"grid": {"shape": shape, "boundary": boundary}, "network": network, "training": {"learning_rate": 3e-3}}
+    solver = {"ksp": "gmres", "pc": "jacobi"} if physics else {"ksp": "richardson", "pc": "jacobi"}
+    task, config = task_of(20, **changes, solver=solver, physics=physics)
+    assert type(task.network).__name__.lower() == network["kind"]
+    losses = [task.train_epoch(epoch) for epoch in range(1, 13)]
+    assert losses[-1] < 0.8 * losses[0]
+    assert task.validate()["error"] > 0
+    components = len(shape) if physics else 1
+    assert task.solver.report.adjoint.solves == task.solver.report.forward.solves == 12 * config.data.train * components
 
 
 def test_data_with_too_few_steps(mesh, tmp_path):

@@ -10,17 +10,10 @@ import tiny
 from prdp_hpc.config import validate
 from prdp_hpc.learning.checkpoint import CheckpointError
 from prdp_hpc.learning.experiment import RunFolderError, run_experiment
-from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report.runs import ReportError
 
 EPOCHS = 6
-
-
-@pytest.fixture(scope="module")
-def mesh():
-    mesh = ProcessMesh.from_world(1)
-    yield mesh
-    mesh.close()
+RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 
 
 @pytest.fixture
@@ -41,8 +34,9 @@ def train(mesh, tmp_path):
         {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
         {"refinement": {"ladder": {"kind": "tolerances", "stop": 1e-3}}},
         {"make": tiny.inverse, "refinement": {"ema_window": 1, "error_window": 1}},
+        {"make": tiny.corrector, "network": RESNET, "grid": {"shape": [6, 5]}, "training": {"schedule": "cosine", "decay": 0.1}},
     ],
-    ids=["plain", "float32 decaying", "every 2", "manual", "tolerances", "inverse"],
+    ids=["plain", "float32 decaying", "every 2", "manual", "tolerances", "inverse", "corrector"],
 )
 def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
     train("whole", **changes)
@@ -123,8 +117,9 @@ def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(epoch
         ({"adjoint_ladder": {"kind": "tolerances"}}, None),
     ],
 )
-def test_full_refinement_saves_nothing(refinement, saved, train):
-    summary = train("full", epochs=1, refinement={"schedule": "constant", **refinement})
+@pytest.mark.parametrize("make", [tiny.emulator, tiny.corrector])
+def test_full_refinement_saves_nothing(make, refinement, saved, train):
+    summary = train("full", epochs=1, make=make, refinement={"schedule": "constant", **refinement})
     assert summary["savings"] == {"inner_iterations": saved}
 
 

@@ -16,10 +16,21 @@ from prdp_hpc.networks import MLP, build_network
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 
 
+def mlp(shape: list[int], hidden: list[int], activation: str = "relu", *, seed: int) -> torch.nn.Module:
+    return build_network("mlp", shape, "dirichlet", 1, {"hidden": hidden, "activation": activation}, seed=seed)
+
+
+def resnet(shape: list[int], *, seed: int) -> torch.nn.Module:
+    return build_network("resnet", shape, "periodic", 1, {"channels": 4, "blocks": 1, "activation": "relu"}, seed=seed)
+
+
+BUILDERS = [lambda seed: mlp([5], [7], seed=seed), lambda seed: resnet([5], seed=seed)]
+
+
 @settings(deadline=None)
 @given(SHAPES, st.integers(1, 3), st.integers(0, 3), st.lists(st.integers(1, 8), max_size=3))
 def test_the_shape_of_the_field_stays(shape: list[int], channels: int, batch: int, hidden: list[int]) -> None:
-    network = build_network("mlp", shape, channels, hidden, seed=1)
+    network = build_network("mlp", shape, "dirichlet", channels, {"hidden": hidden}, seed=1)
     assert network(torch.zeros(batch, channels, *shape)).shape == (batch, channels, *shape)
 
 
@@ -28,7 +39,7 @@ def test_more_features_out_are_more_channels() -> None:
 
 
 def test_samples_do_not_see_each_other_and_points_do() -> None:
-    network = build_network("mlp", [6], 1, [16, 16], "tanh", seed=0)
+    network = mlp([6], [16, 16], "tanh", seed=0)
     field = torch.rand(3, 1, 6, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(field)[1].sum(), field)
     assert torch.equal(gradient[0], torch.zeros(1, 6))
@@ -37,7 +48,7 @@ def test_samples_do_not_see_each_other_and_points_do() -> None:
 
 @pytest.mark.parametrize(("name", "function"), [("relu", torch.relu), ("tanh", torch.tanh), ("gelu", torch.nn.functional.gelu)])
 def test_layers_and_activations_alternate(name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    network = build_network("mlp", [4], 1, [5, 6], name, seed=2)
+    network = mlp([4], [5, 6], name, seed=2)
     field = torch.randn(2, 1, 4)
     weights = list(network.parameters())
     expected = field.flatten(1)
@@ -48,7 +59,7 @@ def test_layers_and_activations_alternate(name: str, function: Callable[[torch.T
 
 
 def test_parameters_start_uniform_within_the_fan_in() -> None:
-    network = build_network("mlp", [400], 1, [100], seed=0)
+    network = mlp([400], [100], seed=0)
     for parameter, fan_in in zip(network.parameters(), (400, 400, 100, 100), strict=True):
         bound = 1 / math.sqrt(fan_in)
         assert parameter.abs().max() <= bound
@@ -56,34 +67,45 @@ def test_parameters_start_uniform_within_the_fan_in() -> None:
         assert parameter.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.2)
 
 
-def test_the_seed_alone_decides_and_no_generator_moves() -> None:
+@pytest.mark.parametrize("build", BUILDERS, ids=["mlp", "resnet"])
+def test_the_seed_alone_decides_and_no_generator_moves(build: Callable[[int], torch.nn.Module]) -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    first = build_network("mlp", [5], 1, [7], seed=3)
+    first = build(3)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(100)
-    second = build_network("mlp", [5], 1, [7], seed=3)
-    other = build_network("mlp", [5], 1, [7], seed=4)
+    second = build(3)
+    other = build(4)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
-def test_the_default_device_does_not_matter() -> None:
+@pytest.mark.parametrize("build", BUILDERS, ids=["mlp", "resnet"])
+def test_the_default_device_does_not_matter(build: Callable[[int], torch.nn.Module]) -> None:
     with torch.device("meta"):
-        network = build_network("mlp", [5], 1, [7], seed=3)
-    expected = build_network("mlp", [5], 1, [7], seed=3)
+        network = build(3)
+    expected = build(3)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))
+
+
+MLP_OF = {"hidden": [5], "activation": "relu"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("unet", [4], 1, [5]), r"network\.kind: 'unet' is not known; choose one of mlp"),
-        (("mlp", [4], 1, [5], "swish"), r"network\.activation: 'swish' is not known; choose one of relu, tanh, gelu"),
-        (("mlp", [4], 1, [5, 0]), "layer widths must be at least 1"),
-        (("mlp", [], 1, [5]), "at least 1 point an axis"),
-        (("mlp", [4, 0], 1, [5]), "at least 1 point an axis"),
-        (("mlp", [4], 0, [5]), "1 channel"),
+        (("unet", [4], "periodic", 1, {}), r"network\.kind: 'unet' is not known; choose one of mlp, resnet"),
+        (("mlp", [4], "periodic", 1, MLP_OF | {"activation": "swish"}), r"'swish' is not known; choose one of relu, tanh, gelu"),
+        (("mlp", [4], "periodic", 1, MLP_OF | {"hidden": [5, 0]}), "layer widths must be at least 1"),
+        (("mlp", [], "periodic", 1, MLP_OF), "at least 1 point an axis"),
+        (("mlp", [4, 0], "periodic", 1, MLP_OF), "at least 1 point an axis"),
+        (("mlp", [4], "periodic", 0, MLP_OF), "1 channel"),
+        (("resnet", [4], "periodic", 1, {"activation": "swish"}), r"'swish' is not known; choose one of relu, tanh, gelu"),
+        (("resnet", [4], "periodic", 1, {"channels": 0}), r"network\.channels=0"),
+        (("resnet", [4], "periodic", 1, {"blocks": 0}), r"network\.blocks=0"),
+        (("resnet", [4], "robin", 1, {}), "boundary must be one of .* not 'robin'"),
+        (("resnet", [4], ("periodic", "dirichlet"), 1, {}), "one of them for each of 1 axes"),
+        (("resnet", [2, 2, 2, 2], "periodic", 1, {}), "1 to 3 axes, not 4"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(arguments: tuple[Any, ...], message: str) -> None:
@@ -94,7 +116,7 @@ def test_a_network_that_cannot_be_built_is_refused(arguments: tuple[Any, ...], m
 @pytest.mark.parametrize("shape", [(2, 1, 5), (2, 2, 4), (4,), ()])
 def test_a_field_of_another_grid_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="build it for this grid"):
-        build_network("mlp", [4], 1, [3], seed=0)(torch.zeros(shape))
+        mlp([4], [3], seed=0)(torch.zeros(shape))
 
 
 def test_outputs_that_fill_no_channel_are_refused() -> None:

@@ -9,6 +9,7 @@ from mpi4py import MPI
 from systems import dominant, exact
 
 from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator, solve
+from prdp_hpc.linalg.pool import MOST_SETS
 
 WORLD = MPI.COMM_WORLD
 PAIRS = [("gmres", "jacobi"), ("bcgs", "bjacobi"), ("gmres", "asm"), ("gmres", "gamg"), ("preonly", "redundant")]
@@ -37,6 +38,69 @@ def check_entries_of_any_row_on_any_rank(n, ksp, pc, batch):
     torch.testing.assert_close(x.detach(), solution[:, own], rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(b.grad, adjoint[:, own], rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(values.grad, dense[rows, cols], rtol=1e-8, atol=1e-9)
+
+
+def check_a_batch_of_matrices(n, ksp, pc, rights):
+    matrices = torch.stack([dominant(n, density=1.0, seed=m) for m in range(3)])
+    rows, cols = matrices[0].nonzero(as_tuple=True)
+    mine = slice(WORLD.rank, None, WORLD.size)
+    operator = SparseOperator(rows[mine].numpy(), cols[mine].numpy(), (n, n))
+    own = slice(*operator.row_range)
+    whole, grad = torch.randn(2, 3 * rights, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    # more graphs alive than sets of matrices, and the backward passes in another order than they were made
+    runs = []
+    for factor in range(1, MOST_SETS + 3):
+        values, b = matrices.flatten(1)[:, mine] * factor, whole[:, own].clone()
+        runs.append((factor, values.requires_grad_(), b.requires_grad_()))
+        runs[-1] += (solve(operator, runs[-1][1], runs[-1][2], Solver(ksp, pc, 1e-13)),)
+    for factor, values, b, x in (*runs[::2], *runs[1::2]):
+        x.backward(grad[:, own])
+        for m, matrix in enumerate(matrices * factor):
+            part = slice(m * rights, (m + 1) * rights)
+            solution, adjoint, dense = exact(matrix, whole[part], grad[part])
+            torch.testing.assert_close(x[part].detach(), solution[:, own], rtol=1e-8, atol=1e-9)
+            torch.testing.assert_close(b.grad[part], adjoint[:, own], rtol=1e-8, atol=1e-9)
+            torch.testing.assert_close(values.grad[m], dense.flatten()[mine], rtol=1e-8, atol=1e-9)
+
+
+def check_mistakes_in_a_batch_on_one_rank():
+    grid = Grid((8,))
+    n, last = grid.n_local, WORLD.rank == WORLD.size - 1
+    numbers = grid.numbering[1:-1]
+    operator, solver = SparseOperator(numbers, numbers, (8, 8), grid=grid), Solver("gmres", "jacobi")
+    values, b = torch.full((2, n), 2.0, dtype=torch.float64), torch.ones(4, n, dtype=torch.float64)
+    other = values.repeat(2, 1)
+    raised_everywhere(ValueError, "values of 2 … 4 matrices", lambda: solve(operator, other if last else values, b, solver))
+    raised_everywhere(ValueError, "values of 1 … 2 matrices", lambda: solve(operator, values[0] if last else values, b, solver))
+    raised_everywhere(ValueError, "(M R, n_local)", lambda: solve(operator, values, b[1:] if last else b, solver))
+    raised_everywhere(ValueError, "different sizes", lambda: solve(operator, values, b[2:] if last else b, solver))
+    poisoned = values.clone()
+    poisoned[1, 0] = math.nan if last else 2.0
+    raised_everywhere(ValueError, "NaN or infinity", lambda: solve(operator, poisoned, b, solver))
+    vector = [1.0] * (n + last)
+    raised_everywhere(ValueError, "nullspace", lambda: SparseOperator(numbers, numbers, (8, 8), grid=grid, nullspace=vector))
+    vector = None if last else [1.0] * n
+    raised_everywhere(ValueError, "properties", lambda: SparseOperator(numbers, numbers, (8, 8), grid=grid, nullspace=vector))
+    torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
+
+
+def check_a_nullspace_divided():
+    n = 11
+    z = torch.randn(n, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    projection = torch.eye(n, dtype=torch.float64) - torch.outer(z, z) / z.dot(z)
+    matrix = projection @ dominant(n, density=1.0) @ projection
+    rows, cols = matrix.nonzero(as_tuple=True)
+    mine = slice(WORLD.rank, None, WORLD.size)
+    start = WORLD.rank * (n // WORLD.size) + min(WORLD.rank, n % WORLD.size)
+    own = slice(start, start + n // WORLD.size + (WORLD.rank < n % WORLD.size))
+    operator = SparseOperator(rows[mine].numpy(), cols[mine].numpy(), (n, n), nullspace=z[own].numpy())
+    b, grad = torch.randn(2, 2, n, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    right = b[:, own].clone().requires_grad_()
+    x = solve(operator, matrix[rows, cols][mine], right, Solver("gmres", "jacobi", 1e-13))
+    x.backward(grad[:, own])
+    inverse = torch.linalg.pinv(matrix, rtol=1e-10)
+    torch.testing.assert_close(x.detach(), (b @ inverse.T)[:, own], rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(right.grad, (grad @ inverse)[:, own], rtol=1e-8, atol=1e-9)
 
 
 def check_from_scipy():
@@ -124,6 +188,10 @@ def test_divided_systems():
         check_entries_of_any_row_on_any_rank(23, ksp, pc, batch=2)
     # fewer rows than ranks: some hold none
     check_entries_of_any_row_on_any_rank(WORLD.size - 1, "gmres", "jacobi", batch=3)
+    check_a_batch_of_matrices(9, "gmres", "jacobi", rights=2)
+    check_a_batch_of_matrices(WORLD.size - 1, "gmres", "bjacobi", rights=1)
+    check_mistakes_in_a_batch_on_one_rank()
+    check_a_nullspace_divided()
     check_from_scipy()
     check_halo_in_a_function_operator()
     check_failures_on_one_rank()

@@ -28,15 +28,26 @@ def runs_of(configs, grid_ranks, name):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of runs of three configs on 1 rank and in every split.
+    """The folder of runs of four configs on 1 rank and in every split.
 
     double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of four replicas have none;
-    paper: the paper's 1-D emulator as it is, in float32.
+    corrector: a convolutional network through Navier-Stokes, two solves a step, with as few samples; paper: the paper's
+    1-D emulator as it is, in float32.
     """
     folder = tmp_path_factory.mktemp("training")
     double = tiny.emulator(folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55})
     few = tiny.emulator(folder, training={"epochs": EPOCHS, "batch_size": 3}, grid={"shape": [5, 6], "boundary": "periodic"})
-    configs = [tiny.write(folder / f"{name}.yaml", content) for name, content in (("double", double), ("few", few))]
+    corrector = tiny.corrector(
+        folder,
+        training={"epochs": EPOCHS, "batch_size": 3},
+        grid={"shape": [5, 6], "boundary": "periodic"},
+        physics={"pde": "navier_stokes", "viscosity": 1e-2, "dt": 0.1},
+        solver={"ksp": "gmres", "pc": "constraint"},
+        corrector={"validation_steps": [1, 2]},
+        network={"kind": "resnet", "channels": 4, "blocks": 1},
+    )
+    contents = {"double": double, "few": few, "corrector": corrector}
+    configs = [tiny.write(folder / f"{name}.yaml", content) for name, content in contents.items()]
     paper = [str(tiny.REPOSITORY / "configs" / "heat_1d.yaml"), f"output={folder}", f"training.epochs={EPOCHS}"]
     for ranks in (1, 2, 3, 4):
         lines = []
@@ -66,10 +77,10 @@ def difference(folder, config, split):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{split[0]} ranks, {split[1]} a grid")
-@pytest.mark.parametrize(("config", "tolerance"), [("double", 1e-9), ("few", 1e-9), ("paper", 1e-6)])
+@pytest.mark.parametrize(("config", "tolerance"), [("double", 1e-9), ("few", 1e-9), ("corrector", 1e-9), ("paper", 1e-6)])
 def test_same_training_on_any_split(config, tolerance, split, trained):
     assert difference(trained, config, split) < tolerance
-    counted = ("level", "adjoint_level", "forward_iterations", "adjoint_iterations", "solves")
+    counted = ("level", "adjoint_level", "forward_iterations", "adjoint_iterations", "solves", "adjoint_solves")
     one, many = (trained / f"{config}-{name}" for name in ("1-1", f"{split[0]}-{split[1]}"))
     np.testing.assert_array_equal(curve(many, counted), curve(one, counted))
     assert len({row["level"] for row in tiny.rows(one)}) > 1  # the coordinator had something to decide

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.refinement import ExplicitLadder, IterationLadder, ToleranceLadder, check_level
+from prdp_hpc.refinement import ExplicitLadder, IterationLadder, LooserLadder, ToleranceLadder, check_level, looser
 
 
 def rungs(ladder):
@@ -73,3 +73,38 @@ def test_explicit_levels_are_what_was_given(levels):
 def test_ladders_that_do_not_refine(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@given(st.integers(1, 10_000), st.floats(1e-3, 1))
+def test_looser_iterations_are_the_share_of_them(iterations, factor):
+    level = looser(iterations, factor)
+    assert type(level) is int
+    assert 1 <= level <= iterations
+    assert level == 1 or abs(level - iterations * factor) <= 0.5
+    assert looser(iterations, 1) == iterations
+
+
+@given(st.floats(1e-12, 0.99), st.floats(1e-3, 1))
+def test_a_looser_tolerance_is_larger_by_the_factor(tolerance, factor):
+    level = looser(tolerance, factor)
+    assert type(level) is float
+    assert tolerance <= level < 1
+    assert level == pytest.approx(tolerance / factor) or level == max(0.5, tolerance)
+
+
+@given(st.floats(1e-3, 1), st.integers(0, 20))
+def test_a_looser_ladder_is_as_long_and_never_coarsens(factor, rung):
+    for ladder in (IterationLadder(2, 3, 40), ToleranceLadder(0.3, 0.2, 1e-7)):
+        other = LooserLadder(ladder, factor)
+        assert other.top == ladder.top
+        assert other.level(rung) == looser(ladder.level(rung), factor)
+        signs = {(b > a) - (b < a) for a, b in pairwise(rungs(other))}
+        assert len(signs - {0}) <= 1
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1.5, float("nan")])
+def test_factors_that_do_not_loosen(factor):
+    with pytest.raises(ValueError, match="must lie above 0 and be at most 1"):
+        LooserLadder(IterationLadder(), factor)
+    with pytest.raises(ValueError, match="must lie above 0 and be at most 1"):
+        looser(5, factor)

@@ -33,6 +33,7 @@ def metric_lines(
                 "adjoint_level": levels[epoch],
                 "forward_iterations": forward,
                 "adjoint_iterations": forward,
+                "solves": 16 * epoch,
                 "solver_seconds": seconds,
                 "network_seconds": 0.4 * epoch,
                 "total_seconds": seconds + 0.4 * epoch,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prdp_hpc.report import ReportError, load_run, plot_comparison, plot_run, plot_runs
-from prdp_hpc.report.figures import spread
+from prdp_hpc.report import ComparisonRecord, ReportError, RunRecord, load_run, plot_comparison, plot_run, plot_runs
+from prdp_hpc.report.panels import spread
 
 WriteRun = Callable[..., Path]
 PNG = b"\x89PNG"
@@ -35,6 +35,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     monkeypatch.setattr(Figure, "savefig", keep)
     return figures
+
+
+def comparison(**variants: RunRecord | tuple[RunRecord, ...]) -> ComparisonRecord:
+    runs = {name: found if isinstance(found, tuple) else (found,) for name, found in variants.items()}
+    return ComparisonRecord(Path("heat-compare"), "heat", runs, None)
 
 
 def texts_overlap(figure: Figure) -> list[tuple[str, str]]:
@@ -61,17 +66,41 @@ def test_a_run_is_drawn(write_run: WriteRun, tmp_path: Path, drawn: list[Figure]
 def test_a_comparison_with_equal_errors_has_legible_labels(write_run: WriteRun, tmp_path: Path, drawn: list[Figure]) -> None:
     prdp = load_run(write_run("prdp", epochs=40, seed=1))
     full = load_run(write_run("full", epochs=40, levels=[60] * 41, seed=2))
-    plot_comparison(prdp, full, tmp_path / "comparison.png", "heat_2d")
+    plot_comparison(comparison(prdp=prdp, full=full), tmp_path / "comparison.png", "heat_2d")
     assert (tmp_path / "comparison.png").read_bytes().startswith(PNG)
     assert texts_overlap(drawn[0]) == []
     saved = 1 - prdp.inner_iterations[-1] / full.inner_iterations[-1]
     assert any(f"{saved * 100:.0f} % saved" in text.get_text() for text in drawn[0].axes[2].texts)
 
 
+def test_seeds_are_drawn_as_a_mean_within_their_range(write_run: WriteRun, tmp_path: Path, drawn: list[Figure]) -> None:
+    def runs(variant: str, level: list[float], seeds: int = 3) -> tuple[RunRecord, ...]:
+        folders = [write_run(f"seed_{seed}/{variant}", epochs=20, levels=level, seed=seed) for seed in range(seeds)]
+        return tuple(load_run(folder) for folder in folders)
+
+    levels: list[float] = [1 + epoch // 2 for epoch in range(21)]
+    record = comparison(
+        prdp=runs("prdp", levels),
+        full=runs("full", [60] * 21),
+        constant_3=runs("constant_3", [3] * 21),
+        constant_10=runs("constant_10", [10] * 21, seeds=1),  # as while the others go on
+        plain_gmres=runs("plain_gmres", [960] * 21),
+    )
+    plot_comparison(record, tmp_path / "comparison.png", "heat_2d")
+    assert texts_overlap(drawn[0]) == []
+    error, level, _ = drawn[0].axes
+    last = [run.metrics["error"][-1] for run in record.variants["prdp"]]
+    assert any(f"PRDP  {sum(last) / 3:.2e}" == text.get_text() for text in error.texts)
+    assert len(error.collections) == 4  # a band where there is more than one seed
+    # another solver's iterations do not compare with a level
+    names = [text.get_text().rpartition("  ")[0] for text in level.texts]
+    assert names == ["constant 3", "constant 10", "Full refinement", "PRDP"]
+
+
 def test_a_comparison_measures_at_the_last_epoch_of_both(write_run: WriteRun, tmp_path: Path, drawn: list[Figure]) -> None:
     prdp = load_run(write_run("prdp", epochs=20, levels=[30] * 21))
     full = load_run(write_run("full", epochs=10, levels=[60] * 11, finished=False))
-    plot_comparison(prdp, full, tmp_path / "comparison.png", "running")
+    plot_comparison(comparison(prdp=prdp, full=full), tmp_path / "comparison.png", "running")
     assert any("After 10 epochs: 50 % fewer inner iterations" in text.get_text() for text in drawn[0].texts)
 
 
@@ -90,7 +119,7 @@ def test_two_ladders_show_four_levels(write_run: WriteRun, tmp_path: Path, drawn
         lines = [line | {"adjoint_level": line["level"] * 10} for line in lines]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         records.append(load_run(folder))
-    plot_comparison(records[0], records[1], tmp_path / "comparison.png", "tolerances")
+    plot_comparison(comparison(prdp=records[0], full=records[1]), tmp_path / "comparison.png", "tolerances")
     bottom, top = drawn[0].axes[1].get_ylim()
     assert top < bottom  # finer tolerances stand higher
     assert len(drawn[0].axes[1].texts) == 4
@@ -103,7 +132,7 @@ def test_a_run_whose_error_has_no_logarithm_is_drawn(write_run: WriteRun, tmp_pa
     lines = [json.loads(text) | {"error": error} for text in (folder / "metrics.jsonl").read_text().splitlines()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     record = load_run(folder)
-    plot_comparison(record, record, tmp_path / "comparison.png", "nothing to see")
+    plot_comparison(comparison(prdp=record, full=record), tmp_path / "comparison.png", "nothing to see")
     assert (tmp_path / "comparison.png").read_bytes().startswith(PNG)
 
 

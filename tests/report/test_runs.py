@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.files import write_json
-from prdp_hpc.report import ReportError, compare_summaries, load_comparison, load_run, read_metrics
+from prdp_hpc.report import ReportError, load_run, read_metrics
 from prdp_hpc.report.runs import COUNTERS
 
 WriteRun = Callable[..., Path]
@@ -129,29 +128,3 @@ def test_a_broken_summary_is_named(write_run: WriteRun, content: str | bytes, me
     (folder / "summary.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ReportError, match=rf"summary\.json: {message}"):
         load_run(folder)
-
-
-def test_a_comparison_holds_both_runs_and_its_content(write_run: WriteRun) -> None:
-    prdp = load_run(write_run("heat-compare/prdp", epochs=5))
-    full = load_run(write_run("heat-compare/full", epochs=5, levels=[60.0] * 6))
-    folder = prdp.path.parent
-    assert load_comparison(folder).content is None
-    assert prdp.summary is not None
-    assert full.summary is not None
-    content = compare_summaries("heat", prdp.summary, full.summary)
-    write_json(folder / "comparison.json", content)
-    found = load_comparison(folder)
-    assert (found.name, found.content) == ("heat", content)
-    assert (found.prdp.metrics["level"][-1], found.full.metrics["level"][-1]) == (3, 60)
-
-
-@pytest.mark.parametrize("missing", ["savings", "prdp"])
-def test_a_comparison_that_lacks_a_part_is_named(write_run: WriteRun, missing: str) -> None:
-    summary = load_run(write_run("heat-compare/prdp")).summary
-    folder = write_run("heat-compare/full").parent
-    assert summary is not None
-    content = compare_summaries("heat", summary, summary)
-    del content[missing]
-    write_json(folder / "comparison.json", content)
-    with pytest.raises(ReportError, match=rf"comparison\.json: lacks {missing}"):
-        load_comparison(folder)

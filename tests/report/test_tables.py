@@ -1,75 +1,42 @@
-"""Savings and verdicts follow from the numbers, and tables line up."""
+"""Tables show what the numbers say, line up, and hide no miss."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from prdp_hpc.files import to_json
-from prdp_hpc.report import compare_summaries, comparison_table, load_run, run_table, savings
-
-POSITIVE = st.floats(1e-9, 1e9)
+from prdp_hpc.report import comparison_table, load_run, paper_markdown, paper_table, run_table
 
 
-def summary(error: float | None = 0.03, iterations: int = 1000, seconds: float = 10.0, **more: Any) -> dict[str, Any]:
+def statistics(*values: float | None, spread: float | None = None) -> dict[str, Any]:
+    return {"values": list(values), "mean": values[0] if len(values) == 1 else None, "spread": spread}
+
+
+def variant(error: float | None, iterations: float, **more: float) -> dict[str, Any]:
+    numbers = {"error": error, "error_1": error, "error_2": error, "level": 24, "forward_iterations": iterations}
+    numbers |= {"adjoint_iterations": iterations, "solver_seconds": 10.0, "network_seconds": 5.0, "total_seconds": 15.0} | more
+    return {key: statistics(number) for key, number in numbers.items()}
+
+
+def comparison(ours: float | None = 0.03, **more: Any) -> dict[str, Any]:
+    equal = ours is not None and ours <= 0.033
+    saved = {key: statistics(0.75) for key in ("inner_iterations", "solver_seconds", "total_seconds")}
     return {
         "name": "heat",
         "task": "emulator",
         "epochs": 70,
-        "error": error,
-        "error_1": error,
-        "level": 24,
-        "forward_iterations": iterations,
-        "adjoint_iterations": iterations,
-        "inner_iterations": 2 * iterations,
-        "solver_seconds": seconds,
-        "network_seconds": 5.0,
-        "total_seconds": seconds + 5.0,
+        "seeds": [1],
+        "variants": {"prdp": variant(ours, 250), "full": variant(0.03, 123_456_789)},
+        "equal_accuracy": equal,
+        "savings": {"full": saved},
+        "progressive_refinement": statistics(0.5),
+        "incomplete_convergence": statistics(0.5),
+        "targets": [],
         **more,
     }
-
-
-@given(POSITIVE, POSITIVE)
-def test_what_is_saved_and_what_is_spent_make_the_whole(ours: float, theirs: float) -> None:
-    saved = savings(summary(seconds=ours), summary(seconds=theirs))["solver_seconds"]
-    assert saved is not None
-    assert (1 - saved) * theirs == pytest.approx(ours, rel=1e-12, abs=1e-12 * theirs)
-
-
-def test_nothing_is_saved_where_full_refinement_cost_nothing() -> None:
-    assert savings(summary(iterations=5), summary(iterations=0))["inner_iterations"] is None
-
-
-@given(POSITIVE, st.floats(0.01, 100))
-def test_equal_accuracy_is_at_most_a_tenth_more(full: float, ratio: float) -> None:
-    found = compare_summaries("heat", summary(full * ratio), summary(full))
-    assert found["error_ratio"] == pytest.approx(ratio)
-    if not math.isclose(ratio, 1.1, rel_tol=1e-9):
-        assert found["equal_accuracy"] == (ratio < 1.1)
-
-
-@pytest.mark.parametrize(
-    ("prdp", "full", "ratio", "equal"),
-    [
-        (None, 0.1, None, False),
-        (0.1, None, None, False),
-        (math.nan, 0.1, None, False),
-        (0.0, 0.0, None, True),
-        (0.1, 0.0, None, False),
-        (0.0, 0.1, 0.0, True),
-    ],
-)
-def test_errors_without_a_ratio(prdp: float | None, full: float | None, ratio: float | None, equal: bool) -> None:
-    found = compare_summaries("heat", summary(prdp), summary(full))
-    assert (found["error_ratio"], found["equal_accuracy"]) == (ratio, equal)
-    assert "NaN" not in to_json(found)
-    assert ("MISS" in comparison_table(found)) == (not equal)
 
 
 def row(table: str, label: str) -> str:
@@ -78,30 +45,91 @@ def row(table: str, label: str) -> str:
 
 @pytest.mark.parametrize(
     ("ours", "verdict"),
-    [(0.031, "ratio 1.03, equal within 10 %"), (0.06, "ratio 2, MISS: more than 10 %"), (0.015, "ratio 0.5, better than full")],
+    [
+        (0.031, "ratio 1.03, equal within 10 %"),
+        (0.06, "ratio 2, MISS: more than 10 % above"),
+        (0.015, "ratio 0.5, better than full refinement"),
+        (None, "MISS: no finite error to compare"),
+    ],
 )
-def test_a_comparison_shows_errors_levels_and_costs(ours: float, verdict: str) -> None:
-    table = comparison_table(compare_summaries("heat", summary(ours, 250), summary(0.03, 1000, 40.0, level=60)))
-    assert verdict in row(table, "validation error after 2 steps")
-    assert verdict in row(table, "validation error after 1 step ")
-    assert row(table, "final level").split()[-2:] == ["24", "60"]
-    for side in ("forward", "adjoint"):
-        assert row(table, f"inner iterations, {side}").split()[-4:] == ["250", "1,000", "75.0", "%"]
-    assert row(table, "solver time (s)").split()[-4:] == ["10.00", "40.00", "75.0", "%"]
-    assert row(table, "network time (s)").split()[-2:] == ["0.0", "%"]
-    assert row(table, "total time (s)").split()[-2:] == ["66.7", "%"]
+def test_a_comparison_shows_its_verdict(ours: float | None, verdict: str) -> None:
+    table = comparison_table(comparison(ours))
+    assert row(table, "error against").endswith(verdict)
+    assert row(table, "full refinement").split()[2:6] == ["3.000e-02", "24", "123,456,789", "123,456,789"]
+    assert "error after 2 steps" in table
+    assert "PR) 50.0 %" in table
+
+
+def test_a_spread_and_each_seed_are_shown() -> None:
+    content = comparison(seeds=[1, 2], error_ratio_by_seed=[1.0, 1.2], equal_accuracy_by_seed=[True, False])
+    content["variants"]["prdp"]["error"] = {"values": [0.03, 0.04], "mean": 0.035, "spread": 0.007}
+    table = comparison_table(content)
+    assert "3.500e-02 ± 7.0e-03" in table
+    assert row(table, "  by seed").endswith("1, 1.2 MISS")
+    assert "seeds 1, 2" in table
+
+
+def test_the_coordinators_error_stands_beside_the_last_steps_where_they_differ() -> None:
+    content = comparison()
+    for found in content["variants"].values():
+        found["error_5"], found["error_5_velocity_x"] = statistics(0.4), statistics(0.3)
+    head = comparison_table(content).splitlines()[2]
+    assert head.split("  ")[0] == ""
+    assert "error  error after 5 steps" in head
+    assert "(5 velocity x)" in comparison_table(content)
+
+
+@pytest.mark.parametrize(
+    ("saved", "equal", "verdict"),
+    [
+        (0.82, True, "reached 82.0 %: met"),
+        (0.72, True, "reached 72.0 %: MISS"),
+        (0.82, False, "reached 82.0 %: MISS, since not at equal accuracy"),
+        (None, True, "reached -: MISS"),
+    ],
+)
+def test_targets_are_shown_with_both_figures(saved: float | None, equal: bool, verdict: str) -> None:
+    met = saved is not None and saved >= 0.8 and equal
+    target = {"against": "full", "measure": "solver_seconds", "target": 0.8, "saved": saved, "met": met}
+    found = comparison(0.03 if equal else 0.06, targets=[target])
+    line = row(comparison_table(found), "target: solver time")
+    assert "at least 80 %" in line
+    assert line.endswith(verdict)
 
 
 def test_columns_line_up() -> None:
-    lines = comparison_table(compare_summaries("heat", summary(), summary(iterations=123456789))).splitlines()[2:]
-    end = lines[0].index("full refinement") + len("full refinement")
+    lines = comparison_table(comparison()).splitlines()[2:6]
+    end = lines[0].index("adjoint it.") + len("adjoint it.")
     assert all(line[end - 1] != " " and line[end : end + 2].strip() == "" for line in lines if not line.startswith("-"))
+    assert max(map(len, lines)) <= 150
 
 
 def test_an_inverse_problem_shows_its_parameters_error() -> None:
-    table = comparison_table(compare_summaries("poisson", summary(task="inverse"), summary(task="inverse")))
-    assert "relative parameter error" in table
-    assert "validation error" not in table
+    table = comparison_table(comparison(task="inverse"))
+    assert "parameter error" in table
+    assert "after 2 steps  level" not in table
+
+
+def test_the_papers_table_shows_misses_failures_and_its_size() -> None:
+    target = {"against": "full", "measure": "inner_iterations", "target": 0.8, "saved": 0.75, "met": False}
+    good = comparison(targets=[target]) | {"experiment": "heat_1d"}
+    bad = comparison(0.06) | {"experiment": "heat_2d"}
+    bad["variants"]["plain"] = variant(0.06, 10)
+    bad["savings"]["plain"] = bad["savings"]["full"]
+    results = [good, bad, {"experiment": "heat_3d", "failed": "no such file"}]
+    table = paper_table(results, quick=True)
+    assert table.startswith("QUICK")
+    assert row(table, "heat_1d").endswith("  it. 80 %: MISS")
+    assert row(table, "heat_2d").split()[3:5] == ["2", "MISS"]
+    assert row(table, "  against plain").split()[3:5] == ["1", "yes"]
+    assert row(table, "heat_3d") == "heat_3d: FAILED: no such file"
+    assert max(map(len, table.splitlines())) <= 150
+    page = paper_markdown(results, True, "prdp-hpc paper --quick", "2 cores")
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 5
+    assert all(part in page for part in ("QUICK", "`prdp-hpc paper --quick`", "MISS", "- heat_3d: FAILED"))
+    assert "QUICK" not in paper_table(results, quick=False)
 
 
 def test_runs_are_shown_finished_or_not(write_run: Callable[..., Path]) -> None:

@@ -1,0 +1,112 @@
+"""`prdp-hpc paper`: every experiment of the paper, and one table of all."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from prdp_hpc.collective import all_ranks_come, call_together
+from prdp_hpc.commands.compare import compare_variants
+from prdp_hpc.commands.provenance import machine_text, provenance
+from prdp_hpc.config import ConfigError, Paper, find_list, load_experiment, load_paper, nearest
+from prdp_hpc.files import write_json, write_text
+from prdp_hpc.learning.experiment import process_mesh
+from prdp_hpc.linalg import SolveError
+from prdp_hpc.report import comparison_table, paper_markdown, paper_table, read_result
+
+USERS_MISTAKES = (ValueError, ImportError, OSError, SolveError)
+
+
+def paper(arguments: argparse.Namespace) -> None:
+    """Compare PRDP in each experiment of the list; go on where an earlier call stopped.
+
+    Prints the table and writes it to `summary.md`, and all results to `summary.json`. An experiment that fails is
+    reported, the others go on; the exit code is then 1.
+    """
+    path = find_list(arguments.list)
+    listed = load_paper(path)
+    names = _chosen(listed, arguments.only)
+    out = Path(arguments.out or ("runs/paper-quick" if arguments.quick else "runs/paper"))
+    made_with = provenance(arguments.line)
+    failures: dict[str, str] = {}
+    for name in names:
+        message = _attempt(partial(_experiment, path, listed, name, out, arguments.quick, made_with))
+        if message is not None:
+            failures[name] = message
+        call_together(MPI.COMM_WORLD, partial(_summarise, out, listed, failures, arguments.quick, made_with))
+    if MPI.COMM_WORLD.rank == 0:
+        print(f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n\nresults: {out}")
+    if failures:
+        sys.exit(1)
+
+
+def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
+    unknown = [name for name in only or () if name not in listed.experiments]
+    if unknown:
+        raise ConfigError(f"--only: no experiment is named {unknown[0]!r}; {nearest(unknown[0], listed.experiments)}")
+    return [name for name in listed.experiments if not only or name in only]
+
+
+def _experiment(
+    path: Path, listed: Paper, name: str, out: Path, quick: bool, made_with: dict[str, Any], stack: ExitStack
+) -> None:
+    """One comparison, with its results in `<name>.json` and its figure in `figures/`."""
+    config = load_experiment(path, name, listed.experiments[name], quick).model_copy(update={"output": str(out)})
+    mesh = process_mesh(config)
+    stack.callback(mesh.close)
+    comparison = compare_variants(config, mesh, out / name, out / "figures" / f"{name}.png", resume=True)
+    if mesh.is_root:
+        print(f"\n{comparison_table(comparison)}", flush=True)
+    result = {"experiment": name, "quick": quick, **made_with, **comparison}
+    call_together(mesh.world, lambda: write_json(out / f"{name}.json", result) if mesh.is_root else None)
+
+
+def _attempt(action: Callable[[ExitStack], None]) -> str | None:
+    """Do something on all ranks; what went wrong, if all ranks came to an end. Collective.
+
+    Where one rank fails and others wait for it, nothing can go on: its error is raised.
+    """
+    world, message = MPI.COMM_WORLD, None
+    with ExitStack() as stack:
+        try:
+            action(stack)
+            world.Ibarrier().Wait()
+        except Exception as error:
+            if not all_ranks_come(world):
+                stack.pop_all()
+                raise
+            message = str(error) or type(error).__name__
+            if not isinstance(error, USERS_MISTAKES) and world.rank == 0:
+                traceback.print_exception(error)
+        first: str | None = next((found for found in world.allgather(message) if found is not None), None)
+    if first is not None and world.rank == 0:
+        print(f"prdp-hpc: failed, going on with the next experiment: {first}", file=sys.stderr, flush=True)
+    return first
+
+
+def _results(out: Path, listed: Paper, failures: dict[str, str], quick: bool) -> list[dict[str, Any]]:
+    """What is there of this size, in the list's order; results of earlier calls too."""
+    found: list[dict[str, Any]] = []
+    for name in listed.experiments:
+        if name in failures:
+            found.append({"experiment": name, "quick": quick, "failed": failures[name]})
+        elif (out / f"{name}.json").exists():
+            found.append(read_result(out / f"{name}.json"))
+    return [result for result in found if result["quick"] == quick]
+
+
+def _summarise(out: Path, listed: Paper, failures: dict[str, str], quick: bool, made_with: dict[str, Any]) -> None:
+    if MPI.COMM_WORLD.rank > 0:
+        return
+    results = _results(out, listed, failures, quick)
+    write_json(out / "summary.json", {"quick": quick, **made_with, "experiments": results})
+    page = paper_markdown(results, quick, made_with["command"], machine_text(made_with["machine"]))
+    write_text(out / "summary.md", page)

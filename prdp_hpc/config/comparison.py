@@ -1,0 +1,77 @@
+"""What `prdp-hpc compare` trains beside PRDP, over which seeds, and what must be saved."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from prdp_hpc.config.models import Count, Level, Positive, Section, SolverSection
+from prdp_hpc.refinement import check_level
+
+Share = Annotated[Positive, Field(lt=1)]
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_OWN_NAMES = re.compile(r"prdp|full|constant_.*|seed_.*|figures")
+
+
+class BaselineSection(Section):
+    """A further full refinement with a solver of its own; `level` null: that of the config's full refinement."""
+
+    solver: SolverSection
+    level: Level | None = None
+
+    @field_validator("level")
+    @classmethod
+    def _a_level(cls, value: Any) -> Any:
+        if value is not None:
+            check_level(value)
+        return value
+
+
+class TargetSection(Section):
+    """Shares (between 0 and 1) that PRDP must save; null: no target."""
+
+    inner_iterations: Share | None = None
+    solver_seconds: Share | None = None
+    total_seconds: Share | None = None
+
+
+class ComparisonSection(Section):
+    """Runs of a comparison: how many seeds (`seed`, `seed + 1`, …), which constant levels and baselines, which targets.
+
+    `targets` names what PRDP is measured against: `full` or a baseline. `seeds` null: 3, and 1 for an inverse problem, in
+    which nothing is random.
+    """
+
+    seeds: Count | None = None
+    constant_levels: tuple[Level, ...] = ()
+    baselines: dict[str, BaselineSection] = Field(default_factory=dict)
+    targets: dict[str, TargetSection] = Field(default_factory=dict)
+
+    @field_validator("constant_levels")
+    @classmethod
+    def _levels(cls, value: Any) -> Any:
+        for level in value:
+            check_level(level)
+        if len(set(value)) < len(value):
+            raise ValueError(f"constant_levels are given twice: {list(value)}")
+        return value
+
+    @field_validator("baselines")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        for name in value:
+            if not _NAME.fullmatch(name) or _OWN_NAMES.fullmatch(name):
+                raise ValueError(
+                    f"a baseline's name is a word in small letters, as plain_gmres, that no other run has, not {name!r}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> ComparisonSection:
+        unknown = [name for name in self.targets if name != "full" and name not in self.baselines]
+        if unknown:
+            known = ", ".join(["full", *self.baselines])
+            raise ValueError(f"targets are measured against {known}; there is no {unknown[0]!r}")
+        return self

@@ -16,6 +16,7 @@ from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.halo import Halo
 
 BOUNDARIES = ("dirichlet", "neumann", "periodic")
 
@@ -69,7 +70,7 @@ class Grid:
             a / (n + 1) if b == "dirichlet" else a / n
             for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
         )
-        self._wide_dms: dict[int, Any] = {1: self.dm}
+        self._halos: dict[int, Halo] = {}
 
     def __repr__(self) -> str:
         return f"Grid({self.shape}, boundary={self.boundary}, length={self.length}, ranks={self.comm.size})"
@@ -134,8 +135,7 @@ class Grid:
         """
         self._check_local(local)
         self._check_width(width)
-        padded: Tensor = _Halo.apply(local, self, width)  # type: ignore[no-untyped-call]
-        return padded
+        return self._halo(width)(local)
 
     def replicated(self, parameter: Tensor) -> Tensor:
         """A parameter that every rank of the grid holds alike; its gradient is summed over the ranks."""
@@ -209,10 +209,11 @@ class Grid:
                 "use fewer grid ranks or more points"
             ) from error
 
-    def _wide_dm(self, width: int) -> Any:
-        if width not in self._wide_dms:
-            self._wide_dms[width] = self._create_dm(width)
-        return self._wide_dms[width]
+    def _halo(self, width: int) -> Halo:
+        if width not in self._halos:
+            dm = self.dm if width == 1 else self._create_dm(width)
+            self._halos[width] = Halo(dm, self.local_shape, tuple(kind == "periodic" for kind in self.boundary), width)
+        return self._halos[width]
 
     def _check_width(self, width: int) -> None:
         if width < 1:
@@ -311,43 +312,6 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _assemble(grads[0], ctx.grid), None
-
-
-class _Halo(torch.autograd.Function):
-    """Ghost exchange through the DMDA; the adjoint is DMLocalToGlobal with ADD_VALUES."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, grid: Grid, width: int) -> Tensor:
-        ctx.grid, ctx.width, ctx.lead = grid, width, local.shape[: -grid.dim]
-        dm = grid._wide_dm(width)
-        fields = local.detach().cpu().to(torch.float64).reshape(-1, grid.n_local).contiguous().numpy()
-        source, target = dm.createGlobalVec(), dm.createLocalVec()
-        padded_shape = tuple(n + 2 * width for n in grid.local_shape)
-        out = np.zeros((fields.shape[0], math.prod(padded_shape)))
-        for field, padded in zip(fields, out, strict=True):
-            source.setArray(field)
-            target.set(0.0)
-            dm.globalToLocal(source, target)
-            padded[:] = target.getArray(readonly=True)
-        source.destroy()
-        target.destroy()
-        return torch.from_numpy(out).reshape(*ctx.lead, *padded_shape).to(local)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        grid, (grad,) = ctx.grid, grads
-        dm = grid._wide_dm(ctx.width)
-        source, target = dm.createLocalVec(), dm.createGlobalVec()
-        padded = grad.detach().cpu().to(torch.float64).reshape(-1, source.getLocalSize()).contiguous().numpy()
-        out = np.empty((padded.shape[0], grid.n_local))
-        for ghosted, field in zip(padded, out, strict=True):
-            source.setArray(ghosted)
-            target.set(0.0)
-            dm.localToGlobal(source, target, addv=PETSc.InsertMode.ADD_VALUES)
-            field[:] = target.getArray(readonly=True)
-        source.destroy()
-        target.destroy()
-        return torch.from_numpy(out).reshape(*ctx.lead, *grid.local_shape).to(grad), None, None
 
 
 class _Replicated(torch.autograd.Function):

@@ -98,6 +98,11 @@ class FunctionOperator(Operator):
             (gradient,) = torch.autograd.grad(total, variable, allow_unused=True)
         return torch.zeros_like(values) if gradient is None else gradient
 
+    def diagonal_of(self, values: Any) -> Tensor:
+        """What `diagonal` gives, in double precision on the host."""
+        assert self.diagonal is not None, "checked when the solver was made"
+        return self.diagonal(None if values is None else values.to(device="cpu", dtype=torch.float64))
+
     def transposed(self, values: Any, y: Tensor) -> Tensor:
         """`A(values)ᵀ y`: by `apply_transpose`, or by torch's derivative of `apply`."""
         if self.apply_transpose is not None:

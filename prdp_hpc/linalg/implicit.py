@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from mpi4py import MPI
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from prdp_hpc.collective import raise_together
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, like, to_host
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, like, to_host
+from prdp_hpc.linalg.inputs import anywhere, is_batch, prepare
 from prdp_hpc.linalg.operator import Operator, SparseOperator
 from prdp_hpc.linalg.solver import Solver, zero_rows
+from prdp_hpc.linalg.unrolled import unrolled_solve
 
 
 def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     """Solve `A(values) x = b`, differentiably with respect to `values` and `b`.
 
-    The backward pass solves the adjoint system `Aᵀ λ = ∂L/∂x` at the solver's adjoint level, from zero; then
+    With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see `unrolled_solve`; by default it is
+    implicit: the backward pass solves the adjoint system `Aᵀ λ = ∂L/∂x` at the solver's adjoint level, from zero; then
     `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k] x[col_k]`.
 
     Parameters
@@ -45,8 +46,10 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
+    if solver.differentiation == "unrolled":
+        return unrolled_solve(operator, values, b, solver)
     x: Tensor
-    if isinstance(operator, SparseOperator) and _is_batch(values):
+    if isinstance(operator, SparseOperator) and is_batch(values):
         # Asked here: inside a forward pass torch records nothing, and `needs_input_grad` does not know about `no_grad`.
         x = _ImplicitBatch.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     else:
@@ -57,7 +60,7 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
 class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
-        _prepare(operator, values, b, ctx.needs_input_grad[:2])
+        prepare(operator, values, b, ctx.needs_input_grad[:2])
         x = torch.from_numpy(_run("forward", operator, solver, np.atleast_2d(to_host(b))).reshape(b.shape))
         result = like(x, b)
         ctx.operator, ctx.solver, ctx.loads = operator, solver, operator.loads
@@ -70,7 +73,7 @@ class _ImplicitSolve(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,), operator, solver = grads, ctx.operator, ctx.solver
         values, x = ctx.saved_tensors
-        if operator.loads != ctx.loads and _anywhere(operator.comm, operator.differs(values)):
+        if operator.loads != ctx.loads and anywhere(operator.comm, operator.differs(values)):
             operator.load(values)
         adjoint = torch.from_numpy(_run("adjoint", operator, solver, np.atleast_2d(to_host(grad))))
         values_grad = None
@@ -85,7 +88,7 @@ class _ImplicitBatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, b: Tensor, operator: SparseOperator, solver: Solver, recording: bool) -> Tensor:
-        _prepare(operator, values, b, ctx.needs_input_grad[:2])
+        prepare(operator, values, b, ctx.needs_input_grad[:2])
         members = operator.take_members(len(values))
         x = _run_batch("forward", members, [None] * len(values), values, solver, b)
         result = like(x, b).view(b.shape)
@@ -125,10 +128,6 @@ def _run_batch(
     return torch.from_numpy(x)
 
 
-def _is_batch(values: Any) -> bool:
-    return isinstance(values, Tensor) and values.dim() == 2
-
-
 def _run(direction: str, operator: Operator, solver: Solver, right: Array) -> Array:
     """Solve for `(B, n_local)`."""
     system = solver.system(operator)
@@ -139,10 +138,10 @@ def _run(direction: str, operator: Operator, solver: Solver, right: Array) -> Ar
     except errors.SolveError:
         _blame_input(direction, operator, solver, right)
         raise
-    if _anywhere(operator.comm, has_bad_numbers(x)):
+    if anywhere(operator.comm, has_bad_numbers(x)):
         # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
         x[zero_rows(operator.comm, right)] = 0.0
-        if _anywhere(operator.comm, has_bad_numbers(x)):
+        if anywhere(operator.comm, has_bad_numbers(x)):
             _blame_input(direction, operator, solver, right)
             raise errors.bad_numbers(direction, system.method, iterations, _level(solver, direction), in_input=False)
     return x
@@ -150,79 +149,9 @@ def _run(direction: str, operator: Operator, solver: Solver, right: Array) -> Ar
 
 def _blame_input(direction: str, operator: Operator, solver: Solver, right: Array) -> None:
     """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a pass over it."""
-    if _anywhere(operator.comm, has_bad_numbers(right)):
+    if anywhere(operator.comm, has_bad_numbers(right)):
         raise errors.bad_numbers(direction, solver.system(operator).method, 0, _level(solver, direction), in_input=True)
 
 
 def _level(solver: Solver, direction: str) -> object:
     return solver.adjoint if direction == "adjoint" else solver.refinement
-
-
-def _anywhere(comm: MPI.Comm, condition: bool) -> bool:
-    return condition if comm.size == 1 else bool(comm.allreduce(condition, op=MPI.LOR))
-
-
-def _prepare(operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool, ...]) -> None:
-    """Check the input and load the values, with one reduction when all is well."""
-    error = _wrong_right_hand_side(operator, b) or operator.check_form(values) or _wrong_batch(operator, values, b)
-    several = isinstance(operator, SparseOperator) and _is_batch(values)
-    changed = error is None and (several or operator.differs(values))
-    if changed:
-        error = operator.check_numbers(values)
-    if operator.comm.size == 1:
-        if error is not None:
-            raise error
-    else:
-        batch = b.shape[0] if error is None and b.dim() > 1 else -1
-        matrices = len(values) if error is None and several else 1
-        changed = _agree(operator.comm, error, changed, (matrices, batch), needs_grad)
-    if changed and not several:
-        operator.load(values)
-
-
-def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, sizes: tuple[int, int], needs_grad: tuple[bool, ...]) -> bool:
-    """Whether any rank's values changed; raises on all ranks if one has an error or they disagree."""
-    flags = sum(need << i for i, need in enumerate(needs_grad))
-    same = [*sizes, flags]
-    mine = np.array([error is not None, changed, *same, *(-n for n in same)], dtype=np.int64)
-    most = np.empty_like(mine)
-    comm.Allreduce(mine, most, op=MPI.MAX)
-    if most[0]:
-        raise_together(comm, error)
-    matrices, batch, needs = zip(-most[5:], most[2:5], strict=True)
-    if matrices[0] != matrices[1]:
-        raise ValueError(f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must give the same number")
-    if batch[0] != batch[1]:
-        raise ValueError(
-            f"the ranks gave batches of different sizes ({batch[0]} … {batch[1]}; -1 means none): every rank must give the same"
-        )
-    if needs[0] != needs[1]:
-        raise ValueError(
-            "some ranks ask for gradients of values or b and others do not: requires_grad must be the same on every rank"
-        )
-    return bool(most[1])
-
-
-def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
-    if not (isinstance(operator, SparseOperator) and _is_batch(values)):
-        return None
-    if len(values) == 0:
-        return ValueError("values of 0 matrices came: give at least one")
-    if b.dim() != 2 or len(b) % len(values):
-        return ValueError(
-            f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand sides for each matrix, "
-            f"not {tuple(b.shape)}"
-        )
-    return None
-
-
-def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:
-    if not is_real_tensor(b):
-        kind = b.dtype if isinstance(b, Tensor) else type(b).__name__
-        return ValueError(f"b must be a tensor of real floating-point numbers, not {kind}")
-    if b.dim() not in (1, 2) or b.shape[-1] != operator.n_local:
-        return ValueError(
-            f"b must have shape ({operator.n_local},) or (B, {operator.n_local}) on this rank, which holds rows "
-            f"{operator.row_range[0]} to {operator.row_range[1] - 1}, not {tuple(b.shape)}"
-        )
-    return None

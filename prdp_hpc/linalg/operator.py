@@ -107,6 +107,34 @@ class Operator(ABC):
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B, n_local)`."""
 
+    def apply_matrix(self, x: Tensor) -> Tensor:
+        """`A x` for the loaded matrix and a batch `(B, n_local)` of float64; collective."""
+        return self._apply_each(x, self.matrix.mult)
+
+    def apply_transposed(self, x: Tensor) -> Tensor:
+        """`Aᵀ x`, likewise."""
+        return self._apply_each(x, self.matrix.mult if self.symmetric else self.matrix.multTranspose)
+
+    def _apply_each(self, x: Tensor, product: Any) -> Tensor:
+        result = torch.empty_like(x)
+        source, target = self.matrix.createVecs()
+        for row, out in zip(x.numpy(), result.numpy(), strict=True):
+            source.placeArray(row)
+            target.placeArray(out)
+            product(source, target)
+            source.resetArray()
+            target.resetArray()
+        return result
+
+    @abstractmethod
+    def diagonal_of(self, values: Any) -> Tensor:
+        """The diagonal `(n_local,)` of the loaded matrix, differentiable with respect to its values; collective."""
+
+    @property
+    def nullspace_basis(self) -> Tensor | None:
+        """This rank's part `(n_local,)` of the vector of length 1 that the matrix maps to 0, if one was given."""
+        return None
+
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of our own."""
         if name in OWN_PRECONDITIONERS:
@@ -164,9 +192,10 @@ class SparseOperator(Operator):
         if self.comm.size > 1 and len(set(self.comm.allgather(properties))) > 1:
             raise ValueError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
-        self._n_local = PETSc.DECIDE if n_local is None and grid is None else (grid.n_local if n_local is None else n_local)
-        n_rows = int(PETSc.Sys.splitOwnership((self._n_local, self.shape[0]), comm=self.comm)[0])
-        raise_together(self.comm, _wrong_nullspace(n_rows, constant_nullspace, nullspace))
+        if n_local is None:
+            n_local = PETSc.DECIDE if grid is None else grid.n_local
+        self._n_local = int(PETSc.Sys.splitOwnership((n_local, self.shape[0]), comm=self.comm)[0])
+        raise_together(self.comm, _wrong_nullspace(self._n_local, constant_nullspace, nullspace))
         self._nullspace = _nullspace(self.comm, constant_nullspace, nullspace)
         self.matrix = self._create_matrix()
         self._members: Pool[SparseOperator] = Pool()
@@ -255,6 +284,21 @@ class SparseOperator(Operator):
     def _put(self, values: Tensor) -> None:
         self.matrix.setValuesCOO(to_host(values))
 
+    def diagonal_of(self, values: Any) -> Tensor:
+        """The sum of the entries on each row's diagonal, whichever rank gave them."""
+        diagonal: Tensor = _Diagonal.apply(values, self)  # type: ignore[no-untyped-call]
+        return diagonal
+
+    @cached_property
+    def nullspace_basis(self) -> Tensor | None:
+        """The constant, or the vector given as `nullspace`, with length 1."""
+        if self._nullspace is None:
+            return None
+        vectors = self._nullspace.getVecs()
+        if vectors:
+            return torch.from_numpy(vectors[0].getArray(readonly=True).copy())
+        return torch.full((self.n_local,), self.shape[0] ** -0.5, dtype=torch.float64)
+
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
 
@@ -264,6 +308,19 @@ class SparseOperator(Operator):
         for right in range(adjoint.shape[-2]):
             total.addcmul_(self._row_index(adjoint[..., right, :]), self._col_index(solution[..., right, :]), value=-1.0)
         return total
+
+
+class _Diagonal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, operator: SparseOperator) -> Tensor:
+        ctx.operator = operator
+        return torch.from_numpy(operator.matrix.getDiagonal().getArray(readonly=True).copy())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        operator = ctx.operator
+        on_diagonal = torch.from_numpy(operator._rows == operator._cols)
+        return torch.where(on_diagonal, operator._row_index(grads[0].contiguous()), 0.0), None
 
 
 def _nullspace(comm: MPI.Comm, constant: bool, vector: ArrayLike | None) -> Any:

@@ -20,11 +20,13 @@ from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remov
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
 
+DIFFERENTIATIONS = ("implicit", "unrolled")
+OWN_KSPS = ("steepest_descent",)
 # A relative residual that is rounding: what is left after a breakdown of a method that had converged.
 SOLVED = 1e-10
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
 _SYMMETRIC_KSPS = frozenset(
-    {"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
+    {"steepest_descent", "cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
 )
 # These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve preconditioned from the left,
 # (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks down for badly scaled rows.
@@ -36,7 +38,8 @@ class Solver:
 
     Parameters
     ----------
-    ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default "gmres".
+    ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default "gmres". Also
+        "steepest_descent", for symmetric positive definite matrices.
     pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg", "none"; default
         "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's grid; "constraint" the one that
         the Navier–Stokes operator brings along.
@@ -45,6 +48,9 @@ class Solver:
     adjoint : level of adjoint solves.
     petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Options on the
         command line of a script that called `petsc4py.init(sys.argv)` go before these.
+
+    differentiation : "implicit" (default): the backward pass solves the adjoint system at its own level; "unrolled": it goes
+        through the iterations of the forward solve (`ksp` one of richardson, steepest_descent, cg, gmres, bcgs).
 
     The initial guess is zero always. The solver may serve several operators; for each it keeps a forward and an
     adjoint KSP that share one preconditioner, set up again only when the operator's values changed.
@@ -56,7 +62,7 @@ class Solver:
     Raises
     ------
     ValueError
-        For a KSP or PC that PETSc does not have, or a level out of range.
+        For a KSP or PC that PETSc does not have, another differentiation, or a level out of range.
 
     Notes
     -----
@@ -70,8 +76,12 @@ class Solver:
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
         petsc_options: Mapping[str, Any] | None = None,
+        differentiation: str = "implicit",
     ) -> None:
-        self.ksp = known_type("ksp", ksp, PETSc.KSP.Type)
+        if differentiation not in DIFFERENTIATIONS:
+            raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, not {differentiation!r}")
+        self.differentiation = differentiation
+        self.ksp = ksp if ksp in OWN_KSPS else known_type("ksp", ksp, PETSc.KSP.Type)
         self.pc = pc if pc in OWN_PRECONDITIONERS else known_type("pc", pc, PETSc.PC.Type)
         self.petsc_options = dict(petsc_options or {})
         self.report = SolveReport()
@@ -124,14 +134,19 @@ class LinearSystem:
 
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
         ksp = PETSc.KSP().create(comm=operator.comm)
-        ksp.setType(solver.ksp)
-        ksp.setOperators(self._matrix)
-        if solver.pc not in OWN_PRECONDITIONERS:
-            ksp.getPC().setType(solver.pc)
         # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over when they are made.
         ksp.setOptionsPrefix(new_prefix())
-        operator.attach_preconditioner(ksp.getPC(), solver.pc)
-        hierarchy = attach_hierarchy(ksp.getPC(), operator, self._transposed) if solver.pc == "mg" else {}
+        ksp.setOperators(self._matrix)
+        if solver.ksp == "steepest_descent":
+            self.preconditioner = _line_search(ksp)
+        else:
+            ksp.setType(solver.ksp)
+            self.preconditioner = ksp.getPC()
+        pc = self.preconditioner
+        if solver.pc not in OWN_PRECONDITIONERS:
+            pc.setType(solver.pc)
+        operator.attach_preconditioner(pc, solver.pc)
+        hierarchy = attach_hierarchy(pc, operator, self._transposed) if solver.pc == "mg" else {}
         apply_options(ksp, {**hierarchy, **solver.petsc_options})
         self._can_skip_norm = _allow_skipping_the_norm(ksp)
         return ksp
@@ -151,6 +166,17 @@ class LinearSystem:
             self._norms["adjoint"] = PETSc.KSP.NormType.UNPRECONDITIONED
         return ksp
 
+    @property
+    def forward_ksp(self) -> Any:
+        """The KSP of forward solves."""
+        return self._ksps["forward"]
+
+    def precondition(self, right: Array, result: Array, transposed: bool) -> None:
+        """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
+        apply = self.preconditioner.applyTranspose if transposed and self._transposed else self.preconditioner.apply
+        for one, out in zip(right, result, strict=True):
+            self._on_arrays(apply, one, out)
+
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
         """Set tolerances and tests of both KSPs; nothing is set up again."""
         self._levels = {"forward": forward, "adjoint": adjoint}
@@ -163,7 +189,8 @@ class LinearSystem:
             ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
             # None means the test that goes with the norm; the norm alone would end as DIVERGED_MAX_IT.
             ksp.setConvergenceTest(None)
-            ksp.setTolerances(rtol=level.rtol, max_it=level.max_it or DEFAULT_MAX_IT)
+            # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol but no norm.
+            ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if the matrix changed since; collective."""
@@ -224,17 +251,20 @@ class LinearSystem:
         return iterations
 
     def _solve_one(self, ksp: Any, run: Any, right: Array, result: Array) -> int:
+        self._on_arrays(run, right, result)
+        # Preconditioned from the left, PETSc keeps every iterate orthogonal to it; from the right, M⁻¹ comes last.
+        if self._nullspace and ksp.getPCSide() == PETSc.PC.Side.RIGHT:
+            self._on_arrays(lambda _, x: self._nullspace.remove(x), right, result)
+        return int(ksp.getIterationNumber())
+
+    def _on_arrays(self, run: Any, right: Array, result: Array) -> None:
         self._b.placeArray(right)
         self._x.placeArray(result)
         try:
             run(self._b, self._x)
-            # Preconditioned from the left, PETSc keeps every iterate orthogonal to it; from the right, M⁻¹ comes last.
-            if self._nullspace and ksp.getPCSide() == PETSc.PC.Side.RIGHT:
-                self._nullspace.remove(self._x)
         finally:
             self._b.resetArray()
             self._x.resetArray()
-        return int(ksp.getIterationNumber())
 
     def _judge(self, direction: str, code: int, iterations: int, right: Array, result: Array) -> None:
         level = self._levels[direction]
@@ -274,6 +304,24 @@ class LinearSystem:
 
     def _counters(self, direction: str) -> Counters:
         return self._report.adjoint if direction == "adjoint" else self._report.forward
+
+
+def _line_search(ksp: Any) -> Any:
+    """Make a KSP do steepest descent; returns the PC that is to precondition it.
+
+    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z = M⁻¹ r` and
+    `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
+    """
+    ksp.setType(PETSc.KSP.Type.RICHARDSON)
+    # The correction, which Richardson's method takes for a preconditioned residual, says little of the error.
+    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+    ksp.getPC().setType(PETSc.PC.Type.KSP)
+    inner = ksp.getPC().getKSP()
+    inner.setType(PETSc.KSP.Type.CG)
+    inner.setNormType(PETSc.KSP.NormType.NONE)
+    inner.setConvergenceTest(None)
+    inner.setTolerances(max_it=1)
+    return inner.getPC()
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from prdp_hpc.collective import raise_together
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
-from prdp_hpc.physics.shifts import moved, neighbour
+from prdp_hpc.physics.shifts import moved
 
 
 class Burgers(PicardStepper):
@@ -73,12 +74,19 @@ class Burgers(PicardStepper):
         padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
         entries = []
         for axis, h in enumerate(self.grid.spacing):
-            before, here, after = (neighbour(padded[:, dim - 1 - axis], dim, {axis: side}) for side in (-1, 0, 1))
-            viscous = self.dt * self.viscosity / h**2
-            entries.append(-((before + here).clamp(min=0.0) * (0.5 * self.dt / h) + viscous))
-            entries.append((here + after).clamp(max=0.0) * (0.5 * self.dt / h) - viscous)
-        beside = torch.stack(entries, dim=-1)
-        return torch.cat([beside, 1.0 - beside.sum(dim=-1, keepdim=True)], dim=-1).flatten(1)
+            viscous, n = self.dt * self.viscosity / h**2, self.grid.local_shape[axis]
+            # One more face than points: each is summed once, for the points on both its sides.
+            field, along = padded[:, dim - 1 - axis][_line(dim, axis)], axis - dim
+            faces = (field.narrow(along, 0, n + 1) + field.narrow(along, 1, n + 1)) * (0.5 * self.dt / h)
+            entries.append(-viscous - faces.narrow(along, 0, n).clamp(min=0.0))
+            entries.append(faces.narrow(along, 1, n).clamp(max=0.0) - viscous)
+        diagonal = 1.0 - torch.stack(entries).sum(dim=0)
+        return torch.stack([*entries, diagonal], dim=-1).flatten(1)
 
     def _right(self, state: Tensor) -> Tensor:
         return state.reshape(-1, self.grid.n_local)
+
+
+def _line(dim: int, axis: int) -> Any:
+    """From a field with one halo layer, the points with neighbours along one axis only."""
+    return (Ellipsis, *(slice(None) if other == axis else slice(1, -1) for other in range(dim)))

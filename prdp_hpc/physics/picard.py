@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
@@ -64,9 +65,11 @@ class PicardStepper(ABC):
                 f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): every rank must give the same"
             )
         right, wind = self._right(state), state[:, : self.grid.dim]
-        for _ in range(self.picard_iterations):
-            values = self.values(wind.detach() if self.gradient == "reduced" else wind)
-            result = solve(self.operator, values, right, self.solver).reshape(state.shape)
+        for last in range(1 - self.picard_iterations, 1):
+            # With constant matrices nothing flows back through a wind: its solve would keep matrices that nobody asks for.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (self.gradient == "full" or last == 0)):
+                values = self.values(wind.detach() if self.gradient == "reduced" else wind)
+                result = solve(self.operator, values, right, self.solver).reshape(state.shape)
             wind = result[:, : self.grid.dim]
         return result
 

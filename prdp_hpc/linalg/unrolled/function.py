@@ -1,0 +1,146 @@
+"""Solves whose derivative goes through the iterations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from prdp_hpc.linalg.bridge import like, to_host
+from prdp_hpc.linalg.inputs import is_batch, prepare
+from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
+from prdp_hpc.linalg.unrolled.gmres import GMRES
+from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
+from prdp_hpc.linalg.unrolled.run import Run
+from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
+
+GMRES_RESTART = 30  # PETSc's default
+METHODS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
+
+
+def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
+    """As `solve`, differentiated through the iterations: the derivative of what was computed, not of the exact solution.
+
+    All right-hand sides iterate together, each with its own scalars; a reduction serves them all. With a tolerance each
+    stops at its own iteration, and the derivative takes that as given. The states of about √K iterations are kept, and
+    those between computed again in the backward pass; Richardson's method with a gradient for b alone keeps none: its
+    adjoint is the same iteration with Aᵀ and M⁻ᵀ.
+
+    `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi, lu and cholesky are
+    differentiated too; other linear ones are taken as constant and serve only where the values need no gradient.
+
+    Raises
+    ------
+    ValueError
+        As `solve`; and for another ksp, a preconditioner that is not linear, or values that need a gradient with one that
+        is not differentiated.
+    SolveError
+        As `solve`.
+    """
+    # Asked here: inside a forward pass torch records nothing.
+    x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return x
+
+
+class _UnrolledSolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver, recording: bool) -> Tensor:
+        needs = ctx.needs_input_grad[:2]
+        _check(solver, needs[0])
+        prepare(operator, values, b, needs)
+        members = _loaded(operator, values)
+        system = UnrolledSystem(operator, _used(members, operator, values), values, solver)
+        method = _method(solver, system)
+        keeps_states = recording and any(needs) and (needs[0] or not method.is_stationary)
+        run = Run(method, system, solver.refinement, solver.report, keeps_states)
+        x = torch.empty(b.shape, dtype=torch.float64)
+        try:
+            x = run.forward(_rows(b)).view(b.shape)
+        finally:
+            if not (recording and any(needs)):
+                _give_back(operator, members)
+        if recording and any(needs):
+            ctx.run, ctx.operator, ctx.members = run, operator, members
+            ctx.loads = [member.loads for member in system.members]
+            # Not what was made of them: torch sees a change in place.
+            ctx.save_for_backward(values if isinstance(values, Tensor) else None, b if keeps_states else None)
+        return like(x, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (grad,), run, operator = grads, ctx.run, ctx.operator
+        values, b = ctx.saved_tensors
+        each = torch.from_numpy(to_host(values)) if is_batch(values) else [values]
+        for member, loads, own in zip(run.system.members, ctx.loads, each, strict=True):
+            if member.loads != loads:
+                member.load(own)
+        for system in run.system.systems:
+            system.set_up("adjoint")
+        leaf = torch.from_numpy(to_host(values)).clone().requires_grad_() if ctx.needs_input_grad[0] else None
+        values_grad, b_grad = run.backward(_rows(grad), leaf, None if b is None else _rows(b))
+        _give_back(operator, ctx.members)
+        wanted = None if values_grad is None else like(values_grad, values)
+        return wanted, like(b_grad, grad).view(grad.shape), None, None, None
+
+
+def _rows(b: Tensor) -> Tensor:
+    """`(B, n_local)` on the host."""
+    return torch.from_numpy(np.atleast_2d(to_host(b)))
+
+
+def _method(solver: Solver, system: UnrolledSystem) -> Method:
+    """The iteration of a solver's KSP, with its options."""
+    options = PETSc.Options(system.ksp.getOptionsPrefix())
+    if solver.ksp == "richardson":
+        return Richardson(options.getReal("ksp_richardson_scale", 1.0))
+    if solver.ksp == "gmres":
+        return GMRES(options.getInt("ksp_gmres_restart", GMRES_RESTART))
+    return {"steepest_descent": SteepestDescent, "cg": ConjugateGradients, "bcgs": BiCGStab}[solver.ksp]()
+
+
+def _check(solver: Solver, values_need_gradient: bool) -> None:
+    if solver.ksp not in METHODS:
+        raise ValueError(
+            f"differentiation='unrolled' knows the iterations of ksp={', '.join(METHODS)}, not of {solver.ksp!r}: "
+            "choose one of them, or differentiation='implicit'"
+        )
+    if solver.pc == "ksp":
+        raise ValueError(
+            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an iteration itself: choose another, "
+            "or differentiation='implicit'"
+        )
+    for key in solver.petsc_options:
+        if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
+            raise ValueError(f"differentiation='unrolled' does not know the option {key}: leave it out, or use 'implicit'")
+    if values_need_gradient and not is_differentiated(solver):
+        options = "".join(f" {key}" for key in solver.petsc_options if key.lstrip("-").startswith("pc_"))
+        raise ValueError(
+            f"differentiation='unrolled' cannot differentiate the set-up of pc={solver.pc!r}{options}, and the values need a "
+            "gradient: use pc none, jacobi or lu without such options, or differentiation='implicit'"
+        )
+
+
+def _loaded(operator: Operator, values: Any) -> list[SparseOperator] | None:
+    """For several matrices a set of members that hold them."""
+    if not (isinstance(operator, SparseOperator) and is_batch(values)):
+        return None
+    members = operator.take_members(len(values))
+    for member, own in zip(members, torch.from_numpy(to_host(values)), strict=False):
+        member.load(own)
+    return members
+
+
+def _used(members: list[SparseOperator] | None, operator: Operator, values: Any) -> list[Any]:
+    return [operator] if members is None else members[: len(values)]
+
+
+def _give_back(operator: Operator, members: list[SparseOperator] | None) -> None:
+    if members is not None and isinstance(operator, SparseOperator):
+        operator.give_back_members(members)

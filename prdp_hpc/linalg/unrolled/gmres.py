@@ -1,0 +1,116 @@
+"""Restarted GMRES as a differentiable iteration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio, root
+from prdp_hpc.linalg.unrolled.reductions import combine, dots, orthogonalise
+from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.watch import Watch
+
+
+class GMRES(Method):
+    """GMRES(m) with classical Gram–Schmidt. PETSc manual page: KSPGMRES.
+
+    Between cycles the state is x. Within one it is x, β, g, then j + 1 basis vectors, then the j columns of the Hessenberg
+    matrix H, `(B, i + 2)` for column i. g `(B, j + 1)` with `gᵀ H = 0` and `g₀ = 1` gives the residual's norm `β / ‖g‖`
+    without solving for it. Basis vectors and columns of stopped right-hand sides are 0 and take no part.
+    """
+
+    def __init__(self, restart: int) -> None:
+        self.restart = self.period = restart
+
+    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+        """From zero."""
+        r = b if system.right_side else system.precondition(b)
+        (square,) = dots(system.comm, (r, r))
+        watch.begin(square)
+        return _cycle(torch.zeros_like(b), r, square, watch.active)
+
+    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+        """One more basis vector; two reductions, and one at the start of a cycle."""
+        if len(state) == 1:
+            r = b - system.product(state[0])
+            r = r if system.right_side else system.precondition(r)
+            state = _cycle(state[0], r, dots(system.comm, (r, r))[0], watch.active)
+        x, beta, null, basis, columns = _parts(state)
+        w, h = orthogonalise(system.comm, preconditioned_product(system, basis[-1]), basis)
+        (square,) = dots(system.comm, (w, w))
+        norm = root(square)
+        columns = [*columns, watch.active * torch.cat([h, norm], dim=1)]
+        with torch.no_grad():
+            null = torch.cat([null, -(null * h).sum(dim=1, keepdim=True) / norm], dim=1)
+            # Where the norm is 0 the Krylov space holds the solution, and g has no limit.
+            residual = torch.where(norm == 0.0, 0.0, beta.square() / null.square().sum(dim=1, keepdim=True))
+        ends = watch.is_last or len(columns) == self.restart
+        following = () if ends else (watch.active * ratio(w, norm),)
+        watch.done(residual)
+        if ends:
+            return (_iterate(system, x, beta, basis, columns),)
+        return x, beta, null, *basis, *following, *columns
+
+    def solution(self, system: UnrolledSystem, state: State) -> Tensor:
+        """x and the minimiser over the basis."""
+        if len(state) == 1:
+            return state[0]
+        x, beta, _, basis, columns = _parts(state)
+        return _iterate(system, x, beta, basis, columns)
+
+
+def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> State:
+    beta = active * root(square)
+    return x, beta, torch.ones_like(beta), ratio(active * r, beta)
+
+
+def _iterate(system: UnrolledSystem, x: Tensor, beta: Tensor, basis: list[Tensor], columns: list[Tensor]) -> Tensor:
+    if not columns:
+        return x
+    update = combine(_least_squares(_hessenberg(columns), beta), basis[: len(columns)])
+    return x + (system.precondition(update) if system.right_side else update)
+
+
+def _parts(state: State) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    count = (len(state) - 4) // 2
+    return state[0], state[1], state[2], list(state[3 : 4 + count]), list(state[4 + count :])
+
+
+def _hessenberg(columns: list[Tensor]) -> Tensor:
+    """`(B, j + 1, j)`."""
+    height = len(columns) + 1
+    return torch.stack([torch.nn.functional.pad(c, (0, height - c.shape[1])) for c in columns], dim=2)
+
+
+def _least_squares(hessenberg: Tensor, beta: Tensor) -> Tensor:
+    """`argmin_y ‖β e₁ − H y‖`, `(B, j)`; 0 for columns that are 0."""
+    y: Tensor = _LeastSquares.apply(hessenberg, beta)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _LeastSquares(torch.autograd.Function):
+    """By QR. With `s = (HᵀH)⁻¹ g` and the residual r: `∂L/∂H = r sᵀ − (H s) yᵀ`, `∂L/∂β = (H s)₁`."""
+
+    @staticmethod
+    def forward(ctx: Any, hessenberg: Tensor, beta: Tensor) -> Tensor:
+        dead = ~hessenberg.any(dim=1)
+        q, r = torch.linalg.qr(hessenberg)
+        # A column of zeros belongs to a right-hand side that has stopped, or has converged exactly.
+        r = r + torch.diag_embed(torch.where(dead, 1.0, 0.0).to(r))
+        y = torch.linalg.solve_triangular(r, (beta * q[:, 0]).unsqueeze(2), upper=True).squeeze(2)
+        y = torch.where(dead, 0.0, y)
+        ctx.save_for_backward(hessenberg, beta, r, y, dead)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        hessenberg, beta, r, y, dead = ctx.saved_tensors
+        g = torch.where(dead, 0.0, grads[0]).unsqueeze(2)
+        s = torch.linalg.solve_triangular(r, torch.linalg.solve_triangular(r.mT, g, upper=False), upper=True)
+        s = torch.where(dead.unsqueeze(2), 0.0, s)
+        rest = -hessenberg @ y.unsqueeze(2)
+        rest[:, 0] += beta
+        hs = hessenberg @ s
+        return rest @ s.mT - hs @ y.unsqueeze(1), hs[:, 0]

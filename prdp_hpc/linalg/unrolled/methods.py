@@ -1,0 +1,154 @@
+"""Iterations, as PETSc's KSPs of these names do them from a zero start.
+
+A method is a start, a step and a solution on states: tuples of tensors, so that states can be kept and differentiated from.
+Vectors are `(B, n_local)`, scalars `(B, 1)`. Right-hand sides that have stopped take steps of length 0.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.linalg.unrolled.reductions import dots
+from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.watch import Watch, last_iteration
+
+State = tuple[Tensor, ...]
+_REASONS = PETSc.KSP.ConvergedReason
+
+
+class Method(ABC):
+    """One KSP.
+
+    Attributes
+    ----------
+    norm : the norm that its `done` gets with a tolerance, from the left; PETSc's default for that KSP.
+    is_stationary : linear in b and the same in each step, so that its adjoint needs no iterates.
+    period : iterations from one small state to the next.
+    """
+
+    norm: int = PETSc.KSP.NormType.PRECONDITIONED
+    is_stationary = False
+    period = 1
+
+    @abstractmethod
+    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+        """The state before the first iteration."""
+
+    @abstractmethod
+    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+        """The state one iteration later; of the last one only the solution is right."""
+
+    def solution(self, system: UnrolledSystem, state: State) -> Tensor:
+        """The iterate of a state."""
+        return state[0]
+
+
+class Richardson(Method):
+    """`x ← x + ω M⁻¹ (b − A x)`; with Jacobi's preconditioner, Jacobi's method. PETSc manual page: KSPRICHARDSON."""
+
+    is_stationary = True
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+        """From zero; the state is x and the preconditioned residual."""
+        z = system.precondition(b)
+        if watch.is_tested:
+            watch.begin(dots(system.comm, (z, z))[0])
+        return torch.zeros_like(b), z
+
+    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+        """One preconditioned residual further; no reduction unless the norm is asked for."""
+        x, z = state
+        x = x + (self.scale * watch.active) * z
+        if watch.is_last:
+            watch.done(None)
+            return x, z
+        z = system.precondition(b - system.product(x))
+        watch.done(dots(system.comm, (z, z))[0] if watch.is_tested else None)
+        return x, z
+
+    def transposed(self, system: UnrolledSystem, grad: Tensor, counts: Tensor) -> Tensor:
+        """The adjoint of each right-hand side's K steps: K steps with Aᵀ and M⁻ᵀ, since `Σ (I − ω M⁻¹A)^k M⁻¹` is a sum of
+        products that read the same from both ends."""
+        x = torch.zeros_like(grad)
+        for step in range(last_iteration(counts)):
+            rest = grad - system.plain_product(x, transposed=True) if step else grad
+            x = x + (self.scale * (counts > step)) * system.transposed_precondition(rest)
+        return system.without_nullspace(x)
+
+
+class SteepestDescent(Method):
+    """`x ← x + α z`, `z = M⁻¹ r`, `α = ⟨r, z⟩ / ⟨z, A z⟩`: exact line search; for symmetric positive definite matrices."""
+
+    norm = PETSc.KSP.NormType.UNPRECONDITIONED
+
+    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+        """From zero; the state is x, r."""
+        if watch.is_tested:
+            watch.begin(dots(system.comm, (b, b))[0])
+        return torch.zeros_like(b), b
+
+    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+        """Down the preconditioned gradient to the lowest point; one reduction, and one for the norm."""
+        x, r = state
+        z = system.precondition(r)
+        az = system.product(z)
+        rz, zaz = dots(system.comm, (r, z), (z, az))
+        alpha = watch.active * ratio(rz, zaz)
+        x, r = x + alpha * z, r - alpha * az
+        watch.done(dots(system.comm, (r, r))[0] if watch.is_tested else None)
+        return x, r
+
+
+class ConjugateGradients(Method):
+    """PETSc manual page: KSPCG. The state is x, r, the direction p, ⟨z, r⟩, and ⟨p, A p⟩ of the step before."""
+
+    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+        """From zero."""
+        z = system.precondition(b)
+        zr, zz = dots(system.comm, (z, b), (z, z))
+        watch.begin(zz)
+        return torch.zeros_like(b), b, z, zr, torch.zeros_like(zr)
+
+    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+        """One conjugate direction further; two reductions."""
+        x, r, p, zr, before = state
+        ap = system.product(p)
+        (pap,) = dots(system.comm, (p, ap))
+        watch.drop((pap == 0.0) | (pap * before < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
+        alpha = watch.active * ratio(zr, pap)
+        x = x + alpha * p
+        if watch.is_last:
+            watch.done(None)
+            return x, r, p, zr, pap.detach()
+        r = r - alpha * ap
+        z = system.precondition(r)
+        following, zz = dots(system.comm, (z, r), (z, z))
+        watch.done(zz)
+        watch.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
+        return x, r, z + ratio(following, zr) * p, following, pap.detach()
+
+
+def preconditioned_product(system: UnrolledSystem, x: Tensor) -> Tensor:
+    """`A M⁻¹ x` with the preconditioner on the right, else `M⁻¹ A x`."""
+    if system.right_side:
+        return system.product(system.precondition(x))
+    return system.precondition(system.product(x))
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient; 0 where the denominator is 0, which is where nothing is left to do."""
+    zero = denominator == 0.0
+    return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
+
+
+def root(square: Tensor) -> Tensor:
+    """The square root, with derivative 0 at 0."""
+    zero = square == 0.0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())

@@ -1,0 +1,159 @@
+"""The forward and the backward pass of one unrolled solve."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bridge import has_bad_numbers
+from prdp_hpc.linalg.inputs import anywhere
+from prdp_hpc.linalg.report import Counters, SolveReport
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solver import SOLVED
+from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
+from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
+from prdp_hpc.linalg.unrolled.reductions import dots
+from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
+
+
+class Run:
+    """One solve, and what its backward pass needs to know of it.
+
+    Parameters
+    ----------
+    method : its iteration.
+    system : the matrix and the preconditioner.
+    level : when it stops.
+    report : where it is counted.
+    keeps_states : whether the backward pass needs states of the iteration.
+
+    Attributes
+    ----------
+    checkpoints : the states that are kept.
+    counts : iterations of each right-hand side, `(B, 1)`.
+    """
+
+    def __init__(
+        self, method: Method, system: UnrolledSystem, level: Refinement, report: SolveReport, keeps_states: bool
+    ) -> None:
+        self.method, self.system = method, system
+        self.checkpoints = Checkpoints(method.period, keeps_none=not keeps_states)
+        self.counts = torch.zeros(0, 1, dtype=torch.int64)
+        self._level, self._report = level, report
+        self._name = system.systems[0].method
+
+    def forward(self, b: Tensor) -> Tensor:
+        """The last iterates, `(B, n_local)`.
+
+        Raises
+        ------
+        SolveError
+            For NaN in b or x, a breakdown, or a tolerance that was not reached.
+        """
+        start = time.perf_counter()
+        watch = Test(len(b), self._level, self.system.ksp.getTolerances()[2])
+        with torch.no_grad():
+            right = self.system.without_nullspace(b)
+            state = self.method.start(self.system, right, watch)
+            while watch.goes_on:
+                self.checkpoints.offer(watch.iteration, state)
+                state = self.method.step(self.system, right, state, watch)
+            x = self._solution(self.system, state)
+        self.counts = watch.counts
+        self._count(self._report.forward, start)
+        self._judge(watch, b, x)
+        return x
+
+    def backward(self, grad: Tensor, values: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """The gradients of the values, if they are given as a float64 leaf, and of b."""
+        start = time.perf_counter()
+        if self.checkpoints.keeps_none:
+            assert isinstance(self.method, Richardson)
+            with torch.no_grad():
+                values_grad, b_grad = None, self.method.transposed(self.system, grad, self.counts)
+        else:
+            assert b is not None
+            values_grad, b_grad = self._reverse(grad, values, b)
+        self._count(self._report.adjoint, start)
+        if anywhere(self.system.comm, has_bad_numbers(b_grad.numpy())):
+            bad = anywhere(self.system.comm, has_bad_numbers(grad.numpy()))
+            raise errors.bad_numbers("adjoint", self._name, last_iteration(self.counts), self._level, in_input=bad)
+        return values_grad, b_grad
+
+    def _reverse(self, grad: Tensor, values: Tensor | None, b: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Segment by segment from the last: recompute it with gradients from the state before it, and go back through it."""
+        leaf = b.detach().clone().requires_grad_()
+        gradients = _Gradients([leaf] if values is None else [leaf, values])
+        grads, end = [grad], last_iteration(self.counts)
+        with torch.enable_grad():
+            for first, stop, state in self.checkpoints.segments(end):
+                system = self.system.with_values(values)
+                begin = tuple(tensor.detach().requires_grad_() for tensor in state)
+                current = self._repeat(system, system.without_nullspace(leaf), begin, Replay(self.counts, first), stop - first)
+                outputs = (self._solution(system, current),) if stop == end else current
+                grads = gradients.pull(outputs, grads, begin)
+            if end:
+                system = self.system.with_values(values)
+                start = self.method.start(system, system.without_nullspace(leaf), Replay(self.counts, 0))
+                gradients.pull(start, grads, ())
+        return gradients.totals[1] if values is not None else None, gradients.totals[0]
+
+    def _repeat(self, system: UnrolledSystem, right: Tensor, state: State, watch: Replay, iterations: int) -> State:
+        for _ in range(iterations):
+            state = self.method.step(system, right, state, watch)
+        return state
+
+    def _solution(self, system: UnrolledSystem, state: State) -> Tensor:
+        x = self.method.solution(system, state)
+        # From the left every iterate is orthogonal to it already.
+        return system.without_nullspace(x) if system.right_side else x
+
+    def _count(self, counters: Counters, start: float) -> None:
+        counters.solves += len(self.counts)
+        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate on rounding.
+        counters.iterations += (self._level.max_it or 0) * len(self.counts) if self._level.is_fixed else int(self.counts.sum())
+        counters.seconds += time.perf_counter() - start
+
+    def _judge(self, watch: Test, b: Tensor, x: Tensor) -> None:
+        comm, last = self.system.comm, last_iteration(self.counts)
+        if anywhere(comm, has_bad_numbers(x.numpy())) or watch.failures:
+            if anywhere(comm, has_bad_numbers(b.numpy())):
+                raise errors.bad_numbers("forward", self._name, 0, self._level, in_input=True)
+        for reason, iteration, which in watch.failures:
+            if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
+                raise errors.bad_numbers("forward", self._name, iteration, self._level, in_input=False)
+            if (which & ~self._solved(b, x)).any():
+                raise errors.failed_solve("forward", self._name, reason, iteration, self._level)
+        if anywhere(comm, has_bad_numbers(x.numpy())):
+            raise errors.bad_numbers("forward", self._name, last, self._level, in_input=False)
+        if self._level.max_it is None and watch.active.any():
+            raise errors.failed_solve("forward", self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level)
+
+    def _solved(self, b: Tensor, x: Tensor) -> Tensor:
+        """Whether the residual is down to rounding, as after a breakdown of a method that had converged; `(B, 1)`."""
+        residual = b - self.system.plain_product(x)
+        rr, bb = dots(self.system.comm, (residual, residual), (b, b))
+        return rr <= SOLVED**2 * bb
+
+
+class _Gradients:
+    """Adds up what each segment gives to the inputs of the whole solve."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        self._inputs = inputs
+        self.totals = [torch.zeros_like(tensor) for tensor in inputs]
+
+    def pull(self, outputs: State, grads: list[Tensor], state: State) -> list[Tensor]:
+        """The gradients of a segment's begin from those of its end."""
+        moved = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
+        wanted = [*state, *self._inputs]
+        found = torch.autograd.grad([out for out, _ in moved], wanted, [grad for _, grad in moved], allow_unused=True)
+        results = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)]
+        for total, gradient in zip(self.totals, results[len(state) :], strict=True):
+            total += gradient
+        return results[: len(state)]

@@ -1,0 +1,154 @@
+"""The matrix and the preconditioner of an unrolled solve as differentiable maps of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.linalg.inputs import is_batch
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.solver import LinearSystem, Solver
+from prdp_hpc.linalg.unrolled.reductions import dots
+
+# Options with which these preconditioners are no longer what they are differentiated as.
+_DIFFERENTIATED = {"none": "-", "jacobi": "pc_jacobi", "lu": "pc_factor_shift", "cholesky": "pc_factor_shift"}
+
+
+def is_differentiated(solver: Solver) -> bool:
+    """Whether the dependence of the preconditioner on the matrix is differentiated too."""
+    changing = _DIFFERENTIATED.get(solver.pc)
+    return changing is not None and not any(key.lstrip("-").startswith(changing) for key in solver.petsc_options)
+
+
+class UnrolledSystem:
+    """`A x`, `M⁻¹ r` for a batch `(B, n_local)`, differentiable with respect to vectors and values.
+
+    Parameters
+    ----------
+    operator : what `values` belong to.
+    members : one operator for each matrix, loaded; the operator itself if there is one matrix.
+    values : `(nnz_local,)`, or `(M, nnz_local)` with M members; gradients are recorded for `with_values`.
+    solver : its KSP gives the preconditioner and the side it is on.
+    """
+
+    def __init__(self, operator: Operator, members: list[Any], values: Any, solver: Solver) -> None:
+        self.operator, self.members = operator, members
+        self.comm = operator.comm
+        self.systems: list[LinearSystem] = [solver.system(member) for member in members]
+        for system in self.systems:
+            system.set_up("forward")
+        self.ksp = self.systems[0].forward_ksp
+        self.right_side = self.ksp.getPCSide() == PETSc.PC.Side.RIGHT
+        self._pc = solver.pc if is_differentiated(solver) else None
+        self._nullspace = operator.nullspace_basis
+        self._values = values.detach() if isinstance(values, Tensor) else values
+        self._leaf: Tensor | None = None
+        self._inverse: Tensor | None = None
+
+    def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
+        """The same system that records gradients of a float64 leaf of the same values, if one is given."""
+        twin = object.__new__(UnrolledSystem)
+        twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None}
+        return twin
+
+    def product(self, x: Tensor) -> Tensor:
+        """`A x`."""
+        result: Tensor = _Product.apply(self._leaf, x, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def precondition(self, r: Tensor) -> Tensor:
+        """`M⁻¹ r`; from the left, without its part in the nullspace, as PETSc's KSP_PCApply."""
+        if self._pc == "none":
+            z = r
+        elif self._pc == "jacobi":
+            z = r * self._jacobi(len(r))
+        else:
+            z = _Precondition.apply(self._leaf, r, self)  # type: ignore[no-untyped-call]
+        return z if self.right_side else self.without_nullspace(z)
+
+    def transposed_precondition(self, r: Tensor) -> Tensor:
+        """The transpose of `precondition`, without recording."""
+        r = r if self.right_side else self.without_nullspace(r)
+        if self._pc == "jacobi":
+            return r * self._jacobi(len(r))
+        return r if self._pc == "none" else self.plain_precondition(r, transposed=True)
+
+    def without_nullspace(self, x: Tensor) -> Tensor:
+        """`x` minus its part in the matrix's nullspace."""
+        if self._nullspace is None:
+            return x
+        z = self._nullspace.expand_as(x)
+        return x - dots(self.comm, (x, z))[0] * z
+
+    def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
+        """`A x` or `Aᵀ x` without recording."""
+        if len(self.members) == 1:
+            return self._product(self.members[0], x, transposed)
+        parts = x.view(len(self.members), -1 if x.numel() else 0, x.shape[-1]) if x.numel() else [x] * len(self.members)
+        return torch.cat([self._product(member, part, transposed) for member, part in zip(self.members, parts, strict=True)])
+
+    def plain_precondition(self, r: Tensor, transposed: bool = False) -> Tensor:
+        """`M⁻¹ r` or `M⁻ᵀ r` by PETSc, without recording."""
+        result = torch.empty_like(r, memory_format=torch.contiguous_format)
+        each = len(r) // len(self.members)
+        for index, system in enumerate(self.systems):
+            rows = slice(index * each, (index + 1) * each)
+            system.precondition(r[rows].contiguous().numpy(), result[rows].numpy(), transposed)
+        return result
+
+    def values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """`∂(λᵀ A x)/∂values`, summed over the right-hand sides of each matrix."""
+        values: Any = self._values
+        if is_batch(values) and self.members[0] is not self.operator:
+            shape = (len(self.members), len(adjoint) // len(self.members), adjoint.shape[-1])
+            adjoint, solution = adjoint.reshape(shape), solution.reshape(shape)
+        return -self.operator.values_gradient(values, adjoint, solution)
+
+    @staticmethod
+    def _product(member: Operator, x: Tensor, transposed: bool) -> Tensor:
+        return member.apply_transposed(x) if transposed else member.apply_matrix(x)
+
+    def _jacobi(self, batch: int) -> Tensor:
+        """The inverse of the diagonal for each right-hand side."""
+        if self._inverse is None:
+            values = self._values if self._leaf is None else self._leaf
+            each = [values] if self.members[0] is self.operator else list(values)
+            diagonal = torch.stack([member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)])
+            # As PETSc's PCJACOBI does.
+            self._inverse = 1.0 / torch.where(diagonal == 0.0, 1.0, diagonal)
+        return self._inverse if len(self.members) == 1 else self._inverse.repeat_interleave(batch // len(self.members), dim=0)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor | None, x: Tensor, system: UnrolledSystem) -> Tensor:
+        ctx.system = system
+        ctx.save_for_backward(x if ctx.needs_input_grad[0] else None)
+        return system.plain_product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        system, grad, (x,) = ctx.system, grads[0].contiguous(), ctx.saved_tensors
+        values = system.values_gradient(grad, x) if ctx.needs_input_grad[0] else None
+        return values, system.plain_product(grad, transposed=True) if ctx.needs_input_grad[1] else None, None
+
+
+class _Precondition(torch.autograd.Function):
+    """For the inverse of the matrix itself the values' gradient is `−(M⁻ᵀ g)[row] z[col]`."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor | None, r: Tensor, system: UnrolledSystem) -> Tensor:
+        z = system.plain_precondition(r)
+        ctx.system = system
+        ctx.save_for_backward(z if ctx.needs_input_grad[0] else None)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        system, (z,) = ctx.system, ctx.saved_tensors
+        adjoint = system.plain_precondition(grads[0], transposed=True)
+        values = -system.values_gradient(adjoint, z) if ctx.needs_input_grad[0] else None
+        return values, adjoint, None

@@ -1,0 +1,131 @@
+"""Which right-hand sides of a batch still iterate."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
+
+EXACT = 1e-15
+"""A residual this small relative to the first is rounding, and iterations on rounding have no useful derivative."""
+_REASONS = PETSc.KSP.ConvergedReason
+
+
+class Watch(Protocol):
+    """What a method asks and tells while it iterates.
+
+    Attributes
+    ----------
+    active : `(B, 1)`, 1 for right-hand sides that iterate, 0 for those that have stopped.
+    is_tested : whether the method must give residual norms.
+    is_last : whether this iteration is known to be the last one, so that nothing need be prepared for another.
+    """
+
+    active: Tensor
+    is_tested: bool
+
+    @property
+    def is_last(self) -> bool: ...
+
+    def begin(self, squared_norm: Tensor) -> None:
+        """Before the first iteration; the squared norm `(B, 1)` of the first residual."""
+
+    def drop(self, which: Tensor, reason: int) -> None:
+        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down."""
+
+    def done(self, squared_norm: Tensor | None) -> None:
+        """At the end of an iteration; the squared norm `(B, 1)` of the residual, if it is known."""
+
+
+class Test:
+    """Stops each right-hand side at its own iteration, as KSPConvergedDefault does.
+
+    Attributes
+    ----------
+    counts : iterations of each right-hand side, `(B, 1)`.
+    failures : (reason, iteration, which right-hand sides) of what went wrong.
+    """
+
+    def __init__(self, batch: int, level: Refinement, divergence: float) -> None:
+        self.is_tested = level.rtol is not None
+        self.active = torch.ones(batch, 1, dtype=torch.float64)
+        self.counts = torch.zeros(batch, 1, dtype=torch.int64)
+        self.failures: list[tuple[int, int, Tensor]] = []
+        self.iteration = 0
+        self.limit = level.max_it or DEFAULT_MAX_IT
+        self._target = (EXACT if level.rtol is None else level.rtol) ** 2
+        self._divergence = divergence**2
+        self._first = torch.zeros(batch, 1, dtype=torch.float64)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is another iteration to do."""
+        return self.iteration < self.limit and bool(self.active.any())
+
+    @property
+    def is_last(self) -> bool:
+        """See `Watch`."""
+        return not self.is_tested and self.iteration == self.limit - 1
+
+    def begin(self, squared_norm: Tensor) -> None:
+        """See `Watch`."""
+        self._first = squared_norm.detach()
+        self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
+        self._stop(self._first == 0.0)
+
+    def drop(self, which: Tensor, reason: int) -> None:
+        """See `Watch`."""
+        which = which & (self.active > 0.0)
+        if which.any():
+            self.failures.append((reason, self.iteration, which))
+            self._stop(which)
+
+    def done(self, squared_norm: Tensor | None) -> None:
+        """See `Watch`."""
+        self.counts += self.active.to(torch.int64)
+        self.iteration += 1
+        if squared_norm is None:
+            return
+        norm = squared_norm.detach()
+        self.drop(~torch.isfinite(norm), _REASONS.DIVERGED_NANORINF)
+        if self.is_tested:
+            self.drop(norm >= self._divergence * self._first, _REASONS.DIVERGED_DTOL)
+        self._stop(norm <= self._target * self._first)
+
+    def _stop(self, which: Tensor) -> None:
+        self.active = torch.where(which, 0.0, self.active)
+
+
+class Replay:
+    """Repeats the decisions of an earlier `Test`, from an iteration on."""
+
+    is_tested = False
+
+    def __init__(self, counts: Tensor, iteration: int) -> None:
+        self._counts, self._end, self._iteration = counts, last_iteration(counts), iteration
+        self.active = (counts > iteration).to(torch.float64)
+
+    @property
+    def is_last(self) -> bool:
+        """See `Watch`."""
+        return self._iteration == self._end - 1
+
+    def begin(self, squared_norm: Tensor) -> None:
+        """See `Watch`."""
+
+    def drop(self, which: Tensor, reason: int) -> None:
+        """See `Watch`."""
+
+    def done(self, squared_norm: Tensor | None) -> None:
+        """See `Watch`."""
+        self._iteration += 1
+        self.active = (self._counts > self._iteration).to(torch.float64)
+
+
+def last_iteration(counts: Tensor) -> int:
+    """Iterations until the last right-hand side stopped."""
+    return int(counts.max()) if counts.numel() else 0

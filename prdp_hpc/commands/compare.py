@@ -53,7 +53,8 @@ def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
     """The configs of a comparison by name: `prdp`, `full`, `constant_<level>`, and the baselines'."""
     found = {"prdp": _refined(config, schedule="prdp"), "full": _refined(config, schedule="constant")}
     for level in config.comparison.constant_levels:
-        found[f"constant_{level:g}"] = _constant(config, level)
+        # A schedule made by hand leaves alone what full refinement is, at which correctors are validated.
+        found[f"constant_{level:g}"] = _refined(config, schedule="manual", manual={0: level}, adjoint_ladder=None, adjoint_factor=1.0)
     for name, baseline in config.comparison.baselines.items():
         found[name] = _baseline(config, baseline)
     return found
@@ -61,11 +62,8 @@ def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
 
 def _baseline(config: ExperimentConfig, baseline: BaselineSection) -> ExperimentConfig:
     level = config.refinement.full_level if baseline.level is None else baseline.level
-    return _constant(config, level).model_copy(update={"solver": baseline.solver})
-
-
-def _constant(config: ExperimentConfig, level: int | float) -> ExperimentConfig:
-    return _refined(config, schedule="constant", level=level, adjoint_ladder=None)
+    full = _refined(config, schedule="constant", level=level, adjoint_ladder=None)
+    return full.model_copy(update={"solver": baseline.solver})
 
 
 def _refined(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:

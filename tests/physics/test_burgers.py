@@ -150,11 +150,8 @@ def test_a_constant_state_stays(shape):
     torch.testing.assert_close(physics(state), state, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("dim", "axis"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
 def test_a_field_that_varies_along_one_axis_moves_as_in_one_dimension(dim, axis):
-    if axis >= dim:
-        pytest.skip("the grid has no such axis")
     n, along = 7, dim - 1 - axis
     line = stepper((n,), length=2.0, picard_iterations=2)
     shape, length = [3] * dim, [0.7] * dim

@@ -31,6 +31,7 @@ _HOMES = {
     "ExplicitLadder": "refinement",
     "ConstantSchedule": "refinement",
     "ManualSchedule": "refinement",
+    "load_network": "learning.trained",
 }
 
 __all__ = list(_HOMES)

@@ -54,7 +54,8 @@ def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
     found = {"prdp": _refined(config, schedule="prdp"), "full": _refined(config, schedule="constant")}
     for level in config.comparison.constant_levels:
         # A schedule made by hand leaves alone what full refinement is, at which correctors are validated.
-        found[f"constant_{level:g}"] = _refined(config, schedule="manual", manual={0: level}, adjoint_ladder=None, adjoint_factor=1.0)
+        by_hand = {"schedule": "manual", "manual": {0: level}, "adjoint_ladder": None, "adjoint_factor": 1.0}
+        found[f"constant_{level:g}"] = _refined(config, **by_hand)
     for name, baseline in config.comparison.baselines.items():
         found[name] = _baseline(config, baseline)
     return found

@@ -1,0 +1,44 @@
+"""`prdp-hpc evaluate`: the validation errors of a trained network on other data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from prdp_hpc.collective import call_together
+from prdp_hpc.files import write_json
+from prdp_hpc.learning.experiment import build_task, process_mesh
+from prdp_hpc.learning.task import Task
+from prdp_hpc.learning.trained import trained_state
+from prdp_hpc.linalg import Solver
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Validate the network of a run's last checkpoint on the group `validation` of a data file; print the errors."""
+    config, state = trained_state(arguments.run)
+    if arguments.data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"file": arguments.data})})
+    mesh = process_mesh(config)
+    task = build_task(config, mesh, Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options))
+    call_together(mesh.world, lambda: _load(task, state["task"], arguments))
+    errors = task.validate()
+    task.close()
+    if mesh.is_root:
+        data = arguments.data or config.data.file or "its own validation data"
+        print(f"{arguments.run}, epoch {state['epoch']}, on {data}")
+        width = max(map(len, errors))
+        for name, error in errors.items():
+            print(f"  {name:<{width}}  {error:.4e}")
+        if arguments.out:
+            write_json(Path(arguments.out), {"run": str(arguments.run), "epoch": state["epoch"], "data": data, **errors})
+    mesh.close()
+
+
+def _load(task: Task, state: dict[str, Any], arguments: argparse.Namespace) -> None:
+    try:
+        task.load_state_dict(state)
+    except RuntimeError:
+        raise ValueError(
+            f"{arguments.data}: its fields have other channels than those the network of {arguments.run} was trained on"
+        ) from None

@@ -9,7 +9,7 @@ from typing import Any
 from prdp_hpc.collective import call_together
 from prdp_hpc.commands.run import figure_of, remove, train_and_plot
 from prdp_hpc.config import ConfigError, ExperimentConfig, load_config
-from prdp_hpc.config.comparison import BaselineSection
+from prdp_hpc.config.models import RefinementSection
 from prdp_hpc.files import write_json
 from prdp_hpc.learning.experiment import process_mesh, run_folder
 from prdp_hpc.mesh import ProcessMesh
@@ -51,24 +51,24 @@ def compare_variants(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, 
 
 def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
     """The configs of a comparison by name: `prdp`, `full`, `constant_<level>`, and the baselines'."""
-    found = {"prdp": _refined(config, schedule="prdp"), "full": _refined(config, schedule="constant")}
+    full = config.refinement.full_level
+    found = {"prdp": _refined(config, config.refinement.model_copy(update={"schedule": "prdp"}))}
+    # Only what matters to them, so that they are not trained again when PRDP's thresholds change.
+    found["full"] = _refined(
+        config, RefinementSection(schedule="constant", level=full, adjoint_ladder=config.refinement.adjoint_ladder)
+    )
     for level in config.comparison.constant_levels:
         # A schedule made by hand leaves alone what full refinement is, at which correctors are validated.
-        by_hand = {"schedule": "manual", "manual": {0: level}, "adjoint_ladder": None, "adjoint_factor": 1.0}
-        found[f"constant_{level:g}"] = _refined(config, **by_hand)
+        found[f"constant_{level:g}"] = _refined(config, RefinementSection(schedule="manual", manual={0: level}, level=full))
     for name, baseline in config.comparison.baselines.items():
-        found[name] = _baseline(config, baseline)
+        level = full if baseline.level is None else baseline.level
+        refined = _refined(config, RefinementSection(schedule="constant", level=level))
+        found[name] = refined.model_copy(update={"solver": baseline.solver})
     return found
 
 
-def _baseline(config: ExperimentConfig, baseline: BaselineSection) -> ExperimentConfig:
-    level = config.refinement.full_level if baseline.level is None else baseline.level
-    full = _refined(config, schedule="constant", level=level, adjoint_ladder=None)
-    return full.model_copy(update={"solver": baseline.solver})
-
-
-def _refined(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
-    return config.model_copy(update={"refinement": config.refinement.model_copy(update=changes)})
+def _refined(config: ExperimentConfig, refinement: RefinementSection) -> ExperimentConfig:
+    return config.model_copy(update={"refinement": refinement})
 
 
 def _train(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> None:

@@ -68,9 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     paper.add_argument("--list", metavar="FILE", help="another list of experiments (default: configs/paper/experiments.yaml)")
     generate = _config_command(commands, "generate", "make the trajectories that a config trains on")
     generate.add_argument("--out", metavar="FILE", help="where to write (default: where run and compare look)")
+    gradients = _config_command(commands, "gradients", "how exact gradients through K iterations are, implicit and unrolled")
+    gradients.add_argument("--out", metavar="PNG", help="the figure's file")
     plot = commands.add_parser("plot", help="draw finished or running runs, from their files alone")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders; or one folder of a comparison")
     plot.add_argument("--out", metavar="PNG", help="the figure's file")
+    evaluate = commands.add_parser("evaluate", help="validation errors of a trained network, on other data too")
+    evaluate.add_argument("run", metavar="RUN", help="a run folder")
+    evaluate.add_argument("--data", metavar="FILE", help="an HDF5 file of trajectories (default: the run's own)")
+    evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")
     return parser
 

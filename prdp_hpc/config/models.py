@@ -66,11 +66,12 @@ class GridSection(Section):
 
 
 class SolverSection(Section):
-    """PETSc's names of method and preconditioner ("mg": geometric multigrid), and any other PETSc options."""
+    """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc options; how to differentiate."""
 
     ksp: str = "richardson"
     pc: str = "jacobi"
     petsc_options: dict[str, str | int | float | bool | None] = {}
+    differentiation: Literal["implicit", "unrolled"] = "implicit"
 
     @field_validator("ksp", "pc")
     @classmethod

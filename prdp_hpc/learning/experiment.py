@@ -55,7 +55,7 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
         When a solve fails.
     """
     _on_root(mesh, lambda: _prepare_folder(folder, resume))
-    solver = Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options)
+    solver = build_solver(config)
     task = build_task(config, mesh, solver)
     checkpoints = Checkpoints(folder / "checkpoints", settings=_settings(config))
     schedule = config.refinement.build()
@@ -71,6 +71,12 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
         write_json(folder / "summary.json", summary)
     mesh.world.barrier()
     return summary
+
+
+def build_solver(config: Config) -> Solver:
+    """The solver of a config, without a level."""
+    section = config.solver
+    return Solver(section.ksp, section.pc, petsc_options=section.petsc_options, differentiation=section.differentiation)
 
 
 def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:

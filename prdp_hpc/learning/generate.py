@@ -47,7 +47,7 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     the number of ranks (to that tolerance).
     """
     fine, kept = reference_grid(grid, _factor(config))
-    stepper = build_stepper(config.physics, fine, _converged_solver(config.physics.pde))
+    stepper = build_stepper(config.physics, fine, converged_solver(config.physics.pde))
     generator = np.random.default_rng(config.data.seed)
     groups = {}
     for group, count in (("train", config.data.train), ("validation", config.data.validation)):
@@ -77,9 +77,9 @@ def _factor(config: SupervisedConfig) -> int:
     return config.data.reference_factor if isinstance(config, CorrectorConfig) else 1
 
 
-def _converged_solver(pde: str) -> Solver:
-    """Not the config's own: a solver that is poor enough to be compared with may not converge at all."""
-    if pde == "heat":
+def converged_solver(pde: str) -> Solver:
+    """A solver for reference solutions. Not the config's own: one poor enough to be compared with may not converge at all."""
+    if pde in ("heat", "poisson"):
         return Solver("cg", "jacobi", Refinement(rtol=1e-12))
     return Solver("gmres", {"burgers": "bjacobi", "navier_stokes": "constraint"}[pde], Refinement(rtol=1e-10))
 

@@ -48,12 +48,14 @@ class InverseTask:
     def train_epoch(self, epoch: int) -> float:
         """One gradient step; the loss before it."""
         with self.stopwatch.running():
-            error = self._physics(self._source(self._grid.replicated(self._theta))) - self._reference
-            loss = error.square().sum() / (2 * self._grid.size)
-            (gradient,) = torch.autograd.grad(loss, self._theta)
+            loss, gradient = self._loss_and_gradient()
             with torch.no_grad():
                 self._theta -= self._rate * gradient
         return float(self._mesh.grid_comm.allreduce(loss.item(), op=MPI.SUM))
+
+    def gradient(self) -> Tensor:
+        """The gradient of the loss with respect to θ, at θ as it is; collective, equal on all ranks."""
+        return self._loss_and_gradient()[1]
 
     def validate(self) -> dict[str, Any]:
         """The relative error of θ."""
@@ -72,6 +74,12 @@ class InverseTask:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _loss_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """This rank's part of the loss, and the gradient of the whole loss."""
+        error = self._physics(self._source(self._grid.replicated(self._theta))) - self._reference
+        loss = error.square().sum() / (2 * self._grid.size)
+        return loss, torch.autograd.grad(loss, self._theta)[0]
 
     def _source(self, theta: Tensor) -> Tensor:
         return torch.einsum("m,mi->i", theta, self._modes)

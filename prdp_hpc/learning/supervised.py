@@ -89,6 +89,12 @@ class SupervisedTask(ABC):
         self._mesh.world.Allreduce(MPI.IN_PLACE, total)
         return float(total.mean() / self._mesh.replicas)
 
+    def gradient(self) -> Tensor:
+        """The gradient of the first batch's loss for all parameters, as one vector; collective, equal on all ranks."""
+        self._backward(self._sampler.batches(1)[0])
+        parts = [parameter.grad.reshape(-1) for parameter in self.network.parameters() if parameter.grad is not None]
+        return torch.cat(parts).detach().cpu()
+
     def state_dict(self) -> dict[str, Any]:
         """Network, optimiser, learning rate and sampler."""
         return {
@@ -109,13 +115,18 @@ class SupervisedTask(ABC):
         """Nothing stays open: the samples are in memory."""
 
     def _train_step(self, batch: NDArray[np.int64]) -> Tensor:
+        loss = self._backward(batch)
+        self._optimiser.step()
+        self._schedule.step()
+        return loss
+
+    def _backward(self, batch: NDArray[np.int64]) -> Tensor:
+        """Put the gradient of a batch's loss into the parameters; this rank's part of the loss."""
         mine = torch.as_tensor(share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long)
         self._optimiser.zero_grad(set_to_none=True)
         weight = self._mesh.replicas / (len(batch) * self._train.shape[2] * self._grid.size)
         loss = self._squared_error(self._train[mine]) * weight
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
-        self._schedule.step()
         return loss.detach()
 
     def _on_whole(self, network: nn.Module, fields: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from prdp_hpc.linalg import Solver
 
 
@@ -22,6 +24,10 @@ class Task(Protocol):
 
     def validate(self) -> dict[str, Any]:
         """The validation error as `error`, and whatever else belongs in the metrics; collective, equal on all ranks."""
+        ...
+
+    def gradient(self) -> Tensor:
+        """The gradient of the loss at the solver's level, as one vector; nothing is changed; collective, equal on all ranks."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

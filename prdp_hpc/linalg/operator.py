@@ -107,25 +107,6 @@ class Operator(ABC):
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B, n_local)`."""
 
-    def apply_matrix(self, x: Tensor) -> Tensor:
-        """`A x` for the loaded matrix and a batch `(B, n_local)` of float64; collective."""
-        return self._apply_each(x, self.matrix.mult)
-
-    def apply_transposed(self, x: Tensor) -> Tensor:
-        """`Aᵀ x`, likewise."""
-        return self._apply_each(x, self.matrix.mult if self.symmetric else self.matrix.multTranspose)
-
-    def _apply_each(self, x: Tensor, product: Any) -> Tensor:
-        result = torch.empty_like(x)
-        source, target = self.matrix.createVecs()
-        for row, out in zip(x.numpy(), result.numpy(), strict=True):
-            source.placeArray(row)
-            target.placeArray(out)
-            product(source, target)
-            source.resetArray()
-            target.resetArray()
-        return result
-
     @abstractmethod
     def diagonal_of(self, values: Any) -> Tensor:
         """The diagonal `(n_local,)` of the loaded matrix, differentiable with respect to its values; collective."""

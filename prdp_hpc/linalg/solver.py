@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
 from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remove_unused_options
+from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
 
@@ -26,7 +28,8 @@ OWN_KSPS = ("steepest_descent",)
 SOLVED = 1e-10
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
 _SYMMETRIC_KSPS = frozenset(
-    {"steepest_descent", "cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
+    {"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
+    | {"steepest_descent"}
 )
 # These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve preconditioned from the left,
 # (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks down for badly scaled rows.
@@ -171,11 +174,19 @@ class LinearSystem:
         """The KSP of forward solves."""
         return self._ksps["forward"]
 
-    def precondition(self, right: Array, result: Array, transposed: bool) -> None:
+    @cached_property
+    def product(self) -> BatchedProduct:
+        """Products with the matrix."""
+        operator = self._operator()
+        return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
+
+    def precondition(self, right: Array, transposed: bool) -> Array:
         """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
+        result = np.empty_like(right)
         apply = self.preconditioner.applyTranspose if transposed and self._transposed else self.preconditioner.apply
         for one, out in zip(right, result, strict=True):
             self._on_arrays(apply, one, out)
+        return result
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
         """Set tolerances and tests of both KSPs; nothing is set up again."""
@@ -205,7 +216,7 @@ class LinearSystem:
             ksp.setUp()
             ksp.setUpOnBlocks()
         except PETSc.Error as error:
-            raise self._failure(direction, error) from error
+            raise self.failure(direction, error) from error
         finally:
             counters.seconds += time.perf_counter() - start
         counters.set_ups += 1
@@ -245,7 +256,7 @@ class LinearSystem:
                 if code < 0:
                     self._judge(direction, code, iterations, right, result)
         except PETSc.Error as error:
-            raise self._failure(direction, error) from error
+            raise self.failure(direction, error) from error
         finally:
             counters.seconds += time.perf_counter() - start
         return iterations
@@ -293,7 +304,7 @@ class LinearSystem:
         self._b.resetArray()
         return bool(solved)
 
-    def _failure(self, direction: str, error: PETSc.Error) -> Exception:
+    def failure(self, direction: str, error: PETSc.Error) -> Exception:
         """What to raise for a PETSc call that failed: the operator's own exception if that was why."""
         self.broken = True
         operator = self._operator()
@@ -321,6 +332,8 @@ def _line_search(ksp: Any) -> Any:
     inner.setNormType(PETSc.KSP.NormType.NONE)
     inner.setConvergenceTest(None)
     inner.setTolerances(max_it=1)
+    # Its options are those of any other solver's preconditioner, not "ksp_pc_…".
+    inner.getPC().setOptionsPrefix(ksp.getOptionsPrefix())
     return inner.getPC()
 
 

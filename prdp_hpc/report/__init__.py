@@ -11,6 +11,7 @@ from prdp_hpc.report.comparisons import (
     seed_folders,
 )
 from prdp_hpc.report.figures import plot_run, plot_runs
+from prdp_hpc.report.gradients import gradients_table, plot_gradients
 from prdp_hpc.report.paper import paper_markdown, paper_table
 from prdp_hpc.report.runs import ReportError, RunRecord, load_run, read_metrics
 from prdp_hpc.report.tables import comparison_table, run_table
@@ -22,12 +23,14 @@ __all__ = [
     "compare_runs",
     "comparison_table",
     "cost_at_final_level",
+    "gradients_table",
     "is_comparison",
     "load_comparison",
     "load_run",
     "paper_markdown",
     "paper_table",
     "plot_comparison",
+    "plot_gradients",
     "plot_run",
     "plot_runs",
     "read_metrics",

@@ -156,8 +156,8 @@ def test_help_tells_the_commands(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     assert ended.value.code == 0
-    told = set(re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE))
-    assert told == {"run", "compare", "paper", "generate", "plot", "doctor"}
+    told = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
+    assert told == {"run", "compare", "paper", "generate", "gradients", "plot", "evaluate", "doctor"}
 
 
 def test_a_bug_is_not_hidden(config, capsys, monkeypatch):

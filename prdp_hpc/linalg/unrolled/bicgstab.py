@@ -32,15 +32,15 @@ class BiCGStab(Method):
         watch.drop((vs == 0.0) | (rho.detach() == 0.0), _BREAKDOWN)
         active = watch.active
         alpha = active * ratio(rho, vs)
-        s = r - alpha * v
+        s = torch.addcmul(r, alpha, v, value=-1.0)
         t = preconditioned_product(system, s)
         st, tt = dots(system.comm, (s, t), (t, t))
         omega = active * ratio(st, tt)
-        x = x + alpha * p + omega * s
+        x = torch.addcmul(torch.addcmul(x, alpha, p), omega, s)
         if watch.is_last:
             watch.done(None)
             return x, r, shadow, p, rho
-        r = s - omega * t
+        r = torch.addcmul(s, omega, t, value=-1.0)
         following, rr = dots(system.comm, (r, shadow), (r, r))
         watch.done(rr)
         beta = ratio(following, rho) * ratio(alpha, omega)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,8 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method:
         return Richardson(options.getReal("ksp_richardson_scale", 1.0))
     if solver.ksp == "gmres":
         return GMRES(options.getInt("ksp_gmres_restart", GMRES_RESTART))
-    return {"steepest_descent": SteepestDescent, "cg": ConjugateGradients, "bcgs": BiCGStab}[solver.ksp]()
+    others: dict[str, Callable[[], Method]] = {"steepest_descent": SteepestDescent, "cg": ConjugateGradients, "bcgs": BiCGStab}
+    return others[solver.ksp]()
 
 
 def _check(solver: Solver, values_need_gradient: bool) -> None:

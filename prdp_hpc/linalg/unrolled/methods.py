@@ -65,7 +65,7 @@ class Richardson(Method):
     def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
         """One preconditioned residual further; no reduction unless the norm is asked for."""
         x, z = state
-        x = x + (self.scale * watch.active) * z
+        x = torch.addcmul(x, watch.active, z, value=self.scale)
         if watch.is_last:
             watch.done(None)
             return x, z
@@ -101,7 +101,7 @@ class SteepestDescent(Method):
         az = system.product(z)
         rz, zaz = dots(system.comm, (r, z), (z, az))
         alpha = watch.active * ratio(rz, zaz)
-        x, r = x + alpha * z, r - alpha * az
+        x, r = torch.addcmul(x, alpha, z), torch.addcmul(r, alpha, az, value=-1.0)
         watch.done(dots(system.comm, (r, r))[0] if watch.is_tested else None)
         return x, r
 
@@ -123,16 +123,16 @@ class ConjugateGradients(Method):
         (pap,) = dots(system.comm, (p, ap))
         watch.drop((pap == 0.0) | (pap * before < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
         alpha = watch.active * ratio(zr, pap)
-        x = x + alpha * p
+        x = torch.addcmul(x, alpha, p)
         if watch.is_last:
             watch.done(None)
             return x, r, p, zr, pap.detach()
-        r = r - alpha * ap
+        r = torch.addcmul(r, alpha, ap, value=-1.0)
         z = system.precondition(r)
         following, zz = dots(system.comm, (z, r), (z, z))
         watch.done(zz)
         watch.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
-        return x, r, z + ratio(following, zr) * p, following, pap.detach()
+        return x, r, torch.addcmul(z, ratio(following, zr), p), following, pap.detach()
 
 
 def preconditioned_product(system: UnrolledSystem, x: Tensor) -> Tensor:

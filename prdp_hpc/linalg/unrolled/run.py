@@ -11,8 +11,8 @@ from torch import Tensor
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import has_bad_numbers
 from prdp_hpc.linalg.inputs import anywhere
-from prdp_hpc.linalg.report import Counters, SolveReport
 from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.report import Counters, SolveReport
 from prdp_hpc.linalg.solver import SOLVED
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
@@ -121,15 +121,15 @@ class Run:
 
     def _judge(self, watch: Test, b: Tensor, x: Tensor) -> None:
         comm, last = self.system.comm, last_iteration(self.counts)
-        if anywhere(comm, has_bad_numbers(x.numpy())) or watch.failures:
-            if anywhere(comm, has_bad_numbers(b.numpy())):
-                raise errors.bad_numbers("forward", self._name, 0, self._level, in_input=True)
+        is_bad = anywhere(comm, has_bad_numbers(x.numpy()))
+        if (is_bad or watch.failures) and anywhere(comm, has_bad_numbers(b.numpy())):
+            raise errors.bad_numbers("forward", self._name, 0, self._level, in_input=True)
         for reason, iteration, which in watch.failures:
             if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
                 raise errors.bad_numbers("forward", self._name, iteration, self._level, in_input=False)
             if (which & ~self._solved(b, x)).any():
                 raise errors.failed_solve("forward", self._name, reason, iteration, self._level)
-        if anywhere(comm, has_bad_numbers(x.numpy())):
+        if is_bad:
             raise errors.bad_numbers("forward", self._name, last, self._level, in_input=False)
         if self._level.max_it is None and watch.active.any():
             raise errors.failed_solve("forward", self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level)

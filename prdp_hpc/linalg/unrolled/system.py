@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.linalg.inputs import is_batch
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.inputs import anywhere, is_batch
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import LinearSystem, Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
@@ -40,6 +42,9 @@ class UnrolledSystem:
         self.systems: list[LinearSystem] = [solver.system(member) for member in members]
         for system in self.systems:
             system.set_up("forward")
+            if anywhere(self.comm, bool(system.preconditioner.getFailedReason())):
+                reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
+                raise errors.failed_solve("forward", system.method, reason, 0, solver.refinement)
         self.ksp = self.systems[0].forward_ksp
         self.right_side = self.ksp.getPCSide() == PETSc.PC.Side.RIGHT
         self._pc = solver.pc if is_differentiated(solver) else None
@@ -85,19 +90,25 @@ class UnrolledSystem:
 
     def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x` or `Aᵀ x` without recording."""
-        if len(self.members) == 1:
-            return self._product(self.members[0], x, transposed)
-        parts = x.view(len(self.members), -1 if x.numel() else 0, x.shape[-1]) if x.numel() else [x] * len(self.members)
-        return torch.cat([self._product(member, part, transposed) for member, part in zip(self.members, parts, strict=True)])
+        return self._each(x, transposed, lambda system, part: system.product(part, transposed))
 
     def plain_precondition(self, r: Tensor, transposed: bool = False) -> Tensor:
         """`M⁻¹ r` or `M⁻ᵀ r` by PETSc, without recording."""
-        result = torch.empty_like(r, memory_format=torch.contiguous_format)
-        each = len(r) // len(self.members)
-        for index, system in enumerate(self.systems):
-            rows = slice(index * each, (index + 1) * each)
-            system.precondition(r[rows].contiguous().numpy(), result[rows].numpy(), transposed)
-        return result
+
+        def run(system: LinearSystem, part: Tensor) -> Tensor:
+            return torch.from_numpy(system.precondition(part.contiguous().numpy(), transposed))
+
+        return self._each(r, transposed, run)
+
+    def _each(self, x: Tensor, transposed: bool, run: Callable[[LinearSystem, Tensor], Tensor]) -> Tensor:
+        """Serve the right-hand sides of each matrix."""
+        results = []
+        for system, part in zip(self.systems, x.tensor_split(len(self.systems)), strict=True):
+            try:
+                results.append(run(system, part))
+            except PETSc.Error as error:
+                raise system.failure("adjoint" if transposed else "forward", error) from error
+        return results[0] if len(results) == 1 else torch.cat(results)
 
     def values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂(λᵀ A x)/∂values`, summed over the right-hand sides of each matrix."""
@@ -106,10 +117,6 @@ class UnrolledSystem:
             shape = (len(self.members), len(adjoint) // len(self.members), adjoint.shape[-1])
             adjoint, solution = adjoint.reshape(shape), solution.reshape(shape)
         return -self.operator.values_gradient(values, adjoint, solution)
-
-    @staticmethod
-    def _product(member: Operator, x: Tensor, transposed: bool) -> Tensor:
-        return member.apply_transposed(x) if transposed else member.apply_matrix(x)
 
     def _jacobi(self, batch: int) -> Tensor:
         """The inverse of the diagonal for each right-hand side."""

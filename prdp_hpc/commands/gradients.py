@@ -1,0 +1,32 @@
+"""`prdp-hpc gradients`: the error of gradients over K, implicit and unrolled."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from prdp_hpc.collective import call_together
+from prdp_hpc.commands.provenance import provenance
+from prdp_hpc.config import load_config
+from prdp_hpc.files import write_json
+from prdp_hpc.learning.experiment import process_mesh
+from prdp_hpc.learning.gradients import gradient_errors
+from prdp_hpc.report import gradients_table, plot_gradients
+
+
+def gradients(arguments: argparse.Namespace) -> None:
+    """Compute, print the table, draw the figure; all numbers go into `gradients.json`."""
+    config = load_config(arguments.config, arguments.overrides)
+    mesh = process_mesh(config)
+    content = {"name": config.name, **gradient_errors(config, mesh), **provenance(arguments.line)}
+    folder = Path(config.output) / f"{config.name}-gradients"
+    figure = Path(arguments.out or folder / "figures" / "gradients.png")
+
+    def write() -> None:
+        write_json(folder / "gradients.json", content)
+        plot_gradients(content, figure)
+
+    call_together(mesh.world, lambda: write() if mesh.is_root else None)
+    if mesh.is_root:
+        print(f"{gradients_table(content)}\n\nresults: {folder / 'gradients.json'}\nfigure:  {figure}")
+    mesh.close()

@@ -1,0 +1,62 @@
+"""Products of a PETSc matrix with batches of vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from petsc4py import PETSc
+from torch import Tensor
+
+MOST_TRANSPOSED = 10_000
+"""Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each column."""
+
+
+class BatchedProduct:
+    """`A x` and `Aᵀ x` for batches of distributed vectors; collective.
+
+    A batch of B vectors is a dense matrix of B columns, whose memory is that of a `(B, n_local)` array: one product and one
+    message for all of them (PETSc manual pages: MatMatMult, MatTransposeMatMult). The dense matrices are kept for each B.
+    """
+
+    def __init__(self, matrix: Any, symmetric: bool) -> None:
+        self._matrix, self._symmetric = matrix, symmetric
+        self._vectors = matrix.createVecs()
+        self._dense: dict[tuple[int, bool], tuple[Any, Any]] = {}
+        self._share = matrix.getSize()[0] / matrix.comm.size
+        self._is_stored = str(matrix.getType()).endswith("aij")
+
+    def __call__(self, x: Tensor, transposed: bool = False) -> Tensor:
+        """`A x`, or `Aᵀ x`, for float64 `(B, n_local)`; a new tensor."""
+        transposed = transposed and not self._symmetric
+        few = not transposed or len(x) * self._share <= MOST_TRANSPOSED
+        if self._is_stored and len(x) > 1 and few:
+            return self._all(x, transposed)
+        result = torch.empty(x.shape, dtype=torch.float64)
+        product = self._matrix.multTranspose if transposed else self._matrix.mult
+        source, target = self._vectors
+        for row, out in zip(x.contiguous().numpy(), result.numpy(), strict=True):
+            source.placeArray(row)
+            target.placeArray(out)
+            try:
+                product(source, target)
+            finally:
+                source.resetArray()
+                target.resetArray()
+        return result
+
+    def _all(self, x: Tensor, transposed: bool) -> Tensor:
+        product = self._matrix.transposeMatMult if transposed else self._matrix.matMult
+        found = self._dense.get((len(x), transposed))
+        if found is None:
+            rows = self._matrix.getSizes()[0]
+            # On several ranks PETSc divides the columns' numbers too, which has no effect on where they lie.
+            source = PETSc.Mat().createDense((rows, (PETSc.DECIDE, len(x))), comm=self._matrix.comm)
+            source.setUp()
+            source.getDenseArray()[:] = 0.0
+            source.assemble()
+            found = self._dense[len(x), transposed] = source, product(source)
+        source, target = found
+        source.getDenseArray()[:] = x.numpy().T
+        product(source, target)
+        return torch.from_numpy(target.getDenseArray(readonly=True).T.copy())

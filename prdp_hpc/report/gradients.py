@@ -1,0 +1,49 @@
+"""The error of gradients over the iterations of a solve: table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from prdp_hpc.report.panels import COLOURS, GRID, INK, LABEL_SIZE, WIDTH, positive, save
+
+ROWS = 12
+
+
+def gradients_table(content: Mapping[str, Any]) -> str:
+    """The content of `gradients.json` as text: about a dozen of its levels."""
+    levels, errors = content["levels"], content["errors"]
+    chosen = sorted({round(index) for index in np.linspace(0, len(levels) - 1, min(ROWS, len(levels)))})
+    lines = [f"{_title(content)}: relative error of the gradient", "", "    K" + "".join(f"{name:>12}" for name in errors)]
+    lines += [f"{levels[index]:5d}" + "".join(f"{column[index]:12.2e}" for column in errors.values()) for index in chosen]
+    return "\n".join(lines)
+
+
+def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the errors over K in log scale, a line for each way of differentiating, to the PNG file `path`."""
+    figure = Figure(figsize=(WIDTH, 4.2))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.1, right=0.97, top=0.84, bottom=0.13)
+    figure.text(0.018, 0.96, _title(content), fontsize=13, fontweight="bold", color=INK, va="top")
+    axes.set_title("Relative error of the gradient", loc="left", fontsize=LABEL_SIZE + 1, color=INK)
+    styles = zip(content["errors"].items(), COLOURS, ("-", "--"), strict=False)
+    for (name, column), colour, dash in styles:
+        values = positive(np.asarray(column, dtype=float))
+        marker = "o" if len(values) < 2 else None
+        axes.plot(content["levels"], values, color=colour, linestyle=dash, linewidth=1.8, label=name, marker=marker)
+    axes.set_yscale("log")
+    axes.set_xlabel("K: inner iterations of a solve", fontsize=LABEL_SIZE + 1, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.tick_params(which="both", labelsize=LABEL_SIZE, colors=INK)
+    axes.legend(frameon=False, fontsize=LABEL_SIZE, labelcolor=INK)
+    save(figure, path)
+
+
+def _title(content: Mapping[str, Any]) -> str:
+    return f"{content['name']} ({content['ksp']}, {content['pc']})"

@@ -1,0 +1,90 @@
+"""`prdp-hpc gradients`: errors fall with K, are those of the truncated solves, and are the same on several ranks."""
+
+import json
+
+import pytest
+import tiny
+
+from prdp_hpc import cli
+
+
+def inverse(output):
+    """Three modes: of one alone, an eigenvector, Krylov methods find the solution in one iteration."""
+    section = {"modes": 3, "reference": [2.0, -1.0, 1.5], "start": [5.0, 1.0, -1.0]}
+    return tiny.inverse(output, inverse=section)
+
+
+def errors(folder, name):
+    """What the command wrote, after a look at its figure."""
+    folder = folder / f"{name}-gradients"
+    assert (folder / "figures" / "gradients.png").stat().st_size > 5000
+    content = json.loads((folder / "gradients.json").read_text())
+    assert set(content["errors"]) == {"implicit", "unrolled"}
+    assert all(len(column) == len(content["levels"]) for column in content["errors"].values())
+    return content["levels"], content["errors"]
+
+
+@pytest.mark.parametrize(("content", "name", "stop"), [(inverse, "tiny_inverse", 12), (tiny.emulator, "tiny", 8)])
+def test_both_converge_in_their_own_way(tmp_path, capsys, content, name, stop):
+    config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
+    ladder = {"kind": "iterations", "start": 1, "stop": stop}
+    cli.main(["gradients", config, "solver.ksp=steepest_descent", f"refinement.ladder={json.dumps(ladder)}"])
+    levels, found = errors(tmp_path, name)
+    assert levels == list(range(1, stop + 1))
+    printed = capsys.readouterr().out
+    assert f"{levels[-1]:5d}{found['implicit'][-1]:12.2e}{found['unrolled'][-1]:12.2e}" in printed
+    for column in found.values():
+        assert column[-1] < 0.5 * column[0]
+        assert min(column) > 1e-13
+    # Jacobi's method would give the same gradient in both ways here; a method that is not linear in b does not.
+    assert found["implicit"] != pytest.approx(found["unrolled"], rel=1e-3)
+
+
+def test_richardson_is_its_own_adjoint_and_many_levels_are_thinned(tmp_path):
+    config = tiny.write(tmp_path / "c.yaml", tiny.inverse(tmp_path))
+    cli.main(["gradients", config, 'refinement.ladder={"kind": "iterations", "stop": 200}'])
+    levels, found = errors(tmp_path, "tiny_inverse")
+    assert (levels[0], levels[-1]) == (1, 200)
+    assert 30 < len(levels) <= 60
+    assert found["implicit"] == pytest.approx(found["unrolled"], rel=1e-6, abs=1e-10)
+
+
+def test_mistakes(tmp_path, capsys):
+    for content, changes, words in (
+        (tiny.corrector, [], "not for a corrector"),
+        (tiny.inverse, ['refinement.ladder={"kind": "tolerances"}'], "ladder of tolerances"),
+        (tiny.inverse, ["solver.ksp=minres"], "richardson, steepest_descent, cg, gmres, bcgs, not of 'minres'"),
+        (tiny.inverse, ["solver.differentiation=unroled"], "'implicit' or 'unrolled'"),
+    ):
+        config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["gradients", config, *changes])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_several_ranks_give_the_same(tmp_path):
+    for content, name, split in ((inverse, "tiny_inverse", []), (tiny.emulator, "tiny", ["parallel.grid_ranks=1"])):
+        config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
+        changes = ["solver.ksp=cg", 'refinement.ladder={"kind": "iterations", "stop": 4}', *split]
+        cli.main(["gradients", config, *changes, f"output={tmp_path / 'one'}"])
+        result = tiny.prdp_hpc(2, "gradients", config, *changes, f"output={tmp_path / 'two'}")
+        assert result.returncode == 0, result.stderr
+        one, two = (errors(tmp_path / folder, name)[1] for folder in ("one", "two"))
+        for differentiation in one:
+            assert two[differentiation] == pytest.approx(one[differentiation], rel=1e-6, abs=1e-10)
+
+
+def test_training_through_the_iterations(tmp_path):
+    config = tiny.write(tmp_path / "c.yaml", inverse(tmp_path))
+    for differentiation in ("implicit", "unrolled"):
+        changes = [
+            f"solver.differentiation={differentiation}",
+            "solver.ksp=cg",
+            "training.learning_rate=1",
+            "refinement.ladder.start=1",
+        ]
+        cli.main(["run", config, f"name={differentiation}", *changes])
+    rows = [tiny.rows(tmp_path / differentiation) for differentiation in ("implicit", "unrolled")]
+    assert rows[0] != rows[1]
+    assert [row["forward_iterations"] for row in rows[0]] == [row["forward_iterations"] for row in rows[1]]

@@ -90,7 +90,11 @@ class _ImplicitBatch(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, b: Tensor, operator: SparseOperator, solver: Solver, recording: bool) -> Tensor:
         prepare(operator, values, b, ctx.needs_input_grad[:2])
         members = operator.take_members(len(values))
-        x = _run_batch("forward", members, [None] * len(values), values, solver, b)
+        try:
+            x = _run_batch("forward", members, [None] * len(values), values, solver, b)
+        except Exception:
+            operator.give_back_members(members)
+            raise
         result = like(x, b).view(b.shape)
         if recording and any(ctx.needs_input_grad):
             ctx.operator, ctx.members, ctx.solver = operator, members, solver

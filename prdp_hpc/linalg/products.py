@@ -8,7 +8,7 @@ import torch
 from petsc4py import PETSc
 from torch import Tensor
 
-MOST_TRANSPOSED = 10_000
+MOST_TRANSPOSED = 50_000
 """Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each column."""
 
 

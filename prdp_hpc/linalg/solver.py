@@ -24,6 +24,7 @@ from prdp_hpc.linalg.report import Counters, SolveReport
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
 OWN_KSPS = ("steepest_descent",)
+UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
 # A relative residual that is rounding: what is left after a breakdown of a method that had converged.
 SOLVED = 1e-10
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
@@ -65,7 +66,8 @@ class Solver:
     Raises
     ------
     ValueError
-        For a KSP or PC that PETSc does not have, another differentiation, or a level out of range.
+        For a KSP or PC that PETSc does not have, another differentiation, a KSP or PC that cannot be unrolled where it is
+        to be, or a level out of range.
 
     Notes
     -----
@@ -86,6 +88,8 @@ class Solver:
         self.differentiation = differentiation
         self.ksp = ksp if ksp in OWN_KSPS else known_type("ksp", ksp, PETSc.KSP.Type)
         self.pc = pc if pc in OWN_PRECONDITIONERS else known_type("pc", pc, PETSc.PC.Type)
+        if differentiation == "unrolled":
+            check_unrolled(self.ksp, self.pc)
         self.petsc_options = dict(petsc_options or {})
         self.report = SolveReport()
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = weakref.WeakKeyDictionary()
@@ -335,6 +339,20 @@ def _line_search(ksp: Any) -> Any:
     # Its options are those of any other solver's preconditioner, not "ksp_pc_…".
     inner.getPC().setOptionsPrefix(ksp.getOptionsPrefix())
     return inner.getPC()
+
+
+def check_unrolled(ksp: str, pc: str) -> None:
+    """Raise ValueError for a method that has no unrolled form."""
+    if ksp not in UNROLLED_KSPS:
+        raise ValueError(
+            f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, not of {ksp!r}: "
+            "choose one of them, or differentiation='implicit'"
+        )
+    if pc == "ksp":
+        raise ValueError(
+            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an iteration itself: choose another, "
+            "or differentiation='implicit'"
+        )
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

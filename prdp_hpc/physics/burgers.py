@@ -64,8 +64,8 @@ class Burgers(PicardStepper):
         """The matrix of one sample; made on first use, collective then."""
         grid, numbers = self.grid, self.grid.numbering
         sides = [{axis: side} for axis in range(grid.dim) for side in (-1, 1)]
-        cols = np.stack([numbers[moved(grid.dim, shift)].ravel() for shift in [*sides, {}]], axis=-1)
-        rows = np.broadcast_to(cols[:, -1:], cols.shape)
+        cols = np.stack([numbers[moved(grid.dim, shift)].ravel() for shift in [*sides, {}]])
+        rows = np.broadcast_to(cols[-1], cols.shape)
         return SparseOperator(rows.ravel(), cols.ravel(), (grid.size, grid.size), grid.comm, grid=grid)
 
     def values(self, wind: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Burgers(PicardStepper):
             entries.append(-viscous - faces.narrow(along, 0, n).clamp(min=0.0))
             entries.append(faces.narrow(along, 1, n).clamp(max=0.0) - viscous)
         diagonal = 1.0 - torch.stack(entries).sum(dim=0)
-        return torch.stack([*entries, diagonal], dim=-1).flatten(1)
+        return torch.stack([*entries, diagonal], dim=1).flatten(1)
 
     def _right(self, state: Tensor) -> Tensor:
         return state.reshape(-1, self.grid.n_local)

@@ -73,12 +73,12 @@ class StaggeredSystem:
         for c in range(dim):
             entries = [numbers[(c, *_part(dim, axis, side))] for axis in range(dim) for side in (-1, 1)]
             entries += [numbers[(c, *here)], numbers[(dim, *_part(dim, self.axis(c), 1))], numbers[(dim, *here)]]
-            cols.append(np.stack([entry.ravel() for entry in entries], axis=-1))
-            rows.append(np.broadcast_to(numbers[(c, *here)].reshape(-1, 1), cols[-1].shape))
+            cols.append(np.stack([entry.ravel() for entry in entries]))
+            rows.append(np.broadcast_to(numbers[(c, *here)].ravel(), cols[-1].shape))
         entries = [numbers[(c, *_part(dim, self.axis(c), side))] for c in range(dim) for side in (-1, 0)]
         # An explicit zero on the diagonal, without which PETSc's factorisations refuse the matrix.
-        cols.append(np.stack([entry.ravel() for entry in [*entries, numbers[(dim, *here)]]], axis=-1))
-        rows.append(np.broadcast_to(numbers[(dim, *here)].reshape(-1, 1), cols[-1].shape))
+        cols.append(np.stack([entry.ravel() for entry in [*entries, numbers[(dim, *here)]]]))
+        rows.append(np.broadcast_to(numbers[(dim, *here)].ravel(), cols[-1].shape))
         pattern = [np.concatenate([part.ravel() for part in parts]) for parts in (rows, cols)]
         return StaggeredOperator(self.grid, self.dt, *pattern)
 
@@ -88,22 +88,19 @@ class StaggeredSystem:
 
     def values(self, wind: Tensor) -> Tensor:
         """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
-        grid, dim = self.grid, self.grid.dim
-        padded = grid.halo(wind.to(device="cpu", dtype=torch.float64))
-        momentum = torch.stack([self._momentum(padded, c) for c in range(dim)], dim=1)
-        parts = [torch.cat([momentum, self._pressure_entries.expand(*momentum.shape[:3], -1)], dim=-1).flatten(1)]
-        return torch.cat([*parts, self._divergence_entries.expand(len(wind), -1)], dim=-1)
+        padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
+        rows = [torch.stack(self._momentum(padded, c), dim=1).flatten(1) for c in range(self.grid.dim)]
+        return torch.cat([*rows, self._divergence_entries.expand(len(wind), -1)], dim=-1)
 
-    def _momentum(self, padded: Tensor, c: int) -> Tensor:
-        """Entries of the rows of component c: before and after along each axis, then the diagonal; `(B, n, 2 dim + 1)`."""
+    def _momentum(self, padded: Tensor, c: int) -> list[Tensor]:
+        """Entries of the rows of component c: before and after along each axis, here, pressure after and here."""
         entries: list[Tensor] = []
-        for axis in range(self.grid.dim):
-            h = self.grid.spacing[axis]
-            wind = self._wind(padded, c, axis) / h
-            before, after = -wind.clamp(min=0.0) - self.viscosity / h**2, wind.clamp(max=0.0) - self.viscosity / h**2
-            entries += [before, after]
-        beside = torch.stack(entries, dim=-1)
-        return torch.cat([beside, 1.0 / self.dt - beside.sum(dim=-1, keepdim=True)], dim=-1).flatten(1, -2)
+        for axis, h in enumerate(self.grid.spacing):
+            wind, viscous = self._wind(padded, c, axis) / h, self.viscosity / h**2
+            entries += [-viscous - wind.clamp(min=0.0), wind.clamp(max=0.0) - viscous]
+        here = 1.0 / self.dt - torch.stack(entries).sum(dim=0)
+        after = torch.tensor(1.0 / self.grid.spacing[self.axis(c)], dtype=torch.float64).expand_as(here)
+        return [*entries, here, after, -after]
 
     def _wind(self, padded: Tensor, c: int, axis: int) -> Tensor:
         """The wind along `axis` at the points of component c, `(B, *local_shape)`."""
@@ -111,20 +108,15 @@ class StaggeredSystem:
         field = padded[:, dim - 1 - axis]
         if axis == own:
             return neighbour(field, dim, {})
-        corners = [(0, 0), (-1, 0), (0, 1), (-1, 1)]
-        return torch.stack([neighbour(field, dim, {own: before, axis: after}) for before, after in corners]).mean(dim=0)
-
-    @cached_property
-    def _pressure_entries(self) -> Tensor:
-        """Entries of the pressure in the momentum rows: after, here; `(dim, 1, 2)`."""
-        h = [self.grid.spacing[self.axis(c)] for c in range(self.grid.dim)]
-        return torch.tensor([[[1 / step, -1 / step]] for step in h], dtype=torch.float64)
+        # Two by two along one axis, then along the other: each pair is summed once for the points on both its sides.
+        plane: Any = (Ellipsis, *(slice(None) if other in (own, axis) else slice(1, -1) for other in range(dim)))
+        return 0.25 * _pairs(_pairs(field[plane], own - dim, 0), axis - dim, 1)
 
     @cached_property
     def _divergence_entries(self) -> Tensor:
         h = [self.grid.spacing[self.axis(c)] for c in range(self.grid.dim)]
         row = torch.tensor([sign / step for step in h for sign in (-1, 1)] + [0.0], dtype=torch.float64)
-        return row.repeat(self.grid.n_local)
+        return row.repeat_interleave(self.grid.n_local)
 
     @cached_property
     def _numbers(self) -> Any:
@@ -135,6 +127,12 @@ class StaggeredSystem:
         owner = np.searchsorted(starts, scalar, side="right") - 1
         first = fields * starts[owner] + scalar - starts[owner]
         return np.stack([first + field * sizes[owner] for field in range(fields)]).astype(PETSc.IntType)
+
+
+def _pairs(field: Tensor, along: int, first: int) -> Tensor:
+    """Sums of neighbours along an axis that has one halo layer; `first`: 0 with the one before, 1 with the one after."""
+    n = field.shape[along] - 2
+    return field.narrow(along, first, n) + field.narrow(along, first + 1, n)
 
 
 def _part(dim: int, axis: int = 0, shift: int = 0) -> tuple[slice, ...]:

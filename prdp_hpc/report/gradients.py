@@ -33,8 +33,8 @@ def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
     styles = zip(content["errors"].items(), COLOURS, ("-", "--"), strict=False)
     for (name, column), colour, dash in styles:
         values = positive(np.asarray(column, dtype=float))
-        marker = "o" if len(values) < 2 else None
-        axes.plot(content["levels"], values, color=colour, linestyle=dash, linewidth=1.8, label=name, marker=marker)
+        style = {"color": colour, "linestyle": dash, "linewidth": 1.5, "marker": "o", "markersize": 3.2}
+        axes.plot(content["levels"], values, label=name, **style)
     axes.set_yscale("log")
     axes.set_xlabel("K: inner iterations of a solve", fontsize=LABEL_SIZE + 1, color=INK)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,12 +7,13 @@ from mpi4py import MPI
 from systems import dominant
 
 from prdp_hpc import Grid, SolveError, Solver, SparseOperator, solve
-from prdp_hpc.linalg.unrolled import reductions
+from prdp_hpc.linalg import products
+from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.physics import Poisson
 
 WORLD = MPI.COMM_WORLD
 DOUBLE = {"dtype": torch.float64}
-CASES = [("richardson", True), ("richardson", False), ("steepest_descent", True), ("cg", True), ("gmres", False), ("bcgs", False)]
+CASES = [("richardson", False), ("steepest_descent", True), ("cg", True), ("gmres", False), ("bcgs", False)]
 
 
 def options(ksp):
@@ -72,27 +73,80 @@ def check_a_nullspace(ksp):
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
 
 
-def check_messages(ksp):
-    """As many reductions for a batch as for one right-hand side."""
-    counts, real = [], reductions.summed
-    tridiagonal = scipy.sparse.diags([-1.0, 3.0, -1.0], [-1, 0, 1], shape=(20, 20))
+class CountingComm(MPI.Intracomm):
+    """A communicator that counts the reductions asked of it."""
+
+    reductions = 0
+
+    def Allreduce(self, *arguments, **options):  # noqa: N802 - mpi4py's name
+        CountingComm.reductions += 1
+        return super().Allreduce(*arguments, **options)
+
+    def allreduce(self, *arguments, **options):
+        CountingComm.reductions += 1
+        return super().allreduce(*arguments, **options)
+
+
+def check_messages(ksp, each):
+    """As many reductions for a batch as for one right-hand side, and for each iteration those of the method."""
+    tridiagonal = scipy.sparse.diags([-1.0, 3.0, -1.0], [-1, 0, 1], shape=(40, 40))
     operator, values = SparseOperator.from_scipy(tridiagonal, symmetric=True)
+    solver = Solver(ksp, "jacobi", 4, differentiation="unrolled")
+    solve(operator, values, torch.ones(operator.n_local, **DOUBLE), solver)
+    # Not before PETSc's objects are made: they take none but mpi4py's own.
+    operator.comm = CountingComm(WORLD)
+    counts = []
     for batch in (1, 6):
-        calls = [0]
-
-        def counted(local, comm, calls=calls):
-            calls[0] += 1
-            return real(local, comm)
-
-        reductions.summed = counted
-        try:
-            leaf = values.clone().requires_grad_()
+        for iterations in (4, 9):
+            solver.refine(iterations)
+            CountingComm.reductions = 0
             b = torch.randn(batch, operator.n_local, **DOUBLE)
-            solve(operator, leaf, b, Solver(ksp, "jacobi", 4, differentiation="unrolled")).sum().backward()
-        finally:
-            reductions.summed = real
-        counts.append(calls[0])
-    assert counts[0] == counts[1]
+            x = solve(operator, values.clone().requires_grad_(), b, solver)
+            counts.append(CountingComm.reductions)
+            CountingComm.reductions = 0
+            x.sum().backward()
+            counts.append(CountingComm.reductions)
+    assert counts[:4] == counts[4:]
+    few, few_back, many, many_back = counts[:4]
+    assert many - few == 5 * each
+    assert 5 * each <= many_back - few_back <= 10 * each
+
+
+def check_changed_values():
+    """The same solver for other values, forward and back."""
+    rows, cols = dominant(8, density=1.0).nonzero(as_tuple=True)
+    rows, cols = (index[WORLD.rank :: WORLD.size].numpy() for index in (rows, cols))
+    matrices = [dominant(8, density=1.0, seed=seed) for seed in range(2)]
+    b, grad = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(5), **DOUBLE)
+    reused, found = SparseOperator(rows, cols, (8, 8)), []
+    own = slice(*reused.row_range)
+    solver = Solver("gmres", "jacobi", 3, differentiation="unrolled")
+    for operator in (reused, None):
+        used = [SparseOperator(rows, cols, (8, 8)) if operator is None else operator for _ in matrices]
+        solvers = [Solver("gmres", "jacobi", 3, differentiation="unrolled") if operator is None else solver for _ in matrices]
+        leaves = [matrix[rows, cols].requires_grad_() for matrix in matrices]
+        results = [solve(o, v, b[:, own], s) for o, v, s in zip(used, leaves, solvers, strict=True)]
+        for x in results:
+            x.backward(grad[:, own])
+        found.append([x.detach() for x in results] + [leaf.grad for leaf in leaves])
+    for same, fresh in zip(*found, strict=True):
+        torch.testing.assert_close(same, fresh, rtol=1e-12, atol=1e-14)
+
+
+def check_products():
+    """Products with batches, by either way of computing them; some ranks may hold no rows."""
+    for n in (13, WORLD.size - 1):
+        matrix = dominant(n, density=1.0)
+        rows, cols = (index[WORLD.rank :: WORLD.size].numpy() for index in matrix.nonzero(as_tuple=True))
+        operator = SparseOperator(rows, cols, (n, n))
+        own = slice(*operator.row_range)
+        operator.load(matrix[rows, cols])
+        product, most = BatchedProduct(operator.matrix, symmetric=False), products.MOST_TRANSPOSED
+        for batch in (1, 3):
+            x = torch.randn(batch, n, generator=torch.Generator().manual_seed(batch), **DOUBLE)
+            torch.testing.assert_close(product(x[:, own]), (x @ matrix.T)[:, own], rtol=1e-12, atol=1e-12)
+            for products.MOST_TRANSPOSED in (0, most):
+                torch.testing.assert_close(product(x[:, own], True), (x @ matrix)[:, own], rtol=1e-12, atol=1e-12)
 
 
 def check_failures():
@@ -120,7 +174,9 @@ def test_unrolled_solves_on_several_ranks():
         # fewer rows than ranks: some hold none
         check_a_divided_system(WORLD.size - 1, ksp, symmetric, levels=(2,))
     check_a_divided_system(5, "gmres", False, members=3)
-    for ksp in ("richardson", "steepest_descent", "cg", "gmres", "bcgs"):
+    for ksp, each in (("richardson", 0), ("steepest_descent", 1), ("cg", 2), ("gmres", 2), ("bcgs", 3)):
         check_a_nullspace(ksp)
-        check_messages(ksp)
+        check_messages(ksp, each)
+    check_changed_values()
+    check_products()
     check_failures()

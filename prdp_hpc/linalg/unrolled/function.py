@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from prdp_hpc.linalg.bridge import like, to_host
 from prdp_hpc.linalg.inputs import is_batch, prepare
 from prdp_hpc.linalg.operator import Operator, SparseOperator
-from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver import Solver, check_unrolled
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
@@ -22,7 +22,6 @@ from prdp_hpc.linalg.unrolled.run import Run
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
 
 GMRES_RESTART = 30  # PETSc's default
-METHODS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
 
 
 def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
@@ -32,6 +31,9 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     stops at its own iteration, and the derivative takes that as given. The states of about √K iterations are kept, and
     those between computed again in the backward pass; Richardson's method with a gradient for b alone keeps none: its
     adjoint is the same iteration with Aᵀ and M⁻ᵀ.
+
+    A right-hand side that has reached the solution before K stops there. Its derivative stays that of the iterations done, which
+    need not be near the solution's: CG has an eigenvector after one iteration, and the derivative of that one alone.
 
     `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi, lu and cholesky are
     differentiated too; other linear ones are taken as constant and serve only where the values need no gradient.
@@ -55,18 +57,20 @@ class _UnrolledSolve(torch.autograd.Function):
         needs = ctx.needs_input_grad[:2]
         _check(solver, needs[0])
         prepare(operator, values, b, needs)
+        records = recording and any(needs)
         members = _loaded(operator, values)
-        system = UnrolledSystem(operator, _used(members, operator, values), values, solver)
-        method = _method(solver, system)
-        keeps_states = recording and any(needs) and (needs[0] or not method.is_stationary)
-        run = Run(method, system, solver.refinement, solver.report, keeps_states)
-        x = torch.empty(b.shape, dtype=torch.float64)
+        held = False
         try:
+            system = UnrolledSystem(operator, _used(members, operator, values), values, solver)
+            method = _method(solver, system)
+            keeps_states = records and (needs[0] or not method.is_stationary)
+            run = Run(method, system, solver.refinement, solver.report, keeps_states)
             x = run.forward(_rows(b)).view(b.shape)
+            held = records
         finally:
-            if not (recording and any(needs)):
+            if not held:
                 _give_back(operator, members)
-        if recording and any(needs):
+        if records:
             ctx.run, ctx.operator, ctx.members = run, operator, members
             ctx.loads = [member.loads for member in system.members]
             # Not what was made of them: torch sees a change in place.
@@ -78,7 +82,8 @@ class _UnrolledSolve(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         (grad,), run, operator = grads, ctx.run, ctx.operator
         values, b = ctx.saved_tensors
-        each = torch.from_numpy(to_host(values)) if is_batch(values) else [values]
+        # A function operator's values may have any shape, and are those of one matrix.
+        each = [values] if ctx.members is None else torch.from_numpy(to_host(values))
         for member, loads, own in zip(run.system.members, ctx.loads, each, strict=True):
             if member.loads != loads:
                 member.load(own)
@@ -108,16 +113,8 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method:
 
 
 def _check(solver: Solver, values_need_gradient: bool) -> None:
-    if solver.ksp not in METHODS:
-        raise ValueError(
-            f"differentiation='unrolled' knows the iterations of ksp={', '.join(METHODS)}, not of {solver.ksp!r}: "
-            "choose one of them, or differentiation='implicit'"
-        )
-    if solver.pc == "ksp":
-        raise ValueError(
-            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an iteration itself: choose another, "
-            "or differentiation='implicit'"
-        )
+    # Again: the differentiation may be set after the solver was made.
+    check_unrolled(solver.ksp, solver.pc)
     for key in solver.petsc_options:
         if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
             raise ValueError(f"differentiation='unrolled' does not know the option {key}: leave it out, or use 'implicit'")

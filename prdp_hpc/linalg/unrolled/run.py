@@ -56,7 +56,8 @@ class Run:
             For NaN in b or x, a breakdown, or a tolerance that was not reached.
         """
         start = time.perf_counter()
-        watch = Test(len(b), self._level, self.system.ksp.getTolerances()[2])
+        _, absolute, divergence, _ = self.system.ksp.getTolerances()
+        watch = Test(len(b), self._level, absolute, divergence)
         with torch.no_grad():
             right = self.system.without_nullspace(b)
             state = self.method.start(self.system, right, watch)

@@ -50,7 +50,7 @@ class Test:
     failures : (reason, iteration, which right-hand sides) of what went wrong.
     """
 
-    def __init__(self, batch: int, level: Refinement, divergence: float) -> None:
+    def __init__(self, batch: int, level: Refinement, absolute: float, divergence: float) -> None:
         self.is_tested = level.rtol is not None
         self.active = torch.ones(batch, 1, dtype=torch.float64)
         self.counts = torch.zeros(batch, 1, dtype=torch.int64)
@@ -58,6 +58,7 @@ class Test:
         self.iteration = 0
         self.limit = level.max_it or DEFAULT_MAX_IT
         self._target = (EXACT if level.rtol is None else level.rtol) ** 2
+        self._absolute = absolute**2 if self.is_tested else 0.0
         self._divergence = divergence**2
         self._first = torch.zeros(batch, 1, dtype=torch.float64)
 
@@ -75,7 +76,7 @@ class Test:
         """See `Watch`."""
         self._first = squared_norm.detach()
         self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
-        self._stop(self._first == 0.0)
+        self._stop(self._first <= self._absolute)
 
     def drop(self, which: Tensor, reason: int) -> None:
         """See `Watch`."""
@@ -94,7 +95,7 @@ class Test:
         self.drop(~torch.isfinite(norm), _REASONS.DIVERGED_NANORINF)
         if self.is_tested:
             self.drop(norm >= self._divergence * self._first, _REASONS.DIVERGED_DTOL)
-        self._stop(norm <= self._target * self._first)
+        self._stop(norm <= torch.clamp(self._target * self._first, min=self._absolute))
 
     def _stop(self, which: Tensor) -> None:
         self.active = torch.where(which, 0.0, self.active)

@@ -254,7 +254,8 @@ def test_entries_given_in_several_parts_and_a_zero_on_the_diagonal():
     rows, cols = [0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 0, 1, 2, 0, 1, 2]
     operator = SparseOperator(rows, cols, (3, 3), MPI.COMM_SELF)
     values = torch.tensor([1.0, 3.0, 1.0, 1.0, 3.0, 1.0, 0.5, 1.0, 0.0], **DOUBLE)
-    b = torch.randn(1, 3, **DOUBLE)
+    # From many others BiCGStab nearly breaks down with this matrix, and differences of rounding are all that is left.
+    b = torch.tensor([[1.0, 2.0, -1.0]], **DOUBLE)
     for ksp in ("richardson", "gmres", "bcgs"):
         wanted = solve(operator, values, b, Solver(ksp, "jacobi", 2))
         torch.testing.assert_close(solve(operator, values, b, unrolled(ksp, "jacobi", 2)), wanted, rtol=1e-12, atol=1e-14)

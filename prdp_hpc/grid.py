@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
@@ -17,8 +18,7 @@ from torch import Tensor
 
 from prdp_hpc.collective import raise_together
 from prdp_hpc.halo import Halo
-
-BOUNDARIES = ("dirichlet", "neumann", "periodic")
+from prdp_hpc.partition import BOUNDARIES, Partition
 
 
 class Grid:
@@ -35,6 +35,7 @@ class Grid:
         - periodic: `x_i = i h`, `h = L / n`.
     comm : the ranks that share the grid; default: all.
     length : length of the domain, one for all axes or one per axis; default 1.
+    group : the same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL); default: through MPI.
 
     Raises
     ------
@@ -53,6 +54,7 @@ class Grid:
         boundary: str | Sequence[str] = "dirichlet",
         comm: MPI.Comm | None = None,
         length: float | Sequence[float] = 1.0,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.comm = MPI.COMM_WORLD if comm is None else comm
         raise_together(self.comm, _wrong(shape, boundary, length))
@@ -61,14 +63,14 @@ class Grid:
         self.length = tuple(float(a) for a in _per_axis(length, len(self.shape)))
         if self.comm.size > 1 and len(set(self.comm.allgather((self.shape, self.boundary, self.length)))) > 1:
             raise ValueError("the ranks of one grid were given different shapes, boundaries or lengths")
-        self.dm = self._create_dm(width=1)
-        starts, sizes = self.dm.getCorners()
-        self.local_shape = tuple(sizes[::-1])
-        self.local_slices = tuple(slice(a, a + n) for a, n in zip(starts[::-1], self.local_shape, strict=True))
+        self.dm = self._create_dm()
+        parts = [np.cumsum([0, *sizes]).tolist() for sizes in self.dm.getOwnershipRanges()[::-1]]
+        self.partition = Partition(tuple(map(tuple, parts)), self.boundary, self.comm, group)
+        self.local_shape = self.partition.local_shape
+        self.local_slices = self.partition.local_slices
         self.n_local = math.prod(self.local_shape)
         self.spacing = tuple(
-            a / (n + 1) if b == "dirichlet" else a / n
-            for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
+            a / (n + 1) if b == "dirichlet" else a / n for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
         )
         self._halos: dict[int, Halo] = {}
 
@@ -134,8 +136,11 @@ class Grid:
         Collective. Raises ValueError on all ranks if a part of the grid is narrower than the halo taken from it.
         """
         self._check_local(local)
-        self._check_width(width)
-        return self._halo(width)(local)
+        if width < 1:
+            raise ValueError(f"a halo is at least 1 point wide, not {width}")
+        if width not in self._halos:
+            self._halos[width] = Halo(self.partition, width, width)
+        return self._halos[width](local)
 
     def replicated(self, parameter: Tensor) -> Tensor:
         """A parameter that every rank of the grid holds alike; its gradient is summed over the ranks."""
@@ -191,7 +196,7 @@ class Grid:
         sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
         return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
 
-    def _create_dm(self, width: int) -> Any:
+    def _create_dm(self) -> Any:
         kinds = {"periodic": PETSc.DM.BoundaryType.PERIODIC}
         try:
             return PETSc.DMDA().create(
@@ -200,33 +205,14 @@ class Grid:
                 sizes=self.shape[::-1],
                 boundary_type=tuple(kinds.get(b, PETSc.DM.BoundaryType.GHOSTED) for b in self.boundary[::-1]),
                 stencil_type=PETSc.DMDA.StencilType.BOX,
-                stencil_width=width,
+                stencil_width=1,
                 comm=self.comm,
             )
         except PETSc.Error as error:
             raise ValueError(
-                f"a grid of {self.shape} points cannot be divided among {self.comm.size} ranks with a halo of {width}: "
+                f"a grid of {self.shape} points cannot be divided among {self.comm.size} ranks: "
                 "use fewer grid ranks or more points"
             ) from error
-
-    def _halo(self, width: int) -> Halo:
-        if width not in self._halos:
-            dm = self.dm if width == 1 else self._create_dm(width)
-            self._halos[width] = Halo(dm, self.local_shape, tuple(kind == "periodic" for kind in self.boundary), width)
-        return self._halos[width]
-
-    def _check_width(self, width: int) -> None:
-        if width < 1:
-            raise ValueError(f"a halo is at least 1 point wide, not {width}")
-        # PETSc looks at each rank's own part only, and would raise on some ranks and leave the others waiting.
-        parts = self.dm.getOwnershipRanges()[::-1]
-        for boundary, sizes in zip(self.boundary, parts, strict=True):
-            narrowest = int(min(sizes))
-            if narrowest < width and (boundary == "periodic" or len(sizes) > 1):
-                raise ValueError(
-                    f"a halo of {width} points does not fit: the grid {self.shape} on {self.comm.size} ranks has a part "
-                    f"of {narrowest} points along one axis; use fewer grid ranks or more points"
-                )
 
     def _check_local(self, local: Tensor) -> None:
         if tuple(local.shape[-self.dim :]) != self.local_shape:

@@ -2,106 +2,167 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from petsc4py import PETSc
 from torch import Tensor
+
+from prdp_hpc.partition import Partition
+from prdp_hpc.transport import Message, transport_for
+
+CHANNELS_LAST: dict[int, torch.memory_format] = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""The memory format in which convolutions are fastest, by the number of a field's axes."""
+
+Index = tuple[Any, ...]
+DOWN, UP = 0, 1
 
 
 class Halo:
-    """From `(..., *local_shape)` to `(..., *(n + 2 width))`, and back by the adjoint; 0 beyond a boundary that is not periodic.
+    """From `(..., *local_shape)` to `(..., *(lower + n + upper))`, with the neighbours' points around; corners included.
+
+    Beyond a boundary that is not periodic stands 0, or, with `nearest`, the outermost point again along Neumann axes.
+    Differentiable as often as you like: the adjoint adds ghost contributions to their owners. Both ways are collective. The
+    axes are exchanged one after the other, each over the ghost points of those before, so that a rank sends two messages an
+    axis, whatever the batch.
 
     Parameters
     ----------
-    dm : a DMDA with box stencil and `width` ghost points; collective calls are over its ranks.
-    local_shape : this rank's points per axis, in torch's order.
-    periodic : per axis.
-    width : neighbour points on each side of each axis; on a periodic axis at most the narrowest rank's points.
+    partition : who has what.
+    lower, upper : points before and after the part, one number or one per axis.
+    nearest : see above; default False.
 
-    Notes
-    -----
-    PETSc manual pages: DMGlobalToLocal, DMLocalToGlobal, DMGetGlobalVector.
+    Raises
+    ------
+    ValueError
+        On all ranks, for a part that is narrower than what its neighbour takes from it.
     """
 
-    def __init__(self, dm: Any, local_shape: tuple[int, ...], periodic: tuple[bool, ...], width: int) -> None:
-        self.dm, self.local_shape, self.width = dm, local_shape, width
-        dim = len(local_shape)
-        self._alone = dm.comm.size == 1
-        # Counted from the end, as axes of a batch of fields.
-        self._periodic = [axis - dim for axis in range(dim) if periodic[axis]]
-        self._inside: Any = (Ellipsis, *(slice(width, -width),) * dim)
-        self._padded_shape = tuple(n + 2 * width for n in local_shape)
+    def __init__(
+        self, partition: Partition, lower: int | Sequence[int], upper: int | Sequence[int], nearest: bool = False
+    ) -> None:
+        self.partition, dim = partition, partition.dim
+        self._lower = (lower,) * dim if isinstance(lower, int) else tuple(lower)
+        self._upper = (upper,) * dim if isinstance(upper, int) else tuple(upper)
+        self._nearest = tuple(nearest and kind == "neumann" for kind in partition.boundary)
+        self._local_shape = partition.local_shape
+        self._padded_shape = tuple(a + n + b for a, n, b in zip(self._lower, self._local_shape, self._upper, strict=True))
+        self._inside = self._index(dim)
+        self._check()
 
     def __call__(self, local: Tensor) -> Tensor:
-        """The padded fields; differentiable, collective."""
-        padded: Tensor = _Halo.apply(local, self)  # type: ignore[no-untyped-call]
+        """The padded fields, in the memory format of the given ones."""
+        padded: Tensor = _Pad.apply(local, self)  # type: ignore[no-untyped-call]
         return padded
 
     def pad(self, local: Tensor) -> Tensor:
-        """The padded fields, for any type and device."""
-        return self._wrap(local) if self._alone else self._exchange(local)
+        """The padded fields, without gradients."""
+        shape = (*local.shape[: -self.partition.dim], *self._padded_shape)
+        padded = torch.empty(shape, dtype=local.dtype, device=local.device, memory_format=_memory_format(local))
+        padded[self._inside] = local
+        for axis in range(self.partition.dim):
+            self._fill(padded, axis)
+        return padded
 
     def fold(self, padded: Tensor) -> Tensor:
         """The adjoint of `pad`: what stands in ghost points is added to their owners."""
-        return self._unwrap(padded) if self._alone else self._exchange_back(padded)
+        total = padded.clone(memory_format=_memory_format(padded))
+        for axis in reversed(range(self.partition.dim)):
+            self._add(total, axis)
+        return total[self._inside].contiguous(memory_format=_memory_format(padded))
 
-    def _wrap(self, local: Tensor) -> Tensor:
-        padded, width = local.new_zeros(*self._lead(local), *self._padded_shape), self.width
-        padded[self._inside] = local
-        # Axis after axis, each over the whole length of the others: so the corners come out right.
-        for axis in self._periodic:
-            n = self.local_shape[axis]
-            padded.narrow(axis, 0, width).copy_(padded.narrow(axis, n, width))
-            padded.narrow(axis, n + width, width).copy_(padded.narrow(axis, width, width))
-        return padded
+    def _fill(self, padded: Tensor, axis: int) -> None:
+        """The ghost points of an axis; those of earlier axes are there already."""
+        first, last, before, after = self._slabs(axis)
+        below, above = self._neighbours(axis)
+        sent = self._messages(padded, (below, DOWN, first), (above, UP, last))
+        received = self._messages(padded, (above, DOWN, after), (below, UP, before), empty=True)
+        self._travel(padded, sent, received)
+        self._store(padded, received, {DOWN: after, UP: before}, add=False)
+        for rank, ghost, source, edge in ((below, before, last, 0), (above, after, first, -1)):
+            if rank == self.partition.comm.rank:
+                padded[ghost] = padded[source]
+            elif rank is None:
+                padded[ghost] = padded[self._edge(axis, edge)] if self._nearest[axis] else 0.0
 
-    def _unwrap(self, padded: Tensor) -> Tensor:
-        total, width = padded.clone(), self.width
-        for axis in reversed(self._periodic):
-            n = self.local_shape[axis]
-            total.narrow(axis, n, width).add_(total.narrow(axis, 0, width))
-            total.narrow(axis, width, width).add_(total.narrow(axis, n + width, width))
-        return total[self._inside].contiguous()
+    def _add(self, total: Tensor, axis: int) -> None:
+        """The adjoint of `_fill`."""
+        first, last, before, after = self._slabs(axis)
+        below, above = self._neighbours(axis)
+        sent = self._messages(total, (below, DOWN, before), (above, UP, after))
+        received = self._messages(total, (above, DOWN, last), (below, UP, first), empty=True)
+        self._travel(total, sent, received)
+        self._store(total, received, {DOWN: last, UP: first}, add=True)
+        for rank, ghost, source, edge in ((below, before, last, 0), (above, after, first, -1)):
+            if rank == self.partition.comm.rank:
+                total[source] += total[ghost]
+            elif rank is None and self._nearest[axis]:
+                total[self._edge(axis, edge)] += total[ghost].sum(axis - self.partition.dim, keepdim=True)
 
-    def _exchange(self, local: Tensor) -> Tensor:
-        fields = _host(local, math.prod(self.local_shape))
-        out = np.empty((len(fields), math.prod(self._padded_shape)))
-        # The DM keeps the vectors that it lends, and they keep what they held.
-        source, target = self.dm.getGlobalVec(), self.dm.getLocalVec()
-        target.set(0.0)
-        for field, padded in zip(fields, out, strict=True):
-            source.setArray(field)
-            self.dm.globalToLocal(source, target)
-            padded[:] = target.getArray(readonly=True)
-        self.dm.restoreGlobalVec(source)
-        self.dm.restoreLocalVec(target)
-        return torch.from_numpy(out).reshape(*self._lead(local), *self._padded_shape).to(local)
+    def _neighbours(self, axis: int) -> tuple[int | None, int | None]:
+        return self.partition.neighbour(axis, -1), self.partition.neighbour(axis, 1)
 
-    def _exchange_back(self, padded: Tensor) -> Tensor:
-        fields = _host(padded, math.prod(self._padded_shape))
-        out = np.empty((len(fields), math.prod(self.local_shape)))
-        source, target = self.dm.getLocalVec(), self.dm.getGlobalVec()
-        for ghosted, field in zip(fields, out, strict=True):
-            source.setArray(ghosted)
-            target.set(0.0)
-            self.dm.localToGlobal(source, target, addv=PETSc.InsertMode.ADD_VALUES)
-            field[:] = target.getArray(readonly=True)
-        self.dm.restoreLocalVec(source)
-        self.dm.restoreGlobalVec(target)
-        return torch.from_numpy(out).reshape(*self._lead(padded), *self.local_shape).to(padded)
+    def _slabs(self, axis: int) -> tuple[Index, Index, Index, Index]:
+        """What the neighbours need of this rank (first and last points), and the ghost points before and after."""
+        a, n, b = self._lower[axis], self._local_shape[axis], self._upper[axis]
+        ranges = ((a, a + b), (n, n + a), (0, a), (a + n, a + n + b))
+        first, last, before, after = (self._index(axis, slice(*ends)) for ends in ranges)
+        return first, last, before, after
 
-    def _lead(self, fields: Tensor) -> torch.Size:
-        return fields.shape[: -len(self.local_shape)]
+    def _edge(self, axis: int, end: int) -> Index:
+        """The outermost own points of an axis, at its beginning (0) or its end (−1)."""
+        at = self._lower[axis] + (0 if end == 0 else self._local_shape[axis] - 1)
+        return self._index(axis, slice(at, at + 1))
+
+    def _index(self, axis: int, part: slice | None = None) -> Index:
+        """A part of one axis; of later axes the own points, of earlier ones all. `axis = dim`: the own points of all axes."""
+        own = [slice(a, a + n) for a, n in zip(self._lower, self._local_shape, strict=True)]
+        if part is None:
+            return (Ellipsis, *own)
+        return (Ellipsis, *(slice(None) for _ in range(axis)), part, *own[axis + 1 :])
+
+    def _messages(self, fields: Tensor, *ends: tuple[int | None, int, Index], empty: bool = False) -> list[Message]:
+        """One to or from each other rank that has points to give; ordered by way, as both sides must be."""
+        messages = []
+        for rank, way, index in ends:
+            if rank is None or rank == self.partition.comm.rank:
+                continue
+            slab = fields[index]
+            if slab.numel():
+                tensor = torch.empty(slab.shape, dtype=slab.dtype, device=slab.device) if empty else slab.contiguous()
+                # A slab that is contiguous already is a view of the fields.
+                messages.append(Message(rank, way, tensor))
+        return messages
+
+    def _travel(self, fields: Tensor, sent: list[Message], received: list[Message]) -> None:
+        if sent or received:
+            transport_for(self.partition.comm, self.partition.group, fields.device).exchange(sent, received)
+
+    def _store(self, fields: Tensor, received: list[Message], places: dict[int, Index], add: bool) -> None:
+        for message in received:
+            if add:
+                fields[places[message.way]] += message.tensor
+            else:
+                fields[places[message.way]] = message.tensor
+
+    def _check(self) -> None:
+        for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):
+            width, narrowest = max(a, b), self.partition.narrowest(axis)
+            if narrowest < width and (self.partition.boundary[axis] == "periodic" or self.partition.parts[axis] > 1):
+                raise ValueError(
+                    f"a halo of {width} points does not fit: the grid {self.partition.shape} on {self.partition.comm.size} ranks "
+                    f"has a part of {narrowest} points along one axis; use fewer grid ranks or more points"
+                )
 
 
-def _host(fields: Tensor, points: int) -> Any:
-    return fields.detach().to(device="cpu", dtype=torch.float64).reshape(-1, points).contiguous().numpy()
+def _memory_format(fields: Tensor) -> torch.memory_format:
+    last = CHANNELS_LAST.get(fields.dim())
+    if last is None or fields.is_contiguous() or not fields.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
-class _Halo(torch.autograd.Function):
+class _Pad(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor, halo: Halo) -> Tensor:
         ctx.halo = halo
@@ -109,4 +170,15 @@ class _Halo(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.halo.fold(grads[0]), None
+        return _Fold.apply(grads[0], ctx.halo), None  # type: ignore[no-untyped-call]
+
+
+class _Fold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, halo: Halo) -> Tensor:
+        ctx.halo = halo
+        return halo.fold(padded)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Pad.apply(grads[0], ctx.halo), None  # type: ignore[no-untyped-call]

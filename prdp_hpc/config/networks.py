@@ -28,9 +28,20 @@ class ResNetSection(Section):
     activation: Activation = "relu"
 
 
+class UNetSection(Section):
+    """A U-Net: the width of its finest level, its coarser levels and its activation."""
+
+    kind: Literal["unet"]
+    channels: Count = 32
+    depth: Count = 3
+    activation: Activation = "relu"
+
+
 def _with_kind(value: Any) -> Any:
     """A section that names no kind is an MLP."""
     return {"kind": "mlp", **value} if isinstance(value, dict) else value
 
 
-NetworkSection = Annotated[Annotated[MLPSection | ResNetSection, Discriminator("kind")], BeforeValidator(_with_kind)]
+NetworkSection = Annotated[
+    Annotated[MLPSection | ResNetSection | UNetSection, Discriminator("kind")], BeforeValidator(_with_kind)
+]

@@ -76,7 +76,7 @@ class CorrectorTask(SupervisedTask):
 
     def _corrected_step(self, physics: Stepper, network: nn.Module, state: Tensor) -> Tensor:
         coarse = self._step(physics, state)
-        return coarse + self._on_whole(network, coarse)
+        return coarse + self._apply(network, coarse)
 
     def _errors(self, state: Tensor, step: int) -> list[float]:
         """The errors of one step by channel, means over the samples of all replicas."""

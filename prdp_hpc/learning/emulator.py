@@ -42,13 +42,13 @@ class EmulatorTask(SupervisedTask):
         with torch.no_grad():
             state = self._validation[:, 0]
             for step, scales in enumerate(self._scales, start=1):
-                state = self._on_whole(self.network, state)
+                state = self._apply(self.network, state)
                 squares = self._squares(state - self._validation[:, step]).sum(axis=1)
                 errors[f"error_{step}"] = float((squares / scales).mean())
         return {"error": errors[f"error_{self._steps}"], **errors}
 
     def _squared_error(self, trajectories: Tensor) -> Tensor:
-        first = self._on_whole(self._ddp, trajectories[:, 0])
+        first = self._apply(self._ddp, trajectories[:, 0])
         return (self._step(self._physics, first) - trajectories[:, self._steps]).square().sum()
 
     def _validation_scales(self, data: TrajectoryFile) -> list[NDArray[np.float64]]:

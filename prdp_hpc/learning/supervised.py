@@ -23,7 +23,7 @@ from prdp_hpc.learning.stepper import Stepper, build_stepper
 from prdp_hpc.learning.task import Stopwatch
 from prdp_hpc.linalg import Solver
 from prdp_hpc.mesh import ProcessMesh
-from prdp_hpc.networks import build_network
+from prdp_hpc.networks import build_network, works_on_parts
 
 SMALL = 10_000_000
 """Products of a network's forward pass over a batch, below which one thread is fastest."""
@@ -32,9 +32,10 @@ SMALL = 10_000_000
 class SupervisedTask(ABC):
     """A network trained on mini-batches of trajectories, through a physics step at the solver's level.
 
-    The fields are divided among the grid ranks of a replica, each batch among the replicas. The ranks of a replica run the
-    network alike on whole fields. Every rank weighs its part of the loss so that DDP's mean over the replicas is the
-    gradient of the whole loss, whatever the split.
+    The fields are divided among the grid ranks of a replica, each batch among the replicas. A convolutional network runs on
+    each rank's part, and DDP reduces over all ranks; an MLP runs on whole fields, alike on the ranks of a replica, and DDP
+    reduces over the replicas. Every rank weighs its part of the loss so that DDP's mean is the gradient of the whole loss,
+    whatever the split.
 
     With the precision bfloat16 the network's layers run in it (torch.autocast), to whose 8 bits of mantissa splits then
     agree; parameters, fields and losses stay in float32.
@@ -57,15 +58,17 @@ class SupervisedTask(ABC):
                 f"{len(self._physics.channels)}: {', '.join(self._physics.channels)}"
             )
         arguments = config.network.model_dump(exclude={"kind"})
-        network = build_network(config.network.kind, grid.shape, grid.boundary, count, arguments, seed=config.seed)
+        network = build_network(config.network.kind, grid.partition, count, arguments, seed=config.seed)
         self.network = network.to(device=mesh.device, dtype=self._dtype)
-        _limit_threads(self.network, grid.size, config.training.batch_size)
+        _limit_threads(self.network, grid.n_local, config.training.batch_size)
+        self._on_parts = works_on_parts(config.network.kind)
+        # What DDP takes the mean over.
+        self._reduced = mesh.world.size if self._on_parts else mesh.replicas
         self._ddp: nn.Module = self.network
-        if mesh.replica_group is not None:
+        if self._reduced > 1:
             devices = [mesh.device] if mesh.device.type == "cuda" else None
-            self._ddp = DistributedDataParallel(
-                self.network, devices, process_group=mesh.replica_group, gradient_as_bucket_view=True
-            )
+            group = None if self._on_parts else mesh.replica_group
+            self._ddp = DistributedDataParallel(self.network, devices, process_group=group, gradient_as_bucket_view=True)
         training = config.training
         # One fused kernel a step: the optimiser would otherwise cost more than forward and backward together.
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
@@ -87,7 +90,7 @@ class SupervisedTask(ABC):
             losses = [self._train_step(batch) for batch in self._sampler.batches(epoch)]
         total = torch.stack(losses).cpu().to(torch.float64).numpy().copy()
         self._mesh.world.Allreduce(MPI.IN_PLACE, total)
-        return float(total.mean() / self._mesh.replicas)
+        return float(total.mean() / self._reduced)
 
     def gradient(self) -> Tensor:
         """The gradient of the first batch's loss for all parameters, as one vector; collective, equal on all ranks."""
@@ -124,16 +127,16 @@ class SupervisedTask(ABC):
         """Put the gradient of a batch's loss into the parameters; this rank's part of the loss."""
         mine = torch.as_tensor(share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long)
         self._optimiser.zero_grad(set_to_none=True)
-        weight = self._mesh.replicas / (len(batch) * self._train.shape[2] * self._grid.size)
+        weight = self._reduced / (len(batch) * self._train.shape[2] * self._grid.size)
         loss = self._squared_error(self._train[mine]) * weight
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _on_whole(self, network: nn.Module, fields: Tensor) -> Tensor:
-        """This rank's part of what a network makes of the whole fields; collective."""
+    def _apply(self, network: nn.Module, fields: Tensor) -> Tensor:
+        """This rank's part of what a network makes of the fields; collective."""
         with torch.autocast(self._mesh.device.type, torch.bfloat16, enabled=self._half):
-            whole = network(self._grid.gather(fields))
-        return self._grid.scatter(whole.to(fields.dtype))
+            output = network(fields if self._on_parts else self._grid.gather(fields)).to(fields.dtype)
+        return output if self._on_parts else self._grid.scatter(output)
 
     def _step(self, physics: Stepper, state: Tensor) -> Tensor:
         """A step of physics; a replica without samples has nothing to solve."""

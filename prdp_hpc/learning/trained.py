@@ -10,7 +10,8 @@ from torch import nn
 
 from prdp_hpc.config import InverseConfig, SupervisedConfig, load_config
 from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints
-from prdp_hpc.networks import build_network
+from prdp_hpc.networks import build_network, works_on_parts
+from prdp_hpc.partition import Partition
 
 
 def load_network(folder: str | Path) -> nn.Module:
@@ -28,8 +29,7 @@ def load_network(folder: str | Path) -> nn.Module:
     weights = state["task"]["network"]
     network = build_network(
         config.network.kind,
-        config.grid.shape,
-        config.grid.boundary,
+        Partition.whole(config.grid.shape, config.grid.boundary),
         _channels(config, weights),
         config.network.model_dump(exclude={"kind"}),
         seed=config.seed,
@@ -54,6 +54,6 @@ def trained_state(folder: str | Path) -> tuple[SupervisedConfig, dict[str, Any]]
 def _channels(config: SupervisedConfig, weights: dict[str, Any]) -> int:
     """Channels of the fields that the network was made for, from its first layer."""
     first = next(iter(weights.values()))
-    if config.network.kind == "resnet":
+    if works_on_parts(config.network.kind):
         return int(first.shape[1])
     return int(first.shape[1]) // math.prod(config.grid.shape)

@@ -1,7 +1,20 @@
-"""Neural networks on fields of shape (batch, channels, *grid shape)."""
+"""Neural networks on fields of shape (batch, channels, *shape): whole ones, or each rank's part."""
 
-from prdp_hpc.networks.build import build_network
+from prdp_hpc.networks.build import build_network, works_on_parts
+from prdp_hpc.networks.convolutions import Convolution, Pooling, TransposedConvolution
 from prdp_hpc.networks.mlp import MLP
+from prdp_hpc.networks.normalisation import GroupNorm
 from prdp_hpc.networks.resnet import ResNet
+from prdp_hpc.networks.unet import UNet
 
-__all__ = ["MLP", "ResNet", "build_network"]
+__all__ = [
+    "MLP",
+    "Convolution",
+    "GroupNorm",
+    "Pooling",
+    "ResNet",
+    "TransposedConvolution",
+    "UNet",
+    "build_network",
+    "works_on_parts",
+]

@@ -42,9 +42,7 @@ def made(monkeypatch):
     return items
 
 
-@given(
-    n=st.integers(1, 15), count=st.integers(1, 4), rights=st.integers(1, 3), seed=st.integers(0, 1000), method=METHODS
-)
+@given(n=st.integers(1, 15), count=st.integers(1, 4), rights=st.integers(1, 3), seed=st.integers(0, 1000), method=METHODS)
 def test_a_batch_equals_single_solves(n, count, rights, seed, method):
     operator, matrices, values = batch(count, n, seed)
     b, grad = torch.randn(2, count * rights, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -31,9 +31,7 @@ def dense(p):
 @pytest.mark.parametrize("own", [None, transposed])
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
 def test_gradients_are_derivatives(own, pc):
-    operator = FunctionOperator(
-        apply, N, MPI.COMM_SELF, apply_transpose=own, diagonal=lambda p: BASE.diagonal() + p[1]
-    )
+    operator = FunctionOperator(apply, N, MPI.COMM_SELF, apply_transpose=own, diagonal=lambda p: BASE.diagonal() + p[1])
     solver = Solver("gmres", pc, 1e-13)
     p = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
     b = torch.randn(2, N, dtype=torch.float64, requires_grad=True)

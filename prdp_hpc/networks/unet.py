@@ -1,0 +1,108 @@
+"""U-Net, on whole fields or on each rank's part of them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from prdp_hpc.networks.activations import activation_of
+from prdp_hpc.networks.convolutions import CONVOLUTIONS, Convolution, TransposedConvolution, fastest_format, in_fastest_format
+from prdp_hpc.networks.normalisation import GroupNorm
+from prdp_hpc.partition import Partition
+
+GROUPS = 8
+"""Groups of channels that are normalised together; fewer where the width is no multiple of 8."""
+
+
+class UNet(nn.Module):
+    """Down to coarser grids and up again, with what each level had on the way down put beside what comes up.
+
+    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any partition it is the same map of
+    the whole field. A level is two times `conv → GroupNorm → σ`; on the way down a convolution of stride 2 halves the points
+    and doubles the channels, on the way up a transposed one does the reverse; the last layer projects each point.
+    Convolutions are 3 points wide and look across the boundary as the grid's says. Collective over the ranks of
+    the partition; each rank's gradients of the parameters are its part of the sum.
+
+    Parameters
+    ----------
+    partition : `grid.partition`, or `Partition.whole(shape, boundary)`.
+    channels : width of the finest level; default 32.
+    depth : coarser levels; default 3. A periodic axis needs a multiple of `2^depth` points.
+    activation : "relu" (default), "tanh" or "gelu".
+
+    Raises
+    ------
+    ValueError
+        For a number out of range, an unknown name, or a grid or its parts that are too small; in a call, for a field
+        that does not fit.
+
+    Source: Ronneberger et al., U-Net, 2015; with group normalisation as usual for PDEs (Gupta and Brandstetter, 2022).
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        in_channels: int,
+        out_channels: int,
+        channels: int = 32,
+        depth: int = 3,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        if min(in_channels, out_channels, channels, depth) < 1:
+            raise ValueError(
+                f"a U-Net needs at least 1 channel and 1 coarser level, not {in_channels} in, {out_channels} out, "
+                f"network.channels={channels}, network.depth={depth}"
+            )
+        self._in_channels, self._local_shape = in_channels, partition.local_shape
+        levels = _levels(partition, depth)
+        widths = [channels * 2**level for level in range(depth + 1)]
+        self.lift = _Level(levels[0], in_channels, widths[0], activation)
+        self.down = nn.ModuleList(
+            nn.Sequential(Convolution(fine, w, 2 * w, stride=2), _Level(coarse, 2 * w, 2 * w, activation))
+            for fine, coarse, w in zip(levels[:-1], levels[1:], widths[:-1], strict=True)
+        )
+        self.up = nn.ModuleList(TransposedConvolution(fine, 2 * w, w) for fine, w in zip(levels[:-1], widths[:-1], strict=True))
+        self.merge = nn.ModuleList(_Level(fine, 2 * w, w, activation) for fine, w in zip(levels[:-1], widths[:-1], strict=True))
+        self.project = CONVOLUTIONS[partition.dim](channels, out_channels, 1)
+        fastest_format(self, partition.dim)
+
+    def forward(self, field: Tensor) -> Tensor:
+        """The network on this rank's part."""
+        if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
+            raise ValueError(
+                f"the field has shape {tuple(field.shape)}, but the U-Net needs (B, {self._in_channels}, "
+                f"{', '.join(map(str, self._local_shape))}); build it for this grid"
+            )
+        states = [self.lift(in_fastest_format(field))]
+        for down in self.down:
+            states.append(down(states[-1]))
+        state = states.pop()
+        for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):
+            state = merge(torch.cat([states.pop(), up(state)], dim=1))
+        output: Tensor = self.project(state)
+        return output.contiguous()
+
+
+class _Level(nn.Sequential):
+    """Two times convolution, normalisation, activation."""
+
+    def __init__(self, partition: Partition, in_channels: int, channels: int, activation: str) -> None:
+        groups = math.gcd(GROUPS, channels)
+        layers: list[nn.Module] = []
+        for width in (in_channels, channels):
+            layers += [Convolution(partition, width, channels), GroupNorm(partition, groups, channels), activation_of(activation)]
+        super().__init__(*layers)
+
+
+def _levels(partition: Partition, depth: int) -> list[Partition]:
+    """The partitions of all levels, finest first."""
+    levels = [partition]
+    for level in range(1, depth + 1):
+        try:
+            levels.append(levels[-1].coarsen(2))
+        except ValueError as error:
+            raise ValueError(f"network.depth={depth} does not fit: level {level}: {error}, or a smaller depth") from None
+    return levels

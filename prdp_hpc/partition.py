@@ -1,0 +1,116 @@
+"""Which rank has which part of a structured grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import torch.distributed as dist
+from mpi4py import MPI
+
+BOUNDARIES = ("dirichlet", "neumann", "periodic")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A grid cut along each axis, one block a rank; the ranks are numbered as the blocks lie, the last axis fastest.
+
+    Attributes
+    ----------
+    bounds : per axis, where the parts start, and the end: part i is `bounds[i] … bounds[i + 1] − 1`.
+    boundary : per axis "dirichlet", "neumann" or "periodic".
+    comm : the ranks, as many as there are blocks.
+    group : the same ranks in torch.distributed, for exchanges between GPUs; None: through MPI.
+    """
+
+    bounds: tuple[tuple[int, ...], ...]
+    boundary: tuple[str, ...]
+    comm: MPI.Comm = field(default_factory=lambda: MPI.COMM_SELF, compare=False)
+    group: dist.ProcessGroup | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        blocks = math.prod(len(bounds) - 1 for bounds in self.bounds)
+        if blocks != self.comm.size:
+            raise ValueError(f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}")
+
+    @classmethod
+    def whole(cls, shape: Sequence[int], boundary: str | Sequence[str]) -> Partition:
+        """The grid of one rank; `ValueError` for a boundary that is not known, or not one for each axis."""
+        per_axis = (boundary,) * len(shape) if isinstance(boundary, str) else tuple(boundary)
+        if len(per_axis) != len(shape) or not set(per_axis) <= set(BOUNDARIES):
+            raise ValueError(
+                f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}"
+            )
+        return cls(tuple((0, int(n)) for n in shape), per_axis)
+
+    @property
+    def dim(self) -> int:
+        """Number of axes."""
+        return len(self.bounds)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points of the whole grid per axis."""
+        return tuple(bounds[-1] for bounds in self.bounds)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Number of parts per axis."""
+        return tuple(len(bounds) - 1 for bounds in self.bounds)
+
+    @cached_property
+    def place(self) -> tuple[int, ...]:
+        """Which part of each axis this rank has."""
+        place, rank = [], self.comm.rank
+        for count in reversed(self.parts):
+            rank, part = divmod(rank, count)
+            place.append(part)
+        return tuple(reversed(place))
+
+    @property
+    def local_slices(self) -> tuple[slice, ...]:
+        """This rank's points of the whole grid."""
+        return tuple(slice(bounds[i], bounds[i + 1]) for bounds, i in zip(self.bounds, self.place, strict=True))
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """This rank's points per axis."""
+        return tuple(part.stop - part.start for part in self.local_slices)
+
+    def narrowest(self, axis: int) -> int:
+        """Points of the smallest part along an axis."""
+        return min(stop - start for start, stop in pairwise(self.bounds[axis]))
+
+    def neighbour(self, axis: int, step: int) -> int | None:
+        """The rank `step` (−1 or 1) parts further along an axis, across a periodic boundary too; None beyond another boundary."""
+        place, count = list(self.place), self.parts[axis]
+        place[axis] += step
+        if self.boundary[axis] == "periodic":
+            place[axis] %= count
+        elif not 0 <= place[axis] < count:
+            return None
+        rank = 0
+        for part, parts in zip(place, self.parts, strict=True):
+            rank = rank * parts + part
+        return rank
+
+    def coarsen(self, factor: int = 2) -> Partition:
+        """Every `factor`-th point, `0, factor, …`: each rank keeps those of its own part.
+
+        Raises `ValueError` on all ranks where a part would have none left, or where a periodic axis cannot be divided.
+        """
+        for axis, (n, kind) in enumerate(zip(self.shape, self.boundary, strict=True)):
+            if kind == "periodic" and n % factor:
+                raise ValueError(
+                    f"axis {axis} of the periodic grid {self.shape} cannot be coarsened: {n} is not a multiple of {factor}"
+                )
+        bounds = tuple(tuple(-(-start // factor) for start in starts) for starts in self.bounds)
+        coarse = Partition(bounds, self.boundary, self.comm, self.group)
+        if min(coarse.narrowest(axis) for axis in range(self.dim)) < 1:
+            raise ValueError(
+                f"the grid {self.shape} on {self.parts} parts is too small to coarsen: a part would be empty; use fewer ranks"
+            )
+        return coarse

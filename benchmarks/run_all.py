@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("overhead.py", "against_torch_sla.py")
+BENCHMARKS = ("overhead.py", "against_torch_sla.py", "scaling.py")
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run a command; users' mistakes end with exit code 2 and one message."""
     arguments = _arguments(argv)
-    if arguments.command == "plot" and _launch_rank() > 0:
+    if arguments.command in ("plot", "plan") and _launch_rank() > 0:
         return  # works on files alone: one rank is enough
     # Threads that spin while they wait cost little on idle cores and a multiple of the run time on busy ones. Read when
     # torch is loaded, which the commands do.
@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", metavar="FILE", help="where to write (default: where run and compare look)")
     gradients = _config_command(commands, "gradients", "how exact gradients through K iterations are, implicit and unrolled")
     gradients.add_argument("--out", metavar="PNG", help="the figure's file")
+    plan = _config_command(commands, "plan", "the best split of ranks into replicas and grid ranks, by a model; runs nothing")
+    plan.add_argument("--ranks", type=_count, required=True, metavar="N", help="ranks to divide")
+    plan.add_argument("--machine", default="cpu", metavar="NAME", help="cpu (default), gpu, or a file of benchmarks/scaling.py")
+    plan.add_argument("--iterations", type=_count, metavar="K", help="iterations of a solve (default: full refinement's)")
     plot = commands.add_parser("plot", help="draw finished or running runs, from their files alone")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders; or one folder of a comparison")
     plot.add_argument("--out", metavar="PNG", help="the figure's file")
@@ -79,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")
     return parser
+
+
+def _count(text: str) -> int:
+    """A positive whole number, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
 
 
 def _config_command(commands: Any, name: str, help_text: str, resumable: bool = False) -> argparse.ArgumentParser:

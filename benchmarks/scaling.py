@@ -1,0 +1,221 @@
+"""Strong and weak scaling of a training step and its parts, against the model of `prdp-hpc plan`.
+
+    python benchmarks/scaling.py [--quick]
+
+The model's numbers are fitted to problems of one rank (one on each core at once, since cores share memory), its latency and
+bandwidth of messages to a ping-pong. It then predicts training steps on several ranks, which are measured: the target is 20 %
+on 2 ranks. Messages, bytes and sums are those of PETSc's log and of the halo's own count. Writes `results/scaling.json`,
+`results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.common import RESULTS, save, table
+from prdp_hpc.config import EmulatorConfig, validate
+from prdp_hpc.files import write_json
+from prdp_hpc.planning import MACHINES, Machine, StepCost, best, splits, step_cost, workload_of
+
+TARGET = 0.2
+PARTS = ("solver", "adjoint", "network", "step")
+CHILD = Path(__file__).with_name("scaling_ranks.py")
+LARGE = {"train": 8, "validation": 1, "modes": 5}
+
+
+def config(shape: list[int], output: str, batch: int = 4) -> EmulatorConfig:
+    """The heat emulator with a ResNet that the ranks divide, CG with Jacobi."""
+    content = {
+        "task": "emulator",
+        "name": "scaling",
+        "output": output,
+        "grid": {"shape": shape},
+        "physics": {"pde": "heat", "diffusivity": 1e-3, "dt": 1.0},
+        "solver": {"ksp": "cg", "pc": "jacobi"},
+        "refinement": {"schedule": "constant", "level": 20},
+        "network": {"kind": "resnet", "channels": 16, "blocks": 2},
+        "training": {"epochs": 1, "batch_size": batch},
+        "data": LARGE,
+    }
+    found = validate(content, "benchmark")
+    assert isinstance(found, EmulatorConfig)
+    return found
+
+
+def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
+    """What `scaling_ranks.py` measures on some ranks, one thread each."""
+    command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(ranks), sys.executable, str(CHILD), action]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    ended = subprocess.run([*command, json.dumps(arguments)], capture_output=True, text=True, env=environment, check=False)
+    if ended.returncode != 0:
+        raise SystemExit(ended.stderr)
+    measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return measured
+
+
+def fitted_machine(cores: int, repetitions: int) -> Machine:
+    """The machine as one rank on each core sees it."""
+    one = on_ranks(cores, "calibrate", repetitions=repetitions)
+    wire = on_ranks(2, "wire", repetitions=repetitions)
+    return Machine(
+        name="this machine",
+        **one,
+        latency=wire["latency"],
+        link=wire["link"],
+        node_link=wire["link"],
+        ranks_per_node=cores,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / cores,
+    )
+
+
+def cases(size: int, ranks: list[int]) -> list[tuple[str, list[int], int, int]]:
+    """Kind, shape, replicas and grid ranks of each measurement."""
+    found = []
+    for count in ranks:
+        found.append(("strong, grid ranks", [size, size], 1, count))
+        if count > 1:
+            found.append(("strong, replicas", [size, size], count, 1))
+            found.append(("weak, grid ranks", [size * count, size], 1, count))
+    return found
+
+
+def predicted(cost: StepCost) -> dict[str, float]:
+    """The model's seconds by the names of what is measured."""
+    return {"solver": cost.solver, "adjoint": cost.adjoint, "network": cost.network, "step": cost.total}
+
+
+def measure(size: int, ranks: list[int], repetitions: int, machine: Machine, folder: str) -> list[dict[str, Any]]:
+    """Every case, measured and predicted."""
+    rows = []
+    for kind, shape, replicas, grid_ranks in cases(size, ranks):
+        one = config(shape, folder)
+        found = on_ranks(
+            replicas * grid_ranks, "train", config=one.model_dump(mode="json"), grid_ranks=grid_ranks, repetitions=repetitions
+        )
+        cost = step_cost(workload_of(one), machine, replicas, grid_ranks)
+        model = predicted(cost)
+        rows.append(
+            {
+                "kind": kind,
+                "shape": shape,
+                "replicas": replicas,
+                "grid_ranks": grid_ranks,
+                "measured": found,
+                "predicted": model,
+                "predicted_traffic": {"messages": cost.messages, "bytes": cost.sent, "sums": cost.sums},
+                "difference": {part: model[part] / found[part] - 1.0 for part in PARTS},
+            }
+        )
+        print(f"{kind}, {replicas} × {grid_ranks}: step {found['step']:.3f} s, predicted {model['step']:.3f} s", flush=True)
+    return rows
+
+
+def results_table(rows: list[dict[str, Any]], cores: int) -> str:
+    """Measured seconds, predicted over measured, and traffic of a step."""
+    headers = [
+        "scaling",
+        "replicas",
+        "grid",
+        *(f"{part} s" for part in PARTS),
+        "predicted step",
+        "messages",
+        "MB",
+        "sums",
+        "target",
+    ]
+    lines = []
+    for row in rows:
+        ranks, found = row["replicas"] * row["grid_ranks"], row["measured"]
+        off = row["difference"]["step"]
+        judged = {1: "fitted", 2: "met" if abs(off) <= TARGET else "MISSED"}.get(ranks, "-")
+        lines.append(
+            [
+                row["kind"],
+                str(row["replicas"]),
+                str(row["grid_ranks"]),
+                *(f"{found[part]:.4f}" for part in PARTS),
+                f"{row['predicted']['step']:.4f} ({off:+.0%})",
+                f"{found['messages']:.0f}",
+                f"{found['bytes'] / 1e6:.2f}",
+                f"{found['sums']:.0f}",
+                judged if ranks <= cores else "oversubscribed",
+            ]
+        )
+    return table(headers, lines)
+
+
+def extrapolated(ranks: list[int]) -> list[dict[str, Any]]:
+    """The best split of three problems on up to 4,096 GPUs of the preset."""
+    machine, found = MACHINES["gpu"], []
+    for name, shape, batch in (("256 × 256", [256, 256], 64), ("128³", [128] * 3, 64), ("512³", [512] * 3, 16)):
+        work = workload_of(config(shape, "runs", batch))
+        for count in ranks:
+            try:
+                chosen = best(splits(work, machine, count), machine)
+            except ValueError:
+                continue
+            found.append(
+                {
+                    "problem": f"{name}, batch {batch}",
+                    "ranks": count,
+                    "replicas": chosen.replicas,
+                    "grid_ranks": chosen.grid_ranks,
+                    "step": chosen.cost.total,
+                    "speed_up": chosen.speed_up,
+                    "efficiency": chosen.speed_up / count,
+                    "memory": chosen.cost.memory,
+                }
+            )
+    return found
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Speed-up of the best split over the number of GPUs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        mine = [row for row in rows if row["problem"] == problem]
+        axes.loglog([row["ranks"] for row in mine], [row["speed_up"] for row in mine], marker="o", markersize=3, label=problem)
+    ends = [1, max(row["ranks"] for row in rows)]
+    axes.loglog(ends, ends, color="0.7", linewidth=1, label="ideal")
+    axes.set(xlabel="GPUs", ylabel="speed-up against one", title="Heat emulator with a ResNet, best split, by the model")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Fit, measure, compare, carry on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller grid and fewer repetitions")
+    quick = parser.parse_args().quick
+    cores, repetitions = len(os.sched_getaffinity(0)), 3 if quick else 9
+    machine = fitted_machine(cores, repetitions)
+    print(table(["of one rank", "fitted"], [[key, f"{value:.3g}"] for key, value in machine.to_dict().items() if key != "name"]))
+    print()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(64 if quick else 256, [1, 2, 4], repetitions, machine, folder)
+    far = extrapolated([2**power for power in range(13)])
+    print(f"\n{results_table(rows, cores)}")
+    if not quick:
+        write_json(RESULTS / "machine.json", machine.to_dict())
+        draw(far, Path(__file__).parents[1] / "docs" / "scaling.png")
+        save("scaling", {"fitted": machine.to_dict(), "rows": rows, "extrapolated": far})
+
+
+if __name__ == "__main__":
+    main()

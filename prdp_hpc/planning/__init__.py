@@ -1,0 +1,20 @@
+"""What a training step costs on many ranks, and how best to divide them: pure Python, nothing is run."""
+
+from prdp_hpc.planning.cost import StepCost, step_cost
+from prdp_hpc.planning.machine import MACHINES, Machine, load_machine
+from prdp_hpc.planning.plan import Split, best, plan_table, splits
+from prdp_hpc.planning.workload import Workload, workload_of
+
+__all__ = [
+    "MACHINES",
+    "Machine",
+    "Split",
+    "StepCost",
+    "Workload",
+    "best",
+    "load_machine",
+    "plan_table",
+    "splits",
+    "step_cost",
+    "workload_of",
+]

@@ -1,0 +1,178 @@
+"""The model: seconds and bytes of a training step on one rank of many."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from prdp_hpc.planning.machine import Machine
+from prdp_hpc.planning.workload import INDEX, VALUE, Layer, Workload
+
+SINGLE = 4
+"""Bytes of the network's numbers."""
+
+BACKWARD = 2.0
+"""FLOP of a backward pass, as a multiple of the forward pass's."""
+
+ASSEMBLY = 60.0
+"""Reads and writes of an entry's value while a matrix is assembled in torch and loaded, forward and backward."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of a training step by part, and what a rank holds and sends.
+
+    Attributes
+    ----------
+    solver, adjoint : solves, with their halo exchanges and sums; `assembly` of matrices.
+    network : forward and backward pass, with halo exchanges (an MLP: gathering whole fields).
+    reduction : the part of DDP's all-reduce that the backward pass does not hide.
+    optimiser, other : Adam's update; what no size changes.
+    messages, sent, sums : messages, bytes and reductions of a rank in a step, DDP's all-reduce counted in bytes only.
+    memory : bytes of a rank: parameters with gradients and Adam's moments, kept activations, matrices.
+    """
+
+    solver: float
+    adjoint: float
+    assembly: float
+    network: float
+    reduction: float
+    optimiser: float
+    other: float
+    messages: float
+    sent: float
+    sums: float
+    memory: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of a step."""
+        return self.solver + self.adjoint + self.assembly + self.network + self.reduction + self.optimiser + self.other
+
+
+def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) -> StepCost:
+    """The cost of a step on `replicas × grid_ranks` ranks, of the rank that has most to do.
+
+    With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on a rank:
+
+    - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums;
+    - a layer: `3 · FLOP n b / rate + overhead`, `2 c` messages forward and backward, of the whole batch;
+    - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden behind the backward pass;
+    - a sum over P ranks: `2 log2(P) latency`.
+    """
+    parts = process_grid(work.shape, grid_ranks)
+    local = math.prod(math.ceil(n / p) for n, p in zip(work.shape, parts, strict=True))
+    samples = math.ceil(work.batch / replicas)
+    solves = samples * work.solves
+    one = _iteration(work, machine, parts, local, grid_ranks)
+    forward = solves * (work.iterations * one.seconds + machine.solve_overhead)
+    adjoint = solves * (work.adjoint_iterations * one.seconds + machine.solve_overhead)
+    iterations = solves * (work.iterations + work.adjoint_iterations)
+    assembly = solves * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth if work.assembled else 0.0
+    network = _network(work, machine, parts, samples, grid_ranks)
+    reducing = replicas if work.whole else replicas * grid_ranks
+    exchanged = 2 * (reducing - 1) / reducing * work.parameters * SINGLE
+    all_reduce = exchanged / machine.link_among(replicas * grid_ranks) + _sum(machine, reducing)
+    hidden = network.seconds * BACKWARD / (1 + BACKWARD)
+    return StepCost(
+        solver=forward,
+        adjoint=adjoint,
+        assembly=assembly,
+        network=network.seconds,
+        reduction=max(0.0, all_reduce - hidden) if reducing > 1 else 0.0,
+        optimiser=work.parameters / machine.parameter_rate,
+        other=machine.step_overhead,
+        messages=iterations * one.messages + network.messages,
+        sent=iterations * one.sent + network.sent + exchanged,
+        sums=iterations * one.sums + network.sums,
+        memory=_memory(work, local, samples, grid_ranks),
+    )
+
+
+def process_grid(shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
+    """How many parts each axis is cut into: the least surface, with at least 2 points a part; `ValueError` if there is none."""
+    choices = [parts for parts in _factors(ranks, len(shape)) if all(n >= 2 * p for n, p in zip(shape, parts, strict=True))]
+    if not choices:
+        raise ValueError(f"a grid of {shape} points cannot be divided among {ranks} ranks")
+    return min(choices, key=lambda parts: sum(face_points(shape, parts)))
+
+
+def face_points(shape: tuple[int, ...], parts: tuple[int, ...]) -> list[float]:
+    """Points of a part's face across each axis; 0 where the axis is not cut."""
+    local = [math.ceil(n / p) for n, p in zip(shape, parts, strict=True)]
+    return [math.prod(local) / n if p > 1 else 0.0 for n, p in zip(local, parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    seconds: float
+    messages: float
+    sent: float
+    sums: float
+
+
+def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: int, grid_ranks: int) -> _Work:
+    product = work.entries * (VALUE + INDEX) + 2 * work.rows * VALUE
+    streamed = (work.products * product + work.vectors * work.rows * VALUE) * local
+    faces = face_points(work.shape, parts)
+    messages = 2.0 * sum(face > 0 for face in faces) * math.ceil(work.products if work.products > 2 else 1)
+    sent = 2.0 * sum(faces) * work.rows * VALUE
+    if work.transforms and grid_ranks > 1:
+        # Each transform redistributes the complex fields twice, all to all.
+        messages += 2 * work.transforms * (grid_ranks - 1)
+        sent += 2 * work.transforms * 2 * VALUE * work.rows * local
+    sums = work.reductions if grid_ranks > 1 else 0
+    seconds = streamed / machine.bandwidth + machine.iteration_overhead
+    seconds += messages * machine.latency + sent / machine.link_among(grid_ranks) + sums * _sum(machine, grid_ranks)
+    return _Work(seconds, messages, sent, sums)
+
+
+def _network(work: Workload, machine: Machine, parts: tuple[int, ...], samples: int, grid_ranks: int) -> _Work:
+    seconds = messages = sent = sums = 0.0
+    for layer in work.layers:
+        local = _local(work, parts, layer)
+        rate = machine.dense_rate if layer.dense else machine.convolution_rate
+        seconds += (1 + BACKWARD) * layer.flops * local * samples / rate + machine.layer_overhead
+        if grid_ranks > 1 and not layer.dense:
+            faces = face_points(tuple(max(1, n // 2**layer.level) for n in work.shape), parts)
+            messages += 2 * 2.0 * sum(face > 0 for face in faces) * (layer.width > 0)
+            sent += 2 * 2.0 * sum(faces) * layer.width * layer.channels_in * samples * SINGLE
+            sums += 2 * layer.reductions
+    if grid_ranks > 1 and work.whole:
+        # The field is gathered before the network, its gradient after it.
+        messages += 2 * (grid_ranks - 1)
+        sent += 2 * work.points / grid_ranks * work.channels * samples * SINGLE * (grid_ranks - 1)
+    seconds += messages * machine.latency + sent / machine.link_among(grid_ranks) + sums * _sum(machine, grid_ranks)
+    calls = work.applications
+    return _Work(calls * seconds, calls * messages, calls * sent, calls * sums)
+
+
+def _local(work: Workload, parts: tuple[int, ...], layer: Layer) -> float:
+    """Points of a rank's part on the layer's level; of a dense layer, samples only."""
+    if layer.dense:
+        return 1.0
+    return float(math.prod(math.ceil(n / 2**layer.level / p) for n, p in zip(work.shape, parts, strict=True)))
+
+
+def _memory(work: Workload, local: int, samples: int, grid_ranks: int) -> float:
+    parameters = 4 * work.parameters * SINGLE
+    # Autograd keeps each layer's input, padded, and its output for the activation.
+    kept = sum(
+        (layer.channels_in + layer.channels_out) * (1 if layer.dense else local / 2 ** (layer.level * len(work.shape)))
+        for layer in work.layers
+    )
+    activations = work.applications * samples * SINGLE * kept
+    matrices = (samples * work.solves if work.assembled else 1) * work.entries * local * (VALUE + INDEX)
+    fields = work.points if work.whole else local
+    return parameters + activations + matrices + 8.0 * samples * work.channels * fields * VALUE
+
+
+def _sum(machine: Machine, ranks: int) -> float:
+    return 2 * math.ceil(math.log2(ranks)) * machine.latency if ranks > 1 else 0.0
+
+
+def _factors(number: int, count: int) -> list[tuple[int, ...]]:
+    if count == 1:
+        return [(number,)]
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return [(d, *rest) for d in divisors for rest in _factors(number // d, count - 1)]

@@ -1,0 +1,124 @@
+"""The model counts the real networks and partitions, and its limits are those that it must have."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prdp_hpc import cli
+from prdp_hpc.config import load_config, validate
+from prdp_hpc.networks import build_network
+from prdp_hpc.partition import Partition
+from prdp_hpc.planning import MACHINES, best, load_machine, plan_table, splits, step_cost, workload_of
+from prdp_hpc.planning.cost import face_points, process_grid
+from prdp_hpc.planning.workload import network_layers
+
+CONFIGS = sorted(path for path in (tiny.REPOSITORY / "configs").glob("*.yaml") if "inverse" not in path.name)
+NETWORKS = [
+    {"kind": "mlp", "hidden": [7, 9]},
+    {"kind": "resnet", "channels": 6, "blocks": 2},
+    {"kind": "unet", "channels": 8, "depth": 2},
+]
+
+
+def config(**changes):
+    return validate(tiny.emulator("runs", **changes), "test")
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network["kind"])
+@pytest.mark.parametrize("shape", [[8], [8, 12], [8, 4, 8]])
+def test_layers_have_the_parameters_of_the_real_network(network, shape):
+    one = config(network=network, grid={"shape": shape})
+    arguments = one.network.model_dump(exclude={"kind"})
+    real = build_network(one.network.kind, Partition.whole(shape, "dirichlet"), 3, arguments, seed=0)
+    assert sum(layer.parameters for layer in network_layers(one, 3)) == sum(p.numel() for p in real.parameters())
+
+
+@given(st.lists(st.integers(4, 40), min_size=1, max_size=3), st.integers(1, 8))
+def test_the_process_grid_covers_the_ranks_with_small_faces(shape, ranks):
+    try:
+        parts = process_grid(tuple(shape), ranks)
+    except ValueError:
+        counts = itertools.product(range(1, ranks + 1), repeat=len(shape))
+        products = [parts for parts in counts if math.prod(parts) == ranks]
+        assert all(any(n < 2 * p for n, p in zip(shape, parts, strict=True)) for parts in products)
+        return
+    assert math.prod(parts) == ranks
+    assert sum(face_points(tuple(shape), parts)) <= 3 * math.prod(shape)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_can_be_planned(path: Path) -> None:
+    work = workload_of(load_config(path))
+    found = splits(work, MACHINES["cpu"], 8)
+    assert all(split.ranks == 8 for split in found)
+    assert "* best: parallel.grid_ranks=" in plan_table(found, MACHINES["cpu"])
+
+
+def ideal(machine):
+    """A machine whose messages and overheads cost nothing."""
+    free = {"iteration_overhead": 0.0, "solve_overhead": 0.0, "layer_overhead": 0.0, "step_overhead": 0.0, "latency": 0.0}
+    return dataclasses.replace(machine, **free, link=math.inf, node_link=math.inf, parameter_rate=math.inf)
+
+
+@pytest.mark.parametrize(("replicas", "grid_ranks"), [(8, 1), (4, 2), (2, 4), (1, 8)])
+def test_without_messages_and_overheads_scaling_is_perfect(replicas, grid_ranks):
+    one = config(network=NETWORKS[1], grid={"shape": [64, 64]}, training={"batch_size": 8})
+    machine = ideal(MACHINES["cpu"])
+    single, many = (step_cost(workload_of(one), machine, *split) for split in ((1, 1), (replicas, grid_ranks)))
+    assert many.total == pytest.approx(single.total / 8)
+    assert (many.messages > 0) == (grid_ranks > 1)
+
+
+def test_a_slow_network_prefers_replicas_and_a_small_batch_grid_ranks():
+    slow = dataclasses.replace(MACHINES["cpu"], latency=1e-2)
+    one = config(network=NETWORKS[1], grid={"shape": [64, 64]}, training={"batch_size": 8})
+    assert best(splits(workload_of(one), slow, 8), slow).grid_ranks == 1
+    few = config(network=NETWORKS[1], grid={"shape": [512, 512]}, training={"batch_size": 1})
+    assert best(splits(workload_of(few), MACHINES["cpu"], 8), MACHINES["cpu"]).grid_ranks == 8
+
+
+def test_what_does_not_fit_in_memory_is_not_chosen():
+    small = dataclasses.replace(MACHINES["cpu"], memory=2e8)
+    big = config(network={"kind": "resnet", "channels": 64, "blocks": 3}, grid={"shape": [256, 256]}, training={"batch_size": 8})
+    found = splits(workload_of(big), small, 8)
+    chosen = best(found, small)
+    assert all(split.cost.memory > small.memory or split.cost.total >= chosen.cost.total for split in found)
+    if chosen.cost.memory > small.memory:
+        assert "take more ranks" in plan_table(found, small)
+
+
+def test_tolerances_need_iterations():
+    one = config(refinement={"ladder": {"kind": "tolerances"}})
+    with pytest.raises(ValueError, match="give --iterations"):
+        workload_of(one)
+    assert workload_of(one, 12).iterations == 12
+
+
+def test_the_command(tmp_path, capsys):
+    path = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, network=NETWORKS[1]))
+    machine = tmp_path / "machine.json"
+    machine.write_text(json.dumps({"machine": MACHINES["gpu"].to_dict()}))
+    assert load_machine(str(machine)) == MACHINES["gpu"]
+    cli.main(["plan", path, "--ranks", "4", "--machine", str(machine), "training.batch_size=6"])
+    said = capsys.readouterr().out
+    assert "4 ranks of 'gpu'" in said
+    assert "batch of 6" in said
+    machine.write_text("{}")
+    for options, message in (
+        (["--ranks", "4096"], "4096 ranks are too many"),
+        (["--ranks", "4", "--machine", "mine"], "neither cpu nor gpu nor a file"),
+        (["--ranks", "4", "--machine", str(machine)], "is not a machine file"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["plan", path, *options])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ import numpy as np
 import torch
 
 from prdp_hpc.files import atomic_path, to_json
+from prdp_hpc.learning.background import BackgroundWriter
+from prdp_hpc.learning.sealed import DamagedError, load_sealed, save_sealed
 
-FORMAT = "prdp-hpc checkpoint 1"
-NAME = re.compile(r"epoch_(\d+)\.pt")
+FORMAT = "prdp-hpc checkpoint 2"
+NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
 
 class CheckpointError(ValueError):
@@ -25,11 +26,14 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: `folder/epoch_0003.pt`, one an epoch, the last `keep` (default 2) of them kept.
+    """The checkpoints of one run, the last `keep` (default 2) of them kept.
+
+    `folder/epoch_0003.pt` is the state after epoch 3, `folder/epoch_0003_step_0012.pt` that after 12 steps of the epoch after it,
+    of a run that had to leave. Each file carries a checksum of all its bytes (see `prdp_hpc.learning.sealed`).
 
     `settings` are those that a checkpoint must share with the run that loads it, nested as in the config; they are stored
     as the entry `fingerprint`, and a checkpoint of other settings raises `CheckpointError` on load. None: not checked.
-    The entries `epoch`, `format` and `fingerprint` are the checkpoint's own. Write on one rank only.
+    The entries `epoch`, `step`, `format` and `fingerprint` are the checkpoint's own. Write on one rank only.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None) -> None:
@@ -38,26 +42,51 @@ class Checkpoints:
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)
+        self._writer = BackgroundWriter()
 
-    def save(self, epoch: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `epoch`, then remove what is older than the last `keep` epochs, or of later epochs.
+    def save(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> Path:
+        """Write the state after `epoch` and `step` steps of the next one, then remove all but the last `keep`, and later ones.
 
         Later ones are left from before a resume. `state` holds tensors, numbers, strings, booleans, None, and dicts,
         lists or tuples of these; anything else raises `TypeError`, since it could not be read back.
         """
-        own = {"epoch": epoch, "format": FORMAT, "fingerprint": self.fingerprint}
+        path = self.save_soon(epoch, state, step)
+        self.finish()
+        return path
+
+    def save_soon(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> Path:
+        """Copy the state and write it in the background; raises what went wrong with the one before."""
+        self.finish()
+        own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
         content = _plain({**state, **own}, "state")
-        path = self.folder / f"epoch_{epoch:04d}.pt"
+        path = self.path(epoch, step)
+        self._writer.submit(lambda: self._write(path, content))
+        return path
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that is being written is there; raises what went wrong with it."""
+        try:
+            self._writer.wait()
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint cannot be written ({error.strerror or error}); the ones before are whole: "
+                "make room, then go on with --resume"
+            ) from error
+
+    def path(self, epoch: int, step: int = 0) -> Path:
+        """The file of the state after `epoch` and `step` steps of the next one."""
+        return self.folder / (f"epoch_{epoch:04d}_step_{step:04d}.pt" if step else f"epoch_{epoch:04d}.pt")
+
+    def _write(self, path: Path, content: Any) -> None:
         with atomic_path(path) as temporary:
-            torch.save(content, temporary)
-        earlier = [other for other in self._paths() if _epoch(other) <= epoch]
+            save_sealed(content, temporary)
+        earlier = [other for other in self._paths() if _place(other) <= _place(path)]
         for other in self._paths():
             if other not in earlier[-self.keep :]:
                 other.unlink(missing_ok=True)
-        return path
 
     def latest(self) -> Path | None:
-        """The checkpoint of the last epoch, or None where there is none."""
+        """The last checkpoint, or None where there is none."""
         paths = self._paths()
         return paths[-1] if paths else None
 
@@ -96,7 +125,7 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         found = self.folder.glob("epoch_*.pt")
-        return sorted((path for path in found if NAME.fullmatch(path.name)), key=_epoch)
+        return sorted((path for path in found if NAME.fullmatch(path.name)), key=_place)
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,28 +182,24 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
     return repr(settings[key]) if key in settings else "absent"
 
 
-def _epoch(path: Path) -> int:
+def _place(path: Path) -> tuple[int, int]:
     match = NAME.fullmatch(path.name)
     assert match is not None
-    return int(match[1])
+    return int(match[1]), int(match[2] or 0)
 
 
 def _read(path: Path) -> dict[str, Any]:
     advice = "remove the file and resume from the one before it, or start the run anew"
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums
-        if damaged is not None:
-            raise CheckpointError(f"{path}: is damaged (wrong checksum of {damaged}); {advice}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
+        content = load_sealed(path)
+    except DamagedError as error:
+        raise CheckpointError(f"{path}: {error}; {advice}") from error
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint; run without resuming to start anew") from error
     except Exception as error:  # a broken or foreign file can raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); {advice}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"epoch", "fingerprint"} <= content.keys():
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"epoch", "step", "fingerprint"} <= content.keys():
         raise CheckpointError(f"{path}: is not a checkpoint of this version of prdp-hpc; {advice}")
     return content
 
@@ -182,7 +207,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _plain(value: object, where: str) -> Any:
     """A copy of `value` that `torch.load(weights_only=True)` reads back."""
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
+        return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if type(value) in (list, tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from prdp_hpc.config import ConfigError, InverseConfig
 from prdp_hpc.grid import Grid
-from prdp_hpc.learning.task import Stopwatch
+from prdp_hpc.learning.task import AfterStep, Stopwatch
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.physics import Poisson
@@ -45,7 +46,7 @@ class InverseTask:
         with torch.no_grad():
             self._reference = exact(self._source(self._true))
 
-    def train_epoch(self, epoch: int) -> float:
+    def train_epoch(self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None) -> float:
         """One gradient step; the loss before it."""
         with self.stopwatch.running():
             loss, gradient = self._loss_and_gradient()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.data import DataError, EpochSampler, TrajectoryFile, share
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.stepper import Stepper, build_stepper
-from prdp_hpc.learning.task import Stopwatch
+from prdp_hpc.learning.task import AfterStep, Stopwatch
 from prdp_hpc.linalg import Solver
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.networks import build_network, works_on_parts
@@ -84,13 +84,23 @@ class SupervisedTask(ABC):
     def _squared_error(self, trajectories: Tensor) -> Tensor:
         """The loss's squares, summed over a batch `(b, steps + 1, C, *local_shape)`, its channels and this rank's points."""
 
-    def train_epoch(self, epoch: int) -> float:
+    def train_epoch(self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None) -> float:
         """One pass over the training samples; the mean of the batches' losses."""
+        parts: list[Tensor] = []
+        batches = self._sampler.batches(epoch)[len(earlier) :]
         with self.stopwatch.running():
-            losses = [self._train_step(batch) for batch in self._sampler.batches(epoch)]
-        total = torch.stack(losses).cpu().to(torch.float64).numpy().copy()
+            for batch in batches:
+                parts.append(self._train_step(batch))
+                if after_step is not None and len(parts) < len(batches):
+                    after_step(lambda: [*earlier, *self._whole_losses(parts)])
+        return float(np.mean([*earlier, *self._whole_losses(parts)]))
+
+    def _whole_losses(self, parts: list[Tensor]) -> list[float]:
+        """The batches' losses from this rank's parts of them; collective."""
+        total = torch.stack(parts).cpu().to(torch.float64).numpy().copy()
         self._mesh.world.Allreduce(MPI.IN_PLACE, total)
-        return float(total.mean() / self._reduced)
+        whole: list[float] = (total / self._reduced).tolist()
+        return whole
 
     def gradient(self) -> Tensor:
         """The gradient of the first batch's loss for all parameters, as one vector; collective, equal on all ranks."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from prdp_hpc.linalg import Solver
+
+AfterStep = Callable[[Callable[[], list[float]]], None]
 
 
 class Task(Protocol):
@@ -18,8 +20,12 @@ class Task(Protocol):
     solver: Solver
     stopwatch: Stopwatch
 
-    def train_epoch(self, epoch: int) -> float:
-        """Train one epoch (counted from 1) and return its mean loss; collective."""
+    def train_epoch(self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None) -> float:
+        """Train one epoch (counted from 1) and return its mean loss; collective.
+
+        `earlier`: the losses of the steps that were done before; the epoch goes on after them. `after_step` is called after
+        each step but the last one, with a function that gives the losses so far (collective); it may end the epoch by raising.
+        """
         ...
 
     def validate(self) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from mpi4py import MPI
 from prdp_hpc.collective import call_together
 from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints, random_state, restore_random_state
 from prdp_hpc.learning.metrics import MetricsWriter, Progress
+from prdp_hpc.learning.restarts import note_start
 from prdp_hpc.learning.task import Stopwatch, Task
 from prdp_hpc.mesh import ProcessMesh
+from prdp_hpc.preemption import Preempted, PreemptionWatch
 from prdp_hpc.refinement import Schedule
 
 CUMULATIVE = (
@@ -36,6 +41,9 @@ class Trainer:
     Before the first epoch and after each one the task is validated; the error goes to the schedule, whose level holds for
     the next epoch. Decisions are made on rank 0's error and hold on all ranks.
 
+    Checkpoints are written while training goes on. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave
+    with exit code 85 (`prdp_hpc.preemption`); a resume goes on with the next step.
+
     Attributes
     ----------
     folder : the run's folder; rank 0 writes metrics and checkpoints there.
@@ -51,6 +59,7 @@ class Trainer:
     checkpoints: Checkpoints
     checkpoint_every: int = 1
     _first: int = field(default=0, init=False)
+    _earlier: list[float] = field(default_factory=list, init=False)
     _resumed: bool = field(default=False, init=False)
     _validation: Stopwatch = field(default_factory=Stopwatch, init=False)
     _row: dict[str, Any] = field(default_factory=dict, init=False)
@@ -64,11 +73,11 @@ class Trainer:
         world = self.mesh.world
         state = call_together(world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None)
         # Rank 0 chooses, so that no two ranks fall back to different files.
-        epoch = world.bcast(None if state is None else state["epoch"])
+        place = world.bcast(None if state is None else (state["epoch"], state["step"]))
         self._first, self._resumed = 0, True
-        if epoch is None:
+        if place is None:
             return
-        path = self.checkpoints.folder / f"epoch_{epoch:04d}.pt"
+        epoch, path = place[0], self.checkpoints.path(*place)
         if epoch > self.epochs:
             raise CheckpointError(f"{path}: the run has {epoch} epochs already; give training.epochs={epoch} or more")
         state = call_together(world, lambda: state or self.checkpoints.load(path))
@@ -77,7 +86,7 @@ class Trainer:
         if len(state["random"]) == world.size:
             restore_random_state(state["random"][world.rank])
         self._row = state["row"]
-        self._before = {key: self._row[key] for key in CUMULATIVE}
+        self._before, self._earlier = state["work"], state["losses"]
         self._first = epoch + 1
 
     def run(self) -> dict[str, Any]:
@@ -87,27 +96,49 @@ class Trainer:
         ------
         SolveError, RefinementError
             When a solve fails or the error is not a number.
+        CheckpointError
+            When a checkpoint cannot be written.
+        RestartError
+            For a requeued job that makes no progress.
+        Preempted
+            After a signal, once the state is saved; it ends the process with exit code 85.
         """
+        self._note_start()
         active = self.mesh.is_root
         resume_epoch = self._first - 1 if self._resumed else None
         writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, resume_epoch))
         # Not before: the first writer of a process loads TensorBoard, which is no part of training.
         self._start = time.perf_counter()
-        with writer as metrics, Progress(self.epochs, active, self.label) as progress:
+        watch = PreemptionWatch(self.mesh.world)
+        with watch, writer as metrics, Progress(self.epochs, active, self.label) as progress:
             for epoch in range(self._first, self.epochs + 1):
-                self._one_epoch(epoch)
+                self._one_epoch(epoch, watch)
                 metrics.write(self._row)
                 progress.update(self._row)
+                if watch.now() and epoch < self.epochs:
+                    self._leave(epoch, [], {key: self._row[key] for key in CUMULATIVE})
                 if epoch % self.checkpoint_every == 0 or epoch == self.epochs:
-                    self._save(epoch)
+                    self._save(epoch, [], {key: self._row[key] for key in CUMULATIVE})
+            call_together(self.mesh.world, self.checkpoints.finish)
         self.task.close()
         return self._row
 
-    def _one_epoch(self, epoch: int) -> None:
+    def _note_start(self) -> None:
+        """What a requeued job says in its log; on all ranks an error where it makes no progress."""
+        if self._first > self.epochs:
+            return
+        start = partial(note_start, self.folder, max(self._first - 1, 0), len(self._earlier), self._resumed)
+        said = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
+        if said is not None:
+            print(f"{self.label}  {said}", file=sys.stderr, flush=True)
+
+    def _one_epoch(self, epoch: int, watch: PreemptionWatch) -> None:
         """Epoch 0 only validates the untrained network."""
         level, adjoint_level = self.schedule.level, self.schedule.adjoint_level
         self.task.solver.refine(level, adjoint_level)
-        loss = self.task.train_epoch(epoch) if epoch > 0 else None
+        after_step = partial(self._after_step, epoch, watch)
+        loss = self.task.train_epoch(epoch, self._earlier, after_step) if epoch > 0 else None
+        self._earlier = []
         # Rounding may differ between replicas, the decision must not.
         with self._validation.running():
             validation = self.mesh.world.bcast(self.task.validate())
@@ -129,15 +160,31 @@ class Trainer:
         since_start = (*totals, solver, max(0.0, steps - solver), validation, total)
         return {key: self._before.get(key, 0) + value for key, value in zip(CUMULATIVE, since_start, strict=True)}
 
-    def _save(self, epoch: int) -> None:
-        world = self.mesh.world
-        random_states = world.gather(random_state())
+    def _after_step(self, epoch: int, watch: PreemptionWatch, losses: Callable[[], list[float]]) -> None:
+        if watch.after_step():
+            self._leave(epoch - 1, losses(), self._work())
+
+    def _leave(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
+        """Save what is done after `epoch` and the steps of these losses, and end the process; collective."""
+        self._save(epoch, losses, work)
+        call_together(self.mesh.world, self.checkpoints.finish)
         if self.mesh.is_root:
+            where = self.checkpoints.path(epoch, len(losses))
+            print(f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume", file=sys.stderr, flush=True)
+        raise Preempted
+
+    def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
+        random_states = self.mesh.world.gather(random_state())
+
+        def save() -> None:
             state = {
                 "task": self.task.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "random": random_states,
                 "row": self._row,
+                "work": work,
+                "losses": list(losses),
             }
-            self.checkpoints.save(epoch, state)
-        world.barrier()
+            self.checkpoints.save_soon(epoch, state, len(losses))
+
+        call_together(self.mesh.world, save if self.mesh.is_root else lambda: None)

@@ -6,6 +6,7 @@ import collections
 import os
 import pickle
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prdp_hpc.learning import checkpoint
 from prdp_hpc.learning.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -24,6 +26,7 @@ from prdp_hpc.learning.checkpoint import (
     random_state,
     restore_random_state,
 )
+from prdp_hpc.learning.sealed import DamagedError, load_sealed, save_sealed
 
 SETTINGS: dict[str, Any] = {"task": "emulator", "training": {"batch_size": 25, "decay": 0.9}, "hidden": [64, 64]}
 FLAT = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2), max_size=4)
@@ -78,20 +81,20 @@ def test_the_order_is_the_epochs_not_the_letters(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    checkpoints.save(1, {"step": 10})
+    checkpoints.save(1, {"done": 10})
 
     def half(content: object, path: Path) -> None:
         path.write_bytes(b"PK half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoints.save(2, {"step": 20})
+    with pytest.raises(CheckpointError, match=r"cannot be written \(disk full\); the ones before are whole: make room"):
+        checkpoints.save(2, {"done": 20})
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0001.pt"]
     found = checkpoints.load_latest()
     assert found is not None
-    assert found["step"] == 10
+    assert found["done"] == 10
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,10 @@ class Attack:
 @pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> None:
     save({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
+    with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run anew"):
+        Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
+    assert not (tmp_path / "executed").exists()
+    save_sealed({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
     with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run anew"):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
@@ -128,7 +135,7 @@ def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> Non
 
 @pytest.mark.parametrize("content", [{"weights": torch.zeros(2)}, torch.zeros(2), {"format": "prdp-hpc checkpoint 1"}])
 def test_another_programs_file_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "epoch_0001.pt")
+    save_sealed(content, tmp_path / "epoch_0001.pt")
     with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: is not a checkpoint of this version"):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
 
@@ -165,6 +172,48 @@ def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path: Path, damag
         found = checkpoints.load_latest()
     assert found is not None
     assert found["epoch"] == 1
+
+
+def test_a_single_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path).save(1, {"weights": torch.arange(100.0), "names": ["a", "b"]})
+    content = path.read_bytes()
+    assert torch.load(path, weights_only=True)["names"] == ["a", "b"]  # any torch can read it
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(DamagedError):
+            load_sealed(path)
+    path.write_bytes(content)
+    assert torch.equal(load_sealed(path)["weights"], torch.arange(100.0))
+
+
+def test_steps_of_an_epoch_lie_between_epochs(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=4)
+    for epoch, step in ((3, 0), (3, 2), (3, 11), (4, 0), (3, 7)):
+        checkpoints.save(epoch, {}, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch_0003.pt",
+        "epoch_0003_step_0002.pt",
+        "epoch_0003_step_0007.pt",
+    ]
+    found = checkpoints.load_latest()
+    assert found is not None
+    assert (found["epoch"], found["step"]) == (3, 7)
+
+
+def test_saving_goes_on_beside_training_and_takes_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints, weights, may_write = Checkpoints(tmp_path), torch.zeros(3), threading.Event()
+
+    def slow(content: object, path: Path) -> None:
+        assert may_write.wait(10)
+        save_sealed(content, path)
+
+    monkeypatch.setattr(checkpoint, "save_sealed", slow)
+    path = checkpoints.save_soon(1, {"weights": weights})
+    weights += 1
+    assert not path.exists()
+    may_write.set()
+    checkpoints.finish()
+    assert torch.equal(checkpoints.load(path)["weights"], torch.zeros(3))
 
 
 def test_no_checkpoint_is_none_but_only_damaged_ones_are_an_error(tmp_path: Path) -> None:

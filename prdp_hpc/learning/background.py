@@ -1,0 +1,39 @@
+"""Work that goes on beside training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class BackgroundWriter:
+    """Runs one action at a time on a thread of its own; an error shows at the next `submit` or `wait`.
+
+    The interpreter does not exit before the action has ended.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def submit(self, action: Callable[[], object]) -> None:
+        """Start `action` when the one before has ended."""
+        self.wait()
+
+        def run() -> None:
+            try:
+                action()
+            except Exception as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the action to end; raises its error, once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error

@@ -196,6 +196,7 @@ class SupervisedTrainingSection(Section):
     decay_steps: Count = 100
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     checkpoint_every: Count = 1
+    keep_checkpoints: Count = 2
 
 
 class InverseTrainingSection(Section):
@@ -204,6 +205,7 @@ class InverseTrainingSection(Section):
     epochs: Count = 180
     learning_rate: Positive = 275.0
     checkpoint_every: Count = 1
+    keep_checkpoints: Count = 2
 
 
 class InverseSection(Section):

@@ -4,13 +4,14 @@ from prdp_hpc.data.initial_conditions import normalised_fourier, truncated_fouri
 from prdp_hpc.data.layout import DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
-from prdp_hpc.data.writer import write_trajectories
+from prdp_hpc.data.writer import TrajectoryWriter, write_trajectories
 
 __all__ = [
     "DataError",
     "EpochSampler",
     "TrajectoryAttributes",
     "TrajectoryFile",
+    "TrajectoryWriter",
     "normalised_fourier",
     "share",
     "truncated_fourier",

@@ -1,21 +1,172 @@
-"""Writing trajectories."""
+"""Writing trajectories that are divided among ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 
+from prdp_hpc.collective import call_together
 from prdp_hpc.data.layout import DATASET, DataError, TrajectoryAttributes
 from prdp_hpc.files import atomic_path
 
 
+class TrajectoryWriter:
+    """Writes each rank's part of trajectories; nothing is gathered. A context manager, collective over `comm`.
+
+    Where h5py is built with MPI, all ranks write one file together. Elsewhere each rank writes a file of its own into the
+    folder `<name>.<token>.parts`, and `path` joins them by virtual data sets: with that folder it can be moved and is read as
+    one file. One rank always writes one plain file. `path` appears, whole, when the context ends without an error; until then
+    an earlier file stands.
+
+    Parameters
+    ----------
+    shapes : for each group the shape of its trajectories on the whole grid, `(samples, steps + 1, channels, *grid shape)`.
+    part : this rank's points of the whole grid, one slice per axis; may be empty.
+    dtype : float32 (default) or float64.
+
+    Raises
+    ------
+    DataError
+        On all ranks, if the file cannot be written.
+
+    Source: HDF5 reference manual, virtual data sets; h5py documentation, Parallel HDF5.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        comm: MPI.Comm,
+        attributes: TrajectoryAttributes,
+        shapes: Mapping[str, Sequence[int]],
+        part: Sequence[slice],
+        dtype: Any = np.float32,
+    ) -> None:
+        self._path, self._comm, self._attributes = Path(path), comm, attributes
+        self._shapes = {group: tuple(shape) for group, shape in shapes.items()}
+        self._part, self._dtype = tuple(part), np.dtype(dtype)
+        self._together = comm.size > 1 and bool(h5py.get_config().mpi)
+        self._separate = comm.size > 1 and not self._together
+        token = comm.bcast(secrets.token_hex(4))
+        self._parts = self._path.with_name(f"{self._path.stem}.{token}.parts")
+        self._temporary = self._path.with_name(f".{self._path.stem}.{token}{self._path.suffix}")
+        self._file: Any = None
+        self._all_parts = comm.allgather(self._part)
+
+    def __enter__(self) -> TrajectoryWriter:
+        self._attempt(self._make_folders if self._comm.rank == 0 else lambda: None)
+        self._attempt(self._open)
+        return self
+
+    def write(self, group: str, first: int, trajectories: NDArray[Any]) -> None:
+        """This rank's part of the samples from `first` on, `(samples, steps + 1, channels, *part)`; collective."""
+        samples = slice(first, first + len(trajectories))
+        place = (samples, slice(None), slice(None), *(self._part if not self._separate else [slice(None)] * len(self._part)))
+
+        def put() -> None:
+            self._file[f"{group}/{DATASET}"][place] = trajectories
+
+        self._attempt(put)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            # The others may never come here: what is collective must be left alone.
+            if not self._together and self._file is not None:
+                self._file.close()
+            self._clean()
+            return
+        try:
+            self._attempt(self._close)
+            self._attempt(self._finish if self._comm.rank == 0 else lambda: None)
+        except DataError:
+            self._clean()
+            raise
+
+    def _make_folders(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._separate:
+            self._parts.mkdir()
+
+    def _open(self) -> None:
+        if self._together:
+            self._file = h5py.File(self._temporary, "w", driver="mpio", comm=self._comm)
+        else:
+            self._file = h5py.File(self._own_file(self._comm.rank) if self._separate else self._temporary, "w")
+        for group, shape in self._shapes.items():
+            own = (*shape[:3], *(part.stop - part.start for part in self._part)) if self._separate else shape
+            self._file.create_group(group).create_dataset(DATASET, own, dtype=self._dtype)
+        if not self._separate:
+            self._file.attrs.update(self._attributes.as_hdf5())
+
+    def _own_file(self, rank: int) -> Path:
+        return self._parts / f"rank_{rank:05d}.h5"
+
+    def _close(self) -> None:
+        self._file.close()
+        if self._separate:
+            with self._own_file(self._comm.rank).open("rb") as written:
+                os.fsync(written.fileno())
+
+    def _finish(self) -> None:
+        """Put the file in its place; remove the parts of the one that it replaces."""
+        if self._separate:
+            with atomic_path(self._path) as temporary:
+                self._join(temporary)
+        else:
+            with self._temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(self._temporary, self._path)
+        for old in self._path.parent.glob(f"{self._path.stem}.*.parts"):
+            if not (self._separate and old == self._parts):
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _join(self, temporary: Path) -> None:
+        with h5py.File(temporary, "w", libver="latest") as file:
+            file.attrs.update(self._attributes.as_hdf5())
+            for group, shape in self._shapes.items():
+                layout = h5py.VirtualLayout(shape, self._dtype)
+                for rank, part in enumerate(self._all_parts):
+                    own = (*shape[:3], *(axis.stop - axis.start for axis in part))
+                    if all(own):
+                        # By its relative name, so that both can be moved together.
+                        name = f"{self._parts.name}/{self._own_file(rank).name}"
+                        layout[(..., *part)] = h5py.VirtualSource(name, f"{group}/{DATASET}", own, self._dtype)
+                # A part that is missing later must not read as zeros.
+                file.create_group(group).create_virtual_dataset(DATASET, layout, fillvalue=np.nan)
+
+    def _clean(self) -> None:
+        """Remove what this attempt wrote."""
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+            if self._separate:
+                self._own_file(self._comm.rank).unlink(missing_ok=True)
+                self._parts.rmdir()
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Do something on all ranks, with one message where it fails."""
+
+        def named() -> None:
+            try:
+                action()
+            except OSError as error:
+                reason = error.strerror or error
+                raise DataError(f"{self._path}: cannot be written ({reason}); choose another output=… or --out") from None
+
+        call_together(self._comm, named)
+
+
 def write_trajectories(path: str | Path, groups: Mapping[str, NDArray[Any]], attributes: TrajectoryAttributes) -> None:
-    """Write `{group: trajectories}`, each `(samples, steps + 1, channels, *grid shape)`, to an HDF5 file.
+    """Write `{group: trajectories}`, each `(samples, steps + 1, channels, *grid shape)`, to an HDF5 file; on one rank.
 
     float32 and float64 are kept as they are. Written beside and renamed.
 
@@ -30,7 +181,9 @@ def write_trajectories(path: str | Path, groups: Mapping[str, NDArray[Any]], att
         if array.ndim != len(attributes.shape) + 3 or array.shape[3:] != attributes.shape:
             expected = f"(samples, steps + 1, channels, {', '.join(map(str, attributes.shape))})"
             raise DataError(f"{path}: {group}/{DATASET} must have shape {expected}, not {array.shape}")
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(attributes.as_hdf5())
+    whole = [slice(0, n) for n in attributes.shape]
+    shapes = {group: array.shape for group, array in groups.items()}
+    dtype = np.result_type(*(array.dtype for array in groups.values()))
+    with TrajectoryWriter(path, MPI.COMM_SELF, attributes, shapes, whole, dtype) as writer:
         for group, array in groups.items():
-            file.create_group(group).create_dataset(DATASET, data=array)
+            writer.write(group, 0, array)

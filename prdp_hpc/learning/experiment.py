@@ -57,7 +57,7 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
     _on_root(mesh, lambda: _prepare_folder(folder, resume))
     solver = build_solver(config)
     task = build_task(config, mesh, solver)
-    checkpoints = Checkpoints(folder / "checkpoints", settings=_settings(config))
+    checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints, _settings(config))
     schedule = config.refinement.build()
     training = config.training
     trainer = Trainer(task, schedule, mesh, folder, config.name, training.epochs, checkpoints, training.checkpoint_every)
@@ -166,5 +166,5 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
 def _settings(config: Config) -> dict[str, Any]:
     """What must be the same for a checkpoint to fit; more epochs, another folder or split may follow a resume."""
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
-    settings["training"] = {k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every")}
+    settings["training"] = {k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every", "keep_checkpoints")}
     return settings

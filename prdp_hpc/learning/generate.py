@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prdp_hpc.collective import call_together
 from prdp_hpc.config import CorrectorConfig, SupervisedConfig
-from prdp_hpc.data import DataError, TrajectoryAttributes, write_trajectories
+from prdp_hpc.data import TrajectoryAttributes, TrajectoryWriter
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.initial_states import initial_states
 from prdp_hpc.learning.stepper import Stepper, build_stepper, coefficient
@@ -44,17 +42,20 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     The initial states come from `data.seed` (see `initial_states`); each step is the config's own, solved to a relative
     residual of 1e-12 (heat) or 1e-10 (the others, whose matrices are not symmetric). With `data.reference_factor` above 1
     the trajectories are solved on a finer grid, of whose points those of `grid` are kept. The result does not depend on
-    the number of ranks (to that tolerance).
+    the number of ranks (to that tolerance). Each rank writes its own part (see `TrajectoryWriter`).
     """
     fine, kept = reference_grid(grid, _factor(config))
+    local, part = kept_part(fine, kept)
     stepper = build_stepper(config.physics, fine, converged_solver(config.physics.pde))
     generator = np.random.default_rng(config.data.seed)
-    groups = {}
-    for group, count in (("train", config.data.train), ("validation", config.data.validation)):
-        initial = initial_states(stepper, fine, generator, count, config.data.modes)
-        parts = [_trajectories(fine, kept, stepper, part, config.steps) for part in initial.split(SAMPLES_AT_ONCE)]
-        groups[group] = np.concatenate(parts)
-    call_together(grid.comm, lambda: _write(config, path, groups, stepper) if grid.comm.rank == 0 else None)
+    counts = {"train": config.data.train, "validation": config.data.validation}
+    shapes = {group: (count, config.steps + 1, len(stepper.channels), *grid.shape) for group, count in counts.items()}
+    with TrajectoryWriter(path, grid.comm, _attributes(config, stepper), shapes, part) as writer:
+        for group, count in counts.items():
+            initial = initial_states(stepper, fine, generator, count, config.data.modes)
+            for first in range(0, count, SAMPLES_AT_ONCE):
+                states = initial[first : first + SAMPLES_AT_ONCE]
+                writer.write(group, first, _trajectories(local, stepper, states, config.steps))
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
@@ -73,6 +74,21 @@ def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
     return Grid(shape, grid.boundary, grid.comm, grid.length), (..., *kept)
 
 
+def kept_part(fine: Grid, kept: Any) -> tuple[Any, list[slice]]:
+    """Of the points of `reference_grid` that are kept, those of this rank.
+
+    Two indices: into this rank's part of the fine grid, and what that is of the grid whose points are kept.
+    """
+    if kept is ...:
+        return ..., list(fine.local_slices)
+    local, part = [], []
+    for axis, own in zip(kept[1:], fine.local_slices, strict=True):
+        first, last = (max(0, -(-(edge - axis.start) // axis.step)) for edge in (own.start, own.stop))
+        local.append(slice(axis.start + first * axis.step - own.start, None, axis.step))
+        part.append(slice(first, last))
+    return (..., *local), part
+
+
 def _factor(config: SupervisedConfig) -> int:
     return config.data.reference_factor if isinstance(config, CorrectorConfig) else 1
 
@@ -84,21 +100,13 @@ def converged_solver(pde: str) -> Solver:
     return Solver("gmres", {"burgers": "bjacobi", "navier_stokes": "constraint"}[pde], Refinement(rtol=1e-10))
 
 
-def _trajectories(grid: Grid, kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> NDArray[np.float32]:
-    """From this rank's initial states `(samples, C, *local_shape)` to `(samples, steps + 1, C, *kept points)` on every rank."""
+def _trajectories(kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> NDArray[np.float32]:
+    """From this rank's initial states `(samples, C, *local_shape)` to `(samples, steps + 1, C, *kept points)`, its part."""
     states = [initial]
     with torch.no_grad():
         for _ in range(steps):
             states.append(stepper(states[-1]))
-        whole = grid.gather(torch.stack(states, dim=1))
-    return whole[kept].to(torch.float32).numpy()
-
-
-def _write(config: SupervisedConfig, path: Path, groups: Mapping[str, NDArray[np.float32]], stepper: Stepper) -> None:
-    try:
-        write_trajectories(path, groups, _attributes(config, stepper))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); choose another output=… or --out") from None
+    return torch.stack([state[kept] for state in states], dim=1).to(torch.float32).numpy()
 
 
 def _attributes(config: SupervisedConfig, stepper: Stepper) -> TrajectoryAttributes:

@@ -4,7 +4,7 @@ VENV := .venv/bin
 DEMO_DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all lint benchmarks clean
+.PHONY: help environment demo test test-all test-faults lint benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -23,6 +23,11 @@ test: environment  ## the tests (under 15 minutes on 2 cores)
 
 test-all: environment  ## the tests and the longer ones
 	@PRDP_LONG_TESTS=1 $(VENV)/python -m pytest tests
+
+FAULTS ?= 100
+SEED ?= 1
+test-faults: environment  ## kill trainings at random moments, resume, compare (FAULTS=100 SEED=1; about 15 minutes)
+	@$(VENV)/python tests/faults/harness.py --count $(FAULTS) --seed $(SEED)
 
 lint: environment  ## style, types, layers
 	@$(VENV)/ruff check .

@@ -113,6 +113,8 @@ class Trainer:
         with watch, writer as metrics, Progress(self.epochs, active, self.label) as progress:
             for epoch in range(self._first, self.epochs + 1):
                 self._one_epoch(epoch, watch)
+                # A line says that its epoch is done: then the checkpoint of the one before must be there.
+                call_together(self.mesh.world, self.checkpoints.finish)
                 metrics.write(self._row)
                 progress.update(self._row)
                 if watch.now() and epoch < self.epochs:

@@ -11,21 +11,21 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-_RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
+from prdp_hpc.launch import launched_rank
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong once, not once per rank."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if _launch_rank() == 0:
+        if launched_rank() == 0:
             super()._print_message(message, file)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run a command; users' mistakes end with exit code 2 and one message."""
     arguments = _arguments(argv)
-    if arguments.command in ("plot", "plan") and _launch_rank() > 0:
+    if arguments.command in ("plot", "plan") and launched_rank() > 0:
         return  # works on files alone: one rank is enough
     # Threads that spin while they wait cost little on idle cores and a multiple of the run time on busy ones. Read when
     # torch is loaded, which the commands do.
@@ -108,7 +108,9 @@ def _fail(error: Exception) -> NoReturn:
     expected = isinstance(error, ValueError | ImportError | OSError) or type(error).__name__ == "SolveError"
     world = _world()
     together = world is None or world.size == 1 or _all_ranks_fail(world)
-    if not together or world is None or world.rank == 0:
+    # Processes that MPI sees each alone must not all say the same.
+    first = launched_rank() == 0 if world is None or world.size == 1 else world.rank == 0
+    if not together or first:
         where = "" if together else f" (rank {world.rank})"
         print(f"prdp-hpc: error{where}: {error}", file=sys.stderr)
         if not expected:
@@ -129,8 +131,3 @@ def _world() -> Any:
     """MPI's world if MPI is in use. A `ProcessMesh` works on a copy, so nothing else is pending on this one."""
     mpi = sys.modules.get("mpi4py.MPI")
     return None if mpi is None else mpi.COMM_WORLD
-
-
-def _launch_rank() -> int:
-    """This process's rank as the launcher says; MPI itself may not be there yet."""
-    return next((int(os.environ[name]) for name in _RANK_VARIABLES if name in os.environ), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 from prdp_hpc.collective import abort_on_error
+from prdp_hpc.launch import launched_size, under_torchrun
+from prdp_hpc.placement import Seat, each_has_a_gpu, gpu_of, order, threads_of
+from prdp_hpc.rendezvous import common_address, use_interface_to
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,9 @@ class ProcessMesh:
     """MPI ranks arranged as `replicas × grid_ranks`.
 
     The ranks of one replica share one grid (each holds a part of every field and the same samples); the
-    replicas hold the same network and different samples. World rank `r` is grid rank `r % grid_ranks` of
-    replica `r // grid_ranks`, so the ranks of a replica are neighbours and, under the usual placement,
-    on one node.
+    replicas hold the same network and different samples. Rank `r` of `world` is grid rank `r % grid_ranks` of
+    replica `r // grid_ranks`; `world` numbers the ranks so that the grid ranks of a replica sit on one node where that is
+    possible (`prdp_hpc.placement`), which changes nothing where the launcher places them node by node.
 
     Attributes
     ----------
@@ -29,43 +33,65 @@ class ProcessMesh:
     grid_comm : the ranks of this replica; PETSc works on it.
     replica_comm : the ranks of all replicas that hold the same part of the grid.
     replica_group : the same ranks for `torch.distributed` (what DDP reduces over); None with one replica.
+    grid_group : the ranks of this replica for `torch.distributed`, where halos travel between GPUs by NCCL; else None.
     device : where this rank's network lives; a GPU of this node if there is one.
+    seats : where every rank of `world` sits.
     """
 
     world: MPI.Comm
     grid_comm: MPI.Comm
     replica_comm: MPI.Comm
     replica_group: dist.ProcessGroup | None
+    grid_group: dist.ProcessGroup | None
     device: torch.device
+    seats: tuple[Seat, ...]
 
     @classmethod
     def from_world(cls, grid_ranks: int = 1, comm: MPI.Comm | None = None) -> ProcessMesh:
-        """Split `comm` (default: all ranks started by mpirun or srun) and start `torch.distributed` on it.
+        """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start `torch.distributed` on it.
 
-        Each rank gets its share of the node's cores as torch threads, unless OMP_NUM_THREADS is set.
-        With more than one rank, an uncaught exception on one rank ends the job.
+        The grid ranks of a replica sit on one node where that is possible, whatever the launcher's placement. Each rank gets
+        its share of the node's cores as torch threads, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any.
+        torch.distributed uses NCCL where each rank has a GPU of its own, else gloo, through an address of rank 0 that all
+        nodes reach. With more than one rank, an uncaught exception on one rank ends the job.
 
         Raises
         ------
         ValueError
-            If the number of ranks is not a multiple of `grid_ranks`, or if torchrun started processes
-            that MPI does not know.
+            On all ranks: if the number of ranks is not a multiple of `grid_ranks`, if the launcher started processes that
+            MPI does not know, if only some nodes have GPUs, or if the nodes cannot reach each other.
         """
         given = MPI.COMM_WORLD if comm is None else comm
-        _check_launch(given.size, grid_ranks)
+        _check_launch(given, grid_ranks)
+        seats = _seats(given)
+        places = order([seat.node for seat in seats], grid_ranks)
         # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a failure.
-        world = given.Dup()
+        world = given.Split(0, places.index(given.rank))
         abort_on_error(world)
-        replica, grid_rank = divmod(world.rank, grid_ranks)
-        node = world.Split_type(MPI.COMM_TYPE_SHARED)
-        local_rank, local_size = node.rank, node.size
-        node.Free()
-        _share_cores(local_size)
-        device = _local_device(local_rank)
+        seats = [seats[rank] for rank in places]
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads_of(seats, world.rank))
+        gpu = gpu_of(seats, world.rank)
+        device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+        if gpu is not None:
+            torch.cuda.set_device(device)
         if world.size > 1 and not dist.is_initialized():
-            _start_torch_distributed(world, local_size, device)
-        group = _replica_group(world, grid_ranks)
-        return cls(world, world.Split(replica, grid_rank), world.Split(grid_rank, replica), group, device)
+            _start_torch_distributed(world, seats)
+        replica, grid_rank = divmod(world.rank, grid_ranks)
+        replicas = world.size // grid_ranks
+        across = [[first + i * grid_ranks for i in range(replicas)] for first in range(grid_ranks)]
+        within = [[i * grid_ranks + rank for rank in range(grid_ranks)] for i in range(replicas)]
+        # Between CPUs halos go through MPI.
+        needed = world.size > 1 and grid_ranks > 1 and dist.get_backend() == "nccl"
+        return cls(
+            world,
+            world.Split(replica, grid_rank),
+            world.Split(grid_rank, replica),
+            _group(across)[grid_rank] if replicas > 1 else None,
+            _group(within)[replica] if needed else None,
+            device,
+            tuple(seats),
+        )
 
     @property
     def grid_ranks(self) -> int:
@@ -95,54 +121,55 @@ class ProcessMesh:
             comm.Free()
 
 
-def _check_launch(size: int, grid_ranks: int) -> None:
-    if grid_ranks < 1 or size % grid_ranks:
-        fitting = [n for n in range(1, size + 1) if size % n == 0]
+def _check_launch(comm: MPI.Comm, grid_ranks: int) -> None:
+    launched = launched_size()
+    if comm.size == 1 and MPI.COMM_WORLD.size == 1 and launched > 1:
+        vendor = " ".join(str(part) for part in MPI.get_vendor()[:1])
+        if under_torchrun():
+            raise ValueError(
+                f"torchrun started {launched} processes, but MPI ({vendor}) sees each alone: import prdp_hpc before mpi4py, "
+                "with MPICH or an MPI made from it; or start the job with mpirun or srun"
+            )
         raise ValueError(
-            f"{size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
+            f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use the mpirun of the MPI that "
+            "mpi4py was built with, or srun with the right --mpi=… (`srun --mpi=list`)"
+        )
+    if grid_ranks < 1 or comm.size % grid_ranks:
+        fitting = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
+        raise ValueError(
+            f"{comm.size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
             f"grid_ranks must be one of {fitting}, or start another number of ranks"
         )
-    launched = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    if launched > 1 and size == 1:
-        raise ValueError(f"torchrun started {launched} processes, but MPI sees each alone: start the job with mpirun or srun")
 
 
-def _share_cores(local_size: int) -> None:
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+def _seats(comm: MPI.Comm) -> list[Seat]:
+    """Where all ranks sit; collective."""
+    shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node = shared.bcast(comm.rank)
+    shared.Free()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    seats: list[Seat] = comm.allgather(Seat(node, socket.gethostname(), gpus, visible, frozenset(os.sched_getaffinity(0))))
+    return seats
 
 
-def _local_device(local_rank: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
-
-
-def _start_torch_distributed(world: MPI.Comm, local_size: int, device: torch.device) -> None:
-    """Rank 0 chooses the address and a free port; MPI tells the others."""
-    one_node = world.allreduce(local_size, op=MPI.MIN) == world.size
-    if one_node:
+def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
+    """Rank 0 chooses a free port at an address that all nodes reach; MPI tells the others."""
+    address = common_address(world, seats[world.rank].node)
+    if len({seat.node for seat in seats}) == 1:
         # A machine without a network (or without an entry for its own name) must work too.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    else:
+        use_interface_to(address)
     tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]
-    store = None
-    if world.rank == 0:
-        host = "127.0.0.1" if one_node else socket.gethostbyname(socket.gethostname())
-        store = tcp_store(host, 0, world.size, is_master=True, wait_for_workers=False)
-    address = world.bcast((store.host, store.port) if store is not None else None)
+    store = tcp_store(address, 0, world.size, is_master=True, wait_for_workers=False) if world.rank == 0 else None
+    port = world.bcast(store.port if store is not None else None)
     if store is None:
-        store = tcp_store(*address, world.size, is_master=False)
-    own_gpu = device.type == "cuda" and torch.cuda.device_count() >= local_size
-    every_rank = world.allreduce(own_gpu, op=MPI.LAND)
-    dist.init_process_group("nccl" if every_rank else "gloo", store=store, rank=world.rank, world_size=world.size)
+        store = tcp_store(address, port, world.size, is_master=False)
+    backend = "nccl" if each_has_a_gpu(seats) else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
 
 
-def _replica_group(world: MPI.Comm, grid_ranks: int) -> dist.ProcessGroup | None:
-    """This rank's group; `new_group` wants every rank to take part in making each."""
-    if world.size == grid_ranks:
-        return None
-    groups = [dist.new_group(list(range(first, world.size, grid_ranks))) for first in range(grid_ranks)]
-    mine: dist.ProcessGroup = groups[world.rank % grid_ranks]
-    return mine
+def _group(members: list[list[int]]) -> list[Any]:
+    """A group of torch.distributed for each list; every rank must take part in making each."""
+    return [dist.new_group(ranks) for ranks in members]

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from prdp_hpc.launch import under_torchrun
+
 PREEMPTED = 85
 """Exit code of a run that saved its state because of a signal, and wants to be started again with --resume."""
 
-SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-"""SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it preempts or cancels."""
+SIGNALS = (signal.SIGUSR1,) if under_torchrun() else (signal.SIGUSR1, signal.SIGTERM)
+"""SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it preempts or cancels.
+
+torchrun sends SIGTERM to the ranks that are left when one has died, which must end them."""
 
 
 class Preempted(SystemExit):

@@ -26,10 +26,22 @@ def test_one_rank_cannot_be_divided(grid_ranks):
         ProcessMesh.from_world(grid_ranks, MPI.COMM_SELF)
 
 
-def test_torchrun_is_refused(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match=r"torchrun started 4 processes.*mpirun or srun"):
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"},
+            r"torchrun started 4 processes, but MPI .* import prdp_hpc before mpi4py",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "3"}, r"launcher started 3 processes, but MPI .* sees each alone: use the mpirun of the MPI"),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, r"launcher started 8 processes.*srun --mpi=list"),
+    ],
+)
+@pytest.mark.skipif(MPI.COMM_WORLD.size > 1, reason="on one rank")
+def test_a_launcher_that_mpi_does_not_know_is_named(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
         ProcessMesh.from_world(1, MPI.COMM_SELF)
 
 

@@ -81,7 +81,7 @@ def build_solver(config: Config) -> Solver:
 
 def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
     """The grid, the data and the task of a config; collective."""
-    grid = Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length)
+    grid = Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length, mesh.grid_group)
     if isinstance(config, InverseConfig):
         return InverseTask(config, mesh, grid, solver)
     data = open_data(config, mesh, grid)
@@ -166,5 +166,7 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
 def _settings(config: Config) -> dict[str, Any]:
     """What must be the same for a checkpoint to fit; more epochs, another folder or split may follow a resume."""
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
-    settings["training"] = {k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every", "keep_checkpoints")}
+    settings["training"] = {
+        k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
+    }
     return settings

@@ -33,6 +33,7 @@ lint: environment  ## style, types, layers
 	@$(VENV)/ruff check .
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports
+	@$(VENV)/hadolint docker/Dockerfile docker/Dockerfile.cuda
 
 benchmarks: environment  ## speed: tables, and JSON in benchmarks/results
 	@$(VENV)/python -m pip install -q -e '.[benchmarks]'

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--quick]
 
-The model's numbers are fitted to problems of one rank (one on each core at once, since cores share memory), its latency and
+The model's numbers are fitted to problems of one rank, its latency and
 bandwidth of messages to a ping-pong. It then predicts training steps on several ranks, which are measured: the target is 20 %
 on 2 ranks. Messages, bytes and sums are those of PETSc's log and of the halo's own count. Writes `results/scaling.json`,
 `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
@@ -63,8 +63,8 @@ def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
 
 
 def fitted_machine(cores: int, repetitions: int) -> Machine:
-    """The machine as one rank on each core sees it."""
-    one = on_ranks(cores, "calibrate", repetitions=repetitions)
+    """The machine as one rank sees it."""
+    one = on_ranks(1, "calibrate", repetitions=repetitions)
     wire = on_ranks(2, "wire", repetitions=repetitions)
     return Machine(
         name="this machine",

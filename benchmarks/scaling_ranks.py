@@ -111,7 +111,7 @@ def network_times(repetitions: int) -> tuple[float, float]:
 
 
 def calibrate(repetitions: int) -> dict[str, float]:
-    """Rates of one rank while every other core does the same."""
+    """Rates of one rank."""
     bandwidth, iteration, solve = solver_times(repetitions)
     convolution, layer = network_times(repetitions)
     dense = MLP(1000, 1000, [1000, 1000])

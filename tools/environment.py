@@ -22,7 +22,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
+# An image, or a shared installation, has prdp-hpc itself in it instead of a link to this clone.
+PREFIX = os.environ.get("PRDP_VENV")
+VENV = Path(PREFIX).absolute() if PREFIX else ROOT / ".venv"
 STAMP = VENV / "prdp-environment"
 CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
 
@@ -45,6 +47,11 @@ PETSC_OPTIONS = [
     "COPTFLAGS=-O3",
     "CXXOPTFLAGS=-O3",
 ]
+
+# Options that are given replace ours of the same name; wheels are kept by all of them.
+GIVEN = os.environ.get("PRDP_PETSC_OPTIONS", "").split()
+NAMES = {option.split("=")[0] for option in GIVEN}
+PETSC_OPTIONS = [ours for ours in PETSC_OPTIONS if ours.split("=")[0] not in NAMES] + GIVEN
 
 # From mpi4py's and petsc4py's modules to the environment's libraries, before the path of the one they were built in.
 RELATIVE_RUN_PATH = "-Wl,-rpath,$ORIGIN/../../..:$ORIGIN/../../../.."
@@ -231,7 +238,7 @@ def link_launcher(mpicc: str) -> None:
 
 def fingerprint() -> str:
     """What the environment depends on; when it changes, the set-up runs again."""
-    parts = [Path(__file__).read_text(), (ROOT / "pyproject.toml").read_text(), TORCH,
+    parts = [Path(__file__).read_text(), (ROOT / "pyproject.toml").read_text(), TORCH, *PETSC_OPTIONS,
              os.environ.get("PETSC_DIR", ""), os.environ.get("PETSC_ARCH", ""), sys.version]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
@@ -253,9 +260,9 @@ def prepare() -> None:
     else:
         build_petsc(cc)
     with Step("installing prdp-hpc and its tools"):
-        install("-e", f"{ROOT}[dev]")
+        install(*([str(ROOT)] if PREFIX else ["-e", f"{ROOT}[dev]"]))
     STAMP.write_text(fingerprint())
-    say(f"ready in {time.monotonic() - start:.0f} s: .venv")
+    say(f"ready in {time.monotonic() - start:.0f} s: {VENV.name if not PREFIX else VENV}")
 
 
 if __name__ == "__main__":

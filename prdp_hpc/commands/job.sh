@@ -26,7 +26,7 @@ wait "$ranks"
 code=$?
 
 all_nodes_answer() {
-    timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none true
+    SLURM_OVERLAP=1 timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none true
 }
 if [ "$code" = 85 ]; then
     why="stopped early with everything saved"

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run a command; users' mistakes end with exit code 2 and one message."""
     arguments = _arguments(argv)
-    if arguments.command in ("plot", "plan") and launched_rank() > 0:
+    if arguments.command in ("plot", "plan", "submit") and launched_rank() > 0:
         return  # works on files alone: one rank is enough
     # Threads that spin while they wait cost little on idle cores and a multiple of the run time on busy ones. Read when
     # torch is loaded, which the commands do.
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", metavar="RUN", help="a run folder")
     evaluate.add_argument("--data", metavar="FILE", help="an HDF5 file of trajectories (default: the run's own)")
     evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
+    _submit_command(commands)
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")
     return parser
 
@@ -101,6 +102,20 @@ def _config_command(commands: Any, name: str, help_text: str, resumable: bool = 
         choice.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
         choice.add_argument("--overwrite", action="store_true", help="remove an earlier run of this name first")
     return command
+
+
+def _submit_command(commands: Any) -> None:
+    submit = _config_command(commands, "submit", "a SLURM job that trains: shows its script and submits it")
+    submit.add_argument("--command", dest="task", choices=("run", "compare", "generate"), default="run", help="default: run")
+    submit.add_argument("--nodes", type=_count, default=1, metavar="N", help="default: 1")
+    submit.add_argument("--replicas", type=_count, default=1, metavar="N", help="copies of the network (default: 1)")
+    submit.add_argument("--grid-ranks", type=_count, metavar="N", help="ranks that share one grid (default: the config's, or 1)")
+    submit.add_argument("--cpus-per-task", type=_count, default=1, metavar="N", help="cores of each rank (default: 1)")
+    submit.add_argument("--gpus-per-node", type=_count, metavar="N", help="default: none")
+    submit.add_argument("--time", metavar="H:MM:SS", help="time limit; the job goes on after it by itself (default: the site's)")
+    submit.add_argument("--partition", metavar="NAME", help="default: the site's")
+    submit.add_argument("--account", metavar="NAME", help="default: yours")
+    submit.add_argument("--dry-run", action="store_true", help="write and show the script, do not submit it")
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -1,0 +1,58 @@
+#!/bin/bash
+# Train with several seeds at the same time: one job of the array for each, each in a run folder of its own.
+#   prdp-hpc generate configs/heat_1d.yaml      # once before, so that the jobs do not all make the same data
+#   sbatch jobs/seeds.sh
+# Change: the seeds (--array=1-20%4: twenty, four at a time), the nodes and ranks of each, the time, the partition and the
+# account of your site, and the command below.
+#SBATCH --job-name=seeds
+#SBATCH --array=1-3
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=1
+#SBATCH --time=01:00:00
+##SBATCH --partition=...
+##SBATCH --account=...
+#SBATCH --output=%x-%A_%a.log
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+
+# What each process needs: this clone's environment; or your site's: module load ...
+PATH=$PWD/.venv/bin:$PATH
+# How ranks start. Another MPI may want --mpi=pmix ("srun --mpi=list" tells what there is), or all of it be: launch=(mpirun)
+launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=20)
+set -- run configs/heat_1d.yaml seed="$SLURM_ARRAY_TASK_ID" name="heat_1d-seed-$SLURM_ARRAY_TASK_ID" --resume
+
+# ---- From here on the same in every job script.
+# SLURM tells this shell before the end. It tells the ranks, which save after their step and leave with code 85; then the job
+# queues itself again and --resume continues to the same numbers. It does so too when a node is lost. Any other end is the end.
+set -u
+job=$SLURM_JOB_ID
+[ -z "${SLURM_ARRAY_TASK_ID-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" PYTHONUNBUFFERED=1
+echo "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: prdp-hpc $*"
+
+"${launch[@]}" prdp-hpc "$@" &
+ranks=$!
+trap 'kill -USR1 "$ranks" 2> /dev/null' USR1 TERM
+while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; done # a signal ends wait early
+wait "$ranks"
+code=$?
+
+all_nodes_answer() {
+    SLURM_OVERLAP=1 timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none true
+}
+if [ "$code" = 85 ]; then
+    why="stopped early with everything saved"
+elif [ "$code" != 0 ] && ! all_nodes_answer; then
+    why="a node does not answer"
+else
+    echo "job $job: ended with code $code"
+    exit "$code"
+fi
+# A cancelled job must not come back, and a preempted one may be in the queue again already.
+case $(squeue --noheader --jobs="$job" --format=%T/%r) in
+    RUNNING/* | COMPLETING/TimeLimit) echo "job $job: $why, queued again" && scontrol requeue "$job" ;;
+    *) echo "job $job: $why" ;;
+esac
+exit "$code"

@@ -1,0 +1,131 @@
+"""Reliability: how a job of `jobs/` ends, and when it comes back. A stand-in for training, so that the script alone is tested."""
+
+import re
+
+import cluster
+import pytest
+import tiny
+
+pytestmark = pytest.mark.timeout(240)
+
+STAND_IN = """\
+#!/bin/bash
+trap 'echo "rank $SLURM_PROCID saves"; exit 85' USR1 TERM
+echo "rank $SLURM_PROCID of $SLURM_NTASKS: $*"
+case $1 in
+    end) exit "$2" ;;
+    crash) [ "$SLURM_PROCID" = 0 ] || kill -KILL $$ ;;
+esac
+for ((i = 0; i < 1200; i++)); do sleep 0.1; done
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder to submit from, with a stand-in for `prdp-hpc`."""
+    program = tmp_path / ".venv" / "bin" / "prdp-hpc"
+    program.parent.mkdir(parents=True)
+    program.write_text(STAND_IN)
+    program.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def start(slurm, clone):
+    """Submit one of `jobs/` on both nodes; the job and its log."""
+
+    def submit(*words, options=(), script="cpu_nodes.sh"):
+        both = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
+        job = slurm.sbatch(*both, *options, tiny.REPOSITORY / "jobs" / script, *words, cwd=clone)
+        return job, clone / f"{script.removesuffix('.sh')}-{job}.log"
+
+    return submit
+
+
+def started(log, restart=0, ranks=2):
+    """Wait until all ranks run, for the time that is asked for."""
+
+    def begun():
+        return log.exists() and len(re.findall(r"rank \d of", log.read_text().rpartition(f"restart {restart},")[2])) == ranks
+
+    cluster.wait_for(begun, f"restart {restart}", log)
+
+
+def test_an_end_is_an_end(slurm, start):
+    (good, good_log), (bad, bad_log) = start("end", 0), start("end", 3)
+    slurm.wait(good, good_log, JobState="COMPLETED", ExitCode="0:0", Restarts="0")
+    slurm.wait(bad, bad_log, JobState="FAILED", ExitCode="3:0", Restarts="0")
+    assert "ended with code 3" in bad_log.read_text()
+
+
+def test_a_rank_that_dies_ends_the_job(slurm, start):
+    job, log = start("crash")
+    started(log)
+    slurm.wait(job, log, seconds=30, JobState="FAILED", ExitCode="137:0", Restarts="0")
+
+
+def test_a_cancelled_job_stays_cancelled(slurm, start):
+    job, log = start("train")
+    started(log)
+    slurm.said("scancel", job)
+    slurm.wait(job, log, JobState="CANCELLED")
+    assert log.read_text().count("saves") == 2
+    assert "queued again" not in log.read_text()
+
+
+@pytest.mark.parametrize("partition", ["normal", "graceless"])
+def test_a_preempted_job_comes_back(partition, slurm, start):
+    job, log = start("train", options=[f"--partition={partition}"])
+    started(log)
+    slurm.preempt(job)
+    slurm.release(job, restart=1)
+    started(log, restart=1)
+    assert log.read_text().count("saves") == 2
+
+
+def test_a_job_at_its_time_limit_comes_back(slurm, start):
+    job, log = start("train", options=["--time=1", "--signal=B:USR1@55"])
+    started(log)
+    slurm.release(job, restart=1)
+    started(log, restart=1)
+    assert log.read_text().count("saves") == 2
+    assert "stopped early with everything saved, queued again" in log.read_text()
+
+
+def test_a_job_that_lost_a_node_comes_back(slurm, start):
+    job, log = start("train")
+    started(log)
+    slurm.kill_node("n2")
+    slurm.wait(job, log, seconds=100, JobState="PENDING")
+    slurm.start_node("n2")
+    slurm.release(job, restart=1)
+    started(log, restart=1)
+    assert "a node does not answer, queued again" in log.read_text()
+
+
+def test_only_the_task_of_an_array_that_was_stopped_comes_back(slurm, start, clone):
+    job, _ = start(options=["--array=1-2"], script="seeds.sh")
+    logs = {task: clone / f"seeds-{job}_{task}.log" for task in (1, 2)}
+    for task, log in logs.items():
+        started(log)
+        assert f"seed={task} name=heat_1d-seed-{task} --resume" in log.read_text()
+    slurm.said("scancel", "--batch", "--signal=USR1", f"{job}_2")
+    slurm.release(f"{job}_2", restart=1)
+    started(logs[2], restart=1)
+    slurm.wait(f"{job}_1", logs[1], JobState="RUNNING", Restarts="0")
+
+
+def test_each_step_of_the_pipeline_waits_for_the_one_before(slurm, clone):
+    (clone / "jobs").symlink_to(tiny.REPOSITORY / "jobs")
+    told = slurm.said("bash", clone / "jobs" / "pipeline.sh", "config.yaml")
+    generate, train, compare = re.findall(r"job (\d+)", told)
+    started(clone / f"generate-{generate}.log", ranks=4)
+    slurm.wait(train, JobState="PENDING", Reason="Dependency")
+    slurm.wait(compare, JobState="PENDING", Reason="Dependency")
+
+
+def test_one_rank_for_each_gpu(slurm, clone):
+    job = slurm.sbatch(tiny.REPOSITORY / "jobs" / "gpu_nodes.sh", "end", 0, cwd=clone)
+    slurm.wait(job, JobState="COMPLETED")
+    assert slurm.shows(job)["NumCPUs"] == "64"
+    assert len(re.findall(r"rank \d of 8", (clone / f"gpu_nodes-{job}.log").read_text())) == 8

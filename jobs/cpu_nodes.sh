@@ -24,7 +24,8 @@ launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=20)
 
 # ---- From here on the same in every job script.
 # SLURM tells this shell before the end. It tells the ranks, which save after their step and leave with code 85; then the job
-# queues itself again and --resume continues to the same numbers. It does so too when a node is lost. Any other end is the end.
+# queues itself again and --resume continues to the same numbers. It also does when it was preempted before there was anything
+# to save, or has lost a node. Any other end is the end.
 set -u
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
@@ -38,11 +39,14 @@ while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; done # a signal ends wait
 wait "$ranks"
 code=$?
 
+preempted() { scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; }
 all_nodes_answer() {
     SLURM_OVERLAP=1 timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none true
 }
 if [ "$code" = 85 ]; then
     why="stopped early with everything saved"
+elif [ "$code" != 0 ] && preempted; then
+    why="preempted before there was anything to save"
 elif [ "$code" != 0 ] && ! all_nodes_answer; then
     why="a node does not answer"
 else
@@ -51,7 +55,11 @@ else
 fi
 # A cancelled job must not come back, and a preempted one may be in the queue again already.
 case $(squeue --noheader --jobs="$job" --format=%T/%r) in
-    RUNNING/* | COMPLETING/TimeLimit) echo "job $job: $why, queued again" && scontrol requeue "$job" ;;
+    RUNNING/* | COMPLETING/TimeLimit)
+        echo "job $job: $why, queued again"
+        trap - USR1 TERM
+        scontrol requeue "$job" && sleep 600 # SLURM ends this shell, which must not look as if it had ended by itself
+        ;;
     *) echo "job $job: $why" ;;
 esac
 exit "$code"

@@ -126,11 +126,18 @@ def start_node(folder: Path, node: str) -> None:
 
 def kill_node(folder: Path, node: str) -> None:
     """Kill a node's daemon and all that runs on it at once, as a power cut does."""
-    processes = [process for process in _processes(folder) if b"SLURMD_NODENAME=" + node.encode() in _environment(process)]
+    processes = _processes_of(folder, node)
     # The parents of ranks are slurmstepds, which have put their title over their environment.
     steps = {parent for process in processes if _name(parent := _parent(process)) == "slurmstepd"}
     for process in [*steps, *processes]:
         _signal(process, signal.SIGKILL)
+
+
+def kill_daemon(folder: Path, node: str) -> None:
+    """Kill a node's daemon only; what runs there goes on."""
+    for process in _processes_of(folder, node):
+        if _name(process) == "slurmd":
+            _signal(process, signal.SIGKILL)
 
 
 def environment_of(folder: Path) -> dict[str, str]:
@@ -229,6 +236,10 @@ def _processes(folder: Path) -> list[int]:
     marks.add(b"SLURMD_NODENAME=controller")
     numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [number for number in numbers if len(marks.intersection(_environment(number))) == 2]
+
+
+def _processes_of(folder: Path, node: str) -> list[int]:
+    return [process for process in _processes(folder) if f"SLURMD_NODENAME={node}".encode() in _environment(process)]
 
 
 def _environment(process: int) -> list[bytes]:

@@ -32,7 +32,7 @@ class Slurm:
 
     def wait(self, job, log=None, seconds=60, **fields):
         """Wait until SLURM says these values of a job's fields."""
-        cluster.wait_for(lambda: fields.items() <= self.shows(job).items(), f"job {job}: {fields}", log, seconds)
+        self._wait_for(job, lambda shown: fields.items() <= shown.items(), f"{fields}", log, seconds)
 
     def preempt(self, job):
         """Have a job of a higher partition take both nodes, for a moment."""
@@ -41,16 +41,24 @@ class Slurm:
     def release(self, job, restart, log=None):
         """Start a job that was queued again now, not in the two minutes that SLURM gives its nodes."""
 
-        def runs():
-            shown = self.shows(job)
+        def runs(shown):
             if shown["JobState"] == "PENDING" and shown["Reason"] == "BeginTime":
                 self.said("scontrol", "update", f"jobid={job}", "starttime=now")
             return shown["JobState"] == "RUNNING" and shown["Restarts"] == str(restart)
 
-        cluster.wait_for(runs, f"restart {restart} of job {job}", log, seconds=100)
+        self._wait_for(job, runs, f"restart {restart}", log, seconds=60)
+
+    def _wait_for(self, job, condition, what, log, seconds):
+        try:
+            cluster.wait_for(lambda: condition(self.shows(job)), f"job {job}: {what}", log, seconds)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{self.shows(job)}") from None
 
     def kill_node(self, node):
         cluster.kill_node(self.folder, node)
+
+    def kill_daemon(self, node):
+        cluster.kill_daemon(self.folder, node)
 
     def start_node(self, node):
         cluster.start_node(self.folder, node)

@@ -10,10 +10,11 @@ pytestmark = pytest.mark.timeout(240)
 
 STAND_IN = """\
 #!/bin/bash
-trap 'echo "rank $SLURM_PROCID saves"; exit 85' USR1 TERM
+[ "$1" = generate ] || trap 'echo "rank $SLURM_PROCID saves"; exit 85' USR1 TERM
 echo "rank $SLURM_PROCID of $SLURM_NTASKS: $*"
 case $1 in
     end) exit "$2" ;;
+    fail-when) until [ -e "$2" ]; do sleep 0.1; done; exit 3 ;;
     crash) [ "$SLURM_PROCID" = 0 ] || kill -KILL $$ ;;
 esac
 for ((i = 0; i < 1200; i++)); do sleep 0.1; done
@@ -46,7 +47,7 @@ def started(log, restart=0, ranks=2):
     """Wait until all ranks run, for the time that is asked for."""
 
     def begun():
-        return log.exists() and len(re.findall(r"rank \d of", log.read_text().rpartition(f"restart {restart},")[2])) == ranks
+        return log.exists() and len(re.findall(r"rank \d of", log.read_text().partition(f"restart {restart},")[2])) == ranks
 
     cluster.wait_for(begun, f"restart {restart}", log)
 
@@ -78,15 +79,23 @@ def test_a_preempted_job_comes_back(partition, slurm, start):
     job, log = start("train", options=[f"--partition={partition}"])
     started(log)
     slurm.preempt(job)
-    slurm.release(job, restart=1)
+    slurm.release(job, restart=1, log=log)
     started(log, restart=1)
     assert log.read_text().count("saves") == 2
+
+
+def test_a_preempted_job_that_cannot_save_comes_back(slurm, start):
+    job, log = start("generate")
+    started(log)
+    slurm.preempt(job)
+    slurm.release(job, restart=1, log=log)
+    assert "ended with" not in log.read_text()
 
 
 def test_a_job_at_its_time_limit_comes_back(slurm, start):
     job, log = start("train", options=["--time=1", "--signal=B:USR1@55"])
     started(log)
-    slurm.release(job, restart=1)
+    slurm.release(job, restart=1, log=log)
     started(log, restart=1)
     assert log.read_text().count("saves") == 2
     assert "stopped early with everything saved, queued again" in log.read_text()
@@ -98,9 +107,19 @@ def test_a_job_that_lost_a_node_comes_back(slurm, start):
     slurm.kill_node("n2")
     slurm.wait(job, log, seconds=100, JobState="PENDING")
     slurm.start_node("n2")
-    slurm.release(job, restart=1)
+    slurm.release(job, restart=1, log=log)
     started(log, restart=1)
-    assert "a node does not answer, queued again" in log.read_text()
+
+
+def test_a_failure_of_a_job_whose_node_does_not_answer_is_the_nodes(slurm, start, clone):
+    """The other ranks may fail long before SLURM gives the node up."""
+    job, log = start("fail-when", clone / "now")
+    started(log)
+    slurm.kill_daemon("n2")
+    (clone / "now").touch()
+    cluster.wait_for(lambda: "a node does not answer, queued again" in log.read_text(), "the job script", log)
+    slurm.start_node("n2")
+    slurm.wait(job, log, JobState="PENDING", Restarts="1")
 
 
 def test_only_the_task_of_an_array_that_was_stopped_comes_back(slurm, start, clone):

@@ -9,9 +9,14 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from prdp_hpc.launch import launched_rank
+from prdp_hpc.signals import hold_signals
+
+_TRAINING = ("run", "compare", "paper")
+"""Commands that, told to leave, save and leave with exit code 85."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,8 +36,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
-        getattr(command, arguments.command)(arguments)
+        with hold_signals() if arguments.command in _TRAINING else nullcontext():
+            command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
+            # Again: MPI and PETSc have just set handlers of their own.
+            with hold_signals() if arguments.command in _TRAINING else nullcontext():
+                getattr(command, arguments.command)(arguments)
     except Exception as error:
         _fail(error)
     except KeyboardInterrupt:

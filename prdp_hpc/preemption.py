@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.launch import under_torchrun
+from prdp_hpc.signals import SIGNALS, take_held
 
 PREEMPTED = 85
 """Exit code of a run that saved its state because of a signal, and wants to be started again with --resume."""
-
-SIGNALS = (signal.SIGUSR1,) if under_torchrun() else (signal.SIGUSR1, signal.SIGTERM)
-"""SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it preempts or cancels.
-
-torchrun sends SIGTERM to the ranks that are left when one has died, which must end them."""
 
 
 class Preempted(SystemExit):
@@ -28,7 +23,7 @@ class Preempted(SystemExit):
 
 
 class PreemptionWatch:
-    """Notes SIGUSR1 and SIGTERM, and lets all ranks leave after the same step.
+    """Notes SIGUSR1 and SIGTERM (also those held by `hold_signals`), and lets all ranks leave after the same step.
 
     A context manager, to be entered on the main thread of every rank of `comm`. A rank that was signalled tells the others with a
     reduction that completes while the next step is computed, so that asking costs microseconds; all learn of it after the
@@ -43,6 +38,7 @@ class PreemptionWatch:
 
     def __enter__(self) -> PreemptionWatch:
         self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._signalled |= take_held()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

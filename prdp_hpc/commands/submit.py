@@ -11,7 +11,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from prdp_hpc.config import ConfigError, ExperimentConfig, InverseConfig, load_config
+from prdp_hpc.config import ExperimentConfig, InverseConfig, load_config
 from prdp_hpc.files import write_text
 
 SIGNAL_SECONDS = 120
@@ -23,8 +23,10 @@ _ADVICE = {
     "partition specified|partition name": "Give one of these with --partition: {partitions}",
     "--time": "Give --time as minutes, hours:minutes:seconds or days-hours",
     "time limit": "Give a shorter --time, or another --partition; `sinfo -o '%P %l'` lists their limits",
-    "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or --partition; `sinfo -o '%P %D %c %G'` lists "
-    "how many nodes there are, their cores and their GPUs",
+    "node|cpu|processors|gres|gpu": (
+        "Give other --nodes, --cpus-per-task, --gpus-per-node or --partition; `sinfo -o '%P %D %c %G'` lists "
+        "how many nodes there are, their cores and their GPUs"
+    ),
     "controller|configuration": "SLURM does not answer here: try on a login node, or later",
 }
 
@@ -73,7 +75,9 @@ def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid
     replicas, nodes, gpus = arguments.replicas, arguments.nodes, arguments.gpus_per_node
     if isinstance(config, InverseConfig):
         if arguments.task == "generate":
-            raise SubmitError(f"{arguments.config}: an inverse problem is not trained on trajectories and makes its own reference")
+            raise SubmitError(
+                f"{arguments.config}: an inverse problem is not trained on trajectories and makes its own reference"
+            )
         if replicas > 1:
             raise SubmitError(f"--replicas {replicas}: an inverse problem has no samples to divide; give --grid-ranks instead")
     ranks: int = replicas * grid_ranks

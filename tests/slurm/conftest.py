@@ -9,6 +9,7 @@ from pathlib import Path
 import cluster
 import pytest
 
+
 class Slurm:
     """The commands that tests give to SLURM."""
 

@@ -63,7 +63,7 @@ class ProcessMesh:
         """
         given = MPI.COMM_WORLD if comm is None else comm
         _check_launch(given, grid_ranks)
-        seats = _seats(given)
+        seats = seats_of(given)
         places = order([seat.node for seat in seats], grid_ranks)
         # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a failure.
         world = given.Split(0, places.index(given.rank))
@@ -142,7 +142,7 @@ def _check_launch(comm: MPI.Comm, grid_ranks: int) -> None:
         )
 
 
-def _seats(comm: MPI.Comm) -> list[Seat]:
+def seats_of(comm: MPI.Comm) -> list[Seat]:
     """Where all ranks sit; collective."""
     shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
     node = shared.bcast(comm.rank)

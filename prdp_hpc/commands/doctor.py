@@ -113,6 +113,17 @@ def _torch() -> list[Finding]:
     return [Finding("torch", f"{torch.__version__}, {shown}, torch.distributed: {', '.join(backends)}")]
 
 
+def _launch() -> list[Finding]:
+    """Where the ranks are; collective."""
+    if isinstance(mpi := _import("mpi4py.MPI"), str) or isinstance(_import("torch"), str) or mpi.COMM_WORLD.size == 1:
+        return []
+    from prdp_hpc.mesh import seats_of
+    from prdp_hpc.placement import describe, each_has_a_gpu
+
+    seats = seats_of(mpi.COMM_WORLD)
+    return [Finding("launch", f"{describe(seats)}, reductions through {'NCCL' if each_has_a_gpu(seats) else 'gloo'}")]
+
+
 def _hdf5() -> list[Finding]:
     h5py = _import("h5py")
     if isinstance(h5py, str):
@@ -136,4 +147,4 @@ def _import(name: str) -> Any:
         return f"{name} cannot be imported ({type(error).__name__}: {error})"
 
 
-_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _mpi, _petsc, _torch, _hdf5, _slurm)
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _mpi, _petsc, _torch, _launch, _hdf5, _slurm)

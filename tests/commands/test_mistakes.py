@@ -129,7 +129,7 @@ def test_run_folders(config, tmp_path, capsys):
     assert "line 1: lacks error" in fails(capsys, "plot", metrics.parent)
     for checkpoint in (metrics.parent / "checkpoints").iterdir():
         checkpoint.write_bytes(b"")
-    with pytest.warns(RuntimeWarning, match="cannot be read as a checkpoint"):
+    with pytest.warns(RuntimeWarning, match="has no checksum at its end: cut short"):
         assert "none of the 2 checkpoints can be read" in fails(capsys, "run", config, "--resume")
 
 
@@ -157,7 +157,7 @@ def test_help_tells_the_commands(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     told = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
-    assert told == {"run", "compare", "paper", "generate", "gradients", "plot", "evaluate", "doctor"}
+    assert told == {"run", "compare", "paper", "generate", "gradients", "plan", "plot", "evaluate", "submit", "doctor"}
 
 
 def test_a_bug_is_not_hidden(config, capsys, monkeypatch):

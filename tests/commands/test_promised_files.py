@@ -9,7 +9,7 @@ import yaml
 
 from prdp_hpc import cli
 
-RUN_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
+RUN_FILES = {"starts.json", "config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
 PNG = b"\x89PNG"
 
 

@@ -55,7 +55,8 @@ EnforcePartLimits=ALL
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 # Tests cannot wait as long as clusters do.
-SlurmdTimeout=10
+SlurmdTimeout=5
+MessageTimeout=5
 KillWait=20
 SchedulerParameters=bf_interval=2
 {nodes}

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture
 def submit(slurm, tmp_path):
     """`prdp-hpc submit`, of a config whose runs go to `tmp_path / "runs"`."""
-    content = tiny.emulator(tmp_path / "runs", training={"epochs": 30}, data={"train": 200})
+    content = tiny.emulator(tmp_path / "runs", training={"epochs": 16}, data={"train": 200})
     config = tiny.write(tmp_path / "config.yaml", content)
 
     def run(*options):
@@ -38,15 +38,15 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
         metrics = folder / "metrics.jsonl"
         cluster.wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > count, f"epoch {count}", log)
 
-    epochs(4)
+    epochs(2)
     slurm.preempt(job)
     slurm.release(job, restart=1, log=log)
-    epochs(10)
+    epochs(6)
     slurm.said("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
     slurm.wait(job, log, JobState="PENDING")
     slurm.said("scontrol", "update", f"jobid={job}", "partition=graceless")
     slurm.release(job, restart=2, log=log)
-    epochs(16)
+    epochs(10)
     slurm.preempt(job)
     slurm.release(job, restart=3, log=log)
     slurm.wait(job, log, JobState="COMPLETED", Restarts="3")

@@ -55,11 +55,7 @@ else
 fi
 # A cancelled job must not come back, and a preempted one may be in the queue again already.
 case $(squeue --noheader --jobs="$job" --format=%T/%r) in
-    RUNNING/* | COMPLETING/TimeLimit)
-        echo "job $job: $why, queued again"
-        trap - USR1 TERM
-        scontrol requeue "$job" && sleep 600 # SLURM ends this shell, which must not look as if it had ended by itself
-        ;;
+    RUNNING/* | COMPLETING/TimeLimit) echo "job $job: $why, queued again" && scontrol requeue "$job" ;;
     *) echo "job $job: $why" ;;
 esac
 exit "$code"

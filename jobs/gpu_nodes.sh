@@ -1,9 +1,9 @@
 #!/bin/bash
 # Train on many nodes with GPUs: one rank for each GPU, 2 replicas of 4 grid ranks.
 #   sbatch jobs/gpu_nodes.sh
-# Change: the nodes; --ntasks-per-node and --gpus-per-node together (each rank needs a GPU of its own), --cpus-per-task to the
-# cores that a node has for each GPU, parallel.grid_ranks in the command below, the time, the partition and the account of your
-# site. Some sites name the kind of GPU: --gpus-per-node=a100:4.
+# Change: the nodes; --ntasks-per-node and --gpus-per-node together (ranks that share a GPU reduce through the host),
+# --cpus-per-task to the cores that a node has for each GPU, parallel.grid_ranks in the command below, the time, the partition and
+# the account of your site. Some sites name the kind of GPU: --gpus-per-node=a100:4.
 #SBATCH --job-name=gpu_nodes
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -56,11 +56,7 @@ else
 fi
 # A cancelled job must not come back, and a preempted one may be in the queue again already.
 case $(squeue --noheader --jobs="$job" --format=%T/%r) in
-    RUNNING/* | COMPLETING/TimeLimit)
-        echo "job $job: $why, queued again"
-        trap - USR1 TERM
-        scontrol requeue "$job" && sleep 600 # SLURM ends this shell, which must not look as if it had ended by itself
-        ;;
+    RUNNING/* | COMPLETING/TimeLimit) echo "job $job: $why, queued again" && scontrol requeue "$job" ;;
     *) echo "job $job: $why" ;;
 esac
 exit "$code"

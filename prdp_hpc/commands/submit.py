@@ -23,10 +23,8 @@ _ADVICE = {
     "partition specified|partition name": "Give one of these with --partition: {partitions}",
     "--time": "Give --time as minutes, hours:minutes:seconds or days-hours",
     "time limit": "Give a shorter --time, or another --partition; `sinfo -o '%P %l'` lists their limits",
-    "node|cpu|processors|gres|gpu": (
-        "Give other --nodes, --cpus-per-task, --gpus-per-node or --partition; `sinfo -o '%P %D %c %G'` lists "
-        "how many nodes there are, their cores and their GPUs"
-    ),
+    "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or --partition; "
+    "`sinfo -o '%P %D %c %G'` lists how many nodes there are, their cores and their GPUs",
     "controller|configuration": "SLURM does not answer here: try on a login node, or later",
 }
 
@@ -47,7 +45,7 @@ def submit(arguments: argparse.Namespace) -> None:
     ConfigError
         For a config that does not do, before anything is written.
     SubmitError
-        For ranks that do not fit the nodes, the GPUs or the task; with sbatch's own words where it refuses the job.
+        For ranks that do not fit the nodes or the task; with sbatch's own words where it refuses the job.
     """
     config = load_config(arguments.config, arguments.overrides)
     grid_ranks = arguments.grid_ranks or config.parallel.grid_ranks or 1
@@ -71,13 +69,11 @@ def submit(arguments: argparse.Namespace) -> None:
 
 
 def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid_ranks: int) -> int:
-    """How many ranks the job has; `SubmitError` where they do not fit the nodes, the GPUs or the task."""
-    replicas, nodes, gpus = arguments.replicas, arguments.nodes, arguments.gpus_per_node
+    """How many ranks the job has; `SubmitError` where they do not fit the nodes or the task."""
+    replicas, nodes = arguments.replicas, arguments.nodes
     if isinstance(config, InverseConfig):
         if arguments.task == "generate":
-            raise SubmitError(
-                f"{arguments.config}: an inverse problem is not trained on trajectories and makes its own reference"
-            )
+            raise SubmitError(f"{arguments.config}: an inverse problem makes its own reference, there is nothing to generate")
         if replicas > 1:
             raise SubmitError(f"--replicas {replicas}: an inverse problem has no samples to divide; give --grid-ranks instead")
     ranks: int = replicas * grid_ranks
@@ -86,11 +82,6 @@ def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid
         raise SubmitError(
             f"--nodes {nodes}: {replicas} replica(s) × {grid_ranks} grid rank(s) are {ranks} ranks, which do not divide evenly "
             f"over {nodes} nodes; --nodes may be one of {fitting}"
-        )
-    if gpus and ranks // nodes > gpus:
-        raise SubmitError(
-            f"--gpus-per-node {gpus}: {ranks // nodes} ranks a node would share them, but each needs a GPU of its own; "
-            f"give --gpus-per-node {ranks // nodes}, or --nodes {-(-ranks // gpus)} or more"
         )
     return ranks
 

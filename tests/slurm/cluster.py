@@ -55,7 +55,8 @@ EnforcePartLimits=ALL
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 # Tests cannot wait as long as clusters do.
-SlurmdTimeout=10
+SlurmdTimeout=5
+MessageTimeout=5
 KillWait=20
 SchedulerParameters=bf_interval=2
 {nodes}
@@ -234,8 +235,11 @@ def _processes(folder: Path) -> list[int]:
     """The daemons and all that runs in jobs. A user's shell has the cluster's SLURM_CONF too, but no node's name."""
     marks = {f"SLURM_CONF={folder / 'slurm.conf'}".encode(), *(f"SLURMD_NODENAME={node}".encode() for node in NODES)}
     marks.add(b"SLURMD_NODENAME=controller")
-    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [number for number in numbers if len(marks.intersection(_environment(number))) == 2]
+    return [process for process in _numbers() if len(marks.intersection(_environment(process))) == 2]
+
+
+def _numbers() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _processes_of(folder: Path, node: str) -> list[int]:

@@ -4,6 +4,7 @@ import getpass
 import re
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import cluster
@@ -33,27 +34,23 @@ class Slurm:
 
     def wait(self, job, log=None, seconds=60, **fields):
         """Wait until SLURM says these values of a job's fields."""
-        self._wait_for(job, lambda shown: fields.items() <= shown.items(), f"{fields}", log, seconds)
+        try:
+            cluster.wait_for(lambda: fields.items() <= self.shows(job).items(), f"job {job}: {fields}", log, seconds)
+        except TimeoutError as error:
+            daemons = "\n".join(f"{path.name}:\n{path.read_text()[-2000:]}" for path in sorted(self.folder.glob("slurm*.log")))
+            raise TimeoutError(f"{error}\n{self.shows(job)}\n{daemons}") from None
 
     def preempt(self, job):
         """Have a job of a higher partition take both nodes, for a moment."""
         self.said("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
 
     def release(self, job, restart, log=None):
-        """Start a job that was queued again now, not in the two minutes that SLURM gives its nodes."""
-
-        def runs(shown):
-            if shown["JobState"] == "PENDING" and shown["Reason"] == "BeginTime":
-                self.said("scontrol", "update", f"jobid={job}", "starttime=now")
-            return shown["JobState"] == "RUNNING" and shown["Restarts"] == str(restart)
-
-        self._wait_for(job, runs, f"restart {restart}", log, seconds=60)
-
-    def _wait_for(self, job, condition, what, log, seconds):
-        try:
-            cluster.wait_for(lambda: condition(self.shows(job)), f"job {job}: {what}", log, seconds)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.shows(job)}") from None
+        """Start a job that was queued again in two seconds, not in the two minutes that SLURM waits."""
+        self.wait(job, log, JobState="PENDING", Reason="BeginTime")
+        # A node refuses a job that starts in the second in which it was ended ("Job credential revoked").
+        time.sleep(2)
+        self.said("scontrol", "update", f"jobid={job}", "starttime=now")
+        self.wait(job, log, JobState="RUNNING", Restarts=str(restart))
 
     def kill_node(self, node):
         cluster.kill_node(self.folder, node)

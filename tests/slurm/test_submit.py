@@ -1,0 +1,79 @@
+"""Reliability: `prdp-hpc submit` on a SLURM; a job that is stopped three times ends with the numbers of one left alone."""
+
+import re
+import subprocess
+
+import cluster
+import pytest
+import tiny
+import torch
+
+from prdp_hpc.learning.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture
+def submit(slurm, tmp_path):
+    """`prdp-hpc submit`, of a config whose runs go to `tmp_path / "runs"`."""
+    content = tiny.emulator(tmp_path / "runs", training={"epochs": 16}, data={"train": 200})
+    config = tiny.write(tmp_path / "config.yaml", content)
+
+    def run(*options):
+        words = [str(tiny.BIN / "prdp-hpc"), "submit", config, *options]
+        return subprocess.run(words, env=slurm.environment, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+
+    return run
+
+
+def test_three_stops_change_no_number(slurm, submit, tmp_path):
+    alone_command = tiny.command(2, "run", tmp_path / "config.yaml", "name=alone", f"output={tmp_path / 'alone'}")
+    alone = subprocess.Popen(alone_command, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = submit("--nodes", "2", "--replicas", "2", "--time", "10")
+    assert told.returncode == 0, told.stderr
+    job, log, folder = re.search(r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", told.stdout).groups()
+    log, folder = tmp_path / log, tmp_path / folder
+
+    def epochs(count):
+        metrics = folder / "metrics.jsonl"
+        cluster.wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > count, f"epoch {count}", log)
+
+    epochs(2)
+    slurm.preempt(job)
+    slurm.release(job, restart=1, log=log)
+    epochs(6)
+    slurm.said("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
+    slurm.wait(job, log, JobState="PENDING")
+    slurm.said("scontrol", "update", f"jobid={job}", "partition=graceless")
+    slurm.release(job, restart=2, log=log)
+    epochs(10)
+    slurm.preempt(job)
+    slurm.release(job, restart=3, log=log)
+    slurm.wait(job, log, JobState="COMPLETED", Restarts="3")
+
+    assert alone.wait(timeout=60) == 0
+    assert [f"restart {count}, on n[1-2]" in log.read_text() for count in range(4)] == [True] * 4
+    assert tiny.rows(folder) == tiny.rows(tmp_path / "alone" / "alone")
+    networks = [
+        Checkpoints(run / "checkpoints").load_latest()["task"]["network"] for run in (folder, tmp_path / "alone" / "alone")
+    ]
+    torch.testing.assert_close(*networks, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--account=nobodys"], "Invalid account or account/partition combination specified. Give --account"),
+        (["--partition=nowhere"], "Give one of these with --partition: graceless, normal, urgent"),
+        (["--time=30-0"], "Requested time limit is invalid (missing or exceeds some limit). Give a shorter --time"),
+        (["--time=soon"], "Invalid --time specification. Give --time as minutes, hours:minutes:seconds"),
+        (["--nodes=3", "--replicas=3"], "Node count specification invalid. Give other --nodes"),
+        (["--cpus-per-task=500"], "More processors requested than permitted. Give other --nodes"),
+        (["--gpus-per-node=9"], "Requested node configuration is not available. Give other --nodes"),
+    ],
+)
+def test_what_sbatch_refuses(options, message, submit):
+    told = submit(*options)
+    assert told.returncode == 2
+    assert message in told.stderr
+    assert re.fullmatch(r"prdp-hpc: error: sbatch refused \S+/runs/slurm/tiny\.sh: .*\n", told.stderr)

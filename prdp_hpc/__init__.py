@@ -8,12 +8,13 @@ import os
 from importlib import import_module
 from typing import Any
 
-from prdp_hpc.launch import join_torchrun
+from prdp_hpc.launch import end_with_torchrun, join_torchrun
 
 # One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other ranks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Before anything loads MPI: it looks only once for the other processes of its job.
+end_with_torchrun()
 join_torchrun()
 
 _HOMES = {

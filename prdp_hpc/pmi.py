@@ -2,17 +2,22 @@
 
 MPICH and the MPIs made from it find each other through the text protocol PMI-1: each process puts its address under a key, waits
 in a barrier, and gets the others' addresses. `python -m prdp_hpc.pmi SIZE PER_NODE` serves that on a free port, prints the
-port, and ends when every process has finished or left.
+port, and ends when every process has finished. Each process also holds a second connection to it, its lifeline; when one breaks,
+the manager ends at once, and with it all lifelines (see `prdp_hpc.launch`).
 
 Source: MPICH, src/pmi (PMI-1 wire protocol).
 """
 
 from __future__ import annotations
 
+import queue
 import secrets
 import socket
 import sys
 import threading
+from contextlib import suppress
+
+from prdp_hpc.launch import notice_silence
 
 MAXES = "cmd=maxes rc=0 kvsname_max=256 keylen_max=256 vallen_max=4096"
 PATIENCE = 120.0
@@ -24,10 +29,12 @@ class ProcessManager:
 
     def __init__(self, size: int, per_node: int) -> None:
         self._size = size
+        self._connections = 2 * size  # of each process one to talk, and its lifeline
         # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a killed one left behind.
         self._name = f"prdp_hpc_{secrets.token_hex(8)}"
         self._values = {"PMI_process_mapping": f"(vector,(0,{-(-size // per_node)},{per_node}))"}
         self._barrier = threading.Barrier(size)
+        self._ends: queue.Queue[bool] = queue.Queue()
         self._listener = socket.create_server(("", 0), backlog=size)
         self._listener.settimeout(PATIENCE)
 
@@ -36,29 +43,29 @@ class ProcessManager:
         """Where it listens."""
         return int(self._listener.getsockname()[1])
 
-    def serve(self) -> None:
-        """Serve until all processes have left."""
-        threads = []
-        for _ in range(self._size):
-            connection, _ = self._listener.accept()
-            connection.settimeout(None)
-            threads.append(threading.Thread(target=self._converse, args=(connection,)))
-            threads[-1].start()
-        for thread in threads:
-            thread.join()
+    def serve(self) -> bool:
+        """Serve until all processes have left (True), or one was lost (False)."""
+        threading.Thread(target=self._accept, daemon=True).start()
+        return all(self._ends.get() for _ in range(self._connections))
+
+    def _accept(self) -> None:
+        try:
+            for _ in range(self._connections):
+                connection, _ = self._listener.accept()
+                connection.settimeout(None)
+                notice_silence(connection)
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+        except TimeoutError:
+            self._ends.put(False)
 
     def _converse(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rw", encoding="ascii", newline="\n") as stream:
-            try:
-                for line in stream:
-                    answer = self._answer(_fields(line))
-                    stream.write("".join(f"{part}\n" for part in answer))
-                    stream.flush()
-            except (OSError, threading.BrokenBarrierError):
-                pass
-            finally:
-                # Whoever still waits for this process would wait for ever.
-                self._barrier.abort() if self._barrier.n_waiting else None
+        lifeline = False
+        with connection, connection.makefile("r", encoding="ascii", newline="\n") as lines, suppress(OSError):
+            for line in lines:
+                said = _fields(line)
+                lifeline = said.get("cmd") == "lifeline" or (lifeline and said.get("cmd") != "let_go")
+                connection.sendall("".join(f"{part}\n" for part in self._answer(said)).encode("ascii"))
+        self._ends.put(not lifeline)
 
     def _answer(self, said: dict[str, str]) -> list[str]:
         command = said.get("cmd", "")

@@ -1,10 +1,14 @@
 """A mesh starts alike under mpirun, on several nodes, and under torchrun; what cannot start says so once."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -78,6 +82,72 @@ def test_a_rank_that_dies_under_torchrun_ends_the_job():
     assert job.returncode != 0
 
 
+WAIT = """
+import json, os, pathlib, time
+from prdp_hpc import ProcessMesh
+world = ProcessMesh.from_world().world
+processes = world.gather((os.getpid(), os.getppid()))
+if world.rank == 0:
+    pathlib.Path("processes.new").write_text(json.dumps(processes))
+    os.rename("processes.new", "processes")
+else:
+    time.sleep(90)
+world.barrier()
+"""
+
+
+def runs(process):
+    """Whether a process is there; one that has ended stays in the list until its parent has asked for its exit code."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_it(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}"]
+    command = [TORCHRUN[0], *words, "--no-python", sys.executable, "-c", WAIT]
+    agents = [
+        subprocess.Popen(command, cwd=tmp_path, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "processes").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        ranks, parents = zip(*json.loads((tmp_path / "processes").read_text()), strict=True)
+        os.kill(parents[1], signal.SIGKILL)
+        for agent in agents:
+            assert agent.wait(timeout=30) != 0
+        assert not any(map(runs, ranks))
+    finally:
+        for agent in agents:
+            agent.kill()
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_the_process_manager_ends_at_once_when_a_lifeline_breaks(in_order):
+    manager = ProcessManager(1, 1)
+    found = []
+    served = threading.Thread(target=lambda: found.append(manager.serve()), daemon=True)
+    served.start()
+    with (
+        socket.create_connection(("127.0.0.1", manager.port)) as talk,
+        socket.create_connection(("127.0.0.1", manager.port)) as line,
+    ):
+        line.sendall(b"cmd=lifeline\n" + b"cmd=let_go\n" * in_order)
+        line.shutdown(socket.SHUT_WR)
+        if in_order:
+            served.join(0.2)
+            assert served.is_alive()  # until the process has finished
+            talk.shutdown(socket.SHUT_WR)
+        served.join(10)
+    assert found == [in_order]
+
+
 @pytest.mark.parametrize("launcher", [(MPIEXEC, "-n", "4"), (*TORCHRUN, "4")], ids=["mpirun", "torchrun"])
 def test_three_grid_ranks_do_not_fit_in_four(tmp_path, launcher):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path))
@@ -145,10 +215,19 @@ def test_the_process_manager_answers_as_mpich_expects():
             ask("cmd=get kvsname=x key=PMI_process_mapping")
             ask("cmd=finalize")
 
+    lifelines = [socket.create_connection(("127.0.0.1", manager.port)) for _ in range(2)]
+    for line in lifelines:
+        line.sendall(b"cmd=lifeline\n")
     said = {0: [], 1: []}
     processes = [threading.Thread(target=process, args=(rank, said)) for rank in said]
     for thread in (*processes, served):
         thread.start() if thread is not served else None
+    for thread in processes:
+        thread.join(10)
+    assert served.is_alive()
+    for line in lifelines:
+        line.sendall(b"cmd=let_go\n")
+        line.close()
     for thread in (*processes, served):
         thread.join(10)
         assert not thread.is_alive()

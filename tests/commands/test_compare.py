@@ -10,7 +10,7 @@ from prdp_hpc.commands.compare import variants
 from prdp_hpc.config import validate
 from prdp_hpc.learning.experiment import run_experiment
 
-RUN_FILES = {"config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
+RUN_FILES = {"starts.json", "config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
 BASELINE = {"cg": {"solver": {"ksp": "cg", "pc": "none"}, "level": 1e-6}}
 
 

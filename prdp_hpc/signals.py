@@ -23,13 +23,18 @@ def hold_signals() -> Iterator[None]:
     To be entered once more after `import mpi4py.MPI` and `petsc4py.PETSc`, which set handlers of their own: one ignores the
     signal, the other aborts.
     """
-    earlier = {number: signal.signal(number, lambda number, _: _held.append(number)) for number in SIGNALS}
+    earlier = {number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in earlier.items():
             # None: set by a library in C, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def hold(number: int) -> None:
+    """Keep a signal for the next `PreemptionWatch`."""
+    _held.append(number)
 
 
 def take_held() -> bool:

@@ -13,6 +13,11 @@ from prdp_hpc.launch import end_with_torchrun, join_torchrun
 # One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other ranks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# PETSc's handler of signals ends MPI from within, which can wait for ever for a lock that the interrupted code holds.
+_petsc_options = os.environ.get("PETSC_OPTIONS", "")
+if "-no_signal_handler" not in _petsc_options:
+    os.environ["PETSC_OPTIONS"] = f"{_petsc_options} -no_signal_handler"
+
 # Before anything loads MPI: it looks only once for the other processes of its job.
 end_with_torchrun()
 join_torchrun()

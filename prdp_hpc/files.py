@@ -8,7 +8,7 @@ import numbers
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -18,7 +18,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The folder is made where it is missing. The temporary name starts with a dot and keeps the suffix, so that
     libraries which choose a format by suffix do the right thing. The bytes reach the disk before the rename: after
-    a crash `path` holds its old content or its new content, never a part.
+    a crash `path` holds its old content or its new content, never a part; once this returns, the new one.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +29,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, target)
+        _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what `atomic_path` left of writing `path`, a name or a pattern, when its process was killed.
+
+    Only where nobody writes there at the moment.
+    """
+    target = Path(path)
+    for left in target.parent.glob(f".{target.stem}.{'[0-9a-f]' * 8}{target.suffix}"):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -51,6 +62,16 @@ def to_json(value: object, indent: int | None = None) -> str:
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` to `path` as strict JSON (see `to_json`), replacing the whole file at once."""
     write_text(path, to_json(value, indent=2) + "\n")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a rename reach the disk; some network file systems have no such call."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _plain(value: object) -> object:

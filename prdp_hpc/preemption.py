@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.signals import PREEMPTED, SIGNALS, take_held
+from prdp_hpc.signals import PREEMPTED, SIGNALS, hold, take_held
 
 
 class Preempted(SystemExit):
@@ -41,6 +41,9 @@ class PreemptionWatch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self._round_ended()
+            if self._signalled:
+                # The run has come to its end; those after it in a comparison must not go on as if nothing had been said.
+                hold(signal.SIGUSR1)
         for number, handler in self._earlier.items():
             # None: set by a library in C, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

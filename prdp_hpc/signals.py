@@ -32,7 +32,7 @@ def block_signals() -> Iterator[None]:
 @contextmanager
 def hold_signals() -> Iterator[None]:
     """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up. On the main thread only."""
-    earlier = {number: signal.signal(number, lambda number, _: _held.append(number)) for number in SIGNALS}
+    earlier = {number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS}
     try:
         yield
     finally:
@@ -45,6 +45,11 @@ def ignore_signals() -> None:
     """For a process that is about to end: SLURM and mpirun may send a signal more than once, and its exit code must stay."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def hold(number: int) -> None:
+    """Keep a signal for the next `PreemptionWatch`."""
+    _held.append(number)
 
 
 def take_held() -> bool:

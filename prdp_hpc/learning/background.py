@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class BackgroundWriter:
-    """Runs one action at a time on a thread of its own; an error shows at the next `submit` or `wait`.
+    """Runs one action at a time on a thread of its own; an error shows at the next `check`, `submit` or `wait`.
 
     The interpreter does not exit before the action has ended.
     """
@@ -15,6 +15,16 @@ class BackgroundWriter:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an action is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise the error of an action that has ended; does not wait."""
+        if not self.busy:
+            self.wait()
 
     def submit(self, action: Callable[[], object]) -> None:
         """Start `action` when the one before has ended."""

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from prdp_hpc.files import atomic_path, to_json
+from prdp_hpc.files import atomic_path, remove_leftovers, to_json
 from prdp_hpc.learning.background import BackgroundWriter
 from prdp_hpc.learning.sealed import DamagedError, load_sealed, save_sealed
 
-FORMAT = "prdp-hpc checkpoint 2"
+FORMAT = "prdp-hpc checkpoint 3"
+SHARE = 0.02
+"""What saving may take of the time, see `Checkpoints.ready`."""
+LONGEST_WAIT = 1.0
+"""Seconds."""
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
 
@@ -34,6 +40,10 @@ class Checkpoints:
     `settings` are those that a checkpoint must share with the run that loads it, nested as in the config; they are stored
     as the entry `fingerprint`, and a checkpoint of other settings raises `CheckpointError` on load. None: not checked.
     The entries `epoch`, `step`, `format` and `fingerprint` are the checkpoint's own. Write on one rank only.
+
+    Attributes
+    ----------
+    saved : the epoch of the last checkpoint that was written or loaded; -1 before.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None) -> None:
@@ -42,7 +52,9 @@ class Checkpoints:
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)
+        self.saved = -1
         self._writer = BackgroundWriter()
+        self._started, self._cost = -LONGEST_WAIT, 0.0
 
     def save(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> Path:
         """Write the state after `epoch` and `step` steps of the next one, then remove all but the last `keep`, and later ones.
@@ -54,19 +66,46 @@ class Checkpoints:
         self.finish()
         return path
 
-    def save_soon(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> Path:
-        """Copy the state and write it in the background; raises what went wrong with the one before."""
+    def save_soon(self, epoch: int, state: Mapping[str, Any], step: int = 0, first: Callable[[], object] = lambda: None) -> Path:
+        """Copy the state and write it in the background, after `first`; raises what went wrong with the one before."""
         self.finish()
         own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
+        self._started, start = time.monotonic(), time.perf_counter()
         content = _plain({**state, **own}, "state")
+        copied = time.perf_counter() - start
         path = self.path(epoch, step)
-        self._writer.submit(lambda: self._write(path, content))
+
+        def write() -> None:
+            # Not the time that it waits for the disk: nobody else does.
+            start = time.thread_time()
+            first()
+            self._write(path, content)
+            self._cost = copied + time.thread_time() - start
+            self.saved = epoch
+
+        with self._explained():
+            self._writer.submit(write)
         return path
+
+    @property
+    def ready(self) -> bool:
+        """Whether to save now: none is being written, and saving takes at most 2 % of the time or the last was a second ago."""
+        return not self._writer.busy and time.monotonic() - self._started >= min(self._cost / SHARE, LONGEST_WAIT)
+
+    def check(self) -> None:
+        """Raise what went wrong with a checkpoint that was written in the background; does not wait."""
+        with self._explained():
+            self._writer.check()
 
     def finish(self) -> None:
         """Wait until the checkpoint that is being written is there; raises what went wrong with it."""
-        try:
+        with self._explained():
             self._writer.wait()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder}: the checkpoint cannot be written ({error.strerror or error}); the ones before are whole: "
@@ -78,6 +117,7 @@ class Checkpoints:
         return self.folder / (f"epoch_{epoch:04d}_step_{step:04d}.pt" if step else f"epoch_{epoch:04d}.pt")
 
     def _write(self, path: Path, content: Any) -> None:
+        remove_leftovers(self.folder / "epoch_*.pt")
         with atomic_path(path) as temporary:
             save_sealed(content, temporary)
         earlier = [other for other in self._paths() if _place(other) <= _place(path)]
@@ -121,6 +161,7 @@ class Checkpoints:
                 check_fit(json.loads(saved), json.loads(self.fingerprint))
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
+        self.saved = content["epoch"]
         return content
 
     def _paths(self) -> list[Path]:

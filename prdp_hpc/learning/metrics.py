@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,11 @@ class MetricsWriter:
         for tag, number in _scalars(row).items():
             self._board.add_scalar(tag, number, row["epoch"])
         self._board.flush()
+
+    def sync(self) -> None:
+        """Let the lines written so far reach the disk; may be called from another thread."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the files; writing afterwards does nothing."""

@@ -41,7 +41,9 @@ class Trainer:
     Before the first epoch and after each one the task is validated; the error goes to the schedule, whose level holds for
     the next epoch. Decisions are made on rank 0's error and hold on all ranks.
 
-    Checkpoints are written while training goes on. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave
+    Checkpoints are written while training goes on; while that takes more than 2 % of the time they are put off, by at most a
+    second. An epoch is shown, in `metrics.jsonl` too, once a kill cannot take more than `checkpoint_every` epochs that were
+    shown; those not yet shown are in the checkpoint. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave
     with exit code 85 (`prdp_hpc.preemption`); a resume goes on with the next step.
 
     Attributes
@@ -63,6 +65,10 @@ class Trainer:
     _resumed: bool = field(default=False, init=False)
     _validation: Stopwatch = field(default_factory=Stopwatch, init=False)
     _row: dict[str, Any] = field(default_factory=dict, init=False)
+    _unshown: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _outputs: tuple[MetricsWriter, Progress] | None = field(default=None, init=False)
+    _ready: bool = field(default=True, init=False)
+    _submitted: int = field(default=-1, init=False)
     _before: dict[str, Any] = field(default_factory=dict, init=False)
 
     def restore(self) -> None:
@@ -85,9 +91,9 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if len(state["random"]) == world.size:
             restore_random_state(state["random"][world.rank])
-        self._row = state["row"]
+        self._row, self._unshown = state["row"], state["unshown"]
         self._before, self._earlier = state["work"], state["losses"]
-        self._first = epoch + 1
+        self._first, self._submitted = epoch + 1, epoch
 
     def run(self) -> dict[str, Any]:
         """Train and return the last epoch's metrics; collective.
@@ -105,25 +111,43 @@ class Trainer:
         """
         self._note_start()
         active = self.mesh.is_root
-        resume_epoch = self._first - 1 if self._resumed else None
-        writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, resume_epoch))
+        shown = self._unshown[0]["epoch"] - 1 if self._unshown else self._first - 1
+        writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, shown if self._resumed else None))
         # Not before: the first writer of a process loads TensorBoard, which is no part of training.
         self._start = time.perf_counter()
         watch = PreemptionWatch(self.mesh.world)
         with watch, writer as metrics, Progress(self.epochs, active, self.label) as progress:
+            self._outputs = metrics, progress
+            self._show()
             for epoch in range(self._first, self.epochs + 1):
                 self._one_epoch(epoch, watch)
-                # A line says that its epoch is done: then the checkpoint of the one before must be there.
-                call_together(self.mesh.world, self.checkpoints.finish)
-                metrics.write(self._row)
-                progress.update(self._row)
+                self._unshown += [self._row] if active else []
+                call_together(self.mesh.world, self.checkpoints.check)
+                self._show()
                 if watch.now() and epoch < self.epochs:
-                    self._leave(epoch, [], {key: self._row[key] for key in CUMULATIVE})
-                if epoch % self.checkpoint_every == 0 or epoch == self.epochs:
-                    self._save(epoch, [], {key: self._row[key] for key in CUMULATIVE})
-            call_together(self.mesh.world, self.checkpoints.finish)
+                    self._leave(epoch, [], self._cumulative())
+                if self._due(epoch):
+                    self._save(epoch, [], self._cumulative())
+            self._finish()
         self.task.close()
         return self._row
+
+    def _due(self, epoch: int) -> bool:
+        every = self.checkpoint_every
+        return epoch == self.epochs or (self._ready and epoch // every > self._submitted // every)
+
+    def _show(self) -> None:
+        """Write down the epochs that can be lost only with the ones that `checkpoint_every` allows to be lost."""
+        assert self._outputs is not None
+        while self._unshown and self._unshown[0]["epoch"] <= self.checkpoints.saved + self.checkpoint_every:
+            row = self._unshown.pop(0)
+            self._outputs[0].write(row)
+            self._outputs[1].update(row)
+
+    def _finish(self) -> None:
+        """Wait for the last checkpoint; collective."""
+        call_together(self.mesh.world, self.checkpoints.finish)
+        self._show()
 
     def _note_start(self) -> None:
         """What a requeued job says in its log; on all ranks an error where it makes no progress."""
@@ -143,7 +167,7 @@ class Trainer:
         self._earlier = []
         # Rounding may differ between replicas, the decision must not.
         with self._validation.running():
-            validation = self.mesh.world.bcast(self.task.validate())
+            validation, self._ready = self.mesh.world.bcast((self.task.validate(), self.checkpoints.ready))
         self.schedule.observe(validation["error"])
         levels = {"level": level, "adjoint_level": adjoint_level}
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
@@ -162,6 +186,9 @@ class Trainer:
         since_start = (*totals, solver, max(0.0, steps - solver), validation, total)
         return {key: self._before.get(key, 0) + value for key, value in zip(CUMULATIVE, since_start, strict=True)}
 
+    def _cumulative(self) -> dict[str, Any]:
+        return {key: self._row[key] for key in CUMULATIVE}
+
     def _after_step(self, epoch: int, watch: PreemptionWatch, losses: Callable[[], list[float]]) -> None:
         if watch.after_step():
             self._leave(epoch - 1, losses(), self._work())
@@ -169,13 +196,14 @@ class Trainer:
     def _leave(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
         """Save what is done after `epoch` and the steps of these losses, and end the process; collective."""
         self._save(epoch, losses, work)
-        call_together(self.mesh.world, self.checkpoints.finish)
+        self._finish()
         if self.mesh.is_root:
             where = self.checkpoints.path(epoch, len(losses))
             print(f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume", file=sys.stderr, flush=True)
         raise Preempted
 
     def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
+        self._submitted = epoch
         random_states = self.mesh.world.gather(random_state())
 
         def save() -> None:
@@ -184,9 +212,12 @@ class Trainer:
                 "schedule": self.schedule.state_dict(),
                 "random": random_states,
                 "row": self._row,
+                "unshown": self._unshown,
                 "work": work,
                 "losses": list(losses),
             }
-            self.checkpoints.save_soon(epoch, state, len(losses))
+            assert self._outputs is not None
+            # A node that loses power must not keep the checkpoint and lose the lines before it.
+            self.checkpoints.save_soon(epoch, state, len(losses), first=self._outputs[0].sync)
 
         call_together(self.mesh.world, save if self.mesh.is_root else lambda: None)

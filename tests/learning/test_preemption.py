@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -14,6 +16,7 @@ from prdp_hpc.learning.experiment import run_experiment
 from prdp_hpc.learning.restarts import RestartError, note_start
 from prdp_hpc.learning.supervised import SupervisedTask
 from prdp_hpc.preemption import PREEMPTED, Preempted, PreemptionWatch
+from prdp_hpc.signals import take_held
 
 EPOCHS = 5
 RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
@@ -82,6 +85,23 @@ def test_a_signalled_run_goes_on_to_the_same_numbers(changes, steps, train, sign
     assert signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None)
 
 
+def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_path):
+    train("whole", training={"batch_size": 2})
+    signalled(5 * EPOCHS)
+    train("first", training={"batch_size": 2})
+    assert ended_with(lambda: train("second", training={"batch_size": 2})) == PREEMPTED
+    train("second", resume=True, training={"batch_size": 2})
+    for name in ("first", "second"):
+        assert tiny.rows(tmp_path / name) == tiny.rows(tmp_path / "whole")
+
+
+def test_a_signal_that_nobody_waits_for_ends_the_process():
+    """PETSc would abort MPI from within its signal handler, which may wait for a lock that the interrupted code holds."""
+    code = "import os, signal\nfrom prdp_hpc import Solver\nos.kill(os.getpid(), signal.SIGTERM)"
+    ended = subprocess.run([sys.executable, "-c", code], timeout=60, env=tiny.environment(), check=False)
+    assert ended.returncode == -signal.SIGTERM
+
+
 def test_a_watch_of_one_rank():
     with PreemptionWatch(MPI.COMM_SELF) as watch:
         assert not watch.after_step()
@@ -89,6 +109,8 @@ def test_a_watch_of_one_rank():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert watch.after_step()
         assert watch.now()
+    assert take_held()  # the block went on to its end: the next run must hear of it
+    assert not take_held()
 
 
 def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):

@@ -8,13 +8,13 @@ import os
 from importlib import import_module
 from typing import Any
 
-from prdp_hpc.launch import join_torchrun
+from prdp_hpc.launch import prepare_mpi
 
 # One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other ranks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# Before anything loads MPI: it looks only once for the other processes of its job.
-join_torchrun()
+# Before anything loads MPI.
+prepare_mpi()
 
 _HOMES = {
     "ProcessMesh": "mesh",

@@ -7,6 +7,7 @@ import importlib
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -139,6 +140,9 @@ def _fail(error: Exception) -> NoReturn:
         if not expected:
             traceback.print_exception(error)
         sys.stderr.flush()
+    elif world is None or world.size == 1:
+        # Launchers end the other processes when the first has failed.
+        time.sleep(2.0)
     if not together:
         world.Abort(2)
     sys.exit(2 if expected else 1)

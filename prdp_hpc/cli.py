@@ -10,11 +10,11 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from prdp_hpc.launch import launched_rank
-from prdp_hpc.signals import hold_signals
+from prdp_hpc.signals import PREEMPTED, block_signals, hold_signals, ignore_signals
 
 _TRAINING = ("run", "compare", "paper")
 """Commands that, told to leave, save and leave with exit code 85."""
@@ -36,14 +36,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Threads that spin while they wait cost little on idle cores and a multiple of the run time on busy ones. Read when
     # torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    trains = arguments.command in _TRAINING
+    if trains and "-no_signal_handler" not in os.environ.get("PETSC_OPTIONS", ""):
+        # PETSc's own handler aborts by SIGTERM, and leaves none behind when it ends.
+        os.environ["PETSC_OPTIONS"] = f"{os.environ.get('PETSC_OPTIONS', '')} -no_signal_handler"
     try:
-        with hold_signals() if arguments.command in _TRAINING else nullcontext():
-            command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
-            # Again: MPI and PETSc have just set handlers of their own.
-            with hold_signals() if arguments.command in _TRAINING else nullcontext():
-                getattr(command, arguments.command)(arguments)
+        with ExitStack() as holding:
+            with block_signals():
+                command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
+                if trains:
+                    holding.enter_context(hold_signals())
+            getattr(command, arguments.command)(arguments)
     except Exception as error:
         _fail(error)
+    except SystemExit as end:
+        if end.code == PREEMPTED:
+            ignore_signals()
+        raise
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -24,6 +24,8 @@ RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 _LAUNCHERS = ("PMI_", "PMI2_", "PMIX_", "HYDI_", "MPI_LOCAL")
 """What mpirun and srun tell MPI begins with one of these."""
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
 _PROCESS = "PRDP_TORCHRUN_PROCESS"
 """Holds the id of the process that torchrun started: its own children, which inherit all else, are no ranks."""
 
@@ -72,6 +74,9 @@ def _join_torchrun() -> None:
 
     MPICH and the MPIs made from it look for `PMI_PORT` and `PMI_ID` when they start; with others `ProcessMesh` says what to do.
     """
+    # torchrun's processes would train on without it, while those of mpirun and SLURM end with their launchers. Not a thread that
+    # looks after it: while a rank waits in MPI for another, Python runs none.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     import torch.distributed as dist  # slow, and needed under torchrun only
 
     # Of the srun or mpirun that started torchrun itself, once on each node.

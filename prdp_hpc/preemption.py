@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.signals import SIGNALS, take_held
-
-PREEMPTED = 85
-"""Exit code of a run that saved its state because of a signal, and wants to be started again with --resume."""
+from prdp_hpc.signals import PREEMPTED, SIGNALS, take_held
 
 
 class Preempted(SystemExit):

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from prdp_hpc.launch import under_torchrun
 
+PREEMPTED = 85
+"""Exit code of a run that saved its state because of a signal, and wants to be started again with --resume."""
+
 SIGNALS = (signal.SIGUSR1,) if under_torchrun() else (signal.SIGUSR1, signal.SIGTERM)
 """SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it preempts or cancels.
 
@@ -17,12 +20,18 @@ _held: list[int] = []
 
 
 @contextmanager
-def hold_signals() -> Iterator[None]:
-    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up. On the main thread only.
+def block_signals() -> Iterator[None]:
+    """Let SIGUSR1 and SIGTERM wait; for loading MPI, which sets a handler of its own."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    To be entered once more after `import mpi4py.MPI` and `petsc4py.PETSc`, which set handlers of their own: one ignores the
-    signal, the other aborts.
-    """
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up. On the main thread only."""
     earlier = {number: signal.signal(number, lambda number, _: _held.append(number)) for number in SIGNALS}
     try:
         yield
@@ -30,6 +39,12 @@ def hold_signals() -> Iterator[None]:
         for number, handler in earlier.items():
             # None: set by a library in C, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def ignore_signals() -> None:
+    """For a process that is about to end: SLURM and mpirun may send a signal more than once, and its exit code must stay."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def take_held() -> bool:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -100,6 +103,50 @@ def test_a_rank_that_dies_under_torchrun_ends_the_job_on_all_nodes():
             agent.terminate()
     assert all(agent.returncode != 0 for agent in agents)
     assert sum(text.count("has ended before the others: ending the job on all 4 ranks") for text in said) == 1
+
+
+WAIT = """
+import json, os, pathlib, time
+from prdp_hpc import ProcessMesh
+world = ProcessMesh.from_world().world
+processes = world.gather((os.getpid(), os.getppid()))
+if world.rank == 0:
+    pathlib.Path("processes.new").write_text(json.dumps(processes))
+    os.rename("processes.new", "processes")
+else:
+    time.sleep(90)
+world.barrier()
+"""
+
+
+def runs(process):
+    """Whether a process is there; one that has ended stays in the list until its parent has asked for its exit code."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_it(tmp_path):
+    words = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    command = [TORCHRUN[0], *words, "--no-python", sys.executable, "-c", WAIT]
+    agents = [
+        subprocess.Popen(command, cwd=tmp_path, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "processes").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        ranks, parents = zip(*json.loads((tmp_path / "processes").read_text()), strict=True)
+        os.kill(parents[1], signal.SIGKILL)
+        for agent in agents:
+            assert agent.wait(timeout=30) != 0
+        assert not any(map(runs, ranks))
+    finally:
+        for agent in agents:
+            agent.kill()
 
 
 def test_a_child_of_a_rank_under_torchrun_is_no_rank():

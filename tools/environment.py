@@ -29,8 +29,7 @@ STAMP = VENV / "prdp-environment"
 CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
 
 PETSC = "3.26.1"
-# Images take an old one (docker/build.sh): what is built with it runs with every MPI of its ABI.
-MPICH = os.environ.get("PRDP_MPICH", "5.0.2")
+MPICH = "5.0.2"
 MPI4PY = "4.1.2"
 NUMPY = "2.4.6"
 # The newest torch on PyPI brings several GB of CUDA; TORCH=... asks for another one.
@@ -239,7 +238,7 @@ def link_launcher(mpicc: str) -> None:
 
 def fingerprint() -> str:
     """What the environment depends on; when it changes, the set-up runs again."""
-    parts = [Path(__file__).read_text(), (ROOT / "pyproject.toml").read_text(), TORCH, MPICH, *PETSC_OPTIONS,
+    parts = [Path(__file__).read_text(), (ROOT / "pyproject.toml").read_text(), TORCH, *PETSC_OPTIONS,
              os.environ.get("PETSC_DIR", ""), os.environ.get("PETSC_ARCH", ""), sys.version]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 

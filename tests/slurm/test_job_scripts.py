@@ -84,6 +84,15 @@ def test_a_preempted_job_comes_back(partition, slurm, start):
     assert log.read_text().count("saves") == 2
 
 
+def test_a_job_that_is_requeued_by_hand_comes_back(slurm, start):
+    job, log = start("train")
+    started(log)
+    slurm.said("scontrol", "requeue", job)
+    slurm.release(job, restart=1, log=log)
+    started(log, restart=1)
+    assert log.read_text().count("saves") == 2
+
+
 def test_a_preempted_job_that_cannot_save_comes_back(slurm, start):
     job, log = start("generate")
     started(log)

@@ -8,19 +8,18 @@ import os
 from importlib import import_module
 from typing import Any
 
-from prdp_hpc.launch import end_with_torchrun, join_torchrun
+from prdp_hpc.launch import prepare_mpi
 
 # One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other ranks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# PETSc's handler of signals ends MPI from within, which can wait for ever for a lock that the interrupted code holds.
+# PETSc's own handler aborts by SIGTERM, from within a library call: it can wait for ever for a lock that this call holds.
 _petsc_options = os.environ.get("PETSC_OPTIONS", "")
 if "-no_signal_handler" not in _petsc_options:
     os.environ["PETSC_OPTIONS"] = f"{_petsc_options} -no_signal_handler"
 
-# Before anything loads MPI: it looks only once for the other processes of its job.
-end_with_torchrun()
-join_torchrun()
+# Before anything loads MPI.
+prepare_mpi()
 
 _HOMES = {
     "ProcessMesh": "mesh",

@@ -7,6 +7,7 @@ import importlib
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,9 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     trains = arguments.command in _TRAINING
-    if trains and "-no_signal_handler" not in os.environ.get("PETSC_OPTIONS", ""):
-        # PETSc's own handler aborts by SIGTERM, and leaves none behind when it ends.
-        os.environ["PETSC_OPTIONS"] = f"{os.environ.get('PETSC_OPTIONS', '')} -no_signal_handler"
     try:
         with ExitStack() as holding:
             with block_signals():
@@ -148,6 +146,9 @@ def _fail(error: Exception) -> NoReturn:
         if not expected:
             traceback.print_exception(error)
         sys.stderr.flush()
+    elif world is None or world.size == 1:
+        # Launchers end the other processes when the first has failed.
+        time.sleep(2.0)
     if not together:
         world.Abort(2)
     sys.exit(2 if expected else 1)

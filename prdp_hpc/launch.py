@@ -1,33 +1,41 @@
-"""Who started this process, and how processes of torchrun become one MPI job."""
+"""Who started this process, and how processes become one MPI job where MPI alone would not see that they are."""
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import fcntl
+import importlib.util
 import os
 import signal
 import socket
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
+from fcntl import F_SETFL, F_SETOWN, F_SETSIG, fcntl
 from typing import Any
+
+from prdp_hpc.pmi import stay_alive
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 """Where mpirun and srun say how many processes they started."""
 
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
-PR_SET_PDEATHSIG = 1
-"""Source: linux/prctl.h."""
+_LAUNCHERS = ("PMI_", "PMI2_", "PMIX_", "HYDI_", "MPI_LOCAL")
+"""What mpirun and srun tell MPI begins with one of these."""
 
-SILENCE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
-"""Seconds, seconds and times: a node that is gone without a word is noticed after 20 seconds."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_PROCESS = "PRDP_TORCHRUN_PROCESS"
+"""Holds the id of the process that torchrun started: its own children, which inherit all else, are no ranks."""
+
+_kept: list[Any] = []
 
 
 def under_torchrun() -> bool:
     """Whether torchrun started this process as one of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    mine = os.environ.get(_PROCESS, str(os.getpid())) == str(os.getpid())
+    return mine and "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def launched_size() -> int:
@@ -43,72 +51,91 @@ def launched_rank() -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
-def end_with_torchrun() -> None:
-    """Let the kernel kill this process when torchrun dies, whose processes would train on without it. Does nothing elsewhere.
+def prepare_mpi() -> None:
+    """What must be done before MPI is loaded, which looks only once for the other processes of its job.
 
-    mpirun and SLURM's daemons have ranks end with them. Not a thread that looks after the launcher: while a rank waits in MPI
-    for another, Python runs none.
+    Under torchrun its processes become one MPI job. Where an Open MPI's mpirun or `srun --mpi=pmix` started an MPICH without
+    PMIx, which would end by an obscure message, MPI sees each process alone, and `ProcessMesh` says what is wrong.
     """
-    if under_torchrun():
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def join_torchrun() -> None:
-    """Let the processes of torchrun become one MPI job; must come before MPI is loaded. Does nothing elsewhere.
-
-    Rank 0 starts a process manager (`prdp_hpc.pmi`) and tells the others its address through torchrun's store. MPICH and the
-    MPIs made from it look for `PMI_PORT` and `PMI_ID` when they start; other MPIs do not, and `ProcessMesh` says so.
-    """
-    if not under_torchrun() or "PMI_PORT" in os.environ or "PMI_FD" in os.environ or "mpi4py.MPI" in sys.modules:
+    if "mpi4py.MPI" in sys.modules:
         return
+    if _PROCESS in os.environ and not under_torchrun():
+        _forget("PMI_")  # the child of a rank
+    elif under_torchrun():
+        _join_torchrun()
+    elif "PMIX_RANK" in os.environ and _mpich_without_pmix():
+        _forget("PMIX_", "PRTE_LAUNCHED")
+        # mpi4py's words, from every rank; ProcessMesh says it once.
+        warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+
+
+def _join_torchrun() -> None:
+    """Rank 0 starts a process manager (`prdp_hpc.pmi`) and tells the others its port through torchrun's store.
+
+    MPICH and the MPIs made from it look for `PMI_PORT` and `PMI_ID` when they start; with others `ProcessMesh` says what to do.
+    """
+    # torchrun's processes would train on without it, while those of mpirun and SLURM end with their launchers. Not a thread that
+    # looks after it: while a rank waits in MPI for another, Python runs none.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     import torch.distributed as dist  # slow, and needed under torchrun only
 
+    # Of the srun or mpirun that started torchrun itself, once on each node.
+    _forget(*_LAUNCHERS)
     found: Any = dist
     store, rank, size = next(iter(found.rendezvous("env://")))
+    # torchrun's store or, in rank 0, what serves it: it must be there until all have asked.
+    _kept.append(store)
     # A store outlives the processes of a restart by torchrun.
     store = found.PrefixStore(f"prdp-hpc/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     if rank == 0:
-        per_node = os.environ.get("LOCAL_WORLD_SIZE", str(size))
-        manager = subprocess.Popen(
-            [sys.executable, "-m", "prdp_hpc.pmi", str(size), per_node],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={key: value for key, value in os.environ.items() if key != "TORCHELASTIC_RUN_ID"},
-        )
-        assert manager.stdout is not None
-        store.set("port", manager.stdout.readline().strip())
+        store.set("port", _start_manager(size))
     address = os.environ["MASTER_ADDR"], int(store.get("port"))
-    os.environ["PMI_PORT"] = f"{address[0]}:{address[1]}"
-    os.environ["PMI_ID"] = str(rank)
-    _hold_lifeline(address)
+    _open_line(address, f"cmd=join rank={rank} node={os.environ.get('GROUP_RANK', '0')}\n")
+    os.environ |= {"PMI_PORT": "{}:{}".format(*address), "PMI_ID": str(rank), _PROCESS: str(os.getpid())}
 
 
-def notice_silence(connection: socket.socket) -> None:
-    """Let a connection end when the other node does not answer any more."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in SILENCE:
-        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+def _start_manager(size: int) -> str:
+    """The port of a new process manager. It ends by itself, not with rank 0: it has to tell the others."""
+    manager = subprocess.Popen(
+        [sys.executable, "-c", f"from prdp_hpc.pmi import serve; serve({size})"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={key: value for key, value in os.environ.items() if key != "TORCHELASTIC_RUN_ID"},
+    )
+    _kept.append(manager)
+    assert manager.stdout is not None
+    return manager.stdout.readline().strip()
 
 
-def _hold_lifeline(address: tuple[str, int]) -> None:
-    """Let the kernel kill this process when the process manager ends, as it does once it has lost another one of the job.
+def _open_line(address: tuple[str, int], said: str) -> None:
+    """Have the kernel kill this process when the process manager ends: in a library that waits, no Python would run."""
+    line = socket.create_connection(address, timeout=60)
+    stay_alive(line)
+    line.sendall(said.encode())
+    line.setblocking(False)
+    fcntl(line, F_SETSIG, signal.SIGKILL)
+    fcntl(line, F_SETOWN, os.getpid())
+    fcntl(line, F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with suppress(BlockingIOError):  # nothing has come, as it should be
+        line.recv(1)
+        raise ConnectionError("the process manager of this job has ended: see what rank 0 says")
+    # Not a Python object, which would be closed before MPI is finalised.
+    line.detach()
 
-    torchrun does not: where it is killed on one node, the ranks on other nodes wait for ever.
-    """
-    line = socket.create_connection(address)
-    notice_silence(line)
-    line.sendall(b"cmd=lifeline\n")
-    flags = fcntl.fcntl(line, fcntl.F_GETFL)
-    fcntl.fcntl(line, fcntl.F_SETOWN, os.getpid())
-    # What comes on this connection is its end, nothing else.
-    fcntl.fcntl(line, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(line, fcntl.F_SETFL, flags | os.O_ASYNC)
 
-    def let_go() -> None:
-        fcntl.fcntl(line, fcntl.F_SETFL, flags)
-        with suppress(OSError):
-            line.sendall(b"cmd=let_go\n")
-        line.close()
+def _mpich_without_pmix() -> bool:
+    """Whether mpi4py was built with an MPICH that was not linked with PMIx; without initialising MPI."""
+    spec = importlib.util.find_spec("mpi4py.MPI")
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(spec.origin if spec is not None else None)
+        said, length = ctypes.create_string_buffer(8192), ctypes.c_int()
+        library.MPI_Get_library_version(said, ctypes.byref(length))
+        return said.value.startswith(b"MPICH") and not hasattr(library, "PMIx_Init")
+    return False
 
-    # Registered before MPI is loaded, and so called after MPI has ended.
-    atexit.register(let_go)
+
+def _forget(*beginnings: str) -> None:
+    for name in [name for name in os.environ if name.startswith(beginnings)]:
+        del os.environ[name]

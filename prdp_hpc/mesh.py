@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,9 @@ from mpi4py import MPI
 
 from prdp_hpc.collective import abort_on_error
 from prdp_hpc.launch import launched_size, under_torchrun
-from prdp_hpc.placement import Seat, each_has_a_gpu, gpu_of, order, threads_of
+from prdp_hpc.placement import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
 from prdp_hpc.rendezvous import common_address, use_interface_to
+from prdp_hpc.seats import seats_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class ProcessMesh:
         """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start `torch.distributed` on it.
 
         The grid ranks of a replica sit on one node where that is possible, whatever the launcher's placement. Each rank gets
-        its share of the node's cores as torch threads, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any.
+        its share of the node's cores as torch threads, at most SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU
+        of the node if it has any; a warning says where ranks have to share one.
         torch.distributed uses NCCL where each rank has a GPU of its own, else gloo, through an address of rank 0 that all
         nodes reach. With more than one rank, an uncaught exception on one rank ends the job.
 
@@ -62,7 +64,8 @@ class ProcessMesh:
             MPI does not know, if only some nodes have GPUs, or if the nodes cannot reach each other.
         """
         given = MPI.COMM_WORLD if comm is None else comm
-        _check_launch(given, grid_ranks)
+        check_launch(given)
+        _check_split(given, grid_ranks)
         seats = seats_of(given)
         places = order([seat.node for seat in seats], grid_ranks)
         # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a failure.
@@ -71,10 +74,12 @@ class ProcessMesh:
         seats = [seats[rank] for rank in places]
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads_of(seats, world.rank))
-        gpu = gpu_of(seats, world.rank)
+        gpu = gpus_of(seats)[world.rank]
         device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
         if gpu is not None:
             torch.cuda.set_device(device)
+        if world.rank == 0:
+            _warn_of_shared_gpus(seats)
         if world.size > 1 and not dist.is_initialized():
             _start_torch_distributed(world, seats)
         replica, grid_rank = divmod(world.rank, grid_ranks)
@@ -121,7 +126,8 @@ class ProcessMesh:
             comm.Free()
 
 
-def _check_launch(comm: MPI.Comm, grid_ranks: int) -> None:
+def check_launch(comm: MPI.Comm) -> None:
+    """Raise `ValueError` if the launcher started more processes than MPI knows of."""
     launched = launched_size()
     if comm.size == 1 and MPI.COMM_WORLD.size == 1 and launched > 1:
         vendor = " ".join(str(part) for part in MPI.get_vendor()[:1])
@@ -134,6 +140,9 @@ def _check_launch(comm: MPI.Comm, grid_ranks: int) -> None:
             f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use the mpirun of the MPI that "
             "mpi4py was built with, or srun with the right --mpi=… (`srun --mpi=list`)"
         )
+
+
+def _check_split(comm: MPI.Comm, grid_ranks: int) -> None:
     if grid_ranks < 1 or comm.size % grid_ranks:
         fitting = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
         raise ValueError(
@@ -142,15 +151,16 @@ def _check_launch(comm: MPI.Comm, grid_ranks: int) -> None:
         )
 
 
-def seats_of(comm: MPI.Comm) -> list[Seat]:
-    """Where all ranks sit; collective."""
-    shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    node = shared.bcast(comm.rank)
-    shared.Free()
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    seats: list[Seat] = comm.allgather(Seat(node, socket.gethostname(), gpus, visible, frozenset(os.sched_getaffinity(0))))
-    return seats
+def _warn_of_shared_gpus(seats: Sequence[Seat]) -> None:
+    shared = sharing(seats)
+    if shared:
+        shown = ", ".join(f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4])
+        warnings.warn(
+            f"there are more ranks than GPUs ({shown}): neighbours share one, and gloo takes the place of NCCL, which is slower; "
+            "start one rank for each GPU, as --ntasks-per-node=GPUS",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
@@ -166,7 +176,7 @@ def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
     port = world.bcast(store.port if store is not None else None)
     if store is None:
         store = tcp_store(address, port, world.size, is_master=False)
-    backend = "nccl" if each_has_a_gpu(seats) else "gloo"
+    backend = "nccl" if dist.is_nccl_available() and each_has_a_gpu(seats) else "gloo"
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
 
 

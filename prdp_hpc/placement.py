@@ -14,15 +14,16 @@ class Seat:
     Attributes
     ----------
     node : the number of its node; host : its name.
-    gpus : GPUs that the rank sees; visible : which, as CUDA_VISIBLE_DEVICES says ("" if unset).
+    gpus : what tells the GPUs that the rank sees from all others, in the order of their indices.
     cores : the cores that it may run on.
+    most_threads : cores that it was promised (`--cpus-per-task`); None where nobody said.
     """
 
     node: int
     host: str
-    gpus: int
-    visible: str
+    gpus: tuple[str, ...]
     cores: frozenset[int]
+    most_threads: int | None = None
 
 
 def order(nodes: Sequence[int], grid_ranks: int) -> list[int]:
@@ -48,49 +49,55 @@ def spread(nodes: Sequence[int], grid_ranks: int) -> int:
     return sum(len(set(nodes[i : i + grid_ranks])) > 1 for i in range(0, len(nodes), grid_ranks))
 
 
-def gpu_of(seats: Sequence[Seat], rank: int) -> int | None:
-    """The index of the GPU, among those that the rank sees, that it works on; None on a machine without.
+def gpus_of(seats: Sequence[Seat]) -> list[int | None]:
+    """For each rank the index of its GPU, among those that it sees; None on machines without.
 
-    Each rank of a node gets its own where there are enough, or where the launcher shows each another one. Ranks that are more
-    than the GPUs share them in turn, neighbours together. Raises `ValueError` where some nodes have GPUs and others none.
+    Ranks that see the same GPUs take them in turn, each its own where there are enough; where they are more, neighbours share
+    one. A launcher that shows each rank another GPU is thereby followed. Raises `ValueError` where some ranks see GPUs and
+    others none.
     """
-    mine = seats[rank]
-    if len({seat.gpus > 0 for seat in seats}) > 1:
+    if len({bool(seat.gpus) for seat in seats}) > 1:
         without = sorted({seat.host for seat in seats if not seat.gpus})
         raise ValueError(
             f"some ranks see GPUs, those on {', '.join(without[:4])} see none: give all nodes GPUs (as --gpus-per-node), or hide "
             "them everywhere with CUDA_VISIBLE_DEVICES="
         )
-    if not mine.gpus:
-        return None
-    here = [other for other, seat in enumerate(seats) if seat.node == mine.node]
-    if _shown_apart([seats[other] for other in here]):
-        return 0
-    return here.index(rank) * mine.gpus // len(here) if len(here) > mine.gpus else here.index(rank)
+    alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+    for rank, seat in enumerate(seats):
+        alike.setdefault((seat.node, seat.gpus), []).append(rank)
+    found: list[int | None] = [None] * len(seats)
+    for (_, gpus), ranks in alike.items():
+        for place, rank in enumerate(ranks):
+            if gpus:
+                found[rank] = place * len(gpus) // max(len(ranks), len(gpus))
+    return found
+
+
+def sharing(seats: Sequence[Seat]) -> dict[str, tuple[int, int]]:
+    """By host, where ranks share GPUs: how many ranks there are, and on how many GPUs they work."""
+    indices = gpus_of(seats)
+    used = [(seat.host, seat.gpus[index]) for seat, index in zip(seats, indices, strict=True) if index is not None]
+    ranks, gpus = Counter(host for host, _ in used), Counter(host for host, _ in set(used))
+    return {host: (ranks[host], gpus[host]) for host in ranks if ranks[host] > gpus[host]}
 
 
 def each_has_a_gpu(seats: Sequence[Seat]) -> bool:
-    """Whether no two ranks share a GPU: NCCL needs that."""
-    nodes = {seat.node: [other for other in seats if other.node == seat.node] for seat in seats}
-    return all(_shown_apart(here) or len(here) <= min(seat.gpus for seat in here) for here in nodes.values())
+    """Whether every rank has a GPU that no other works on: NCCL needs that."""
+    return all(seat.gpus for seat in seats) and not sharing(seats)
 
 
 def threads_of(seats: Sequence[Seat], rank: int) -> int:
     """A rank's share of the cores that it may run on: all of them where the launcher binds ranks to cores of their own."""
     mine = seats[rank]
-    sharing = sum(seat.node == mine.node and bool(seat.cores & mine.cores) for seat in seats)
-    return max(1, len(mine.cores) // max(1, sharing))
+    others = sum(seat.node == mine.node and bool(seat.cores & mine.cores) for seat in seats)
+    share = max(1, len(mine.cores) // max(1, others))
+    return min(share, mine.most_threads or share)
 
 
 def describe(seats: Sequence[Seat]) -> str:
-    """`2 nodes (a: 4 ranks, b: 4 ranks), 4 GPUs a node`, for messages."""
+    """`3 rank(s) on 2 node(s) (a: 2, b: 1), 2 GPU(s) a node`, for messages."""
     counts = Counter((seat.node, seat.host) for seat in seats)
     hosts = ", ".join(f"{host}: {count}" for (_, host), count in list(counts.items())[:8])
     more = ", …" if len(counts) > 8 else ""
-    return f"{len(seats)} rank(s) on {len(counts)} node(s) ({hosts}{more}), {max(seat.gpus for seat in seats)} GPU(s) each"
-
-
-def _shown_apart(here: Sequence[Seat]) -> bool:
-    """Whether the launcher shows each rank of a node one GPU, another to each."""
-    shown = [seat.visible for seat in here]
-    return all(seat.gpus == 1 for seat in here) and "" not in shown and len(set(shown)) == len(shown)
+    gpus = sorted({len({gpu for seat in seats if seat.node == node for gpu in seat.gpus}) for node, _ in counts})
+    return f"{len(seats)} rank(s) on {len(counts)} node(s) ({hosts}{more}), {' or '.join(map(str, gpus))} GPU(s) a node"

@@ -1,86 +1,119 @@
-"""A small process manager that lets processes which were started apart become one MPI job.
+"""A small process manager that lets processes which were started apart become one MPI job, and end as one.
 
 MPICH and the MPIs made from it find each other through the text protocol PMI-1: each process puts its address under a key, waits
-in a barrier, and gets the others' addresses. `python -m prdp_hpc.pmi SIZE PER_NODE` serves that on a free port, prints the
-port, and ends when every process has finished. Each process also holds a second connection to it, its lifeline; when one breaks,
-the manager ends at once, and with it all lifelines (see `prdp_hpc.launch`).
+in a barrier, and gets the others' addresses. `serve` does that in a process of its own.
+
+Each process first opens a line of its own (`join`) and never closes it: where it ends, the process has ended. When one has ended
+without finalising MPI while others use it, the manager ends too, and with it all lines, by which the others are killed
+(`prdp_hpc.launch`). torchrun itself ends only the processes of the node where one has died.
 
 Source: MPICH, src/pmi (PMI-1 wire protocol).
 """
 
 from __future__ import annotations
 
-import queue
 import secrets
 import socket
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-
-from prdp_hpc.launch import notice_silence
+from itertools import groupby
+from typing import TextIO
 
 MAXES = "cmd=maxes rc=0 kvsname_max=256 keylen_max=256 vallen_max=4096"
-PATIENCE = 120.0
-"""Seconds that the first process may keep the server waiting."""
+PATIENCE = 300.0
+"""Seconds within which all processes must have joined."""
+
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class ProcessManager:
-    """Serves one job of `size` processes, `per_node` of them on each node."""
+    """Serves one job of `size` processes."""
 
-    def __init__(self, size: int, per_node: int) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._connections = 2 * size  # of each process one to talk, and its lifeline
         # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a killed one left behind.
         self._name = f"prdp_hpc_{secrets.token_hex(8)}"
-        self._values = {"PMI_process_mapping": f"(vector,(0,{-(-size // per_node)},{per_node}))"}
+        self._values: dict[str, str] = {}
         self._barrier = threading.Barrier(size)
-        self._ends: queue.Queue[bool] = queue.Queue()
+        self._changed = threading.Condition()
+        self._nodes: dict[int, int] = {}
+        self._initialised: set[int] = set()
+        self._finalised: set[int] = set()
+        self._ended: set[int] = set()
         self._listener = socket.create_server(("", 0), backlog=size)
-        self._listener.settimeout(PATIENCE)
 
     @property
     def port(self) -> int:
         """Where it listens."""
         return int(self._listener.getsockname()[1])
 
-    def serve(self) -> bool:
-        """Serve until all processes have left (True), or one was lost (False)."""
+    def serve(self) -> str:
+        """Serve until all processes have ended ("") or the job cannot go on (why)."""
         threading.Thread(target=self._accept, daemon=True).start()
-        return all(self._ends.get() for _ in range(self._connections))
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._all_joined() or bool(self._lost()), PATIENCE):
+                return f"only {len(self._nodes)} of {self._size} processes have come in {PATIENCE:.0f} s"
+            self._changed.wait_for(lambda: len(self._ended) == self._size or bool(self._lost()))
+            return self._lost()
+
+    def _all_joined(self) -> bool:
+        return len(self._nodes) == self._size
+
+    def _lost(self) -> str:
+        lost = sorted(self._ended - self._finalised)
+        return f"rank {lost[0]} has ended before the others" if lost and self._initialised else ""
 
     def _accept(self) -> None:
-        try:
-            for _ in range(self._connections):
-                connection, _ = self._listener.accept()
-                connection.settimeout(None)
-                notice_silence(connection)
-                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
-        except TimeoutError:
-            self._ends.put(False)
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
     def _converse(self, connection: socket.socket) -> None:
-        lifeline = False
-        with connection, connection.makefile("r", encoding="ascii", newline="\n") as lines, suppress(OSError):
-            for line in lines:
-                said = _fields(line)
-                lifeline = said.get("cmd") == "lifeline" or (lifeline and said.get("cmd") != "let_go")
-                connection.sendall("".join(f"{part}\n" for part in self._answer(said)).encode("ascii"))
-        self._ends.put(not lifeline)
+        # Whoever says something else, as a port scanner, is nobody's loss.
+        with connection, suppress(OSError, ValueError, KeyError, threading.BrokenBarrierError):
+            stay_alive(connection)
+            with connection.makefile("r", encoding="ascii", newline="\n") as lines:
+                said = _fields(lines.readline())
+                if said.get("cmd") == "join":
+                    self._wait_for_the_end(lines, int(said["rank"]), int(said["node"]))
+                elif said.get("cmd") == "initack":
+                    self._serve_mpi(connection, lines, int(said["pmiid"]))
 
-    def _answer(self, said: dict[str, str]) -> list[str]:
-        command = said.get("cmd", "")
-        if command == "initack":
-            return ["cmd=initack", f"cmd=set size={self._size}", f"cmd=set rank={said['pmiid']}", "cmd=set debug=0"]
+    def _wait_for_the_end(self, lines: TextIO, rank: int, node: int) -> None:
+        with self._changed:
+            self._nodes[rank] = node
+            self._changed.notify_all()
+        try:
+            lines.read()
+        finally:
+            with self._changed:
+                self._ended.add(rank)
+                self._changed.notify_all()
+
+    def _serve_mpi(self, connection: socket.socket, lines: TextIO, rank: int) -> None:
+        with self._changed:
+            self._initialised.add(rank)
+            self._changed.notify_all()
+        _say(connection, "cmd=initack", f"cmd=set size={self._size}", f"cmd=set rank={rank}", "cmd=set debug=0")
+        for line in lines:
+            _say(connection, self._answer(_fields(line), rank))
+
+    def _answer(self, said: dict[str, str], rank: int) -> str:
+        command = said["cmd"]
+        if command == "get":
+            value = self._mapping() if said["key"] == "PMI_process_mapping" else self._values.get(said["key"])
+            return "cmd=get_result rc=-1 msg=key_not_found" if value is None else f"cmd=get_result rc=0 msg=success value={value}"
         if command == "put":
             self._values[said["key"]] = said["value"]
-        if command == "get":
-            value = self._values.get(said["key"])
-            return [
-                "cmd=get_result rc=-1 msg=key_not_found" if value is None else f"cmd=get_result rc=0 msg=success value={value}"
-            ]
         if command == "barrier_in":
             self._barrier.wait()
-        answers = {
+        if command == "finalize":
+            with self._changed:
+                self._finalised.add(rank)
+        # A KeyError closes the connection: what is not known (as spawning) fails instead of waiting for ever.
+        return {
             "init": "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1",
             "get_maxes": MAXES,
             "get_appnum": "cmd=appnum rc=0 appnum=0",
@@ -89,17 +122,52 @@ class ProcessManager:
             "put": "cmd=put_result rc=0 msg=success",
             "barrier_in": "cmd=barrier_out rc=0",
             "finalize": "cmd=finalize_ack rc=0",
-        }
-        return [answers[command]] if command in answers else []
+        }[command]
+
+    def _mapping(self) -> str:
+        with self._changed:
+            self._changed.wait_for(self._all_joined)
+            return process_mapping([self._nodes[rank] for rank in range(self._size)])
+
+
+def serve(size: int) -> None:
+    """Print the port of a new manager and serve; ends the process with the reason if the job cannot go on."""
+    manager = ProcessManager(size)
+    print(manager.port, flush=True)
+    if reason := manager.serve():
+        sys.exit(f"prdp-hpc: {reason}: ending the job on all {size} ranks")
+
+
+def process_mapping(nodes: Sequence[int]) -> str:
+    """The node of each rank as MPICH reads it: blocks of (first node, how many nodes, ranks on each)."""
+    blocks: list[list[int]] = []
+    for node, count in _runs(nodes):
+        if blocks and [node, count] == [sum(blocks[-1][:2]), blocks[-1][2]]:
+            blocks[-1][1] += 1
+        else:
+            blocks.append([node, 1, count])
+    return f"(vector,{','.join(f'({first},{many},{each})' for first, many, each in blocks)})"
+
+
+def stay_alive(connection: socket.socket) -> None:
+    """Have the kernel notice within half a minute that the other side's machine is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _runs(nodes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each node, numbered in the order in which it first comes, and how many ranks in a row it has."""
+    numbers = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
+    return ((numbers[node], len(list(ranks))) for node, ranks in groupby(nodes))
 
 
 def _fields(line: str) -> dict[str, str]:
-    """`key=value` pairs; the last value may hold anything."""
-    pairs = (word.partition("=") for word in line.split())
-    return {key: value for key, _, value in pairs}
+    """`key=value` pairs; what is called `value` is the last, and may hold anything."""
+    pairs, _, value = line.strip().partition(" value=")
+    found = {key: text for key, _, text in (word.partition("=") for word in pairs.split())}
+    return found | ({"value": value} if value else {})
 
 
-if __name__ == "__main__":
-    manager = ProcessManager(int(sys.argv[1]), int(sys.argv[2]))
-    print(manager.port, flush=True)
-    manager.serve()
+def _say(connection: socket.socket, *lines: str) -> None:
+    connection.sendall("".join(f"{line}\n" for line in lines).encode())

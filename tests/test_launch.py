@@ -14,7 +14,6 @@ import pytest
 import tiny
 
 from prdp_hpc import rendezvous
-from prdp_hpc.pmi import ProcessManager
 
 SHOW = """
 import json, sys
@@ -31,6 +30,11 @@ if mesh.is_root:
     print(json.dumps(found))
 mesh.close()
 """
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
 
 
 def shown(*launcher, grid_ranks=1, code=SHOW, env=None):
@@ -58,10 +62,13 @@ def test_two_nodes_with_ranks_dealt_in_turn():
     assert all(rank[3:] == [1, 10.0, "gloo"] for rank in ranks)
 
 
-def test_torchrun_starts_the_same_job():
-    job, (ranks,) = shown(*TORCHRUN, "4", grid_ranks=2)
+def test_a_torchrun_on_each_node_of_a_job_starts_one_job():
+    # As `srun --ntasks-per-node=1 torchrun`: what the outer launcher tells MPI is not for torchrun's processes.
+    torchrun = f"exec {TORCHRUN[0]} --nnodes 2 --node-rank $PMI_RANK --master-addr 127.0.0.1 --master-port {free_port()} "
+    torchrun += '--nproc-per-node 2 --no-python "$@"'
+    job, (ranks,) = shown(MPIEXEC, "-n", "2", "sh", "-c", torchrun, "sh", grid_ranks=2)
     assert job.returncode == 0, job.stderr
-    assert [rank[:3] for rank in ranks] == [[0, 0, 0], [1, 1, 0], [2, 2, 1], [3, 3, 1]]
+    assert [rank[:4] for rank in ranks] == [[0, 0, 0, 1], [1, 1, 0, 1], [2, 2, 1, 1], [3, 3, 1, 1]]
     assert all(rank[4:] == [10.0, "gloo"] for rank in ranks)
 
 
@@ -75,11 +82,27 @@ def test_torchrun_trains_as_mpirun_does(tmp_path):
     assert tiny.rows(tmp_path / "torchrun") == tiny.rows(tmp_path / "mpirun")
 
 
-def test_a_rank_that_dies_under_torchrun_ends_the_job():
-    code = "import os\nfrom prdp_hpc import ProcessMesh\nmesh = ProcessMesh.from_world()\n"
-    code += "mesh.world.rank == 1 and os._exit(3)\nmesh.world.barrier()"
-    job, _ = shown(*TORCHRUN, "3", code=code)
-    assert job.returncode != 0
+def test_a_rank_that_dies_under_torchrun_ends_the_job_on_all_nodes():
+    # The others wait in C and hold the interpreter's lock: nothing in Python could end them.
+    code = "import os\nfrom petsc4py import PETSc\nfrom prdp_hpc import ProcessMesh\nmesh = ProcessMesh.from_world()\n"
+    code += "vector = PETSc.Vec().createMPI(10, comm=mesh.world)\nmesh.world.rank == 1 and os._exit(3)\nvector.norm()"
+    code = "import prdp_hpc\n" + code
+    port = str(free_port())
+    words = [TORCHRUN[0], "--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port, "--nproc-per-node", "2"]
+    agents = [
+        subprocess.Popen(
+            [*words, "--node-rank", str(node), "--no-python", sys.executable, "-c", code],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=tiny.environment(),
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    try:
+        said = [agent.communicate(timeout=90)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.terminate()
+    assert all(agent.returncode != 0 for agent in agents)
+    assert sum(text.count("has ended before the others: ending the job on all 4 ranks") for text in said) == 1
 
 
 WAIT = """
@@ -105,9 +128,7 @@ def runs(process):
 
 
 def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_it(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    words = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}"]
+    words = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
     command = [TORCHRUN[0], *words, "--no-python", sys.executable, "-c", WAIT]
     agents = [
         subprocess.Popen(command, cwd=tmp_path, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -128,24 +149,25 @@ def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_i
             agent.kill()
 
 
-@pytest.mark.parametrize("in_order", [True, False])
-def test_the_process_manager_ends_at_once_when_a_lifeline_breaks(in_order):
-    manager = ProcessManager(1, 1)
-    found = []
-    served = threading.Thread(target=lambda: found.append(manager.serve()), daemon=True)
-    served.start()
-    with (
-        socket.create_connection(("127.0.0.1", manager.port)) as talk,
-        socket.create_connection(("127.0.0.1", manager.port)) as line,
-    ):
-        line.sendall(b"cmd=lifeline\n" + b"cmd=let_go\n" * in_order)
-        line.shutdown(socket.SHUT_WR)
-        if in_order:
-            served.join(0.2)
-            assert served.is_alive()  # until the process has finished
-            talk.shutdown(socket.SHUT_WR)
-        served.join(10)
-    assert found == [in_order]
+def test_a_child_of_a_rank_under_torchrun_is_no_rank():
+    child = "from prdp_hpc import ProcessMesh; print(ProcessMesh.from_world().world.size)"
+    code = f"import subprocess, sys\nfrom prdp_hpc import ProcessMesh\nmesh = ProcessMesh.from_world()\nchild = {child!r}\n"
+    code += "print('[[%s]]' % subprocess.check_output([sys.executable, '-c', child], text=True).strip())\nmesh.world.barrier()"
+    job, found = shown(*TORCHRUN, "2", code=code)
+    assert job.returncode == 0, job.stderr
+    assert found == [[[1]], [[1]]]
+
+
+def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
+    # MPICH would end by "Runtime environment uses unsupported PMI version PMIx".
+    for rank in ("0", "1"):
+        environment = {"OMPI_COMM_WORLD_SIZE": "2", "PMIX_NAMESPACE": "x", "PRTE_LAUNCHED": "1", "PMIX_RANK": rank}
+        environment |= tiny.environment() | {"OMPI_COMM_WORLD_RANK": rank}
+        command = tiny.command(0, "run", tiny.REPOSITORY / "configs" / "heat_1d.yaml")
+        job = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        assert job.returncode == 2
+        assert job.stderr.count("the launcher started 2 processes, but MPI (MPICH) sees each alone") == (rank == "0")
+        assert "suspicious" not in job.stderr
 
 
 @pytest.mark.parametrize("launcher", [(MPIEXEC, "-n", "4"), (*TORCHRUN, "4")], ids=["mpirun", "torchrun"])
@@ -191,48 +213,56 @@ def test_nodes_that_cannot_reach_each_other_are_told_so_on_all_ranks():
     assert "GLOO_SOCKET_IFNAME=ib0" in job.stderr
 
 
-def test_the_process_manager_answers_as_mpich_expects():
-    manager = ProcessManager(2, 1)
-    served = threading.Thread(target=manager.serve)
-    served.start()
+def test_nothing_but_loopback_is_needed():
+    try:
+        subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no network namespaces: needs root")
+    command = f'ip link set lo up && exec {MPIEXEC} -n 2 "$@"'
+    # Without it torch waits for a name server that is not there.
+    job, (ranks,) = shown("unshare", "--net", "sh", "-c", command, "sh", env={"RES_OPTIONS": "timeout:1 attempts:1"})
+    assert job.returncode == 0, job.stderr
+    assert [rank[4] for rank in ranks] == [3.0, 3.0]
 
-    def process(rank, said):
-        with (
-            socket.create_connection(("127.0.0.1", manager.port)) as connection,
-            connection.makefile("rw", newline="\n") as stream,
-        ):
 
-            def ask(line, answers=1):
-                stream.write(line + "\n")
-                stream.flush()
-                said[rank] += [stream.readline().strip() for _ in range(answers)]
+@pytest.fixture
+def nodes(tmp_path):
+    """Two nodes with a network between them, and an address that each has for itself; the command to start ranks on them."""
+    one, two = (f"prdp{os.getpid()}{name}" for name in "ab")
+    commands = [
+        *(f"ip netns add {node}" for node in (one, two)),
+        f"ip link add eth7 netns {one} type veth peer name eth7 netns {two}",
+        *(f"ip -n {node} addr add 10.77.0.{i}/24 dev eth7" for i, node in enumerate((one, two), start=1)),
+        *(f"ip -n {node} link add docker0 type bridge" for node in (one, two)),
+        *(f"ip -n {node} addr add 172.17.0.1/16 dev docker0" for node in (one, two)),
+        *(f"ip -n {node} link set {link} up" for node in (one, two) for link in ("lo", "docker0", "eth7")),
+    ]
+    launcher = tmp_path / "launcher"
+    # As ssh: options, the host, the command.
+    launcher.write_text(
+        "#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\n"
+        f'[[ $1 == 10.77.0.1 ]] && node={one} || node={two}\nshift\nexec ip netns exec $node sh -c "exec $*"\n'
+    )
+    launcher.chmod(0o755)
+    try:
+        for command in commands:
+            done = subprocess.run(command.split(), capture_output=True, check=False)
+            if done.returncode:
+                pytest.skip("no network namespaces: needs root")
+        start = f"ip netns exec {one} {MPIEXEC} -launcher ssh -launcher-exec {launcher} "
+        yield f"{start} -hosts 10.77.0.1,10.77.0.2 -ppn 1 -n 2".split()
+    except OSError:
+        pytest.skip("no network namespaces: needs iproute2")
+    finally:
+        for node in (one, two):
+            subprocess.run(["ip", "netns", "del", node], capture_output=True, check=False)
 
-            ask(f"cmd=initack pmiid={rank}", answers=4)
-            ask(f"cmd=put kvsname=x key=address-{rank} value=here={rank}")
-            ask("cmd=barrier_in")
-            ask(f"cmd=get kvsname=x key=address-{1 - rank}")
-            ask("cmd=get kvsname=x key=nothing")
-            ask("cmd=get kvsname=x key=PMI_process_mapping")
-            ask("cmd=finalize")
 
-    lifelines = [socket.create_connection(("127.0.0.1", manager.port)) for _ in range(2)]
-    for line in lifelines:
-        line.sendall(b"cmd=lifeline\n")
-    said = {0: [], 1: []}
-    processes = [threading.Thread(target=process, args=(rank, said)) for rank in said]
-    for thread in (*processes, served):
-        thread.start() if thread is not served else None
-    for thread in processes:
-        thread.join(10)
-    assert served.is_alive()
-    for line in lifelines:
-        line.sendall(b"cmd=let_go\n")
-        line.close()
-    for thread in (*processes, served):
-        thread.join(10)
-        assert not thread.is_alive()
-    for rank, answers in said.items():
-        assert answers[:4] == ["cmd=initack", "cmd=set size=2", f"cmd=set rank={rank}", "cmd=set debug=0"]
-        assert answers[6] == f"cmd=get_result rc=0 msg=success value=here={1 - rank}"
-        assert answers[7] == "cmd=get_result rc=-1 msg=key_not_found"
-        assert answers[8].endswith("value=(vector,(0,2,1))")
+def test_the_address_is_one_that_the_other_node_reaches(nodes):
+    code = "import json; from mpi4py import MPI; from prdp_hpc.rendezvous import candidates, common_address\n"
+    code += "world = MPI.COMM_WORLD; found = common_address(world, world.rank)\n"
+    code += "if world.rank == 0: print(json.dumps([[found, candidates()]]))"
+    job, ((found,),) = shown(*nodes, code=code)
+    assert job.returncode == 0, job.stderr
+    assert sorted(found[1]) == ["10.77.0.1", "127.0.0.1", "172.17.0.1"]
+    assert found[0] == "10.77.0.1"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.launch import launched_rank
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -29,7 +31,9 @@ def doctor(arguments: argparse.Namespace) -> None:
     """Print what was found, on one rank; exit with 1 if something needed is missing."""
     findings = [finding for check in _CHECKS for finding in check()]
     mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.COMM_WORLD.rank > 0:
+    # Processes that MPI sees each alone must not all say the same.
+    first = launched_rank() == 0 if mpi is None or mpi.COMM_WORLD.size == 1 else mpi.COMM_WORLD.rank == 0
+    if not first:
         return
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
@@ -114,14 +118,25 @@ def _torch() -> list[Finding]:
 
 
 def _launch() -> list[Finding]:
-    """Where the ranks are; collective."""
-    if isinstance(mpi := _import("mpi4py.MPI"), str) or isinstance(_import("torch"), str) or mpi.COMM_WORLD.size == 1:
+    """Where the ranks are, and how they find each other; collective."""
+    if isinstance(mpi := _import("mpi4py.MPI"), str) or isinstance(_import("torch"), str):
         return []
-    from prdp_hpc.mesh import seats_of
+    from prdp_hpc.mesh import check_launch
     from prdp_hpc.placement import describe, each_has_a_gpu
+    from prdp_hpc.rendezvous import common_address
+    from prdp_hpc.seats import seats_of
 
-    seats = seats_of(mpi.COMM_WORLD)
-    return [Finding("launch", f"{describe(seats)}, reductions through {'NCCL' if each_has_a_gpu(seats) else 'gloo'}")]
+    world = mpi.COMM_WORLD
+    try:
+        check_launch(world)
+        if world.size == 1:
+            return []
+        seats = seats_of(world)
+        through = "NCCL" if each_has_a_gpu(seats) else "gloo"
+        address = common_address(world, seats[world.rank].node)
+        return [Finding("launch", f"{describe(seats)}, reductions through {through}, rank 0 at {address}")]
+    except ValueError as error:
+        return [Finding("launch", "not as one job", str(error))]
 
 
 def _hdf5() -> list[Finding]:

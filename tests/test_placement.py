@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.placement import Seat, describe, each_has_a_gpu, gpu_of, order, spread, threads_of
+from prdp_hpc.placement import Seat, describe, each_has_a_gpu, gpus_of, order, sharing, spread, threads_of
 
 
-def seats(nodes: list[int], gpus: int = 0, visible: list[str] | None = None, cores: list[set[int]] | None = None) -> list[Seat]:
-    return [
-        Seat(node, f"n{node}", gpus, visible[i] if visible else "", frozenset(cores[i] if cores else range(8)))
-        for i, node in enumerate(nodes)
-    ]
+def seats(nodes: list[int], gpus: list[str] | int = 0, cores: list[set[int]] | None = None) -> list[Seat]:
+    """`gpus`: how many each node shows to all its ranks, or the letters that each rank sees."""
+    own = [tuple(f"{node}-{i}" for i in range(gpus)) if isinstance(gpus, int) else tuple(gpus[k]) for k, node in enumerate(nodes)]
+    return [Seat(node, f"n{node}", own[k], frozenset(cores[k] if cores else range(8))) for k, node in enumerate(nodes)]
 
 
 @st.composite
@@ -48,38 +48,47 @@ def test_cyclic_placement_is_put_right() -> None:
 
 def test_gpus_are_bound_by_the_rank_on_the_node() -> None:
     two_nodes = seats([0, 0, 1, 1], gpus=2)
-    assert [gpu_of(two_nodes, rank) for rank in range(4)] == [0, 1, 0, 1]
+    assert gpus_of(two_nodes) == [0, 1, 0, 1]
     assert each_has_a_gpu(two_nodes)
-    cyclic = seats([0, 1, 0, 1], gpus=2)
-    assert [gpu_of(cyclic, rank) for rank in range(4)] == [0, 0, 1, 1]
-    assert gpu_of(seats([0, 0]), 1) is None
+    assert gpus_of(seats([0, 1, 0, 1], gpus=2)) == [0, 0, 1, 1]
+    assert gpus_of(seats([0, 0])) == [None, None]
     assert not each_has_a_gpu(seats([0, 0]))
 
 
 def test_a_gpu_that_the_launcher_shows_to_one_rank_is_its_own() -> None:
-    shown = seats([0, 0], gpus=1, visible=["0", "1"])
-    assert [gpu_of(shown, rank) for rank in range(2)] == [0, 0]
-    assert each_has_a_gpu(shown)
-    same = seats([0, 0], gpus=1, visible=["0", "0"])
+    apart = seats([0, 0], gpus=["A", "B"])
+    assert gpus_of(apart) == [0, 0]
+    assert each_has_a_gpu(apart)
+    pairs = seats([0, 0, 0, 0], gpus=["AB", "AB", "CD", "CD"])
+    assert gpus_of(pairs) == [0, 1, 0, 1]
+    assert each_has_a_gpu(pairs)
+
+
+def test_ranks_that_share_a_gpu_are_counted() -> None:
+    same = seats([0, 0, 1, 1], gpus=["A", "A", "A", "B"])
     assert not each_has_a_gpu(same)
+    assert sharing(same) == {"n0": (2, 1)}
+    # Seen through different windows, and yet the same one.
+    overlapping = seats([0, 0], gpus=["AB", "A"])
+    assert gpus_of(overlapping) == [0, 0]
+    assert sharing(overlapping) == {"n0": (2, 1)}
 
 
 @given(st.integers(1, 8), st.integers(1, 16))
 def test_ranks_share_gpus_evenly_and_neighbours_together(gpus: int, ranks: int) -> None:
     here = seats([0] * ranks, gpus=gpus)
-    found = [gpu_of(here, rank) for rank in range(ranks)]
+    found = gpus_of(here)
     assert all(gpu is not None and 0 <= gpu < gpus for gpu in found)
     assert found == sorted(found, key=lambda gpu: gpu or 0)
     counts = Counter(found).values()
     assert max(counts) <= -(-ranks // gpus)
     assert each_has_a_gpu(here) == (max(counts) == 1)
+    assert sharing(here) == ({} if ranks <= gpus else {"n0": (ranks, gpus)})
 
 
 def test_nodes_without_gpus_beside_nodes_with_are_named() -> None:
-    mixed = seats([0], gpus=1) + seats([1], gpus=0)
-    for rank in range(2):
-        with pytest.raises(ValueError, match=r"those on n1 see none: give all nodes GPUs"):
-            gpu_of(mixed, rank)
+    with pytest.raises(ValueError, match=r"those on n1 see none: give all nodes GPUs"):
+        gpus_of(seats([0], gpus=1) + seats([1], gpus=0))
 
 
 def test_threads_are_the_share_of_cores() -> None:
@@ -87,7 +96,9 @@ def test_threads_are_the_share_of_cores() -> None:
     bound = seats([0, 0], cores=[{0, 1, 2}, {3, 4, 5}])
     assert [threads_of(bound, rank) for rank in range(2)] == [3, 3]
     assert threads_of(seats([0] * 20), 3) == 1
+    promised = [replace(seat, most_threads=2) for seat in seats([0, 0])]
+    assert threads_of(promised, 0) == 2
 
 
 def test_the_description_counts_ranks_by_node() -> None:
-    assert describe(seats([0, 0, 1], gpus=2)) == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) each"
+    assert describe(seats([0, 0, 1], gpus=2)) == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) a node"

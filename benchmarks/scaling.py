@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py [--quick]
 
-The model's numbers are fitted to problems of one rank, its latency and
-bandwidth of messages to a ping-pong. It then predicts training steps on several ranks, which are measured: the target is 20 %
-on 2 ranks. Messages, bytes and sums are those of PETSc's log and of the halo's own count. Writes `results/scaling.json`,
-`results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
+The model's numbers are fitted to problems of one rank, once alone and once with as many beside it as the machine has cores (they
+share caches and memory), its latency and bandwidth of messages to a ping-pong. It then predicts training steps on several ranks,
+which are measured: the target is 20 % on 2 ranks. Messages, bytes and sums are those of PETSc's log and of the halo's own count.
+Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
 """
 
 from __future__ import annotations
@@ -62,18 +62,19 @@ def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
     return measured
 
 
-def fitted_machine(cores: int, repetitions: int) -> Machine:
-    """The machine as one rank sees it."""
-    one = on_ranks(1, "calibrate", repetitions=repetitions)
+def fitted_machine(beside: int, sizes: list[list[int]], repetitions: int, folder: str) -> Machine:
+    """The machine as a rank sees it that works on problems of its own, when `beside` ranks do."""
+    configs = [config(shape, folder).model_dump(mode="json") | {"name": f"fit-{shape[1]}"} for shape in sizes]
+    one = on_ranks(beside, "calibrate", repetitions=repetitions, configs=configs)
     wire = on_ranks(2, "wire", repetitions=repetitions)
     return Machine(
-        name="this machine",
+        name=f"this machine, {beside} ranks",
         **one,
         latency=wire["latency"],
         link=wire["link"],
         node_link=wire["link"],
-        ranks_per_node=cores,
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / cores,
+        ranks_per_node=beside,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / beside,
     )
 
 
@@ -90,14 +91,16 @@ def cases(size: int, ranks: list[int]) -> list[tuple[str, list[int], int, int]]:
 
 def predicted(cost: StepCost) -> dict[str, float]:
     """The model's seconds by the names of what is measured."""
-    return {"solver": cost.solver, "adjoint": cost.adjoint, "network": cost.network, "step": cost.total}
+    rest = cost.total - cost.solver - cost.adjoint
+    return {"solver": cost.solver, "adjoint": cost.adjoint, "network": rest, "step": cost.total}
 
 
-def measure(size: int, ranks: list[int], repetitions: int, machine: Machine, folder: str) -> list[dict[str, Any]]:
-    """Every case, measured and predicted."""
+def measure(size: int, ranks: list[int], repetitions: int, alone: Machine, full: Machine, folder: str) -> list[dict[str, Any]]:
+    """Every case, measured and predicted: one rank with the rates of a rank alone."""
     rows = []
     for kind, shape, replicas, grid_ranks in cases(size, ranks):
         one = config(shape, folder)
+        machine = alone if replicas * grid_ranks == 1 else full
         found = on_ranks(
             replicas * grid_ranks, "train", config=one.model_dump(mode="json"), grid_ranks=grid_ranks, repetitions=repetitions
         )
@@ -204,17 +207,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller grid and fewer repetitions")
     quick = parser.parse_args().quick
     cores, repetitions = len(os.sched_getaffinity(0)), 3 if quick else 9
-    machine = fitted_machine(cores, repetitions)
-    print(table(["of one rank", "fitted"], [[key, f"{value:.3g}"] for key, value in machine.to_dict().items() if key != "name"]))
-    print()
+    size = 64 if quick else 256
+    sizes = [[size, size * quarters // 4] for quarters in (1, 2, 3, 4)]
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(64 if quick else 256, [1, 2, 4], repetitions, machine, folder)
+        alone, full = (fitted_machine(beside, sizes, repetitions, folder) for beside in (1, cores))
+        one, each = alone.to_dict(), full.to_dict()
+        lines = [[key, f"{one[key]:.3g}", f"{each[key]:.3g}"] for key in one if key != "name"]
+        print(table(["of a rank", "alone", f"beside {cores - 1}"], lines), end="\n\n")
+        rows = measure(size, [1, 2, 4], repetitions, alone, full, folder)
     far = extrapolated([2**power for power in range(13)])
     print(f"\n{results_table(rows, cores)}")
     if not quick:
-        write_json(RESULTS / "machine.json", machine.to_dict())
+        write_json(RESULTS / "machine.json", full.to_dict())
         draw(far, Path(__file__).parents[1] / "docs" / "scaling.png")
-        save("scaling", {"fitted": machine.to_dict(), "rows": rows, "extrapolated": far})
+        save("scaling", {"alone": alone.to_dict(), "fitted": full.to_dict(), "rows": rows, "extrapolated": far})
 
 
 if __name__ == "__main__":

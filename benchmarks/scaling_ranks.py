@@ -18,10 +18,12 @@ from petsc4py import PETSc
 
 from prdp_hpc import Grid, Heat, ProcessMesh, Refinement, Solver
 from prdp_hpc.config import validate
+from prdp_hpc.halo import Halo
 from prdp_hpc.learning.experiment import build_solver, build_task
-from prdp_hpc.networks import MLP, ResNet
+from prdp_hpc.networks import MLP
 from prdp_hpc.partition import Partition
-from prdp_hpc.planning.workload import workload_of
+from prdp_hpc.planning import workload_of
+from prdp_hpc.planning.cost import COPIES
 from prdp_hpc.transport import TRAFFIC
 
 WORLD = MPI.COMM_WORLD
@@ -97,38 +99,49 @@ def solver_times(repetitions: int) -> tuple[float, float, float]:
     return 1.0 / per_byte, overhead, statistics.median(constant)
 
 
-def network_times(repetitions: int) -> tuple[float, float]:
-    """FLOP/s of convolutions, s a layer."""
+def network_times(configs: list[dict[str, Any]], step_overhead: float, repetitions: int) -> tuple[float, float]:
+    """FLOP/s of convolutions, s a layer: of training steps on one rank, without their solves."""
     flops, times = [], []
-    layers = 6
-    for n, batch in ((64, 4), (128, 4), (128, 8), (256, 4)):
-        network = ResNet(Partition.whole((n, n), "dirichlet"), 1, 1, channels=16, blocks=2)
-        times.append(seconds(backward(network, torch.rand(batch, 1, n, n)), repetitions) / layers)
-        weights = sum(p.numel() for p in network.parameters() if p.dim() > 1)
-        flops.append(3 * 2.0 * weights * n * n * batch / layers)
+    for content in configs:
+        # All ranks at once, each a training of its own.
+        content = content | {"output": str(Path(content["output"]) / str(WORLD.rank))}
+        measured = steps_of(content, ProcessMesh.from_world(comm=MPI.COMM_SELF), repetitions)
+        work = workload_of(validate(content, "benchmark"))
+        times.append((measured["network"] - step_overhead) / len(work.layers))
+        flops.append(3 * sum(layer.flops for layer in work.layers) * work.points * work.batch / len(work.layers))
     per_flop, overhead = line(flops, times)
     return 1.0 / per_flop, overhead
 
 
-def calibrate(repetitions: int) -> dict[str, float]:
-    """Rates of one rank."""
+def copy_rate(repetitions: int) -> float:
+    """Bytes/s of giving fields their neighbours' points, forward and backward; on one rank these are its own."""
+    halo = Halo(Partition.whole((256, 256), "periodic"), 1, 1)
+    field = torch.rand(4, 16, 256, 256).requires_grad_()
+    gradient = torch.rand(4, 16, 258, 258)
+    return COPIES * field.nbytes / seconds(lambda: halo(field).backward(gradient), repetitions)
+
+
+def calibrate(repetitions: int, configs: list[dict[str, Any]]) -> dict[str, float]:
+    """Rates of one rank, while the others do the same."""
     bandwidth, iteration, solve = solver_times(repetitions)
-    convolution, layer = network_times(repetitions)
+    small = torch.optim.Adam(torch.nn.Linear(4, 4).parameters(), fused=True)
+    step_overhead = seconds(small.step, repetitions) + 1e-3
+    convolution, layer = network_times(configs, step_overhead, repetitions)
     dense = MLP(1000, 1000, [1000, 1000])
     products = 3 * 2.0 * 25 * sum(p.numel() for p in dense.parameters() if p.dim() > 1)
     dense_seconds = seconds(backward(dense, torch.rand(25, 1, 1000)), repetitions)
     optimiser = torch.optim.Adam(dense.parameters(), fused=True)
     update = seconds(optimiser.step, repetitions)
-    small = torch.optim.Adam(torch.nn.Linear(4, 4).parameters(), fused=True)
     return {
         "bandwidth": bandwidth,
+        "copy_bandwidth": copy_rate(repetitions),
         "convolution_rate": convolution,
         "dense_rate": products / dense_seconds,
         "parameter_rate": sum(p.numel() for p in dense.parameters()) / update,
         "iteration_overhead": iteration,
         "solve_overhead": solve,
         "layer_overhead": layer,
-        "step_overhead": seconds(small.step, repetitions) + 1e-3,
+        "step_overhead": step_overhead,
     }
 
 
@@ -147,21 +160,18 @@ def wire(repetitions: int) -> dict[str, float]:
     return {"latency": times[0], "link": (2**20 - 8) / max(times[1] - times[0], 1e-9)}
 
 
-def train(config: dict[str, Any], grid_ranks: int, repetitions: int) -> dict[str, float]:
-    """A training step of the real task and its parts; traffic of a step, the mean over ranks."""
-    one = validate(config, "benchmark")
-    mesh = ProcessMesh.from_world(grid_ranks=grid_ranks)
+def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> dict[str, float]:
+    """Seconds of a training step of the real task and of its parts, of the slowest rank; its traffic, the mean over ranks."""
+    one = validate(content, "benchmark")
     solver = build_solver(one)
     Path(one.output).mkdir(parents=True, exist_ok=True)
     task = build_task(one, mesh, solver)
     solver.refine(one.refinement.full_level)
-    field = torch.rand(max(1, one.training.batch_size // mesh.replicas), 1, *task._grid.local_shape)
-    network = seconds(backward(task.network, field), repetitions)
     task.train_epoch(1)
-    steps = 8 // one.training.batch_size
+    steps = one.data.train // one.training.batch_size
     before = copy.copy(TRAFFIC)
     PETSc.Log.begin()
-    found: list[tuple[float, float, float]] = []
+    found: list[tuple[float, ...]] = []
     for epoch in range(2, repetitions + 2):
         report = copy.deepcopy(solver.report)
         WORLD.Barrier()
@@ -170,7 +180,7 @@ def train(config: dict[str, Any], grid_ranks: int, repetitions: int) -> dict[str
         whole = time.perf_counter() - start
         forward = solver.report.forward.seconds - report.forward.seconds
         adjoint = solver.report.adjoint.seconds - report.adjoint.seconds
-        found.append(tuple(WORLD.allreduce(s / steps, op=MPI.MAX) for s in (forward, adjoint, whole)))  # type: ignore[arg-type]
+        found.append(tuple(WORLD.allreduce(s / steps, op=MPI.MAX) for s in (forward, adjoint, whole)))
     logged = PETSc.Log.Event("KSPSolve").getPerfInfo()
     count = steps * repetitions
     mine = [
@@ -180,17 +190,16 @@ def train(config: dict[str, Any], grid_ranks: int, repetitions: int) -> dict[str
     ]
     messages, sent, sums = (WORLD.allreduce(value) / WORLD.size for value in mine)
     forward, adjoint, whole = (statistics.median(column) for column in zip(*found, strict=True))
-    assert workload_of(one).iterations == 20
+    seconds = {"solver": forward, "adjoint": adjoint, "network": whole - forward - adjoint, "step": whole}
+    return seconds | {"messages": messages, "bytes": sent, "sums": sums}
+
+
+def train(config: dict[str, Any], grid_ranks: int, repetitions: int) -> dict[str, float]:
+    """A training step on all ranks."""
+    mesh = ProcessMesh.from_world(grid_ranks=grid_ranks)
+    measured = steps_of(config, mesh, repetitions)
     mesh.close()
-    return {
-        "solver": forward,
-        "adjoint": adjoint,
-        "network": network,
-        "step": whole,
-        "messages": messages,
-        "bytes": sent,
-        "sums": sums,
-    }
+    return measured
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
+from prdp_hpc.learning.allocation import keep_freed_memory
 from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints, random_state, restore_random_state
 from prdp_hpc.learning.metrics import MetricsWriter, Progress
 from prdp_hpc.learning.restarts import note_start
@@ -44,7 +45,8 @@ class Trainer:
     Checkpoints are written while training goes on; while that takes more than 2 % of the time they are put off, by at most a
     second. An epoch is shown, in `metrics.jsonl` too, once a kill cannot take more than `checkpoint_every` epochs that were
     shown; those not yet shown are in the checkpoint. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave
-    with exit code 85 (`prdp_hpc.preemption`); a resume goes on with the next step.
+    with exit code 85 (`prdp_hpc.preemption`); a resume goes on with the next step. From the first run on, the process keeps the
+    memory that it frees (`prdp_hpc.learning.allocation`).
 
     Attributes
     ----------
@@ -110,6 +112,7 @@ class Trainer:
             After a signal, once the state is saved; it ends the process with exit code 85.
         """
         self._note_start()
+        keep_freed_memory()
         active = self.mesh.is_root
         shown = self._unshown[0]["epoch"] - 1 if self._unshown else self._first - 1
         writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, shown if self._resumed else None))

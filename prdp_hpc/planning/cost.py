@@ -14,6 +14,9 @@ SINGLE = 4
 BACKWARD = 2.0
 """FLOP of a backward pass, as a multiple of the forward pass's."""
 
+COPIES = 6.0
+"""Reads and writes of a field's values to give them their neighbours' points: one copy forward, two backward."""
+
 ASSEMBLY = 60.0
 """Reads and writes of an entry's value while a matrix is assembled in torch and loaded, forward and backward."""
 
@@ -56,7 +59,8 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on a rank:
 
     - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums;
-    - a layer: `3 · FLOP n b / rate + overhead`, `2 c` messages forward and backward, of the whole batch;
+    - a layer: `3 · FLOP n b / rate + overhead`, `2 c` messages forward and backward, of the whole batch, and copying its fields
+      around what arrives;
     - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden behind the backward pass;
     - a sum over P ranks: `2 log2(P) latency`.
     """
@@ -133,6 +137,8 @@ def _network(work: Workload, machine: Machine, parts: tuple[int, ...], samples: 
         local = _local(work, parts, layer)
         rate = machine.dense_rate if layer.dense else machine.convolution_rate
         seconds += (1 + BACKWARD) * layer.flops * local * samples / rate + machine.layer_overhead
+        if layer.width and (grid_ranks > 1 or not work.zero_outside):
+            seconds += COPIES * layer.channels_in * local * samples * SINGLE / machine.copy_bandwidth
         if grid_ranks > 1 and not layer.dense:
             faces = face_points(tuple(max(1, n // 2**layer.level) for n in work.shape), parts)
             messages += 2 * 2.0 * sum(face > 0 for face in faces) * (layer.width > 0)

@@ -15,6 +15,7 @@ class Machine:
     ----------
     name : what it is called.
     bandwidth : bytes/s that the solver's vectors and matrices are streamed at.
+    copy_bandwidth : bytes/s of copying fields to give them their neighbours' points.
     convolution_rate, dense_rate : FLOP/s of convolutions and of dense layers, with forward and backward pass.
     parameter_rate : parameters/s that the optimiser updates.
     iteration_overhead, solve_overhead, layer_overhead, step_overhead : s, whatever the size: of a solver iteration, of a
@@ -27,6 +28,7 @@ class Machine:
 
     name: str
     bandwidth: float
+    copy_bandwidth: float
     convolution_rate: float
     dense_rate: float
     parameter_rate: float
@@ -51,10 +53,10 @@ class Machine:
 
 MACHINES = {
     # One core of a current server CPU: measured in docs/scaling.md but for the network (100 Gbit/s shared by 64 ranks).
-    "cpu": Machine("cpu", 1.1e10, 4.0e10, 4.0e10, 4.0e8, 3e-6, 2e-4, 2e-4, 2e-3, 2e-6, 2e8, 4e9, 64, 4e9),
+    "cpu": Machine("cpu", 1.1e10, 8.0e9, 4.0e10, 4.0e10, 4.0e8, 3e-6, 2e-4, 2e-4, 2e-3, 2e-6, 2e8, 4e9, 64, 4e9),
     # One A100 of 80 GB with 25 GB/s to the network and NVLink within the node: half of the data sheet's bandwidth, a fifth of
     # its FLOP/s in TF32, ten kernel launches an iteration. Not measured.
-    "gpu": Machine("gpu", 1.0e12, 3.0e13, 6.0e13, 2.0e10, 6e-5, 4e-4, 1e-4, 2e-3, 1e-5, 2.5e10, 2e11, 4, 8e10),
+    "gpu": Machine("gpu", 1.0e12, 1.0e12, 3.0e13, 6.0e13, 2.0e10, 6e-5, 4e-4, 1e-4, 2e-3, 1e-5, 2.5e10, 2e11, 4, 8e10),
 }
 """Presets of `prdp-hpc plan --machine`."""
 
@@ -73,8 +75,10 @@ def load_machine(name: str) -> Machine:
         content = content.get("machine", content)
         given = {key: content[key] for key in wanted}
         numbers = {key: value for key, value in given.items() if key != "name"}
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in numbers.values()):
-            raise ValueError("every number must be positive")
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers.values()):
+            raise ValueError("everything but the name must be a number")
+        if not all(value > 0 or (value == 0 and "overhead" in key) for key, value in numbers.items()):
+            raise ValueError("every number must be positive; overheads may be 0")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"--machine: {path} is not a machine file ({error}): it needs {', '.join(sorted(wanted))}") from None
     return Machine(**given)

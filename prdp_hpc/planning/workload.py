@@ -57,7 +57,7 @@ class Workload:
         reductions : sums over ranks an iteration; transforms : Fourier transforms an iteration.
     assembled : whether each sample has a matrix of its own.
     applications : of the network, a sample and step.
-    layers : the network's; whole : it sees whole fields.
+    layers : the network's; whole : it sees whole fields; zero_outside : no field is copied to give it neighbours on one rank.
     """
 
     shape: tuple[int, ...]
@@ -76,6 +76,7 @@ class Workload:
     applications: int
     layers: tuple[Layer, ...]
     whole: bool
+    zero_outside: bool
 
     @property
     def points(self) -> int:
@@ -121,6 +122,7 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
         applications=corrector,
         layers=layers,
         whole=isinstance(section, MLPSection),
+        zero_outside=config.grid.boundaries == {"dirichlet"},
     )
 
 

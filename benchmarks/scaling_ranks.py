@@ -19,6 +19,7 @@ from petsc4py import PETSc
 from prdp_hpc import Grid, Heat, ProcessMesh, Refinement, Solver
 from prdp_hpc.config import validate
 from prdp_hpc.halo import Halo
+from prdp_hpc.learning.allocation import keep_freed_memory
 from prdp_hpc.learning.experiment import build_solver, build_task
 from prdp_hpc.networks import MLP
 from prdp_hpc.partition import Partition
@@ -203,6 +204,7 @@ def train(config: dict[str, Any], grid_ranks: int, repetitions: int) -> dict[str
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as training does
     result = {"calibrate": calibrate, "wire": wire, "train": train}[sys.argv[1]](**json.loads(sys.argv[2]))
     if WORLD.rank == 0:
         print(json.dumps(result))

@@ -22,7 +22,7 @@ from prdp_hpc.learning.sealed import DamagedError, load_sealed, save_sealed
 FORMAT = "prdp-hpc checkpoint 3"
 SHARE = 0.02
 """What saving may take of the time, see `Checkpoints.ready`."""
-LONGEST_WAIT = 1.0
+LONGEST_WAIT = 2.0
 """Seconds."""
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
@@ -89,7 +89,7 @@ class Checkpoints:
 
     @property
     def ready(self) -> bool:
-        """Whether to save now: none is being written, and saving takes at most 2 % of the time or the last was a second ago."""
+        """Whether to save now: none is being written, and saving takes at most 2 % of the time, or the last was 2 s ago."""
         return not self._writer.busy and time.monotonic() - self._started >= min(self._cost / SHARE, LONGEST_WAIT)
 
     def check(self) -> None:

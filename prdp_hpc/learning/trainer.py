@@ -42,8 +42,8 @@ class Trainer:
     Before the first epoch and after each one the task is validated; the error goes to the schedule, whose level holds for
     the next epoch. Decisions are made on rank 0's error and hold on all ranks.
 
-    Checkpoints are written while training goes on; while that takes more than 2 % of the time they are put off, by at most a
-    second. An epoch is shown, in `metrics.jsonl` too, once a kill cannot take more than `checkpoint_every` epochs that were
+    Checkpoints are written while training goes on; where that would take more than 2 % of the time they are put off, by at most
+    2 s. An epoch is shown, in `metrics.jsonl` too, once a kill cannot take more than `checkpoint_every` epochs that were
     shown; those not yet shown are in the checkpoint. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave
     with exit code 85 (`prdp_hpc.preemption`); a resume goes on with the next step. From the first run on, the process keeps the
     memory that it frees (`prdp_hpc.learning.allocation`).

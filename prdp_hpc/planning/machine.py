@@ -52,8 +52,9 @@ class Machine:
 
 
 MACHINES = {
-    # One core of a current server CPU: measured in docs/scaling.md but for the network (100 Gbit/s shared by 64 ranks).
-    "cpu": Machine("cpu", 1.1e10, 8.0e9, 4.0e10, 4.0e10, 4.0e8, 3e-6, 2e-4, 2e-4, 2e-3, 2e-6, 2e8, 4e9, 64, 4e9),
+    # One core of a current server CPU: measured in docs/scaling.md but for what 64 ranks of a node share: memory (700 GB/s), of
+    # which 2 ranks measure only the caches, and the network (100 Gbit/s).
+    "cpu": Machine("cpu", 1.1e10, 6.0e9, 7.5e10, 1.1e11, 1.4e9, 3e-6, 5e-5, 1e-4, 1e-3, 2e-6, 2e8, 4e9, 64, 4e9),
     # One A100 of 80 GB with 25 GB/s to the network and NVLink within the node: half of the data sheet's bandwidth, a fifth of
     # its FLOP/s in TF32, ten kernel launches an iteration. Not measured.
     "gpu": Machine("gpu", 1.0e12, 1.0e12, 3.0e13, 6.0e13, 2.0e10, 6e-5, 4e-4, 1e-4, 2e-3, 1e-5, 2.5e10, 2e11, 4, 8e10),

@@ -69,6 +69,7 @@ class SupervisedTask(ABC):
             devices = [mesh.device] if mesh.device.type == "cuda" else None
             group = None if self._on_parts else mesh.replica_group
             self._ddp = DistributedDataParallel(self.network, devices, process_group=group, gradient_as_bucket_view=True)
+            self._settle_buckets()
         training = config.training
         # One fused kernel a step: the optimiser would otherwise cost more than forward and backward together.
         self._optimiser = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
@@ -123,6 +124,15 @@ class SupervisedTask(ABC):
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.last_epoch = state["schedule"]["last_epoch"]
         self._sampler.load_state_dict(state["sampler"])
+
+    def _settle_buckets(self) -> None:
+        """Have DDP choose the buckets of its all-reduce, which it does after its first pass; collective.
+
+        The buckets decide in which order ranks are summed: the first gradients of a resumed run would be rounded otherwise than
+        those of a run that was left alone.
+        """
+        self._apply(self._ddp, torch.zeros_like(self._train[:1, 0])).sum().backward()  # type: ignore[no-untyped-call]
+        self.network.zero_grad(set_to_none=True)
 
     def close(self) -> None:  # noqa: B027
         """Nothing stays open: the samples are in memory."""

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
 from prdp_hpc.launch import launched_rank
@@ -142,10 +142,12 @@ def _fail(error: Exception) -> NoReturn:
     first = launched_rank() == 0 if world is None or world.size == 1 else world.rank == 0
     if not together or first:
         where = "" if together else f" (rank {world.rank})"
-        print(f"prdp-hpc: error{where}: {error}", file=sys.stderr)
-        if not expected:
-            traceback.print_exception(error)
-        sys.stderr.flush()
+        # Where the log is on the disk that is full, the exit code has to do.
+        with suppress(OSError):
+            print(f"prdp-hpc: error{where}: {error}", file=sys.stderr)
+            if not expected:
+                traceback.print_exception(error)
+            sys.stderr.flush()
     elif world is None or world.size == 1:
         # Launchers end the other processes when the first has failed.
         time.sleep(2.0)

@@ -24,7 +24,7 @@ from prdp_hpc.learning.experiment import build_solver, build_task
 from prdp_hpc.networks import MLP
 from prdp_hpc.partition import Partition
 from prdp_hpc.planning import workload_of
-from prdp_hpc.planning.cost import COPIES
+from prdp_hpc.planning.cost import COPIES, streamed_bytes
 from prdp_hpc.transport import TRAFFIC
 
 WORLD = MPI.COMM_WORLD
@@ -67,51 +67,47 @@ def line(x: list[float], y: list[float]) -> tuple[float, float]:
     return float(slope), float(constant)
 
 
-def solver_times(repetitions: int) -> tuple[float, float, float]:
-    """Bytes/s, s an iteration, s a right-hand side."""
-    streamed, iteration, constant = [], [], []
-    for n in (64, 128, 192, 256):
-        grid = Grid((n, n), comm=MPI.COMM_SELF)
-        solver = Solver("cg", "jacobi")
-        heat = Heat(grid, diffusivity=1e-3, dt=1.0, solver=solver)
-        field = torch.rand(4, 1, n, n)
-        times = []
-        for count in (10, 40):
-            solver.refine(Refinement(max_it=count))
+def solve_overhead(repetitions: int) -> float:
+    """Seconds of a right-hand side beside its iterations: of solves so small that iterations cost little."""
+    grid = Grid((64, 64), comm=MPI.COMM_SELF)
+    solver = Solver("cg", "jacobi")
+    heat, field = Heat(grid, diffusivity=1e-3, dt=1.0, solver=solver), torch.rand(4, 1, 64, 64)
+    few, many = 10, 40
+    times = []
+    for count in (few, many):
+        solver.refine(Refinement(max_it=count))
+        heat(field)
+        taken = []
+        for _ in range(repetitions):
             before = solver.report.forward.seconds
-            repeats = [0.0]
-
-            def once(heat: Heat = heat, field: torch.Tensor = field) -> None:
-                heat(field)
-
-            once()
-            for _ in range(repetitions):
-                WORLD.Barrier()
-                before = solver.report.forward.seconds
-                once()
-                repeats.append(solver.report.forward.seconds - before)
-            times.append(statistics.median(repeats[1:]) / 4)
-        each = (times[1] - times[0]) / 30
-        # The same count of bytes as the model's: matrix of 5 entries a point, Jacobi, the vectors of CG.
-        streamed.append((1.2 * (5 * 12 + 16) + 16 * 8) * n * n)
-        iteration.append(each)
-        constant.append(max(0.0, times[0] - 10 * each))
-    per_byte, overhead = line(streamed, iteration)
-    return 1.0 / per_byte, overhead, statistics.median(constant)
+            heat(field)
+            taken.append((solver.report.forward.seconds - before) / len(field))
+        times.append(statistics.median(taken))
+    return max(0.0, times[0] - few * (times[1] - times[0]) / (many - few))
 
 
-def network_times(configs: list[dict[str, Any]], step_overhead: float, repetitions: int) -> tuple[float, float]:
-    """FLOP/s of convolutions, s a layer: of training steps on one rank, without their solves."""
-    flops, times = [], []
+def training_rates(configs: list[dict[str, Any]], overheads: tuple[float, float], repetitions: int) -> dict[str, float]:
+    """Rates of solver and network, fitted to training steps on one rank; `overheads` of a solve and of a step are known."""
+    streamed, iterations, flops, layers = [], [], [], []
     for content in configs:
         # All ranks at once, each a training of its own.
         content = content | {"output": str(Path(content["output"]) / str(WORLD.rank))}
         measured = steps_of(content, ProcessMesh.from_world(comm=MPI.COMM_SELF), repetitions)
         work = workload_of(validate(content, "benchmark"))
-        times.append((measured["network"] - step_overhead) / len(work.layers))
-        flops.append(3 * sum(layer.flops for layer in work.layers) * work.points * work.batch / len(work.layers))
-    per_flop, overhead = line(flops, times)
-    return 1.0 / per_flop, overhead
+        solves, count = work.batch * work.solves, len(work.layers)
+        each = (measured["solver"] + measured["adjoint"]) / 2 / solves
+        iterations.append((each - overheads[0]) / work.iterations)
+        streamed.append(streamed_bytes(work) * work.points)
+        layers.append((measured["network"] - overheads[1]) / count)
+        flops.append(3 * sum(layer.flops for layer in work.layers) * work.points * work.batch / count)
+    per_byte, iteration = line(streamed, iterations)
+    per_flop, layer = line(flops, layers)
+    return {
+        "bandwidth": 1.0 / per_byte,
+        "iteration_overhead": iteration,
+        "convolution_rate": 1.0 / per_flop,
+        "layer_overhead": layer,
+    }
 
 
 def copy_rate(repetitions: int) -> float:
@@ -124,25 +120,20 @@ def copy_rate(repetitions: int) -> float:
 
 def calibrate(repetitions: int, configs: list[dict[str, Any]]) -> dict[str, float]:
     """Rates of one rank, while the others do the same."""
-    bandwidth, iteration, solve = solver_times(repetitions)
     small = torch.optim.Adam(torch.nn.Linear(4, 4).parameters(), fused=True)
-    step_overhead = seconds(small.step, repetitions) + 1e-3
-    convolution, layer = network_times(configs, step_overhead, repetitions)
+    overheads = solve_overhead(repetitions), seconds(small.step, repetitions) + 1e-3
     dense = MLP(1000, 1000, [1000, 1000])
     products = 3 * 2.0 * 25 * sum(p.numel() for p in dense.parameters() if p.dim() > 1)
     dense_seconds = seconds(backward(dense, torch.rand(25, 1, 1000)), repetitions)
     optimiser = torch.optim.Adam(dense.parameters(), fused=True)
     update = seconds(optimiser.step, repetitions)
     return {
-        "bandwidth": bandwidth,
+        **training_rates(configs, overheads, repetitions),
         "copy_bandwidth": copy_rate(repetitions),
-        "convolution_rate": convolution,
         "dense_rate": products / dense_seconds,
         "parameter_rate": sum(p.numel() for p in dense.parameters()) / update,
-        "iteration_overhead": iteration,
-        "solve_overhead": solve,
-        "layer_overhead": layer,
-        "step_overhead": step_overhead,
+        "solve_overhead": overheads[0],
+        "step_overhead": overheads[1],
     }
 
 

@@ -107,6 +107,12 @@ def face_points(shape: tuple[int, ...], parts: tuple[int, ...]) -> list[float]:
     return [math.prod(local) / n if p > 1 else 0.0 for n, p in zip(local, parts, strict=True)]
 
 
+def streamed_bytes(work: Workload) -> float:
+    """Bytes of matrix and vectors that an iteration reads and writes, per point."""
+    product = work.entries * (VALUE + INDEX) + 2 * work.rows * VALUE
+    return work.products * product + work.vectors * work.rows * VALUE
+
+
 @dataclass(frozen=True)
 class _Work:
     seconds: float
@@ -116,8 +122,6 @@ class _Work:
 
 
 def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: int, grid_ranks: int) -> _Work:
-    product = work.entries * (VALUE + INDEX) + 2 * work.rows * VALUE
-    streamed = (work.products * product + work.vectors * work.rows * VALUE) * local
     faces = face_points(work.shape, parts)
     messages = 2.0 * sum(face > 0 for face in faces) * math.ceil(work.products if work.products > 2 else 1)
     sent = 2.0 * sum(faces) * work.rows * VALUE
@@ -126,7 +130,7 @@ def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: 
         messages += 2 * work.transforms * (grid_ranks - 1)
         sent += 2 * work.transforms * 2 * VALUE * work.rows * local
     sums = work.reductions if grid_ranks > 1 else 0
-    seconds = streamed / machine.bandwidth + machine.iteration_overhead
+    seconds = streamed_bytes(work) * local / machine.bandwidth + machine.iteration_overhead
     seconds += messages * machine.latency + sent / machine.link_among(grid_ranks) + sums * _sum(machine, grid_ranks)
     return _Work(seconds, messages, sent, sums)
 

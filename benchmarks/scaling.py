@@ -4,8 +4,8 @@
 
 The model's numbers are fitted to problems of one rank, once alone and once with as many beside it as the machine has cores (they
 share caches and memory), its latency and bandwidth of messages to a ping-pong. It then predicts training steps on several ranks,
-which are measured: the target is 20 % on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the halo's own count.
-Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
+which are measured: the target is 20 % on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the
+halo's own count. Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
 """
 
 from __future__ import annotations

@@ -138,11 +138,14 @@ def openblas_from_pypi(cc: str) -> list[str]:
     install(OPENBLAS)
     site = subprocess.run(
         [str(VENV / "bin/python"), "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"],
-        capture_output=True, text=True, check=True,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     library = Path(site) / "scipy_openblas32" / "lib"
-    names = subprocess.run(["nm", "-D", "--defined-only", str(library / "libscipy_openblas.so")],
-                           capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["nm", "-D", "--defined-only", str(library / "libscipy_openblas.so")], capture_output=True, text=True, check=True
+    ).stdout
     symbols = re.findall(r" T scipy_(\w+_)$", names, re.MULTILINE)
     lines = [".text"]
     for name in symbols:
@@ -152,8 +155,19 @@ def openblas_from_pypi(cc: str) -> list[str]:
         source = Path(folder) / "names.s"
         source.write_text("\n".join(lines))
         relative = os.path.relpath(library, VENV / "lib")
-        run([cc, "-shared", "-o", str(VENV / "lib" / "libprdpblas.so"), str(source), f"-L{library}",
-             "-lscipy_openblas", f"-Wl,-rpath,$ORIGIN/{relative}", "-Wl,--no-as-needed"])
+        run(
+            [
+                cc,
+                "-shared",
+                "-o",
+                str(VENV / "lib" / "libprdpblas.so"),
+                str(source),
+                f"-L{library}",
+                "-lscipy_openblas",
+                f"-Wl,-rpath,$ORIGIN/{relative}",
+                "-Wl,--no-as-needed",
+            ]
+        )
     return [f"-L{VENV / 'lib'}", "-lprdpblas"]
 
 
@@ -170,8 +184,18 @@ def cached_wheel(folder: Path, requirement: str, env: dict[str, str], says: str)
     if not found:
         folder.mkdir(parents=True, exist_ok=True)
         with Step(says), tempfile.TemporaryDirectory(dir=folder) as beside:
-            pip("wheel", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--no-cache-dir",
-                "-w", beside, requirement, env=env)
+            pip(
+                "wheel",
+                "--no-deps",
+                "--no-build-isolation",
+                "--no-binary",
+                ":all:",
+                "--no-cache-dir",
+                "-w",
+                beside,
+                requirement,
+                env=env,
+            )
             built = next(Path(beside).glob("*.whl"))
             os.replace(built, folder / built.name)
         found = sorted(folder.glob(f"{name}-*.whl"))
@@ -188,15 +212,24 @@ def build_petsc(cc: str) -> None:
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
     libraries = blas or openblas_from_pypi(cc)
     bin_folder = VENV / "bin"
-    mpi = {"MPICC": str(bin_folder / "mpicc"), "MPICXX": str(bin_folder / "mpicxx"),
-           "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    mpi = {
+        "MPICC": str(bin_folder / "mpicc"),
+        "MPICXX": str(bin_folder / "mpicxx"),
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+    }
     version = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
     shape = (PETSC, MPICH, MPI4PY, version, " ".join(blas or [OPENBLAS]), *PETSC_OPTIONS, *BUILD_TOOLS)
     folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH)
     options = [*PETSC_OPTIONS, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
     # CIBUILDWHEEL makes PETSc write its run paths relative to the environment, so the wheel fits any clone.
-    petsc_env = {**mpi, "PETSC_CONFIGURE_OPTIONS": " ".join(options), "CIBUILDWHEEL": "1", "PETSC_DIR": "", "PETSC_ARCH": "",
-                 "MAKEFLAGS": f"-j{os.cpu_count() or 2}"}
+    petsc_env = {
+        **mpi,
+        "PETSC_CONFIGURE_OPTIONS": " ".join(options),
+        "CIBUILDWHEEL": "1",
+        "PETSC_DIR": "",
+        "PETSC_ARCH": "",
+        "MAKEFLAGS": f"-j{os.cpu_count() or 2}",
+    }
     binding_env = {**mpi, "LDFLAGS": RELATIVE_RUN_PATH, "PETSC_DIR": "", "PETSC_ARCH": ""}
     mpi4py = cached_wheel(bindings, f"mpi4py=={MPI4PY}", binding_env, "building mpi4py (about 1 minute, once)")
     petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)")
@@ -211,8 +244,10 @@ def use_petsc(petsc_dir: Path) -> None:
     header = petsc_dir / "include" / "petscversion.h"
     variables = petsc_dir / arch / "lib" / "petsc" / "conf" / "petscvariables"
     if not header.is_file() or not variables.is_file():
-        raise SetupError(f"PETSC_DIR={petsc_dir} PETSC_ARCH={arch or '(not set)'}: no PETSc found there "
-                         f"(looked for {header} and {variables}). Correct them, or unset PETSC_DIR to build PETSc here.")
+        raise SetupError(
+            f"PETSC_DIR={petsc_dir} PETSC_ARCH={arch or '(not set)'}: no PETSc found there "
+            f"(looked for {header} and {variables}). Correct them, or unset PETSC_DIR to build PETSc here."
+        )
     numbers = dict(re.findall(r"#define PETSC_VERSION_(MAJOR|MINOR)\s+(\d+)", header.read_text()))
     version = f"{numbers['MAJOR']}.{numbers['MINOR']}"
     found = re.search(r"^CC\s*=\s*(\S+)", variables.read_text(), re.MULTILINE)
@@ -238,8 +273,15 @@ def link_launcher(mpicc: str) -> None:
 
 def fingerprint() -> str:
     """What the environment depends on; when it changes, the set-up runs again."""
-    parts = [Path(__file__).read_text(), (ROOT / "pyproject.toml").read_text(), TORCH, *PETSC_OPTIONS,
-             os.environ.get("PETSC_DIR", ""), os.environ.get("PETSC_ARCH", ""), sys.version]
+    parts = [
+        Path(__file__).read_text(),
+        (ROOT / "pyproject.toml").read_text(),
+        TORCH,
+        *PETSC_OPTIONS,
+        os.environ.get("PETSC_DIR", ""),
+        os.environ.get("PETSC_ARCH", ""),
+        sys.version,
+    ]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("--out", metavar="PNG", help="the figure's file")
     evaluate = commands.add_parser("evaluate", help="validation errors of a trained network, on other data too")
     evaluate.add_argument("run", metavar="RUN", help="a run folder")
-    evaluate.add_argument("--data", metavar="FILE", help="an HDF5 file of trajectories (default: the run's own)")
+    evaluate.add_argument("--data", metavar="FILE", help="an HDF5 file with the group validation (default: the run's own)")
     evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
     _submit_command(commands)
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")

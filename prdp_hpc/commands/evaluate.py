@@ -6,12 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mpi4py import MPI
+
 from prdp_hpc.collective import call_together
+from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.files import write_json
-from prdp_hpc.learning.experiment import build_task, process_mesh
-from prdp_hpc.learning.task import Task
+from prdp_hpc.learning.experiment import build_supervised, process_mesh
+from prdp_hpc.learning.supervised import SupervisedTask
 from prdp_hpc.learning.trained import trained_state
 from prdp_hpc.linalg import Solver
+from prdp_hpc.mesh import ProcessMesh
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -19,9 +23,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     config, state = trained_state(arguments.run)
     if arguments.data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"file": arguments.data})})
-    mesh = process_mesh(config)
-    task = build_task(config, mesh, Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options))
-    call_together(mesh.world, lambda: _load(task, state["task"], arguments))
+    mesh = _mesh(config)
+    solver = Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options)
+    task = build_supervised(config, mesh, solver, groups=("validation",))
+    call_together(mesh.world, lambda: _load(task, state["task"]["network"], arguments))
     errors = task.validate()
     task.close()
     if mesh.is_root:
@@ -35,9 +40,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     mesh.close()
 
 
-def _load(task: Task, state: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _mesh(config: SupervisedConfig) -> ProcessMesh:
+    """The ranks as in training; where that does not go, as on a login node, all of them share the grid."""
+    ranks = MPI.COMM_WORLD.size
+    return ProcessMesh.from_world(ranks) if ranks % (config.parallel.grid_ranks or 1) else process_mesh(config)
+
+
+def _load(task: SupervisedTask, parameters: dict[str, Any], arguments: argparse.Namespace) -> None:
     try:
-        task.load_state_dict(state)
+        task.load_network(parameters)
     except RuntimeError:
         raise ValueError(
             f"{arguments.data}: its fields have other channels than those the network of {arguments.run} was trained on"

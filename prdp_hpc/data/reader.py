@@ -16,6 +16,8 @@ from prdp_hpc.data.layout import DATASET, GROUPS, DataError
 class TrajectoryFile:
     """An HDF5 file of trajectories on a grid of `shape`; see `prdp_hpc.data.layout`.
 
+    `groups` are those that are needed; the file may lack the others.
+
     Attributes
     ----------
     steps : steps of a trajectory after its initial state.
@@ -27,22 +29,22 @@ class TrajectoryFile:
         When the file cannot be read, or a data set is missing or not of the expected shape or type.
     """
 
-    def __init__(self, path: str | Path, shape: Sequence[int]) -> None:
+    def __init__(self, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS) -> None:
         self.path, self.shape = Path(path), tuple(shape)
         with self._open() as file:
             self.attributes = dict(file.attrs)
-            shapes = {group: self._checked(file, group).shape for group in GROUPS}
-        if shapes["train"][1:] != shapes["validation"][1:]:
+            shapes = {group: self._checked(file, group).shape for group in groups}
+        if len({found[1:] for found in shapes.values()}) > 1:
             raise DataError(
                 f"{self.path}: train/{DATASET} and validation/{DATASET} must agree in all but the number of samples: "
                 f"{shapes['train']} and {shapes['validation']}"
             )
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
-        self.steps = int(shapes["train"][1]) - 1
+        self.steps = int(shapes[groups[0]][1]) - 1
 
     def count(self, group: str) -> int:
-        """Samples of a group."""
-        return self._samples[group]
+        """Samples of a group; 0 for one that is not needed."""
+        return self._samples.get(group, 0)
 
     def check_made_with(self, key: str, attribute: str, wanted: float, factor: float = 1.0) -> None:
         """Raise `DataError` if the file says another number than the config's `key`; it may say nothing.

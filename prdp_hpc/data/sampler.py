@@ -13,14 +13,14 @@ class EpochSampler:
 
     Parameters
     ----------
-    count : samples; each is drawn once an epoch.
+    count : samples; each is drawn once an epoch. None make an epoch without batches.
     batch_size : samples a batch; the last batch may be smaller.
     seed : of the shuffling.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        if count < 1 or batch_size < 1:
-            raise ValueError(f"at least 1 sample and a batch size of at least 1 are needed, not {count} and {batch_size}")
+        if count < 0 or batch_size < 1:
+            raise ValueError(f"at least 0 samples and a batch size of at least 1 are needed, not {count} and {batch_size}")
         self._count, self._batch_size, self._seed = count, batch_size, seed
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:

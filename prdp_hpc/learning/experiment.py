@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
 from prdp_hpc.config import CorrectorConfig, ExperimentConfig, InverseConfig, SupervisedConfig, write_resolved
-from prdp_hpc.data import TrajectoryFile
+from prdp_hpc.data import GROUPS, TrajectoryFile
 from prdp_hpc.files import write_json
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.checkpoint import Checkpoints
@@ -19,6 +19,7 @@ from prdp_hpc.learning.emulator import EmulatorTask
 from prdp_hpc.learning.generate import generate, generated_path
 from prdp_hpc.learning.inverse import InverseTask
 from prdp_hpc.learning.stepper import coefficient
+from prdp_hpc.learning.supervised import SupervisedTask
 from prdp_hpc.learning.task import Task
 from prdp_hpc.learning.trainer import Trainer
 from prdp_hpc.linalg import Solver
@@ -81,27 +82,38 @@ def build_solver(config: Config) -> Solver:
 
 def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
     """The grid, the data and the task of a config; collective."""
-    grid = Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length, mesh.grid_group)
     if isinstance(config, InverseConfig):
-        return InverseTask(config, mesh, grid, solver)
-    data = open_data(config, mesh, grid)
+        return InverseTask(config, mesh, _grid(config, mesh), solver)
+    return build_supervised(config, mesh, solver)
+
+
+def build_supervised(
+    config: SupervisedConfig, mesh: ProcessMesh, solver: Solver, groups: Sequence[str] = GROUPS
+) -> SupervisedTask:
+    """As `build_task`, on those groups of the data; without `train` it can only validate. Collective."""
+    grid = _grid(config, mesh)
+    data = open_data(config, mesh, grid, groups)
     if isinstance(config, CorrectorConfig):
         return CorrectorTask(config, mesh, grid, data, solver)
     return EmulatorTask(config, mesh, grid, data, solver)
 
 
-def open_data(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> TrajectoryFile:
+def _grid(config: Config, mesh: ProcessMesh) -> Grid:
+    return Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length, mesh.grid_group)
+
+
+def open_data(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid, groups: Sequence[str] = GROUPS) -> TrajectoryFile:
     """The config's data file, generated first if it names none and the generated one is not there; collective."""
     path = Path(config.data.file) if config.data.file else generated_path(config)
     missing = config.data.file is None and mesh.world.bcast(not path.exists())
     if missing:
         call_together(mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None)
-    return call_together(mesh.world, lambda: _fitting_file(path, config))
+    return call_together(mesh.world, lambda: _fitting_file(path, config, groups))
 
 
-def _fitting_file(path: Path, config: SupervisedConfig) -> TrajectoryFile:
+def _fitting_file(path: Path, config: SupervisedConfig, groups: Sequence[str]) -> TrajectoryFile:
     """The file, if what it says about its physics is what the config says."""
-    file = TrajectoryFile(path, shape=config.grid.shape)
+    file = TrajectoryFile(path, config.grid.shape, groups)
     name, value = coefficient(config.physics)
     file.check_made_with("physics.dt", "dt", config.physics.dt)
     # Files of the authors name the same things in other ways.

@@ -48,13 +48,14 @@ class SupervisedTask(ABC):
         self._half = precision == "bfloat16"
         self._dtype = torch.float32 if self._half else getattr(torch, precision)
         self._physics = build_stepper(config.physics, grid, solver)
-        self._train = self._read(data, "train")
+        train = self._read(data, "train") if data.count("train") else None
         self._validation = self._read(data, "validation")
-        count = self._train.shape[2]
+        self._train = self._validation[:0] if train is None else train
+        count = self._validation.shape[2]
         # Every channel of the heat equation diffuses alone, so there may be any number of them.
         if config.physics.pde != "heat" and count != len(self._physics.channels):
             raise DataError(
-                f"{data.path}: data set train/trajectories has {count} channel(s), {config.physics.pde} on this grid has "
+                f"{data.path}: its trajectories have {count} channel(s), {config.physics.pde} on this grid has "
                 f"{len(self._physics.channels)}: {', '.join(self._physics.channels)}"
             )
         arguments = config.network.model_dump(exclude={"kind"})
@@ -120,10 +121,14 @@ class SupervisedTask(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.network.load_state_dict(state["network"])
+        self.load_network(state["network"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.last_epoch = state["schedule"]["last_epoch"]
         self._sampler.load_state_dict(state["sampler"])
+
+    def load_network(self, parameters: dict[str, Tensor]) -> None:
+        """The network's part of `state_dict()` alone, to validate it."""
+        self.network.load_state_dict(parameters)
 
     def _settle_buckets(self) -> None:
         """Have DDP choose the buckets of its all-reduce, which it does after its first pass; collective.
@@ -131,7 +136,7 @@ class SupervisedTask(ABC):
         The buckets decide in which order ranks are summed: the first gradients of a resumed run would be rounded otherwise than
         those of a run that was left alone.
         """
-        self._apply(self._ddp, torch.zeros_like(self._train[:1, 0])).sum().backward()  # type: ignore[no-untyped-call]
+        self._apply(self._ddp, torch.zeros_like(self._validation[:1, 0])).sum().backward()  # type: ignore[no-untyped-call]
         self.network.zero_grad(set_to_none=True)
 
     def close(self) -> None:  # noqa: B027
@@ -171,7 +176,7 @@ class SupervisedTask(ABC):
     def _read(self, data: TrajectoryFile, group: str) -> Tensor:
         """This rank's part of all trajectories of a group, `(samples, steps + 1, C, *local_shape)`."""
         if data.steps < self._steps:
-            raise DataError(f"{data.path}: data set {group}/trajectories has {data.steps} step(s), training needs {self._steps}")
+            raise DataError(f"{data.path}: its trajectories have {data.steps} step(s), {self._steps} are needed")
         # A number that is not finite may lie in one rank's part only.
         part = call_together(self._mesh.world, lambda: data.read(group, self._grid.local_slices))
         return torch.from_numpy(part).to(device=self._mesh.device, dtype=self._dtype)

@@ -87,7 +87,7 @@ def test_words(words, message, config, tmp_path, capsys):
     ("change", "message"),
     [
         (lambda u: u[:, :, :-1], "has shape (6, 3, 7), the grid needs (samples, steps + 1, [channels,] 8)"),
-        (lambda u: u[:, :2], "has 1 step(s), training needs 2"),
+        (lambda u: u[:, :2], "have 1 step(s), 2 are needed"),
         (lambda u: u.astype(np.int32), "must be float32 or float64, not int32"),
         (lambda u: np.where(u == u[2, 1, 3], np.nan, u), "holds NaN or infinity, first in sample 2, step 1"),
         (lambda u: u[:0], "needs at least 1 sample"),

@@ -48,7 +48,7 @@ def test_state():
         EpochSampler(21, 5, 3).load_state_dict(sampler.state_dict())
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(0, 5), (5, 0)])
+@pytest.mark.parametrize(("count", "batch_size"), [(-1, 5), (5, 0)])
 def test_sizes_out_of_range(count, batch_size):
-    with pytest.raises(ValueError, match="at least 1 sample and a batch size of at least 1"):
+    with pytest.raises(ValueError, match="at least 0 samples and a batch size of at least 1"):
         EpochSampler(count, batch_size, 0)

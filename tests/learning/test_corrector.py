@@ -120,7 +120,7 @@ def test_data_that_cannot_be_measured_or_are_too_short(task_of, tmp_path):
         task_of(1, data=store(tmp_path / "zero.h5", zero))
     zero[2, 3, 1], zero[2, 2, 1] = 1.0, 0.0  # a step that is not measured
     task_of(1, data=store(tmp_path / "other.h5", zero))
-    with pytest.raises(DataError, match=r"train/trajectories has 2 step\(s\), training needs 3"):
+    with pytest.raises(DataError, match=r"its trajectories have 2 step\(s\), 3 are needed"):
         task_of(1, data=store(tmp_path / "short.h5", fields[:, :3]))
 
 
@@ -128,7 +128,7 @@ def test_data_that_cannot_be_measured_or_are_too_short(task_of, tmp_path):
 def test_data_of_other_channels_are_refused(pde, task_of, tmp_path):
     physics, solver = FLOWS[pde]
     data = store(tmp_path / "one.h5", np.ones((3, 4, 1, 8, 8)))
-    with pytest.raises(DataError, match=rf"has 1 channel\(s\), {pde} on this grid has [23]: velocity_x, velocity_y"):
+    with pytest.raises(DataError, match=rf"have 1 channel\(s\), {pde} on this grid has [23]: velocity_x, velocity_y"):
         task_of(1, grid={"shape": [8, 8], "boundary": "periodic"}, physics=physics, solver=solver, data=data)
 
 

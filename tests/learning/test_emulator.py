@@ -119,7 +119,7 @@ def test_data_with_too_few_steps(mesh, tmp_path):
         for group in ("train", "validation"):
             file.create_dataset(f"{group}/trajectories", data=np.ones((3, 2, 8)))
     config = validate(tiny.emulator(tmp_path, data={"file": str(path)}), "here")
-    with pytest.raises(ValueError, match=r"short.h5: data set train/trajectories has 1 step\(s\), training needs 2"):
+    with pytest.raises(ValueError, match=r"short.h5: its trajectories have 1 step\(s\), 2 are needed"):
         EmulatorTask(config, mesh, Grid([8], comm=mesh.grid_comm), TrajectoryFile(path, (8,)), Solver())
 
 

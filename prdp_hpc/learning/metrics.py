@@ -53,8 +53,7 @@ class MetricsWriter:
             return
         self._file.write(to_json(row) + "\n")
         self._file.flush()
-        for tag, number in _scalars(row).items():
-            self._board.add_scalar(tag, number, row["epoch"])
+        self._board.file_writer.add_summary(_summary(row), row["epoch"])
         self._board.flush()
 
     def sync(self) -> None:
@@ -133,6 +132,13 @@ def _board(folder: Path, first_epoch: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+
+
+def _summary(row: Row) -> Any:
+    """All numbers of a row as one event; `add_scalar` would make one of each, some twenty an epoch."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(row).items()])
 
 
 def _scalars(row: Row) -> dict[str, float]:

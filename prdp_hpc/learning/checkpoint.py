@@ -76,11 +76,11 @@ class Checkpoints:
         path = self.path(epoch, step)
 
         def write() -> None:
-            # Not the time that it waits for the disk: nobody else does.
-            start = time.thread_time()
+            # All of it, as if training waited: besides the processor's time it takes turns with training at the interpreter.
+            start = time.perf_counter()
             first()
             self._write(path, content)
-            self._cost = copied + time.thread_time() - start
+            self._cost = copied + time.perf_counter() - start
             self.saved = epoch
 
         with self._explained():

@@ -28,15 +28,19 @@ launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=20)
 # queues itself again and --resume continues to the same numbers. It also does when it was preempted before there was anything
 # to save, or has lost a node. Any other end is the end.
 set -u
+told='' ranks=''
+trap 'told=yes; [ -z "$ranks" ] || kill -USR1 "$ranks" 2> /dev/null' USR1 TERM
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" PYTHONUNBUFFERED=1
 echo "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: prdp-hpc $*"
 
-"${launch[@]}" prdp-hpc "$@" &
+# What cannot listen yet must not end by the signal, so launcher and ranks begin deaf to it; hence it is told until they leave.
+(trap '' USR1 && exec "${launch[@]}" bash -c 'trap "" USR1 && exec prdp-hpc "$@"' rank "$@") &
 ranks=$!
-trap 'kill -USR1 "$ranks" 2> /dev/null' USR1 TERM
-while kill -0 "$ranks" 2> /dev/null; do wait "$ranks"; done # a signal ends wait early
+while kill -0 "$ranks" 2> /dev/null; do
+    if [ -z "$told" ]; then wait "$ranks"; else sleep 1 && kill -USR1 "$ranks" 2> /dev/null; fi # a signal ends wait early
+done
 wait "$ranks"
 code=$?
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
 from prdp_hpc.launch import launched_rank
-from prdp_hpc.signals import PREEMPTED, block_signals, hold_signals, ignore_signals
+from prdp_hpc.signals import block_signals, hold_signals
 
 _TRAINING = ("run", "compare", "paper")
 """Commands that, told to leave, save and leave with exit code 85."""
@@ -46,10 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             getattr(command, arguments.command)(arguments)
     except Exception as error:
         _fail(error)
-    except SystemExit as end:
-        if end.code == PREEMPTED:
-            ignore_signals()
-        raise
     except KeyboardInterrupt:
         sys.exit(130)
 

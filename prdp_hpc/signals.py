@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from prdp_hpc.launch import under_torchrun
 
@@ -31,20 +32,22 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up. On the main thread only."""
-    earlier = {number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS}
+    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up. On the main thread only.
+
+    A process that leaves with `PREEMPTED` ignores them from then on: job scripts and SLURM tell it more than once, and its exit
+    code must stay.
+    """
+    earlier: dict[signal.Signals, Any] = {number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS}
     try:
         yield
+    except SystemExit as end:
+        if end.code == PREEMPTED:
+            earlier = dict.fromkeys(SIGNALS, signal.SIG_IGN)
+        raise
     finally:
         for number, handler in earlier.items():
             # None: set by a library in C, which Python cannot put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def ignore_signals() -> None:
-    """For a process that is about to end: SLURM and mpirun may send a signal more than once, and its exit code must stay."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def hold(number: int) -> None:

@@ -1,6 +1,7 @@
 """Reliability: how a job of `jobs/` ends, and when it comes back. A stand-in for training, so that the script alone is tested."""
 
 import re
+import sys
 
 import cluster
 import pytest
@@ -8,16 +9,31 @@ import tiny
 
 pytestmark = pytest.mark.timeout(240)
 
-STAND_IN = """\
-#!/bin/bash
-[ "$1" = generate ] || trap 'echo "rank $SLURM_PROCID saves"; exit 85' USR1 TERM
-echo "rank $SLURM_PROCID of $SLURM_NTASKS: $*"
-case $1 in
-    end) exit "$2" ;;
-    fail-when) until [ -e "$2" ]; do sleep 0.1; done; exit 3 ;;
-    crash) [ "$SLURM_PROCID" = 0 ] || kill -KILL $$ ;;
-esac
-for ((i = 0; i < 1200; i++)); do sleep 0.1; done
+STAND_IN = f"""\
+#!{sys.executable}
+import os, signal, sys, time
+
+def save(number, frame):
+    print("rank", rank, "saves")
+    os._exit(85)
+
+rank = os.environ["SLURM_PROCID"]
+sys.stdout.reconfigure(line_buffering=True)
+print("rank", rank, "of", os.environ["SLURM_NTASKS"] + ":", *sys.argv[1:])
+time.sleep(3 if sys.argv[1] == "slow" else 0)  # the time that libraries take to load
+if sys.argv[1] != "generate":
+    signal.signal(signal.SIGUSR1, save)
+    signal.signal(signal.SIGTERM, save)
+match sys.argv[1:]:
+    case ["end", code]:
+        sys.exit(int(code))
+    case ["fail-when", file]:
+        while not os.path.exists(file):
+            time.sleep(0.1)
+        sys.exit(3)
+    case ["crash"] if rank != "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(120)
 """
 
 
@@ -72,6 +88,19 @@ def test_a_cancelled_job_stays_cancelled(slurm, start):
     slurm.wait(job, log, JobState="CANCELLED")
     assert log.read_text().count("saves") == 2
     assert "queued again" not in log.read_text()
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["from-the-start", "while-loading"])
+def test_a_job_that_is_told_before_it_can_listen_comes_back(begun, slurm, start):
+    job, log = start("slow")
+    if begun:
+        started(log)
+    else:
+        cluster.wait_for(lambda: log.exists() and "restart 0" in log.read_text(), "the job script", log)
+    slurm.said("scancel", "--batch", "--signal=USR1", job)
+    slurm.release(job, restart=1, log=log)
+    assert log.read_text().count("saves") == 2
+    assert "stopped early with everything saved, queued again" in log.read_text()
 
 
 @pytest.mark.parametrize("partition", ["normal", "graceless"])

@@ -34,19 +34,21 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     job, log, folder = re.search(r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", told.stdout).groups()
     log, folder = tmp_path / log, tmp_path / folder
 
-    def epochs(count):
+    def epochs(count, restart):
         metrics = folder / "metrics.jsonl"
         cluster.wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > count, f"epoch {count}", log)
+        # The job may have come this far before it was stopped.
+        cluster.wait_for(lambda: f"restart {restart}, on" in log.read_text(), f"restart {restart}", log)
 
-    epochs(2)
+    epochs(2, restart=0)
     slurm.preempt(job)
     slurm.release(job, restart=1, log=log)
-    epochs(6)
+    epochs(6, restart=1)
     slurm.said("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
     slurm.wait(job, log, JobState="PENDING")
     slurm.said("scontrol", "update", f"jobid={job}", "partition=graceless")
     slurm.release(job, restart=2, log=log)
-    epochs(10)
+    epochs(10, restart=2)
     slurm.preempt(job)
     slurm.release(job, restart=3, log=log)
     slurm.wait(job, log, JobState="COMPLETED", Restarts="3")

@@ -32,7 +32,8 @@ def like(result: Tensor, model: Tensor) -> Tensor:
 
 def has_bad_numbers(array: Array) -> bool:
     """Whether NaN or infinity occurs; the sum is one pass without a temporary and carries either along."""
-    return not np.isfinite(array.sum()) and not bool(np.isfinite(array).all())
+    with np.errstate(invalid="ignore"):
+        return not np.isfinite(array.sum()) and not bool(np.isfinite(array).all())
 
 
 def is_real_tensor(value: Any) -> bool:

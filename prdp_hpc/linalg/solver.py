@@ -15,12 +15,14 @@ from petsc4py import PETSc
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
 from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remove_unused_options
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
+from prdp_hpc.linalg.stacked import stacked_richardson
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
 OWN_KSPS = ("steepest_descent",)
@@ -155,7 +157,8 @@ class LinearSystem:
         operator.attach_preconditioner(pc, solver.pc)
         hierarchy = attach_hierarchy(pc, operator, self._transposed) if solver.pc == "mg" else {}
         apply_options(ksp, {**hierarchy, **solver.petsc_options})
-        self._can_skip_norm = _allow_skipping_the_norm(ksp)
+        self._can_skip_norm = allow_skipping_the_norm(ksp)
+        self._stacked = stacked_richardson(ksp, self._matrix)
         return ksp
 
     def _create_adjoint(self) -> Any:
@@ -252,6 +255,8 @@ class LinearSystem:
         iterations = 0
         start = time.perf_counter()
         try:
+            if self._solve_stacked(direction, b, x, transposed):
+                return int(self._levels[direction].max_it or 0)
             for right, result in zip(b, x, strict=True):
                 iterations = self._solve_one(ksp, run, right, result)
                 code = ksp.getConvergedReason()
@@ -264,6 +269,17 @@ class LinearSystem:
         finally:
             counters.seconds += time.perf_counter() - start
         return iterations
+
+    def _solve_stacked(self, direction: str, b: Array, x: Array, transposed: bool) -> bool:
+        """Solve all at once, if the method and the level allow it; a failure is left to those that solve one by one."""
+        level, counters = self._levels[direction], self._counters(direction)
+        if self._stacked is None or not level.is_fixed or level.max_it is None or not self._stacked.fits(len(b)):
+            return False
+        if not self._stacked.solve(b, x, level.max_it, transposed):
+            return False
+        counters.iterations += level.max_it * len(b)
+        counters.solves += len(b)
+        return True
 
     def _solve_one(self, ksp: Any, run: Any, right: Array, result: Array) -> int:
         self._on_arrays(run, right, result)
@@ -360,33 +376,3 @@ def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
     nonzero: NDArray[np.bool_] = np.any(right, axis=1)
     comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
     return np.logical_not(nonzero)
-
-
-def _allow_skipping_the_norm(ksp: Any) -> bool:
-    """Whether the KSP can do a fixed number of iterations.
-
-    Some methods can only skip the norm when they precondition from the right, and are switched to that; PETSc manual
-    page: KSPSetPCSide.
-    """
-    wanted, side = ksp.getNormType(), ksp.getPCSide()
-    if _skips_norm(ksp):
-        ksp.setNormType(wanted)
-        return True
-    # PETSc's bcgsl (3.26) leaves out the last application of a right preconditioner and so gives a wrong solution.
-    if ksp.getType() != PETSc.KSP.Type.BCGSL:
-        ksp.setPCSide(PETSc.PC.Side.RIGHT)
-        if _skips_norm(ksp):
-            ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-            return True
-    ksp.setPCSide(side)
-    ksp.setNormType(wanted)
-    return False
-
-
-def _skips_norm(ksp: Any) -> bool:
-    ksp.setNormType(PETSc.KSP.NormType.NONE)
-    try:
-        ksp.getNormType()
-    except PETSc.Error:
-        return False
-    return True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from prdp_hpc.report.comparisons import EQUAL_WITHIN, ComparisonRecord
 from prdp_hpc.report.panels import (
@@ -23,6 +23,9 @@ from prdp_hpc.report.panels import (
     save,
     work_panel,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BAND = "#DDDDDD"
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from prdp_hpc.report.panels import COLOURS, GRID, INK, LABEL_SIZE, WIDTH, positive, save
+from prdp_hpc.report.panels import COLOURS, GRID, INK, LABEL_SIZE, empty_figure, positive, save
 
 ROWS = 12
 
@@ -25,7 +24,7 @@ def gradients_table(content: Mapping[str, Any]) -> str:
 
 def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
     """Draw the errors over K in log scale, a line for each way of differentiating, to the PNG file `path`."""
-    figure = Figure(figsize=(WIDTH, 4.2))
+    figure = empty_figure(4.2)
     axes = figure.subplots()
     figure.subplots_adjust(left=0.1, right=0.97, top=0.84, bottom=0.13)
     figure.text(0.018, 0.96, _title(content), fontsize=13, fontweight="bold", color=INK, va="top")

@@ -1,6 +1,7 @@
 """The panels that figures are made of: error, level and work over epochs, with labels at the ends of the lines.
 
-matplotlib's `Figure` is used without pyplot, so nothing looks for a display and no global state changes.
+matplotlib's `Figure` is used without pyplot, so nothing looks for a display and no global state changes. It is loaded when the
+first figure is made: all ranks of a training import this room, and one of them draws, at the end.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from prdp_hpc.files import atomic_path
 from prdp_hpc.report.runs import Column, ReportError, RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
 # Okabe and Ito's palette (2008), told apart with any colour vision; yellow is left out, too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -59,11 +62,18 @@ class Curve:
         return np.array_equal(self.column("level"), self.column("adjoint_level"))
 
 
+def empty_figure(height: float) -> Figure:
+    """A figure of the width of all, `height` inches high."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height))
+
+
 def panels(
     title: str, subtitle: str, heights: Sequence[float], height: float, curves: Sequence[Curve]
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure of panels above each other, `height` inches high, with room for the curves' labels on the right."""
-    figure = Figure(figsize=(WIDTH, height))
+    figure = empty_figure(height)
     axes = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     top = 1.05 if subtitle else 0.85
     # The longest label: a name, `adjoint (- -)` and a number.
@@ -90,7 +100,7 @@ def epoch_axis(bottom: Axes, curves: Sequence[Curve]) -> None:
     """Label the epochs below the lowest panel."""
     bottom.set_xlabel("Epoch", fontsize=LABEL_SIZE + 1, color=INK)
     bottom.set_xlim(0, max(1, *(int(curve.epochs[-1]) for curve in curves)))
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    bottom.locator_params(axis="x", integer=True, nbins=8, min_n_ticks=1)
 
 
 def error_panel(ax: Axes, curves: Sequence[Curve]) -> bool:
@@ -132,7 +142,7 @@ def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
         ax.invert_yaxis()
     else:
         ax.set_ylim(bottom=0)
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        ax.locator_params(axis="y", integer=True, nbins=5)
     _end_labels(ax, ends)
 
 
@@ -143,10 +153,10 @@ def work_panel(ax: Axes, curves: Sequence[Curve], notes: Sequence[str]) -> None:
     for curve, note in zip(curves, notes, strict=True):
         _lines(ax, curve, curve.work)
         end = float(curve.work.mean(axis=0)[-1])
-        ends.append((end, f"{curve.label}  {_thousands(end)}{note}", curve.colour))
+        ends.append((end, f"{curve.label}  {_thousands(0 if end < 1000 else 1)(end)}{note}", curve.colour))
     ax.set_ylim(bottom=0)
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.locator_params(axis="y", nbins=5)
+    ax.yaxis.set_major_formatter(_thousands())
     _end_labels(ax, ends)
 
 
@@ -239,5 +249,8 @@ def spread(positions: Sequence[float] | Column, gap: float) -> list[float]:
     return placed
 
 
-def _thousands(number: float) -> str:
-    return str(EngFormatter(places=0 if number < 1000 else 1, sep="")(number))
+def _thousands(places: int | None = None) -> EngFormatter:
+    """Numbers as 270k, with that many decimals or as many as they need."""
+    from matplotlib.ticker import EngFormatter
+
+    return EngFormatter(places=places, sep="")

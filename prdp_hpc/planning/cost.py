@@ -58,7 +58,8 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
 
     With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on a rank:
 
-    - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums;
+    - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums; samples that are solved
+      at once share overhead and messages;
     - a layer: `3 · FLOP n b / rate + overhead`, `2 c` messages forward and backward, of the whole batch, and copying its fields
       around what arrives;
     - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden behind the backward pass;
@@ -68,9 +69,10 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     local = math.prod(math.ceil(n / p) for n, p in zip(work.shape, parts, strict=True))
     samples = math.ceil(work.batch / replicas)
     solves = samples * work.solves
-    one = _iteration(work, machine, parts, local, grid_ranks)
-    forward = solves * (work.iterations * one.seconds + machine.solve_overhead)
-    adjoint = solves * (work.adjoint_iterations * one.seconds + machine.solve_overhead)
+    at_once = solves if work.at_once else 1
+    one = _iteration(work, machine, parts, local, grid_ranks, at_once)
+    forward = solves * (work.iterations * one.seconds + machine.solve_overhead / at_once)
+    adjoint = solves * (work.adjoint_iterations * one.seconds + machine.solve_overhead / at_once)
     iterations = solves * (work.iterations + work.adjoint_iterations)
     assembly = solves * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth if work.assembled else 0.0
     network = _network(work, machine, parts, samples, grid_ranks)
@@ -121,16 +123,17 @@ class _Work:
     sums: float
 
 
-def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: int, grid_ranks: int) -> _Work:
+def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: int, grid_ranks: int, at_once: int) -> _Work:
+    """An iteration of one right-hand side, of `at_once` that are solved together."""
     faces = face_points(work.shape, parts)
-    messages = 2.0 * sum(face > 0 for face in faces) * math.ceil(work.products if work.products > 2 else 1)
+    messages = 2.0 * sum(face > 0 for face in faces) * math.ceil(work.products if work.products > 2 else 1) / at_once
     sent = 2.0 * sum(faces) * work.rows * VALUE
     if work.transforms and grid_ranks > 1:
         # Each transform redistributes the complex fields twice, all to all.
         messages += 2 * work.transforms * (grid_ranks - 1)
         sent += 2 * work.transforms * 2 * VALUE * work.rows * local
     sums = work.reductions if grid_ranks > 1 else 0
-    seconds = streamed_bytes(work) * local / machine.bandwidth + machine.iteration_overhead
+    seconds = streamed_bytes(work) * local / machine.bandwidth + machine.iteration_overhead / at_once
     seconds += messages * machine.latency + sent / machine.link_among(grid_ranks) + sums * _sum(machine, grid_ranks)
     return _Work(seconds, messages, sent, sums)
 

@@ -55,7 +55,7 @@ class Workload:
     iterations, adjoint_iterations : of a solve.
     vectors : vector reads and writes an iteration; products : matrix products an iteration, the preconditioner's included;
         reductions : sums over ranks an iteration; transforms : Fourier transforms an iteration.
-    assembled : whether each sample has a matrix of its own.
+    assembled : whether each sample has a matrix of its own; at_once : whether a batch is solved as one system.
     applications : of the network, a sample and step.
     layers : the network's; whole : it sees whole fields; zero_outside : no field is copied to give it neighbours on one rank.
     """
@@ -73,6 +73,7 @@ class Workload:
     reductions: int
     transforms: int
     assembled: bool
+    at_once: bool
     applications: int
     layers: tuple[Layer, ...]
     whole: bool
@@ -119,6 +120,7 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
         reductions=REDUCTIONS.get(config.solver.ksp, 2),
         transforms=2 if config.solver.pc == "constraint" else 0,
         assembled=pde != "heat",
+        at_once=pde == "heat" and config.solver.ksp == "richardson" and config.solver.pc in ("jacobi", "none"),
         applications=corrector,
         layers=layers,
         whole=isinstance(section, MLPSection),

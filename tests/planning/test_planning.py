@@ -87,6 +87,19 @@ def test_a_slow_network_prefers_replicas_and_a_small_batch_grid_ranks():
     assert best(splits(workload_of(few), MACHINES["cpu"], 8), MACHINES["cpu"]).grid_ranks == 8
 
 
+def test_a_batch_that_is_solved_at_once_shares_its_messages():
+    """As PETSc's log counts them: two messages an iteration, whatever the batch."""
+    costs = []
+    for batch, ksp in ((6, "richardson"), (1, "richardson"), (6, "cg")):
+        one = config(
+            network=NETWORKS[0], grid={"shape": [64]}, training={"batch_size": batch}, solver={"ksp": ksp, "pc": "jacobi"}
+        )
+        costs.append(step_cost(workload_of(one, 10), MACHINES["cpu"], 1, 2))
+    gathers = 2  # of the field and its gradient
+    assert [cost.messages - gathers for cost in costs] == [2 * 2 * 10, 2 * 2 * 10, 6 * 2 * 2 * 10]
+    assert costs[0].sent > costs[1].sent
+
+
 def test_what_does_not_fit_in_memory_is_not_chosen():
     small = dataclasses.replace(MACHINES["cpu"], memory=2e8)
     big = config(network={"kind": "resnet", "channels": 64, "blocks": 3}, grid={"shape": [256, 256]}, training={"batch_size": 8})

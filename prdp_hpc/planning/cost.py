@@ -58,8 +58,8 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
 
     With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on a rank:
 
-    - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums; samples solved at once
-      share overhead and messages;
+    - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums;
+    - samples that are solved at once share an iteration's overhead and messages;
     - a layer: `3 · FLOP n b / rate + overhead`, `2 c` messages forward and backward, of the whole batch, and copying its fields
       around what arrives;
     - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden behind the backward pass;

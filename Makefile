@@ -9,7 +9,7 @@ DEMO_DATA ?=
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 7 to 12 minutes, then seconds)
+environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 10 to 20 minutes, then seconds)
 	@$(PYTHON) tools/environment.py
 
 demo: environment  ## train the 2-D heat emulator with PRDP and with full refinement; table and figure

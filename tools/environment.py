@@ -239,10 +239,10 @@ def build_petsc(cc: str) -> None:
         "MAKEFLAGS": f"-j{os.cpu_count() or 2}",
     }
     binding_env = {**mpi, "LDFLAGS": RELATIVE_RUN_PATH, "PETSC_DIR": "", "PETSC_ARCH": ""}
-    mpi4py = cached_wheel(bindings, f"mpi4py=={MPI4PY}", binding_env, "building mpi4py (about 1 minute, once)")
+    mpi4py = cached_wheel(bindings, f"mpi4py=={MPI4PY}", binding_env, "building mpi4py (1 to 4 minutes, once)")
     petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)")
     install_wheels(mpi4py, petsc)
-    petsc4py = cached_wheel(bindings, f"petsc4py=={PETSC}", binding_env, "building petsc4py (about 3 minutes, once)")
+    petsc4py = cached_wheel(bindings, f"petsc4py=={PETSC}", binding_env, "building petsc4py (3 to 6 minutes, once)")
     install_wheels(petsc4py)
 
 

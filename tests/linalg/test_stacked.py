@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from mpi4py import MPI
 from systems import dominant, sparse
 
-from prdp_hpc import Grid, Heat, Solver, solve
+from prdp_hpc import Solver, solve
 from prdp_hpc.linalg import stacked
 
 
@@ -80,18 +79,3 @@ def test_a_bad_right_hand_side_is_blamed(bad):
     b[1, 4] = bad
     with pytest.raises(Exception, match="NaN or infinity"):
         solve(operator, values, b, Solver("richardson", "jacobi", 3))
-
-
-@pytest.mark.parallel(nprocs=[2, 3])
-def test_divided_batches(solves):
-    grid = Grid((9, 8), comm=MPI.COMM_WORLD)
-    u = torch.randn(6, 1, *grid.local_shape, dtype=torch.float64)
-    heat = Heat(grid, 1e-2, 1.0, Solver("richardson", "jacobi", 9))
-    inputs = u.clone().requires_grad_(), u.clone().requires_grad_()
-    together = heat(inputs[0])
-    alone = torch.cat([heat(one) for one in inputs[1].split(1)])
-    together.square().sum().backward()
-    alone.square().sum().backward()
-    torch.testing.assert_close(together, alone, rtol=0, atol=0)
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-13, atol=1e-13)
-    assert solves == [6, 6]

@@ -182,8 +182,28 @@ def check_failures_on_one_rank():
     torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
 
 
+def check_a_batch_at_once(n):
+    matrix = dominant(n, seed=n)
+    rows, cols = matrix.nonzero(as_tuple=True)
+    mine = slice(WORLD.rank, None, WORLD.size)
+    operator = SparseOperator(rows[mine], cols[mine], (n, n))
+    weights = torch.randn(5, operator.n_local, dtype=torch.float64)
+    results = []
+    for size in (5, 1):
+        values = matrix[rows, cols][mine].clone().requires_grad_()
+        b = weights.flip(0).clone().requires_grad_()
+        solver = Solver("richardson", "jacobi", 6, adjoint=4)
+        x = torch.cat([solve(operator, values, part, solver) for part in b.split(size)])
+        (x * weights).sum().backward()
+        results.append((x, values.grad, b.grad))
+        assert (solver.report.forward.iterations, solver.report.adjoint.iterations) == (30, 20)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_divided_systems():
+    check_a_batch_at_once(23)
+    check_a_batch_at_once(WORLD.size - 1)
     for ksp, pc in PAIRS:
         check_entries_of_any_row_on_any_rank(23, ksp, pc, batch=2)
     # fewer rows than ranks: some hold none

@@ -75,12 +75,6 @@ def test_an_end_is_an_end(slurm, start):
     assert "ended with code 3" in bad_log.read_text()
 
 
-def test_a_rank_that_dies_ends_the_job(slurm, start):
-    job, log = start("crash")
-    started(log)
-    slurm.wait(job, log, seconds=30, JobState="FAILED", ExitCode="137:0", Restarts="0")
-
-
 def test_a_cancelled_job_stays_cancelled(slurm, start):
     job, log = start("train")
     started(log)
@@ -130,9 +124,13 @@ def test_a_preempted_job_that_cannot_save_comes_back(slurm, start):
     assert "ended with" not in log.read_text()
 
 
-def test_a_job_at_its_time_limit_comes_back(slurm, start):
+def test_a_job_comes_back_at_its_time_limit_and_not_when_a_rank_dies(slurm, start):
+    """Both take long, and go on side by side."""
     job, log = start("train", options=["--time=1", "--signal=B:USR1@55"])
+    crashed, crashed_log = start("crash")
     started(log)
+    started(crashed_log)
+    slurm.wait(crashed, crashed_log, seconds=30, JobState="FAILED", ExitCode="137:0", Restarts="0")
     slurm.release(job, restart=1, log=log)
     started(log, restart=1)
     assert log.read_text().count("saves") == 2

@@ -50,6 +50,8 @@ all_nodes_answer() {
 }
 if [ "$code" = 85 ]; then
     why="stopped early with everything saved"
+elif [ "$code" = 138 ]; then # ended by SIGUSR1 itself, in the moment before a rank was deaf to it
+    why="told to stop before it could listen"
 elif [ "$code" != 0 ] && preempted; then
     why="preempted before there was anything to save"
 elif [ "$code" != 0 ] && ! all_nodes_answer; then

@@ -74,6 +74,8 @@ def abort_on_error(comm: MPI.Comm) -> None:
         traceback.print_exception(kind, value, trace, file=sys.__stderr__)
         if sys.__stderr__ is not None:
             sys.__stderr__.flush()
+        # What the launcher has not read when it is told to end all is lost.
+        time.sleep(0.5)
         comm.Abort(1)
 
     sys.excepthook = hook

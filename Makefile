@@ -18,11 +18,14 @@ demo: environment  ## train the 2-D heat emulator with PRDP and with full refine
 	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo comparison.seeds=1 \
 		training.checkpoint_every=10 $(if $(DEMO_DATA),data.file=$(DEMO_DATA))
 
+# pytest rewrites the assertions of what it imports, and would do so anew at each start of a rank if it could not keep them.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest
+
 test: environment  ## the tests (under 15 minutes on 2 cores)
-	@$(VENV)/python -m pytest tests
+	@$(PYTEST) tests
 
 test-all: environment  ## the tests and the longer ones
-	@PRDP_LONG_TESTS=1 $(VENV)/python -m pytest tests
+	@PRDP_LONG_TESTS=1 $(PYTEST) tests
 
 FAULTS ?= 100
 SEED ?= 1

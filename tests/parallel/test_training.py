@@ -18,7 +18,7 @@ from prdp_hpc import cli
 from prdp_hpc.learning.checkpoint import Checkpoints
 
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
-EPOCHS = 5
+EPOCHS = 4
 # One start of MPI for all runs on as many ranks: importing torch on four ranks takes longer than these trainings.
 MANY = "import json, sys\nfrom prdp_hpc.cli import main\nfor words in json.loads(sys.argv[1]): main(words)"
 

@@ -5,7 +5,8 @@
 The model's numbers are fitted to problems of one rank, once alone and once with as many beside it as the machine has cores (they
 share caches and memory), its latency and bandwidth of messages to a ping-pong. It then predicts training steps on several ranks,
 which are measured: the target is 20 % on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the
-halo's own count. Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
+halo's own count. All of it is done three times in turns, since a machine's speed drifts, and the medians are shown. Writes
+`results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,24 @@ def measure(size: int, ranks: list[int], repetitions: int, alone: Machine, full:
     return rows
 
 
+def one_round(size: int, repetitions: int, cores: int) -> tuple[Machine, Machine, list[dict[str, Any]]]:
+    """A rank alone, a rank among others, and what was measured right after."""
+    sizes = [[size, size * quarters // 4] for quarters in (1, 2, 3, 4)]
+    with tempfile.TemporaryDirectory() as folder:
+        alone, full = (fitted_machine(beside, sizes, repetitions, folder) for beside in (1, cores))
+        return alone, full, measure(size, [1, 2, 4], repetitions, alone, full, folder)
+
+
+def middle(found: Sequence[Any]) -> Any:
+    """The medians of the numbers in equal structures, by themselves; what is no float stays."""
+    first = found[0]
+    if isinstance(first, dict):
+        return {key: middle([one[key] for one in found]) for key in first}
+    if isinstance(first, list):
+        return [middle(ones) for ones in zip(*found, strict=True)]
+    return statistics.median(found) if isinstance(first, float) else first
+
+
 def results_table(rows: list[dict[str, Any]], cores: int) -> str:
     """Measured seconds, predicted over measured, and traffic of a step."""
     headers = [
@@ -208,20 +229,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller grid and fewer repetitions")
     quick = parser.parse_args().quick
     cores, repetitions = len(os.sched_getaffinity(0)), 3 if quick else 9
-    size = 64 if quick else 256
-    sizes = [[size, size * quarters // 4] for quarters in (1, 2, 3, 4)]
-    with tempfile.TemporaryDirectory() as folder:
-        alone, full = (fitted_machine(beside, sizes, repetitions, folder) for beside in (1, cores))
-        one, each = alone.to_dict(), full.to_dict()
-        lines = [[key, f"{one[key]:.3g}", f"{each[key]:.3g}"] for key in one if key != "name"]
-        print(table(["of a rank", "alone", f"beside {cores - 1}"], lines), end="\n\n")
-        rows = measure(size, [1, 2, 4], repetitions, alone, full, folder)
+    rounds = [one_round(64 if quick else 256, repetitions, cores) for _ in range(1 if quick else 3)]
+    one, each = (middle([machines[i].to_dict() for machines in rounds]) for i in (0, 1))
+    rows = middle([measured for *_, measured in rounds])
+    lines = [[key, f"{one[key]:.3g}", f"{each[key]:.3g}"] for key in one if key != "name"]
+    print(f"\n{table(['of a rank', 'alone', f'beside {cores - 1}'], lines)}")
     far = extrapolated([2**power for power in range(13)])
     print(f"\n{results_table(rows, cores)}")
     if not quick:
-        write_json(RESULTS / "machine.json", full.to_dict())
+        write_json(RESULTS / "machine.json", each)
         draw(far, Path(__file__).parents[1] / "docs" / "scaling.png")
-        save("scaling", {"alone": alone.to_dict(), "fitted": full.to_dict(), "rows": rows, "extrapolated": far})
+        save("scaling", {"alone": one, "fitted": each, "rows": rows, "extrapolated": far})
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def wire(repetitions: int) -> dict[str, float]:
 
 
 def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> dict[str, float]:
-    """Seconds of a training step of the real task and of its parts, of the slowest rank; its traffic, the mean over ranks."""
+    """Seconds of a training step of the real task and its parts, of the slowest rank; what a rank sends, the mean over ranks."""
     one = validate(content, "benchmark")
     solver = build_solver(one)
     Path(one.output).mkdir(parents=True, exist_ok=True)
@@ -175,9 +175,10 @@ def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> di
         found.append(tuple(WORLD.allreduce(s / steps, op=MPI.MAX) for s in (forward, adjoint, whole)))
     logged = PETSc.Log.Event("KSPSolve").getPerfInfo()
     count = steps * repetitions
+    # An event's messages are those sent and those received.
     mine = [
-        (logged["numMessages"] + TRAFFIC.messages - before.messages) / count,
-        (logged["messageLength"] + TRAFFIC.bytes - before.bytes) / count,
+        (logged["numMessages"] / 2 + TRAFFIC.messages - before.messages) / count,
+        (logged["messageLength"] / 2 + TRAFFIC.bytes - before.bytes) / count,
         (sums_of_petsc() + TRAFFIC.reductions - before.reductions) / count,
     ]
     messages, sent, sums = (WORLD.allreduce(value) / WORLD.size for value in mine)

@@ -31,7 +31,7 @@ class StepCost:
     network : forward and backward pass, with halo exchanges (an MLP: gathering whole fields).
     reduction : the part of DDP's all-reduce that the backward pass does not hide.
     optimiser, other : Adam's update; what no size changes.
-    messages, sent, sums : messages, bytes and reductions of a rank in a step, DDP's all-reduce counted in bytes only.
+    messages, sent, sums : messages and bytes that a rank sends in a step, and its reductions; of DDP's all-reduce the bytes only.
     memory : bytes of a rank: parameters with gradients and Adam's moments, kept activations, matrices.
     """
 
@@ -58,14 +58,14 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
 
     With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on a rank:
 
-    - an iteration: `bytes n / bandwidth + overhead`, `2 c` messages of a face each (c axes are cut), r sums;
+    - an iteration: `bytes n / bandwidth + overhead`, a face sent to each of the c neighbours, r sums;
     - samples that are solved at once share an iteration's overhead and messages;
-    - a layer: `3 · FLOP n b / rate + overhead`, `2 c` messages forward and backward, of the whole batch, and copying its fields
+    - a layer: `3 · FLOP n b / rate + overhead`, c messages forward and c backward, of the whole batch, and copying its fields
       around what arrives;
     - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden behind the backward pass;
     - a sum over P ranks: `2 log2(P) latency`.
     """
-    parts = process_grid(work.shape, grid_ranks)
+    parts = process_grid(work.shape, work.boundary, grid_ranks)
     local = math.prod(math.ceil(n / p) for n, p in zip(work.shape, parts, strict=True))
     samples = math.ceil(work.batch / replicas)
     solves = samples * work.solves
@@ -95,18 +95,29 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     )
 
 
-def process_grid(shape: tuple[int, ...], ranks: int) -> tuple[int, ...]:
-    """How many parts each axis is cut into: the least surface, with at least 2 points a part; `ValueError` if there is none."""
+def process_grid(shape: tuple[int, ...], boundary: tuple[str, ...], ranks: int) -> tuple[int, ...]:
+    """How many parts each axis is cut into: the least to send, with at least 2 points a part; `ValueError` if there is none."""
     choices = [parts for parts in _factors(ranks, len(shape)) if all(n >= 2 * p for n, p in zip(shape, parts, strict=True))]
     if not choices:
         raise ValueError(f"a grid of {shape} points cannot be divided among {ranks} ranks")
-    return min(choices, key=lambda parts: sum(face_points(shape, parts)))
+    return min(choices, key=lambda parts: surface(shape, boundary, parts).points)
 
 
-def face_points(shape: tuple[int, ...], parts: tuple[int, ...]) -> list[float]:
-    """Points of a part's face across each axis; 0 where the axis is not cut."""
+@dataclass(frozen=True)
+class Surface:
+    """What a part shares with its neighbours, of the part that has most of them: how many they are, and points in all."""
+
+    neighbours: int
+    points: float
+
+
+def surface(shape: tuple[int, ...], boundary: tuple[str, ...], parts: tuple[int, ...]) -> Surface:
+    """The surface of a part across the axes that are cut."""
     local = [math.ceil(n / p) for n, p in zip(shape, parts, strict=True)]
-    return [math.prod(local) / n if p > 1 else 0.0 for n, p in zip(local, parts, strict=True)]
+    # Of two parts, each has one neighbour, and on a periodic axis it has that one on both sides.
+    sides = [0 if p == 1 else 1 if p == 2 and kind != "periodic" else 2 for p, kind in zip(parts, boundary, strict=True)]
+    faces = [side * math.prod(local) / n for side, n in zip(sides, local, strict=True)]
+    return Surface(sum(sides), sum(faces))
 
 
 def streamed_bytes(work: Workload) -> float:
@@ -125,9 +136,9 @@ class _Work:
 
 def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: int, grid_ranks: int, at_once: int) -> _Work:
     """An iteration of one right-hand side, of `at_once` that are solved together."""
-    faces = face_points(work.shape, parts)
-    messages = 2.0 * sum(face > 0 for face in faces) * math.ceil(work.products if work.products > 2 else 1) / at_once
-    sent = 2.0 * sum(faces) * work.rows * VALUE
+    cut = surface(work.shape, work.boundary, parts)
+    messages = cut.neighbours * math.ceil(work.products if work.products > 2 else 1) / at_once
+    sent = cut.points * work.rows * VALUE
     if work.transforms and grid_ranks > 1:
         # Each transform redistributes the complex fields twice, all to all.
         messages += 2 * work.transforms * (grid_ranks - 1)
@@ -147,9 +158,9 @@ def _network(work: Workload, machine: Machine, parts: tuple[int, ...], samples: 
         if layer.width and (grid_ranks > 1 or not work.zero_outside):
             seconds += COPIES * layer.channels_in * local * samples * SINGLE / machine.copy_bandwidth
         if grid_ranks > 1 and not layer.dense:
-            faces = face_points(tuple(max(1, n // 2**layer.level) for n in work.shape), parts)
-            messages += 2 * 2.0 * sum(face > 0 for face in faces) * (layer.width > 0)
-            sent += 2 * 2.0 * sum(faces) * layer.width * layer.channels_in * samples * SINGLE
+            cut = surface(tuple(max(1, n // 2**layer.level) for n in work.shape), work.boundary, parts)
+            messages += 2 * cut.neighbours * (layer.width > 0)
+            sent += 2 * cut.points * layer.width * layer.channels_in * samples * SINGLE
             sums += 2 * layer.reductions
     if grid_ranks > 1 and work.whole:
         # The field is gathered before the network, its gradient after it.

@@ -46,7 +46,7 @@ class Workload:
 
     Attributes
     ----------
-    shape : points per axis.
+    shape : points per axis; boundary : the kind of each axis's.
     channels : fields.
     batch : samples a step.
     solves : linear systems a sample and step of training, forward; as many adjoint.
@@ -57,10 +57,11 @@ class Workload:
         reductions : sums over ranks an iteration; transforms : Fourier transforms an iteration.
     assembled : whether each sample has a matrix of its own; at_once : whether a batch is solved as one system.
     applications : of the network, a sample and step.
-    layers : the network's; whole : it sees whole fields; zero_outside : no field is copied to give it neighbours on one rank.
+    layers : the network's; whole : it sees whole fields.
     """
 
     shape: tuple[int, ...]
+    boundary: tuple[str, ...]
     channels: int
     batch: int
     solves: int
@@ -77,7 +78,11 @@ class Workload:
     applications: int
     layers: tuple[Layer, ...]
     whole: bool
-    zero_outside: bool
+
+    @property
+    def zero_outside(self) -> bool:
+        """Whether no field is copied to give it neighbours on one rank: a convolution takes zeros by itself."""
+        return set(self.boundary) == {"dirichlet"}
 
     @property
     def points(self) -> int:
@@ -95,7 +100,7 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
 
     Raises `ValueError` where neither is a number of iterations.
     """
-    dim, pde = len(config.grid.shape), config.physics.pde
+    dim, pde, boundary = len(config.grid.shape), config.physics.pde, config.grid.boundary
     count = _iterations(config, iterations)
     adjoint = max(1, math.ceil(count * config.refinement.adjoint_factor))
     channels = {"heat": 1, "burgers": dim, "navier_stokes": dim + 1}[pde]
@@ -108,6 +113,7 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
     section, layers = config.network, network_layers(config, channels)
     return Workload(
         shape=config.grid.shape,
+        boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,
         channels=channels,
         batch=config.training.batch_size,
         solves=corrector * picard * systems,
@@ -124,7 +130,6 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
         applications=corrector,
         layers=layers,
         whole=isinstance(section, MLPSection),
-        zero_outside=config.grid.boundaries == {"dirichlet"},
     )
 
 

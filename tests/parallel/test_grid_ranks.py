@@ -1,13 +1,18 @@
 """Property: on any number of ranks a grid is the grid of one rank, cut in parts; its exchanges have exact adjoints."""
 
+import copy
 import itertools
 
 import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
+from petsc4py import PETSc
 
-from prdp_hpc import Grid
+from prdp_hpc import Grid, Solver
+from prdp_hpc.physics import Heat
+from prdp_hpc.planning.cost import surface
+from prdp_hpc.transport import TRAFFIC
 
 WORLD = MPI.COMM_WORLD
 KINDS = ("dirichlet", "neumann", "periodic")
@@ -63,6 +68,34 @@ def check_halo(grid, width):
     assert total((padded * weights).sum()) == pytest.approx(total((local * local.grad).sum()), rel=1e-10)
 
 
+def check_the_planner_counts_what_is_sent(grid):
+    """Halos and PETSc's products, of the rank that sends most."""
+    model = surface(grid.shape, grid.boundary, grid.partition.parts)
+    before = copy.copy(TRAFFIC)
+    grid.halo(torch.zeros(3, *grid.local_shape, dtype=torch.float64))
+    assert WORLD.allreduce(TRAFFIC.messages - before.messages, op=MPI.MAX) == model.neighbours
+    # The slabs of a later axis have the corners that came with an earlier one.
+    corners = np.prod([(n + 2) / n for n in grid.local_shape[1:]])
+    points = WORLD.allreduce((TRAFFIC.bytes - before.bytes) / (3 * 8), op=MPI.MAX)
+    assert model.points * 0.8 <= points <= model.points * corners
+
+    heat = Heat(grid, 1.0, 1.0, Solver("cg", "none", 1))
+    heat.operator.load(heat.values())
+    matrix = heat.operator.matrix
+    x, y = matrix.createVecs()
+    matrix.mult(x, y)
+    event = PETSc.Log.Event("MatMult")
+    before = event.getPerfInfo()
+    matrix.mult(x, y)
+    after = event.getPerfInfo()
+    # Messages sent and received; to the neighbour on both sides of a periodic axis goes one.
+    twice = sum(n == 2 and kind == "periodic" for n, kind in zip(grid.partition.parts, grid.boundary, strict=True))
+    sent = WORLD.allreduce((after["numMessages"] - before["numMessages"]) / 2, op=MPI.MAX)
+    assert sent == model.neighbours - twice
+    points = WORLD.allreduce((after["messageLength"] - before["messageLength"]) / 2 / 8, op=MPI.MAX)
+    assert model.points * 0.8 <= points <= model.points
+
+
 def check_interpolation(grid):
     coarse = grid.coarsen()
     if coarse is None:
@@ -92,6 +125,7 @@ def refused_everywhere(call):
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_a_divided_grid_is_the_whole_one():
     torch.manual_seed(WORLD.rank)
+    PETSc.Log.begin()
     for shape, boundary in CASES:
         grid = Grid(shape, boundary)
         check_parts(grid)
@@ -99,6 +133,7 @@ def test_a_divided_grid_is_the_whole_one():
         for width in (1, 2, 3):
             check_halo(grid, width)
         check_interpolation(grid)
+        check_the_planner_counts_what_is_sent(grid)
     # A part narrower than the halo is found on all ranks, though PETSc would see it on that rank only.
     narrow = Grid((2 * WORLD.size + 1,))
     refused_everywhere(lambda: narrow.halo(torch.zeros(narrow.local_shape), 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,8 @@ from prdp_hpc.linalg.pool import Pool
 
 OWN_PRECONDITIONERS = ("constraint",)
 """Names of preconditioners that PETSc does not have, and an operator may bring along."""
+
+Product = Callable[[Tensor], Tensor]
 
 
 class Operator(ABC):
@@ -119,7 +122,18 @@ class Operator(ABC):
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of our own."""
         if name in OWN_PRECONDITIONERS:
-            raise ValueError(f"pc={name!r} is made by a physics' own operator, and this one has none: use another pc")
+            raise _no_own(name)
+
+    def differentiable_preconditioner(self, name: str, diagonal: Tensor) -> Callable[[Tensor, Product], Tensor]:
+        """One of our own in torch, `(r, product) ↦ M⁻¹ r`, for M matrices with these diagonals `(M, n_local)`; collective.
+
+        Differentiable with respect to `r (M R, n_local)`, the diagonals, and what `product(x) = A x` is differentiable in.
+        """
+        raise _no_own(name)
+
+
+def _no_own(pc: str) -> ValueError:
+    return ValueError(f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc")
 
 
 class SparseOperator(Operator):

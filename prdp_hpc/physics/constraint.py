@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from prdp_hpc.grid import Grid
 from prdp_hpc.physics.fourier import FourierTransform
+from prdp_hpc.physics.shifts import neighbour
+from prdp_hpc.transport import total
 
 Array = NDArray[np.float64]
 
@@ -21,7 +27,10 @@ class PeriodicStokes:
     """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = a − c Δ_h`.
 
     Diagonal in Fourier space but for one small block a frequency: with the symbols `g` of G, `d = −ḡ` of D and `λ = d·g` of the
-    Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) / F̂`. One transform serves all matrices on a grid.
+    Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) / F̂`. One transform serves all matrices on a grid. Since
+    `Gᵀ = −D`, the transpose is the same with the pressure's signs turned before and after.
+
+    c follows from the diagonal of a momentum matrix F, that F̂'s may be its mean: with `mean diag(F) = a + c Σ 2 / h²`.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -33,20 +42,25 @@ class PeriodicStokes:
         self.laplacian: Array = sum((-(g * g.conj()).real for g in self._gradient), np.zeros(1))
         constant = self.laplacian == 0.0
         self._inverse_laplacian = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, self.laplacian))
+        self.stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
+        """Of −Δ_h."""
 
-    def solve(self, momentum: Array, fields: Array) -> Array:
-        """Velocity and pressure `(dim + 1, *local_shape)` for a right-hand side of that shape; collective.
+    def solve(self, momentum: Array, right: Array, transposed: bool = False) -> Array:
+        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`; collective.
 
         `momentum`: the values of F̂ at this rank's frequencies. The pressure has mean 0.
         """
-        hat = self._transform.forward(fields)
+        sign = -1.0 if transposed else 1.0
+        hat = self._transform.forward(right.reshape(-1, *self.grid.local_shape))
+        hat[-1] *= sign
         divergence = sum(-g.conj() * r for g, r in zip(self._gradient, hat, strict=False))
         pressure = self._inverse_laplacian * (divergence - momentum * hat[-1])
         for g, r in zip(self._gradient, hat, strict=False):
             r -= g * pressure
         hat[:-1] /= momentum
-        hat[-1] = pressure
-        return self._transform.backward(hat)
+        hat[-1] = sign * pressure
+        fields: Array = self._transform.backward(hat).ravel()
+        return fields
 
 
 class ConstraintPreconditioner:
@@ -64,10 +78,8 @@ class ConstraintPreconditioner:
 
     def __init__(self, stokes: PeriodicStokes, dt: float) -> None:
         self._stokes, self._dt = stokes, dt
-        grid = stokes.grid
-        self._shape, self._n = (grid.dim + 1, *grid.local_shape), grid.dim * grid.n_local
+        self._n = stokes.grid.dim * stokes.grid.n_local
         self._matrix: Any = None
-        self._stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
 
     def setUp(self, pc: PETSc.PC) -> None:
         """Take the diagonal of F."""
@@ -77,24 +89,21 @@ class ConstraintPreconditioner:
         diagonal = self._matrix.getDiagonal().getArray()[: self._n]
         self._weights = DAMPING / diagonal
         total = self._matrix.comm.tompi4py().allreduce(float(diagonal.sum()), op=MPI.SUM)
-        viscosity = (total / (self._stokes.grid.dim * self._stokes.grid.size) - 1.0 / self._dt) / self._stencil_diagonal
+        viscosity = (total / (self._stokes.grid.dim * self._stokes.grid.size) - 1.0 / self._dt) / self._stokes.stencil_diagonal
         self._momentum = 1.0 / self._dt - viscosity * self._stokes.laplacian
 
     def apply(self, pc: PETSc.PC, right: PETSc.Vec, result: PETSc.Vec) -> None:
         """`M⁻¹ r`."""
         r = right.getArray(readonly=True)
         velocity = self._weights * r[: self._n]
-        z = self._solve(r - self._product(velocity, transposed=False))
+        z = self._stokes.solve(self._momentum, r - self._product(velocity, transposed=False))
         z[: self._n] += velocity
         result.setArray(z)
 
     def applyTranspose(self, pc: PETSc.PC, right: PETSc.Vec, result: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
-        """`M⁻ᵀ s = t + [ω diag(F)⁻¹ (s − Aᵀ t)_u; 0]`, where t solves with `[[F̂, −G], [−D, 0]]`: signs of the pressure."""
+        """`M⁻ᵀ s = t + [ω diag(F)⁻¹ (s − Aᵀ t)_u; 0]`, where t is the transposed solution for s."""
         s = right.getArray(readonly=True)
-        flipped = s.copy()
-        flipped[self._n :] *= -1.0
-        z = self._solve(flipped)
-        z[self._n :] *= -1.0
+        z = self._stokes.solve(self._momentum, s, transposed=True)
         z[: self._n] += self._weights * (s - self._product(z, transposed=True))[: self._n]
         result.setArray(z)
 
@@ -106,5 +115,62 @@ class ConstraintPreconditioner:
         product: Array = self._out.getArray(readonly=True)
         return product
 
-    def _solve(self, right: Array) -> Array:
-        return self._stokes.solve(self._momentum, right.reshape(self._shape)).ravel()
+
+class DifferentiableConstraint:
+    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through their diagonals and products, them.
+
+    Parameters
+    ----------
+    stokes, dt : as for `ConstraintPreconditioner`.
+    diagonal : of each matrix, `(M, n_local)`, float64.
+    """
+
+    def __init__(self, stokes: PeriodicStokes, dt: float, diagonal: Tensor) -> None:
+        grid = stokes.grid
+        momentum = diagonal[:, : grid.dim * grid.n_local]
+        self._stokes, self._dt = stokes, dt
+        self._weights = torch.nn.functional.pad(DAMPING / momentum, (0, grid.n_local))
+        mean = total(momentum.sum(dim=1), grid.comm) / (grid.dim * grid.size)
+        self._viscosity = (mean - 1.0 / dt) / stokes.stencil_diagonal
+
+    def __call__(self, r: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
+        """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product` gives `A x` alike. Collective."""
+        each = len(r) // len(self._weights)
+        velocity = self._weights.repeat_interleave(each, dim=0) * r
+        viscosity = self._viscosity.repeat_interleave(each)
+        z: Tensor = _StokesSolve.apply(viscosity, r - product(velocity), self._stokes, self._dt)  # type: ignore[no-untyped-call]
+        return velocity + z
+
+
+class _StokesSolve(torch.autograd.Function):
+    """`z = S(c)⁻¹ r` a row; with `t = S⁻ᵀ ∂L/∂z`: `∂L/∂r = t`, and `∂L/∂c = t_u · Δ_h z_u`, of which a rank gives its part."""
+
+    @staticmethod
+    def forward(ctx: Any, viscosity: Tensor, r: Tensor, stokes: PeriodicStokes, dt: float) -> Tensor:
+        z = _solve_rows(stokes, dt, viscosity, r, transposed=False)
+        ctx.stokes, ctx.dt = stokes, dt
+        ctx.save_for_backward(viscosity, z)
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (viscosity, z), grid = ctx.saved_tensors, ctx.stokes.grid
+        t = _solve_rows(ctx.stokes, ctx.dt, viscosity, grads[0], transposed=True)
+        velocities = [rows.view(len(z), -1, *grid.local_shape)[:, : grid.dim] for rows in (t, z)]
+        slope = (velocities[0] * _laplacian(grid, velocities[1])).flatten(1).sum(dim=1)
+        return slope, t, None, None
+
+
+def _solve_rows(stokes: PeriodicStokes, dt: float, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:
+    rows = zip(viscosity.tolist(), r.detach().numpy(), strict=True)
+    solved = [stokes.solve(1.0 / dt - c * stokes.laplacian, row, transposed) for c, row in rows]
+    return torch.from_numpy(np.stack(solved))
+
+
+def _laplacian(grid: Grid, fields: Tensor) -> Tensor:
+    padded, result = grid.halo(fields.contiguous()), torch.zeros_like(fields)
+    for axis, h in enumerate(grid.spacing):
+        sides = [neighbour(padded, grid.dim, {axis: side}) for side in (-1, 1)]
+        result += (sides[0] + sides[1] - 2.0 * fields) / h**2
+    return result

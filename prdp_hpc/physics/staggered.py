@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import SparseOperator
-from prdp_hpc.physics.constraint import ConstraintPreconditioner, PeriodicStokes
+from prdp_hpc.physics.constraint import ConstraintPreconditioner, DifferentiableConstraint, PeriodicStokes
 from prdp_hpc.physics.shifts import moved, neighbour
 
 Indices = NDArray[np.int32]
@@ -46,6 +46,10 @@ class StaggeredOperator(SparseOperator):
             velocity = PETSc.IS().createStride(middle - start, start, 1, comm=self.comm)
             pressure = PETSc.IS().createStride(end - middle, middle, 1, comm=self.comm)
             pc.setFieldSplitIS(("velocity", velocity), ("pressure", pressure))
+
+    def differentiable_preconditioner(self, name: str, diagonal: Tensor) -> DifferentiableConstraint:
+        """That of "constraint"."""
+        return DifferentiableConstraint(self._stokes, self._dt, diagonal)
 
 
 class StaggeredSystem:

@@ -16,11 +16,11 @@ def draw(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
 
 
-def run(grid, ksp, pc, level, gradient):
+def run(grid, ksp, pc, level, gradient, differentiation="implicit"):
     """Step, gradient of a loss on it, divergence and projection, all of whole fields; iterations."""
     state = grid.scatter(draw(2, grid.dim + 1, *grid.shape)).clone().requires_grad_()
     weights = grid.scatter(draw(2, grid.dim + 1, *grid.shape).flip(0))
-    solver = Solver(ksp, pc, level)
+    solver = Solver(ksp, pc, level, differentiation=differentiation)
     physics = NavierStokes(grid, 1e-2, 0.1, solver, picard_iterations=2, gradient=gradient)
     after = physics(state)
     (after * weights).sum().backward()
@@ -31,7 +31,8 @@ def run(grid, ksp, pc, level, gradient):
 def check_steps(shape, length):
     divided, whole = (Grid(shape, "periodic", comm, length) for comm in (WORLD, MPI.COMM_SELF))
     cases = [("gmres", "constraint", 3, "full"), ("gmres", "constraint", 1e-11, "full"), ("fgmres", "constraint", 3, "reduced")]
-    for case in (*cases, ("gmres", "none", 3, "full")):
+    cases += [("gmres", "none", 3, "full"), ("gmres", "constraint", 3, "full", "unrolled")]
+    for case in cases:
         (fields, work), (alone, wanted) = run(divided, *case), run(whole, *case)
         for name, one, other in zip(("step", "gradient", "divergence"), fields, alone, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8, msg=lambda m, n=name, c=case: f"{n} of {c}: {m}")

@@ -86,6 +86,36 @@ def test_the_transposed_application_is_the_adjoint(shape, length):
 
 
 @pytest.mark.parametrize(("shape", "length"), SHAPES)
+def test_the_differentiable_one_is_the_same(shape, length):
+    physics = stepper(shape, 1, "richardson", length=length)
+    wind = draw(physics)[:, :-1]
+    operator, values = physics.operator, physics.values(wind)
+    right = torch.randn(3, operator.n_local, dtype=torch.float64)
+    right[:, -physics.grid.n_local :] -= right[:, -physics.grid.n_local :].mean(dim=1, keepdim=True)
+    applied = solve(operator, values, right, physics.solver)
+    matrix = torch.from_numpy(staggered.matrix(wind[0].numpy(), 0.01, 0.1, physics.grid.spacing).toarray())
+    own = operator.differentiable_preconditioner("constraint", matrix.diagonal()[None])
+    torch.testing.assert_close(own(right, lambda x: x @ matrix.T), applied, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("shape", "length"), SHAPES)
+@pytest.mark.parametrize("ksp", ["richardson", "gmres", "bcgs"])
+def test_unrolled_gradients_go_through_its_set_up(ksp, shape, length):
+    """Of K iterations, as finite differences of the truncated solve show; through winds that make every sample's matrix."""
+    physics = stepper(shape, 3, ksp, length=length)
+    physics.solver.differentiation = "unrolled"
+    state = (0.5 * draw(physics, 2)).requires_grad_()
+    weights, direction = draw(physics, 2), draw(physics, 2)
+    after = physics(state)
+    truncated = stepper(shape, 3, ksp, length=length)(state.detach())
+    torch.testing.assert_close(after.detach(), truncated, rtol=1e-10, atol=1e-10)
+    assert (after.detach() - stepper(shape, 1e-12, "gmres", length=length)(state.detach())).abs().max() > 1e-6
+    (gradient,) = torch.autograd.grad(after, state, weights)
+    ends = [(physics(state.detach() + step * direction) * weights).sum().item() for step in (1e-5, -1e-5)]
+    assert (gradient * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "length"), SHAPES)
 @pytest.mark.parametrize("k", [1, 2, 3, 7])
 @pytest.mark.parametrize("ksp", ["gmres", "fgmres", "richardson", "bcgs"])
 def test_the_divergence_is_zero_after_any_number_of_iterations(ksp, k, shape, length):

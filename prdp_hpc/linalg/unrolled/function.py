@@ -122,7 +122,7 @@ def _check(solver: Solver, values_need_gradient: bool) -> None:
         options = "".join(f" {key}" for key in solver.petsc_options if key.lstrip("-").startswith("pc_"))
         raise ValueError(
             f"differentiation='unrolled' cannot differentiate the set-up of pc={solver.pc!r}{options}, and the values need a "
-            "gradient: use pc none, jacobi or lu without such options, or differentiation='implicit'"
+            "gradient: use pc none, jacobi, lu or a physics' own without such options, or differentiation='implicit'"
         )
 
 

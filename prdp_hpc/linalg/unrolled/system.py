@@ -11,12 +11,18 @@ from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.inputs import anywhere, is_batch
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
 from prdp_hpc.linalg.solver import LinearSystem, Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
 
 # Options with which these preconditioners are no longer what they are differentiated as.
-_DIFFERENTIATED = {"none": "-", "jacobi": "pc_jacobi", "lu": "pc_factor_shift", "cholesky": "pc_factor_shift"}
+_DIFFERENTIATED = {
+    "none": "-",
+    "jacobi": "pc_jacobi",
+    "lu": "pc_factor_shift",
+    "cholesky": "pc_factor_shift",
+    **dict.fromkeys(OWN_PRECONDITIONERS, "-"),
+}
 
 
 def is_differentiated(solver: Solver) -> bool:
@@ -52,11 +58,12 @@ class UnrolledSystem:
         self._values = values.detach() if isinstance(values, Tensor) else values
         self._leaf: Tensor | None = None
         self._inverse: Tensor | None = None
+        self._own: Any = None
 
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
         """The same system that records gradients of a float64 leaf of the same values, if one is given."""
         twin = object.__new__(UnrolledSystem)
-        twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None}
+        twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None, "_own": None}
         return twin
 
     def product(self, x: Tensor) -> Tensor:
@@ -70,6 +77,9 @@ class UnrolledSystem:
             z = r
         elif self._pc == "jacobi":
             z = r * self._jacobi(len(r))
+        elif self._pc in OWN_PRECONDITIONERS and self._leaf is not None:
+            self._own = self._own or self.operator.differentiable_preconditioner(self._pc, self._diagonals())
+            z = self._own(r, self.product)
         else:
             z = _Precondition.apply(self._leaf, r, self)  # type: ignore[no-untyped-call]
         return z if self.right_side else self.without_nullspace(z)
@@ -121,12 +131,16 @@ class UnrolledSystem:
     def _jacobi(self, batch: int) -> Tensor:
         """The inverse of the diagonal for each right-hand side."""
         if self._inverse is None:
-            values = self._values if self._leaf is None else self._leaf
-            each = [values] if self.members[0] is self.operator else list(values)
-            diagonal = torch.stack([member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)])
+            diagonal = self._diagonals()
             # As PETSc's PCJACOBI does.
             self._inverse = 1.0 / torch.where(diagonal == 0.0, 1.0, diagonal)
         return self._inverse if len(self.members) == 1 else self._inverse.repeat_interleave(batch // len(self.members), dim=0)
+
+    def _diagonals(self) -> Tensor:
+        """The diagonal of each matrix, `(M, n_local)`."""
+        values = self._values if self._leaf is None else self._leaf
+        each = [values] if self.members[0] is self.operator else list(values)
+        return torch.stack([member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)])
 
 
 class _Product(torch.autograd.Function):

@@ -9,8 +9,10 @@ import shlex
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from prdp_hpc.launch import launched_rank
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     trains = arguments.command in _TRAINING
+    warnings.formatwarning = _sentence
     try:
         with ExitStack() as holding:
             with block_signals():
@@ -48,6 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _sentence(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """Warnings of this package as its errors look; of others' code the place is told too."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"prdp-hpc: warning: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -29,7 +29,7 @@ test-all: environment  ## the tests and the longer ones
 
 FAULTS ?= 100
 SEED ?= 1
-test-faults: environment  ## kill trainings at random moments, resume, compare (FAULTS=100 SEED=1; about 15 minutes)
+test-faults: environment  ## kill trainings at random moments, resume, compare (FAULTS=100 SEED=1; 15 to 30 minutes)
 	@$(VENV)/python tests/faults/harness.py --count $(FAULTS) --seed $(SEED)
 
 lint: environment  ## style, types, layers

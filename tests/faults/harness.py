@@ -50,6 +50,7 @@ class Case:
     signal: signal.Signals | None
     moment: str
     wait: float
+    struck: bool = False
     code: int | None = None
     seconds: float | None = None
     last_line: int | None = None
@@ -110,6 +111,7 @@ class Bench:
         )
         try:
             if wait_for(case, folder, job, self._epochs):
+                case.struck = True
                 strike(case, job.pid, name)
                 start = time.monotonic()
                 case.code = job.wait(timeout=2 * DEADLINE)
@@ -118,7 +120,7 @@ class Bench:
                 case.seconds = time.monotonic() - start
             else:
                 case.code, case.seconds = job.returncode, 0.0
-            judge_end(case, name)
+            judge_end(case, name, finished=(folder / "summary.json").exists())
         except subprocess.TimeoutExpired:
             case.problems.append(f"still running after {2 * DEADLINE:.0f} s")
         finally:
@@ -199,14 +201,14 @@ def strike(case: Case, launcher: int, name: str) -> None:
         os.kill(ranks[int(case.wait * len(ranks))], case.signal)
 
 
-def judge_end(case: Case, name: str) -> None:
-    """Whether the job ended in time, on all ranks, with the exit code that says why."""
+def judge_end(case: Case, name: str, finished: bool) -> None:
+    """Whether the job ended in time, on all ranks, with the exit code that says why; a fault may come after all is done."""
     if processes(name):
         case.problems.append("some ranks are still there")
     if case.seconds is not None and case.seconds > DEADLINE:
         case.problems.append(f"took {case.seconds:.0f} s to end")
     asked = case.signal in (signal.SIGTERM, signal.SIGUSR1)
-    if case.code == 0 and case.victim != "disk" and not asked:
+    if case.code == 0 and not finished:
         case.problems.append("the exit code says success")
     if case.moment != "start" and asked and case.code not in (0, PREEMPTED):
         case.problems.append(f"a run that was asked to leave ended with code {case.code}")
@@ -249,7 +251,7 @@ def table(results: list[Case]) -> str:
         epoch, step = case.resumed_from or (-1, 0)
         place = "the start" if epoch < 0 else f"{epoch}" + (f" + {step} steps" if step else "")
         seconds = "-" if case.seconds is None else f"{case.seconds:.2f}"
-        verdict = "; ".join(case.problems) or "same numbers"
+        verdict = "; ".join(case.problems) or ("same numbers" if case.struck else "had ended before, same numbers")
         struck = (str(case.ranks), str(case.grid_ranks), case.victim, name, case.moment)
         rows.append((*struck, str(case.code), seconds, str(case.last_line), place, verdict))
     widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]

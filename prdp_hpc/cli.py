@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     _config_command(commands, "run", "train once; writes a run folder", resumable=True)
     _config_command(commands, "compare", "train with PRDP and with full refinement, over seeds; table, figure", resumable=True)
     paper = commands.add_parser("paper", help="compare in every experiment of the paper; goes on where it was stopped")
-    paper.add_argument("--quick", action="store_true", help="smaller sizes, 8 to 13 minutes on 2 cores")
+    paper.add_argument("--quick", action="store_true", help="smaller sizes, 8 to 17 minutes on 2 cores")
     paper.add_argument("--only", nargs="+", metavar="NAME", help="these experiments of the list")
     paper.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/paper, or runs/paper-quick)")
     paper.add_argument("--list", metavar="FILE", help="another list of experiments (default: configs/paper/experiments.yaml)")

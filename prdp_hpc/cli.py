@@ -158,9 +158,9 @@ def _fail(error: Exception) -> NoReturn:
         # Launchers end the other processes when the first has failed.
         time.sleep(2.0)
     if not together:
-        # What the launcher has not read when it is told to end all is lost.
-        time.sleep(0.5)
-        world.Abort(2)
+        from prdp_hpc.collective import abort  # it loads MPI
+
+        abort(world, 2)
     sys.exit(2 if expected else 1)
 
 

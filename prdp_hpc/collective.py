@@ -60,6 +60,13 @@ def all_ranks_come(comm: MPI.Comm) -> bool:
     return False
 
 
+def abort(comm: MPI.Comm, code: int) -> None:
+    """End the whole job after what this rank has said last."""
+    # What the launcher has not read when it is told to end all is lost.
+    time.sleep(0.5)
+    comm.Abort(code)
+
+
 def abort_on_error(comm: MPI.Comm) -> None:
     """Make an exception that nothing catches end the whole job instead of leaving the other ranks waiting.
 
@@ -74,8 +81,6 @@ def abort_on_error(comm: MPI.Comm) -> None:
         traceback.print_exception(kind, value, trace, file=sys.__stderr__)
         if sys.__stderr__ is not None:
             sys.__stderr__.flush()
-        # What the launcher has not read when it is told to end all is lost.
-        time.sleep(0.5)
-        comm.Abort(1)
+        abort(comm, 1)
 
     sys.excepthook = hook

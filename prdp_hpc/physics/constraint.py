@@ -24,34 +24,39 @@ DAMPING = 0.7  # of the Jacobi step: best of 0.5 … 1 on the paper's states
 
 
 class PeriodicStokes:
-    """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = a − c Δ_h`.
+    """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = 1/dt − c Δ_h`.
 
     Diagonal in Fourier space but for one small block a frequency: with the symbols `g` of G, `d = −ḡ` of D and `λ = d·g` of the
     Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) / F̂`. One transform serves all matrices on a grid. Since
     `Gᵀ = −D`, the transpose is the same with the pressure's signs turned before and after.
-
-    c follows from the diagonal of a momentum matrix F, that F̂'s may be its mean: with `mean diag(F) = a + c Σ 2 / h²`.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
+    def __init__(self, grid: Grid, dt: float) -> None:
+        self.grid, self._dt = grid, dt
         self._transform = FourierTransform(grid)
         phases = [np.exp(2j * np.pi * k / n) - 1.0 for k, n in zip(self._transform.frequencies, grid.shape, strict=True)]
         # Component c is along the last axis but c.
         self._gradient = [phase / h for phase, h in zip(phases, grid.spacing, strict=True)][::-1]
-        self.laplacian: Array = sum((-(g * g.conj()).real for g in self._gradient), np.zeros(1))
-        constant = self.laplacian == 0.0
-        self._inverse_laplacian = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, self.laplacian))
-        self.stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
-        """Of −Δ_h."""
+        self._laplacian: Array = sum((-(g * g.conj()).real for g in self._gradient), np.zeros(1))
+        constant = self._laplacian == 0.0
+        self._inverse_laplacian = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, self._laplacian))
+        self._stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
+
+    def viscosity(self, total: Any) -> Any:
+        """c, for which F̂ has the mean of a momentum matrix's diagonal; `total`: that diagonal's sum over the whole grid."""
+        return (total / (self.grid.dim * self.grid.size) - 1.0 / self._dt) / self._stencil_diagonal
+
+    def momentum(self, viscosity: float) -> Array:
+        """The values of F̂ at this rank's frequencies."""
+        return 1.0 / self._dt - viscosity * self._laplacian
 
     def solve(self, momentum: Array, right: Array, transposed: bool = False) -> Array:
         """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`; collective.
 
-        `momentum`: the values of F̂ at this rank's frequencies. The pressure has mean 0.
+        `momentum`: that of the viscosity. The pressure has mean 0.
         """
         sign = -1.0 if transposed else 1.0
-        hat = self._transform.forward(right.reshape(-1, *self.grid.local_shape))
+        hat = self._transform.forward(right.reshape(self.grid.dim + 1, *self.grid.local_shape))
         hat[-1] *= sign
         divergence = sum(-g.conj() * r for g, r in zip(self._gradient, hat, strict=False))
         pressure = self._inverse_laplacian * (divergence - momentum * hat[-1])
@@ -76,8 +81,8 @@ class ConstraintPreconditioner:
     (2000); PETSc manual page: PCPYTHON.
     """
 
-    def __init__(self, stokes: PeriodicStokes, dt: float) -> None:
-        self._stokes, self._dt = stokes, dt
+    def __init__(self, stokes: PeriodicStokes) -> None:
+        self._stokes = stokes
         self._n = stokes.grid.dim * stokes.grid.n_local
         self._matrix: Any = None
 
@@ -88,9 +93,8 @@ class ConstraintPreconditioner:
             self._in, self._out = self._matrix.createVecs()
         diagonal = self._matrix.getDiagonal().getArray()[: self._n]
         self._weights = DAMPING / diagonal
-        total = self._matrix.comm.tompi4py().allreduce(float(diagonal.sum()), op=MPI.SUM)
-        viscosity = (total / (self._stokes.grid.dim * self._stokes.grid.size) - 1.0 / self._dt) / self._stokes.stencil_diagonal
-        self._momentum = 1.0 / self._dt - viscosity * self._stokes.laplacian
+        whole = self._matrix.comm.tompi4py().allreduce(float(diagonal.sum()), op=MPI.SUM)
+        self._momentum = self._stokes.momentum(self._stokes.viscosity(whole))
 
     def apply(self, pc: PETSc.PC, right: PETSc.Vec, result: PETSc.Vec) -> None:
         """`M⁻¹ r`."""
@@ -121,24 +125,23 @@ class DifferentiableConstraint:
 
     Parameters
     ----------
-    stokes, dt : as for `ConstraintPreconditioner`.
+    stokes : the solver with constant coefficients.
     diagonal : of each matrix, `(M, n_local)`, float64.
     """
 
-    def __init__(self, stokes: PeriodicStokes, dt: float, diagonal: Tensor) -> None:
+    def __init__(self, stokes: PeriodicStokes, diagonal: Tensor) -> None:
         grid = stokes.grid
         momentum = diagonal[:, : grid.dim * grid.n_local]
-        self._stokes, self._dt = stokes, dt
+        self._stokes = stokes
         self._weights = torch.nn.functional.pad(DAMPING / momentum, (0, grid.n_local))
-        mean = total(momentum.sum(dim=1), grid.comm) / (grid.dim * grid.size)
-        self._viscosity = (mean - 1.0 / dt) / stokes.stencil_diagonal
+        self._viscosity: Tensor = stokes.viscosity(total(momentum.sum(dim=1), grid.comm))
 
     def __call__(self, r: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
         """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product` gives `A x` alike. Collective."""
         each = len(r) // len(self._weights)
         velocity = self._weights.repeat_interleave(each, dim=0) * r
         viscosity = self._viscosity.repeat_interleave(each)
-        z: Tensor = _StokesSolve.apply(viscosity, r - product(velocity), self._stokes, self._dt)  # type: ignore[no-untyped-call]
+        z: Tensor = _StokesSolve.apply(viscosity, r - product(velocity), self._stokes)  # type: ignore[no-untyped-call]
         return velocity + z
 
 
@@ -146,25 +149,25 @@ class _StokesSolve(torch.autograd.Function):
     """`z = S(c)⁻¹ r` a row; with `t = S⁻ᵀ ∂L/∂z`: `∂L/∂r = t`, and `∂L/∂c = t_u · Δ_h z_u`, of which a rank gives its part."""
 
     @staticmethod
-    def forward(ctx: Any, viscosity: Tensor, r: Tensor, stokes: PeriodicStokes, dt: float) -> Tensor:
-        z = _solve_rows(stokes, dt, viscosity, r, transposed=False)
-        ctx.stokes, ctx.dt = stokes, dt
+    def forward(ctx: Any, viscosity: Tensor, r: Tensor, stokes: PeriodicStokes) -> Tensor:
+        z = _solve_rows(stokes, viscosity, r, transposed=False)
+        ctx.stokes = stokes
         ctx.save_for_backward(viscosity, z)
         return z
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (viscosity, z), grid = ctx.saved_tensors, ctx.stokes.grid
-        t = _solve_rows(ctx.stokes, ctx.dt, viscosity, grads[0], transposed=True)
-        velocities = [rows.view(len(z), -1, *grid.local_shape)[:, : grid.dim] for rows in (t, z)]
+        t = _solve_rows(ctx.stokes, viscosity, grads[0], transposed=True)
+        velocities = [rows.view(len(z), grid.dim + 1, *grid.local_shape)[:, : grid.dim] for rows in (t, z)]
         slope = (velocities[0] * _laplacian(grid, velocities[1])).flatten(1).sum(dim=1)
-        return slope, t, None, None
+        return slope, t, None
 
 
-def _solve_rows(stokes: PeriodicStokes, dt: float, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:
+def _solve_rows(stokes: PeriodicStokes, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:
     rows = zip(viscosity.tolist(), r.detach().numpy(), strict=True)
-    solved = [stokes.solve(1.0 / dt - c * stokes.laplacian, row, transposed) for c, row in rows]
+    solved = [stokes.solve(stokes.momentum(c), row, transposed) for c, row in rows]
     return torch.from_numpy(np.stack(solved))
 
 

@@ -32,14 +32,14 @@ class StaggeredOperator(SparseOperator):
         constant_pressure = np.zeros(n_local)
         constant_pressure[grid.dim * grid.n_local :] = 1.0
         super().__init__(rows, cols, (size, size), grid.comm, n_local=n_local, nullspace=constant_pressure)
-        self.staggered_grid, self._dt = grid, dt
-        self._stokes = PeriodicStokes(grid)
+        self.staggered_grid = grid
+        self._stokes = PeriodicStokes(grid, dt)
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """The two fields for "fieldsplit"; the context of "constraint"."""
         if name == "constraint":
             pc.setType(PETSc.PC.Type.PYTHON)
-            pc.setPythonContext(ConstraintPreconditioner(self._stokes, self._dt))
+            pc.setPythonContext(ConstraintPreconditioner(self._stokes))
         elif name == "fieldsplit":
             start, end = self.row_range
             middle = start + self.staggered_grid.dim * self.staggered_grid.n_local
@@ -49,7 +49,7 @@ class StaggeredOperator(SparseOperator):
 
     def differentiable_preconditioner(self, name: str, diagonal: Tensor) -> DifferentiableConstraint:
         """That of "constraint"."""
-        return DifferentiableConstraint(self._stokes, self._dt, diagonal)
+        return DifferentiableConstraint(self._stokes, diagonal)
 
 
 class StaggeredSystem:

@@ -1,0 +1,56 @@
+"""Property: on a GPU everything is what it is on the CPU. Without one these tests are skipped."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from mpi4py import MPI
+
+from prdp_hpc import Grid, Heat, Solver
+from prdp_hpc.networks import ResNet
+
+pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"), pytest.mark.timeout(300)]
+DEVICE = "cuda"
+
+
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+def test_solves_and_their_gradients(differentiation):
+    grid = Grid((9, 8), "dirichlet", MPI.COMM_SELF)
+    field, weights = torch.randn(2, 3, 1, 9, 8, dtype=torch.float64)
+    results = []
+    for device in ("cpu", DEVICE):
+        heat = Heat(grid, 1e-2, 0.5, Solver("cg", "jacobi", 4, differentiation=differentiation))
+        u = field.to(device).requires_grad_()
+        after = heat(u)
+        assert after.device == u.device
+        (gradient,) = torch.autograd.grad(after, u, weights.to(device))
+        results.append((after.cpu(), gradient.cpu()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann"])
+def test_networks_with_halos(boundary):
+    grid = Grid((9, 8), boundary, MPI.COMM_SELF)
+    torch.manual_seed(1)
+    network = ResNet(grid.partition, 1, 1, channels=4, blocks=1).double()
+    field, results = torch.randn(3, 1, 9, 8, dtype=torch.float64), []
+    for device in ("cpu", DEVICE):
+        network = network.to(device)
+        output = network(field.to(device))
+        gradients = torch.autograd.grad(output.square().sum(), list(network.parameters()))
+        results.append([tensor.detach().cpu() for tensor in (output, *gradients)])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("ranks", "grid_ranks"), [(1, 1), (2, 1), (2, 2)])
+def test_training(ranks, grid_ranks, tmp_path, monkeypatch):
+    """With a GPU for each rank through NCCL, with fewer of them through gloo."""
+    content = tiny.emulator(tmp_path, grid={"shape": [16]}, network={"kind": "resnet", "channels": 4, "blocks": 1})
+    config, rows = tiny.write(tmp_path / "config.yaml", content), []
+    for name, visible in (("gpu", None), ("cpu", "")):
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        ended = tiny.prdp_hpc(ranks, "run", config, f"name={name}", f"parallel.grid_ranks={grid_ranks}", timeout=120)
+        assert ended.returncode == 0, ended.stderr
+        rows.append(np.array([[row[key] for key in ("error", "forward_iterations")] for row in tiny.rows(tmp_path / name)]))
+    np.testing.assert_allclose(rows[0], rows[1], rtol=1e-9)

@@ -17,6 +17,7 @@ from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.halo import Halo
 from prdp_hpc.partition import BOUNDARIES, Partition
 
@@ -62,7 +63,7 @@ class Grid:
         self.boundary = _per_axis(boundary, len(self.shape))
         self.length = tuple(float(a) for a in _per_axis(length, len(self.shape)))
         if self.comm.size > 1 and len(set(self.comm.allgather((self.shape, self.boundary, self.length)))) > 1:
-            raise ValueError("the ranks of one grid were given different shapes, boundaries or lengths")
+            raise InputError("the ranks of one grid were given different shapes, boundaries or lengths")
         self.dm = self._create_dm()
         parts = [np.cumsum([0, *sizes]).tolist() for sizes in self.dm.getOwnershipRanges()[::-1]]
         self.partition = Partition(tuple(map(tuple, parts)), self.boundary, self.comm, group)
@@ -110,7 +111,7 @@ class Grid:
         collective, and the gradient must be asked for on all ranks or none.
         """
         if tuple(whole.shape[-self.dim :]) != self.shape:
-            raise ValueError(f"a whole field must end in the grid's shape {self.shape}, this one has {tuple(whole.shape)}")
+            raise InputError(f"a whole field must end in the grid's shape {self.shape}, this one has {tuple(whole.shape)}")
         if self.comm.size == 1:
             return whole
         local: Tensor = _Scatter.apply(whole, self)  # type: ignore[no-untyped-call]
@@ -137,7 +138,7 @@ class Grid:
         """
         self._check_local(local)
         if width < 1:
-            raise ValueError(f"a halo is at least 1 point wide, not {width}")
+            raise InputError(f"a halo is at least 1 point wide, not {width}")
         if width not in self._halos:
             self._halos[width] = Halo(self.partition, width, width)
         return self._halos[width](local)
@@ -209,14 +210,14 @@ class Grid:
                 comm=self.comm,
             )
         except PETSc.Error as error:
-            raise ValueError(
+            raise InputError(
                 f"a grid of {self.shape} points cannot be divided among {self.comm.size} ranks: "
                 "use fewer grid ranks or more points"
             ) from error
 
     def _check_local(self, local: Tensor) -> None:
         if tuple(local.shape[-self.dim :]) != self.local_shape:
-            raise ValueError(
+            raise InputError(
                 f"a field on this rank must end in the local shape {self.local_shape}, this one has {tuple(local.shape)}"
             )
 
@@ -227,12 +228,12 @@ def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
 
 def _wrong(shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]) -> ValueError | None:
     if not isinstance(shape, Sequence) or not 1 <= len(shape) <= 3 or not all(isinstance(n, Integral) and n >= 2 for n in shape):
-        return ValueError(f"a grid's shape is a list of 1 to 3 whole numbers, each at least 2, not {shape!r}")
+        return InputError(f"a grid's shape is a list of 1 to 3 whole numbers, each at least 2, not {shape!r}")
     boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
     if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
-        return ValueError(f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}")
+        return InputError(f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}")
     if len(lengths) != len(shape) or any(not 0 < a < math.inf for a in lengths):
-        return ValueError(f"length must be positive and finite, one number or one for each of {len(shape)} axes, not {length!r}")
+        return InputError(f"length must be positive and finite, one number or one for each of {len(shape)} axes, not {length!r}")
     return None
 
 

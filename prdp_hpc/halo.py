@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.partition import Partition
 from prdp_hpc.transport import Message, transport_for
 
@@ -149,7 +150,7 @@ class Halo:
         for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):
             width, narrowest = max(a, b), self.partition.narrowest(axis)
             if narrowest < width and (self.partition.boundary[axis] == "periodic" or self.partition.parts[axis] > 1):
-                raise ValueError(
+                raise InputError(
                     f"a halo of {width} points does not fit: the grid {self.partition.shape} on {self.partition.comm.size} ranks "
                     f"has a part of {narrowest} points along one axis; use fewer grid ranks or more points"
                 )

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 from prdp_hpc.collective import abort_on_error
+from prdp_hpc.errors import InputError
 from prdp_hpc.launch import launched_size, under_torchrun
 from prdp_hpc.placement import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
 from prdp_hpc.rendezvous import common_address, use_interface_to
@@ -132,11 +133,11 @@ def check_launch(comm: MPI.Comm) -> None:
     if comm.size == 1 and MPI.COMM_WORLD.size == 1 and launched > 1:
         vendor = " ".join(str(part) for part in MPI.get_vendor()[:1])
         if under_torchrun():
-            raise ValueError(
+            raise InputError(
                 f"torchrun started {launched} processes, but MPI ({vendor}) sees each alone: import prdp_hpc before mpi4py, "
                 "with MPICH or an MPI made from it; or start the job with mpirun or srun"
             )
-        raise ValueError(
+        raise InputError(
             f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use the mpirun of the MPI that "
             "mpi4py was built with, or srun with the right --mpi=… (`srun --mpi=list`)"
         )
@@ -145,7 +146,7 @@ def check_launch(comm: MPI.Comm) -> None:
 def _check_split(comm: MPI.Comm, grid_ranks: int) -> None:
     if grid_ranks < 1 or comm.size % grid_ranks:
         fitting = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
-        raise ValueError(
+        raise InputError(
             f"{comm.size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
             f"grid_ranks must be one of {fitting}, or start another number of ranks"
         )

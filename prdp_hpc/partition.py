@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch.distributed as dist
 from mpi4py import MPI
 
+from prdp_hpc.errors import InputError
+
 BOUNDARIES = ("dirichlet", "neumann", "periodic")
 
 
@@ -34,14 +36,14 @@ class Partition:
     def __post_init__(self) -> None:
         blocks = math.prod(len(bounds) - 1 for bounds in self.bounds)
         if blocks != self.comm.size:
-            raise ValueError(f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}")
+            raise InputError(f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}")
 
     @classmethod
     def whole(cls, shape: Sequence[int], boundary: str | Sequence[str]) -> Partition:
         """The grid of one rank; `ValueError` for a boundary that is not known, or not one for each axis."""
         per_axis = (boundary,) * len(shape) if isinstance(boundary, str) else tuple(boundary)
         if len(per_axis) != len(shape) or not set(per_axis) <= set(BOUNDARIES):
-            raise ValueError(
+            raise InputError(
                 f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}"
             )
         return cls(tuple((0, int(n)) for n in shape), per_axis)
@@ -104,13 +106,13 @@ class Partition:
         """
         for axis, (n, kind) in enumerate(zip(self.shape, self.boundary, strict=True)):
             if kind == "periodic" and n % factor:
-                raise ValueError(
+                raise InputError(
                     f"axis {axis} of the periodic grid {self.shape} cannot be coarsened: {n} is not a multiple of {factor}"
                 )
         bounds = tuple(tuple(-(-start // factor) for start in starts) for starts in self.bounds)
         coarse = Partition(bounds, self.boundary, self.comm, self.group)
         if min(coarse.narrowest(axis) for axis in range(self.dim)) < 1:
-            raise ValueError(
+            raise InputError(
                 f"the grid {self.shape} on {self.parts} parts is too small to coarsen: a part would be empty; use fewer ranks"
             )
         return coarse

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prdp_hpc.errors import InputError
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -58,7 +60,7 @@ def gpus_of(seats: Sequence[Seat]) -> list[int | None]:
     """
     if len({bool(seat.gpus) for seat in seats}) > 1:
         without = sorted({seat.host for seat in seats if not seat.gpus})
-        raise ValueError(
+        raise InputError(
             f"some ranks see GPUs, those on {', '.join(without[:4])} see none: give all nodes GPUs (as --gpus-per-node), or hide "
             "them everywhere with CUDA_VISIBLE_DEVICES="
         )

@@ -14,6 +14,8 @@ from contextlib import suppress
 import numpy as np
 from mpi4py import MPI
 
+from prdp_hpc.errors import InputError
+
 SECONDS = 3.0
 """How long a node tries to reach one address."""
 
@@ -62,7 +64,7 @@ def common_address(world: MPI.Comm, node: int) -> str:
         listener.close()
     found = [address for address, by_all in zip(addresses, reached, strict=True) if by_all]
     if not found:
-        raise ValueError(
+        raise InputError(
             f"the nodes cannot reach rank 0 ({socket.gethostname()}) at any of its addresses: {', '.join(addresses)}: open the "
             "network between the nodes, or name the right interface, as GLOO_SOCKET_IFNAME=ib0"
         )

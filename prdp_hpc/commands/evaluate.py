@@ -10,6 +10,7 @@ from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
 from prdp_hpc.config import SupervisedConfig
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_json
 from prdp_hpc.learning.experiment import build_supervised, process_mesh
 from prdp_hpc.learning.supervised import SupervisedTask
@@ -50,6 +51,6 @@ def _load(task: SupervisedTask, parameters: dict[str, Any], arguments: argparse.
     try:
         task.load_network(parameters)
     except RuntimeError:
-        raise ValueError(
+        raise InputError(
             f"{arguments.data}: its fields have other channels than those the network of {arguments.run} was trained on"
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from prdp_hpc.config import InverseConfig, load_config
+from prdp_hpc.errors import InputError
 from prdp_hpc.planning import load_machine, plan_table, splits, workload_of
 
 
@@ -12,7 +13,7 @@ def plan(arguments: argparse.Namespace) -> None:
     """Print the model's times of every split (docs/scaling.md); nothing is run, and one rank is enough."""
     config = load_config(arguments.config, arguments.overrides)
     if isinstance(config, InverseConfig):
-        raise ValueError("an inverse problem has no samples to divide: all ranks share its grid, there is nothing to plan")
+        raise InputError("an inverse problem has no samples to divide: all ranks share its grid, there is nothing to plan")
     machine = load_machine(arguments.machine)
     work = workload_of(config, arguments.iterations)
     candidates = splits(work, machine, arguments.ranks)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from prdp_hpc.config.models import Count, Level, Positive, Section, SolverSection
+from prdp_hpc.errors import InputError
 from prdp_hpc.refinement import check_level
 
 Share = Annotated[Positive, Field(lt=1)]
@@ -55,7 +56,7 @@ class ComparisonSection(Section):
         for level in value:
             check_level(level)
         if len(set(value)) < len(value):
-            raise ValueError(f"constant_levels are given twice: {list(value)}")
+            raise InputError(f"constant_levels are given twice: {list(value)}")
         return value
 
     @field_validator("baselines")
@@ -63,7 +64,7 @@ class ComparisonSection(Section):
     def _names(cls, value: Any) -> Any:
         for name in value:
             if not _NAME.fullmatch(name) or _OWN_NAMES.fullmatch(name):
-                raise ValueError(
+                raise InputError(
                     f"a baseline's name is a word in small letters, as plain_gmres, that no other run has, not {name!r}"
                 )
         return value
@@ -73,5 +74,5 @@ class ComparisonSection(Section):
         unknown = [name for name in self.targets if name != "full" and name not in self.baselines]
         if unknown:
             known = ", ".join(["full", *self.baselines])
-            raise ValueError(f"targets are measured against {known}; there is no {unknown[0]!r}")
+            raise InputError(f"targets are measured against {known}; there is no {unknown[0]!r}")
         return self

@@ -27,6 +27,7 @@ from prdp_hpc.config.models import (
 )
 from prdp_hpc.config.networks import MLPSection, NetworkSection
 from prdp_hpc.config.physics import CorrectedSection, EmulatedSection, HeatSection, PoissonSection, SteppedSection
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
 
@@ -67,9 +68,9 @@ class _Supervised(_Experiment):
         if isinstance(self.physics, HeatSection):
             return self
         if self.grid.boundaries != {"periodic"}:
-            raise ValueError(f"physics.pde={pde} needs a periodic grid: give grid.boundary=periodic")
+            raise InputError(f"physics.pde={pde} needs a periodic grid: give grid.boundary=periodic")
         if pde == "navier_stokes" and len(self.grid.shape) == 1:
-            raise ValueError("physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1")
+            raise InputError("physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1")
         return self
 
 
@@ -101,7 +102,7 @@ class CorrectorConfig(_Supervised):
     @model_validator(mode="after")
     def _reference_grid(self) -> CorrectorConfig:
         if self.data.reference_factor > 1 and "neumann" in self.grid.boundaries:
-            raise ValueError("data.reference_factor must be 1 with neumann boundaries: the points of a finer grid lie elsewhere")
+            raise InputError("data.reference_factor must be 1 with neumann boundaries: the points of a finer grid lie elsewhere")
         return self
 
 
@@ -118,7 +119,7 @@ class InverseConfig(_Experiment):
     @model_validator(mode="after")
     def _one_dimension(self) -> InverseConfig:
         if len(self.grid.shape) != 1:
-            raise ValueError(f"the inverse problem is one-dimensional: grid.shape must have 1 entry, not {len(self.grid.shape)}")
+            raise InputError(f"the inverse problem is one-dimensional: grid.shape must have 1 entry, not {len(self.grid.shape)}")
         return self
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.refinement import (
     ConstantSchedule,
     Coordinator,
@@ -27,7 +28,7 @@ _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 def _number(value: Any) -> Any:
     """YAML 1.1 reads `1e-3` as text; users mean the number. Pydantic takes True for 1; users do not mean that."""
     if isinstance(value, bool):
-        raise ValueError(f"must be a number, not {value!r}")
+        raise InputError(f"must be a number, not {value!r}")
     return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 
@@ -61,7 +62,7 @@ class GridSection(Section):
         for name in ("boundary", "length"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.shape):
-                raise ValueError(f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for all, or one for each")
+                raise InputError(f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for all, or one for each")
         return self
 
 
@@ -77,7 +78,7 @@ class SolverSection(Section):
     @classmethod
     def _name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
-            raise ValueError(f"must be PETSc's name of a method in small letters, as 'cg' or 'jacobi', not {value!r}")
+            raise InputError(f"must be PETSc's name of a method in small letters, as 'cg' or 'jacobi', not {value!r}")
         return value
 
 
@@ -145,9 +146,9 @@ class RefinementSection(Section):
         if self.level is not None:
             check_level(self.level)
         if self.schedule == "manual" and 0 not in self.manual:
-            raise ValueError("schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}")
+            raise InputError("schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}")
         if self.adjoint_ladder is not None and self.adjoint_factor != 1:
-            raise ValueError("adjoint_ladder and adjoint_factor both say what adjoint solves do: give one of them")
+            raise InputError("adjoint_ladder and adjoint_factor both say what adjoint solves do: give one of them")
         self.build()
         return self
 
@@ -219,9 +220,9 @@ class InverseSection(Section):
     def _one_per_mode(self) -> InverseSection:
         for name in ("reference", "start"):
             if len(getattr(self, name)) != self.modes:
-                raise ValueError(f"{name} has {len(getattr(self, name))} numbers for {self.modes} modes; give one for each")
+                raise InputError(f"{name} has {len(getattr(self, name))} numbers for {self.modes} modes; give one for each")
         if not any(self.reference):
-            raise ValueError("reference must not be all zeros: the error is measured relative to it")
+            raise InputError("reference must not be all zeros: the error is measured relative to it")
         return self
 
 
@@ -236,7 +237,7 @@ class CorrectorSection(Section):
     @classmethod
     def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if list(value) != sorted(set(value)):
-            raise ValueError(f"must rise from step to step, as [1, 2, 5], not {list(value)}")
+            raise InputError(f"must rise from step to step, as [1, 2, 5], not {list(value)}")
         return value
 
     @property

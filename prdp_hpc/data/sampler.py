@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.errors import InputError
+
 
 class EpochSampler:
     """Shuffled mini-batches, the same for each (seed, epoch) whatever came before.
@@ -20,7 +22,7 @@ class EpochSampler:
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         if count < 0 or batch_size < 1:
-            raise ValueError(f"at least 0 samples and a batch size of at least 1 are needed, not {count} and {batch_size}")
+            raise InputError(f"at least 0 samples and a batch size of at least 1 are needed, not {count} and {batch_size}")
         self._count, self._batch_size, self._seed = count, batch_size, seed
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
@@ -36,7 +38,7 @@ class EpochSampler:
         """Check that the batches go on as before; `ValueError` if not."""
         if state != self.state_dict():
             now = self.state_dict()
-            raise ValueError(f"the checkpoint's batches come from {state}, this run's from {now}: resume with the same data")
+            raise InputError(f"the checkpoint's batches come from {state}, this run's from {now}: resume with the same data")
 
 
 def share(batch: NDArray[np.int64], replica: int, replicas: int) -> NDArray[np.int64]:

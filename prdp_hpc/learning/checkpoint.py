@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import atomic_path, remove_leftovers, to_json
 from prdp_hpc.learning.background import BackgroundWriter
 from prdp_hpc.learning.sealed import DamagedError, load_sealed, save_sealed
@@ -48,7 +49,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None) -> None:
         if keep < 1:
-            raise ValueError(f"keep at least 1 checkpoint, not {keep}")
+            raise InputError(f"keep at least 1 checkpoint, not {keep}")
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)

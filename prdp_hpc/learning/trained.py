@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from prdp_hpc.config import InverseConfig, SupervisedConfig, load_config
+from prdp_hpc.errors import InputError
 from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints
 from prdp_hpc.networks import build_network, works_on_parts
 from prdp_hpc.partition import Partition
@@ -44,7 +45,7 @@ def trained_state(folder: str | Path) -> tuple[SupervisedConfig, dict[str, Any]]
     path = Path(folder)
     config = load_config(path / "config.yaml")
     if isinstance(config, InverseConfig):
-        raise ValueError(f"{path}: an inverse problem has no network")
+        raise InputError(f"{path}: an inverse problem has no network")
     state = Checkpoints(path / "checkpoints").load_latest()
     if state is None:
         raise CheckpointError(f"{path / 'checkpoints'}: no checkpoint yet; wait for the first one, or start the run again")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from petsc4py import PETSc
 
+from prdp_hpc.errors import PrdpError
+
 _ADVICE = {
     "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a stronger preconditioner "
     "(pc='gamg', pc='lu' for small systems)",
@@ -21,7 +23,7 @@ _ADVICE = {
 _REASONS = {code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)}
 
 
-class SolveError(RuntimeError):
+class SolveError(PrdpError, RuntimeError):
     """A linear solve failed.
 
     The message names the direction, the KSP's reason, the iteration, the level and what to try.

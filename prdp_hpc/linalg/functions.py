@@ -12,6 +12,7 @@ from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.bridge import has_bad_numbers, is_real_tensor, to_host
 from prdp_hpc.linalg.operator import Operator
@@ -56,7 +57,7 @@ class FunctionOperator(Operator):
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         fits = isinstance(n_local, int) and n_local >= 0
-        wrong = None if fits else ValueError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
+        wrong = None if fits else InputError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
         raise_together(self.comm, wrong)
         self.apply = apply
         self.apply_transpose = apply_transpose
@@ -70,18 +71,18 @@ class FunctionOperator(Operator):
         """A ValueError for values that are neither None nor a real tensor."""
         if values is None or is_real_tensor(values):
             return None
-        return ValueError(f"a function operator's values are None or a real floating-point tensor, not {type(values).__name__}")
+        return InputError(f"a function operator's values are None or a real floating-point tensor, not {type(values).__name__}")
 
     def check_numbers(self, values: Any) -> Exception | None:
         """A ValueError for values that are not finite."""
         if values is not None and has_bad_numbers(to_host(values)):
-            return ValueError("the operator's values hold NaN or infinity: look at what produced them")
+            return InputError("the operator's values hold NaN or infinity: look at what produced them")
         return None
 
     def check_preconditioner(self, pc: str) -> None:
         """A ValueError for Jacobi without a diagonal: PETSc would find out in the middle of a set-up."""
         if pc == "jacobi" and self.diagonal is None:
-            raise ValueError("pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), or use pc='none'")
+            raise InputError("pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), or use pc='none'")
 
     def _put(self, values: Any) -> None:
         self.values = None if values is None else _in_double(values).clone()
@@ -140,7 +141,7 @@ class _Context:
                 result = compute()
             if tuple(result.shape) != (self.operator.n_local,):
                 wanted = (self.operator.n_local,)
-                raise ValueError(f"{name} of a function operator must give shape {wanted}, not {tuple(result.shape)}")
+                raise InputError(f"{name} of a function operator must give shape {wanted}, not {tuple(result.shape)}")
             y.setArray(to_host(result))
         except Exception as error:
             self.operator.failure = error

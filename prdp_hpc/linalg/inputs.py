@@ -9,6 +9,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.bridge import is_real_tensor
 from prdp_hpc.linalg.operator import Operator, SparseOperator
 
@@ -52,13 +53,13 @@ def _agree(comm: MPI.Comm, error: Exception | None, changed: bool, sizes: tuple[
         raise_together(comm, error)
     matrices, batch, needs = zip(-most[5:], most[2:5], strict=True)
     if matrices[0] != matrices[1]:
-        raise ValueError(f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must give the same number")
+        raise InputError(f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must give the same number")
     if batch[0] != batch[1]:
-        raise ValueError(
+        raise InputError(
             f"the ranks gave batches of different sizes ({batch[0]} … {batch[1]}; -1 means none): every rank must give the same"
         )
     if needs[0] != needs[1]:
-        raise ValueError(
+        raise InputError(
             "some ranks ask for gradients of values or b and others do not: requires_grad must be the same on every rank"
         )
     return bool(most[1])
@@ -68,9 +69,9 @@ def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None
     if not (isinstance(operator, SparseOperator) and is_batch(values)):
         return None
     if len(values) == 0:
-        return ValueError("values of 0 matrices came: give at least one")
+        return InputError("values of 0 matrices came: give at least one")
     if b.dim() != 2 or len(b) % len(values):
-        return ValueError(
+        return InputError(
             f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand sides for each matrix, "
             f"not {tuple(b.shape)}"
         )
@@ -80,9 +81,9 @@ def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None
 def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:
     if not is_real_tensor(b):
         kind = b.dtype if isinstance(b, Tensor) else type(b).__name__
-        return ValueError(f"b must be a tensor of real floating-point numbers, not {kind}")
+        return InputError(f"b must be a tensor of real floating-point numbers, not {kind}")
     if b.dim() not in (1, 2) or b.shape[-1] != operator.n_local:
-        return ValueError(
+        return InputError(
             f"b must have shape ({operator.n_local},) or (B, {operator.n_local}) on this rank, which holds rows "
             f"{operator.row_range[0]} to {operator.row_range[1] - 1}, not {tuple(b.shape)}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.operator import Operator
 
@@ -29,7 +30,7 @@ def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str,
     PETSc manual pages: PCMG, PCMGSetInterpolation, PCMGSetGalerkin.
     """
     if operator.grid is None:
-        raise ValueError("pc='mg' makes its hierarchy from a grid, and this operator has none: use pc='gamg'")
+        raise InputError("pc='mg' makes its hierarchy from a grid, and this operator has none: use pc='gamg'")
     grids = hierarchy(operator.grid)
     pc.setMGLevels(len(grids))
     for level in range(1, len(grids)):

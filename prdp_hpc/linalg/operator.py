@@ -17,6 +17,7 @@ from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, to_host
 from prdp_hpc.linalg.ghosts import GhostedIndex
@@ -133,7 +134,7 @@ class Operator(ABC):
 
 
 def _no_own(pc: str) -> ValueError:
-    return ValueError(f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc")
+    return InputError(f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc")
 
 
 class SparseOperator(Operator):
@@ -185,7 +186,7 @@ class SparseOperator(Operator):
         self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
         properties = (tuple(shape), symmetric, constant_nullspace, nullspace is None)
         if self.comm.size > 1 and len(set(self.comm.allgather(properties))) > 1:
-            raise ValueError("the ranks gave one operator different shapes or properties")
+            raise InputError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
         if n_local is None:
             n_local = PETSc.DECIDE if grid is None else grid.n_local
@@ -260,17 +261,17 @@ class SparseOperator(Operator):
     def check_form(self, values: Any) -> Exception | None:
         """A ValueError for values of a wrong kind or shape."""
         if not is_real_tensor(values):
-            return ValueError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
+            return InputError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
         if values.dim() not in (1, 2) or values.shape[-1] != self.nnz_local or values.shape[0] == 0 < self.nnz_local:
             wanted = f"({self.nnz_local},) or, for M matrices, (M, {self.nnz_local})"
-            return ValueError(f"values must have one number per entry of the pattern, shape {wanted}, not {tuple(values.shape)}")
+            return InputError(f"values must have one number per entry of the pattern, shape {wanted}, not {tuple(values.shape)}")
         return None
 
     def check_numbers(self, values: Tensor) -> Exception | None:
         """A ValueError that names the first entry that is not finite."""
         if has_bad_numbers(to_host(values)):
             bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0, -1])
-            return ValueError(
+            return InputError(
                 f"the matrix values hold NaN or infinity, first in entry {bad} "
                 f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
             )
@@ -324,7 +325,7 @@ def _nullspace(comm: MPI.Comm, constant: bool, vector: ArrayLike | None) -> Any:
     basis = PETSc.Vec().createWithArray(np.array(vector, dtype=np.float64), comm=comm)
     length = basis.normalize()
     if not 0.0 < length < np.inf:
-        raise ValueError("a vector of the nullspace must be finite, and not zero")
+        raise InputError("a vector of the nullspace must be finite, and not zero")
     return PETSc.NullSpace().create(constant=False, vectors=[basis], comm=comm)
 
 
@@ -332,9 +333,9 @@ def _wrong_nullspace(n_local: int, constant: bool, vector: ArrayLike | None) -> 
     if vector is None:
         return None
     if constant:
-        return ValueError("constant_nullspace and nullspace each name the one vector of the nullspace: give one of them")
+        return InputError("constant_nullspace and nullspace each name the one vector of the nullspace: give one of them")
     if np.shape(vector) != (n_local,):
-        return ValueError(f"nullspace must have one number per row of this rank, shape ({n_local},), not {np.shape(vector)}")
+        return InputError(f"nullspace must have one number per row of this rank, shape ({n_local},), not {np.shape(vector)}")
     return None
 
 
@@ -349,14 +350,14 @@ def _kind(value: Any) -> str:
 
 def _wrong_pattern(rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None) -> ValueError | None:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-        return ValueError(f"an operator to solve with must be square with at least one row, not of shape {tuple(shape)}")
+        return InputError(f"an operator to solve with must be square with at least one row, not of shape {tuple(shape)}")
     if grid is not None and grid.size != shape[0]:
-        return ValueError(f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same number")
+        return InputError(f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same number")
     if rows.ndim != 1 or rows.shape != cols.shape:
-        return ValueError(f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and {cols.shape}")
+        return InputError(f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and {cols.shape}")
     if rows.size and not (np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)):
-        return ValueError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
+        return InputError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
     for name, index in (("rows", rows), ("cols", cols)):
         if index.size and (index.min() < 0 or index.max() >= shape[0]):
-            return ValueError(f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to {index.max()}")
+            return InputError(f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to {index.max()}")
     return None

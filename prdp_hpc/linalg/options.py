@@ -9,6 +9,8 @@ from typing import Any
 
 from petsc4py import PETSc
 
+from prdp_hpc.errors import InputError
+
 _SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_")
 _numbers = itertools.count()
 
@@ -20,7 +22,7 @@ def known_type(what: str, name: str, types: type) -> str:
         return name
     near = difflib.get_close_matches(str(name), known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
-    raise ValueError(f"PETSc has no {what} called {name!r}: {hint}")
+    raise InputError(f"PETSc has no {what} called {name!r}: {hint}")
 
 
 def new_prefix() -> str:
@@ -43,7 +45,7 @@ def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
         ksp.setFromOptions()
     except PETSc.Error as error:
         why = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"PETSc does not take petsc_options={dict(options)}: {why}") from error
+        raise InputError(f"PETSc does not take petsc_options={dict(options)}: {why}") from error
 
 
 def remove_unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:

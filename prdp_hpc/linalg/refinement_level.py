@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from numbers import Integral
 
+from prdp_hpc.errors import InputError
+
 DEFAULT_MAX_IT = 10_000
 
 
@@ -33,9 +35,9 @@ class Refinement:
             object.__setattr__(self, "rtol", 1e-8)
         whole = isinstance(self.max_it, Integral) and not isinstance(self.max_it, bool)
         if self.max_it is not None and (not whole or self.max_it < 1):
-            raise ValueError(f"max_it must be a whole number of at least 1, not {self.max_it!r}")
+            raise InputError(f"max_it must be a whole number of at least 1, not {self.max_it!r}")
         if self.rtol is not None and not (math.isfinite(self.rtol) and 0 < self.rtol < 1):
-            raise ValueError(f"rtol must lie between 0 and 1, not {self.rtol!r}")
+            raise InputError(f"rtol must lie between 0 and 1, not {self.rtol!r}")
 
     @classmethod
     def of(cls, level: Refinement | int | float) -> Refinement:
@@ -46,7 +48,7 @@ class Refinement:
             return cls(max_it=int(level))
         if isinstance(level, float):
             return cls(rtol=level)
-        raise ValueError(f"a level is a Refinement, an int (iterations) or a float (rtol), not {level!r}")
+        raise InputError(f"a level is a Refinement, an int (iterations) or a float (rtol), not {level!r}")
 
     @property
     def is_fixed(self) -> bool:

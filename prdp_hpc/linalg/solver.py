@@ -13,6 +13,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
@@ -86,7 +87,7 @@ class Solver:
         differentiation: str = "implicit",
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
-            raise ValueError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, not {differentiation!r}")
+            raise InputError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, not {differentiation!r}")
         self.differentiation = differentiation
         self.ksp = ksp if ksp in OWN_KSPS else known_type("ksp", ksp, PETSc.KSP.Type)
         self.pc = pc if pc in OWN_PRECONDITIONERS else known_type("pc", pc, PETSc.PC.Type)
@@ -201,7 +202,7 @@ class LinearSystem:
         for direction, level in self._levels.items():
             ksp = self._ksps[direction]
             if level.is_fixed and not self._can_skip_norm:
-                raise ValueError(
+                raise InputError(
                     f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol too, or use another ksp"
                 )
             ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
@@ -236,7 +237,7 @@ class LinearSystem:
         self._unchecked_options = {}
         if unused:
             self.broken = True
-            raise ValueError(
+            raise InputError(
                 f"petsc_options: {', '.join(map(repr, unused))} means nothing to {self.method}: "
                 "look at the spelling, or whether it belongs to another ksp or pc"
             )
@@ -360,12 +361,12 @@ def _line_search(ksp: Any) -> Any:
 def check_unrolled(ksp: str, pc: str) -> None:
     """Raise ValueError for a method that has no unrolled form."""
     if ksp not in UNROLLED_KSPS:
-        raise ValueError(
+        raise InputError(
             f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, not of {ksp!r}: "
             "choose one of them, or differentiation='implicit'"
         )
     if pc == "ksp":
-        raise ValueError(
+        raise InputError(
             "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an iteration itself: choose another, "
             "or differentiation='implicit'"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.networks.mlp import MLP
 from prdp_hpc.networks.resnet import ResNet
 from prdp_hpc.networks.unet import UNet
@@ -28,11 +29,11 @@ def build_network(kind: str, partition: Partition, channels: int, arguments: Map
     Raises `ValueError` for an unknown kind or a size below 1.
     """
     if kind not in KINDS:
-        raise ValueError(f"network.kind: {kind!r} is not known; choose one of {', '.join(KINDS)}")
+        raise InputError(f"network.kind: {kind!r} is not known; choose one of {', '.join(KINDS)}")
     if not 1 <= partition.dim <= 3:
-        raise ValueError(f"a network needs a grid of 1 to 3 axes, not {partition.dim}")
+        raise InputError(f"a network needs a grid of 1 to 3 axes, not {partition.dim}")
     if min(partition.shape) < 1 or channels < 1:
-        raise ValueError(
+        raise InputError(
             f"a network needs a grid of at least 1 point an axis and 1 channel, not {partition.shape} and {channels}"
         )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.halo import CHANNELS_LAST, Halo
 from prdp_hpc.partition import Partition
 
@@ -68,7 +69,7 @@ class Pooling(nn.Module):
     def __init__(self, partition: Partition, kind: str = "average") -> None:
         super().__init__()
         if kind not in ("average", "max"):
-            raise ValueError(f"pooling is 'average' or 'max', not {kind!r}")
+            raise InputError(f"pooling is 'average' or 'max', not {kind!r}")
         self.output = partition.coarsen(2)
         self._halo = Halo(partition, 0, 1, nearest=True)
         self._window = _Window(partition, self.output, 2, 2)

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.networks.activations import activation_of
 
 
@@ -27,7 +28,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [in_features, *hidden, out_features]
         if min(widths) < 1:
-            raise ValueError(f"layer widths must be at least 1, not {widths}; check the grid's shape and network.hidden")
+            raise InputError(f"layer widths must be at least 1, not {widths}; check the grid's shape and network.hidden")
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), activation_of(activation)]
@@ -37,13 +38,13 @@ class MLP(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         if field.ndim < 2 or math.prod(field.shape[1:]) != self.in_features:
-            raise ValueError(
+            raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with {self.in_features} values"
                 " a sample; build it for this grid"
             )
         shape = field.shape[2:]
         channels, rest = divmod(self.out_features, math.prod(shape))
         if rest:
-            raise ValueError(f"{self.out_features} output values do not fill channels of shape {tuple(shape)}")
+            raise InputError(f"{self.out_features} output values do not fill channels of shape {tuple(shape)}")
         output: Tensor = self.layers(torch.flatten(field, 1))
         return output.reshape(field.shape[0], channels, *shape)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.partition import Partition
 from prdp_hpc.transport import total
 
@@ -35,7 +36,7 @@ class GroupNorm(nn.Module):
     def __init__(self, partition: Partition, groups: int, channels: int, epsilon: float = 1e-5) -> None:
         super().__init__()
         if groups < 1 or channels % groups:
-            raise ValueError(f"{channels} channels cannot be divided into {groups} groups of the same size")
+            raise InputError(f"{channels} channels cannot be divided into {groups} groups of the same size")
         self._partition, self._groups, self._epsilon = partition, groups, epsilon
         self._count = channels // groups * math.prod(partition.shape)
         self.weight = nn.Parameter(torch.ones(channels))

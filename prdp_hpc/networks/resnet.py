@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.networks.activations import activation_of
 from prdp_hpc.networks.convolutions import CONVOLUTIONS, Convolution, fastest_format, in_fastest_format
 from prdp_hpc.partition import Partition
@@ -43,7 +44,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, channels, blocks) < 1:
-            raise ValueError(
+            raise InputError(
                 f"a ResNet needs at least 1 channel and 1 block, not {in_channels} in, {out_channels} out, "
                 f"network.channels={channels}, network.blocks={blocks}"
             )
@@ -56,7 +57,7 @@ class ResNet(nn.Module):
     def forward(self, field: Tensor) -> Tensor:
         """The network on this rank's part."""
         if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
-            raise ValueError(
+            raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the ResNet needs (B, {self._in_channels}, "
                 f"{', '.join(map(str, self._local_shape))}); build it for this grid"
             )

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.networks.activations import activation_of
 from prdp_hpc.networks.convolutions import CONVOLUTIONS, Convolution, TransposedConvolution, fastest_format, in_fastest_format
 from prdp_hpc.networks.normalisation import GroupNorm
@@ -52,7 +53,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, channels, depth) < 1:
-            raise ValueError(
+            raise InputError(
                 f"a U-Net needs at least 1 channel and 1 coarser level, not {in_channels} in, {out_channels} out, "
                 f"network.channels={channels}, network.depth={depth}"
             )
@@ -72,7 +73,7 @@ class UNet(nn.Module):
     def forward(self, field: Tensor) -> Tensor:
         """The network on this rank's part."""
         if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
-            raise ValueError(
+            raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the U-Net needs (B, {self._in_channels}, "
                 f"{', '.join(map(str, self._local_shape))}); build it for this grid"
             )
@@ -104,5 +105,5 @@ def _levels(partition: Partition, depth: int) -> list[Partition]:
         try:
             levels.append(levels[-1].coarsen(2))
         except ValueError as error:
-            raise ValueError(f"network.depth={depth} does not fit: level {level}: {error}, or a smaller depth") from None
+            raise InputError(f"network.depth={depth} does not fit: level {level}: {error}, or a smaller depth") from None
     return levels

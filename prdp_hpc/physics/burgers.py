@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
@@ -50,7 +51,7 @@ class Burgers(PicardStepper):
         self, grid: Grid, viscosity: float, dt: float, solver: Solver, picard_iterations: int = 1, gradient: Gradient = "full"
     ) -> None:
         periodic = all(boundary == "periodic" for boundary in grid.boundary)
-        wrong = None if periodic else ValueError(f"Burgers' equation needs a periodic grid, not {grid.boundary}")
+        wrong = None if periodic else InputError(f"Burgers' equation needs a periodic grid, not {grid.boundary}")
         raise_together(grid.comm, wrong)
         super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)
 

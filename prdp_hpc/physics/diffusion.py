@@ -12,6 +12,7 @@ from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 from prdp_hpc.physics.shifts import moved
@@ -148,7 +149,7 @@ class DiffusionStepper:
         shape, error = right.shape, None
         if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
             wanted = self.grid.local_shape
-            error = ValueError(f"a field on this rank must end in the grid's local shape {wanted}, this one has {tuple(shape)}")
+            error = InputError(f"a field on this rank must end in the grid's local shape {wanted}, this one has {tuple(shape)}")
         raise_together(self.grid.comm, error)
         fields = math.prod(shape[: -self.grid.dim])
         return solve(self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver).reshape(shape)
@@ -156,11 +157,11 @@ class DiffusionStepper:
 
 def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
     if not kappa.is_floating_point() or tuple(kappa.shape) not in ((), grid.local_shape):
-        return ValueError(
+        return InputError(
             f"diffusivity must be a number, a tensor of shape (), or this rank's field of shape {grid.local_shape}, "
             f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
         )
     if not bool(((kappa.detach() > 0) & kappa.detach().isfinite()).all()):
         low, high = kappa.min().item(), kappa.max().item()
-        return ValueError(f"diffusivity must be positive and finite everywhere, on this rank it reaches from {low:g} to {high:g}")
+        return InputError(f"diffusivity must be positive and finite everywhere, on this rank it reaches from {low:g} to {high:g}")
     return None

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics.diffusion import DiffusionStepper
@@ -37,7 +38,7 @@ class Heat(DiffusionStepper):
 
     def __init__(self, grid: Grid, diffusivity: float | Tensor, dt: float, solver: Solver) -> None:
         if not 0 < dt < math.inf:
-            raise ValueError(f"the time step dt must be positive and finite, not {dt!r}")
+            raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
         self.dt = float(dt)
         super().__init__(grid, diffusivity, solver, mass=1.0, scale=self.dt)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 
@@ -61,7 +62,7 @@ class PicardStepper(ABC):
         raise_together(comm, self._wrong_state(state))
         # The solve finds this too, but only after halos have been exchanged.
         if comm.size > 1 and len(batches := set(comm.allgather(len(state)))) > 1:
-            raise ValueError(
+            raise InputError(
                 f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): every rank must give the same"
             )
         right, wind = self._right(state), state[:, : self.grid.dim]
@@ -76,7 +77,7 @@ class PicardStepper(ABC):
     def _wrong_state(self, state: Tensor) -> ValueError | None:
         expected = (len(self.channels), *self.grid.local_shape)
         if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
-            return ValueError(
+            return InputError(
                 f"a state on this rank must have shape (B, {', '.join(map(str, expected))}) with the channels "
                 f"{', '.join(self.channels)}, not {tuple(state.shape)}"
             )
@@ -85,11 +86,11 @@ class PicardStepper(ABC):
 
 def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -> ValueError | None:
     if not 0 <= viscosity < math.inf:
-        return ValueError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
+        return InputError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
     if not 0 < dt < math.inf:
-        return ValueError(f"the time step dt must be positive and finite, not {dt!r}")
+        return InputError(f"the time step dt must be positive and finite, not {dt!r}")
     if isinstance(picard_iterations, bool) or not isinstance(picard_iterations, int) or picard_iterations < 1:
-        return ValueError(f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}")
+        return InputError(f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}")
     if gradient not in ("full", "reduced"):
-        return ValueError(f"gradient must be 'full' or 'reduced', not {gradient!r}")
+        return InputError(f"gradient must be 'full' or 'reduced', not {gradient!r}")
     return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from petsc4py import PETSc
 from torch import Tensor
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import SparseOperator
 from prdp_hpc.physics.constraint import ConstraintPreconditioner, DifferentiableConstraint, PeriodicStokes
@@ -65,7 +66,7 @@ class StaggeredSystem:
 
     def __init__(self, grid: Grid, viscosity: float, dt: float) -> None:
         if any(boundary != "periodic" for boundary in grid.boundary) or grid.dim < 2:
-            raise ValueError(f"Navier–Stokes needs a periodic grid of 2 or 3 dimensions, not {grid.boundary} in {grid.dim}-D")
+            raise InputError(f"Navier–Stokes needs a periodic grid of 2 or 3 dimensions, not {grid.boundary} in {grid.dim}-D")
         self.grid, self.viscosity, self.dt = grid, viscosity, dt
 
     @cached_property

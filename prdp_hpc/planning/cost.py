@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.planning.machine import Machine
 from prdp_hpc.planning.workload import INDEX, VALUE, Layer, Workload
 
@@ -99,7 +100,7 @@ def process_grid(shape: tuple[int, ...], boundary: tuple[str, ...], ranks: int) 
     """How many parts each axis is cut into: the least to send, with at least 2 points a part; `ValueError` if there is none."""
     choices = [parts for parts in _factors(ranks, len(shape)) if all(n >= 2 * p for n, p in zip(shape, parts, strict=True))]
     if not choices:
-        raise ValueError(f"a grid of {shape} points cannot be divided among {ranks} ranks")
+        raise InputError(f"a grid of {shape} points cannot be divided among {ranks} ranks")
     return min(choices, key=lambda parts: surface(shape, boundary, parts).points)
 
 

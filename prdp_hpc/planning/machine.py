@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from prdp_hpc.errors import InputError
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -69,7 +71,7 @@ def load_machine(name: str) -> Machine:
     path = Path(name)
     if not path.is_file():
         presets = " nor ".join(MACHINES)
-        raise ValueError(f"--machine: {name!r} is neither {presets} nor a file; make one with benchmarks/scaling.py")
+        raise InputError(f"--machine: {name!r} is neither {presets} nor a file; make one with benchmarks/scaling.py")
     wanted = {field.name for field in fields(Machine)}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -77,9 +79,9 @@ def load_machine(name: str) -> Machine:
         given = {key: content[key] for key in wanted}
         numbers = {key: value for key, value in given.items() if key != "name"}
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers.values()):
-            raise ValueError("everything but the name must be a number")
+            raise InputError("everything but the name must be a number")
         if not all(value > 0 or (value == 0 and "overhead" in key) for key, value in numbers.items()):
-            raise ValueError("every number must be positive; overheads may be 0")
+            raise InputError("every number must be positive; overheads may be 0")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"--machine: {path} is not a machine file ({error}): it needs {', '.join(sorted(wanted))}") from None
+        raise InputError(f"--machine: {path} is not a machine file ({error}): it needs {', '.join(sorted(wanted))}") from None
     return Machine(**given)

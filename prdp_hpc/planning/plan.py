@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.planning.cost import StepCost, step_cost
 from prdp_hpc.planning.machine import Machine
 from prdp_hpc.planning.workload import Workload
@@ -43,7 +44,7 @@ def splits(work: Workload, machine: Machine, ranks: int) -> list[Split]:
             continue
         found.append(Split(replicas, grid_ranks, cost, single / cost.total))
     if not found:
-        raise ValueError(
+        raise InputError(
             f"{ranks} ranks are too many: a batch has {work.batch} samples for replicas, and the grid {work.shape} points for "
             "grid ranks; give fewer ranks, a larger training.batch_size or a larger grid"
         )

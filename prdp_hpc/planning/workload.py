@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from prdp_hpc.config import CorrectorConfig, SupervisedConfig
 from prdp_hpc.config.networks import MLPSection, ResNetSection
+from prdp_hpc.errors import InputError
 
 VALUE, INDEX = 8, 4
 """Bytes of PETSc's numbers and of its column indices."""
@@ -176,7 +177,7 @@ def _iterations(config: SupervisedConfig, given: int | None) -> int:
     for level in (config.refinement.full_level, ladder.level(ladder.top)):
         if isinstance(level, int):
             return level
-    raise ValueError("the refinement's levels are tolerances: give --iterations, the number of iterations that a solve takes")
+    raise InputError("the refinement's levels are tolerances: give --iterations, the number of iterations that a solve takes")
 
 
 def _vectors(config: SupervisedConfig, iterations: int) -> float:

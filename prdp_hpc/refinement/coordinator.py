@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.refinement.ladders import Ladder, Level
 
 FIRST_CHECKPOINT = 100.0
@@ -53,10 +54,10 @@ class Coordinator:
     ) -> None:
         for name, threshold in (("step_threshold", step_threshold), ("stop_threshold", stop_threshold)):
             if not (math.isfinite(threshold) and threshold > 0):
-                raise ValueError(f"{name} must be a positive number, not {threshold!r}")
+                raise InputError(f"{name} must be a positive number, not {threshold!r}")
         for name, window in (("ema_window", ema_window), ("error_window", error_window)):
             if isinstance(window, bool) or int(window) != window or window < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {window!r}")
+                raise InputError(f"{name} must be a whole number of at least 1, not {window!r}")
         self.ladder, self.adjoint_ladder = ladder, adjoint_ladder
         self.step_threshold, self.stop_threshold = step_threshold, stop_threshold
         self.ema_window, self.error_window = ema_window, error_window

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from prdp_hpc.errors import InputError
+
 Level = int | float
 LOOSEST = 0.5
 """The loosest tolerance that `looser` gives."""
@@ -40,9 +42,9 @@ class IterationLadder:
         for name in ("start", "step", "stop"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"an iteration ladder's {name} must be a whole number of at least 1, not {number!r}")
+                raise InputError(f"an iteration ladder's {name} must be a whole number of at least 1, not {number!r}")
         if self.stop < self.start:
-            raise ValueError(f"an iteration ladder's stop ({self.stop}) must not be below its start ({self.start})")
+            raise InputError(f"an iteration ladder's stop ({self.stop}) must not be below its start ({self.start})")
 
     @property
     def top(self) -> int:
@@ -68,9 +70,9 @@ class ToleranceLadder:
     def __post_init__(self) -> None:
         for name in ("start", "factor", "stop"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"a tolerance ladder's {name} must lie between 0 and 1, not {getattr(self, name)!r}")
+                raise InputError(f"a tolerance ladder's {name} must lie between 0 and 1, not {getattr(self, name)!r}")
         if self.stop > self.start:
-            raise ValueError(f"a tolerance ladder's stop ({self.stop:g}) must not be above its start ({self.start:g})")
+            raise InputError(f"a tolerance ladder's stop ({self.stop:g}) must not be above its start ({self.start:g})")
 
     @property
     def top(self) -> int:
@@ -97,18 +99,18 @@ class ExplicitLadder:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
         if not self.levels:
-            raise ValueError("a ladder of explicit levels needs at least one level")
+            raise InputError("a ladder of explicit levels needs at least one level")
         for level in self.levels:
             check_level(level)
         kinds = {isinstance(level, int) for level in self.levels}
         if len(kinds) > 1:
             given = list(self.levels)
-            raise ValueError(f"levels must be all iterations (whole numbers) or all tolerances, not a mixture: {given}")
+            raise InputError(f"levels must be all iterations (whole numbers) or all tolerances, not a mixture: {given}")
         pairs = list(zip(self.levels, self.levels[1:], strict=False))
         if kinds == {True} and any(b <= a for a, b in pairs):
-            raise ValueError(f"iterations must rise from level to level: {list(self.levels)}")
+            raise InputError(f"iterations must rise from level to level: {list(self.levels)}")
         if kinds == {False} and any(b >= a for a, b in pairs):
-            raise ValueError(f"tolerances must fall from level to level: {list(self.levels)}")
+            raise InputError(f"tolerances must fall from level to level: {list(self.levels)}")
 
     @property
     def top(self) -> int:
@@ -158,19 +160,19 @@ def looser(level: Level, factor: float) -> Level:
 def check_level(level: Level) -> None:
     """Raise `ValueError` unless `level` is a whole number ≥ 1 (iterations) or a number between 0 and 1 (tolerance)."""
     if isinstance(level, bool) or not isinstance(level, int | float):
-        raise ValueError(f"a level is a whole number of iterations or a tolerance, not {level!r}")
+        raise InputError(f"a level is a whole number of iterations or a tolerance, not {level!r}")
     if isinstance(level, int) and level < 1:
-        raise ValueError(f"a level of iterations must be at least 1, not {level}")
+        raise InputError(f"a level of iterations must be at least 1, not {level}")
     if isinstance(level, float) and not 0 < level < 1:
-        raise ValueError(f"a tolerance must lie between 0 and 1, not {level!r}")
+        raise InputError(f"a tolerance must lie between 0 and 1, not {level!r}")
 
 
 def _check_factor(factor: float) -> None:
     if not 0 < factor <= 1:
-        raise ValueError(f"a factor that makes levels looser must lie above 0 and be at most 1, not {factor!r}")
+        raise InputError(f"a factor that makes levels looser must lie above 0 and be at most 1, not {factor!r}")
 
 
 def _checked(rung: int) -> int:
     if rung < 0:
-        raise ValueError(f"rungs count from 0, not {rung}")
+        raise InputError(f"rungs count from 0, not {rung}")
     return rung

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.refinement.coordinator import checked_error
 from prdp_hpc.refinement.ladders import Level, check_level
 
@@ -88,9 +89,9 @@ class ConstantSchedule(ManualSchedule):
 
 def _checked_levels(levels: Mapping[int, Level]) -> dict[int, Level]:
     if 0 not in levels:
-        raise ValueError(f"a schedule made by hand needs a level for epoch 0, it has {sorted(levels)}")
+        raise InputError(f"a schedule made by hand needs a level for epoch 0, it has {sorted(levels)}")
     if min(levels) < 0:
-        raise ValueError(f"epochs count from 0, not {min(levels)}")
+        raise InputError(f"epochs count from 0, not {min(levels)}")
     for level in levels.values():
         check_level(level)
     return dict(sorted(levels.items()))

@@ -11,6 +11,7 @@ from petsc4py import PETSc
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.bridge import like, to_host
 from prdp_hpc.linalg.inputs import is_batch, prepare
 from prdp_hpc.linalg.operator import Operator, SparseOperator
@@ -117,10 +118,10 @@ def _check(solver: Solver, values_need_gradient: bool) -> None:
     check_unrolled(solver.ksp, solver.pc)
     for key in solver.petsc_options:
         if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
-            raise ValueError(f"differentiation='unrolled' does not know the option {key}: leave it out, or use 'implicit'")
+            raise InputError(f"differentiation='unrolled' does not know the option {key}: leave it out, or use 'implicit'")
     if values_need_gradient and not is_differentiated(solver):
         options = "".join(f" {key}" for key in solver.petsc_options if key.lstrip("-").startswith("pc_"))
-        raise ValueError(
+        raise InputError(
             f"differentiation='unrolled' cannot differentiate the set-up of pc={solver.pc!r}{options}, and the values need a "
             "gradient: use pc none, jacobi, lu or a physics' own without such options, or differentiation='implicit'"
         )

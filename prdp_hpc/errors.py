@@ -1,0 +1,14 @@
+"""The base class of the errors that users cause.
+
+The `prdp-hpc` command shows these as one sentence; every other exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PrdpError(Exception):
+    """An error that a user can act on: the message says what was wrong, where, and what to do."""
+
+
+class InputError(PrdpError, ValueError):
+    """An argument, a config or a file that cannot be used."""

@@ -1,11 +1,13 @@
-"""2-D Poisson with 10⁶ unknowns to a true relative residual of 1e-8 on 2 cores, forward and backward: ours against torch-sla.
+"""2-D Poisson with 10⁶ unknowns to a true relative residual of 1e-8 on 2 cores, forward and
+backward: ours against torch-sla.
 
     python benchmarks/against_torch_sla.py [--quick] [--torch-sla-python PATH]
 
-torch-sla is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter of another environment that
-has it. Every measurement is a fresh process and the sides take turns. Ours counts everything from the grid to the solution as
-forward, theirs the solve alone, its matrix being there already. Targets: 8 times faster forward, 15 times backward, in no more
-memory, against the fastest of their settings.
+torch-sla is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter
+of another environment that has it. Every measurement is a fresh process and the sides take turns.
+Ours counts everything from the grid to the solution as forward, theirs the solve alone, its matrix
+being there already. Targets: 8 times faster forward, 15 times backward, in no more memory, against
+the fastest of their settings.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 POINTS, TOLERANCE = 1000, 1e-8
 FORWARD_TARGET, BACKWARD_TARGET = 8.0, 15.0
 THEIRS = {"torch-sla lu": ("scipy", "lu"), "torch-sla cg": ("pytorch", "cg")}
-OURS = {"prdp-hpc mg, 1 rank": ("mg", 1), "prdp-hpc mg, 2 ranks": ("mg", 2), "prdp-hpc gamg, 2 ranks": ("gamg", 2)}
+OURS = {
+    "prdp-hpc mg, 1 rank": ("mg", 1),
+    "prdp-hpc mg, 2 ranks": ("mg", 2),
+    "prdp-hpc gamg, 2 ranks": ("gamg", 2),
+}
 
 
 def peak_mib(pid: int | str = "self") -> float:
@@ -37,7 +43,9 @@ def peak_mib(pid: int | str = "self") -> float:
 
 
 def start_autograd() -> None:
-    """Its first backward pass in a process starts threads and loads modules, whoever asks for it."""
+    """Its first backward pass in a process starts threads and loads modules, whoever asks for
+    it.
+    """
     import torch
 
     (2 * torch.ones(1, requires_grad=True)).backward(torch.ones(1))
@@ -97,7 +105,9 @@ def theirs(backend: str, method: str) -> None:
     n, index = POINTS, np.arange(POINTS * POINTS).reshape(POINTS, POINTS)
     beside = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1])]
     pairs = [(index, index), *beside, *((right, left) for left, right in beside)]
-    rows, cols = (torch.from_numpy(np.concatenate([pair[side].ravel() for pair in pairs])) for side in (0, 1))
+    rows, cols = (
+        torch.from_numpy(np.concatenate([pair[side].ravel() for pair in pairs])) for side in (0, 1)
+    )
     values = torch.where(rows == cols, 4.0, -1.0).to(torch.float64) * (n + 1) ** 2
     b = torch.ones(n * n, dtype=torch.float64, requires_grad=True)
     start = time.perf_counter()
@@ -111,13 +121,21 @@ def theirs(backend: str, method: str) -> None:
     backward = time.perf_counter() - start
     product = torch.zeros(n * n, dtype=torch.float64).index_add_(0, rows, values * x.detach()[cols])
     residual = float((product - 1.0).norm()) / n
-    content = {"forward": forward, "backward": backward, "residual": residual, "peak_mib": peak_mib(), "baseline_mib": baseline}
+    content = {
+        "forward": forward,
+        "backward": backward,
+        "residual": residual,
+        "peak_mib": peak_mib(),
+        "baseline_mib": baseline,
+    }
     print(json.dumps(content))
 
 
 def run_once(command: list[str]) -> dict[str, Any] | str:
     """The measurement that a process prints; or the last line of its complaint."""
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
+    )
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["failed"])[-1]
     content: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -127,13 +145,20 @@ def run_once(command: list[str]) -> dict[str, Any] | str:
 def commands(sla_python: str | None) -> dict[str, list[str]]:
     """Each side's command line."""
     here, mpiexec = str(Path(__file__).resolve()), str(Path(sys.executable).with_name("mpiexec"))
-    found = {name: [mpiexec, "-n", str(ranks), sys.executable, here, "--ours", pc] for name, (pc, ranks) in OURS.items()}
+    found = {
+        name: [mpiexec, "-n", str(ranks), sys.executable, here, "--ours", pc]
+        for name, (pc, ranks) in OURS.items()
+    }
     if sla_python is not None:
-        found |= {name: [sla_python, here, "--theirs", *setting] for name, setting in THEIRS.items()}
+        found |= {
+            name: [sla_python, here, "--theirs", *setting] for name, setting in THEIRS.items()
+        }
     return found
 
 
-def measure(plan: dict[str, list[str]], repetitions: int, run: Callable[[list[str]], Any]) -> dict[str, dict[str, Any]]:
+def measure(
+    plan: dict[str, list[str]], repetitions: int, run: Callable[[list[str]], Any]
+) -> dict[str, dict[str, Any]]:
     """Medians of every side, which take turns; sides that fail are reported and left out."""
     collected: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
     for _ in range(repetitions):
@@ -145,7 +170,8 @@ def measure(plan: dict[str, list[str]], repetitions: int, run: Callable[[list[st
             else:
                 collected[name].append(result)
     return {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} | {"repetitions": len(runs)}
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        | {"repetitions": len(runs)}
         for name, runs in collected.items()
         if runs
     }
@@ -159,23 +185,32 @@ def report(results: dict[str, dict[str, Any]]) -> None:
     rows = []
     for name, r in results.items():
         memory = [f"{r['peak_mib']:,.0f}", f"{r['peak_mib'] - r['baseline_mib']:,.0f}"]
-        rows.append([name, f"{r['forward']:.2f}", f"{r['backward']:.2f}", f"{r['residual']:.1e}", *memory])
+        rows.append(
+            [name, f"{r['forward']:.2f}", f"{r['backward']:.2f}", f"{r['residual']:.1e}", *memory]
+        )
     print(table(headers, rows))
     content: dict[str, Any] = {"results": results}
-    accurate = {name: r for name, r in results.items() if name in THEIRS and r["residual"] <= 2 * TOLERANCE}
+    accurate = {
+        name: r for name, r in results.items() if name in THEIRS and r["residual"] <= 2 * TOLERANCE
+    }
     if accurate:
-        fastest = min(accurate, key=lambda name: accurate[name]["forward"] + accurate[name]["backward"])
+        fastest = min(
+            accurate, key=lambda name: accurate[name]["forward"] + accurate[name]["backward"]
+        )
         content |= {"fastest_of_theirs": fastest, "ratios": _ratios(results, accurate[fastest])}
         print(f"\nagainst {fastest}, the fastest of theirs:")
         for name, ratio in content["ratios"].items():
             print(
                 f"{name}: forward {ratio['forward']:.1f} times faster (target {FORWARD_TARGET:g}), "
-                f"backward {ratio['backward']:.1f} (target {BACKWARD_TARGET:g}), {ratio['memory']:.2f} of its memory (target 1)"
+                f"backward {ratio['backward']:.1f} (target {BACKWARD_TARGET:g}), "
+                f"{ratio['memory']:.2f} of its memory (target 1)"
             )
     save("against_torch_sla", content)
 
 
-def _ratios(results: dict[str, dict[str, Any]], against: dict[str, Any]) -> dict[str, dict[str, float]]:
+def _ratios(
+    results: dict[str, dict[str, Any]], against: dict[str, Any]
+) -> dict[str, dict[str, float]]:
     ours = {name: r for name, r in results.items() if name in OURS}
     return {
         name: {
@@ -189,7 +224,9 @@ def _ratios(results: dict[str, dict[str, Any]], against: dict[str, Any]) -> dict
 
 def main() -> None:
     """Measure, print, write; or take one measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="once each instead of 5 times")
     parser.add_argument("--torch-sla-python", metavar="PATH", help="interpreter that has torch-sla")
     parser.add_argument("--ours", metavar="PC", help=argparse.SUPPRESS)
@@ -200,9 +237,14 @@ def main() -> None:
     elif arguments.theirs:
         theirs(*arguments.theirs)
     else:
-        sla = arguments.torch_sla_python or (sys.executable if importlib.util.find_spec("torch_sla") else None)
+        sla = arguments.torch_sla_python or (
+            sys.executable if importlib.util.find_spec("torch_sla") else None
+        )
         if sla is None:
-            print("torch-sla is not installed: pip install -e '.[benchmarks]', or give --torch-sla-python")
+            print(
+                "torch-sla is not installed: pip install -e '.[benchmarks]', or give "
+                "--torch-sla-python"
+            )
         report(measure(commands(sla), 1 if arguments.quick else 5, run_once))
 
 

@@ -16,7 +16,9 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def medians(actions: Sequence[Callable[[], Any]], repetitions: int, calls: int = 1) -> list[float]:
-    """Median seconds of each action; all take turns, so that a noisy machine disturbs them alike."""
+    """Median seconds of each action; all take turns, so that a noisy machine disturbs them
+    alike.
+    """
     seconds: list[list[float]] = [[] for _ in actions]
     for action in actions:
         action()
@@ -33,13 +35,20 @@ def medians(actions: Sequence[Callable[[], Any]], repetitions: int, calls: int =
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned plain text."""
     widths = [max(len(str(row[i])) for row in [headers, *rows]) for i in range(len(headers))]
-    lines = ["  ".join(str(cell).rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [headers, *rows]]
+    lines = [
+        "  ".join(str(cell).rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [headers, *rows]
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def save(name: str, content: dict[str, Any]) -> None:
     """Write `benchmarks/results/<name>.json`, with the machine it was measured on."""
-    machine = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()}
+    machine = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+    }
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / f"{name}.json", {"machine": machine, **content})
     print(f"\nwritten: {RESULTS / name}.json")

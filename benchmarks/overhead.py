@@ -1,9 +1,12 @@
-"""What `prdp_hpc.solve` adds to PETSc: forward against the same KSP from bare petsc4py, backward against forward.
+"""What `prdp_hpc.solve` adds to PETSc: forward against the same KSP from bare petsc4py, backward
+against forward.
 
     python benchmarks/overhead.py [--quick]
 
-Both sides do exactly the same iterations on the same matrix, preconditioner set up beforehand. Targets: forward at most
-1.3, 1.05, 1.02 times bare PETSc at 10³, 10⁵, 10⁶ unknowns; backward of b at most 1.05 times the forward solve, with values
+Both sides do exactly the same iterations on the same matrix, preconditioner set up beforehand.
+Targets: forward at most
+1.3, 1.05, 1.02 times bare PETSc at 10³, 10⁵, 10⁶ unknowns; backward of b at most 1.05 times the
+  forward solve, with values
 1.2 times.
 """
 
@@ -40,7 +43,9 @@ def convection_diffusion(n: int) -> tuple[SparseOperator, torch.Tensor]:
     symmetric, values = poisson(n)
     rows, cols = symmetric._rows, symmetric._cols
     wind = 0.5 * float(values.max())
-    values = values + wind * torch.from_numpy((rows == cols).astype(float) - (cols == rows - n).astype(float))
+    values = values + wind * torch.from_numpy(
+        (rows == cols).astype(float) - (cols == rows - n).astype(float)
+    )
     return SparseOperator(rows, cols, symmetric.shape), values
 
 
@@ -77,7 +82,8 @@ def measure(case: str, n: int, repetitions: int, calls: int) -> dict[str, Any]:
     with_values = values.clone().requires_grad_()
     gradient = torch.ones_like(b)
     operator.load(values)
-    # Which KSP got its vectors first is worth some percent at 10⁶ unknowns: bare PETSc is made before ours and after.
+    # Which KSP got its vectors first is worth some percent at 10⁶ unknowns: bare PETSc is made
+    # before ours and after.
     earlier = bare_petsc(operator, ksp_type, b)
     earlier()
     solve(operator, values, b, solver)
@@ -103,8 +109,16 @@ def measure(case: str, n: int, repetitions: int, calls: int) -> dict[str, Any]:
         "unknowns": n * n,
         "iterations": ITERATIONS,
         "seconds": {"bare": bare, "forward": ours, "backward_b": only_b, "backward_values": both},
-        "ratios": {"forward": ours / bare, "backward_b": only_b / ours, "backward_values": both / ours},
-        "targets": {"forward": FORWARD_TARGETS[n], "backward_b": BACKWARD_TARGET, "backward_values": VALUES_TARGET},
+        "ratios": {
+            "forward": ours / bare,
+            "backward_b": only_b / ours,
+            "backward_values": both / ours,
+        },
+        "targets": {
+            "forward": FORWARD_TARGETS[n],
+            "backward_b": BACKWARD_TARGET,
+            "backward_values": VALUES_TARGET,
+        },
         "set_ups": solver.report.forward.set_ups + solver.report.adjoint.set_ups,
     }
 
@@ -127,18 +141,33 @@ def memory_growth(solves: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="without 10⁶ unknowns")
     quick = parser.parse_args().quick
     plan = [(32, 21, 50), (316, 21, 1)] + ([] if quick else [(1000, 9, 1)])
-    results = [measure(case, n, repetitions, calls) for case in CASES for n, repetitions, calls in plan]
+    results = [
+        measure(case, n, repetitions, calls) for case in CASES for n, repetitions, calls in plan
+    ]
     rows = []
     for result in results:
         ratios, targets, seconds = result["ratios"], result["targets"], result["seconds"]
-        cells = [f"{ratios[key]:.3f} ({verdict(ratios[key], targets[key])} ≤ {targets[key]})" for key in ratios]
+        cells = [
+            f"{ratios[key]:.3f} ({verdict(ratios[key], targets[key])} ≤ {targets[key]})"
+            for key in ratios
+        ]
         times = [f"{seconds[key] * 1e3:.3f}" for key in ("bare", "forward")]
         rows.append([result["case"], f"{result['unknowns']:,}", *times, *cells])
-    headers = ["matrix", "unknowns", "bare ms", "ours ms", "forward / bare", "backward b / forward", "with values / forward"]
+    headers = [
+        "matrix",
+        "unknowns",
+        "bare ms",
+        "ours ms",
+        "forward / bare",
+        "backward b / forward",
+        "with values / forward",
+    ]
     print(table(headers, rows))
     growth = memory_growth(10_000)
     before, after = growth["peak_kib_before"], growth["peak_kib_after"]

@@ -16,7 +16,9 @@ def main() -> None:
     """Run each in a process of its own; stop at the first that fails."""
     for name in BENCHMARKS:
         print(f"\n== {name}\n", flush=True)
-        subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True)
+        subprocess.run(
+            [sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
     python benchmarks/scaling.py [--quick]
 
-The model's numbers are fitted to problems of one rank, once alone and once with as many beside it as the machine has cores (they
-share caches and memory), its latency and bandwidth of messages to a ping-pong. It then predicts training steps on several ranks,
-which are measured: the target is 20 % on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the
-halo's own count. All of it is done three times in turns, since a machine's speed drifts, and the medians are shown. Writes
-`results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and `docs/scaling.png`.
+The model's numbers are fitted to problems of one rank, once alone and once with as many beside it
+as the machine has cores (they share caches and memory), its latency and bandwidth of messages to a
+ping-pong. It then predicts training steps on several ranks, which are measured: the target is 20 %
+on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the halo's own
+count. All of it is done three times in turns, since a machine's speed drifts, and the medians are
+shown. Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and
+`docs/scaling.png`.
 """
 
 from __future__ import annotations
@@ -56,9 +58,22 @@ def config(shape: list[int], output: str, batch: int = 4) -> EmulatorConfig:
 
 def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
     """What `scaling_ranks.py` measures on some ranks, one thread each."""
-    command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(ranks), sys.executable, str(CHILD), action]
+    command = [
+        str(Path(sys.executable).with_name("mpiexec")),
+        "-n",
+        str(ranks),
+        sys.executable,
+        str(CHILD),
+        action,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    ended = subprocess.run([*command, json.dumps(arguments)], capture_output=True, text=True, env=environment, check=False)
+    ended = subprocess.run(
+        [*command, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     if ended.returncode != 0:
         raise SystemExit(ended.stderr)
     measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -67,7 +82,10 @@ def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
 
 def fitted_machine(beside: int, sizes: list[list[int]], repetitions: int, folder: str) -> Machine:
     """The machine as a rank sees it that works on problems of its own, when `beside` ranks do."""
-    configs = [config(shape, folder).model_dump(mode="json") | {"name": f"fit-{shape[1]}"} for shape in sizes]
+    configs = [
+        config(shape, folder).model_dump(mode="json") | {"name": f"fit-{shape[1]}"}
+        for shape in sizes
+    ]
     one = on_ranks(beside, "calibrate", repetitions=repetitions, configs=configs)
     wire = on_ranks(2, "wire", repetitions=repetitions)
     return Machine(
@@ -98,14 +116,20 @@ def predicted(cost: StepCost) -> dict[str, float]:
     return {"solver": cost.solver, "adjoint": cost.adjoint, "network": rest, "step": cost.total}
 
 
-def measure(size: int, ranks: list[int], repetitions: int, alone: Machine, full: Machine, folder: str) -> list[dict[str, Any]]:
+def measure(
+    size: int, ranks: list[int], repetitions: int, alone: Machine, full: Machine, folder: str
+) -> list[dict[str, Any]]:
     """Every case, measured and predicted: one rank with the rates of a rank alone."""
     rows = []
     for kind, shape, replicas, grid_ranks in cases(size, ranks):
         one = config(shape, folder)
         machine = alone if replicas * grid_ranks == 1 else full
         found = on_ranks(
-            replicas * grid_ranks, "train", config=one.model_dump(mode="json"), grid_ranks=grid_ranks, repetitions=repetitions
+            replicas * grid_ranks,
+            "train",
+            config=one.model_dump(mode="json"),
+            grid_ranks=grid_ranks,
+            repetitions=repetitions,
         )
         cost = step_cost(workload_of(one), machine, replicas, grid_ranks)
         model = predicted(cost)
@@ -117,15 +141,25 @@ def measure(size: int, ranks: list[int], repetitions: int, alone: Machine, full:
                 "grid_ranks": grid_ranks,
                 "measured": found,
                 "predicted": model,
-                "predicted_traffic": {"messages": cost.messages, "bytes": cost.sent, "sums": cost.sums},
+                "predicted_traffic": {
+                    "messages": cost.messages,
+                    "bytes": cost.sent,
+                    "sums": cost.sums,
+                },
                 "difference": {part: model[part] / found[part] - 1.0 for part in PARTS},
             }
         )
-        print(f"{kind}, {replicas} × {grid_ranks}: step {found['step']:.3f} s, predicted {model['step']:.3f} s", flush=True)
+        print(
+            f"{kind}, {replicas} × {grid_ranks}: step {found['step']:.3f} s, predicted "
+            f"{model['step']:.3f} s",
+            flush=True,
+        )
     return rows
 
 
-def one_round(size: int, repetitions: int, cores: int) -> tuple[Machine, Machine, list[dict[str, Any]]]:
+def one_round(
+    size: int, repetitions: int, cores: int
+) -> tuple[Machine, Machine, list[dict[str, Any]]]:
     """A rank alone, a rank among others, and what was measured right after."""
     sizes = [[size, size * quarters // 4] for quarters in (1, 2, 3, 4)]
     with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +215,11 @@ def results_table(rows: list[dict[str, Any]], cores: int) -> str:
 def extrapolated(ranks: list[int]) -> list[dict[str, Any]]:
     """The best split of three problems on up to 4,096 GPUs of the preset."""
     machine, found = MACHINES["gpu"], []
-    for name, shape, batch in (("256 × 256", [256, 256], 64), ("128³", [128] * 3, 64), ("512³", [512] * 3, 16)):
+    for name, shape, batch in (
+        ("256 × 256", [256, 256], 64),
+        ("128³", [128] * 3, 64),
+        ("512³", [512] * 3, 16),
+    ):
         work = workload_of(config(shape, "runs", batch))
         for count in ranks:
             try:
@@ -213,10 +251,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for problem in dict.fromkeys(row["problem"] for row in rows):
         mine = [row for row in rows if row["problem"] == problem]
-        axes.loglog([row["ranks"] for row in mine], [row["speed_up"] for row in mine], marker="o", markersize=3, label=problem)
+        axes.loglog(
+            [row["ranks"] for row in mine],
+            [row["speed_up"] for row in mine],
+            marker="o",
+            markersize=3,
+            label=problem,
+        )
     ends = [1, max(row["ranks"] for row in rows)]
     axes.loglog(ends, ends, color="0.7", linewidth=1, label="ideal")
-    axes.set(xlabel="GPUs", ylabel="speed-up against one", title="Heat emulator with a ResNet, best split, by the model")
+    axes.set(
+        xlabel="GPUs",
+        ylabel="speed-up against one",
+        title="Heat emulator with a ResNet, best split, by the model",
+    )
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -225,7 +273,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Fit, measure, compare, carry on."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a smaller grid and fewer repetitions")
     quick = parser.parse_args().quick
     cores, repetitions = len(os.sched_getaffinity(0)), 3 if quick else 9

@@ -43,7 +43,9 @@ def seconds(action: Callable[[], Any], repetitions: int) -> float:
 
 
 def sums_of_petsc() -> int:
-    """Sums over ranks since PETSc's log began: its own count of reductions stays 0, but each of these events is one."""
+    """Sums over ranks since PETSc's log began: its own count of reductions stays 0, but each of
+    these events is one.
+    """
     events = ("VecTDot", "VecDot", "VecNorm", "VecMDot", "VecReduceComm")
     return sum(int(PETSc.Log.Event(name).getPerfInfo()["count"]) for name in events)
 
@@ -68,7 +70,9 @@ def line(x: list[float], y: list[float]) -> tuple[float, float]:
 
 
 def solve_overhead(repetitions: int) -> float:
-    """Seconds of a right-hand side beside its iterations: of solves so small that iterations cost little."""
+    """Seconds of a right-hand side beside its iterations: of solves so small that iterations cost
+    little.
+    """
     grid = Grid((64, 64), comm=MPI.COMM_SELF)
     solver = Solver("cg", "jacobi")
     heat, field = Heat(grid, diffusivity=1e-3, dt=1.0, solver=solver), torch.rand(4, 1, 64, 64)
@@ -86,8 +90,12 @@ def solve_overhead(repetitions: int) -> float:
     return max(0.0, times[0] - few * (times[1] - times[0]) / (many - few))
 
 
-def training_rates(configs: list[dict[str, Any]], overheads: tuple[float, float], repetitions: int) -> dict[str, float]:
-    """Rates of solver and network, fitted to training steps on one rank; `overheads` of a solve and of a step are known."""
+def training_rates(
+    configs: list[dict[str, Any]], overheads: tuple[float, float], repetitions: int
+) -> dict[str, float]:
+    """Rates of solver and network, fitted to training steps on one rank; `overheads` of a solve and
+    of a step are known.
+    """
     streamed, iterations, flops, layers = [], [], [], []
     for content in configs:
         # All ranks at once, each a training of its own.
@@ -99,7 +107,9 @@ def training_rates(configs: list[dict[str, Any]], overheads: tuple[float, float]
         iterations.append((each - overheads[0]) / work.iterations)
         streamed.append(streamed_bytes(work) * work.points)
         layers.append((measured["network"] - overheads[1]) / count)
-        flops.append(3 * sum(layer.flops for layer in work.layers) * work.points * work.batch / count)
+        flops.append(
+            3 * sum(layer.flops for layer in work.layers) * work.points * work.batch / count
+        )
     per_byte, iteration = line(streamed, iterations)
     per_flop, layer = line(flops, layers)
     return {
@@ -111,7 +121,9 @@ def training_rates(configs: list[dict[str, Any]], overheads: tuple[float, float]
 
 
 def copy_rate(repetitions: int) -> float:
-    """Bytes/s of giving fields their neighbours' points, forward and backward; on one rank these are its own."""
+    """Bytes/s of giving fields their neighbours' points, forward and backward; on one rank these
+    are its own.
+    """
     halo = Halo(Partition.whole((256, 256), "periodic"), 1, 1)
     field = torch.rand(4, 16, 256, 256).requires_grad_()
     gradient = torch.rand(4, 16, 258, 258)
@@ -153,7 +165,9 @@ def wire(repetitions: int) -> dict[str, float]:
 
 
 def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> dict[str, float]:
-    """Seconds of a training step of the real task and its parts, of the slowest rank; what a rank sends, the mean over ranks."""
+    """Seconds of a training step of the real task and its parts, of the slowest rank; what a rank
+    sends, the mean over ranks.
+    """
     one = validate(content, "benchmark")
     solver = build_solver(one)
     Path(one.output).mkdir(parents=True, exist_ok=True)
@@ -172,7 +186,9 @@ def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> di
         whole = time.perf_counter() - start
         forward = solver.report.forward.seconds - report.forward.seconds
         adjoint = solver.report.adjoint.seconds - report.adjoint.seconds
-        found.append(tuple(WORLD.allreduce(s / steps, op=MPI.MAX) for s in (forward, adjoint, whole)))
+        found.append(
+            tuple(WORLD.allreduce(s / steps, op=MPI.MAX) for s in (forward, adjoint, whole))
+        )
     logged = PETSc.Log.Event("KSPSolve").getPerfInfo()
     count = steps * repetitions
     # An event's messages are those sent and those received.
@@ -183,7 +199,12 @@ def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> di
     ]
     messages, sent, sums = (WORLD.allreduce(value) / WORLD.size for value in mine)
     forward, adjoint, whole = (statistics.median(column) for column in zip(*found, strict=True))
-    seconds = {"solver": forward, "adjoint": adjoint, "network": whole - forward - adjoint, "step": whole}
+    seconds = {
+        "solver": forward,
+        "adjoint": adjoint,
+        "network": whole - forward - adjoint,
+        "step": whole,
+    }
     return seconds | {"messages": messages, "bytes": sent, "sums": sums}
 
 
@@ -197,6 +218,8 @@ def train(config: dict[str, Any], grid_ranks: int, repetitions: int) -> dict[str
 
 if __name__ == "__main__":
     keep_freed_memory()  # as training does
-    result = {"calibrate": calibrate, "wire": wire, "train": train}[sys.argv[1]](**json.loads(sys.argv[2]))
+    result = {"calibrate": calibrate, "wire": wire, "train": train}[sys.argv[1]](
+        **json.loads(sys.argv[2])
+    )
     if WORLD.rank == 0:
         print(json.dumps(result))

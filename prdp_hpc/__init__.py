@@ -1,7 +1,8 @@
-"""Train neural networks through distributed PETSc solves that are only as accurate as training needs.
+"""Train neural networks through distributed PETSc solves that are only as accurate as training
+needs.
 
-The public names are loaded on first use, so that `prdp-hpc doctor` can say what is missing on a machine
-where PETSc or torch cannot be imported.
+The public names are loaded on first use, so that `prdp-hpc doctor` can say what is missing on a
+machine where PETSc or torch cannot be imported.
 """
 
 import os
@@ -10,10 +11,12 @@ from typing import Any
 
 from prdp_hpc.launch import prepare_mpi
 
-# One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other ranks.
+# One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other
+# ranks.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# PETSc's own handler aborts by SIGTERM, from within a library call: it can wait for ever for a lock that this call holds.
+# PETSc's own handler aborts by SIGTERM, from within a library call: it can wait for ever for a lock
+# that this call holds.
 _petsc_options = os.environ.get("PETSC_OPTIONS", "")
 if "-no_signal_handler" not in _petsc_options:
     os.environ["PETSC_OPTIONS"] = f"{_petsc_options} -no_signal_handler"

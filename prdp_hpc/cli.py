@@ -31,12 +31,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and run a command; users' mistakes end with exit code 2 and one message."""
+    """Parse the command line and run a command; users' mistakes end with exit code 2 and one
+    message.
+    """
     arguments = _arguments(argv)
     if arguments.command in ("plot", "plan", "submit") and launched_rank() > 0:
         return  # works on files alone: one rank is enough
-    # Threads that spin while they wait cost little on idle cores and a multiple of the run time on busy ones. Read when
-    # torch is loaded, which the commands do.
+    # Threads that spin while they wait cost little on idle cores and a multiple of the run time on
+    # busy ones. Read when torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     trains = arguments.command in _TRAINING
     warnings.formatwarning = _sentence
@@ -53,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _sentence(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+def _sentence(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
     """Warnings of this package as its errors look; of others' code the place is told too."""
     if Path(filename).is_relative_to(Path(__file__).parent):
         return f"prdp-hpc: warning: {message}\n"
@@ -61,7 +69,9 @@ def _sentence(message: Warning | str, category: type[Warning], filename: str, li
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may stand before and after options, which argparse's subcommands do not allow by themselves."""
+    """Overrides may stand before and after options, which argparse's subcommands do not allow by
+    themselves.
+    """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
@@ -81,26 +91,71 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _config_command(commands, "run", "train once; writes a run folder", resumable=True)
-    _config_command(commands, "compare", "train with PRDP and with full refinement, over seeds; table, figure", resumable=True)
-    paper = commands.add_parser("paper", help="compare in every experiment of the paper; goes on where it was stopped")
-    paper.add_argument("--quick", action="store_true", help="smaller sizes, 8 to 17 minutes on 2 cores")
+    _config_command(
+        commands,
+        "compare",
+        "train with PRDP and with full refinement, over seeds; table, figure",
+        resumable=True,
+    )
+    paper = commands.add_parser(
+        "paper", help="compare in every experiment of the paper; goes on where it was stopped"
+    )
+    paper.add_argument(
+        "--quick", action="store_true", help="smaller sizes, 8 to 17 minutes on 2 cores"
+    )
     paper.add_argument("--only", nargs="+", metavar="NAME", help="these experiments of the list")
-    paper.add_argument("--out", metavar="FOLDER", help="where results go (default: runs/paper, or runs/paper-quick)")
-    paper.add_argument("--list", metavar="FILE", help="another list of experiments (default: configs/paper/experiments.yaml)")
-    generate = _config_command(commands, "generate", "make the trajectories that a config trains on")
-    generate.add_argument("--out", metavar="FILE", help="where to write (default: where run and compare look)")
-    gradients = _config_command(commands, "gradients", "how exact gradients through K iterations are, implicit and unrolled")
+    paper.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="where results go (default: runs/paper, or runs/paper-quick)",
+    )
+    paper.add_argument(
+        "--list",
+        metavar="FILE",
+        help="another list of experiments (default: configs/paper/experiments.yaml)",
+    )
+    generate = _config_command(
+        commands, "generate", "make the trajectories that a config trains on"
+    )
+    generate.add_argument(
+        "--out", metavar="FILE", help="where to write (default: where run and compare look)"
+    )
+    gradients = _config_command(
+        commands, "gradients", "how exact gradients through K iterations are, implicit and unrolled"
+    )
     gradients.add_argument("--out", metavar="PNG", help="the figure's file")
-    plan = _config_command(commands, "plan", "the best split of ranks into replicas and grid ranks, by a model; runs nothing")
+    plan = _config_command(
+        commands,
+        "plan",
+        "the best split of ranks into replicas and grid ranks, by a model; runs nothing",
+    )
     plan.add_argument("--ranks", type=_count, required=True, metavar="N", help="ranks to divide")
-    plan.add_argument("--machine", default="cpu", metavar="NAME", help="cpu (default), gpu, or a file of benchmarks/scaling.py")
-    plan.add_argument("--iterations", type=_count, metavar="K", help="iterations of a solve (default: full refinement's)")
+    plan.add_argument(
+        "--machine",
+        default="cpu",
+        metavar="NAME",
+        help="cpu (default), gpu, or a file of benchmarks/scaling.py",
+    )
+    plan.add_argument(
+        "--iterations",
+        type=_count,
+        metavar="K",
+        help="iterations of a solve (default: full refinement's)",
+    )
     plot = commands.add_parser("plot", help="draw finished or running runs, from their files alone")
-    plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders; or one folder of a comparison")
+    plot.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; or one folder of a comparison"
+    )
     plot.add_argument("--out", metavar="PNG", help="the figure's file")
-    evaluate = commands.add_parser("evaluate", help="validation errors of a trained network, on other data too")
+    evaluate = commands.add_parser(
+        "evaluate", help="validation errors of a trained network, on other data too"
+    )
     evaluate.add_argument("run", metavar="RUN", help="a run folder")
-    evaluate.add_argument("--data", metavar="FILE", help="an HDF5 file with the group validation (default: the run's own)")
+    evaluate.add_argument(
+        "--data",
+        metavar="FILE",
+        help="an HDF5 file with the group validation (default: the run's own)",
+    )
     evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
     _submit_command(commands)
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")
@@ -114,34 +169,77 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _config_command(commands: Any, name: str, help_text: str, resumable: bool = False) -> argparse.ArgumentParser:
+def _config_command(
+    commands: Any, name: str, help_text: str, resumable: bool = False
+) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, allow_abbrev=False)
     command.add_argument("config", metavar="CONFIG", help="a YAML file, as configs/heat_2d.yaml")
-    command.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the config, as training.epochs=10")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help="changes to the config, as training.epochs=10",
+    )
     if resumable:
         choice = command.add_mutually_exclusive_group()
-        choice.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
-        choice.add_argument("--overwrite", action="store_true", help="remove an earlier run of this name first")
+        choice.add_argument(
+            "--resume", action="store_true", help="continue from the newest checkpoint"
+        )
+        choice.add_argument(
+            "--overwrite", action="store_true", help="remove an earlier run of this name first"
+        )
     return command
 
 
 def _submit_command(commands: Any) -> None:
-    submit = _config_command(commands, "submit", "a SLURM job that trains: shows its script and submits it")
-    submit.add_argument("--command", dest="task", choices=("run", "compare", "generate"), default="run", help="default: run")
+    submit = _config_command(
+        commands, "submit", "a SLURM job that trains: shows its script and submits it"
+    )
+    submit.add_argument(
+        "--command",
+        dest="task",
+        choices=("run", "compare", "generate"),
+        default="run",
+        help="default: run",
+    )
     submit.add_argument("--nodes", type=_count, default=1, metavar="N", help="default: 1")
-    submit.add_argument("--replicas", type=_count, default=1, metavar="N", help="copies of the network (default: 1)")
-    submit.add_argument("--grid-ranks", type=_count, metavar="N", help="ranks that share one grid (default: the config's, or 1)")
-    submit.add_argument("--cpus-per-task", type=_count, default=1, metavar="N", help="cores of each rank (default: 1)")
+    submit.add_argument(
+        "--replicas", type=_count, default=1, metavar="N", help="copies of the network (default: 1)"
+    )
+    submit.add_argument(
+        "--grid-ranks",
+        type=_count,
+        metavar="N",
+        help="ranks that share one grid (default: the config's, or 1)",
+    )
+    submit.add_argument(
+        "--cpus-per-task",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="cores of each rank (default: 1)",
+    )
     submit.add_argument("--gpus-per-node", type=_count, metavar="N", help="default: none")
-    submit.add_argument("--time", metavar="H:MM:SS", help="time limit; the job goes on after it by itself (default: the site's)")
+    submit.add_argument(
+        "--time",
+        metavar="H:MM:SS",
+        help="time limit; the job goes on after it by itself (default: the site's)",
+    )
     submit.add_argument("--partition", metavar="NAME", help="default: the site's")
     submit.add_argument("--account", metavar="NAME", help="default: yours")
-    submit.add_argument("--dry-run", action="store_true", help="write and show the script, do not submit it")
+    submit.add_argument(
+        "--dry-run", action="store_true", help="write and show the script, do not submit it"
+    )
 
 
 def _fail(error: Exception) -> NoReturn:
-    """End the job on all ranks: with one message for a user's mistake, with a traceback for a bug."""
-    expected = isinstance(error, ValueError | ImportError | OSError) or type(error).__name__ == "SolveError"
+    """End the job on all ranks: with one message for a user's mistake, with a traceback for a
+    bug.
+    """
+    expected = (
+        isinstance(error, ValueError | ImportError | OSError)
+        or type(error).__name__ == "SolveError"
+    )
     world = _world()
     together = world is None or world.size == 1 or _all_ranks_fail(world)
     # Processes that MPI sees each alone must not all say the same.
@@ -171,6 +269,8 @@ def _all_ranks_fail(world: Any) -> bool:
 
 
 def _world() -> Any:
-    """MPI's world if MPI is in use. A `ProcessMesh` works on a copy, so nothing else is pending on this one."""
+    """MPI's world if MPI is in use. A `ProcessMesh` works on a copy, so nothing else is pending on
+    this one.
+    """
     mpi = sys.modules.get("mpi4py.MPI")
     return None if mpi is None else mpi.COMM_WORLD

@@ -19,8 +19,8 @@ RENDEZVOUS_SECONDS = 5.0
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank as soon as one rank has an error; collective.
 
-    The rank that found it raises its own error; the others raise one of the same type that names the rank.
-    Does nothing when no rank has an error.
+    The rank that found it raises its own error; the others raise one of the same type that names
+    the rank. Does nothing when no rank has an error.
     """
     if comm.size == 1:
         if error is not None:
@@ -36,7 +36,8 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
 
 
 def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
-    """What `function` returns on this rank; if it raises on one rank, every rank raises as in `raise_together`.
+    """What `function` returns on this rank; if it raises on one rank, every rank raises as in
+    `raise_together`.
 
     Collective. Where `function` is collective too, it must fail on all its ranks alike.
     """
@@ -50,7 +51,9 @@ def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
 
 
 def all_ranks_come(comm: MPI.Comm) -> bool:
-    """Whether every rank calls this, or a non-blocking barrier, within a few seconds; for ranks whose work has failed."""
+    """Whether every rank calls this, or a non-blocking barrier, within a few seconds; for ranks
+    whose work has failed.
+    """
     request = comm.Ibarrier()
     end = time.monotonic() + RENDEZVOUS_SECONDS
     while time.monotonic() < end:
@@ -68,16 +71,22 @@ def abort(comm: MPI.Comm, code: int) -> None:
 
 
 def abort_on_error(comm: MPI.Comm) -> None:
-    """Make an exception that nothing catches end the whole job instead of leaving the other ranks waiting.
+    """Make an exception that nothing catches end the whole job instead of leaving the other ranks
+    waiting.
 
-    Sets `sys.excepthook`; a no-op on one rank. MPI_Abort ends every process of the job within seconds.
+    Sets `sys.excepthook`; a no-op on one rank. MPI_Abort ends every process of the job within
+    seconds.
     """
     if comm.size == 1:
         return
 
     def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        # Not sys.stderr: torch.distributed puts a hook around this one that keeps what is written there until the end.
-        print(f"rank {comm.rank} failed, ending the job on all {comm.size} ranks:", file=sys.__stderr__)
+        # Not sys.stderr: torch.distributed puts a hook around this one that keeps what is written
+        # there until the end.
+        print(
+            f"rank {comm.rank} failed, ending the job on all {comm.size} ranks:",
+            file=sys.__stderr__,
+        )
         traceback.print_exception(kind, value, trace, file=sys.__stderr__)
         if sys.__stderr__ is not None:
             sys.__stderr__.flush()

@@ -1,6 +1,7 @@
 """The base class of the errors that users cause.
 
-The `prdp-hpc` command shows these as one sentence; every other exception is a bug and keeps its traceback.
+The `prdp-hpc` command shows these as one sentence; every other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations

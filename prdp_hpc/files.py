@@ -14,15 +14,18 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure it is removed.
+    """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure it
+    is removed.
 
-    The folder is made where it is missing. The temporary name starts with a dot and keeps the suffix, so that
-    libraries which choose a format by suffix do the right thing. The bytes reach the disk before the rename: after
-    a crash `path` holds its old content or its new content, never a part; once this returns, the new one.
+    The folder is made where it is missing. The temporary name starts with a dot and keeps the
+    suffix, so that libraries which choose a format by suffix do the right thing. The bytes reach
+    the disk before the rename: after a crash `path` holds its old content or its new content, never
+    a part; once this returns, the new one.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`: its files are private to the user, and a run folder is often shared with a group.
+    # Not `tempfile`: its files are private to the user, and a run folder is often shared with a
+    # group.
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary
@@ -35,7 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Remove what `atomic_path` left of writing `path`, a name or a pattern, when its process was killed.
+    """Remove what `atomic_path` left of writing `path`, a name or a pattern, when its process was
+    killed.
 
     Only where nobody writes there at the moment.
     """
@@ -53,8 +57,8 @@ def write_text(path: str | Path, text: str) -> None:
 def to_json(value: object, indent: int | None = None) -> str:
     """`value` as strict JSON text; NaN and infinities, which JSON does not have, become null.
 
-    Mappings, lists, tuples, strings, booleans, None and any real number (NumPy's scalars too) are accepted;
-    anything else raises `TypeError`.
+    Mappings, lists, tuples, strings, booleans, None and any real number (NumPy's scalars too) are
+    accepted; anything else raises `TypeError`.
     """
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
@@ -86,4 +90,7 @@ def _plain(value: object) -> object:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON: convert it to a number, text, list or dict first")
+    raise TypeError(
+        f"{type(value).__name__} cannot be written as JSON: convert it to a number, text, list or "
+        "dict first"
+    )

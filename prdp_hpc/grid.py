@@ -28,21 +28,23 @@ class Grid:
     Parameters
     ----------
     shape : points per axis, in torch's order (the last axis is contiguous).
-    boundary : "dirichlet", "neumann" or "periodic", one for all axes or one per axis. With spacing `h`, the
-        points of an axis of length `L` are
+    boundary : "dirichlet", "neumann" or "periodic", one for all axes or one per axis. With spacing
+        `h`, the points of an axis of length `L` are
 
-        - dirichlet: `x_i = (i + 1) h`, `h = L / (n + 1)`: inner points only, the value on both ends is 0;
+        - dirichlet: `x_i = (i + 1) h`, `h = L / (n + 1)`: inner points only, the value on both ends
+          is 0;
         - neumann: `x_i = (i + 1/2) h`, `h = L / n`: cell centres, no flux through both ends;
         - periodic: `x_i = i h`, `h = L / n`.
     comm : the ranks that share the grid; default: all.
     length : length of the domain, one for all axes or one per axis; default 1.
-    group : the same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL); default: through MPI.
+    group : the same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL);
+        default: through MPI.
 
     Raises
     ------
     ValueError
-        For an impossible shape, boundary or length, for ranks that disagree, and when there are more ranks
-        than the grid can be divided among.
+        For an impossible shape, boundary or length, for ranks that disagree, and when there are
+        more ranks than the grid can be divided among.
 
     Notes
     -----
@@ -62,8 +64,13 @@ class Grid:
         self.shape = tuple(int(n) for n in shape)
         self.boundary = _per_axis(boundary, len(self.shape))
         self.length = tuple(float(a) for a in _per_axis(length, len(self.shape)))
-        if self.comm.size > 1 and len(set(self.comm.allgather((self.shape, self.boundary, self.length)))) > 1:
-            raise InputError("the ranks of one grid were given different shapes, boundaries or lengths")
+        if (
+            self.comm.size > 1
+            and len(set(self.comm.allgather((self.shape, self.boundary, self.length)))) > 1
+        ):
+            raise InputError(
+                "the ranks of one grid were given different shapes, boundaries or lengths"
+            )
         self.dm = self._create_dm()
         parts = [np.cumsum([0, *sizes]).tolist() for sizes in self.dm.getOwnershipRanges()[::-1]]
         self.partition = Partition(tuple(map(tuple, parts)), self.boundary, self.comm, group)
@@ -71,12 +78,16 @@ class Grid:
         self.local_slices = self.partition.local_slices
         self.n_local = math.prod(self.local_shape)
         self.spacing = tuple(
-            a / (n + 1) if b == "dirichlet" else a / n for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
+            a / (n + 1) if b == "dirichlet" else a / n
+            for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
         )
         self._halos: dict[int, Halo] = {}
 
     def __repr__(self) -> str:
-        return f"Grid({self.shape}, boundary={self.boundary}, length={self.length}, ranks={self.comm.size})"
+        return (
+            f"Grid({self.shape}, boundary={self.boundary}, length={self.length}, "
+            f"ranks={self.comm.size})"
+        )
 
     @property
     def dim(self) -> int:
@@ -100,28 +111,36 @@ class Grid:
 
     def coordinates(self) -> tuple[Tensor, ...]:
         """Coordinates of this rank's points: one float64 tensor per axis, each of `local_shape`."""
-        axes = [torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)]
+        axes = [
+            torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)
+        ]
         return tuple(torch.meshgrid(*axes, indexing="ij"))
 
     def scatter(self, whole: Tensor) -> Tensor:
-        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that every rank holds alike.
+        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that every rank
+        holds alike.
 
-        Differentiable: in the backward pass each rank gets the gradient of the whole field, gathered from all parts, so
-        whatever the ranks compute alike from whole fields (a network) needs no further reduction. The backward pass is
-        collective, and the gradient must be asked for on all ranks or none.
+        Differentiable: in the backward pass each rank gets the gradient of the whole field,
+        gathered from all parts, so whatever the ranks compute alike from whole fields (a network)
+        needs no further reduction. The backward pass is collective, and the gradient must be asked
+        for on all ranks or none.
         """
         if tuple(whole.shape[-self.dim :]) != self.shape:
-            raise InputError(f"a whole field must end in the grid's shape {self.shape}, this one has {tuple(whole.shape)}")
+            raise InputError(
+                f"a whole field must end in the grid's shape {self.shape}, this one has "
+                f"{tuple(whole.shape)}"
+            )
         if self.comm.size == 1:
             return whole
         local: Tensor = _Scatter.apply(whole, self)  # type: ignore[no-untyped-call]
         return local
 
     def gather(self, local: Tensor) -> Tensor:
-        """The whole field `(..., *shape)` on every rank, from each rank's part `(..., *local_shape)`; collective.
+        """The whole field `(..., *shape)` on every rank, from each rank's part `(...,
+        *local_shape)`; collective.
 
-        Differentiable, as the counterpart of `scatter`: every rank must use the whole field alike; the backward pass
-        takes each rank's part of the gradient.
+        Differentiable, as the counterpart of `scatter`: every rank must use the whole field alike;
+        the backward pass takes each rank's part of the gradient.
         """
         self._check_local(local)
         if self.comm.size == 1:
@@ -132,9 +151,10 @@ class Grid:
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
         """This rank's part with `width` neighbour points on each side of each axis.
 
-        From `(..., *local_shape)` to `(..., *(n + 2 width))`; corners included; beyond a boundary that is
-        not periodic the values are 0. Differentiable: the adjoint adds ghost contributions to their owners.
-        Collective. Raises ValueError on all ranks if a part of the grid is narrower than the halo taken from it.
+        From `(..., *local_shape)` to `(..., *(n + 2 width))`; corners included; beyond a boundary
+        that is not periodic the values are 0. Differentiable: the adjoint adds ghost contributions
+        to their owners. Collective. Raises ValueError on all ranks if a part of the grid is
+        narrower than the halo taken from it.
         """
         self._check_local(local)
         if width < 1:
@@ -144,7 +164,9 @@ class Grid:
         return self._halos[width](local)
 
     def replicated(self, parameter: Tensor) -> Tensor:
-        """A parameter that every rank of the grid holds alike; its gradient is summed over the ranks."""
+        """A parameter that every rank of the grid holds alike; its gradient is summed over the
+        ranks.
+        """
         if self.comm.size == 1 or not parameter.requires_grad:
             return parameter
         same: Tensor = _Replicated.apply(parameter, self.comm)  # type: ignore[no-untyped-call]
@@ -166,7 +188,9 @@ class Grid:
         return indices
 
     def coarsen(self) -> Grid | None:
-        """The grid of half as many points per axis on the same domain and ranks; None when it gets too small."""
+        """The grid of half as many points per axis on the same domain and ranks; None when it gets
+        too small.
+        """
         coarse = tuple(n // 2 for n in self.shape)
         processes = self.dm.getProcSizes()[::-1]
         if any(n < max(2, 2 * p) for n, p in zip(coarse, processes, strict=True)):
@@ -174,19 +198,23 @@ class Grid:
         return Grid(coarse, self.boundary, self.comm, self.length)
 
     def interpolation_from(self, coarse: Grid) -> Any:
-        """Multilinear interpolation from `coarse` to this grid as a PETSc matrix (fine rows, coarse columns).
+        """Multilinear interpolation from `coarse` to this grid as a PETSc matrix (fine rows, coarse
+        columns).
 
-        The two grids share the domain; their points need not coincide. Boundary values are 0 (Dirichlet), the
-        nearest point's (Neumann) or wrap around (periodic).
+        The two grids share the domain; their points need not coincide. Boundary values are 0
+        (Dirichlet), the nearest point's (Neumann) or wrap around (periodic).
         """
         columns: Any = PETSc.IntType(0)
         weights: Any = 1.0
         for axis in range(self.dim):
             index, weight = _linear_weights(self, coarse, axis)
-            # Axes 0 … dim − 1 run over the fine points, dim … 2 dim − 1 over the two coarse neighbours along each axis.
+            # Axes 0 … dim − 1 run over the fine points, dim … 2 dim − 1 over the two coarse
+            # neighbours along each axis.
             view = [1] * (2 * self.dim)
             view[axis], view[self.dim + axis] = index.shape
-            columns = columns + (index * math.prod(coarse.shape[axis + 1 :])).astype(PETSc.IntType).reshape(view)
+            columns = columns + (index * math.prod(coarse.shape[axis + 1 :])).astype(
+                PETSc.IntType
+            ).reshape(view)
             weights = weights * weight.reshape(view)
         weights = weights.reshape(self.n_local, -1)
         needed = weights != 0.0
@@ -204,7 +232,9 @@ class Grid:
                 dim=len(self.shape),
                 dof=1,
                 sizes=self.shape[::-1],
-                boundary_type=tuple(kinds.get(b, PETSc.DM.BoundaryType.GHOSTED) for b in self.boundary[::-1]),
+                boundary_type=tuple(
+                    kinds.get(b, PETSc.DM.BoundaryType.GHOSTED) for b in self.boundary[::-1]
+                ),
                 stencil_type=PETSc.DMDA.StencilType.BOX,
                 stencil_width=1,
                 comm=self.comm,
@@ -218,7 +248,8 @@ class Grid:
     def _check_local(self, local: Tensor) -> None:
         if tuple(local.shape[-self.dim :]) != self.local_shape:
             raise InputError(
-                f"a field on this rank must end in the local shape {self.local_shape}, this one has {tuple(local.shape)}"
+                f"a field on this rank must end in the local shape {self.local_shape}, this one "
+                f"has {tuple(local.shape)}"
             )
 
 
@@ -226,19 +257,37 @@ def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     return (value,) * dim if np.ndim(value) == 0 else tuple(value)
 
 
-def _wrong(shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]) -> ValueError | None:
-    if not isinstance(shape, Sequence) or not 1 <= len(shape) <= 3 or not all(isinstance(n, Integral) and n >= 2 for n in shape):
-        return InputError(f"a grid's shape is a list of 1 to 3 whole numbers, each at least 2, not {shape!r}")
+def _wrong(
+    shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
+) -> ValueError | None:
+    if (
+        not isinstance(shape, Sequence)
+        or not 1 <= len(shape) <= 3
+        or not all(isinstance(n, Integral) and n >= 2 for n in shape)
+    ):
+        return InputError(
+            f"a grid's shape is a list of 1 to 3 whole numbers, each at least 2, not {shape!r}"
+        )
     boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
     if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
-        return InputError(f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}")
+        return InputError(
+            f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, "
+            f"not {boundary!r}"
+        )
     if len(lengths) != len(shape) or any(not 0 < a < math.inf for a in lengths):
-        return InputError(f"length must be positive and finite, one number or one for each of {len(shape)} axes, not {length!r}")
+        return InputError(
+            f"length must be positive and finite, one number or one for each of {len(shape)} axes, "
+            f"not {length!r}"
+        )
     return None
 
 
-def _linear_weights(fine: Grid, coarse: Grid, axis: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The two coarse points beside each of this rank's fine points of one axis, and their weights."""
+def _linear_weights(
+    fine: Grid, coarse: Grid, axis: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The two coarse points beside each of this rank's fine points of one axis, and their
+    weights.
+    """
     n, kind = coarse.shape[axis], coarse.boundary[axis]
     offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
     position = fine.axis_points(axis)[fine.local_slices[axis]] / coarse.spacing[axis] - offset

@@ -20,12 +20,13 @@ DOWN, UP = 0, 1
 
 
 class Halo:
-    """From `(..., *local_shape)` to `(..., *(lower + n + upper))`, with the neighbours' points around; corners included.
+    """From `(..., *local_shape)` to `(..., *(lower + n + upper))`, with the neighbours' points
+    around; corners included.
 
-    Beyond a boundary that is not periodic stands 0, or, with `nearest`, the outermost point again along Neumann axes.
-    Differentiable as often as you like: the adjoint adds ghost contributions to their owners. Both ways are collective. The
-    axes are exchanged one after the other, each over the ghost points of those before, so that a rank sends two messages an
-    axis, whatever the batch.
+    Beyond a boundary that is not periodic stands 0, or, with `nearest`, the outermost point again
+    along Neumann axes. Differentiable as often as you like: the adjoint adds ghost contributions to
+    their owners. Both ways are collective. The axes are exchanged one after the other, each over
+    the ghost points of those before, so that a rank sends two messages an axis, whatever the batch.
 
     Parameters
     ----------
@@ -40,14 +41,20 @@ class Halo:
     """
 
     def __init__(
-        self, partition: Partition, lower: int | Sequence[int], upper: int | Sequence[int], nearest: bool = False
+        self,
+        partition: Partition,
+        lower: int | Sequence[int],
+        upper: int | Sequence[int],
+        nearest: bool = False,
     ) -> None:
         self.partition, dim = partition, partition.dim
         self._lower = (lower,) * dim if isinstance(lower, int) else tuple(lower)
         self._upper = (upper,) * dim if isinstance(upper, int) else tuple(upper)
         self._nearest = tuple(nearest and kind == "neumann" for kind in partition.boundary)
         self._local_shape = partition.local_shape
-        self._padded_shape = tuple(a + n + b for a, n, b in zip(self._lower, self._local_shape, self._upper, strict=True))
+        self._padded_shape = tuple(
+            a + n + b for a, n, b in zip(self._lower, self._local_shape, self._upper, strict=True)
+        )
         self._inside = self._index(dim)
         self._check()
 
@@ -59,7 +66,9 @@ class Halo:
     def pad(self, local: Tensor) -> Tensor:
         """The padded fields, without gradients."""
         shape = (*local.shape[: -self.partition.dim], *self._padded_shape)
-        padded = torch.empty(shape, dtype=local.dtype, device=local.device, memory_format=_memory_format(local))
+        padded = torch.empty(
+            shape, dtype=local.dtype, device=local.device, memory_format=_memory_format(local)
+        )
         padded[self._inside] = local
         for axis in range(self.partition.dim):
             self._fill(padded, axis)
@@ -98,13 +107,17 @@ class Halo:
             if rank == self.partition.comm.rank:
                 total[source] += total[ghost]
             elif rank is None and self._nearest[axis]:
-                total[self._edge(axis, edge)] += total[ghost].sum(axis - self.partition.dim, keepdim=True)
+                total[self._edge(axis, edge)] += total[ghost].sum(
+                    axis - self.partition.dim, keepdim=True
+                )
 
     def _neighbours(self, axis: int) -> tuple[int | None, int | None]:
         return self.partition.neighbour(axis, -1), self.partition.neighbour(axis, 1)
 
     def _slabs(self, axis: int) -> tuple[Index, Index, Index, Index]:
-        """What the neighbours need of this rank (first and last points), and the ghost points before and after."""
+        """What the neighbours need of this rank (first and last points), and the ghost points
+        before and after.
+        """
         a, n, b = self._lower[axis], self._local_shape[axis], self._upper[axis]
         ranges = ((a, a + b), (n, n + a), (0, a), (a + n, a + n + b))
         first, last, before, after = (self._index(axis, slice(*ends)) for ends in ranges)
@@ -116,30 +129,44 @@ class Halo:
         return self._index(axis, slice(at, at + 1))
 
     def _index(self, axis: int, part: slice | None = None) -> Index:
-        """A part of one axis; of later axes the own points, of earlier ones all. `axis = dim`: the own points of all axes."""
+        """A part of one axis; of later axes the own points, of earlier ones all. `axis = dim`: the
+        own points of all axes.
+        """
         own = [slice(a, a + n) for a, n in zip(self._lower, self._local_shape, strict=True)]
         if part is None:
             return (Ellipsis, *own)
         return (Ellipsis, *(slice(None) for _ in range(axis)), part, *own[axis + 1 :])
 
-    def _messages(self, fields: Tensor, *ends: tuple[int | None, int, Index], empty: bool = False) -> list[Message]:
-        """One to or from each other rank that has points to give; ordered by way, as both sides must be."""
+    def _messages(
+        self, fields: Tensor, *ends: tuple[int | None, int, Index], empty: bool = False
+    ) -> list[Message]:
+        """One to or from each other rank that has points to give; ordered by way, as both sides
+        must be.
+        """
         messages = []
         for rank, way, index in ends:
             if rank is None or rank == self.partition.comm.rank:
                 continue
             slab = fields[index]
             if slab.numel():
-                tensor = torch.empty(slab.shape, dtype=slab.dtype, device=slab.device) if empty else slab.contiguous()
+                tensor = (
+                    torch.empty(slab.shape, dtype=slab.dtype, device=slab.device)
+                    if empty
+                    else slab.contiguous()
+                )
                 # A slab that is contiguous already is a view of the fields.
                 messages.append(Message(rank, way, tensor))
         return messages
 
     def _travel(self, fields: Tensor, sent: list[Message], received: list[Message]) -> None:
         if sent or received:
-            transport_for(self.partition.comm, self.partition.group, fields.device).exchange(sent, received)
+            transport_for(self.partition.comm, self.partition.group, fields.device).exchange(
+                sent, received
+            )
 
-    def _store(self, fields: Tensor, received: list[Message], places: dict[int, Index], add: bool) -> None:
+    def _store(
+        self, fields: Tensor, received: list[Message], places: dict[int, Index], add: bool
+    ) -> None:
         for message in received:
             if add:
                 fields[places[message.way]] += message.tensor
@@ -149,10 +176,14 @@ class Halo:
     def _check(self) -> None:
         for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):
             width, narrowest = max(a, b), self.partition.narrowest(axis)
-            if narrowest < width and (self.partition.boundary[axis] == "periodic" or self.partition.parts[axis] > 1):
+            if narrowest < width and (
+                self.partition.boundary[axis] == "periodic" or self.partition.parts[axis] > 1
+            ):
                 raise InputError(
-                    f"a halo of {width} points does not fit: the grid {self.partition.shape} on {self.partition.comm.size} ranks "
-                    f"has a part of {narrowest} points along one axis; use fewer grid ranks or more points"
+                    f"a halo of {width} points does not fit: the grid {self.partition.shape} on "
+                    f"{self.partition.comm.size} ranks "
+                    f"has a part of {narrowest} points along one axis; use fewer grid ranks or "
+                    "more points"
                 )
 
 

@@ -1,4 +1,6 @@
-"""Who started this process, and how processes become one MPI job where MPI alone would not see that they are."""
+"""Who started this process, and how processes become one MPI job where MPI alone would not see that
+they are.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ _LAUNCHERS = ("PMI_", "PMI2_", "PMIX_", "HYDI_", "MPI_LOCAL")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _PROCESS = "PRDP_TORCHRUN_PROCESS"
-"""Holds the id of the process that torchrun started: its own children, which inherit all else, are no ranks."""
+"""Holds the id of the process that torchrun started: its own children, which inherit all else, are
+no ranks.
+"""
 
 _kept: list[Any] = []
 
@@ -35,14 +39,18 @@ _kept: list[Any] = []
 def under_torchrun() -> bool:
     """Whether torchrun started this process as one of several."""
     mine = os.environ.get(_PROCESS, str(os.getpid())) == str(os.getpid())
-    return mine and "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return (
+        mine and "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    )
 
 
 def launched_size() -> int:
     """How many processes the launcher says it started; 1 without one."""
     if under_torchrun():
         return int(os.environ["WORLD_SIZE"])
-    return max((int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdigit()), default=1)
+    return max(
+        (int(os.environ[name]) for name in SIZES if os.environ.get(name, "").isdigit()), default=1
+    )
 
 
 def launched_rank() -> int:
@@ -52,10 +60,12 @@ def launched_rank() -> int:
 
 
 def prepare_mpi() -> None:
-    """What must be done before MPI is loaded, which looks only once for the other processes of its job.
+    """What must be done before MPI is loaded, which looks only once for the other processes of its
+    job.
 
-    Under torchrun its processes become one MPI job. Where an Open MPI's mpirun or `srun --mpi=pmix` started an MPICH without
-    PMIx, which would end by an obscure message, MPI sees each process alone, and `ProcessMesh` says what is wrong.
+    Under torchrun its processes become one MPI job. Where an Open MPI's mpirun or `srun --mpi=pmix`
+    started an MPICH without PMIx, which would end by an obscure message, MPI sees each process
+    alone, and `ProcessMesh` says what is wrong.
     """
     if "mpi4py.MPI" in sys.modules:
         return
@@ -70,12 +80,15 @@ def prepare_mpi() -> None:
 
 
 def _join_torchrun() -> None:
-    """Rank 0 starts a process manager (`prdp_hpc.pmi`) and tells the others its port through torchrun's store.
+    """Rank 0 starts a process manager (`prdp_hpc.pmi`) and tells the others its port through
+    torchrun's store.
 
-    MPICH and the MPIs made from it look for `PMI_PORT` and `PMI_ID` when they start; with others `ProcessMesh` says what to do.
+    MPICH and the MPIs made from it look for `PMI_PORT` and `PMI_ID` when they start; with others
+    `ProcessMesh` says what to do.
     """
-    # torchrun's processes would train on without it, while those of mpirun and SLURM end with their launchers. Not a thread that
-    # looks after it: while a rank waits in MPI for another, Python runs none.
+    # torchrun's processes would train on without it, while those of mpirun and SLURM end with their
+    # launchers. Not a thread that looks after it: while a rank waits in MPI for another, Python
+    # runs none.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     import torch.distributed as dist  # slow, and needed under torchrun only
 
@@ -86,16 +99,24 @@ def _join_torchrun() -> None:
     # torchrun's store or, in rank 0, what serves it: it must be there until all have asked.
     _kept.append(store)
     # A store outlives the processes of a restart by torchrun.
-    store = found.PrefixStore(f"prdp-hpc/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store = found.PrefixStore(
+        f"prdp-hpc/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
+    )
     if rank == 0:
         store.set("port", _start_manager(size))
     address = os.environ["MASTER_ADDR"], int(store.get("port"))
     _open_line(address, f"cmd=join rank={rank} node={os.environ.get('GROUP_RANK', '0')}\n")
-    os.environ |= {"PMI_PORT": "{}:{}".format(*address), "PMI_ID": str(rank), _PROCESS: str(os.getpid())}
+    os.environ |= {
+        "PMI_PORT": "{}:{}".format(*address),
+        "PMI_ID": str(rank),
+        _PROCESS: str(os.getpid()),
+    }
 
 
 def _start_manager(size: int) -> str:
-    """The port of a new process manager. It ends by itself, not with rank 0: it has to tell the others."""
+    """The port of a new process manager. It ends by itself, not with rank 0: it has to tell the
+    others.
+    """
     manager = subprocess.Popen(
         [sys.executable, "-c", f"from prdp_hpc.pmi import serve; serve({size})"],
         stdin=subprocess.DEVNULL,
@@ -110,7 +131,9 @@ def _start_manager(size: int) -> str:
 
 
 def _open_line(address: tuple[str, int], said: str) -> None:
-    """Have the kernel kill this process when the process manager ends: in a library that waits, no Python would run."""
+    """Have the kernel kill this process when the process manager ends: in a library that waits, no
+    Python would run.
+    """
     line = socket.create_connection(address, timeout=60)
     stay_alive(line)
     line.sendall(said.encode())
@@ -126,7 +149,9 @@ def _open_line(address: tuple[str, int], said: str) -> None:
 
 
 def _mpich_without_pmix() -> bool:
-    """Whether mpi4py was built with an MPICH that was not linked with PMIx; without initialising MPI."""
+    """Whether mpi4py was built with an MPICH that was not linked with PMIx; without initialising
+    MPI.
+    """
     spec = importlib.util.find_spec("mpi4py.MPI")
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(spec.origin if spec is not None else None)

@@ -24,18 +24,21 @@ from prdp_hpc.seats import seats_of
 class ProcessMesh:
     """MPI ranks arranged as `replicas × grid_ranks`.
 
-    The ranks of one replica share one grid (each holds a part of every field and the same samples); the
-    replicas hold the same network and different samples. Rank `r` of `world` is grid rank `r % grid_ranks` of
-    replica `r // grid_ranks`; `world` numbers the ranks so that the grid ranks of a replica sit on one node where that is
-    possible (`prdp_hpc.placement`), which changes nothing where the launcher places them node by node.
+    The ranks of one replica share one grid (each holds a part of every field and the same samples);
+    the replicas hold the same network and different samples. Rank `r` of `world` is grid rank `r %
+    grid_ranks` of replica `r // grid_ranks`; `world` numbers the ranks so that the grid ranks of a
+    replica sit on one node where that is possible (`prdp_hpc.placement`), which changes nothing
+    where the launcher places them node by node.
 
     Attributes
     ----------
     world : all ranks.
     grid_comm : the ranks of this replica; PETSc works on it.
     replica_comm : the ranks of all replicas that hold the same part of the grid.
-    replica_group : the same ranks for `torch.distributed` (what DDP reduces over); None with one replica.
-    grid_group : the ranks of this replica for `torch.distributed`, where halos travel between GPUs by NCCL; else None.
+    replica_group : the same ranks for `torch.distributed` (what DDP reduces over); None with one
+        replica.
+    grid_group : the ranks of this replica for `torch.distributed`, where halos travel between GPUs
+        by NCCL; else None.
     device : where this rank's network lives; a GPU of this node if there is one.
     seats : where every rank of `world` sits.
     """
@@ -50,26 +53,30 @@ class ProcessMesh:
 
     @classmethod
     def from_world(cls, grid_ranks: int = 1, comm: MPI.Comm | None = None) -> ProcessMesh:
-        """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start `torch.distributed` on it.
+        """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start
+        `torch.distributed` on it.
 
-        The grid ranks of a replica sit on one node where that is possible, whatever the launcher's placement. Each rank gets
-        its share of the node's cores as torch threads, at most SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU
-        of the node if it has any; a warning says where ranks have to share one.
-        torch.distributed uses NCCL where each rank has a GPU of its own, else gloo, through an address of rank 0 that all
-        nodes reach. With more than one rank, an uncaught exception on one rank ends the job.
+        The grid ranks of a replica sit on one node where that is possible, whatever the launcher's
+        placement. Each rank gets its share of the node's cores as torch threads, at most
+        SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any; a
+        warning says where ranks have to share one. torch.distributed uses NCCL where each rank has
+        a GPU of its own, else gloo, through an address of rank 0 that all nodes reach. With more
+        than one rank, an uncaught exception on one rank ends the job.
 
         Raises
         ------
         ValueError
-            On all ranks: if the number of ranks is not a multiple of `grid_ranks`, if the launcher started processes that
-            MPI does not know, if only some nodes have GPUs, or if the nodes cannot reach each other.
+            On all ranks: if the number of ranks is not a multiple of `grid_ranks`, if the launcher
+            started processes that MPI does not know, if only some nodes have GPUs, or if the nodes
+            cannot reach each other.
         """
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
         _check_split(given, grid_ranks)
         seats = seats_of(given)
         places = order([seat.node for seat in seats], grid_ranks)
-        # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a failure.
+        # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a
+        # failure.
         world = given.Split(0, places.index(given.rank))
         abort_on_error(world)
         seats = [seats[rank] for rank in places]
@@ -134,11 +141,13 @@ def check_launch(comm: MPI.Comm) -> None:
         vendor = " ".join(str(part) for part in MPI.get_vendor()[:1])
         if under_torchrun():
             raise InputError(
-                f"torchrun started {launched} processes, but MPI ({vendor}) sees each alone: import prdp_hpc before mpi4py, "
+                f"torchrun started {launched} processes, but MPI ({vendor}) sees each alone: "
+                "import prdp_hpc before mpi4py, "
                 "with MPICH or an MPI made from it; or start the job with mpirun or srun"
             )
         raise InputError(
-            f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use the mpirun of the MPI that "
+            f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use "
+            "the mpirun of the MPI that "
             "mpi4py was built with, or srun with the right --mpi=… (`srun --mpi=list`)"
         )
 
@@ -155,9 +164,12 @@ def _check_split(comm: MPI.Comm, grid_ranks: int) -> None:
 def _warn_of_shared_gpus(seats: Sequence[Seat]) -> None:
     shared = sharing(seats)
     if shared:
-        shown = ", ".join(f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4])
+        shown = ", ".join(
+            f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4]
+        )
         warnings.warn(
-            f"there are more ranks than GPUs ({shown}): neighbours share one, and gloo takes the place of NCCL, which is slower; "
+            f"there are more ranks than GPUs ({shown}): neighbours share one, and gloo takes the "
+            "place of NCCL, which is slower; "
             "start one rank for each GPU, as --ntasks-per-node=GPUS",
             RuntimeWarning,
             stacklevel=3,
@@ -173,7 +185,11 @@ def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
     else:
         use_interface_to(address)
     tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]
-    store = tcp_store(address, 0, world.size, is_master=True, wait_for_workers=False) if world.rank == 0 else None
+    store = (
+        tcp_store(address, 0, world.size, is_master=True, wait_for_workers=False)
+        if world.rank == 0
+        else None
+    )
     port = world.bcast(store.port if store is not None else None)
     if store is None:
         store = tcp_store(address, port, world.size, is_master=False)

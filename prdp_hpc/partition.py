@@ -18,11 +18,13 @@ BOUNDARIES = ("dirichlet", "neumann", "periodic")
 
 @dataclass(frozen=True)
 class Partition:
-    """A grid cut along each axis, one block a rank; the ranks are numbered as the blocks lie, the last axis fastest.
+    """A grid cut along each axis, one block a rank; the ranks are numbered as the blocks lie, the
+    last axis fastest.
 
     Attributes
     ----------
-    bounds : per axis, where the parts start, and the end: part i is `bounds[i] … bounds[i + 1] − 1`.
+    bounds : per axis, where the parts start, and the end: part i is `bounds[i] … bounds[i + 1] −
+        1`.
     boundary : per axis "dirichlet", "neumann" or "periodic".
     comm : the ranks, as many as there are blocks.
     group : the same ranks in torch.distributed, for exchanges between GPUs; None: through MPI.
@@ -36,15 +38,20 @@ class Partition:
     def __post_init__(self) -> None:
         blocks = math.prod(len(bounds) - 1 for bounds in self.bounds)
         if blocks != self.comm.size:
-            raise InputError(f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}")
+            raise InputError(
+                f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}"
+            )
 
     @classmethod
     def whole(cls, shape: Sequence[int], boundary: str | Sequence[str]) -> Partition:
-        """The grid of one rank; `ValueError` for a boundary that is not known, or not one for each axis."""
+        """The grid of one rank; `ValueError` for a boundary that is not known, or not one for each
+        axis.
+        """
         per_axis = (boundary,) * len(shape) if isinstance(boundary, str) else tuple(boundary)
         if len(per_axis) != len(shape) or not set(per_axis) <= set(BOUNDARIES):
             raise InputError(
-                f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, not {boundary!r}"
+                f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} "
+                f"axes, not {boundary!r}"
             )
         return cls(tuple((0, int(n)) for n in shape), per_axis)
 
@@ -75,7 +82,10 @@ class Partition:
     @property
     def local_slices(self) -> tuple[slice, ...]:
         """This rank's points of the whole grid."""
-        return tuple(slice(bounds[i], bounds[i + 1]) for bounds, i in zip(self.bounds, self.place, strict=True))
+        return tuple(
+            slice(bounds[i], bounds[i + 1])
+            for bounds, i in zip(self.bounds, self.place, strict=True)
+        )
 
     @property
     def local_shape(self) -> tuple[int, ...]:
@@ -87,7 +97,9 @@ class Partition:
         return min(stop - start for start, stop in pairwise(self.bounds[axis]))
 
     def neighbour(self, axis: int, step: int) -> int | None:
-        """The rank `step` (−1 or 1) parts further along an axis, across a periodic boundary too; None beyond another boundary."""
+        """The rank `step` (−1 or 1) parts further along an axis, across a periodic boundary too;
+        None beyond another boundary.
+        """
         place, count = list(self.place), self.parts[axis]
         place[axis] += step
         if self.boundary[axis] == "periodic":
@@ -102,17 +114,20 @@ class Partition:
     def coarsen(self, factor: int = 2) -> Partition:
         """Every `factor`-th point, `0, factor, …`: each rank keeps those of its own part.
 
-        Raises `ValueError` on all ranks where a part would have none left, or where a periodic axis cannot be divided.
+        Raises `ValueError` on all ranks where a part would have none left, or where a periodic axis
+        cannot be divided.
         """
         for axis, (n, kind) in enumerate(zip(self.shape, self.boundary, strict=True)):
             if kind == "periodic" and n % factor:
                 raise InputError(
-                    f"axis {axis} of the periodic grid {self.shape} cannot be coarsened: {n} is not a multiple of {factor}"
+                    f"axis {axis} of the periodic grid {self.shape} cannot be coarsened: {n} is "
+                    f"not a multiple of {factor}"
                 )
         bounds = tuple(tuple(-(-start // factor) for start in starts) for starts in self.bounds)
         coarse = Partition(bounds, self.boundary, self.comm, self.group)
         if min(coarse.narrowest(axis) for axis in range(self.dim)) < 1:
             raise InputError(
-                f"the grid {self.shape} on {self.parts} parts is too small to coarsen: a part would be empty; use fewer ranks"
+                f"the grid {self.shape} on {self.parts} parts is too small to coarsen: a part "
+                "would be empty; use fewer ranks"
             )
         return coarse

@@ -31,8 +31,9 @@ class Seat:
 def order(nodes: Sequence[int], grid_ranks: int) -> list[int]:
     """World ranks in the order in which replicas are cut from them, `grid_ranks` at a time.
 
-    As many replicas as possible lie on one node each, whatever the launcher's placement (block or cyclic); what nodes have
-    left over makes the others. Rank 0 stays first, and nothing changes where ranks are placed node by node.
+    As many replicas as possible lie on one node each, whatever the launcher's placement (block or
+    cyclic); what nodes have left over makes the others. Rank 0 stays first, and nothing changes
+    where ranks are placed node by node.
     """
     whole: list[list[int]] = []
     left: list[int] = []
@@ -54,14 +55,15 @@ def spread(nodes: Sequence[int], grid_ranks: int) -> int:
 def gpus_of(seats: Sequence[Seat]) -> list[int | None]:
     """For each rank the index of its GPU, among those that it sees; None on machines without.
 
-    Ranks that see the same GPUs take them in turn, each its own where there are enough; where they are more, neighbours share
-    one. A launcher that shows each rank another GPU is thereby followed. Raises `ValueError` where some ranks see GPUs and
-    others none.
+    Ranks that see the same GPUs take them in turn, each its own where there are enough; where they
+    are more, neighbours share one. A launcher that shows each rank another GPU is thereby followed.
+    Raises `ValueError` where some ranks see GPUs and others none.
     """
     if len({bool(seat.gpus) for seat in seats}) > 1:
         without = sorted({seat.host for seat in seats if not seat.gpus})
         raise InputError(
-            f"some ranks see GPUs, those on {', '.join(without[:4])} see none: give all nodes GPUs (as --gpus-per-node), or hide "
+            f"some ranks see GPUs, those on {', '.join(without[:4])} see none: give all nodes GPUs "
+            "(as --gpus-per-node), or hide "
             "them everywhere with CUDA_VISIBLE_DEVICES="
         )
     alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
@@ -78,7 +80,11 @@ def gpus_of(seats: Sequence[Seat]) -> list[int | None]:
 def sharing(seats: Sequence[Seat]) -> dict[str, tuple[int, int]]:
     """By host, where ranks share GPUs: how many ranks there are, and on how many GPUs they work."""
     indices = gpus_of(seats)
-    used = [(seat.host, seat.gpus[index]) for seat, index in zip(seats, indices, strict=True) if index is not None]
+    used = [
+        (seat.host, seat.gpus[index])
+        for seat, index in zip(seats, indices, strict=True)
+        if index is not None
+    ]
     ranks, gpus = Counter(host for host, _ in used), Counter(host for host, _ in set(used))
     return {host: (ranks[host], gpus[host]) for host in ranks if ranks[host] > gpus[host]}
 
@@ -89,7 +95,9 @@ def each_has_a_gpu(seats: Sequence[Seat]) -> bool:
 
 
 def threads_of(seats: Sequence[Seat], rank: int) -> int:
-    """A rank's share of the cores that it may run on: all of them where the launcher binds ranks to cores of their own."""
+    """A rank's share of the cores that it may run on: all of them where the launcher binds ranks to
+    cores of their own.
+    """
     mine = seats[rank]
     others = sum(seat.node == mine.node and bool(seat.cores & mine.cores) for seat in seats)
     share = max(1, len(mine.cores) // max(1, others))
@@ -101,5 +109,13 @@ def describe(seats: Sequence[Seat]) -> str:
     counts = Counter((seat.node, seat.host) for seat in seats)
     hosts = ", ".join(f"{host}: {count}" for (_, host), count in list(counts.items())[:8])
     more = ", …" if len(counts) > 8 else ""
-    gpus = sorted({len({gpu for seat in seats if seat.node == node for gpu in seat.gpus}) for node, _ in counts})
-    return f"{len(seats)} rank(s) on {len(counts)} node(s) ({hosts}{more}), {' or '.join(map(str, gpus))} GPU(s) a node"
+    gpus = sorted(
+        {
+            len({gpu for seat in seats if seat.node == node for gpu in seat.gpus})
+            for node, _ in counts
+        }
+    )
+    return (
+        f"{len(seats)} rank(s) on {len(counts)} node(s) ({hosts}{more}), "
+        f"{' or '.join(map(str, gpus))} GPU(s) a node"
+    )

@@ -1,11 +1,14 @@
-"""A small process manager that lets processes which were started apart become one MPI job, and end as one.
+"""A small process manager that lets processes which were started apart become one MPI job, and end
+as one.
 
-MPICH and the MPIs made from it find each other through the text protocol PMI-1: each process puts its address under a key, waits
-in a barrier, and gets the others' addresses. `serve` does that in a process of its own.
+MPICH and the MPIs made from it find each other through the text protocol PMI-1: each process puts
+its address under a key, waits in a barrier, and gets the others' addresses. `serve` does that in a
+process of its own.
 
-Each process first opens a line of its own (`join`) and never closes it: where it ends, the process has ended. When one has ended
-without finalising MPI while others use it, the manager ends too, and with it all lines, by which the others are killed
-(`prdp_hpc.launch`). torchrun itself ends only the processes of the node where one has died.
+Each process first opens a line of its own (`join`) and never closes it: where it ends, the process
+has ended. When one has ended without finalising MPI while others use it, the manager ends too, and
+with it all lines, by which the others are killed (`prdp_hpc.launch`). torchrun itself ends only the
+processes of the node where one has died.
 
 Source: MPICH, src/pmi (PMI-1 wire protocol).
 """
@@ -33,7 +36,8 @@ class ProcessManager:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a killed one left behind.
+        # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a
+        # killed one left behind.
         self._name = f"prdp_hpc_{secrets.token_hex(8)}"
         self._values: dict[str, str] = {}
         self._barrier = threading.Barrier(size)
@@ -53,8 +57,13 @@ class ProcessManager:
         """Serve until all processes have ended ("") or the job cannot go on (why)."""
         threading.Thread(target=self._accept, daemon=True).start()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._all_joined() or bool(self._lost()), PATIENCE):
-                return f"only {len(self._nodes)} of {self._size} processes have come in {PATIENCE:.0f} s"
+            if not self._changed.wait_for(
+                lambda: self._all_joined() or bool(self._lost()), PATIENCE
+            ):
+                return (
+                    f"only {len(self._nodes)} of {self._size} processes have come in "
+                    f"{PATIENCE:.0f} s"
+                )
             self._changed.wait_for(lambda: len(self._ended) == self._size or bool(self._lost()))
             return self._lost()
 
@@ -96,15 +105,29 @@ class ProcessManager:
         with self._changed:
             self._initialised.add(rank)
             self._changed.notify_all()
-        _say(connection, "cmd=initack", f"cmd=set size={self._size}", f"cmd=set rank={rank}", "cmd=set debug=0")
+        _say(
+            connection,
+            "cmd=initack",
+            f"cmd=set size={self._size}",
+            f"cmd=set rank={rank}",
+            "cmd=set debug=0",
+        )
         for line in lines:
             _say(connection, self._answer(_fields(line), rank))
 
     def _answer(self, said: dict[str, str], rank: int) -> str:
         command = said["cmd"]
         if command == "get":
-            value = self._mapping() if said["key"] == "PMI_process_mapping" else self._values.get(said["key"])
-            return "cmd=get_result rc=-1 msg=key_not_found" if value is None else f"cmd=get_result rc=0 msg=success value={value}"
+            value = (
+                self._mapping()
+                if said["key"] == "PMI_process_mapping"
+                else self._values.get(said["key"])
+            )
+            return (
+                "cmd=get_result rc=-1 msg=key_not_found"
+                if value is None
+                else f"cmd=get_result rc=0 msg=success value={value}"
+            )
         if command == "put":
             self._values[said["key"]] = said["value"]
         if command == "barrier_in":
@@ -112,7 +135,8 @@ class ProcessManager:
         if command == "finalize":
             with self._changed:
                 self._finalised.add(rank)
-        # A KeyError closes the connection: what is not known (as spawning) fails instead of waiting for ever.
+        # A KeyError closes the connection: what is not known (as spawning) fails instead of waiting
+        # for ever.
         return {
             "init": "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1",
             "get_maxes": MAXES,
@@ -131,7 +155,9 @@ class ProcessManager:
 
 
 def serve(size: int) -> None:
-    """Print the port of a new manager and serve; ends the process with the reason if the job cannot go on."""
+    """Print the port of a new manager and serve; ends the process with the reason if the job cannot
+    go on.
+    """
     manager = ProcessManager(size)
     print(manager.port, flush=True)
     if reason := manager.serve():
@@ -139,7 +165,9 @@ def serve(size: int) -> None:
 
 
 def process_mapping(nodes: Sequence[int]) -> str:
-    """The node of each rank as MPICH reads it: blocks of (first node, how many nodes, ranks on each)."""
+    """The node of each rank as MPICH reads it: blocks of (first node, how many nodes, ranks on
+    each).
+    """
     blocks: list[list[int]] = []
     for node, count in _runs(nodes):
         if blocks and [node, count] == [sum(blocks[-1][:2]), blocks[-1][2]]:
@@ -157,7 +185,9 @@ def stay_alive(connection: socket.socket) -> None:
 
 
 def _runs(nodes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each node, numbered in the order in which it first comes, and how many ranks in a row it has."""
+    """Each node, numbered in the order in which it first comes, and how many ranks in a row it
+    has.
+    """
     numbers = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
     return ((numbers[node], len(list(ranks))) for node, ranks in groupby(nodes))
 

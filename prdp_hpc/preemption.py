@@ -13,18 +13,21 @@ from prdp_hpc.signals import PREEMPTED, SIGNALS, hold, take_held
 
 
 class Preempted(SystemExit):
-    """Ends the process with exit code 85 once its state is saved; no error, and not caught as one."""
+    """Ends the process with exit code 85 once its state is saved; no error, and not caught as
+    one.
+    """
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
 
 
 class PreemptionWatch:
-    """Notes SIGUSR1 and SIGTERM (also those held by `hold_signals`), and lets all ranks leave after the same step.
+    """Notes SIGUSR1 and SIGTERM (also those held by `hold_signals`), and lets all ranks leave after
+    the same step.
 
-    A context manager, to be entered on the main thread of every rank of `comm`. A rank that was signalled tells the others with a
-    reduction that completes while the next step is computed, so that asking costs microseconds; all learn of it after the
-    same step, at most one later.
+    A context manager, to be entered on the main thread of every rank of `comm`. A rank that was
+    signalled tells the others with a reduction that completes while the next step is computed, so
+    that asking costs microseconds; all learn of it after the same step, at most one later.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -38,11 +41,17 @@ class PreemptionWatch:
         self._signalled |= take_held()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self._round_ended()
             if self._signalled:
-                # The run has come to its end; those after it in a comparison must not go on as if nothing had been said.
+                # The run has come to its end; those after it in a comparison must not go on as if
+                # nothing had been said.
                 hold(signal.SIGUSR1)
         for number, handler in self._earlier.items():
             # None: set by a library in C, which Python cannot put back.

@@ -29,34 +29,48 @@ def interfaces() -> dict[str, str]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for _, name in socket.if_nameindex():
             with suppress(OSError):
-                answer = fcntl.ioctl(query.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                answer = fcntl.ioctl(
+                    query.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15])
+                )
                 found[name] = socket.inet_ntoa(answer[20:24])
     return dict(sorted(found.items(), key=lambda item: ipaddress.ip_address(item[1]).is_loopback))
 
 
 def candidates() -> list[str]:
-    """Addresses by which other nodes may reach this one, the likeliest first: interfaces that the user names, then all."""
+    """Addresses by which other nodes may reach this one, the likeliest first: interfaces that the
+    user names, then all.
+    """
     named = next((os.environ[variable] for variable in CHOSEN if variable in os.environ), "")
     mine = interfaces()
-    return sorted(mine.values(), key=lambda address: address not in [mine.get(name) for name in named.split(",")])
+    return sorted(
+        mine.values(),
+        key=lambda address: address not in [mine.get(name) for name in named.split(",")],
+    )
 
 
 def common_address(world: MPI.Comm, node: int) -> str:
     """An address of rank 0 that one rank of every node has reached; collective.
 
-    `node`: the number of this rank's node. Each node tries rank 0's addresses, and believes one only if it answers with a
-    token that rank 0 made: a loopback address reaches the node itself. Raises `ValueError` on all ranks if none does.
+    `node`: the number of this rank's node. Each node tries rank 0's addresses, and believes one
+    only if it answers with a token that rank 0 made: a loopback address reaches the node itself.
+    Raises `ValueError` on all ranks if none does.
     """
     nodes = world.allgather(node)
     if len(set(nodes)) == 1:
         return "127.0.0.1"
     leader = nodes.index(node) == world.rank
     listener = socket.create_server(("", 0), backlog=len(nodes)) if world.rank == 0 else None
-    offered = world.bcast((candidates(), listener.getsockname()[1], secrets.token_bytes(16)) if listener is not None else None)
+    offered = world.bcast(
+        (candidates(), listener.getsockname()[1], secrets.token_bytes(16))
+        if listener is not None
+        else None
+    )
     addresses, port, token = offered
     if listener is not None:
         threading.Thread(target=_answer, args=(listener, token), daemon=True).start()
-    reached = np.array([not leader or _answers(address, port, token) for address in addresses], dtype=np.int32)
+    reached = np.array(
+        [not leader or _answers(address, port, token) for address in addresses], dtype=np.int32
+    )
     world.Allreduce(MPI.IN_PLACE, reached, op=MPI.MIN)
     if listener is not None:
         # Closing alone would not wake the thread that waits for connections.
@@ -65,14 +79,17 @@ def common_address(world: MPI.Comm, node: int) -> str:
     found = [address for address, by_all in zip(addresses, reached, strict=True) if by_all]
     if not found:
         raise InputError(
-            f"the nodes cannot reach rank 0 ({socket.gethostname()}) at any of its addresses: {', '.join(addresses)}: open the "
+            f"the nodes cannot reach rank 0 ({socket.gethostname()}) at any of its addresses: "
+            f"{', '.join(addresses)}: open the "
             "network between the nodes, or name the right interface, as GLOO_SOCKET_IFNAME=ib0"
         )
     return str(found[0])
 
 
 def use_interface_to(address: str) -> None:
-    """Make gloo and NCCL use the interface through which rank 0 is reached, unless the user has named one."""
+    """Make gloo and NCCL use the interface through which rank 0 is reached, unless the user has
+    named one.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # sends nothing
         own = probe.getsockname()[0]
@@ -91,7 +108,10 @@ def _answer(listener: socket.socket, token: bytes) -> None:
 
 
 def _answers(address: str, port: int, token: bytes) -> bool:
-    with suppress(OSError), socket.create_connection((address, port), timeout=SECONDS) as connection:
+    with (
+        suppress(OSError),
+        socket.create_connection((address, port), timeout=SECONDS) as connection,
+    ):
         connection.settimeout(SECONDS)
         return connection.recv(len(token), socket.MSG_WAITALL) == token
     return False

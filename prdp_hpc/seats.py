@@ -19,7 +19,9 @@ def seats_of(comm: MPI.Comm) -> list[Seat]:
     shared.Free()
     promised = os.environ.get("SLURM_CPUS_PER_TASK", "")
     most_threads = int(promised) if promised.isdigit() else None
-    seats: list[Seat] = comm.allgather(Seat(node, socket.gethostname(), visible_gpus(), cores(), most_threads))
+    seats: list[Seat] = comm.allgather(
+        Seat(node, socket.gethostname(), visible_gpus(), cores(), most_threads)
+    )
     return seats
 
 

@@ -1,4 +1,6 @@
-"""Signals that come before training has begun: while libraries load, and between the runs of a comparison."""
+"""Signals that come before training has begun: while libraries load, and between the runs of a
+comparison.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,13 @@ from typing import Any
 from prdp_hpc.launch import under_torchrun
 
 PREEMPTED = 85
-"""Exit code of a run that saved its state because of a signal, and wants to be started again with --resume."""
+"""Exit code of a run that saved its state because of a signal, and wants to be started again with
+--resume.
+"""
 
 SIGNALS = (signal.SIGUSR1,) if under_torchrun() else (signal.SIGUSR1, signal.SIGTERM)
-"""SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it preempts or cancels.
+"""SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it
+preempts or cancels.
 
 torchrun sends SIGTERM to the ranks that are left when one has died, which must end them."""
 
@@ -32,12 +37,15 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up. On the main thread only.
+    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up.
+    On the main thread only.
 
-    A process that leaves with `PREEMPTED` ignores them from then on: job scripts and SLURM tell it more than once, and its exit
-    code must stay.
+    A process that leaves with `PREEMPTED` ignores them from then on: job scripts and SLURM tell it
+    more than once, and its exit code must stay.
     """
-    earlier: dict[signal.Signals, Any] = {number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS}
+    earlier: dict[signal.Signals, Any] = {
+        number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS
+    }
     try:
         yield
     except SystemExit as end:

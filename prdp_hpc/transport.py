@@ -11,8 +11,15 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 
-GPU_AWARE_VARIABLES = ("PRDP_GPU_AWARE_MPI", "MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA", "OMPI_MCA_opal_cuda_support")
-"""Set to 1 (or true) where MPI takes GPU memory; the first that is set decides. MPI itself cannot be asked portably."""
+GPU_AWARE_VARIABLES = (
+    "PRDP_GPU_AWARE_MPI",
+    "MPICH_GPU_SUPPORT_ENABLED",
+    "MV2_USE_CUDA",
+    "OMPI_MCA_opal_cuda_support",
+)
+"""Set to 1 (or true) where MPI takes GPU memory; the first that is set decides. MPI itself cannot
+be asked portably.
+"""
 
 
 @dataclass
@@ -29,7 +36,9 @@ TRAFFIC = Traffic()
 
 @dataclass(frozen=True)
 class Message:
-    """A contiguous tensor to send to a rank, or to receive from it; `way` tells two messages between the same ranks apart."""
+    """A contiguous tensor to send to a rank, or to receive from it; `way` tells two messages
+    between the same ranks apart.
+    """
 
     rank: int
     way: int
@@ -46,8 +55,12 @@ class Transport(Protocol):
         """The sum over all ranks, in a new tensor."""
 
 
-def transport_for(comm: MPI.Comm, group: dist.ProcessGroup | None, device: torch.device) -> Transport:
-    """torch.distributed for GPUs where there is a group (NCCL), else MPI: from GPU memory if it can, through the host if not."""
+def transport_for(
+    comm: MPI.Comm, group: dist.ProcessGroup | None, device: torch.device
+) -> Transport:
+    """torch.distributed for GPUs where there is a group (NCCL), else MPI: from GPU memory if it
+    can, through the host if not.
+    """
     if device.type == "cuda" and group is not None:
         return TorchTransport(group)
     return MpiTransport(comm, staged=device.type != "cpu" and not gpu_aware_mpi())
@@ -87,7 +100,9 @@ class MpiTransport:
         own = partial.detach().contiguous().clone()
         buffer = self._there(own, fill=True)
         _wait_for_device([buffer])
-        self._comm.Allreduce(MPI.IN_PLACE, buffer.numpy() if buffer.device.type == "cpu" else buffer)
+        self._comm.Allreduce(
+            MPI.IN_PLACE, buffer.numpy() if buffer.device.type == "cpu" else buffer
+        )
         TRAFFIC.reductions += 1
         return buffer if buffer is own else own.copy_(buffer)
 
@@ -105,11 +120,20 @@ class TorchTransport:
         self._group = group
 
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
-        # NCCL has no tags: two messages between the same ranks are told apart by their order, which `way` gives on both sides.
-        works: list[tuple[int, Any, Message]] = [(message.way, dist.isend, message) for message in sent]
+        # NCCL has no tags: two messages between the same ranks are told apart by their order, which
+        # `way` gives on both sides.
+        works: list[tuple[int, Any, Message]] = [
+            (message.way, dist.isend, message) for message in sent
+        ]
         works += [(message.way, dist.irecv, message) for message in received]
         operations = [
-            dist.P2POp(kind, message.tensor, dist.get_global_rank(self._group, message.rank), self._group, tag=way)
+            dist.P2POp(
+                kind,
+                message.tensor,
+                dist.get_global_rank(self._group, message.rank),
+                self._group,
+                tag=way,
+            )
             for way, kind, message in sorted(works, key=lambda work: work[0])
         ]
         if operations:
@@ -127,7 +151,8 @@ class TorchTransport:
 def total(partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = None) -> Tensor:
     """The sum of all ranks' tensors of one shape, alike on every rank; differentiable, collective.
 
-    Each rank sees its own part of what the loss owes to the sum, so the adjoint is a sum over the ranks too.
+    Each rank sees its own part of what the loss owes to the sum, so the adjoint is a sum over the
+    ranks too.
     """
     if comm.size == 1:
         return partial

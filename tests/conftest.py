@@ -1,4 +1,6 @@
-"""What all tests share: fixed seeds, and parallel tests that end even when a rank fails or hangs."""
+"""What all tests share: fixed seeds, and parallel tests that end even when a rank fails or
+hangs.
+"""
 
 import os
 import sys
@@ -24,14 +26,17 @@ def pytest_collection_modifyitems(config, items):
     for item, long in zip(items, is_long, strict=True):
         factor = 10 if long else 1
         if item.get_closest_marker("parallel"):
-            # A hanging rank sits in C, where only a thread can end it; in the parent that would end the whole session.
+            # A hanging rank sits in C, where only a thread can end it; in the parent that would end
+            # the whole session.
             seconds, method = (60, "thread") if _UNDER_MPIEXEC else (100, "signal")
             item.add_marker(pytest.mark.timeout(factor * seconds, method=method))
         elif long:
             item.add_marker(pytest.mark.timeout(factor * 100))
     # By the environment, which the ranks of a parallel test see too.
     if "PRDP_LONG_TESTS" not in os.environ:
-        config.hook.pytest_deselected(items=[item for item, long in zip(items, is_long, strict=True) if long])
+        config.hook.pytest_deselected(
+            items=[item for item, long in zip(items, is_long, strict=True) if long]
+        )
         items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]
 
 

@@ -13,7 +13,9 @@ def check_gradient(fresh_task, directions=3, step=1e-5):
         with torch.no_grad():
             for parameter, along in zip(parameters, direction, strict=False):
                 parameter += shift * along
-        return task.train_epoch(1), parameters  # one batch: the loss and the gradient are those before the step
+        return task.train_epoch(
+            1
+        ), parameters  # one batch: the loss and the gradient are those before the step
 
     _, parameters = loss()
     gradients = [parameter.grad for parameter in parameters]

@@ -1,4 +1,5 @@
-"""The discrete incompressible Navier–Stokes equations, written a second time, with NumPy and SciPy on whole fields.
+"""The discrete incompressible Navier–Stokes equations, written a second time, with NumPy and SciPy
+on whole fields.
 
 As the docstrings of `prdp_hpc.physics.staggered` say it; used as the reference of its tests.
 """
@@ -8,7 +9,9 @@ import scipy.sparse
 
 
 def winds(velocity, c):
-    """The wind along each axis at the points of component c of a velocity `(dim, *shape)`, by component."""
+    """The wind along each axis at the points of component c of a velocity `(dim, *shape)`, by
+    component.
+    """
     dim = len(velocity)
     own = dim - 1 - c
     found = []
@@ -23,7 +26,9 @@ def winds(velocity, c):
 
 
 def residual(before, after, viscosity, dt, spacing):
-    """What the step from `before` to `after`, `(dim + 1, *shape)`, leaves of the nonlinear equations; same shape."""
+    """What the step from `before` to `after`, `(dim + 1, *shape)`, leaves of the nonlinear
+    equations; same shape.
+    """
     velocity, pressure = after[:-1], after[-1]
     dim = len(velocity)
     rows = []
@@ -33,7 +38,11 @@ def residual(before, after, viscosity, dt, spacing):
             axis = dim - 1 - other
             h = spacing[axis]
             backward, forward = (u - np.roll(u, 1, axis)) / h, (np.roll(u, -1, axis) - u) / h
-            row = row + np.where(wind > 0, wind * backward, wind * forward) - viscosity * (forward - backward) / h
+            row = (
+                row
+                + np.where(wind > 0, wind * backward, wind * forward)
+                - viscosity * (forward - backward) / h
+            )
         axis = dim - 1 - c
         rows.append(row + (np.roll(pressure, -1, axis) - pressure) / spacing[axis])
     return np.stack([*rows, divergence(velocity, spacing)])
@@ -43,7 +52,9 @@ def divergence(velocity, spacing):
     """Backward differences at the pressure's points."""
     dim = len(velocity)
     axes = [dim - 1 - c for c in range(dim)]
-    return sum((u - np.roll(u, 1, axis)) / spacing[axis] for u, axis in zip(velocity, axes, strict=True))
+    return sum(
+        (u - np.roll(u, 1, axis)) / spacing[axis] for u, axis in zip(velocity, axes, strict=True)
+    )
 
 
 def matrix(wind, viscosity, dt, spacing):
@@ -69,13 +80,17 @@ def matrix(wind, viscosity, dt, spacing):
 def differences(shape, axis, h):
     """Forward and backward differences along one axis, periodic."""
     n = shape[axis]
-    after = scipy.sparse.csr_matrix((np.ones(n), (np.arange(n), (np.arange(n) + 1) % n)), shape=(n, n))
+    after = scipy.sparse.csr_matrix(
+        (np.ones(n), (np.arange(n), (np.arange(n) + 1) % n)), shape=(n, n)
+    )
     one = scipy.sparse.identity(n)
     parts = ((after - one) / h, (one - after.T) / h)
     whole = []
     for part in parts:
         operator = scipy.sparse.identity(1)
         for d, size in enumerate(shape):
-            operator = scipy.sparse.kron(operator, part if d == axis else scipy.sparse.identity(size))
+            operator = scipy.sparse.kron(
+                operator, part if d == axis else scipy.sparse.identity(size)
+            )
         whole.append(operator.tocsr())
     return whole

@@ -19,12 +19,16 @@ def dominant(n: int = 7, symmetric: bool = False, density: float = 0.5, seed: in
 def sparse(matrix: Tensor, **options) -> tuple[SparseOperator, Tensor]:
     """The operator of a dense matrix on this rank alone, and its values."""
     rows, cols = matrix.nonzero(as_tuple=True)
-    operator = SparseOperator(rows.numpy(), cols.numpy(), tuple(matrix.shape), MPI.COMM_SELF, **options)
+    operator = SparseOperator(
+        rows.numpy(), cols.numpy(), tuple(matrix.shape), MPI.COMM_SELF, **options
+    )
     return operator, matrix[rows, cols].clone()
 
 
 def exact(matrix: Tensor, b: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Solution, gradient of b and (dense) gradient of the matrix for a loss with `∂L/∂x = grad`; b, grad `(B, n)`."""
+    """Solution, gradient of b and (dense) gradient of the matrix for a loss with `∂L/∂x = grad`; b,
+    grad `(B, n)`.
+    """
     x = torch.linalg.solve(matrix, b.mT).mT
     adjoint = torch.linalg.solve(matrix.mT, grad.mT).mT
     return x, adjoint, -torch.einsum("bi,bj->ij", adjoint, x)

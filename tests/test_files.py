@@ -78,5 +78,17 @@ def test_json_is_strict(value: object) -> None:
 
 
 def test_json_has_null_for_what_is_not_finite_and_numbers_for_numpys() -> None:
-    value = {"nan": float("nan"), "inf": [np.float32("inf")], "count": np.int64(3), "error": np.float32(0.5), "level": (1, 2)}
-    assert json.loads(to_json(value)) == {"nan": None, "inf": [None], "count": 3, "error": 0.5, "level": [1, 2]}
+    value = {
+        "nan": float("nan"),
+        "inf": [np.float32("inf")],
+        "count": np.int64(3),
+        "error": np.float32(0.5),
+        "level": (1, 2),
+    }
+    assert json.loads(to_json(value)) == {
+        "nan": None,
+        "inf": [None],
+        "count": 3,
+        "error": 0.5,
+        "level": [1, 2],
+    }

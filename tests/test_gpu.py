@@ -9,7 +9,10 @@ from mpi4py import MPI
 from prdp_hpc import Grid, Heat, Solver
 from prdp_hpc.networks import ResNet
 
-pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
+    pytest.mark.timeout(300),
+]
 DEVICE = "cuda"
 
 
@@ -45,12 +48,23 @@ def test_networks_with_halos(boundary):
 @pytest.mark.parametrize(("ranks", "grid_ranks"), [(1, 1), (2, 1), (2, 2)])
 def test_training(ranks, grid_ranks, tmp_path, monkeypatch):
     """With a GPU for each rank through NCCL, with fewer of them through gloo."""
-    content = tiny.emulator(tmp_path, grid={"shape": [16]}, network={"kind": "resnet", "channels": 4, "blocks": 1})
+    content = tiny.emulator(
+        tmp_path, grid={"shape": [16]}, network={"kind": "resnet", "channels": 4, "blocks": 1}
+    )
     config, rows = tiny.write(tmp_path / "config.yaml", content), []
     for name, visible in (("gpu", None), ("cpu", "")):
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        ended = tiny.prdp_hpc(ranks, "run", config, f"name={name}", f"parallel.grid_ranks={grid_ranks}", timeout=120)
+        ended = tiny.prdp_hpc(
+            ranks, "run", config, f"name={name}", f"parallel.grid_ranks={grid_ranks}", timeout=120
+        )
         assert ended.returncode == 0, ended.stderr
-        rows.append(np.array([[row[key] for key in ("error", "forward_iterations")] for row in tiny.rows(tmp_path / name)]))
+        rows.append(
+            np.array(
+                [
+                    [row[key] for key in ("error", "forward_iterations")]
+                    for row in tiny.rows(tmp_path / name)
+                ]
+            )
+        )
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-9)

@@ -1,4 +1,6 @@
-"""A grid on one rank: shapes, points, halos, interpolation. Several ranks: tests/parallel/test_grid_ranks.py."""
+"""A grid on one rank: shapes, points, halos, interpolation. Several ranks:
+tests/parallel/test_grid_ranks.py.
+"""
 
 import itertools
 
@@ -19,7 +21,11 @@ def grid(shape, boundary, **options):
 
 @pytest.mark.parametrize(
     ("kind", "points", "spacing"),
-    [("dirichlet", [0.5, 1.0, 1.5], 0.5), ("neumann", [1 / 3, 1.0, 5 / 3], 2 / 3), ("periodic", [0, 2 / 3, 4 / 3], 2 / 3)],
+    [
+        ("dirichlet", [0.5, 1.0, 1.5], 0.5),
+        ("neumann", [1 / 3, 1.0, 5 / 3], 2 / 3),
+        ("periodic", [0, 2 / 3, 4 / 3], 2 / 3),
+    ],
 )
 def test_points_of_an_axis(kind, points, spacing):
     one = grid((3,), kind, length=2.0)
@@ -81,7 +87,10 @@ def test_interpolation_reproduces_linear_functions_between_coarse_points(shape, 
     coarse = fine.coarsen()
     assert coarse.shape == tuple(n // 2 for n in shape)
     slopes = range(1, len(shape) + 1)
-    linear = [1.0 + sum(a * x for a, x in zip(slopes, g.coordinates(), strict=True)) for g in (coarse, fine)]
+    linear = [
+        1.0 + sum(a * x for a, x in zip(slopes, g.coordinates(), strict=True))
+        for g in (coarse, fine)
+    ]
     inside = torch.ones(shape, dtype=torch.bool)
     for axis, x in enumerate(fine.coordinates()):
         points = coarse.axis_points(axis)
@@ -96,14 +105,18 @@ def test_interpolation_knows_the_boundary(shape, kind):
     coarse = fine.coarsen()
     if kind != "dirichlet":
         ones = torch.ones(coarse.shape, dtype=torch.float64)
-        torch.testing.assert_close(interpolate(fine, coarse, ones), torch.ones(fine.shape, dtype=torch.float64))
+        torch.testing.assert_close(
+            interpolate(fine, coarse, ones), torch.ones(fine.shape, dtype=torch.float64)
+        )
         return
 
     def tent(g):  # linear between the walls and any coarse point, zero on the walls
         values = torch.ones(g.shape, dtype=torch.float64)
         for axis, x in enumerate(g.coordinates()):
             first, last = coarse.axis_points(axis)[[0, -1]]
-            values = values * torch.clamp(torch.minimum(x / first, (1.0 - x) / (1.0 - last)), max=1.0)
+            values = values * torch.clamp(
+                torch.minimum(x / first, (1.0 - x) / (1.0 - last)), max=1.0
+            )
         return values
 
     torch.testing.assert_close(interpolate(fine, coarse, tent(coarse)), tent(fine))

@@ -1,4 +1,6 @@
-"""Halos on one rank are torch's padding, forward and backward, and as often differentiable as you like."""
+"""Halos on one rank are torch's padding, forward and backward, and as often differentiable as you
+like.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A mesh starts alike under mpirun, on several nodes, and under torchrun; what cannot start says so once."""
+"""A mesh starts alike under mpirun, on several nodes, and under torchrun; what cannot start says so
+once.
+"""
 
 import json
 import os
@@ -43,7 +45,12 @@ def shown(*launcher, grid_ranks=1, code=SHOW, env=None):
     if "torchrun" in str(launcher[0]):
         command = [*launcher, "--no-python", sys.executable, "-c", code, str(grid_ranks)]
     job = subprocess.run(
-        command, capture_output=True, text=True, timeout=90, env={**tiny.environment(), **(env or {})}, check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**tiny.environment(), **(env or {})},
+        check=False,
     )
     return job, [json.loads(line) for line in job.stdout.splitlines() if line.startswith("[[")]
 
@@ -63,8 +70,12 @@ def test_two_nodes_with_ranks_dealt_in_turn():
 
 
 def test_a_torchrun_on_each_node_of_a_job_starts_one_job():
-    # As `srun --ntasks-per-node=1 torchrun`: what the outer launcher tells MPI is not for torchrun's processes.
-    torchrun = f"exec {TORCHRUN[0]} --nnodes 2 --node-rank $PMI_RANK --master-addr 127.0.0.1 --master-port {free_port()} "
+    # As `srun --ntasks-per-node=1 torchrun`: what the outer launcher tells MPI is not for
+    # torchrun's processes.
+    torchrun = (
+        f"exec {TORCHRUN[0]} --nnodes 2 --node-rank $PMI_RANK --master-addr 127.0.0.1 "
+        f"--master-port {free_port()} "
+    )
     torchrun += '--nproc-per-node 2 --no-python "$@"'
     job, (ranks,) = shown(MPIEXEC, "-n", "2", "sh", "-c", torchrun, "sh", grid_ranks=2)
     assert job.returncode == 0, job.stderr
@@ -76,19 +87,46 @@ def test_torchrun_trains_as_mpirun_does(tmp_path):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, grid={"shape": [6, 5]}))
     mpirun = tiny.prdp_hpc(2, "run", config, "name=mpirun", "parallel.grid_ranks=2")
     assert mpirun.returncode == 0, mpirun.stderr
-    command = [*TORCHRUN, "2", "-m", "prdp_hpc", "run", config, "name=torchrun", "parallel.grid_ranks=2"]
-    job = subprocess.run(command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False)
+    command = [
+        *TORCHRUN,
+        "2",
+        "-m",
+        "prdp_hpc",
+        "run",
+        config,
+        "name=torchrun",
+        "parallel.grid_ranks=2",
+    ]
+    job = subprocess.run(
+        command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False
+    )
     assert job.returncode == 0, job.stderr
     assert tiny.rows(tmp_path / "torchrun") == tiny.rows(tmp_path / "mpirun")
 
 
 def test_a_rank_that_dies_under_torchrun_ends_the_job_on_all_nodes():
     # The others wait in C and hold the interpreter's lock: nothing in Python could end them.
-    code = "import os\nfrom petsc4py import PETSc\nfrom prdp_hpc import ProcessMesh\nmesh = ProcessMesh.from_world()\n"
-    code += "vector = PETSc.Vec().createMPI(10, comm=mesh.world)\nmesh.world.rank == 1 and os._exit(3)\nvector.norm()"
+    code = (
+        "import os\nfrom petsc4py import PETSc\nfrom prdp_hpc import ProcessMesh\nmesh = "
+        "ProcessMesh.from_world()\n"
+    )
+    code += (
+        "vector = PETSc.Vec().createMPI(10, comm=mesh.world)\nmesh.world.rank == 1 and "
+        "os._exit(3)\nvector.norm()"
+    )
     code = "import prdp_hpc\n" + code
     port = str(free_port())
-    words = [TORCHRUN[0], "--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", port, "--nproc-per-node", "2"]
+    words = [
+        TORCHRUN[0],
+        "--nnodes",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        port,
+        "--nproc-per-node",
+        "2",
+    ]
     agents = [
         subprocess.Popen(
             [*words, "--node-rank", str(node), "--no-python", sys.executable, "-c", code],
@@ -102,7 +140,13 @@ def test_a_rank_that_dies_under_torchrun_ends_the_job_on_all_nodes():
         for agent in agents:
             agent.terminate()
     assert all(agent.returncode != 0 for agent in agents)
-    assert sum(text.count("has ended before the others: ending the job on all 4 ranks") for text in said) == 1
+    assert (
+        sum(
+            text.count("has ended before the others: ending the job on all 4 ranks")
+            for text in said
+        )
+        == 1
+    )
 
 
 WAIT = """
@@ -120,7 +164,9 @@ world.barrier()
 
 
 def runs(process):
-    """Whether a process is there; one that has ended stays in the list until its parent has asked for its exit code."""
+    """Whether a process is there; one that has ended stays in the list until its parent has asked
+    for its exit code.
+    """
     try:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
     except OSError:
@@ -128,10 +174,25 @@ def runs(process):
 
 
 def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_it(tmp_path):
-    words = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
+    words = [
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        f"localhost:{free_port()}",
+    ]
     command = [TORCHRUN[0], *words, "--no-python", sys.executable, "-c", WAIT]
     agents = [
-        subprocess.Popen(command, cwd=tmp_path, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=tiny.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for _ in range(2)
     ]
     try:
@@ -151,8 +212,14 @@ def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_i
 
 def test_a_child_of_a_rank_under_torchrun_is_no_rank():
     child = "from prdp_hpc import ProcessMesh; print(ProcessMesh.from_world().world.size)"
-    code = f"import subprocess, sys\nfrom prdp_hpc import ProcessMesh\nmesh = ProcessMesh.from_world()\nchild = {child!r}\n"
-    code += "print('[[%s]]' % subprocess.check_output([sys.executable, '-c', child], text=True).strip())\nmesh.world.barrier()"
+    code = (
+        "import subprocess, sys\nfrom prdp_hpc import ProcessMesh\nmesh = "
+        f"ProcessMesh.from_world()\nchild = {child!r}\n"
+    )
+    code += (
+        "print('[[%s]]' % subprocess.check_output([sys.executable, '-c', child], "
+        "text=True).strip())\nmesh.world.barrier()"
+    )
     job, found = shown(*TORCHRUN, "2", code=code)
     assert job.returncode == 0, job.stderr
     assert found == [[[1]], [[1]]]
@@ -161,29 +228,49 @@ def test_a_child_of_a_rank_under_torchrun_is_no_rank():
 def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
     # MPICH would end by "Runtime environment uses unsupported PMI version PMIx".
     for rank in ("0", "1"):
-        environment = {"OMPI_COMM_WORLD_SIZE": "2", "PMIX_NAMESPACE": "x", "PRTE_LAUNCHED": "1", "PMIX_RANK": rank}
+        environment = {
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "PMIX_NAMESPACE": "x",
+            "PRTE_LAUNCHED": "1",
+            "PMIX_RANK": rank,
+        }
         environment |= tiny.environment() | {"OMPI_COMM_WORLD_RANK": rank}
         command = tiny.command(0, "run", tiny.REPOSITORY / "configs" / "heat_1d.yaml")
-        job = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        job = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=environment, check=False
+        )
         assert job.returncode == 2
-        assert job.stderr.count("the launcher started 2 processes, but MPI (MPICH) sees each alone") == (rank == "0")
+        assert job.stderr.count(
+            "the launcher started 2 processes, but MPI (MPICH) sees each alone"
+        ) == (rank == "0")
         assert "suspicious" not in job.stderr
 
 
-@pytest.mark.parametrize("launcher", [(MPIEXEC, "-n", "4"), (*TORCHRUN, "4")], ids=["mpirun", "torchrun"])
+@pytest.mark.parametrize(
+    "launcher", [(MPIEXEC, "-n", "4"), (*TORCHRUN, "4")], ids=["mpirun", "torchrun"]
+)
 def test_three_grid_ranks_do_not_fit_in_four(tmp_path, launcher):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path))
     words = ["-m", "prdp_hpc", "run", config, "parallel.grid_ranks=3"]
-    command = [*launcher, *words] if "torchrun" in launcher[0] else [*launcher, sys.executable, *words]
-    job = subprocess.run(command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False)
+    command = (
+        [*launcher, *words] if "torchrun" in launcher[0] else [*launcher, sys.executable, *words]
+    )
+    job = subprocess.run(
+        command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False
+    )
     assert job.returncode != 0
-    assert job.stderr.count("prdp-hpc: error: 4 ranks cannot be split into replicas of 3 grid ranks") == 1
+    assert (
+        job.stderr.count("prdp-hpc: error: 4 ranks cannot be split into replicas of 3 grid ranks")
+        == 1
+    )
 
 
 def test_an_address_is_believed_only_with_the_token():
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    threading.Thread(target=rendezvous._answer, args=(listener, b"right token 1234"), daemon=True).start()
+    threading.Thread(
+        target=rendezvous._answer, args=(listener, b"right token 1234"), daemon=True
+    ).start()
     assert rendezvous._answers("127.0.0.1", port, b"right token 1234")
     assert not rendezvous._answers("127.0.0.1", port, b"other token 5678")
     listener.shutdown(socket.SHUT_RDWR)
@@ -206,7 +293,11 @@ def test_interfaces_of_this_machine_hold_loopback():
 
 
 def test_nodes_that_cannot_reach_each_other_are_told_so_on_all_ranks():
-    code = SHOW.replace("import torch,", "import prdp_hpc.rendezvous as r; r._answers = lambda *a: False\nimport torch,", 1)
+    code = SHOW.replace(
+        "import torch,",
+        "import prdp_hpc.rendezvous as r; r._answers = lambda *a: False\nimport torch,",
+        1,
+    )
     job, _ = shown(*NODES, code=code)
     assert job.returncode != 0
     assert "the nodes cannot reach rank 0" in job.stderr
@@ -215,27 +306,40 @@ def test_nodes_that_cannot_reach_each_other_are_told_so_on_all_ranks():
 
 def test_nothing_but_loopback_is_needed():
     try:
-        subprocess.run(["unshare", "--net", "ip", "link", "set", "lo", "up"], check=True, capture_output=True)
+        subprocess.run(
+            ["unshare", "--net", "ip", "link", "set", "lo", "up"], check=True, capture_output=True
+        )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no network namespaces: needs root")
     command = f'ip link set lo up && exec {MPIEXEC} -n 2 "$@"'
     # Without it torch waits for a name server that is not there.
-    job, (ranks,) = shown("unshare", "--net", "sh", "-c", command, "sh", env={"RES_OPTIONS": "timeout:1 attempts:1"})
+    job, (ranks,) = shown(
+        "unshare", "--net", "sh", "-c", command, "sh", env={"RES_OPTIONS": "timeout:1 attempts:1"}
+    )
     assert job.returncode == 0, job.stderr
     assert [rank[4] for rank in ranks] == [3.0, 3.0]
 
 
 @pytest.fixture
 def nodes(tmp_path):
-    """Two nodes with a network between them, and an address that each has for itself; the command to start ranks on them."""
+    """Two nodes with a network between them, and an address that each has for itself; the command
+    to start ranks on them.
+    """
     one, two = (f"prdp{os.getpid()}{name}" for name in "ab")
     commands = [
         *(f"ip netns add {node}" for node in (one, two)),
         f"ip link add eth7 netns {one} type veth peer name eth7 netns {two}",
-        *(f"ip -n {node} addr add 10.77.0.{i}/24 dev eth7" for i, node in enumerate((one, two), start=1)),
+        *(
+            f"ip -n {node} addr add 10.77.0.{i}/24 dev eth7"
+            for i, node in enumerate((one, two), start=1)
+        ),
         *(f"ip -n {node} link add docker0 type bridge" for node in (one, two)),
         *(f"ip -n {node} addr add 172.17.0.1/16 dev docker0" for node in (one, two)),
-        *(f"ip -n {node} link set {link} up" for node in (one, two) for link in ("lo", "docker0", "eth7")),
+        *(
+            f"ip -n {node} link set {link} up"
+            for node in (one, two)
+            for link in ("lo", "docker0", "eth7")
+        ),
     ]
     launcher = tmp_path / "launcher"
     # As ssh: options, the host, the command.
@@ -259,7 +363,10 @@ def nodes(tmp_path):
 
 
 def test_the_address_is_one_that_the_other_node_reaches(nodes):
-    code = "import json; from mpi4py import MPI; from prdp_hpc.rendezvous import candidates, common_address\n"
+    code = (
+        "import json; from mpi4py import MPI; from prdp_hpc.rendezvous import candidates, "
+        "common_address\n"
+    )
     code += "world = MPI.COMM_WORLD; found = common_address(world, world.rank)\n"
     code += "if world.rank == 0: print(json.dumps([[found, candidates()]]))"
     job, ((found,),) = shown(*nodes, code=code)

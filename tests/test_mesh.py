@@ -1,4 +1,6 @@
-"""Property: ranks are divided into replicas × grid ranks, and no rank is left waiting for one that failed."""
+"""Property: ranks are divided into replicas × grid ranks, and no rank is left waiting for one that
+failed.
+"""
 
 import os
 import subprocess
@@ -22,7 +24,9 @@ def test_one_rank():
 
 @pytest.mark.parametrize("grid_ranks", [0, -1, 2])
 def test_one_rank_cannot_be_divided(grid_ranks):
-    with pytest.raises(ValueError, match=r"1 ranks cannot be split into replicas of .* must be one of \[1\]"):
+    with pytest.raises(
+        ValueError, match=r"1 ranks cannot be split into replicas of .* must be one of \[1\]"
+    ):
         ProcessMesh.from_world(grid_ranks, MPI.COMM_SELF)
 
 
@@ -33,7 +37,10 @@ def test_one_rank_cannot_be_divided(grid_ranks):
             {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4"},
             r"torchrun started 4 processes, but MPI .* import prdp_hpc before mpi4py",
         ),
-        ({"OMPI_COMM_WORLD_SIZE": "3"}, r"launcher started 3 processes, but MPI .* sees each alone: use the mpirun of the MPI"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "3"},
+            r"launcher started 3 processes, but MPI .* sees each alone: use the mpirun of the MPI",
+        ),
         ({"SLURM_STEP_NUM_TASKS": "8"}, r"launcher started 8 processes.*srun --mpi=list"),
     ],
 )
@@ -53,14 +60,20 @@ def test_four_ranks():
         message = ""
     except ValueError as error:
         message = str(error)
-    wanted = "4 ranks cannot be split into replicas of 3 grid ranks: grid_ranks must be one of [1, 2, 4]"
+    wanted = (
+        "4 ranks cannot be split into replicas of 3 grid ranks: grid_ranks must be one of [1, 2, 4]"
+    )
     assert all(wanted in told for told in world.allgather(message))
     for grid_ranks in (1, 2, 4):
         mesh = ProcessMesh.from_world(grid_ranks)
         assert (mesh.grid_ranks, mesh.replicas) == (grid_ranks, 4 // grid_ranks)
         assert mesh.replica == world.rank // grid_ranks
-        assert mesh.grid_comm.allgather(world.rank) == [mesh.replica * grid_ranks + i for i in range(grid_ranks)]
-        assert mesh.replica_comm.allgather(world.rank) == [i * grid_ranks + mesh.grid_comm.rank for i in range(4 // grid_ranks)]
+        assert mesh.grid_comm.allgather(world.rank) == [
+            mesh.replica * grid_ranks + i for i in range(grid_ranks)
+        ]
+        assert mesh.replica_comm.allgather(world.rank) == [
+            i * grid_ranks + mesh.grid_comm.rank for i in range(4 // grid_ranks)
+        ]
         assert world.allreduce(int(mesh.is_root)) == 1
         ranks = torch.tensor([float(world.rank)])
         dist.all_reduce(ranks)
@@ -79,7 +92,10 @@ mesh.world.barrier()
 """
 
 
-FAULTS = [("raise ArithmeticError('rank one fell')", "rank one fell"), ("os.kill(os.getpid(), signal.SIGKILL)", "")]
+FAULTS = [
+    ("raise ArithmeticError('rank one fell')", "rank one fell"),
+    ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+]
 
 
 @pytest.mark.parametrize(("fault", "told"), FAULTS)
@@ -88,7 +104,11 @@ def test_a_rank_that_fails_ends_the_job(fault, told):
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "MPI", "HYDRA"))}
     mpiexec = Path(sys.executable).parent / "mpiexec"
     job = subprocess.run(
-        [mpiexec, "-n", "3", sys.executable, "-c", JOB.format(fault=fault)], capture_output=True, text=True, timeout=30, env=plain
+        [mpiexec, "-n", "3", sys.executable, "-c", JOB.format(fault=fault)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=plain,
     )
     assert job.returncode != 0
     assert told in job.stderr

@@ -9,13 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.placement import Seat, describe, each_has_a_gpu, gpus_of, order, sharing, spread, threads_of
+from prdp_hpc.placement import (
+    Seat,
+    describe,
+    each_has_a_gpu,
+    gpus_of,
+    order,
+    sharing,
+    spread,
+    threads_of,
+)
 
 
-def seats(nodes: list[int], gpus: list[str] | int = 0, cores: list[set[int]] | None = None) -> list[Seat]:
+def seats(
+    nodes: list[int], gpus: list[str] | int = 0, cores: list[set[int]] | None = None
+) -> list[Seat]:
     """`gpus`: how many each node shows to all its ranks, or the letters that each rank sees."""
-    own = [tuple(f"{node}-{i}" for i in range(gpus)) if isinstance(gpus, int) else tuple(gpus[k]) for k, node in enumerate(nodes)]
-    return [Seat(node, f"n{node}", own[k], frozenset(cores[k] if cores else range(8))) for k, node in enumerate(nodes)]
+    own = [
+        tuple(f"{node}-{i}" for i in range(gpus)) if isinstance(gpus, int) else tuple(gpus[k])
+        for k, node in enumerate(nodes)
+    ]
+    return [
+        Seat(node, f"n{node}", own[k], frozenset(cores[k] if cores else range(8)))
+        for k, node in enumerate(nodes)
+    ]
 
 
 @st.composite
@@ -26,13 +43,17 @@ def placements(draw: st.DrawFn) -> tuple[list[int], int]:
 
 
 @given(placements())
-def test_the_order_is_a_permutation_with_as_many_whole_replicas_as_nodes_allow(placement: tuple[list[int], int]) -> None:
+def test_the_order_is_a_permutation_with_as_many_whole_replicas_as_nodes_allow(
+    placement: tuple[list[int], int],
+) -> None:
     nodes, grid_ranks = placement
     found = order(nodes, grid_ranks)
     assert sorted(found) == list(range(len(nodes)))
     assert found[0] == 0
     possible = sum(count // grid_ranks for count in Counter(nodes).values())
-    assert spread([nodes[rank] for rank in found], grid_ranks) == len(nodes) // grid_ranks - possible
+    assert (
+        spread([nodes[rank] for rank in found], grid_ranks) == len(nodes) // grid_ranks - possible
+    )
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
@@ -101,4 +122,7 @@ def test_threads_are_the_share_of_cores() -> None:
 
 
 def test_the_description_counts_ranks_by_node() -> None:
-    assert describe(seats([0, 0, 1], gpus=2)) == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) a node"
+    assert (
+        describe(seats([0, 0, 1], gpus=2))
+        == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) a node"
+    )

@@ -17,14 +17,19 @@ class Served:
 
     def __init__(self, size):
         self.manager, self.reasons = ProcessManager(size), []
-        self._thread = threading.Thread(target=lambda: self.reasons.append(self.manager.serve()), daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: self.reasons.append(self.manager.serve()), daemon=True
+        )
         self._thread.start()
 
     @contextmanager
     def connection(self, first):
         """A connection that begins with a line; the function to ask with."""
         address = ("127.0.0.1", self.manager.port)
-        with socket.create_connection(address, timeout=10) as connection, connection.makefile("rw", newline="\n") as stream:
+        with (
+            socket.create_connection(address, timeout=10) as connection,
+            connection.makefile("rw", newline="\n") as stream,
+        ):
 
             def ask(line, answers=1):
                 stream.write(line + "\n")
@@ -44,7 +49,10 @@ class Served:
 def together(count, action):
     """Do something for each rank at once; what each returned."""
     found = {}
-    threads = [threading.Thread(target=lambda rank=rank: found.update({rank: action(rank)})) for rank in range(count)]
+    threads = [
+        threading.Thread(target=lambda rank=rank: found.update({rank: action(rank)}))
+        for rank in range(count)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -72,7 +80,12 @@ def test_two_processes_exchange_addresses_and_finish():
         return said
 
     for rank, said in together(2, process).items():
-        assert said[:4] == ["cmd=initack", "cmd=set size=2", f"cmd=set rank={rank}", "cmd=set debug=0"]
+        assert said[:4] == [
+            "cmd=initack",
+            "cmd=set size=2",
+            f"cmd=set rank={rank}",
+            "cmd=set debug=0",
+        ]
         assert said[6] == "cmd=barrier_out rc=0"
         assert said[7] == f"cmd=get_result rc=0 msg=success value=here={1 - rank} and more"
         assert said[8] == "cmd=get_result rc=-1 msg=key_not_found"
@@ -103,14 +116,20 @@ def test_a_stranger_is_no_process_of_the_job():
     for words in ("GET / HTTP/1.1", "", "cmd=join rank=here", "cmd=initack"):
         with served.connection(words):
             pass
-    with served.connection("cmd=join rank=0 node=0"), served.connection("cmd=initack pmiid=0") as ask:
+    with (
+        served.connection("cmd=join rank=0 node=0"),
+        served.connection("cmd=initack pmiid=0") as ask,
+    ):
         assert ask("cmd=finalize", 5)[-1] == "cmd=finalize_ack rc=0"
     assert served.reason() == ""
 
 
 def test_what_it_cannot_do_fails_at_once():
     served = Served(1)
-    with served.connection("cmd=join rank=0 node=0"), served.connection("cmd=initack pmiid=0") as ask:
+    with (
+        served.connection("cmd=join rank=0 node=0"),
+        served.connection("cmd=initack pmiid=0") as ask,
+    ):
         assert ask("cmd=spawn", 5)[-1] == ""
 
 
@@ -123,7 +142,10 @@ def test_processes_that_do_not_come_are_counted(monkeypatch):
 
 def expanded(mapping):
     """The node of each rank, as MPICH reads it."""
-    blocks = [tuple(map(int, block.split(","))) for block in mapping.removeprefix("(vector,(").removesuffix("))").split("),(")]
+    blocks = [
+        tuple(map(int, block.split(",")))
+        for block in mapping.removeprefix("(vector,(").removesuffix("))").split("),(")
+    ]
     return [first + i for first, many, each in blocks for i in range(many) for _ in range(each)]
 
 
@@ -133,6 +155,9 @@ def test_the_mapping_gives_every_rank_its_node(nodes):
     assert expanded(process_mapping(nodes)) == [numbers[node] for node in nodes]
 
 
-@pytest.mark.parametrize(("nodes", "mapping"), [([0, 0, 1, 1], "(0,2,2)"), ([7, 7, 7, 2], "(0,1,3),(1,1,1)"), ([3], "(0,1,1)")])
+@pytest.mark.parametrize(
+    ("nodes", "mapping"),
+    [([0, 0, 1, 1], "(0,2,2)"), ([7, 7, 7, 2], "(0,1,3),(1,1,1)"), ([3], "(0,1,1)")],
+)
 def test_the_mapping_of_equal_nodes_is_short(nodes, mapping):
     assert process_mapping(nodes) == f"(vector,{mapping})"

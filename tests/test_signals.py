@@ -1,4 +1,6 @@
-"""Reliability: a signal that comes while libraries load is not lost, and ends nothing before there is something to save."""
+"""Reliability: a signal that comes while libraries load is not lost, and ends nothing before there
+is something to save.
+"""
 
 import re
 import signal
@@ -15,14 +17,18 @@ from prdp_hpc.signals import hold_signals, take_held
 
 def blocks(process, number):
     """Whether a process lets a signal wait."""
-    mask = re.search(r"^SigBlk:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)[1]
+    mask = re.search(
+        r"^SigBlk:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE
+    )[1]
     return int(mask, 16) >> (number - 1) & 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_signals_from_the_start_to_the_end_stop_training_after_a_step(number, tmp_path):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path / "runs"))
-    with subprocess.Popen(tiny.command(0, "run", config), env=tiny.environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        tiny.command(0, "run", config), env=tiny.environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
         while process.poll() is None and not blocks(process, number):
             time.sleep(0.01)
         while process.poll() is None:

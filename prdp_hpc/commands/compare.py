@@ -1,4 +1,6 @@
-"""`prdp-hpc compare`: PRDP against full refinement, constant levels and other solvers, over several seeds."""
+"""`prdp-hpc compare`: PRDP against full refinement, constant levels and other solvers, over several
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from prdp_hpc.config.models import RefinementSection
 from prdp_hpc.files import write_json
 from prdp_hpc.learning.experiment import process_mesh, run_folder
 from prdp_hpc.mesh import ProcessMesh
-from prdp_hpc.report import ComparisonRecord, compare_runs, comparison_table, load_run, plot_comparison, seed_folders
+from prdp_hpc.report import (
+    ComparisonRecord,
+    compare_runs,
+    comparison_table,
+    load_run,
+    plot_comparison,
+    seed_folders,
+)
 from prdp_hpc.report.runs import ReportError
 
 _NO_MATTER = {"name", "output", "parallel", "comparison"}
@@ -21,45 +30,68 @@ _NO_MATTER = {"name", "output", "parallel", "comparison"}
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Train each variant from the same seeds on the same data; print the table and draw the figure."""
+    """Train each variant from the same seeds on the same data; print the table and draw the
+    figure.
+    """
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config).with_name(f"{config.name}-compare")
     if arguments.overwrite:
         remove(mesh, folder)
-    comparison = compare_variants(config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume)
+    comparison = compare_variants(
+        config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
+    )
     if mesh.is_root:
-        print(f"\n{comparison_table(comparison)}\n\nrun folders: {folder}\nfigure:      {folder / 'figures' / 'comparison.png'}")
+        print(
+            f"\n{comparison_table(comparison)}\n\nrun folders: {folder}\nfigure:      "
+            f"{folder / 'figures' / 'comparison.png'}"
+        )
     mesh.close()
 
 
-def compare_variants(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, figure: Path, resume: bool) -> dict[str, Any]:
-    """Train what is not there yet, write `comparison.json` and the figure; the content on rank 0, else empty. Collective.
+def compare_variants(
+    config: ExperimentConfig, mesh: ProcessMesh, folder: Path, figure: Path, resume: bool
+) -> dict[str, Any]:
+    """Train what is not there yet, write `comparison.json` and the figure; the content on rank 0,
+    else empty. Collective.
 
-    With `resume`, finished runs of the same config are kept and others continue from their checkpoints. The variants of a
-    seed follow each other, and the order moves on by one with each seed, so that what else the machine does hits all alike.
+    With `resume`, finished runs of the same config are kept and others continue from their
+    checkpoints. The variants of a seed follow each other, and the order moves on by one with each
+    seed, so that what else the machine does hits all alike.
     """
     configs = variants(config)
     folders = seed_folders(folder, config.seeds)
     for turn, (seed, seed_folder) in enumerate(zip(config.seeds, folders, strict=True)):
         names = list(configs)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            run_config = configs[name].model_copy(update={"seed": seed, "name": f"{config.name}-{name}"})
+            run_config = configs[name].model_copy(
+                update={"seed": seed, "name": f"{config.name}-{name}"}
+            )
             _train(run_config, mesh, seed_folder / name, resume)
-    return call_together(mesh.world, lambda: _report(config, list(configs), folder, figure) if mesh.is_root else {})
+    return call_together(
+        mesh.world, lambda: _report(config, list(configs), folder, figure) if mesh.is_root else {}
+    )
 
 
 def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
-    """The configs of a comparison by name: `prdp`, `full`, `constant_<level>`, and the baselines'."""
+    """The configs of a comparison by name: `prdp`, `full`, `constant_<level>`, and the
+    baselines'.
+    """
     full = config.refinement.full_level
     found = {"prdp": _refined(config, config.refinement.model_copy(update={"schedule": "prdp"}))}
     # Only what matters to them, so that they are not trained again when PRDP's thresholds change.
     found["full"] = _refined(
-        config, RefinementSection(schedule="constant", level=full, adjoint_ladder=config.refinement.adjoint_ladder)
+        config,
+        RefinementSection(
+            schedule="constant", level=full, adjoint_ladder=config.refinement.adjoint_ladder
+        ),
     )
     for level in config.comparison.constant_levels:
-        # A schedule made by hand leaves alone what full refinement is, at which correctors are validated.
-        found[f"constant_{level:g}"] = _refined(config, RefinementSection(schedule="manual", manual={0: level}, level=full))
+        # A schedule made by hand leaves alone what full refinement is, at which correctors are
+        # validated.
+        found[f"constant_{level:g}"] = _refined(
+            config, RefinementSection(schedule="manual", manual={0: level}, level=full)
+        )
     for name, baseline in config.comparison.baselines.items():
         level = full if baseline.level is None else baseline.level
         refined = _refined(config, RefinementSection(schedule="constant", level=level))
@@ -92,10 +124,15 @@ def _numbers(config: ExperimentConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=_NO_MATTER)
 
 
-def _report(config: ExperimentConfig, names: list[str], folder: Path, figure: Path) -> dict[str, Any]:
+def _report(
+    config: ExperimentConfig, names: list[str], folder: Path, figure: Path
+) -> dict[str, Any]:
     folders = seed_folders(folder, config.seeds)
     runs = {name: tuple(load_run(seed_folder / name) for seed_folder in folders) for name in names}
-    targets = {name: section.model_dump(exclude_none=True) for name, section in config.comparison.targets.items()}
+    targets = {
+        name: section.model_dump(exclude_none=True)
+        for name, section in config.comparison.targets.items()
+    }
     content = compare_runs(config.name, config.seeds, runs, targets)
     write_json(folder / "comparison.json", content)
     plot_comparison(ComparisonRecord(folder, config.name, runs, content), figure, _title(config))

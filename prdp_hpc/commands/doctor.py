@@ -32,7 +32,11 @@ def doctor(arguments: argparse.Namespace) -> None:
     findings = [finding for check in _CHECKS for finding in check()]
     mpi = sys.modules.get("mpi4py.MPI")
     # Processes that MPI sees each alone must not all say the same.
-    first = launched_rank() == 0 if mpi is None or mpi.COMM_WORLD.size == 1 else mpi.COMM_WORLD.rank == 0
+    first = (
+        launched_rank() == 0
+        if mpi is None or mpi.COMM_WORLD.size == 1
+        else mpi.COMM_WORLD.rank == 0
+    )
     if not first:
         return
     width = max(len(finding.name) for finding in findings)
@@ -56,10 +60,18 @@ def _python() -> list[Finding]:
 def _mpi() -> list[Finding]:
     mpi = _import("mpi4py.MPI")
     if isinstance(mpi, str):
-        return [Finding("MPI", "not usable", f"{mpi}; install an MPI and mpi4py (`make environment`, or your cluster's modules)")]
+        return [
+            Finding(
+                "MPI",
+                "not usable",
+                f"{mpi}; install an MPI and mpi4py (`make environment`, or your cluster's modules)",
+            )
+        ]
     vendor, version = mpi.get_vendor()
     beside = str(Path(sys.executable).parent)
-    launcher = shutil.which("mpiexec") or shutil.which("mpiexec", path=beside) or "no mpiexec on the PATH"
+    launcher = (
+        shutil.which("mpiexec") or shutil.which("mpiexec", path=beside) or "no mpiexec on the PATH"
+    )
     return [Finding("MPI", f"{vendor} {'.'.join(map(str, version))}, launcher {launcher}")]
 
 
@@ -75,14 +87,22 @@ def _petsc() -> list[Finding]:
     options = _petsc_options(folder)
     version = ".".join(map(str, petsc.Sys.getVersion()))
     kind = f"{petsc.ScalarType.__name__} scalars, {petsc.IntType.__name__} indices"
-    wrong = "" if "float64" in kind else "needs real double precision: build PETSc without complex or single"
+    wrong = (
+        ""
+        if "float64" in kind
+        else "needs real double precision: build PETSc without complex or single"
+    )
     findings = [
         Finding("PETSc", f"{version} in {folder}, {kind}", wrong),
         Finding("PETSc options", options or "not recorded"),
         Finding("BLAS", _blas(folder)),
     ]
     if "--with-debugging=0" not in options and options:
-        findings.append(Finding("note", "this PETSc was built with debugging: expect it to be several times slower"))
+        findings.append(
+            Finding(
+                "note", "this PETSc was built with debugging: expect it to be several times slower"
+            )
+        )
     return findings
 
 
@@ -95,13 +115,21 @@ def _loaded_from() -> Path | None:
 
 def _petsc_options(folder: Path) -> str:
     header = folder / "include" / "petscconfiginfo.h"
-    found = re.search(r'petscconfigureoptions = "(.*)"', header.read_text()) if header.is_file() else None
+    found = (
+        re.search(r'petscconfigureoptions = "(.*)"', header.read_text())
+        if header.is_file()
+        else None
+    )
     return found.group(1) if found else ""
 
 
 def _blas(folder: Path) -> str:
     variables = folder / "lib" / "petsc" / "conf" / "petscvariables"
-    found = re.search(r"^BLASLAPACK_LIB\s*=\s*(.*)$", variables.read_text(), re.MULTILINE) if variables.is_file() else None
+    found = (
+        re.search(r"^BLASLAPACK_LIB\s*=\s*(.*)$", variables.read_text(), re.MULTILINE)
+        if variables.is_file()
+        else None
+    )
     libraries = re.findall(r"-l(\S+)", found.group(1)) if found else []
     names = ["OpenBLAS from PyPI" if name == "prdpblas" else name for name in libraries]
     return ", ".join(dict.fromkeys(names)) or "not recorded"
@@ -110,11 +138,21 @@ def _blas(folder: Path) -> str:
 def _torch() -> list[Finding]:
     torch = _import("torch")
     if isinstance(torch, str):
-        return [Finding("torch", "not usable", f"{torch}; run `make environment`, or pip install torch")]
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        return [
+            Finding("torch", "not usable", f"{torch}; run `make environment`, or pip install torch")
+        ]
+    devices = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     shown = ", ".join(devices) if devices else "no GPU"
-    backends = [name for name in ("gloo", "nccl") if getattr(torch.distributed, f"is_{name}_available")()]
-    return [Finding("torch", f"{torch.__version__}, {shown}, torch.distributed: {', '.join(backends)}")]
+    backends = [
+        name for name in ("gloo", "nccl") if getattr(torch.distributed, f"is_{name}_available")()
+    ]
+    return [
+        Finding("torch", f"{torch.__version__}, {shown}, torch.distributed: {', '.join(backends)}")
+    ]
 
 
 def _launch() -> list[Finding]:
@@ -134,7 +172,11 @@ def _launch() -> list[Finding]:
         seats = seats_of(world)
         through = "NCCL" if each_has_a_gpu(seats) else "gloo"
         address = common_address(world, seats[world.rank].node)
-        return [Finding("launch", f"{describe(seats)}, reductions through {through}, rank 0 at {address}")]
+        return [
+            Finding(
+                "launch", f"{describe(seats)}, reductions through {through}, rank 0 at {address}"
+            )
+        ]
     except ValueError as error:
         return [Finding("launch", "not as one job", str(error))]
 
@@ -143,14 +185,22 @@ def _hdf5() -> list[Finding]:
     h5py = _import("h5py")
     if isinstance(h5py, str):
         return [Finding("HDF5", "not usable", f"{h5py}; pip install h5py")]
-    return [Finding("HDF5", f"{h5py.version.hdf5_version}, parallel: {'yes' if h5py.get_config().mpi else 'no (not needed)'}")]
+    return [
+        Finding(
+            "HDF5",
+            f"{h5py.version.hdf5_version}, parallel: "
+            f"{'yes' if h5py.get_config().mpi else 'no (not needed)'}",
+        )
+    ]
 
 
 def _slurm() -> list[Finding]:
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         return [Finding("SLURM", "no (not needed)")]
-    version = subprocess.run([sbatch, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    version = subprocess.run(
+        [sbatch, "--version"], capture_output=True, text=True, timeout=10, check=False
+    ).stdout.strip()
     return [Finding("SLURM", f"{version}, {sbatch}")]
 
 
@@ -162,4 +212,12 @@ def _import(name: str) -> Any:
         return f"{name} cannot be imported ({type(error).__name__}: {error})"
 
 
-_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _mpi, _petsc, _torch, _launch, _hdf5, _slurm)
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (
+    _python,
+    _mpi,
+    _petsc,
+    _torch,
+    _launch,
+    _hdf5,
+    _slurm,
+)

@@ -20,10 +20,14 @@ from prdp_hpc.mesh import ProcessMesh
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Validate the network of a run's last checkpoint on the group `validation` of a data file; print the errors."""
+    """Validate the network of a run's last checkpoint on the group `validation` of a data file;
+    print the errors.
+    """
     config, state = trained_state(arguments.run)
     if arguments.data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"file": arguments.data})})
+        config = config.model_copy(
+            update={"data": config.data.model_copy(update={"file": arguments.data})}
+        )
     mesh = _mesh(config)
     solver = Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options)
     task = build_supervised(config, mesh, solver, groups=("validation",))
@@ -37,14 +41,23 @@ def evaluate(arguments: argparse.Namespace) -> None:
         for name, error in errors.items():
             print(f"  {name:<{width}}  {error:.4e}")
         if arguments.out:
-            write_json(Path(arguments.out), {"run": str(arguments.run), "epoch": state["epoch"], "data": data, **errors})
+            write_json(
+                Path(arguments.out),
+                {"run": str(arguments.run), "epoch": state["epoch"], "data": data, **errors},
+            )
     mesh.close()
 
 
 def _mesh(config: SupervisedConfig) -> ProcessMesh:
-    """The ranks as in training; where that does not go, as on a login node, all of them share the grid."""
+    """The ranks as in training; where that does not go, as on a login node, all of them share the
+    grid.
+    """
     ranks = MPI.COMM_WORLD.size
-    return ProcessMesh.from_world(ranks) if ranks % (config.parallel.grid_ranks or 1) else process_mesh(config)
+    return (
+        ProcessMesh.from_world(ranks)
+        if ranks % (config.parallel.grid_ranks or 1)
+        else process_mesh(config)
+    )
 
 
 def _load(task: SupervisedTask, parameters: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -52,5 +65,6 @@ def _load(task: SupervisedTask, parameters: dict[str, Any], arguments: argparse.
         task.load_network(parameters)
     except RuntimeError:
         raise InputError(
-            f"{arguments.data}: its fields have other channels than those the network of {arguments.run} was trained on"
+            f"{arguments.data}: its fields have other channels than those the network of "
+            f"{arguments.run} was trained on"
         ) from None

@@ -18,10 +18,20 @@ def generate(arguments: argparse.Namespace) -> None:
     """Solve for the trajectories of a config and write them; all ranks share the grid."""
     config = load_config(arguments.config, arguments.overrides)
     if isinstance(config, InverseConfig):
-        raise ConfigError(f"{arguments.config}: an inverse problem is not trained on trajectories and makes its own reference")
+        raise ConfigError(
+            f"{arguments.config}: an inverse problem is not trained on trajectories and makes its "
+            "own reference"
+        )
     path = Path(arguments.out) if arguments.out else generated_path(config)
     mesh = ProcessMesh.from_world(MPI.COMM_WORLD.size)
-    make(config, Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length), path)
+    make(
+        config,
+        Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length),
+        path,
+    )
     if mesh.is_root:
-        print(f"{config.data.train} training and {config.data.validation} validation trajectories: {path}")
+        print(
+            f"{config.data.train} training and {config.data.validation} validation trajectories: "
+            f"{path}"
+        )
     mesh.close()

@@ -28,5 +28,7 @@ def gradients(arguments: argparse.Namespace) -> None:
 
     call_together(mesh.world, lambda: write() if mesh.is_root else None)
     if mesh.is_root:
-        print(f"{gradients_table(content)}\n\nresults: {folder / 'gradients.json'}\nfigure:  {figure}")
+        print(
+            f"{gradients_table(content)}\n\nresults: {folder / 'gradients.json'}\nfigure:  {figure}"
+        )
     mesh.close()

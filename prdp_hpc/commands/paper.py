@@ -28,8 +28,8 @@ USERS_MISTAKES = (ValueError, ImportError, OSError, SolveError)
 def paper(arguments: argparse.Namespace) -> None:
     """Compare PRDP in each experiment of the list; go on where an earlier call stopped.
 
-    Prints the table and writes it to `summary.md`, and all results to `summary.json`. An experiment that fails is
-    reported, the others go on; the exit code is then 1.
+    Prints the table and writes it to `summary.md`, and all results to `summary.json`. An experiment
+    that fails is reported, the others go on; the exit code is then 1.
     """
     path = find_list(arguments.list)
     listed = load_paper(path)
@@ -38,12 +38,18 @@ def paper(arguments: argparse.Namespace) -> None:
     made_with = provenance(arguments.line)
     failures: dict[str, str] = {}
     for name in names:
-        message = _attempt(partial(_experiment, path, listed, name, out, arguments.quick, made_with))
+        message = _attempt(
+            partial(_experiment, path, listed, name, out, arguments.quick, made_with)
+        )
         if message is not None:
             failures[name] = message
-        call_together(MPI.COMM_WORLD, partial(_summarise, out, listed, failures, arguments.quick, made_with))
+        call_together(
+            MPI.COMM_WORLD, partial(_summarise, out, listed, failures, arguments.quick, made_with)
+        )
     if MPI.COMM_WORLD.rank == 0:
-        print(f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n\nresults: {out}")
+        print(
+            f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n\nresults: {out}"
+        )
     if failures:
         sys.exit(1)
 
@@ -51,22 +57,37 @@ def paper(arguments: argparse.Namespace) -> None:
 def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
     unknown = [name for name in only or () if name not in listed.experiments]
     if unknown:
-        raise ConfigError(f"--only: no experiment is named {unknown[0]!r}; {nearest(unknown[0], listed.experiments)}")
+        raise ConfigError(
+            f"--only: no experiment is named {unknown[0]!r}; "
+            f"{nearest(unknown[0], listed.experiments)}"
+        )
     return [name for name in listed.experiments if not only or name in only]
 
 
 def _experiment(
-    path: Path, listed: Paper, name: str, out: Path, quick: bool, made_with: dict[str, Any], stack: ExitStack
+    path: Path,
+    listed: Paper,
+    name: str,
+    out: Path,
+    quick: bool,
+    made_with: dict[str, Any],
+    stack: ExitStack,
 ) -> None:
     """One comparison, with its results in `<name>.json` and its figure in `figures/`."""
-    config = load_experiment(path, name, listed.experiments[name], quick).model_copy(update={"output": str(out)})
+    config = load_experiment(path, name, listed.experiments[name], quick).model_copy(
+        update={"output": str(out)}
+    )
     mesh = process_mesh(config)
     stack.callback(mesh.close)
-    comparison = compare_variants(config, mesh, out / name, out / "figures" / f"{name}.png", resume=True)
+    comparison = compare_variants(
+        config, mesh, out / name, out / "figures" / f"{name}.png", resume=True
+    )
     if mesh.is_root:
         print(f"\n{comparison_table(comparison)}", flush=True)
     result = {"experiment": name, "quick": quick, **made_with, **comparison}
-    call_together(mesh.world, lambda: write_json(out / f"{name}.json", result) if mesh.is_root else None)
+    call_together(
+        mesh.world, lambda: write_json(out / f"{name}.json", result) if mesh.is_root else None
+    )
 
 
 def _attempt(action: Callable[[ExitStack], None]) -> str | None:
@@ -86,13 +107,21 @@ def _attempt(action: Callable[[ExitStack], None]) -> str | None:
             message = str(error) or type(error).__name__
             if not isinstance(error, USERS_MISTAKES) and world.rank == 0:
                 traceback.print_exception(error)
-        first: str | None = next((found for found in world.allgather(message) if found is not None), None)
+        first: str | None = next(
+            (found for found in world.allgather(message) if found is not None), None
+        )
     if first is not None and world.rank == 0:
-        print(f"prdp-hpc: failed, going on with the next experiment: {first}", file=sys.stderr, flush=True)
+        print(
+            f"prdp-hpc: failed, going on with the next experiment: {first}",
+            file=sys.stderr,
+            flush=True,
+        )
     return first
 
 
-def _results(out: Path, listed: Paper, failures: dict[str, str], quick: bool) -> list[dict[str, Any]]:
+def _results(
+    out: Path, listed: Paper, failures: dict[str, str], quick: bool
+) -> list[dict[str, Any]]:
     """What is there of this size, in the list's order; results of earlier calls too."""
     found: list[dict[str, Any]] = []
     for name in listed.experiments:
@@ -103,7 +132,9 @@ def _results(out: Path, listed: Paper, failures: dict[str, str], quick: bool) ->
     return [result for result in found if result["quick"] == quick]
 
 
-def _summarise(out: Path, listed: Paper, failures: dict[str, str], quick: bool, made_with: dict[str, Any]) -> None:
+def _summarise(
+    out: Path, listed: Paper, failures: dict[str, str], quick: bool, made_with: dict[str, Any]
+) -> None:
     if MPI.COMM_WORLD.rank > 0:
         return
     results = _results(out, listed, failures, quick)

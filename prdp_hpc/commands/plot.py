@@ -18,7 +18,9 @@ from prdp_hpc.report import (
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """One run: its figure. Several: one figure of all. A comparison's folder: its figure and table."""
+    """One run: its figure. Several: one figure of all. A comparison's folder: its figure and
+    table.
+    """
     folders = [Path(run) for run in arguments.runs]
     if len(folders) == 1 and is_comparison(folders[0]):
         _plot_comparison(folders[0], arguments.out)

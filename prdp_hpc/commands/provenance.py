@@ -41,7 +41,11 @@ def provenance(command: str) -> dict[str, Any]:
 
 def machine_text(machine: dict[str, Any]) -> str:
     """The machine in a few words."""
-    parts = [f"{machine['cores']} cores of {machine['processor']}", machine["gpu"], f"{machine['ranks']} rank(s)"]
+    parts = [
+        f"{machine['cores']} cores of {machine['processor']}",
+        machine["gpu"],
+        f"{machine['ranks']} rank(s)",
+    ]
     return ", ".join(part for part in parts if part)
 
 

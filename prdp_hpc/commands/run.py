@@ -28,10 +28,14 @@ def run(arguments: argparse.Namespace) -> None:
     mesh.close()
 
 
-def train_and_plot(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
+def train_and_plot(
+    config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool
+) -> dict[str, Any]:
     """One run with its figure; the run's summary. Collective."""
     summary = run_experiment(config, mesh, folder, resume)
-    call_together(mesh.world, lambda: plot_run(load_run(folder), figure_of(folder)) if mesh.is_root else None)
+    call_together(
+        mesh.world, lambda: plot_run(load_run(folder), figure_of(folder)) if mesh.is_root else None
+    )
     return summary
 
 
@@ -41,13 +45,21 @@ def figure_of(folder: Path) -> Path:
 
 
 def remove(mesh: ProcessMesh, folder: Path) -> None:
-    """Remove an earlier run or comparison; collective. `RunFolderError` for a folder that holds something else."""
+    """Remove an earlier run or comparison; collective. `RunFolderError` for a folder that holds
+    something else.
+    """
     call_together(mesh.world, lambda: _remove(folder) if mesh.is_root else None)
 
 
 def _remove(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not any((folder / "config.yaml").is_file() for folder in (folder, *folder.glob("prdp"), *folder.glob("seed_*/prdp"))):
-        raise RunFolderError(f"{folder} holds no run, so --overwrite does not remove it: choose another name=… or output=…")
+    if not any(
+        (folder / "config.yaml").is_file()
+        for folder in (folder, *folder.glob("prdp"), *folder.glob("seed_*/prdp"))
+    ):
+        raise RunFolderError(
+            f"{folder} holds no run, so --overwrite does not remove it: choose another name=… or "
+            "output=…"
+        )
     shutil.rmtree(folder)

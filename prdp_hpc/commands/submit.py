@@ -1,4 +1,6 @@
-"""`prdp-hpc submit`: a SLURM job from a config. Nothing here loads MPI, which login nodes may forbid."""
+"""`prdp-hpc submit`: a SLURM job from a config. Nothing here loads MPI, which login nodes may
+forbid.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ SIGNAL_SECONDS = 120
 """How long before its time limit a job is told to save; SLURM may do so up to 60 s earlier."""
 
 _ADVICE = {
-    # What sbatch says, in the order in which to look for it: one message names both the account and the partition.
+    # What sbatch says, in the order in which to look for it: one message names both the account and
+    # the partition.
     "account": "Give --account; `sacctmgr show associations user=$USER format=account,partition` lists yours",
     "partition specified|partition name": "Give one of these with --partition: {partitions}",
     "--time": "Give --time as minutes, hours:minutes:seconds or days-hours",
@@ -38,14 +41,16 @@ class _Template(string.Template):
 
 
 def submit(arguments: argparse.Namespace) -> None:
-    """Write the batch script of a config into `<output>/slurm`, show it, and hand it to sbatch unless `--dry-run` is given.
+    """Write the batch script of a config into `<output>/slurm`, show it, and hand it to sbatch
+    unless `--dry-run` is given.
 
     Raises
     ------
     ConfigError
         For a config that does not do, before anything is written.
     SubmitError
-        For ranks that do not fit the nodes or the task; with sbatch's own words where it refuses the job.
+        For ranks that do not fit the nodes or the task; with sbatch's own words where it refuses
+        the job.
     """
     config = load_config(arguments.config, arguments.overrides)
     grid_ranks = arguments.grid_ranks or config.parallel.grid_ranks or 1
@@ -53,11 +58,14 @@ def submit(arguments: argparse.Namespace) -> None:
     name = config.name if arguments.task == "run" else f"{config.name}-{arguments.task}"
     script = Path(config.output) / "slurm" / f"{name}.sh"
     text = _script_text(arguments, name, script, ranks)
-    # SLURM does not make the folder of a log, which lies beside the script. It keeps a copy of the script with the job.
+    # SLURM does not make the folder of a log, which lies beside the script. It keeps a copy of the
+    # script with the job.
     try:
         write_text(script, text)
     except OSError as error:
-        raise SubmitError(f"{script}: cannot be written: {error.strerror}; choose another output=…") from None
+        raise SubmitError(
+            f"{script}: cannot be written: {error.strerror}; choose another output=…"
+        ) from None
     print(text, flush=True)
     if arguments.dry_run:
         print(f"not submitted; to do so: sbatch {shlex.quote(str(script))}")
@@ -73,14 +81,21 @@ def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid
     replicas, nodes = arguments.replicas, arguments.nodes
     if isinstance(config, InverseConfig):
         if arguments.task == "generate":
-            raise SubmitError(f"{arguments.config}: an inverse problem makes its own reference, there is nothing to generate")
+            raise SubmitError(
+                f"{arguments.config}: an inverse problem makes its own reference, there is nothing "
+                "to generate"
+            )
         if replicas > 1:
-            raise SubmitError(f"--replicas {replicas}: an inverse problem has no samples to divide; give --grid-ranks instead")
+            raise SubmitError(
+                f"--replicas {replicas}: an inverse problem has no samples to divide; give "
+                "--grid-ranks instead"
+            )
     ranks: int = replicas * grid_ranks
     if ranks % nodes:
         fitting = [n for n in range(1, ranks + 1) if ranks % n == 0]
         raise SubmitError(
-            f"--nodes {nodes}: {replicas} replica(s) × {grid_ranks} grid rank(s) are {ranks} ranks, which do not divide evenly "
+            f"--nodes {nodes}: {replicas} replica(s) × {grid_ranks} grid rank(s) are {ranks} "
+            "ranks, which do not divide evenly "
             f"over {nodes} nodes; --nodes may be one of {fitting}"
         )
     return ranks
@@ -101,13 +116,19 @@ def _script_text(arguments: argparse.Namespace, name: str, script: Path, ranks: 
         "open-mode": "append",
         "signal": f"B:USR1@{SIGNAL_SECONDS}",
     }
-    lines = [f"#SBATCH --{key}={shlex.quote(str(value))}" for key, value in options.items() if value is not None]
+    lines = [
+        f"#SBATCH --{key}={shlex.quote(str(value))}"
+        for key, value in options.items()
+        if value is not None
+    ]
     words = [arguments.task, arguments.config, *arguments.overrides]
     if arguments.grid_ranks:
         words.append(f"parallel.grid_ranks={arguments.grid_ranks}")
     if arguments.task != "generate":
         words.append("--resume")
-    template = _Template(resources.files("prdp_hpc.commands").joinpath("job.sh").read_text(encoding="utf-8"))
+    template = _Template(
+        resources.files("prdp_hpc.commands").joinpath("job.sh").read_text(encoding="utf-8")
+    )
     return template.substitute(
         written_by=arguments.line,
         script=shlex.quote(str(script)),
@@ -120,14 +141,19 @@ def _script_text(arguments: argparse.Namespace, name: str, script: Path, ranks: 
 def _submitted(script: Path) -> str:
     """The id that sbatch gives the job; `SubmitError` with what it says when it refuses."""
     try:
-        ended = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            ["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         raise SubmitError(
-            "sbatch is not here: submit from a login node of a cluster with SLURM. Elsewhere start the ranks with mpirun; "
+            "sbatch is not here: submit from a login node of a cluster with SLURM. Elsewhere start "
+            "the ranks with mpirun; "
             "--dry-run shows the script"
         ) from None
     if ended.returncode:
-        said = "; ".join(re.sub("^sbatch: |(error|fatal): ", "", line) for line in ended.stderr.splitlines())
+        said = "; ".join(
+            re.sub("^sbatch: |(error|fatal): ", "", line) for line in ended.stderr.splitlines()
+        )
         raise SubmitError(f"sbatch refused {script}: {said}. {_advice(said)}")
     sys.stderr.write(ended.stderr)  # a site's own remarks
     return ended.stdout.strip().split(";")[0]  # "id;cluster" where there are several
@@ -141,7 +167,9 @@ def _advice(said: str) -> str:
 
 
 def _partitions() -> str:
-    listed = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False
+    )
     return ", ".join(sorted(set(listed.stdout.split()))) or "those that `sinfo` lists"
 
 

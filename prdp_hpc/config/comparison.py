@@ -17,7 +17,9 @@ _OWN_NAMES = re.compile(r"prdp|full|constant_.*|seed_.*|figures")
 
 
 class BaselineSection(Section):
-    """A further full refinement with a solver of its own; `level` null: that of the config's full refinement."""
+    """A further full refinement with a solver of its own; `level` null: that of the config's full
+    refinement.
+    """
 
     solver: SolverSection
     level: Level | None = None
@@ -39,10 +41,11 @@ class TargetSection(Section):
 
 
 class ComparisonSection(Section):
-    """Runs of a comparison: how many seeds (`seed`, `seed + 1`, …), which constant levels and baselines, which targets.
+    """Runs of a comparison: how many seeds (`seed`, `seed + 1`, …), which constant levels and
+    baselines, which targets.
 
-    `targets` names what PRDP is measured against: `full` or a baseline. `seeds` null: 3, and 1 for an inverse problem, in
-    which nothing is random.
+    `targets` names what PRDP is measured against: `full` or a baseline. `seeds` null: 3, and 1 for
+    an inverse problem, in which nothing is random.
     """
 
     seeds: Count | None = None
@@ -65,7 +68,8 @@ class ComparisonSection(Section):
         for name in value:
             if not _NAME.fullmatch(name) or _OWN_NAMES.fullmatch(name):
                 raise InputError(
-                    f"a baseline's name is a word in small letters, as plain_gmres, that no other run has, not {name!r}"
+                    "a baseline's name is a word in small letters, as plain_gmres, that no other "
+                    f"run has, not {name!r}"
                 )
         return value
 

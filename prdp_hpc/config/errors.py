@@ -30,7 +30,10 @@ def explain(error: dict[str, Any], known: Iterable[str]) -> str:
         known_tags = _PDES if _tag(error) == "pde" else _KINDS
         return f"{where}: the key {_tag(error)} must be given, one of {known_tags}"
     if kind == "union_tag_invalid":
-        return f"{where}: {_tag(error)} {error['ctx']['tag']!r} is not known here, choose one of {error['ctx']['expected_tags']}"
+        return (
+            f"{where}: {_tag(error)} {error['ctx']['tag']!r} is not known here, choose one of "
+            f"{error['ctx']['expected_tags']}"
+        )
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     shown = "" if kind == "value_error" or isinstance(given, dict) else f", not {given!r}"
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"

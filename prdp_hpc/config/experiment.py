@@ -26,7 +26,13 @@ from prdp_hpc.config.models import (
     SupervisedTrainingSection,
 )
 from prdp_hpc.config.networks import MLPSection, NetworkSection
-from prdp_hpc.config.physics import CorrectedSection, EmulatedSection, HeatSection, PoissonSection, SteppedSection
+from prdp_hpc.config.physics import (
+    CorrectedSection,
+    EmulatedSection,
+    HeatSection,
+    PoissonSection,
+    SteppedSection,
+)
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
@@ -68,9 +74,13 @@ class _Supervised(_Experiment):
         if isinstance(self.physics, HeatSection):
             return self
         if self.grid.boundaries != {"periodic"}:
-            raise InputError(f"physics.pde={pde} needs a periodic grid: give grid.boundary=periodic")
+            raise InputError(
+                f"physics.pde={pde} needs a periodic grid: give grid.boundary=periodic"
+            )
         if pde == "navier_stokes" and len(self.grid.shape) == 1:
-            raise InputError("physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1")
+            raise InputError(
+                "physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1"
+            )
         return self
 
 
@@ -102,7 +112,10 @@ class CorrectorConfig(_Supervised):
     @model_validator(mode="after")
     def _reference_grid(self) -> CorrectorConfig:
         if self.data.reference_factor > 1 and "neumann" in self.grid.boundaries:
-            raise InputError("data.reference_factor must be 1 with neumann boundaries: the points of a finer grid lie elsewhere")
+            raise InputError(
+                "data.reference_factor must be 1 with neumann boundaries: the points of a finer "
+                "grid lie elsewhere"
+            )
         return self
 
 
@@ -119,14 +132,21 @@ class InverseConfig(_Experiment):
     @model_validator(mode="after")
     def _one_dimension(self) -> InverseConfig:
         if len(self.grid.shape) != 1:
-            raise InputError(f"the inverse problem is one-dimensional: grid.shape must have 1 entry, not {len(self.grid.shape)}")
+            raise InputError(
+                "the inverse problem is one-dimensional: grid.shape must have 1 entry, not "
+                f"{len(self.grid.shape)}"
+            )
         return self
 
 
 SupervisedConfig = EmulatorConfig | CorrectorConfig
 ExperimentConfig = EmulatorConfig | InverseConfig | CorrectorConfig
 M = TypeVar("M", bound=BaseModel)
-_TASKS: dict[str, type[ExperimentConfig]] = {"emulator": EmulatorConfig, "inverse": InverseConfig, "corrector": CorrectorConfig}
+_TASKS: dict[str, type[ExperimentConfig]] = {
+    "emulator": EmulatorConfig,
+    "inverse": InverseConfig,
+    "corrector": CorrectorConfig,
+}
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -159,7 +179,9 @@ def validated(model: type[M], content: dict[str, Any], source: str) -> M:
     except ValidationError as error:
         # One value that fits no member of a union gives one error a member; the first says enough.
         first = {location(dict(one)): dict(one) for one in reversed(error.errors())}
-        problems = [explain(one, _known_keys(model, one["loc"])) for one in reversed(first.values())]
+        problems = [
+            explain(one, _known_keys(model, one["loc"])) for one in reversed(first.values())
+        ]
         lines = problems[0] if len(problems) == 1 else "\n  " + "\n  ".join(problems)
         raise ConfigError(f"{source}: {lines}") from None
 
@@ -178,7 +200,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
         if not isinstance(key, str | int | float):
-            raise ConfigError(f"{key!r}: a key must be a word (line {key_node.start_mark.line + 1})")
+            raise ConfigError(
+                f"{key!r}: a key must be a word (line {key_node.start_mark.line + 1})"
+            )
         if key in seen:
             raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); keep one")
         seen.add(key)
@@ -195,8 +219,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        there = sorted(other.name for other in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")) from None
+        there = (
+            sorted(other.name for other in path.parent.glob("*.y*ml"))
+            if path.parent.is_dir()
+            else []
+        )
+        raise ConfigError(
+            f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -206,7 +236,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold sections with keys, as 'task: emulator', not {_what(content)}")
+        raise ConfigError(
+            f"{path}: must hold sections with keys, as 'task: emulator', not {_what(content)}"
+        )
     return content
 
 
@@ -214,11 +246,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(re.fullmatch(r"\w+", key) for key in keys):
-        raise ConfigError(f"{override!r} is not of the form section.key=value, as training.epochs=10")
+        raise ConfigError(
+            f"{override!r} is not of the form section.key=value, as training.epochs=10"
+        )
     try:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{dotted}: the value {text!r} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(
+            f"{dotted}: the value {text!r} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
     section = content
     for depth, key in enumerate(keys[:-1]):
         if section.get(key) is None:
@@ -238,7 +274,12 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iter
     """The keys allowed beside the one that an error is about."""
     models = [model]
     for part in location[:-1]:
-        inner = [found for one in models if part in one.model_fields for found in _models(one.model_fields[str(part)].annotation)]
+        inner = [
+            found
+            for one in models
+            if part in one.model_fields
+            for found in _models(one.model_fields[str(part)].annotation)
+        ]
         # Pydantic puts the tag of a union's member into the path.
         tagged = [one for one in models if part in _tags(one)]
         models = inner or tagged or models
@@ -247,7 +288,12 @@ def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iter
 
 def _tags(model: type[BaseModel]) -> set[Any]:
     """The values by which a model is told from the other members of a union."""
-    return {tag for key in ("kind", "pde") if key in model.model_fields for tag in get_args(model.model_fields[key].annotation)}
+    return {
+        tag
+        for key in ("kind", "pde")
+        if key in model.model_fields
+        for tag in get_args(model.model_fields[key].annotation)
+    }
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

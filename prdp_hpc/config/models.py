@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.refinement import (
@@ -26,7 +35,9 @@ _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; users mean the number. Pydantic takes True for 1; users do not mean that."""
+    """YAML 1.1 reads `1e-3` as text; users mean the number. Pydantic takes True for 1; users do not
+    mean that.
+    """
     if isinstance(value, bool):
         raise InputError(f"must be a number, not {value!r}")
     return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
@@ -62,12 +73,17 @@ class GridSection(Section):
         for name in ("boundary", "length"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != len(self.shape):
-                raise InputError(f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for all, or one for each")
+                raise InputError(
+                    f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for "
+                    "all, or one for each"
+                )
         return self
 
 
 class SolverSection(Section):
-    """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc options; how to differentiate."""
+    """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc
+    options; how to differentiate.
+    """
 
     ksp: str = "richardson"
     pc: str = "jacobi"
@@ -78,7 +94,10 @@ class SolverSection(Section):
     @classmethod
     def _name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
-            raise InputError(f"must be PETSc's name of a method in small letters, as 'cg' or 'jacobi', not {value!r}")
+            raise InputError(
+                "must be PETSc's name of a method in small letters, as 'cg' or 'jacobi', not "
+                f"{value!r}"
+            )
         return value
 
 
@@ -146,9 +165,14 @@ class RefinementSection(Section):
         if self.level is not None:
             check_level(self.level)
         if self.schedule == "manual" and 0 not in self.manual:
-            raise InputError("schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}")
+            raise InputError(
+                "schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}"
+            )
         if self.adjoint_ladder is not None and self.adjoint_factor != 1:
-            raise InputError("adjoint_ladder and adjoint_factor both say what adjoint solves do: give one of them")
+            raise InputError(
+                "adjoint_ladder and adjoint_factor both say what adjoint solves do: give one of "
+                "them"
+            )
         self.build()
         return self
 
@@ -160,7 +184,9 @@ class RefinementSection(Section):
 
     @property
     def full_adjoint_level(self) -> int | float:
-        """Full refinement of adjoint solves: their ladder's top; without one, as forward, whatever `adjoint_factor`."""
+        """Full refinement of adjoint solves: their ladder's top; without one, as forward, whatever
+        `adjoint_factor`.
+        """
         if self.adjoint_ladder is None:
             return self.full_level
         ladder = self.adjoint_ladder.build()
@@ -172,21 +198,35 @@ class RefinementSection(Section):
         if self.schedule == "constant":
             return ConstantSchedule(self.full_level, self.full_adjoint_level)
         if self.schedule == "manual":
-            adjoint_levels = {start: looser(level, self.adjoint_factor) for start, level in self.manual.items()}
+            adjoint_levels = {
+                start: looser(level, self.adjoint_factor) for start, level in self.manual.items()
+            }
             return ManualSchedule(self.manual, adjoint_levels)
-        return Coordinator(ladder, self.step_threshold, self.stop_threshold, self.ema_window, self.error_window, adjoint)
+        return Coordinator(
+            ladder,
+            self.step_threshold,
+            self.stop_threshold,
+            self.ema_window,
+            self.error_window,
+            adjoint,
+        )
 
     def _adjoint_levels(self) -> Ladder | None:
         if self.adjoint_ladder is not None:
             return self.adjoint_ladder.build()
-        return None if self.adjoint_factor == 1 else LooserLadder(self.ladder.build(), self.adjoint_factor)
+        return (
+            None
+            if self.adjoint_factor == 1
+            else LooserLadder(self.ladder.build(), self.adjoint_factor)
+        )
 
 
 class SupervisedTrainingSection(Section):
     """Adam with a learning rate that reaches `decay · learning_rate` after `decay_steps` steps.
 
-    exponential: `learning_rate · decay^(step / decay_steps)`, which goes on falling; cosine: half a cosine wave, then
-    constant. `precision` is the network's: bfloat16 keeps parameters, losses and everything else in float32.
+    exponential: `learning_rate · decay^(step / decay_steps)`, which goes on falling; cosine: half a
+    cosine wave, then constant. `precision` is the network's: bfloat16 keeps parameters, losses and
+    everything else in float32.
     """
 
     epochs: Count = 100
@@ -220,14 +260,21 @@ class InverseSection(Section):
     def _one_per_mode(self) -> InverseSection:
         for name in ("reference", "start"):
             if len(getattr(self, name)) != self.modes:
-                raise InputError(f"{name} has {len(getattr(self, name))} numbers for {self.modes} modes; give one for each")
+                raise InputError(
+                    f"{name} has {len(getattr(self, name))} numbers for {self.modes} modes; give "
+                    "one for each"
+                )
         if not any(self.reference):
-            raise InputError("reference must not be all zeros: the error is measured relative to it")
+            raise InputError(
+                "reference must not be all zeros: the error is measured relative to it"
+            )
         return self
 
 
 class CorrectorSection(Section):
-    """Steps trained through; steps after which validation measures; the channel that the coordinator sees (null: the first)."""
+    """Steps trained through; steps after which validation measures; the channel that the
+    coordinator sees (null: the first).
+    """
 
     unroll: Count = 2
     validation_steps: tuple[Count, ...] = Field(default=(1, 2, 5), min_length=1)
@@ -247,7 +294,8 @@ class CorrectorSection(Section):
 
 
 class DataSection(Section):
-    """An HDF5 file of trajectories; or, with file null, how many to generate, from how many Fourier modes and which seed.
+    """An HDF5 file of trajectories; or, with file null, how many to generate, from how many Fourier
+    modes and which seed.
 
     Navier–Stokes starts from noise instead of Fourier modes.
     """
@@ -260,7 +308,9 @@ class DataSection(Section):
 
 
 class CorrectorDataSection(DataSection):
-    """Generated data are solved on a grid `reference_factor` times as fine, of which the points of `grid` are kept."""
+    """Generated data are solved on a grid `reference_factor` times as fine, of which the points of
+    `grid` are kept.
+    """
 
     reference_factor: Count = 1
 
@@ -268,7 +318,8 @@ class CorrectorDataSection(DataSection):
 class ParallelSection(Section):
     """How many ranks share one grid; the rest of the ranks are replicas.
 
-    Null is 1 for an emulator or a corrector, and all ranks for an inverse problem, which has no samples to divide.
+    Null is 1 for an emulator or a corrector, and all ranks for an inverse problem, which has no
+    samples to divide.
     """
 
     grid_ranks: Count | None = None

@@ -12,7 +12,9 @@ Activation = Literal["relu", "tanh", "gelu"]
 
 
 class MLPSection(Section):
-    """A multilayer perceptron on the whole field: widths of its hidden layers and its activation."""
+    """A multilayer perceptron on the whole field: widths of its hidden layers and its
+    activation.
+    """
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[Count, ...] = Field(default=(64, 64, 64), min_length=1)
@@ -43,5 +45,6 @@ def _with_kind(value: Any) -> Any:
 
 
 NetworkSection = Annotated[
-    Annotated[MLPSection | ResNetSection | UNetSection, Discriminator("kind")], BeforeValidator(_with_kind)
+    Annotated[MLPSection | ResNetSection | UNetSection, Discriminator("kind")],
+    BeforeValidator(_with_kind),
 ]

@@ -16,7 +16,9 @@ _SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 
 
 class PaperExperiment(Section):
-    """The config of one experiment, relative to the list's folder, and the changes that make it quick."""
+    """The config of one experiment, relative to the list's folder, and the changes that make it
+    quick.
+    """
 
     config: str
     quick: tuple[str, ...] = ()
@@ -25,11 +27,15 @@ class PaperExperiment(Section):
 class Paper(Section):
     """Experiments by name, in the order in which they are run and shown."""
 
-    experiments: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], PaperExperiment] = Field(min_length=1)
+    experiments: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], PaperExperiment
+    ] = Field(min_length=1)
 
 
 def find_list(given: str | None = None) -> Path:
-    """The list of experiments: the one given, else `configs/paper/experiments.yaml` here, else the installed package's."""
+    """The list of experiments: the one given, else `configs/paper/experiments.yaml` here, else the
+    installed package's.
+    """
     if given is not None:
         return Path(given)
     here = Path("configs") / LIST
@@ -41,8 +47,12 @@ def load_paper(path: Path) -> Paper:
     return validated(Paper, read_yaml(path), str(path))
 
 
-def load_experiment(path: Path, name: str, experiment: PaperExperiment, quick: bool) -> ExperimentConfig:
-    """The config of one experiment of the list in `path`, in the size asked for; raises `ConfigError`."""
+def load_experiment(
+    path: Path, name: str, experiment: PaperExperiment, quick: bool
+) -> ExperimentConfig:
+    """The config of one experiment of the list in `path`, in the size asked for; raises
+    `ConfigError`.
+    """
     try:
         config = load_config(path.parent / experiment.config, experiment.quick if quick else ())
     except ConfigError as error:

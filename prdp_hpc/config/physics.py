@@ -1,4 +1,6 @@
-"""The section `physics`: one model a PDE, so that a key which means nothing for a PDE is refused."""
+"""The section `physics`: one model a PDE, so that a key which means nothing for a PDE is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,8 @@ class _FlowSection(Section):
 class BurgersSection(_FlowSection):
     """`u_t + (u·∇)u = ν Δu`: viscosity ν in length² / time, time step dt.
 
-    `picard_iterations` linear solves a step; `gradient`: through the matrix values too ("full"), or through the right-hand
-    sides only ("reduced").
+    `picard_iterations` linear solves a step; `gradient`: through the matrix values too ("full"), or
+    through the right-hand sides only ("reduced").
     """
 
     pde: Literal["burgers"]
@@ -48,6 +50,8 @@ class NavierStokesSection(_FlowSection):
 
 
 EmulatedSection = Annotated[HeatSection | BurgersSection, Discriminator("pde")]
-CorrectedSection = Annotated[HeatSection | BurgersSection | NavierStokesSection, Discriminator("pde")]
+CorrectedSection = Annotated[
+    HeatSection | BurgersSection | NavierStokesSection, Discriminator("pde")
+]
 SteppedSection = HeatSection | BurgersSection | NavierStokesSection
 """The PDEs that have time steps."""

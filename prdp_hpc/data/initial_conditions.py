@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 
 
 def truncated_fourier(
-    generator: np.random.Generator, samples: int, axes: Sequence[NDArray[np.float64]], modes: int = 5
+    generator: np.random.Generator,
+    samples: int,
+    axes: Sequence[NDArray[np.float64]],
+    modes: int = 5,
 ) -> NDArray[np.float64]:
-    """Random truncated Fourier series `Σ_m Σ_f a_{m,f} Π_d f_d(2π m x_d)`, shape `(samples, *grid)`.
+    """Random truncated Fourier series `Σ_m Σ_f a_{m,f} Π_d f_d(2π m x_d)`, shape `(samples,
+    *grid)`.
 
-    `axes`: coordinates per axis, scaled to (0, 1). For each mode number m = 1 … `modes`, f runs over all products of one
-    sine or cosine per axis; amplitudes are uniform in (−1, 1).
+    `axes`: coordinates per axis, scaled to (0, 1). For each mode number m = 1 … `modes`, f runs
+    over all products of one sine or cosine per axis; amplitudes are uniform in (−1, 1).
 
-    Source: paper, appendix on the heat experiments. Fitting the authors' data gives this family in 1-D (sin and cos of
-    2πmx); in 2-D theirs has sin(2πmx)·cos(2πmx) of the same coordinate where one expects sin(2πmx)·cos(2πmy).
+    Source: paper, appendix on the heat experiments. Fitting the authors' data gives this family in
+    1-D (sin and cos of 2πmx); in 2-D theirs has sin(2πmx)·cos(2πmx) of the same coordinate where
+    one expects sin(2πmx)·cos(2πmy).
     """
     total = np.zeros((samples, *(len(x) for x in axes)))
     for m in range(1, modes + 1):
@@ -34,10 +39,20 @@ def truncated_fourier(
 
 
 def normalised_fourier(
-    generator: np.random.Generator, samples: int, channels: int, axes: Sequence[NDArray[np.float64]], modes: int = 5
+    generator: np.random.Generator,
+    samples: int,
+    channels: int,
+    axes: Sequence[NDArray[np.float64]],
+    modes: int = 5,
 ) -> NDArray[np.float64]:
-    """A `truncated_fourier` series for each channel, `(samples, channels, *grid)`; the largest |value| of a sample is 1."""
-    states = np.stack([truncated_fourier(generator, samples, axes, modes) for _ in range(channels)], axis=1)
-    peaks: NDArray[np.float64] = np.abs(states).max(axis=tuple(range(1, states.ndim)), keepdims=True)
+    """A `truncated_fourier` series for each channel, `(samples, channels, *grid)`; the largest
+    |value| of a sample is 1.
+    """
+    states = np.stack(
+        [truncated_fourier(generator, samples, axes, modes) for _ in range(channels)], axis=1
+    )
+    peaks: NDArray[np.float64] = np.abs(states).max(
+        axis=tuple(range(1, states.ndim)), keepdims=True
+    )
     normalised: NDArray[np.float64] = states / peaks
     return normalised

@@ -2,10 +2,12 @@
 
     /train/trajectories        (samples, steps + 1, [channels,] *grid shape), float32 or float64
     /validation/trajectories   the same, other samples
-    attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity or viscosity, channels, scheme, axes, format
+    attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity or viscosity,
+    channels, scheme, axes, format
 
-Step 0 is the initial state. Without a channel axis there is one channel. The last axis is x, the one before it y. Files made
-elsewhere need no attributes; the time step and the coefficient must be the config's where a file has them.
+Step 0 is the initial state. Without a channel axis there is one channel. The last axis is x, the
+one before it y. Files made elsewhere need no attributes; the time step and the coefficient must be
+the config's where a file has them.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ FORMAT = "prdp-hpc trajectories 1"
 
 
 class DataError(ValueError):
-    """A data file that does not do; the message names the file, the data set, and what was expected."""
+    """A data file that does not do; the message names the file, the data set, and what was
+    expected.
+    """
 
 
 @dataclass(frozen=True)
 class TrajectoryAttributes:
     """What a file says about its trajectories.
 
-    `dt` in time, `coefficients` by name (`diffusivity` or `viscosity`) in length² / time, `length` of the domain (one for all
-    axes, or one per axis), `channels` by name.
+    `dt` in time, `coefficients` by name (`diffusivity` or `viscosity`) in length² / time, `length`
+    of the domain (one for all axes, or one per axis), `channels` by name.
     """
 
     pde: str

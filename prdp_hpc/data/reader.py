@@ -29,14 +29,17 @@ class TrajectoryFile:
         When the file cannot be read, or a data set is missing or not of the expected shape or type.
     """
 
-    def __init__(self, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS) -> None:
+    def __init__(
+        self, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS
+    ) -> None:
         self.path, self.shape = Path(path), tuple(shape)
         with self._open() as file:
             self.attributes = dict(file.attrs)
             shapes = {group: self._checked(file, group).shape for group in groups}
         if len({found[1:] for found in shapes.values()}) > 1:
             raise DataError(
-                f"{self.path}: train/{DATASET} and validation/{DATASET} must agree in all but the number of samples: "
+                f"{self.path}: train/{DATASET} and validation/{DATASET} must agree in all but the "
+                "number of samples: "
                 f"{shapes['train']} and {shapes['validation']}"
             )
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
@@ -47,19 +50,23 @@ class TrajectoryFile:
         return self._samples.get(group, 0)
 
     def check_made_with(self, key: str, attribute: str, wanted: float, factor: float = 1.0) -> None:
-        """Raise `DataError` if the file says another number than the config's `key`; it may say nothing.
+        """Raise `DataError` if the file says another number than the config's `key`; it may say
+        nothing.
 
         `attribute` of the file is `factor` times the number that `key` means.
         """
         said = self.attributes.get(attribute)
-        if isinstance(said, (int, float, np.number)) and not np.isclose(said, wanted * factor, rtol=1e-6, atol=0.0):
+        if isinstance(said, (int, float, np.number)) and not np.isclose(
+            said, wanted * factor, rtol=1e-6, atol=0.0
+        ):
             raise DataError(
                 f"{self.path}: was made with {attribute} = {said:g}, but {key} is {wanted:g}: "
                 f"give {key}={said / factor:g}, or another data.file"
             )
 
     def read(self, group: str, part: Sequence[slice] | None = None) -> NDArray[Any]:
-        """Trajectories `(samples, steps + 1, channels, *part)`; `part`: one slice per axis, default the whole grid.
+        """Trajectories `(samples, steps + 1, channels, *part)`; `part`: one slice per axis, default
+        the whole grid.
 
         Only the part is read from the file. Raises `DataError` for numbers that are not finite.
         """
@@ -69,18 +76,27 @@ class TrajectoryFile:
             try:
                 array: NDArray[Any] = dataset[(..., *slices)]
             except OSError as error:
-                raise DataError(f"{self.path}: data set {group}/{DATASET} cannot be read, the file is damaged: {error}") from None
+                raise DataError(
+                    f"{self.path}: data set {group}/{DATASET} cannot be read, the file is damaged: "
+                    f"{error}"
+                ) from None
         if array.ndim == len(self.shape) + 2:
             array = array[:, :, None]
         finite = np.isfinite(array)
         if not finite.all():
             where = tuple(int(i) for i in np.argwhere(~finite)[0])
-            raise DataError(f"{self.path}: {group}/{DATASET} holds NaN or infinity, first in sample {where[0]}, step {where[1]}")
+            raise DataError(
+                f"{self.path}: {group}/{DATASET} holds NaN or infinity, first in sample "
+                f"{where[0]}, step {where[1]}"
+            )
         return np.ascontiguousarray(array)
 
     def _open(self) -> h5py.File:
         if not self.path.exists():
-            raise DataError(f"{self.path}: no such data file; give another data.file, or leave it out to have the data generated")
+            raise DataError(
+                f"{self.path}: no such data file; give another data.file, or leave it out to have "
+                "the data generated"
+            )
         if self.path.is_dir():
             raise DataError(f"{self.path}: is a folder; data.file must name an HDF5 file")
         try:
@@ -96,14 +112,21 @@ class TrajectoryFile:
             found: list[str] = []
             file.visit(found.append)
             held = ", ".join(found) or "nothing"
-            raise DataError(f"{self.path}: data set {name} is missing, expected {expected}; the file holds: {held}")
+            raise DataError(
+                f"{self.path}: data set {name} is missing, expected {expected}; the file holds: "
+                f"{held}"
+            )
         if dataset.shape is None:
             raise DataError(f"{self.path}: data set {name} is empty, expected {expected}")
         if dataset.dtype not in (np.float32, np.float64):
-            raise DataError(f"{self.path}: data set {name} must be float32 or float64, not {dataset.dtype}")
+            raise DataError(
+                f"{self.path}: data set {name} must be float32 or float64, not {dataset.dtype}"
+            )
         extra = dataset.ndim - len(self.shape)
         if extra not in (2, 3) or dataset.shape[extra:] != self.shape:
-            raise DataError(f"{self.path}: data set {name} has shape {dataset.shape}, the grid needs {expected}")
+            raise DataError(
+                f"{self.path}: data set {name} has shape {dataset.shape}, the grid needs {expected}"
+            )
         if dataset.shape[0] < 1 or dataset.shape[1] < 2:
             need = f"at least 1 sample and 2 states, {expected}"
             raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs {need}")

@@ -22,13 +22,19 @@ class EpochSampler:
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         if count < 0 or batch_size < 1:
-            raise InputError(f"at least 0 samples and a batch size of at least 1 are needed, not {count} and {batch_size}")
+            raise InputError(
+                f"at least 0 samples and a batch size of at least 1 are needed, not {count} and "
+                f"{batch_size}"
+            )
         self._count, self._batch_size, self._seed = count, batch_size, seed
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """Indices of the batches of an epoch."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
-        return [order[start : start + self._batch_size] for start in range(0, self._count, self._batch_size)]
+        return [
+            order[start : start + self._batch_size]
+            for start in range(0, self._count, self._batch_size)
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """What the batches depend on."""
@@ -38,11 +44,16 @@ class EpochSampler:
         """Check that the batches go on as before; `ValueError` if not."""
         if state != self.state_dict():
             now = self.state_dict()
-            raise InputError(f"the checkpoint's batches come from {state}, this run's from {now}: resume with the same data")
+            raise InputError(
+                f"the checkpoint's batches come from {state}, this run's from {now}: resume with "
+                "the same data"
+            )
 
 
 def share(batch: NDArray[np.int64], replica: int, replicas: int) -> NDArray[np.int64]:
-    """The contiguous part of a batch that one replica takes; parts differ by at most one sample and may be empty."""
+    """The contiguous part of a batch that one replica takes; parts differ by at most one sample and
+    may be empty.
+    """
     # By hand: `np.array_split` takes as long as a layer of a small network.
     size, rest = divmod(len(batch), replicas)
     start = replica * size + min(replica, rest)

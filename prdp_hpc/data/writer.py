@@ -22,16 +22,19 @@ from prdp_hpc.files import atomic_path
 
 
 class TrajectoryWriter:
-    """Writes each rank's part of trajectories; nothing is gathered. A context manager, collective over `comm`.
+    """Writes each rank's part of trajectories; nothing is gathered. A context manager, collective
+    over `comm`.
 
-    Where h5py is built with MPI, all ranks write one file together. Elsewhere each rank writes a file of its own into the
-    folder `<name>.<token>.parts`, and `path` joins them by virtual data sets: with that folder it can be moved and is read as
-    one file. One rank always writes one plain file. `path` appears, whole, when the context ends without an error; until then
-    an earlier file stands.
+    Where h5py is built with MPI, all ranks write one file together. Elsewhere each rank writes a
+    file of its own into the folder `<name>.<token>.parts`, and `path` joins them by virtual data
+    sets: with that folder it can be moved and is read as one file. One rank always writes one plain
+    file. `path` appears, whole, when the context ends without an error; until then an earlier file
+    stands.
 
     Parameters
     ----------
-    shapes : for each group the shape of its trajectories on the whole grid, `(samples, steps + 1, channels, *grid shape)`.
+    shapes : for each group the shape of its trajectories on the whole grid, `(samples, steps + 1,
+        channels, *grid shape)`.
     part : this rank's points of the whole grid, one slice per axis; may be empty.
     dtype : float32 (default) or float64.
 
@@ -69,16 +72,28 @@ class TrajectoryWriter:
         return self
 
     def write(self, group: str, first: int, trajectories: NDArray[Any]) -> None:
-        """This rank's part of the samples from `first` on, `(samples, steps + 1, channels, *part)`; collective."""
+        """This rank's part of the samples from `first` on, `(samples, steps + 1, channels, *part)`;
+        collective.
+        """
         samples = slice(first, first + len(trajectories))
-        place = (samples, slice(None), slice(None), *(self._part if not self._separate else [slice(None)] * len(self._part)))
+        place = (
+            samples,
+            slice(None),
+            slice(None),
+            *(self._part if not self._separate else [slice(None)] * len(self._part)),
+        )
 
         def put() -> None:
             self._file[f"{group}/{DATASET}"][place] = trajectories
 
         self._attempt(put)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is not None:
             # The others may never come here: what is collective must be left alone.
             if not self._together and self._file is not None:
@@ -101,9 +116,15 @@ class TrajectoryWriter:
         if self._together:
             self._file = h5py.File(self._temporary, "w", driver="mpio", comm=self._comm)
         else:
-            self._file = h5py.File(self._own_file(self._comm.rank) if self._separate else self._temporary, "w")
+            self._file = h5py.File(
+                self._own_file(self._comm.rank) if self._separate else self._temporary, "w"
+            )
         for group, shape in self._shapes.items():
-            own = (*shape[:3], *(part.stop - part.start for part in self._part)) if self._separate else shape
+            own = (
+                (*shape[:3], *(part.stop - part.start for part in self._part))
+                if self._separate
+                else shape
+            )
             self._file.create_group(group).create_dataset(DATASET, own, dtype=self._dtype)
         if not self._separate:
             self._file.attrs.update(self._attributes.as_hdf5())
@@ -140,7 +161,9 @@ class TrajectoryWriter:
                     if all(own):
                         # By its relative name, so that both can be moved together.
                         name = f"{self._parts.name}/{self._own_file(rank).name}"
-                        layout[(..., *part)] = h5py.VirtualSource(name, f"{group}/{DATASET}", own, self._dtype)
+                        layout[(..., *part)] = h5py.VirtualSource(
+                            name, f"{group}/{DATASET}", own, self._dtype
+                        )
                 # A part that is missing later must not read as zeros.
                 file.create_group(group).create_virtual_dataset(DATASET, layout, fillvalue=np.nan)
 
@@ -160,13 +183,18 @@ class TrajectoryWriter:
                 action()
             except OSError as error:
                 reason = error.strerror or error
-                raise DataError(f"{self._path}: cannot be written ({reason}); choose another output=… or --out") from None
+                raise DataError(
+                    f"{self._path}: cannot be written ({reason}); choose another output=… or --out"
+                ) from None
 
         call_together(self._comm, named)
 
 
-def write_trajectories(path: str | Path, groups: Mapping[str, NDArray[Any]], attributes: TrajectoryAttributes) -> None:
-    """Write `{group: trajectories}`, each `(samples, steps + 1, channels, *grid shape)`, to an HDF5 file; on one rank.
+def write_trajectories(
+    path: str | Path, groups: Mapping[str, NDArray[Any]], attributes: TrajectoryAttributes
+) -> None:
+    """Write `{group: trajectories}`, each `(samples, steps + 1, channels, *grid shape)`, to an HDF5
+    file; on one rank.
 
     float32 and float64 are kept as they are. Written beside and renamed.
 
@@ -177,10 +205,14 @@ def write_trajectories(path: str | Path, groups: Mapping[str, NDArray[Any]], att
     """
     for group, array in groups.items():
         if array.dtype not in (np.float32, np.float64):
-            raise DataError(f"{path}: {group}/{DATASET} must be float32 or float64, not {array.dtype}")
+            raise DataError(
+                f"{path}: {group}/{DATASET} must be float32 or float64, not {array.dtype}"
+            )
         if array.ndim != len(attributes.shape) + 3 or array.shape[3:] != attributes.shape:
             expected = f"(samples, steps + 1, channels, {', '.join(map(str, attributes.shape))})"
-            raise DataError(f"{path}: {group}/{DATASET} must have shape {expected}, not {array.shape}")
+            raise DataError(
+                f"{path}: {group}/{DATASET} must have shape {expected}, not {array.shape}"
+            )
     whole = [slice(0, n) for n in attributes.shape]
     shapes = {group: array.shape for group, array in groups.items()}
     dtype = np.result_type(*(array.dtype for array in groups.values()))

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 
 class BackgroundWriter:
-    """Runs one action at a time on a thread of its own; an error shows at the next `check`, `submit` or `wait`.
+    """Runs one action at a time on a thread of its own; an error shows at the next `check`,
+    `submit` or `wait`.
 
     The interpreter does not exit before the action has ended.
     """

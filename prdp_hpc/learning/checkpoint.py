@@ -29,25 +29,31 @@ NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, foreign or of other settings; the message names the file and what to do."""
+    """A checkpoint is missing, damaged, foreign or of other settings; the message names the file
+    and what to do.
+    """
 
 
 class Checkpoints:
     """The checkpoints of one run, the last `keep` (default 2) of them kept.
 
-    `folder/epoch_0003.pt` is the state after epoch 3, `folder/epoch_0003_step_0012.pt` that after 12 steps of the epoch after it,
-    of a run that had to leave. Each file carries a checksum of all its bytes (see `prdp_hpc.learning.sealed`).
+    `folder/epoch_0003.pt` is the state after epoch 3, `folder/epoch_0003_step_0012.pt` that after
+    12 steps of the epoch after it, of a run that had to leave. Each file carries a checksum of all
+    its bytes (see `prdp_hpc.learning.sealed`).
 
-    `settings` are those that a checkpoint must share with the run that loads it, nested as in the config; they are stored
-    as the entry `fingerprint`, and a checkpoint of other settings raises `CheckpointError` on load. None: not checked.
-    The entries `epoch`, `step`, `format` and `fingerprint` are the checkpoint's own. Write on one rank only.
+    `settings` are those that a checkpoint must share with the run that loads it, nested as in the
+    config; they are stored as the entry `fingerprint`, and a checkpoint of other settings raises
+    `CheckpointError` on load. None: not checked. The entries `epoch`, `step`, `format` and
+    `fingerprint` are the checkpoint's own. Write on one rank only.
 
     Attributes
     ----------
     saved : the epoch of the last checkpoint that was written or loaded; -1 before.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None
+    ) -> None:
         if keep < 1:
             raise InputError(f"keep at least 1 checkpoint, not {keep}")
         self.folder = Path(folder)
@@ -58,17 +64,27 @@ class Checkpoints:
         self._started, self._cost = -LONGEST_WAIT, 0.0
 
     def save(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> Path:
-        """Write the state after `epoch` and `step` steps of the next one, then remove all but the last `keep`, and later ones.
+        """Write the state after `epoch` and `step` steps of the next one, then remove all but the
+        last `keep`, and later ones.
 
-        Later ones are left from before a resume. `state` holds tensors, numbers, strings, booleans, None, and dicts,
-        lists or tuples of these; anything else raises `TypeError`, since it could not be read back.
+        Later ones are left from before a resume. `state` holds tensors, numbers, strings, booleans,
+        None, and dicts, lists or tuples of these; anything else raises `TypeError`, since it could
+        not be read back.
         """
         path = self.save_soon(epoch, state, step)
         self.finish()
         return path
 
-    def save_soon(self, epoch: int, state: Mapping[str, Any], step: int = 0, first: Callable[[], object] = lambda: None) -> Path:
-        """Copy the state and write it in the background, after `first`; raises what went wrong with the one before."""
+    def save_soon(
+        self,
+        epoch: int,
+        state: Mapping[str, Any],
+        step: int = 0,
+        first: Callable[[], object] = lambda: None,
+    ) -> Path:
+        """Copy the state and write it in the background, after `first`; raises what went wrong with
+        the one before.
+        """
         self.finish()
         own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
         self._started, start = time.monotonic(), time.perf_counter()
@@ -77,7 +93,8 @@ class Checkpoints:
         path = self.path(epoch, step)
 
         def write() -> None:
-            # All of it, as if training waited: besides the processor's time it takes turns with training at the interpreter.
+            # All of it, as if training waited: besides the processor's time it takes turns with
+            # training at the interpreter.
             start = time.perf_counter()
             first()
             self._write(path, content)
@@ -90,16 +107,24 @@ class Checkpoints:
 
     @property
     def ready(self) -> bool:
-        """Whether to save now: none is being written, and saving takes at most 2 % of the time, or the last was 2 s ago."""
-        return not self._writer.busy and time.monotonic() - self._started >= min(self._cost / SHARE, LONGEST_WAIT)
+        """Whether to save now: none is being written, and saving takes at most 2 % of the time, or
+        the last was 2 s ago.
+        """
+        return not self._writer.busy and time.monotonic() - self._started >= min(
+            self._cost / SHARE, LONGEST_WAIT
+        )
 
     def check(self) -> None:
-        """Raise what went wrong with a checkpoint that was written in the background; does not wait."""
+        """Raise what went wrong with a checkpoint that was written in the background; does not
+        wait.
+        """
         with self._explained():
             self._writer.check()
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written is there; raises what went wrong with it."""
+        """Wait until the checkpoint that is being written is there; raises what went wrong with
+        it.
+        """
         with self._explained():
             self._writer.wait()
 
@@ -109,13 +134,16 @@ class Checkpoints:
             yield
         except OSError as error:
             raise CheckpointError(
-                f"{self.folder}: the checkpoint cannot be written ({error.strerror or error}); the ones before are whole: "
+                f"{self.folder}: the checkpoint cannot be written ({error.strerror or error}); the "
+                "ones before are whole: "
                 "make room, then go on with --resume"
             ) from error
 
     def path(self, epoch: int, step: int = 0) -> Path:
         """The file of the state after `epoch` and `step` steps of the next one."""
-        return self.folder / (f"epoch_{epoch:04d}_step_{step:04d}.pt" if step else f"epoch_{epoch:04d}.pt")
+        return self.folder / (
+            f"epoch_{epoch:04d}_step_{step:04d}.pt" if step else f"epoch_{epoch:04d}.pt"
+        )
 
     def _write(self, path: Path, content: Any) -> None:
         remove_leftovers(self.folder / "epoch_*.pt")
@@ -138,26 +166,34 @@ class Checkpoints:
     def load_latest(self) -> dict[str, Any] | None:
         """The state of the last readable checkpoint, or None where there is no file.
 
-        A damaged file is passed over with a warning. Raises `CheckpointError` where all are damaged, or where the
-        settings do not fit.
+        A damaged file is passed over with a warning. Raises `CheckpointError` where all are
+        damaged, or where the settings do not fit.
         """
         paths = self._paths()
         for path in reversed(paths):
             try:
                 content = _read(path)
             except CheckpointError as error:
-                warnings.warn(f"{error}; trying the checkpoint before it", RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    f"{error}; trying the checkpoint before it", RuntimeWarning, stacklevel=2
+                )
                 continue
             return self._fitting(path, content)
         if paths:
-            raise CheckpointError(f"{self.folder}: none of the {len(paths)} checkpoints can be read; start the run anew")
+            raise CheckpointError(
+                f"{self.folder}: none of the {len(paths)} checkpoints can be read; start the run "
+                "anew"
+            )
         return None
 
     def _fitting(self, path: Path, content: dict[str, Any]) -> dict[str, Any]:
         saved = content["fingerprint"]
         if self.fingerprint is not None and saved != self.fingerprint:
             if not isinstance(saved, str):
-                raise CheckpointError(f"{path}: was saved without settings, so nothing says that it fits; start the run anew")
+                raise CheckpointError(
+                    f"{path}: was saved without settings, so nothing says that it fits; start the "
+                    "run anew"
+                )
             try:
                 check_fit(json.loads(saved), json.loads(self.fingerprint))
             except CheckpointError as error:
@@ -171,7 +207,9 @@ class Checkpoints:
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as one level: `{"training": {"epochs": 3}}` becomes `{"training.epochs": 3}`."""
+    """Nested settings as one level: `{"training": {"epochs": 3}}` becomes `{"training.epochs":
+    3}`.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -187,15 +225,28 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` that lists each key whose value differs between two flat dicts of settings."""
-    differing = [key for key in sorted({*saved, *now}) if key not in saved or key not in now or saved[key] != now[key]]
+    """Raise `CheckpointError` that lists each key whose value differs between two flat dicts of
+    settings.
+    """
+    differing = [
+        key
+        for key in sorted({*saved, *now})
+        if key not in saved or key not in now or saved[key] != now[key]
+    ]
     if differing:
-        shown = "; ".join(f"{key}: {_shown(saved, key)} in the checkpoint, {_shown(now, key)} now" for key in differing)
-        raise CheckpointError(f"was saved with other settings ({shown}); set them back, or start a run of another name")
+        shown = "; ".join(
+            f"{key}: {_shown(saved, key)} in the checkpoint, {_shown(now, key)} now"
+            for key in differing
+        )
+        raise CheckpointError(
+            f"was saved with other settings ({shown}); set them back, or start a run of another "
+            "name"
+        )
 
 
 def random_state() -> dict[str, Any]:
-    """The states of torch's, NumPy's (legacy, global) and Python's generators on this rank, as tensors and plain values.
+    """The states of torch's, NumPy's (legacy, global) and Python's generators on this rank, as
+    tensors and plain values.
 
     The CUDA generators are included once this process has used CUDA.
     """
@@ -204,13 +255,21 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if cuda_used else [],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "python": random.getstate(),
     }
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to what `random_state` returned; states of GPUs that this process does not see are left out."""
+    """Set the generators to what `random_state` returned; states of GPUs that this process does not
+    see are left out.
+    """
     torch.set_rng_state(state["torch"])
     for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(cuda_state, device)
@@ -237,11 +296,19 @@ def _read(path: Path) -> dict[str, Any]:
     except DamagedError as error:
         raise CheckpointError(f"{path}: {error}; {advice}") from error
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint; run without resuming to start anew") from error
+        raise CheckpointError(
+            f"{path}: no such checkpoint; run without resuming to start anew"
+        ) from error
     except Exception as error:  # a broken or foreign file can raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); {advice}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not {"epoch", "step", "fingerprint"} <= content.keys():
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({reason}); {advice}"
+        ) from error
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != FORMAT
+        or not {"epoch", "step", "fingerprint"} <= content.keys()
+    ):
         raise CheckpointError(f"{path}: is not a checkpoint of this version of prdp-hpc; {advice}")
     return content
 
@@ -258,4 +325,7 @@ def _plain(value: object, where: str) -> Any:
     # Subclasses too are refused: a NumPy float is a float, but is stored as a NumPy object.
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"{where}: {type(value).__name__} cannot be kept in a checkpoint; convert it to a tensor or a plain value")
+    raise TypeError(
+        f"{where}: {type(value).__name__} cannot be kept in a checkpoint; convert it to a tensor "
+        "or a plain value"
+    )

@@ -20,12 +20,14 @@ from prdp_hpc.mesh import ProcessMesh
 
 
 class CorrectorTask(SupervisedTask):
-    """`u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`; loss `Σ_s mean((u^s − t^s)²)` over the first `unroll` steps.
+    """`u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`; loss `Σ_s mean((u^s − t^s)²)` over the first
+    `unroll` steps.
 
-    `P` is a physics step at the solver's level, `t` the data; the mean runs over the batch, the channels and the whole
-    grid. Validation rolls `C(P(·))` out with full physics: `P` at the refinement's full level, by a solver of its own, so
-    that the counters of the training solver stay as they are. The error of step s and channel c is the mean over
-    samples of `‖u_c^s − t_c^s‖² / ‖t_c^s‖²`; the coordinator sees that of the last validation step and of the measured
+    `P` is a physics step at the solver's level, `t` the data; the mean runs over the batch, the
+    channels and the whole grid. Validation rolls `C(P(·))` out with full physics: `P` at the
+    refinement's full level, by a solver of its own, so that the counters of the training solver
+    stay as they are. The error of step s and channel c is the mean over samples of `‖u_c^s −
+    t_c^s‖² / ‖t_c^s‖²`; the coordinator sees that of the last validation step and of the measured
     channel. The validation samples are divided among the replicas.
 
     Raises
@@ -38,7 +40,14 @@ class CorrectorTask(SupervisedTask):
     Source: paper, section on the Navier–Stokes corrector.
     """
 
-    def __init__(self, config: CorrectorConfig, mesh: ProcessMesh, grid: Grid, data: TrajectoryFile, solver: Solver) -> None:
+    def __init__(
+        self,
+        config: CorrectorConfig,
+        mesh: ProcessMesh,
+        grid: Grid,
+        data: TrajectoryFile,
+        solver: Solver,
+    ) -> None:
         super().__init__(config, mesh, grid, data, solver)
         section = config.corrector
         self._unroll, self._validation_steps = section.unroll, section.validation_steps
@@ -46,8 +55,12 @@ class CorrectorTask(SupervisedTask):
         self._measured = self._channels[0] if section.measure is None else section.measure
         if self._measured not in self._channels:
             known = ", ".join(self._channels)
-            raise ConfigError(f"corrector.measure: {self._measured!r} is not a channel; choose one of {known}")
-        full = Solver(solver.ksp, solver.pc, config.refinement.full_level, petsc_options=solver.petsc_options)
+            raise ConfigError(
+                f"corrector.measure: {self._measured!r} is not a channel; choose one of {known}"
+            )
+        full = Solver(
+            solver.ksp, solver.pc, config.refinement.full_level, petsc_options=solver.petsc_options
+        )
         self._full_physics = build_stepper(config.physics, grid, full)
         self._check_scales(data)
         mine = share(np.arange(self._validation.shape[0]), mesh.replica, mesh.replicas)
@@ -55,7 +68,9 @@ class CorrectorTask(SupervisedTask):
         self._validation = self._validation[torch.from_numpy(mine)]
 
     def validate(self) -> dict[str, Any]:
-        """The normalised squared errors after the validation steps: of the measured channel, and of each by name."""
+        """The normalised squared errors after the validation steps: of the measured channel, and of
+        each by name.
+        """
         errors: dict[str, Any] = {}
         with torch.no_grad():
             state = self._validation[:, 0]
@@ -68,7 +83,10 @@ class CorrectorTask(SupervisedTask):
         return {"error": errors[f"error_{self._validation_steps[-1]}"], **errors}
 
     def _squared_error(self, trajectories: Tensor) -> Tensor:
-        state, total = trajectories[:, 0], torch.zeros((), device=trajectories.device, dtype=trajectories.dtype)
+        state, total = (
+            trajectories[:, 0],
+            torch.zeros((), device=trajectories.device, dtype=trajectories.dtype),
+        )
         for step in range(1, self._unroll + 1):
             state = self._corrected_step(self._physics, self._ddp, state)
             total = total + (state - trajectories[:, step]).square().sum()
@@ -92,12 +110,20 @@ class CorrectorTask(SupervisedTask):
             if not squares.all():
                 sample, channel = (int(i) for i in np.argwhere(squares == 0.0)[0])
                 raise DataError(
-                    f"{data.path}: validation/trajectories is zero everywhere in sample {sample}, step {step}, channel "
-                    f"{self._channels[channel]}, and errors are measured relative to it: leave that sample out"
+                    f"{data.path}: validation/trajectories is zero everywhere in sample {sample}, "
+                    f"step {step}, channel "
+                    f"{self._channels[channel]}, and errors are measured relative to it: leave "
+                    "that sample out"
                 )
 
 
 def _channel_names(physics: Stepper, count: int) -> tuple[str, ...]:
-    """The stepper's own names; numbered where it takes any number of channels and has more than one."""
+    """The stepper's own names; numbered where it takes any number of channels and has more than
+    one.
+    """
     names = physics.channels
-    return names if len(names) == count else tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
+    return (
+        names
+        if len(names) == count
+        else tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
+    )

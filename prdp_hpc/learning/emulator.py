@@ -20,9 +20,9 @@ from prdp_hpc.mesh import ProcessMesh
 class EmulatorTask(SupervisedTask):
     """The paper's mixed chain: `û¹ = net(u⁰)`, `û² = P(û¹)`, loss `mean((û² − u²)²)`.
 
-    `P` is a physics step at the solver's level; the mean runs over the batch, the channels and the whole grid. Validation
-    rolls the network alone out two steps; the error of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`, and
-    the coordinator sees that of step 2.
+    `P` is a physics step at the solver's level; the mean runs over the batch, the channels and the
+    whole grid. Validation rolls the network alone out two steps; the error of step s is the mean
+    over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`, and the coordinator sees that of step 2.
 
     Raises
     ------
@@ -32,7 +32,14 @@ class EmulatorTask(SupervisedTask):
     Source: paper, section on the heat emulator.
     """
 
-    def __init__(self, config: EmulatorConfig, mesh: ProcessMesh, grid: Grid, data: TrajectoryFile, solver: Solver) -> None:
+    def __init__(
+        self,
+        config: EmulatorConfig,
+        mesh: ProcessMesh,
+        grid: Grid,
+        data: TrajectoryFile,
+        solver: Solver,
+    ) -> None:
         super().__init__(config, mesh, grid, data, solver)
         self._scales = self._validation_scales(data)
 
@@ -53,12 +60,15 @@ class EmulatorTask(SupervisedTask):
 
     def _validation_scales(self, data: TrajectoryFile) -> list[NDArray[np.float64]]:
         """What the errors of each step are measured by: the squares of the state before it."""
-        scales = [self._squares(self._validation[:, step]).sum(axis=1) for step in range(self._steps)]
+        scales = [
+            self._squares(self._validation[:, step]).sum(axis=1) for step in range(self._steps)
+        ]
         for step, squares in enumerate(scales):
             if not squares.all():
                 sample = int(np.argmin(squares))
                 raise DataError(
-                    f"{data.path}: validation/trajectories is zero everywhere in sample {sample}, step {step}, "
+                    f"{data.path}: validation/trajectories is zero everywhere in sample {sample}, "
+                    f"step {step}, "
                     "and errors are measured relative to it: leave that sample out"
                 )
         return scales

@@ -9,7 +9,13 @@ from typing import Any
 from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
-from prdp_hpc.config import CorrectorConfig, ExperimentConfig, InverseConfig, SupervisedConfig, write_resolved
+from prdp_hpc.config import (
+    CorrectorConfig,
+    ExperimentConfig,
+    InverseConfig,
+    SupervisedConfig,
+    write_resolved,
+)
 from prdp_hpc.data import GROUPS, TrajectoryFile
 from prdp_hpc.files import write_json
 from prdp_hpc.grid import Grid
@@ -40,13 +46,18 @@ def run_folder(config: Config) -> Path:
 def process_mesh(config: Config) -> ProcessMesh:
     """The ranks as the config divides them; collective over all."""
     all_ranks = MPI.COMM_WORLD.size
-    return ProcessMesh.from_world(config.parallel.grid_ranks or (all_ranks if isinstance(config, InverseConfig) else 1))
+    return ProcessMesh.from_world(
+        config.parallel.grid_ranks or (all_ranks if isinstance(config, InverseConfig) else 1)
+    )
 
 
-def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False) -> dict[str, Any]:
+def run_experiment(
+    config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
+) -> dict[str, Any]:
     """Build, train, and write down one run; returns its summary. Collective.
 
-    Writes `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `summary.json` into `folder`.
+    Writes `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `summary.json` into
+    `folder`.
 
     Raises
     ------
@@ -58,10 +69,21 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
     _on_root(mesh, lambda: _prepare_folder(folder, resume))
     solver = build_solver(config)
     task = build_task(config, mesh, solver)
-    checkpoints = Checkpoints(folder / "checkpoints", config.training.keep_checkpoints, _settings(config))
+    checkpoints = Checkpoints(
+        folder / "checkpoints", config.training.keep_checkpoints, _settings(config)
+    )
     schedule = config.refinement.build()
     training = config.training
-    trainer = Trainer(task, schedule, mesh, folder, config.name, training.epochs, checkpoints, training.checkpoint_every)
+    trainer = Trainer(
+        task,
+        schedule,
+        mesh,
+        folder,
+        config.name,
+        training.epochs,
+        checkpoints,
+        training.checkpoint_every,
+    )
     if resume:
         trainer.restore()
     # Not before the checkpoint was found to fit: a refused resume must leave the run as it is.
@@ -77,7 +99,12 @@ def run_experiment(config: Config, mesh: ProcessMesh, folder: Path, resume: bool
 def build_solver(config: Config) -> Solver:
     """The solver of a config, without a level."""
     section = config.solver
-    return Solver(section.ksp, section.pc, petsc_options=section.petsc_options, differentiation=section.differentiation)
+    return Solver(
+        section.ksp,
+        section.pc,
+        petsc_options=section.petsc_options,
+        differentiation=section.differentiation,
+    )
 
 
 def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
@@ -90,7 +117,9 @@ def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
 def build_supervised(
     config: SupervisedConfig, mesh: ProcessMesh, solver: Solver, groups: Sequence[str] = GROUPS
 ) -> SupervisedTask:
-    """As `build_task`, on those groups of the data; without `train` it can only validate. Collective."""
+    """As `build_task`, on those groups of the data; without `train` it can only validate.
+    Collective.
+    """
     grid = _grid(config, mesh)
     data = open_data(config, mesh, grid, groups)
     if isinstance(config, CorrectorConfig):
@@ -99,15 +128,23 @@ def build_supervised(
 
 
 def _grid(config: Config, mesh: ProcessMesh) -> Grid:
-    return Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length, mesh.grid_group)
+    return Grid(
+        config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length, mesh.grid_group
+    )
 
 
-def open_data(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid, groups: Sequence[str] = GROUPS) -> TrajectoryFile:
-    """The config's data file, generated first if it names none and the generated one is not there; collective."""
+def open_data(
+    config: SupervisedConfig, mesh: ProcessMesh, grid: Grid, groups: Sequence[str] = GROUPS
+) -> TrajectoryFile:
+    """The config's data file, generated first if it names none and the generated one is not there;
+    collective.
+    """
     path = Path(config.data.file) if config.data.file else generated_path(config)
     missing = config.data.file is None and mesh.world.bcast(not path.exists())
     if missing:
-        call_together(mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None)
+        call_together(
+            mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
+        )
     return call_together(mesh.world, lambda: _fitting_file(path, config, groups))
 
 
@@ -140,7 +177,9 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
 
 
 def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
-    """Share of the inner iterations that every solve at the full level would have taken; None for tolerances."""
+    """Share of the inner iterations that every solve at the full level would have taken; None for
+    tolerances.
+    """
     forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
     if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None
@@ -156,7 +195,8 @@ def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
 def _prepare_folder(folder: Path, resume: bool) -> None:
     if not resume and (folder / "metrics.jsonl").exists():
         raise RunFolderError(
-            f"{folder} holds a run already: continue it with --resume, start anew with --overwrite, or choose another name=…"
+            f"{folder} holds a run already: continue it with --resume, start anew with "
+            "--overwrite, or choose another name=…"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,13 +212,20 @@ def _write_config(config: Config, folder: Path) -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"cannot write to the run folder {folder}: {error.strerror or error}; choose another output=…")
+    return RunFolderError(
+        f"cannot write to the run folder {folder}: {error.strerror or error}; choose another "
+        "output=…"
+    )
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What must be the same for a checkpoint to fit; more epochs, another folder or split may follow a resume."""
+    """What must be the same for a checkpoint to fit; more epochs, another folder or split may
+    follow a resume.
+    """
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
     settings["training"] = {
-        k: v for k, v in settings["training"].items() if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
+        k: v
+        for k, v in settings["training"].items()
+        if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
     }
     return settings

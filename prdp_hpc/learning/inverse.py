@@ -21,13 +21,15 @@ from prdp_hpc.physics import Poisson
 class InverseTask:
     """Find θ in `−u'' = Σ_m θ_m sin(2π m x)` by gradient descent on `‖u(θ) − u_ref‖² / (2 n)`.
 
-    `u(θ)` comes from the solver at its level, `u_ref` from the true θ at convergence. One epoch is one gradient step. The
-    error is `‖θ − θ_true‖ / ‖θ_true‖`.
+    `u(θ)` comes from the solver at its level, `u_ref` from the true θ at convergence. One epoch is
+    one gradient step. The error is `‖θ − θ_true‖ / ‖θ_true‖`.
 
     Source: paper, section on the Poisson inverse problem.
     """
 
-    def __init__(self, config: InverseConfig, mesh: ProcessMesh, grid: Grid, solver: Solver) -> None:
+    def __init__(
+        self, config: InverseConfig, mesh: ProcessMesh, grid: Grid, solver: Solver
+    ) -> None:
         if mesh.replicas > 1:
             raise ConfigError(
                 f"parallel.grid_ranks: an inverse problem has no samples to divide among replicas: "
@@ -39,14 +41,20 @@ class InverseTask:
         self._physics = Poisson(grid, solver, config.physics.diffusivity)
         (x,) = grid.coordinates()
         length = grid.length[0]
-        self._modes = torch.stack([torch.sin(2 * math.pi * m * x / length) for m in range(1, config.inverse.modes + 1)])
+        self._modes = torch.stack(
+            [torch.sin(2 * math.pi * m * x / length) for m in range(1, config.inverse.modes + 1)]
+        )
         self._true = torch.tensor(config.inverse.reference, dtype=torch.float64)
         self._theta = torch.tensor(config.inverse.start, dtype=torch.float64, requires_grad=True)
-        exact = Poisson(grid, Solver("cg", "jacobi", Refinement(rtol=1e-13)), config.physics.diffusivity)
+        exact = Poisson(
+            grid, Solver("cg", "jacobi", Refinement(rtol=1e-13)), config.physics.diffusivity
+        )
         with torch.no_grad():
             self._reference = exact(self._source(self._true))
 
-    def train_epoch(self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None) -> float:
+    def train_epoch(
+        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
+    ) -> float:
         """One gradient step; the loss before it."""
         with self.stopwatch.running():
             loss, gradient = self._loss_and_gradient()
@@ -55,7 +63,9 @@ class InverseTask:
         return float(self._mesh.grid_comm.allreduce(loss.item(), op=MPI.SUM))
 
     def gradient(self) -> Tensor:
-        """The gradient of the loss with respect to θ, at θ as it is; collective, equal on all ranks."""
+        """The gradient of the loss with respect to θ, at θ as it is; collective, equal on all
+        ranks.
+        """
         return self._loss_and_gradient()[1]
 
     def validate(self) -> dict[str, Any]:

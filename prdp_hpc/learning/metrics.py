@@ -1,4 +1,6 @@
-"""What a run writes while it trains: `metrics.jsonl`, TensorBoard events, and progress for whoever watches."""
+"""What a run writes while it trains: `metrics.jsonl`, TensorBoard events, and progress for whoever
+watches.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,13 @@ class MetricsError(ValueError):
 
 
 class MetricsWriter:
-    """Appends one JSON object an epoch to `folder/metrics.jsonl` and mirrors its numbers to `folder/tensorboard`.
+    """Appends one JSON object an epoch to `folder/metrics.jsonl` and mirrors its numbers to
+    `folder/tensorboard`.
 
-    Only where `active` (rank 0); elsewhere it does nothing. `resume_epoch` is the last epoch to keep: lines of later
-    epochs, and one cut short by a stop, are dropped (-1 drops all). With None the run is new, and a `metrics.jsonl` that
-    holds lines raises `MetricsError`; a broken file raises `ReportError`. A context manager; `close` may also be called.
+    Only where `active` (rank 0); elsewhere it does nothing. `resume_epoch` is the last epoch to
+    keep: lines of later epochs, and one cut short by a stop, are dropped (-1 drops all). With None
+    the run is new, and a `metrics.jsonl` that holds lines raises `MetricsError`; a broken file
+    raises `ReportError`. A context manager; `close` may also be called.
     """
 
     def __init__(self, folder: str | Path, active: bool, resume_epoch: int | None = None) -> None:
@@ -40,15 +44,23 @@ class MetricsWriter:
             return
         path = Path(folder) / "metrics.jsonl"
         if resume_epoch is None and path.exists() and path.read_bytes().strip():
-            raise MetricsError(f"{path}: a run has already written here; resume it, or give the new run another name")
+            raise MetricsError(
+                f"{path}: a run has already written here; resume it, or give the new run another "
+                "name"
+            )
         if path.exists():
             _keep_until(path, -1 if resume_epoch is None else resume_epoch)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8", newline="\n")
-        self._board = _board(path.parent / "tensorboard", first_epoch=None if resume_epoch is None else resume_epoch + 1)
+        self._board = _board(
+            path.parent / "tensorboard",
+            first_epoch=None if resume_epoch is None else resume_epoch + 1,
+        )
 
     def write(self, row: Row) -> None:
-        """Append `row`, which has an integer `epoch`; a number that is not finite is written as null."""
+        """Append `row`, which has an integer `epoch`; a number that is not finite is written as
+        null.
+        """
         if self._file is None:
             return
         self._file.write(to_json(row) + "\n")
@@ -71,7 +83,12 @@ class MetricsWriter:
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -80,8 +97,9 @@ class Progress:
 
         heat_2d  epoch 12/70  error 3.21e-02  level 4  inner iterations 19,200  31.4 s
 
-    Up to 50 epochs one line each; beyond, about 20 lines in all and one at each change of level. Only where `active`
-    (rank 0); elsewhere it does nothing. A context manager; `close` may also be called.
+    Up to 50 epochs one line each; beyond, about 20 lines in all and one at each change of level.
+    Only where `active` (rank 0); elsewhere it does nothing. A context manager; `close` may also be
+    called.
     """
 
     def __init__(self, total_epochs: int, active: bool, label: str) -> None:
@@ -96,7 +114,9 @@ class Progress:
             self._bar = tqdm(total=total_epochs, desc=label, unit="epoch", dynamic_ncols=True)
 
     def update(self, row: Row) -> None:
-        """Show the epoch of `row`, a line of `metrics.jsonl`; an epoch already shown is not shown again."""
+        """Show the epoch of `row`, a line of `metrics.jsonl`; an epoch already shown is not shown
+        again.
+        """
         epoch, level = row["epoch"], row["level"]
         if not self._active or epoch == self._epoch:
             return
@@ -118,12 +138,22 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _line(self, row: Row) -> str:
         work = row["forward_iterations"] + row["adjoint_iterations"]
-        parts = [self._label, f"epoch {row['epoch']}/{self._total}", f"error {_error(row['error'])}", f"level {row['level']:g}"]
+        parts = [
+            self._label,
+            f"epoch {row['epoch']}/{self._total}",
+            f"error {_error(row['error'])}",
+            f"level {row['level']:g}",
+        ]
         return "  ".join([*parts, f"inner iterations {work:,}", f"{row['total_seconds']:.1f} s"])
 
 
@@ -135,18 +165,30 @@ def _board(folder: Path, first_epoch: int | None) -> Any:
 
 
 def _summary(row: Row) -> Any:
-    """All numbers of a row as one event; `add_scalar` would make one of each, some twenty an epoch."""
+    """All numbers of a row as one event; `add_scalar` would make one of each, some twenty an
+    epoch.
+    """
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    return Summary(value=[Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(row).items()])
+    return Summary(
+        value=[Summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(row).items()]
+    )
 
 
 def _scalars(row: Row) -> dict[str, float]:
     cells: dict[str, Any] = {}
     for key, value in row.items():
-        cells |= {f"{key}/{index}": item for index, item in enumerate(value)} if isinstance(value, list | tuple) else {key: value}
+        cells |= (
+            {f"{key}/{index}": item for index, item in enumerate(value)}
+            if isinstance(value, list | tuple)
+            else {key: value}
+        )
     del cells["epoch"]
-    return {key: float(cell) for key, cell in cells.items() if isinstance(cell, numbers.Real) and math.isfinite(cell)}
+    return {
+        key: float(cell)
+        for key, cell in cells.items()
+        if isinstance(cell, numbers.Real) and math.isfinite(cell)
+    }
 
 
 def _error(error: float | None) -> str:

@@ -17,10 +17,12 @@ class RestartError(ValueError):
 
 
 def note_start(folder: Path, epoch: int, step: int, resumed: bool) -> str | None:
-    """Note in `folder/starts.json` where training starts; what to log of a requeued job. On one rank only.
+    """Note in `folder/starts.json` where training starts; what to log of a requeued job. On one
+    rank only.
 
-    `epoch` epochs and `step` steps of the next one are done. Raises `RestartError` for a job that SLURM has started again
-    (SLURM_RESTART_COUNT) when the two restarts before began at the same place: whatever ends it would end it again.
+    `epoch` epochs and `step` steps of the next one are done. Raises `RestartError` for a job that
+    SLURM has started again (SLURM_RESTART_COUNT) when the two restarts before began at the same
+    place: whatever ends it would end it again.
     """
     path, place = folder / "starts.json", [epoch, step]
     earlier = _read(path) if resumed else []
@@ -28,8 +30,10 @@ def note_start(folder: Path, epoch: int, step: int, resumed: bool) -> str | None
     stuck = earlier[-1 - WITHOUT_PROGRESS :]
     if count > 0 and len(stuck) > WITHOUT_PROGRESS and all(start == place for start in stuck):
         raise RestartError(
-            f"{folder}: was restarted {WITHOUT_PROGRESS} times and ended each time before it got beyond epoch {epoch}, "
-            f"step {step}: look for the reason in the log (time limit too short? not enough memory?), "
+            f"{folder}: was restarted {WITHOUT_PROGRESS} times and ended each time before it got "
+            f"beyond epoch {epoch}, "
+            f"step {step}: look for the reason in the log (time limit too short? not enough "
+            "memory?), "
             "then start it by hand with --resume"
         )
     write_json(path, [*earlier, place])

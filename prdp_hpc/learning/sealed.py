@@ -19,17 +19,23 @@ class DamagedError(ValueError):
 
 
 def save_sealed(content: Any, path: Path) -> None:
-    """`torch.save`, with the SHA-256 of the file as the comment at its end; the file stays one that `torch.load` reads."""
+    """`torch.save`, with the SHA-256 of the file as the comment at its end; the file stays one that
+    `torch.load` reads.
+    """
     try:
         torch.save(content, path)
     except RuntimeError as error:
         # What torch says when the disk is full.
         raise OSError(str(error).splitlines()[0]) from error
     with path.open("r+b") as file:
-        # A zip file ends with the length of its comment, two bytes, little-endian; torch writes none.
+        # A zip file ends with the length of its comment, two bytes, little-endian; torch writes
+        # none.
         file.seek(-2, 2)
         if file.read(2) != b"\0\0":
-            raise OSError(f"{path}: torch wrote a file with an end that is not known; use another version of torch")
+            raise OSError(
+                f"{path}: torch wrote a file with an end that is not known; use another version of "
+                "torch"
+            )
         file.seek(-2, 2)
         file.write(SEALED_BYTES.to_bytes(2, "little"))
         file.flush()
@@ -39,7 +45,9 @@ def save_sealed(content: Any, path: Path) -> None:
 
 
 def load_sealed(path: Path) -> Any:
-    """What `save_sealed` wrote, on the CPU; nothing in the file is executed. `DamagedError` if a single bit differs."""
+    """What `save_sealed` wrote, on the CPU; nothing in the file is executed. `DamagedError` if a
+    single bit differs.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - SEALED_BYTES))

@@ -30,7 +30,9 @@ def build_stepper(physics: SteppedSection, grid: Grid, solver: Solver) -> Steppe
     if physics.pde == "heat":
         return Heat(grid, physics.diffusivity, physics.dt, solver)
     kind: type[Burgers | NavierStokes] = Burgers if physics.pde == "burgers" else NavierStokes
-    return kind(grid, physics.viscosity, physics.dt, solver, physics.picard_iterations, physics.gradient)
+    return kind(
+        grid, physics.viscosity, physics.dt, solver, physics.picard_iterations, physics.gradient
+    )
 
 
 def coefficient(physics: SteppedSection) -> tuple[str, float]:

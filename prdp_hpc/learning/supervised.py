@@ -31,18 +31,27 @@ SMALL = 10_000_000
 
 
 class SupervisedTask(ABC):
-    """A network trained on mini-batches of trajectories, through a physics step at the solver's level.
+    """A network trained on mini-batches of trajectories, through a physics step at the solver's
+    level.
 
-    The fields are divided among the grid ranks of a replica, each batch among the replicas. A convolutional network runs on
-    each rank's part, and DDP reduces over all ranks; an MLP runs on whole fields, alike on the ranks of a replica, and DDP
-    reduces over the replicas. Every rank weighs its part of the loss so that DDP's mean is the gradient of the whole loss,
-    whatever the split.
+    The fields are divided among the grid ranks of a replica, each batch among the replicas. A
+    convolutional network runs on each rank's part, and DDP reduces over all ranks; an MLP runs on
+    whole fields, alike on the ranks of a replica, and DDP reduces over the replicas. Every rank
+    weighs its part of the loss so that DDP's mean is the gradient of the whole loss, whatever the
+    split.
 
-    With the precision bfloat16 the network's layers run in it (torch.autocast), to whose 8 bits of mantissa splits then
-    agree; parameters, fields and losses stay in float32.
+    With the precision bfloat16 the network's layers run in it (torch.autocast), to whose 8 bits of
+    mantissa splits then agree; parameters, fields and losses stay in float32.
     """
 
-    def __init__(self, config: SupervisedConfig, mesh: ProcessMesh, grid: Grid, data: TrajectoryFile, solver: Solver) -> None:
+    def __init__(
+        self,
+        config: SupervisedConfig,
+        mesh: ProcessMesh,
+        grid: Grid,
+        data: TrajectoryFile,
+        solver: Solver,
+    ) -> None:
         self.solver, self.stopwatch = solver, Stopwatch()
         self._mesh, self._grid, self._steps = mesh, grid, config.steps
         precision = config.training.precision
@@ -56,11 +65,14 @@ class SupervisedTask(ABC):
         # Every channel of the heat equation diffuses alone, so there may be any number of them.
         if config.physics.pde != "heat" and count != len(self._physics.channels):
             raise DataError(
-                f"{data.path}: its trajectories have {count} channel(s), {config.physics.pde} on this grid has "
+                f"{data.path}: its trajectories have {count} channel(s), {config.physics.pde} on "
+                "this grid has "
                 f"{len(self._physics.channels)}: {', '.join(self._physics.channels)}"
             )
         arguments = config.network.model_dump(exclude={"kind"})
-        network = build_network(config.network.kind, grid.partition, count, arguments, seed=config.seed)
+        network = build_network(
+            config.network.kind, grid.partition, count, arguments, seed=config.seed
+        )
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, grid.n_local, config.training.batch_size)
         self._on_parts = works_on_parts(config.network.kind)
@@ -70,11 +82,16 @@ class SupervisedTask(ABC):
         if self._reduced > 1:
             devices = [mesh.device] if mesh.device.type == "cuda" else None
             group = None if self._on_parts else mesh.replica_group
-            self._ddp = DistributedDataParallel(self.network, devices, process_group=group, gradient_as_bucket_view=True)
+            self._ddp = DistributedDataParallel(
+                self.network, devices, process_group=group, gradient_as_bucket_view=True
+            )
             self._settle_buckets()
         training = config.training
-        # One fused kernel a step: the optimiser would otherwise cost more than forward and backward together.
-        self._optimiser = torch.optim.Adam(self.network.parameters(), lr=training.learning_rate, fused=True)
+        # One fused kernel a step: the optimiser would otherwise cost more than forward and backward
+        # together.
+        self._optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=training.learning_rate, fused=True
+        )
         factor = rate_factor(training.schedule, training.decay, training.decay_steps)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, factor)
         self._sampler = EpochSampler(self._train.shape[0], training.batch_size, config.seed)
@@ -85,9 +102,13 @@ class SupervisedTask(ABC):
 
     @abstractmethod
     def _squared_error(self, trajectories: Tensor) -> Tensor:
-        """The loss's squares, summed over a batch `(b, steps + 1, C, *local_shape)`, its channels and this rank's points."""
+        """The loss's squares, summed over a batch `(b, steps + 1, C, *local_shape)`, its channels
+        and this rank's points.
+        """
 
-    def train_epoch(self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None) -> float:
+    def train_epoch(
+        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
+    ) -> float:
         """One pass over the training samples; the mean of the batches' losses."""
         parts: list[Tensor] = []
         batches = self._sampler.batches(epoch)[len(earlier) :]
@@ -106,9 +127,15 @@ class SupervisedTask(ABC):
         return whole
 
     def gradient(self) -> Tensor:
-        """The gradient of the first batch's loss for all parameters, as one vector; collective, equal on all ranks."""
+        """The gradient of the first batch's loss for all parameters, as one vector; collective,
+        equal on all ranks.
+        """
         self._backward(self._sampler.batches(1)[0])
-        parts = [parameter.grad.reshape(-1) for parameter in self.network.parameters() if parameter.grad is not None]
+        parts = [
+            parameter.grad.reshape(-1)
+            for parameter in self.network.parameters()
+            if parameter.grad is not None
+        ]
         return torch.cat(parts).detach().cpu()
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,10 +159,11 @@ class SupervisedTask(ABC):
         self.network.load_state_dict(parameters)
 
     def _settle_buckets(self) -> None:
-        """Have DDP choose the buckets of its all-reduce, which it does after its first pass; collective.
+        """Have DDP choose the buckets of its all-reduce, which it does after its first pass;
+        collective.
 
-        The buckets decide in which order ranks are summed: the first gradients of a resumed run would be rounded otherwise than
-        those of a run that was left alone.
+        The buckets decide in which order ranks are summed: the first gradients of a resumed run
+        would be rounded otherwise than those of a run that was left alone.
         """
         self._apply(self._ddp, torch.zeros_like(self._validation[:1, 0])).sum().backward()  # type: ignore[no-untyped-call]
         self.network.zero_grad(set_to_none=True)
@@ -151,7 +179,9 @@ class SupervisedTask(ABC):
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Put the gradient of a batch's loss into the parameters; this rank's part of the loss."""
-        mine = torch.as_tensor(share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long)
+        mine = torch.as_tensor(
+            share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long
+        )
         self._optimiser.zero_grad(set_to_none=True)
         weight = self._reduced / (len(batch) * self._train.shape[2] * self._grid.size)
         loss = self._squared_error(self._train[mine]) * weight
@@ -161,8 +191,12 @@ class SupervisedTask(ABC):
     def _apply(self, network: nn.Module, fields: Tensor) -> Tensor:
         """This rank's part of what a network makes of the fields; collective."""
         # Entering autocast takes as long as a layer of a small network, switched off too.
-        with torch.autocast(self._mesh.device.type, torch.bfloat16) if self._half else nullcontext():
-            output = network(fields if self._on_parts else self._grid.gather(fields)).to(fields.dtype)
+        with (
+            torch.autocast(self._mesh.device.type, torch.bfloat16) if self._half else nullcontext()
+        ):
+            output = network(fields if self._on_parts else self._grid.gather(fields)).to(
+                fields.dtype
+            )
         return output if self._on_parts else self._grid.scatter(output)
 
     def _step(self, physics: Stepper, state: Tensor) -> Tensor:
@@ -171,14 +205,20 @@ class SupervisedTask(ABC):
 
     def _squares(self, fields: Tensor) -> NDArray[np.float64]:
         """The sum of squares over the whole grid, `(B, C)`; collective."""
-        sums: NDArray[np.float64] = fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
+        sums: NDArray[np.float64] = (
+            fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
+        )
         self._mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
         return sums
 
     def _read(self, data: TrajectoryFile, group: str) -> Tensor:
-        """This rank's part of all trajectories of a group, `(samples, steps + 1, C, *local_shape)`."""
+        """This rank's part of all trajectories of a group, `(samples, steps + 1, C,
+        *local_shape)`.
+        """
         if data.steps < self._steps:
-            raise DataError(f"{data.path}: its trajectories have {data.steps} step(s), {self._steps} are needed")
+            raise DataError(
+                f"{data.path}: its trajectories have {data.steps} step(s), {self._steps} are needed"
+            )
         # A number that is not finite may lie in one rank's part only.
         part = call_together(self._mesh.world, lambda: data.read(group, self._grid.local_slices))
         return torch.from_numpy(part).to(device=self._mesh.device, dtype=self._dtype)
@@ -195,9 +235,11 @@ def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:
 def rate_factor(schedule: str, decay: float, decay_steps: int) -> Callable[[int], float]:
     """The learning rate after a number of steps, as a multiple of the first one.
 
-    exponential: `decay^(step / decay_steps)`. cosine: `decay + (1 − decay) (1 + cos(π step / decay_steps)) / 2` until
-    `decay_steps`, then `decay`.
+    exponential: `decay^(step / decay_steps)`. cosine: `decay + (1 − decay) (1 + cos(π step /
+    decay_steps)) / 2` until `decay_steps`, then `decay`.
     """
     if schedule == "exponential":
         return lambda step: decay ** (step / decay_steps)
-    return lambda step: decay + (1.0 - decay) * (1.0 + math.cos(math.pi * min(step / decay_steps, 1.0))) / 2.0
+    return lambda step: (
+        decay + (1.0 - decay) * (1.0 + math.cos(math.pi * min(step / decay_steps, 1.0))) / 2.0
+    )

@@ -20,20 +20,27 @@ class Task(Protocol):
     solver: Solver
     stopwatch: Stopwatch
 
-    def train_epoch(self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None) -> float:
+    def train_epoch(
+        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
+    ) -> float:
         """Train one epoch (counted from 1) and return its mean loss; collective.
 
-        `earlier`: the losses of the steps that were done before; the epoch goes on after them. `after_step` is called after
-        each step but the last one, with a function that gives the losses so far (collective); it may end the epoch by raising.
+        `earlier`: the losses of the steps that were done before; the epoch goes on after them.
+        `after_step` is called after each step but the last one, with a function that gives the
+        losses so far (collective); it may end the epoch by raising.
         """
         ...
 
     def validate(self) -> dict[str, Any]:
-        """The validation error as `error`, and whatever else belongs in the metrics; collective, equal on all ranks."""
+        """The validation error as `error`, and whatever else belongs in the metrics; collective,
+        equal on all ranks.
+        """
         ...
 
     def gradient(self) -> Tensor:
-        """The gradient of the loss at the solver's level, as one vector; nothing is changed; collective, equal on all ranks."""
+        """The gradient of the loss at the solver's level, as one vector; nothing is changed;
+        collective, equal on all ranks.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -50,7 +57,9 @@ class Task(Protocol):
 
 
 class Stopwatch:
-    """Wall-clock seconds of a part of the work, as training steps: the network's share of those is what the solver leaves."""
+    """Wall-clock seconds of a part of the work, as training steps: the network's share of those is
+    what the solver leaves.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0

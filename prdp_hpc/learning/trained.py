@@ -16,10 +16,11 @@ from prdp_hpc.partition import Partition
 
 
 def load_network(folder: str | Path) -> nn.Module:
-    """The network of a run folder with the parameters of its last checkpoint, on the CPU, in evaluation mode.
+    """The network of a run folder with the parameters of its last checkpoint, on the CPU, in
+    evaluation mode.
 
-    It maps whole fields `(B, C, *grid.shape)` to fields of the same shape: an emulator's next state, or what a corrector
-    adds to a step of the solver. Nothing in the folder is executed.
+    It maps whole fields `(B, C, *grid.shape)` to fields of the same shape: an emulator's next
+    state, or what a corrector adds to a step of the solver. Nothing in the folder is executed.
 
     Raises
     ------
@@ -48,7 +49,10 @@ def trained_state(folder: str | Path) -> tuple[SupervisedConfig, dict[str, Any]]
         raise InputError(f"{path}: an inverse problem has no network")
     state = Checkpoints(path / "checkpoints").load_latest()
     if state is None:
-        raise CheckpointError(f"{path / 'checkpoints'}: no checkpoint yet; wait for the first one, or start the run again")
+        raise CheckpointError(
+            f"{path / 'checkpoints'}: no checkpoint yet; wait for the first one, or start the run "
+            "again"
+        )
     return config, state
 
 

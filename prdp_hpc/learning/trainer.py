@@ -14,7 +14,12 @@ from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
 from prdp_hpc.learning.allocation import keep_freed_memory
-from prdp_hpc.learning.checkpoint import CheckpointError, Checkpoints, random_state, restore_random_state
+from prdp_hpc.learning.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    random_state,
+    restore_random_state,
+)
 from prdp_hpc.learning.metrics import MetricsWriter, Progress
 from prdp_hpc.learning.restarts import note_start
 from prdp_hpc.learning.task import Stopwatch, Task
@@ -32,21 +37,25 @@ CUMULATIVE = (
     "validation_seconds",
     "total_seconds",
 )
-"""Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier parts of it had."""
+"""Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier
+parts of it had.
+"""
 
 
 @dataclass
 class Trainer:
     """Trains a task for a number of epochs and keeps its solver at the schedule's level.
 
-    Before the first epoch and after each one the task is validated; the error goes to the schedule, whose level holds for
-    the next epoch. Decisions are made on rank 0's error and hold on all ranks.
+    Before the first epoch and after each one the task is validated; the error goes to the schedule,
+    whose level holds for the next epoch. Decisions are made on rank 0's error and hold on all
+    ranks.
 
-    Checkpoints are written while training goes on; where that would take more than 2 % of the time they are put off, by at most
-    2 s. An epoch is shown, in `metrics.jsonl` too, once a kill cannot take more than `checkpoint_every` epochs that were
-    shown; those not yet shown are in the checkpoint. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave
-    with exit code 85 (`prdp_hpc.preemption`); a resume goes on with the next step. From the first run on, the process keeps the
-    memory that it frees (`prdp_hpc.learning.allocation`).
+    Checkpoints are written while training goes on; where that would take more than 2 % of the time
+    they are put off, by at most 2 s. An epoch is shown, in `metrics.jsonl` too, once a kill cannot
+    take more than `checkpoint_every` epochs that were shown; those not yet shown are in the
+    checkpoint. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave with exit
+    code 85 (`prdp_hpc.preemption`); a resume goes on with the next step. From the first run on, the
+    process keeps the memory that it frees (`prdp_hpc.learning.allocation`).
 
     Attributes
     ----------
@@ -74,12 +83,16 @@ class Trainer:
     _before: dict[str, Any] = field(default_factory=dict, init=False)
 
     def restore(self) -> None:
-        """Let `run` continue after the newest checkpoint, to the same numbers as a run that was never stopped. Collective.
+        """Let `run` continue after the newest checkpoint, to the same numbers as a run that was
+        never stopped. Collective.
 
-        Without a checkpoint it starts at the beginning. Raises `CheckpointError` on all ranks for one that does not fit.
+        Without a checkpoint it starts at the beginning. Raises `CheckpointError` on all ranks for
+        one that does not fit.
         """
         world = self.mesh.world
-        state = call_together(world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None)
+        state = call_together(
+            world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None
+        )
         # Rank 0 chooses, so that no two ranks fall back to different files.
         place = world.bcast(None if state is None else (state["epoch"], state["step"]))
         self._first, self._resumed = 0, True
@@ -87,7 +100,9 @@ class Trainer:
             return
         epoch, path = place[0], self.checkpoints.path(*place)
         if epoch > self.epochs:
-            raise CheckpointError(f"{path}: the run has {epoch} epochs already; give training.epochs={epoch} or more")
+            raise CheckpointError(
+                f"{path}: the run has {epoch} epochs already; give training.epochs={epoch} or more"
+            )
         state = call_together(world, lambda: state or self.checkpoints.load(path))
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
@@ -115,7 +130,10 @@ class Trainer:
         keep_freed_memory()
         active = self.mesh.is_root
         shown = self._unshown[0]["epoch"] - 1 if self._unshown else self._first - 1
-        writer = call_together(self.mesh.world, lambda: MetricsWriter(self.folder, active, shown if self._resumed else None))
+        writer = call_together(
+            self.mesh.world,
+            lambda: MetricsWriter(self.folder, active, shown if self._resumed else None),
+        )
         # Not before: the first writer of a process loads TensorBoard, which is no part of training.
         self._start = time.perf_counter()
         watch = PreemptionWatch(self.mesh.world)
@@ -140,9 +158,14 @@ class Trainer:
         return epoch == self.epochs or (self._ready and epoch // every > self._submitted // every)
 
     def _show(self) -> None:
-        """Write down the epochs that can be lost only with the ones that `checkpoint_every` allows to be lost."""
+        """Write down the epochs that can be lost only with the ones that `checkpoint_every` allows
+        to be lost.
+        """
         assert self._outputs is not None
-        while self._unshown and self._unshown[0]["epoch"] <= self.checkpoints.saved + self.checkpoint_every:
+        while (
+            self._unshown
+            and self._unshown[0]["epoch"] <= self.checkpoints.saved + self.checkpoint_every
+        ):
             row = self._unshown.pop(0)
             self._outputs[0].write(row)
             self._outputs[1].update(row)
@@ -156,7 +179,9 @@ class Trainer:
         """What a requeued job says in its log; on all ranks an error where it makes no progress."""
         if self._first > self.epochs:
             return
-        start = partial(note_start, self.folder, max(self._first - 1, 0), len(self._earlier), self._resumed)
+        start = partial(
+            note_start, self.folder, max(self._first - 1, 0), len(self._earlier), self._resumed
+        )
         said = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
         if said is not None:
             print(f"{self.label}  {said}", file=sys.stderr, flush=True)
@@ -170,13 +195,17 @@ class Trainer:
         self._earlier = []
         # Rounding may differ between replicas, the decision must not.
         with self._validation.running():
-            validation, self._ready = self.mesh.world.bcast((self.task.validate(), self.checkpoints.ready))
+            validation, self._ready = self.mesh.world.bcast(
+                (self.task.validate(), self.checkpoints.ready)
+            )
         self.schedule.observe(validation["error"])
         levels = {"level": level, "adjoint_level": adjoint_level}
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
 
     def _work(self) -> dict[str, Any]:
-        """Cumulative iterations, right-hand sides solved, and the slowest rank's seconds, since the others wait for it."""
+        """Cumulative iterations, right-hand sides solved, and the slowest rank's seconds, since the
+        others wait for it.
+        """
         report, world = self.task.solver.report, self.mesh.world
         solved = (report.forward.solves + report.adjoint.solves, report.adjoint.solves)
         counts = [report.forward.iterations, report.adjoint.iterations, *solved]
@@ -187,22 +216,33 @@ class Trainer:
         validation = world.allreduce(self._validation.seconds, op=MPI.MAX)
         total = world.allreduce(time.perf_counter() - self._start, op=MPI.MAX)
         since_start = (*totals, solver, max(0.0, steps - solver), validation, total)
-        return {key: self._before.get(key, 0) + value for key, value in zip(CUMULATIVE, since_start, strict=True)}
+        return {
+            key: self._before.get(key, 0) + value
+            for key, value in zip(CUMULATIVE, since_start, strict=True)
+        }
 
     def _cumulative(self) -> dict[str, Any]:
         return {key: self._row[key] for key in CUMULATIVE}
 
-    def _after_step(self, epoch: int, watch: PreemptionWatch, losses: Callable[[], list[float]]) -> None:
+    def _after_step(
+        self, epoch: int, watch: PreemptionWatch, losses: Callable[[], list[float]]
+    ) -> None:
         if watch.after_step():
             self._leave(epoch - 1, losses(), self._work())
 
     def _leave(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
-        """Save what is done after `epoch` and the steps of these losses, and end the process; collective."""
+        """Save what is done after `epoch` and the steps of these losses, and end the process;
+        collective.
+        """
         self._save(epoch, losses, work)
         self._finish()
         if self.mesh.is_root:
             where = self.checkpoints.path(epoch, len(losses))
-            print(f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume", file=sys.stderr, flush=True)
+            print(
+                f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume",
+                file=sys.stderr,
+                flush=True,
+            )
         raise Preempted
 
     def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:

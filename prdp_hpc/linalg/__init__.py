@@ -8,4 +8,13 @@ from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
 
-__all__ = ["FunctionOperator", "Operator", "Refinement", "SolveError", "SolveReport", "Solver", "SparseOperator", "solve"]
+__all__ = [
+    "FunctionOperator",
+    "Operator",
+    "Refinement",
+    "SolveError",
+    "SolveReport",
+    "Solver",
+    "SparseOperator",
+    "solve",
+]

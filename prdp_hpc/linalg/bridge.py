@@ -1,7 +1,8 @@
 """Torch tensors to NumPy arrays that PETSc can use, and back; the only place that converts.
 
-PETSc works here in double precision on the host. A float64, contiguous CPU tensor is shared without a copy;
-everything else is copied, since `placeArray` and DLPack would silently reorder a non-contiguous tensor.
+PETSc works here in double precision on the host. A float64, contiguous CPU tensor is shared without
+a copy; everything else is copied, since `placeArray` and DLPack would silently reorder a
+non-contiguous tensor.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ Array = NDArray[np.float64]
 
 
 def to_host(tensor: Tensor) -> Array:
-    """A C-contiguous float64 array of the tensor's numbers; shares memory with it where that is possible."""
+    """A C-contiguous float64 array of the tensor's numbers; shares memory with it where that is
+    possible.
+    """
     detached = tensor.detach()
     if detached.dtype is not torch.float64 or not detached.is_cpu:
         detached = detached.to(device="cpu", dtype=torch.float64)
@@ -27,11 +30,17 @@ def to_host(tensor: Tensor) -> Array:
 
 def like(result: Tensor, model: Tensor) -> Tensor:
     """`result` in the precision and on the device of `model`."""
-    return result if result.dtype is model.dtype and result.is_cpu and model.is_cpu else result.to(model)
+    return (
+        result
+        if result.dtype is model.dtype and result.is_cpu and model.is_cpu
+        else result.to(model)
+    )
 
 
 def has_bad_numbers(array: Array) -> bool:
-    """Whether NaN or infinity occurs; the sum is one pass without a temporary and carries either along."""
+    """Whether NaN or infinity occurs; the sum is one pass without a temporary and carries either
+    along.
+    """
     with np.errstate(invalid="ignore"):
         return not np.isfinite(array.sum()) and not bool(np.isfinite(array).all())
 

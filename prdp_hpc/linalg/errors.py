@@ -20,7 +20,9 @@ _ADVICE = {
     "DIVERGED_PCSETUP_FAILED": "the preconditioner could not be set up, as happens for a singular matrix (a zero pivot): "
     "look for empty rows, give a nullspace if there is one, or try another pc",
 }
-_REASONS = {code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)}
+_REASONS = {
+    code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)
+}
 
 
 class SolveError(PrdpError, RuntimeError):
@@ -50,7 +52,9 @@ def is_set_up_failure(code: int) -> bool:
     return reason_name(code) == "DIVERGED_PCSETUP_FAILED"
 
 
-def failed_solve(direction: str, method: str, code: int, iteration: int, level: object) -> SolveError:
+def failed_solve(
+    direction: str, method: str, code: int, iteration: int, level: object
+) -> SolveError:
     """The error for a KSP that ended with a negative reason."""
     name = reason_name(code)
     advice = _ADVICE.get(name, "try another ksp or pc")
@@ -58,16 +62,23 @@ def failed_solve(direction: str, method: str, code: int, iteration: int, level: 
     return SolveError(message, name, iteration)
 
 
-def bad_numbers(direction: str, method: str, iteration: int, level: object, in_input: bool) -> SolveError:
-    """The error for NaN or infinity in the right-hand side or, from finite input, in the solution."""
+def bad_numbers(
+    direction: str, method: str, iteration: int, level: object, in_input: bool
+) -> SolveError:
+    """The error for NaN or infinity in the right-hand side or, from finite input, in the
+    solution.
+    """
     if in_input:
         what = "the right-hand side holds NaN or infinity: look at what produced it"
         if direction == "adjoint":
             what = "the incoming gradient holds NaN or infinity: look at the loss and at what follows the solve"
-        return SolveError(f"{direction} solve with {method} at level {level}, iteration 0: {what}", "DIVERGED_NANORINF")
+        return SolveError(
+            f"{direction} solve with {method} at level {level}, iteration 0: {what}",
+            "DIVERGED_NANORINF",
+        )
     return SolveError(
-        f"{direction} solve with {method} gave NaN or infinity: DIVERGED_NANORINF at iteration {iteration}, level {level}; "
-        + _ADVICE["DIVERGED_NANORINF"],
+        f"{direction} solve with {method} gave NaN or infinity: DIVERGED_NANORINF at iteration "
+        f"{iteration}, level {level}; " + _ADVICE["DIVERGED_NANORINF"],
         "DIVERGED_NANORINF",
         iteration,
     )
@@ -79,7 +90,8 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
     text = str(error).strip().splitlines()[-1].strip()
     if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
         advice = (
-            "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, lu, gamg, mg have one), "
+            "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, "
+            "asm, ilu, lu, gamg, mg have one), "
             "or mark the operator symmetric if it is"
         )
     elif error.ierr == PETSC_ERR_SUP:
@@ -93,7 +105,9 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
         advice = "this pc needs an entry on the diagonal of every row: add explicit zeros to the pattern, or look for empty rows"
     else:
         advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"
-    return SolveError(f"{direction} solve with {method} failed at iteration 0, level {level}: {advice} ({text})")
+    return SolveError(
+        f"{direction} solve with {method} failed at iteration 0, level {level}: {advice} ({text})"
+    )
 
 
 PETSC_ERR_SUP = 56

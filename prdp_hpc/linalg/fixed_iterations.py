@@ -10,14 +10,15 @@ from petsc4py import PETSc
 def allow_skipping_the_norm(ksp: Any) -> bool:
     """Whether the KSP can do a fixed number of iterations.
 
-    Some methods can only skip the norm when they precondition from the right, and are switched to that; PETSc manual
-    page: KSPSetPCSide.
+    Some methods can only skip the norm when they precondition from the right, and are switched to
+    that; PETSc manual page: KSPSetPCSide.
     """
     wanted, side = ksp.getNormType(), ksp.getPCSide()
     if _skips_norm(ksp):
         ksp.setNormType(wanted)
         return True
-    # PETSc's bcgsl (3.26) leaves out the last application of a right preconditioner and so gives a wrong solution.
+    # PETSc's bcgsl (3.26) leaves out the last application of a right preconditioner and so gives a
+    # wrong solution.
     if ksp.getType() != PETSc.KSP.Type.BCGSL:
         ksp.setPCSide(PETSc.PC.Side.RIGHT)
         if _skips_norm(ksp):

@@ -25,19 +25,20 @@ class FunctionOperator(Operator):
 
     Parameters
     ----------
-    apply : `apply(values, x) -> A(values) x`, in torch: differentiated with respect to `values` for their
-        gradient. `x` and the result are this rank's part, float64, shape `(n_local,)`; collective if it
-        communicates.
+    apply : `apply(values, x) -> A(values) x`, in torch: differentiated with respect to `values` for
+        their gradient. `x` and the result are this rank's part, float64, shape `(n_local,)`;
+        collective if it communicates.
     n_local : entries of a vector on this rank.
     comm : the ranks that share a vector; default: all.
-    apply_transpose : `apply_transpose(values, y) -> A(values)ᵀ y`; default: torch's derivative of `apply`, which is
-        right as long as whatever `apply` communicates is differentiable too.
+    apply_transpose : `apply_transpose(values, y) -> A(values)ᵀ y`; default: torch's derivative of
+        `apply`, which is right as long as whatever `apply` communicates is differentiable too.
     diagonal : `diagonal(values)`, shape `(n_local,)`: what `pc="jacobi"` needs.
     symmetric, grid : as for `SparseOperator`.
 
-    `values` given to `solve` may be a tensor of any shape, or None if nothing depends on parameters; the functions
-    get them in double precision on the host. They are taken to be this rank's own; wrap replicated parameters in
-    `Grid.replicated`. An exception in one of the functions comes out of `solve` as it is.
+    `values` given to `solve` may be a tensor of any shape, or None if nothing depends on
+    parameters; the functions get them in double precision on the host. They are taken to be this
+    rank's own; wrap replicated parameters in `Grid.replicated`. An exception in one of the
+    functions comes out of `solve` as it is.
 
     Notes
     -----
@@ -71,18 +72,28 @@ class FunctionOperator(Operator):
         """A ValueError for values that are neither None nor a real tensor."""
         if values is None or is_real_tensor(values):
             return None
-        return InputError(f"a function operator's values are None or a real floating-point tensor, not {type(values).__name__}")
+        return InputError(
+            "a function operator's values are None or a real floating-point tensor, not "
+            f"{type(values).__name__}"
+        )
 
     def check_numbers(self, values: Any) -> Exception | None:
         """A ValueError for values that are not finite."""
         if values is not None and has_bad_numbers(to_host(values)):
-            return InputError("the operator's values hold NaN or infinity: look at what produced them")
+            return InputError(
+                "the operator's values hold NaN or infinity: look at what produced them"
+            )
         return None
 
     def check_preconditioner(self, pc: str) -> None:
-        """A ValueError for Jacobi without a diagonal: PETSc would find out in the middle of a set-up."""
+        """A ValueError for Jacobi without a diagonal: PETSc would find out in the middle of a
+        set-up.
+        """
         if pc == "jacobi" and self.diagonal is None:
-            raise InputError("pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), or use pc='none'")
+            raise InputError(
+                "pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), "
+                "or use pc='none'"
+            )
 
     def _put(self, values: Any) -> None:
         self.values = None if values is None else _in_double(values).clone()
@@ -93,7 +104,9 @@ class FunctionOperator(Operator):
         """`−∂(λᵀ A(values) x)/∂values` by torch, summed over the batch."""
         with torch.enable_grad():
             variable = _in_double(values).requires_grad_()
-            total = sum(-(lam @ self.apply(variable, x)) for lam, x in zip(adjoint, solution, strict=True))
+            total = sum(
+                -(lam @ self.apply(variable, x)) for lam, x in zip(adjoint, solution, strict=True)
+            )
             if not isinstance(total, Tensor) or not total.requires_grad:
                 return torch.zeros_like(values)
             (gradient,) = torch.autograd.grad(total, variable, allow_unused=True)
@@ -102,7 +115,9 @@ class FunctionOperator(Operator):
     def diagonal_of(self, values: Any) -> Tensor:
         """What `diagonal` gives, in double precision on the host."""
         assert self.diagonal is not None, "checked when the solver was made"
-        return self.diagonal(None if values is None else values.to(device="cpu", dtype=torch.float64))
+        return self.diagonal(
+            None if values is None else values.to(device="cpu", dtype=torch.float64)
+        )
 
     def transposed(self, values: Any, y: Tensor) -> Tensor:
         """`A(values)ᵀ y`: by `apply_transpose`, or by torch's derivative of `apply`."""
@@ -122,11 +137,13 @@ def _in_double(values: Tensor) -> Tensor:
 class _Context:
     """What PETSc calls back; PETSc manual page: MATPYTHON.
 
-    An exception here comes out of PETSc as an error without its type, so the operator keeps it for the solver.
+    An exception here comes out of PETSc as an error without its type, so the operator keeps it for
+    the solver.
     """
 
     def __init__(self, operator: FunctionOperator) -> None:
-        # The operator owns the matrix, the matrix this: a strong reference back would keep all three for ever.
+        # The operator owns the matrix, the matrix this: a strong reference back would keep all
+        # three for ever.
         self._operator = weakref.ref(operator)
 
     @property
@@ -141,7 +158,10 @@ class _Context:
                 result = compute()
             if tuple(result.shape) != (self.operator.n_local,):
                 wanted = (self.operator.n_local,)
-                raise InputError(f"{name} of a function operator must give shape {wanted}, not {tuple(result.shape)}")
+                raise InputError(
+                    f"{name} of a function operator must give shape {wanted}, not "
+                    f"{tuple(result.shape)}"
+                )
             y.setArray(to_host(result))
         except Exception as error:
             self.operator.failure = error
@@ -153,7 +173,9 @@ class _Context:
 
     def multTranspose(self, mat: PETSc.Mat, x: PETSc.Vec, y: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
         argument = torch.from_numpy(x.getArray(readonly=True).copy())
-        self._put(lambda: self.operator.transposed(self.operator.values, argument), "apply_transpose", y)
+        self._put(
+            lambda: self.operator.transposed(self.operator.values, argument), "apply_transpose", y
+        )
 
     def getDiagonal(self, mat: PETSc.Mat, d: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
         diagonal = self.operator.diagonal

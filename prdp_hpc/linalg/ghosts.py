@@ -35,7 +35,10 @@ class GhostedIndex:
             self._source = template.duplicate()
             self._ghosts = PETSc.Vec().createSeq(len(foreign), comm=PETSc.COMM_SELF)
             self._scatter = PETSc.Scatter().create(
-                self._source, PETSc.IS().createGeneral(foreign.astype(PETSc.IntType), comm=PETSc.COMM_SELF), self._ghosts, None
+                self._source,
+                PETSc.IS().createGeneral(foreign.astype(PETSc.IntType), comm=PETSc.COMM_SELF),
+                self._ghosts,
+                None,
             )
 
     def __call__(self, local: Tensor) -> Tensor:

@@ -21,23 +21,26 @@ from prdp_hpc.linalg.unrolled import unrolled_solve
 def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     """Solve `A(values) x = b`, differentiably with respect to `values` and `b`.
 
-    With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see `unrolled_solve`; by default it is
-    implicit: the backward pass solves the adjoint system `Aᵀ λ = ∂L/∂x` at the solver's adjoint level, from zero; then
-    `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k] x[col_k]`.
+    With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see
+    `unrolled_solve`; by default it is implicit: the backward pass solves the adjoint system `Aᵀ λ =
+    ∂L/∂x` at the solver's adjoint level, from zero; then `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k]
+    x[col_k]`.
 
     Parameters
     ----------
     operator : a `SparseOperator` or `FunctionOperator`.
-    values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from solve to solve; in-place
-        changes must go through torch, as everywhere in autograd. `(M, nnz_local)` stands for M matrices.
-    b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B, n_local)`; any floating-point
-        type and device. The solve itself runs in double precision on the host. With M matrices `(M R, n_local)`: R
-        right-hand sides in a row for each.
+    values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from
+        solve to solve; in-place changes must go through torch, as everywhere in autograd. `(M,
+        nnz_local)` stands for M matrices.
+    b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B,
+        n_local)`; any floating-point type and device. The solve itself runs in double precision on
+        the host. With M matrices `(M R, n_local)`: R right-hand sides in a row for each.
     solver : method, preconditioner and level.
 
     Returns
     -------
-    x with the shape, type and device of `b`. Collective over the operator's ranks, also in the backward pass.
+    x with the shape, type and device of `b`. Collective over the operator's ranks, also in the
+    backward pass.
 
     Raises
     ------
@@ -50,7 +53,8 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
         return unrolled_solve(operator, values, b, solver)
     x: Tensor
     if isinstance(operator, SparseOperator) and is_batch(values):
-        # Asked here: inside a forward pass torch records nothing, and `needs_input_grad` does not know about `no_grad`.
+        # Asked here: inside a forward pass torch records nothing, and `needs_input_grad` does not
+        # know about `no_grad`.
         x = _ImplicitBatch.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     else:
         x = _ImplicitSolve.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
@@ -61,11 +65,16 @@ class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
         prepare(operator, values, b, ctx.needs_input_grad[:2])
-        x = torch.from_numpy(_run("forward", operator, solver, np.atleast_2d(to_host(b))).reshape(b.shape))
+        x = torch.from_numpy(
+            _run("forward", operator, solver, np.atleast_2d(to_host(b))).reshape(b.shape)
+        )
         result = like(x, b)
         ctx.operator, ctx.solver, ctx.loads = operator, solver, operator.loads
-        # x is only needed for the gradient of the values. Where it is the result itself, torch sees a change in place.
-        ctx.save_for_backward(values if isinstance(values, Tensor) else None, x if ctx.needs_input_grad[0] else None)
+        # x is only needed for the gradient of the values. Where it is the result itself, torch sees
+        # a change in place.
+        ctx.save_for_backward(
+            values if isinstance(values, Tensor) else None, x if ctx.needs_input_grad[0] else None
+        )
         return result
 
     @staticmethod
@@ -87,7 +96,14 @@ class _ImplicitBatch(torch.autograd.Function):
     """As `_ImplicitSolve`, with a matrix of its own for each R right-hand sides."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, b: Tensor, operator: SparseOperator, solver: Solver, recording: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        b: Tensor,
+        operator: SparseOperator,
+        solver: Solver,
+        recording: bool,
+    ) -> Tensor:
         prepare(operator, values, b, ctx.needs_input_grad[:2])
         members = operator.take_members(len(values))
         try:
@@ -113,14 +129,23 @@ class _ImplicitBatch(torch.autograd.Function):
         operator.give_back_members(ctx.members)
         values_grad = None
         if ctx.needs_input_grad[0]:
-            values_grad = like(operator.values_gradient(values, adjoint, x.view(adjoint.shape)), values)
+            values_grad = like(
+                operator.values_gradient(values, adjoint, x.view(adjoint.shape)), values
+            )
         return values_grad, like(adjoint, grad).view(grad.shape), None, None, None
 
 
 def _run_batch(
-    direction: str, members: list[SparseOperator], loads: Sequence[int | None], values: Tensor, solver: Solver, b: Tensor
+    direction: str,
+    members: list[SparseOperator],
+    loads: Sequence[int | None],
+    values: Tensor,
+    solver: Solver,
+    b: Tensor,
 ) -> Tensor:
-    """Solve with each matrix, loaded unless a member still holds it (its count of loads is the given one); `(M, R, n_local)`."""
+    """Solve with each matrix, loaded unless a member still holds it (its count of loads is the
+    given one); `(M, R, n_local)`.
+    """
     host = torch.from_numpy(to_host(values))
     # Not −1 for R: a rank may have no rows.
     right = to_host(b).reshape(len(values), len(b) // len(values), b.shape[-1])
@@ -147,14 +172,20 @@ def _run(direction: str, operator: Operator, solver: Solver, right: Array) -> Ar
         x[zero_rows(operator.comm, right)] = 0.0
         if anywhere(operator.comm, has_bad_numbers(x)):
             _blame_input(direction, operator, solver, right)
-            raise errors.bad_numbers(direction, system.method, iterations, _level(solver, direction), in_input=False)
+            raise errors.bad_numbers(
+                direction, system.method, iterations, _level(solver, direction), in_input=False
+            )
     return x
 
 
 def _blame_input(direction: str, operator: Operator, solver: Solver, right: Array) -> None:
-    """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a pass over it."""
+    """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a pass
+    over it.
+    """
     if anywhere(operator.comm, has_bad_numbers(right)):
-        raise errors.bad_numbers(direction, solver.system(operator).method, 0, _level(solver, direction), in_input=True)
+        raise errors.bad_numbers(
+            direction, solver.system(operator).method, 0, _level(solver, direction), in_input=True
+        )
 
 
 def _level(solver: Solver, direction: str) -> object:

@@ -38,8 +38,10 @@ class Operator(ABC):
     n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
     symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
-    loads : how often values were put into the matrix; tells whether it still holds what it held before.
-    failure : the exception that the operator's own code raised inside a PETSc call, until a solver passes it on.
+    loads : how often values were put into the matrix; tells whether it still holds what it held
+        before.
+    failure : the exception that the operator's own code raised inside a PETSc call, until a solver
+        passes it on.
     """
 
     matrix: Any
@@ -67,19 +69,25 @@ class Operator(ABC):
 
     @abstractmethod
     def check_form(self, values: Any) -> Exception | None:
-        """What is wrong with the kind or shape of the values on this rank, if anything; cheap, not collective."""
+        """What is wrong with the kind or shape of the values on this rank, if anything; cheap, not
+        collective.
+        """
 
     @abstractmethod
     def check_numbers(self, values: Any) -> Exception | None:
-        """A ValueError if values of the right form hold NaN or infinity on this rank; not collective."""
+        """A ValueError if values of the right form hold NaN or infinity on this rank; not
+        collective.
+        """
 
     def check_preconditioner(self, pc: str) -> None:  # noqa: B027 - most operators take any
         """Raise a ValueError if this operator cannot be preconditioned with `pc`."""
 
     def differs(self, values: Any) -> bool:
-        """Whether `values`, of the right form, are other numbers than the loaded ones, on this rank.
+        """Whether `values`, of the right form, are other numbers than the loaded ones, on this
+        rank.
 
-        A tensor seen before is known by torch's version counter; another one is compared number by number.
+        A tensor seen before is known by torch's version counter; another one is compared number by
+        number.
         """
         if values is None or self._copy is None:
             return self.loads == 0 or (values is None) != (self._copy is None)
@@ -92,7 +100,9 @@ class Operator(ABC):
         return not same
 
     def load(self, values: Any) -> None:
-        """Put the values into the matrix; collective. Every solver sees the change and sets up again."""
+        """Put the values into the matrix; collective. Every solver sees the change and sets up
+        again.
+        """
         self._put(values)
         self.loads += 1
         self._copy, self._seen = None, None
@@ -109,32 +119,46 @@ class Operator(ABC):
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B, n_local)`."""
+        """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B,
+        n_local)`.
+        """
 
     @abstractmethod
     def diagonal_of(self, values: Any) -> Tensor:
-        """The diagonal `(n_local,)` of the loaded matrix, differentiable with respect to its values; collective."""
+        """The diagonal `(n_local,)` of the loaded matrix, differentiable with respect to its
+        values; collective.
+        """
 
     @property
     def nullspace_basis(self) -> Tensor | None:
-        """This rank's part `(n_local,)` of the vector of length 1 that the matrix maps to 0, if one was given."""
+        """This rank's part `(n_local,)` of the vector of length 1 that the matrix maps to 0, if one
+        was given.
+        """
         return None
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
-        """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of our own."""
+        """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of
+        our own.
+        """
         if name in OWN_PRECONDITIONERS:
             raise _no_own(name)
 
-    def differentiable_preconditioner(self, name: str, diagonal: Tensor) -> Callable[[Tensor, Product], Tensor]:
-        """One of our own in torch, `(r, product) ↦ M⁻¹ r`, for M matrices with these diagonals `(M, n_local)`; collective.
+    def differentiable_preconditioner(
+        self, name: str, diagonal: Tensor
+    ) -> Callable[[Tensor, Product], Tensor]:
+        """One of our own in torch, `(r, product) ↦ M⁻¹ r`, for M matrices with these diagonals `(M,
+        n_local)`; collective.
 
-        Differentiable with respect to `r (M R, n_local)`, the diagonals, and what `product(x) = A x` is differentiable in.
+        Differentiable with respect to `r (M R, n_local)`, the diagonals, and what `product(x) = A
+        x` is differentiable in.
         """
         raise _no_own(name)
 
 
 def _no_own(pc: str) -> ValueError:
-    return InputError(f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc")
+    return InputError(
+        f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc"
+    )
 
 
 class SparseOperator(Operator):
@@ -142,25 +166,25 @@ class SparseOperator(Operator):
 
     Parameters
     ----------
-    rows, cols : global indices of this rank's entries, shape `(nnz_local,)`; any rank may hold entries of any
-        row, entries that occur twice are added.
+    rows, cols : global indices of this rank's entries, shape `(nnz_local,)`; any rank may hold
+        entries of any row, entries that occur twice are added.
     shape : global shape `(n, n)`.
     comm : the ranks that share the matrix; default: all.
-    symmetric : promise that every set of values gives `A = Aᵀ`; the adjoint solve then costs what the forward
-        solve costs, also where the transposed product is slower.
-    grid : gives the division of rows among the ranks, and the hierarchy for `pc="mg"`; default: PETSc's even
-        division.
+    symmetric : promise that every set of values gives `A = Aᵀ`; the adjoint solve then costs what
+        the forward solve costs, also where the transposed product is slower.
+    grid : gives the division of rows among the ranks, and the hierarchy for `pc="mg"`; default:
+        PETSc's even division.
     n_local : rows of this rank, where neither the grid's nor PETSc's division will do.
-    constant_nullspace : promise that `A 1 = 0` and `Aᵀ 1 = 0`, as for periodic and Neumann problems; the
-        solution with mean 0 is found.
-    nullspace : this rank's part `(n_local,)` of another vector z with the promise `A z = 0` and `Aᵀ z = 0`; the solution
-        orthogonal to it is found.
+    constant_nullspace : promise that `A 1 = 0` and `Aᵀ 1 = 0`, as for periodic and Neumann
+        problems; the solution with mean 0 is found.
+    nullspace : this rank's part `(n_local,)` of another vector z with the promise `A z = 0` and `Aᵀ
+        z = 0`; the solution orthogonal to it is found.
 
     Raises
     ------
     ValueError
-        For a pattern that does not fit the shape, a matrix that is not square, a nullspace of a wrong length or given in
-        both ways, or ranks that disagree.
+        For a pattern that does not fit the shape, a matrix that is not square, a nullspace of a
+        wrong length or given in both ways, or ranks that disagree.
 
     Notes
     -----
@@ -212,16 +236,20 @@ class SparseOperator(Operator):
         return matrix
 
     def _sibling(self) -> SparseOperator:
-        """The same pattern with a matrix of its own; whatever was found out about the pattern is shared."""
+        """The same pattern with a matrix of its own; whatever was found out about the pattern is
+        shared.
+        """
         twin = copy.copy(self)
         twin.matrix = twin._create_matrix()
         twin.loads, twin._copy, twin._seen = 0, None, None
         return twin
 
     def take_members(self, count: int) -> list[SparseOperator]:
-        """At least `count` operators with this pattern and a matrix each, for values `(count, nnz_local)`; collective.
+        """At least `count` operators with this pattern and a matrix each, for values `(count,
+        nnz_local)`; collective.
 
-        The caller's until it gives the list to `give_back_members`; they are made once and used again.
+        The caller's until it gives the list to `give_back_members`; they are made once and used
+        again.
         """
         return self._members.take(count, self._sibling)
 
@@ -230,11 +258,13 @@ class SparseOperator(Operator):
         self._members.give_back(members)
 
     @classmethod
-    def from_scipy(cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any) -> tuple[SparseOperator, Tensor]:
+    def from_scipy(
+        cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any
+    ) -> tuple[SparseOperator, Tensor]:
         """The operator of a SciPy sparse matrix that every rank holds, and this rank's values.
 
-        Each rank takes the entries of its own rows: `values` has shape `(nnz_local,)`, float64. `options` are
-        those of `SparseOperator`.
+        Each rank takes the entries of its own rows: `values` has shape `(nnz_local,)`, float64.
+        `options` are those of `SparseOperator`.
         """
         world = MPI.COMM_WORLD if comm is None else comm
         csr = matrix.tocsr(copy=True)
@@ -261,10 +291,19 @@ class SparseOperator(Operator):
     def check_form(self, values: Any) -> Exception | None:
         """A ValueError for values of a wrong kind or shape."""
         if not is_real_tensor(values):
-            return InputError(f"values must be a tensor of real floating-point numbers, not {_kind(values)}")
-        if values.dim() not in (1, 2) or values.shape[-1] != self.nnz_local or values.shape[0] == 0 < self.nnz_local:
+            return InputError(
+                f"values must be a tensor of real floating-point numbers, not {_kind(values)}"
+            )
+        if (
+            values.dim() not in (1, 2)
+            or values.shape[-1] != self.nnz_local
+            or values.shape[0] == 0 < self.nnz_local
+        ):
             wanted = f"({self.nnz_local},) or, for M matrices, (M, {self.nnz_local})"
-            return InputError(f"values must have one number per entry of the pattern, shape {wanted}, not {tuple(values.shape)}")
+            return InputError(
+                f"values must have one number per entry of the pattern, shape {wanted}, not "
+                f"{tuple(values.shape)}"
+            )
         return None
 
     def check_numbers(self, values: Tensor) -> Exception | None:
@@ -302,7 +341,11 @@ class SparseOperator(Operator):
         """
         total = torch.zeros(*adjoint.shape[:-2], self.nnz_local, dtype=torch.float64)
         for right in range(adjoint.shape[-2]):
-            total.addcmul_(self._row_index(adjoint[..., right, :]), self._col_index(solution[..., right, :]), value=-1.0)
+            total.addcmul_(
+                self._row_index(adjoint[..., right, :]),
+                self._col_index(solution[..., right, :]),
+                value=-1.0,
+            )
         return total
 
 
@@ -333,9 +376,15 @@ def _wrong_nullspace(n_local: int, constant: bool, vector: ArrayLike | None) -> 
     if vector is None:
         return None
     if constant:
-        return InputError("constant_nullspace and nullspace each name the one vector of the nullspace: give one of them")
+        return InputError(
+            "constant_nullspace and nullspace each name the one vector of the nullspace: give one "
+            "of them"
+        )
     if np.shape(vector) != (n_local,):
-        return InputError(f"nullspace must have one number per row of this rank, shape ({n_local},), not {np.shape(vector)}")
+        return InputError(
+            f"nullspace must have one number per row of this rank, shape ({n_local},), not "
+            f"{np.shape(vector)}"
+        )
     return None
 
 
@@ -348,16 +397,32 @@ def _kind(value: Any) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _wrong_pattern(rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None) -> ValueError | None:
+def _wrong_pattern(
+    rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None
+) -> ValueError | None:
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-        return InputError(f"an operator to solve with must be square with at least one row, not of shape {tuple(shape)}")
+        return InputError(
+            "an operator to solve with must be square with at least one row, not of shape "
+            f"{tuple(shape)}"
+        )
     if grid is not None and grid.size != shape[0]:
-        return InputError(f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same number")
+        return InputError(
+            f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same "
+            "number"
+        )
     if rows.ndim != 1 or rows.shape != cols.shape:
-        return InputError(f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and {cols.shape}")
-    if rows.size and not (np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)):
+        return InputError(
+            f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and "
+            f"{cols.shape}"
+        )
+    if rows.size and not (
+        np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)
+    ):
         return InputError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
     for name, index in (("rows", rows), ("cols", cols)):
         if index.size and (index.min() < 0 or index.max() >= shape[0]):
-            return InputError(f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to {index.max()}")
+            return InputError(
+                f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to "
+                f"{index.max()}"
+            )
     return None

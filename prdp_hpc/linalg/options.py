@@ -21,7 +21,9 @@ def known_type(what: str, name: str, types: type) -> str:
     if name in known:
         return name
     near = difflib.get_close_matches(str(name), known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
+    )
     raise InputError(f"PETSc has no {what} called {name!r}: {hint}")
 
 
@@ -33,12 +35,14 @@ def new_prefix() -> str:
 def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
     """Give a KSP (and whatever it contains) its options under its prefix.
 
-    Options on the command line have no prefix, so they are taken over and go before `options`. Raises ValueError for a
-    value that PETSc refuses.
+    Options on the command line have no prefix, so they are taken over and go before `options`.
+    Raises ValueError for a value that PETSc refuses.
     """
     prefix = ksp.getOptionsPrefix()
     database = PETSc.Options()
-    from_command_line = {k: v for k, v in database.getAll().items() if k.startswith(_SOLVER_OPTIONS)}
+    from_command_line = {
+        k: v for k, v in database.getAll().items() if k.startswith(_SOLVER_OPTIONS)
+    }
     for key, value in {**options, **from_command_line}.items():
         database.setValue(f"{prefix}{key.lstrip('-')}", value)
     try:
@@ -49,7 +53,9 @@ def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
 
 
 def remove_unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
-    """The options that no part of the solver asked for while it was set up; they leave the database."""
+    """The options that no part of the solver asked for while it was set up; they leave the
+    database.
+    """
     database = PETSc.Options()
     names = {key: f"{prefix}{key.lstrip('-')}" for key in options}
     unused = [key for key, name in names.items() if not database.used(name)]

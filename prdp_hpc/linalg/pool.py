@@ -6,16 +6,19 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 MOST_SETS = 8
-"""With more batches than these at a time, the oldest loses its matrices and loads them anew in its backward pass."""
+"""With more batches than these at a time, the oldest loses its matrices and loads them anew in its
+backward pass.
+"""
 
 T = TypeVar("T")
 
 
 class Pool(Generic[T]):
-    """Hands out sets of members, each to one batch from its forward pass until its backward pass is done.
+    """Hands out sets of members, each to one batch from its forward pass until its backward pass is
+    done.
 
-    They come back when the caller says so, not when a graph is collected: that moment differs from rank to rank, and all
-    ranks must choose the same set.
+    They come back when the caller says so, not when a graph is collected: that moment differs from
+    rank to rank, and all ranks must choose the same set.
     """
 
     def __init__(self) -> None:
@@ -38,7 +41,9 @@ class Pool(Generic[T]):
         return chosen
 
     def give_back(self, members: list[T]) -> None:
-        """Let the next batch have the set; does nothing for one that was given back, or taken by another, before."""
+        """Let the next batch have the set; does nothing for one that was given back, or taken by
+        another, before.
+        """
         for index, taken in enumerate(self._taken):
             if taken is members:
                 self._free.append(self._taken.pop(index))

@@ -9,14 +9,17 @@ from petsc4py import PETSc
 from torch import Tensor
 
 MOST_TRANSPOSED = 50_000
-"""Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each column."""
+"""Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each
+column.
+"""
 
 
 class BatchedProduct:
     """`A x` and `Aᵀ x` for batches of distributed vectors; collective.
 
-    A batch of B vectors is a dense matrix of B columns, whose memory is that of a `(B, n_local)` array: one product and one
-    message for all of them (PETSc manual pages: MatMatMult, MatTransposeMatMult). The dense matrices are kept for each B.
+    A batch of B vectors is a dense matrix of B columns, whose memory is that of a `(B, n_local)`
+    array: one product and one message for all of them (PETSc manual pages: MatMatMult,
+    MatTransposeMatMult). The dense matrices are kept for each B.
     """
 
     def __init__(self, matrix: Any, symmetric: bool) -> None:
@@ -50,7 +53,8 @@ class BatchedProduct:
         found = self._dense.get((len(x), transposed))
         if found is None:
             rows = self._matrix.getSizes()[0]
-            # On several ranks PETSc divides the columns' numbers too, which has no effect on where they lie.
+            # On several ranks PETSc divides the columns' numbers too, which has no effect on where
+            # they lie.
             source = PETSc.Mat().createDense((rows, (PETSc.DECIDE, len(x))), comm=self._matrix.comm)
             source.setUp()
             source.getDenseArray()[:] = 0.0

@@ -16,7 +16,8 @@ class Refinement:
     """The level of a solve.
 
     - `Refinement(max_it=K)`: exactly `K` iterations, no residual norm computed (PRDP's levels);
-    - `Refinement(rtol=r)`: until `‖residual‖ ≤ r ‖b‖`; not getting there in 10 000 iterations is an error;
+    - `Refinement(rtol=r)`: until `‖residual‖ ≤ r ‖b‖`; not getting there in 10 000 iterations is an
+      error;
     - both: whichever comes first; reaching `max_it` is no error.
 
     Default: `rtol=1e-8`. The norm is the one of the KSP type (PETSc manual page: KSPSetTolerances).
@@ -48,7 +49,9 @@ class Refinement:
             return cls(max_it=int(level))
         if isinstance(level, float):
             return cls(rtol=level)
-        raise InputError(f"a level is a Refinement, an int (iterations) or a float (rtol), not {level!r}")
+        raise InputError(
+            f"a level is a Refinement, an int (iterations) or a float (rtol), not {level!r}"
+        )
 
     @property
     def is_fixed(self) -> bool:

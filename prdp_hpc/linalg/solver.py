@@ -28,15 +28,30 @@ from prdp_hpc.linalg.stacked import stacked_richardson
 DIFFERENTIATIONS = ("implicit", "unrolled")
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
-# A relative residual that is rounding: what is left after a breakdown of a method that had converged.
+# A relative residual that is rounding: what is left after a breakdown of a method that had
+# converged.
 SOLVED = 1e-10
 # These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
 _SYMMETRIC_KSPS = frozenset(
-    {"cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "minres", "symmlq", "cr", "pipecr"}
+    {
+        "cg",
+        "pipecg",
+        "pipecg2",
+        "pipecgrr",
+        "pipelcg",
+        "groppcg",
+        "fcg",
+        "pipefcg",
+        "minres",
+        "symmlq",
+        "cr",
+        "pipecr",
+    }
     | {"steepest_descent"}
 )
-# These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve preconditioned from the left,
-# (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks down for badly scaled rows.
+# These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve
+# preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
+# down for badly scaled rows.
 _MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
 
 
@@ -45,22 +60,24 @@ class Solver:
 
     Parameters
     ----------
-    ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default "gmres". Also
-        "steepest_descent", for symmetric positive definite matrices.
-    pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg", "none"; default
-        "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's grid; "constraint" the one that
-        the Navier–Stokes operator brings along.
-    refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given; default
-        `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
+    ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default
+        "gmres". Also "steepest_descent", for symmetric positive definite matrices.
+    pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
+        "none"; default "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's
+        grid; "constraint" the one that the Navier–Stokes operator brings along.
+    refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given;
+        default `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
     adjoint : level of adjoint solves.
-    petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Options on the
-        command line of a script that called `petsc4py.init(sys.argv)` go before these.
+    petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Options
+        on the command line of a script that called `petsc4py.init(sys.argv)` go before these.
 
-    differentiation : "implicit" (default): the backward pass solves the adjoint system at its own level; "unrolled": it goes
-        through the iterations of the forward solve (`ksp` one of richardson, steepest_descent, cg, gmres, bcgs).
+    differentiation : "implicit" (default): the backward pass solves the adjoint system at its own
+        level; "unrolled": it goes through the iterations of the forward solve (`ksp` one of
+        richardson, steepest_descent, cg, gmres, bcgs).
 
-    The initial guess is zero always. The solver may serve several operators; for each it keeps a forward and an
-    adjoint KSP that share one preconditioner, set up again only when the operator's values changed.
+    The initial guess is zero always. The solver may serve several operators; for each it keeps a
+    forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
+    values changed.
 
     Attributes
     ----------
@@ -69,8 +86,8 @@ class Solver:
     Raises
     ------
     ValueError
-        For a KSP or PC that PETSc does not have, another differentiation, a KSP or PC that cannot be unrolled where it is
-        to be, or a level out of range.
+        For a KSP or PC that PETSc does not have, another differentiation, a KSP or PC that cannot
+        be unrolled where it is to be, or a level out of range.
 
     Notes
     -----
@@ -87,7 +104,10 @@ class Solver:
         differentiation: str = "implicit",
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
-            raise InputError(f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, not {differentiation!r}")
+            raise InputError(
+                f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, not "
+                f"{differentiation!r}"
+            )
         self.differentiation = differentiation
         self.ksp = ksp if ksp in OWN_KSPS else known_type("ksp", ksp, PETSc.KSP.Type)
         self.pc = pc if pc in OWN_PRECONDITIONERS else known_type("pc", pc, PETSc.PC.Type)
@@ -95,13 +115,20 @@ class Solver:
             check_unrolled(self.ksp, self.pc)
         self.petsc_options = dict(petsc_options or {})
         self.report = SolveReport()
-        self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = weakref.WeakKeyDictionary()
+        self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
+            weakref.WeakKeyDictionary()
+        )
         self.refine(Refinement() if refinement is None else refinement, adjoint)
 
     def __repr__(self) -> str:
-        return f"Solver(ksp={self.ksp!r}, pc={self.pc!r}, refinement=({self.refinement}), adjoint=({self.adjoint}))"
+        return (
+            f"Solver(ksp={self.ksp!r}, pc={self.pc!r}, refinement=({self.refinement}), "
+            f"adjoint=({self.adjoint}))"
+        )
 
-    def refine(self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None) -> None:
+    def refine(
+        self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None
+    ) -> None:
         """Change the level in place; the preconditioner stays as it is.
 
         `adjoint` is the level of the adjoint solves; default: the same level.
@@ -144,7 +171,8 @@ class LinearSystem:
 
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
         ksp = PETSc.KSP().create(comm=operator.comm)
-        # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over when they are made.
+        # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over
+        # when they are made.
         ksp.setOptionsPrefix(new_prefix())
         ksp.setOperators(self._matrix)
         if solver.ksp == "steepest_descent":
@@ -191,7 +219,11 @@ class LinearSystem:
     def precondition(self, right: Array, transposed: bool) -> Array:
         """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
         result = np.empty_like(right)
-        apply = self.preconditioner.applyTranspose if transposed and self._transposed else self.preconditioner.apply
+        apply = (
+            self.preconditioner.applyTranspose
+            if transposed and self._transposed
+            else self.preconditioner.apply
+        )
         for one, out in zip(right, result, strict=True):
             self._on_arrays(apply, one, out)
         return result
@@ -203,12 +235,15 @@ class LinearSystem:
             ksp = self._ksps[direction]
             if level.is_fixed and not self._can_skip_norm:
                 raise InputError(
-                    f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol too, or use another ksp"
+                    f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol "
+                    "too, or use another ksp"
                 )
             ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
-            # None means the test that goes with the norm; the norm alone would end as DIVERGED_MAX_IT.
+            # None means the test that goes with the norm; the norm alone would end as
+            # DIVERGED_MAX_IT.
             ksp.setConvergenceTest(None)
-            # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol but no norm.
+            # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
+            # but no norm.
             ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
 
     def set_up(self, direction: str) -> None:
@@ -233,7 +268,9 @@ class LinearSystem:
 
     def _check_options(self) -> None:
         """Raise ValueError for options that nothing asked for by the end of the first set-up."""
-        unused = remove_unused_options(self._ksps["forward"].getOptionsPrefix(), self._unchecked_options)
+        unused = remove_unused_options(
+            self._ksps["forward"].getOptionsPrefix(), self._unchecked_options
+        )
         self._unchecked_options = {}
         if unused:
             self.broken = True
@@ -243,7 +280,8 @@ class LinearSystem:
             )
 
     def solve(self, direction: str, b: Array, x: Array) -> int:
-        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of the last one.
+        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
+        the last one.
 
         Raises
         ------
@@ -272,9 +310,16 @@ class LinearSystem:
         return iterations
 
     def _solve_stacked(self, direction: str, b: Array, x: Array, transposed: bool) -> bool:
-        """Solve all at once, if the method and the level allow it; a failure is left to those that solve one by one."""
+        """Solve all at once, if the method and the level allow it; a failure is left to those that
+        solve one by one.
+        """
         level, counters = self._levels[direction], self._counters(direction)
-        if self._stacked is None or not level.is_fixed or level.max_it is None or not self._stacked.fits(len(b)):
+        if (
+            self._stacked is None
+            or not level.is_fixed
+            or level.max_it is None
+            or not self._stacked.fits(len(b))
+        ):
             return False
         if not self._stacked.solve(b, x, level.max_it, transposed):
             return False
@@ -284,7 +329,8 @@ class LinearSystem:
 
     def _solve_one(self, ksp: Any, run: Any, right: Array, result: Array) -> int:
         self._on_arrays(run, right, result)
-        # Preconditioned from the left, PETSc keeps every iterate orthogonal to it; from the right, M⁻¹ comes last.
+        # Preconditioned from the left, PETSc keeps every iterate orthogonal to it; from the right,
+        # M⁻¹ comes last.
         if self._nullspace and ksp.getPCSide() == PETSc.PC.Side.RIGHT:
             self._on_arrays(lambda _, x: self._nullspace.remove(x), right, result)
         return int(ksp.getIterationNumber())
@@ -298,11 +344,14 @@ class LinearSystem:
             self._b.resetArray()
             self._x.resetArray()
 
-    def _judge(self, direction: str, code: int, iterations: int, right: Array, result: Array) -> None:
+    def _judge(
+        self, direction: str, code: int, iterations: int, right: Array, result: Array
+    ) -> None:
         level = self._levels[direction]
         if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
-        # A Krylov method that does not look at the norm breaks down when there is nothing to solve, or nothing is left to.
+        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
+        # or nothing is left to.
         if level.is_fixed and not errors.is_set_up_failure(code):
             if zero_rows(self._b.comm.tompi4py(), right[None])[0]:
                 result[:] = 0.0
@@ -326,7 +375,9 @@ class LinearSystem:
         return bool(solved)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
-        """What to raise for a PETSc call that failed: the operator's own exception if that was why."""
+        """What to raise for a PETSc call that failed: the operator's own exception if that was
+        why.
+        """
         self.broken = True
         operator = self._operator()
         if operator is not None and operator.failure is not None:
@@ -341,11 +392,12 @@ class LinearSystem:
 def _line_search(ksp: Any) -> Any:
     """Make a KSP do steepest descent; returns the PC that is to precondition it.
 
-    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z = M⁻¹ r` and
-    `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
+    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z
+    = M⁻¹ r` and `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
     """
     ksp.setType(PETSc.KSP.Type.RICHARDSON)
-    # The correction, which Richardson's method takes for a preconditioned residual, says little of the error.
+    # The correction, which Richardson's method takes for a preconditioned residual, says little of
+    # the error.
     ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
     ksp.getPC().setType(PETSc.PC.Type.KSP)
     inner = ksp.getPC().getKSP()
@@ -362,12 +414,14 @@ def check_unrolled(ksp: str, pc: str) -> None:
     """Raise ValueError for a method that has no unrolled form."""
     if ksp not in UNROLLED_KSPS:
         raise InputError(
-            f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, not of {ksp!r}: "
+            f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, "
+            f"not of {ksp!r}: "
             "choose one of them, or differentiation='implicit'"
         )
     if pc == "ksp":
         raise InputError(
-            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an iteration itself: choose another, "
+            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an "
+            "iteration itself: choose another, "
             "or differentiation='implicit'"
         )
 

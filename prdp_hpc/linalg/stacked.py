@@ -12,18 +12,22 @@ from petsc4py import PETSc
 from prdp_hpc.linalg.bridge import Array
 
 MOST_STACKED = 1_000_000
-"""Numbers of a batch on a rank (on average) up to which they are put together; a solve keeps five vectors of that length."""
+"""Numbers of a batch on a rank (on average) up to which they are put together; a solve keeps five
+vectors of that length.
+"""
 MOST_SIZES = 4
 """Batch sizes whose KSPs are kept."""
 
 
 class StackedRichardson:
-    """K steps of Richardson's method with Jacobi or no preconditioner, for all right-hand sides of a batch at once.
+    """K steps of Richardson's method with Jacobi or no preconditioner, for all right-hand sides of
+    a batch at once.
 
-    B systems `A x = b` are one, `(A ⊗ I) X = B`, whose matrix is A itself read as one with blocks of B × B (PETSc manual page:
-    MatCreateMAIJ). K steps without inner products do the same with it as with each system alone, to the last bit; but one pass
-    over A and one message to each neighbour serve the whole batch, and so does one call of the KSP: a sixth of the time for
-    25 systems of 30 unknowns, two thirds for 900.
+    B systems `A x = b` are one, `(A ⊗ I) X = B`, whose matrix is A itself read as one with blocks
+    of B × B (PETSc manual page: MatCreateMAIJ). K steps without inner products do the same with it
+    as with each system alone, to the last bit; but one pass over A and one message to each
+    neighbour serve the whole batch, and so does one call of the KSP: a sixth of the time for 25
+    systems of 30 unknowns, two thirds for 900.
 
     `matrix` is an AIJ matrix without a nullspace. New values in it are seen.
     """
@@ -38,7 +42,9 @@ class StackedRichardson:
         return count > 1 and count * self._share <= MOST_STACKED
 
     def solve(self, b: Array, x: Array, max_it: int, transposed: bool) -> bool:
-        """Solve for each row of `b (B, n_local)` into `x`; collective. False if that failed, with nothing said about why."""
+        """Solve for each row of `b (B, n_local)` into `x`; collective. False if that failed, with
+        nothing said about why.
+        """
         count = len(b)
         found = self._ksps.get(count)
         if found is None:
@@ -49,9 +55,14 @@ class StackedRichardson:
 
 
 def stacked_richardson(ksp: Any, matrix: Any) -> StackedRichardson | None:
-    """The stacked solves that do the same as this KSP at a fixed number of iterations; None if there are none."""
+    """The stacked solves that do the same as this KSP at a fixed number of iterations; None if
+    there are none.
+    """
     prefix, pc = ksp.getOptionsPrefix(), ksp.getPC().getType()
-    plain = ksp.getType() == PETSc.KSP.Type.RICHARDSON and pc in (PETSc.PC.Type.JACOBI, PETSc.PC.Type.NONE)
+    plain = ksp.getType() == PETSc.KSP.Type.RICHARDSON and pc in (
+        PETSc.PC.Type.JACOBI,
+        PETSc.PC.Type.NONE,
+    )
     # Options change the method (its scale, the diagonal that is taken).
     if not plain or any(name.startswith(prefix) for name in PETSc.Options().getAll()):
         return None
@@ -126,4 +137,6 @@ def _from_c(name: str) -> Callable[[Any], Any]:
     name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p)(pointer_of(capsule, name_of(capsule)))
+    return ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p)(
+        pointer_of(capsule, name_of(capsule))
+    )

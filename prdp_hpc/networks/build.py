@@ -19,13 +19,16 @@ CONVOLUTIONAL: dict[str, type[ResNet] | type[UNet]] = {"resnet": ResNet, "unet":
 KINDS = ("mlp", *CONVOLUTIONAL)
 
 
-def build_network(kind: str, partition: Partition, channels: int, arguments: Mapping[str, Any], *, seed: int) -> nn.Module:
+def build_network(
+    kind: str, partition: Partition, channels: int, arguments: Mapping[str, Any], *, seed: int
+) -> nn.Module:
     """A network from fields of `channels` channels to fields of the same shape.
 
-    `kind` is "mlp", "resnet" or "unet"; an MLP works on whole fields (B, channels, *shape), the others on each rank's part
-    (B, channels, *local_shape), see `works_on_parts`. `arguments` are the network's own: `hidden` and `activation` of `MLP`;
-    `channels`, `activation` and `blocks` of `ResNet` or `depth` of `UNet`. The parameters depend on the arguments and
-    `seed` alone: each rank that builds the network gets the same ones, on the CPU, and no generator's state changes.
+    `kind` is "mlp", "resnet" or "unet"; an MLP works on whole fields (B, channels, *shape), the
+    others on each rank's part (B, channels, *local_shape), see `works_on_parts`. `arguments` are
+    the network's own: `hidden` and `activation` of `MLP`; `channels`, `activation` and `blocks` of
+    `ResNet` or `depth` of `UNet`. The parameters depend on the arguments and `seed` alone: each
+    rank that builds the network gets the same ones, on the CPU, and no generator's state changes.
     Raises `ValueError` for an unknown kind or a size below 1.
     """
     if kind not in KINDS:
@@ -34,7 +37,8 @@ def build_network(kind: str, partition: Partition, channels: int, arguments: Map
         raise InputError(f"a network needs a grid of 1 to 3 axes, not {partition.dim}")
     if min(partition.shape) < 1 or channels < 1:
         raise InputError(
-            f"a network needs a grid of at least 1 point an axis and 1 channel, not {partition.shape} and {channels}"
+            "a network needs a grid of at least 1 point an axis and 1 channel, not "
+            f"{partition.shape} and {channels}"
         )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not `torch.manual_seed`, which also seeds the GPUs' generators.
@@ -46,5 +50,7 @@ def build_network(kind: str, partition: Partition, channels: int, arguments: Map
 
 
 def works_on_parts(kind: str) -> bool:
-    """Whether a network of this kind maps each rank's part of a field, and each rank has a part of its gradient."""
+    """Whether a network of this kind maps each rank's part of a field, and each rank has a part of
+    its gradient.
+    """
     return kind in CONVOLUTIONAL

@@ -1,4 +1,6 @@
-"""Convolutions and pooling of fields that are divided among ranks: the same as on the whole field."""
+"""Convolutions and pooling of fields that are divided among ranks: the same as on the whole
+field.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,13 @@ MAXIMA: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class Convolution(nn.Module):
-    """`y_j = b + Σ_k W_k x_{s j + k − p}` on all axes, with kernel size K, stride s and `p = (K − 1) // 2`.
+    """`y_j = b + Σ_k W_k x_{s j + k − p}` on all axes, with kernel size K, stride s and `p = (K −
+    1) // 2`.
 
-    From `(B, in_channels, *partition.local_shape)` to `(B, out_channels, *output.local_shape)`. Beyond a boundary x goes on as
-    the grid's boundary says: periodic, 0 (Dirichlet), or the outermost point again (Neumann). Collective over the ranks of
-    the partition; weights and biases start uniform in ±1/√fan_in.
+    From `(B, in_channels, *partition.local_shape)` to `(B, out_channels, *output.local_shape)`.
+    Beyond a boundary x goes on as the grid's boundary says: periodic, 0 (Dirichlet), or the
+    outermost point again (Neumann). Collective over the ranks of the partition; weights and biases
+    start uniform in ±1/√fan_in.
 
     Parameters
     ----------
@@ -41,13 +45,28 @@ class Convolution(nn.Module):
         For a part of the grid that is narrower than the kernel needs, or cannot be coarsened.
     """
 
-    def __init__(self, partition: Partition, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 3,
+        stride: int = 1,
+    ) -> None:
         super().__init__()
         self.output = partition if stride == 1 else partition.coarsen(stride)
         before = (kernel - 1) // 2
         # Zeros around the whole field are the convolution's own padding.
-        alone = partition.comm.size == 1 and set(partition.boundary) == {"dirichlet"} and kernel % 2 == 1
-        self._halo = None if alone or kernel == 1 else Halo(partition, before, kernel - 1 - before, nearest=True)
+        alone = (
+            partition.comm.size == 1
+            and set(partition.boundary) == {"dirichlet"}
+            and kernel % 2 == 1
+        )
+        self._halo = (
+            None
+            if alone or kernel == 1
+            else Halo(partition, before, kernel - 1 - before, nearest=True)
+        )
         self._window = _Window(partition, self.output, stride, kernel)
         self.convolution = CONVOLUTIONS[partition.dim](
             in_channels, out_channels, kernel, stride, padding=before if self._halo is None else 0
@@ -55,15 +74,19 @@ class Convolution(nn.Module):
 
     def forward(self, field: Tensor) -> Tensor:
         """The convolution on this rank's part."""
-        output: Tensor = self.convolution(field if self._halo is None else self._window(self._halo(field)))
+        output: Tensor = self.convolution(
+            field if self._halo is None else self._window(self._halo(field))
+        )
         return output
 
 
 class Pooling(nn.Module):
-    """The average or the maximum of 2 neighbouring points along each axis, `x_{2 j}` and `x_{2 j + 1}`.
+    """The average or the maximum of 2 neighbouring points along each axis, `x_{2 j}` and `x_{2 j +
+    1}`.
 
-    From `(B, C, *partition.local_shape)` to every second point, `output`. Where an axis ends with an odd point, its missing
-    neighbour is what lies beyond the boundary, as in `Convolution`. `kind` is "average" (default) or "max".
+    From `(B, C, *partition.local_shape)` to every second point, `output`. Where an axis ends with
+    an odd point, its missing neighbour is what lies beyond the boundary, as in `Convolution`.
+    `kind` is "average" (default) or "max".
     """
 
     def __init__(self, partition: Partition, kind: str = "average") -> None:
@@ -82,21 +105,26 @@ class Pooling(nn.Module):
 
 
 class TransposedConvolution(nn.Module):
-    """`y_i = b + Σ_{2 j + k − p = i} W_k x_j` on all axes, with kernel size K and `p = (K − 1) // 2`: twice as many points.
+    """`y_i = b + Σ_{2 j + k − p = i} W_k x_j` on all axes, with kernel size K and `p = (K − 1) //
+    2`: twice as many points.
 
-    From `(B, in_channels, *coarse.local_shape)`, where `coarse = fine.coarsen(2)`, to `(B, out_channels, *fine.local_shape)`. x
-    beyond a boundary, and the start of the weights, are as in `Convolution`. `kernel` is 2 by default: each point
-    becomes 2 along each axis.
+    From `(B, in_channels, *coarse.local_shape)`, where `coarse = fine.coarsen(2)`, to `(B,
+    out_channels, *fine.local_shape)`. x beyond a boundary, and the start of the weights, are as in
+    `Convolution`. `kernel` is 2 by default: each point becomes 2 along each axis.
     """
 
-    def __init__(self, fine: Partition, in_channels: int, out_channels: int, kernel: int = 2) -> None:
+    def __init__(
+        self, fine: Partition, in_channels: int, out_channels: int, kernel: int = 2
+    ) -> None:
         super().__init__()
         coarse = fine.coarsen(2)
         padding = (kernel - 1) // 2
         lower, upper = _reach(fine, kernel, padding)
         self._halo = Halo(coarse, lower, upper, nearest=True)
         # Output o of the local layer is point 2 (first coarse point) + o − p of the whole field.
-        firsts = [own.start - before for own, before in zip(coarse.local_slices, lower, strict=True)]
+        firsts = [
+            own.start - before for own, before in zip(coarse.local_slices, lower, strict=True)
+        ]
         self._crop = [
             (part.start + padding - 2 * first, part.stop - part.start)
             for part, first in zip(fine.local_slices, firsts, strict=True)
@@ -112,12 +140,16 @@ class TransposedConvolution(nn.Module):
 
 
 class _Window:
-    """Of a padded part, the points that this rank's outputs need: parts may start between two outputs."""
+    """Of a padded part, the points that this rank's outputs need: parts may start between two
+    outputs.
+    """
 
     def __init__(self, partition: Partition, output: Partition, stride: int, kernel: int) -> None:
         self._ranges = []
         for part, out in zip(partition.local_slices, output.local_slices, strict=True):
-            self._ranges.append((stride * out.start - part.start, stride * (out.stop - out.start - 1) + kernel))
+            self._ranges.append(
+                (stride * out.start - part.start, stride * (out.stop - out.start - 1) + kernel)
+            )
         self._all = stride == 1
 
     def __call__(self, padded: Tensor) -> Tensor:
@@ -128,7 +160,9 @@ class _Window:
 
 
 def _reach(fine: Partition, kernel: int, padding: int) -> tuple[list[int], list[int]]:
-    """Coarse points beyond any rank's own that its fine points are made of, per axis, before and after."""
+    """Coarse points beyond any rank's own that its fine points are made of, per axis, before and
+    after.
+    """
     lower, upper = [], []
     for bounds in fine.bounds:
         parts = list(pairwise(bounds))
@@ -140,7 +174,9 @@ def _reach(fine: Partition, kernel: int, padding: int) -> tuple[list[int], list[
 
 
 def fastest_format(module: nn.Module, dim: int) -> None:
-    """Keep a network's convolutions in the memory format that is fastest for fields of `dim` axes."""
+    """Keep a network's convolutions in the memory format that is fastest for fields of `dim`
+    axes.
+    """
     if dim + 2 in CHANNELS_LAST:
         module.to(memory_format=CHANNELS_LAST[dim + 2])  # type: ignore[call-overload]
 

@@ -16,19 +16,26 @@ from prdp_hpc.networks.activations import activation_of
 class MLP(nn.Module):
     """Fully connected layers over the flattened field: `Linear → activation → … → Linear`.
 
-    Maps a field of shape (B, C, *shape), with `C · prod(shape) = in_features`, to one of shape (B, C', *shape), with
-    `C' · prod(shape) = out_features`; with as many features out as in, the shape stays.
+    Maps a field of shape (B, C, *shape), with `C · prod(shape) = in_features`, to one of shape (B,
+    C', *shape), with `C' · prod(shape) = out_features`; with as many features out as in, the shape
+    stays.
 
-    Weights and biases start uniform in ±1/√fan_in: torch's own default, and Equinox's, which the paper's code uses.
-    `hidden` lists the widths of the hidden layers, `activation` is one of "relu" (default), "tanh", "gelu". Raises
-    `ValueError` for a width below 1, an unknown activation, or a field that does not fit.
+    Weights and biases start uniform in ±1/√fan_in: torch's own default, and Equinox's, which the
+    paper's code uses. `hidden` lists the widths of the hidden layers, `activation` is one of "relu"
+    (default), "tanh", "gelu". Raises `ValueError` for a width below 1, an unknown activation, or a
+    field that does not fit.
     """
 
-    def __init__(self, in_features: int, out_features: int, hidden: Sequence[int], activation: str = "relu") -> None:
+    def __init__(
+        self, in_features: int, out_features: int, hidden: Sequence[int], activation: str = "relu"
+    ) -> None:
         super().__init__()
         widths = [in_features, *hidden, out_features]
         if min(widths) < 1:
-            raise InputError(f"layer widths must be at least 1, not {widths}; check the grid's shape and network.hidden")
+            raise InputError(
+                f"layer widths must be at least 1, not {widths}; check the grid's shape and "
+                "network.hidden"
+            )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), activation_of(activation)]
@@ -39,12 +46,15 @@ class MLP(nn.Module):
     def forward(self, field: Tensor) -> Tensor:
         if field.ndim < 2 or math.prod(field.shape[1:]) != self.in_features:
             raise InputError(
-                f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with {self.in_features} values"
+                f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with "
+                f"{self.in_features} values"
                 " a sample; build it for this grid"
             )
         shape = field.shape[2:]
         channels, rest = divmod(self.out_features, math.prod(shape))
         if rest:
-            raise InputError(f"{self.out_features} output values do not fill channels of shape {tuple(shape)}")
+            raise InputError(
+                f"{self.out_features} output values do not fill channels of shape {tuple(shape)}"
+            )
         output: Tensor = self.layers(torch.flatten(field, 1))
         return output.reshape(field.shape[0], channels, *shape)

@@ -13,12 +13,14 @@ from prdp_hpc.transport import total
 
 
 class GroupNorm(nn.Module):
-    """`y = γ_c (x − μ) / √(σ² + ε) + β_c` with mean and variance of each sample over the whole grid and a group of channels.
+    """`y = γ_c (x − μ) / √(σ² + ε) + β_c` with mean and variance of each sample over the whole grid
+    and a group of channels.
 
-    Fields are `(B, channels, *local_shape)`. With as many groups as channels this is instance normalisation, with one group
-    layer normalisation. One sum over the ranks for the means, one for the variances (differences from the mean are
-    squared: nothing cancels). Statistics are in float32 at least. Samples do not see each other, so that the result does
-    not depend on how a batch is divided among replicas; batch normalisation has no such form.
+    Fields are `(B, channels, *local_shape)`. With as many groups as channels this is instance
+    normalisation, with one group layer normalisation. One sum over the ranks for the means, one for
+    the variances (differences from the mean are squared: nothing cancels). Statistics are in
+    float32 at least. Samples do not see each other, so that the result does not depend on how a
+    batch is divided among replicas; batch normalisation has no such form.
 
     Parameters
     ----------
@@ -33,10 +35,14 @@ class GroupNorm(nn.Module):
     Source: Wu and He, Group Normalization, 2018; torch.nn.GroupNorm.
     """
 
-    def __init__(self, partition: Partition, groups: int, channels: int, epsilon: float = 1e-5) -> None:
+    def __init__(
+        self, partition: Partition, groups: int, channels: int, epsilon: float = 1e-5
+    ) -> None:
         super().__init__()
         if groups < 1 or channels % groups:
-            raise InputError(f"{channels} channels cannot be divided into {groups} groups of the same size")
+            raise InputError(
+                f"{channels} channels cannot be divided into {groups} groups of the same size"
+            )
         self._partition, self._groups, self._epsilon = partition, groups, epsilon
         self._count = channels // groups * math.prod(partition.shape)
         self.weight = nn.Parameter(torch.ones(channels))
@@ -45,7 +51,9 @@ class GroupNorm(nn.Module):
     def forward(self, field: Tensor) -> Tensor:
         """The normalised field on this rank's part."""
         if self._partition.comm.size == 1:
-            output: Tensor = nn.functional.group_norm(field, self._groups, self.weight, self.bias, self._epsilon)
+            output: Tensor = nn.functional.group_norm(
+                field, self._groups, self.weight, self.bias, self._epsilon
+            )
             return output
         wide = field if field.dtype == torch.float64 else field.float()
         grouped = wide.unflatten(1, (self._groups, -1))

@@ -6,17 +6,24 @@ from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.networks.activations import activation_of
-from prdp_hpc.networks.convolutions import CONVOLUTIONS, Convolution, fastest_format, in_fastest_format
+from prdp_hpc.networks.convolutions import (
+    CONVOLUTIONS,
+    Convolution,
+    fastest_format,
+    in_fastest_format,
+)
 from prdp_hpc.partition import Partition
 
 
 class ResNet(nn.Module):
     """Lifting convolution, residual blocks, and a projection of each point.
 
-    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any partition it is the same map of
-    the whole field. A block is `x → σ(x + conv(σ(conv(x))))`, all convolutions but the projection are 3 points wide and look
-    across the boundary as the grid's says (see `Convolution`). Weights and biases start uniform in ±1/√fan_in, torch's own
-    default. Collective over the ranks of the partition; each rank's gradients of the parameters are its part of the sum.
+    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any
+    partition it is the same map of the whole field. A block is `x → σ(x + conv(σ(conv(x))))`, all
+    convolutions but the projection are 3 points wide and look across the boundary as the grid's
+    says (see `Convolution`). Weights and biases start uniform in ±1/√fan_in, torch's own default.
+    Collective over the ranks of the partition; each rank's gradients of the parameters are its part
+    of the sum.
 
     Parameters
     ----------
@@ -30,7 +37,8 @@ class ResNet(nn.Module):
     ValueError
         For a number out of range or an unknown name; in a call, for a field that does not fit.
 
-    Source: the classic (post-activation) ResNet, as in the paper's Navier–Stokes corrector: 64 channels, 3 blocks.
+    Source: the classic (post-activation) ResNet, as in the paper's Navier–Stokes corrector: 64
+    channels, 3 blocks.
     """
 
     def __init__(
@@ -45,12 +53,15 @@ class ResNet(nn.Module):
         super().__init__()
         if min(in_channels, out_channels, channels, blocks) < 1:
             raise InputError(
-                f"a ResNet needs at least 1 channel and 1 block, not {in_channels} in, {out_channels} out, "
+                f"a ResNet needs at least 1 channel and 1 block, not {in_channels} in, "
+                f"{out_channels} out, "
                 f"network.channels={channels}, network.blocks={blocks}"
             )
         self._in_channels, self._local_shape = in_channels, partition.local_shape
         self.lift = Convolution(partition, in_channels, channels)
-        self.blocks = nn.Sequential(*(_Block(partition, channels, activation) for _ in range(blocks)))
+        self.blocks = nn.Sequential(
+            *(_Block(partition, channels, activation) for _ in range(blocks))
+        )
         self.project = CONVOLUTIONS[partition.dim](channels, out_channels, 1)
         fastest_format(self, partition.dim)
 
@@ -58,7 +69,8 @@ class ResNet(nn.Module):
         """The network on this rank's part."""
         if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
             raise InputError(
-                f"the field has shape {tuple(field.shape)}, but the ResNet needs (B, {self._in_channels}, "
+                f"the field has shape {tuple(field.shape)}, but the ResNet needs (B, "
+                f"{self._in_channels}, "
                 f"{', '.join(map(str, self._local_shape))}); build it for this grid"
             )
         output: Tensor = self.project(self.blocks(self.lift(in_fastest_format(field))))

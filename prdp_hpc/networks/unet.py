@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.networks.activations import activation_of
-from prdp_hpc.networks.convolutions import CONVOLUTIONS, Convolution, TransposedConvolution, fastest_format, in_fastest_format
+from prdp_hpc.networks.convolutions import (
+    CONVOLUTIONS,
+    Convolution,
+    TransposedConvolution,
+    fastest_format,
+    in_fastest_format,
+)
 from prdp_hpc.networks.normalisation import GroupNorm
 from prdp_hpc.partition import Partition
 
@@ -18,13 +24,15 @@ GROUPS = 8
 
 
 class UNet(nn.Module):
-    """Down to coarser grids and up again, with what each level had on the way down put beside what comes up.
+    """Down to coarser grids and up again, with what each level had on the way down put beside what
+    comes up.
 
-    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any partition it is the same map of
-    the whole field. A level is two times `conv → GroupNorm → σ`; on the way down a convolution of stride 2 halves the points
-    and doubles the channels, on the way up a transposed one does the reverse; the last layer projects each point.
-    Convolutions are 3 points wide and look across the boundary as the grid's says. Collective over the ranks of
-    the partition; each rank's gradients of the parameters are its part of the sum.
+    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any
+    partition it is the same map of the whole field. A level is two times `conv → GroupNorm → σ`; on
+    the way down a convolution of stride 2 halves the points and doubles the channels, on the way up
+    a transposed one does the reverse; the last layer projects each point. Convolutions are 3 points
+    wide and look across the boundary as the grid's says. Collective over the ranks of the
+    partition; each rank's gradients of the parameters are its part of the sum.
 
     Parameters
     ----------
@@ -36,10 +44,11 @@ class UNet(nn.Module):
     Raises
     ------
     ValueError
-        For a number out of range, an unknown name, or a grid or its parts that are too small; in a call, for a field
-        that does not fit.
+        For a number out of range, an unknown name, or a grid or its parts that are too small; in a
+        call, for a field that does not fit.
 
-    Source: Ronneberger et al., U-Net, 2015; with group normalisation as usual for PDEs (Gupta and Brandstetter, 2022).
+    Source: Ronneberger et al., U-Net, 2015; with group normalisation as usual for PDEs (Gupta and
+    Brandstetter, 2022).
     """
 
     def __init__(
@@ -54,7 +63,8 @@ class UNet(nn.Module):
         super().__init__()
         if min(in_channels, out_channels, channels, depth) < 1:
             raise InputError(
-                f"a U-Net needs at least 1 channel and 1 coarser level, not {in_channels} in, {out_channels} out, "
+                f"a U-Net needs at least 1 channel and 1 coarser level, not {in_channels} in, "
+                f"{out_channels} out, "
                 f"network.channels={channels}, network.depth={depth}"
             )
         self._in_channels, self._local_shape = in_channels, partition.local_shape
@@ -62,11 +72,19 @@ class UNet(nn.Module):
         widths = [channels * 2**level for level in range(depth + 1)]
         self.lift = _Level(levels[0], in_channels, widths[0], activation)
         self.down = nn.ModuleList(
-            nn.Sequential(Convolution(fine, w, 2 * w, stride=2), _Level(coarse, 2 * w, 2 * w, activation))
+            nn.Sequential(
+                Convolution(fine, w, 2 * w, stride=2), _Level(coarse, 2 * w, 2 * w, activation)
+            )
             for fine, coarse, w in zip(levels[:-1], levels[1:], widths[:-1], strict=True)
         )
-        self.up = nn.ModuleList(TransposedConvolution(fine, 2 * w, w) for fine, w in zip(levels[:-1], widths[:-1], strict=True))
-        self.merge = nn.ModuleList(_Level(fine, 2 * w, w, activation) for fine, w in zip(levels[:-1], widths[:-1], strict=True))
+        self.up = nn.ModuleList(
+            TransposedConvolution(fine, 2 * w, w)
+            for fine, w in zip(levels[:-1], widths[:-1], strict=True)
+        )
+        self.merge = nn.ModuleList(
+            _Level(fine, 2 * w, w, activation)
+            for fine, w in zip(levels[:-1], widths[:-1], strict=True)
+        )
         self.project = CONVOLUTIONS[partition.dim](channels, out_channels, 1)
         fastest_format(self, partition.dim)
 
@@ -74,7 +92,8 @@ class UNet(nn.Module):
         """The network on this rank's part."""
         if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
             raise InputError(
-                f"the field has shape {tuple(field.shape)}, but the U-Net needs (B, {self._in_channels}, "
+                f"the field has shape {tuple(field.shape)}, but the U-Net needs (B, "
+                f"{self._in_channels}, "
                 f"{', '.join(map(str, self._local_shape))}); build it for this grid"
             )
         states = [self.lift(in_fastest_format(field))]
@@ -90,11 +109,17 @@ class UNet(nn.Module):
 class _Level(nn.Sequential):
     """Two times convolution, normalisation, activation."""
 
-    def __init__(self, partition: Partition, in_channels: int, channels: int, activation: str) -> None:
+    def __init__(
+        self, partition: Partition, in_channels: int, channels: int, activation: str
+    ) -> None:
         groups = math.gcd(GROUPS, channels)
         layers: list[nn.Module] = []
         for width in (in_channels, channels):
-            layers += [Convolution(partition, width, channels), GroupNorm(partition, groups, channels), activation_of(activation)]
+            layers += [
+                Convolution(partition, width, channels),
+                GroupNorm(partition, groups, channels),
+                activation_of(activation),
+            ]
         super().__init__(*layers)
 
 
@@ -105,5 +130,7 @@ def _levels(partition: Partition, depth: int) -> list[Partition]:
         try:
             levels.append(levels[-1].coarsen(2))
         except ValueError as error:
-            raise InputError(f"network.depth={depth} does not fit: level {level}: {error}, or a smaller depth") from None
+            raise InputError(
+                f"network.depth={depth} does not fit: level {level}: {error}, or a smaller depth"
+            ) from None
     return levels

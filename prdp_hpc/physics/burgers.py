@@ -20,13 +20,14 @@ from prdp_hpc.physics.shifts import moved
 class Burgers(PicardStepper):
     """`u_t + (u·∇)u = ν Δu` on a periodic grid in 1-D, 2-D or 3-D.
 
-    Backward Euler, first-order upwind: each Picard iteration solves `(I + dt (w·∇_h − ν Δ_h)) u⁺ = u` with the wind w of the
-    iteration before (at first u itself), for all components with one matrix. Along each axis
+    Backward Euler, first-order upwind: each Picard iteration solves `(I + dt (w·∇_h − ν Δ_h)) u⁺ =
+    u` with the wind w of the iteration before (at first u itself), for all components with one
+    matrix. Along each axis
 
         `(w·∇_h) u = max(w₋, 0) (u_i − u_{i−1}) / h + min(w₊, 0) (u_{i+1} − u_i) / h`
 
-    with the wind's means `w₋`, `w₊` at the faces before and after the point, so that shocks move at the right speed. First
-    order in `dt` and `h`; stable for every `dt`.
+    with the wind's means `w₋`, `w₊` at the faces before and after the point, so that shocks move at
+    the right speed. First order in `dt` and `h`; stable for every `dt`.
 
     Parameters
     ----------
@@ -35,12 +36,14 @@ class Burgers(PicardStepper):
     dt : time step, > 0.
     solver : solves the systems, which are not symmetric.
     picard_iterations : linear systems a step; default 1.
-    gradient : "full" (default): through the matrices and the right-hand side; "reduced": the matrices are taken as constant.
+    gradient : "full" (default): through the matrices and the right-hand side; "reduced": the
+        matrices are taken as constant.
 
     Raises
     ------
     ValueError
-        For a grid that is not periodic, a viscosity below 0, dt ≤ 0, no iteration, or an unknown gradient.
+        For a grid that is not periodic, a viscosity below 0, dt ≤ 0, no iteration, or an unknown
+        gradient.
 
     A state is `(B, dim, *local_shape)`: velocity_x (along the last axis), velocity_y, velocity_z.
 
@@ -48,10 +51,20 @@ class Burgers(PicardStepper):
     """
 
     def __init__(
-        self, grid: Grid, viscosity: float, dt: float, solver: Solver, picard_iterations: int = 1, gradient: Gradient = "full"
+        self,
+        grid: Grid,
+        viscosity: float,
+        dt: float,
+        solver: Solver,
+        picard_iterations: int = 1,
+        gradient: Gradient = "full",
     ) -> None:
         periodic = all(boundary == "periodic" for boundary in grid.boundary)
-        wrong = None if periodic else InputError(f"Burgers' equation needs a periodic grid, not {grid.boundary}")
+        wrong = (
+            None
+            if periodic
+            else InputError(f"Burgers' equation needs a periodic grid, not {grid.boundary}")
+        )
         raise_together(grid.comm, wrong)
         super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)
 
@@ -67,10 +80,14 @@ class Burgers(PicardStepper):
         sides = [{axis: side} for axis in range(grid.dim) for side in (-1, 1)]
         cols = np.stack([numbers[moved(grid.dim, shift)].ravel() for shift in [*sides, {}]])
         rows = np.broadcast_to(cols[-1], cols.shape)
-        return SparseOperator(rows.ravel(), cols.ravel(), (grid.size, grid.size), grid.comm, grid=grid)
+        return SparseOperator(
+            rows.ravel(), cols.ravel(), (grid.size, grid.size), grid.comm, grid=grid
+        )
 
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
+        collective.
+        """
         dim = self.grid.dim
         padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
         entries = []
@@ -78,7 +95,9 @@ class Burgers(PicardStepper):
             viscous, n = self.dt * self.viscosity / h**2, self.grid.local_shape[axis]
             # One more face than points: each is summed once, for the points on both its sides.
             field, along = padded[:, dim - 1 - axis][_line(dim, axis)], axis - dim
-            faces = (field.narrow(along, 0, n + 1) + field.narrow(along, 1, n + 1)) * (0.5 * self.dt / h)
+            faces = (field.narrow(along, 0, n + 1) + field.narrow(along, 1, n + 1)) * (
+                0.5 * self.dt / h
+            )
             entries.append(-viscous - faces.narrow(along, 0, n).clamp(min=0.0))
             entries.append(faces.narrow(along, 1, n).clamp(max=0.0) - viscous)
         diagonal = 1.0 - torch.stack(entries).sum(dim=0)

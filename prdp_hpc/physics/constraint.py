@@ -24,26 +24,35 @@ DAMPING = 0.7  # of the Jacobi step: best of 0.5 … 1 on the paper's states
 
 
 class PeriodicStokes:
-    """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = 1/dt − c Δ_h`.
+    """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = 1/dt − c
+    Δ_h`.
 
-    Diagonal in Fourier space but for one small block a frequency: with the symbols `g` of G, `d = −ḡ` of D and `λ = d·g` of the
-    Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) / F̂`. One transform serves all matrices on a grid. Since
-    `Gᵀ = −D`, the transpose is the same with the pressure's signs turned before and after.
+    Diagonal in Fourier space but for one small block a frequency: with the symbols `g` of G, `d =
+    −ḡ` of D and `λ = d·g` of the Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) /
+    F̂`. One transform serves all matrices on a grid. Since `Gᵀ = −D`, the transpose is the same
+    with the pressure's signs turned before and after.
     """
 
     def __init__(self, grid: Grid, dt: float) -> None:
         self.grid, self._dt = grid, dt
         self._transform = FourierTransform(grid)
-        phases = [np.exp(2j * np.pi * k / n) - 1.0 for k, n in zip(self._transform.frequencies, grid.shape, strict=True)]
+        phases = [
+            np.exp(2j * np.pi * k / n) - 1.0
+            for k, n in zip(self._transform.frequencies, grid.shape, strict=True)
+        ]
         # Component c is along the last axis but c.
         self._gradient = [phase / h for phase, h in zip(phases, grid.spacing, strict=True)][::-1]
         self._laplacian: Array = sum((-(g * g.conj()).real for g in self._gradient), np.zeros(1))
         constant = self._laplacian == 0.0
-        self._inverse_laplacian = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, self._laplacian))
+        self._inverse_laplacian = np.where(
+            constant, 0.0, 1.0 / np.where(constant, 1.0, self._laplacian)
+        )
         self._stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
 
     def viscosity(self, total: Any) -> Any:
-        """c, for which F̂ has the mean of a momentum matrix's diagonal; `total`: that diagonal's sum over the whole grid."""
+        """c, for which F̂ has the mean of a momentum matrix's diagonal; `total`: that diagonal's
+        sum over the whole grid.
+        """
         return (total / (self.grid.dim * self.grid.size) - 1.0 / self._dt) / self._stencil_diagonal
 
     def momentum(self, viscosity: float) -> Array:
@@ -51,7 +60,8 @@ class PeriodicStokes:
         return 1.0 / self._dt - viscosity * self._laplacian
 
     def solve(self, momentum: Array, right: Array, transposed: bool = False) -> Array:
-        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`; collective.
+        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`;
+        collective.
 
         `momentum`: that of the viscosity. The pressure has mean 0.
         """
@@ -69,16 +79,18 @@ class PeriodicStokes:
 
 
 class ConstraintPreconditioner:
-    """`M⁻¹` for `A = [[F, G], [D, 0]]`: a damped Jacobi step on the momentum, then `[[F̂, G], [D, 0]]⁻¹` on what is left.
+    """`M⁻¹` for `A = [[F, G], [D, 0]]`: a damped Jacobi step on the momentum, then `[[F̂, G], [D,
+    0]]⁻¹` on what is left.
 
-    `u* = ω diag(F)⁻¹ r_u`, then `M⁻¹ r = [u*; 0] + [[F̂, G], [D, 0]]⁻¹ (r − A [u*; 0])`, with ω = 0.7 and
-    `F̂ = 1/dt − c Δ_h`, where c is the viscosity and the mean numerical viscosity of the upwind differences: it makes the
-    diagonal of F̂ the mean of F's. The velocity then satisfies the divergence rows exactly. Only diag(F) is set up for
-    a matrix; an application costs a product with A and Fourier transforms. Since `Gᵀ = −D` on a periodic grid, the
-    transposed application costs the same.
+    `u* = ω diag(F)⁻¹ r_u`, then `M⁻¹ r = [u*; 0] + [[F̂, G], [D, 0]]⁻¹ (r − A [u*; 0])`, with ω =
+    0.7 and `F̂ = 1/dt − c Δ_h`, where c is the viscosity and the mean numerical viscosity of the
+    upwind differences: it makes the diagonal of F̂ the mean of F's. The velocity then satisfies the
+    divergence rows exactly. Only diag(F) is set up for a matrix; an application costs a product
+    with A and Fourier transforms. Since `Gᵀ = −D` on a periodic grid, the transposed application
+    costs the same.
 
-    A context of PETSc's PCPYTHON. Sources: Keller, Gould and Wathen, Constraint preconditioning for indefinite linear systems
-    (2000); PETSc manual page: PCPYTHON.
+    A context of PETSc's PCPYTHON. Sources: Keller, Gould and Wathen, Constraint preconditioning for
+    indefinite linear systems (2000); PETSc manual page: PCPYTHON.
     """
 
     def __init__(self, stokes: PeriodicStokes) -> None:
@@ -121,7 +133,8 @@ class ConstraintPreconditioner:
 
 
 class DifferentiableConstraint:
-    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through their diagonals and products, them.
+    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through their
+    diagonals and products, them.
 
     Parameters
     ----------
@@ -137,7 +150,9 @@ class DifferentiableConstraint:
         self._viscosity: Tensor = stokes.viscosity(total(momentum.sum(dim=1), grid.comm))
 
     def __call__(self, r: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product` gives `A x` alike. Collective."""
+        """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product`
+        gives `A x` alike. Collective.
+        """
         each = len(r) // len(self._weights)
         velocity = self._weights.repeat_interleave(each, dim=0) * r
         viscosity = self._viscosity.repeat_interleave(each)
@@ -146,7 +161,9 @@ class DifferentiableConstraint:
 
 
 class _StokesSolve(torch.autograd.Function):
-    """`z = S(c)⁻¹ r` a row; with `t = S⁻ᵀ ∂L/∂z`: `∂L/∂r = t`, and `∂L/∂c = t_u · Δ_h z_u`, of which a rank gives its part."""
+    """`z = S(c)⁻¹ r` a row; with `t = S⁻ᵀ ∂L/∂z`: `∂L/∂r = t`, and `∂L/∂c = t_u · Δ_h z_u`, of
+    which a rank gives its part.
+    """
 
     @staticmethod
     def forward(ctx: Any, viscosity: Tensor, r: Tensor, stokes: PeriodicStokes) -> Tensor:
@@ -160,7 +177,9 @@ class _StokesSolve(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (viscosity, z), grid = ctx.saved_tensors, ctx.stokes.grid
         t = _solve_rows(ctx.stokes, viscosity, grads[0], transposed=True)
-        velocities = [rows.view(len(z), grid.dim + 1, *grid.local_shape)[:, : grid.dim] for rows in (t, z)]
+        velocities = [
+            rows.view(len(z), grid.dim + 1, *grid.local_shape)[:, : grid.dim] for rows in (t, z)
+        ]
         slope = (velocities[0] * _laplacian(grid, velocities[1])).flatten(1).sum(dim=1)
         return slope, t, None
 

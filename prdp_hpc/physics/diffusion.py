@@ -32,11 +32,11 @@ class _Side:
 class DiffusionStencil:
     """Second-order central differences of `mass · u − scale · ∇·(κ ∇u)` as a `SparseOperator`.
 
-    Between two points κ is the mean of both; at a Dirichlet boundary the point's own; at a Neumann boundary the
-    flux is 0. The truncation error is O(h²) for smooth κ.
+    Between two points κ is the mean of both; at a Dirichlet boundary the point's own; at a Neumann
+    boundary the flux is 0. The truncation error is O(h²) for smooth κ.
 
-    Each row's entries stand together and in the order of their columns: PETSc sorts the pattern, and so it is sorted
-    already where one rank has the grid.
+    Each row's entries stand together and in the order of their columns: PETSc sorts the pattern,
+    and so it is sorted already where one rank has the grid.
     """
 
     def __init__(self, grid: Grid, constant_nullspace: bool) -> None:
@@ -52,7 +52,9 @@ class DiffusionStencil:
                 shift = moved(grid.dim, {axis: step})
                 neighbours[:, position] = numbers[shift].reshape(-1)
                 inside = torch.from_numpy(neighbours[:, position] >= 0)
-                self._sides.append(_Side(position, shift, inside, wall, 1.0 / grid.spacing[axis] ** 2))
+                self._sides.append(
+                    _Side(position, shift, inside, wall, 1.0 / grid.spacing[axis] ** 2)
+                )
         present = neighbours >= 0
         self._present = torch.from_numpy(present)
         self.operator = SparseOperator(
@@ -66,7 +68,9 @@ class DiffusionStencil:
         )
 
     def values(self, diffusivity: Tensor, mass: float, scale: float) -> Tensor:
-        """The operator's values for a diffusivity of shape `()` or `local_shape`; differentiable, collective."""
+        """The operator's values for a diffusivity of shape `()` or `local_shape`; differentiable,
+        collective.
+        """
         if diffusivity.dim() == 0:
             values = self._unit_values * (diffusivity * scale)
             return values + mass * self._identity if mass else values
@@ -84,7 +88,9 @@ class DiffusionStencil:
 
     @cached_property
     def _unit_values(self) -> Tensor:
-        """The values for κ = 1, mass 0 and scale 1: those for any number κ are a multiple of them."""
+        """The values for κ = 1, mass 0 and scale 1: those for any number κ are a multiple of
+        them.
+        """
         row = torch.empty(2 * self.grid.dim + 1, dtype=torch.float64)
         for side in self._sides:
             row[side.position] = -side.per_area
@@ -106,7 +112,13 @@ class DiffusionStepper:
     """Base of the steppers: a stencil, its values for the diffusivity, and the solve on fields."""
 
     def __init__(
-        self, grid: Grid, diffusivity: float | Tensor, solver: Solver, mass: float, scale: float, constant_nullspace: bool = False
+        self,
+        grid: Grid,
+        diffusivity: float | Tensor,
+        solver: Solver,
+        mass: float,
+        scale: float,
+        constant_nullspace: bool = False,
     ) -> None:
         self.grid, self.solver = grid, solver
         self._mass, self._scale = mass, scale
@@ -120,12 +132,16 @@ class DiffusionStepper:
 
     @property
     def diffusivity(self) -> Tensor:
-        """κ: shape `()` or `local_shape`, float64. Set a float, or a tensor with or without gradient."""
+        """κ: shape `()` or `local_shape`, float64. Set a float, or a tensor with or without
+        gradient.
+        """
         return self._diffusivity
 
     @diffusivity.setter
     def diffusivity(self, value: float | Tensor) -> None:
-        kappa = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+        kappa = (
+            value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+        )
         raise_together(self.grid.comm, _wrong_diffusivity(kappa, self.grid))
         self._diffusivity = kappa
         self._values: Tensor | None = None
@@ -137,11 +153,13 @@ class DiffusionStepper:
         if self._values is not None and not kappa.requires_grad and kappa._version == self._version:
             return self._values
         shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
-        # Values kept for later must not be inference tensors, which training could not use. Leaving inference mode
-        # would switch gradients on.
+        # Values kept for later must not be inference tensors, which training could not use. Leaving
+        # inference mode would switch gradients on.
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
-            values = self._stencil.values(shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale)
+            values = self._stencil.values(
+                shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale
+            )
         self._values, self._version = (None if kappa.requires_grad else values), kappa._version
         return values
 
@@ -149,19 +167,28 @@ class DiffusionStepper:
         shape, error = right.shape, None
         if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
             wanted = self.grid.local_shape
-            error = InputError(f"a field on this rank must end in the grid's local shape {wanted}, this one has {tuple(shape)}")
+            error = InputError(
+                f"a field on this rank must end in the grid's local shape {wanted}, this one has "
+                f"{tuple(shape)}"
+            )
         raise_together(self.grid.comm, error)
         fields = math.prod(shape[: -self.grid.dim])
-        return solve(self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver).reshape(shape)
+        return solve(
+            self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver
+        ).reshape(shape)
 
 
 def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
     if not kappa.is_floating_point() or tuple(kappa.shape) not in ((), grid.local_shape):
         return InputError(
-            f"diffusivity must be a number, a tensor of shape (), or this rank's field of shape {grid.local_shape}, "
+            "diffusivity must be a number, a tensor of shape (), or this rank's field of shape "
+            f"{grid.local_shape}, "
             f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
         )
     if not bool(((kappa.detach() > 0) & kappa.detach().isfinite()).all()):
         low, high = kappa.min().item(), kappa.max().item()
-        return InputError(f"diffusivity must be positive and finite everywhere, on this rank it reaches from {low:g} to {high:g}")
+        return InputError(
+            "diffusivity must be positive and finite everywhere, on this rank it reaches from "
+            f"{low:g} to {high:g}"
+        )
     return None

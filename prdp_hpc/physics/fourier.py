@@ -20,13 +20,14 @@ Fields = NDArray[Any]
 class FourierTransform:
     """Real-to-complex transforms of fields `(C, *local_shape)` on a periodic grid.
 
-    The ranks first share the fields by slabs of the first axis and transform the others, then by slabs of the last axis and
-    transform the first: each rank holds its share of the fields at any time.
+    The ranks first share the fields by slabs of the first axis and transform the others, then by
+    slabs of the last axis and transform the first: each rank holds its share of the fields at any
+    time.
 
     Attributes
     ----------
-    frequencies : `k_d` of this rank's coefficients along each axis, whole numbers that broadcast to the shape of a
-        transformed field.
+    frequencies : `k_d` of this rank's coefficients along each axis, whole numbers that broadcast to
+        the shape of a transformed field.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -35,11 +36,19 @@ class FourierTransform:
         rows = _slabs(grid.shape, 0, grid.comm.size)
         half = _slabs(spectral, 0, grid.comm.size)
         columns = _slabs(spectral, grid.dim - 1, grid.comm.size)
-        self._to_rows, self._from_rows = (Redistribution(grid.comm, *ends) for ends in ((grid.blocks, rows), (rows, grid.blocks)))
-        self._to_columns, self._to_half = (Redistribution(grid.comm, *ends) for ends in ((half, columns), (columns, half)))
+        self._to_rows, self._from_rows = (
+            Redistribution(grid.comm, *ends) for ends in ((grid.blocks, rows), (rows, grid.blocks))
+        )
+        self._to_columns, self._to_half = (
+            Redistribution(grid.comm, *ends) for ends in ((half, columns), (columns, half))
+        )
         mine = columns[grid.comm.rank]
-        whole = [np.fft.fftfreq(n, 1.0 / n) for n in grid.shape[:-1]] + [np.fft.rfftfreq(grid.shape[-1], 1.0 / grid.shape[-1])]
-        self.frequencies = np.meshgrid(*(k[part] for k, part in zip(whole, mine, strict=True)), indexing="ij", sparse=True)
+        whole = [np.fft.fftfreq(n, 1.0 / n) for n in grid.shape[:-1]] + [
+            np.fft.rfftfreq(grid.shape[-1], 1.0 / grid.shape[-1])
+        ]
+        self.frequencies = np.meshgrid(
+            *(k[part] for k, part in zip(whole, mine, strict=True)), indexing="ij", sparse=True
+        )
 
     def forward(self, fields: Fields) -> Fields:
         """The coefficients; collective."""
@@ -94,7 +103,9 @@ class Redistribution:
 
 
 def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
-    """Blocks that divide one axis as evenly as it goes; some are empty if there are more ranks than points."""
+    """Blocks that divide one axis as evenly as it goes; some are empty if there are more ranks than
+    points.
+    """
     ends = [shape[axis] * rank // ranks for rank in range(ranks + 1)]
     whole = [slice(0, n) for n in shape]
     return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in pairwise(ends)]
@@ -110,7 +121,9 @@ def _within(part: Block, block: Block) -> Block:
     """A part of the grid as slices of the block that holds it; an empty part stays empty."""
     if _size(part) == 0:
         return tuple(slice(0, 0) for _ in part)
-    return tuple(slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, block, strict=True))
+    return tuple(
+        slice(p.start - b.start, p.stop - b.start) for p, b in zip(part, block, strict=True)
+    )
 
 
 def _size(part: Block) -> int:

@@ -15,14 +15,14 @@ from prdp_hpc.physics.diffusion import DiffusionStepper
 class Heat(DiffusionStepper):
     """`u_t = ∇·(κ ∇u) + f`, backward Euler in time and central in space.
 
-    One step solves `(I − dt ∇·κ∇) u⁺ = u + dt f`, with the boundary values 0, no flux, or periodic, as the grid says.
-    First order in `dt`, second in `h`; stable for every `dt`.
+    One step solves `(I − dt ∇·κ∇) u⁺ = u + dt f`, with the boundary values 0, no flux, or periodic,
+    as the grid says. First order in `dt`, second in `h`; stable for every `dt`.
 
     Parameters
     ----------
     grid : where `u` lives.
-    diffusivity : κ > 0 in length² / time: a number, a tensor of shape `()` that every rank holds alike, or this rank's
-        field of shape `local_shape`. Tensors may require a gradient.
+    diffusivity : κ > 0 in length² / time: a number, a tensor of shape `()` that every rank holds
+        alike, or this rank's field of shape `local_shape`. Tensors may require a gradient.
     dt : time step, > 0.
     solver : solves the step; `solver.refine` sets how accurately.
 
@@ -45,7 +45,8 @@ class Heat(DiffusionStepper):
     def __call__(self, u: Tensor, source: Tensor | None = None) -> Tensor:
         """The state one step later.
 
-        `u`: `(B, C, *local_shape)` (any leading axes will do); every channel diffuses alone. `source`: f at the
-        new time, of a shape that broadcasts with `u`. Differentiable in `u`, `source` and κ; collective.
+        `u`: `(B, C, *local_shape)` (any leading axes will do); every channel diffuses alone.
+        `source`: f at the new time, of a shape that broadcasts with `u`. Differentiable in `u`,
+        `source` and κ; collective.
         """
         return self._solve(u if source is None else u + self.dt * source)

@@ -15,42 +15,55 @@ from prdp_hpc.physics.staggered import StaggeredOperator, StaggeredSystem
 
 
 class NavierStokes(PicardStepper):
-    """`u_t + (w·∇)u = −∇p + ν Δu`, `∇·u = 0`, in 2-D or 3-D on a periodic staggered grid; density 1.
+    """`u_t + (w·∇)u = −∇p + ν Δu`, `∇·u = 0`, in 2-D or 3-D on a periodic staggered grid; density
+    1.
 
-    Backward Euler, first-order upwind, velocity and pressure coupled: each Picard iteration solves one linear system
+    Backward Euler, first-order upwind, velocity and pressure coupled: each Picard iteration solves
+    one linear system
 
         `(1/dt + w·∇_h − ν Δ_h) u⁺ + ∇_h p⁺ = u / dt`,  `∇_h·u⁺ = 0`
 
-    with the wind w of the iteration before (at first u itself). First order in `dt` and `h`; stable for every `dt`. The
-    pressure has mean 0.
+    with the wind w of the iteration before (at first u itself). First order in `dt` and `h`; stable
+    for every `dt`. The pressure has mean 0.
 
     Parameters
     ----------
     grid : periodic, 2-D or 3-D.
     viscosity : ν ≥ 0 in length² / time.
     dt : time step, > 0.
-    solver : solves the coupled systems. `pc="constraint"` (momentum by Jacobi, then a projection) converges in tens of
-        iterations; `pc="fieldsplit"` finds the fields "velocity" and "pressure".
+    solver : solves the coupled systems. `pc="constraint"` (momentum by Jacobi, then a projection)
+        converges in tens of iterations; `pc="fieldsplit"` finds the fields "velocity" and
+        "pressure".
     picard_iterations : linear systems a step; default 1.
-    gradient : "full" (default): through the matrices and the right-hand side; "reduced": the matrices are taken as constant.
+    gradient : "full" (default): through the matrices and the right-hand side; "reduced": the
+        matrices are taken as constant.
 
     Raises
     ------
     ValueError
         For another grid, a negative viscosity, dt ≤ 0, or an unknown gradient.
 
-    Source: paper, section on the Navier–Stokes corrector; the staggering is that of the authors' code.
+    Source: paper, section on the Navier–Stokes corrector; the staggering is that of the authors'
+    code.
     """
 
     def __init__(
-        self, grid: Grid, viscosity: float, dt: float, solver: Solver, picard_iterations: int = 1, gradient: Gradient = "full"
+        self,
+        grid: Grid,
+        viscosity: float,
+        dt: float,
+        solver: Solver,
+        picard_iterations: int = 1,
+        gradient: Gradient = "full",
     ) -> None:
         super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)
         self._system = StaggeredSystem(grid, self.viscosity, self.dt)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """velocity_x (along the last axis), velocity_y, (velocity_z,) pressure; a pressure that comes in has no influence."""
+        """velocity_x (along the last axis), velocity_y, (velocity_z,) pressure; a pressure that
+        comes in has no influence.
+        """
         return (*VELOCITIES[: self.grid.dim], "pressure")
 
     @property
@@ -59,7 +72,9 @@ class NavierStokes(PicardStepper):
         return self._system.operator
 
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
+        collective.
+        """
         return self._system.values(wind)
 
     def _right(self, state: Tensor) -> Tensor:
@@ -67,14 +82,21 @@ class NavierStokes(PicardStepper):
         return torch.cat([velocity / self.dt, torch.zeros_like(pressure)], dim=1).flatten(1)
 
     def divergence_free(self, state: Tensor) -> Tensor:
-        """The state with its velocity projected: `u − ∇_h q` with `Δ_h q = ∇_h·u`, and q as the pressure. Collective."""
+        """The state with its velocity projected: `u − ∇_h q` with `Δ_h q = ∇_h·u`, and q as the
+        pressure. Collective.
+        """
         raise_together(self.grid.comm, self._wrong_state(state))
         dim = self.grid.dim
         poisson = Poisson(self.grid, Solver("cg", "jacobi", Refinement(rtol=1e-12)))
         potential = poisson(-self.divergence(state))
         padded = self.grid.halo(potential)
-        gradients = [(neighbour(padded, dim, {axis: 1}) - potential) / self.grid.spacing[axis] for axis in reversed(range(dim))]
-        return torch.cat([state[:, :dim] - torch.stack(gradients, dim=1), potential.unsqueeze(1)], dim=1)
+        gradients = [
+            (neighbour(padded, dim, {axis: 1}) - potential) / self.grid.spacing[axis]
+            for axis in reversed(range(dim))
+        ]
+        return torch.cat(
+            [state[:, :dim] - torch.stack(gradients, dim=1), potential.unsqueeze(1)], dim=1
+        )
 
     def divergence(self, state: Tensor) -> Tensor:
         """`∇_h·u` at the pressure's points, `(B, *local_shape)`; collective."""
@@ -83,5 +105,7 @@ class NavierStokes(PicardStepper):
         parts = []
         for c in range(dim):
             axis = self._system.axis(c)
-            parts.append((state[:, c] - neighbour(padded[:, c], dim, {axis: -1})) / self.grid.spacing[axis])
+            parts.append(
+                (state[:, c] - neighbour(padded[:, c], dim, {axis: -1})) / self.grid.spacing[axis]
+            )
         return torch.stack(parts).sum(dim=0)

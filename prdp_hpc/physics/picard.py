@@ -19,10 +19,11 @@ Gradient = Literal["full", "reduced"]
 
 
 class PicardStepper(ABC):
-    """One step `A(w) u⁺ = b(u)`, solved `picard_iterations` times with the wind w of the iteration before, at first u's own.
+    """One step `A(w) u⁺ = b(u)`, solved `picard_iterations` times with the wind w of the iteration
+    before, at first u's own.
 
-    The matrices differ from sample to sample. `gradient`: "full" differentiates through them and the right-hand side,
-    "reduced" takes them as constant.
+    The matrices differ from sample to sample. `gradient`: "full" differentiates through them and
+    the right-hand side, "reduced" takes them as constant.
 
     Raises
     ------
@@ -31,7 +32,13 @@ class PicardStepper(ABC):
     """
 
     def __init__(
-        self, grid: Grid, viscosity: float, dt: float, solver: Solver, picard_iterations: int = 1, gradient: Gradient = "full"
+        self,
+        grid: Grid,
+        viscosity: float,
+        dt: float,
+        solver: Solver,
+        picard_iterations: int = 1,
+        gradient: Gradient = "full",
     ) -> None:
         raise_together(grid.comm, _wrong(viscosity, dt, picard_iterations, gradient))
         self.grid, self.solver = grid, solver
@@ -50,25 +57,33 @@ class PicardStepper(ABC):
 
     @abstractmethod
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
+        collective.
+        """
 
     @abstractmethod
     def _right(self, state: Tensor) -> Tensor:
         """The right-hand sides `(B R, n_local)`: R in a row for each sample."""
 
     def __call__(self, state: Tensor) -> Tensor:
-        """The state one step later; `(B, C, *local_shape)`, see `channels`. Differentiable; collective."""
+        """The state one step later; `(B, C, *local_shape)`, see `channels`. Differentiable;
+        collective.
+        """
         comm = self.grid.comm
         raise_together(comm, self._wrong_state(state))
         # The solve finds this too, but only after halos have been exchanged.
         if comm.size > 1 and len(batches := set(comm.allgather(len(state)))) > 1:
             raise InputError(
-                f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): every rank must give the same"
+                f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): "
+                "every rank must give the same"
             )
         right, wind = self._right(state), state[:, : self.grid.dim]
         for last in range(1 - self.picard_iterations, 1):
-            # With constant matrices nothing flows back through a wind: its solve would keep matrices that nobody asks for.
-            with torch.set_grad_enabled(torch.is_grad_enabled() and (self.gradient == "full" or last == 0)):
+            # With constant matrices nothing flows back through a wind: its solve would keep
+            # matrices that nobody asks for.
+            with torch.set_grad_enabled(
+                torch.is_grad_enabled() and (self.gradient == "full" or last == 0)
+            ):
                 values = self.values(wind.detach() if self.gradient == "reduced" else wind)
                 result = solve(self.operator, values, right, self.solver).reshape(state.shape)
             wind = result[:, : self.grid.dim]
@@ -78,7 +93,8 @@ class PicardStepper(ABC):
         expected = (len(self.channels), *self.grid.local_shape)
         if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
             return InputError(
-                f"a state on this rank must have shape (B, {', '.join(map(str, expected))}) with the channels "
+                f"a state on this rank must have shape (B, {', '.join(map(str, expected))}) with "
+                "the channels "
                 f"{', '.join(self.channels)}, not {tuple(state.shape)}"
             )
         return None
@@ -89,8 +105,14 @@ def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -
         return InputError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
     if not 0 < dt < math.inf:
         return InputError(f"the time step dt must be positive and finite, not {dt!r}")
-    if isinstance(picard_iterations, bool) or not isinstance(picard_iterations, int) or picard_iterations < 1:
-        return InputError(f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}")
+    if (
+        isinstance(picard_iterations, bool)
+        or not isinstance(picard_iterations, int)
+        or picard_iterations < 1
+    ):
+        return InputError(
+            f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}"
+        )
     if gradient not in ("full", "reduced"):
         return InputError(f"gradient must be 'full' or 'reduced', not {gradient!r}")
     return None

@@ -12,15 +12,15 @@ from prdp_hpc.physics.diffusion import DiffusionStepper
 class Poisson(DiffusionStepper):
     """`−∇·(κ ∇u) = f`, central differences of second order.
 
-    Without a Dirichlet axis the solution is fixed up to a constant: the mean of `f` is removed and the solution with
-    mean 0 is found (constants are given to PETSc as the matrix's nullspace).
+    Without a Dirichlet axis the solution is fixed up to a constant: the mean of `f` is removed and
+    the solution with mean 0 is found (constants are given to PETSc as the matrix's nullspace).
 
     Parameters
     ----------
     grid : where `u` and `f` live.
     solver : solves the system.
-    diffusivity : κ > 0: a number, a tensor of shape `()` that every rank holds alike, or this rank's field of shape
-        `local_shape`; tensors may require a gradient. Default 1.
+    diffusivity : κ > 0: a number, a tensor of shape `()` that every rank holds alike, or this
+        rank's field of shape `local_shape`; tensors may require a gradient. Default 1.
 
     Raises
     ------
@@ -31,7 +31,9 @@ class Poisson(DiffusionStepper):
     """
 
     def __init__(self, grid: Grid, solver: Solver, diffusivity: float | Tensor = 1.0) -> None:
-        super().__init__(grid, diffusivity, solver, mass=0.0, scale=1.0, constant_nullspace=grid.is_singular)
+        super().__init__(
+            grid, diffusivity, solver, mass=0.0, scale=1.0, constant_nullspace=grid.is_singular
+        )
 
     def __call__(self, source: Tensor) -> Tensor:
         """`u` for a source `f` of shape `(B, C, *local_shape)` (any leading axes will do).

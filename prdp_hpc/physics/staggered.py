@@ -15,7 +15,11 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import SparseOperator
-from prdp_hpc.physics.constraint import ConstraintPreconditioner, DifferentiableConstraint, PeriodicStokes
+from prdp_hpc.physics.constraint import (
+    ConstraintPreconditioner,
+    DifferentiableConstraint,
+    PeriodicStokes,
+)
 from prdp_hpc.physics.shifts import moved, neighbour
 
 Indices = NDArray[np.int32]
@@ -24,15 +28,18 @@ Indices = NDArray[np.int32]
 class StaggeredOperator(SparseOperator):
     """`[[F, G], [D, 0]]` with the momentum matrix F, the pressure gradient G and the divergence D.
 
-    A rank's unknowns are its points of velocity_x, velocity_y, (velocity_z,) pressure, one field after the other. For
-    `pc="fieldsplit"` the fields are called "velocity" and "pressure"; `pc="constraint"` is a `ConstraintPreconditioner`.
+    A rank's unknowns are its points of velocity_x, velocity_y, (velocity_z,) pressure, one field
+    after the other. For `pc="fieldsplit"` the fields are called "velocity" and "pressure";
+    `pc="constraint"` is a `ConstraintPreconditioner`.
     """
 
     def __init__(self, grid: Grid, dt: float, rows: Indices, cols: Indices) -> None:
         size, n_local = (grid.dim + 1) * grid.size, (grid.dim + 1) * grid.n_local
         constant_pressure = np.zeros(n_local)
         constant_pressure[grid.dim * grid.n_local :] = 1.0
-        super().__init__(rows, cols, (size, size), grid.comm, n_local=n_local, nullspace=constant_pressure)
+        super().__init__(
+            rows, cols, (size, size), grid.comm, n_local=n_local, nullspace=constant_pressure
+        )
         self.staggered_grid = grid
         self._stokes = PeriodicStokes(grid, dt)
 
@@ -48,7 +55,9 @@ class StaggeredOperator(SparseOperator):
             pressure = PETSc.IS().createStride(end - middle, middle, 1, comm=self.comm)
             pc.setFieldSplitIS(("velocity", velocity), ("pressure", pressure))
 
-    def differentiable_preconditioner(self, name: str, diagonal: Tensor) -> DifferentiableConstraint:
+    def differentiable_preconditioner(
+        self, name: str, diagonal: Tensor
+    ) -> DifferentiableConstraint:
         """That of "constraint"."""
         return DifferentiableConstraint(self._stokes, diagonal)
 
@@ -56,17 +65,22 @@ class StaggeredOperator(SparseOperator):
 class StaggeredSystem:
     """Pattern and values of the coupled system, for any number of winds at a time.
 
-    Component c of the velocity lies half a cell before the pressure's next point along its own axis; the gradient is a
-    forward, the divergence a backward difference, advection first-order upwind, diffusion central. The wind across an
-    axis is the mean of four neighbours: itself, the one before along c's axis, the one after along the wind's axis, and the
-    one in both directions, as in the paper's code.
+    Component c of the velocity lies half a cell before the pressure's next point along its own
+    axis; the gradient is a forward, the divergence a backward difference, advection first-order
+    upwind, diffusion central. The wind across an axis is the mean of four neighbours: itself, the
+    one before along c's axis, the one after along the wind's axis, and the one in both directions,
+    as in the paper's code.
 
-    Component 0 is along the grid's last axis (x), 1 along the one before (y), 2 along the first of three (z).
+    Component 0 is along the grid's last axis (x), 1 along the one before (y), 2 along the first of
+    three (z).
     """
 
     def __init__(self, grid: Grid, viscosity: float, dt: float) -> None:
         if any(boundary != "periodic" for boundary in grid.boundary) or grid.dim < 2:
-            raise InputError(f"Navier–Stokes needs a periodic grid of 2 or 3 dimensions, not {grid.boundary} in {grid.dim}-D")
+            raise InputError(
+                f"Navier–Stokes needs a periodic grid of 2 or 3 dimensions, not {grid.boundary} in "
+                f"{grid.dim}-D"
+            )
         self.grid, self.viscosity, self.dt = grid, viscosity, dt
 
     @cached_property
@@ -76,11 +90,19 @@ class StaggeredSystem:
         here = _part(dim)
         rows, cols = [], []
         for c in range(dim):
-            entries = [numbers[(c, *_part(dim, axis, side))] for axis in range(dim) for side in (-1, 1)]
-            entries += [numbers[(c, *here)], numbers[(dim, *_part(dim, self.axis(c), 1))], numbers[(dim, *here)]]
+            entries = [
+                numbers[(c, *_part(dim, axis, side))] for axis in range(dim) for side in (-1, 1)
+            ]
+            entries += [
+                numbers[(c, *here)],
+                numbers[(dim, *_part(dim, self.axis(c), 1))],
+                numbers[(dim, *here)],
+            ]
             cols.append(np.stack([entry.ravel() for entry in entries]))
             rows.append(np.broadcast_to(numbers[(c, *here)].ravel(), cols[-1].shape))
-        entries = [numbers[(c, *_part(dim, self.axis(c), side))] for c in range(dim) for side in (-1, 0)]
+        entries = [
+            numbers[(c, *_part(dim, self.axis(c), side))] for c in range(dim) for side in (-1, 0)
+        ]
         # An explicit zero on the diagonal, without which PETSc's factorisations refuse the matrix.
         cols.append(np.stack([entry.ravel() for entry in [*entries, numbers[(dim, *here)]]]))
         rows.append(np.broadcast_to(numbers[(dim, *here)].ravel(), cols[-1].shape))
@@ -92,19 +114,27 @@ class StaggeredSystem:
         return self.grid.dim - 1 - component
 
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable, collective."""
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
+        collective.
+        """
         padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
-        rows = [torch.stack(self._momentum(padded, c), dim=1).flatten(1) for c in range(self.grid.dim)]
+        rows = [
+            torch.stack(self._momentum(padded, c), dim=1).flatten(1) for c in range(self.grid.dim)
+        ]
         return torch.cat([*rows, self._divergence_entries.expand(len(wind), -1)], dim=-1)
 
     def _momentum(self, padded: Tensor, c: int) -> list[Tensor]:
-        """Entries of the rows of component c: before and after along each axis, here, pressure after and here."""
+        """Entries of the rows of component c: before and after along each axis, here, pressure
+        after and here.
+        """
         entries: list[Tensor] = []
         for axis, h in enumerate(self.grid.spacing):
             wind, viscous = self._wind(padded, c, axis) / h, self.viscosity / h**2
             entries += [-viscous - wind.clamp(min=0.0), wind.clamp(max=0.0) - viscous]
         here = 1.0 / self.dt - torch.stack(entries).sum(dim=0)
-        after = torch.tensor(1.0 / self.grid.spacing[self.axis(c)], dtype=torch.float64).expand_as(here)
+        after = torch.tensor(1.0 / self.grid.spacing[self.axis(c)], dtype=torch.float64).expand_as(
+            here
+        )
         return [*entries, here, after, -after]
 
     def _wind(self, padded: Tensor, c: int, axis: int) -> Tensor:
@@ -113,14 +143,20 @@ class StaggeredSystem:
         field = padded[:, dim - 1 - axis]
         if axis == own:
             return neighbour(field, dim, {})
-        # Two by two along one axis, then along the other: each pair is summed once for the points on both its sides.
-        plane: Any = (Ellipsis, *(slice(None) if other in (own, axis) else slice(1, -1) for other in range(dim)))
+        # Two by two along one axis, then along the other: each pair is summed once for the points
+        # on both its sides.
+        plane: Any = (
+            Ellipsis,
+            *(slice(None) if other in (own, axis) else slice(1, -1) for other in range(dim)),
+        )
         return 0.25 * _pairs(_pairs(field[plane], own - dim, 0), axis - dim, 1)
 
     @cached_property
     def _divergence_entries(self) -> Tensor:
         h = [self.grid.spacing[self.axis(c)] for c in range(self.grid.dim)]
-        row = torch.tensor([sign / step for step in h for sign in (-1, 1)] + [0.0], dtype=torch.float64)
+        row = torch.tensor(
+            [sign / step for step in h for sign in (-1, 1)] + [0.0], dtype=torch.float64
+        )
         return row.repeat_interleave(self.grid.n_local)
 
     @cached_property
@@ -131,11 +167,15 @@ class StaggeredSystem:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         owner = np.searchsorted(starts, scalar, side="right") - 1
         first = fields * starts[owner] + scalar - starts[owner]
-        return np.stack([first + field * sizes[owner] for field in range(fields)]).astype(PETSc.IntType)
+        return np.stack([first + field * sizes[owner] for field in range(fields)]).astype(
+            PETSc.IntType
+        )
 
 
 def _pairs(field: Tensor, along: int, first: int) -> Tensor:
-    """Sums of neighbours along an axis that has one halo layer; `first`: 0 with the one before, 1 with the one after."""
+    """Sums of neighbours along an axis that has one halo layer; `first`: 0 with the one before, 1
+    with the one after.
+    """
     n = field.shape[along] - 2
     return field.narrow(along, first, n) + field.narrow(along, first + 1, n)
 

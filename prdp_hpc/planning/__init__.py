@@ -1,4 +1,6 @@
-"""What a training step costs on many ranks, and how best to divide them: pure Python, nothing is run."""
+"""What a training step costs on many ranks, and how best to divide them: pure Python, nothing is
+run.
+"""
 
 from prdp_hpc.planning.cost import StepCost, step_cost
 from prdp_hpc.planning.machine import MACHINES, Machine, load_machine

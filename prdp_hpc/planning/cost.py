@@ -16,10 +16,14 @@ BACKWARD = 2.0
 """FLOP of a backward pass, as a multiple of the forward pass's."""
 
 COPIES = 6.0
-"""Reads and writes of a field's values to give them their neighbours' points: one copy forward, two backward."""
+"""Reads and writes of a field's values to give them their neighbours' points: one copy forward, two
+backward.
+"""
 
 ASSEMBLY = 60.0
-"""Reads and writes of an entry's value while a matrix is assembled in torch and loaded, forward and backward."""
+"""Reads and writes of an entry's value while a matrix is assembled in torch and loaded, forward and
+backward.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class StepCost:
     network : forward and backward pass, with halo exchanges (an MLP: gathering whole fields).
     reduction : the part of DDP's all-reduce that the backward pass does not hide.
     optimiser, other : Adam's update; what no size changes.
-    messages, sent, sums : messages and bytes that a rank sends in a step, and its reductions; of DDP's all-reduce the bytes only.
-    memory : bytes of a rank: parameters with gradients and Adam's moments, kept activations, matrices.
+    messages, sent, sums : messages and bytes that a rank sends in a step, and its reductions; of
+        DDP's all-reduce the bytes only.
+    memory : bytes of a rank: parameters with gradients and Adam's moments, kept activations,
+        matrices.
     """
 
     solver: float
@@ -51,19 +57,30 @@ class StepCost:
     @property
     def total(self) -> float:
         """Seconds of a step."""
-        return self.solver + self.adjoint + self.assembly + self.network + self.reduction + self.optimiser + self.other
+        return (
+            self.solver
+            + self.adjoint
+            + self.assembly
+            + self.network
+            + self.reduction
+            + self.optimiser
+            + self.other
+        )
 
 
 def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) -> StepCost:
     """The cost of a step on `replicas × grid_ranks` ranks, of the rank that has most to do.
 
-    With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on a rank:
+    With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on
+    a rank:
 
-    - an iteration: `bytes n / bandwidth + overhead`, a face sent to each of the c neighbours, r sums;
+    - an iteration: `bytes n / bandwidth + overhead`, a face sent to each of the c neighbours, r
+      sums;
     - samples that are solved at once share an iteration's overhead and messages;
-    - a layer: `3 · FLOP n b / rate + overhead`, c messages forward and c backward, of the whole batch, and copying its fields
-      around what arrives;
-    - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden behind the backward pass;
+    - a layer: `3 · FLOP n b / rate + overhead`, c messages forward and c backward, of the whole
+      batch, and copying its fields around what arrives;
+    - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden
+      behind the backward pass;
     - a sum over P ranks: `2 log2(P) latency`.
     """
     parts = process_grid(work.shape, work.boundary, grid_ranks)
@@ -75,7 +92,11 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     forward = solves * (work.iterations * one.seconds + machine.solve_overhead / at_once)
     adjoint = solves * (work.adjoint_iterations * one.seconds + machine.solve_overhead / at_once)
     iterations = solves * (work.iterations + work.adjoint_iterations)
-    assembly = solves * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth if work.assembled else 0.0
+    assembly = (
+        solves * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth
+        if work.assembled
+        else 0.0
+    )
     network = _network(work, machine, parts, samples, grid_ranks)
     reducing = replicas if work.whole else replicas * grid_ranks
     exchanged = 2 * (reducing - 1) / reducing * work.parameters * SINGLE
@@ -97,8 +118,14 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
 
 
 def process_grid(shape: tuple[int, ...], boundary: tuple[str, ...], ranks: int) -> tuple[int, ...]:
-    """How many parts each axis is cut into: the least to send, with at least 2 points a part; `ValueError` if there is none."""
-    choices = [parts for parts in _factors(ranks, len(shape)) if all(n >= 2 * p for n, p in zip(shape, parts, strict=True))]
+    """How many parts each axis is cut into: the least to send, with at least 2 points a part;
+    `ValueError` if there is none.
+    """
+    choices = [
+        parts
+        for parts in _factors(ranks, len(shape))
+        if all(n >= 2 * p for n, p in zip(shape, parts, strict=True))
+    ]
     if not choices:
         raise InputError(f"a grid of {shape} points cannot be divided among {ranks} ranks")
     return min(choices, key=lambda parts: surface(shape, boundary, parts).points)
@@ -106,7 +133,9 @@ def process_grid(shape: tuple[int, ...], boundary: tuple[str, ...], ranks: int) 
 
 @dataclass(frozen=True)
 class Surface:
-    """What a part shares with its neighbours, of the part that has most of them: how many they are, and points in all."""
+    """What a part shares with its neighbours, of the part that has most of them: how many they are,
+    and points in all.
+    """
 
     neighbours: int
     points: float
@@ -116,7 +145,10 @@ def surface(shape: tuple[int, ...], boundary: tuple[str, ...], parts: tuple[int,
     """The surface of a part across the axes that are cut."""
     local = [math.ceil(n / p) for n, p in zip(shape, parts, strict=True)]
     # Of two parts, each has one neighbour, and on a periodic axis it has that one on both sides.
-    sides = [0 if p == 1 else 1 if p == 2 and kind != "periodic" else 2 for p, kind in zip(parts, boundary, strict=True)]
+    sides = [
+        0 if p == 1 else 1 if p == 2 and kind != "periodic" else 2
+        for p, kind in zip(parts, boundary, strict=True)
+    ]
     faces = [side * math.prod(local) / n for side, n in zip(sides, local, strict=True)]
     return Surface(sum(sides), sum(faces))
 
@@ -135,7 +167,14 @@ class _Work:
     sums: float
 
 
-def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: int, grid_ranks: int, at_once: int) -> _Work:
+def _iteration(
+    work: Workload,
+    machine: Machine,
+    parts: tuple[int, ...],
+    local: int,
+    grid_ranks: int,
+    at_once: int,
+) -> _Work:
     """An iteration of one right-hand side, of `at_once` that are solved together."""
     cut = surface(work.shape, work.boundary, parts)
     messages = cut.neighbours * math.ceil(work.products if work.products > 2 else 1) / at_once
@@ -145,21 +184,33 @@ def _iteration(work: Workload, machine: Machine, parts: tuple[int, ...], local: 
         messages += 2 * work.transforms * (grid_ranks - 1)
         sent += 2 * work.transforms * 2 * VALUE * work.rows * local
     sums = work.reductions if grid_ranks > 1 else 0
-    seconds = streamed_bytes(work) * local / machine.bandwidth + machine.iteration_overhead / at_once
-    seconds += messages * machine.latency + sent / machine.link_among(grid_ranks) + sums * _sum(machine, grid_ranks)
+    seconds = (
+        streamed_bytes(work) * local / machine.bandwidth + machine.iteration_overhead / at_once
+    )
+    seconds += (
+        messages * machine.latency
+        + sent / machine.link_among(grid_ranks)
+        + sums * _sum(machine, grid_ranks)
+    )
     return _Work(seconds, messages, sent, sums)
 
 
-def _network(work: Workload, machine: Machine, parts: tuple[int, ...], samples: int, grid_ranks: int) -> _Work:
+def _network(
+    work: Workload, machine: Machine, parts: tuple[int, ...], samples: int, grid_ranks: int
+) -> _Work:
     seconds = messages = sent = sums = 0.0
     for layer in work.layers:
         local = _local(work, parts, layer)
         rate = machine.dense_rate if layer.dense else machine.convolution_rate
         seconds += (1 + BACKWARD) * layer.flops * local * samples / rate + machine.layer_overhead
         if layer.width and (grid_ranks > 1 or not work.zero_outside):
-            seconds += COPIES * layer.channels_in * local * samples * SINGLE / machine.copy_bandwidth
+            seconds += (
+                COPIES * layer.channels_in * local * samples * SINGLE / machine.copy_bandwidth
+            )
         if grid_ranks > 1 and not layer.dense:
-            cut = surface(tuple(max(1, n // 2**layer.level) for n in work.shape), work.boundary, parts)
+            cut = surface(
+                tuple(max(1, n // 2**layer.level) for n in work.shape), work.boundary, parts
+            )
             messages += 2 * cut.neighbours * (layer.width > 0)
             sent += 2 * cut.points * layer.width * layer.channels_in * samples * SINGLE
             sums += 2 * layer.reductions
@@ -167,7 +218,11 @@ def _network(work: Workload, machine: Machine, parts: tuple[int, ...], samples: 
         # The field is gathered before the network, its gradient after it.
         messages += 2 * (grid_ranks - 1)
         sent += 2 * work.points / grid_ranks * work.channels * samples * SINGLE * (grid_ranks - 1)
-    seconds += messages * machine.latency + sent / machine.link_among(grid_ranks) + sums * _sum(machine, grid_ranks)
+    seconds += (
+        messages * machine.latency
+        + sent / machine.link_among(grid_ranks)
+        + sums * _sum(machine, grid_ranks)
+    )
     calls = work.applications
     return _Work(calls * seconds, calls * messages, calls * sent, calls * sums)
 
@@ -176,18 +231,23 @@ def _local(work: Workload, parts: tuple[int, ...], layer: Layer) -> float:
     """Points of a rank's part on the layer's level; of a dense layer, samples only."""
     if layer.dense:
         return 1.0
-    return float(math.prod(math.ceil(n / 2**layer.level / p) for n, p in zip(work.shape, parts, strict=True)))
+    return float(
+        math.prod(math.ceil(n / 2**layer.level / p) for n, p in zip(work.shape, parts, strict=True))
+    )
 
 
 def _memory(work: Workload, local: int, samples: int, grid_ranks: int) -> float:
     parameters = 4 * work.parameters * SINGLE
     # Autograd keeps each layer's input, padded, and its output for the activation.
     kept = sum(
-        (layer.channels_in + layer.channels_out) * (1 if layer.dense else local / 2 ** (layer.level * len(work.shape)))
+        (layer.channels_in + layer.channels_out)
+        * (1 if layer.dense else local / 2 ** (layer.level * len(work.shape)))
         for layer in work.layers
     )
     activations = work.applications * samples * SINGLE * kept
-    matrices = (samples * work.solves if work.assembled else 1) * work.entries * local * (VALUE + INDEX)
+    matrices = (
+        (samples * work.solves if work.assembled else 1) * work.entries * local * (VALUE + INDEX)
+    )
     fields = work.points if work.whole else local
     return parameters + activations + matrices + 8.0 * samples * work.channels * fields * VALUE
 

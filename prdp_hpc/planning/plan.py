@@ -9,7 +9,17 @@ from prdp_hpc.planning.cost import StepCost, step_cost
 from prdp_hpc.planning.machine import Machine
 from prdp_hpc.planning.workload import Workload
 
-COLUMNS = ("replicas", "grid ranks", "step s", "speed-up", "efficiency", "solver", "network", "all-reduce", "memory/rank")
+COLUMNS = (
+    "replicas",
+    "grid ranks",
+    "step s",
+    "speed-up",
+    "efficiency",
+    "solver",
+    "network",
+    "all-reduce",
+    "memory/rank",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,8 @@ class Split:
 def splits(work: Workload, machine: Machine, ranks: int) -> list[Split]:
     """All ways to divide `ranks` that the batch and the grid allow, fewest grid ranks first.
 
-    A replica has at least one sample and a grid rank at least 2 points along each axis; `ValueError` where no split does.
+    A replica has at least one sample and a grid rank at least 2 points along each axis;
+    `ValueError` where no split does.
     """
     single = step_cost(work, machine, 1, 1).total
     found = []
@@ -45,7 +56,8 @@ def splits(work: Workload, machine: Machine, ranks: int) -> list[Split]:
         found.append(Split(replicas, grid_ranks, cost, single / cost.total))
     if not found:
         raise InputError(
-            f"{ranks} ranks are too many: a batch has {work.batch} samples for replicas, and the grid {work.shape} points for "
+            f"{ranks} ranks are too many: a batch has {work.batch} samples for replicas, and the "
+            f"grid {work.shape} points for "
             "grid ranks; give fewer ranks, a larger training.batch_size or a larger grid"
         )
     return found
@@ -64,7 +76,10 @@ def plan_table(candidates: list[Split], machine: Machine) -> str:
     chosen = best(candidates, machine)
     rows = [COLUMNS] + [_row(split, chosen) for split in candidates]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join([*lines, "", _advice(chosen, machine)])
 
@@ -86,11 +101,19 @@ def _row(split: Split, chosen: Split) -> tuple[str, ...]:
 
 def _advice(chosen: Split, machine: Machine) -> str:
     cost = chosen.cost
-    lines = [f"* best: parallel.grid_ranks={chosen.grid_ranks} ({chosen.replicas} replicas), {cost.total:.3g} s a step"]
+    lines = [
+        f"* best: parallel.grid_ranks={chosen.grid_ranks} ({chosen.replicas} replicas), "
+        f"{cost.total:.3g} s a step"
+    ]
     if cost.memory > machine.memory:
-        lines.append(f"  but a rank needs {_size(cost.memory)} and {machine.name} has {_size(machine.memory)}: take more ranks")
+        lines.append(
+            f"  but a rank needs {_size(cost.memory)} and {machine.name} has "
+            f"{_size(machine.memory)}: take more ranks"
+        )
     if chosen.speed_up < 0.5 * chosen.ranks:
-        lines.append(f"  efficiency is below 50 %: {chosen.ranks} ranks are more than this problem can use")
+        lines.append(
+            f"  efficiency is below 50 %: {chosen.ranks} ranks are more than this problem can use"
+        )
     if chosen.grid_ranks > machine.ranks_per_node:
         nodes = -(-chosen.grid_ranks // machine.ranks_per_node)
         lines.append(f"  a replica spans {nodes} nodes of {machine.ranks_per_node} ranks")

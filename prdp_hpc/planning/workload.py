@@ -14,21 +14,33 @@ VALUE, INDEX = 8, 4
 """Bytes of PETSc's numbers and of its column indices."""
 
 VECTORS = {"richardson": 7.0, "steepest_descent": 10.0, "cg": 16.0, "bcgs": 30.0}
-"""Reads and writes of a vector in an iteration beside the matrix product; GMRES's depend on its basis."""
+"""Reads and writes of a vector in an iteration beside the matrix product; GMRES's depend on its
+basis.
+"""
 
 REDUCTIONS = {"richardson": 0, "steepest_descent": 2, "cg": 2, "bcgs": 4, "gmres": 2, "fgmres": 2}
 """Sums over the ranks in an iteration."""
 
-PRODUCTS = {"none": 0.0, "jacobi": 0.2, "bjacobi": 1.0, "ilu": 1.0, "sor": 1.0, "mg": 5.0, "gamg": 6.0, "constraint": 6.0}
+PRODUCTS = {
+    "none": 0.0,
+    "jacobi": 0.2,
+    "bjacobi": 1.0,
+    "ilu": 1.0,
+    "sor": 1.0,
+    "mg": 5.0,
+    "gamg": 6.0,
+    "constraint": 6.0,
+}
 """Cost of a preconditioner, in matrix products; of `constraint`, the Fourier transforms'."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network: per point of its level (a dense layer: per sample), multiplications and additions count as 2 FLOP.
+    """One layer of a network: per point of its level (a dense layer: per sample), multiplications
+    and additions count as 2 FLOP.
 
-    `level` is how often the grid was halved; `width` points of each side are exchanged, of `channels_in` channels; `reductions`
-    are sums over the ranks; `parameters` belong to it.
+    `level` is how often the grid was halved; `width` points of each side are exchanged, of
+    `channels_in` channels; `reductions` are sums over the ranks; `parameters` belong to it.
     """
 
     flops: float
@@ -54,9 +66,11 @@ class Workload:
     rows : unknowns of a system per point.
     entries : matrix entries per point.
     iterations, adjoint_iterations : of a solve.
-    vectors : vector reads and writes an iteration; products : matrix products an iteration, the preconditioner's included;
+    vectors : vector reads and writes an iteration; products : matrix products an iteration, the
+        preconditioner's included;
         reductions : sums over ranks an iteration; transforms : Fourier transforms an iteration.
-    assembled : whether each sample has a matrix of its own; at_once : whether a batch is solved as one system.
+    assembled : whether each sample has a matrix of its own; at_once : whether a batch is solved as
+        one system.
     applications : of the network, a sample and step.
     layers : the network's; whole : it sees whole fields.
     """
@@ -82,7 +96,9 @@ class Workload:
 
     @property
     def zero_outside(self) -> bool:
-        """Whether no field is copied to give it neighbours on one rank: a convolution takes zeros by itself."""
+        """Whether no field is copied to give it neighbours on one rank: a convolution takes zeros
+        by itself.
+        """
         return set(self.boundary) == {"dirichlet"}
 
     @property
@@ -97,7 +113,8 @@ class Workload:
 
 
 def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Workload:
-    """The work of one step. `iterations` of a solve default to the full level, or the ladder's top where that is a tolerance.
+    """The work of one step. `iterations` of a solve default to the full level, or the ladder's top
+    where that is a tolerance.
 
     Raises `ValueError` where neither is a number of iterations.
     """
@@ -127,7 +144,9 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
         reductions=REDUCTIONS.get(config.solver.ksp, 2),
         transforms=2 if config.solver.pc == "constraint" else 0,
         assembled=pde != "heat",
-        at_once=pde == "heat" and config.solver.ksp == "richardson" and config.solver.pc in ("jacobi", "none"),
+        at_once=pde == "heat"
+        and config.solver.ksp == "richardson"
+        and config.solver.pc in ("jacobi", "none"),
         applications=corrector,
         layers=layers,
         whole=isinstance(section, MLPSection),
@@ -143,7 +162,10 @@ def network_layers(config: SupervisedConfig, channels: int) -> tuple[Layer, ...]
         return tuple(Layer(2.0 * a * b, a * b + b, a, b, dense=True) for a, b in pairwise(widths))
     if isinstance(section, ResNetSection):
         wide = section.channels
-        convolutions = [_convolution(dim, channels, wide), *(_convolution(dim, wide, wide) for _ in range(2 * section.blocks))]
+        convolutions = [
+            _convolution(dim, channels, wide),
+            *(_convolution(dim, wide, wide) for _ in range(2 * section.blocks)),
+        ]
         return (*convolutions, _convolution(dim, wide, channels, kernel=1))
     return _unet_layers(dim, channels, section.channels, section.depth)
 
@@ -162,7 +184,12 @@ def _unet_layers(dim: int, channels: int, wide: int, depth: int) -> tuple[Layer,
 
 def _unet_level(dim: int, channels: int, wide: int, level: int) -> list[Layer]:
     norm = Layer(10.0 * wide, 2 * wide, wide, wide, level, reductions=2)
-    return [_convolution(dim, channels, wide, level), norm, _convolution(dim, wide, wide, level), norm]
+    return [
+        _convolution(dim, channels, wide, level),
+        norm,
+        _convolution(dim, wide, wide, level),
+        norm,
+    ]
 
 
 def _convolution(dim: int, inside: int, outside: int, level: int = 0, kernel: int = 3) -> Layer:
@@ -177,7 +204,10 @@ def _iterations(config: SupervisedConfig, given: int | None) -> int:
     for level in (config.refinement.full_level, ladder.level(ladder.top)):
         if isinstance(level, int):
             return level
-    raise InputError("the refinement's levels are tolerances: give --iterations, the number of iterations that a solve takes")
+    raise InputError(
+        "the refinement's levels are tolerances: give --iterations, the number of iterations that "
+        "a solve takes"
+    )
 
 
 def _vectors(config: SupervisedConfig, iterations: int) -> float:
@@ -185,5 +215,6 @@ def _vectors(config: SupervisedConfig, iterations: int) -> float:
     if "gmres" not in method:
         return VECTORS.get(method, 16.0)
     restart = int(config.solver.petsc_options.get("ksp_gmres_restart") or 30)
-    # Each new vector is made orthogonal to those before: read once for the products, once for the update.
+    # Each new vector is made orthogonal to those before: read once for the products, once for the
+    # update.
     return 2.0 * min(iterations, restart) / 2 + 6.0

@@ -12,17 +12,20 @@ FIRST_CHECKPOINT = 100.0
 
 
 class RefinementError(ValueError):
-    """The validation error is not a number: training has failed, and more accuracy would not mend it."""
+    """The validation error is not a number: training has failed, and more accuracy would not mend
+    it.
+    """
 
 
 class Coordinator:
     """Climbs a ladder of levels when the validation error plateaus.
 
-    With the smoothed error `ema_0 = err_0`, `ema_t = α err_t + (1 − α) ema_{t−1}`, `α = 2 / (ema_window + 1)`, once there
-    are more than `error_window` errors:
+    With the smoothed error `ema_0 = err_0`, `ema_t = α err_t + (1 − α) ema_{t−1}`, `α = 2 /
+    (ema_window + 1)`, once there are more than `error_window` errors:
 
     1. no plateau, if `ema[-1] / ema[-error_window] ≤ step_threshold`: keep the level;
-    2. else, with `c = ema[-1] / checkpoint` (the checkpoint is 100 at first): if `c < stop_threshold` (the last refinement
+    2. else, with `c = ema[-1] / checkpoint` (the checkpoint is 100 at first): if `c <
+      stop_threshold` (the last refinement
        paid off) or `c > 1` (the error grows), set `checkpoint = ema[-1]` and go one level up;
     3. else the last refinement bought nothing: keep the level.
 
@@ -33,7 +36,8 @@ class Coordinator:
     ladder : levels of forward solves.
     step_threshold : τ_step, default 0.98.  stop_threshold : τ_stop, default 0.9.
     ema_window : w, default 6.  error_window : e, default 3.
-    adjoint_ladder : levels of adjoint solves, by the same rung (its top where it is shorter); default: `ladder`.
+    adjoint_ladder : levels of adjoint solves, by the same rung (its top where it is shorter);
+        default: `ladder`.
 
     Raises
     ------
@@ -52,7 +56,10 @@ class Coordinator:
         error_window: int = 3,
         adjoint_ladder: Ladder | None = None,
     ) -> None:
-        for name, threshold in (("step_threshold", step_threshold), ("stop_threshold", stop_threshold)):
+        for name, threshold in (
+            ("step_threshold", step_threshold),
+            ("stop_threshold", stop_threshold),
+        ):
             if not (math.isfinite(threshold) and threshold > 0):
                 raise InputError(f"{name} must be a positive number, not {threshold!r}")
         for name, window in (("ema_window", ema_window), ("error_window", error_window)):
@@ -77,7 +84,8 @@ class Coordinator:
         return (self.adjoint_ladder or self.ladder).level(self.rung)
 
     def observe(self, error: float) -> bool:
-        """Take the next validation error (the first one before training); True when the level has just changed.
+        """Take the next validation error (the first one before training); True when the level has
+        just changed.
 
         Raises `RefinementError` for an error that is NaN or infinite; nothing is recorded then.
         """
@@ -104,7 +112,12 @@ class Coordinator:
 
     def state_dict(self) -> dict[str, Any]:
         """Rung, checkpoint and history, as plain numbers."""
-        return {"rung": self.rung, "checkpoint": self.checkpoint, "history": list(self.history), "ema": list(self._ema)}
+        return {
+            "rung": self.rung,
+            "checkpoint": self.checkpoint,
+            "history": list(self.history),
+            "ema": list(self._ema),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -116,7 +129,8 @@ def checked_error(error: float, observed: int, level: Level) -> float:
     """`error` as a float, or a `RefinementError` if it is not finite."""
     if not math.isfinite(error):
         raise RefinementError(
-            f"validation error number {observed} is {error}, at level {level}: training has diverged; "
+            f"validation error number {observed} is {error}, at level {level}: training has "
+            "diverged; "
             "lower the learning rate, start from a finer level, or look at the data"
         )
     return float(error)

@@ -42,9 +42,15 @@ class IterationLadder:
         for name in ("start", "step", "stop"):
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise InputError(f"an iteration ladder's {name} must be a whole number of at least 1, not {number!r}")
+                raise InputError(
+                    f"an iteration ladder's {name} must be a whole number of at least 1, not "
+                    f"{number!r}"
+                )
         if self.stop < self.start:
-            raise InputError(f"an iteration ladder's stop ({self.stop}) must not be below its start ({self.start})")
+            raise InputError(
+                f"an iteration ladder's stop ({self.stop}) must not be below its start "
+                f"({self.start})"
+            )
 
     @property
     def top(self) -> int:
@@ -70,14 +76,21 @@ class ToleranceLadder:
     def __post_init__(self) -> None:
         for name in ("start", "factor", "stop"):
             if not 0 < getattr(self, name) < 1:
-                raise InputError(f"a tolerance ladder's {name} must lie between 0 and 1, not {getattr(self, name)!r}")
+                raise InputError(
+                    f"a tolerance ladder's {name} must lie between 0 and 1, not "
+                    f"{getattr(self, name)!r}"
+                )
         if self.stop > self.start:
-            raise InputError(f"a tolerance ladder's stop ({self.stop:g}) must not be above its start ({self.start:g})")
+            raise InputError(
+                f"a tolerance ladder's stop ({self.stop:g}) must not be above its start "
+                f"({self.start:g})"
+            )
 
     @property
     def top(self) -> int:
         """The first rung at which `stop` is reached."""
-        # A quotient of logarithms that is whole may come out a little above: 1e-1 to 1e-8 takes 7 steps, not 8.
+        # A quotient of logarithms that is whole may come out a little above: 1e-1 to 1e-8 takes 7
+        # steps, not 8.
         return math.ceil(math.log(self.stop / self.start) / math.log(self.factor) - 1e-9)
 
     def level(self, rung: int) -> float:
@@ -105,7 +118,10 @@ class ExplicitLadder:
         kinds = {isinstance(level, int) for level in self.levels}
         if len(kinds) > 1:
             given = list(self.levels)
-            raise InputError(f"levels must be all iterations (whole numbers) or all tolerances, not a mixture: {given}")
+            raise InputError(
+                "levels must be all iterations (whole numbers) or all tolerances, not a mixture: "
+                f"{given}"
+            )
         pairs = list(zip(self.levels, self.levels[1:], strict=False))
         if kinds == {True} and any(b <= a for a, b in pairs):
             raise InputError(f"iterations must rise from level to level: {list(self.levels)}")
@@ -146,10 +162,11 @@ class LooserLadder:
 
 
 def looser(level: Level, factor: float) -> Level:
-    """`level` made coarser: of iterations, the share `factor`, rounded, at least 1; a tolerance is divided by `factor`.
+    """`level` made coarser: of iterations, the share `factor`, rounded, at least 1; a tolerance is
+    divided by `factor`.
 
-    A tolerance stops at 0.5, beyond which a solve would hardly do anything; one that is looser already stays.
-    Raises `ValueError` unless `0 < factor ≤ 1`.
+    A tolerance stops at 0.5, beyond which a solve would hardly do anything; one that is looser
+    already stays. Raises `ValueError` unless `0 < factor ≤ 1`.
     """
     _check_factor(factor)
     if isinstance(level, int):
@@ -158,7 +175,9 @@ def looser(level: Level, factor: float) -> Level:
 
 
 def check_level(level: Level) -> None:
-    """Raise `ValueError` unless `level` is a whole number ≥ 1 (iterations) or a number between 0 and 1 (tolerance)."""
+    """Raise `ValueError` unless `level` is a whole number ≥ 1 (iterations) or a number between 0
+    and 1 (tolerance).
+    """
     if isinstance(level, bool) or not isinstance(level, int | float):
         raise InputError(f"a level is a whole number of iterations or a tolerance, not {level!r}")
     if isinstance(level, int) and level < 1:
@@ -169,7 +188,9 @@ def check_level(level: Level) -> None:
 
 def _check_factor(factor: float) -> None:
     if not 0 < factor <= 1:
-        raise InputError(f"a factor that makes levels looser must lie above 0 and be at most 1, not {factor!r}")
+        raise InputError(
+            f"a factor that makes levels looser must lie above 0 and be at most 1, not {factor!r}"
+        )
 
 
 def _checked(rung: int) -> int:

@@ -39,15 +39,20 @@ class Schedule(Protocol):
 class ManualSchedule:
     """Levels by epoch, made by hand.
 
-    `levels = {0: 1, 20: 5}`: level 1 for the first 20 epochs, 5 from then on. `observe` is called once before training
-    and once after each epoch; after `n` calls, epoch `n` is the next to train.
+    `levels = {0: 1, 20: 5}`: level 1 for the first 20 epochs, 5 from then on. `observe` is called
+    once before training and once after each epoch; after `n` calls, epoch `n` is the next to train.
 
-    Raises `ValueError` unless there is an entry for 0, all epochs are ≥ 0 and all levels are levels.
+    Raises `ValueError` unless there is an entry for 0, all epochs are ≥ 0 and all levels are
+    levels.
     """
 
-    def __init__(self, levels: Mapping[int, Level], adjoint_levels: Mapping[int, Level] | None = None) -> None:
+    def __init__(
+        self, levels: Mapping[int, Level], adjoint_levels: Mapping[int, Level] | None = None
+    ) -> None:
         self._levels = _checked_levels(levels)
-        self._adjoint_levels = self._levels if adjoint_levels is None else _checked_levels(adjoint_levels)
+        self._adjoint_levels = (
+            self._levels if adjoint_levels is None else _checked_levels(adjoint_levels)
+        )
         self._observed = 0
 
     @property
@@ -89,7 +94,9 @@ class ConstantSchedule(ManualSchedule):
 
 def _checked_levels(levels: Mapping[int, Level]) -> dict[int, Level]:
     if 0 not in levels:
-        raise InputError(f"a schedule made by hand needs a level for epoch 0, it has {sorted(levels)}")
+        raise InputError(
+            f"a schedule made by hand needs a level for epoch 0, it has {sorted(levels)}"
+        )
     if min(levels) < 0:
         raise InputError(f"epochs count from 0, not {min(levels)}")
     for level in levels.values():

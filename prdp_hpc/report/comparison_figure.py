@@ -31,24 +31,33 @@ BAND = "#DDDDDD"
 
 
 def plot_comparison(comparison: ComparisonRecord, path: str | Path, title: str) -> None:
-    """Draw a comparison, finished or not, to the PNG file `path`: each variant's mean over the seeds and its range.
+    """Draw a comparison, finished or not, to the PNG file `path`: each variant's mean over the
+    seeds and its range.
 
-    Three panels over epochs: the error in log scale, with the band within 10 % of full refinement's last error; the
-    level; the inner iterations so far, with the fraction that PRDP saved up to the last epoch that both have finished.
-    Constant levels are drawn thin. Baselines, whose solver is another, have no line among the levels.
+    Three panels over epochs: the error in log scale, with the band within 10 % of full refinement's
+    last error; the level; the inner iterations so far, with the fraction that PRDP saved up to the
+    last epoch that both have finished. Constant levels are drawn thin. Baselines, whose solver is
+    another, have no line among the levels.
     """
     same_task([record for records in comparison.variants.values() for record in records])
-    # PRDP comes last: where two errors are equal, the wide line still shows on both sides of the narrow one.
+    # PRDP comes last: where two errors are equal, the wide line still shows on both sides of the
+    # narrow one.
     prdp, full = _prdp_and_full(comparison)
     constants, baselines = _constants(comparison), _baselines(comparison)
     curves = [*constants, *baselines, full, prdp]
     saved, subtitle = _outcome(prdp, full)
-    figure, (error, level, work) = panels(title, subtitle, (2.0, 1.2, 1.2), height_for(curves, 7.4), curves)
+    figure, (error, level, work) = panels(
+        title, subtitle, (2.0, 1.2, 1.2), height_for(curves, 7.4), curves
+    )
     if error_panel(error, curves):
         _band(error, full)
         label_errors(error, curves)
     iterations = prdp.column("level").min() >= 1
-    of_one_kind = [curve for curve in (*constants, full, prdp) if (curve.column("level").min() >= 1) == iterations]
+    of_one_kind = [
+        curve
+        for curve in (*constants, full, prdp)
+        if (curve.column("level").min() >= 1) == iterations
+    ]
     level_panel(level, of_one_kind)
     work_panel(work, curves, [*[""] * (len(curves) - 1), f"  ({saved})" if saved else ""])
     epoch_axis(work, curves)
@@ -57,24 +66,42 @@ def plot_comparison(comparison: ComparisonRecord, path: str | Path, title: str) 
 
 def _prdp_and_full(comparison: ComparisonRecord) -> tuple[Curve, Curve]:
     prdp, full = comparison.variants["prdp"], comparison.variants["full"]
-    return Curve(prdp, "PRDP", COLOURS[0], width=1.5), Curve(full, "Full refinement", COLOURS[1], width=3.2)
+    return Curve(prdp, "PRDP", COLOURS[0], width=1.5), Curve(
+        full, "Full refinement", COLOURS[1], width=3.2
+    )
 
 
 def _constants(comparison: ComparisonRecord) -> list[Curve]:
     """Thin grey lines, darker from coarse to fine."""
-    names = [name for name in comparison.variants if name.startswith("constant_") and comparison.variants[name]]
+    names = [
+        name
+        for name in comparison.variants
+        if name.startswith("constant_") and comparison.variants[name]
+    ]
     shades = np.linspace(0.55, 0.25, len(names))
     return [
-        Curve(comparison.variants[name], name.replace("_", " "), str(round(float(shade), 2)), width=0.9)
+        Curve(
+            comparison.variants[name],
+            name.replace("_", " "),
+            str(round(float(shade), 2)),
+            width=0.9,
+        )
         for name, shade in zip(names, shades, strict=True)
     ]
 
 
 def _baselines(comparison: ComparisonRecord) -> list[Curve]:
-    names = [name for name in comparison.variants if name not in ("prdp", "full") and not name.startswith("constant_")]
+    names = [
+        name
+        for name in comparison.variants
+        if name not in ("prdp", "full") and not name.startswith("constant_")
+    ]
     found = [(name, comparison.variants[name]) for name in names if comparison.variants[name]]
     colours = [COLOURS[2 + index % (len(COLOURS) - 2)] for index in range(len(found))]
-    return [Curve(runs, name.replace("_", " "), colour) for (name, runs), colour in zip(found, colours, strict=True)]
+    return [
+        Curve(runs, name.replace("_", " "), colour)
+        for (name, runs), colour in zip(found, colours, strict=True)
+    ]
 
 
 def _band(ax: Axes, full: Curve) -> None:
@@ -107,11 +134,17 @@ def _outcome(prdp: Curve, full: Curve) -> tuple[str, str]:
         return "", ""
     ours, theirs = (np.flatnonzero(curve.epochs == common[-1])[0] for curve in (prdp, full))
     work, full_work = prdp.work.mean(axis=0)[ours], full.work.mean(axis=0)[theirs]
-    error, full_error = prdp.column("error").mean(axis=0)[ours], full.column("error").mean(axis=0)[theirs]
+    error, full_error = (
+        prdp.column("error").mean(axis=0)[ours],
+        full.column("error").mean(axis=0)[theirs],
+    )
     if full_work <= 0:
         return "", ""
     fraction = abs(1 - work / full_work) * 100
-    sentence = f"After {common[-1]} epochs: {fraction:.0f} % {'fewer' if work <= full_work else 'more'} inner iterations"
+    sentence = (
+        f"After {common[-1]} epochs: {fraction:.0f} % {'fewer' if work <= full_work else 'more'} "
+        "inner iterations"
+    )
     if full_error > 0 and np.isfinite(error / full_error):
         sentence += f", {error / full_error:.3g} times full refinement's error"
     if len(prdp.records) > 1:

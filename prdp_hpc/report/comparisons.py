@@ -22,14 +22,18 @@ COSTS = ("level", "forward_iterations", "adjoint_iterations", *SAVED_KEYS, "netw
 _CONTENT = ("name", "seeds", "variants", "error_ratio", "equal_accuracy", "savings", "targets")
 
 Statistics = dict[str, Any]
-"""`values`: one a seed, null where there is no finite one; `mean` and `spread` (sample standard deviation, null for one)."""
+"""`values`: one a seed, null where there is no finite one; `mean` and `spread` (sample standard
+deviation, null for one).
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class ComparisonRecord:
-    """A comparison's folder, its runs by variant (one a seed, fewer while it goes on), and the content of `comparison.json`.
+    """A comparison's folder, its runs by variant (one a seed, fewer while it goes on), and the
+    content of `comparison.json`.
 
-    The variants are `prdp`, `full`, `constant_<level>` and baselines, in that order; `content` is None while it goes on.
+    The variants are `prdp`, `full`, `constant_<level>` and baselines, in that order; `content` is
+    None while it goes on.
     """
 
     path: Path
@@ -41,29 +45,45 @@ class ComparisonRecord:
 def load_comparison(folder: str | Path) -> ComparisonRecord:
     """Read the comparison in `folder`: runs in `<variant>` or `seed_<s>/<variant>`.
 
-    Raises `ReportError` where the folder, PRDP's run or full refinement's is missing, or a file is broken.
+    Raises `ReportError` where the folder, PRDP's run or full refinement's is missing, or a file is
+    broken.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ReportError(f"{path}: no such folder; give the folder of a comparison, as in runs/heat_2d-compare")
+        raise ReportError(
+            f"{path}: no such folder; give the folder of a comparison, as in runs/heat_2d-compare"
+        )
     file = path / "comparison.json"
     content = load_object(file) if file.exists() else None
     if content is not None:
         need(content, _CONTENT, str(file))
-    seeds = seed_folders(path, content["seeds"]) if content else (sorted(path.glob("seed_*"), key=_seed) or [path])
+    seeds = (
+        seed_folders(path, content["seeds"])
+        if content
+        else (sorted(path.glob("seed_*"), key=_seed) or [path])
+    )
     names = list(content["variants"]) if content else _variants_in(seeds)
     variants = {variant: _runs_of(variant, seeds) for variant in names}
     for variant in ("prdp", "full"):
         if not variants.get(variant):
-            raise ReportError(f"{path}: holds no run named {variant}; give the folder of a comparison once both have started")
+            raise ReportError(
+                f"{path}: holds no run named {variant}; give the folder of a comparison once both "
+                "have started"
+            )
     name = str(content["name"]) if content else path.resolve().name.removesuffix("-compare")
     return ComparisonRecord(path, name, variants, content)
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """The content of an experiment's `<name>.json` that `prdp-hpc paper` wrote; raises `ReportError`."""
+    """The content of an experiment's `<name>.json` that `prdp-hpc paper` wrote; raises
+    `ReportError`.
+    """
     content = load_object(file)
-    need(content, ("experiment", "quick", *_CONTENT, "progressive_refinement", "incomplete_convergence"), str(file))
+    need(
+        content,
+        ("experiment", "quick", *_CONTENT, "progressive_refinement", "incomplete_convergence"),
+        str(file),
+    )
     return content
 
 
@@ -74,7 +94,9 @@ def seed_folders(folder: Path, seeds: Sequence[int]) -> list[Path]:
 
 def is_comparison(folder: Path) -> bool:
     """Whether a folder holds the runs of a comparison."""
-    return any(path.is_dir() for pattern in ("prdp", "seed_*/prdp") for path in folder.glob(pattern))
+    return any(
+        path.is_dir() for pattern in ("prdp", "seed_*/prdp") for path in folder.glob(pattern)
+    )
 
 
 def compare_runs(
@@ -85,16 +107,17 @@ def compare_runs(
 ) -> dict[str, Any]:
     """The content of `comparison.json` from finished runs, one a seed of each variant.
 
-    `variants` gives each one's `Statistics`: all errors, the final level, iterations and seconds. Errors are equal where the
-    mean of PRDP's is at most 10 % above the mean of full refinement's; without finite errors they never are. `savings`
-    against every variant that is no constant level: `1 − PRDP / other`, as `mean` of the means and `values` by seed.
+    `variants` gives each one's `Statistics`: all errors, the final level, iterations and seconds.
+    Errors are equal where the mean of PRDP's is at most 10 % above the mean of full refinement's;
+    without finite errors they never are. `savings` against every variant that is no constant level:
+    `1 − PRDP / other`, as `mean` of the means and `values` by seed.
 
-    The paper's two savings of inner iterations: with C what the whole run would have cost at PRDP's own final level,
-    `incomplete_convergence = 1 − C / full` and `progressive_refinement = 1 − PRDP / C`, so that
-    `(1 − PR) (1 − IC) = PRDP / full`.
+    The paper's two savings of inner iterations: with C what the whole run would have cost at PRDP's
+    own final level, `incomplete_convergence = 1 − C / full` and `progressive_refinement = 1 − PRDP
+    / C`, so that `(1 − PR) (1 − IC) = PRDP / full`.
 
-    A target (`targets[other][measure]`, a share) is met where that much was saved at equal accuracy.
-    Raises `ReportError` for a run that has not finished.
+    A target (`targets[other][measure]`, a share) is met where that much was saved at equal
+    accuracy. Raises `ReportError` for a run that has not finished.
     """
     table = {variant: _variant(runs) for variant, runs in variants.items()}
     ours, theirs = table["prdp"]["error"], table["full"]["error"]
@@ -112,9 +135,13 @@ def compare_runs(
         "epochs": _summary(variants["prdp"][0])["epochs"],
         "variants": table,
         "error_ratio": ratio(ours["mean"], theirs["mean"]),
-        "error_ratio_by_seed": [ratio(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)],
+        "error_ratio_by_seed": [
+            ratio(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)
+        ],
         "equal_accuracy": equal,
-        "equal_accuracy_by_seed": [equal_errors(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)],
+        "equal_accuracy_by_seed": [
+            equal_errors(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)
+        ],
         "savings": savings,
         "progressive_refinement": _saved(table["prdp"]["inner_iterations"], constant),
         "incomplete_convergence": _saved(constant, table["full"]["inner_iterations"]),
@@ -129,14 +156,16 @@ def compare_runs(
 def cost_at_final_level(run: RunRecord) -> float | None:
     """Inner iterations, forward and adjoint, of the whole run had it all been at its final level.
 
-    The iterations per solve in the epochs at the final level, times all solves; so it holds for tolerances too. None for
-    a run that solved nothing, or whose metrics do not count solves.
+    The iterations per solve in the epochs at the final level, times all solves; so it holds for
+    tolerances too. None for a run that solved nothing, or whose metrics do not count solves.
     """
     if "solves" not in run.metrics:
         return None
     levels = np.stack([run.metrics["level"], run.metrics["adjoint_level"]])
     final = (levels == levels[:, -1:]).all(axis=0)[1:]
-    iterations, solves = (np.diff(column)[final].sum() for column in (run.inner_iterations, run.metrics["solves"]))
+    iterations, solves = (
+        np.diff(column)[final].sum() for column in (run.inner_iterations, run.metrics["solves"])
+    )
     return float(iterations / solves * run.metrics["solves"][-1]) if solves > 0 else None
 
 
@@ -153,17 +182,25 @@ def ratio(ours: float | None, theirs: float | None) -> float | None:
 def _variant(runs: Sequence[RunRecord]) -> dict[str, Statistics]:
     summaries = [_summary(run) for run in runs]
     errors = [key for key in summaries[0] if key == "error" or key.startswith("error_")]
-    return {key: _statistics([summary.get(key) for summary in summaries]) for key in (*errors, *COSTS)}
+    return {
+        key: _statistics([summary.get(key) for summary in summaries]) for key in (*errors, *COSTS)
+    }
 
 
 def _summary(run: RunRecord) -> dict[str, Any]:
     if run.summary is None:
-        raise ReportError(f"{run.path}: has not finished, so there is nothing to compare yet; resume the comparison")
+        raise ReportError(
+            f"{run.path}: has not finished, so there is nothing to compare yet; resume the "
+            "comparison"
+        )
     return run.summary
 
 
 def _statistics(numbers: Iterable[Any]) -> Statistics:
-    values = [float(number) if number is not None and math.isfinite(number) else None for number in numbers]
+    values = [
+        float(number) if number is not None and math.isfinite(number) else None
+        for number in numbers
+    ]
     finite = [value for value in values if value is not None]
     whole = len(finite) == len(values)
     return {
@@ -174,7 +211,9 @@ def _statistics(numbers: Iterable[Any]) -> Statistics:
 
 
 def _saved(ours: Statistics, theirs: Statistics) -> Statistics:
-    by_seed = _statistics([_share(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)])
+    by_seed = _statistics(
+        [_share(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)]
+    )
     return {**by_seed, "mean": _share(ours["mean"], theirs["mean"])}
 
 
@@ -183,9 +222,17 @@ def _share(ours: float | None, theirs: float | None) -> float | None:
     return None if ours is None or theirs is None or theirs <= 0 else 1 - ours / theirs
 
 
-def _target(savings: Mapping[str, Any], other: str, key: str, share: float, equal: bool) -> dict[str, Any]:
+def _target(
+    savings: Mapping[str, Any], other: str, key: str, share: float, equal: bool
+) -> dict[str, Any]:
     saved = savings[other][key]["mean"]
-    return {"against": other, "measure": key, "target": share, "saved": saved, "met": bool(equal and saved and saved >= share)}
+    return {
+        "against": other,
+        "measure": key,
+        "target": share,
+        "saved": saved,
+        "met": bool(equal and saved and saved >= share),
+    }
 
 
 def _variants_in(seeds: Sequence[Path]) -> list[str]:
@@ -202,7 +249,9 @@ def _place(variant: str) -> tuple[int, float, str]:
 
 
 def _runs_of(variant: str, seeds: Sequence[Path]) -> tuple[RunRecord, ...]:
-    return tuple(load_run(seed / variant) for seed in seeds if (seed / variant / "metrics.jsonl").exists())
+    return tuple(
+        load_run(seed / variant) for seed in seeds if (seed / variant / "metrics.jsonl").exists()
+    )
 
 
 def _seed(folder: Path) -> tuple[int, str]:

@@ -27,7 +27,8 @@ LONGEST_NAME = 22
 def plot_run(record: RunRecord, path: str | Path) -> None:
     """Draw one run to the PNG file `path`: the error in log scale and the level, over epochs.
 
-    An epoch's level is the one it was trained at, so the step up to epoch 5 covers the time from epoch 4 to 5.
+    An epoch's level is the one it was trained at, so the step up to epoch 5 covers the time from
+    epoch 4 to 5.
     """
     curves = [Curve((record,), "", COLOURS[0])]
     figure, (error, level) = panels(record.name, "", (2.0, 1.0), 5.2, curves)
@@ -39,9 +40,11 @@ def plot_run(record: RunRecord, path: str | Path) -> None:
 
 
 def plot_runs(records: Sequence[RunRecord], path: str | Path) -> None:
-    """Draw several runs over each other to the PNG file `path`: error, level and inner iterations, over epochs.
+    """Draw several runs over each other to the PNG file `path`: error, level and inner iterations,
+    over epochs.
 
-    Raises `ReportError` where no run is given, or runs of both kinds of tasks, whose errors are not of one kind.
+    Raises `ReportError` where no run is given, or runs of both kinds of tasks, whose errors are not
+    of one kind.
     """
     if not records:
         raise ReportError("no run to plot: give at least one run folder, as in runs/heat_2d")
@@ -49,9 +52,13 @@ def plot_runs(records: Sequence[RunRecord], path: str | Path) -> None:
     curves = []
     for index, (record, label) in enumerate(zip(records, _labels(records), strict=True)):
         dash, said = DASHES[index // len(COLOURS) % len(DASHES)]
-        curves.append(Curve((record,), _shorten(label) + said, COLOURS[index % len(COLOURS)], dash=dash))
+        curves.append(
+            Curve((record,), _shorten(label) + said, COLOURS[index % len(COLOURS)], dash=dash)
+        )
     title = f"{len(records)} runs" if len(records) > 1 else records[0].name
-    figure, (error, level, work) = panels(title, "", (2.0, 1.2, 1.2), height_for(curves, 7.2), curves)
+    figure, (error, level, work) = panels(
+        title, "", (2.0, 1.2, 1.2), height_for(curves, 7.2), curves
+    )
     if error_panel(error, curves):
         label_errors(error, curves)
     level_panel(level, curves)

@@ -16,14 +16,25 @@ ROWS = 12
 def gradients_table(content: Mapping[str, Any]) -> str:
     """The content of `gradients.json` as text: about a dozen of its levels."""
     levels, errors = content["levels"], content["errors"]
-    chosen = sorted({round(index) for index in np.linspace(0, len(levels) - 1, min(ROWS, len(levels)))})
-    lines = [f"{_title(content)}: relative error of the gradient", "", "    K" + "".join(f"{name:>12}" for name in errors)]
-    lines += [f"{levels[index]:5d}" + "".join(f"{column[index]:12.2e}" for column in errors.values()) for index in chosen]
+    chosen = sorted(
+        {round(index) for index in np.linspace(0, len(levels) - 1, min(ROWS, len(levels)))}
+    )
+    lines = [
+        f"{_title(content)}: relative error of the gradient",
+        "",
+        "    K" + "".join(f"{name:>12}" for name in errors),
+    ]
+    lines += [
+        f"{levels[index]:5d}" + "".join(f"{column[index]:12.2e}" for column in errors.values())
+        for index in chosen
+    ]
     return "\n".join(lines)
 
 
 def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the errors over K in log scale, a line for each way of differentiating, to the PNG file `path`."""
+    """Draw the errors over K in log scale, a line for each way of differentiating, to the PNG file
+    `path`.
+    """
     figure = empty_figure(4.2)
     axes = figure.subplots()
     figure.subplots_adjust(left=0.1, right=0.97, top=0.84, bottom=0.13)
@@ -32,7 +43,13 @@ def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
     styles = zip(content["errors"].items(), COLOURS, ("-", "--"), strict=False)
     for (name, column), colour, dash in styles:
         values = positive(np.asarray(column, dtype=float))
-        style = {"color": colour, "linestyle": dash, "linewidth": 1.5, "marker": "o", "markersize": 3.2}
+        style = {
+            "color": colour,
+            "linestyle": dash,
+            "linewidth": 1.5,
+            "marker": "o",
+            "markersize": 3.2,
+        }
         axes.plot(content["levels"], values, label=name, **style)
     axes.set_yscale("log")
     axes.set_xlabel("K: inner iterations of a solve", fontsize=LABEL_SIZE + 1, color=INK)

@@ -1,7 +1,9 @@
-"""The panels that figures are made of: error, level and work over epochs, with labels at the ends of the lines.
+"""The panels that figures are made of: error, level and work over epochs, with labels at the ends
+of the lines.
 
-matplotlib's `Figure` is used without pyplot, so nothing looks for a display and no global state changes. It is loaded when the
-first figure is made: all ranks of a training import this room, and one of them draws, at the end.
+matplotlib's `Figure` is used without pyplot, so nothing looks for a display and no global state
+changes. It is loaded when the first figure is made: all ranks of a training import this room, and
+one of them draws, at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-# Okabe and Ito's palette (2008), told apart with any colour vision; yellow is left out, too pale on white.
+# Okabe and Ito's palette (2008), told apart with any colour vision; yellow is left out, too pale on
+# white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, GRID = "#333333", "#E6E6E6"
 WIDTH = 8.4  # inches
@@ -31,9 +34,11 @@ LABEL_GAP = 1.3 * LABEL_SIZE / 72  # inches from one label to the next
 
 @dataclass(frozen=True)
 class Curve:
-    """One run, or the runs of one variant over several seeds: the label at the end of its lines, colour, width, dash.
+    """One run, or the runs of one variant over several seeds: the label at the end of its lines,
+    colour, width, dash.
 
-    Several runs are drawn as their mean, with a band from the smallest to the largest value, over the epochs all have.
+    Several runs are drawn as their mean, with a band from the smallest to the largest value, over
+    the epochs all have.
     """
 
     records: tuple[RunRecord, ...]
@@ -72,15 +77,25 @@ def empty_figure(height: float) -> Figure:
 def panels(
     title: str, subtitle: str, heights: Sequence[float], height: float, curves: Sequence[Curve]
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure of panels above each other, `height` inches high, with room for the curves' labels on the right."""
+    """An empty figure of panels above each other, `height` inches high, with room for the curves'
+    labels on the right.
+    """
     figure = empty_figure(height)
     axes = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
     top = 1.05 if subtitle else 0.85
     # The longest label: a name, `adjoint (- -)` and a number.
     longest = max(len(curve.label) + (0 if curve.one_level else 14) for curve in curves) + 11
     margin = 0.3 + 0.075 * longest
-    figure.subplots_adjust(left=0.085, right=1 - margin / WIDTH, top=1 - top / height, bottom=0.55 / height, hspace=0.34)
-    figure.text(0.018, 1 - 0.18 / height, title, fontsize=13, fontweight="bold", color=INK, va="top")
+    figure.subplots_adjust(
+        left=0.085,
+        right=1 - margin / WIDTH,
+        top=1 - top / height,
+        bottom=0.55 / height,
+        hspace=0.34,
+    )
+    figure.text(
+        0.018, 1 - 0.18 / height, title, fontsize=13, fontweight="bold", color=INK, va="top"
+    )
     figure.text(0.018, 1 - 0.45 / height, subtitle, fontsize=LABEL_SIZE + 1, color=INK, va="top")
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
@@ -92,7 +107,9 @@ def panels(
 
 
 def height_for(curves: Sequence[Curve], least: float) -> float:
-    """Inches for three panels, the smallest a fifth of the height, such that each label has its room."""
+    """Inches for three panels, the smallest a fifth of the height, such that each label has its
+    room.
+    """
     return max(least, 1.4 + 5 * LABEL_GAP * sum(1 if curve.one_level else 2 for curve in curves))
 
 
@@ -104,13 +121,23 @@ def epoch_axis(bottom: Axes, curves: Sequence[Curve]) -> None:
 
 
 def error_panel(ax: Axes, curves: Sequence[Curve]) -> bool:
-    """Draw the errors in log scale; returns whether there was any above zero. `end_labels` is left to the caller's band."""
+    """Draw the errors in log scale; returns whether there was any above zero. `end_labels` is left
+    to the caller's band.
+    """
     _heading(ax, _error_heading(curves[0].records[0]))
     for curve in curves:
         _lines(ax, curve, positive(curve.column("error")))
     if not _error_ends(curves):
         ax.set_yticks([])
-        ax.text(0.5, 0.5, "no error above zero yet", transform=ax.transAxes, ha="center", color=INK, fontsize=LABEL_SIZE)
+        ax.text(
+            0.5,
+            0.5,
+            "no error above zero yet",
+            transform=ax.transAxes,
+            ha="center",
+            color=INK,
+            fontsize=LABEL_SIZE,
+        )
         return False
     ax.set_yscale("log")
     return True
@@ -124,7 +151,12 @@ def label_errors(ax: Axes, curves: Sequence[Curve]) -> None:
 def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
     """Draw the levels, forward and where it differs adjoint."""
     tolerances = min(curve.column("level").min() for curve in curves) < 1
-    _heading(ax, "Level: relative tolerance of a solve (finer upwards)" if tolerances else "Level: inner iterations of a solve")
+    _heading(
+        ax,
+        "Level: relative tolerance of a solve (finer upwards)"
+        if tolerances
+        else "Level: inner iterations of a solve",
+    )
     ends = []
     for curve in curves:
         level, adjoint = curve.column("level"), curve.column("adjoint_level")
@@ -134,9 +166,19 @@ def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
             ends.append((end, f"{curve.label}  {end:.3g}".strip(), curve.colour))
             continue
         mean = adjoint.mean(axis=0)
-        ax.plot(curve.epochs, mean, color=curve.colour, lw=1.2, ls=(0, (4, 2)), drawstyle="steps-pre", clip_on=False)
+        ax.plot(
+            curve.epochs,
+            mean,
+            color=curve.colour,
+            lw=1.2,
+            ls=(0, (4, 2)),
+            drawstyle="steps-pre",
+            clip_on=False,
+        )
         ends.append((end, f"{curve.label} forward  {end:.3g}".strip(), curve.colour))
-        ends.append((mean[-1], f"{curve.label} adjoint (- -)  {mean[-1]:.3g}".strip(), curve.colour))
+        ends.append(
+            (mean[-1], f"{curve.label} adjoint (- -)  {mean[-1]:.3g}".strip(), curve.colour)
+        )
     if tolerances:
         ax.set_yscale("log")
         ax.invert_yaxis()
@@ -153,7 +195,9 @@ def work_panel(ax: Axes, curves: Sequence[Curve], notes: Sequence[str]) -> None:
     for curve, note in zip(curves, notes, strict=True):
         _lines(ax, curve, curve.work)
         end = float(curve.work.mean(axis=0)[-1])
-        ends.append((end, f"{curve.label}  {_thousands(0 if end < 1000 else 1)(end)}{note}", curve.colour))
+        ends.append(
+            (end, f"{curve.label}  {_thousands(0 if end < 1000 else 1)(end)}{note}", curve.colour)
+        )
     ax.set_ylim(bottom=0)
     ax.locator_params(axis="y", nbins=5)
     ax.yaxis.set_major_formatter(_thousands())
@@ -161,7 +205,9 @@ def work_panel(ax: Axes, curves: Sequence[Curve], notes: Sequence[str]) -> None:
 
 
 def positive(values: Column) -> Column:
-    """Values with NaN for what a log axis has no place for: zero, and a diverged run's infinities."""
+    """Values with NaN for what a log axis has no place for: zero, and a diverged run's
+    infinities.
+    """
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
@@ -170,7 +216,8 @@ def same_task(records: Sequence[RunRecord]) -> None:
     other = next((record for record in records if record.inverse != records[0].inverse), None)
     if other is not None:
         raise ReportError(
-            f"{records[0].path} and {other.path}: one is an inverse problem, the other trains a network, and their errors are"
+            f"{records[0].path} and {other.path}: one is an inverse problem, the other trains a "
+            "network, and their errors are"
             " not of one kind; plot them apart"
         )
 
@@ -191,7 +238,9 @@ def _error_heading(record: RunRecord) -> str:
     for key, column in record.metrics.items():
         step = key.removeprefix("error_")
         if step.isdigit() and np.array_equal(column, record.metrics["error"], equal_nan=True):
-            return f"Validation error after {step} step{'s' if step != '1' else ''} (normalised MSE)"
+            return (
+                f"Validation error after {step} step{'s' if step != '1' else ''} (normalised MSE)"
+            )
     return "Validation error (normalised MSE)"
 
 
@@ -215,25 +264,48 @@ def _lines(ax: Axes, curve: Curve, values: Column, step: bool = False) -> None:
         ax.fill_between(curve.epochs, low, high, color=curve.colour, alpha=0.2, linewidth=0, **band)
     # A single point has no line to see; a line along the edge of the axes shall keep its width.
     marker = "o" if np.isfinite(mean).sum() < 2 else None
-    style: dict[str, Any] = {"color": curve.colour, "linestyle": curve.dash, "linewidth": curve.width}
+    style: dict[str, Any] = {
+        "color": curve.colour,
+        "linestyle": curve.dash,
+        "linewidth": curve.width,
+    }
     style["drawstyle"] = "steps-pre" if step else "default"
-    ax.plot(curve.epochs, mean, **style, marker=marker, markersize=5, clip_on=False, solid_capstyle="butt")
+    ax.plot(
+        curve.epochs,
+        mean,
+        **style,
+        marker=marker,
+        markersize=5,
+        clip_on=False,
+        solid_capstyle="butt",
+    )
 
 
 def _end_labels(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each (value, text, colour) right of the axes at the height of its value, moved apart where they would touch."""
+    """Write each (value, text, colour) right of the axes at the height of its value, moved apart
+    where they would touch.
+    """
     gap = LABEL_GAP * ax.figure.dpi / ax.get_window_extent().height
     pixels = ax.transData.transform([(0.0, value) for value, _, _ in ends])
     heights = ax.transAxes.inverted().transform(pixels)[:, 1]
     for height, (_, text, colour) in zip(spread(heights, gap), ends, strict=True):
-        ax.text(1.015, height, text, transform=ax.transAxes, color=colour, fontsize=LABEL_SIZE, va="center")
+        ax.text(
+            1.015,
+            height,
+            text,
+            transform=ax.transAxes,
+            color=colour,
+            fontsize=LABEL_SIZE,
+            va="center",
+        )
 
 
 def spread(positions: Sequence[float] | Column, gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the same order, that move as little as possible (least squares).
+    """Positions at least `gap` apart, in the same order, that move as little as possible (least
+    squares).
 
-    They stay within 0 and 1 where there is room for all of them. Subtracting `gap` times the rank turns the distance into
-    an order, for which pooling neighbours is optimal.
+    They stay within 0 and 1 where there is room for all of them. Subtracting `gap` times the rank
+    turns the distance into an order, for which pooling neighbours is optimal.
     """
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     pools: list[list[float]] = []

@@ -9,21 +9,43 @@ from prdp_hpc.report.comparisons import equal_errors, ratio
 from prdp_hpc.report.tables import align, error_text, label
 
 Result = Mapping[str, Any]
-"""The content of `<experiment>.json`: that of `comparison.json` and `experiment`; or `experiment` and `failed`, a message."""
+"""The content of `<experiment>.json`: that of `comparison.json` and `experiment`; or `experiment`
+and `failed`, a message.
+"""
 
-HEAD = ("experiment", "error PRDP", "error full", "ratio", "equal", "PR", "IC", "inner it.", "solver", "total", "targets")
+HEAD = (
+    "experiment",
+    "error PRDP",
+    "error full",
+    "ratio",
+    "equal",
+    "PR",
+    "IC",
+    "inner it.",
+    "solver",
+    "total",
+    "targets",
+)
 _SHORT = {"inner_iterations": "it.", "solver_seconds": "solver", "total_seconds": "total"}
 
 
 def paper_table(results: Sequence[Result], quick: bool) -> str:
-    """One row an experiment, and one for each further baseline; failures below. Savings are those of the means."""
+    """One row an experiment, and one for each further baseline; failures below. Savings are those
+    of the means.
+    """
     table = align([HEAD, *_rows(results)], "<" + ">" * 9 + "<")
     return "\n".join([size_text(quick), _NOTE, "", table, *_failures(results)])
 
 
 def paper_markdown(results: Sequence[Result], quick: bool, command: str, machine: str) -> str:
     """The same as a markdown page, with the command that made it."""
-    lines = [f"# The paper's experiments: {size_text(quick)}", "", f"Made by `{command}` on {machine}.", _NOTE, ""]
+    lines = [
+        f"# The paper's experiments: {size_text(quick)}",
+        "",
+        f"Made by `{command}` on {machine}.",
+        _NOTE,
+        "",
+    ]
     table = [HEAD, ("---", *["---:"] * 9, "---"), *_rows(results)]
     lines += [f"| {' | '.join(cells)} |" for cells in table]
     lines += ["", *(f"- {failure}" for failure in _failures(results))]
@@ -46,7 +68,10 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _experiment_rows(result: Result) -> list[tuple[str, ...]]:
-    parts = [_percent(result[key]["mean"]) for key in ("progressive_refinement", "incomplete_convergence")]
+    parts = [
+        _percent(result[key]["mean"])
+        for key in ("progressive_refinement", "incomplete_convergence")
+    ]
     rows = []
     for other in result["savings"]:
         ours, theirs = (result["variants"][variant]["error"] for variant in ("prdp", other))
@@ -70,12 +95,19 @@ def _experiment_rows(result: Result) -> list[tuple[str, ...]]:
 def _targets(result: Result, other: str) -> str:
     """The shares to be saved, each met or missed; what was reached stands in the columns before."""
     targets = [target for target in result["targets"] if target["against"] == other]
-    verdicts = (f"{_SHORT[one['measure']]} {one['target'] * 100:g} %: {'met' if one['met'] else 'MISS'}" for one in targets)
+    verdicts = (
+        f"{_SHORT[one['measure']]} {one['target'] * 100:g} %: {'met' if one['met'] else 'MISS'}"
+        for one in targets
+    )
     return ", ".join(verdicts)
 
 
 def _failures(results: Sequence[Result]) -> list[str]:
-    return [f"{result['experiment']}: FAILED: {result['failed']}" for result in results if "failed" in result]
+    return [
+        f"{result['experiment']}: FAILED: {result['failed']}"
+        for result in results
+        if "failed" in result
+    ]
 
 
 def _percent(share: float | None) -> str:

@@ -45,9 +45,10 @@ class ReportError(ValueError):
 class RunRecord:
     """What one run left on disk.
 
-    `path` is the run folder, `name` the run's name (the folder's name while there is no summary), `summary` the content
-    of `summary.json` or None while the run has not finished, `metrics` one array an entry of `metrics.jsonl`: shape
-    (epochs,), `parameters` (epochs, modes), null as NaN. Epochs are in increasing order.
+    `path` is the run folder, `name` the run's name (the folder's name while there is no summary),
+    `summary` the content of `summary.json` or None while the run has not finished, `metrics` one
+    array an entry of `metrics.jsonl`: shape (epochs,), `parameters` (epochs, modes), null as NaN.
+    Epochs are in increasing order.
     """
 
     path: Path
@@ -62,36 +63,48 @@ class RunRecord:
 
     @property
     def inner_iterations(self) -> Column:
-        """Inner iterations, forward and adjoint together, since the start of the run; shape (epochs,)."""
+        """Inner iterations, forward and adjoint together, since the start of the run; shape
+        (epochs,).
+        """
         total: Column = self.metrics["forward_iterations"] + self.metrics["adjoint_iterations"]
         return total
 
 
 def load_run(folder: str | Path) -> RunRecord:
-    """Read the run in `folder`; raises `ReportError` where it is missing, has no finished epoch, or is broken."""
+    """Read the run in `folder`; raises `ReportError` where it is missing, has no finished epoch, or
+    is broken.
+    """
     path = Path(folder)
     if not path.is_dir():
         raise ReportError(f"{path}: no such folder; give the folder of a run, as in runs/heat_2d")
     lines = read_metrics(path / "metrics.jsonl")
     if not lines:
-        raise ReportError(f"{path / 'metrics.jsonl'}: holds no finished epoch yet; wait for the first one or start the run again")
+        raise ReportError(
+            f"{path / 'metrics.jsonl'}: holds no finished epoch yet; wait for the first one or "
+            "start the run again"
+        )
     summary = _load_summary(path / "summary.json")
     name = str(summary["name"]) if summary else path.resolve().name
-    return RunRecord(path=path, name=name, summary=summary, metrics=_columns(lines, path / "metrics.jsonl"))
+    return RunRecord(
+        path=path, name=name, summary=summary, metrics=_columns(lines, path / "metrics.jsonl")
+    )
 
 
 def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
-    """The (line number, object) pairs of a `metrics.jsonl` that are in force, in increasing order of epochs.
+    """The (line number, object) pairs of a `metrics.jsonl` that are in force, in increasing order
+    of epochs.
 
-    A last line cut short by a stop is left out. A resumed run writes again from the epoch it resumed at: a line
-    replaces every earlier line of its own epoch and of later ones. Raises `ReportError` for a missing file, a broken
-    line, or a missing or non-numeric entry.
+    A last line cut short by a stop is left out. A resumed run writes again from the epoch it
+    resumed at: a line replaces every earlier line of its own epoch and of later ones. Raises
+    `ReportError` for a missing file, a broken line, or a missing or non-numeric entry.
     """
     path = Path(file)
     try:
         texts = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({error.strerror}); is this the folder of a run?") from error
+        raise ReportError(
+            f"{path}: cannot be read ({error.strerror}); is this the folder of a run?"
+        ) from error
     numbered = [(number, text) for number, text in enumerate(texts, start=1) if text.strip()]
     kept: list[tuple[int, dict[str, Any]]] = []
     for number, text in numbered:
@@ -100,7 +113,9 @@ def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:
             if number == numbered[-1][0]:
                 break
-            raise ReportError(f"{path}, line {number}: is not JSON ({error}); remove the line or run again") from error
+            raise ReportError(
+                f"{path}, line {number}: is not JSON ({error}); remove the line or run again"
+            ) from error
         _check_line(line, f"{path}, line {number}")
         while kept and kept[-1][1]["epoch"] >= line["epoch"]:
             kept.pop()
@@ -110,12 +125,16 @@ def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
 
 def _check_line(line: object, where: str) -> None:
     if not isinstance(line, dict):
-        raise ReportError(f"{where}: must be a JSON object, one an epoch, not {type(line).__name__}")
+        raise ReportError(
+            f"{where}: must be a JSON object, one an epoch, not {type(line).__name__}"
+        )
     need(line, (*COUNTERS, "error"), where)
     for key in COUNTERS:
         _number(line[key], f"{where}, {key}")
     if not isinstance(line["epoch"], int) or line["epoch"] < 0:
-        raise ReportError(f"{where}, epoch: must be a whole number from 0 on, not {line['epoch']!r}")
+        raise ReportError(
+            f"{where}, epoch: must be a whole number from 0 on, not {line['epoch']!r}"
+        )
 
 
 def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, Column]:
@@ -136,7 +155,9 @@ def _vectors(cells: list[tuple[str, Any]]) -> Column:
     for where, cell in cells:
         if not isinstance(cell, list) or len(sizes) > 1:
             raise ReportError(f"{where}: must be a list of numbers, as long in each epoch")
-    return np.array([[_number(item, where, nullable=True) for item in cell] for where, cell in cells])
+    return np.array(
+        [[_number(item, where, nullable=True) for item in cell] for where, cell in cells]
+    )
 
 
 def _number(value: object, where: str, nullable: bool = False) -> float:
@@ -154,7 +175,9 @@ def need(found: Mapping[str, object], keys: Iterable[str], where: str) -> None:
     """Raise `ReportError` that names the keys that are missing."""
     missing = [key for key in keys if key not in found]
     if missing:
-        raise ReportError(f"{where}: lacks {', '.join(missing)}; was it written by another version of prdp-hpc?")
+        raise ReportError(
+            f"{where}: lacks {', '.join(missing)}; was it written by another version of prdp-hpc?"
+        )
 
 
 def load_object(file: Path) -> dict[str, Any]:
@@ -162,7 +185,9 @@ def load_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{file}: is not readable JSON ({error}); run again to write it anew") from error
+        raise ReportError(
+            f"{file}: is not readable JSON ({error}); run again to write it anew"
+        ) from error
     if not isinstance(content, dict):
         raise ReportError(f"{file}: must hold a JSON object, not {type(content).__name__}")
     return content

@@ -10,16 +10,26 @@ from prdp_hpc.report.comparisons import EQUAL_WITHIN, SAVED_KEYS, equal_errors, 
 from prdp_hpc.report.runs import RunRecord
 
 LABELS = {"prdp": "PRDP", "full": "full refinement"}
-MEASURES = {"inner_iterations": "inner iterations", "solver_seconds": "solver time", "total_seconds": "total time"}
+MEASURES = {
+    "inner_iterations": "inner iterations",
+    "solver_seconds": "solver time",
+    "total_seconds": "total time",
+}
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
     """The content of `comparison.json` as text.
 
-    One row a variant, with the mean and the spread over the seeds; below, what PRDP saved against each full refinement,
-    the paper's two savings apart, and the verdicts on accuracy and targets. A miss is marked MISS.
+    One row a variant, with the mean and the spread over the seeds; below, what PRDP saved against
+    each full refinement, the paper's two savings apart, and the verdicts on accuracy and targets. A
+    miss is marked MISS.
     """
-    parts = [_title(comparison), _variants_table(comparison), _savings_table(comparison), _verdicts(comparison)]
+    parts = [
+        _title(comparison),
+        _variants_table(comparison),
+        _savings_table(comparison),
+        _verdicts(comparison),
+    ]
     return "\n\n".join(parts)
 
 
@@ -47,65 +57,113 @@ def target_text(target: Mapping[str, Any], equal: bool) -> str:
     if target["met"]:
         return f"reached {reached}: met"
     high_enough = target["saved"] is not None and target["saved"] >= target["target"]
-    return f"reached {reached}: MISS" + (", since not at equal accuracy" if high_enough and not equal else "")
+    return f"reached {reached}: MISS" + (
+        ", since not at equal accuracy" if high_enough and not equal else ""
+    )
 
 
 def _title(comparison: Mapping[str, Any]) -> str:
     seeds = comparison["seeds"]
-    over = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± spread over seeds {', '.join(map(str, seeds))}"
+    over = (
+        f"seed {seeds[0]}"
+        if len(seeds) == 1
+        else f"mean ± spread over seeds {', '.join(map(str, seeds))}"
+    )
     return f"{comparison['name']}: {comparison['epochs']} epochs, {over}"
 
 
 def _variants_table(comparison: Mapping[str, Any]) -> str:
     variants = comparison["variants"]
     errors = error_columns(comparison)
-    head = ["", *errors.values(), "level", "forward it.", "adjoint it.", "solver (s)", "network (s)", "total (s)"]
+    head = [
+        "",
+        *errors.values(),
+        "level",
+        "forward it.",
+        "adjoint it.",
+        "solver (s)",
+        "network (s)",
+        "total (s)",
+    ]
     rows = [head]
     for variant, found in variants.items():
         cells = [error_text(found[key]) for key in errors]
-        cells.append(_with_spread(found["level"], lambda level: f"{level:.4g}", lambda spread: f"{spread:.2g}"))
-        cells += [_with_spread(found[key], _count, _count) for key in ("forward_iterations", "adjoint_iterations")]
-        cells += [_with_spread(found[key], _seconds, _seconds) for key in ("solver_seconds", "network_seconds", "total_seconds")]
+        cells.append(
+            _with_spread(
+                found["level"], lambda level: f"{level:.4g}", lambda spread: f"{spread:.2g}"
+            )
+        )
+        cells += [
+            _with_spread(found[key], _count, _count)
+            for key in ("forward_iterations", "adjoint_iterations")
+        ]
+        cells += [
+            _with_spread(found[key], _seconds, _seconds)
+            for key in ("solver_seconds", "network_seconds", "total_seconds")
+        ]
         rows.append([label(variant), *cells])
     return align(rows, "<" + ">" * (len(head) - 1))
 
 
 def error_columns(comparison: Mapping[str, Any]) -> dict[str, str]:
-    """The errors worth a column, with their headings: what the coordinator saw, and the last step's where that differs."""
+    """The errors worth a column, with their headings: what the coordinator saw, and the last step's
+    where that differs.
+    """
     if comparison["task"] == "inverse":
         return {"error": "parameter error"}
     found = comparison["variants"]["prdp"]
     last = _steps(found)[-1:]
-    columns = {f"error_{step}": f"error after {step} step{'s' if step > 1 else ''}" for step in last}
+    columns = {
+        f"error_{step}": f"error after {step} step{'s' if step > 1 else ''}" for step in last
+    }
     same = bool(last) and found["error"]["values"] == found[f"error_{last[0]}"]["values"]
     return columns if same else {"error": "error"} | columns
 
 
 def _steps(found: Mapping[str, Any]) -> list[int]:
-    return sorted(int(key.removeprefix("error_")) for key in found if key.removeprefix("error_").isdigit())
+    return sorted(
+        int(key.removeprefix("error_")) for key in found if key.removeprefix("error_").isdigit()
+    )
 
 
 def _savings_table(comparison: Mapping[str, Any]) -> str:
     rows = [["saved by PRDP against", *MEASURES.values()]]
     for other, saved in comparison["savings"].items():
         rows.append([label(other), *(percent(saved[key]) for key in SAVED_KEYS)])
-    progressive, incomplete = (percent(comparison[key]) for key in ("progressive_refinement", "incomplete_convergence"))
-    parts = f"of the inner iterations: progressive refinement (PR) {progressive}, incomplete convergence (IC) {incomplete}"
+    progressive, incomplete = (
+        percent(comparison[key]) for key in ("progressive_refinement", "incomplete_convergence")
+    )
+    parts = (
+        f"of the inner iterations: progressive refinement (PR) {progressive}, incomplete "
+        f"convergence (IC) {incomplete}"
+    )
     return align(rows, "<>>>") + "\n" + parts
 
 
 def _verdicts(comparison: Mapping[str, Any]) -> str:
     prdp, full = (comparison["variants"][variant] for variant in ("prdp", "full"))
-    lines = [f"error against full refinement's: {_accuracy(prdp['error']['mean'], full['error']['mean'])}"]
+    lines = [
+        "error against full refinement's: "
+        f"{_accuracy(prdp['error']['mean'], full['error']['mean'])}"
+    ]
     if len(comparison["seeds"]) > 1:
-        pairs = zip(comparison["error_ratio_by_seed"], comparison["equal_accuracy_by_seed"], strict=True)
+        pairs = zip(
+            comparison["error_ratio_by_seed"], comparison["equal_accuracy_by_seed"], strict=True
+        )
         seeds = (f"{_number(found)}{'' if same else ' MISS'}" for found, same in pairs)
         lines.append(f"  by seed: {', '.join(seeds)}")
-    steps = [f"{_ratio_text(prdp[key]['mean'], full[key]['mean'])} ({_words(key)})" for key in prdp if key.startswith("error_")]
+    steps = [
+        f"{_ratio_text(prdp[key]['mean'], full[key]['mean'])} ({_words(key)})"
+        for key in prdp
+        if key.startswith("error_")
+    ]
     if len(steps) > 1:
         lines.append(f"  after steps: {', '.join(steps)}")
     for target in comparison["targets"]:
-        what = f"{MEASURES[target['measure']]} saved against {label(target['against'])}, at least {target['target'] * 100:g} %"
+        what = (
+            f"{MEASURES[target['measure']]} saved against {label(target['against'])}, at least "
+            f"{target['target'] * 100:g} %"
+        )
         lines.append(f"target: {what}: {target_text(target, comparison['equal_accuracy'])}")
     return "\n".join(lines)
 
@@ -133,7 +191,9 @@ def _number(number: float | None) -> str:
     return "-" if number is None else f"{number:.3g}"
 
 
-def _with_spread(statistics: Mapping[str, Any], text: Callable[[float], str], spread_text: Callable[[float], str]) -> str:
+def _with_spread(
+    statistics: Mapping[str, Any], text: Callable[[float], str], spread_text: Callable[[float], str]
+) -> str:
     mean, spread = statistics["mean"], statistics["spread"]
     if mean is None:
         return "-"
@@ -141,9 +201,22 @@ def _with_spread(statistics: Mapping[str, Any], text: Callable[[float], str], sp
 
 
 def run_table(records: Sequence[RunRecord]) -> str:
-    """One row a run: epochs, final level, error, inner iterations, times, and the fraction of inner iterations saved
-    against running every epoch at the full level. A run without a summary is shown as it stands, marked `running`."""
-    head = ["run", "epochs", "level", "error", "forward it.", "adjoint it.", "solver (s)", "network (s)", "total (s)", "saved"]
+    """One row a run: epochs, final level, error, inner iterations, times, and the fraction of inner
+    iterations saved against running every epoch at the full level. A run without a summary is shown
+    as it stands, marked `running`.
+    """
+    head = [
+        "run",
+        "epochs",
+        "level",
+        "error",
+        "forward it.",
+        "adjoint it.",
+        "solver (s)",
+        "network (s)",
+        "total (s)",
+        "saved",
+    ]
     return align([head, *(_run_row(record) for record in records)], "<>>>>>>>>>")
 
 
@@ -193,7 +266,10 @@ def align(rows: Sequence[Sequence[str]], sides: str) -> str:
     """Rows of cells in columns; the first row is the head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     columns = list(zip(sides, widths, strict=True))
-    cells = ([f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True)] for row in rows)
+    cells = (
+        [f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True)]
+        for row in rows
+    )
     lines = ["  ".join(line).rstrip() for line in cells]
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)

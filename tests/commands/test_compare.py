@@ -1,4 +1,6 @@
-"""Usability: a comparison trains what it promises, goes on where it was stopped, and reports what its files say."""
+"""Usability: a comparison trains what it promises, goes on where it was stopped, and reports what
+its files say.
+"""
 
 import json
 
@@ -10,7 +12,13 @@ from prdp_hpc.commands.compare import variants
 from prdp_hpc.config import validate
 from prdp_hpc.learning.experiment import run_experiment
 
-RUN_FILES = {"starts.json", "config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
+RUN_FILES = {
+    "starts.json",
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "figures/error_and_level.png",
+}
 BASELINE = {"cg": {"solver": {"ksp": "cg", "pc": "none"}, "level": 1e-6}}
 
 
@@ -39,7 +47,11 @@ def files(folder):
 def test_one_seed(config, tmp_path, capsys):
     cli.main(["compare", config, "comparison.seeds=1"])
     folder = tmp_path / "runs" / "tiny-compare"
-    found = {name for name in files(folder) if "/checkpoints/" not in name and "/tensorboard/" not in name}
+    found = {
+        name
+        for name in files(folder)
+        if "/checkpoints/" not in name and "/tensorboard/" not in name
+    }
     assert found == {f"{run}/{name}" for run in ("prdp", "full") for name in RUN_FILES} | {
         "comparison.json", "figures/comparison.png",
     }  # fmt: skip
@@ -62,8 +74,18 @@ def test_one_seed(config, tmp_path, capsys):
 
 
 def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
-    words = ["compare", config, "training.epochs=2", "comparison.seeds=2", "comparison.constant_levels=[2]"]
-    words += [f"comparison.baselines={json.dumps(BASELINE)}", "comparison.targets={cg: {total_seconds: 0.999}}", "seed=5"]
+    words = [
+        "compare",
+        config,
+        "training.epochs=2",
+        "comparison.seeds=2",
+        "comparison.constant_levels=[2]",
+    ]
+    words += [
+        f"comparison.baselines={json.dumps(BASELINE)}",
+        "comparison.targets={cg: {total_seconds: 0.999}}",
+        "seed=5",
+    ]
     cli.main(words)
     out = capsys.readouterr().out
     folder = tmp_path / "runs" / "tiny-compare"
@@ -105,22 +127,43 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(config, tmp_
         cli.main([*words, "--resume", "training.learning_rate=0.5"])
     assert "training.learning_rate: 0.01 in the checkpoint, 0.5 now" in capsys.readouterr().err
     # what is compared changes no run
-    cli.main([*words, "--resume", "comparison.targets={full: {inner_iterations: 0.5}}", "comparison.constant_levels=[1]"])
+    cli.main(
+        [
+            *words,
+            "--resume",
+            "comparison.targets={full: {inner_iterations: 0.5}}",
+            "comparison.constant_levels=[1]",
+        ]
+    )
     assert "constant 1" in capsys.readouterr().out
 
 
 def test_variants_differ_from_the_config_in_one_thing(tmp_path):
     adjoint = {"kind": "iterations", "stop": 2}
     section = {"constant_levels": [3, 1e-3], "baselines": BASELINE}
-    config = validate(tiny.emulator(tmp_path, comparison=section, refinement={"adjoint_ladder": adjoint}), "here")
+    config = validate(
+        tiny.emulator(tmp_path, comparison=section, refinement={"adjoint_ladder": adjoint}), "here"
+    )
     found = variants(config)
     assert list(found) == ["prdp", "full", "constant_3", "constant_0.001", "cg"]
     schedules = {name: one.refinement.build() for name, one in found.items()}
-    levels = {name: (schedule.level, schedule.adjoint_level) for name, schedule in schedules.items()}
-    assert levels == {"prdp": (1, 1), "full": (4, 2), "constant_3": (3, 3), "constant_0.001": (1e-3, 1e-3), "cg": (1e-6, 1e-6)}
+    levels = {
+        name: (schedule.level, schedule.adjoint_level) for name, schedule in schedules.items()
+    }
+    assert levels == {
+        "prdp": (1, 1),
+        "full": (4, 2),
+        "constant_3": (3, 3),
+        "constant_0.001": (1e-3, 1e-3),
+        "cg": (1e-6, 1e-6),
+    }
     assert {one.solver.ksp for name, one in found.items() if name != "cg"} == {"richardson"}
     assert found["cg"].solver.ksp == "cg"
-    assert all(one.model_copy(update={"refinement": config.refinement}) == config for name, one in found.items() if name != "cg")
+    assert all(
+        one.model_copy(update={"refinement": config.refinement}) == config
+        for name, one in found.items()
+        if name != "cg"
+    )
 
 
 def test_full_refinement_is_full_both_ways_whatever_the_factor(tmp_path):

@@ -30,20 +30,35 @@ def test_a_run_is_evaluated_to_the_errors_it_ended_with(run, tmp_path, capsys):
 def test_other_data_give_other_errors(run, tmp_path, capsys):
     other = tiny.write(tmp_path / "other.yaml", tiny.emulator(tmp_path / "runs", data={"seed": 5}))
     cli.main(["generate", other, "--out", str(tmp_path / "held_out.h5")])
-    cli.main(["evaluate", str(run), "--data", str(tmp_path / "held_out.h5"), "--out", str(tmp_path / "errors.json")])
+    cli.main(
+        [
+            "evaluate",
+            str(run),
+            "--data",
+            str(tmp_path / "held_out.h5"),
+            "--out",
+            str(tmp_path / "errors.json"),
+        ]
+    )
     errors = json.loads((tmp_path / "errors.json").read_text())
     assert 0 < errors["error_1"] != tiny.rows(run)[-1]["error_1"]
 
 
 def test_held_out_data_need_no_training_trajectories(run, tmp_path):
-    """They are never trained on: any number of them does, none too, and the errors are those of the validation data alone."""
-    other = tiny.write(tmp_path / "other.yaml", tiny.emulator(tmp_path / "runs", data={"seed": 5, "train": 7}))
+    """They are never trained on: any number of them does, none too, and the errors are those of the
+    validation data alone.
+    """
+    other = tiny.write(
+        tmp_path / "other.yaml", tiny.emulator(tmp_path / "runs", data={"seed": 5, "train": 7})
+    )
     held_out = tmp_path / "held_out.h5"
     cli.main(["generate", other, "--out", str(held_out)])
     cli.main(["evaluate", str(run), "--data", str(held_out), "--out", str(tmp_path / "with.json")])
     with h5py.File(held_out, "r+") as file:
         del file["train"]
-    cli.main(["evaluate", str(run), "--data", str(held_out), "--out", str(tmp_path / "without.json")])
+    cli.main(
+        ["evaluate", str(run), "--data", str(held_out), "--out", str(tmp_path / "without.json")]
+    )
     assert (tmp_path / "with.json").read_text() == (tmp_path / "without.json").read_text()
 
 
@@ -51,11 +66,15 @@ def test_a_run_of_more_ranks_is_evaluated_on_one(run, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("grid_ranks: null", "grid_ranks: 2"))
     cli.main(["evaluate", str(run), "--out", str(tmp_path / "errors.json")])
-    assert json.loads((tmp_path / "errors.json").read_text())["error"] == pytest.approx(tiny.rows(run)[-1]["error"], rel=1e-12)
+    assert json.loads((tmp_path / "errors.json").read_text())["error"] == pytest.approx(
+        tiny.rows(run)[-1]["error"], rel=1e-12
+    )
 
 
 def test_data_of_other_channels_are_refused(run, tmp_path, capsys):
-    wide = tiny.write(tmp_path / "wide.yaml", tiny.emulator(tmp_path / "runs", grid={"shape": [8, 8]}))
+    wide = tiny.write(
+        tmp_path / "wide.yaml", tiny.emulator(tmp_path / "runs", grid={"shape": [8, 8]})
+    )
     cli.main(["generate", wide, "--out", str(tmp_path / "wide.h5")])
     with pytest.raises(SystemExit) as stop:
         cli.main(["evaluate", str(run), "--data", str(tmp_path / "wide.h5")])
@@ -68,7 +87,9 @@ def test_the_network_of_a_run(run):
     fields = torch.randn(3, 1, 8, dtype=torch.float64)
     state = torch.load(run / "checkpoints" / "epoch_0003.pt", weights_only=True)["task"]["network"]
     assert network(fields).shape == fields.shape
-    assert all(torch.equal(parameter, state[name]) for name, parameter in network.state_dict().items())
+    assert all(
+        torch.equal(parameter, state[name]) for name, parameter in network.state_dict().items()
+    )
     assert not network.training
 
 

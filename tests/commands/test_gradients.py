@@ -1,4 +1,6 @@
-"""`prdp-hpc gradients`: errors fall with K, are those of the truncated solves, and are the same on several ranks."""
+"""`prdp-hpc gradients`: errors fall with K, are those of the truncated solves, and are the same on
+several ranks.
+"""
 
 import json
 from contextlib import nullcontext
@@ -10,7 +12,9 @@ from prdp_hpc import cli
 
 
 def inverse(output):
-    """Three modes: of one alone, an eigenvector, Krylov methods find the solution in one iteration."""
+    """Three modes: of one alone, an eigenvector, Krylov methods find the solution in one
+    iteration.
+    """
     section = {"modes": 3, "reference": [2.0, -1.0, 1.5], "start": [5.0, 1.0, -1.0]}
     return tiny.inverse(output, inverse=section)
 
@@ -25,11 +29,20 @@ def errors(folder, name):
     return content["levels"], content["errors"]
 
 
-@pytest.mark.parametrize(("content", "name", "stop"), [(inverse, "tiny_inverse", 12), (tiny.emulator, "tiny", 8)])
+@pytest.mark.parametrize(
+    ("content", "name", "stop"), [(inverse, "tiny_inverse", 12), (tiny.emulator, "tiny", 8)]
+)
 def test_both_converge_in_their_own_way(tmp_path, capsys, content, name, stop):
     config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
     ladder = {"kind": "iterations", "start": 1, "stop": stop}
-    cli.main(["gradients", config, "solver.ksp=steepest_descent", f"refinement.ladder={json.dumps(ladder)}"])
+    cli.main(
+        [
+            "gradients",
+            config,
+            "solver.ksp=steepest_descent",
+            f"refinement.ladder={json.dumps(ladder)}",
+        ]
+    )
     levels, found = errors(tmp_path, name)
     assert levels == list(range(1, stop + 1))
     printed = capsys.readouterr().out
@@ -37,13 +50,17 @@ def test_both_converge_in_their_own_way(tmp_path, capsys, content, name, stop):
     for column in found.values():
         assert column[-1] < 0.5 * column[0]
         assert min(column) > 1e-13
-    # Jacobi's method would give the same gradient in both ways here; a method that is not linear in b does not.
+    # Jacobi's method would give the same gradient in both ways here; a method that is not linear in
+    # b does not.
     assert found["implicit"] != pytest.approx(found["unrolled"], rel=1e-3)
 
 
 def burgers(output):
     """A corrector whose matrices depend on the state."""
-    physics = {"physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}, "grid": {"shape": [12], "boundary": "periodic"}}
+    physics = {
+        "physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05},
+        "grid": {"shape": [12], "boundary": "periodic"},
+    }
     return tiny.corrector(output, **physics, network={"kind": "resnet", "channels": 4, "blocks": 1})
 
 
@@ -54,7 +71,8 @@ def test_a_corrector_whose_matrices_depend_on_the_state(tmp_path):
     _, found = errors(tmp_path, "tiny_corrector")
     for column in found.values():
         assert 1e-3 < column[0] < 1.0
-        # GMRES has the solution after as many iterations as there are unknowns: both ways end at the converged gradient.
+        # GMRES has the solution after as many iterations as there are unknowns: both ways end at
+        # the converged gradient.
         assert column[-1] < 1e-9
     assert found["implicit"][:6] != pytest.approx(found["unrolled"][:6], rel=1e-3)
 
@@ -72,8 +90,16 @@ def test_richardson_is_its_own_adjoint_and_many_levels_are_thinned(tmp_path):
 def test_mistakes(tmp_path, capsys):
     for content, changes, words in (
         (tiny.inverse, ['refinement.ladder={"kind": "tolerances"}'], "ladder of tolerances"),
-        (tiny.inverse, ["solver.ksp=minres"], "richardson, steepest_descent, cg, gmres, bcgs, not of 'minres'"),
-        (burgers, ["solver.ksp=gmres", "solver.pc=ilu"], "cannot differentiate the set-up of pc='ilu'"),
+        (
+            tiny.inverse,
+            ["solver.ksp=minres"],
+            "richardson, steepest_descent, cg, gmres, bcgs, not of 'minres'",
+        ),
+        (
+            burgers,
+            ["solver.ksp=gmres", "solver.pc=ilu"],
+            "cannot differentiate the set-up of pc='ilu'",
+        ),
         (tiny.inverse, ["solver.differentiation=unroled"], "'implicit' or 'unrolled'"),
     ):
         config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
@@ -95,7 +121,10 @@ def test_a_method_that_cannot_be_unrolled_is_told_before_anything_is_written(tmp
 
 def test_several_ranks_give_the_same(tmp_path):
     replicas = ["solver.ksp=gmres", "parallel.grid_ranks=1"]
-    for content, name, split in ((inverse, "tiny_inverse", ["solver.ksp=cg"]), (burgers, "tiny_corrector", replicas)):
+    for content, name, split in (
+        (inverse, "tiny_inverse", ["solver.ksp=cg"]),
+        (burgers, "tiny_corrector", replicas),
+    ):
         config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
         changes = ['refinement.ladder={"kind": "iterations", "stop": 4}', *split]
         cli.main(["gradients", config, *changes, f"output={tmp_path / 'one'}"])
@@ -118,4 +147,6 @@ def test_training_through_the_iterations(tmp_path):
         cli.main(["run", config, f"name={differentiation}", *changes])
     rows = [tiny.rows(tmp_path / differentiation) for differentiation in ("implicit", "unrolled")]
     assert rows[0] != rows[1]
-    assert [row["forward_iterations"] for row in rows[0]] == [row["forward_iterations"] for row in rows[1]]
+    assert [row["forward_iterations"] for row in rows[0]] == [
+        row["forward_iterations"] for row in rows[1]
+    ]

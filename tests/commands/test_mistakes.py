@@ -1,4 +1,6 @@
-"""Reliability: each mistake ends with exit code 2 and one clear message, without a traceback, and quickly on many ranks."""
+"""Reliability: each mistake ends with exit code 2 and one clear message, without a traceback, and
+quickly on many ranks.
+"""
 
 import json
 import re
@@ -41,24 +43,42 @@ WORDS = [
     (["run"], "the following arguments are required: CONFIG"),
     (["run", "CONFIG", "--resum"], "unrecognized arguments: --resum"),
     (["run", "CONFIG", "--fast"], "unrecognized arguments: --fast"),
-    (["run", "CONFIG", "--resume", "--overwrite"], "--overwrite: not allowed with argument --resume"),
+    (
+        ["run", "CONFIG", "--resume", "--overwrite"],
+        "--overwrite: not allowed with argument --resume",
+    ),
     (["generate", "CONFIG", "--resume"], "unrecognized arguments: --resume"),
     (["generate", "CONFIG", "--out"], "--out: expected one argument"),
     (["plot"], "the following arguments are required: RUN"),
     (["doctor", "now"], "unrecognized arguments: now"),
     (["run", "nowhere.yaml"], "nowhere.yaml: no such config file"),
     (["run", "FOLDER"], "is a folder; give the YAML file of a config"),
-    (["run", "CONFIG", "training.epochs"], "'training.epochs' is not of the form section.key=value"),
+    (
+        ["run", "CONFIG", "training.epochs"],
+        "'training.epochs' is not of the form section.key=value",
+    ),
     (["run", "CONFIG", "training.epochs=few"], "training.epochs: must be a valid integer"),
     (["run", "CONFIG", "trainings.epochs=5"], "trainings: unknown key; did you mean 'training'?"),
     (["run", "CONFIG", "task=inverse"], "data: unknown key"),
     (["run", "CONFIG", "task=[1]"], "task: [1] is not known"),
-    (["compare", "CONFIG", "grid.shape=[8, 0]"], "grid.shape.1: must be greater than or equal to 2"),
+    (
+        ["compare", "CONFIG", "grid.shape=[8, 0]"],
+        "grid.shape.1: must be greater than or equal to 2",
+    ),
     (["run", "CONFIG", "solver.ksp=richardsen"], "did you mean richardson?"),
     (["run", "CONFIG", "solver.pc=jakobi"], "did you mean jacobi"),
-    (["run", "CONFIG", "solver.petsc_options={ksp_richardson_skale: 1}"], "'ksp_richardson_skale' means nothing to"),
-    (["run", "CONFIG", "parallel.grid_ranks=2"], "1 ranks cannot be split into replicas of 2 grid ranks"),
-    (["run", "CONFIG", "training.learning_rate=1e200", "training.batch_size=10"], "diverged; lower the learning rate"),
+    (
+        ["run", "CONFIG", "solver.petsc_options={ksp_richardson_skale: 1}"],
+        "'ksp_richardson_skale' means nothing to",
+    ),
+    (
+        ["run", "CONFIG", "parallel.grid_ranks=2"],
+        "1 ranks cannot be split into replicas of 2 grid ranks",
+    ),
+    (
+        ["run", "CONFIG", "training.learning_rate=1e200", "training.batch_size=10"],
+        "diverged; lower the learning rate",
+    ),
     (["run", "CONFIG", "data.file=nowhere.h5"], "nowhere.h5: no such data file"),
     (["run", "CONFIG", "data.file=FOLDER"], "is a folder; data.file must name an HDF5 file"),
     (["run", "CONFIG", "data.file=CONFIG"], "cannot be read as HDF5"),
@@ -68,14 +88,19 @@ WORDS = [
     (["generate", "CONFIG", "--out", "/proc/a.h5"], "cannot be written"),
     (["paper", "--list", "nowhere.yaml"], "nowhere.yaml: no such config file"),
     (["paper", "--list", "CONFIG"], "task: unknown key; known here: experiments"),
-    (["paper", "--only", "heat1d"], "--only: no experiment is named 'heat1d'; did you mean 'heat_1d'?"),
+    (
+        ["paper", "--only", "heat1d"],
+        "--only: no experiment is named 'heat1d'; did you mean 'heat_1d'?",
+    ),
     (["plot", "nowhere"], "nowhere: no such folder; give the folder of a run"),
     (["plot", "FOLDER"], "metrics.jsonl: cannot be read"),
     (["plot", "FOLDER", "FOLDER"], "metrics.jsonl: cannot be read"),
 ]
 
 
-@pytest.mark.parametrize(("words", "message"), WORDS, ids=lambda case: " ".join(case) if isinstance(case, list) else "")
+@pytest.mark.parametrize(
+    ("words", "message"), WORDS, ids=lambda case: " ".join(case) if isinstance(case, list) else ""
+)
 def test_words(words, message, config, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     places = {"CONFIG": config, "FOLDER": str(tmp_path / "empty")}
@@ -86,10 +111,16 @@ def test_words(words, message, config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda u: u[:, :, :-1], "has shape (6, 3, 7), the grid needs (samples, steps + 1, [channels,] 8)"),
+        (
+            lambda u: u[:, :, :-1],
+            "has shape (6, 3, 7), the grid needs (samples, steps + 1, [channels,] 8)",
+        ),
         (lambda u: u[:, :2], "have 1 step(s), 2 are needed"),
         (lambda u: u.astype(np.int32), "must be float32 or float64, not int32"),
-        (lambda u: np.where(u == u[2, 1, 3], np.nan, u), "holds NaN or infinity, first in sample 2, step 1"),
+        (
+            lambda u: np.where(u == u[2, 1, 3], np.nan, u),
+            "holds NaN or infinity, first in sample 2, step 1",
+        ),
         (lambda u: u[:0], "needs at least 1 sample"),
     ],
 )
@@ -105,7 +136,9 @@ def test_data_of_another_time_step(config, tmp_path, capsys):
     cli.main(["generate", config, "--out", str(tmp_path / "a.h5")])
     capsys.readouterr()
     message = fails(capsys, "run", config, f"data.file={tmp_path / 'a.h5'}", "physics.dt=0.125")
-    assert re.search(r"a\.h5: was made with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message)
+    assert re.search(
+        r"a\.h5: was made with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message
+    )
 
 
 def test_data_of_zeros_only(config, tmp_path, capsys):
@@ -122,7 +155,9 @@ def test_generate_for_an_inverse_problem(tmp_path, capsys):
 def test_run_folders(config, tmp_path, capsys):
     cli.main(["run", config, "training.epochs=1"])
     capsys.readouterr()
-    assert "holds a run already: continue it with --resume, start anew with --overwrite" in fails(capsys, "run", config)
+    assert "holds a run already: continue it with --resume, start anew with --overwrite" in fails(
+        capsys, "run", config
+    )
     assert "seed: 1 in the checkpoint, 3 now" in fails(capsys, "run", config, "seed=3", "--resume")
     metrics = tmp_path / "runs" / "tiny" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"error": ', '"errror": '))
@@ -140,7 +175,9 @@ def test_overwrite_removes_runs_only(config, tmp_path, capsys):
     for command, folder in (("run", "tiny"), ("compare", "tiny-compare")):
         precious.parent.rename(tmp_path / "runs" / folder)
         precious = tmp_path / "runs" / folder / "thesis.tex"
-        assert "holds no run, so --overwrite does not remove it" in fails(capsys, command, config, "--overwrite")
+        assert "holds no run, so --overwrite does not remove it" in fails(
+            capsys, command, config, "--overwrite"
+        )
         assert precious.read_text() == "years of work"
 
 
@@ -171,7 +208,18 @@ def test_help_tells_the_commands(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     told = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
-    assert told == {"run", "compare", "paper", "generate", "gradients", "plan", "plot", "evaluate", "submit", "doctor"}
+    assert told == {
+        "run",
+        "compare",
+        "paper",
+        "generate",
+        "gradients",
+        "plan",
+        "plot",
+        "evaluate",
+        "submit",
+        "doctor",
+    }
 
 
 def test_a_bug_is_not_hidden(config, capsys, monkeypatch):

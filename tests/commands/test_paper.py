@@ -1,4 +1,6 @@
-"""Reliability: all experiments in one call, one that fails stops no other, and what is done is not done again."""
+"""Reliability: all experiments in one call, one that fails stops no other, and what is done is not
+done again.
+"""
 
 import json
 
@@ -15,13 +17,21 @@ QUICK = ["training.epochs=1", "comparison.seeds=2"]
 
 @pytest.fixture
 def listed(tmp_path):
-    """The path of a list of three experiments, the second of which has a solver that is not known."""
+    """The path of a list of three experiments, the second of which has a solver that is not
+    known.
+    """
     (tmp_path / "lists").mkdir()
     tiny.write(tmp_path / "heat.yaml", tiny.emulator("nowhere", comparison={"seeds": 1}))
     tiny.write(tmp_path / "broken.yaml", tiny.emulator("nowhere", solver={"ksp": "richardsen"}))
-    tiny.write(tmp_path / "poisson.yaml", tiny.inverse("nowhere", comparison={"targets": {"full": {"inner_iterations": 0.9}}}))
+    tiny.write(
+        tmp_path / "poisson.yaml",
+        tiny.inverse("nowhere", comparison={"targets": {"full": {"inner_iterations": 0.9}}}),
+    )
     names = ("heat", "broken", "poisson")
-    experiments = {name: {"config": f"../{name}.yaml", "quick": QUICK if name == "heat" else []} for name in names}
+    experiments = {
+        name: {"config": f"../{name}.yaml", "quick": QUICK if name == "heat" else []}
+        for name in names
+    }
     path = tmp_path / "lists" / "all.yaml"
     path.write_text(yaml.safe_dump({"experiments": experiments}, sort_keys=False))
     return str(path)
@@ -53,7 +63,11 @@ def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, c
     assert "  it. 90 %: MISS" in table
     for name in ("heat", "poisson"):
         result = json.loads((out / f"{name}.json").read_text())
-        assert (result["experiment"], result["quick"], result["epochs"]) == (name, True, 1 if name == "heat" else 3)
+        assert (result["experiment"], result["quick"], result["epochs"]) == (
+            name,
+            True,
+            1 if name == "heat" else 3,
+        )
         assert result["command"].startswith("prdp-hpc paper --quick")
         assert {"torch", "petsc"} <= result["versions"].keys()
         assert result["machine"]["ranks"] == 1
@@ -73,7 +87,9 @@ def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, c
     assert trained == [str(out / "heat" / "seed_1" / "full")]
     # results of other calls stay in the summary
     cli.main(["paper", "--quick", "--list", listed, "--out", str(out), "--only", "poisson"])
-    assert [one["experiment"] for one in json.loads((out / "summary.json").read_text())["experiments"]] == ["heat", "poisson"]
+    assert [
+        one["experiment"] for one in json.loads((out / "summary.json").read_text())["experiments"]
+    ] == ["heat", "poisson"]
 
 
 def test_one_size_does_not_pass_for_the_other(listed, tmp_path, capsys):
@@ -102,7 +118,19 @@ def test_a_bug_in_one_experiment_shows_and_stops_no_other(listed, tmp_path, caps
     broken = "prdp_hpc.commands.compare.plot_comparison"
     monkeypatch.setattr(broken, lambda *_: {}["nothing"])
     with pytest.raises(SystemExit) as ended:
-        cli.main(["paper", "--quick", "--list", listed, "--out", str(tmp_path / "out"), "--only", "heat", "poisson"])
+        cli.main(
+            [
+                "paper",
+                "--quick",
+                "--list",
+                listed,
+                "--out",
+                str(tmp_path / "out"),
+                "--only",
+                "heat",
+                "poisson",
+            ]
+        )
     assert ended.value.code == 1
     captured = capsys.readouterr()
     assert captured.err.count("KeyError") == 2

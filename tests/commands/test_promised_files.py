@@ -9,7 +9,13 @@ import yaml
 
 from prdp_hpc import cli
 
-RUN_FILES = {"starts.json", "config.yaml", "metrics.jsonl", "summary.json", "figures/error_and_level.png"}
+RUN_FILES = {
+    "starts.json",
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "figures/error_and_level.png",
+}
 PNG = b"\x89PNG"
 
 
@@ -28,7 +34,8 @@ def test_run(config, tmp_path, capsys):
     found = files(folder)
     checkpoints = {name for name in found if name.startswith("checkpoints/")}
     events = {name for name in found if name.startswith("tensorboard/events")}
-    # Short epochs may go without a checkpoint of their own, so which is the one before the last depends on the disk.
+    # Short epochs may go without a checkpoint of their own, so which is the one before the last
+    # depends on the disk.
     assert "checkpoints/epoch_0003.pt" in checkpoints
     assert len(checkpoints) <= 2
     assert len(events) == 1
@@ -43,11 +50,23 @@ def test_run(config, tmp_path, capsys):
     assert {key: summary[key] for key in ("name", "task", "schedule", "seed", "epochs", "ranks", "grid_ranks")} == {
         "name": "tiny", "task": "emulator", "schedule": "prdp", "seed": 1, "epochs": 3, "ranks": 1, "grid_ranks": 1,
     }  # fmt: skip
-    for key in ("error", "error_1", "error_2", "level", "forward_iterations", "adjoint_iterations", "total_seconds"):
+    for key in (
+        "error",
+        "error_1",
+        "error_2",
+        "level",
+        "forward_iterations",
+        "adjoint_iterations",
+        "total_seconds",
+    ):
         assert summary[key] == rows[-1][key]
-    assert summary["inner_iterations"] == summary["forward_iterations"] + summary["adjoint_iterations"]
+    assert (
+        summary["inner_iterations"] == summary["forward_iterations"] + summary["adjoint_iterations"]
+    )
     full = 4 * 2 * 10 * 3  # level × directions × samples × epochs
-    assert summary["savings"]["inner_iterations"] == pytest.approx(1 - summary["inner_iterations"] / full)
+    assert summary["savings"]["inner_iterations"] == pytest.approx(
+        1 - summary["inner_iterations"] / full
+    )
     assert rows[-1]["solver_seconds"] + rows[-1]["network_seconds"] <= rows[-1]["total_seconds"]
 
     captured = capsys.readouterr()
@@ -114,7 +133,16 @@ def test_inverse(tmp_path):
 def test_doctor_finds_all(capsys):
     cli.main(["doctor"])
     out = capsys.readouterr().out
-    for name in ("Python", "cores", "MPI", "PETSc", "torch", "HDF5", "SLURM", "all that is needed is there"):
+    for name in (
+        "Python",
+        "cores",
+        "MPI",
+        "PETSc",
+        "torch",
+        "HDF5",
+        "SLURM",
+        "all that is needed is there",
+    ):
         assert name in out
 
 

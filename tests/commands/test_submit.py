@@ -44,8 +44,19 @@ def refused(capsys, *words):
 
 
 def test_ranks_are_divided_over_nodes(shown, config):
-    options, command, _ = shown("--nodes", "2", "--replicas", "2", "--grid-ranks", "3", "training.epochs=5", "--gpus-per-node=3")
-    assert {"--nodes=2", "--ntasks-per-node=3", "--gpus-per-node=3", "--cpus-per-task=1"} <= set(options)
+    options, command, _ = shown(
+        "--nodes",
+        "2",
+        "--replicas",
+        "2",
+        "--grid-ranks",
+        "3",
+        "training.epochs=5",
+        "--gpus-per-node=3",
+    )
+    assert {"--nodes=2", "--ntasks-per-node=3", "--gpus-per-node=3", "--cpus-per-task=1"} <= set(
+        options
+    )
     assert command == ["run", config, "training.epochs=5", "parallel.grid_ranks=3", "--resume"]
 
 
@@ -58,13 +69,24 @@ def test_grid_ranks_of_the_config(shown):
 def test_only_what_is_asked_for_is_asked_of_slurm(shown):
     options, _, _ = shown()
     names = {option.partition("=")[0] for option in options}
-    always = {"--job-name", "--nodes", "--ntasks-per-node", "--cpus-per-task", "--output", "--open-mode", "--signal", "--requeue"}
+    always = {
+        "--job-name",
+        "--nodes",
+        "--ntasks-per-node",
+        "--cpus-per-task",
+        "--output",
+        "--open-mode",
+        "--signal",
+        "--requeue",
+    }
     assert names == always
     options, _, _ = shown("--time=1-0", "--partition=big", "--account=my group")
     assert {"--time=1-0", "--partition=big", "--account=my group"} <= set(options)
 
 
-@pytest.mark.parametrize(("task", "resumes"), [("run", True), ("compare", True), ("generate", False)])
+@pytest.mark.parametrize(
+    ("task", "resumes"), [("run", True), ("compare", True), ("generate", False)]
+)
 def test_commands(task, resumes, shown):
     options, command, script = shown("--command", task)
     assert command[0] == task
@@ -75,18 +97,24 @@ def test_commands(task, resumes, shown):
 
 def test_it_works_without_mpi(config):
     words = ["submit", config, "--dry-run"]
-    code = f"import sys; from prdp_hpc import cli; cli.main({words!r}); print(sorted({{'mpi4py', 'torch'}} & set(sys.modules)))"
+    code = (
+        f"import sys; from prdp_hpc import cli; cli.main({words!r}); print(sorted({{'mpi4py', "
+        f"'torch'}} & set(sys.modules)))"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
 def test_mistakes(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "4 ranks, which do not divide evenly over 3 nodes; --nodes may be one of [1, 2, 4]" in refused(
-        capsys, config, "--replicas=2", "--grid-ranks=2", "--nodes=3"
+    assert (
+        "4 ranks, which do not divide evenly over 3 nodes; --nodes may be one of [1, 2, 4]"
+        in refused(capsys, config, "--replicas=2", "--grid-ranks=2", "--nodes=3")
     )
     assert "argument --nodes: must be a whole number" in refused(capsys, config, "--nodes=0")
-    assert "training.epochs: must be a valid integer" in refused(capsys, config, "training.epochs=few")
+    assert "training.epochs: must be a valid integer" in refused(
+        capsys, config, "training.epochs=few"
+    )
     assert "cannot be written" in refused(capsys, config, "output=/proc/nowhere")
     assert "sbatch is not here: submit from a login node" in refused(capsys, config)
     inverse = tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))
@@ -96,12 +124,18 @@ def test_mistakes(config, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("script", [TEMPLATE, *SCRIPTS], ids=lambda path: path.name)
 def test_scripts_are_sound(script):
-    ended = subprocess.run([tiny.BIN / "shellcheck", script], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [tiny.BIN / "shellcheck", script], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout
 
 
 def test_all_scripts_end_in_the_same_way():
-    parts = [path.read_text().partition(COMMON) for path in [TEMPLATE, *SCRIPTS] if path.name != "pipeline.sh"]
+    parts = [
+        path.read_text().partition(COMMON)
+        for path in [TEMPLATE, *SCRIPTS]
+        if path.name != "pipeline.sh"
+    ]
     assert len(parts) == 5
     assert len({end for _, found, end in parts if found}) == 1
     assert all(found for _, found, _ in parts)

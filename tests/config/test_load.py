@@ -34,8 +34,20 @@ def test_configs_of_the_repository(path, tmp_path):
 @pytest.mark.parametrize("ladder", LADDERS)
 @pytest.mark.parametrize("adjoint", [None, *LADDERS])
 def test_resolved_config_means_the_same(ladder, adjoint, tmp_path):
-    refinement = {"schedule": "manual", "ladder": ladder, "adjoint_ladder": adjoint, "manual": {0: 1, 20: 1e-3}, "level": 1e-5}
-    options = {"ksp_gmres_restart": 8, "ksp_view": None, "flag": True, "text": "1e-3", "number": 1e-3}
+    refinement = {
+        "schedule": "manual",
+        "ladder": ladder,
+        "adjoint_ladder": adjoint,
+        "manual": {0: 1, 20: 1e-3},
+        "level": 1e-5,
+    }
+    options = {
+        "ksp_gmres_restart": 8,
+        "ksp_view": None,
+        "flag": True,
+        "text": "1e-3",
+        "number": 1e-3,
+    }
     content = tiny.emulator(
         tmp_path,
         refinement=refinement,
@@ -67,14 +79,21 @@ def test_numbers_that_yaml_reads_as_text(text, tmp_path):
         f"refinement.ladder={{kind: levels, levels: [0.1, {text}]}}",
     ]
     config = load_config(path, overrides)
-    assert config.training.learning_rate == config.refinement.level == config.refinement.ladder.levels[1] == 1e-3
+    assert (
+        config.training.learning_rate
+        == config.refinement.level
+        == config.refinement.ladder.levels[1]
+        == 1e-3
+    )
     assert config.refinement.build().level == 1e-3
 
 
 def test_overrides_in_order_and_into_sections_that_are_not_there(tmp_path):
     content = tiny.emulator(tmp_path, network=None)
     path = tiny.write(tmp_path / "c.yaml", content)
-    config = load_config(path, ["training.epochs=5", "training.epochs=7", "network.hidden=[3, 4]", "output=a=b"])
+    config = load_config(
+        path, ["training.epochs=5", "training.epochs=7", "network.hidden=[3, 4]", "output=a=b"]
+    )
     assert (config.training.epochs, config.network.hidden, config.output) == (7, (3, 4), "a=b")
     resolved = tmp_path / "resolved.yaml"
     write_resolved(config, resolved)
@@ -83,8 +102,19 @@ def test_overrides_in_order_and_into_sections_that_are_not_there(tmp_path):
 
 
 def test_defaults(tmp_path):
-    emulator = validate({"task": "emulator", "name": "a", "grid": {"shape": [4]}, "physics": {"pde": "heat", "dt": 1}}, "here")
-    inverse = validate({"task": "inverse", "name": "a", "grid": {"shape": [4]}, "physics": {"pde": "poisson"}}, "here")
+    emulator = validate(
+        {
+            "task": "emulator",
+            "name": "a",
+            "grid": {"shape": [4]},
+            "physics": {"pde": "heat", "dt": 1},
+        },
+        "here",
+    )
+    inverse = validate(
+        {"task": "inverse", "name": "a", "grid": {"shape": [4]}, "physics": {"pde": "poisson"}},
+        "here",
+    )
     assert isinstance(emulator, EmulatorConfig)
     assert isinstance(inverse, InverseConfig)
     assert emulator.refinement.full_level == 60
@@ -96,9 +126,20 @@ def test_schedules(tmp_path):
     def schedule(**refinement):
         return validate(tiny.emulator(tmp_path, refinement=refinement), "here").refinement.build()
 
-    prdp = schedule(step_threshold=0.5, stop_threshold=0.6, ema_window=4, error_window=7, adjoint_ladder=LADDERS[1])
+    prdp = schedule(
+        step_threshold=0.5,
+        stop_threshold=0.6,
+        ema_window=4,
+        error_window=7,
+        adjoint_ladder=LADDERS[1],
+    )
     assert isinstance(prdp, Coordinator)
-    assert (prdp.step_threshold, prdp.stop_threshold, prdp.ema_window, prdp.error_window) == (0.5, 0.6, 4, 7)
+    assert (prdp.step_threshold, prdp.stop_threshold, prdp.ema_window, prdp.error_window) == (
+        0.5,
+        0.6,
+        4,
+        7,
+    )
     assert (prdp.level, prdp.adjoint_level) == (1, 0.1)
     top = schedule(schedule="constant", adjoint_ladder=LADDERS[1])
     assert isinstance(top, ConstantSchedule)

@@ -17,7 +17,10 @@ X = (np.arange(30) + 1) / 31
 
 def basis(modes, x=X):
     """Columns sin(2πmx), cos(2πmx) for m = 1 … modes."""
-    return np.stack([wave(2 * math.pi * m * x) for m in range(1, modes + 1) for wave in (np.sin, np.cos)], axis=1)
+    return np.stack(
+        [wave(2 * math.pi * m * x) for m in range(1, modes + 1) for wave in (np.sin, np.cos)],
+        axis=1,
+    )
 
 
 def fit(states, modes):
@@ -40,7 +43,12 @@ def test_the_authors_family_in_one_dimension():
         assert amplitudes.var() == pytest.approx(1 / 3, rel=0.1)
 
 
-@given(st.lists(st.integers(2, 5), min_size=1, max_size=3), st.integers(1, 4), st.integers(1, 6), st.integers(0, 10**6))
+@given(
+    st.lists(st.integers(2, 5), min_size=1, max_size=3),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(0, 10**6),
+)
 def test_products_of_one_wave_per_axis(shape, samples, modes, seed):
     axes = [(np.arange(n) + 1) / (n + 1) for n in shape]
     states = truncated_fourier(np.random.default_rng(seed), samples, axes, modes)
@@ -49,14 +57,18 @@ def test_products_of_one_wave_per_axis(shape, samples, modes, seed):
     points = np.meshgrid(*axes, indexing="ij")
     for m in range(1, modes + 1):
         for which in np.ndindex((2,) * len(shape)):
-            waves = [(np.sin, np.cos)[w](2 * math.pi * m * x) for w, x in zip(which, points, strict=True)]
+            waves = [
+                (np.sin, np.cos)[w](2 * math.pi * m * x) for w, x in zip(which, points, strict=True)
+            ]
             amplitude = generator.uniform(-1, 1, samples)
             expected += amplitude.reshape(-1, *[1] * len(shape)) * np.prod(waves, axis=0)
     np.testing.assert_allclose(states, expected, atol=1e-12)
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 10**6))
-def test_normalised_series_reach_1_and_keep_the_proportions_of_their_channels(channels, samples, seed):
+def test_normalised_series_reach_1_and_keep_the_proportions_of_their_channels(
+    channels, samples, seed
+):
     axes = [X, X[:7]]
     states = normalised_fourier(np.random.default_rng(seed), samples, channels, axes, 3)
     assert states.shape == (samples, channels, 30, 7)

@@ -1,4 +1,6 @@
-"""Reliability and correctness: files of trajectories are read as they are, and wrong ones say what is wrong."""
+"""Reliability and correctness: files of trajectories are read as they are, and wrong ones say what
+is wrong.
+"""
 
 import re
 from pathlib import Path
@@ -16,19 +18,33 @@ SHAPE = (4, 5)
 
 
 def fields(samples=3, steps=2, channels=2, dtype=np.float64, shape=SHAPE):
-    return np.random.default_rng(samples).standard_normal((samples, steps + 1, channels, *shape)).astype(dtype)
+    return (
+        np.random.default_rng(samples)
+        .standard_normal((samples, steps + 1, channels, *shape))
+        .astype(dtype)
+    )
 
 
 def attributes(shape=SHAPE, **changes):
-    known = {"pde": "heat", "boundary": "dirichlet", "length": 1.0, "dt": 0.5, "coefficients": {"diffusivity": 2.0}}
-    return TrajectoryAttributes(shape=shape, channels=("u",), scheme="exact", **{**known, **changes})
+    known = {
+        "pde": "heat",
+        "boundary": "dirichlet",
+        "length": 1.0,
+        "dt": 0.5,
+        "coefficients": {"diffusivity": 2.0},
+    }
+    return TrajectoryAttributes(
+        shape=shape, channels=("u",), scheme="exact", **{**known, **changes}
+    )
 
 
 def store(path, train, validation=None, **options):
     """An HDF5 file as a user may have made it: no attributes."""
     with h5py.File(path, "w") as file:
         file.create_dataset("train/trajectories", data=train, **options)
-        file.create_dataset("validation/trajectories", data=train if validation is None else validation)
+        file.create_dataset(
+            "validation/trajectories", data=train if validation is None else validation
+        )
     return path
 
 
@@ -36,7 +52,9 @@ def store(path, train, validation=None, **options):
 def test_round_trip_keeps_every_bit(dtype, tmp_path):
     groups = {"train": fields(7, dtype=dtype), "validation": fields(2, dtype=dtype)}
     path = tmp_path / "new folder" / "a.h5"
-    write_trajectories(path, groups, attributes(boundary=("periodic", "neumann"), length=(1.0, 2.0)))
+    write_trajectories(
+        path, groups, attributes(boundary=("periodic", "neumann"), length=(1.0, 2.0))
+    )
     data = TrajectoryFile(path, SHAPE)
     assert (data.count("train"), data.count("validation"), data.steps) == (7, 2, 2)
     for group, array in groups.items():
@@ -65,25 +83,57 @@ def test_a_part_is_that_part_of_the_whole(tmp_path_factory, data):
 def test_one_channel_may_be_left_out(part, tmp_path):
     array = fields(channels=1)
     data = TrajectoryFile(store(tmp_path / "a.h5", array[:, :, 0]), SHAPE)
-    np.testing.assert_array_equal(data.read("train", part), array if part is None else array[..., 1:3, 0:2])
+    np.testing.assert_array_equal(
+        data.read("train", part), array if part is None else array[..., 1:3, 0:2]
+    )
 
 
 # What the file holds, and what the message must say.
 WRONG = {
-    "no validation": (lambda f: f.create_dataset("train/trajectories", data=fields()), "validation/trajectories is missing"),
+    "no validation": (
+        lambda f: f.create_dataset("train/trajectories", data=fields()),
+        "validation/trajectories is missing",
+    ),
     "nothing": (lambda f: None, "train/trajectories is missing.*the file holds: nothing"),
-    "another name": (lambda f: f.create_dataset("training/u", data=fields()), "train/trajectories is missing.*training/u"),
-    "a data set for the group": (lambda f: f.create_dataset("train", data=fields()), "train/trajectories is missing"),
-    "a group for the data set": (lambda f: f.create_group("train/trajectories"), "train/trajectories is missing"),
-    "a broken link": (lambda f: f.__setitem__("train/trajectories", h5py.SoftLink("/no")), "train/trajectories is missing"),
-    "no data": (lambda f: f.__setitem__("train/trajectories", h5py.Empty("f4")), "train/trajectories is empty"),
-    "a number": (lambda f: f.__setitem__("train/trajectories", 1.5), r"train/trajectories has shape \(\), the grid needs"),
+    "another name": (
+        lambda f: f.create_dataset("training/u", data=fields()),
+        "train/trajectories is missing.*training/u",
+    ),
+    "a data set for the group": (
+        lambda f: f.create_dataset("train", data=fields()),
+        "train/trajectories is missing",
+    ),
+    "a group for the data set": (
+        lambda f: f.create_group("train/trajectories"),
+        "train/trajectories is missing",
+    ),
+    "a broken link": (
+        lambda f: f.__setitem__("train/trajectories", h5py.SoftLink("/no")),
+        "train/trajectories is missing",
+    ),
+    "no data": (
+        lambda f: f.__setitem__("train/trajectories", h5py.Empty("f4")),
+        "train/trajectories is empty",
+    ),
+    "a number": (
+        lambda f: f.__setitem__("train/trajectories", 1.5),
+        r"train/trajectories has shape \(\), the grid needs",
+    ),
 }
 ARRAYS = {
-    "rank too low": (fields()[:, 0, 0], r"has shape \(3, 4, 5\), the grid needs \(samples, steps \+ 1, \[channels,\] 4, 5\)"),
+    "rank too low": (
+        fields()[:, 0, 0],
+        r"has shape \(3, 4, 5\), the grid needs \(samples, steps \+ 1, \[channels,\] 4, 5\)",
+    ),
     "rank too high": (fields()[None], "has shape"),
-    "another grid": (fields(shape=(5, 4)), r"has shape \(3, 3, 2, 5, 4\), the grid needs .* 4, 5\)"),
-    "integers": (np.ones((3, 3, 2, *SHAPE), dtype=np.int64), "must be float32 or float64, not int64"),
+    "another grid": (
+        fields(shape=(5, 4)),
+        r"has shape \(3, 3, 2, 5, 4\), the grid needs .* 4, 5\)",
+    ),
+    "integers": (
+        np.ones((3, 3, 2, *SHAPE), dtype=np.int64),
+        "must be float32 or float64, not int64",
+    ),
     "half precision": (fields(dtype=np.float16), "must be float32 or float64, not float16"),
     "complex": (fields(dtype=np.complex128), "must be float32 or float64, not complex128"),
     "no samples": (fields(samples=0), "at least 1 sample and 2 states"),
@@ -96,7 +146,9 @@ def test_wrong_files(case, tmp_path):
     make, message = WRONG[case]
     with h5py.File(tmp_path / "a.h5", "w") as file:
         make(file)
-    with pytest.raises(DataError, match=f"^{re.escape(str(tmp_path / 'a.h5'))}: data set {message}"):
+    with pytest.raises(
+        DataError, match=f"^{re.escape(str(tmp_path / 'a.h5'))}: data set {message}"
+    ):
         TrajectoryFile(tmp_path / "a.h5", SHAPE)
 
 
@@ -108,7 +160,10 @@ def test_wrong_data_sets(case, tmp_path):
 
 
 def test_groups_that_disagree(tmp_path):
-    with pytest.raises(DataError, match=r"must agree in all but the number of samples: \(3, 3, 2, 4, 5\) and \(3, 4, 2, 4, 5\)"):
+    with pytest.raises(
+        DataError,
+        match=r"must agree in all but the number of samples: \(3, 3, 2, 4, 5\) and \(3, 4, 2, 4, 5\)",
+    ):
         TrajectoryFile(store(tmp_path / "a.h5", fields(), fields(steps=3)), SHAPE)
 
 
@@ -117,22 +172,35 @@ def test_numbers_that_are_not_finite_are_found_where_they_are(bad, tmp_path):
     array = fields()
     array[2, 1, 0, 3, 4] = bad
     data = TrajectoryFile(store(tmp_path / "a.h5", array), SHAPE)
-    with pytest.raises(DataError, match=r"a.h5: train/trajectories holds NaN or infinity, first in sample 2, step 1"):
+    with pytest.raises(
+        DataError,
+        match=r"a.h5: train/trajectories holds NaN or infinity, first in sample 2, step 1",
+    ):
         data.read("train")
     data.read("train", (slice(0, 3), slice(0, 5)))
 
 
 def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
-    write_trajectories(tmp_path / "a.h5", {"train": fields(), "validation": fields()}, attributes(dt=0.5))
+    write_trajectories(
+        tmp_path / "a.h5", {"train": fields(), "validation": fields()}, attributes(dt=0.5)
+    )
     data = TrajectoryFile(tmp_path / "a.h5", SHAPE)
     data.check_made_with("physics.dt", "dt", 0.5)
-    with pytest.raises(DataError, match=r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or another data.file"):
+    with pytest.raises(
+        DataError,
+        match=r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or another data.file",
+    ):
         data.check_made_with("physics.dt", "dt", 0.25)
     data.check_made_with("physics.viscosity", "viscosity", 1.0)  # says nothing of it
     data.check_made_with("physics.diffusivity", "diffusivity", 4.0, factor=0.5)
-    with pytest.raises(DataError, match=r"made with diffusivity = 2, but physics.diffusivity is 2: give physics.diffusivity=4,"):
+    with pytest.raises(
+        DataError,
+        match=r"made with diffusivity = 2, but physics.diffusivity is 2: give physics.diffusivity=4,",
+    ):
         data.check_made_with("physics.diffusivity", "diffusivity", 2.0, factor=0.5)
-    TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE).check_made_with("physics.dt", "dt", 0.25)
+    TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE).check_made_with(
+        "physics.dt", "dt", 0.25
+    )
 
 
 def test_files_that_are_no_hdf5(tmp_path):
@@ -141,7 +209,9 @@ def test_files_that_are_no_hdf5(tmp_path):
         TrajectoryFile(tmp_path / "text.h5", SHAPE)
     with pytest.raises(DataError, match=r"is a folder; data\.file must name an HDF5 file"):
         TrajectoryFile(tmp_path, SHAPE)
-    with pytest.raises(DataError, match=r"no such data file; give another data\.file, or leave it out"):
+    with pytest.raises(
+        DataError, match=r"no such data file; give another data\.file, or leave it out"
+    ):
         TrajectoryFile(tmp_path / "absent.h5", SHAPE)
 
 
@@ -156,7 +226,9 @@ def test_files_cut_short_or_damaged(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[chunk.byte_offset + chunk.size // 2] ^= 0xFF
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match=r"a.h5: data set train/trajectories cannot be read, the file is damaged"):
+    with pytest.raises(
+        DataError, match=r"a.h5: data set train/trajectories cannot be read, the file is damaged"
+    ):
         TrajectoryFile(path, SHAPE).read("train")
 
 
@@ -177,7 +249,11 @@ def test_writing_refuses_what_could_not_be_read(array, message, tmp_path):
 @pytest.mark.skipif(not REFERENCE.exists(), reason=f"the authors' data are not there: {REFERENCE}")
 @pytest.mark.parametrize(
     ("name", "shape", "counts", "steps", "channels"),
-    [("heat_1d", (30,), (200, 5), 2, 1), ("heat_2d", (30, 30), (200, 5), 2, 1), ("navier_stokes", (48, 48), (200, 5), 5, 3)],
+    [
+        ("heat_1d", (30,), (200, 5), 2, 1),
+        ("heat_2d", (30, 30), (200, 5), 2, 1),
+        ("navier_stokes", (48, 48), (200, 5), 5, 3),
+    ],
 )
 def test_reference_files(name, shape, counts, steps, channels):
     data = TrajectoryFile(REFERENCE / f"{name}.h5", shape)

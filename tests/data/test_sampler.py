@@ -1,4 +1,6 @@
-"""Correctness: each sample is trained on once an epoch, by one replica, in an order that depends on nothing else."""
+"""Correctness: each sample is trained on once an epoch, by one replica, in an order that depends on
+nothing else.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,11 @@ def test_an_epochs_order_does_not_depend_on_the_epochs_before(count, batch_size,
 
 
 def test_orders_differ_between_epochs_and_seeds():
-    orders = {tuple(np.concatenate(EpochSampler(50, 7, seed).batches(epoch))) for seed in range(4) for epoch in range(4)}
+    orders = {
+        tuple(np.concatenate(EpochSampler(50, 7, seed).batches(epoch)))
+        for seed in range(4)
+        for epoch in range(4)
+    }
     assert len(orders) == 16
 
 

@@ -1,4 +1,6 @@
-"""The images' build step runs here without an image; what the files say holds for the files that they copy."""
+"""The images' build step runs here without an image; what the files say holds for the files that
+they copy.
+"""
 
 import os
 import re
@@ -16,16 +18,26 @@ def test_the_build_step_makes_an_environment_that_needs_no_clone(tmp_path):
     """With the wheels that this environment was made from, if they are still there."""
     prefix = tmp_path / "prefix"
     command = [str(DOCKER / "build.sh"), str(prefix)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=480, env=tiny.environment(), check=False)
+    built = subprocess.run(
+        command, capture_output=True, text=True, timeout=480, env=tiny.environment(), check=False
+    )
     assert built.returncode == 0, built.stdout + built.stderr
     assert "all that is needed is there" in built.stdout
-    inside = {"PATH": f"{prefix / 'bin'}:/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    inside = {
+        "PATH": f"{prefix / 'bin'}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+    }
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator("runs"))
     job = ["mpiexec", "-n", "2", "prdp-hpc", "run", config, "parallel.grid_ranks=2"]
-    ran = subprocess.run(job, capture_output=True, text=True, timeout=100, env=inside, cwd=tmp_path, check=False)
+    ran = subprocess.run(
+        job, capture_output=True, text=True, timeout=100, env=inside, cwd=tmp_path, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     where = [str(prefix / "bin" / "python"), "-c", "import prdp_hpc; print(prdp_hpc.__file__)"]
-    found = subprocess.run(where, capture_output=True, text=True, env=inside, cwd=tmp_path, check=True)
+    found = subprocess.run(
+        where, capture_output=True, text=True, env=inside, cwd=tmp_path, check=True
+    )
     assert found.stdout.startswith(str(prefix))
 
 

@@ -1,4 +1,5 @@
-"""Kill a training at a random moment, see that it ends, resume it, and compare with one that was left alone.
+"""Kill a training at a random moment, see that it ends, resume it, and compare with one that was
+left alone.
 
     python tests/faults/harness.py [--count 100] [--seed 1] [--out FOLDER]
 
@@ -65,7 +66,9 @@ def cases(count: int, seed: int) -> list[Case]:
         ranks, grid_ranks = source.choice(SPLITS)
         victim = source.choice(VICTIMS if ranks > 1 else ("rank", "disk"))
         moment = "any" if victim == "disk" else source.choice(MOMENTS)
-        found.append(Case(ranks, grid_ranks, victim, source.choice(SIGNALS[victim]), moment, source.random()))
+        found.append(
+            Case(ranks, grid_ranks, victim, source.choice(SIGNALS[victim]), moment, source.random())
+        )
     return found
 
 
@@ -76,14 +79,20 @@ class Bench:
         self.folder, self._epochs = folder, epochs
         network = {"kind": "resnet", "channels": 4, "blocks": 1}
         content = tiny.emulator(
-            folder, grid={"shape": [16]}, network=network, training={"epochs": epochs, "batch_size": 2}, data={"train": 12}
+            folder,
+            grid={"shape": [16]},
+            network=network,
+            training={"epochs": epochs, "batch_size": 2},
+            data={"train": 12},
         )
         self.config = tiny.write(folder / "config.yaml", content)
         self._undisturbed: dict[tuple[int, int], Path] = {}
 
     def command(self, case: Case, name: str, resume: bool) -> list[str]:
         """A run of the case's split; each rank on a node of its own where a node is to die."""
-        words = ["run", self.config, f"name={name}", f"parallel.grid_ranks={case.grid_ranks}"] + ["--resume"] * resume
+        words = ["run", self.config, f"name={name}", f"parallel.grid_ranks={case.grid_ranks}"] + [
+            "--resume"
+        ] * resume
         command = tiny.command(case.ranks if case.ranks > 1 else 0, *words)
         if case.victim == "node":
             hosts = ",".join("abcd"[: case.ranks])
@@ -96,7 +105,11 @@ class Bench:
         if split not in self._undisturbed:
             name = f"whole_{split[0]}_{split[1]}"
             ended = subprocess.run(
-                self.command(case, name, False), capture_output=True, text=True, env=tiny.environment(), check=False
+                self.command(case, name, False),
+                capture_output=True,
+                text=True,
+                env=tiny.environment(),
+                check=False,
             )
             assert ended.returncode == 0, ended.stderr
             self._undisturbed[split] = self.folder / name
@@ -107,7 +120,11 @@ class Bench:
         whole, folder = self.undisturbed(case), self.folder / name
         log = (self.folder / f"{name}.log").open("w")
         job = subprocess.Popen(
-            self.command(case, name, False), stdout=log, stderr=log, env=tiny.environment(), start_new_session=True
+            self.command(case, name, False),
+            stdout=log,
+            stderr=log,
+            env=tiny.environment(),
+            start_new_session=True,
         )
         try:
             if wait_for(case, folder, job, self._epochs):
@@ -139,7 +156,10 @@ class Bench:
         newest = Checkpoints(folder / "checkpoints").load_latest()
         case.resumed_from = (-1, 0) if newest is None else (newest["epoch"], newest["step"])
         if case.resumed_from[0] < case.last_line - 1:
-            case.problems.append(f"epoch {case.last_line} was finished, but the last checkpoint is of {case.resumed_from[0]}")
+            case.problems.append(
+                f"epoch {case.last_line} was finished, but the last checkpoint is of "
+                f"{case.resumed_from[0]}"
+            )
         ended = subprocess.run(
             self.command(case, name, resume=True),
             capture_output=True,
@@ -167,7 +187,11 @@ def wait_for(case: Case, folder: Path, job: subprocess.Popen[bytes], epochs: int
     began = time.monotonic()
 
     def reached() -> bool:
-        lines = (folder / "metrics.jsonl").read_bytes().count(b"\n") if (folder / "metrics.jsonl").exists() else 0
+        lines = (
+            (folder / "metrics.jsonl").read_bytes().count(b"\n")
+            if (folder / "metrics.jsonl").exists()
+            else 0
+        )
         if case.moment == "start":
             return time.monotonic() > began + 3 * case.wait
         if case.moment == "first step":
@@ -202,7 +226,9 @@ def strike(case: Case, launcher: int, name: str) -> None:
 
 
 def judge_end(case: Case, name: str, finished: bool) -> None:
-    """Whether the job ended in time, on all ranks, with the exit code that says why; a fault may come after all is done."""
+    """Whether the job ended in time, on all ranks, with the exit code that says why; a fault may
+    come after all is done.
+    """
     if processes(name):
         case.problems.append("some ranks are still there")
     if case.seconds is not None and case.seconds > DEADLINE:
@@ -223,7 +249,11 @@ def processes(name: str) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if f"name={name}".encode() in words and b"mpiexec" not in words[0] and b"hydra" not in words[0]:
+            if (
+                f"name={name}".encode() in words
+                and b"mpiexec" not in words[0]
+                and b"hydra" not in words[0]
+            ):
                 found.append(int(entry.name))
     return sorted(found)
 
@@ -244,18 +274,34 @@ def children(process: int) -> list[int]:
 
 def table(results: list[Case]) -> str:
     """One line a case, and one below."""
-    headers = ("ranks", "grid", "killed", "signal", "moment", "exit", "ended after s", "last epoch", "resumed from", "verdict")
+    headers = (
+        "ranks",
+        "grid",
+        "killed",
+        "signal",
+        "moment",
+        "exit",
+        "ended after s",
+        "last epoch",
+        "resumed from",
+        "verdict",
+    )
     rows: list[tuple[str, ...]] = [headers]
     for case in results:
         name = "full" if case.signal is None else case.signal.name
         epoch, step = case.resumed_from or (-1, 0)
         place = "the start" if epoch < 0 else f"{epoch}" + (f" + {step} steps" if step else "")
         seconds = "-" if case.seconds is None else f"{case.seconds:.2f}"
-        verdict = "; ".join(case.problems) or ("same numbers" if case.struck else "had ended before, same numbers")
+        verdict = "; ".join(case.problems) or (
+            "same numbers" if case.struck else "had ended before, same numbers"
+        )
         struck = (str(case.ranks), str(case.grid_ranks), case.victim, name, case.moment)
         rows.append((*struck, str(case.code), seconds, str(case.last_line), place, verdict))
     widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     failed = sum(bool(case.problems) for case in results)
     slowest = max((case.seconds or 0.0 for case in results), default=0.0)
     lines.append(f"\n{len(results)} faults, {failed} failed; the slowest end took {slowest:.1f} s")
@@ -264,7 +310,9 @@ def table(results: list[Case]) -> str:
 
 def main() -> None:
     """Run the seeded faults."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=100, help="faults (default 100)")
     parser.add_argument("--seed", type=int, default=1, help="which ones (default 1)")
     parser.add_argument("--out", type=Path, help="keep the runs in this folder")
@@ -277,11 +325,15 @@ def main() -> None:
             results.append(bench.run(case, f"fault_{number}"))
             done = results[-1]
             print(
-                f"{number + 1}/{arguments.count}  {done.victim} {done.moment}  {done.problems or 'ok'}",
+                f"{number + 1}/{arguments.count}  {done.victim} {done.moment}  "
+                f"{done.problems or 'ok'}",
                 file=sys.stderr,
                 flush=True,
             )
-        content = [asdict(case) | {"signal": None if case.signal is None else case.signal.name} for case in results]
+        content = [
+            asdict(case) | {"signal": None if case.signal is None else case.signal.name}
+            for case in results
+        ]
         (folder / "faults.json").write_text(json.dumps(content, indent=2))
     print(table(results))
     sys.exit(any(case.problems for case in results))

@@ -1,4 +1,6 @@
-"""A few of the faults of `make test-faults`: the job ends on all ranks, and the resume gives the undisturbed run."""
+"""A few of the faults of `make test-faults`: the job ends on all ranks, and the resume gives the
+undisturbed run.
+"""
 
 import signal
 

@@ -17,7 +17,9 @@ def mesh():
 
 @pytest.fixture
 def make_task(mesh, tmp_path):
-    """A fresh task of one of `tiny`'s configs, at a level; the same parameters and data each time."""
+    """A fresh task of one of `tiny`'s configs, at a level; the same parameters and data each
+    time.
+    """
 
     def make(content, level, **changes):
         config = validate(content(tmp_path, **changes), "here")

@@ -24,7 +24,9 @@ print([faults() for _ in range(8)][-1])
 
 
 def page_faults(what):
-    ended = subprocess.run([sys.executable, "-c", COUNT, what], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", COUNT, what], capture_output=True, text=True, timeout=60, check=True
+    )
     return int(ended.stdout)
 
 

@@ -28,8 +28,16 @@ from prdp_hpc.learning.checkpoint import (
 )
 from prdp_hpc.learning.sealed import DamagedError, load_sealed, save_sealed
 
-SETTINGS: dict[str, Any] = {"task": "emulator", "training": {"batch_size": 25, "decay": 0.9}, "hidden": [64, 64]}
-FLAT = st.dictionaries(st.text(max_size=3), st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2), max_size=4)
+SETTINGS: dict[str, Any] = {
+    "task": "emulator",
+    "training": {"batch_size": 25, "decay": 0.9},
+    "hidden": [64, 64],
+}
+FLAT = st.dictionaries(
+    st.text(max_size=3),
+    st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
+    max_size=4,
+)
 
 
 def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -42,7 +50,11 @@ def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 def test_model_and_optimiser_come_back(tmp_path: Path) -> None:
     model, optimiser = trained()
-    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "coordinator": {"history": [1.0], "level": 3}}
+    state = {
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "coordinator": {"history": [1.0], "level": 3},
+    }
     path = Checkpoints(tmp_path).save(7, state)
     assert path == tmp_path / "epoch_0007.pt"
     found = Checkpoints(tmp_path).load(path)
@@ -50,13 +62,17 @@ def test_model_and_optimiser_come_back(tmp_path: Path) -> None:
     other, other_optimiser = trained()
     other.load_state_dict(found["model"])
     other_optimiser.load_state_dict(found["optimiser"])
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
+    )
     moments = optimiser.state_dict()["state"][0]["exp_avg"]
     assert torch.equal(other_optimiser.state_dict()["state"][0]["exp_avg"], moments)
 
 
 @given(keep=st.integers(1, 3), epochs=st.integers(1, 6))
-def test_only_the_last_ones_are_kept(tmp_path_factory: pytest.TempPathFactory, keep: int, epochs: int) -> None:
+def test_only_the_last_ones_are_kept(
+    tmp_path_factory: pytest.TempPathFactory, keep: int, epochs: int
+) -> None:
     checkpoints = Checkpoints(tmp_path_factory.mktemp("checkpoints"), keep=keep)
     for epoch in range(epochs):
         checkpoints.save(epoch, {})
@@ -79,7 +95,9 @@ def test_the_order_is_the_epochs_not_the_letters(tmp_path: Path) -> None:
     assert checkpoints.load_latest() == checkpoints.load(tmp_path / "epoch_10000.pt")
 
 
-def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_earlier_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, {"done": 10})
 
@@ -88,7 +106,10 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(CheckpointError, match=r"cannot be written \(disk full\); the ones before are whole: make room"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"cannot be written \(disk full\); the ones before are whole: make room",
+    ):
         checkpoints.save(2, {"done": 20})
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["epoch_0001.pt"]
@@ -107,7 +128,9 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(tmp_path: Path, monkeypatc
         (Path("x"), "Path"),
     ],
 )
-def test_what_could_not_be_read_back_is_not_saved(tmp_path: Path, value: object, where: str) -> None:
+def test_what_could_not_be_read_back_is_not_saved(
+    tmp_path: Path, value: object, where: str
+) -> None:
     with pytest.raises(TypeError, match=where):
         Checkpoints(tmp_path).save(0, {"a": {"b": [0, value]}})
     assert list(tmp_path.iterdir()) == []
@@ -121,22 +144,34 @@ class Attack:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))]
+)
 def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> None:
     save({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
-    with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run anew"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run anew",
+    ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
     save_sealed({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
-    with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run anew"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run anew",
+    ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("content", [{"weights": torch.zeros(2)}, torch.zeros(2), {"format": "prdp-hpc checkpoint 1"}])
+@pytest.mark.parametrize(
+    "content", [{"weights": torch.zeros(2)}, torch.zeros(2), {"format": "prdp-hpc checkpoint 1"}]
+)
 def test_another_programs_file_is_refused(tmp_path: Path, content: object) -> None:
     save_sealed(content, tmp_path / "epoch_0001.pt")
-    with pytest.raises(CheckpointError, match=r"epoch_0001\.pt: is not a checkpoint of this version"):
+    with pytest.raises(
+        CheckpointError, match=r"epoch_0001\.pt: is not a checkpoint of this version"
+    ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
 
 
@@ -179,7 +214,9 @@ def test_a_single_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
     content = path.read_bytes()
     assert torch.load(path, weights_only=True)["names"] == ["a", "b"]  # any torch can read it
     for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+        )
         with pytest.raises(DamagedError):
             load_sealed(path)
     path.write_bytes(content)
@@ -200,7 +237,9 @@ def test_steps_of_an_epoch_lie_between_epochs(tmp_path: Path) -> None:
     assert (found["epoch"], found["step"]) == (3, 7)
 
 
-def test_saving_goes_on_beside_training_and_takes_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_goes_on_beside_training_and_takes_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints, weights, may_write = Checkpoints(tmp_path), torch.zeros(3), threading.Event()
 
     def slow(content: object, path: Path) -> None:
@@ -221,7 +260,10 @@ def test_no_checkpoint_is_none_but_only_damaged_ones_are_an_error(tmp_path: Path
     assert checkpoints.latest() is None
     assert checkpoints.load_latest() is None
     checkpoints.save(1, {}).write_bytes(b"")
-    with pytest.warns(RuntimeWarning), pytest.raises(CheckpointError, match="none of the 1 checkpoints can be read"):
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(CheckpointError, match="none of the 1 checkpoints can be read"),
+    ):
         checkpoints.load_latest()
 
 
@@ -250,17 +292,30 @@ def test_settings_fit_where_they_are_equal(saved: dict[str, Any], now: dict[str,
 
 
 def test_flat_settings_join_their_keys() -> None:
-    flat = {"task": "emulator", "training.batch_size": 25, "training.decay": 0.9, "hidden": [64, 64]}
+    flat = {
+        "task": "emulator",
+        "training.batch_size": 25,
+        "training.decay": 0.9,
+        "hidden": [64, 64],
+    }
     assert flat_settings(SETTINGS) == flat
     assert flat_settings(flat) == flat
 
 
 def draw() -> list[float]:
-    return [*torch.rand(3).tolist(), *torch.randn(3).tolist(), *np.random.standard_normal(3), random.random(), random.gauss()]
+    return [
+        *torch.rand(3).tolist(),
+        *torch.randn(3).tolist(),
+        *np.random.standard_normal(3),
+        random.random(),
+        random.gauss(),
+    ]
 
 
 @given(st.integers(0, 2**31), st.integers(0, 5))
-def test_random_numbers_go_on_as_if_never_stopped(tmp_path_factory: pytest.TempPathFactory, seed: int, before: int) -> None:
+def test_random_numbers_go_on_as_if_never_stopped(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, before: int
+) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)

@@ -1,4 +1,6 @@
-"""Accuracy: the corrector's loss, gradient and errors are those of `u ← P(u) + net(P(u))`, unrolled."""
+"""Accuracy: the corrector's loss, gradient and errors are those of `u ← P(u) + net(P(u))`,
+unrolled.
+"""
 
 from functools import partial
 
@@ -14,8 +16,14 @@ from prdp_hpc.data import DataError, TrajectoryFile
 from prdp_hpc.learning.generate import generated_path
 
 FLOWS = {
-    "burgers": ({"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}, {"ksp": "gmres", "pc": "jacobi"}),
-    "navier_stokes": ({"pde": "navier_stokes", "viscosity": 1e-2, "dt": 0.1}, {"ksp": "gmres", "pc": "constraint"}),
+    "burgers": (
+        {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05},
+        {"ksp": "gmres", "pc": "jacobi"},
+    ),
+    "navier_stokes": (
+        {"pde": "navier_stokes", "viscosity": 1e-2, "dt": 0.1},
+        {"ksp": "gmres", "pc": "constraint"},
+    ),
 }
 
 
@@ -33,7 +41,9 @@ def store(path, array):
 
 def heat_step(n, coefficient):
     """The inverse of `I − κ dt Δ` on n inner points of (0, 1)."""
-    laplacian = (np.diag(np.ones(n - 1), 1) + np.diag(np.ones(n - 1), -1) - 2 * np.eye(n)) * (n + 1) ** 2
+    laplacian = (np.diag(np.ones(n - 1), 1) + np.diag(np.ones(n - 1), -1) - 2 * np.eye(n)) * (
+        n + 1
+    ) ** 2
     return np.linalg.inv(np.eye(n) - coefficient * laplacian)
 
 
@@ -44,7 +54,9 @@ def corrected(network, coarse):
 
 # See test_emulator.py on why the derivative of K Jacobi iterations is exact.
 @pytest.mark.parametrize(("unroll", "level"), [(1, 2), (2, 1), (3, 2)])
-@pytest.mark.parametrize("network", [{"kind": "mlp", "hidden": [8]}, {"kind": "resnet", "channels": 3, "blocks": 1}])
+@pytest.mark.parametrize(
+    "network", [{"kind": "mlp", "hidden": [8]}, {"kind": "resnet", "channels": 3, "blocks": 1}]
+)
 def test_gradient_of_a_step_is_the_finite_difference_of_its_loss(network, unroll, level, task_of):
     smooth = {**network, "activation": "tanh"}
     changes = {"corrector": {"unroll": unroll}, "training": {"batch_size": 10}, "network": smooth}
@@ -68,7 +80,9 @@ def test_bfloat16_is_float32_to_its_eight_bits(task_of):
 
 @pytest.mark.parametrize("unroll", [1, 3])
 def test_loss_is_the_sum_of_the_steps_mean_squares(unroll, task_of):
-    task, config = task_of(500, corrector={"unroll": unroll, "validation_steps": [1, 3]}, training={"batch_size": 10})
+    task, config = task_of(
+        500, corrector={"unroll": unroll, "validation_steps": [1, 3]}, training={"batch_size": 10}
+    )
     data = TrajectoryFile(generated_path(config), (8,)).read("train").astype(np.float64)
     state, expected, step = data[:, 0], 0.0, heat_step(8, 1e-2)
     for s in range(1, unroll + 1):
@@ -81,7 +95,9 @@ def test_loss_is_the_sum_of_the_steps_mean_squares(unroll, task_of):
 
 
 def test_validation_has_full_physics_and_a_solver_of_its_own(task_of):
-    task, config = task_of(1, refinement={"level": 1e-12}, corrector={"validation_steps": [1, 2, 5]})
+    task, config = task_of(
+        1, refinement={"level": 1e-12}, corrector={"validation_steps": [1, 2, 5]}
+    )
     truth = TrajectoryFile(generated_path(config), (8,)).read("validation").astype(np.float64)
     assert truth.shape == (3, 6, 1, 8)
     errors = task.validate()
@@ -90,8 +106,14 @@ def test_validation_has_full_physics_and_a_solver_of_its_own(task_of):
     for s in range(1, 6):
         state = corrected(task.network, state @ step)
         if s in (1, 2, 5):
-            squares = [np.sum(field**2, axis=(1, 2)) for field in (state - truth[:, s], truth[:, s])]
-            assert errors[f"error_{s}"] == errors[f"error_{s}_u"] == pytest.approx(np.mean(squares[0] / squares[1]), rel=1e-8)
+            squares = [
+                np.sum(field**2, axis=(1, 2)) for field in (state - truth[:, s], truth[:, s])
+            ]
+            assert (
+                errors[f"error_{s}"]
+                == errors[f"error_{s}_u"]
+                == pytest.approx(np.mean(squares[0] / squares[1]), rel=1e-8)
+            )
     assert errors["error"] == errors["error_5"]
     assert task.solver.report.forward.solves == 0
     task.solver.refine(3)
@@ -108,7 +130,9 @@ def test_the_measured_channel_is_what_the_coordinator_sees(task_of, tmp_path):
     second, _ = task_of(2, **changes, corrector={"measure": "u_2"})
     assert second.validate()["error"] == errors["error_3_u_2"]
     assert second.validate()["error_1"] == errors["error_1_u_2"]
-    with pytest.raises(ConfigError, match=r"corrector\.measure: 'v' is not a channel; choose one of u_1, u_2"):
+    with pytest.raises(
+        ConfigError, match=r"corrector\.measure: 'v' is not a channel; choose one of u_1, u_2"
+    ):
         task_of(2, **changes, corrector={"measure": "v"})
 
 
@@ -116,7 +140,10 @@ def test_data_that_cannot_be_measured_or_are_too_short(task_of, tmp_path):
     fields = np.random.default_rng(0).standard_normal((4, 4, 2, 8))
     zero = fields.copy()
     zero[2, 3, 1] = 0.0
-    with pytest.raises(DataError, match=r"zero everywhere in sample 2, step 3, channel u_2, and errors are measured"):
+    with pytest.raises(
+        DataError,
+        match=r"zero everywhere in sample 2, step 3, channel u_2, and errors are measured",
+    ):
         task_of(1, data=store(tmp_path / "zero.h5", zero))
     zero[2, 3, 1], zero[2, 2, 1] = 1.0, 0.0  # a step that is not measured
     task_of(1, data=store(tmp_path / "other.h5", zero))
@@ -128,13 +155,24 @@ def test_data_that_cannot_be_measured_or_are_too_short(task_of, tmp_path):
 def test_data_of_other_channels_are_refused(pde, task_of, tmp_path):
     physics, solver = FLOWS[pde]
     data = store(tmp_path / "one.h5", np.ones((3, 4, 1, 8, 8)))
-    with pytest.raises(DataError, match=rf"have 1 channel\(s\), {pde} on this grid has [23]: velocity_x, velocity_y"):
-        task_of(1, grid={"shape": [8, 8], "boundary": "periodic"}, physics=physics, solver=solver, data=data)
+    with pytest.raises(
+        DataError,
+        match=rf"have 1 channel\(s\), {pde} on this grid has [23]: velocity_x, velocity_y",
+    ):
+        task_of(
+            1,
+            grid={"shape": [8, 8], "boundary": "periodic"},
+            physics=physics,
+            solver=solver,
+            data=data,
+        )
 
 
 @pytest.mark.parametrize("pde", FLOWS)
 def test_flows_are_corrected(pde, task_of):
-    """From data of a finer grid, the trained corrector is nearer to them than the coarse solver alone."""
+    """From data of a finer grid, the trained corrector is nearer to them than the coarse solver
+    alone.
+    """
     physics, solver = FLOWS[pde]
     task, _ = task_of(
         20,
@@ -153,4 +191,7 @@ def test_flows_are_corrected(pde, task_of):
     after = task.validate()
     assert losses[-1] < 0.6 * losses[0]
     assert after["error_1"] < before["error_1"]
-    assert {name for name in after if name.startswith("error_3_")} >= {"error_3_velocity_x", "error_3_velocity_y"}
+    assert {name for name in after if name.startswith("error_3_")} >= {
+        "error_3_velocity_x",
+        "error_3_velocity_y",
+    }

@@ -1,4 +1,6 @@
-"""Accuracy: the emulator's gradient is that of its loss, through the network and K iterations of the solver."""
+"""Accuracy: the emulator's gradient is that of its loss, through the network and K iterations of
+the solver.
+"""
 
 from functools import partial
 
@@ -24,10 +26,12 @@ def task_of(make_task):
     return partial(make_task, tiny.emulator)
 
 
-# Jacobi's iteration with a constant diagonal is a symmetric polynomial of the matrix, so that K adjoint iterations are the
-# exact derivative of K forward ones.
+# Jacobi's iteration with a constant diagonal is a symmetric polynomial of the matrix, so that K
+# adjoint iterations are the exact derivative of K forward ones.
 @pytest.mark.parametrize("level", [1, 3])
-@pytest.mark.parametrize(("shape", "boundary"), [([8], "dirichlet"), ([4, 4], "dirichlet"), ([4, 4], "periodic")])
+@pytest.mark.parametrize(
+    ("shape", "boundary"), [([8], "dirichlet"), ([4, 4], "dirichlet"), ([4, 4], "periodic")]
+)
 def test_gradient_of_a_step_is_the_finite_difference_of_its_loss(shape, boundary, level, task_of):
     changes = {"grid": {"shape": shape, "boundary": boundary}, "training": {"batch_size": 10}}
 
@@ -56,7 +60,9 @@ def test_validation_errors_are_those_of_the_network_alone(task_of):
     for step in (1, 2):
         with torch.no_grad():
             state = task.network(torch.from_numpy(state)).numpy()
-        squares = [np.sum(field**2, axis=(1, 2)) for field in (state - truth[:, step], truth[:, step - 1])]
+        squares = [
+            np.sum(field**2, axis=(1, 2)) for field in (state - truth[:, step], truth[:, step - 1])
+        ]
         expected.append(np.mean(squares[0] / squares[1]))
     errors = task.validate()
     assert [errors["error_1"], errors["error_2"]] == pytest.approx(expected, rel=1e-12)
@@ -74,7 +80,9 @@ def test_an_epochs_loss_is_the_mean_over_batches_of_any_size(task_of):
 
 
 def test_learning_rate_decays_with_steps(task_of):
-    task, _ = task_of(1, training={"decay": 0.5, "decay_steps": 10, "batch_size": 1, "learning_rate": 0.1})
+    task, _ = task_of(
+        1, training={"decay": 0.5, "decay_steps": 10, "batch_size": 1, "learning_rate": 0.1}
+    )
     for epoch in (1, 2):
         task.train_epoch(epoch)
     (group,) = task.state_dict()["optimiser"]["param_groups"]
@@ -83,7 +91,13 @@ def test_learning_rate_decays_with_steps(task_of):
 
 def test_learning_rate_on_half_a_cosine_wave(task_of):
     """What optax.cosine_decay_schedule(0.1, 20, alpha=0.25) gives after 0, 10, 20 and 30 steps."""
-    section = {"schedule": "cosine", "decay": 0.25, "decay_steps": 20, "batch_size": 1, "learning_rate": 0.1}
+    section = {
+        "schedule": "cosine",
+        "decay": 0.25,
+        "decay_steps": 20,
+        "batch_size": 1,
+        "learning_rate": 0.1,
+    }
     task, _ = task_of(1, training=section)
     rates = []
     for epoch in range(4):
@@ -102,7 +116,11 @@ def test_learning_rate_on_half_a_cosine_wave(task_of):
     ],
 )
 def test_networks_learn_on_one_to_three_axes(physics, shape, boundary, network, task_of):
-    changes = {"grid": {"shape": shape, "boundary": boundary}, "network": network, "training": {"learning_rate": 3e-3}}
+    changes = {
+        "grid": {"shape": shape, "boundary": boundary},
+        "network": network,
+        "training": {"learning_rate": 3e-3},
+    }
     solver = {"ksp": "gmres", "pc": "jacobi"} if physics else {"ksp": "richardson", "pc": "jacobi"}
     task, config = task_of(20, **changes, solver=solver, physics=physics)
     assert type(task.network).__name__.lower() == network["kind"]
@@ -110,7 +128,11 @@ def test_networks_learn_on_one_to_three_axes(physics, shape, boundary, network, 
     assert losses[-1] < 0.8 * losses[0]
     assert task.validate()["error"] > 0
     components = len(shape) if physics else 1
-    assert task.solver.report.adjoint.solves == task.solver.report.forward.solves == 12 * config.data.train * components
+    assert (
+        task.solver.report.adjoint.solves
+        == task.solver.report.forward.solves
+        == 12 * config.data.train * components
+    )
 
 
 def test_data_with_too_few_steps(mesh, tmp_path):
@@ -119,8 +141,12 @@ def test_data_with_too_few_steps(mesh, tmp_path):
         for group in ("train", "validation"):
             file.create_dataset(f"{group}/trajectories", data=np.ones((3, 2, 8)))
     config = validate(tiny.emulator(tmp_path, data={"file": str(path)}), "here")
-    with pytest.raises(ValueError, match=r"short.h5: its trajectories have 1 step\(s\), 2 are needed"):
-        EmulatorTask(config, mesh, Grid([8], comm=mesh.grid_comm), TrajectoryFile(path, (8,)), Solver())
+    with pytest.raises(
+        ValueError, match=r"short.h5: its trajectories have 1 step\(s\), 2 are needed"
+    ):
+        EmulatorTask(
+            config, mesh, Grid([8], comm=mesh.grid_comm), TrajectoryFile(path, (8,)), Solver()
+        )
 
 
 def test_each_epoch_has_its_own_order(task_of):

@@ -80,7 +80,9 @@ def test_burgers(shape, tmp_path):
     assert (peaks[:, 0] <= 1 + 1e-6).all()
     assert peaks[:, 0].max() > 0.9
     assert (np.diff(peaks, axis=1) < 1e-6).all() or len(shape) > 1
-    np.testing.assert_allclose(np.abs(coarse.read("train")[:, 0]).reshape(10, -1).max(axis=1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.abs(coarse.read("train")[:, 0]).reshape(10, -1).max(axis=1), 1.0, rtol=1e-6
+    )
     assert {key: data.attributes[key] for key in ("pde", "dt", "viscosity")} == BURGERS
     assert "diffusivity" not in data.attributes
     assert data.attributes["channels"] == ",".join(("velocity_x", "velocity_y")[: len(shape)])
@@ -89,17 +91,30 @@ def test_burgers(shape, tmp_path):
 @pytest.mark.parametrize("shape", [[8, 6], [4, 4, 4]])
 def test_navier_stokes(shape, tmp_path):
     solver = {"ksp": "gmres", "pc": "constraint"}
-    changes = {"grid": {"shape": shape, "boundary": "periodic"}, "physics": NAVIER_STOKES, "solver": solver}
-    data, grid = made(corrector_of(tmp_path, **changes, data={"reference_factor": 1, "train": 30}), tmp_path / "a.h5")
+    changes = {
+        "grid": {"shape": shape, "boundary": "periodic"},
+        "physics": NAVIER_STOKES,
+        "solver": solver,
+    }
+    data, grid = made(
+        corrector_of(tmp_path, **changes, data={"reference_factor": 1, "train": 30}),
+        tmp_path / "a.h5",
+    )
     train = data.read("train").astype(np.float64)
     assert train.shape == (30, 4, len(shape) + 1, *shape)
     space = tuple(range(3, train.ndim))
     physics = NavierStokes(grid, 1e-3, 0.1, Solver())
     for step in range(4):
-        assert physics.divergence(torch.from_numpy(train[:, step])).abs().max() < 1e-4  # float32 over h
+        assert (
+            physics.divergence(torch.from_numpy(train[:, step])).abs().max() < 1e-4
+        )  # float32 over h
     assert not train[:, 0, -1].any()
-    np.testing.assert_allclose(train[:, 0].mean(axis=tuple(range(2, train.ndim - 1))), 0.0, atol=1e-6)
-    np.testing.assert_allclose(train[:, 1:, -1].mean(axis=tuple(s - 1 for s in space)), 0.0, atol=1e-6)
+    np.testing.assert_allclose(
+        train[:, 0].mean(axis=tuple(range(2, train.ndim - 1))), 0.0, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        train[:, 1:, -1].mean(axis=tuple(s - 1 for s in space)), 0.0, atol=1e-6
+    )
     # smooth noise of standard deviation 1; the projection takes one of its dim directions
     assert train[:, 0, :-1].std() == pytest.approx(np.sqrt(1 - 1 / len(shape)), rel=0.15)
 
@@ -128,20 +143,36 @@ def test_the_same_each_time_and_another_for_each_seed(tmp_path):
     ],
 )
 def test_the_files_name_follows_what_shapes_it(changes, tmp_path):
-    make = corrector_of if {"reference_factor"} & {*changes.get("data", {})} or "corrector" in changes else config_of
+    make = (
+        corrector_of
+        if {"reference_factor"} & {*changes.get("data", {})} or "corrector" in changes
+        else config_of
+    )
     assert generated_path(make(tmp_path, **changes)) != generated_path(make(tmp_path))
 
 
 def test_the_files_name_does_not_follow_the_rest(tmp_path):
-    others = {"seed": 5, "training": {"epochs": 9}, "network": {"hidden": [3]}, "refinement": {"ema_window": 9}}
+    others = {
+        "seed": 5,
+        "training": {"epochs": 9},
+        "network": {"hidden": [3]},
+        "refinement": {"ema_window": 9},
+    }
     assert generated_path(config_of(tmp_path, **others)) == generated_path(config_of(tmp_path))
     periodic = {"grid": {"boundary": "periodic"}, "physics": BURGERS}
-    full, reduced = (periodic | {"physics": BURGERS | {"gradient": gradient}} for gradient in ("full", "reduced"))
-    assert generated_path(corrector_of(tmp_path, **full)) == generated_path(corrector_of(tmp_path, **reduced))
+    full, reduced = (
+        periodic | {"physics": BURGERS | {"gradient": gradient}} for gradient in ("full", "reduced")
+    )
+    assert generated_path(corrector_of(tmp_path, **full)) == generated_path(
+        corrector_of(tmp_path, **reduced)
+    )
 
 
 def fitting_file(name, grid, physics, make=tiny.corrector):
-    config = validate(make("out", grid=grid, physics=physics, data={"file": str(REFERENCE / f"{name}.h5")}), "here")
+    config = validate(
+        make("out", grid=grid, physics=physics, data={"file": str(REFERENCE / f"{name}.h5")}),
+        "here",
+    )
     mesh = ProcessMesh.from_world(1)
     data = open_data(config, mesh, Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm))
     mesh.close()
@@ -153,9 +184,14 @@ def test_the_authors_files_say_their_coefficients_in_their_own_words():
     flow = {"pde": "navier_stokes", "viscosity": 1e-4, "dt": 0.1}
     periodic = {"shape": [48, 48], "boundary": "periodic"}
     assert fitting_file("navier_stokes", periodic, flow).steps == 5
-    with pytest.raises(DataError, match=r"made with nu = 0.0001, but physics.viscosity is 0.001: give physics.viscosity=0.0001"):
+    with pytest.raises(
+        DataError,
+        match=r"made with nu = 0.0001, but physics.viscosity is 0.001: give physics.viscosity=0.0001",
+    ):
         fitting_file("navier_stokes", periodic, flow | {"viscosity": 1e-3})
     heat = {"pde": "heat", "diffusivity": 1e-3, "dt": 1.0}
     assert fitting_file("heat_2d", {"shape": [30, 30]}, heat, tiny.emulator).steps == 2
-    with pytest.raises(DataError, match=r"diffusivity_times_dt = 0.001, .* is 0.01: give physics.diffusivity=0.001"):
+    with pytest.raises(
+        DataError, match=r"diffusivity_times_dt = 0.001, .* is 0.01: give physics.diffusivity=0.001"
+    ):
         fitting_file("heat_2d", {"shape": [30, 30]}, heat | {"diffusivity": 1e-2}, tiny.emulator)

@@ -1,4 +1,6 @@
-"""Accuracy: the inverse problem finds the parameters, and PRDP finds them with less work than full refinement."""
+"""Accuracy: the inverse problem finds the parameters, and PRDP finds them with less work than full
+refinement.
+"""
 
 import numpy as np
 import pytest
@@ -42,7 +44,9 @@ def test_gradient_is_the_finite_difference_of_the_loss(modes, mesh, tmp_path):
 
     def epoch(start):
         section = {"modes": modes, "reference": [2.0, -1.0, 0.5][:modes], "start": start}
-        config = validate(tiny.inverse(tmp_path, inverse=section, training={"learning_rate": 1.0}), "here")
+        config = validate(
+            tiny.inverse(tmp_path, inverse=section, training={"learning_rate": 1.0}), "here"
+        )
         task = build_task(config, mesh, Solver("richardson", "jacobi", 7))
         return task.train_epoch(1), task.validate()["parameters"]
 
@@ -50,7 +54,9 @@ def test_gradient_is_the_finite_difference_of_the_loss(modes, mesh, tmp_path):
     _, after = epoch(start)
     for m in range(modes):
         step = 1e-3  # the loss is quadratic, so central differences are exact
-        up, down = ([value + sign * step * (i == m) for i, value in enumerate(start)] for sign in (1, -1))
+        up, down = (
+            [value + sign * step * (i == m) for i, value in enumerate(start)] for sign in (1, -1)
+        )
         difference = (epoch(up)[0] - epoch(down)[0]) / (2 * step)
         assert start[m] - after[m] == pytest.approx(difference, rel=1e-7)
 
@@ -58,7 +64,10 @@ def test_gradient_is_the_finite_difference_of_the_loss(modes, mesh, tmp_path):
 def test_three_parameters_are_found(mesh, tmp_path):
     section = {"modes": 3, "reference": [2.0, -1.0, 0.5], "start": [0.0, 0.0, 0.0]}
     training = {"epochs": 200, "learning_rate": 2000.0}
-    changes = {"solver": {"ksp": "cg", "pc": "none"}, "refinement": {"schedule": "constant", "level": 1e-10}}
+    changes = {
+        "solver": {"ksp": "cg", "pc": "none"},
+        "refinement": {"schedule": "constant", "level": 1e-10},
+    }
     config = validate(tiny.inverse(tmp_path, inverse=section, training=training, **changes), "here")
     summary = run_experiment(config, mesh, tmp_path / "three")
     assert summary["parameters"][0] == pytest.approx(2.0, rel=1e-6)

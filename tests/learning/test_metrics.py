@@ -32,7 +32,9 @@ def row(epoch: int, error: float = 0.5, level: float = 1, **more: Any) -> dict[s
     }
 
 
-def write_rows(folder: Path, epochs: range, resume_epoch: int | None = None, **options: Any) -> None:
+def write_rows(
+    folder: Path, epochs: range, resume_epoch: int | None = None, **options: Any
+) -> None:
     with MetricsWriter(folder, active=True, resume_epoch=resume_epoch) as writer:
         for epoch in epochs:
             writer.write(row(epoch, **options))
@@ -43,18 +45,25 @@ def test_each_line_is_on_disk_before_the_next_epoch(tmp_path: Path) -> None:
         for epoch in range(4):
             writer.write(row(epoch))
             lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-            assert [json.loads(line) for line in lines] == [row(earlier) for earlier in range(epoch + 1)]
+            assert [json.loads(line) for line in lines] == [
+                row(earlier) for earlier in range(epoch + 1)
+            ]
 
 
 def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path) -> None:
-    write_rows(tmp_path, range(1), error=float("nan"), error_1=float("inf"), parameters=[1.0, float("nan")])
+    write_rows(
+        tmp_path, range(1), error=float("nan"), error_1=float("inf"), parameters=[1.0, float("nan")]
+    )
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["error"], line["error_1"], line["parameters"]) == (None, None, [1.0, None])
     assert load_run(tmp_path).metrics["parameters"].shape == (1, 2)
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with MetricsWriter(tmp_path / "run", active=False) as writer, Progress(3, active=False, label="heat") as progress:
+    with (
+        MetricsWriter(tmp_path / "run", active=False) as writer,
+        Progress(3, active=False, label="heat") as progress,
+    ):
         writer.write(row(0))
         progress.update(row(0))
     assert list(tmp_path.iterdir()) == []
@@ -95,13 +104,20 @@ def test_tensorboard_holds_the_numbers_of_the_last_attempt(tmp_path: Path) -> No
     write_rows(tmp_path, range(2, 4), resume_epoch=1, error=2.0, parameters=[4.0])
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("error")] == [(0, 1.0), (1, 1.0), (2, 2.0), (3, 2.0)]
+    assert [(event.step, event.value) for event in events.Scalars("error")] == [
+        (0, 1.0),
+        (1, 1.0),
+        (2, 2.0),
+        (3, 2.0),
+    ]
     assert [event.value for event in events.Scalars("parameters/0")] == [3.0, 3.0, 4.0, 4.0]
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     assert "epoch" not in events.Tags()["scalars"]
 
 
-def logged(capsys: pytest.CaptureFixture[str], total: int, level_changes: list[int], start: int = 0) -> list[str]:
+def logged(
+    capsys: pytest.CaptureFixture[str], total: int, level_changes: list[int], start: int = 0
+) -> list[str]:
     capsys.readouterr()
     with Progress(total, active=True, label="heat_2d") as progress:
         for epoch in range(start, total + 1):
@@ -116,18 +132,26 @@ def logged(capsys: pytest.CaptureFixture[str], total: int, level_changes: list[i
 def test_a_short_run_logs_each_epoch_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = logged(capsys, 12, [5])
     assert len(lines) == 13
-    assert lines[-1] == "heat_2d  epoch 12/12  error 5.00e-01  level 2  inner iterations 24,000  2.4 s"
+    assert (
+        lines[-1] == "heat_2d  epoch 12/12  error 5.00e-01  level 2  inner iterations 24,000  2.4 s"
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(total=st.integers(51, 400), changes=st.lists(st.integers(1, 400), max_size=10), start=st.integers(0, 50))
+@given(
+    total=st.integers(51, 400),
+    changes=st.lists(st.integers(1, 400), max_size=10),
+    start=st.integers(0, 50),
+)
 def test_a_long_run_logs_few_lines_and_every_change(
     capsys: pytest.CaptureFixture[str], total: int, changes: list[int], start: int
 ) -> None:
     lines = logged(capsys, total, changes, start)
     epochs = [int(line.split("epoch ")[1].split("/")[0]) for line in lines]
     assert epochs == sorted(set(epochs))
-    assert {start, total, *(change for change in changes if start <= change <= total)} <= set(epochs)
+    assert {start, total, *(change for change in changes if start <= change <= total)} <= set(
+        epochs
+    )
     assert len(lines) <= 22 + len(set(changes))
 
 

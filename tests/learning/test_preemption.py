@@ -1,4 +1,6 @@
-"""A signalled run leaves with code 85 and goes on, step for step, to the numbers of a run that was left alone."""
+"""A signalled run leaves with code 85 and goes on, step for step, to the numbers of a run that was
+left alone.
+"""
 
 import os
 import signal
@@ -25,7 +27,9 @@ RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 @pytest.fixture
 def train(mesh, tmp_path):
     def run(name, resume=False, make=tiny.emulator, training=None, **changes):
-        content = make(tmp_path, name=name, training={"epochs": EPOCHS, **(training or {})}, **changes)
+        content = make(
+            tmp_path, name=name, training={"epochs": EPOCHS, **(training or {})}, **changes
+        )
         return run_experiment(validate(content, "here"), mesh, tmp_path / name, resume)
 
     return run
@@ -33,7 +37,9 @@ def train(mesh, tmp_path):
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """Make the process signal itself during the steps of these numbers, counted since the fixture was made."""
+    """Make the process signal itself during the steps of these numbers, counted since the fixture
+    was made.
+    """
     steps, count, original = set(), [0], SupervisedTask._train_step
 
     def step(self, batch):
@@ -64,12 +70,26 @@ def network(folder):
     "changes",
     [
         {"training": {"batch_size": 2}},
-        {"training": {"batch_size": 2, "checkpoint_every": 100, "precision": "float32", "decay": 0.5, "decay_steps": 3}},
-        {"make": tiny.corrector, "network": RESNET, "training": {"batch_size": 2, "schedule": "cosine", "decay": 0.1}},
+        {
+            "training": {
+                "batch_size": 2,
+                "checkpoint_every": 100,
+                "precision": "float32",
+                "decay": 0.5,
+                "decay_steps": 3,
+            }
+        },
+        {
+            "make": tiny.corrector,
+            "network": RESNET,
+            "training": {"batch_size": 2, "schedule": "cosine", "decay": 0.1},
+        },
     ],
     ids=["plain", "no other checkpoints", "corrector"],
 )
-@pytest.mark.parametrize("steps", [(1,), (5,), (3, 4, 15)], ids=["first step", "end of an epoch", "three times"])
+@pytest.mark.parametrize(
+    "steps", [(1,), (5,), (3, 4, 15)], ids=["first step", "end of an epoch", "three times"]
+)
 def test_a_signalled_run_goes_on_to_the_same_numbers(changes, steps, train, signalled, tmp_path):
     train("whole", **changes)  # 5 steps an epoch
     signalled(*steps)
@@ -96,9 +116,13 @@ def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_pat
 
 
 def test_a_signal_that_nobody_waits_for_ends_the_process():
-    """PETSc would abort MPI from within its signal handler, which may wait for a lock that the interrupted code holds."""
+    """PETSc would abort MPI from within its signal handler, which may wait for a lock that the
+    interrupted code holds.
+    """
     code = "import os, signal\nfrom prdp_hpc import Solver\nos.kill(os.getpid(), signal.SIGTERM)"
-    ended = subprocess.run([sys.executable, "-c", code], timeout=60, env=tiny.environment(), check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, env=tiny.environment(), check=False
+    )
     assert ended.returncode == -signal.SIGTERM
 
 
@@ -122,7 +146,10 @@ def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
         assert said == f"restart {count} of SLURM job 77: going on after epoch 3, step {count}"
     for _ in range(2):
         note_start(tmp_path, 3, 2, resumed=True)
-    with pytest.raises(RestartError, match=r"restarted 2 times and ended each time before it got beyond epoch 3, step 2: look"):
+    with pytest.raises(
+        RestartError,
+        match=r"restarted 2 times and ended each time before it got beyond epoch 3, step 2: look",
+    ):
         note_start(tmp_path, 3, 2, resumed=True)
     assert note_start(tmp_path, 3, 3, resumed=True) is not None
     (tmp_path / "starts.json").write_text("{")

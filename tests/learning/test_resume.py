@@ -1,4 +1,6 @@
-"""Reliability: a run that was stopped goes on to the numbers of a run that was not, or is refused and left as it is."""
+"""Reliability: a run that was stopped goes on to the numbers of a run that was not, or is refused
+and left as it is.
+"""
 
 import json
 import shutil
@@ -19,7 +21,9 @@ RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 @pytest.fixture
 def train(mesh, tmp_path):
     def run(name, epochs=EPOCHS, resume=False, make=tiny.emulator, training=None, **changes):
-        content = make(tmp_path, name=name, training={"epochs": epochs, **(training or {})}, **changes)
+        content = make(
+            tmp_path, name=name, training={"epochs": epochs, **(training or {})}, **changes
+        )
         return run_experiment(validate(content, "here"), mesh, tmp_path / name, resume)
 
     return run
@@ -34,7 +38,12 @@ def train(mesh, tmp_path):
         {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
         {"refinement": {"ladder": {"kind": "tolerances", "stop": 1e-3}}},
         {"make": tiny.inverse, "refinement": {"ema_window": 1, "error_window": 1}},
-        {"make": tiny.corrector, "network": RESNET, "grid": {"shape": [6, 5]}, "training": {"schedule": "cosine", "decay": 0.1}},
+        {
+            "make": tiny.corrector,
+            "network": RESNET,
+            "grid": {"shape": [6, 5]},
+            "training": {"schedule": "cosine", "decay": 0.1},
+        },
     ],
     ids=["plain", "float32 decaying", "every 2", "manual", "tolerances", "inverse", "corrector"],
 )
@@ -49,7 +58,9 @@ def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
 
 
 def test_after_a_stop_between_metrics_and_checkpoint(train, tmp_path):
-    """What a killed run leaves: lines that are newer than the newest checkpoint, the last one cut short."""
+    """What a killed run leaves: lines that are newer than the newest checkpoint, the last one cut
+    short.
+    """
     train("whole")
     train("stopped", epochs=4)
     (tmp_path / "stopped" / "checkpoints" / "epoch_0004.pt").write_bytes(b"cut")
@@ -70,23 +81,42 @@ def test_resuming_without_a_checkpoint_starts_anew(train, tmp_path):
 
 def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
     train("whole")
-    before = (tmp_path / "whole" / "metrics.jsonl").read_text(), (tmp_path / "whole" / "summary.json").read_text()
+    before = (
+        (tmp_path / "whole" / "metrics.jsonl").read_text(),
+        (tmp_path / "whole" / "summary.json").read_text(),
+    )
     train("whole", resume=True)
-    assert ((tmp_path / "whole" / "metrics.jsonl").read_text(), (tmp_path / "whole" / "summary.json").read_text()) == before
+    assert (
+        (tmp_path / "whole" / "metrics.jsonl").read_text(),
+        (tmp_path / "whole" / "summary.json").read_text(),
+    ) == before
 
 
 def test_metrics_count_on(train, tmp_path):
     ladders = {"adjoint_ladder": {"kind": "iterations", "start": 3, "step": 2, "stop": 7}}
     train("stopped", epochs=3, refinement=ladders)
     train("stopped", resume=True, refinement=ladders)
-    lines = [json.loads(line) for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()]
-    for key in ("forward_iterations", "adjoint_iterations", "solves", "solver_seconds", "network_seconds", "total_seconds"):
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
+    ]
+    for key in (
+        "forward_iterations",
+        "adjoint_iterations",
+        "solves",
+        "solver_seconds",
+        "network_seconds",
+        "total_seconds",
+    ):
         values = [line[key] for line in lines]
         assert values == sorted(values), key
     # 10 samples an epoch, each solved once forward and once backward, at the epoch's level
     assert [line["solves"] for line in lines] == [20 * epoch for epoch in range(EPOCHS + 1)]
     for direction, level in (("forward", "level"), ("adjoint", "adjoint_level")):
-        work = [after[f"{direction}_iterations"] - before[f"{direction}_iterations"] for before, after in pairwise(lines)]
+        work = [
+            after[f"{direction}_iterations"] - before[f"{direction}_iterations"]
+            for before, after in pairwise(lines)
+        ]
         assert work == [10 * line[level] for line in lines[1:]]
         assert lines[-1][level] > lines[1][level]
 
@@ -95,17 +125,25 @@ def test_metrics_count_on(train, tmp_path):
     ("epochs", "changes", "message"),
     [
         (EPOCHS, {"seed": 2}, "seed: 1 in the checkpoint, 2 now"),
-        (EPOCHS, {"training": {"learning_rate": 0.5}}, r"training\.learning_rate: 0\.01 in the checkpoint, 0\.5 now"),
+        (
+            EPOCHS,
+            {"training": {"learning_rate": 0.5}},
+            r"training\.learning_rate: 0\.01 in the checkpoint, 0\.5 now",
+        ),
         (EPOCHS, {"network": {"hidden": [9]}}, r"network\.hidden"),
         (2, {}, r"epoch_0003\.pt: the run has 3 epochs already; give training\.epochs=3 or more"),
     ],
 )
-def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(epochs, changes, message, train, tmp_path):
+def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(
+    epochs, changes, message, train, tmp_path
+):
     train("run", epochs=3)
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match=message):
         train("run", epochs=epochs, resume=True, **changes)
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()
+    } == files
 
 
 @pytest.mark.parametrize(
@@ -134,7 +172,10 @@ def test_broken_metrics(train, tmp_path):
 def test_a_second_run_is_refused(train, tmp_path):
     train("run", epochs=1)
     before = tiny.rows(tmp_path / "run")
-    with pytest.raises(RunFolderError, match=r"holds a run already: continue it with --resume, start anew with --overwrite"):
+    with pytest.raises(
+        RunFolderError,
+        match=r"holds a run already: continue it with --resume, start anew with --overwrite",
+    ):
         train("run", epochs=1)
     assert tiny.rows(tmp_path / "run") == before
 

@@ -9,7 +9,15 @@ from systems import dominant, exact, sparse
 from prdp_hpc import Solver, SparseOperator, solve
 from prdp_hpc.linalg.pool import MOST_SETS, Pool
 
-METHODS = st.sampled_from([("gmres", "jacobi"), ("bcgs", "ilu"), ("preonly", "lu"), ("gmres", "asm"), ("richardson", "bjacobi")])
+METHODS = st.sampled_from(
+    [
+        ("gmres", "jacobi"),
+        ("bcgs", "ilu"),
+        ("preonly", "lu"),
+        ("gmres", "asm"),
+        ("richardson", "bjacobi"),
+    ]
+)
 
 
 def batch(count, n=7, seed=0):
@@ -21,7 +29,9 @@ def batch(count, n=7, seed=0):
 
 def dense(matrices, b):
     """The same solve by dense algebra."""
-    return torch.linalg.solve(matrices, b.view(len(matrices), -1, b.shape[-1]).mT).mT.reshape(b.shape)
+    return torch.linalg.solve(matrices, b.view(len(matrices), -1, b.shape[-1]).mT).mT.reshape(
+        b.shape
+    )
 
 
 @pytest.fixture
@@ -42,10 +52,18 @@ def made(monkeypatch):
     return items
 
 
-@given(n=st.integers(1, 15), count=st.integers(1, 4), rights=st.integers(1, 3), seed=st.integers(0, 1000), method=METHODS)
+@given(
+    n=st.integers(1, 15),
+    count=st.integers(1, 4),
+    rights=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+    method=METHODS,
+)
 def test_a_batch_equals_single_solves(n, count, rights, seed, method):
     operator, matrices, values = batch(count, n, seed)
-    b, grad = torch.randn(2, count * rights, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    b, grad = torch.randn(
+        2, count * rights, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     values.requires_grad_()
     b.requires_grad_()
     solver = Solver(*method, 1e-13)
@@ -59,13 +77,17 @@ def test_a_batch_equals_single_solves(n, count, rights, seed, method):
         torch.testing.assert_close(values.grad[m], dense_gradient.flatten(), rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize(("ksp", "pc"), [("gmres", "jacobi"), ("richardson", "jacobi"), ("bcgs", "ilu")])
+@pytest.mark.parametrize(
+    ("ksp", "pc"), [("gmres", "jacobi"), ("richardson", "jacobi"), ("bcgs", "ilu")]
+)
 def test_truncated_solves_of_a_batch_are_those_of_single_matrices(ksp, pc):
     operator, _, values = batch(3)
     b = torch.randn(6, 7, dtype=torch.float64)
     solver = Solver(ksp, pc, 2)
     together = solve(operator, values, b, solver)
-    alone = torch.cat([solve(operator, own, right, solver) for own, right in zip(values, b.split(2), strict=True)])
+    alone = torch.cat(
+        [solve(operator, own, right, solver) for own, right in zip(values, b.split(2), strict=True)]
+    )
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-13)
 
 
@@ -73,7 +95,9 @@ def test_truncated_solves_of_a_batch_are_those_of_single_matrices(ksp, pc):
 def test_gradients_are_derivatives(solver, rights):
     operator, _, values = batch(3, n=4)
     b = torch.randn(3 * rights, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda v, right: solve(operator, v, right, solver), (values.requires_grad_(), b))
+    assert torch.autograd.gradcheck(
+        lambda v, right: solve(operator, v, right, solver), (values.requires_grad_(), b)
+    )
 
 
 def test_a_chain_of_batches_in_one_graph(solver):
@@ -95,7 +119,10 @@ def test_a_chain_of_batches_in_one_graph(solver):
 GRAPHS = MOST_SETS + 3
 
 
-@given(order=st.permutations(range(GRAPHS)), sizes=st.lists(st.integers(1, 3), min_size=GRAPHS, max_size=GRAPHS))
+@given(
+    order=st.permutations(range(GRAPHS)),
+    sizes=st.lists(st.integers(1, 3), min_size=GRAPHS, max_size=GRAPHS),
+)
 def test_more_graphs_alive_than_sets_of_matrices_and_backward_in_any_order(order, sizes):
     operator, _, _ = batch(1, n=3)
     solver = Solver("gmres", "jacobi", 1e-13)
@@ -108,7 +135,9 @@ def test_more_graphs_alive_than_sets_of_matrices_and_backward_in_any_order(order
         matrices, values, b, x = runs[index]
         x.sum().backward()
         for m, matrix in enumerate(matrices):
-            _, adjoint, dense_gradient = exact(matrix, b[m : m + 1].detach(), torch.ones(1, 3, dtype=torch.float64))
+            _, adjoint, dense_gradient = exact(
+                matrix, b[m : m + 1].detach(), torch.ones(1, 3, dtype=torch.float64)
+            )
             torch.testing.assert_close(b.grad[m : m + 1], adjoint)
             torch.testing.assert_close(values.grad[m], dense_gradient.flatten())
 
@@ -148,7 +177,11 @@ def test_single_precision_comes_back_in_single_precision(solver):
     single_values, single_b = values.float().requires_grad_(), b.float().requires_grad_()
     x = solve(operator, single_values, single_b, solver)
     x.sum().backward()
-    for single, double in ((x, wanted), (single_values.grad, wanted_values.grad), (single_b.grad, wanted_b.grad)):
+    for single, double in (
+        (x, wanted),
+        (single_values.grad, wanted_values.grad),
+        (single_b.grad, wanted_b.grad),
+    ):
         assert single.dtype == torch.float32
         torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)
 
@@ -167,13 +200,23 @@ def test_single_precision_comes_back_in_single_precision(solver):
 def test_wrong_shapes(solver, values, b, message):
     operator, _, _ = batch(1)
     with pytest.raises(ValueError, match=message):
-        solve(operator, torch.ones(values, dtype=torch.float64), torch.ones(b, dtype=torch.float64), solver)
+        solve(
+            operator,
+            torch.ones(values, dtype=torch.float64),
+            torch.ones(b, dtype=torch.float64),
+            solver,
+        )
 
 
 def test_no_matrices_for_an_empty_pattern(solver):
     operator = SparseOperator([], [], (3, 3))
     with pytest.raises(ValueError, match="values of 0 matrices"):
-        solve(operator, torch.ones(0, 0, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64), solver)
+        solve(
+            operator,
+            torch.ones(0, 0, dtype=torch.float64),
+            torch.ones(2, 3, dtype=torch.float64),
+            solver,
+        )
 
 
 def test_bad_numbers_are_traced_to_the_entry(solver):
@@ -190,7 +233,11 @@ def test_counters_and_one_set_up_a_matrix(solver):
     for step in (1, 2):
         solve(operator, values * step, b, solver).sum().backward()
         forward, adjoint = solver.report.forward, solver.report.adjoint
-        assert (forward.solves, forward.iterations, forward.set_ups) == (6 * step, 24 * step, 3 * step)
+        assert (forward.solves, forward.iterations, forward.set_ups) == (
+            6 * step,
+            24 * step,
+            3 * step,
+        )
         assert (adjoint.solves, adjoint.iterations, adjoint.set_ups) == (6 * step, 12 * step, 0)
 
 

@@ -1,4 +1,6 @@
-"""Property: solutions and gradients are those of dense linear algebra, whatever the tensors look like."""
+"""Property: solutions and gradients are those of dense linear algebra, whatever the tensors look
+like.
+"""
 
 import numpy as np
 import pytest
@@ -25,8 +27,13 @@ def compare(matrix, operator, values, b, grad, solver, rows, cols):
 def test_equals_dense(ksp, pc, batch):
     matrix = dominant(11)
     operator, values = sparse(matrix)
-    b, grad = torch.randn(*batch, 11, dtype=torch.float64), torch.randn(*batch, 11, dtype=torch.float64)
-    compare(matrix, operator, values, b, grad, Solver(ksp, pc, 1e-12), *matrix.nonzero(as_tuple=True))
+    b, grad = (
+        torch.randn(*batch, 11, dtype=torch.float64),
+        torch.randn(*batch, 11, dtype=torch.float64),
+    )
+    compare(
+        matrix, operator, values, b, grad, Solver(ksp, pc, 1e-12), *matrix.nonzero(as_tuple=True)
+    )
 
 
 @pytest.mark.parametrize(("ksp", "pc"), [("preonly", "lu"), ("gmres", "ilu"), ("gmres", "jacobi")])
@@ -41,12 +48,14 @@ def test_equals_dense_when_badly_scaled(ksp, pc):
     x.backward(grad)
     solution, adjoint, dense = exact(matrix, b.detach()[None], grad[None])
     rows, cols = matrix.nonzero(as_tuple=True)
-    # Row i of the adjoint is of the order 1 / size_i. A direct solve gets each row right on its own scale, a Krylov
-    # method the whole in its norm.
+    # Row i of the adjoint is of the order 1 / size_i. A direct solve gets each row right on its own
+    # scale, a Krylov method the whole in its norm.
     scale = size if pc == "lu" else torch.full_like(size, 1.0 / adjoint.norm().item())
     torch.testing.assert_close(x.detach(), solution[0], rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(b.grad * scale, adjoint[0] * scale, rtol=1e-8, atol=1e-9)
-    torch.testing.assert_close(values.grad * scale[rows], (dense[rows, cols] * scale[rows]), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        values.grad * scale[rows], (dense[rows, cols] * scale[rows]), rtol=1e-8, atol=1e-8
+    )
 
 
 def test_entries_that_occur_twice_add_up():
@@ -62,7 +71,9 @@ def test_entries_that_occur_twice_add_up():
 
 def test_from_scipy_takes_the_matrix_as_it_is():
     matrix = dominant(8)
-    operator, values = SparseOperator.from_scipy(scipy.sparse.coo_matrix(matrix.numpy()), MPI.COMM_SELF)
+    operator, values = SparseOperator.from_scipy(
+        scipy.sparse.coo_matrix(matrix.numpy()), MPI.COMM_SELF
+    )
     b = torch.randn(8, dtype=torch.float64)
     x = solve(operator, values, b, Solver("preonly", "lu"))
     np.testing.assert_allclose(matrix @ x, b, atol=1e-12)
@@ -76,7 +87,9 @@ def test_lower_precision_in_and_out_but_double_inside(dtype):
     b = torch.randn(2, 6).to(dtype).requires_grad_()
     x = solve(operator, values, b, Solver("preonly", "lu"))
     x.sum().backward()
-    solution, adjoint, dense = exact(matrix, b.detach().double(), torch.ones(2, 6, dtype=torch.float64))
+    solution, adjoint, dense = exact(
+        matrix, b.detach().double(), torch.ones(2, 6, dtype=torch.float64)
+    )
     assert x.dtype is b.grad.dtype is values.grad.dtype is dtype
     # Nothing is lost but in the last rounding.
     torch.testing.assert_close(x.detach(), solution.to(dtype), rtol=0, atol=0)
@@ -117,7 +130,12 @@ def test_memory_layout_does_not_matter(seen):
 
 def test_the_right_hand_side_stays_as_it_was():
     operator, values = sparse(dominant(6, symmetric=True), symmetric=True)
-    for ksp, pc in (("cg", "jacobi"), ("richardson", "sor"), ("gmres", "eisenstat"), ("preonly", "lu")):
+    for ksp, pc in (
+        ("cg", "jacobi"),
+        ("richardson", "sor"),
+        ("gmres", "eisenstat"),
+        ("preonly", "lu"),
+    ):
         b = torch.randn(2, 6, dtype=torch.float64)
         before = b.clone()
         solve(operator, values, b, Solver(ksp, pc, 1e-6))

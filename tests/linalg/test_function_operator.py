@@ -31,12 +31,17 @@ def dense(p):
 @pytest.mark.parametrize("own", [None, transposed])
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
 def test_gradients_are_derivatives(own, pc):
-    operator = FunctionOperator(apply, N, MPI.COMM_SELF, apply_transpose=own, diagonal=lambda p: BASE.diagonal() + p[1])
+    operator = FunctionOperator(
+        apply, N, MPI.COMM_SELF, apply_transpose=own, diagonal=lambda p: BASE.diagonal() + p[1]
+    )
     solver = Solver("gmres", pc, 1e-13)
     p = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
     b = torch.randn(2, N, dtype=torch.float64, requires_grad=True)
-    # gradcheck changes its input behind torch's back, which a solve is free not to see: hence the copy.
-    assert torch.autograd.gradcheck(lambda q, right: solve(operator, q.clone(), right, solver), (p, b))
+    # gradcheck changes its input behind torch's back, which a solve is free not to see: hence the
+    # copy.
+    assert torch.autograd.gradcheck(
+        lambda q, right: solve(operator, q.clone(), right, solver), (p, b)
+    )
     torch.testing.assert_close(solve(operator, p, b, solver), torch.linalg.solve(dense(p), b.T).T)
 
 
@@ -79,7 +84,9 @@ def test_values_after_none_and_none_after_values():
 def test_jacobi_without_a_diagonal():
     operator = FunctionOperator(apply, N, MPI.COMM_SELF)
     with pytest.raises(ValueError, match=r"diagonal=.*or use pc='none'"):
-        solve(operator, torch.zeros(2), torch.ones(N, dtype=torch.float64), Solver("gmres", "jacobi"))
+        solve(
+            operator, torch.zeros(2), torch.ones(N, dtype=torch.float64), Solver("gmres", "jacobi")
+        )
 
 
 def test_an_exception_in_the_function_comes_out_and_leaves_the_solver_whole():
@@ -102,11 +109,15 @@ def test_an_exception_in_the_function_comes_out_and_leaves_the_solver_whole():
 
 def test_a_result_of_a_wrong_shape():
     operator = FunctionOperator(lambda _, x: x[:3], N, MPI.COMM_SELF)
-    with pytest.raises(ValueError, match=r"apply of a function operator must give shape \(6,\), not \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"apply of a function operator must give shape \(6,\), not \(3,\)"
+    ):
         solve(operator, None, torch.ones(N, dtype=torch.float64), Solver("gmres", "none"))
 
 
-@pytest.mark.parametrize("values", [[1.0], torch.ones(2, dtype=torch.int64), torch.tensor([1.0, float("nan")])])
+@pytest.mark.parametrize(
+    "values", [[1.0], torch.ones(2, dtype=torch.int64), torch.tensor([1.0, float("nan")])]
+)
 def test_wrong_values(values):
     operator = FunctionOperator(apply, N, MPI.COMM_SELF)
     with pytest.raises(ValueError, match=r"values"):

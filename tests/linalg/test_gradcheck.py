@@ -32,13 +32,15 @@ SYMMETRIC_PAIRS = [
 
 
 @pytest.mark.parametrize(
-    ("ksp", "pc", "symmetric"), [(*p, False) for p in PAIRS] + [(*p, True) for p in PAIRS[:4] + SYMMETRIC_PAIRS]
+    ("ksp", "pc", "symmetric"),
+    [(*p, False) for p in PAIRS] + [(*p, True) for p in PAIRS[:4] + SYMMETRIC_PAIRS],
 )
 def test_gradients_are_derivatives(ksp, pc, symmetric):
     matrix = dominant(5, symmetric)
     operator, values = sparse(matrix, symmetric=symmetric)
     if symmetric:
-        # Only changes that keep the symmetry are allowed: entry (i, j) and entry (j, i) come from one parameter.
+        # Only changes that keep the symmetry are allowed: entry (i, j) and entry (j, i) come from
+        # one parameter.
         rows, cols = matrix.nonzero(as_tuple=True)
         pairs = torch.stack([torch.minimum(rows, cols), torch.maximum(rows, cols)])
         _, index = torch.unique(pairs, dim=1, return_inverse=True)
@@ -49,7 +51,10 @@ def test_gradients_are_derivatives(ksp, pc, symmetric):
     solver = Solver(ksp, pc, 1e-12)
     b = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(
-        lambda p, right: solve(operator, p[index], right, solver), (parameters.requires_grad_(), b), eps=1e-6, atol=1e-6
+        lambda p, right: solve(operator, p[index], right, solver),
+        (parameters.requires_grad_(), b),
+        eps=1e-6,
+        atol=1e-6,
     )
 
 

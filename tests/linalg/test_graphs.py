@@ -26,7 +26,9 @@ def test_several_forwards_with_other_values_before_the_backwards(solver):
         runs.append((factor, own, right, solve(operator, own, right, solver)))
     for factor, own, right, x in (runs[1], runs[0], runs[3], runs[2]):
         x.sum().backward()
-        _, adjoint, dense = exact(matrix * factor, right.detach()[None], torch.ones(1, 7, dtype=torch.float64))
+        _, adjoint, dense = exact(
+            matrix * factor, right.detach()[None], torch.ones(1, 7, dtype=torch.float64)
+        )
         torch.testing.assert_close(right.grad, adjoint[0])
         torch.testing.assert_close(own.grad, dense[where])
 
@@ -91,7 +93,9 @@ def test_the_solution_may_be_changed_in_place_when_no_gradient_needs_it(solver):
     x = solve(operator, values, b, solver)
     x.mul_(2.0)
     x.sum().backward()
-    torch.testing.assert_close(b.grad, torch.linalg.solve(matrix.T, torch.full((7,), 2.0, dtype=torch.float64)))
+    torch.testing.assert_close(
+        b.grad, torch.linalg.solve(matrix.T, torch.full((7,), 2.0, dtype=torch.float64))
+    )
 
 
 def test_a_change_in_place_of_a_solution_that_a_gradient_needs_is_refused(solver):
@@ -116,7 +120,9 @@ def test_without_gradients_and_then_with(solver, mode):
     x = solve(operator, values, b, solver)
     x.sum().backward()
     torch.testing.assert_close(x.detach(), quiet)
-    torch.testing.assert_close(b.grad, torch.linalg.solve(matrix.T, torch.ones(7, dtype=torch.float64)))
+    torch.testing.assert_close(
+        b.grad, torch.linalg.solve(matrix.T, torch.ones(7, dtype=torch.float64))
+    )
 
 
 def test_backward_twice_gives_the_same(solver):

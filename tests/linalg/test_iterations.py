@@ -7,8 +7,21 @@ from systems import dominant, sparse
 
 from prdp_hpc import FunctionOperator, Refinement, SolveError, Solver, solve
 
-# K stays below the number of unknowns: a Krylov method that has the solution has nothing left to do.
-FIXED = ["richardson", "cg", "gmres", "fgmres", "lgmres", "bcgs", "bicg", "cgs", "tfqmr", "cr", "gcr"]
+# K stays below the number of unknowns: a Krylov method that has the solution has nothing left to
+# do.
+FIXED = [
+    "richardson",
+    "cg",
+    "gmres",
+    "fgmres",
+    "lgmres",
+    "bcgs",
+    "bicg",
+    "cgs",
+    "tfqmr",
+    "cr",
+    "gcr",
+]
 FIXED += ["minres", "chebyshev", "pipecg"]
 
 
@@ -58,7 +71,9 @@ def test_the_adjoint_of_k_jacobi_sweeps_is_k_jacobi_sweeps(k):
     assert torch.autograd.gradcheck(lambda right: solve(operator, values, right, solver), (b,))
 
 
-@pytest.mark.parametrize(("ksp", "pc"), [("richardson", "jacobi"), ("richardson", "ilu"), ("chebyshev", "jacobi")])
+@pytest.mark.parametrize(
+    ("ksp", "pc"), [("richardson", "jacobi"), ("richardson", "ilu"), ("chebyshev", "jacobi")]
+)
 def test_the_adjoint_of_k_iterations_of_a_nonsymmetric_matrix_is_their_transpose(ksp, pc):
     operator, values = sparse(dominant(6))
     bounds = {"ksp_chebyshev_eigenvalues": "0.3,1.7"} if ksp == "chebyshev" else {}
@@ -66,10 +81,15 @@ def test_the_adjoint_of_k_iterations_of_a_nonsymmetric_matrix_is_their_transpose
     x, y = torch.randn(2, 6, dtype=torch.float64)
     x.requires_grad_()
     forward = solve(operator, values, x, solver)
-    # A linear map and its transpose: <P x, y> = <x, Pᵀ y>; and they differ from A⁻¹, so K is really kept.
+    # A linear map and its transpose: <P x, y> = <x, Pᵀ y>; and they differ from A⁻¹, so K is really
+    # kept.
     (transposed,) = torch.autograd.grad(forward, x, y)
-    assert torch.dot(forward.detach(), y).item() == pytest.approx(torch.dot(x.detach(), transposed).item(), rel=1e-10)
-    assert not torch.allclose(forward, solve(operator, values, x, Solver("preonly", "lu")), atol=1e-6)
+    assert torch.dot(forward.detach(), y).item() == pytest.approx(
+        torch.dot(x.detach(), transposed).item(), rel=1e-10
+    )
+    assert not torch.allclose(
+        forward, solve(operator, values, x, Solver("preonly", "lu")), atol=1e-6
+    )
 
 
 def test_max_it_with_rtol_stops_at_whichever_comes_first():
@@ -93,5 +113,7 @@ def test_not_reaching_rtol_is_an_error():
     operator, values = sparse(torch.tensor([[1.0, 0.0], [0.0, 1e-7]], dtype=torch.float64))
     words = r"forward solve with ksp='richardson'.*DIVERGED_MAX_IT at iteration 10000.*max_it"
     with pytest.raises(SolveError, match=words) as caught:
-        solve(operator, values, torch.ones(2, dtype=torch.float64), Solver("richardson", "none", 1e-8))
+        solve(
+            operator, values, torch.ones(2, dtype=torch.float64), Solver("richardson", "none", 1e-8)
+        )
     assert (caught.value.reason, caught.value.iteration) == ("DIVERGED_MAX_IT", 10000)

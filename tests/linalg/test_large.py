@@ -17,11 +17,15 @@ ROWS = 1_000_000
 
 
 def wide_matrix(symmetric):
-    """Diagonally dominant, five entries a row at random places, rows scaled over six orders of magnitude."""
+    """Diagonally dominant, five entries a row at random places, rows scaled over six orders of
+    magnitude.
+    """
     draw = np.random.default_rng(0)
     rows = np.repeat(np.arange(ROWS), 2)
     cols = (rows + draw.integers(1, 2000, rows.size)) % ROWS
-    off = scipy.sparse.coo_array((draw.standard_normal(rows.size), (rows, cols)), (ROWS, ROWS)).tocsr()
+    off = scipy.sparse.coo_array(
+        (draw.standard_normal(rows.size), (rows, cols)), (ROWS, ROWS)
+    ).tocsr()
     off = off + off.T if symmetric else off + scipy.sparse.eye_array(ROWS, k=1, format="csr")
     matrix = off + scipy.sparse.diags_array(np.asarray(abs(off).sum(axis=1)).ravel() + 1.0)
     scale = scipy.sparse.diags_array(10.0 ** draw.uniform(-3, 3, ROWS))
@@ -39,10 +43,23 @@ def test_derivatives_along_a_direction_with_a_million_rows():
         b = torch.randn(operator.n_local, dtype=torch.float64)
         weights = torch.randn(operator.n_local, dtype=torch.float64) / ROWS
         # The same relative change everywhere keeps the symmetry, and the scaling.
-        along_values, along_b = 0.3 * scale * values.sign(), torch.randn(operator.n_local, dtype=torch.float64)
+        along_values, along_b = (
+            0.3 * scale * values.sign(),
+            torch.randn(operator.n_local, dtype=torch.float64),
+        )
 
-        def loss(step, values=values, b=b, operator=operator, solver=solver, weights=weights, d=(along_values, along_b)):
-            return WORLD.allreduce(float(weights @ solve(operator, values + step * d[0], b + step * d[1], solver)))
+        def loss(
+            step,
+            values=values,
+            b=b,
+            operator=operator,
+            solver=solver,
+            weights=weights,
+            d=(along_values, along_b),
+        ):
+            return WORLD.allreduce(
+                float(weights @ solve(operator, values + step * d[0], b + step * d[1], solver))
+            )
 
         v, right = values.clone().requires_grad_(), b.clone().requires_grad_()
         solve(operator, v, right, solver).backward(weights)

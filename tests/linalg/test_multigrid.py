@@ -1,4 +1,6 @@
-"""Property: the hierarchy interpolates exactly what it must, converges independently of the size, and has a transpose."""
+"""Property: the hierarchy interpolates exactly what it must, converges independently of the size,
+and has a transpose.
+"""
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ def convection_diffusion(grid, wind):
     """Poisson's values with first-order upwind convection along the last axis; not symmetric."""
     symmetric, values = Poisson(grid, Solver()).operator, Poisson(grid, Solver()).values()
     rows, cols = torch.from_numpy(symmetric._rows), torch.from_numpy(symmetric._cols)
-    upwind = torch.from_numpy(grid.numbering[(slice(1, -1),) * (grid.dim - 1) + (slice(0, -2),)].reshape(-1))
+    upwind = torch.from_numpy(
+        grid.numbering[(slice(1, -1),) * (grid.dim - 1) + (slice(0, -2),)].reshape(-1)
+    )
     left = upwind[rows - symmetric.row_range[0]] == cols
     values = values + wind * ((rows == cols).double() - left.double())
     return SparseOperator(rows.numpy(), cols.numpy(), symmetric.shape, grid.comm, grid=grid), values
@@ -35,15 +39,27 @@ def test_interpolation_is_exact_for_constants_and_inner_linear_functions():
             fine = Grid(shape, boundary)
             coarse = fine.coarsen()
             matrix = fine.interpolation_from(coarse)
-            # Beyond the outermost coarse points x is not linear: it falls to 0, stays, or wraps around.
+            # Beyond the outermost coarse points x is not linear: it falls to 0, stays, or wraps
+            # around.
             inner = torch.ones(fine.local_shape, dtype=torch.bool)
             for d, x in enumerate(fine.coordinates()):
-                inner &= (x > coarse.axis_points(d)[0] - 1e-12) & (x < coarse.axis_points(d)[-1] + 1e-12)
+                inner &= (x > coarse.axis_points(d)[0] - 1e-12) & (
+                    x < coarse.axis_points(d)[-1] + 1e-12
+                )
             for x, wanted in zip(coarse.coordinates(), fine.coordinates(), strict=True):
-                torch.testing.assert_close(interpolated(matrix, x, fine.local_shape)[inner], wanted[inner], rtol=0, atol=1e-12)
-            ones = interpolated(matrix, torch.ones(coarse.local_shape, dtype=torch.float64), fine.local_shape)
+                torch.testing.assert_close(
+                    interpolated(matrix, x, fine.local_shape)[inner],
+                    wanted[inner],
+                    rtol=0,
+                    atol=1e-12,
+                )
+            ones = interpolated(
+                matrix, torch.ones(coarse.local_shape, dtype=torch.float64), fine.local_shape
+            )
             where = inner if boundary == "dirichlet" else torch.ones_like(inner)
-            torch.testing.assert_close(ones[where], torch.ones_like(ones)[where], rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                ones[where], torch.ones_like(ones)[where], rtol=0, atol=1e-12
+            )
 
 
 @pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
@@ -61,7 +77,13 @@ def test_adjoint_of_a_non_symmetric_matrix():
     for shape in ((30,), (14, 15), (6, 7, 8)):
         grid = Grid(shape)
         operator, values = convection_diffusion(grid, 5.0 * shape[-1])
-        x, y = (grid.scatter(torch.randn(shape, dtype=torch.float64)).reshape(-1).clone().requires_grad_() for _ in range(2))
+        x, y = (
+            grid.scatter(torch.randn(shape, dtype=torch.float64))
+            .reshape(-1)
+            .clone()
+            .requires_grad_()
+            for _ in range(2)
+        )
         solver = Solver("gmres", "mg", 1e-12)
         solution = solve(operator, values, x, solver)
         (gradient,) = torch.autograd.grad(solution, x, y.detach())
@@ -69,7 +91,10 @@ def test_adjoint_of_a_non_symmetric_matrix():
         other = Solver("gmres", "jacobi", 1e-13)
         (wanted,) = torch.autograd.grad(solve(operator, values, x, other), x, y.detach())
         torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-10)
-        products = [float(WORLD.allreduce(float(a.detach() @ b.detach()))) for a, b in ((solution, y), (x, gradient))]
+        products = [
+            float(WORLD.allreduce(float(a.detach() @ b.detach())))
+            for a, b in ((solution, y), (x, gradient))
+        ]
         assert products[0] == pytest.approx(products[1], rel=1e-9, abs=1e-12)
         assert solver.report.adjoint.iterations <= 2 * solver.report.forward.iterations + 5
         assert (solver.report.forward.set_ups, solver.report.adjoint.set_ups) == (1, 0)

@@ -1,4 +1,6 @@
-"""Property: what is known of a singular matrix's nullspace keeps solutions, and iterates, orthogonal to it."""
+"""Property: what is known of a singular matrix's nullspace keeps solutions, and iterates,
+orthogonal to it.
+"""
 
 import numpy as np
 import pytest
@@ -20,12 +22,19 @@ def singular(seed=0):
 
 
 # fgmres always preconditions from the right, gmres does so in the adjoint solve.
-@pytest.mark.parametrize(("ksp", "pc"), [("gmres", "none"), ("gmres", "jacobi"), ("fgmres", "jacobi"), ("bcgs", "jacobi")])
+@pytest.mark.parametrize(
+    ("ksp", "pc"),
+    [("gmres", "none"), ("gmres", "jacobi"), ("fgmres", "jacobi"), ("bcgs", "jacobi")],
+)
 @pytest.mark.parametrize("count", [None, 2])
 def test_the_solution_and_the_adjoint_are_orthogonal_to_the_nullspace(ksp, pc, count):
     matrix, z = singular()
     operator = SparseOperator(*FULL, (N, N), MPI.COMM_SELF, nullspace=z.numpy())
-    values = matrix.flatten() if count is None else torch.stack([matrix.flatten() * (m + 1) for m in range(count)])
+    values = (
+        matrix.flatten()
+        if count is None
+        else torch.stack([matrix.flatten() * (m + 1) for m in range(count)])
+    )
     rows = torch.randn(2, N, dtype=torch.float64) @ matrix  # in the range of A and of its transpose
     b, grad = rows.clone().requires_grad_(), torch.randn(2, N, dtype=torch.float64) @ matrix
     x = solve(operator, values, b, Solver(ksp, pc, 1e-13))
@@ -43,11 +52,18 @@ def test_a_right_hand_side_out_of_range_is_solved_as_its_projection(pc):
     b = torch.randn(2, N, dtype=torch.float64, requires_grad=True)
     solver = Solver("gmres", pc, 1e-13)
     x = solve(operator, matrix.flatten(), b, solver)
-    torch.testing.assert_close(x.detach(), b.detach() @ torch.linalg.pinv(matrix, rtol=1e-10).T, rtol=1e-8, atol=1e-9)
-    assert torch.autograd.gradcheck(lambda right: solve(operator, matrix.flatten(), right, solver), (b,))
+    torch.testing.assert_close(
+        x.detach(), b.detach() @ torch.linalg.pinv(matrix, rtol=1e-10).T, rtol=1e-8, atol=1e-9
+    )
+    assert torch.autograd.gradcheck(
+        lambda right: solve(operator, matrix.flatten(), right, solver), (b,)
+    )
 
 
-@pytest.mark.parametrize(("ksp", "pc"), [("gmres", "none"), ("gmres", "jacobi"), ("fgmres", "jacobi"), ("bcgs", "jacobi")])
+@pytest.mark.parametrize(
+    ("ksp", "pc"),
+    [("gmres", "none"), ("gmres", "jacobi"), ("fgmres", "jacobi"), ("bcgs", "jacobi")],
+)
 @pytest.mark.parametrize("k", [1, 3])
 def test_k_iterations_are_orthogonal_to_the_nullspace(ksp, pc, k):
     matrix, z = singular(2)
@@ -59,8 +75,11 @@ def test_k_iterations_are_orthogonal_to_the_nullspace(ksp, pc, k):
     assert (b.grad @ z).abs().max() < 1e-13
 
 
-# Without knowledge of the nullspace, each iteration adds to the solution's mean what the source's mean asks for.
-@pytest.mark.parametrize(("ksp", "pc"), [("richardson", "jacobi"), ("gmres", "none"), ("gmres", "jacobi")])
+# Without knowledge of the nullspace, each iteration adds to the solution's mean what the source's
+# mean asks for.
+@pytest.mark.parametrize(
+    ("ksp", "pc"), [("richardson", "jacobi"), ("gmres", "none"), ("gmres", "jacobi")]
+)
 def test_k_iterations_of_a_periodic_problem_drift_only_without_the_nullspace(ksp, pc):
     grid = Grid((8, 8), "periodic", comm=MPI.COMM_SELF)
     source = torch.randn(1, 8, 8, dtype=torch.float64)
@@ -84,7 +103,10 @@ def test_k_iterations_of_a_periodic_problem_drift_only_without_the_nullspace(ksp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nullspace": np.ones(N - 1)}, r"nullspace must have one number per row of this rank, shape \(8,\), not \(7,\)"),
+        (
+            {"nullspace": np.ones(N - 1)},
+            r"nullspace must have one number per row of this rank, shape \(8,\), not \(7,\)",
+        ),
         ({"nullspace": np.ones((1, N))}, r"not \(1, 8\)"),
         ({"nullspace": np.zeros(N)}, "finite, and not zero"),
         ({"nullspace": np.full(N, np.nan)}, "finite, and not zero"),

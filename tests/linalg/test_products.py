@@ -1,4 +1,6 @@
-"""Property: a matrix times a batch is what it is for each vector alone, by either way of computing it."""
+"""Property: a matrix times a batch is what it is for each vector alone, by either way of computing
+it.
+"""
 
 import pytest
 import torch

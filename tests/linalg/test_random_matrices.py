@@ -1,4 +1,6 @@
-"""Property: whatever the pattern, values and size, solves and gradients are those of dense algebra."""
+"""Property: whatever the pattern, values and size, solves and gradients are those of dense
+algebra.
+"""
 
 import pytest
 import torch
@@ -9,10 +11,24 @@ from systems import dominant, exact, sparse
 
 from prdp_hpc import Solver, SparseOperator, solve
 
-METHODS = st.sampled_from([("gmres", "jacobi"), ("bcgs", "ilu"), ("preonly", "lu"), ("gmres", "asm"), ("richardson", "bjacobi")])
+METHODS = st.sampled_from(
+    [
+        ("gmres", "jacobi"),
+        ("bcgs", "ilu"),
+        ("preonly", "lu"),
+        ("gmres", "asm"),
+        ("richardson", "bjacobi"),
+    ]
+)
 
 
-@given(n=st.integers(1, 25), seed=st.integers(0, 10**6), density=st.floats(0, 1), batch=st.integers(1, 3), method=METHODS)
+@given(
+    n=st.integers(1, 25),
+    seed=st.integers(0, 10**6),
+    density=st.floats(0, 1),
+    batch=st.integers(1, 3),
+    method=METHODS,
+)
 def test_solution_gradients_and_adjoint_identity(n, seed, density, batch, method):
     matrix = dominant(n, density=density, seed=seed)
     operator, values = sparse(matrix)
@@ -25,7 +41,9 @@ def test_solution_gradients_and_adjoint_identity(n, seed, density, batch, method
     solution, adjoint, gradient = exact(matrix, b.detach(), y)
     torch.testing.assert_close(x.detach(), solution, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(b.grad, adjoint, rtol=1e-8, atol=1e-9)
-    torch.testing.assert_close(values.grad, gradient[matrix.nonzero(as_tuple=True)], rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(
+        values.grad, gradient[matrix.nonzero(as_tuple=True)], rtol=1e-8, atol=1e-9
+    )
     forward, backward = (x * y).sum().item(), (b * b.grad).sum().item()
     assert forward == pytest.approx(backward, rel=1e-8, abs=1e-8)
 

@@ -7,7 +7,9 @@ from systems import dominant, sparse
 from prdp_hpc import Refinement, Solver, SolveReport, solve
 
 
-@pytest.mark.parametrize(("ksp", "pc"), [("gmres", "ilu"), ("richardson", "jacobi"), ("gmres", "gamg"), ("bcgs", "asm")])
+@pytest.mark.parametrize(
+    ("ksp", "pc"), [("gmres", "ilu"), ("richardson", "jacobi"), ("gmres", "gamg"), ("bcgs", "asm")]
+)
 def test_refining_in_place_sets_nothing_up_again(ksp, pc):
     matrix = dominant(12)
     operator, values = sparse(matrix)
@@ -84,7 +86,9 @@ def test_the_report_survives_its_state_dict():
     assert copy == SolveReport()
 
 
-IMPOSSIBLE = [{"max_it": n} for n in (0, -1, 2.0, True)] + [{"rtol": r} for r in (0.0, 1.0, float("nan"))]
+IMPOSSIBLE = [{"max_it": n} for n in (0, -1, 2.0, True)] + [
+    {"rtol": r} for r in (0.0, 1.0, float("nan"))
+]
 
 
 @pytest.mark.parametrize("wrong", IMPOSSIBLE)

@@ -32,11 +32,15 @@ def test_a_row_without_diagonal_with_lu():
         solve(operator, values, ONES, Solver("gmres", "lu", 3))
 
 
-@pytest.mark.parametrize(("level", "reason"), [(1e-8, "DIVERGED_DTOL"), (5000, "DIVERGED_NANORINF")])
+@pytest.mark.parametrize(
+    ("level", "reason"), [(1e-8, "DIVERGED_DTOL"), (5000, "DIVERGED_NANORINF")]
+)
 def test_a_diverging_richardson(level, reason):
     operator, values = sparse(dominant() - 3.0 * torch.diag(dominant().diagonal()))
     solver = Solver("richardson", "jacobi", level, petsc_options={"ksp_richardson_scale": -3.0})
-    with pytest.raises(SolveError, match=rf"forward.*{reason} at iteration \d+, level .*; .*(try|look)") as caught:
+    with pytest.raises(
+        SolveError, match=rf"forward.*{reason} at iteration \d+, level .*; .*(try|look)"
+    ) as caught:
         solve(operator, values, ONES, solver)
     assert caught.value.reason == reason
     assert caught.value.iteration > 0
@@ -50,7 +54,9 @@ def test_bad_numbers_are_traced_to_where_they_came_in(ksp, level, bad):
     solver = Solver(ksp, "jacobi", level)
     poisoned = values.clone()
     poisoned[4] = bad
-    with pytest.raises(ValueError, match=r"matrix values hold NaN or infinity, first in entry 4 \(row"):
+    with pytest.raises(
+        ValueError, match=r"matrix values hold NaN or infinity, first in entry 4 \(row"
+    ):
         solve(operator, poisoned, ONES, solver)
     b = torch.ones(3, 7, dtype=torch.float64)
     b[1, 2] = bad
@@ -67,11 +73,17 @@ def test_bad_numbers_are_traced_to_where_they_came_in(ksp, level, bad):
 @pytest.mark.parametrize(
     ("b", "message"),
     [
-        (torch.ones(6, dtype=torch.float64), r"b must have shape \(7,\) or \(B, 7\).*rows 0 to 6, not \(6,\)"),
+        (
+            torch.ones(6, dtype=torch.float64),
+            r"b must have shape \(7,\) or \(B, 7\).*rows 0 to 6, not \(6,\)",
+        ),
         (torch.ones(2, 2, 7, dtype=torch.float64), r"not \(2, 2, 7\)"),
         (torch.tensor(1.0), r"not \(\)"),
         (torch.ones(7, dtype=torch.int64), "real floating-point numbers, not torch.int64"),
-        (torch.ones(7, dtype=torch.complex128), "real floating-point numbers, not torch.complex128"),
+        (
+            torch.ones(7, dtype=torch.complex128),
+            "real floating-point numbers, not torch.complex128",
+        ),
         (None, "not NoneType"),
     ],
 )
@@ -103,7 +115,10 @@ def test_wrong_values_also_after_right_ones(before):
         (lambda: SparseOperator([0, -1], [0, 1], (2, 2)), "must lie in 0 … 1"),
         (lambda: SparseOperator([0.5], [0], (2, 2)), "whole numbers"),
         (lambda: SparseOperator([0], [0], (2, 3)), "square"),
-        (lambda: SparseOperator([0], [0], (2, 2), grid=Grid((3,), comm=MPI.COMM_SELF)), "2 rows, its grid 3 points"),
+        (
+            lambda: SparseOperator([0], [0], (2, 2), grid=Grid((3,), comm=MPI.COMM_SELF)),
+            "2 rows, its grid 3 points",
+        ),
     ],
 )
 def test_mistakes_when_something_is_made(make, message):
@@ -117,8 +132,14 @@ def test_mistakes_when_something_is_made(make, message):
         (Solver("cg", "mg"), "pc='mg' makes its hierarchy from a grid.*use pc='gamg'"),
         (Solver(petsc_options={"ksp_type": "gmress"}), "petsc_options=.*gmress"),
         (Solver(petsc_options={"ksp_gmres_restart": "many"}), "petsc_options=.*no integer value"),
-        (Solver(petsc_options={"ksp_gmres_restrat": 5}), "'ksp_gmres_restrat' means nothing to ksp='gmres'"),
-        (Solver("cg", petsc_options={"-ksp_gmres_restart": 5}), "'-ksp_gmres_restart' means nothing to ksp='cg'"),
+        (
+            Solver(petsc_options={"ksp_gmres_restrat": 5}),
+            "'ksp_gmres_restrat' means nothing to ksp='gmres'",
+        ),
+        (
+            Solver("cg", petsc_options={"-ksp_gmres_restart": 5}),
+            "'-ksp_gmres_restart' means nothing to ksp='cg'",
+        ),
     ],
 )
 def test_mistakes_that_show_with_the_first_operator(solver, message):
@@ -131,12 +152,17 @@ def test_a_preconditioner_without_transposed_application():
     operator, values = sparse(dominant())
     b = ONES.clone().requires_grad_()
     x = solve(operator, values, b, Solver("gmres", "sor"))
-    with pytest.raises(SolveError, match=r"adjoint.*no transposed application: choose another pc.*mark the operator symmetric"):
+    with pytest.raises(
+        SolveError,
+        match=r"adjoint.*no transposed application: choose another pc.*mark the operator symmetric",
+    ):
         x.sum().backward()
 
 
 def test_a_method_for_positive_definite_matrices_says_that_it_needs_one():
-    indefinite = torch.diag(torch.tensor([3.0, -1.0, 2.0, -2.0, 1.0, 4.0, -5.0], dtype=torch.float64))
+    indefinite = torch.diag(
+        torch.tensor([3.0, -1.0, 2.0, -2.0, 1.0, 4.0, -5.0], dtype=torch.float64)
+    )
     operator, values = sparse(indefinite, symmetric=True)
     with pytest.raises(SolveError, match=r"DIVERGED_INDEFINITE_MAT.*positive definite"):
         solve(operator, values, ONES, Solver("cg", "none"))

@@ -13,7 +13,11 @@ def solves(monkeypatch):
     """How many batches were put together."""
     seen = []
     ours = stacked.StackedRichardson.solve
-    monkeypatch.setattr(stacked.StackedRichardson, "solve", lambda self, b, *rest: seen.append(len(b)) or ours(self, b, *rest))
+    monkeypatch.setattr(
+        stacked.StackedRichardson,
+        "solve",
+        lambda self, b, *rest: seen.append(len(b)) or ours(self, b, *rest),
+    )
     return seen
 
 
@@ -35,7 +39,11 @@ def test_solutions_and_gradients_are_those_of_each_system_alone(k, symmetric, pc
         (x * weights).sum().backward()
         results.append((x, *(one.grad for one in inputs)))
         report = solver.report
-        assert (report.forward.solves, report.forward.iterations, report.adjoint.iterations) == (5, 5 * k, 5 * (k + 1))
+        assert (report.forward.solves, report.forward.iterations, report.adjoint.iterations) == (
+            5,
+            5 * k,
+            5 * (k + 1),
+        )
     for together, alone in zip(*results, strict=True):
         torch.testing.assert_close(together, alone, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(results[0][0], results[1][0], rtol=0, atol=0)
@@ -50,7 +58,9 @@ def test_new_values_and_other_batch_sizes(solves):
             changed = values * scale + torch.arange(len(values)) * 1e-3
             b = torch.randn(count, 12, dtype=torch.float64)
             expected = one_by_one(operator, changed, b, solver)
-            torch.testing.assert_close(solve(operator, changed, b, solver), expected, rtol=0, atol=0)
+            torch.testing.assert_close(
+                solve(operator, changed, b, solver), expected, rtol=0, atol=0
+            )
     assert len(solves) == 12
 
 
@@ -68,7 +78,9 @@ def test_new_values_and_other_batch_sizes(solves):
 def test_methods_that_are_others_for_a_batch_are_left_alone(solver, solves):
     operator, values = sparse(dominant(12, symmetric=True), symmetric=True)
     b = torch.randn(3, 12, dtype=torch.float64)
-    torch.testing.assert_close(solve(operator, values, b, solver), one_by_one(operator, values, b, solver), rtol=0, atol=0)
+    torch.testing.assert_close(
+        solve(operator, values, b, solver), one_by_one(operator, values, b, solver), rtol=0, atol=0
+    )
     assert not solves
 
 

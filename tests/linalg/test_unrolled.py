@@ -1,4 +1,6 @@
-"""Property: unrolled solves do PETSc's own iterations, and their gradients are those of what was computed."""
+"""Property: unrolled solves do PETSc's own iterations, and their gradients are those of what was
+computed.
+"""
 
 import pytest
 import torch
@@ -13,12 +15,19 @@ METHODS = ["richardson", "steepest_descent", "cg", "gmres", "bcgs"]
 SYMMETRIC_ONLY = ["steepest_descent", "cg"]
 DIFFERENTIATED = ["none", "jacobi", "lu"]
 CONSTANT = ["ilu", "bjacobi", "gamg", "sor"]
-CASES = [(ksp, symmetric) for ksp in METHODS for symmetric in (True, False) if symmetric or ksp not in SYMMETRIC_ONLY]
+CASES = [
+    (ksp, symmetric)
+    for ksp in METHODS
+    for symmetric in (True, False)
+    if symmetric or ksp not in SYMMETRIC_ONLY
+]
 DOUBLE = {"dtype": torch.float64}
 
 
 def options(ksp, pc):
-    """A short restart; a damping with which Richardson's method converges without a preconditioner."""
+    """A short restart; a damping with which Richardson's method converges without a
+    preconditioner.
+    """
     if ksp == "gmres":
         return {"ksp_gmres_restart": 4}
     return {"ksp_richardson_scale": 0.05} if (ksp, pc) == ("richardson", "none") else {}
@@ -37,14 +46,18 @@ def along(matrix, symmetric, seed):
 
 
 def check_gradients(operator, values, b, solver, change, with_values=True):
-    """Against central differences of fourth order of the same truncated solve, along one direction in the values and one in b."""
+    """Against central differences of fourth order of the same truncated solve, along one direction
+    in the values and one in b.
+    """
     weights, towards = torch.randn(2, *b.shape, **DOUBLE)
 
     def loss(t, s):
         return (solve(operator, values + t * change, b + s * towards, solver) * weights).sum()
 
     t, s = torch.zeros(2, **DOUBLE).requires_grad_().unbind()
-    found = torch.autograd.grad(loss(t, s) if with_values else loss(0.0, s), (t, s) if with_values else (s,))
+    found = torch.autograd.grad(
+        loss(t, s) if with_values else loss(0.0, s), (t, s) if with_values else (s,)
+    )
     step = 1e-5
 
     def difference(h, in_values):
@@ -66,7 +79,10 @@ def test_iterates_and_counts_are_those_of_petsc(ksp, symmetric, pc):
         tolerances = []  # PETSc leaves the iterations to these preconditioners, which do not look at this norm
     levels = [1, 1e-3] if pc == "lu" else [*range(1, 8), 9, 13, *tolerances]
     for level in levels:
-        ours, theirs = unrolled(ksp, pc, level), Solver(ksp, pc, level, petsc_options=options(ksp, pc))
+        ours, theirs = (
+            unrolled(ksp, pc, level),
+            Solver(ksp, pc, level, petsc_options=options(ksp, pc)),
+        )
         found, wanted = solve(operator, values, b, ours), solve(operator, values, b, theirs)
         assert ((found - wanted).norm(dim=1) <= 1e-10 * wanted.norm(dim=1)).all(), level
         assert ours.report.forward.iterations == theirs.report.forward.iterations, level
@@ -79,7 +95,13 @@ def test_gradients_are_those_of_the_truncated_solve(ksp, symmetric, pc):
     matrix = dominant(12, symmetric)
     operator, values = sparse(matrix, symmetric=symmetric)
     for level in [1, 2, 6] if pc != "lu" else [1]:
-        check_gradients(operator, values, torch.randn(3, 12, **DOUBLE), unrolled(ksp, pc, level), along(matrix, symmetric, level))
+        check_gradients(
+            operator,
+            values,
+            torch.randn(3, 12, **DOUBLE),
+            unrolled(ksp, pc, level),
+            along(matrix, symmetric, level),
+        )
 
 
 @pytest.mark.parametrize("pc", CONSTANT)
@@ -91,7 +113,14 @@ def test_gradients_of_b_with_any_linear_preconditioner(ksp, symmetric, pc):
     operator, values = sparse(matrix, symmetric=symmetric)
     for level in (1, 3, 6):
         solver = unrolled(ksp, pc, level)
-        check_gradients(operator, values, torch.randn(2, 12, **DOUBLE), solver, torch.zeros_like(values), with_values=False)
+        check_gradients(
+            operator,
+            values,
+            torch.randn(2, 12, **DOUBLE),
+            solver,
+            torch.zeros_like(values),
+            with_values=False,
+        )
 
 
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
@@ -106,7 +135,13 @@ def test_steepest_descent_written_by_hand(differentiation, pc_options):
         r = b - matrix @ x
         z = r / scale
         x = x + (r @ z) / (z @ matrix @ z) * z
-        solver = Solver("steepest_descent", "jacobi", iteration, petsc_options=pc_options, differentiation=differentiation)
+        solver = Solver(
+            "steepest_descent",
+            "jacobi",
+            iteration,
+            petsc_options=pc_options,
+            differentiation=differentiation,
+        )
         torch.testing.assert_close(solve(operator, values, b, solver), x, rtol=1e-10, atol=1e-13)
         assert solver.report.forward.iterations == iteration
 
@@ -118,8 +153,16 @@ def test_a_preconditioner_on_the_right(ksp):
     for level in (1, 3, 6, 1e-6):
         side = {"ksp_pc_side": "right"}
         b = torch.randn(2, 12, **DOUBLE)
-        ours, theirs = unrolled(ksp, "jacobi", level, **side), Solver(ksp, "jacobi", level, petsc_options=options(ksp, "") | side)
-        torch.testing.assert_close(solve(operator, values, b, ours), solve(operator, values, b, theirs), rtol=1e-10, atol=1e-14)
+        ours, theirs = (
+            unrolled(ksp, "jacobi", level, **side),
+            Solver(ksp, "jacobi", level, petsc_options=options(ksp, "") | side),
+        )
+        torch.testing.assert_close(
+            solve(operator, values, b, ours),
+            solve(operator, values, b, theirs),
+            rtol=1e-10,
+            atol=1e-14,
+        )
         check_gradients(operator, values, b, ours, along(matrix, False, 0))
 
 
@@ -136,8 +179,9 @@ def test_any_small_system(case, n, batch, k, pc, seed):
     matrix = dominant(n, symmetric, seed=seed)
     operator, values = sparse(matrix, symmetric=symmetric)
     b = torch.randn(batch, n, generator=torch.Generator().manual_seed(seed), **DOUBLE)
-    # Past the solution there is only rounding, and no derivative of it: a step from a residual of 0 is 0 / 0, with another slope
-    # in each direction. Some matrices, as the identity, are there long before n iterations.
+    # Past the solution there is only rounding, and no derivative of it: a step from a residual of 0
+    # is 0 / 0, with another slope in each direction. Some matrices, as the identity, are there long
+    # before n iterations.
     level = min(k, n - 1) or 1 if ksp != "richardson" else k
     solver = unrolled(ksp, pc, level)
     # BiCGStab may get there in the middle of its last iteration.
@@ -160,13 +204,20 @@ def test_every_right_hand_side_stops_at_its_own_iteration(ksp, symmetric, level)
     b = torch.stack([vectors[0], torch.ones(12, **DOUBLE), torch.randn(12, **DOUBLE)])
     solver, alone = unrolled(ksp, "jacobi", level), unrolled(ksp, "jacobi", level)
     together = solve(operator, values, b, solver)
-    torch.testing.assert_close(together, torch.stack([solve(operator, values, row, alone) for row in b]), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        together,
+        torch.stack([solve(operator, values, row, alone) for row in b]),
+        rtol=1e-12,
+        atol=1e-15,
+    )
     assert solver.report.forward.iterations == alone.report.forward.iterations
     check_gradients(operator, values, b, solver, along(matrix, symmetric, 1))
 
 
 @pytest.mark.parametrize(("ksp", "symmetric"), CASES)
-def test_the_gradient_of_few_iterations_is_not_that_of_the_solution_and_converges_to_it(ksp, symmetric):
+def test_the_gradient_of_few_iterations_is_not_that_of_the_solution_and_converges_to_it(
+    ksp, symmetric
+):
     matrix = dominant(12, symmetric)
     operator, values = sparse(matrix, symmetric=symmetric)
     b, grad = torch.randn(2, 2, 12, **DOUBLE)
@@ -181,7 +232,9 @@ def test_the_gradient_of_few_iterations_is_not_that_of_the_solution_and_converge
         # Of changes that break the symmetry these methods know nothing.
         wrong = (found + found.T - dense - dense.T) / 2 if symmetric else found - dense
         wrong = wrong * (matrix != 0)
-        misses.append([wrong.norm() / dense.norm(), (leaves[1].grad - adjoint).norm() / adjoint.norm()])
+        misses.append(
+            [wrong.norm() / dense.norm(), (leaves[1].grad - adjoint).norm() / adjoint.norm()]
+        )
     assert min(misses[0]) > 1e-3
     assert max(misses[1]) < 1e-6
 
@@ -198,7 +251,9 @@ def test_zero_and_exactly_solved_right_hand_sides_spoil_nothing(ksp, level):
     alone = []
     for rows in ([0, 1, 2, 3], [0], [3]):
         leaves = [values.clone().requires_grad_(), b[rows].clone().requires_grad_()]
-        x = solve(operator, *leaves, unrolled(ksp, "none" if ksp != "richardson" else "jacobi", level))
+        x = solve(
+            operator, *leaves, unrolled(ksp, "none" if ksp != "richardson" else "jacobi", level)
+        )
         x.backward(grad[rows])
         assert all(torch.isfinite(t).all() for t in (x, leaves[0].grad, leaves[1].grad))
         alone.append((x.detach(), leaves[1].grad))
@@ -225,7 +280,9 @@ def test_a_matrix_for_each_group_of_right_hand_sides(ksp, symmetric):
             wanted.backward(grad[rows])
             torch.testing.assert_close(x[rows], wanted, rtol=1e-11, atol=1e-13)
             torch.testing.assert_close(together[0].grad[m], single[0].grad, rtol=1e-9, atol=1e-11)
-            torch.testing.assert_close(together[1].grad[rows], single[1].grad, rtol=1e-9, atol=1e-11)
+            torch.testing.assert_close(
+                together[1].grad[rows], single[1].grad, rtol=1e-9, atol=1e-11
+            )
 
 
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
@@ -244,8 +301,16 @@ def test_a_singular_system_with_its_nullspace(ksp, pc):
     for level in (1, 3, 7):
         solver = unrolled(ksp, pc, level)
         wanted = solve(operator, values, b, Solver(ksp, pc, level, petsc_options=options(ksp, pc)))
-        torch.testing.assert_close(solve(operator, values, b, solver), wanted, rtol=1e-10, atol=1e-13)
-        check_gradients(operator, values, b, solver, laplacian(torch.randn(n, **DOUBLE))[ring.nonzero(as_tuple=True)])
+        torch.testing.assert_close(
+            solve(operator, values, b, solver), wanted, rtol=1e-10, atol=1e-13
+        )
+        check_gradients(
+            operator,
+            values,
+            b,
+            solver,
+            laplacian(torch.randn(n, **DOUBLE))[ring.nonzero(as_tuple=True)],
+        )
 
 
 def test_entries_given_in_several_parts_and_a_zero_on_the_diagonal():
@@ -254,11 +319,14 @@ def test_entries_given_in_several_parts_and_a_zero_on_the_diagonal():
     rows, cols = [0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 0, 1, 2, 0, 1, 2]
     operator = SparseOperator(rows, cols, (3, 3), MPI.COMM_SELF)
     values = torch.tensor([1.0, 3.0, 1.0, 1.0, 3.0, 1.0, 0.5, 1.0, 0.0], **DOUBLE)
-    # From many others BiCGStab nearly breaks down with this matrix, and differences of rounding are all that is left.
+    # From many others BiCGStab nearly breaks down with this matrix, and differences of rounding are
+    # all that is left.
     b = torch.tensor([[1.0, 2.0, -1.0]], **DOUBLE)
     for ksp in ("richardson", "gmres", "bcgs"):
         wanted = solve(operator, values, b, Solver(ksp, "jacobi", 2))
-        torch.testing.assert_close(solve(operator, values, b, unrolled(ksp, "jacobi", 2)), wanted, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            solve(operator, values, b, unrolled(ksp, "jacobi", 2)), wanted, rtol=1e-12, atol=1e-14
+        )
         change = torch.randn(9, **DOUBLE)
         change[-1] = 0.0
         check_gradients(operator, values, b, unrolled(ksp, "jacobi", 2), change)
@@ -305,7 +373,12 @@ def test_nan_is_blamed_on_where_it_came_in(ksp):
     for level in (3, 1e-6):
         with pytest.raises(SolveError, match="right-hand side holds NaN"):
             solve(operator, values, bad, unrolled(ksp, "jacobi", level))
-        x = solve(operator, values, torch.ones(8, **DOUBLE, requires_grad=True), unrolled(ksp, "jacobi", level))
+        x = solve(
+            operator,
+            values,
+            torch.ones(8, **DOUBLE, requires_grad=True),
+            unrolled(ksp, "jacobi", level),
+        )
         with pytest.raises(SolveError, match="incoming gradient holds NaN"):
             x.backward(bad)
 
@@ -344,11 +417,18 @@ def test_mistakes():
     with pytest.raises(ValueError, match="'ksp'"):
         unrolled("gmres", "ksp", 2)
     with pytest.raises(ValueError, match="self_scale"):
-        solve(operator, values, b, unrolled("richardson", "jacobi", 2, ksp_richardson_self_scale=True))
+        solve(
+            operator, values, b, unrolled("richardson", "jacobi", 2, ksp_richardson_self_scale=True)
+        )
     with pytest.raises(ValueError, match="ksp_norm_type"):
         solve(operator, values, b, unrolled("cg", "jacobi", 1e-3, ksp_norm_type="unpreconditioned"))
     rowmax = unrolled("richardson", "jacobi", 2, pc_jacobi_type="rowmax")
-    wanted = solve(operator, values, b, Solver("richardson", "jacobi", 2, petsc_options={"pc_jacobi_type": "rowmax"}))
+    wanted = solve(
+        operator,
+        values,
+        b,
+        Solver("richardson", "jacobi", 2, petsc_options={"pc_jacobi_type": "rowmax"}),
+    )
     torch.testing.assert_close(solve(operator, values, b, rowmax), wanted, rtol=1e-12, atol=1e-14)
     with pytest.raises(ValueError, match="pc_jacobi_type"):
         solve(operator, values.clone().requires_grad_(), b, rowmax)

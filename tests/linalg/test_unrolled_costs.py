@@ -23,7 +23,13 @@ def slow():
     diagonal = 2.0 + 1e-5 * rows
     cols = torch.cat([rows, rows[:-1], rows[1:]])
     values = torch.cat([diagonal.to(torch.float64), torch.full((2 * N - 2,), -1.0, **DOUBLE)])
-    operator = SparseOperator(torch.cat([rows, rows[1:], rows[:-1]]).numpy(), cols.numpy(), (N, N), MPI.COMM_SELF, symmetric=True)
+    operator = SparseOperator(
+        torch.cat([rows, rows[1:], rows[:-1]]).numpy(),
+        cols.numpy(),
+        (N, N),
+        MPI.COMM_SELF,
+        symmetric=True,
+    )
     return operator, values, torch.randn(1, N, **DOUBLE)
 
 
@@ -31,13 +37,17 @@ def alive():
     """Vectors that some tensor holds, each memory counted once."""
     gc.collect()
     tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()) / (8 * N)
+    return sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    ) / (8 * N)
 
 
 def kept(slow, ksp, iterations, values_need_gradient):
     """Vectors that a recorded solve holds on to."""
     operator, values, b = slow
-    solver = Solver(ksp, "jacobi", iterations, petsc_options={"ksp_gmres_restart": 5} if ksp == "gmres" else {})
+    solver = Solver(
+        ksp, "jacobi", iterations, petsc_options={"ksp_gmres_restart": 5} if ksp == "gmres" else {}
+    )
     solver.differentiation = "unrolled"
     leaves = values.clone().requires_grad_(values_need_gradient), b.clone().requires_grad_()
     solve(operator, *leaves, solver)
@@ -80,7 +90,8 @@ class _Held:
 def test_the_states_of_about_the_root_of_all_iterations_are_kept(slow, ksp):
     few, many = kept(slow, ksp, 25, True), kept(slow, ksp, 400, True)
     vectors = {"richardson": 2, "steepest_descent": 2, "cg": 3, "gmres": 1, "bcgs": 5}[ksp]
-    # At most twice the doubled spacing, which is at most √(2 K): 16 times the iterations cost 4 times the memory.
+    # At most twice the doubled spacing, which is at most √(2 K): 16 times the iterations cost 4
+    # times the memory.
     assert many <= vectors * 2 * (2 * 400) ** 0.5 + 8
     assert many < 6 * max(few, 8)
     assert many > 2
@@ -110,7 +121,13 @@ def test_a_cycle_of_gmres_holds_its_basis_once(slow):
     most = []
     for restart in (10, 40):
         leaf = values.clone().requires_grad_()
-        solver = Solver("gmres", "none", restart, petsc_options={"ksp_gmres_restart": restart}, differentiation="unrolled")
+        solver = Solver(
+            "gmres",
+            "none",
+            restart,
+            petsc_options={"ksp_gmres_restart": restart},
+            differentiation="unrolled",
+        )
         x = solve(operator, leaf, b, solver)
         saved = Saved()
         with saved.watching():
@@ -120,7 +137,10 @@ def test_a_cycle_of_gmres_holds_its_basis_once(slow):
     assert 10 < most[0] < most[1] < 5 * most[0]
 
 
-@pytest.mark.parametrize(("ksp", "each"), [("richardson", 0), ("steepest_descent", 1), ("cg", 2), ("bcgs", 3), ("gmres", 2)])
+@pytest.mark.parametrize(
+    ("ksp", "each"),
+    [("richardson", 0), ("steepest_descent", 1), ("cg", 2), ("bcgs", 3), ("gmres", 2)],
+)
 def test_reductions_do_not_depend_on_the_batch(monkeypatch, ksp, each):
     calls, real = [0], reductions.summed
 
@@ -136,7 +156,9 @@ def test_reductions_do_not_depend_on_the_batch(monkeypatch, ksp, each):
         for iterations in (4, 9):
             leaf, b = values.clone().requires_grad_(), torch.randn(batch, 40, **DOUBLE)
             calls[0] = 0
-            x = solve(operator, leaf, b, Solver(ksp, "jacobi", iterations, differentiation="unrolled"))
+            x = solve(
+                operator, leaf, b, Solver(ksp, "jacobi", iterations, differentiation="unrolled")
+            )
             there = calls[0]
             x.sum().backward()
             counts.append((there, calls[0] - there))
@@ -144,5 +166,6 @@ def test_reductions_do_not_depend_on_the_batch(monkeypatch, ksp, each):
     assert len(found) == 1
     ((few, few_back), (many, many_back)) = found.pop()
     assert many - few == 5 * each
-    # The backward pass does the forward pass's reductions once more, and at most as many of its own.
+    # The backward pass does the forward pass's reductions once more, and at most as many of its
+    # own.
     assert 5 * each <= many_back - few_back <= 10 * each

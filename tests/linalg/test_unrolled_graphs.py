@@ -1,4 +1,6 @@
-"""Property: what an unrolled solve holds, counts and gives back, whatever happens between its forward and its backward pass."""
+"""Property: what an unrolled solve holds, counts and gives back, whatever happens between its
+forward and its backward pass.
+"""
 
 import pytest
 import torch
@@ -29,7 +31,11 @@ def several(members=3, n=6):
     """An operator, values for several matrices, and two right-hand sides for each."""
     matrices = [dominant(n, True, density=1.0, seed=seed) for seed in range(members)]
     operator, _ = sparse(matrices[0])
-    return operator, torch.stack([matrix.flatten() for matrix in matrices]), torch.randn(2 * members, n, **DOUBLE)
+    return (
+        operator,
+        torch.stack([matrix.flatten() for matrix in matrices]),
+        torch.randn(2 * members, n, **DOUBLE),
+    )
 
 
 @pytest.mark.parametrize("batched", [False, True])
@@ -49,7 +55,9 @@ def test_a_graph_may_be_gone_through_twice(ksp, batched):
     for one, two in zip(first, second, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-13, atol=0.0)
     wanted = solve(several()[0], other, b, solver)
-    for one, two in zip(*(torch.autograd.grad(z.sum(), (other, b)) for z in (y, wanted)), strict=True):
+    for one, two in zip(
+        *(torch.autograd.grad(z.sum(), (other, b)) for z in (y, wanted)), strict=True
+    ):
         torch.testing.assert_close(one, two, rtol=1e-13, atol=1e-15)
 
 
@@ -57,7 +65,12 @@ def test_values_changed_in_place_are_noticed():
     operator, values = sparse(dominant(6))
     leaf = values.clone().requires_grad_()
     used = leaf * 1.0
-    x = solve(operator, used, torch.ones(6, **DOUBLE), Solver("gmres", "jacobi", 2, differentiation="unrolled"))
+    x = solve(
+        operator,
+        used,
+        torch.ones(6, **DOUBLE),
+        Solver("gmres", "jacobi", 2, differentiation="unrolled"),
+    )
     with torch.no_grad():
         used.mul_(2.0)
     with pytest.raises(RuntimeError, match="inplace"):
@@ -94,7 +107,12 @@ def test_a_failed_solve_holds_nothing(made, differentiation, requires_grad):
         with pytest.raises(SolveError, match="PCSETUP"):
             solve(operator, singular, b, Solver("gmres", "lu", 2, differentiation=differentiation))
     assert made == [3]
-    torch.testing.assert_close(solve(operator, values, b, good), solve(several()[0], values, b, good), rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(
+        solve(operator, values, b, good),
+        solve(several()[0], values, b, good),
+        rtol=1e-13,
+        atol=1e-15,
+    )
 
 
 @pytest.mark.parametrize("ksp", METHODS)
@@ -110,7 +128,8 @@ def test_an_absolute_tolerance_holds_as_with_petsc(ksp):
         wanted = solve(operator, values, b, theirs)
         torch.testing.assert_close(solve(operator, values, b, ours), wanted, rtol=1e-10, atol=1e-16)
         assert ours.report.forward.iterations == theirs.report.forward.iterations
-    # The last right-hand side is small enough from the start, but not for a fixed number of iterations.
+    # The last right-hand side is small enough from the start, but not for a fixed number of
+    # iterations.
     assert not solve(operator, values, b, solvers[1])[2].any()
     assert solve(operator, values, b, solvers[-1])[2].any()
 
@@ -124,19 +143,29 @@ def test_the_values_of_a_function_operator_have_any_shape():
     for ksp in ("gmres", "bcgs", "richardson"):
         solver = Solver(ksp, "jacobi", 2, differentiation="unrolled")
         wanted = solve(operator, values, b, Solver(ksp, "jacobi", 2))
-        torch.testing.assert_close(solve(operator, values, b, solver), wanted, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(
+            solve(operator, values, b, solver), wanted, rtol=1e-12, atol=1e-14
+        )
 
         def loss(v, right, solver=solver):
             # A new tensor each time: gradcheck changes its own behind torch's back.
             return (solve(operator, v * 1.0, right, solver) * grad).sum()
 
-        assert torch.autograd.gradcheck(loss, (values.clone().requires_grad_(), b.clone().requires_grad_()), rtol=1e-6, atol=1e-7)
+        assert torch.autograd.gradcheck(
+            loss,
+            (values.clone().requires_grad_(), b.clone().requires_grad_()),
+            rtol=1e-6,
+            atol=1e-7,
+        )
 
 
 @pytest.mark.parametrize("ksp", ["steepest_descent", "cg", "gmres", "bcgs"])
 def test_after_the_solution_the_gradient_stays_that_of_the_iterations_done(ksp):
     operator, values = sparse(2.0 * torch.eye(4, **DOUBLE), symmetric=True)
-    values, b = values.requires_grad_(), torch.tensor([[1.0, -2.0, 0.5, 4.0]], **DOUBLE, requires_grad=True)
+    values, b = (
+        values.requires_grad_(),
+        torch.tensor([[1.0, -2.0, 0.5, 4.0]], **DOUBLE, requires_grad=True),
+    )
     found = []
     for level in (1, 2, 7):
         x = solve(operator, values, b, Solver(ksp, "none", level, differentiation="unrolled"))
@@ -178,7 +207,13 @@ def test_what_the_report_counts(ksp, level):
 
 @pytest.mark.parametrize(
     ("ksp", "start", "each", "cycle"),
-    [("richardson", 1, 1, 0), ("steepest_descent", 1, 2, 0), ("cg", 1, 2, 0), ("bcgs", 1, 3, 0), ("gmres", 0, 2, 1)],
+    [
+        ("richardson", 1, 1, 0),
+        ("steepest_descent", 1, 2, 0),
+        ("cg", 1, 2, 0),
+        ("bcgs", 1, 3, 0),
+        ("gmres", 0, 2, 1),
+    ],
 )
 def test_reductions_with_a_tolerance_and_across_restarts(monkeypatch, ksp, start, each, cycle):
     calls, real = [0], reductions.summed
@@ -192,7 +227,9 @@ def test_reductions_with_a_tolerance_and_across_restarts(monkeypatch, ksp, start
     for batch in (1, 5):
         for most in (3, 8, 9):
             calls[0] = 0
-            solver = Solver(ksp, "jacobi", Refinement(max_it=most, rtol=1e-14), differentiation="unrolled")
+            solver = Solver(
+                ksp, "jacobi", Refinement(max_it=most, rtol=1e-14), differentiation="unrolled"
+            )
             solver.petsc_options |= {"ksp_gmres_restart": 3} if ksp == "gmres" else {}
             solve(operator, values, torch.randn(batch, 40, **DOUBLE), solver)
             assert solver.report.forward.iterations == most * batch

@@ -17,26 +17,46 @@ from prdp_hpc.partition import Partition
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 
 
-def mlp(shape: list[int], hidden: list[int], activation: str = "relu", *, seed: int) -> torch.nn.Module:
-    return build_network("mlp", Partition.whole(shape, "dirichlet"), 1, {"hidden": hidden, "activation": activation}, seed=seed)
+def mlp(
+    shape: list[int], hidden: list[int], activation: str = "relu", *, seed: int
+) -> torch.nn.Module:
+    return build_network(
+        "mlp",
+        Partition.whole(shape, "dirichlet"),
+        1,
+        {"hidden": hidden, "activation": activation},
+        seed=seed,
+    )
 
 
 def resnet(shape: list[int], *, seed: int) -> torch.nn.Module:
-    return build_network("resnet", Partition.whole(shape, "periodic"), 1, {"channels": 4, "blocks": 1}, seed=seed)
+    return build_network(
+        "resnet", Partition.whole(shape, "periodic"), 1, {"channels": 4, "blocks": 1}, seed=seed
+    )
 
 
 def unet(shape: list[int], *, seed: int) -> torch.nn.Module:
-    return build_network("unet", Partition.whole(shape, "dirichlet"), 1, {"channels": 4, "depth": 1}, seed=seed)
+    return build_network(
+        "unet", Partition.whole(shape, "dirichlet"), 1, {"channels": 4, "depth": 1}, seed=seed
+    )
 
 
 KINDS = ["mlp", "resnet", "unet"]
-BUILDERS = [lambda seed: mlp([5], [7], seed=seed), lambda seed: resnet([5], seed=seed), lambda seed: unet([5], seed=seed)]
+BUILDERS = [
+    lambda seed: mlp([5], [7], seed=seed),
+    lambda seed: resnet([5], seed=seed),
+    lambda seed: unet([5], seed=seed),
+]
 
 
 @settings(deadline=None)
 @given(SHAPES, st.integers(1, 3), st.integers(0, 3), st.lists(st.integers(1, 8), max_size=3))
-def test_the_shape_of_the_field_stays(shape: list[int], channels: int, batch: int, hidden: list[int]) -> None:
-    network = build_network("mlp", Partition.whole(shape, "dirichlet"), channels, {"hidden": hidden}, seed=1)
+def test_the_shape_of_the_field_stays(
+    shape: list[int], channels: int, batch: int, hidden: list[int]
+) -> None:
+    network = build_network(
+        "mlp", Partition.whole(shape, "dirichlet"), channels, {"hidden": hidden}, seed=1
+    )
     assert network(torch.zeros(batch, channels, *shape)).shape == (batch, channels, *shape)
 
 
@@ -52,8 +72,13 @@ def test_samples_do_not_see_each_other_and_points_do() -> None:
     assert (gradient[1] != 0).all()
 
 
-@pytest.mark.parametrize(("name", "function"), [("relu", torch.relu), ("tanh", torch.tanh), ("gelu", torch.nn.functional.gelu)])
-def test_layers_and_activations_alternate(name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("relu", torch.relu), ("tanh", torch.tanh), ("gelu", torch.nn.functional.gelu)],
+)
+def test_layers_and_activations_alternate(
+    name: str, function: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     network = mlp([4], [5, 6], name, seed=2)
     field = torch.randn(2, 1, 4)
     weights = list(network.parameters())
@@ -74,7 +99,9 @@ def test_parameters_start_uniform_within_the_fan_in() -> None:
 
 
 @pytest.mark.parametrize("build", BUILDERS, ids=KINDS)
-def test_the_seed_alone_decides_and_no_generator_moves(build: Callable[[int], torch.nn.Module]) -> None:
+def test_the_seed_alone_decides_and_no_generator_moves(
+    build: Callable[[int], torch.nn.Module],
+) -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()
     first = build(3)
@@ -82,9 +109,15 @@ def test_the_seed_alone_decides_and_no_generator_moves(build: Callable[[int], to
     torch.rand(100)
     second = build(3)
     other = build(4)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     # Normalisations start at 1 and 0, whatever the seed.
-    drawn = [(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True) if len(a.unique()) > 1]
+    drawn = [
+        (a, b)
+        for a, b in zip(first.parameters(), other.parameters(), strict=True)
+        if len(a.unique()) > 1
+    ]
     assert drawn
     assert not any(torch.equal(a, b) for a, b in drawn)
 
@@ -94,7 +127,9 @@ def test_the_default_device_does_not_matter(build: Callable[[int], torch.nn.Modu
     with torch.device("meta"):
         network = build(3)
     expected = build(3)
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), expected.parameters(), strict=True)
+    )
 
 
 MLP_OF = {"hidden": [5], "activation": "relu"}
@@ -104,16 +139,34 @@ MLP_OF = {"hidden": [5], "activation": "relu"}
     ("kind", "shape", "channels", "arguments", "message"),
     [
         ("fno", [4], 1, {}, r"network\.kind: 'fno' is not known; choose one of mlp, resnet, unet"),
-        ("mlp", [4], 1, MLP_OF | {"activation": "swish"}, r"'swish' is not known; choose one of relu, tanh, gelu"),
+        (
+            "mlp",
+            [4],
+            1,
+            MLP_OF | {"activation": "swish"},
+            r"'swish' is not known; choose one of relu, tanh, gelu",
+        ),
         ("mlp", [4], 1, MLP_OF | {"hidden": [5, 0]}, "layer widths must be at least 1"),
         ("mlp", [4, 0], 1, MLP_OF, "at least 1 point an axis"),
         ("mlp", [4], 0, MLP_OF, "1 channel"),
-        ("resnet", [4], 1, {"activation": "swish"}, r"'swish' is not known; choose one of relu, tanh, gelu"),
+        (
+            "resnet",
+            [4],
+            1,
+            {"activation": "swish"},
+            r"'swish' is not known; choose one of relu, tanh, gelu",
+        ),
         ("resnet", [4], 1, {"channels": 0}, r"network\.channels=0"),
         ("resnet", [4], 1, {"blocks": 0}, r"network\.blocks=0"),
         ("resnet", [2, 2, 2, 2], 1, {}, "1 to 3 axes, not 4"),
         ("unet", [8], 1, {"depth": 0}, r"network\.depth=0"),
-        ("unet", [8, 12], 1, {"depth": 3}, r"network\.depth=3 does not fit: level 3: axis 1 of the periodic grid \(2, 3\)"),
+        (
+            "unet",
+            [8, 12],
+            1,
+            {"depth": 3},
+            r"network\.depth=3 does not fit: level 3: axis 1 of the periodic grid \(2, 3\)",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(
@@ -125,7 +178,9 @@ def test_a_network_that_cannot_be_built_is_refused(
 
 @pytest.mark.parametrize("boundary", ["robin", ("periodic", "dirichlet")])
 def test_an_unknown_boundary_is_refused(boundary: Any) -> None:
-    with pytest.raises(ValueError, match=r"boundary must be one of .*, or one of them for each of 1 axes"):
+    with pytest.raises(
+        ValueError, match=r"boundary must be one of .*, or one of them for each of 1 axes"
+    ):
         Partition.whole((4,), boundary)
 
 

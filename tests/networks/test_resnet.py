@@ -1,4 +1,6 @@
-"""The ResNet is the one made of torch's own parts, and looks across the boundary as the grid does."""
+"""The ResNet is the one made of torch's own parts, and looks across the boundary as the grid
+does.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_the_shape_of_the_field_stays(shape: list[int], boundary: str, batch: in
 
 
 def by_hand(network: ResNet, field: torch.Tensor, modes: list[str]) -> torch.Tensor:
-    """The same network from torch's own parts: `x → relu(x + conv(relu(conv(x))))` between lifting and projection."""
+    """The same network from torch's own parts: `x → relu(x + conv(relu(conv(x))))` between lifting
+    and projection.
+    """
     weights = iter(network.state_dict().values())
     dim = field.dim() - 2
     convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[dim]
@@ -43,7 +47,9 @@ def by_hand(network: ResNet, field: torch.Tensor, modes: list[str]) -> torch.Ten
     return convolve(x, next(weights), next(weights))
 
 
-@pytest.mark.parametrize("boundary", [["periodic"], ["dirichlet", "dirichlet"], ["periodic", "neumann"], ["neumann"] * 3])
+@pytest.mark.parametrize(
+    "boundary", [["periodic"], ["dirichlet", "dirichlet"], ["periodic", "neumann"], ["neumann"] * 3]
+)
 def test_layers_and_their_gradients(boundary: list[str]) -> None:
     shape = (4, 5, 3)[: len(boundary)]
     network = ResNet(Partition.whole(shape, boundary), 2, 1, channels=5, blocks=2).double()
@@ -67,5 +73,7 @@ def test_a_periodic_network_does_not_know_where_it_is() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 1, 5), (2, 2, 4, 4, 4), (2, 3, 4, 4), (2, 2, 4, 5)])
 def test_a_field_of_another_grid_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"the ResNet needs \(B, 2, 4, 4\); build it for this grid"):
+    with pytest.raises(
+        ValueError, match=r"the ResNet needs \(B, 2, 4, 4\); build it for this grid"
+    ):
         ResNet(Partition.whole((4, 4), "periodic"), 2, 2)(torch.zeros(shape))

@@ -16,7 +16,9 @@ CASES = [
 
 
 def draw(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64
+    )
 
 
 def run(grid, method, picard_iterations, gradient):
@@ -56,6 +58,14 @@ def test_equal_results_on_any_number_of_ranks():
     for shape, length in SHAPES:
         divided, whole = (Grid(shape, "periodic", comm, length) for comm in (WORLD, MPI.COMM_SELF))
         for case in CASES:
-            for name, mine, alone in zip(("steps", "gradient"), run(divided, *case), run(whole, *case), strict=True):
-                torch.testing.assert_close(mine, alone, rtol=1e-9, atol=1e-9, msg=lambda m, n=name, c=case: f"{n} of {c}: {m}")
+            for name, mine, alone in zip(
+                ("steps", "gradient"), run(divided, *case), run(whole, *case), strict=True
+            ):
+                torch.testing.assert_close(
+                    mine,
+                    alone,
+                    rtol=1e-9,
+                    atol=1e-9,
+                    msg=lambda m, n=name, c=case: f"{n} of {c}: {m}",
+                )
     check_wrong_on_one_rank_raises_on_all()

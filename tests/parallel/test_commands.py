@@ -1,4 +1,6 @@
-"""Reliability: on many ranks a mistake is told once, on one rank only or on all, and the job ends at once."""
+"""Reliability: on many ranks a mistake is told once, on one rank only or on all, and the job ends
+at once.
+"""
 
 import re
 
@@ -25,7 +27,9 @@ def fails(ranks, *words):
 
 
 def test_a_config_that_does_not_do(config):
-    assert "training.epochs: must be a valid integer" in fails(2, "run", config, "training.epochs=few")
+    assert "training.epochs: must be a valid integer" in fails(
+        2, "run", config, "training.epochs=few"
+    )
 
 
 def test_words_that_are_not_known(config):
@@ -33,7 +37,9 @@ def test_words_that_are_not_known(config):
 
 
 def test_ranks_that_do_not_divide(config):
-    assert "2 ranks cannot be split into replicas of 3 grid ranks" in fails(2, "run", config, "parallel.grid_ranks=3")
+    assert "2 ranks cannot be split into replicas of 3 grid ranks" in fails(
+        2, "run", config, "parallel.grid_ranks=3"
+    )
 
 
 def test_replicas_of_an_inverse_problem(tmp_path):

@@ -1,4 +1,6 @@
-"""Property: on any number of ranks a grid is the grid of one rank, cut in parts; its exchanges have exact adjoints."""
+"""Property: on any number of ranks a grid is the grid of one rank, cut in parts; its exchanges have
+exact adjoints.
+"""
 
 import copy
 import itertools
@@ -42,17 +44,22 @@ def check_parts(grid):
 
 
 def check_adjoints_of_gather_and_scatter(grid):
-    # A whole field, and so its gradient, is the same on all ranks and counts once; parts count where they are.
+    # A whole field, and so its gradient, is the same on all ranks and counts once; parts count
+    # where they are.
     local = torch.randn(3, *grid.local_shape, dtype=torch.float64, requires_grad=True)
     weights = same_on_all((3, *grid.shape), seed=5)
     whole = grid.gather(local)
     whole.backward(weights)
-    assert (whole * weights).sum().item() == pytest.approx(total((local * local.grad).sum()), rel=1e-10)
+    assert (whole * weights).sum().item() == pytest.approx(
+        total((local * local.grad).sum()), rel=1e-10
+    )
     field = same_on_all((3, *grid.shape), seed=6).requires_grad_()
     part = grid.scatter(field)
     weights = torch.randn_like(part)
     part.backward(weights)
-    assert (field * field.grad).sum().item() == pytest.approx(total((part * weights).sum()), rel=1e-10)
+    assert (field * field.grad).sum().item() == pytest.approx(
+        total((part * weights).sum()), rel=1e-10
+    )
     assert torch.equal(field.grad, grid.gather(weights))
 
 
@@ -65,7 +72,9 @@ def check_halo(grid, width):
     assert torch.equal(padded, alone.halo(whole, width)[(..., *wide)])
     weights = torch.randn_like(padded)
     padded.backward(weights)
-    assert total((padded * weights).sum()) == pytest.approx(total((local * local.grad).sum()), rel=1e-10)
+    assert total((padded * weights).sum()) == pytest.approx(
+        total((local * local.grad).sum()), rel=1e-10
+    )
 
 
 def check_the_planner_counts_what_is_sent(grid):
@@ -89,7 +98,10 @@ def check_the_planner_counts_what_is_sent(grid):
     matrix.mult(x, y)
     after = event.getPerfInfo()
     # Messages sent and received; to the neighbour on both sides of a periodic axis goes one.
-    twice = sum(n == 2 and kind == "periodic" for n, kind in zip(grid.partition.parts, grid.boundary, strict=True))
+    twice = sum(
+        n == 2 and kind == "periodic"
+        for n, kind in zip(grid.partition.parts, grid.boundary, strict=True)
+    )
     sent = WORLD.allreduce((after["numMessages"] - before["numMessages"]) / 2, op=MPI.MAX)
     assert sent == model.neighbours - twice
     points = WORLD.allreduce((after["messageLength"] - before["messageLength"]) / 2 / 8, op=MPI.MAX)
@@ -110,7 +122,9 @@ def check_interpolation(grid):
     x.setArray(whole.numpy())
     reference.mult(x, y)
     fine = torch.from_numpy(y.getArray().copy()).reshape(grid.shape)
-    torch.testing.assert_close(torch.from_numpy(target.getArray().copy()).reshape(grid.local_shape), grid.scatter(fine))
+    torch.testing.assert_close(
+        torch.from_numpy(target.getArray().copy()).reshape(grid.local_shape), grid.scatter(fine)
+    )
 
 
 def refused_everywhere(call):
@@ -134,7 +148,8 @@ def test_a_divided_grid_is_the_whole_one():
             check_halo(grid, width)
         check_interpolation(grid)
         check_the_planner_counts_what_is_sent(grid)
-    # A part narrower than the halo is found on all ranks, though PETSc would see it on that rank only.
+    # A part narrower than the halo is found on all ranks, though PETSc would see it on that rank
+    # only.
     narrow = Grid((2 * WORLD.size + 1,))
     refused_everywhere(lambda: narrow.halo(torch.zeros(narrow.local_shape), 3))
     refused_everywhere(lambda: Grid((8,), length=1.0 + WORLD.rank))

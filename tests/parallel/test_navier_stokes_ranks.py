@@ -1,4 +1,6 @@
-"""Property: Navier–Stokes steps, their gradients and their Fourier transforms do not depend on the number of ranks."""
+"""Property: Navier–Stokes steps, their gradients and their Fourier transforms do not depend on the
+number of ranks.
+"""
 
 import numpy as np
 import pytest
@@ -13,11 +15,15 @@ SHAPES = [((12, 9), (1.0, 2.0)), ((6, 5, 4), (1.0, 0.5, 2.0))]
 
 
 def draw(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64
+    )
 
 
 def run(grid, ksp, pc, level, gradient, differentiation="implicit"):
-    """Step, gradient of a loss on it, divergence and projection, all of whole fields; iterations."""
+    """Step, gradient of a loss on it, divergence and projection, all of whole fields;
+    iterations.
+    """
     state = grid.scatter(draw(2, grid.dim + 1, *grid.shape)).clone().requires_grad_()
     weights = grid.scatter(draw(2, grid.dim + 1, *grid.shape).flip(0))
     solver = Solver(ksp, pc, level, differentiation=differentiation)
@@ -25,17 +31,26 @@ def run(grid, ksp, pc, level, gradient, differentiation="implicit"):
     after = physics(state)
     (after * weights).sum().backward()
     fields = [after.detach(), state.grad, physics.divergence(after.detach())]
-    return [grid.gather(field) for field in fields], (solver.report.forward.iterations, solver.report.adjoint.iterations)
+    return [grid.gather(field) for field in fields], (
+        solver.report.forward.iterations,
+        solver.report.adjoint.iterations,
+    )
 
 
 def check_steps(shape, length):
     divided, whole = (Grid(shape, "periodic", comm, length) for comm in (WORLD, MPI.COMM_SELF))
-    cases = [("gmres", "constraint", 3, "full"), ("gmres", "constraint", 1e-11, "full"), ("fgmres", "constraint", 3, "reduced")]
+    cases = [
+        ("gmres", "constraint", 3, "full"),
+        ("gmres", "constraint", 1e-11, "full"),
+        ("fgmres", "constraint", 3, "reduced"),
+    ]
     cases += [("gmres", "none", 3, "full"), ("gmres", "constraint", 3, "full", "unrolled")]
     for case in cases:
         (fields, work), (alone, wanted) = run(divided, *case), run(whole, *case)
         for name, one, other in zip(("step", "gradient", "divergence"), fields, alone, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8, msg=lambda m, n=name, c=case: f"{n} of {c}: {m}")
+            torch.testing.assert_close(
+                one, other, rtol=1e-8, atol=1e-8, msg=lambda m, n=name, c=case: f"{n} of {c}: {m}"
+            )
         assert all(abs(a - b) <= 4 for a, b in zip(work, wanted, strict=True)), (case, work, wanted)
     state = draw(2, len(shape) + 1, *shape)
     physics = [NavierStokes(grid, 1e-2, 0.1, Solver()) for grid in (divided, whole)]
@@ -51,8 +66,12 @@ def check_transforms(shape):
     coefficients = transform.forward(mine)
     np.testing.assert_allclose(transform.backward(coefficients), mine, rtol=0, atol=1e-13)
     wanted = np.fft.rfftn(whole.numpy(), axes=tuple(range(1, len(shape) + 1)))
-    # Along the last axis the frequencies that are told apart start at 0; -1 and n - 1 are the same along the others.
-    place = [np.asarray(k).ravel().astype(int) % n for k, n in zip(transform.frequencies, shape, strict=True)]
+    # Along the last axis the frequencies that are told apart start at 0; -1 and n - 1 are the same
+    # along the others.
+    place = [
+        np.asarray(k).ravel().astype(int) % n
+        for k, n in zip(transform.frequencies, shape, strict=True)
+    ]
     np.testing.assert_allclose(coefficients, wanted[np.ix_([0, 1], *place)], rtol=0, atol=1e-11)
     assert WORLD.allreduce(coefficients.size) == wanted.size
 

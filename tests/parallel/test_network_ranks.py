@@ -1,4 +1,6 @@
-"""Property: on any partition a network is that of one rank, in output and gradients, and no rank sees more than its part."""
+"""Property: on any partition a network is that of one rank, in output and gradients, and no rank
+sees more than its part.
+"""
 
 import copy
 import itertools
@@ -41,7 +43,9 @@ def cut(whole, partition):
 
 
 def check(parts, whole, source, target):
-    """Outputs, gradients of the field and of the parameters: `parts` on the partition `source` to `target` against one rank's."""
+    """Outputs, gradients of the field and of the parameters: `parts` on the partition `source` to
+    `target` against one rank's.
+    """
     field = same_on_all(2, 2, *source.shape).requires_grad_()
     local = cut(field.detach(), source).clone().requires_grad_()
     theirs, ours = whole(field), parts(local)
@@ -58,7 +62,9 @@ def check_layers(shape, boundary):
     grid, whole = grid_and_whole(shape, boundary)
     mine = grid.partition
     for kernel, stride in itertools.product((2, 3, 5), (1, 2)):
-        pair = [built(Convolution, part, 2, 3, kernel=kernel, stride=stride) for part in (mine, whole)]
+        pair = [
+            built(Convolution, part, 2, 3, kernel=kernel, stride=stride) for part in (mine, whole)
+        ]
         check(*pair, mine, pair[0].output)
     for kind in ("average", "max"):
         check(Pooling(mine, kind), Pooling(whole, kind), mine, mine.coarsen(2))
@@ -70,9 +76,15 @@ def check_layers(shape, boundary):
 
 def check_networks(shape, boundary, depth):
     grid, whole = grid_and_whole(shape, boundary)
-    pair = [built(ResNet, part, 2, 3, channels=4, blocks=2, activation="tanh") for part in (grid.partition, whole)]
+    pair = [
+        built(ResNet, part, 2, 3, channels=4, blocks=2, activation="tanh")
+        for part in (grid.partition, whole)
+    ]
     check(*pair, grid.partition, grid.partition)
-    pair = [built(UNet, part, 2, 3, channels=4, depth=depth, activation="gelu") for part in (grid.partition, whole)]
+    pair = [
+        built(UNet, part, 2, 3, channels=4, depth=depth, activation="gelu")
+        for part in (grid.partition, whole)
+    ]
     check(*pair, grid.partition, grid.partition)
 
 
@@ -103,7 +115,8 @@ def check_that_ddp_sums_over_grid_ranks_and_averages_over_replicas():
     alone = built(ResNet, Partition.whole((9, 8), "periodic"), 1, 1, channels=4, blocks=1)
     samples = same_on_all(2, 3, 1, 9, 8)  # three samples a replica
     divided = DistributedDataParallel(network)
-    # DDP takes the mean over all ranks: so times the grid ranks it is the sum over them and the mean over replicas.
+    # DDP takes the mean over all ranks: so times the grid ranks it is the sum over them and the
+    # mean over replicas.
     loss = divided(cut(samples[mesh.replica], grid.partition)).square().sum() * mesh.grid_ranks
     loss.backward()
     (sum(alone(replica).square().sum() for replica in samples) / mesh.replicas).backward()
@@ -118,15 +131,20 @@ def check_that_a_rank_works_and_sends_in_proportion_to_its_part():
     network = built(ResNet, grid.partition, 1, 1, channels=4, blocks=1)
     seen = []
     for module in network.modules():
-        module.register_forward_hook(lambda _, inputs, output: seen.extend(t.shape for t in (inputs[0], output)))
+        module.register_forward_hook(
+            lambda _, inputs, output: seen.extend(t.shape for t in (inputs[0], output))
+        )
     before = copy.copy(TRAFFIC)
     output = network(torch.randn(5, 1, *grid.local_shape, dtype=torch.float64))
     padded = np.prod([n + 2 for n in grid.local_shape])
     assert len(seen) > 10
     assert all(np.prod(shape[2:]) <= padded for shape in seen)
-    # Three convolutions, 1, 4 and 4 channels in, 8 bytes a number, 5 samples; two slabs along each axis that is divided.
+    # Three convolutions, 1, 4 and 4 channels in, 8 bytes a number, 5 samples; two slabs along each
+    # axis that is divided.
     parts = grid.partition.parts
-    slabs = 2 * sum(int(padded / (n + 2)) for n, count in zip(grid.local_shape, parts, strict=True) if count > 1)
+    slabs = 2 * sum(
+        int(padded / (n + 2)) for n, count in zip(grid.local_shape, parts, strict=True) if count > 1
+    )
     exchanged = 2 * sum(count > 1 for count in parts)
     assert TRAFFIC.messages - before.messages == 3 * exchanged
     assert TRAFFIC.bytes - before.bytes <= 8 * 5 * (1 + 4 + 4) * slabs
@@ -140,7 +158,8 @@ def check_that_a_rank_works_and_sends_in_proportion_to_its_part():
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_networks_on_parts_are_those_of_one_rank(monkeypatch):
     for boundary in (("dirichlet", "neumann"), ("neumann", "periodic"), ("periodic", "dirichlet")):
-        # Odd numbers of points, parts that start between two coarse points: where a periodic axis does not forbid it.
+        # Odd numbers of points, parts that start between two coarse points: where a periodic axis
+        # does not forbid it.
         check_layers(tuple(14 if kind == "periodic" else 13 for kind in boundary), boundary)
     check_layers((26,), "periodic")
     check_layers((10, 11, 9), ("periodic", "dirichlet", "neumann"))

@@ -16,14 +16,21 @@ CASES = [
 
 
 def draw(*shape):
-    return torch.rand(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64) + 0.5
+    return (
+        torch.rand(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
+        + 0.5
+    )
 
 
 def run(grid, method, varying):
     """Whole solution and gradients of one heat step after one Poisson solve."""
     u = grid.scatter(draw(2, 1, *grid.shape)).clone().requires_grad_()
     source = grid.scatter(draw(1, 1, *grid.shape) - 1.0).clone().requires_grad_()
-    kappa = (grid.scatter(draw(*grid.shape)).clone() if varying else torch.tensor(0.7, dtype=torch.float64)).requires_grad_()
+    kappa = (
+        grid.scatter(draw(*grid.shape)).clone()
+        if varying
+        else torch.tensor(0.7, dtype=torch.float64)
+    ).requires_grad_()
     weights = grid.scatter(draw(2, 1, *grid.shape) - 1.0)
     heat, poisson = Heat(grid, kappa, 0.01, Solver(*method)), Poisson(grid, Solver(*method), kappa)
     after = heat(u + poisson(u), source)

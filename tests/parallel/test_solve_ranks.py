@@ -1,4 +1,6 @@
-"""Property: a divided system has the solution and the gradients of the whole one; failures come to all ranks."""
+"""Property: a divided system has the solution and the gradients of the whole one; failures come to
+all ranks.
+"""
 
 import math
 
@@ -12,12 +14,20 @@ from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator,
 from prdp_hpc.linalg.pool import MOST_SETS
 
 WORLD = MPI.COMM_WORLD
-PAIRS = [("gmres", "jacobi"), ("bcgs", "bjacobi"), ("gmres", "asm"), ("gmres", "gamg"), ("preonly", "redundant")]
+PAIRS = [
+    ("gmres", "jacobi"),
+    ("bcgs", "bjacobi"),
+    ("gmres", "asm"),
+    ("gmres", "gamg"),
+    ("preonly", "redundant"),
+]
 PAIRS += [("bicg", "none")]
 
 
 def from_all(tensor):
-    return torch.cat([torch.from_numpy(t) for t in WORLD.allgather(tensor.detach().numpy())], dim=-1)
+    return torch.cat(
+        [torch.from_numpy(t) for t in WORLD.allgather(tensor.detach().numpy())], dim=-1
+    )
 
 
 def check_entries_of_any_row_on_any_rank(n, ksp, pc, batch):
@@ -30,7 +40,9 @@ def check_entries_of_any_row_on_any_rank(n, ksp, pc, batch):
     values = both[WORLD.rank :: WORLD.size].clone().requires_grad_()
     operator = SparseOperator(rows.numpy(), cols.numpy(), (n, n))
     own = slice(*operator.row_range)
-    whole, grad = torch.randn(2, batch, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole, grad = torch.randn(
+        2, batch, n, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     b = whole[:, own].clone().requires_grad_()
     x = solve(operator, values, b, Solver(ksp, pc, 1e-13))
     x.backward(grad[:, own])
@@ -46,8 +58,11 @@ def check_a_batch_of_matrices(n, ksp, pc, rights):
     mine = slice(WORLD.rank, None, WORLD.size)
     operator = SparseOperator(rows[mine].numpy(), cols[mine].numpy(), (n, n))
     own = slice(*operator.row_range)
-    whole, grad = torch.randn(2, 3 * rights, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    # more graphs alive than sets of matrices, and the backward passes in another order than they were made
+    whole, grad = torch.randn(
+        2, 3 * rights, n, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    # more graphs alive than sets of matrices, and the backward passes in another order than they
+    # were made
     runs = []
     for factor in range(1, MOST_SETS + 3):
         values, b = matrices.flatten(1)[:, mine] * factor, whole[:, own].clone()
@@ -67,20 +82,43 @@ def check_mistakes_in_a_batch_on_one_rank():
     grid = Grid((8,))
     n, last = grid.n_local, WORLD.rank == WORLD.size - 1
     numbers = grid.numbering[1:-1]
-    operator, solver = SparseOperator(numbers, numbers, (8, 8), grid=grid), Solver("gmres", "jacobi")
+    operator, solver = (
+        SparseOperator(numbers, numbers, (8, 8), grid=grid),
+        Solver("gmres", "jacobi"),
+    )
     values, b = torch.full((2, n), 2.0, dtype=torch.float64), torch.ones(4, n, dtype=torch.float64)
     other = values.repeat(2, 1)
-    raised_everywhere(ValueError, "values of 2 … 4 matrices", lambda: solve(operator, other if last else values, b, solver))
-    raised_everywhere(ValueError, "values of 1 … 2 matrices", lambda: solve(operator, values[0] if last else values, b, solver))
-    raised_everywhere(ValueError, "(M R, n_local)", lambda: solve(operator, values, b[1:] if last else b, solver))
-    raised_everywhere(ValueError, "different sizes", lambda: solve(operator, values, b[2:] if last else b, solver))
+    raised_everywhere(
+        ValueError,
+        "values of 2 … 4 matrices",
+        lambda: solve(operator, other if last else values, b, solver),
+    )
+    raised_everywhere(
+        ValueError,
+        "values of 1 … 2 matrices",
+        lambda: solve(operator, values[0] if last else values, b, solver),
+    )
+    raised_everywhere(
+        ValueError, "(M R, n_local)", lambda: solve(operator, values, b[1:] if last else b, solver)
+    )
+    raised_everywhere(
+        ValueError, "different sizes", lambda: solve(operator, values, b[2:] if last else b, solver)
+    )
     poisoned = values.clone()
     poisoned[1, 0] = math.nan if last else 2.0
     raised_everywhere(ValueError, "NaN or infinity", lambda: solve(operator, poisoned, b, solver))
     vector = [1.0] * (n + last)
-    raised_everywhere(ValueError, "nullspace", lambda: SparseOperator(numbers, numbers, (8, 8), grid=grid, nullspace=vector))
+    raised_everywhere(
+        ValueError,
+        "nullspace",
+        lambda: SparseOperator(numbers, numbers, (8, 8), grid=grid, nullspace=vector),
+    )
     vector = None if last else [1.0] * n
-    raised_everywhere(ValueError, "properties", lambda: SparseOperator(numbers, numbers, (8, 8), grid=grid, nullspace=vector))
+    raised_everywhere(
+        ValueError,
+        "properties",
+        lambda: SparseOperator(numbers, numbers, (8, 8), grid=grid, nullspace=vector),
+    )
     torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
 
 
@@ -93,7 +131,9 @@ def check_a_nullspace_divided():
     mine = slice(WORLD.rank, None, WORLD.size)
     start = WORLD.rank * (n // WORLD.size) + min(WORLD.rank, n % WORLD.size)
     own = slice(start, start + n // WORLD.size + (WORLD.rank < n % WORLD.size))
-    operator = SparseOperator(rows[mine].numpy(), cols[mine].numpy(), (n, n), nullspace=z[own].numpy())
+    operator = SparseOperator(
+        rows[mine].numpy(), cols[mine].numpy(), (n, n), nullspace=z[own].numpy()
+    )
     b, grad = torch.randn(2, 2, n, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     right = b[:, own].clone().requires_grad_()
     x = solve(operator, matrix[rows, cols][mine], right, Solver("gmres", "jacobi", 1e-13))
@@ -115,7 +155,10 @@ def check_halo_in_a_function_operator():
     n = 9
     numbers = torch.linspace(0.5, 1.5, n, dtype=torch.float64)
     outcome = {}
-    for name, grid in (("all", Grid((n,), "periodic")), ("alone", Grid((n,), "periodic", comm=MPI.COMM_SELF))):
+    for name, grid in (
+        ("all", Grid((n,), "periodic")),
+        ("alone", Grid((n,), "periodic", comm=MPI.COMM_SELF)),
+    ):
 
         def apply(kappa, x, grid=grid):  # upwind: not symmetric, and κ is exchanged too
             k, u = grid.halo(kappa), grid.halo(x)
@@ -155,29 +198,75 @@ def check_failures_on_one_rank():
         return changed
 
     def bad_numbers_with(solver):
-        raised_everywhere(ValueError, "NaN or infinity", lambda: solve(operator, on_last(values, math.nan), b, solver))
-        raised_everywhere(SolveError, "right-hand side holds NaN", lambda: solve(operator, values, on_last(b, math.inf), solver))
+        raised_everywhere(
+            ValueError,
+            "NaN or infinity",
+            lambda: solve(operator, on_last(values, math.nan), b, solver),
+        )
+        raised_everywhere(
+            SolveError,
+            "right-hand side holds NaN",
+            lambda: solve(operator, values, on_last(b, math.inf), solver),
+        )
         x = solve(operator, values, b.clone().requires_grad_(), solver)
-        raised_everywhere(SolveError, "incoming gradient holds NaN", lambda: x.backward(on_last(b, math.nan)))
+        raised_everywhere(
+            SolveError, "incoming gradient holds NaN", lambda: x.backward(on_last(b, math.nan))
+        )
 
-    for solver in (Solver("gmres", "jacobi"), Solver("richardson", "jacobi", 3), Solver("bcgs", "bjacobi", 2)):
+    for solver in (
+        Solver("gmres", "jacobi"),
+        Solver("richardson", "jacobi", 3),
+        Solver("bcgs", "bjacobi", 2),
+    ):
         bad_numbers_with(solver)
     solver = Solver("bcgs", "jacobi")
-    raised_everywhere(ValueError, "b must have shape", lambda: solve(operator, values, b[:, 1:] if last else b, solver))
-    raised_everywhere(ValueError, "values must", lambda: solve(operator, values[1:] if last else values, b, solver))
-    raised_everywhere(ValueError, "values must", lambda: solve(operator, None if last else values, b, solver))
-    raised_everywhere(ValueError, "batches of different sizes", lambda: solve(operator, values, b[:1] if last else b, solver))
-    raised_everywhere(ValueError, "batches of different sizes", lambda: solve(operator, values, b[0] if last else b, solver))
+    raised_everywhere(
+        ValueError,
+        "b must have shape",
+        lambda: solve(operator, values, b[:, 1:] if last else b, solver),
+    )
+    raised_everywhere(
+        ValueError,
+        "values must",
+        lambda: solve(operator, values[1:] if last else values, b, solver),
+    )
+    raised_everywhere(
+        ValueError, "values must", lambda: solve(operator, None if last else values, b, solver)
+    )
+    raised_everywhere(
+        ValueError,
+        "batches of different sizes",
+        lambda: solve(operator, values, b[:1] if last else b, solver),
+    )
+    raised_everywhere(
+        ValueError,
+        "batches of different sizes",
+        lambda: solve(operator, values, b[0] if last else b, solver),
+    )
     for which in (values, b):
         which.requires_grad_(last)
-        raised_everywhere(ValueError, "requires_grad must be the same", lambda: solve(operator, values, b, solver))
+        raised_everywhere(
+            ValueError, "requires_grad must be the same", lambda: solve(operator, values, b, solver)
+        )
         which.requires_grad_(False)
-    raised_everywhere(ValueError, "must lie in 0 … 7", lambda: SparseOperator(numbers + 8 * last, numbers, (8, 8), grid=grid))
-    raised_everywhere(ValueError, "different shapes", lambda: SparseOperator(numbers[:0], numbers[:0], (8 + last, 8 + last)))
+    raised_everywhere(
+        ValueError,
+        "must lie in 0 … 7",
+        lambda: SparseOperator(numbers + 8 * last, numbers, (8, 8), grid=grid),
+    )
+    raised_everywhere(
+        ValueError,
+        "different shapes",
+        lambda: SparseOperator(numbers[:0], numbers[:0], (8 + last, 8 + last)),
+    )
     # a singular block on one rank only, and a factorisation that one rank alone could do
     zero = on_last(values, 0.0)
-    raised_everywhere(SolveError, "forward", lambda: solve(operator, zero, b, Solver("gmres", "bjacobi")))
-    raised_everywhere(SolveError, "pc='redundant'", lambda: solve(operator, values, b, Solver("preonly", "lu")))
+    raised_everywhere(
+        SolveError, "forward", lambda: solve(operator, zero, b, Solver("gmres", "bjacobi"))
+    )
+    raised_everywhere(
+        SolveError, "pc='redundant'", lambda: solve(operator, values, b, Solver("preonly", "lu"))
+    )
     # after all this everything still works
     torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
 

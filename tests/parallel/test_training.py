@@ -1,4 +1,6 @@
-"""Correctness and parallelism: however training is divided, it is the training of one rank; and it can be killed and resumed."""
+"""Correctness and parallelism: however training is divided, it is the training of one rank; and it
+can be killed and resumed.
+"""
 
 import json
 import os
@@ -19,26 +21,40 @@ from prdp_hpc.learning.checkpoint import Checkpoints
 
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
 EPOCHS = 4
-# One start of MPI for all runs on as many ranks: importing torch on four ranks takes longer than these trainings.
-MANY = "import json, sys\nfrom prdp_hpc.cli import main\nfor words in json.loads(sys.argv[1]): main(words)"
+# One start of MPI for all runs on as many ranks: importing torch on four ranks takes longer than
+# these trainings.
+MANY = (
+    "import json, sys\nfrom prdp_hpc.cli import main\nfor words in json.loads(sys.argv[1]): "
+    "main(words)"
+)
 
 
 def runs_of(configs, grid_ranks, name):
     """Command lines of one run of each config, divided in this way."""
-    return [["run", config, f"parallel.grid_ranks={grid_ranks}", f"name={Path(config).stem}-{name}"] for config in configs]
+    return [
+        ["run", config, f"parallel.grid_ranks={grid_ranks}", f"name={Path(config).stem}-{name}"]
+        for config in configs
+    ]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of runs of five configs on 1 rank and in every split.
 
-    double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of four replicas have none;
-    corrector: a ResNet through Navier-Stokes, two solves a step, with as few samples; unet: a U-Net on the ranks' uneven
-    parts; paper: the paper's 1-D emulator as it is, in float32.
+    double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of
+    four replicas have none; corrector: a ResNet through Navier-Stokes, two solves a step, with as
+    few samples; unet: a U-Net on the ranks' uneven parts; paper: the paper's 1-D emulator as it is,
+    in float32.
     """
     folder = tmp_path_factory.mktemp("training")
-    double = tiny.emulator(folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55})
-    few = tiny.emulator(folder, training={"epochs": EPOCHS, "batch_size": 3}, grid={"shape": [5, 6], "boundary": "periodic"})
+    double = tiny.emulator(
+        folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55}
+    )
+    few = tiny.emulator(
+        folder,
+        training={"epochs": EPOCHS, "batch_size": 3},
+        grid={"shape": [5, 6], "boundary": "periodic"},
+    )
     corrector = tiny.corrector(
         folder,
         training={"epochs": EPOCHS, "batch_size": 3},
@@ -56,15 +72,34 @@ def trained(tmp_path_factory):
     )
     contents = {"double": double, "few": few, "corrector": corrector, "unet": unet}
     configs = [tiny.write(folder / f"{name}.yaml", content) for name, content in contents.items()]
-    paper = [str(tiny.REPOSITORY / "configs" / "heat_1d.yaml"), f"output={folder}", f"training.epochs={EPOCHS}"]
+    paper = [
+        str(tiny.REPOSITORY / "configs" / "heat_1d.yaml"),
+        f"output={folder}",
+        f"training.epochs={EPOCHS}",
+    ]
     for ranks in (1, 2, 3, 4):
         lines = []
         for grid_ranks in [g for n, g in SPLITS if n == ranks] or [1]:
             name = f"{ranks}-{grid_ranks}"
             lines += runs_of(configs, grid_ranks, name)
             lines.append(["run", *paper, f"parallel.grid_ranks={grid_ranks}", f"name=paper-{name}"])
-        command = [str(tiny.BIN / "mpiexec"), "-n", str(ranks), sys.executable, "-c", MANY, json.dumps(lines)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=tiny.environment(), check=False)
+        command = [
+            str(tiny.BIN / "mpiexec"),
+            "-n",
+            str(ranks),
+            sys.executable,
+            "-c",
+            MANY,
+            json.dumps(lines),
+        ]
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=tiny.environment(),
+            check=False,
+        )
         assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -79,7 +114,9 @@ def difference(folder, config, split):
     """The largest relative difference of loss and errors to those on one rank."""
     ranks, grid_ranks = split
     measured = ("loss", "error", "error_1", "error_2")
-    one, many = (curve(folder / f"{config}-{name}", measured) for name in ("1-1", f"{ranks}-{grid_ranks}"))
+    one, many = (
+        curve(folder / f"{config}-{name}", measured) for name in ("1-1", f"{ranks}-{grid_ranks}")
+    )
     return np.abs(many / one - 1).max()
 
 
@@ -88,10 +125,19 @@ def difference(folder, config, split):
 @pytest.mark.parametrize("config", ["double", "few", "corrector", "unet", "paper"])
 def test_same_training_on_any_split(config, split, trained):
     assert difference(trained, config, split) < (1e-6 if config == "paper" else 1e-9)
-    counted = ("level", "adjoint_level", "forward_iterations", "adjoint_iterations", "solves", "adjoint_solves")
+    counted = (
+        "level",
+        "adjoint_level",
+        "forward_iterations",
+        "adjoint_iterations",
+        "solves",
+        "adjoint_solves",
+    )
     one, many = (trained / f"{config}-{name}" for name in ("1-1", f"{split[0]}-{split[1]}"))
     np.testing.assert_array_equal(curve(many, counted), curve(one, counted))
-    assert len({row["level"] for row in tiny.rows(one)}) > 1  # the coordinator had something to decide
+    assert (
+        len({row["level"] for row in tiny.rows(one)}) > 1
+    )  # the coordinator had something to decide
     summary = tiny.summary(many)
     assert (summary["ranks"], summary["grid_ranks"]) == split
 
@@ -117,9 +163,16 @@ def rank_process(rank, word):
 
 
 def kill_while_training(rank, at_epoch, words, folder):
-    """Start on 2 ranks, kill one of them by SIGKILL once an epoch is written; what the job did then, and how fast."""
+    """Start on 2 ranks, kill one of them by SIGKILL once an epoch is written; what the job did
+    then, and how fast.
+    """
     metrics = folder / "metrics.jsonl"
-    job = subprocess.Popen(tiny.command(2, *words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=tiny.environment())
+    job = subprocess.Popen(
+        tiny.command(2, *words),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=tiny.environment(),
+    )
     wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > at_epoch)
     os.kill(rank_process(rank, words[1]), signal.SIGKILL)
     start = time.monotonic()
@@ -135,7 +188,9 @@ def kill_while_training(rank, at_epoch, words, folder):
 def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_path):
     # A line may wait 2 s for its checkpoint, so the run must take much longer than that.
     epochs = 60
-    content = tiny.emulator(tmp_path, training={"epochs": epochs, "batch_size": 5}, data={"train": 300})
+    content = tiny.emulator(
+        tmp_path, training={"epochs": epochs, "batch_size": 5}, data={"train": 300}
+    )
     config = tiny.write(tmp_path / "config.yaml", content)
     undisturbed = tiny.prdp_hpc(2, "run", config, "name=undisturbed")
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -156,9 +211,17 @@ def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_pat
 
 @pytest.mark.parametrize(("ranks", "splits"), [(3, [3]), (4, [1, 2])], ids=["3 ranks", "4 ranks"])
 def test_a_resume_rounds_as_the_undisturbed_run(ranks, splits, tmp_path):
-    """Sums of three and more numbers depend on their order, which DDP changes after its first pass."""
+    """Sums of three and more numbers depend on their order, which DDP changes after its first
+    pass.
+    """
     network = {"kind": "resnet", "channels": 4, "blocks": 1}
-    content = tiny.emulator(tmp_path, grid={"shape": [16]}, network=network, training={"batch_size": 4}, data={"train": 12})
+    content = tiny.emulator(
+        tmp_path,
+        grid={"shape": [16]},
+        network=network,
+        training={"batch_size": 4},
+        data={"train": 12},
+    )
     config, lines = tiny.write(tmp_path / "config.yaml", content), []
     for grid_ranks in splits:
         words = ["run", config, f"parallel.grid_ranks={grid_ranks}"]
@@ -167,12 +230,25 @@ def test_a_resume_rounds_as_the_undisturbed_run(ranks, splits, tmp_path):
             [*words, f"name=resumed-{grid_ranks}", "training.epochs=1"],
             [*words, f"name=resumed-{grid_ranks}", "training.epochs=4", "--resume"],
         ]
-    command = [str(tiny.BIN / "mpiexec"), "-n", str(ranks), sys.executable, "-c", MANY, json.dumps(lines)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, env=tiny.environment(), check=False)
+    command = [
+        str(tiny.BIN / "mpiexec"),
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-c",
+        MANY,
+        json.dumps(lines),
+    ]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env=tiny.environment(), check=False
+    )
     assert ended.returncode == 0, ended.stderr
     for grid_ranks in splits:
         whole, resumed = (tmp_path / f"{kind}-{grid_ranks}" for kind in ("whole", "resumed"))
-        networks = [Checkpoints(folder / "checkpoints").load_latest()["task"]["network"] for folder in (whole, resumed)]
+        networks = [
+            Checkpoints(folder / "checkpoints").load_latest()["task"]["network"]
+            for folder in (whole, resumed)
+        ]
         assert all(torch.equal(networks[0][key], networks[1][key]) for key in networks[0])
         assert tiny.rows(resumed) == tiny.rows(whole)
 
@@ -194,9 +270,20 @@ def test_generated_data_and_resume_on_other_ranks(tmp_path):
     data = f"data.file={files[1]}"
     cli.main(["run", config, data, "name=whole", "training.epochs=6"])
     cli.main(["run", config, data, "name=moved", "training.epochs=3"])
-    moved = tiny.prdp_hpc(2, "run", config, data, "name=moved", "training.epochs=6", "parallel.grid_ranks=2", "--resume")
+    moved = tiny.prdp_hpc(
+        2,
+        "run",
+        config,
+        data,
+        "name=moved",
+        "training.epochs=6",
+        "parallel.grid_ranks=2",
+        "--resume",
+    )
     assert moved.returncode == 0, moved.stderr
     whole, other = (tiny.rows(tmp_path / name) for name in ("whole", "moved"))
-    assert [row.pop("loss") for row in other[:1]] == [row.pop("loss") for row in whole[:1]] == [None]
+    assert (
+        [row.pop("loss") for row in other[:1]] == [row.pop("loss") for row in whole[:1]] == [None]
+    )
     for row, moved_row in zip(whole, other, strict=True):
         assert moved_row == pytest.approx(row, rel=1e-9)

@@ -1,4 +1,6 @@
-"""Property: unrolled solves on several ranks are those of one rank, gradients included, with as many messages for any batch."""
+"""Property: unrolled solves on several ranks are those of one rank, gradients included, with as
+many messages for any batch.
+"""
 
 import pytest
 import scipy.sparse
@@ -13,7 +15,13 @@ from prdp_hpc.physics import Poisson
 
 WORLD = MPI.COMM_WORLD
 DOUBLE = {"dtype": torch.float64}
-CASES = [("richardson", False), ("steepest_descent", True), ("cg", True), ("gmres", False), ("bcgs", False)]
+CASES = [
+    ("richardson", False),
+    ("steepest_descent", True),
+    ("cg", True),
+    ("gmres", False),
+    ("bcgs", False),
+]
 
 
 def options(ksp):
@@ -25,7 +33,10 @@ def on_one_rank(matrices, b, grad, solver):
     rows, cols = matrices[0].nonzero(as_tuple=True)
     operator = SparseOperator(rows.numpy(), cols.numpy(), tuple(matrices[0].shape), MPI.COMM_SELF)
     values = torch.stack([matrix[rows, cols] for matrix in matrices])
-    leaves = (values if len(matrices) > 1 else values[0]).requires_grad_(), b.clone().requires_grad_()
+    leaves = (
+        (values if len(matrices) > 1 else values[0]).requires_grad_(),
+        b.clone().requires_grad_(),
+    )
     x = solve(operator, *leaves, solver)
     x.backward(grad)
     dense = torch.zeros(len(matrices), *matrices[0].shape, **DOUBLE)
@@ -38,14 +49,23 @@ def check_a_divided_system(n, ksp, symmetric, members=1, levels=(5, 1e-3)):
     matrices = [dominant(n, symmetric, density=1.0, seed=seed) for seed in range(members)]
     rows, cols = matrices[0].nonzero(as_tuple=True)
     share = torch.linspace(-1, 2, len(rows), **DOUBLE)
-    both = torch.stack([torch.cat([m[rows, cols] * share, m[rows, cols] * (1 - share)]) for m in matrices])
+    both = torch.stack(
+        [torch.cat([m[rows, cols] * share, m[rows, cols] * (1 - share)]) for m in matrices]
+    )
     rows, cols = (index.repeat(2)[WORLD.rank :: WORLD.size] for index in (rows, cols))
     operator = SparseOperator(rows.numpy(), cols.numpy(), (n, n))
     own = slice(*operator.row_range)
     b, grad = torch.randn(2, 2 * members, n, generator=torch.Generator().manual_seed(1), **DOUBLE)
     for level in levels:
-        solver, alone = (Solver(ksp, "jacobi", level, petsc_options=options(ksp), differentiation="unrolled") for _ in range(2))
-        values = both[:, WORLD.rank :: WORLD.size].clone() if members > 1 else both[0, WORLD.rank :: WORLD.size].clone()
+        solver, alone = (
+            Solver(ksp, "jacobi", level, petsc_options=options(ksp), differentiation="unrolled")
+            for _ in range(2)
+        )
+        values = (
+            both[:, WORLD.rank :: WORLD.size].clone()
+            if members > 1
+            else both[0, WORLD.rank :: WORLD.size].clone()
+        )
         values.requires_grad_()
         right = b[:, own].clone().requires_grad_()
         x = solve(operator, values, right, solver)
@@ -68,7 +88,12 @@ def check_a_nullspace(ksp):
         right = source.clone().requires_grad_()
         u = Poisson(grid, Solver(ksp, "jacobi", 3, differentiation="unrolled"))(right[own])
         (gradient,) = torch.autograd.grad((u * torch.arange(9)[own]).sum(), right)
-        found.append((comm.allreduce(u.abs().sum().item()), torch.from_numpy(comm.allreduce(gradient.numpy()))))
+        found.append(
+            (
+                comm.allreduce(u.abs().sum().item()),
+                torch.from_numpy(comm.allreduce(gradient.numpy())),
+            )
+        )
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
 
@@ -88,7 +113,9 @@ class CountingComm(MPI.Intracomm):
 
 
 def check_messages(ksp, each):
-    """As many reductions for a batch as for one right-hand side, and for each iteration those of the method."""
+    """As many reductions for a batch as for one right-hand side, and for each iteration those of
+    the method.
+    """
     tridiagonal = scipy.sparse.diags([-1.0, 3.0, -1.0], [-1, 0, 1], shape=(40, 40))
     operator, values = SparseOperator.from_scipy(tridiagonal, symmetric=True)
     solver = Solver(ksp, "jacobi", 4, differentiation="unrolled")
@@ -122,8 +149,13 @@ def check_changed_values():
     own = slice(*reused.row_range)
     solver = Solver("gmres", "jacobi", 3, differentiation="unrolled")
     for operator in (reused, None):
-        used = [SparseOperator(rows, cols, (8, 8)) if operator is None else operator for _ in matrices]
-        solvers = [Solver("gmres", "jacobi", 3, differentiation="unrolled") if operator is None else solver for _ in matrices]
+        used = [
+            SparseOperator(rows, cols, (8, 8)) if operator is None else operator for _ in matrices
+        ]
+        solvers = [
+            Solver("gmres", "jacobi", 3, differentiation="unrolled") if operator is None else solver
+            for _ in matrices
+        ]
         leaves = [matrix[rows, cols].requires_grad_() for matrix in matrices]
         results = [solve(o, v, b[:, own], s) for o, v, s in zip(used, leaves, solvers, strict=True)]
         for x in results:
@@ -137,16 +169,22 @@ def check_products():
     """Products with batches, by either way of computing them; some ranks may hold no rows."""
     for n in (13, WORLD.size - 1):
         matrix = dominant(n, density=1.0)
-        rows, cols = (index[WORLD.rank :: WORLD.size].numpy() for index in matrix.nonzero(as_tuple=True))
+        rows, cols = (
+            index[WORLD.rank :: WORLD.size].numpy() for index in matrix.nonzero(as_tuple=True)
+        )
         operator = SparseOperator(rows, cols, (n, n))
         own = slice(*operator.row_range)
         operator.load(matrix[rows, cols])
         product, most = BatchedProduct(operator.matrix, symmetric=False), products.MOST_TRANSPOSED
         for batch in (1, 3):
             x = torch.randn(batch, n, generator=torch.Generator().manual_seed(batch), **DOUBLE)
-            torch.testing.assert_close(product(x[:, own]), (x @ matrix.T)[:, own], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(
+                product(x[:, own]), (x @ matrix.T)[:, own], rtol=1e-12, atol=1e-12
+            )
             for products.MOST_TRANSPOSED in (0, most):
-                torch.testing.assert_close(product(x[:, own], True), (x @ matrix)[:, own], rtol=1e-12, atol=1e-12)
+                torch.testing.assert_close(
+                    product(x[:, own], True), (x @ matrix)[:, own], rtol=1e-12, atol=1e-12
+                )
 
 
 def check_failures():
@@ -158,7 +196,12 @@ def check_failures():
     bad = b.clone()
     bad[0] = torch.nan if WORLD.rank == WORLD.size - 1 else 1.0
     for ksp, level in (("cg", 2), ("richardson", 2), ("gmres", 1e-6), ("richardson", 1e-6)):
-        solver = Solver(ksp, "none", level, petsc_options={"ksp_richardson_scale": 0.3} if ksp == "richardson" else {})
+        solver = Solver(
+            ksp,
+            "none",
+            level,
+            petsc_options={"ksp_richardson_scale": 0.3} if ksp == "richardson" else {},
+        )
         solver.differentiation = "unrolled"
         with pytest.raises(SolveError, match="right-hand side holds NaN"):
             solve(operator, values, bad, solver)
@@ -174,7 +217,13 @@ def test_unrolled_solves_on_several_ranks():
         # fewer rows than ranks: some hold none
         check_a_divided_system(WORLD.size - 1, ksp, symmetric, levels=(2,))
     check_a_divided_system(5, "gmres", False, members=3)
-    for ksp, each in (("richardson", 0), ("steepest_descent", 1), ("cg", 2), ("gmres", 2), ("bcgs", 3)):
+    for ksp, each in (
+        ("richardson", 0),
+        ("steepest_descent", 1),
+        ("cg", 2),
+        ("gmres", 2),
+        ("bcgs", 3),
+    ):
         check_a_nullspace(ksp)
         check_messages(ksp, each)
     check_changed_values()

@@ -1,4 +1,6 @@
-"""Property: trajectories that ranks write part by part read back as those of one rank, and are whole or not there."""
+"""Property: trajectories that ranks write part by part read back as those of one rank, and are
+whole or not there.
+"""
 
 import os
 import shutil
@@ -18,7 +20,9 @@ COUNTS = {"train": 6, "validation": 2}
 
 
 def attributes():
-    return TrajectoryAttributes("heat", SHAPE, "periodic", 1.0, 0.1, {"diffusivity": 1.0}, ("u", "v"), "made up")
+    return TrajectoryAttributes(
+        "heat", SHAPE, "periodic", 1.0, 0.1, {"diffusivity": 1.0}, ("u", "v"), "made up"
+    )
 
 
 def whole(group):
@@ -41,7 +45,9 @@ def check(path, grid):
     data = TrajectoryFile(path, SHAPE)
     for group in COUNTS:
         assert np.array_equal(data.read(group), whole(group))
-        assert np.array_equal(data.read(group, grid.local_slices), whole(group)[(..., *grid.local_slices)])
+        assert np.array_equal(
+            data.read(group, grid.local_slices), whole(group)[(..., *grid.local_slices)]
+        )
     assert data.attributes["pde"] == "heat"
 
 
@@ -65,7 +71,9 @@ def test_parts_read_back_as_one(folder):
     with pytest.raises(ValueError, match="stopped"):
         write(folder / "a.h5", grid, fail_on=0)
     WORLD.barrier()
-    assert {path: os.stat(path).st_mtime_ns for path in folder.rglob("*") if path in before} == before
+    assert {
+        path: os.stat(path).st_mtime_ns for path in folder.rglob("*") if path in before
+    } == before
     check(folder / "a.h5", grid)
     WORLD.barrier()
     if WORLD.rank == 0:

@@ -1,4 +1,6 @@
-"""Property: the Burgers stepper solves its equation, with shocks at the right speed, along any axis and for every time step."""
+"""Property: the Burgers stepper solves its equation, with shocks at the right speed, along any axis
+and for every time step.
+"""
 
 import math
 
@@ -30,14 +32,19 @@ def draw(physics, samples=1, dtype=torch.float64):
 
 
 def left_side(wind, u, viscosity, dt, spacing):
-    """`(I + dt (w·∇_h − ν Δ_h)) u` for one sample `(dim, *shape)` of NumPy arrays, written as in the docstring."""
+    """`(I + dt (w·∇_h − ν Δ_h)) u` for one sample `(dim, *shape)` of NumPy arrays, written as in
+    the docstring.
+    """
     dim, total = len(spacing), np.array(u)
     for axis, h in enumerate(spacing):
         w = wind[dim - 1 - axis]
         w_before, w_after = (w + np.roll(w, 1, axis)) / 2, (w + np.roll(w, -1, axis)) / 2
         for c in range(dim):
             before, after = np.roll(u[c], 1, axis), np.roll(u[c], -1, axis)
-            advected = np.maximum(w_before, 0) * (u[c] - before) / h + np.minimum(w_after, 0) * (after - u[c]) / h
+            advected = (
+                np.maximum(w_before, 0) * (u[c] - before) / h
+                + np.minimum(w_after, 0) * (after - u[c]) / h
+            )
             total[c] += dt * (advected - viscosity * (before - 2 * u[c] + after) / h**2)
     return total
 
@@ -46,7 +53,9 @@ def matrix(wind, viscosity, dt, spacing):
     """The dense matrix of one component."""
     shape, dim = wind.shape[1:], len(spacing)
     units = np.eye(wind[0].size).reshape(-1, *shape)
-    columns = [left_side(wind, np.stack([unit] * dim), viscosity, dt, spacing)[0].ravel() for unit in units]
+    columns = [
+        left_side(wind, np.stack([unit] * dim), viscosity, dt, spacing)[0].ravel() for unit in units
+    ]
     return np.stack(columns, axis=1)
 
 
@@ -64,7 +73,9 @@ def test_converged_picard_iterations_solve_the_nonlinear_equations(shape):
     def residual(picard_iterations):
         physics = stepper(shape, 0.02, 0.05, lengths(shape), picard_iterations=picard_iterations)
         after = physics(state)[0].numpy()
-        return np.abs(left_side(after, after, 0.02, 0.05, physics.grid.spacing) - state[0].numpy()).max()
+        return np.abs(
+            left_side(after, after, 0.02, 0.05, physics.grid.spacing) - state[0].numpy()
+        ).max()
 
     state = 0.5 * draw(stepper(shape))
     assert residual(40) < 1e-10
@@ -106,7 +117,9 @@ def test_first_order_in_the_time_step(picard_iterations):
     assert 0.85 < math.log2(((coarse - middle).norm() / (middle - fine).norm()).item()) < 1.15
 
 
-@pytest.mark.parametrize(("right_of_it", "speed"), [(0.0, 0.5), (0.5, 0.75), (-1.0, 0.0), (-2.0, -0.5)])
+@pytest.mark.parametrize(
+    ("right_of_it", "speed"), [(0.0, 0.5), (0.5, 0.75), (-1.0, 0.0), (-2.0, -0.5)]
+)
 def test_a_shock_moves_at_its_speed(right_of_it, speed):
     n, end, middle = 128, 0.15, (1.0 + right_of_it) / 2
     physics = stepper((n,), 0.0, end / 32, picard_iterations=4)
@@ -114,7 +127,8 @@ def test_a_shock_moves_at_its_speed(right_of_it, speed):
     state = torch.where((x - 0.5).abs() < 0.25, right_of_it, 1.0).to(torch.float64).reshape(1, 1, n)
     for _ in range(32):
         state = physics(state)
-    # From 1 on its left the wave falls through the mean of both sides once; the fan that starts at 3/4 rises.
+    # From 1 on its left the wave falls through the mean of both sides once; the fan that starts at
+    # 3/4 rises.
     u = state.flatten()
     falls = torch.nonzero((u[:-1] >= middle) & (u[1:] < middle)).flatten()
     assert len(falls) == 1
@@ -146,7 +160,9 @@ def test_a_step_stays_between_the_extremes(shape, dt, viscosity, picard_iteratio
 @pytest.mark.parametrize("shape", SHAPES + SHORT)
 def test_a_constant_state_stays(shape):
     physics = stepper(shape, picard_iterations=2)
-    state = torch.stack([torch.full(shape, c - 0.6, dtype=torch.float64) for c in range(len(shape))])[None]
+    state = torch.stack(
+        [torch.full(shape, c - 0.6, dtype=torch.float64) for c in range(len(shape))]
+    )[None]
     torch.testing.assert_close(physics(state), state, rtol=0, atol=1e-13)
 
 
@@ -174,10 +190,14 @@ def test_a_shifted_state_gives_the_shifted_step(shape):
     state = draw(physics)
     shifts, axes = tuple(range(1, len(shape) + 1)), tuple(range(2, len(shape) + 2))
     moved = physics(torch.from_numpy(np.roll(state.numpy(), shifts, axes)))
-    np.testing.assert_allclose(moved, np.roll(physics(state).numpy(), shifts, axes), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        moved, np.roll(physics(state).numpy(), shifts, axes), rtol=0, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize(("shape", "axis"), [(shape, axis) for shape in SHAPES for axis in range(len(shape))])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [(shape, axis) for shape in SHAPES for axis in range(len(shape))]
+)
 def test_a_mirrored_state_gives_the_mirrored_step(shape, axis):
     def mirror(state):
         turned = state.flip(axis + 2)
@@ -206,7 +226,9 @@ def test_single_precision_in_and_out():
     after = physics(state)
     after.sum().backward()
     assert after.dtype == state.grad.dtype == torch.float32
-    torch.testing.assert_close(after.double(), physics(state.detach().double()), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        after.double(), physics(state.detach().double()), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(6,), (2,), (4, 3), (2, 3, 3)])
@@ -220,7 +242,9 @@ def test_full_gradients_are_derivatives(shape, picard_iterations):
 def test_full_gradients_of_a_converged_iterative_solver_are_derivatives():
     solver = Solver("gmres", "jacobi", Refinement(rtol=1e-13))
     physics = stepper((4, 3), solver=solver, picard_iterations=3)
-    assert torch.autograd.gradcheck(physics, (draw(physics).requires_grad_(),), eps=1e-5, atol=1e-6, rtol=1e-6)
+    assert torch.autograd.gradcheck(
+        physics, (draw(physics).requires_grad_(),), eps=1e-5, atol=1e-6, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 5), (3, 2, 4)])
@@ -233,7 +257,11 @@ def test_reduced_gradients_are_those_of_frozen_matrices(shape, picard_iterations
     (gradient,) = torch.autograd.grad(after, state, weights)
     whole = stepper(shape, picard_iterations=picard_iterations)
     torch.testing.assert_close(after.detach(), whole(state.detach()), rtol=0, atol=1e-12)
-    wind = state if picard_iterations == 1 else stepper(shape, picard_iterations=picard_iterations - 1)(state)
+    wind = (
+        state
+        if picard_iterations == 1
+        else stepper(shape, picard_iterations=picard_iterations - 1)(state)
+    )
     frozen = matrix(wind[0].detach().numpy(), 0.01, 0.1, physics.grid.spacing)
     wanted = np.linalg.solve(frozen.T, weights.reshape(len(shape), -1).numpy().T).T
     np.testing.assert_allclose(gradient.reshape(len(shape), -1), wanted, rtol=0, atol=1e-11)
@@ -272,7 +300,10 @@ def test_channels():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grid": Grid((4, 4), "dirichlet", MPI.COMM_SELF)}, "needs a periodic grid, not .*dirichlet"),
+        (
+            {"grid": Grid((4, 4), "dirichlet", MPI.COMM_SELF)},
+            "needs a periodic grid, not .*dirichlet",
+        ),
         ({"grid": Grid((4, 4), ("periodic", "neumann"), MPI.COMM_SELF)}, "needs a periodic grid"),
         ({"dt": 0.0}, "dt must be positive"),
         ({"dt": -0.1}, "dt must be positive"),
@@ -286,12 +317,20 @@ def test_channels():
     ],
 )
 def test_mistakes_when_it_is_made(change, message):
-    right = {"grid": Grid((4, 4), "periodic", MPI.COMM_SELF), "viscosity": 0.01, "dt": 0.1, "solver": Solver()}
+    right = {
+        "grid": Grid((4, 4), "periodic", MPI.COMM_SELF),
+        "viscosity": 0.01,
+        "dt": 0.1,
+        "solver": Solver(),
+    }
     with pytest.raises(ValueError, match=message):
         Burgers(**(right | change))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 4), (1, 3, 4, 4), (2, 4, 4), (1, 2, 4, 5)])
 def test_mistakes_in_the_state(shape):
-    with pytest.raises(ValueError, match=r"a state on this rank must have shape \(B, 2, 4, 4\) with .* velocity_x, velocity_y"):
+    with pytest.raises(
+        ValueError,
+        match=r"a state on this rank must have shape \(B, 2, 4, 4\) with .* velocity_x, velocity_y",
+    ):
         stepper((4, 4))(torch.ones(shape, dtype=torch.float64))

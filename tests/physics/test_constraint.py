@@ -1,4 +1,6 @@
-"""Property: the constraint preconditioner is what it says, keeps the divergence at zero, and makes GMRES converge."""
+"""Property: the constraint preconditioner is what it says, keeps the divergence at zero, and makes
+GMRES converge.
+"""
 
 from pathlib import Path
 
@@ -26,7 +28,9 @@ FIELDSPLIT = {
 }
 
 
-def stepper(shape, level, ksp="gmres", pc="constraint", viscosity=0.01, dt=0.1, length=1.0, **options):
+def stepper(
+    shape, level, ksp="gmres", pc="constraint", viscosity=0.01, dt=0.1, length=1.0, **options
+):
     grid = Grid(shape, "periodic", MPI.COMM_SELF, length)
     return NavierStokes(grid, viscosity, dt, Solver(ksp, pc, level, petsc_options=options))
 
@@ -49,19 +53,25 @@ def test_it_is_the_matrix_of_its_docstring(shape, length):
     wind = draw(physics)[:, :-1]
     size = wind[0].numel() + wind[0, 0].numel()
     # One Richardson iteration from zero is one application.
-    columns = solve(physics.operator, physics.values(wind), torch.eye(size, dtype=torch.float64), physics.solver)
+    columns = solve(
+        physics.operator, physics.values(wind), torch.eye(size, dtype=torch.float64), physics.solver
+    )
     matrix = staggered.matrix(wind[0].numpy(), 0.01, 0.1, physics.grid.spacing).toarray()
     n = wind[0].numel()
     diagonal = matrix.diagonal()[:n]
     jacobi = np.zeros((size, size))
     jacobi[:n, :n] = np.diag(DAMPING / diagonal)
     # The momentum matrix with constant coefficients and a diagonal of the same mean.
-    laplacian = staggered.matrix(np.zeros_like(wind[0].numpy()), 1.0, 1.0, physics.grid.spacing).toarray()[:n, :n] - np.eye(n)
+    laplacian = staggered.matrix(
+        np.zeros_like(wind[0].numpy()), 1.0, 1.0, physics.grid.spacing
+    ).toarray()[:n, :n] - np.eye(n)
     mean = (diagonal.mean() - 1 / 0.1) / laplacian.diagonal().mean()
     constant = matrix.copy()
     constant[:n, :n] = np.eye(n) / 0.1 + mean * laplacian
     inverse = jacobi + np.linalg.pinv(constant, rcond=1e-10) @ (np.eye(size) - matrix @ jacobi)
-    np.testing.assert_allclose(columns.numpy().T, _without_mean_pressure(inverse, n), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        columns.numpy().T, _without_mean_pressure(inverse, n), rtol=1e-8, atol=1e-9
+    )
 
 
 def _without_mean_pressure(inverse, n):
@@ -81,7 +91,10 @@ def test_the_transposed_application_is_the_adjoint(shape, length):
     forward = solve(physics.operator, values, x, physics.solver)
     (backward,) = torch.autograd.grad(forward, x, y)
     for sample in range(2):
-        one, other = (forward[sample].detach() @ y[sample]).item(), (x[sample].detach() @ backward[sample]).item()
+        one, other = (
+            (forward[sample].detach() @ y[sample]).item(),
+            (x[sample].detach() @ backward[sample]).item(),
+        )
         assert one == pytest.approx(other, rel=1e-10, abs=1e-10)
 
 
@@ -93,7 +106,9 @@ def test_the_differentiable_one_is_the_same(shape, length):
     right = torch.randn(3, operator.n_local, dtype=torch.float64)
     right[:, -physics.grid.n_local :] -= right[:, -physics.grid.n_local :].mean(dim=1, keepdim=True)
     applied = solve(operator, values, right, physics.solver)
-    matrix = torch.from_numpy(staggered.matrix(wind[0].numpy(), 0.01, 0.1, physics.grid.spacing).toarray())
+    matrix = torch.from_numpy(
+        staggered.matrix(wind[0].numpy(), 0.01, 0.1, physics.grid.spacing).toarray()
+    )
     own = operator.differentiable_preconditioner("constraint", matrix.diagonal()[None])
     torch.testing.assert_close(own(right, lambda x: x @ matrix.T), applied, rtol=1e-10, atol=1e-10)
 
@@ -101,7 +116,9 @@ def test_the_differentiable_one_is_the_same(shape, length):
 @pytest.mark.parametrize(("shape", "length"), SHAPES)
 @pytest.mark.parametrize("ksp", ["richardson", "gmres", "bcgs"])
 def test_unrolled_gradients_go_through_its_set_up(ksp, shape, length):
-    """Of K iterations, as finite differences of the truncated solve show; through winds that make every sample's matrix."""
+    """Of K iterations, as finite differences of the truncated solve show; through winds that make
+    every sample's matrix.
+    """
     physics = stepper(shape, 3, ksp, length=length)
     physics.solver.differentiation = "unrolled"
     state = (0.5 * draw(physics, 2)).requires_grad_()
@@ -109,10 +126,17 @@ def test_unrolled_gradients_go_through_its_set_up(ksp, shape, length):
     after = physics(state)
     truncated = stepper(shape, 3, ksp, length=length)(state.detach())
     torch.testing.assert_close(after.detach(), truncated, rtol=1e-10, atol=1e-10)
-    assert (after.detach() - stepper(shape, 1e-12, "gmres", length=length)(state.detach())).abs().max() > 1e-6
+    assert (
+        after.detach() - stepper(shape, 1e-12, "gmres", length=length)(state.detach())
+    ).abs().max() > 1e-6
     (gradient,) = torch.autograd.grad(after, state, weights)
-    ends = [(physics(state.detach() + step * direction) * weights).sum().item() for step in (1e-5, -1e-5)]
-    assert (gradient * direction).sum().item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
+    ends = [
+        (physics(state.detach() + step * direction) * weights).sum().item()
+        for step in (1e-5, -1e-5)
+    ]
+    assert (gradient * direction).sum().item() == pytest.approx(
+        (ends[0] - ends[1]) / 2e-5, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(("shape", "length"), SHAPES)
@@ -135,7 +159,9 @@ def test_it_converges_in_tens_of_iterations_where_plain_gmres_takes_hundreds():
     outcome = {}
     for pc, restart, level in (("constraint", 50, Refinement(50, 1e-6)), ("none", 8, 300)):
         physics = stepper((48, 48), level, pc=pc, viscosity=1e-4, ksp_gmres_restart=restart)
-        errors = (physics(states) - wanted)[:, :2].flatten(1).norm(dim=1) / wanted[:, :2].flatten(1).norm(dim=1)
+        errors = (physics(states) - wanted)[:, :2].flatten(1).norm(dim=1) / wanted[:, :2].flatten(
+            1
+        ).norm(dim=1)
         outcome[pc] = (physics.solver.report.forward.iterations / len(states), errors.max().item())
     assert outcome["constraint"][0] < 50
     assert outcome["constraint"][1] < 2e-6
@@ -156,7 +182,10 @@ def test_iterations_hardly_grow_with_the_grid_at_one_courant_number():
 
 def test_a_field_split_with_a_schur_complement_gives_the_same():
     results = []
-    for pc, options in (("constraint", {"ksp_gmres_restart": 60}), ("fieldsplit", {"ksp_gmres_restart": 60, **FIELDSPLIT})):
+    for pc, options in (
+        ("constraint", {"ksp_gmres_restart": 60}),
+        ("fieldsplit", {"ksp_gmres_restart": 60, **FIELDSPLIT}),
+    ):
         physics = stepper((12, 10), 1e-11, pc=pc, length=(1.0, 2.0), **options)
         torch.manual_seed(1)
         state = draw(physics, 2).requires_grad_()
@@ -169,5 +198,7 @@ def test_a_field_split_with_a_schur_complement_gives_the_same():
 
 def test_only_an_operator_that_brings_it_along_has_it():
     operator, values = sparse(dominant())
-    with pytest.raises(ValueError, match=r"pc='constraint' is made by a physics' own operator.*use another pc"):
+    with pytest.raises(
+        ValueError, match=r"pc='constraint' is made by a physics' own operator.*use another pc"
+    ):
         solve(operator, values, torch.ones(7, dtype=torch.float64), Solver("gmres", "constraint"))

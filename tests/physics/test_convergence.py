@@ -17,9 +17,13 @@ def product(factors):
 
 
 def mode(grid, kind):
-    """A product of one eigenfunction an axis, its wave number, and its derivative along the first axis."""
+    """A product of one eigenfunction an axis, its wave number, and its derivative along the first
+    axis.
+    """
     wave = {"dirichlet": math.pi, "neumann": math.pi, "periodic": 2 * math.pi}[kind]
-    value, slope = {"neumann": (torch.cos, lambda x: -torch.sin(x))}.get(kind, (torch.sin, torch.cos))
+    value, slope = {"neumann": (torch.cos, lambda x: -torch.sin(x))}.get(
+        kind, (torch.sin, torch.cos)
+    )
     first, *others = grid.coordinates()
     rest = product(value(wave * x) for x in others)
     return value(wave * first) * rest, wave, wave * slope(wave * first) * rest

@@ -1,4 +1,6 @@
-"""Property: κ may be a number, a scalar or a field, with or without gradient, and is never stale."""
+"""Property: κ may be a number, a scalar or a field, with or without gradient, and is never
+stale.
+"""
 
 import math
 
@@ -91,10 +93,22 @@ def test_any_leading_axes_and_precision(shape):
 
 
 @pytest.mark.parametrize(
-    "kappa", [0.0, -1.0, math.nan, math.inf, torch.ones(3, 4), torch.ones(4, 3).long(), torch.tensor([[1.0, 1.0, -1.0]] * 4)]
+    "kappa",
+    [
+        0.0,
+        -1.0,
+        math.nan,
+        math.inf,
+        torch.ones(3, 4),
+        torch.ones(4, 3).long(),
+        torch.tensor([[1.0, 1.0, -1.0]] * 4),
+    ],
 )
 def test_an_impossible_diffusivity(kappa):
-    for make in (lambda: Heat(one(), kappa, 0.1, Solver()), lambda: Poisson(one(), Solver(), kappa)):
+    for make in (
+        lambda: Heat(one(), kappa, 0.1, Solver()),
+        lambda: Poisson(one(), Solver(), kappa),
+    ):
         with pytest.raises(ValueError, match="diffusivity must be"):
             make()
 
@@ -106,5 +120,7 @@ def test_an_impossible_time_step(dt):
 
 
 def test_a_field_of_a_wrong_shape():
-    with pytest.raises(ValueError, match=r"must end in the grid's local shape \(4, 3\), this one has \(2, 3, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"must end in the grid's local shape \(4, 3\), this one has \(2, 3, 4\)"
+    ):
         Heat(one(), 1.0, 0.1, Solver())(torch.ones(2, 3, 4))

@@ -1,4 +1,6 @@
-"""Property: transforms and redistributions of fields. Several ranks: tests/parallel/test_navier_stokes_ranks.py."""
+"""Property: transforms and redistributions of fields. Several ranks:
+tests/parallel/test_navier_stokes_ranks.py.
+"""
 
 import threading
 
@@ -18,7 +20,9 @@ SHAPES = [(5, 6), (6, 5), (2, 2), (3, 4, 5), (4, 3, 2)]
 def test_backward_undoes_forward(shape):
     transform = FourierTransform(Grid(shape, "periodic", MPI.COMM_SELF))
     fields = np.random.default_rng(0).standard_normal((3, *shape))
-    np.testing.assert_allclose(transform.backward(transform.forward(fields)), fields, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        transform.backward(transform.forward(fields)), fields, rtol=0, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -83,7 +87,9 @@ class Threads:
 @st.composite
 def divisions(draw, shape, ranks):
     """Blocks that divide a grid: cuts along its axes, empty parts too, dealt out in any order."""
-    along = draw(st.sampled_from([factors for factors in FACTORS[ranks] if len(factors) == len(shape)]))
+    along = draw(
+        st.sampled_from([factors for factors in FACTORS[ranks] if len(factors) == len(shape)])
+    )
     cuts = []
     for n, parts in zip(shape, along, strict=True):
         inner = sorted(draw(st.lists(st.integers(0, n), min_size=parts - 1, max_size=parts - 1)))
@@ -100,7 +106,11 @@ FACTORS = {
 }
 
 
-@given(data=st.data(), shape=st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple), ranks=st.sampled_from([1, 2, 4, 6]))
+@given(
+    data=st.data(),
+    shape=st.lists(st.integers(1, 7), min_size=1, max_size=3).map(tuple),
+    ranks=st.sampled_from([1, 2, 4, 6]),
+)
 def test_a_redistribution_moves_every_point_and_back(data, shape, ranks):
     source, target = data.draw(divisions(shape, ranks)), data.draw(divisions(shape, ranks))
     whole = np.random.default_rng(0).standard_normal((2, *shape))

@@ -1,4 +1,6 @@
-"""Property: the Navier–Stokes stepper solves its equations, as the authors do, in any direction and number of dimensions."""
+"""Property: the Navier–Stokes stepper solves its equations, as the authors do, in any direction and
+number of dimensions.
+"""
 
 import math
 from pathlib import Path
@@ -36,8 +38,11 @@ def test_the_authors_trajectory_is_followed():
         velocity = torch.from_numpy(start["velocity"]).double()
     state = torch.cat([velocity, torch.zeros(1, *velocity.shape[1:], dtype=torch.float64)])[None]
     physics = stepper(tuple(velocity.shape[1:]), viscosity, dt, 1e-10)
-    assert np.linalg.norm(state[0, :2, 1::2, 1::2].numpy() - wanted[0, :2]) < 1e-4 * np.linalg.norm(wanted[0, :2])
-    # What the authors' GMRES leaves in single precision; seen: 5e-5 in the velocity, 2.4e-4 in the pressure.
+    assert np.linalg.norm(state[0, :2, 1::2, 1::2].numpy() - wanted[0, :2]) < 1e-4 * np.linalg.norm(
+        wanted[0, :2]
+    )
+    # What the authors' GMRES leaves in single precision; seen: 5e-5 in the velocity, 2.4e-4 in the
+    # pressure.
     bounds = (1e-4, 1e-4, 5e-4)
     for after in wanted[1:]:
         state = physics(state)
@@ -66,7 +71,9 @@ def test_vortices_decay_at_first_order(picard_iterations):
         for _ in range(n // 8):
             state = physics(state)
         difference = state - vortices(physics.grid, viscosity, end)
-        errors.append([part.square().mean().sqrt().item() for part in (difference[:, :2], difference[:, 2])])
+        errors.append(
+            [part.square().mean().sqrt().item() for part in (difference[:, :2], difference[:, 2])]
+        )
     for coarse, fine in zip(*errors, strict=True):
         assert 0.8 < math.log2(coarse / fine) < 1.2
         assert fine < 0.025
@@ -80,7 +87,8 @@ def test_a_field_that_does_not_vary_along_an_axis_moves_as_in_the_plane(axis):
     shape.insert(axis, 4)
     length.insert(axis, 0.7)
     space = stepper(tuple(shape), length=tuple(length))
-    # Component c points along the last axis but c; the wind along the axis itself has nothing to carry.
+    # Component c points along the last axis but c; the wind along the axis itself has nothing to
+    # carry.
     in_plane = [c for c in range(3) if c != 2 - axis]
 
     def spread(state):
@@ -99,7 +107,9 @@ def test_the_matrix_is_the_one_written_independently(shape, length):
     dim = len(shape)
     operator = physics.operator
     members = operator.take_members(2)
-    for member, values, wind in zip(members, physics.values(state[:, :dim]), state[:, :dim].numpy(), strict=False):
+    for member, values, wind in zip(
+        members, physics.values(state[:, :dim]), state[:, :dim].numpy(), strict=False
+    ):
         member.load(values)
         wanted = staggered.matrix(wind, 0.01, 0.1, physics.grid.spacing)
         first, columns, entries = member.matrix.getValuesCSR()
@@ -116,7 +126,12 @@ def test_converged_picard_iterations_solve_the_nonlinear_equations(shape, length
     assert np.abs(left).max() < 1e-8
     # and one iteration does not
     once = stepper(shape, 0.02, 0.05, length=length)(state)
-    assert np.abs(staggered.residual(state[0].numpy(), once[0].numpy(), 0.02, 0.05, physics.grid.spacing)).max() > 1e-3
+    assert (
+        np.abs(
+            staggered.residual(state[0].numpy(), once[0].numpy(), 0.02, 0.05, physics.grid.spacing)
+        ).max()
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (3, 4, 5)])
@@ -165,7 +180,9 @@ def test_single_precision_in_and_out():
     after = physics(state)
     after.sum().backward()
     assert after.dtype == state.grad.dtype == torch.float32
-    torch.testing.assert_close(after.double(), physics(state.detach().double()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        after.double(), physics(state.detach().double()), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (3, 4, 5)])
@@ -174,10 +191,14 @@ def test_the_projection(shape):
     state = draw(physics, 2)
     found = physics.divergence(state)
     for sample, own in zip(state.numpy(), found, strict=True):
-        np.testing.assert_allclose(own, staggered.divergence(sample[:-1], physics.grid.spacing), rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(
+            own, staggered.divergence(sample[:-1], physics.grid.spacing), rtol=1e-12, atol=1e-11
+        )
     once = physics.divergence_free(state)
     assert physics.divergence(once).abs().max() < 1e-9
-    torch.testing.assert_close(physics.divergence_free(once)[:, :-1], once[:, :-1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        physics.divergence_free(once)[:, :-1], once[:, :-1], rtol=0, atol=1e-10
+    )
     # orthogonal to what was taken away
     taken = (state - once)[:, :-1]
     assert (taken * once[:, :-1]).sum().abs() < 1e-8 * state.square().sum()
@@ -189,7 +210,9 @@ def test_full_gradients_are_derivatives(picard_iterations, shape):
     physics = stepper(shape, picard_iterations=picard_iterations)
     state = draw(physics, 1 if len(shape) == 3 else 2).requires_grad_()
     fast = len(shape) == 3
-    assert torch.autograd.gradcheck(physics, (state,), eps=1e-6, atol=1e-5, rtol=1e-5, fast_mode=fast)
+    assert torch.autograd.gradcheck(
+        physics, (state,), eps=1e-6, atol=1e-5, rtol=1e-5, fast_mode=fast
+    )
 
 
 @pytest.mark.parametrize("picard_iterations", [1, 2])
@@ -214,12 +237,19 @@ def test_reduced_gradients_are_those_of_frozen_matrices(picard_iterations):
 
 @pytest.mark.parametrize(
     ("ksp", "pc", "options"),
-    [("gmres", "none", {}), ("gmres", "constraint", {}), ("fgmres", "constraint", {}), ("bcgs", "none", {})],
+    [
+        ("gmres", "none", {}),
+        ("gmres", "constraint", {}),
+        ("fgmres", "constraint", {}),
+        ("bcgs", "none", {}),
+    ],
 )
 @pytest.mark.parametrize("k", [2, 3, 8])
 def test_k_iterations_keep_the_pressures_mean(ksp, pc, options, k):
     grid = Grid((8, 6), "periodic", MPI.COMM_SELF)
-    physics = NavierStokes(grid, 0.01, 0.1, Solver(ksp, pc, k, petsc_options=options), picard_iterations=2)
+    physics = NavierStokes(
+        grid, 0.01, 0.1, Solver(ksp, pc, k, petsc_options=options), picard_iterations=2
+    )
     after = physics(draw(physics, 2))
     assert after[:, 2].abs().max() > 0
     assert after[:, 2].mean(dim=(-2, -1)).abs().max() < 1e-13 * after[:, 2].abs().max()
@@ -233,7 +263,10 @@ def test_channels():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"grid": Grid((4, 4), "dirichlet", MPI.COMM_SELF)}, "needs a periodic grid of 2 or 3 dimensions"),
+        (
+            {"grid": Grid((4, 4), "dirichlet", MPI.COMM_SELF)},
+            "needs a periodic grid of 2 or 3 dimensions",
+        ),
         ({"grid": Grid((4, 4), ("periodic", "neumann"), MPI.COMM_SELF)}, "needs a periodic grid"),
         ({"grid": Grid((4,), "periodic", MPI.COMM_SELF)}, "not .* in 1-D"),
         ({"dt": 0.0}, "dt must be positive"),
@@ -247,7 +280,12 @@ def test_channels():
     ],
 )
 def test_mistakes_when_it_is_made(change, message):
-    right = {"grid": Grid((4, 4), "periodic", MPI.COMM_SELF), "viscosity": 0.01, "dt": 0.1, "solver": Solver()}
+    right = {
+        "grid": Grid((4, 4), "periodic", MPI.COMM_SELF),
+        "viscosity": 0.01,
+        "dt": 0.1,
+        "solver": Solver(),
+    }
     with pytest.raises(ValueError, match=message):
         NavierStokes(**(right | change))
 
@@ -256,5 +294,7 @@ def test_mistakes_when_it_is_made(change, message):
 def test_mistakes_in_the_state(shape):
     physics = stepper((4, 4))
     for call in (physics, physics.divergence_free):
-        with pytest.raises(ValueError, match=r"a state on this rank must have shape \(B, 3, 4, 4\)"):
+        with pytest.raises(
+            ValueError, match=r"a state on this rank must have shape \(B, 3, 4, 4\)"
+        ):
             call(torch.ones(shape, dtype=torch.float64))

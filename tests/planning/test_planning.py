@@ -17,11 +17,21 @@ from prdp_hpc import cli
 from prdp_hpc.config import load_config, validate
 from prdp_hpc.networks import build_network
 from prdp_hpc.partition import BOUNDARIES, Partition
-from prdp_hpc.planning import MACHINES, best, load_machine, plan_table, splits, step_cost, workload_of
+from prdp_hpc.planning import (
+    MACHINES,
+    best,
+    load_machine,
+    plan_table,
+    splits,
+    step_cost,
+    workload_of,
+)
 from prdp_hpc.planning.cost import Surface, process_grid, surface
 from prdp_hpc.planning.workload import network_layers
 
-CONFIGS = sorted(path for path in (tiny.REPOSITORY / "configs").glob("*.yaml") if "inverse" not in path.name)
+CONFIGS = sorted(
+    path for path in (tiny.REPOSITORY / "configs").glob("*.yaml") if "inverse" not in path.name
+)
 NETWORKS = [
     {"kind": "mlp", "hidden": [7, 9]},
     {"kind": "resnet", "channels": 6, "blocks": 2},
@@ -38,8 +48,12 @@ def config(**changes):
 def test_layers_have_the_parameters_of_the_real_network(network, shape):
     one = config(network=network, grid={"shape": shape})
     arguments = one.network.model_dump(exclude={"kind"})
-    real = build_network(one.network.kind, Partition.whole(shape, "dirichlet"), 3, arguments, seed=0)
-    assert sum(layer.parameters for layer in network_layers(one, 3)) == sum(p.numel() for p in real.parameters())
+    real = build_network(
+        one.network.kind, Partition.whole(shape, "dirichlet"), 3, arguments, seed=0
+    )
+    assert sum(layer.parameters for layer in network_layers(one, 3)) == sum(
+        p.numel() for p in real.parameters()
+    )
 
 
 KINDS = st.sampled_from(BOUNDARIES)
@@ -57,13 +71,20 @@ def test_the_process_grid_covers_the_ranks_with_small_faces(axes, ranks):
         return
     assert math.prod(parts) == ranks
     found = surface(shape, boundary, parts)
-    assert found.points <= found.neighbours * math.prod(math.ceil(n / p) for n, p in zip(shape, parts, strict=True)) / 2
+    assert (
+        found.points
+        <= found.neighbours
+        * math.prod(math.ceil(n / p) for n, p in zip(shape, parts, strict=True))
+        / 2
+    )
     assert (found.neighbours > 0) == (ranks > 1)
 
 
 def test_a_square_is_cut_both_ways():
     assert process_grid((256, 256), ("dirichlet", "dirichlet"), 4) == (2, 2)
-    assert surface((256, 256), ("dirichlet", "periodic"), (2, 2)) == Surface(neighbours=3, points=3 * 128)
+    assert surface((256, 256), ("dirichlet", "periodic"), (2, 2)) == Surface(
+        neighbours=3, points=3 * 128
+    )
     assert surface((64, 64), ("neumann", "neumann"), (4, 1)) == Surface(neighbours=2, points=2 * 64)
 
 
@@ -77,16 +98,26 @@ def test_every_config_can_be_planned(path: Path) -> None:
 
 def ideal(machine):
     """A machine whose messages and overheads cost nothing."""
-    overheads = ("iteration_overhead", "solve_overhead", "layer_overhead", "step_overhead", "latency")
+    overheads = (
+        "iteration_overhead",
+        "solve_overhead",
+        "layer_overhead",
+        "step_overhead",
+        "latency",
+    )
     rates = ("link", "node_link", "parameter_rate", "copy_bandwidth")
-    return dataclasses.replace(machine, **dict.fromkeys(overheads, 0.0), **dict.fromkeys(rates, math.inf))
+    return dataclasses.replace(
+        machine, **dict.fromkeys(overheads, 0.0), **dict.fromkeys(rates, math.inf)
+    )
 
 
 @pytest.mark.parametrize(("replicas", "grid_ranks"), [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_without_messages_and_overheads_scaling_is_perfect(replicas, grid_ranks):
     one = config(network=NETWORKS[1], grid={"shape": [64, 64]}, training={"batch_size": 8})
     machine = ideal(MACHINES["cpu"])
-    single, many = (step_cost(workload_of(one), machine, *split) for split in ((1, 1), (replicas, grid_ranks)))
+    single, many = (
+        step_cost(workload_of(one), machine, *split) for split in ((1, 1), (replicas, grid_ranks))
+    )
     assert many.total == pytest.approx(single.total / 8)
     assert (many.messages > 0) == (grid_ranks > 1)
 
@@ -104,7 +135,10 @@ def test_a_batch_that_is_solved_at_once_shares_its_messages():
     costs = []
     for batch, ksp in ((6, "richardson"), (1, "richardson"), (6, "cg")):
         one = config(
-            network=NETWORKS[0], grid={"shape": [64]}, training={"batch_size": batch}, solver={"ksp": ksp, "pc": "jacobi"}
+            network=NETWORKS[0],
+            grid={"shape": [64]},
+            training={"batch_size": batch},
+            solver={"ksp": ksp, "pc": "jacobi"},
         )
         costs.append(step_cost(workload_of(one, 10), MACHINES["cpu"], 1, 2))
     gathers = 2  # of the field and its gradient
@@ -114,10 +148,16 @@ def test_a_batch_that_is_solved_at_once_shares_its_messages():
 
 def test_what_does_not_fit_in_memory_is_not_chosen():
     small = dataclasses.replace(MACHINES["cpu"], memory=2e8)
-    big = config(network={"kind": "resnet", "channels": 64, "blocks": 3}, grid={"shape": [256, 256]}, training={"batch_size": 8})
+    big = config(
+        network={"kind": "resnet", "channels": 64, "blocks": 3},
+        grid={"shape": [256, 256]},
+        training={"batch_size": 8},
+    )
     found = splits(workload_of(big), small, 8)
     chosen = best(found, small)
-    assert all(split.cost.memory > small.memory or split.cost.total >= chosen.cost.total for split in found)
+    assert all(
+        split.cost.memory > small.memory or split.cost.total >= chosen.cost.total for split in found
+    )
     if chosen.cost.memory > small.memory:
         assert "take more ranks" in plan_table(found, small)
 

@@ -1,4 +1,6 @@
-"""Correctness: the coordinator follows the paper's rule, whatever the errors, and continues where it was stopped."""
+"""Correctness: the coordinator follows the paper's rule, whatever the errors, and continues where
+it was stopped.
+"""
 
 import json
 import math
@@ -7,18 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prdp_hpc.refinement import Coordinator, ExplicitLadder, IterationLadder, RefinementError, ToleranceLadder
+from prdp_hpc.refinement import (
+    Coordinator,
+    ExplicitLadder,
+    IterationLadder,
+    RefinementError,
+    ToleranceLadder,
+)
 
 errors = st.one_of(
     st.lists(st.floats(1e-12, 1e6), max_size=40),
     # Slow decay with noise: where plateaus, pay-offs and full stops all happen.
-    st.lists(st.floats(0.7, 1.1), max_size=60).map(lambda factors: [math.prod(factors[:i]) for i in range(len(factors))]),
+    st.lists(st.floats(0.7, 1.1), max_size=60).map(
+        lambda factors: [math.prod(factors[:i]) for i in range(len(factors))]
+    ),
     st.lists(st.sampled_from([0.0, 1.0, 0.5, 1e-300, 1e300]), max_size=20),
 )
 ladders = st.one_of(
     st.builds(IterationLadder, st.integers(1, 5), st.integers(1, 4), st.integers(5, 20)),
     st.builds(ToleranceLadder, st.floats(0.1, 0.5), st.floats(0.05, 0.9), st.floats(1e-6, 1e-2)),
-    st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True).map(lambda levels: ExplicitLadder(sorted(levels))),
+    st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True).map(
+        lambda levels: ExplicitLadder(sorted(levels))
+    ),
 )
 parameters = st.fixed_dictionaries(
     {
@@ -39,7 +51,10 @@ def rule(history, checkpoint, step_threshold, stop_threshold, ema_window, error_
     for error in history[1:]:
         ema.append(alpha * error + (1.0 - alpha) * ema[-1])
     # a / b with the limits that IEEE gives, and equal for two zeros
-    r, c = (ema[-1] / b if b else (math.inf if ema[-1] else 1.0) for b in (ema[-error_window], checkpoint))
+    r, c = (
+        ema[-1] / b if b else (math.inf if ema[-1] else 1.0)
+        for b in (ema[-error_window], checkpoint)
+    )
     if r > step_threshold and (c < stop_threshold or c > 1):
         return True, ema[-1]
     return False, checkpoint
@@ -65,7 +80,8 @@ def test_the_rule_refines_stops_and_starts_again():
     for error in [*plateau, *payoff, *worse]:
         coordinator.observe(error)
         levels.append(coordinator.level)
-    # refined on the plateau, not again while nothing was gained, again after the payoff, and again when it got worse
+    # refined on the plateau, not again while nothing was gained, again after the payoff, and again
+    # when it got worse
     assert levels == [1, 1, 2, 2, 2, 3, 3, 4, 4]
 
 
@@ -87,7 +103,12 @@ def test_state_continues_in_the_middle(history, parameters, cut, through_json):
 
 
 def test_an_adjoint_ladder_that_is_shorter_stays_at_its_top():
-    coordinator = Coordinator(IterationLadder(1, 1, 4), ema_window=1, error_window=1, adjoint_ladder=ExplicitLadder([0.1, 0.01]))
+    coordinator = Coordinator(
+        IterationLadder(1, 1, 4),
+        ema_window=1,
+        error_window=1,
+        adjoint_ladder=ExplicitLadder([0.1, 0.01]),
+    )
     levels = []
     for error in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0):
         coordinator.observe(error)
@@ -101,7 +122,9 @@ def test_an_error_that_is_not_a_number_says_so_and_changes_nothing(bad):
     for error in (3.0, 2.0):
         coordinator.observe(error)
     before = coordinator.state_dict()
-    with pytest.raises(RefinementError, match=rf"error number 2 is {bad}, at level 3.*diverged.*learning rate"):
+    with pytest.raises(
+        RefinementError, match=rf"error number 2 is {bad}, at level 3.*diverged.*learning rate"
+    ):
         coordinator.observe(bad)
     assert coordinator.state_dict() == before
 

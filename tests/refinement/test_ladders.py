@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.refinement import ExplicitLadder, IterationLadder, LooserLadder, ToleranceLadder, check_level, looser
+from prdp_hpc.refinement import (
+    ExplicitLadder,
+    IterationLadder,
+    LooserLadder,
+    ToleranceLadder,
+    check_level,
+    looser,
+)
 
 
 def rungs(ladder):
@@ -37,7 +44,9 @@ def test_tolerances_fall_by_the_factor_and_end_at_the_stop(start, factor, ratio)
 
 
 def test_whole_decades_have_no_rung_too_many():
-    assert rungs(ToleranceLadder(1e-1, 1e-1, 1e-8)) == pytest.approx([10.0**-k for k in range(1, 9)])
+    assert rungs(ToleranceLadder(1e-1, 1e-1, 1e-8)) == pytest.approx(
+        [10.0**-k for k in range(1, 9)]
+    )
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, unique=True).map(sorted))
@@ -58,7 +67,10 @@ def test_explicit_levels_are_what_was_given(levels):
         (lambda: ToleranceLadder(1.0, 0.1, 0.1), "start must lie between 0 and 1"),
         (lambda: ToleranceLadder(0.1, 1.0, 0.01), "factor must lie between 0 and 1"),
         (lambda: ToleranceLadder(0.1, 0.1, float("nan")), "stop must lie between 0 and 1"),
-        (lambda: ToleranceLadder(0.1, 0.1, 0.2), r"stop \(0.2\) must not be above its start \(0.1\)"),
+        (
+            lambda: ToleranceLadder(0.1, 0.1, 0.2),
+            r"stop \(0.2\) must not be above its start \(0.1\)",
+        ),
         (lambda: ExplicitLadder([]), "at least one level"),
         (lambda: ExplicitLadder([3, 3]), "iterations must rise"),
         (lambda: ExplicitLadder([0.1, 0.2]), "tolerances must fall"),

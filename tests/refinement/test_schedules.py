@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 
 from prdp_hpc.refinement import ConstantSchedule, ManualSchedule, RefinementError
 
-tables = st.dictionaries(st.integers(1, 15), st.integers(1, 9), max_size=4).map(lambda table: {0: 2, **table})
+tables = st.dictionaries(st.integers(1, 15), st.integers(1, 9), max_size=4).map(
+    lambda table: {0: 2, **table}
+)
 
 
 def trained(schedule, epochs):
-    """The levels that epochs 1 to `epochs` are trained at, and whether each change was announced."""
+    """The levels that epochs 1 to `epochs` are trained at, and whether each change was
+    announced.
+    """
     levels, before = [], schedule.level
     for _ in range(epochs):
         changed = schedule.observe(1.0)

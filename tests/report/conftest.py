@@ -1,4 +1,6 @@
-"""Run folders that look like those of real runs: an error that falls and levels off, a level that rises."""
+"""Run folders that look like those of real runs: an error that falls and levels off, a level that
+rises.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ def metric_lines(
                 "epoch": epoch,
                 "loss": error / 3 if epoch else None,
                 "error": error,
-                **({"parameters": [2.0 + error]} if inverse else {"error_1": error / 2, "error_2": error}),
+                **(
+                    {"parameters": [2.0 + error]}
+                    if inverse
+                    else {"error_1": error / 2, "error_2": error}
+                ),
                 "level": levels[epoch],
                 "adjoint_level": levels[epoch],
                 "forward_iterations": forward,
@@ -62,14 +68,22 @@ def summary_of(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Write a run folder under `tmp_path` and return it; `finished=False` leaves the summary out."""
+    """Write a run folder under `tmp_path` and return it; `finished=False` leaves the summary
+    out.
+    """
 
     def write(
-        name: str = "run", finished: bool = True, epochs: int = 20, levels: list[float] | None = None, **options: Any
+        name: str = "run",
+        finished: bool = True,
+        epochs: int = 20,
+        levels: list[float] | None = None,
+        **options: Any,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        lines = metric_lines(epochs, levels or [1 + epoch // 2 for epoch in range(epochs + 1)], **options)
+        lines = metric_lines(
+            epochs, levels or [1 + epoch // 2 for epoch in range(epochs + 1)], **options
+        )
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         if finished:
             (folder / "summary.json").write_text(json.dumps(summary_of(folder.name, lines)))

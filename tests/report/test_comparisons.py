@@ -1,4 +1,6 @@
-"""What was saved follows from the runs alone: the whole, its two parts, and whether it was at equal accuracy."""
+"""What was saved follows from the runs alone: the whole, its two parts, and whether it was at equal
+accuracy.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,18 @@ POSITIVE = st.floats(1e-9, 1e9)
 LEVELS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=12)
 
 
-def run(levels: list[tuple[int, int]], error: float | None = 0.03, seconds: float = 1.0, solves: int = 10) -> RunRecord:
-    """A finished run: `solves` forward solves an epoch and as many adjoint ones, at the levels of each epoch."""
-    forward, adjoint = (np.cumsum([0, *(solves * level[side] for level in levels)]).astype(float) for side in (0, 1))
+def run(
+    levels: list[tuple[int, int]],
+    error: float | None = 0.03,
+    seconds: float = 1.0,
+    solves: int = 10,
+) -> RunRecord:
+    """A finished run: `solves` forward solves an epoch and as many adjoint ones, at the levels of
+    each epoch.
+    """
+    forward, adjoint = (
+        np.cumsum([0, *(solves * level[side] for level in levels)]).astype(float) for side in (0, 1)
+    )
     columns = {
         "epoch": np.arange(len(levels) + 1),
         "error": np.full(len(levels) + 1, math.nan if error is None else error),
@@ -61,11 +72,18 @@ def run(levels: list[tuple[int, int]], error: float | None = 0.03, seconds: floa
 
 
 def compared(prdp: list[RunRecord], full: list[RunRecord], **targets: float) -> dict[str, Any]:
-    return compare_runs("heat", range(1, len(prdp) + 1), {"prdp": prdp, "full": full}, {"full": targets} if targets else {})
+    return compare_runs(
+        "heat",
+        range(1, len(prdp) + 1),
+        {"prdp": prdp, "full": full},
+        {"full": targets} if targets else {},
+    )
 
 
 def test_the_two_savings_of_a_made_up_history() -> None:
-    """4 epochs at 1, 2, 4, 4 both ways against 10: at its own final level PRDP would have cost 16, full refinement 40."""
+    """4 epochs at 1, 2, 4, 4 both ways against 10: at its own final level PRDP would have cost 16,
+    full refinement 40.
+    """
     found = compared([run([(1, 1), (2, 2), (4, 4), (4, 4)])], [run([(10, 10)] * 4)])
     assert found["progressive_refinement"]["mean"] == pytest.approx(1 - 11 / 16)
     assert found["incomplete_convergence"]["mean"] == pytest.approx(1 - 16 / 40)
@@ -77,16 +95,24 @@ def test_the_two_savings_make_the_whole(histories: list[tuple[list[tuple[int, in
     prdp = [run(levels) for levels, _ in histories]
     full = [run([(top, top)] * len(levels)) for levels, top in histories]
     found = compared(prdp, full)
-    parts = found["progressive_refinement"], found["incomplete_convergence"], found["savings"]["full"]["inner_iterations"]
+    parts = (
+        found["progressive_refinement"],
+        found["incomplete_convergence"],
+        found["savings"]["full"]["inner_iterations"],
+    )
     by_seed = zip(*(part["values"] for part in parts), strict=True)
     for progressive, incomplete, whole in ([part["mean"] for part in parts], *by_seed):
         assert (1 - progressive) * (1 - incomplete) == pytest.approx(1 - whole, rel=1e-9)
 
 
 @given(LEVELS, st.integers(1, 50))
-def test_the_cost_at_the_final_level_is_that_of_the_constant_run(levels: list[tuple[int, int]], solves: int) -> None:
+def test_the_cost_at_the_final_level_is_that_of_the_constant_run(
+    levels: list[tuple[int, int]], solves: int
+) -> None:
     constant = run([levels[-1]] * len(levels), solves=solves)
-    assert cost_at_final_level(run(levels, solves=solves)) == pytest.approx(constant.inner_iterations[-1])
+    assert cost_at_final_level(run(levels, solves=solves)) == pytest.approx(
+        constant.inner_iterations[-1]
+    )
 
 
 def test_a_run_that_solved_nothing_has_no_cost() -> None:
@@ -105,13 +131,19 @@ def test_what_is_saved_and_what_is_spent_make_the_whole(seconds: list[tuple[floa
     for share, (a, b) in zip(saved["values"], seconds, strict=True):
         assert (1 - share) * b == pytest.approx(a, rel=1e-9, abs=1e-12 * b)
     total = sum(b for _, b in seconds)
-    assert (1 - saved["mean"]) * total == pytest.approx(sum(a for a, _ in seconds), rel=1e-6, abs=1e-12 * total)
+    assert (1 - saved["mean"]) * total == pytest.approx(
+        sum(a for a, _ in seconds), rel=1e-6, abs=1e-12 * total
+    )
     assert (saved["spread"] is None) == (len(seconds) == 1)
 
 
 @given(POSITIVE, st.lists(st.floats(0.01, 100), min_size=1, max_size=4))
-def test_equal_accuracy_is_at_most_a_tenth_more_in_the_mean(full: float, ratios: list[float]) -> None:
-    found = compared([run([(1, 1)], full * ratio) for ratio in ratios], [run([(1, 1)], full) for _ in ratios])
+def test_equal_accuracy_is_at_most_a_tenth_more_in_the_mean(
+    full: float, ratios: list[float]
+) -> None:
+    found = compared(
+        [run([(1, 1)], full * ratio) for ratio in ratios], [run([(1, 1)], full) for _ in ratios]
+    )
     mean = sum(ratios) / len(ratios)
     assert found["error_ratio"] == pytest.approx(mean)
     assume(all(not math.isclose(ratio, 1.1, rel_tol=1e-6) for ratio in (mean, *ratios)))
@@ -130,7 +162,9 @@ def test_equal_accuracy_is_at_most_a_tenth_more_in_the_mean(full: float, ratios:
         (0.0, 0.1, 0.0, True),
     ],
 )
-def test_errors_without_a_ratio(prdp: float | None, full: float | None, ratio: float | None, equal: bool) -> None:
+def test_errors_without_a_ratio(
+    prdp: float | None, full: float | None, ratio: float | None, equal: bool
+) -> None:
     found = compared([run([(1, 1)], prdp)], [run([(1, 1)], full)])
     assert (found["error_ratio"], found["equal_accuracy"]) == (ratio, equal)
     assert "NaN" not in to_json(found)
@@ -145,7 +179,9 @@ def test_one_seed_that_diverged_is_a_miss() -> None:
 
 @pytest.mark.parametrize(("error", "met"), [(0.03, True), (0.06, False)])
 def test_a_target_is_met_at_equal_accuracy_only(error: float, met: bool) -> None:
-    found = compared([run([(1, 1)], error)], [run([(4, 4)], 0.03)], inner_iterations=0.75, solver_seconds=0.1)
+    found = compared(
+        [run([(1, 1)], error)], [run([(4, 4)], 0.03)], inner_iterations=0.75, solver_seconds=0.1
+    )
     assert [target["met"] for target in found["targets"]] == [met, False]
     assert found["targets"][0]["saved"] == pytest.approx(0.75)
 
@@ -157,7 +193,10 @@ def test_a_run_that_goes_on_is_not_compared(write_run: WriteRun) -> None:
 
 
 def test_a_comparison_of_one_seed_and_of_several_is_read(write_run: WriteRun) -> None:
-    for folder, seeds in (("one-compare", [""]), ("three-compare", ["seed_1/", "seed_2/", "seed_10/"])):
+    for folder, seeds in (
+        ("one-compare", [""]),
+        ("three-compare", ["seed_1/", "seed_2/", "seed_10/"]),
+    ):
         for seed in seeds:
             for variant in ("prdp", "full", "plain", "constant_10", "constant_3"):
                 path = write_run(f"{folder}/{seed}{variant}", epochs=5)

@@ -34,7 +34,10 @@ def test_columns_hold_every_line(write_run: WriteRun) -> None:
     assert record.metrics["error_1"].tolist() == [line["error_1"] for line in lines]
     assert np.isnan(record.metrics["loss"][0])
     assert np.isfinite(record.metrics["loss"][1:]).all()
-    assert record.inner_iterations[-1] == lines[-1]["forward_iterations"] + lines[-1]["adjoint_iterations"]
+    assert (
+        record.inner_iterations[-1]
+        == lines[-1]["forward_iterations"] + lines[-1]["adjoint_iterations"]
+    )
     assert not record.inverse
 
 
@@ -56,16 +59,30 @@ def test_a_running_run_has_no_summary_and_may_end_in_half_a_line(write_run: Writ
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(1, 4))
-def test_after_resumes_the_later_lines_win(tmp_path_factory: pytest.TempPathFactory, resumed_at: list[int], steps: int) -> None:
+def test_after_resumes_the_later_lines_win(
+    tmp_path_factory: pytest.TempPathFactory, resumed_at: list[int], steps: int
+) -> None:
     keys = [*COUNTERS, "error"]
     file = tmp_path_factory.mktemp("run") / "metrics.jsonl"
-    epochs = [(epoch, attempt) for attempt, start in enumerate([0, *resumed_at]) for epoch in range(start, start + steps)]
-    file.write_text("".join(json.dumps(dict.fromkeys(keys, attempt) | {"epoch": epoch}) + "\n" for epoch, attempt in epochs))
+    epochs = [
+        (epoch, attempt)
+        for attempt, start in enumerate([0, *resumed_at])
+        for epoch in range(start, start + steps)
+    ]
+    file.write_text(
+        "".join(
+            json.dumps(dict.fromkeys(keys, attempt) | {"epoch": epoch}) + "\n"
+            for epoch, attempt in epochs
+        )
+    )
     lines = [line for _, line in read_metrics(file)]
     found = [line["epoch"] for line in lines]
     assert found == sorted(set(found))
     assert [line["error"] for line in lines[-steps:]] == [len(resumed_at)] * steps
-    assert all(line["error"] == max(attempt for epoch, attempt in epochs if epoch == line["epoch"]) for line in lines)
+    assert all(
+        line["error"] == max(attempt for epoch, attempt in epochs if epoch == line["epoch"])
+        for line in lines
+    )
 
 
 def test_a_broken_line_is_named(write_run: WriteRun) -> None:
@@ -86,9 +103,13 @@ def test_a_broken_line_is_named(write_run: WriteRun) -> None:
         ({"parameters": [1.0]}, r"line 1, parameters: must be a list"),
     ],
 )
-def test_a_wrong_value_is_named(write_run: WriteRun, change: dict[str, object], message: str) -> None:
+def test_a_wrong_value_is_named(
+    write_run: WriteRun, change: dict[str, object], message: str
+) -> None:
     folder = write_run()
-    edit_lines(folder, lambda lines: lines.__setitem__(2, json.dumps(json.loads(lines[2]) | change)))
+    edit_lines(
+        folder, lambda lines: lines.__setitem__(2, json.dumps(json.loads(lines[2]) | change))
+    )
     with pytest.raises(ReportError, match=message):
         load_run(folder)
 
@@ -125,6 +146,8 @@ def test_missing_folder_and_file_are_named(tmp_path: Path) -> None:
 )
 def test_a_broken_summary_is_named(write_run: WriteRun, content: str | bytes, message: str) -> None:
     folder = write_run()
-    (folder / "summary.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "summary.json").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     with pytest.raises(ReportError, match=rf"summary\.json: {message}"):
         load_run(folder)

@@ -12,18 +12,35 @@ from prdp_hpc.report import comparison_table, load_run, paper_markdown, paper_ta
 
 
 def statistics(*values: float | None, spread: float | None = None) -> dict[str, Any]:
-    return {"values": list(values), "mean": values[0] if len(values) == 1 else None, "spread": spread}
+    return {
+        "values": list(values),
+        "mean": values[0] if len(values) == 1 else None,
+        "spread": spread,
+    }
 
 
 def variant(error: float | None, iterations: float, **more: float) -> dict[str, Any]:
-    numbers = {"error": error, "error_1": error, "error_2": error, "level": 24, "forward_iterations": iterations}
-    numbers |= {"adjoint_iterations": iterations, "solver_seconds": 10.0, "network_seconds": 5.0, "total_seconds": 15.0} | more
+    numbers = {
+        "error": error,
+        "error_1": error,
+        "error_2": error,
+        "level": 24,
+        "forward_iterations": iterations,
+    }
+    numbers |= {
+        "adjoint_iterations": iterations,
+        "solver_seconds": 10.0,
+        "network_seconds": 5.0,
+        "total_seconds": 15.0,
+    } | more
     return {key: statistics(number) for key, number in numbers.items()}
 
 
 def comparison(ours: float | None = 0.03, **more: Any) -> dict[str, Any]:
     equal = ours is not None and ours <= 0.033
-    saved = {key: statistics(0.75) for key in ("inner_iterations", "solver_seconds", "total_seconds")}
+    saved = {
+        key: statistics(0.75) for key in ("inner_iterations", "solver_seconds", "total_seconds")
+    }
     return {
         "name": "heat",
         "task": "emulator",
@@ -55,13 +72,20 @@ def row(table: str, label: str) -> str:
 def test_a_comparison_shows_its_verdict(ours: float | None, verdict: str) -> None:
     table = comparison_table(comparison(ours))
     assert row(table, "error against").endswith(verdict)
-    assert row(table, "full refinement").split()[2:6] == ["3.000e-02", "24", "123,456,789", "123,456,789"]
+    assert row(table, "full refinement").split()[2:6] == [
+        "3.000e-02",
+        "24",
+        "123,456,789",
+        "123,456,789",
+    ]
     assert "error after 2 steps" in table
     assert "PR) 50.0 %" in table
 
 
 def test_a_spread_and_each_seed_are_shown() -> None:
-    content = comparison(seeds=[1, 2], error_ratio_by_seed=[1.0, 1.2], equal_accuracy_by_seed=[True, False])
+    content = comparison(
+        seeds=[1, 2], error_ratio_by_seed=[1.0, 1.2], equal_accuracy_by_seed=[True, False]
+    )
     content["variants"]["prdp"]["error"] = {"values": [0.03, 0.04], "mean": 0.035, "spread": 0.007}
     table = comparison_table(content)
     assert "3.500e-02 ± 7.0e-03" in table
@@ -88,9 +112,17 @@ def test_the_coordinators_error_stands_beside_the_last_steps_where_they_differ()
         (None, True, "reached -: MISS"),
     ],
 )
-def test_targets_are_shown_with_both_figures(saved: float | None, equal: bool, verdict: str) -> None:
+def test_targets_are_shown_with_both_figures(
+    saved: float | None, equal: bool, verdict: str
+) -> None:
     met = saved is not None and saved >= 0.8 and equal
-    target = {"against": "full", "measure": "solver_seconds", "target": 0.8, "saved": saved, "met": met}
+    target = {
+        "against": "full",
+        "measure": "solver_seconds",
+        "target": 0.8,
+        "saved": saved,
+        "met": met,
+    }
     found = comparison(0.03 if equal else 0.06, targets=[target])
     line = row(comparison_table(found), "target: solver time")
     assert "at least 80 %" in line
@@ -100,7 +132,11 @@ def test_targets_are_shown_with_both_figures(saved: float | None, equal: bool, v
 def test_columns_line_up() -> None:
     lines = comparison_table(comparison()).splitlines()[2:6]
     end = lines[0].index("adjoint it.") + len("adjoint it.")
-    assert all(line[end - 1] != " " and line[end : end + 2].strip() == "" for line in lines if not line.startswith("-"))
+    assert all(
+        line[end - 1] != " " and line[end : end + 2].strip() == ""
+        for line in lines
+        if not line.startswith("-")
+    )
     assert max(map(len, lines)) <= 150
 
 
@@ -111,7 +147,13 @@ def test_an_inverse_problem_shows_its_parameters_error() -> None:
 
 
 def test_the_papers_table_shows_misses_failures_and_its_size() -> None:
-    target = {"against": "full", "measure": "inner_iterations", "target": 0.8, "saved": 0.75, "met": False}
+    target = {
+        "against": "full",
+        "measure": "inner_iterations",
+        "target": 0.8,
+        "saved": 0.75,
+        "met": False,
+    }
     good = comparison(targets=[target]) | {"experiment": "heat_1d"}
     bad = comparison(0.06) | {"experiment": "heat_2d"}
     bad["variants"]["plain"] = variant(0.06, 10)
@@ -128,12 +170,19 @@ def test_the_papers_table_shows_misses_failures_and_its_size() -> None:
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == 5
-    assert all(part in page for part in ("QUICK", "`prdp-hpc paper --quick`", "MISS", "- heat_3d: FAILED"))
+    assert all(
+        part in page for part in ("QUICK", "`prdp-hpc paper --quick`", "MISS", "- heat_3d: FAILED")
+    )
     assert "QUICK" not in paper_table(results, quick=False)
 
 
 def test_runs_are_shown_finished_or_not(write_run: Callable[..., Path]) -> None:
-    table = run_table([load_run(write_run("done", epochs=7)), load_run(write_run("now", finished=False, epochs=3))]).splitlines()
+    table = run_table(
+        [
+            load_run(write_run("done", epochs=7)),
+            load_run(write_run("now", finished=False, epochs=3)),
+        ]
+    ).splitlines()
     assert table[2].split()[:3] == ["done", "7", "4"]
     assert table[2].endswith("50.0 %")
     assert table[3].split()[:4] == ["now", "3", "(running)", "2"]

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""A real SLURM on this machine: one controller and two virtual nodes, all of whose files lie in one folder.
+"""A real SLURM on this machine: one controller and two virtual nodes, all of whose files lie in one
+folder.
 
     tests/slurm/cluster.py up FOLDER      start it; then: export SLURM_CONF=FOLDER/slurm.conf
     tests/slurm/cluster.py down FOLDER    end what `up` and its jobs started, and nothing else
 
-It has ports, a munge key and a munge socket of its own, so a SLURM that is there already is not touched. As root, `up`
-installs Debian's packages where they are missing, without starting their services.
+It has ports, a munge key and a munge socket of its own, so a SLURM that is there already is not
+touched. As root, `up` installs Debian's packages where they are missing, without starting their
+services.
 """
 
 from __future__ import annotations
@@ -64,7 +66,8 @@ PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=1
 PartitionName=graceless Nodes=ALL PriorityTier=1 GraceTime=0 MaxTime=1-0
 PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF MaxTime=1-0
 """
-# Accounts need a database. Without one, this refuses an account by SLURM's own error, ESLURM_INVALID_ACCOUNT.
+# Accounts need a database. Without one, this refuses an account by SLURM's own error,
+# ESLURM_INVALID_ACCOUNT.
 _ACCOUNTS = """\
 function slurm_job_submit(job, partitions, user)
     if job.account == "nobodys" then return 2045 end
@@ -80,7 +83,9 @@ class UnavailableError(Exception):
 
 
 def up(folder: Path) -> None:
-    """Start munge, the controller and the nodes; `UnavailableError` where SLURM is neither there nor can be installed."""
+    """Start munge, the controller and the nodes; `UnavailableError` where SLURM is neither there
+    nor can be installed.
+    """
     _install()
     folder.mkdir(parents=True)
     (folder / "state").mkdir()
@@ -90,7 +95,12 @@ def up(folder: Path) -> None:
     (folder / "slurm.conf").write_text(_configuration(folder))
     (folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{file}\n" for file in _DEVICES))
     (folder / "job_submit.lua").write_text(_ACCOUNTS)
-    files = {"socket": "munge.socket", "pid-file": "munge.pid", "log-file": "munge.log", "seed-file": "munge.seed"}
+    files = {
+        "socket": "munge.socket",
+        "pid-file": "munge.pid",
+        "log-file": "munge.log",
+        "seed-file": "munge.seed",
+    }
     # By force: munged wants folders that everyone may enter, but here one user talks to itself.
     paths = [f"--{option}={folder / name}" for option, name in files.items()]
     _start(folder, "munged", "--foreground", "--force", f"--key-file={key}", *paths)
@@ -98,15 +108,25 @@ def up(folder: Path) -> None:
     _start(folder, "slurmctld", "-D", "-f", str(folder / "slurm.conf"))
     for node in NODES:
         start_node(folder, node)
-    wait_for(lambda: _idle_nodes(folder) == len(NODES), "the nodes", folder / "slurmctld.controller.log")
+    wait_for(
+        lambda: _idle_nodes(folder) == len(NODES), "the nodes", folder / "slurmctld.controller.log"
+    )
 
 
 def down(folder: Path) -> None:
-    """End the jobs, then the daemons; every process that is left of them is killed. Does nothing where `up` did nothing."""
+    """End the jobs, then the daemons; every process that is left of them is killed. Does nothing
+    where `up` did nothing.
+    """
     if not (folder / "slurm.conf").exists():
         return
     environment = environment_of(folder)
-    subprocess.run(["scancel", "--user", _user()], env=environment, capture_output=True, timeout=60, check=False)
+    subprocess.run(
+        ["scancel", "--user", _user()],
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     end = time.monotonic() + 30
     while time.monotonic() < end and _said(folder, "squeue", "--noheader"):
         time.sleep(0.2)
@@ -142,18 +162,26 @@ def kill_daemon(folder: Path, node: str) -> None:
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """The environment in which SLURM's commands talk to this cluster; without what another job or launcher has set."""
+    """The environment in which SLURM's commands talk to this cluster; without what another job or
+    launcher has set.
+    """
     others = ("SLURM", "SBATCH", "SRUN", "PMI", "HYD", "MPI")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return kept | {"PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf")}
 
 
-def wait_for(condition: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 60) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 60
+) -> None:
     """Wait until the condition holds; `TimeoutError` with the log's end after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            last = log.read_text(errors="replace")[-3000:] if log is not None and log.exists() else "no log"
+            last = (
+                log.read_text(errors="replace")[-3000:]
+                if log is not None and log.exists()
+                else "no log"
+            )
             raise TimeoutError(f"waited {seconds} s for {what}:\n{last}")
         time.sleep(0.1)
 
@@ -165,13 +193,17 @@ def _install() -> None:
     if os.environ.get("PRDP_SLURM_TESTS") == "off":
         raise UnavailableError("SLURM is not installed, and PRDP_SLURM_TESTS=off forbids to do so")
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise UnavailableError(f"SLURM is not installed ({', '.join(missing)}): that needs root on Debian or Ubuntu")
+        raise UnavailableError(
+            f"SLURM is not installed ({', '.join(missing)}): that needs root on Debian or Ubuntu"
+        )
     apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():
         subprocess.run([*apt, "update"], env=environment, capture_output=True, check=False)
         install = [*apt, "install", "-y", "--no-install-recommends", *_PACKAGES]
-        ended = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            install, env=environment, capture_output=True, text=True, check=False
+        )
     if ended.returncode:
         raise UnavailableError(f"SLURM cannot be installed: {ended.stderr.strip()[-500:]}")
 
@@ -197,7 +229,8 @@ def _configuration(folder: Path) -> str:
     host = socket.gethostname().split(".")[0]
     port, *node_ports = _free_ports(1 + len(NODES))
     nodes = "\n".join(
-        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=32 Gres=gpu:{len(_DEVICES)}"
+        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=32 "
+        f"Gres=gpu:{len(_DEVICES)}"
         for node, port in zip(NODES, node_ports, strict=True)
     )
     return _CONFIGURATION.format(folder=folder, host=host, user=_user(), port=port, nodes=nodes)
@@ -215,16 +248,27 @@ def _start(folder: Path, program: str, *arguments: str, node: str = "controller"
     environment = environment_of(folder) | {"SLURMD_NODENAME": node}  # as what runs in jobs has
     with (folder / f"{program}.{node}.log").open("ab") as log:
         subprocess.Popen(
-            [program, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [program, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
 def _said(folder: Path, *words: str) -> str:
-    return subprocess.run(words, env=environment_of(folder), capture_output=True, text=True, timeout=90, check=False).stdout
+    return subprocess.run(
+        words, env=environment_of(folder), capture_output=True, text=True, timeout=90, check=False
+    ).stdout
 
 
 def _idle_nodes(folder: Path) -> int:
-    return _said(folder, "sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T").split().count("idle")
+    return (
+        _said(folder, "sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T")
+        .split()
+        .count("idle")
+    )
 
 
 def _user() -> str:
@@ -232,10 +276,17 @@ def _user() -> str:
 
 
 def _processes(folder: Path) -> list[int]:
-    """The daemons and all that runs in jobs. A user's shell has the cluster's SLURM_CONF too, but no node's name."""
-    marks = {f"SLURM_CONF={folder / 'slurm.conf'}".encode(), *(f"SLURMD_NODENAME={node}".encode() for node in NODES)}
+    """The daemons and all that runs in jobs. A user's shell has the cluster's SLURM_CONF too, but
+    no node's name.
+    """
+    marks = {
+        f"SLURM_CONF={folder / 'slurm.conf'}".encode(),
+        *(f"SLURMD_NODENAME={node}".encode() for node in NODES),
+    }
     marks.add(b"SLURMD_NODENAME=controller")
-    return [process for process in _numbers() if len(marks.intersection(_environment(process))) == 2]
+    return [
+        process for process in _numbers() if len(marks.intersection(_environment(process))) == 2
+    ]
 
 
 def _numbers() -> list[int]:
@@ -243,7 +294,11 @@ def _numbers() -> list[int]:
 
 
 def _processes_of(folder: Path, node: str) -> list[int]:
-    return [process for process in _processes(folder) if f"SLURMD_NODENAME={node}".encode() in _environment(process)]
+    return [
+        process
+        for process in _processes(folder)
+        if f"SLURMD_NODENAME={node}".encode() in _environment(process)
+    ]
 
 
 def _environment(process: int) -> list[bytes]:

@@ -20,7 +20,14 @@ class Slurm:
 
     def said(self, *words):
         """What a command says; it must succeed."""
-        ended = subprocess.run([*map(str, words)], env=self.environment, capture_output=True, text=True, timeout=90, check=False)
+        ended = subprocess.run(
+            [*map(str, words)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
         assert ended.returncode == 0, f"{words}: {ended.stderr}"
         return ended.stdout.strip()
 
@@ -30,24 +37,44 @@ class Slurm:
 
     def shows(self, job):
         """What SLURM knows of a job, as `{"JobState": "RUNNING", "Restarts": "1", …}`."""
-        return dict(re.findall(r"(\S+?)=(\S*)", self.said("scontrol", "show", "job", "--oneliner", job)))
+        return dict(
+            re.findall(r"(\S+?)=(\S*)", self.said("scontrol", "show", "job", "--oneliner", job))
+        )
 
     def wait(self, job, log=None, seconds=60, **fields):
         """Wait until SLURM says these values of a job's fields."""
         try:
-            cluster.wait_for(lambda: fields.items() <= self.shows(job).items(), f"job {job}: {fields}", log, seconds)
+            cluster.wait_for(
+                lambda: fields.items() <= self.shows(job).items(),
+                f"job {job}: {fields}",
+                log,
+                seconds,
+            )
         except TimeoutError as error:
-            daemons = "\n".join(f"{path.name}:\n{path.read_text()[-2000:]}" for path in sorted(self.folder.glob("slurm*.log")))
+            daemons = "\n".join(
+                f"{path.name}:\n{path.read_text()[-2000:]}"
+                for path in sorted(self.folder.glob("slurm*.log"))
+            )
             raise TimeoutError(f"{error}\n{self.shows(job)}\n{daemons}") from None
 
     def preempt(self, job):
         """Have a job of a higher partition take both nodes, for a moment."""
-        self.said("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+        self.said(
+            "sbatch",
+            "--partition=urgent",
+            "--nodes=2",
+            "--exclusive",
+            "--output=/dev/null",
+            "--wrap=true",
+        )
 
     def release(self, job, restart, log=None):
-        """Start a job that was queued again in two seconds, not in the two minutes that SLURM waits."""
+        """Start a job that was queued again in two seconds, not in the two minutes that SLURM
+        waits.
+        """
         self.wait(job, log, JobState="PENDING", Reason="BeginTime")
-        # A node refuses a job that starts in the second in which it was ended ("Job credential revoked").
+        # A node refuses a job that starts in the second in which it was ended ("Job credential
+        # revoked").
         time.sleep(2)
         self.said("scontrol", "update", f"jobid={job}", "starttime=now")
         self.wait(job, log, JobState="RUNNING", Restarts=str(restart))

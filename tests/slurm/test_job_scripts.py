@@ -1,4 +1,6 @@
-"""Reliability: how a job of `jobs/` ends, and when it comes back. A stand-in for training, so that the script alone is tested."""
+"""Reliability: how a job of `jobs/` ends, and when it comes back. A stand-in for training, so that
+the script alone is tested.
+"""
 
 import re
 import sys
@@ -63,7 +65,11 @@ def started(log, restart=0, ranks=2):
     """Wait until all ranks run, for the time that is asked for."""
 
     def begun():
-        return log.exists() and len(re.findall(r"rank \d of", log.read_text().partition(f"restart {restart},")[2])) == ranks
+        return (
+            log.exists()
+            and len(re.findall(r"rank \d of", log.read_text().partition(f"restart {restart},")[2]))
+            == ranks
+        )
 
     cluster.wait_for(begun, f"restart {restart}", log)
 
@@ -90,14 +96,18 @@ def test_a_job_that_is_told_before_it_can_listen_comes_back(begun, slurm, start)
     if begun:
         started(log)
     else:
-        cluster.wait_for(lambda: log.exists() and "restart 0" in log.read_text(), "the job script", log)
+        cluster.wait_for(
+            lambda: log.exists() and "restart 0" in log.read_text(), "the job script", log
+        )
     slurm.said("scancel", "--batch", "--signal=USR1", job)
     slurm.release(job, restart=1, log=log)
     if begun:
         assert log.read_text().count("saves") == 2
         assert "stopped early with everything saved, queued again" in log.read_text()
     else:  # a rank may not be deaf yet: then it ends by the signal, with nothing to save
-        assert re.search(r"(everything saved|before it could listen), queued again", log.read_text())
+        assert re.search(
+            r"(everything saved|before it could listen), queued again", log.read_text()
+        )
 
 
 @pytest.mark.parametrize("partition", ["normal", "graceless"])
@@ -156,7 +166,9 @@ def test_a_failure_of_a_job_whose_node_does_not_answer_is_the_nodes(slurm, start
     started(log)
     slurm.kill_daemon("n2")
     (clone / "now").touch()
-    cluster.wait_for(lambda: "a node does not answer, queued again" in log.read_text(), "the job script", log)
+    cluster.wait_for(
+        lambda: "a node does not answer, queued again" in log.read_text(), "the job script", log
+    )
     slurm.start_node("n2")
     slurm.wait(job, log, JobState="PENDING", Restarts="1")
 

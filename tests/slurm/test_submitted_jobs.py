@@ -1,4 +1,6 @@
-"""Reliability: `prdp-hpc submit` on a SLURM; a job that is stopped three times ends with the numbers of one left alone."""
+"""Reliability: `prdp-hpc submit` on a SLURM; a job that is stopped three times ends with the
+numbers of one left alone.
+"""
 
 import re
 import subprocess
@@ -21,24 +23,44 @@ def submit(slurm, tmp_path):
 
     def run(*options):
         words = [str(tiny.BIN / "prdp-hpc"), "submit", config, *options]
-        return subprocess.run(words, env=slurm.environment, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+        return subprocess.run(
+            words,
+            env=slurm.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+            check=False,
+        )
 
     return run
 
 
 def test_three_stops_change_no_number(slurm, submit, tmp_path):
-    alone_command = tiny.command(2, "run", tmp_path / "config.yaml", "name=alone", f"output={tmp_path / 'alone'}")
-    alone = subprocess.Popen(alone_command, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    alone_command = tiny.command(
+        2, "run", tmp_path / "config.yaml", "name=alone", f"output={tmp_path / 'alone'}"
+    )
+    alone = subprocess.Popen(
+        alone_command, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     told = submit("--nodes", "2", "--replicas", "2", "--time", "10")
     assert told.returncode == 0, told.stderr
-    job, log, folder = re.search(r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", told.stdout).groups()
+    job, log, folder = re.search(
+        r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", told.stdout
+    ).groups()
     log, folder = tmp_path / log, tmp_path / folder
 
     def epochs(count, restart):
         metrics = folder / "metrics.jsonl"
-        cluster.wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > count, f"epoch {count}", log)
+        cluster.wait_for(
+            lambda: metrics.exists() and metrics.read_text().count("\n") > count,
+            f"epoch {count}",
+            log,
+        )
         # The job may have come this far before it was stopped.
-        cluster.wait_for(lambda: f"restart {restart}, on" in log.read_text(), f"restart {restart}", log)
+        cluster.wait_for(
+            lambda: f"restart {restart}, on" in log.read_text(), f"restart {restart}", log
+        )
 
     epochs(2, restart=0)
     slurm.preempt(job)
@@ -57,7 +79,8 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     assert [f"restart {count}, on n[1-2]" in log.read_text() for count in range(4)] == [True] * 4
     assert tiny.rows(folder) == tiny.rows(tmp_path / "alone" / "alone")
     networks = [
-        Checkpoints(run / "checkpoints").load_latest()["task"]["network"] for run in (folder, tmp_path / "alone" / "alone")
+        Checkpoints(run / "checkpoints").load_latest()["task"]["network"]
+        for run in (folder, tmp_path / "alone" / "alone")
     ]
     torch.testing.assert_close(*networks, rtol=0, atol=0)
 
@@ -65,17 +88,32 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--account=nobodys"], "Invalid account or account/partition combination specified. Give --account"),
+        (
+            ["--account=nobodys"],
+            "Invalid account or account/partition combination specified. Give --account",
+        ),
         (["--partition=nowhere"], "Give one of these with --partition: graceless, normal, urgent"),
-        (["--time=30-0"], "Requested time limit is invalid (missing or exceeds some limit). Give a shorter --time"),
-        (["--time=soon"], "Invalid --time specification. Give --time as minutes, hours:minutes:seconds"),
+        (
+            ["--time=30-0"],
+            "Requested time limit is invalid (missing or exceeds some limit). Give a shorter "
+            "--time",
+        ),
+        (
+            ["--time=soon"],
+            "Invalid --time specification. Give --time as minutes, hours:minutes:seconds",
+        ),
         (["--nodes=3", "--replicas=3"], "Node count specification invalid. Give other --nodes"),
         (["--cpus-per-task=500"], "More processors requested than permitted. Give other --nodes"),
-        (["--gpus-per-node=9"], "Requested node configuration is not available. Give other --nodes"),
+        (
+            ["--gpus-per-node=9"],
+            "Requested node configuration is not available. Give other --nodes",
+        ),
     ],
 )
 def test_what_sbatch_refuses(options, message, submit):
     told = submit(*options)
     assert told.returncode == 2
     assert message in told.stderr
-    assert re.fullmatch(r"prdp-hpc: error: sbatch refused \S+/runs/slurm/tiny\.sh: .*\n", told.stderr)
+    assert re.fullmatch(
+        r"prdp-hpc: error: sbatch refused \S+/runs/slurm/tiny\.sh: .*\n", told.stderr
+    )

@@ -10,10 +10,12 @@ State = tuple[Tensor, ...]
 
 
 class Checkpoints:
-    """Keeps about √K of K states, without knowing K beforehand: every s-th one, where s doubles as K grows.
+    """Keeps about √K of K states, without knowing K beforehand: every s-th one, where s doubles as
+    K grows.
 
-    At most 2 s states are kept, s apart, and s doubles only when there would be more: both s and the number of states stay
-    within a small multiple of √K (and of `period`, of which s is a multiple).
+    At most 2 s states are kept, s apart, and s doubles only when there would be more: both s and
+    the number of states stay within a small multiple of √K (and of `period`, of which s is a
+    multiple).
     """
 
     def __init__(self, period: int, keeps_none: bool = False) -> None:
@@ -36,7 +38,9 @@ class Checkpoints:
         return [tensor for _, state in self._kept for tensor in state]
 
     def segments(self, end: int) -> Iterator[tuple[int, int, State]]:
-        """(first iteration, end, state before it), last segment first; `end`: the number of all iterations."""
+        """(first iteration, end, state before it), last segment first; `end`: the number of all
+        iterations.
+        """
         for iteration, state in reversed(self._kept):
             yield iteration, end, state
             end = iteration

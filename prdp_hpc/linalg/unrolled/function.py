@@ -26,24 +26,28 @@ GMRES_RESTART = 30  # PETSc's default
 
 
 def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
-    """As `solve`, differentiated through the iterations: the derivative of what was computed, not of the exact solution.
+    """As `solve`, differentiated through the iterations: the derivative of what was computed, not
+    of the exact solution.
 
-    All right-hand sides iterate together, each with its own scalars; a reduction serves them all. With a tolerance each
-    stops at its own iteration, and the derivative takes that as given. The states of about √K iterations are kept, and
-    those between computed again in the backward pass; Richardson's method with a gradient for b alone keeps none: its
-    adjoint is the same iteration with Aᵀ and M⁻ᵀ.
+    All right-hand sides iterate together, each with its own scalars; a reduction serves them all.
+    With a tolerance each stops at its own iteration, and the derivative takes that as given. The
+    states of about √K iterations are kept, and those between computed again in the backward pass;
+    Richardson's method with a gradient for b alone keeps none: its adjoint is the same iteration
+    with Aᵀ and M⁻ᵀ.
 
-    A right-hand side that has reached the solution before K stops there. Its derivative stays that of the iterations done, which
-    need not be near the solution's: CG has an eigenvector after one iteration, and the derivative of that one alone.
+    A right-hand side that has reached the solution before K stops there. Its derivative stays that
+    of the iterations done, which need not be near the solution's: CG has an eigenvector after one
+    iteration, and the derivative of that one alone.
 
-    `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi, lu and cholesky are
-    differentiated too; other linear ones are taken as constant and serve only where the values need no gradient.
+    `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi,
+    lu and cholesky are differentiated too; other linear ones are taken as constant and serve only
+    where the values need no gradient.
 
     Raises
     ------
     ValueError
-        As `solve`; and for another ksp, a preconditioner that is not linear, or values that need a gradient with one that
-        is not differentiated.
+        As `solve`; and for another ksp, a preconditioner that is not linear, or values that need a
+        gradient with one that is not differentiated.
     SolveError
         As `solve`.
     """
@@ -54,7 +58,9 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
 
 class _UnrolledSolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver, recording: bool) -> Tensor:
+    def forward(
+        ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver, recording: bool
+    ) -> Tensor:
         needs = ctx.needs_input_grad[:2]
         _check(solver, needs[0])
         prepare(operator, values, b, needs)
@@ -75,7 +81,9 @@ class _UnrolledSolve(torch.autograd.Function):
             ctx.run, ctx.operator, ctx.members = run, operator, members
             ctx.loads = [member.loads for member in system.members]
             # Not what was made of them: torch sees a change in place.
-            ctx.save_for_backward(values if isinstance(values, Tensor) else None, b if keeps_states else None)
+            ctx.save_for_backward(
+                values if isinstance(values, Tensor) else None, b if keeps_states else None
+            )
         return like(x, b)
 
     @staticmethod
@@ -90,7 +98,11 @@ class _UnrolledSolve(torch.autograd.Function):
                 member.load(own)
         for system in run.system.systems:
             system.set_up("adjoint")
-        leaf = torch.from_numpy(to_host(values)).clone().requires_grad_() if ctx.needs_input_grad[0] else None
+        leaf = (
+            torch.from_numpy(to_host(values)).clone().requires_grad_()
+            if ctx.needs_input_grad[0]
+            else None
+        )
         values_grad, b_grad = run.backward(_rows(grad), leaf, None if b is None else _rows(b))
         _give_back(operator, ctx.members)
         wanted = None if values_grad is None else like(values_grad, values)
@@ -109,7 +121,11 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method:
         return Richardson(options.getReal("ksp_richardson_scale", 1.0))
     if solver.ksp == "gmres":
         return GMRES(options.getInt("ksp_gmres_restart", GMRES_RESTART))
-    others: dict[str, Callable[[], Method]] = {"steepest_descent": SteepestDescent, "cg": ConjugateGradients, "bcgs": BiCGStab}
+    others: dict[str, Callable[[], Method]] = {
+        "steepest_descent": SteepestDescent,
+        "cg": ConjugateGradients,
+        "bcgs": BiCGStab,
+    }
     return others[solver.ksp]()
 
 
@@ -118,12 +134,19 @@ def _check(solver: Solver, values_need_gradient: bool) -> None:
     check_unrolled(solver.ksp, solver.pc)
     for key in solver.petsc_options:
         if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
-            raise InputError(f"differentiation='unrolled' does not know the option {key}: leave it out, or use 'implicit'")
+            raise InputError(
+                f"differentiation='unrolled' does not know the option {key}: leave it out, or use "
+                "'implicit'"
+            )
     if values_need_gradient and not is_differentiated(solver):
-        options = "".join(f" {key}" for key in solver.petsc_options if key.lstrip("-").startswith("pc_"))
+        options = "".join(
+            f" {key}" for key in solver.petsc_options if key.lstrip("-").startswith("pc_")
+        )
         raise InputError(
-            f"differentiation='unrolled' cannot differentiate the set-up of pc={solver.pc!r}{options}, and the values need a "
-            "gradient: use pc none, jacobi, lu or a physics' own without such options, or differentiation='implicit'"
+            "differentiation='unrolled' cannot differentiate the set-up of "
+            f"pc={solver.pc!r}{options}, and the values need a "
+            "gradient: use pc none, jacobi, lu or a physics' own without such options, or "
+            "differentiation='implicit'"
         )
 
 

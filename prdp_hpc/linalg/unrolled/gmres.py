@@ -16,9 +16,10 @@ from prdp_hpc.linalg.unrolled.watch import Watch
 class GMRES(Method):
     """GMRES(m) with classical Gram–Schmidt. PETSc manual page: KSPGMRES.
 
-    Between cycles the state is x. Within one it is x, β, g, then j + 1 basis vectors, then the j columns of the Hessenberg
-    matrix H, `(B, i + 2)` for column i. g `(B, j + 1)` with `gᵀ H = 0` and `g₀ = 1` gives the residual's norm `β / ‖g‖`
-    without solving for it. Basis vectors and columns of stopped right-hand sides are 0 and take no part.
+    Between cycles the state is x. Within one it is x, β, g, then j + 1 basis vectors, then the j
+    columns of the Hessenberg matrix H, `(B, i + 2)` for column i. g `(B, j + 1)` with `gᵀ H = 0`
+    and `g₀ = 1` gives the residual's norm `β / ‖g‖` without solving for it. Basis vectors and
+    columns of stopped right-hand sides are 0 and take no part.
     """
 
     def __init__(self, restart: int) -> None:
@@ -45,7 +46,9 @@ class GMRES(Method):
         with torch.no_grad():
             null = torch.cat([null, -(null * h).sum(dim=1, keepdim=True) / norm], dim=1)
             # Where the norm is 0 the Krylov space holds the solution, and g has no limit.
-            residual = torch.where(norm == 0.0, 0.0, beta.square() / null.square().sum(dim=1, keepdim=True))
+            residual = torch.where(
+                norm == 0.0, 0.0, beta.square() / null.square().sum(dim=1, keepdim=True)
+            )
         ends = watch.is_last or len(columns) == self.restart
         following = () if ends else (watch.active * ratio(w, norm),)
         watch.done(residual)
@@ -66,7 +69,9 @@ def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> State:
     return x, beta, torch.ones_like(beta), ratio(active * r, beta)
 
 
-def _iterate(system: UnrolledSystem, x: Tensor, beta: Tensor, basis: list[Tensor], columns: list[Tensor]) -> Tensor:
+def _iterate(
+    system: UnrolledSystem, x: Tensor, beta: Tensor, basis: list[Tensor], columns: list[Tensor]
+) -> Tensor:
     if not columns:
         return x
     update = combine(_least_squares(_hessenberg(columns), beta), basis[: len(columns)])
@@ -81,7 +86,9 @@ def _parts(state: State) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Ten
 def _hessenberg(columns: list[Tensor]) -> Tensor:
     """`(B, j + 1, j)`."""
     height = len(columns) + 1
-    return torch.stack([torch.nn.functional.pad(c, (0, height - c.shape[1])) for c in columns], dim=2)
+    return torch.stack(
+        [torch.nn.functional.pad(c, (0, height - c.shape[1])) for c in columns], dim=2
+    )
 
 
 def _least_squares(hessenberg: Tensor, beta: Tensor) -> Tensor:
@@ -91,7 +98,9 @@ def _least_squares(hessenberg: Tensor, beta: Tensor) -> Tensor:
 
 
 class _LeastSquares(torch.autograd.Function):
-    """By QR. With `s = (HᵀH)⁻¹ g` and the residual r: `∂L/∂H = r sᵀ − (H s) yᵀ`, `∂L/∂β = (H s)₁`."""
+    """By QR. With `s = (HᵀH)⁻¹ g` and the residual r: `∂L/∂H = r sᵀ − (H s) yᵀ`, `∂L/∂β = (H
+    s)₁`.
+    """
 
     @staticmethod
     def forward(ctx: Any, hessenberg: Tensor, beta: Tensor) -> Tensor:
@@ -108,7 +117,9 @@ class _LeastSquares(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         hessenberg, beta, r, y, dead = ctx.saved_tensors
         g = torch.where(dead, 0.0, grads[0]).unsqueeze(2)
-        s = torch.linalg.solve_triangular(r, torch.linalg.solve_triangular(r.mT, g, upper=False), upper=True)
+        s = torch.linalg.solve_triangular(
+            r, torch.linalg.solve_triangular(r.mT, g, upper=False), upper=True
+        )
         s = torch.where(dead.unsqueeze(2), 0.0, s)
         rest = -hessenberg @ y.unsqueeze(2)
         rest[:, 0] += beta

@@ -1,7 +1,8 @@
 """Iterations, as PETSc's KSPs of these names do them from a zero start.
 
-A method is a start, a step and a solution on states: tuples of tensors, so that states can be kept and differentiated from.
-Vectors are `(B, n_local)`, scalars `(B, 1)`. Right-hand sides that have stopped take steps of length 0.
+A method is a start, a step and a solution on states: tuples of tensors, so that states can be kept
+and differentiated from. Vectors are `(B, n_local)`, scalars `(B, 1)`. Right-hand sides that have
+stopped take steps of length 0.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Method(ABC):
 
     Attributes
     ----------
-    norm : the norm that its `done` gets with a tolerance, from the left; PETSc's default for that KSP.
+    norm : the norm that its `done` gets with a tolerance, from the left; PETSc's default for that
+        KSP.
     is_stationary : linear in b and the same in each step, so that its adjoint needs no iterates.
     period : iterations from one small state to the next.
     """
@@ -48,7 +50,9 @@ class Method(ABC):
 
 
 class Richardson(Method):
-    """`x ← x + ω M⁻¹ (b − A x)`; with Jacobi's preconditioner, Jacobi's method. PETSc manual page: KSPRICHARDSON."""
+    """`x ← x + ω M⁻¹ (b − A x)`; with Jacobi's preconditioner, Jacobi's method. PETSc manual page:
+    KSPRICHARDSON.
+    """
 
     is_stationary = True
 
@@ -74,8 +78,9 @@ class Richardson(Method):
         return x, z
 
     def transposed(self, system: UnrolledSystem, grad: Tensor, counts: Tensor) -> Tensor:
-        """The adjoint of each right-hand side's K steps: K steps with Aᵀ and M⁻ᵀ, since `Σ (I − ω M⁻¹A)^k M⁻¹` is a sum of
-        products that read the same from both ends."""
+        """The adjoint of each right-hand side's K steps: K steps with Aᵀ and M⁻ᵀ, since `Σ (I − ω
+        M⁻¹A)^k M⁻¹` is a sum of products that read the same from both ends.
+        """
         x = torch.zeros_like(grad)
         for step in range(last_iteration(counts)):
             rest = grad - system.plain_product(x, transposed=True) if step else grad
@@ -84,7 +89,9 @@ class Richardson(Method):
 
 
 class SteepestDescent(Method):
-    """`x ← x + α z`, `z = M⁻¹ r`, `α = ⟨r, z⟩ / ⟨z, A z⟩`: exact line search; for symmetric positive definite matrices."""
+    """`x ← x + α z`, `z = M⁻¹ r`, `α = ⟨r, z⟩ / ⟨z, A z⟩`: exact line search; for symmetric
+    positive definite matrices.
+    """
 
     norm = PETSc.KSP.NormType.UNPRECONDITIONED
 
@@ -95,7 +102,9 @@ class SteepestDescent(Method):
         return torch.zeros_like(b), b
 
     def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
-        """Down the preconditioned gradient to the lowest point; one reduction, and one for the norm."""
+        """Down the preconditioned gradient to the lowest point; one reduction, and one for the
+        norm.
+        """
         x, r = state
         z = system.precondition(r)
         az = system.product(z)
@@ -107,7 +116,9 @@ class SteepestDescent(Method):
 
 
 class ConjugateGradients(Method):
-    """PETSc manual page: KSPCG. The state is x, r, the direction p, ⟨z, r⟩, and ⟨p, A p⟩ of the step before."""
+    """PETSc manual page: KSPCG. The state is x, r, the direction p, ⟨z, r⟩, and ⟨p, A p⟩ of the
+    step before.
+    """
 
     def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
         """From zero."""

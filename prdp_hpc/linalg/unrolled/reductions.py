@@ -1,7 +1,7 @@
 """Scalar products of batches of distributed vectors, differentiable, one reduction each.
 
-A scalar is the same on every rank, and each rank sees its own part of what the loss owes to it: the adjoint of a reduction
-is a reduction too.
+A scalar is the same on every rank, and each rank sees its own part of what the loss owes to it: the
+adjoint of a reduction is a reduction too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def summed(local: Tensor, comm: MPI.Comm) -> Tensor:
 
 
 def dots(comm: MPI.Comm, *pairs: Pair) -> list[Tensor]:
-    """`⟨x, y⟩` for each pair of `(B, n_local)`, each `(B, 1)`; one reduction for all pairs and the whole batch."""
+    """`⟨x, y⟩` for each pair of `(B, n_local)`, each `(B, 1)`; one reduction for all pairs and the
+    whole batch.
+    """
     flat = [vector for pair in pairs for vector in pair]
     products: Tensor = _Dots.apply(comm, *flat)  # type: ignore[no-untyped-call]
     return list(products.split(1, dim=1))
@@ -51,7 +53,9 @@ class _Dots(torch.autograd.Function):
     def forward(ctx: Any, comm: MPI.Comm, *vectors: Tensor) -> Tensor:
         ctx.comm = comm
         ctx.save_for_backward(*vectors)
-        local = [torch.linalg.vecdot(x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=True)]
+        local = [
+            torch.linalg.vecdot(x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
         return summed(torch.stack(local, dim=1), comm)
 
     @staticmethod

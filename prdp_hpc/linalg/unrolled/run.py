@@ -39,7 +39,12 @@ class Run:
     """
 
     def __init__(
-        self, method: Method, system: UnrolledSystem, level: Refinement, report: SolveReport, keeps_states: bool
+        self,
+        method: Method,
+        system: UnrolledSystem,
+        level: Refinement,
+        report: SolveReport,
+        keeps_states: bool,
     ) -> None:
         self.method, self.system = method, system
         self.checkpoints = Checkpoints(method.period, keeps_none=not keeps_states)
@@ -70,7 +75,9 @@ class Run:
         self._judge(watch, b, x)
         return x
 
-    def backward(self, grad: Tensor, values: Tensor | None, b: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        self, grad: Tensor, values: Tensor | None, b: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         """The gradients of the values, if they are given as a float64 leaf, and of b."""
         start = time.perf_counter()
         if self.checkpoints.keeps_none:
@@ -83,11 +90,17 @@ class Run:
         self._count(self._report.adjoint, start)
         if anywhere(self.system.comm, has_bad_numbers(b_grad.numpy())):
             bad = anywhere(self.system.comm, has_bad_numbers(grad.numpy()))
-            raise errors.bad_numbers("adjoint", self._name, last_iteration(self.counts), self._level, in_input=bad)
+            raise errors.bad_numbers(
+                "adjoint", self._name, last_iteration(self.counts), self._level, in_input=bad
+            )
         return values_grad, b_grad
 
-    def _reverse(self, grad: Tensor, values: Tensor | None, b: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Segment by segment from the last: recompute it with gradients from the state before it, and go back through it."""
+    def _reverse(
+        self, grad: Tensor, values: Tensor | None, b: Tensor
+    ) -> tuple[Tensor | None, Tensor]:
+        """Segment by segment from the last: recompute it with gradients from the state before it,
+        and go back through it.
+        """
         leaf = b.detach().clone().requires_grad_()
         gradients = _Gradients([leaf] if values is None else [leaf, values])
         grads, end = [grad], last_iteration(self.counts)
@@ -95,16 +108,26 @@ class Run:
             for first, stop, state in self.checkpoints.segments(end):
                 system = self.system.with_values(values)
                 begin = tuple(tensor.detach().requires_grad_() for tensor in state)
-                current = self._repeat(system, system.without_nullspace(leaf), begin, Replay(self.counts, first), stop - first)
+                current = self._repeat(
+                    system,
+                    system.without_nullspace(leaf),
+                    begin,
+                    Replay(self.counts, first),
+                    stop - first,
+                )
                 outputs = (self._solution(system, current),) if stop == end else current
                 grads = gradients.pull(outputs, grads, begin)
             if end:
                 system = self.system.with_values(values)
-                start = self.method.start(system, system.without_nullspace(leaf), Replay(self.counts, 0))
+                start = self.method.start(
+                    system, system.without_nullspace(leaf), Replay(self.counts, 0)
+                )
                 gradients.pull(start, grads, ())
         return gradients.totals[1] if values is not None else None, gradients.totals[0]
 
-    def _repeat(self, system: UnrolledSystem, right: Tensor, state: State, watch: Replay, iterations: int) -> State:
+    def _repeat(
+        self, system: UnrolledSystem, right: Tensor, state: State, watch: Replay, iterations: int
+    ) -> State:
         for _ in range(iterations):
             state = self.method.step(system, right, state, watch)
         return state
@@ -116,8 +139,13 @@ class Run:
 
     def _count(self, counters: Counters, start: float) -> None:
         counters.solves += len(self.counts)
-        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate on rounding.
-        counters.iterations += (self._level.max_it or 0) * len(self.counts) if self._level.is_fixed else int(self.counts.sum())
+        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
+        # on rounding.
+        counters.iterations += (
+            (self._level.max_it or 0) * len(self.counts)
+            if self._level.is_fixed
+            else int(self.counts.sum())
+        )
         counters.seconds += time.perf_counter() - start
 
     def _judge(self, watch: Test, b: Tensor, x: Tensor) -> None:
@@ -127,16 +155,22 @@ class Run:
             raise errors.bad_numbers("forward", self._name, 0, self._level, in_input=True)
         for reason, iteration, which in watch.failures:
             if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
-                raise errors.bad_numbers("forward", self._name, iteration, self._level, in_input=False)
+                raise errors.bad_numbers(
+                    "forward", self._name, iteration, self._level, in_input=False
+                )
             if (which & ~self._solved(b, x)).any():
                 raise errors.failed_solve("forward", self._name, reason, iteration, self._level)
         if is_bad:
             raise errors.bad_numbers("forward", self._name, last, self._level, in_input=False)
         if self._level.max_it is None and watch.active.any():
-            raise errors.failed_solve("forward", self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level)
+            raise errors.failed_solve(
+                "forward", self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level
+            )
 
     def _solved(self, b: Tensor, x: Tensor) -> Tensor:
-        """Whether the residual is down to rounding, as after a breakdown of a method that had converged; `(B, 1)`."""
+        """Whether the residual is down to rounding, as after a breakdown of a method that had
+        converged; `(B, 1)`.
+        """
         residual = b - self.system.plain_product(x)
         rr, bb = dots(self.system.comm, (residual, residual), (b, b))
         return rr <= SOLVED**2 * bb
@@ -153,8 +187,12 @@ class _Gradients:
         """The gradients of a segment's begin from those of its end."""
         moved = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
         wanted = [*state, *self._inputs]
-        found = torch.autograd.grad([out for out, _ in moved], wanted, [grad for _, grad in moved], allow_unused=True)
-        results = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)]
+        found = torch.autograd.grad(
+            [out for out, _ in moved], wanted, [grad for _, grad in moved], allow_unused=True
+        )
+        results = [
+            torch.zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)
+        ]
         for total, gradient in zip(self.totals, results[len(state) :], strict=True):
             total += gradient
         return results[: len(state)]

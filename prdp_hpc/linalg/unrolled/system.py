@@ -28,7 +28,9 @@ _DIFFERENTIATED = {
 def is_differentiated(solver: Solver) -> bool:
     """Whether the dependence of the preconditioner on the matrix is differentiated too."""
     changing = _DIFFERENTIATED.get(solver.pc)
-    return changing is not None and not any(key.lstrip("-").startswith(changing) for key in solver.petsc_options)
+    return changing is not None and not any(
+        key.lstrip("-").startswith(changing) for key in solver.petsc_options
+    )
 
 
 class UnrolledSystem:
@@ -38,7 +40,8 @@ class UnrolledSystem:
     ----------
     operator : what `values` belong to.
     members : one operator for each matrix, loaded; the operator itself if there is one matrix.
-    values : `(nnz_local,)`, or `(M, nnz_local)` with M members; gradients are recorded for `with_values`.
+    values : `(nnz_local,)`, or `(M, nnz_local)` with M members; gradients are recorded for
+        `with_values`.
     solver : its KSP gives the preconditioner and the side it is on.
     """
 
@@ -61,7 +64,9 @@ class UnrolledSystem:
         self._own: Any = None
 
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
-        """The same system that records gradients of a float64 leaf of the same values, if one is given."""
+        """The same system that records gradients of a float64 leaf of the same values, if one is
+        given.
+        """
         twin = object.__new__(UnrolledSystem)
         twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None, "_own": None}
         return twin
@@ -78,7 +83,9 @@ class UnrolledSystem:
         elif self._pc == "jacobi":
             z = r * self._jacobi(len(r))
         elif self._pc in OWN_PRECONDITIONERS and self._leaf is not None:
-            self._own = self._own or self.operator.differentiable_preconditioner(self._pc, self._diagonals())
+            self._own = self._own or self.operator.differentiable_preconditioner(
+                self._pc, self._diagonals()
+            )
             z = self._own(r, self.product)
         else:
             z = _Precondition.apply(self._leaf, r, self)  # type: ignore[no-untyped-call]
@@ -110,7 +117,9 @@ class UnrolledSystem:
 
         return self._each(r, transposed, run)
 
-    def _each(self, x: Tensor, transposed: bool, run: Callable[[LinearSystem, Tensor], Tensor]) -> Tensor:
+    def _each(
+        self, x: Tensor, transposed: bool, run: Callable[[LinearSystem, Tensor], Tensor]
+    ) -> Tensor:
         """Serve the right-hand sides of each matrix."""
         results = []
         for system, part in zip(self.systems, x.tensor_split(len(self.systems)), strict=True):
@@ -134,13 +143,19 @@ class UnrolledSystem:
             diagonal = self._diagonals()
             # As PETSc's PCJACOBI does.
             self._inverse = 1.0 / torch.where(diagonal == 0.0, 1.0, diagonal)
-        return self._inverse if len(self.members) == 1 else self._inverse.repeat_interleave(batch // len(self.members), dim=0)
+        return (
+            self._inverse
+            if len(self.members) == 1
+            else self._inverse.repeat_interleave(batch // len(self.members), dim=0)
+        )
 
     def _diagonals(self) -> Tensor:
         """The diagonal of each matrix, `(M, n_local)`."""
         values = self._values if self._leaf is None else self._leaf
         each = [values] if self.members[0] is self.operator else list(values)
-        return torch.stack([member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)])
+        return torch.stack(
+            [member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)]
+        )
 
 
 class _Product(torch.autograd.Function):
@@ -154,7 +169,11 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         system, grad, (x,) = ctx.system, grads[0].contiguous(), ctx.saved_tensors
         values = system.values_gradient(grad, x) if ctx.needs_input_grad[0] else None
-        return values, system.plain_product(grad, transposed=True) if ctx.needs_input_grad[1] else None, None
+        return (
+            values,
+            system.plain_product(grad, transposed=True) if ctx.needs_input_grad[1] else None,
+            None,
+        )
 
 
 class _Precondition(torch.autograd.Function):

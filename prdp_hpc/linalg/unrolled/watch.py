@@ -11,7 +11,9 @@ from torch import Tensor
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 
 EXACT = 1e-15
-"""A residual this small relative to the first is rounding, and iterations on rounding have no useful derivative."""
+"""A residual this small relative to the first is rounding, and iterations on rounding have no
+useful derivative.
+"""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
@@ -22,7 +24,8 @@ class Watch(Protocol):
     ----------
     active : `(B, 1)`, 1 for right-hand sides that iterate, 0 for those that have stopped.
     is_tested : whether the method must give residual norms.
-    is_last : whether this iteration is known to be the last one, so that nothing need be prepared for another.
+    is_last : whether this iteration is known to be the last one, so that nothing need be prepared
+        for another.
     """
 
     active: Tensor

@@ -85,8 +85,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="prdp-hpc",
-        description="Train neural networks through distributed PETSc solvers that are only as accurate as training needs.",
-        epilog="All commands work alone and under mpirun, as: mpirun -n 4 prdp-hpc run configs/heat_2d.yaml "
+        description="Train neural networks through distributed PETSc solvers that are only as "
+        "accurate as training needs.",
+        epilog="All commands work alone and under mpirun, as: mpirun -n 4 prdp-hpc run "
+        "configs/heat_2d.yaml "
         "parallel.grid_ranks=2",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

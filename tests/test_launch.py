@@ -26,7 +26,8 @@ from mpi4py import MPI
 total = torch.tensor([1.0 + mesh.world.rank])
 dist.all_reduce(total)
 nodes = mesh.grid_comm.allgather(mesh.seats[mesh.world.rank].node)
-mine = [MPI.COMM_WORLD.rank, mesh.world.rank, mesh.replica, len(set(nodes)), total.item(), dist.get_backend()]
+ranks = [MPI.COMM_WORLD.rank, mesh.world.rank, mesh.replica]
+mine = [*ranks, len(set(nodes)), total.item(), dist.get_backend()]
 found = mesh.world.gather(mine)
 if mesh.is_root:
     print(json.dumps(found))
@@ -345,7 +346,8 @@ def nodes(tmp_path):
     # As ssh: options, the host, the command.
     launcher.write_text(
         "#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\n"
-        f'[[ $1 == 10.77.0.1 ]] && node={one} || node={two}\nshift\nexec ip netns exec $node sh -c "exec $*"\n'
+        f"[[ $1 == 10.77.0.1 ]] && node={one} || node={two}\nshift\n"
+        f'exec ip netns exec $node sh -c "exec $*"\n'
     )
     launcher.chmod(0o755)
     try:

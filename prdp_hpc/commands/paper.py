@@ -48,7 +48,8 @@ def paper(arguments: argparse.Namespace) -> None:
         )
     if MPI.COMM_WORLD.rank == 0:
         print(
-            f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n\nresults: {out}"
+            f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n"
+            f"\nresults: {out}"
         )
     if failures:
         sys.exit(1)

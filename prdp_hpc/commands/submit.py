@@ -22,11 +22,14 @@ SIGNAL_SECONDS = 120
 _ADVICE = {
     # What sbatch says, in the order in which to look for it: one message names both the account and
     # the partition.
-    "account": "Give --account; `sacctmgr show associations user=$USER format=account,partition` lists yours",
+    "account": "Give --account; `sacctmgr show associations user=$USER "
+    "format=account,partition` lists yours",
     "partition specified|partition name": "Give one of these with --partition: {partitions}",
     "--time": "Give --time as minutes, hours:minutes:seconds or days-hours",
-    "time limit": "Give a shorter --time, or another --partition; `sinfo -o '%P %l'` lists their limits",
-    "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or --partition; "
+    "time limit": "Give a shorter --time, or another --partition; "
+    "`sinfo -o '%P %l'` lists their limits",
+    "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or "
+    "--partition; "
     "`sinfo -o '%P %D %c %G'` lists how many nodes there are, their cores and their GPUs",
     "controller|configuration": "SLURM does not answer here: try on a login node, or later",
 }

@@ -7,17 +7,23 @@ from petsc4py import PETSc
 from prdp_hpc.errors import PrdpError
 
 _ADVICE = {
-    "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a stronger preconditioner "
+    "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a "
+    "stronger preconditioner "
     "(pc='gamg', pc='lu' for small systems)",
-    "DIVERGED_DTOL": "the residual grows: this KSP does not converge for this matrix; try ksp='gmres', a stronger pc, "
+    "DIVERGED_DTOL": "the residual grows: this KSP does not converge for this "
+    "matrix; try ksp='gmres', a stronger pc, "
     "or a smaller time step",
     "DIVERGED_BREAKDOWN": "the Krylov method broke down: try ksp='gmres' or another pc",
     "DIVERGED_BREAKDOWN_BICG": "the Krylov method broke down: try ksp='gmres' or another pc",
     "DIVERGED_NONSYMMETRIC": "this KSP needs a symmetric matrix: try ksp='gmres'",
-    "DIVERGED_INDEFINITE_PC": "this KSP needs a positive definite preconditioner: try pc='jacobi' or ksp='gmres'",
-    "DIVERGED_INDEFINITE_MAT": "this KSP needs a positive definite matrix: try ksp='minres' or ksp='gmres'",
-    "DIVERGED_NANORINF": "numbers overflowed or became NaN: look at the scaling of the values, or try another ksp and pc",
-    "DIVERGED_PCSETUP_FAILED": "the preconditioner could not be set up, as happens for a singular matrix (a zero pivot): "
+    "DIVERGED_INDEFINITE_PC": "this KSP needs a positive definite preconditioner: "
+    "try pc='jacobi' or ksp='gmres'",
+    "DIVERGED_INDEFINITE_MAT": "this KSP needs a positive definite matrix: "
+    "try ksp='minres' or ksp='gmres'",
+    "DIVERGED_NANORINF": "numbers overflowed or became NaN: look at the scaling of the "
+    "values, or try another ksp and pc",
+    "DIVERGED_PCSETUP_FAILED": "the preconditioner could not be set up, as happens for a "
+    "singular matrix (a zero pivot): "
     "look for empty rows, give a nullspace if there is one, or try another pc",
 }
 _REASONS = {
@@ -58,7 +64,10 @@ def failed_solve(
     """The error for a KSP that ended with a negative reason."""
     name = reason_name(code)
     advice = _ADVICE.get(name, "try another ksp or pc")
-    message = f"{direction} solve with {method} failed: {name} at iteration {iteration}, level {level}; {advice}"
+    message = (
+        f"{direction} solve with {method} failed: {name} at iteration {iteration}, "
+        f"level {level}; {advice}"
+    )
     return SolveError(message, name, iteration)
 
 
@@ -71,7 +80,10 @@ def bad_numbers(
     if in_input:
         what = "the right-hand side holds NaN or infinity: look at what produced it"
         if direction == "adjoint":
-            what = "the incoming gradient holds NaN or infinity: look at the loss and at what follows the solve"
+            what = (
+                "the incoming gradient holds NaN or infinity: look at the loss and at what "
+                "follows the solve"
+            )
         return SolveError(
             f"{direction} solve with {method} at level {level}, iteration 0: {what}",
             "DIVERGED_NANORINF",
@@ -102,7 +114,10 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
             "use pc='redundant' (small systems), 'bjacobi', 'gamg', or 'none'"
         )
     elif "missing diagonal" in text:
-        advice = "this pc needs an entry on the diagonal of every row: add explicit zeros to the pattern, or look for empty rows"
+        advice = (
+            "this pc needs an entry on the diagonal of every row: add explicit zeros to the "
+            "pattern, or look for empty rows"
+        )
     else:
         advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"
     return SolveError(

@@ -153,7 +153,8 @@ class LinearSystem:
 
     def __init__(self, operator: Operator, solver: Solver) -> None:
         operator.check_preconditioner(solver.pc)
-        self.broken = False  # set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong
+        # Set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
+        self.broken = False
         self._operator = weakref.ref(operator)
         self._report = solver.report
         self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"

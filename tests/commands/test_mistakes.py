@@ -198,7 +198,10 @@ def test_a_flipped_bit_is_told_in_a_sentence(config, tmp_path):
     ended = tiny.prdp_hpc(2, "run", config, "training.epochs=1", "--resume")
     assert ended.returncode == 0, ended.stderr
     told = [line for line in ended.stderr.splitlines() if "warning" in line.lower()]
-    wanted = r"prdp-hpc: warning: .*epoch_0001\.pt: is damaged: its checksum is wrong; .*; trying the checkpoint before it"
+    wanted = (
+        r"prdp-hpc: warning: .*epoch_0001\.pt: is damaged: its checksum is "
+        r"wrong; .*; trying the checkpoint before it"
+    )
     assert len(told) == 1
     assert re.fullmatch(wanted, told[0])
 

@@ -47,8 +47,10 @@ def test_run(config, tmp_path, capsys):
     assert rows[0]["loss"] is None
     assert all(row["error"] == row["error_2"] for row in rows)
     summary = json.loads((folder / "summary.json").read_text())
-    assert {key: summary[key] for key in ("name", "task", "schedule", "seed", "epochs", "ranks", "grid_ranks")} == {
-        "name": "tiny", "task": "emulator", "schedule": "prdp", "seed": 1, "epochs": 3, "ranks": 1, "grid_ranks": 1,
+    named = ("name", "task", "schedule", "seed", "epochs", "ranks", "grid_ranks")
+    assert {key: summary[key] for key in named} == {
+        "name": "tiny", "task": "emulator", "schedule": "prdp", "seed": 1,
+        "epochs": 3, "ranks": 1, "grid_ranks": 1,
     }  # fmt: skip
     for key in (
         "error",

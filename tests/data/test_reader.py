@@ -162,7 +162,10 @@ def test_wrong_data_sets(case, tmp_path):
 def test_groups_that_disagree(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"must agree in all but the number of samples: \(3, 3, 2, 4, 5\) and \(3, 4, 2, 4, 5\)",
+        match=(
+            r"must agree in all but the number of samples: \(3, 3, 2, 4, 5\) and "
+            r"\(3, 4, 2, 4, 5\)"
+        ),
     ):
         TrajectoryFile(store(tmp_path / "a.h5", fields(), fields(steps=3)), SHAPE)
 
@@ -188,14 +191,20 @@ def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
     data.check_made_with("physics.dt", "dt", 0.5)
     with pytest.raises(
         DataError,
-        match=r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or another data.file",
+        match=(
+            r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or "
+            r"another data.file"
+        ),
     ):
         data.check_made_with("physics.dt", "dt", 0.25)
     data.check_made_with("physics.viscosity", "viscosity", 1.0)  # says nothing of it
     data.check_made_with("physics.diffusivity", "diffusivity", 4.0, factor=0.5)
     with pytest.raises(
         DataError,
-        match=r"made with diffusivity = 2, but physics.diffusivity is 2: give physics.diffusivity=4,",
+        match=(
+            r"made with diffusivity = 2, but physics.diffusivity is 2: give "
+            r"physics.diffusivity=4,"
+        ),
     ):
         data.check_made_with("physics.diffusivity", "diffusivity", 2.0, factor=0.5)
     TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE).check_made_with(

@@ -271,7 +271,10 @@ def test_other_settings_are_refused_by_name_and_not_passed_over(tmp_path: Path) 
     for epoch in (1, 2):
         Checkpoints(tmp_path, settings=SETTINGS).save(epoch, {})
     now = {**SETTINGS, "training": {"batch_size": 50, "decay": 0.9}, "seed": 3}
-    expected = r"epoch_0002\.pt: .*seed: absent in the checkpoint, 3 now; training\.batch_size: 25 in the checkpoint, 50 now"
+    expected = (
+        r"epoch_0002\.pt: .*seed: absent in the checkpoint, 3 now; "
+        r"training\.batch_size: 25 in the checkpoint, 50 now"
+    )
     with pytest.raises(CheckpointError, match=expected) as caught:
         Checkpoints(tmp_path, settings=now).load_latest()
     assert "decay" not in str(caught.value)

@@ -186,7 +186,10 @@ def test_the_authors_files_say_their_coefficients_in_their_own_words():
     assert fitting_file("navier_stokes", periodic, flow).steps == 5
     with pytest.raises(
         DataError,
-        match=r"made with nu = 0.0001, but physics.viscosity is 0.001: give physics.viscosity=0.0001",
+        match=(
+            r"made with nu = 0.0001, but physics.viscosity is 0.001: give "
+            r"physics.viscosity=0.0001"
+        ),
     ):
         fitting_file("navier_stokes", periodic, flow | {"viscosity": 1e-3})
     heat = {"pde": "heat", "diffusivity": 1e-3, "dt": 1.0}

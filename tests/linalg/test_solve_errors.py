@@ -18,7 +18,10 @@ def test_a_singular_matrix_with_lu():
     matrix[:, 3] = matrix[:, 2]
     operator, values = sparse(matrix)
     solver = Solver("preonly", "lu")
-    words = r"forward solve with ksp='preonly', pc='lu' failed: DIVERGED_PCSETUP_FAILED.*level rtol=1e-08.*singular"
+    words = (
+        r"forward solve with ksp='preonly', pc='lu' failed: "
+        r"DIVERGED_PCSETUP_FAILED.*level rtol=1e-08.*singular"
+    )
     for _ in range(2):  # the second time as the first
         with pytest.raises(SolveError, match=words):
             solve(operator, values, ONES, solver)

@@ -76,7 +76,8 @@ def test_iterates_and_counts_are_those_of_petsc(ksp, symmetric, pc):
     # Beyond K = 1 an exact preconditioner leaves only rounding to iterate on.
     tolerances = [1e-1, 1e-4, 1e-8, Refinement(max_it=3, rtol=1e-2)]
     if ksp == "richardson" and pc in ("sor", "gamg"):
-        tolerances = []  # PETSc leaves the iterations to these preconditioners, which do not look at this norm
+        # PETSc leaves the iterations to these preconditioners, which do not look at this norm.
+        tolerances = []
     levels = [1, 1e-3] if pc == "lu" else [*range(1, 8), 9, 13, *tolerances]
     for level in levels:
         ours, theirs = (

@@ -1,5 +1,6 @@
-# Each target prepares what it needs. PYTHON: the interpreter that .venv is made from.
-PYTHON ?= python3
+# Each target prepares what it needs. PYTHON: the interpreter that .venv is made from (default: the
+# newest one that PETSc's binaries fit, else python3). PETSC=build: build PETSc for this processor.
+PYTHON ?=
 VENV := .venv/bin
 DEMO_DATA ?=
 
@@ -9,8 +10,8 @@ DEMO_DATA ?=
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 10 to 20 minutes, then seconds)
-	@$(PYTHON) tools/environment.py
+environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 1 to 15 minutes, then seconds)
+	@$(or $(PYTHON),python3) tools/environment.py
 
 demo: environment  ## train the 2-D heat emulator with PRDP and with full refinement; table and figure
 	@$(VENV)/prdp-hpc doctor

@@ -9,6 +9,7 @@ import os
 from importlib import import_module
 from typing import Any
 
+from prdp_hpc.binary_petsc import load_mpi_library
 from prdp_hpc.launch import prepare_mpi
 
 # One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other
@@ -23,6 +24,7 @@ if "-no_signal_handler" not in _petsc_options:
 
 # Before anything loads MPI.
 prepare_mpi()
+load_mpi_library()
 
 _HOMES = {
     "ProcessMesh": "mesh",

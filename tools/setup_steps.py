@@ -1,0 +1,121 @@
+"""What the steps of the set-up share: messages, subprocesses, pip and the wheel cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+ROOT = TOOLS.parent
+# An image, or a shared installation, has prdp-hpc itself in it instead of a link to this clone.
+PREFIX = os.environ.get("PRDP_VENV")
+VENV = Path(PREFIX).absolute() if PREFIX else ROOT / ".venv"
+CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
+
+
+class SetupError(Exception):
+    """Something on this machine is missing; the message says what to do."""
+
+
+def say(text: str) -> None:
+    print(f"[setup] {text}", flush=True)
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> None:
+    """Run a command quietly; on failure show the end of what it printed."""
+    merged = {**os.environ, **(env or {})}
+    done = subprocess.run(
+        command, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-40:])
+        raise SetupError(f"this command failed ({done.returncode}):\n  {' '.join(command)}\n{tail}")
+
+
+class Step:
+    """Says what a long step does before it starts and what it took afterwards."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __enter__(self) -> None:
+        say(f"{self.text} ...")
+        self.start = time.monotonic()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            say(f"  done in {time.monotonic() - self.start:.0f} s")
+
+
+def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
+    run([str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments], env)
+
+
+def install(*arguments: str) -> None:
+    """`pip install`, leaving the compilation of Python files to their first import: most are never
+    imported.
+    """
+    pip("install", "-q", "--no-compile", *arguments)
+
+
+def uninstall(*names: str) -> None:
+    """`pip uninstall` of whatever of these is there."""
+    pip("uninstall", "-q", "-y", *names)
+
+
+def install_wheels(*wheels: Path) -> None:
+    """Install our own builds; pip would take another build of the same version for the same."""
+    install("--no-deps", "--force-reinstall", *map(str, wheels))
+
+
+def compile_modules() -> None:
+    """Compile every installed Python file where nobody will at its first import: torch alone takes
+    2 s of each start else.
+    """
+    site = next((VENV / "lib").glob("python3*/site-packages"))
+    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0", str(site)]
+    # Some packages have files in them that are no Python of this version; the exit code would tell
+    # of these.
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wheel_folder(*parts: str) -> Path:
+    """Where wheels shaped by `parts`, this Python and this machine are kept."""
+    shape = "|".join(
+        [
+            *parts,
+            sysconfig.get_platform(),
+            sys.implementation.cache_tag or "",
+            platform.libc_ver()[1],
+        ]
+    )
+    return CACHE / "wheels" / hashlib.sha256(shape.encode()).hexdigest()[:16]
+
+
+def cached_wheel(
+    folder: Path, requirement: str, env: dict[str, str], says: str, sha256: str | None = None
+) -> Path:
+    """Build `requirement` into `folder` unless it is there; written beside and renamed.
+
+    `sha256` is the expected hash of its source archive.
+    """
+    name = requirement.split("=")[0]
+    found = sorted(folder.glob(f"{name}-*.whl"))
+    if not found:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Step(says), tempfile.TemporaryDirectory(dir=folder) as beside:
+            pinned = Path(beside) / "requirement.txt"
+            pinned.write_text(f"{requirement} --hash=sha256:{sha256}" if sha256 else requirement)
+            source = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:")
+            pip("wheel", *source, "--no-cache-dir", "-w", beside, "-r", str(pinned), env=env)
+            built = next(Path(beside).glob("*.whl"))
+            os.replace(built, folder / built.name)
+        found = sorted(folder.glob(f"{name}-*.whl"))
+    return found[0]

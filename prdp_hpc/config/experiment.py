@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prdp_hpc.config.comparison import ComparisonSection
-from prdp_hpc.config.errors import ConfigError, explain, location, nearest
+from prdp_hpc.config.errors import ConfigError, nearest, problems
 from prdp_hpc.config.models import (
     CorrectorDataSection,
     CorrectorSection,
@@ -177,12 +177,8 @@ def validated(model: type[M], content: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        # One value that fits no member of a union gives one error a member; the first says enough.
-        first = {location(dict(one)): dict(one) for one in reversed(error.errors())}
-        problems = [
-            explain(one, _known_keys(model, one["loc"])) for one in reversed(first.values())
-        ]
-        lines = problems[0] if len(problems) == 1 else "\n  " + "\n  ".join(problems)
+        found = problems(model, error)
+        lines = found[0] if len(found) == 1 else "\n  " + "\n  ".join(found)
         raise ConfigError(f"{source}: {lines}") from None
 
 
@@ -268,36 +264,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _what(content: Any) -> str:
     return "nothing" if content is None else f"a {type(content).__name__}"
-
-
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys allowed beside the one that an error is about."""
-    models = [model]
-    for part in location[:-1]:
-        inner = [
-            found
-            for one in models
-            if part in one.model_fields
-            for found in _models(one.model_fields[str(part)].annotation)
-        ]
-        # Pydantic puts the tag of a union's member into the path.
-        tagged = [one for one in models if part in _tags(one)]
-        models = inner or tagged or models
-    return {key for one in models for key in one.model_fields}
-
-
-def _tags(model: type[BaseModel]) -> set[Any]:
-    """The values by which a model is told from the other members of a union."""
-    return {
-        tag
-        for key in ("kind", "pde")
-        if key in model.model_fields
-        for tag in get_args(model.model_fields[key].annotation)
-    }
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models within an annotation, through unions and Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]

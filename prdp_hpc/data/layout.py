@@ -15,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prdp_hpc.errors import InputError
+
 GROUPS = ("train", "validation")
 DATASET = "trajectories"
 FORMAT = "prdp-hpc trajectories 1"
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data file that does not do; the message names the file, the data set, and what was
     expected.
     """

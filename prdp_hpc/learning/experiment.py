@@ -17,6 +17,7 @@ from prdp_hpc.config import (
     write_resolved,
 )
 from prdp_hpc.data import GROUPS, TrajectoryFile
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_json
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.checkpoint import Checkpoints
@@ -34,7 +35,7 @@ from prdp_hpc.mesh import ProcessMesh
 Config = ExperimentConfig
 
 
-class RunFolderError(ValueError):
+class RunFolderError(InputError):
     """The run's folder holds another run already."""
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import to_json, write_text
 from prdp_hpc.report.runs import read_metrics
 
@@ -23,7 +24,7 @@ MOST_LINES = 20
 """About as many lines of progress a long run logs, besides one for each change of level."""
 
 
-class MetricsError(ValueError):
+class MetricsError(InputError):
     """Metrics would overwrite or mix with those of another run."""
 
 

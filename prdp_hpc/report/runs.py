@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.errors import InputError
+
 Column = NDArray[Any]
 
 COUNTERS = (
@@ -37,7 +39,7 @@ SUMMARY_NUMBERS = (
 """Keys of `summary.json` that must be numbers."""
 
 
-class ReportError(ValueError):
+class ReportError(InputError):
     """A run's files are missing or broken; the message names the file, the line and what to do."""
 
 

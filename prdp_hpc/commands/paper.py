@@ -16,9 +16,10 @@ from prdp_hpc.collective import all_ranks_come, call_together
 from prdp_hpc.commands.compare import compare_variants
 from prdp_hpc.commands.provenance import machine_text, provenance
 from prdp_hpc.config import ConfigError, Paper, find_list, load_experiment, load_paper, nearest
-from prdp_hpc.failures import first, report_of
+from prdp_hpc.failures import Report, first, report_of
 from prdp_hpc.files import write_json, write_text
 from prdp_hpc.learning.experiment import process_mesh
+from prdp_hpc.locks import locked
 from prdp_hpc.report import comparison_table, paper_markdown, paper_table, read_result
 
 
@@ -33,23 +34,32 @@ def paper(arguments: argparse.Namespace) -> None:
     names = _chosen(listed, arguments.only)
     out = Path(arguments.out or ("runs/paper-quick" if arguments.quick else "runs/paper"))
     made_with = provenance(arguments.line)
-    failures: dict[str, str] = {}
-    for name in names:
-        message = _attempt(
-            partial(_experiment, path, listed, name, out, arguments.quick, made_with)
-        )
-        if message is not None:
-            failures[name] = message
-        call_together(
-            MPI.COMM_WORLD, partial(_summarise, out, listed, failures, arguments.quick, made_with)
-        )
+    advice = "wait until it ends or end it, or choose another --out"
+    with locked(MPI.COMM_WORLD, out, advice, folder=True):
+        failures = _all(path, listed, names, out, arguments.quick, made_with)
     if MPI.COMM_WORLD.rank == 0:
-        print(
-            f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n"
-            f"\nresults: {out}"
-        )
+        table = paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)
+        print(f"\n{table}\n\nresults: {out}")
     if failures:
         sys.exit(1)
+
+
+def _all(
+    path: Path,
+    listed: Paper,
+    names: Sequence[str],
+    out: Path,
+    quick: bool,
+    made_with: dict[str, Any],
+) -> dict[str, str]:
+    """Each experiment, and after each the summary of all; what failed, and why."""
+    failures: dict[str, str] = {}
+    for name in names:
+        message = _attempt(partial(_experiment, path, listed, name, out, quick, made_with))
+        if message is not None:
+            failures[name] = message
+        call_together(MPI.COMM_WORLD, partial(_summarise, out, listed, failures, quick, made_with))
+    return failures
 
 
 def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
@@ -103,7 +113,7 @@ def _attempt(action: Callable[[ExitStack], None]) -> str | None:
                 stack.pop_all()
                 raise
             report = report_of(error)
-        reports = [found for found in world.allgather(report) if found is not None]
+        reports: list[Report] = [found for found in world.allgather(report) if found is not None]
     if not reports:
         return None
     chosen = reports[first(reports)]

@@ -210,21 +210,17 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a YAML file; `ConfigError` where it cannot be read, or gives a key twice."""
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
     try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        there = (
-            sorted(other.name for other in path.parent.glob("*.y*ml"))
-            if path.parent.is_dir()
-            else []
-        )
+        there = sorted(other.name for other in path.parent.glob("*.y*ml"))
         raise ConfigError(
             f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not a text file; give the YAML file of a config") from None
     except ConfigError as error:

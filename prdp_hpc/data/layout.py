@@ -28,6 +28,18 @@ class DataError(InputError):
     """
 
 
+def reason_of(error: OSError) -> str:
+    """Why HDF5 could not open, read or write a file; of a lock, what to do about it."""
+    text = error.strerror or str(error)
+    if "unable to lock" not in str(error):
+        return text
+    return (
+        f"{text}: HDF5 locks the files that it opens, so either another process is writing to this "
+        "one: close it there, or wait; or its file system has no locks: set "
+        "HDF5_USE_FILE_LOCKING=FALSE"
+    )
+
+
 @dataclass(frozen=True)
 class TrajectoryAttributes:
     """What a file says about its trajectories.

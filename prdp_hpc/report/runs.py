@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.files import file_errors
 
 Column = NDArray[Any]
 
@@ -77,6 +78,11 @@ def load_run(folder: str | Path) -> RunRecord:
     is broken.
     """
     path = Path(folder)
+    with file_errors(path, "cannot be read", "give the folder of a run, as in runs/heat_2d"):
+        return _load_run(path)
+
+
+def _load_run(path: Path) -> RunRecord:
     if not path.is_dir():
         raise ReportError(f"{path}: no such folder; give the folder of a run, as in runs/heat_2d")
     lines = read_metrics(path / "metrics.jsonl")

@@ -220,7 +220,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; give another file, or the right to read it"
+        ) from error
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not a text file; give the YAML file of a config") from None
     except ConfigError as error:

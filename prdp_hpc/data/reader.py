@@ -102,7 +102,9 @@ class TrajectoryFile:
                 raise DataError(f"{self.path}: is a folder; data.file must name an HDF5 file")
             return h5py.File(self.path, "r")
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read as HDF5: {reason_of(error)}") from error
+            raise DataError(
+                f"{self.path}: cannot be read as HDF5: {reason_of(error)}; give another data file"
+            ) from error
 
     def _checked(self, file: h5py.File, group: str) -> Any:
         name = f"{group}/{DATASET}"

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import prdp_hpc
 from prdp_hpc.failures import fail, missing_library
 from prdp_hpc.launch import launched_rank
 from prdp_hpc.signals import block_signals, hold_signals
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "parallel.grid_ranks=2",
     )
     _add_traceback(parser, default=False)
+    parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _config_command(commands, "run", "train once; writes a run folder", resumable=True)
     _config_command(

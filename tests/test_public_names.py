@@ -3,12 +3,14 @@
 import ast
 import importlib
 import inspect
+import tomllib
 from pathlib import Path
 
 import pytest
 import tiny
 
 import prdp_hpc
+from prdp_hpc import cli
 
 SOURCE = ast.parse(Path(prdp_hpc.__file__).read_text(encoding="utf-8"))
 USER_SCRIPT = tiny.REPOSITORY / "tests" / "typing" / "user_script.py"
@@ -48,3 +50,12 @@ def test_the_checked_script_uses_each_name():
     used = {node.id for node in ast.walk(script) if isinstance(node, ast.Name)}
     assert used >= set(prdp_hpc.__all__) - {"SolveError"}
     assert "prdp_hpc" in {n.module for n in ast.walk(script) if isinstance(n, ast.ImportFrom)}
+
+
+def test_one_version(capsys):
+    project = tomllib.loads((tiny.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "prdp_hpc.__version__"}
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"prdp-hpc {prdp_hpc.__version__}\n")

@@ -35,7 +35,9 @@ test-faults: environment  ## kill trainings at random moments, resume, compare (
 
 lint: environment  ## style, types, layers
 	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
+	@$(VENV)/mypy --warn-unused-ignores tests/typing/user_script.py
 	@$(VENV)/lint-imports
 	@$(VENV)/hadolint docker/Dockerfile docker/Dockerfile.cuda
 

@@ -7,7 +7,7 @@ machine where PETSc or torch cannot be imported.
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.binary_petsc import load_mpi_library
 from prdp_hpc.launch import prepare_mpi
@@ -48,6 +48,29 @@ _HOMES = {
     "ManualSchedule": "refinement",
     "load_network": "learning.trained",
 }
+
+if TYPE_CHECKING:
+    # The same names once more, for type checkers and editors, which do not run `__getattr__`.
+    from prdp_hpc.grid import Grid as Grid
+    from prdp_hpc.learning.trained import load_network as load_network
+    from prdp_hpc.linalg import FunctionOperator as FunctionOperator
+    from prdp_hpc.linalg import Refinement as Refinement
+    from prdp_hpc.linalg import SolveError as SolveError
+    from prdp_hpc.linalg import Solver as Solver
+    from prdp_hpc.linalg import SolveReport as SolveReport
+    from prdp_hpc.linalg import SparseOperator as SparseOperator
+    from prdp_hpc.linalg import solve as solve
+    from prdp_hpc.mesh import ProcessMesh as ProcessMesh
+    from prdp_hpc.physics import Burgers as Burgers
+    from prdp_hpc.physics import Heat as Heat
+    from prdp_hpc.physics import NavierStokes as NavierStokes
+    from prdp_hpc.physics import Poisson as Poisson
+    from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule
+    from prdp_hpc.refinement import Coordinator as Coordinator
+    from prdp_hpc.refinement import ExplicitLadder as ExplicitLadder
+    from prdp_hpc.refinement import IterationLadder as IterationLadder
+    from prdp_hpc.refinement import ManualSchedule as ManualSchedule
+    from prdp_hpc.refinement import ToleranceLadder as ToleranceLadder
 
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

@@ -7,14 +7,14 @@ import importlib
 import os
 import shlex
 import sys
-import time
-import traceback
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import prdp_hpc
+from prdp_hpc.failures import fail, missing_library
 from prdp_hpc.launch import launched_rank
 from prdp_hpc.signals import block_signals, hold_signals
 
@@ -31,28 +31,46 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and run a command; users' mistakes end with exit code 2 and one
-    message.
+    """Parse the command line and run a command.
+
+    Users' mistakes end with exit code 2 and one message, all other errors with exit code 1 and a
+    traceback; `--traceback` shows it always.
     """
     arguments = _arguments(argv)
-    if arguments.command in ("plot", "plan", "submit") and launched_rank() > 0:
+    alone = arguments.command in ("plot", "plan", "submit")
+    if alone and launched_rank() > 0:
         return  # works on files alone: one rank is enough
     # Threads that spin while they wait cost little on idle cores and a multiple of the run time on
     # busy ones. Read when torch is loaded, which the commands do.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     trains = arguments.command in _TRAINING
     warnings.formatwarning = _sentence
+    if launched_rank() > 0 and not arguments.traceback:
+        warnings.simplefilter("ignore")  # rank 0 says them
     try:
         with ExitStack() as holding:
             with block_signals():
-                command = importlib.import_module(f"prdp_hpc.commands.{arguments.command}")
+                command = _command(arguments.command)
                 if trains:
                     holding.enter_context(hold_signals())
-            getattr(command, arguments.command)(arguments)
+            command(arguments)
     except Exception as error:
-        _fail(error)
+        fail(error, arguments.traceback, alone)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], None]:
+    """The function of a command; `InputError` where a library that it needs is not usable."""
+    try:
+        module = importlib.import_module(f"prdp_hpc.commands.{name}")
+    except Exception as error:
+        missing = missing_library(error, importing=True)
+        if missing is None:
+            raise
+        raise missing from error
+    found: Callable[[argparse.Namespace], None] = getattr(module, name)
+    return found
 
 
 def _sentence(
@@ -91,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "configs/heat_2d.yaml "
         "parallel.grid_ranks=2",
     )
+    _add_traceback(parser, default=False)
+    parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _config_command(commands, "run", "train once; writes a run folder", resumable=True)
     _config_command(
@@ -161,7 +181,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
     _submit_command(commands)
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")
+    for command in commands.choices.values():
+        # Not given after the command, what was said before it holds.
+        _add_traceback(command, default=argparse.SUPPRESS)
     return parser
+
+
+def _add_traceback(parser: argparse.ArgumentParser, default: Any) -> None:
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=default,
+        help="show where in the code an error came up, of mistakes in a config or file too",
+    )
 
 
 def _count(text: str) -> int:
@@ -232,47 +264,3 @@ def _submit_command(commands: Any) -> None:
     submit.add_argument(
         "--dry-run", action="store_true", help="write and show the script, do not submit it"
     )
-
-
-def _fail(error: Exception) -> NoReturn:
-    """End the job on all ranks: with one message for a user's mistake, with a traceback for a
-    bug.
-    """
-    expected = (
-        isinstance(error, ValueError | ImportError | OSError)
-        or type(error).__name__ == "SolveError"
-    )
-    world = _world()
-    together = world is None or world.size == 1 or _all_ranks_fail(world)
-    # Processes that MPI sees each alone must not all say the same.
-    first = launched_rank() == 0 if world is None or world.size == 1 else world.rank == 0
-    if not together or first:
-        where = "" if together else f" (rank {world.rank})"
-        # Where the log is on the disk that is full, the exit code has to do.
-        with suppress(OSError):
-            print(f"prdp-hpc: error{where}: {error}", file=sys.stderr)
-            if not expected:
-                traceback.print_exception(error)
-            sys.stderr.flush()
-    elif world is None or world.size == 1:
-        # Launchers end the other processes when the first has failed.
-        time.sleep(2.0)
-    if not together:
-        from prdp_hpc.collective import abort  # it loads MPI
-
-        abort(world, 2)
-    sys.exit(2 if expected else 1)
-
-
-def _all_ranks_fail(world: Any) -> bool:
-    from prdp_hpc.collective import all_ranks_come  # it loads MPI
-
-    return all_ranks_come(world)
-
-
-def _world() -> Any:
-    """MPI's world if MPI is in use. A `ProcessMesh` works on a copy, so nothing else is pending on
-    this one.
-    """
-    mpi = sys.modules.get("mpi4py.MPI")
-    return None if mpi is None else mpi.COMM_WORLD

@@ -13,3 +13,15 @@ class PrdpError(Exception):
 
 class InputError(PrdpError, ValueError):
     """An argument, a config or a file that cannot be used."""
+
+
+class FileError(PrdpError, OSError):
+    """A file or folder that cannot be read or written; `errno` and `strerror` are the system's."""
+
+    def __init__(self, message: str, cause: OSError | None = None) -> None:
+        super().__init__(message)
+        if cause is not None:
+            self.errno, self.strerror = cause.errno, cause.strerror
+
+    def __str__(self) -> str:
+        return str(self.args[0])

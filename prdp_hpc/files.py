@@ -11,6 +11,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from prdp_hpc.errors import FileError, PrdpError
+
+ELSEWHERE = "make room or get the right to write there, or choose another place"
+
+
+@contextmanager
+def file_errors(path: str | Path, what: str, advice: str = ELSEWHERE) -> Iterator[None]:
+    """Turn errors of the operating system about a file that the user named into a `FileError`:
+    what could not be done, the reason, and what to do.
+
+    Only for the lines that touch the file: an `OSError` of other code is a bug, and must be told
+    as one.
+    """
+    try:
+        yield
+    except PrdpError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise FileError(f"{path}: {what} ({reason}); {advice}", error) from error
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -20,9 +41,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The folder is made where it is missing. The temporary name starts with a dot and keeps the
     suffix, so that libraries which choose a format by suffix do the right thing. The bytes reach
     the disk before the rename: after a crash `path` holds its old content or its new content, never
-    a part; once this returns, the new one.
+    a part; once this returns, the new one. Raises `FileError` where it cannot be written.
     """
-    target = Path(path)
+    with file_errors(path, "cannot be written"), _beside(Path(path)) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not `tempfile`: its files are private to the user, and a run folder is often shared with a
     # group.
@@ -34,7 +60,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # What went wrong before says more than that this cannot be done either.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: str | Path) -> None:

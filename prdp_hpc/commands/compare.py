@@ -10,10 +10,11 @@ from typing import Any
 
 from prdp_hpc.collective import call_together
 from prdp_hpc.commands.run import figure_of, remove, train_and_plot
-from prdp_hpc.config import ConfigError, ExperimentConfig, load_config
+from prdp_hpc.config import ExperimentConfig, load_config
 from prdp_hpc.config.models import RefinementSection
+from prdp_hpc.errors import PrdpError
 from prdp_hpc.files import write_json
-from prdp_hpc.learning.experiment import process_mesh, run_folder
+from prdp_hpc.learning.experiment import process_mesh, run_folder, run_lock
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report import (
     ComparisonRecord,
@@ -23,7 +24,6 @@ from prdp_hpc.report import (
     plot_comparison,
     seed_folders,
 )
-from prdp_hpc.report.runs import ReportError
 
 _NO_MATTER = {"name", "output", "parallel", "comparison"}
 """Sections that change no number of a run."""
@@ -36,11 +36,12 @@ def compare(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config).with_name(f"{config.name}-compare")
-    if arguments.overwrite:
-        remove(mesh, folder)
-    comparison = compare_variants(
-        config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
-    )
+    with run_lock(mesh, folder):
+        if arguments.overwrite:
+            remove(mesh, folder)
+        comparison = compare_variants(
+            config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
+        )
     if mesh.is_root:
         print(
             f"\n{comparison_table(comparison)}\n\nrun folders: {folder}\nfigure:      "
@@ -112,7 +113,7 @@ def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
     """Whether a run of the same config has come to its end in `folder`."""
     try:
         run, before = load_run(folder), load_config(folder / "config.yaml")
-    except (ReportError, ConfigError):
+    except PrdpError:
         return False
     if run.summary is None or not figure_of(folder).exists():
         return False

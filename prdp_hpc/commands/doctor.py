@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.errors import PrdpError
 from prdp_hpc.launch import launched_rank
 
 
@@ -177,7 +178,7 @@ def _launch() -> list[Finding]:
                 "launch", f"{describe(seats)}, reductions through {through}, rank 0 at {address}"
             )
         ]
-    except ValueError as error:
+    except PrdpError as error:
         return [Finding("launch", "not as one job", str(error))]
 
 

@@ -23,7 +23,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Validate the network of a run's last checkpoint on the group `validation` of a data file;
     print the errors.
     """
-    config, state = trained_state(arguments.run)
+    world = MPI.COMM_WORLD
+    # Read by one rank: of a run that goes on, others might find a newer checkpoint.
+    config, state = world.bcast(
+        call_together(world, lambda: trained_state(arguments.run) if world.rank == 0 else None)
+    )
     if arguments.data is not None:
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"file": arguments.data})}
@@ -34,17 +38,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
     call_together(mesh.world, lambda: _load(task, state["task"]["network"], arguments))
     errors = task.validate()
     task.close()
+    data = arguments.data or config.data.file or "its own validation data"
     if mesh.is_root:
-        data = arguments.data or config.data.file or "its own validation data"
         print(f"{arguments.run}, epoch {state['epoch']}, on {data}")
         width = max(map(len, errors))
         for name, error in errors.items():
             print(f"  {name:<{width}}  {error:.4e}")
-        if arguments.out:
-            write_json(
-                Path(arguments.out),
-                {"run": str(arguments.run), "epoch": state["epoch"], "data": data, **errors},
-            )
+    content = {"run": str(arguments.run), "epoch": state["epoch"], "data": data, **errors}
+    if arguments.out:
+        call_together(
+            mesh.world,
+            lambda: write_json(Path(arguments.out), content) if mesh.is_root else None,
+        )
     mesh.close()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,12 +16,11 @@ from prdp_hpc.collective import all_ranks_come, call_together
 from prdp_hpc.commands.compare import compare_variants
 from prdp_hpc.commands.provenance import machine_text, provenance
 from prdp_hpc.config import ConfigError, Paper, find_list, load_experiment, load_paper, nearest
+from prdp_hpc.failures import Report, first, report_of
 from prdp_hpc.files import write_json, write_text
 from prdp_hpc.learning.experiment import process_mesh
-from prdp_hpc.linalg import SolveError
+from prdp_hpc.locks import locked
 from prdp_hpc.report import comparison_table, paper_markdown, paper_table, read_result
-
-USERS_MISTAKES = (ValueError, ImportError, OSError, SolveError)
 
 
 def paper(arguments: argparse.Namespace) -> None:
@@ -36,23 +34,32 @@ def paper(arguments: argparse.Namespace) -> None:
     names = _chosen(listed, arguments.only)
     out = Path(arguments.out or ("runs/paper-quick" if arguments.quick else "runs/paper"))
     made_with = provenance(arguments.line)
-    failures: dict[str, str] = {}
-    for name in names:
-        message = _attempt(
-            partial(_experiment, path, listed, name, out, arguments.quick, made_with)
-        )
-        if message is not None:
-            failures[name] = message
-        call_together(
-            MPI.COMM_WORLD, partial(_summarise, out, listed, failures, arguments.quick, made_with)
-        )
+    advice = "wait until it ends or end it, or choose another --out"
+    with locked(MPI.COMM_WORLD, out, advice, folder=True):
+        failures = _all(path, listed, names, out, arguments.quick, made_with)
     if MPI.COMM_WORLD.rank == 0:
-        print(
-            f"\n{paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)}\n"
-            f"\nresults: {out}"
-        )
+        table = paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)
+        print(f"\n{table}\n\nresults: {out}")
     if failures:
         sys.exit(1)
+
+
+def _all(
+    path: Path,
+    listed: Paper,
+    names: Sequence[str],
+    out: Path,
+    quick: bool,
+    made_with: dict[str, Any],
+) -> dict[str, str]:
+    """Each experiment, and after each the summary of all; what failed, and why."""
+    failures: dict[str, str] = {}
+    for name in names:
+        message = _attempt(partial(_experiment, path, listed, name, out, quick, made_with))
+        if message is not None:
+            failures[name] = message
+        call_together(MPI.COMM_WORLD, partial(_summarise, out, listed, failures, quick, made_with))
+    return failures
 
 
 def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
@@ -96,7 +103,7 @@ def _attempt(action: Callable[[ExitStack], None]) -> str | None:
 
     Where one rank fails and others wait for it, nothing can go on: its error is raised.
     """
-    world, message = MPI.COMM_WORLD, None
+    world, report = MPI.COMM_WORLD, None
     with ExitStack() as stack:
         try:
             action(stack)
@@ -105,19 +112,16 @@ def _attempt(action: Callable[[ExitStack], None]) -> str | None:
             if not all_ranks_come(world):
                 stack.pop_all()
                 raise
-            message = str(error) or type(error).__name__
-            if not isinstance(error, USERS_MISTAKES) and world.rank == 0:
-                traceback.print_exception(error)
-        first: str | None = next(
-            (found for found in world.allgather(message) if found is not None), None
-        )
-    if first is not None and world.rank == 0:
-        print(
-            f"prdp-hpc: failed, going on with the next experiment: {first}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return first
+            report = report_of(error)
+        reports: list[Report] = [found for found in world.allgather(report) if found is not None]
+    if not reports:
+        return None
+    chosen = reports[first(reports)]
+    if world.rank == 0:
+        text = f"failed, going on with the next experiment: {chosen.text}"
+        trace = "" if chosen.expected else chosen.trace
+        print(f"prdp-hpc: {text}\n{trace}", end="", file=sys.stderr, flush=True)
+    return chosen.text
 
 
 def _results(

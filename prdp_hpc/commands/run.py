@@ -9,7 +9,15 @@ from typing import Any
 
 from prdp_hpc.collective import call_together
 from prdp_hpc.config import ExperimentConfig, load_config
-from prdp_hpc.learning.experiment import RunFolderError, process_mesh, run_experiment, run_folder
+from prdp_hpc.files import file_errors
+from prdp_hpc.learning.experiment import (
+    RunFolderError,
+    process_mesh,
+    run_experiment,
+    run_folder,
+    run_lock,
+)
+from prdp_hpc.locks import FOLDER_LOCK, LockedError, is_locked
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report import load_run, plot_run, run_table
 
@@ -19,9 +27,10 @@ def run(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config)
-    if arguments.overwrite:
-        remove(mesh, folder)
-    train_and_plot(config, mesh, folder, arguments.resume)
+    with run_lock(mesh, folder):
+        if arguments.overwrite:
+            remove(mesh, folder)
+        train_and_plot(config, mesh, folder, arguments.resume)
     if mesh.is_root:
         print(run_table([load_run(folder)]))
         print(f"\nrun folder: {folder}\nfigure:     {figure_of(folder)}")
@@ -45,15 +54,26 @@ def figure_of(folder: Path) -> Path:
 
 
 def remove(mesh: ProcessMesh, folder: Path) -> None:
-    """Remove an earlier run or comparison; collective. `RunFolderError` for a folder that holds
-    something else.
+    """Remove what an earlier run or comparison left in its folder, whose lock is held; collective.
+
+    `RunFolderError` for a folder that holds something else.
     """
     call_together(mesh.world, lambda: _remove(folder) if mesh.is_root else None)
 
 
 def _remove(folder: Path) -> None:
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
+    with file_errors(folder, "cannot be removed", "choose another name=… or output=…"):
+        content = [path for path in folder.iterdir() if path.name != FOLDER_LOCK]
+        if content:
+            _check_removable(folder)
+        for path in content:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _check_removable(folder: Path) -> None:
     if not any(
         (folder / "config.yaml").is_file()
         for folder in (folder, *folder.glob("prdp"), *folder.glob("seed_*/prdp"))
@@ -62,4 +82,9 @@ def _remove(folder: Path) -> None:
             f"{folder} holds no run, so --overwrite does not remove it: choose another name=… or "
             "output=…"
         )
-    shutil.rmtree(folder)
+    used = next((lock.parent for lock in folder.rglob(FOLDER_LOCK) if is_locked(lock)), None)
+    if used is not None:
+        raise LockedError(
+            f"{used} is being written by another job, so --overwrite does not remove {folder}: "
+            "wait until it ends or end it, or choose another name=… or output=…"
+        )

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from prdp_hpc.config import ExperimentConfig, InverseConfig, load_config
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
 SIGNAL_SECONDS = 120
@@ -35,7 +36,7 @@ _ADVICE = {
 }
 
 
-class SubmitError(ValueError):
+class SubmitError(InputError):
     """A job that does not fit the config, or that sbatch refused."""
 
 

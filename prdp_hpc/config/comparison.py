@@ -5,15 +5,25 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from prdp_hpc.config.models import Count, Level, Positive, Section, SolverSection
+from prdp_hpc.config.models import Count, Level, Section, Share, SolverSection
 from prdp_hpc.errors import InputError
-from prdp_hpc.refinement import check_level
 
-Share = Annotated[Positive, Field(lt=1)]
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _OWN_NAMES = re.compile(r"prdp|full|constant_.*|seed_.*|figures")
+
+
+def _baseline_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or _OWN_NAMES.fullmatch(name):
+        raise InputError(
+            "a baseline's name is a word in small letters, as plain_gmres, that no other run has, "
+            f"not {name!r}"
+        )
+    return name
+
+
+BaselineName = Annotated[str, AfterValidator(_baseline_name)]
 
 
 class BaselineSection(Section):
@@ -23,13 +33,6 @@ class BaselineSection(Section):
 
     solver: SolverSection
     level: Level | None = None
-
-    @field_validator("level")
-    @classmethod
-    def _a_level(cls, value: Any) -> Any:
-        if value is not None:
-            check_level(value)
-        return value
 
 
 class TargetSection(Section):
@@ -50,27 +53,14 @@ class ComparisonSection(Section):
 
     seeds: Count | None = None
     constant_levels: tuple[Level, ...] = ()
-    baselines: dict[str, BaselineSection] = Field(default_factory=dict)
+    baselines: dict[BaselineName, BaselineSection] = Field(default_factory=dict)
     targets: dict[str, TargetSection] = Field(default_factory=dict)
 
     @field_validator("constant_levels")
     @classmethod
     def _levels(cls, value: Any) -> Any:
-        for level in value:
-            check_level(level)
         if len(set(value)) < len(value):
             raise InputError(f"constant_levels are given twice: {list(value)}")
-        return value
-
-    @field_validator("baselines")
-    @classmethod
-    def _names(cls, value: Any) -> Any:
-        for name in value:
-            if not _NAME.fullmatch(name) or _OWN_NAMES.fullmatch(name):
-                raise InputError(
-                    "a baseline's name is a word in small letters, as plain_gmres, that no other "
-                    f"run has, not {name!r}"
-                )
         return value
 
     @model_validator(mode="after")

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
 
-class ConfigError(ValueError):
+from prdp_hpc.config.paths import KeyPath, key_path, tags
+from prdp_hpc.errors import InputError, PrdpError
+
+
+class ConfigError(InputError):
     """A config that does not do; one message lists everything that is wrong with it."""
 
 
@@ -18,43 +24,58 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(words)}"
 
 
-def explain(error: dict[str, Any], known: Iterable[str]) -> str:
-    """One pydantic error as `key: what is wrong; what is allowed`."""
-    where = location(error) or "config"
+def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """Each wrong key once, as `key: what is wrong; what is allowed`.
+
+    Raises what a validator raised by mistake, which pydantic takes for a wrong value.
+    """
+    found: dict[tuple[int | str, ...], str] = {}
+    for one in error.errors():
+        _raise_bug(one.get("ctx", {}).get("error"))
+        path = _path(model, dict(one))
+        # One value that fits no member of a union gives one error a member; the first says enough.
+        found.setdefault(path.keys, _sentence(path, dict(one)))
+    # Of a union's members, the one that the value came further with is the one that was meant.
+    return [
+        f"{'.'.join(map(str, keys)) or 'config'}: {text}"
+        for keys, text in found.items()
+        if not any(other[: len(keys)] == keys and other != keys for other in found)
+    ]
+
+
+def _raise_bug(cause: object) -> None:
+    if isinstance(cause, Exception) and not isinstance(cause, PrdpError):
+        raise cause from None
+
+
+def _path(model: type[BaseModel], error: dict[str, Any]) -> KeyPath:
+    """Where the key is wrong that chooses the member of a union, pydantic tells the union's."""
+    path = key_path(model, error["loc"])
+    tagged = error["type"] in ("union_tag_invalid", "union_tag_not_found")
+    return replace(path, keys=(*path.keys, _discriminator(error))) if tagged else path
+
+
+def _sentence(path: KeyPath, error: dict[str, Any]) -> str:
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        return f"{where}: unknown key; {nearest(str(error['loc'][-1]), known)}"
+        return f"unknown key; {nearest(str(path.keys[-1]), path.siblings)}"
     if kind == "missing":
-        return f"{where}: must be given"
+        return "must be given"
     if kind == "union_tag_not_found":
-        known_tags = _PDES if _tag(error) == "pde" else _KINDS
-        return f"{where}: the key {_tag(error)} must be given, one of {known_tags}"
+        return f"must be given, one of {_choices(path, error)}"
     if kind == "union_tag_invalid":
-        return (
-            f"{where}: {_tag(error)} {error['ctx']['tag']!r} is not known here, choose one of "
-            f"{error['ctx']['expected_tags']}"
-        )
+        known = _choices(path, error)
+        return f"{error['ctx']['tag']!r} is not known here, choose one of {known}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"must be a section with keys, not {given!r}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     shown = "" if kind == "value_error" or isinstance(given, dict) else f", not {given!r}"
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    return f"{message[0].lower()}{message[1:]}{shown}"
 
 
-def location(error: dict[str, Any]) -> str:
-    """The dotted key that an error is about.
-
-    Pydantic puts the member of a union that it tried into the path; users know keys only.
-    """
-    parts = [str(part) for part in error["loc"]]
-    if len(parts) > 1 and parts[-1] in _TYPES:
-        parts.pop()
-    return ".".join(part for part in parts if "[" not in part and part not in _TAGS)
-
-
-_TYPES = ("str", "int", "float", "bool", "none")
-_TAGS = ("iterations", "tolerances", "mlp", "resnet", "heat", "burgers", "navier_stokes")
-_KINDS = "'iterations', 'tolerances', 'levels'"
-_PDES = "'heat', 'burgers', 'navier_stokes'"
-
-
-def _tag(error: dict[str, Any]) -> str:
+def _discriminator(error: dict[str, Any]) -> str:
     return str(error["ctx"]["discriminator"]).strip("'")
+
+
+def _choices(path: KeyPath, error: dict[str, Any]) -> str:
+    return ", ".join(map(repr, tags(path.annotation, _discriminator(error))))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from prdp_hpc.config.comparison import ComparisonSection
-from prdp_hpc.config.errors import ConfigError, explain, location, nearest
+from prdp_hpc.config.errors import ConfigError, nearest, problems
 from prdp_hpc.config.models import (
     CorrectorDataSection,
     CorrectorSection,
@@ -177,12 +177,8 @@ def validated(model: type[M], content: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        # One value that fits no member of a union gives one error a member; the first says enough.
-        first = {location(dict(one)): dict(one) for one in reversed(error.errors())}
-        problems = [
-            explain(one, _known_keys(model, one["loc"])) for one in reversed(first.values())
-        ]
-        lines = problems[0] if len(problems) == 1 else "\n  " + "\n  ".join(problems)
+        found = problems(model, error)
+        lines = found[0] if len(found) == 1 else "\n  " + "\n  ".join(found)
         raise ConfigError(f"{source}: {lines}") from None
 
 
@@ -214,21 +210,19 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a YAML file; `ConfigError` where it cannot be read, or gives a key twice."""
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
     try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
-        there = (
-            sorted(other.name for other in path.parent.glob("*.y*ml"))
-            if path.parent.is_dir()
-            else []
-        )
+        there = sorted(other.name for other in path.parent.glob("*.y*ml"))
         raise ConfigError(
             f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")
         ) from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; give another file, or the right to read it"
+        ) from error
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not a text file; give the YAML file of a config") from None
     except ConfigError as error:
@@ -268,36 +262,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 def _what(content: Any) -> str:
     return "nothing" if content is None else f"a {type(content).__name__}"
-
-
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:
-    """The keys allowed beside the one that an error is about."""
-    models = [model]
-    for part in location[:-1]:
-        inner = [
-            found
-            for one in models
-            if part in one.model_fields
-            for found in _models(one.model_fields[str(part)].annotation)
-        ]
-        # Pydantic puts the tag of a union's member into the path.
-        tagged = [one for one in models if part in _tags(one)]
-        models = inner or tagged or models
-    return {key for one in models for key in one.model_fields}
-
-
-def _tags(model: type[BaseModel]) -> set[Any]:
-    """The values by which a model is told from the other members of a union."""
-    return {
-        tag
-        for key in ("kind", "pde")
-        if key in model.model_fields
-        for tag in get_args(model.model_fields[key].annotation)
-    }
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models within an annotation, through unions and Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]

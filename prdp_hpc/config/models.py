@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -43,8 +44,14 @@ def _number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 
+def _level(value: int | float) -> int | float:
+    check_level(value)
+    return value
+
+
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Level = Annotated[int | float, BeforeValidator(_number)]
+Share = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1, allow_inf_nan=False)]
+Level = Annotated[int | float, BeforeValidator(_number), AfterValidator(_level)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Boundary = Literal["dirichlet", "neumann", "periodic"]
@@ -109,8 +116,13 @@ class IterationLadderSection(Section):
     step: Count = 1
     stop: Count = 60
 
+    @model_validator(mode="after")
+    def _buildable(self) -> IterationLadderSection:
+        self.build()
+        return self
+
     def build(self) -> IterationLadder:
-        """The ladder; `ValueError` if stop is below start."""
+        """The ladder; `InputError` if stop is below start."""
         return IterationLadder(self.start, self.step, self.stop)
 
 
@@ -118,12 +130,17 @@ class ToleranceLadderSection(Section):
     """Tolerances start, start · factor, …, stop."""
 
     kind: Literal["tolerances"]
-    start: Float = 1e-1
-    factor: Float = 1e-1
-    stop: Float = 1e-8
+    start: Share = 1e-1
+    factor: Share = 1e-1
+    stop: Share = 1e-8
+
+    @model_validator(mode="after")
+    def _buildable(self) -> ToleranceLadderSection:
+        self.build()
+        return self
 
     def build(self) -> ToleranceLadder:
-        """The ladder; `ValueError` for numbers that do not descend within (0, 1)."""
+        """The ladder; `InputError` for numbers that do not descend within (0, 1)."""
         return ToleranceLadder(self.start, self.factor, self.stop)
 
 
@@ -133,8 +150,14 @@ class ExplicitLadderSection(Section):
     kind: Literal["levels"]
     levels: tuple[Level, ...]
 
+    @field_validator("levels")
+    @classmethod
+    def _refining(cls, value: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        ExplicitLadder(value)
+        return value
+
     def build(self) -> ExplicitLadder:
-        """The ladder; `ValueError` for levels that do not refine."""
+        """The ladder; `InputError` for levels that do not refine."""
         return ExplicitLadder(self.levels)
 
 
@@ -162,8 +185,6 @@ class RefinementSection(Section):
 
     @model_validator(mode="after")
     def _buildable(self) -> RefinementSection:
-        if self.level is not None:
-            check_level(self.level)
         if self.schedule == "manual" and 0 not in self.manual:
             raise InputError(
                 "schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}"

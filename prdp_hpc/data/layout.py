@@ -15,15 +15,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from prdp_hpc.errors import InputError
+
 GROUPS = ("train", "validation")
 DATASET = "trajectories"
 FORMAT = "prdp-hpc trajectories 1"
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data file that does not do; the message names the file, the data set, and what was
     expected.
     """
+
+
+def reason_of(error: OSError) -> str:
+    """Why HDF5 could not open, read or write a file; of a lock, what to do about it."""
+    text = error.strerror or str(error)
+    if "unable to lock" not in str(error):
+        return text
+    return (
+        f"{text}: HDF5 locks the files that it opens, so either another process is writing to this "
+        "one: close it there, or wait; or its file system has no locks: set "
+        "HDF5_USE_FILE_LOCKING=FALSE"
+    )
 
 
 @dataclass(frozen=True)

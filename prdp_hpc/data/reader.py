@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from prdp_hpc.data.layout import DATASET, GROUPS, DataError
+from prdp_hpc.data.layout import DATASET, GROUPS, DataError, reason_of
 
 
 class TrajectoryFile:
@@ -78,8 +78,8 @@ class TrajectoryFile:
             except OSError as error:
                 raise DataError(
                     f"{self.path}: data set {group}/{DATASET} cannot be read, the file is damaged: "
-                    f"{error}"
-                ) from None
+                    f"{reason_of(error)}"
+                ) from error
         if array.ndim == len(self.shape) + 2:
             array = array[:, :, None]
         finite = np.isfinite(array)
@@ -92,17 +92,19 @@ class TrajectoryFile:
         return np.ascontiguousarray(array)
 
     def _open(self) -> h5py.File:
-        if not self.path.exists():
-            raise DataError(
-                f"{self.path}: no such data file; give another data.file, or leave it out to have "
-                "the data generated"
-            )
-        if self.path.is_dir():
-            raise DataError(f"{self.path}: is a folder; data.file must name an HDF5 file")
         try:
+            if not self.path.exists():
+                raise DataError(
+                    f"{self.path}: no such data file; give another data.file, or leave it out to "
+                    "have the data generated"
+                )
+            if self.path.is_dir():
+                raise DataError(f"{self.path}: is a folder; data.file must name an HDF5 file")
             return h5py.File(self.path, "r")
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be read as HDF5: {error}") from None
+            raise DataError(
+                f"{self.path}: cannot be read as HDF5: {reason_of(error)}; give another data file"
+            ) from error
 
     def _checked(self, file: h5py.File, group: str) -> Any:
         name = f"{group}/{DATASET}"

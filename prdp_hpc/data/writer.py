@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +19,9 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.collective import call_together
-from prdp_hpc.data.layout import DATASET, DataError, TrajectoryAttributes
-from prdp_hpc.files import atomic_path
+from prdp_hpc.data.layout import DATASET, DataError, TrajectoryAttributes, reason_of
+from prdp_hpc.files import atomic_path, remove_leftovers
+from prdp_hpc.locks import locked
 
 
 class TrajectoryWriter:
@@ -26,10 +29,10 @@ class TrajectoryWriter:
     over `comm`.
 
     Where h5py is built with MPI, all ranks write one file together. Elsewhere each rank writes a
-    file of its own into the folder `<name>.<token>.parts`, and `path` joins them by virtual data
+    file of its own into the folder `<file>.<token>.parts`, and `path` joins them by virtual data
     sets: with that folder it can be moved and is read as one file. One rank always writes one plain
     file. `path` appears, whole, when the context ends without an error; until then an earlier file
-    stands.
+    stands. No other job can write to `path` in the meantime (`prdp_hpc.locks`).
 
     Parameters
     ----------
@@ -42,6 +45,8 @@ class TrajectoryWriter:
     ------
     DataError
         On all ranks, if the file cannot be written.
+    LockedError
+        On all ranks, if another job is writing it.
 
     Source: HDF5 reference manual, virtual data sets; h5py documentation, Parallel HDF5.
     """
@@ -60,15 +65,21 @@ class TrajectoryWriter:
         self._part, self._dtype = tuple(part), np.dtype(dtype)
         self._together = comm.size > 1 and bool(h5py.get_config().mpi)
         self._separate = comm.size > 1 and not self._together
+        self._lock, self._written = ExitStack(), False
         token = comm.bcast(secrets.token_hex(4))
-        self._parts = self._path.with_name(f"{self._path.stem}.{token}.parts")
+        self._parts = self._path.with_name(f"{self._path.name}.{token}.parts")
         self._temporary = self._path.with_name(f".{self._path.stem}.{token}{self._path.suffix}")
         self._file: Any = None
         self._all_parts = comm.allgather(self._part)
 
     def __enter__(self) -> TrajectoryWriter:
-        self._attempt(self._make_folders if self._comm.rank == 0 else lambda: None)
-        self._attempt(self._open)
+        with ExitStack() as undo:
+            undo.callback(self._clean)
+            self._attempt(self._make_folders if self._comm.rank == 0 else lambda: None)
+            advice = "wait until it ends, or choose another --out"
+            undo.enter_context(locked(self._comm, self._path, advice))
+            self._attempt(self._open)
+            self._lock = undo.pop_all()
         return self
 
     def write(self, group: str, first: int, trajectories: NDArray[Any]) -> None:
@@ -94,18 +105,14 @@ class TrajectoryWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            # The others may never come here: what is collective must be left alone.
-            if not self._together and self._file is not None:
+        with self._lock:
+            if kind is None:
+                self._attempt(self._close)
+                self._attempt(self._finish if self._comm.rank == 0 else lambda: None)
+                self._written = True
+            elif not self._together and self._file is not None:
+                # The others may never come here: what is collective must be left alone.
                 self._file.close()
-            self._clean()
-            return
-        try:
-            self._attempt(self._close)
-            self._attempt(self._finish if self._comm.rank == 0 else lambda: None)
-        except DataError:
-            self._clean()
-            raise
 
     def _make_folders(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,9 +154,12 @@ class TrajectoryWriter:
             with self._temporary.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(self._temporary, self._path)
-        for old in self._path.parent.glob(f"{self._path.stem}.*.parts"):
-            if not (self._separate and old == self._parts):
+        # Those of this file alone: `heat.h5` must leave `heat.fine.h5` and `heat.hdf5` theirs.
+        own_parts = re.compile(rf"{re.escape(self._path.name)}\.[0-9a-f]{{8}}\.parts")
+        for old in self._path.parent.iterdir():
+            if own_parts.fullmatch(old.name) and not (self._separate and old == self._parts):
                 shutil.rmtree(old, ignore_errors=True)
+        remove_leftovers(self._path)
 
     def _join(self, temporary: Path) -> None:
         with h5py.File(temporary, "w", libver="latest") as file:
@@ -168,7 +178,9 @@ class TrajectoryWriter:
                 file.create_group(group).create_virtual_dataset(DATASET, layout, fillvalue=np.nan)
 
     def _clean(self) -> None:
-        """Remove what this attempt wrote."""
+        """Remove what this attempt wrote, unless it has come to its end."""
+        if self._written:
+            return
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
             if self._separate:
@@ -182,10 +194,10 @@ class TrajectoryWriter:
             try:
                 action()
             except OSError as error:
-                reason = error.strerror or error
                 raise DataError(
-                    f"{self._path}: cannot be written ({reason}); choose another output=… or --out"
-                ) from None
+                    f"{self._path}: cannot be written ({reason_of(error)}); choose another "
+                    "output=… or --out"
+                ) from error
 
         call_together(self._comm, named)
 

@@ -28,7 +28,7 @@ LONGEST_WAIT = 2.0
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint is missing, damaged, foreign or of other settings; the message names the file
     and what to do.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from prdp_hpc.config import (
     write_resolved,
 )
 from prdp_hpc.data import GROUPS, TrajectoryFile
-from prdp_hpc.files import write_json
+from prdp_hpc.errors import InputError
+from prdp_hpc.files import file_errors, write_json
 from prdp_hpc.grid import Grid
 from prdp_hpc.learning.checkpoint import Checkpoints
 from prdp_hpc.learning.corrector import CorrectorTask
@@ -29,12 +31,13 @@ from prdp_hpc.learning.supervised import SupervisedTask
 from prdp_hpc.learning.task import Task
 from prdp_hpc.learning.trainer import Trainer
 from prdp_hpc.linalg import Solver
+from prdp_hpc.locks import locked
 from prdp_hpc.mesh import ProcessMesh
 
 Config = ExperimentConfig
 
 
-class RunFolderError(ValueError):
+class RunFolderError(InputError):
     """The run's folder holds another run already."""
 
 
@@ -63,10 +66,26 @@ def run_experiment(
     ------
     ValueError
         For a config, data file, grid or folder that does not do; the same on all ranks.
+    LockedError
+        When another job trains in `folder`.
     SolveError
         When a solve fails.
     """
-    _on_root(mesh, lambda: _prepare_folder(folder, resume))
+    with run_lock(mesh, folder):
+        return _run(config, mesh, folder, resume)
+
+
+@contextmanager
+def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
+    """Keep other jobs from writing to a run's or comparison's folder, which is made; collective."""
+    _on_root(mesh, lambda: _make_folder(folder))
+    advice = "wait until it ends or end it, or choose another name=… or output=…"
+    with locked(mesh.world, folder, advice, folder=True):
+        yield
+
+
+def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
+    _on_root(mesh, lambda: _check_folder(folder, resume))
     solver = build_solver(config)
     task = build_task(config, mesh, solver)
     checkpoints = Checkpoints(
@@ -90,9 +109,7 @@ def run_experiment(
     _on_root(mesh, lambda: _write_config(config, folder))
     last = trainer.run()
     summary = summarise(config, mesh, last)
-    if mesh.is_root:
-        write_json(folder / "summary.json", summary)
-    mesh.world.barrier()
+    _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
 
 
@@ -140,12 +157,22 @@ def open_data(
     collective.
     """
     path = Path(config.data.file) if config.data.file else generated_path(config)
-    missing = config.data.file is None and mesh.world.bcast(not path.exists())
-    if missing:
-        call_together(
-            mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
-        )
+    if config.data.file is None and _is_missing(mesh, path):
+        # Another job that generates the same data is waited for; then they are there.
+        with locked(mesh.world, path, "wait until it ends", wait=True):
+            if _is_missing(mesh, path):
+                call_together(
+                    mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
+                )
     return call_together(mesh.world, lambda: _fitting_file(path, config, groups))
+
+
+def _is_missing(mesh: ProcessMesh, path: Path) -> bool:
+    def missing() -> bool:
+        with file_errors(path, "cannot be read", "choose another output=…"):
+            return not path.exists()
+
+    return bool(mesh.world.bcast(call_together(mesh.world, missing)))
 
 
 def _fitting_file(path: Path, config: SupervisedConfig, groups: Sequence[str]) -> TrajectoryFile:
@@ -192,12 +219,15 @@ def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
     call_together(mesh.world, action if mesh.is_root else lambda: None)
 
 
-def _prepare_folder(folder: Path, resume: bool) -> None:
+def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and (folder / "metrics.jsonl").exists():
         raise RunFolderError(
             f"{folder} holds a run already: continue it with --resume, start anew with "
             "--overwrite, or choose another name=…"
         )
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,13 +9,15 @@ import numbers
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from tqdm import tqdm
 
-from prdp_hpc.files import to_json, write_text
+from prdp_hpc.errors import InputError
+from prdp_hpc.files import file_errors, to_json, write_text
 from prdp_hpc.report.runs import read_metrics
 
 Row = Mapping[str, Any]
@@ -23,7 +25,7 @@ MOST_LINES = 20
 """About as many lines of progress a long run logs, besides one for each change of level."""
 
 
-class MetricsError(ValueError):
+class MetricsError(InputError):
     """Metrics would overwrite or mix with those of another run."""
 
 
@@ -42,7 +44,11 @@ class MetricsWriter:
         self._board: Any = None
         if not active:
             return
-        path = Path(folder) / "metrics.jsonl"
+        path = self._path = Path(folder) / "metrics.jsonl"
+        with self._explained():
+            self._start(path, resume_epoch)
+
+    def _start(self, path: Path, resume_epoch: int | None) -> None:
         if resume_epoch is None and path.exists() and path.read_bytes().strip():
             raise MetricsError(
                 f"{path}: a run has already written here; resume it, or give the new run another "
@@ -63,15 +69,21 @@ class MetricsWriter:
         """
         if self._file is None:
             return
-        self._file.write(to_json(row) + "\n")
-        self._file.flush()
-        self._board.file_writer.add_summary(_summary(row), row["epoch"])
-        self._board.flush()
+        line, summary = to_json(row) + "\n", _summary(row)
+        with self._explained():
+            self._file.write(line)
+            self._file.flush()
+            self._board.file_writer.add_summary(summary, row["epoch"])
+            self._board.flush()
 
     def sync(self) -> None:
         """Let the lines written so far reach the disk; may be called from another thread."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with self._explained():
+                os.fsync(self._file.fileno())
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return file_errors(self._path, "cannot be written", "make room, then go on with --resume")
 
     def close(self) -> None:
         """Close the files; writing afterwards does nothing."""

@@ -6,13 +6,14 @@ import json
 import os
 from pathlib import Path
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_json
 
 WITHOUT_PROGRESS = 2
 """Restarts from the same place after which a requeued job gives up."""
 
 
-class RestartError(ValueError):
+class RestartError(InputError):
     """The run makes no progress."""
 
 

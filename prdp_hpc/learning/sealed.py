@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from prdp_hpc.errors import InputError
+
 SEAL = b"sha256:"
 SEALED_BYTES = len(SEAL) + 64
 BLOCK = 2**22
 
 
-class DamagedError(ValueError):
+class DamagedError(InputError):
     """A file is not what was written; the message says what is wrong with it."""
 
 

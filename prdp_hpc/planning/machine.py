@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.files import file_errors
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def load_machine(name: str) -> Machine:
     if name in MACHINES:
         return MACHINES[name]
     path = Path(name)
-    if not path.is_file():
+    with file_errors(path, "cannot be read", "give --machine another file"):
+        there = path.is_file()
+    if not there:
         presets = " nor ".join(MACHINES)
         raise InputError(
             f"--machine: {name!r} is neither {presets} nor a file; make one with "

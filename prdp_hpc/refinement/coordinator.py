@@ -11,7 +11,7 @@ from prdp_hpc.refinement.ladders import Ladder, Level
 FIRST_CHECKPOINT = 100.0
 
 
-class RefinementError(ValueError):
+class RefinementError(InputError):
     """The validation error is not a number: training has failed, and more accuracy would not mend
     it.
     """

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from prdp_hpc.files import file_errors
 from prdp_hpc.report.runs import ReportError, RunRecord, load_object, load_run, need
 
 EQUAL_WITHIN = 0.1
@@ -49,6 +50,11 @@ def load_comparison(folder: str | Path) -> ComparisonRecord:
     broken.
     """
     path = Path(folder)
+    with file_errors(path, "cannot be read", "give the folder of a comparison"):
+        return _load_comparison(path)
+
+
+def _load_comparison(path: Path) -> ComparisonRecord:
     if not path.is_dir():
         raise ReportError(
             f"{path}: no such folder; give the folder of a comparison, as in runs/heat_2d-compare"
@@ -94,9 +100,10 @@ def seed_folders(folder: Path, seeds: Sequence[int]) -> list[Path]:
 
 def is_comparison(folder: Path) -> bool:
     """Whether a folder holds the runs of a comparison."""
-    return any(
-        path.is_dir() for pattern in ("prdp", "seed_*/prdp") for path in folder.glob(pattern)
-    )
+    with file_errors(folder, "cannot be read", "give the folder of a run or a comparison"):
+        return any(
+            path.is_dir() for pattern in ("prdp", "seed_*/prdp") for path in folder.glob(pattern)
+        )
 
 
 def compare_runs(

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.errors import InputError
+from prdp_hpc.files import file_errors
+
 Column = NDArray[Any]
 
 COUNTERS = (
@@ -37,7 +40,7 @@ SUMMARY_NUMBERS = (
 """Keys of `summary.json` that must be numbers."""
 
 
-class ReportError(ValueError):
+class ReportError(InputError):
     """A run's files are missing or broken; the message names the file, the line and what to do."""
 
 
@@ -75,6 +78,11 @@ def load_run(folder: str | Path) -> RunRecord:
     is broken.
     """
     path = Path(folder)
+    with file_errors(path, "cannot be read", "give the folder of a run, as in runs/heat_2d"):
+        return _load_run(path)
+
+
+def _load_run(path: Path) -> RunRecord:
     if not path.is_dir():
         raise ReportError(f"{path}: no such folder; give the folder of a run, as in runs/heat_2d")
     lines = read_metrics(path / "metrics.jsonl")

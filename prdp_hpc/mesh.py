@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 
-from prdp_hpc.collective import abort_on_error
+from prdp_hpc import job_end  # noqa: F401
 from prdp_hpc.errors import InputError
 from prdp_hpc.launch import launched_size, under_torchrun
 from prdp_hpc.placement import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
@@ -78,7 +78,6 @@ class ProcessMesh:
         # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a
         # failure.
         world = given.Split(0, places.index(given.rank))
-        abort_on_error(world)
         seats = [seats[rank] for rank in places]
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads_of(seats, world.rank))

@@ -54,7 +54,7 @@ def _copies(comm: MPI.Comm) -> Private:
     if comm.size == 1:
         return Private(comm, comm, comm, comm)
     world = MPI.COMM_WORLD
-    watchdog.start(world.rank, world.size, lambda: abort(1))
+    watchdog.start(world.rank, world.size, lambda: abort(world, 1))
     return Private(*(comm.Dup() for _ in Private._fields))
 
 

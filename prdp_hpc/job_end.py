@@ -60,12 +60,12 @@ def all_ranks_come(comm: MPI.Comm) -> bool:
     return completes(comm.Ibarrier(), RENDEZVOUS_SECONDS)
 
 
-def abort(code: int) -> None:
+def abort(comm: MPI.Comm, code: int) -> None:
     """End the whole job after what this rank has said last."""
     _flush()
     # What the launcher has not read when it is told to end all is lost.
     time.sleep(0.5)
-    MPI.COMM_WORLD.Abort(code)
+    comm.Abort(code)
 
 
 def _flush() -> None:
@@ -76,8 +76,9 @@ def _flush() -> None:
 
 def fail_alone(error: BaseException) -> None:
     """End the job because of an exception that this rank cannot tell the others."""
-    show(error, f"rank {MPI.COMM_WORLD.rank} failed while other ranks wait, ending the job:")
-    abort(1)
+    world = MPI.COMM_WORLD
+    show(error, f"rank {world.rank} failed while other ranks wait for it, ending the job:")
+    abort(world, 1)
 
 
 def show(error: BaseException, headline: str) -> None:
@@ -124,7 +125,7 @@ def install() -> None:
 
 
 def _come_first() -> None:
-    """Leave before the callbacks of libraries that were imported later: petsc4py's is collective."""
+    """Before the callbacks of libraries that were imported later: petsc4py's is collective."""
     atexit.unregister(_on_exit)
     atexit.register(_on_exit)
 
@@ -141,7 +142,7 @@ def _on_exception(
     others = _meet(_identity(error), RENDEZVOUS_SECONDS)
     if others is None:
         show(error, f"rank {world.rank} failed, ending the job on all {world.size} ranks:")
-        abort(130 if isinstance(error, KeyboardInterrupt) else 1)
+        abort(world, 130 if isinstance(error, KeyboardInterrupt) else 1)
         return
     _state.met = True
     if _first_to_tell(error, others):
@@ -166,7 +167,7 @@ def _on_exit() -> None:
             f"rank {world.rank} left with exit code {code} while other ranks go on, ending the job "
             f"on all {world.size} ranks"
         )
-        abort(code)
+        abort(world, code)
 
 
 def _code() -> int:
@@ -199,7 +200,7 @@ def _identity(error: BaseException) -> tuple[int, int]:
 
 def _first_to_tell(error: BaseException, others: NDArray[np.int64]) -> bool:
     """Whether this rank is the first of those that raised the same exception themselves."""
-    rank = MPI.COMM_WORLD.rank
+    rank = int(MPI.COMM_WORLD.rank)
     same = others[:, 1] == others[rank, 1]
     own = others[:, 0] == np.arange(len(others))
     if np.any(same & own):

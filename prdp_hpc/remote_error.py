@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import traceback
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 Simple = str | int | float | bool | None
@@ -38,7 +37,7 @@ class RemoteError(Exception):
         return f"rank {self.rank}: {label}{self.text}"
 
 
-class _RemoteTraceback(Exception):
+class _RemoteTraceback(Exception):  # noqa: N818 - as in multiprocessing
     """Stands for a traceback of another rank."""
 
     def __str__(self) -> str:
@@ -60,11 +59,10 @@ class Report:
     def of(cls, error: BaseException, rank: int) -> Report:
         """The report of an exception of this rank."""
         kind = type(error)
-        simple = {
-            name: value
-            for name, value in getattr(error, "__dict__", {}).items()
-            if isinstance(value, Simple)
-        }
+        values = dict(getattr(error, "__dict__", {}))
+        if isinstance(error, OSError):
+            values |= {"errno": error.errno, "strerror": error.strerror}
+        simple = {name: value for name, value in values.items() if isinstance(value, Simple)}
         text = text_of(error)
         return cls(rank, kind.__module__, kind.__qualname__, text, _frames(error), simple)
 
@@ -72,7 +70,8 @@ class Report:
         """The exception to raise on another rank."""
         known = _known(self.module, self.name)
         error = (_instance(known) if known is not None else None) or RemoteError()
-        error.__dict__.update(self.attributes)
+        for name, value in self.attributes.items():
+            setattr(error, name, value)
         error.rank, error.kind, error.text = self.rank, self.name, self.text
         error.args = (str(error),)
         error.__cause__ = _RemoteTraceback(f"On rank {self.rank}: {self.trace}")
@@ -114,7 +113,6 @@ def _instance(known: type[Exception]) -> RemoteError | None:
         return None
 
 
-@lru_cache
 def _remote(known: type[Exception]) -> type[RemoteError]:
     if issubclass(known, RemoteError):
         return known

@@ -13,6 +13,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
 
+from prdp_hpc.collective import raise_or_end_job, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
@@ -157,6 +158,7 @@ class LinearSystem:
         self.broken = False
         self._operator = weakref.ref(operator)
         self._report = solver.report
+        self._comm = operator.comm
         self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
         self._matrix = operator.matrix
         self._nullspace = operator.matrix.getNullSpace()
@@ -259,8 +261,10 @@ class LinearSystem:
             self._ksps["forward"].setOperators(self._matrix)
             ksp.setUp()
             ksp.setUpOnBlocks()
+            # A rank's own block may fail alone.
+            raise_together(self._comm, None)
         except PETSc.Error as error:
-            raise self.failure(direction, error) from error
+            raise_or_end_job(self._comm, self.failure(direction, error))
         finally:
             counters.seconds += time.perf_counter() - start
         counters.set_ups += 1
@@ -305,7 +309,7 @@ class LinearSystem:
                 if code < 0:
                     self._judge(direction, code, iterations, right, result)
         except PETSc.Error as error:
-            raise self.failure(direction, error) from error
+            raise_or_end_job(self._comm, self.failure(direction, error))
         finally:
             counters.seconds += time.perf_counter() - start
         return iterations

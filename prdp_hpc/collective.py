@@ -23,8 +23,8 @@ __all__ = [
     "abort",
     "all_ranks_come",
     "call_together",
-    "raise_or_end_job",
     "raise_together",
+    "tell_or_end_job",
 ]
 
 T = TypeVar("T")
@@ -39,25 +39,30 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
 
     Example: `raise_together(comm, None if ok else InputError("what, where, what to do"))`.
     """
-    _agree(comm, error, None)
+    remote = _exchange(comm, error, None)
+    if error is not None:
+        raise error
+    if remote is not None:
+        raise remote
 
 
-def raise_or_end_job(comm: MPI.Comm, error: Exception) -> None:
-    """Raise an error that came out of a collective library call, where the other ranks may be
-    waiting inside of it.
+def tell_or_end_job(comm: MPI.Comm, error: Exception) -> None:
+    """Before this rank raises an error that came out of a collective library call: make sure that
+    no other rank waits inside of that call.
 
-    All ranks raise as in `raise_together` if the others come to it too, within
-    `RENDEZVOUS_SECONDS`: to this function with errors of their own, or to `raise_together`. If they
-    do not, the job ends with the error and its rank, as nothing but that can free them.
+    Returns if the others come within `RENDEZVOUS_SECONDS`: to this function with errors of their
+    own, or to `raise_together`, which raises this one there. If they do not, the job ends with the
+    error and its rank: nothing else can free them.
     """
-    _agree(comm, error, RENDEZVOUS_SECONDS)
+    _exchange(comm, error, RENDEZVOUS_SECONDS)
 
 
-def _agree(comm: MPI.Comm, error: Exception | None, patience: float | None) -> None:
+def _exchange(
+    comm: MPI.Comm, error: Exception | None, patience: float | None
+) -> RemoteError | None:
+    """The error of the first rank that has one, for those that have none; collective."""
     if comm.size == 1:
-        if error is not None:
-            raise error
-        return
+        return None
     agreement = private(comm).agreement
     first = np.array(comm.rank if error is not None else comm.size, dtype=np.int64)
     request = agreement.Iallreduce(MPI.IN_PLACE, first, op=MPI.MIN)
@@ -65,13 +70,10 @@ def _agree(comm: MPI.Comm, error: Exception | None, patience: float | None) -> N
         fail_alone(error)
     request.Wait()
     if first == comm.size:
-        return
-    report = Report.of(error, MPI.COMM_WORLD.rank) if error is not None else None
-    report = agreement.bcast(report, root=int(first))
-    if error is not None:
-        raise error
-    assert report is not None
-    raise report.error()
+        return None
+    mine = Report.of(error, MPI.COMM_WORLD.rank) if error is not None else None
+    report: Report = agreement.bcast(mine, root=int(first))
+    return report.error()
 
 
 def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mpi4py import MPI
 
 from prdp_hpc import watchdog
-from prdp_hpc.job_end import abort
+from prdp_hpc.job_end import abort, take_part
 
 
 class Private(NamedTuple):
@@ -54,6 +54,7 @@ def _copies(comm: MPI.Comm) -> Private:
     if comm.size == 1:
         return Private(comm, comm, comm, comm)
     world = MPI.COMM_WORLD
+    take_part(comm)
     watchdog.start(world.rank, world.size, lambda: abort(world, 1))
     return Private(*(comm.Dup() for _ in Private._fields))
 

@@ -6,8 +6,9 @@ ranks:
 - An exception that nothing catches is printed once with its rank (the user's `sys.excepthook`
   prints it), whether one rank raises it or all. Unless all ranks leave together within seconds, the
   job is ended by MPI_Abort.
-- So is it when one rank leaves with another exit code than 0 by `sys.exit` or otherwise, while
-  others do not leave. With 0 a rank waits for the others, as always with MPI.
+- So it is when one rank leaves with another exit code than 0, by `sys.exit` or otherwise, while
+  others do not leave. With 0 a rank waits for the others, as always with MPI, but before PETSc is
+  finalised: that is collective, and would take other ranks' messages for its own.
 
 Processes that a rank has forked leave without touching MPI.
 """
@@ -17,12 +18,12 @@ from __future__ import annotations
 import atexit
 import hashlib
 import io
+import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -97,14 +98,22 @@ def say(text: str) -> None:
 
 @dataclass
 class _State:
-    """What this process knows about its end."""
+    """What this process knows about its end.
+
+    Attributes
+    ----------
+    process : the rank's own id.
+    failed : an exception came that nothing caught.
+    met : all ranks leave together.
+    everyone : all ranks use this package, so that a rank may wait for them.
+    print_exception : the user's hook.
+    """
 
     process: int = -1
     failed: bool = False
     met: bool = False
+    everyone: bool = False
     print_exception: Hook = sys.__excepthook__
-    print_thread_exception: Callable[[Any], Any] = threading.__excepthook__
-    threads: set[int] = field(default_factory=set)
 
     def is_a_rank(self) -> bool:
         """Whether this process is a rank of a running job, not a forked child of one."""
@@ -122,6 +131,12 @@ def install() -> None:
     _state.print_exception, sys.excepthook = sys.excepthook, _on_exception
     exit_code.watch(_come_first)
     atexit.register(_on_exit)
+
+
+def take_part(comm: MPI.Comm) -> None:
+    """Note that the ranks of a communicator use this package."""
+    _state.everyone |= comm.size == MPI.COMM_WORLD.size
+    _come_first()
 
 
 def _come_first() -> None:
@@ -158,16 +173,28 @@ def _on_exit() -> None:
         _flush()
         os._exit(_code())
     watchdog.stop()
-    code = _code()
-    if code == 0 or _state.met or not _state.is_a_rank():
+    code, world = _code(), MPI.COMM_WORLD
+    if _state.met or not _state.is_a_rank():
         return
-    if _meet((-1, code), EXIT_SECONDS) is None:
-        world = MPI.COMM_WORLD
+    if code == 0:
+        if _state.everyone:
+            _wait_for_all()
+    elif _meet((-1, code), EXIT_SECONDS) is None:
         say(
             f"rank {world.rank} left with exit code {code} while other ranks go on, ending the job "
             f"on all {world.size} ranks"
         )
         abort(world, code)
+
+
+def _wait_for_all() -> None:
+    """Wait until all ranks leave; nothing may be collective before."""
+    world = MPI.COMM_WORLD
+    request, _ = _come((-1, 0))
+    seconds = watchdog.limit() / 2
+    if seconds > 0.0 and not completes(request, seconds):
+        say(f"rank {world.rank} has come to its program's end and waits for the other ranks")
+    completes(request, math.inf)
 
 
 def _code() -> int:
@@ -182,10 +209,14 @@ def _code() -> int:
 
 def _meet(mine: tuple[int, int], seconds: float) -> NDArray[np.int64] | None:
     """What each rank has said when it left, `(size, 2)`; None if some rank does not leave soon."""
+    request, told = _come(mine)
+    return told if completes(request, seconds) else None
+
+
+def _come(mine: tuple[int, int]) -> tuple[MPI.Request, NDArray[np.int64]]:
     world = MPI.COMM_WORLD
     told = np.empty((world.size, 2), dtype=np.int64)
-    request = world.Iallgather(np.array(mine, dtype=np.int64), told)
-    return told if completes(request, seconds) else None
+    return world.Iallgather(np.array(mine, dtype=np.int64), told), told
 
 
 def _identity(error: BaseException) -> tuple[int, int]:

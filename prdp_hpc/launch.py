@@ -177,8 +177,8 @@ def _join_torchrun() -> None:
 
 
 def _start_manager(size: int) -> str:
-    """The port and the token of a new process manager. It ends by itself, not with rank 0: it has to
-    tell the others.
+    """The port and the token of a new process manager. It ends by itself, not with rank 0: it has
+    to tell the others.
     """
     manager = subprocess.Popen(
         [sys.executable, "-c", f"from prdp_hpc.pmi import serve; serve({size})"],

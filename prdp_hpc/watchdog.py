@@ -87,28 +87,27 @@ def _watch(rank: int, size: int, seconds: float, end_job: Callable[[], None]) ->
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
         # Looks are counted, not seconds: a job may be suspended in between.
         time.sleep(seconds / LOOKS)
-        now = {thread: _place(frame) for thread, frame in sys._current_frames().items()}
+        frames = sys._current_frames()
+        now = {thread: _place(frame) for thread, frame in frames.items()}
         looks = {
             thread: looks.get(thread, 0) + 1 if seen.get(thread) == place else 0
             for thread, place in now.items()
-            if place
         }
         seen = now
         for thread, count in looks.items():
-            if count == LOOKS // 2:
-                _tell(rank, size, thread, count * seconds / LOOKS, seconds)
-            # One look more, for ranks that came a moment later to tell where they wait.
-            if count > LOOKS + 1:
+            ours = _is_ours(frames[thread])
+            if count == LOOKS // 2 and (ours or thread == threading.main_thread().ident):
+                _tell(rank, size, frames[thread], count * seconds / LOOKS, seconds)
+            # Looks more, for ranks that came a moment later to tell where they wait.
+            if count > LOOKS + 1 and ours:
                 print(f"rank {rank}: ending the job on all {size} ranks", file=sys.__stderr__)
                 end_job()
+        # Frames keep the variables of their functions alive.
+        del frames
 
 
 def _place(frame: FrameType) -> tuple[Any, ...]:
-    """What tells whether a thread still stands in the same call; () where it is none of this
-    package's.
-    """
-    if not _is_ours(frame):
-        return ()
+    """What tells whether a thread still stands in the same call."""
     return (calls[0], *((id(level.f_code), level.f_lasti) for level in _stack(frame)))
 
 
@@ -129,13 +128,16 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _tell(rank: int, size: int, thread: int, waited: float, seconds: float) -> None:
+def _tell(rank: int, size: int, frame: FrameType, waited: float, seconds: float) -> None:
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
-    frame = sys._current_frames().get(thread)
+    end = (
+        f"; after {seconds:.0f} s the job ends ({VARIABLE}). Does every rank make this call?"
+        if _is_ours(frame)
+        else ""
+    )
     where = "".join(traceback.format_stack(frame))
     print(
-        f"rank {rank} of {size} has waited for other ranks since {since} ({waited:.0f} s); after "
-        f"{seconds:.0f} s the job ends ({VARIABLE}). Does every rank make this call?\n{where}",
+        f"rank {rank} of {size} has been in one call since {since} ({waited:.0f} s){end}\n{where}",
         file=sys.__stderr__,
         flush=True,
     )

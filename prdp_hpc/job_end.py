@@ -160,10 +160,10 @@ def _on_exception(
         abort(world, 130 if isinstance(error, KeyboardInterrupt) else 1)
         return
     _state.met = True
-    if _first_to_tell(error, others):
-        alike = np.flatnonzero((others[:, 1] == others[world.rank, 1]) & (others[:, 0] >= 0))
-        ranks = ", ".join(map(str, alike))
-        show(error, f"rank {ranks} failed:" if len(alike) == 1 else f"ranks {ranks} failed:")
+    ranks = _who_failed(others)
+    if world.rank == ranks[0]:
+        many = "s" if len(ranks) > 1 else ""
+        show(error, f"rank{many} {', '.join(map(str, ranks))} failed:")
 
 
 def _on_exit() -> None:
@@ -229,14 +229,11 @@ def _identity(error: BaseException) -> tuple[int, int]:
     return origin, int.from_bytes(number, "big")
 
 
-def _first_to_tell(error: BaseException, others: NDArray[np.int64]) -> bool:
-    """Whether this rank is the first of those that raised the same exception themselves."""
-    rank = int(MPI.COMM_WORLD.rank)
-    same = others[:, 1] == others[rank, 1]
-    own = others[:, 0] == np.arange(len(others))
-    if np.any(same & own):
-        return rank == int(np.flatnonzero(same & own)[0])
-    return rank == int(np.flatnonzero(same)[0])
+def _who_failed(others: NDArray[np.int64]) -> list[int]:
+    """The ranks that raised the same exception as this one themselves, or else heard of it."""
+    same = others[:, 1] == others[MPI.COMM_WORLD.rank, 1]
+    own = same & (others[:, 0] == np.arange(len(others)))
+    return [int(rank) for rank in np.flatnonzero(own if own.any() else same)]
 
 
 install()

@@ -379,13 +379,15 @@ class LinearSystem:
         return bool(solved)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
-        """What to raise for a PETSc call that failed: the operator's own exception if that was
-        why. Ends the job if other ranks wait inside that call.
+        """What to raise for a PETSc call that failed: the exception of the operator's or
+        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
+        call.
         """
         self.broken = True
-        operator, failure = self._operator(), None
+        operator = self._operator()
+        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
         if operator is not None:
-            failure, operator.failure = operator.failure, None
+            failure, operator.failure = operator.failure or failure, None
         if failure is None:
             level = self._levels[direction]
             failure = errors.petsc_failure(direction, self.method, error, level)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mpi4py import MPI
 
 from prdp_hpc import watchdog
-from prdp_hpc.job_end import abort, take_part
+from prdp_hpc.job_end import abort, ranks_use_package, take_part
 
 
 class Private(NamedTuple):
@@ -41,6 +41,7 @@ def private(comm: MPI.Comm) -> Private:
     MPI_Comm_create_keyval, MPI_Comm_dup.
     """
     watchdog.calls[0] += 1
+    take_part()
     if not _keyvals:
         _keyvals.append(MPI.Comm.Create_keyval(delete_fn=_free))
     found: Private | None = comm.Get_attr(_keyvals[0])
@@ -54,7 +55,7 @@ def _copies(comm: MPI.Comm) -> Private:
     if comm.size == 1:
         return Private(comm, comm, comm, comm)
     world = MPI.COMM_WORLD
-    take_part(comm)
+    ranks_use_package(comm)
     watchdog.start(world.rank, world.size, lambda: abort(world, 1))
     return Private(*(comm.Dup() for _ in Private._fields))
 

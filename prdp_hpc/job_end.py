@@ -10,6 +10,8 @@ ranks:
   others do not leave. With 0 a rank waits for the others, as always with MPI, but before PETSc is
   finalised: that is collective, and would take other ranks' messages for its own.
 
+- So it is with an exception in a thread that takes part in collective calls.
+
 Processes that a rank has forked leave without touching MPI.
 """
 
@@ -21,9 +23,10 @@ import io
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -106,14 +109,17 @@ class _State:
     failed : an exception came that nothing caught.
     met : all ranks leave together.
     everyone : all ranks use this package, so that a rank may wait for them.
-    print_exception : the user's hook.
+    threads : those besides the main thread that have taken part in collective calls.
+    print_exception, print_thread_exception : the user's hooks.
     """
 
     process: int = -1
     failed: bool = False
     met: bool = False
     everyone: bool = False
+    threads: set[int] = field(default_factory=set)
     print_exception: Hook = sys.__excepthook__
+    print_thread_exception: Callable[[Any], Any] = threading.__excepthook__
 
     def is_a_rank(self) -> bool:
         """Whether this process is a rank of a running job, not a forked child of one."""
@@ -129,14 +135,22 @@ def install() -> None:
         return
     _state.process = os.getpid()
     _state.print_exception, sys.excepthook = sys.excepthook, _on_exception
+    _state.print_thread_exception = threading.excepthook
+    threading.excepthook = _on_thread_exception
     exit_code.watch(_come_first)
     atexit.register(_on_exit)
 
 
-def take_part(comm: MPI.Comm) -> None:
-    """Note that the ranks of a communicator use this package."""
+def ranks_use_package(comm: MPI.Comm) -> None:
+    """Note that all ranks of a communicator have come here."""
     _state.everyone |= comm.size == MPI.COMM_WORLD.size
     _come_first()
+
+
+def take_part() -> None:
+    """Note that this thread takes part in a collective call."""
+    if threading.current_thread() is not threading.main_thread():
+        _state.threads.add(threading.get_ident())
 
 
 def _come_first() -> None:
@@ -164,6 +178,17 @@ def _on_exception(
     if world.rank == ranks[0]:
         many = "s" if len(ranks) > 1 else ""
         show(error, f"rank{many} {', '.join(map(str, ranks))} failed:")
+
+
+def _on_thread_exception(arguments: threading.ExceptHookArgs) -> None:
+    _state.print_thread_exception(arguments)
+    takes_part = threading.get_ident() in _state.threads and _state.is_a_rank()
+    if not takes_part or issubclass(arguments.exc_type, SystemExit):
+        return
+    if _meet((-1, 1), RENDEZVOUS_SECONDS) is None:
+        world = MPI.COMM_WORLD
+        say(f"rank {world.rank} failed in a thread, ending the job on all {world.size} ranks")
+        abort(world, 1)
 
 
 def _on_exit() -> None:

@@ -33,8 +33,8 @@ class RemoteError(Exception):
 
     def __str__(self) -> str:
         # The class's name where Python does not print it.
-        label = f"{self.kind}: " if type(self) is RemoteError else ""
-        return f"rank {self.rank}: {label}{self.text}"
+        label = self.kind if type(self) is RemoteError or not self.text else ""
+        return f"rank {self.rank}: {': '.join(part for part in (label, self.text) if part)}"
 
 
 class _RemoteTraceback(Exception):  # noqa: N818 - as in multiprocessing
@@ -116,6 +116,11 @@ def _instance(known: type[Exception]) -> RemoteError | None:
 def _remote(known: type[Exception]) -> type[RemoteError]:
     if issubclass(known, RemoteError):
         return known
-    names = {"__module__": known.__module__, "__qualname__": known.__qualname__}
-    kind: type[RemoteError] = type(known.__name__, (RemoteError, known), names)
+    names = {
+        "__module__": known.__module__,
+        "__qualname__": known.__qualname__,
+        "__str__": RemoteError.__str__,
+    }
+    # In this order, since some built-in classes make their instances in a way of their own.
+    kind: type[RemoteError] = type(known.__name__, (known, RemoteError), names)
     return kind

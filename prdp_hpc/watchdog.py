@@ -3,7 +3,8 @@
 A collective call behind a condition that holds on some ranks only (`if rank == 0: loss.backward()`)
 cannot be detected beforehand. The watchdog is one thread for each process, which costs nothing per
 call: twenty times within the limit it looks whether a thread stands in the same call into a
-library, made from this package, with no other collective call of this package in between. After
+library, made from this package, with no other collective call of this package, and no arithmetic of
+PETSc's, in between. After
 half of the limit it prints where, after all of it it ends the job. PETSc does not let other Python
 threads run while it works, so that a timer of `faulthandler` stands behind the thread: it fires
 where no Python has run for the whole limit.
@@ -108,7 +109,9 @@ def _watch(rank: int, size: int, seconds: float, end_job: Callable[[], None]) ->
 
 def _place(frame: FrameType) -> tuple[Any, ...]:
     """What tells whether a thread still stands in the same call."""
-    return (calls[0], *((id(level.f_code), level.f_lasti) for level in _stack(frame)))
+    petsc: Any = sys.modules.get("petsc4py.PETSc")
+    work = 0.0 if petsc is None else petsc.Log.getFlops()
+    return (calls[0], work, *((id(level.f_code), level.f_lasti) for level in _stack(frame)))
 
 
 def _is_ours(frame: FrameType) -> bool:

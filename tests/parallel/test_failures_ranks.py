@@ -56,6 +56,14 @@ options = {"pc_python_type": "__main__.Broken"}
 solve(operator, values, b, Solver("gmres", "python", 1e-8, petsc_options=options))
 """
 
+THREAD = """
+import threading
+thread = threading.Thread(target=lambda: (again(), fall(), again()))
+thread.start()
+thread.join()
+rank == 0 or again()
+"""
+
 HOOK = """
 x = again()
 x.register_hook(lambda _: fall())
@@ -98,6 +106,7 @@ CASES = {
     "gather": Case("Grid((6,)).gather(torch.ones(3 + rank))", "InputError: a field on this rank"),
     "halo": Case("Grid((6,)).halo(torch.ones(3 + rank))", "InputError: a field on this rank"),
     "a hook of autograd": Case(HOOK),
+    "a thread": Case(THREAD, rank="rank 1 failed in a thread"),
     "a local condition": Case(
         "x = again()\nif rank == 1: x.sum().backward()\nelse: again()",
         "rank 0 of 2 has been in one call since",
@@ -139,7 +148,7 @@ def jobs(request):
         for item in request.session.items
         if item.module is request.module and hasattr(item, "callspec")
     }
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         failing = {
             name: pool.submit(start, case.script, case.ranks, case.watchdog)
             for name, case in CASES.items()

@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
-import sys
-import time
-import traceback
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
 from mpi4py import MPI
 
+from prdp_hpc.communicators import private
+from prdp_hpc.job_end import (
+    RENDEZVOUS_SECONDS,
+    abort,
+    all_ranks_come,
+    completes,
+    fail_alone,
+)
+from prdp_hpc.remote_error import RemoteError, Report
+
+__all__ = [
+    "RemoteError",
+    "abort",
+    "all_ranks_come",
+    "call_together",
+    "raise_together",
+    "tell_or_end_job",
+]
+
 T = TypeVar("T")
-RENDEZVOUS_SECONDS = 5.0
-"""A rank that fails alone must not wait long for the others to fail too."""
 
 
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
     """Raise on every rank as soon as one rank has an error; collective.
 
-    The rank that found it raises its own error; the others raise one of the same type that names
-    the rank. Does nothing when no rank has an error.
+    A rank that has an error raises it. The others raise one that is an instance of the same class
+    and of `RemoteError`, names the rank in MPI.COMM_WORLD, and shows that rank's traceback. Does
+    nothing when no rank has an error.
+
+    Example: `raise_together(comm, None if ok else InputError("what, where, what to do"))`.
     """
-    if comm.size == 1:
-        if error is not None:
-            raise error
-        return
-    first = comm.allreduce(comm.rank if error is not None else comm.size, op=MPI.MIN)
-    if first == comm.size:
-        return
-    reported = comm.bcast(error if comm.rank == first else None, root=first)
+    remote = _exchange(comm, error, None)
     if error is not None:
         raise error
-    raise type(reported)(f"rank {first}: {reported}")
+    if remote is not None:
+        raise remote
+
+
+def tell_or_end_job(comm: MPI.Comm, error: Exception) -> None:
+    """Before this rank raises an error that came out of a collective library call: make sure that
+    no other rank waits inside of that call.
+
+    Returns if the others come within `RENDEZVOUS_SECONDS`: to this function with errors of their
+    own, or to `raise_together`, which raises this one there. If they do not, the job ends with the
+    error and its rank: nothing else can free them.
+    """
+    _exchange(comm, error, RENDEZVOUS_SECONDS)
+
+
+def _exchange(
+    comm: MPI.Comm, error: Exception | None, patience: float | None
+) -> RemoteError | None:
+    """The error of the first rank that has one, for those that have none; collective."""
+    if comm.size == 1:
+        return None
+    agreement = private(comm).agreement
+    first = np.array(comm.rank if error is not None else comm.size, dtype=np.int64)
+    request = agreement.Iallreduce(MPI.IN_PLACE, first, op=MPI.MIN)
+    if error is not None and patience is not None and not completes(request, patience):
+        fail_alone(error)
+    request.Wait()
+    if first == comm.size:
+        return None
+    mine = Report.of(error, MPI.COMM_WORLD.rank) if error is not None else None
+    report: Report = agreement.bcast(mine, root=int(first))
+    return report.error()
 
 
 def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
@@ -48,48 +89,3 @@ def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
         raise
     raise_together(comm, None)
     return result
-
-
-def all_ranks_come(comm: MPI.Comm) -> bool:
-    """Whether every rank calls this, or a non-blocking barrier, within a few seconds; for ranks
-    whose work has failed.
-    """
-    request = comm.Ibarrier()
-    end = time.monotonic() + RENDEZVOUS_SECONDS
-    while time.monotonic() < end:
-        if request.Test():
-            return True
-        time.sleep(0.01)
-    return False
-
-
-def abort(comm: MPI.Comm, code: int) -> None:
-    """End the whole job after what this rank has said last."""
-    # What the launcher has not read when it is told to end all is lost.
-    time.sleep(0.5)
-    comm.Abort(code)
-
-
-def abort_on_error(comm: MPI.Comm) -> None:
-    """Make an exception that nothing catches end the whole job instead of leaving the other ranks
-    waiting.
-
-    Sets `sys.excepthook`; a no-op on one rank. MPI_Abort ends every process of the job within
-    seconds.
-    """
-    if comm.size == 1:
-        return
-
-    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        # Not sys.stderr: torch.distributed puts a hook around this one that keeps what is written
-        # there until the end.
-        print(
-            f"rank {comm.rank} failed, ending the job on all {comm.size} ranks:",
-            file=sys.__stderr__,
-        )
-        traceback.print_exception(kind, value, trace, file=sys.__stderr__)
-        if sys.__stderr__ is not None:
-            sys.__stderr__.flush()
-        abort(comm, 1)
-
-    sys.excepthook = hook

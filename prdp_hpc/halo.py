@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.partition import Partition
 from prdp_hpc.transport import Message, transport_for
@@ -57,6 +58,8 @@ class Halo:
         )
         self._inside = self._index(dim)
         self._check()
+        # Collective at first; some ranks may have no neighbour to exchange with.
+        private(partition.comm)
 
     def __call__(self, local: Tensor) -> Tensor:
         """The padded fields, in the memory format of the given ones."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
 
-from prdp_hpc.collective import abort_on_error
+from prdp_hpc.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.launch import launched_size, under_torchrun
 from prdp_hpc.placement import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
@@ -50,6 +50,7 @@ class ProcessMesh:
     grid_group: dist.ProcessGroup | None
     device: torch.device
     seats: tuple[Seat, ...]
+    _opened: tuple[dist.ProcessGroup | None, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def from_world(cls, grid_ranks: int = 1, comm: MPI.Comm | None = None) -> ProcessMesh:
@@ -60,15 +61,16 @@ class ProcessMesh:
         placement. Each rank gets its share of the node's cores as torch threads, at most
         SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any; a
         warning says where ranks have to share one. torch.distributed uses NCCL where each rank has
-        a GPU of its own, else gloo, through an address of rank 0 that all nodes reach. With more
-        than one rank, an uncaught exception on one rank ends the job.
+        a GPU of its own, else gloo, through an address of rank 0 that all nodes reach. A process
+        group that was started before is used as it is; its ranks must be numbered as those of
+        `world`.
 
         Raises
         ------
         ValueError
             On all ranks: if the number of ranks is not a multiple of `grid_ranks`, if the launcher
-            started processes that MPI does not know, if only some nodes have GPUs, or if the nodes
-            cannot reach each other.
+            started processes that MPI does not know, if only some nodes have GPUs, if the nodes
+            cannot reach each other, or if torch.distributed runs already with other ranks.
         """
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
@@ -78,7 +80,6 @@ class ProcessMesh:
         # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a
         # failure.
         world = given.Split(0, places.index(given.rank))
-        abort_on_error(world)
         seats = [seats[rank] for rank in places]
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads_of(seats, world.rank))
@@ -88,22 +89,30 @@ class ProcessMesh:
             torch.cuda.set_device(device)
         if world.rank == 0:
             _warn_of_shared_gpus(seats)
-        if world.size > 1 and not dist.is_initialized():
-            _start_torch_distributed(world, seats)
+        opened: list[dist.ProcessGroup | None] = []
+        if world.size > 1:
+            running = dist.is_initialized()
+            raise_together(world, _wrong_process_group(world))
+            if not running:
+                _start_torch_distributed(world, seats)
+                opened.append(dist.group.WORLD)
         replica, grid_rank = divmod(world.rank, grid_ranks)
         replicas = world.size // grid_ranks
         across = [[first + i * grid_ranks for i in range(replicas)] for first in range(grid_ranks)]
         within = [[i * grid_ranks + rank for rank in range(grid_ranks)] for i in range(replicas)]
         # Between CPUs halos go through MPI.
         needed = world.size > 1 and grid_ranks > 1 and dist.get_backend() == "nccl"
+        replica_groups = _groups(across) if replicas > 1 else []
+        grid_groups = _groups(within) if needed else []
         return cls(
             world,
             world.Split(replica, grid_rank),
             world.Split(grid_rank, replica),
-            _group(across)[grid_rank] if replicas > 1 else None,
-            _group(within)[replica] if needed else None,
+            replica_groups[grid_rank] if replica_groups else None,
+            grid_groups[replica] if grid_groups else None,
             device,
             tuple(seats),
+            (*replica_groups, *grid_groups, *opened),
         )
 
     @property
@@ -127,9 +136,11 @@ class ProcessMesh:
         return bool(self.world.rank == 0)
 
     def close(self) -> None:
-        """Free the communicators and stop `torch.distributed`; collective."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        """Free the communicators, and what was opened of `torch.distributed`; collective."""
+        for group in self._opened:
+            # Closing the group of all ranks has closed those made of it.
+            if dist.is_initialized():
+                dist.destroy_process_group(group)
         for comm in (self.grid_comm, self.replica_comm, self.world):
             comm.Free()
 
@@ -159,6 +170,27 @@ def _check_split(comm: MPI.Comm, grid_ranks: int) -> None:
             f"{comm.size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
             f"grid_ranks must be one of {fitting}, or start another number of ranks"
         )
+
+
+def _wrong_process_group(world: MPI.Comm) -> InputError | None:
+    """What is wrong with a torch.distributed that the user has started; collective."""
+    mine = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else None
+    found = world.allgather(mine)
+    wanted = [(rank, world.size) for rank in range(world.size)]
+    if found in (wanted, [None] * world.size):
+        return None
+    rank = next(rank for rank in range(world.size) if found[rank] != wanted[rank])
+    there = (
+        "runs on some ranks only"
+        if None in found
+        else f"numbers MPI rank {rank} of {world.size} as {found[rank][0]} of {found[rank][1]}"
+    )
+    return InputError(
+        f"torch.distributed was started before this mesh and {there}: leave it to "
+        "ProcessMesh.from_world, or call init_process_group on all ranks with "
+        "rank=MPI.COMM_WORLD.rank, world_size=MPI.COMM_WORLD.size; where the launcher deals the "
+        "ranks of a replica out to several nodes, only the former is possible"
+    )
 
 
 def _warn_of_shared_gpus(seats: Sequence[Seat]) -> None:
@@ -197,6 +229,6 @@ def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
 
 
-def _group(members: list[list[int]]) -> list[Any]:
+def _groups(members: list[list[int]]) -> list[Any]:
     """A group of torch.distributed for each list; every rank must take part in making each."""
     return [dist.new_group(ranks) for ranks in members]

@@ -5,7 +5,8 @@ MPICH and the MPIs made from it find each other through the text protocol PMI-1:
 its address under a key, waits in a barrier, and gets the others' addresses. `serve` does that in a
 process of its own.
 
-Each process first opens a line of its own (`join`) and never closes it: where it ends, the process
+Each process first opens a line of its own (`join`, with the token that the manager has made for its
+job) and never closes it: where it ends, the process
 has ended. When one has ended without finalising MPI while others use it, the manager ends too, and
 with it all lines, by which the others are killed (`prdp_hpc.launch`). torchrun itself ends only the
 processes of the node where one has died.
@@ -39,10 +40,12 @@ class ProcessManager:
         # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a
         # killed one left behind.
         self._name = f"prdp_hpc_{secrets.token_hex(8)}"
+        self.token = secrets.token_hex(16)
         self._values: dict[str, str] = {}
         self._barrier = threading.Barrier(size)
         self._changed = threading.Condition()
         self._nodes: dict[int, int] = {}
+        self._hosts: dict[int, str] = {}
         self._initialised: set[int] = set()
         self._finalised: set[int] = set()
         self._ended: set[int] = set()
@@ -76,23 +79,39 @@ class ProcessManager:
 
     def _accept(self) -> None:
         while True:
-            connection, _ = self._listener.accept()
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            connection, (host, _) = self._listener.accept()
+            threading.Thread(target=self._converse, args=(connection, host), daemon=True).start()
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _converse(self, connection: socket.socket, host: str) -> None:
         # Whoever says something else, as a port scanner, is nobody's loss.
         with connection, suppress(OSError, ValueError, KeyError, threading.BrokenBarrierError):
             stay_alive(connection)
             with connection.makefile("r", encoding="ascii", newline="\n") as lines:
                 said = _fields(lines.readline())
-                if said.get("cmd") == "join":
-                    self._wait_for_the_end(lines, int(said["rank"]), int(said["node"]))
-                elif said.get("cmd") == "initack":
+                if said.get("cmd") == "join" and self._is_one_of_us(said):
+                    self._wait_for_the_end(lines, int(said["rank"]), int(said["node"]), host)
+                elif said.get("cmd") == "initack" and self._may_initialise(said, host):
                     self._serve_mpi(connection, lines, int(said["pmiid"]))
 
-    def _wait_for_the_end(self, lines: TextIO, rank: int, node: int) -> None:
+    def _is_one_of_us(self, said: dict[str, str]) -> bool:
+        """Whether a process knows the token and is a rank that has not joined yet."""
+        known = secrets.compare_digest(said["token"].encode(), self.token.encode())
         with self._changed:
-            self._nodes[rank] = node
+            return (
+                known
+                and 0 <= int(said["rank"]) < self._size
+                and int(said["rank"]) not in self._nodes
+            )
+
+    def _may_initialise(self, said: dict[str, str], host: str) -> bool:
+        """Whether it is a rank that has joined from this host: MPI itself cannot tell the token."""
+        rank = int(said["pmiid"])
+        with self._changed:
+            return self._hosts.get(rank) == host and rank not in self._initialised
+
+    def _wait_for_the_end(self, lines: TextIO, rank: int, node: int, host: str) -> None:
+        with self._changed:
+            self._nodes[rank], self._hosts[rank] = node, host
             self._changed.notify_all()
         try:
             lines.read()
@@ -155,11 +174,11 @@ class ProcessManager:
 
 
 def serve(size: int) -> None:
-    """Print the port of a new manager and serve; ends the process with the reason if the job cannot
-    go on.
+    """Print the port and the token of a new manager and serve; ends the process with the reason if
+    the job cannot go on.
     """
     manager = ProcessManager(size)
-    print(manager.port, flush=True)
+    print(manager.port, manager.token, flush=True)
     if reason := manager.serve():
         sys.exit(f"prdp-hpc: {reason}: ending the job on all {size} ranks")
 

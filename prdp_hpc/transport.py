@@ -11,6 +11,8 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.communicators import private
+
 GPU_AWARE_VARIABLES = (
     "PRDP_GPU_AWARE_MPI",
     "MPICH_GPU_SUPPORT_ENABLED",
@@ -20,6 +22,9 @@ GPU_AWARE_VARIABLES = (
 """Set to 1 (or true) where MPI takes GPU memory; the first that is set decides. MPI itself cannot
 be asked portably.
 """
+
+DEVICE_TAGS = 1024
+"""Tags of messages between GPUs begin here."""
 
 
 @dataclass
@@ -73,21 +78,27 @@ def gpu_aware_mpi() -> bool:
 
 
 class MpiTransport:
-    """Point-to-point messages by MPI. `staged`: GPU memory is copied to the host and back."""
+    """Point-to-point messages and sums by MPI, on private copies of the communicator.
+
+    `staged`: GPU memory is copied to the host and back.
+    """
 
     def __init__(self, comm: MPI.Comm, staged: bool = False) -> None:
-        self._comm, self._staged = comm, staged
+        self._copies, self._staged = private(comm), staged
 
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
+        comm = self._copies.halos
         host = [self._there(message.tensor, fill=False) for message in received]
+        outgoing = [self._there(message.tensor, fill=True) for message in sent]
+        # Before MPI may write too: memory that torch gives out anew can still be in use by kernels
+        # that are queued.
+        _wait_for_device([*host, *outgoing])
         pending = [
-            self._comm.Irecv([_bytes(buffer), MPI.BYTE], message.rank, message.way)
+            comm.Irecv([_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
             for message, buffer in zip(received, host, strict=True)
         ]
-        outgoing = [self._there(message.tensor, fill=True) for message in sent]
-        _wait_for_device(outgoing)
         pending += [
-            self._comm.Isend([_bytes(buffer), MPI.BYTE], message.rank, message.way)
+            comm.Isend([_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
             for message, buffer in zip(sent, outgoing, strict=True)
         ]
         MPI.Request.Waitall(pending)
@@ -100,9 +111,9 @@ class MpiTransport:
         own = partial.detach().contiguous().clone()
         buffer = self._there(own, fill=True)
         _wait_for_device([buffer])
-        self._comm.Allreduce(
-            MPI.IN_PLACE, buffer.numpy() if buffer.device.type == "cpu" else buffer
-        )
+        copies = self._copies
+        comm = copies.sums if partial.device.type == "cpu" else copies.device_sums
+        comm.Allreduce(MPI.IN_PLACE, buffer.numpy() if buffer.device.type == "cpu" else buffer)
         TRAFFIC.reductions += 1
         return buffer if buffer is own else own.copy_(buffer)
 
@@ -169,6 +180,11 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _Total.apply(grads[0], ctx.transport), None  # type: ignore[no-untyped-call]
+
+
+def _tag(message: Message) -> int:
+    """Exchanges of the CPU and of a GPU are told apart: autograd runs them in two threads."""
+    return message.way if message.tensor.device.type == "cpu" else DEVICE_TAGS + message.way
 
 
 def _bytes(tensor: Tensor) -> Any:

@@ -226,6 +226,58 @@ def test_a_child_of_a_rank_under_torchrun_is_no_rank():
     assert found == [[[1]], [[1]]]
 
 
+CHILDREN = """
+import os, subprocess, sys
+import torch
+from torch.utils.data import DataLoader
+from prdp_hpc import ProcessMesh
+from prdp_hpc.collective import MPI
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, i):
+        return torch.tensor([i, MPI.COMM_WORLD.size])
+def ranks(*command):
+    return int(subprocess.check_output([*command, sys.executable, "-c", {child!r}]).split()[-1])
+if __name__ == "__main__":
+    world = ProcessMesh.from_world().world
+    found = [ranks(), ranks("sh", "-c", '"$@"; exit $?', "sh")]
+    for way in ("fork", "spawn", "forkserver"):
+        loader = DataLoader(Numbers(), num_workers=2, multiprocessing_context=way)
+        found += sum(batch.sum(0) for batch in loader).tolist()
+    if world.rank == 0:
+        found.append(ranks({mpiexec!r}, "-n", "2"))
+    world.barrier()
+    child = os.fork()
+    if child == 0:
+        sys.exit(7)
+    found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    found = world.gather(found)
+    if world.rank == 0:
+        print(found)
+"""
+
+
+def test_a_child_of_a_rank_under_mpirun_is_no_rank(tmp_path):
+    child = "from prdp_hpc import ProcessMesh; print(ProcessMesh.from_world().world.size)"
+    script = tmp_path / "script.py"
+    script.write_text(CHILDREN.format(child=child, mpiexec=MPIEXEC))
+    job = subprocess.run(
+        [MPIEXEC, "-n", "2", sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env=tiny.environment(),
+        check=False,
+    )
+    assert job.returncode == 0, job.stderr
+    # What is forked has MPI as it was there.
+    first, second = json.loads(job.stdout.splitlines()[-1])
+    alone, workers = [1, 1], [28, 16, 28, 8, 28, 8]
+    assert first == [*alone, *workers, 2, 7]
+    assert second == [*alone, *workers, 7]
+
+
 def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
     # MPICH would end by "Runtime environment uses unsupported PMI version PMIx".
     for rank in ("0", "1"):

@@ -39,6 +39,10 @@ class Served:
             ask(first, 0)
             yield ask
 
+    def join(self, rank, node=0):
+        """A rank's line, by which the manager knows that it lives."""
+        return self.connection(f"cmd=join rank={rank} node={node} token={self.manager.token}")
+
     def reason(self):
         """Why it ended."""
         self._thread.join(10)
@@ -67,7 +71,7 @@ def test_two_processes_exchange_addresses_and_finish():
     def process(rank):
         said = []
         with (
-            served.connection(f"cmd=join rank={rank} node={rank}"),
+            served.join(rank, node=rank),
             served.connection(f"cmd=initack pmiid={rank}") as ask,
         ):
             said += ask("cmd=init pmi_version=1 pmi_subversion=1", 5)
@@ -96,8 +100,8 @@ def test_two_processes_exchange_addresses_and_finish():
 
 def test_a_process_that_ends_in_the_middle_ends_the_job():
     served = Served(2)
-    with served.connection("cmd=join rank=0 node=0"), served.connection("cmd=initack pmiid=0"):
-        with served.connection("cmd=join rank=1 node=0"):
+    with served.join(0), served.connection("cmd=initack pmiid=0"):
+        with served.join(1):
             time.sleep(0.1)
             assert served.reasons == []
         assert served.reason() == "rank 1 has ended before the others"
@@ -106,7 +110,7 @@ def test_a_process_that_ends_in_the_middle_ends_the_job():
 def test_processes_that_never_use_mpi_may_end():
     served = Served(2)
     for rank in range(2):
-        with served.connection(f"cmd=join rank={rank} node=0"):
+        with served.join(rank):
             pass
     assert served.reason() == ""
 
@@ -117,17 +121,42 @@ def test_a_stranger_is_no_process_of_the_job():
         with served.connection(words):
             pass
     with (
-        served.connection("cmd=join rank=0 node=0"),
+        served.join(0),
         served.connection("cmd=initack pmiid=0") as ask,
     ):
         assert ask("cmd=finalize", 5)[-1] == "cmd=finalize_ack rc=0"
     assert served.reason() == ""
 
 
+def test_a_process_without_the_token_is_no_process_of_the_job():
+    served = Served(2)
+    wrong = "0" * 32
+    with (
+        served.connection("cmd=join rank=0 node=0") as without,
+        served.connection(f"cmd=join rank=1 node=0 token={wrong}") as guessed,
+        served.connection("cmd=initack pmiid=0") as early,
+    ):
+        # Closed at once: a rank's line stays open without a word.
+        assert [ask("x", 1) for ask in (without, guessed, early)] == [[""]] * 3
+    with (
+        served.join(0),
+        served.join(1),
+        served.join(1) as again,
+        served.connection("cmd=initack pmiid=0") as first,
+        served.connection("cmd=initack pmiid=1") as second,
+    ):
+        assert again("x", 1) == [""]
+        assert first("cmd=finalize", 5)[-1] == "cmd=finalize_ack rc=0"
+        assert second("cmd=finalize", 5)[-1] == "cmd=finalize_ack rc=0"
+        with served.connection("cmd=initack pmiid=0") as stranger:
+            assert stranger("cmd=finalize", 1) == [""]
+    assert served.reason() == ""
+
+
 def test_what_it_cannot_do_fails_at_once():
     served = Served(1)
     with (
-        served.connection("cmd=join rank=0 node=0"),
+        served.join(0),
         served.connection("cmd=initack pmiid=0") as ask,
     ):
         assert ask("cmd=spawn", 5)[-1] == ""
@@ -136,7 +165,7 @@ def test_what_it_cannot_do_fails_at_once():
 def test_processes_that_do_not_come_are_counted(monkeypatch):
     monkeypatch.setattr("prdp_hpc.pmi.PATIENCE", 0.2)
     served = Served(3)
-    with served.connection("cmd=join rank=0 node=0"):
+    with served.join(0):
         assert served.reason() == "only 1 of 3 processes have come in 0 s"
 
 

@@ -13,6 +13,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
 
+from prdp_hpc.collective import raise_together, tell_or_end_job
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
@@ -156,7 +157,7 @@ class LinearSystem:
         # Set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
         self.broken = False
         self._operator = weakref.ref(operator)
-        self._report = solver.report
+        self._report, self._comm = solver.report, operator.comm
         self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
         self._matrix = operator.matrix
         self._nullspace = operator.matrix.getNullSpace()
@@ -259,6 +260,8 @@ class LinearSystem:
             self._ksps["forward"].setOperators(self._matrix)
             ksp.setUp()
             ksp.setUpOnBlocks()
+            # What belongs to one rank alone may have failed there.
+            raise_together(self._comm, None)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
         finally:
@@ -376,15 +379,20 @@ class LinearSystem:
         return bool(solved)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
-        """What to raise for a PETSc call that failed: the operator's own exception if that was
-        why.
+        """What to raise for a PETSc call that failed: the exception of the operator's or
+        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
+        call.
         """
         self.broken = True
         operator = self._operator()
-        if operator is not None and operator.failure is not None:
-            failure, operator.failure = operator.failure, None
-            return failure
-        return errors.petsc_failure(direction, self.method, error, self._levels[direction])
+        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
+        if operator is not None:
+            failure, operator.failure = operator.failure or failure, None
+        if failure is None:
+            level = self._levels[direction]
+            failure = errors.petsc_failure(direction, self.method, error, level)
+        tell_or_end_job(self._comm, failure)
+        return failure
 
     def _counters(self, direction: str) -> Counters:
         return self._report.adjoint if direction == "adjoint" else self._report.forward

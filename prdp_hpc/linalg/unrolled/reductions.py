@@ -12,6 +12,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.communicators import private
+
 Pair = tuple[Tensor, Tensor]
 
 
@@ -19,7 +21,7 @@ def summed(local: Tensor, comm: MPI.Comm) -> Tensor:
     """The sum over all ranks, in a new tensor."""
     total = local.detach().contiguous().clone()
     if comm.size > 1:
-        comm.Allreduce(MPI.IN_PLACE, total.numpy())
+        private(comm).sums.Allreduce(MPI.IN_PLACE, total.numpy())
     return total
 
 

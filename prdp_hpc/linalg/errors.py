@@ -26,6 +26,14 @@ _ADVICE = {
     "singular matrix (a zero pivot): "
     "look for empty rows, give a nullspace if there is one, or try another pc",
 }
+# What an undeclared nullspace can lead to.
+_WHERE_SINGULAR = (
+    "DIVERGED_MAX_IT",
+    "DIVERGED_DTOL",
+    "DIVERGED_BREAKDOWN",
+    "DIVERGED_BREAKDOWN_BICG",
+    "DIVERGED_INDEFINITE_MAT",
+)
 _REASONS = {
     code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)
 }
@@ -59,11 +67,15 @@ def is_set_up_failure(code: int) -> bool:
 
 
 def failed_solve(
-    direction: str, method: str, code: int, iteration: int, level: object
+    direction: str, method: str, code: int, iteration: int, level: object, where: str = ""
 ) -> SolveError:
-    """The error for a KSP that ended with a negative reason."""
+    """The error for a KSP that ended with a negative reason; `where`: a row that explains it."""
     name = reason_name(code)
     advice = _ADVICE.get(name, "try another ksp or pc")
+    if name in _WHERE_SINGULAR:
+        advice += "; a singular matrix needs its nullspace declared (nullspace=, left_nullspace=)"
+    if where:
+        advice = f"{where}: {advice}"
     message = (
         f"{direction} solve with {method} failed: {name} at iteration {iteration}, "
         f"level {level}; {advice}"
@@ -93,6 +105,17 @@ def bad_numbers(
         f"{iteration}, level {level}; " + _ADVICE["DIVERGED_NANORINF"],
         "DIVERGED_NANORINF",
         iteration,
+    )
+
+
+def inexact_application(direction: str, method: str, residual: float, level: object) -> SolveError:
+    """The error for one application of a preconditioner that was to be the solution."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: one application of the preconditioner "
+        f"leaves a residual of {residual:.2g} of the right-hand side: use an iterative ksp "
+        "(ksp='gmres'), or a direct pc (pc='lu') of a matrix that is not singular; a singular "
+        "matrix needs its nullspace declared (nullspace=, left_nullspace=)",
+        iteration=1,
     )
 
 

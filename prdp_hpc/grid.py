@@ -89,6 +89,15 @@ class Grid:
             f"ranks={self.comm.size})"
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Grid:
+        return self  # Nothing in it changes.
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "a Grid belongs to the processes of its communicator and cannot be pickled: pickle its "
+            "shape, boundary and length, and make it again where it is needed"
+        )
+
     @property
     def dim(self) -> int:
         """Number of axes."""

@@ -119,8 +119,12 @@ def inexact_application(direction: str, method: str, residual: float, level: obj
     )
 
 
-def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object) -> SolveError:
-    """The error for a PETSc call that failed outright."""
+def petsc_failure(
+    direction: str, method: str, error: PETSc.Error, level: object, zero_diagonal: int | None
+) -> SolveError:
+    """The error for a PETSc call that failed outright; `zero_diagonal`: a row of this rank without
+    a usable diagonal entry, if there is one.
+    """
     # The last line of PETSc's stack says why; the lines above say where in its source.
     text = str(error).strip().splitlines()[-1].strip()
     if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
@@ -136,10 +140,11 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
             "this pc cannot factor a matrix that is divided among ranks or given by functions: "
             "use pc='redundant' (small systems), 'bjacobi', 'gamg', or 'none'"
         )
-    elif "missing diagonal" in text:
+    elif zero_diagonal is not None and ("diagonal" in text or "pivot" in text):
         advice = (
-            "this pc needs an entry on the diagonal of every row: add explicit zeros to the "
-            "pattern, or look for empty rows"
+            f"row {zero_diagonal} has a zero, or nothing, on its diagonal, which this pc divides "
+            "by or needs a place for: add explicit zeros to the pattern, look for empty rows, or "
+            "use pc='none'"
         )
     else:
         advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"

@@ -21,6 +21,7 @@ from prdp_hpc.linalg.method_types import (
     MIRRORED_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
+    STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
@@ -38,7 +39,7 @@ from prdp_hpc.linalg.options import (
     unused_options,
 )
 from prdp_hpc.linalg.products import BatchedProduct
-from prdp_hpc.linalg.promises import probe
+from prdp_hpc.linalg.promises import probe, row_maxima
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.stacked import stacked_richardson
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
 # A relative residual that is rounding: what is left after a breakdown of a method that had
 # converged.
 SOLVED = 1e-10
+# The same where a Krylov method is stopped by it.
+ROUNDING = 1e-14
+# A growth of the residual that no solve reaches.
+NEVER = 1e300
 # What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
 DIRECT = 1e-3
 
@@ -76,6 +81,7 @@ class LinearSystem:
         self._prefix = new_prefix()
         self._ksps = {"forward": self._create_ksp(operator, solver)}
         self._norms = {"forward": self._ksps["forward"].getNormType()}
+        self._divtol = self._ksps["forward"].getTolerances()[2]
         self._ksps["adjoint"] = self._create_adjoint()
 
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
@@ -202,13 +208,20 @@ class LinearSystem:
                     f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: give an rtol "
                     "too, or use another ksp"
                 )
-            ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
+            rtol, divtol, norm = level.rtol, self._divtol, self._norms[direction]
+            if level.is_fixed and self._stops_at_rounding():
+                rtol, divtol = ROUNDING, NEVER
+                norm = PETSc.KSP.NormType.NATURAL if self.ksp_name == "cg" else norm
+            elif level.is_fixed:
+                norm = PETSc.KSP.NormType.NONE
+            ksp.setNormType(norm)
             # None means the test that goes with the norm; the norm alone would end as
             # DIVERGED_MAX_IT.
             ksp.setConvergenceTest(None)
             # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
             # but no norm.
-            ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
+            max_it = level.max_it or DEFAULT_MAX_IT
+            ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if the matrix changed since; collective."""
@@ -230,6 +243,14 @@ class LinearSystem:
         counters.set_ups += 1
         self._state = state
         self._check_options()
+
+    def _stops_at_rounding(self) -> bool:
+        """Whether a fixed number of iterations must end early where only rounding is left.
+
+        On a singular matrix a Krylov method that goes on breaks down: rounding gives its directions
+        a part in the nullspace, which nothing bounds.
+        """
+        return self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
 
     def _check_one_application(self, level: Refinement) -> None:
         once = self.ksp_name in ONE_APPLICATION_KSPS and self.pc_name not in DIRECT_PCS
@@ -353,7 +374,7 @@ class LinearSystem:
             residual, length, _ = self._lengths(direction, right, result)
             if residual <= SOLVED * length < np.inf:
                 return
-        where = self._bad_row() if errors.is_set_up_failure(code) else ""
+        where = self._bad_row(errors.is_set_up_failure(code))
         raise errors.failed_solve(direction, self.method, code, iterations, level, where)
 
     def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
@@ -386,15 +407,33 @@ class LinearSystem:
             self._b.resetArray()
             self._x.resetArray()
 
-    def _bad_row(self) -> str:
-        """A row without a usable diagonal, in words; collective."""
+    def _bad_row(self, in_set_up: bool) -> str:
+        """A row that makes solves fail, or only set-ups, in words; collective."""
         if not str(self._matrix.getType()).endswith("aij"):
             return ""
+        end = self._matrix.getSize()[0]
+        kinds = [(self._zero_row(), "is zero, which makes the matrix singular")]
+        if in_set_up:
+            kinds.append((self._zero_diagonal(), "has a zero, or nothing, on its diagonal"))
+        for own, what in kinds:
+            first = self._comm.allreduce(end if own is None else own, op=MPI.MIN)
+            if first < end:
+                return f"row {first} {what}"
+        return ""
+
+    def _zero_row(self) -> int | None:
+        """The first of this rank's rows without an entry that is not zero."""
+        largest = row_maxima(self._matrix, self._residual)
+        return None if largest is None else self._first_row(largest == 0.0)
+
+    def _zero_diagonal(self) -> int | None:
+        """The first of this rank's rows without a diagonal entry that is not zero."""
         self._matrix.getDiagonal(self._residual)
-        zeros = np.flatnonzero(self._residual.getArray(readonly=True) == 0.0)
-        start, none = self._matrix.getOwnershipRange()[0], self._matrix.getSize()[0]
-        first = self._comm.allreduce(int(start + zeros[0]) if len(zeros) else none, op=MPI.MIN)
-        return "" if first == none else f"row {first} has a zero, or nothing, on its diagonal"
+        return self._first_row(self._residual.getArray(readonly=True) == 0.0)
+
+    def _first_row(self, which: NDArray[np.bool_]) -> int | None:
+        start = int(self._matrix.getOwnershipRange()[0])
+        return start + int(np.argmax(which)) if which.any() else None
 
     @property
     def _comm(self) -> MPI.Comm:
@@ -410,7 +449,10 @@ class LinearSystem:
         if operator is not None and operator.failure is not None:
             failure, operator.failure = operator.failure, None
             return failure
-        return errors.petsc_failure(direction, self.method, error, self._levels[direction])
+        # On this rank alone: the others may not have failed.
+        stored = str(self._matrix.getType()).endswith("aij")
+        row = self._zero_diagonal() if stored else None
+        return errors.petsc_failure(direction, self.method, error, self._levels[direction], row)
 
     def _counters(self, direction: str) -> Counters:
         return self._report.adjoint if direction == "adjoint" else self._report.forward

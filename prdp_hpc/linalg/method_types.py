@@ -42,6 +42,8 @@ down for badly scaled rows.
 """
 ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, whatever the level is."""
+STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
+"""These do not break down when only rounding is left."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is meant to be the solution."""
 _UNFIT_KSPS = {

@@ -146,7 +146,7 @@ class PromiseCheck:
 
     def _row_scale(self, *products: Array) -> tuple[Array, tuple[float, ...]]:
         """The largest size of an entry of each row, and the tolerances that go with it."""
-        rows = _row_maxima(self.matrix, self._y) if self._is_stored else None
+        rows = row_maxima(self.matrix, self._y) if self._is_stored else None
         if rows is not None:
             return rows, (DOUBLE, SINGLE)
         largest = max(self._largest(np.abs(product)) for product in products)
@@ -179,7 +179,7 @@ class PromiseCheck:
         return bool(self._comm.allreduce(condition, op=MPI.LAND))
 
 
-def _row_maxima(matrix: Any, vector: Any) -> Array | None:
+def row_maxima(matrix: Any, vector: Any) -> Array | None:
     """The largest size of an entry of each of this rank's rows: MatGetRowMaxAbs, which petsc4py
     leaves out; None where its library does not show it.
     """

@@ -19,6 +19,10 @@ DEPENDENT = 1e-10
 """What is left of a vector of length 1 without its part along the vectors before it, below which it
 depends on them.
 """
+MOSTLY = 1e-6
+"""A squared length, relative to the whole, below which what is left needs a second look."""
+ROUNDING = 1e-14
+"""A length, relative to the whole, below which what is left is rounding."""
 
 
 class Nullspace:
@@ -40,12 +44,28 @@ class Nullspace:
         return len(self.basis)
 
     def removed_from(self, vectors: Array) -> Array:
-        """`(B, n_local)` without their parts in the span, a new array; collective."""
-        along = vectors @ self.basis.T
+        """`(B, n_local)` without their parts in the span, a new array; collective.
+
+        What has no other part becomes exactly 0, not rounding errors for a solve to work on.
+        """
+        rest, whole, along = self._split(vectors)
+        mostly = whole - (along**2).sum(axis=1) <= MOSTLY * whole
+        if not mostly.any():
+            return rest
+        rest, left, along = self._split(rest)
+        left -= (along**2).sum(axis=1)
+        rest[mostly & (left <= ROUNDING**2 * whole)] = 0.0
+        return rest
+
+    def _split(self, vectors: Array) -> tuple[Array, Array, Array]:
+        """The rest, the squared lengths `(B,)` and the components `(B, k)` in the span."""
+        sums = np.empty((len(vectors), len(self) + 1))
+        np.matmul(vectors, self.basis.T, out=sums[:, :-1])
+        np.einsum("bi,bi->b", vectors, vectors, out=sums[:, -1])
         if self.comm.size > 1:
-            self.comm.Allreduce(MPI.IN_PLACE, along)
-        result: Array = vectors - along @ self.basis
-        return result
+            self.comm.Allreduce(MPI.IN_PLACE, sums)
+        along = sums[:, :-1]
+        return vectors - along @ self.basis, sums[:, -1], along
 
     @property
     def tensor(self) -> Tensor:

@@ -108,6 +108,18 @@ def bad_numbers(
     )
 
 
+_NO_TRANSPOSE = (
+    "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, "
+    "lu, gamg, mg have one), another ksp (gmres, bcgs), or mark the operator symmetric if it is"
+)
+
+
+def no_transpose(method: str, level: object) -> SolveError:
+    """The error for an adjoint solve with a method that has none."""
+    where = f"adjoint solve with {method} failed at iteration 0, level {level}"
+    return SolveError(f"{where}: {_NO_TRANSPOSE}")
+
+
 def inexact_application(direction: str, method: str, residual: float, level: object) -> SolveError:
     """The error for one application of a preconditioner that was to be the solution."""
     return SolveError(
@@ -128,11 +140,7 @@ def petsc_failure(
     # The last line of PETSc's stack says why; the lines above say where in its source.
     text = str(error).strip().splitlines()[-1].strip()
     if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
-        advice = (
-            "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, "
-            "asm, ilu, lu, gamg, mg have one), "
-            "or mark the operator symmetric if it is"
-        )
+        advice = _NO_TRANSPOSE
     elif error.ierr == PETSC_ERR_SUP:
         advice = "this ksp and pc do not support this kind of matrix: choose others"
     elif error.ierr == PETSC_ERR_MISSING_FACTOR:

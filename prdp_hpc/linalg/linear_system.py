@@ -19,6 +19,8 @@ from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     MIRRORED_KSPS,
+    NO_TRANSPOSE_KSPS,
+    NO_TRANSPOSE_PCS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
     STATIONARY_KSPS,
@@ -310,6 +312,8 @@ class LinearSystem:
         """Solve for right-hand sides in the range of the matrix."""
         ksp, level = self._ksps[direction], self._levels[direction]
         transposed = direction == "adjoint" and self._transposed
+        if transposed and (self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS):
+            raise errors.no_transpose(self.method, level)
         run = ksp.solveTranspose if transposed else ksp.solve
         iterations = 0
         start = time.perf_counter()

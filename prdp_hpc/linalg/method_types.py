@@ -54,6 +54,18 @@ _UNFIT_KSPS = {
     "fetidp": "it needs a matrix given by subdomains: use another ksp",
     "python": "its iteration is user code that a Solver has no way to take: use another ksp",
 }
+_UNFIT_PCS = {
+    "deflation": "what it finds for the first values it sees it keeps for all others: use pc='gamg'",
+    "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
+    "eisenstat": "it replaces the matrix of its KSP, which a forward and an adjoint KSP share: use "
+    "pc='sor'",
+}
+NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr"})
+NO_TRANSPOSE_PCS = frozenset({"hmg"})
+"""PETSc does not refuse to solve with the transpose with these, and gives wrong numbers or ends the
+program.
+"""
+PETSC_ERR_UNKNOWN_TYPE = 86
 
 
 def known_type(what: str, name: Any, types: type) -> str:
@@ -87,25 +99,24 @@ def _is_built(what: str, name: str) -> bool:
         made.setType(name)
     except PETSc.Error as error:
         return bool(error.ierr != PETSC_ERR_UNKNOWN_TYPE)
-    finally:
-        made.destroy()
     return True
 
 
 def checked_ksp(name: Any) -> str:
     """`name` if it is a KSP that a `Solver` can use; else a ValueError."""
-    ksp = name if name in OWN_KSPS else known_type("ksp", name, PETSc.KSP.Type)
-    if ksp in _UNFIT_KSPS:
-        raise InputError(f"ksp={ksp!r} cannot be used in a Solver: {_UNFIT_KSPS[ksp]}")
-    return str(ksp)
+    _check_fit("ksp", name, _UNFIT_KSPS)
+    return name if name in OWN_KSPS else known_type("ksp", name, PETSc.KSP.Type)
 
 
 def checked_pc(name: Any) -> str:
     """`name` if it is a PC that a `Solver` can use; else a ValueError."""
-    pc = name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
-    if pc in _UNFIT_PCS:
-        raise InputError(f"pc={pc!r} cannot be used in a Solver: {_UNFIT_PCS[pc]}")
-    return str(pc)
+    _check_fit("pc", name, _UNFIT_PCS)
+    return name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
+
+
+def _check_fit(what: str, name: Any, unfit: dict[str, str]) -> None:
+    if isinstance(name, str) and name in unfit:
+        raise InputError(f"{what}={name!r} cannot be used in a Solver: {unfit[name]}")
 
 
 def check_unrolled(ksp: str, pc: str) -> None:
@@ -122,10 +133,3 @@ def check_unrolled(ksp: str, pc: str) -> None:
             "iteration itself: choose another, "
             "or differentiation='implicit'"
         )
-
-
-_UNFIT_PCS = {
-    "eisenstat": "it replaces the matrix of its KSP, which a forward and an adjoint KSP share: use "
-    "pc='sor'",
-}
-PETSC_ERR_UNKNOWN_TYPE = 86

@@ -143,8 +143,8 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     counts = comm.allgather(len(basis))
     if len(set(counts)) > 1:
         raise InputError(f"the ranks gave {min(counts)} … {max(counts)} vectors of {name}")
-    # Their sizes first, so that no square overflows or vanishes.
-    sizes = np.abs(basis).max(axis=1, initial=0.0)
+    # Their sizes first, so that no square overflows or vanishes; a maximum of NaN is not defined.
+    sizes = np.where(np.isfinite(basis), np.abs(basis), np.inf).max(axis=1, initial=0.0)
     comm.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     if not (np.isfinite(sizes).all() and (sizes > 0.0).all()):
         raise InputError(f"a vector of {name} must be finite, and not zero")

@@ -152,9 +152,7 @@ def test_broken_promises_are_refused():
 
 def test_values_in_single_precision_keep_their_promises():
     matrix, right, left = with_nullspaces(2, same=False)
-    operator, values, _ = of_this_rank(
-        matrix, MPI.COMM_SELF, nullspace=right, left_nullspace=left
-    )
+    operator, values, _ = of_this_rank(matrix, MPI.COMM_SELF, nullspace=right, left_nullspace=left)
     b = torch.ones(N, dtype=torch.float64)
     solver = Solver("gmres", "jacobi", 1e-5)
     torch.testing.assert_close(

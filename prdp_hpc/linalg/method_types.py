@@ -55,7 +55,7 @@ _UNFIT_KSPS = {
     "python": "its iteration is user code that a Solver has no way to take: use another ksp",
 }
 _UNFIT_PCS = {
-    "deflation": "what it finds for the first values it sees it keeps for all others: use pc='gamg'",
+    "deflation": "what it finds for the first values it keeps for all others: use pc='gamg'",
     "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
     "eisenstat": "it replaces the matrix of its KSP, which a forward and an adjoint KSP share: use "
     "pc='sor'",

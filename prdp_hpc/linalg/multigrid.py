@@ -96,7 +96,7 @@ class SingularLU:
         self._constant: Any = None
         self._removes = {"in": False, "out": False}
 
-    def setUp(self, pc: Any) -> None:  # noqa: N802 - PETSc's name
+    def setUp(self, pc: Any) -> None:
         """Factor the coarse matrix; collective."""
         matrix = pc.getOperators()[1]
         if self._lu is None:

@@ -55,6 +55,7 @@ def _entries_of_tensor(matrix: Tensor) -> tuple[Any, Any, Any]:
 
 
 def _check_numbers(dtype: Any, dim: int) -> None:
+    kind: str
     try:
         kind = np.dtype(str(dtype)).kind
     except TypeError:

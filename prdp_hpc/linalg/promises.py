@@ -19,7 +19,7 @@ from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.nullspaces import Nullspace, Nullspaces
 
 DOUBLE, SINGLE = 1e-8, 1e-5
-"""Violations, relative to the largest entry of a row, that are taken for rounding: of values in
+"""Violations, relative to the terms of a row's sum, that are taken for rounding: of values in
 double precision, and of values that were single precision once.
 """
 FUNCTION = 1e-6
@@ -35,7 +35,7 @@ def probe(start: int, end: int) -> Array:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = (z ^ (z >> np.uint64(31))) >> np.uint64(11)
-    numbers: Array = z * 2.0**-53
+    numbers: Array = z.astype(np.float64) * 2.0**-53
     return np.where(numbers < 0.5, numbers - 1.0, numbers)
 
 
@@ -99,41 +99,54 @@ class PromiseCheck:
 
     def _asymmetry(self) -> str | None:
         """Where `A r` and `Aᵀ r` differ, in words; None if they do not."""
-        r = probe(*self.matrix.getOwnershipRange())
+        sizes = self._sizes()
+        # With these r all terms of a row are alike where A is scaled from both sides.
+        r = probe(*self.matrix.getOwnershipRange()) / np.sqrt(sizes)
         products = self._product(r, transposed=False), self._product(r, transposed=True)
         if not self._all(products[0] is not None and products[1] is not None):
             return None  # A function without a transpose: nothing to compare with.
         straight, turned = (np.asarray(product) for product in products)
-        scale, tolerances = self._row_scale(straight, turned)
-        found = self._first_above(np.abs(straight - turned), scale, tolerances)
+        terms = np.maximum(np.abs(straight), np.abs(turned))
+        found = self._first_above(np.abs(straight - turned), np.maximum(terms, np.sqrt(sizes)))
         if found is None:
             return None
         row, error, size = found
         return (
-            f"these values are not symmetric: A r and Aᵀ r, for a fixed r of numbers below 1, "
-            f"differ by {error:.3g} in row {row}, whose size is {size:.3g}"
+            "these values are not symmetric: A r and Aᵀ r differ, for a fixed r, in row "
+            f"{row} by {error / size:.2g} of their size"
         )
+
+    def _sizes(self) -> Array:
+        """The size of each diagonal entry, of the row's largest where that is zero; 1 for a
+        function.
+        """
+        if not self._is_stored:
+            return np.ones(self.matrix.getLocalSize()[0])
+        self.matrix.getDiagonal(self._y)
+        sizes = np.abs(self._y.getArray(readonly=True))
+        largest = row_maxima(self.matrix, self._y)
+        if largest is not None:
+            sizes = np.where(sizes > 0.0, sizes, largest)
+        return np.where(sizes > 0.0, sizes, 1.0)
 
     def _remainder(self, nullspace: Nullspace, transposed: bool) -> str | None:
         """Where the product with a vector of the nullspace is not zero, in words."""
-        name = "Aᵀ w" if transposed else "A z"
+        name, start = ("Aᵀ w" if transposed else "A z"), self.matrix.getOwnershipRange()[0]
+        # The size of the terms of each row: their sums with random weights, of which one may cancel
+        # by chance, but not both.
+        largest = np.abs(nullspace.basis).max(axis=0)
+        weights = [probe(start + shift, start + shift + len(largest)) for shift in (0, 1 << 40)]
+        terms = [self._product(weight * largest, transposed) for weight in weights]
+        scale = np.maximum(*np.abs(terms))
         for index, vector in enumerate(nullspace.basis):
-            product = self._product(vector, transposed)
-            if not self._all(product is not None):
-                return None
-            result = np.asarray(product)
-            scale, tolerances = self._row_scale(result, result)
-            weighted = scale * np.abs(vector) if transposed else np.abs(vector)
-            largest = self._largest(weighted)
-            size = np.full_like(scale, largest) if transposed else scale * largest
-            found = self._first_above(np.abs(result), size, tolerances)
+            found = self._first_above(np.abs(self._product(vector, transposed)), scale)
             if found is not None:
-                row, error, _ = found
+                row, error, size = found
                 which = f" for vector {index}" if len(nullspace) > 1 else ""
-                return f"{name} is {error:.3g} in entry {row}{which}, with a vector of length 1"
+                return f"{name}{which} has {error:.2g} in row {row}, a sum of terms of {size:.2g}"
         return None
 
-    def _product(self, vector: Array, transposed: bool) -> Array | None:
+    def _product(self, vector: Array, transposed: bool) -> Any:
         """`A v` or `Aᵀ v`; None on a rank where the matrix has no such product."""
         self._x.setArray(vector)
         try:
@@ -144,19 +157,11 @@ class PromiseCheck:
             return None
         return np.array(self._y.getArray(readonly=True))
 
-    def _row_scale(self, *products: Array) -> tuple[Array, tuple[float, ...]]:
-        """The largest size of an entry of each row, and the tolerances that go with it."""
-        rows = row_maxima(self.matrix, self._y) if self._is_stored else None
-        if rows is not None:
-            return rows, (DOUBLE, SINGLE)
-        largest = max(self._largest(np.abs(product)) for product in products)
-        return np.full_like(products[0], largest), (FUNCTION,)
-
-    def _first_above(
-        self, error: Array, scale: Array, tolerances: tuple[float, ...]
-    ) -> tuple[int, float, float] | None:
-        """The first row whose error is above the tolerance, its error and its scale; collective."""
-        for tolerance in tolerances:
+    def _first_above(self, error: Array, scale: Array) -> tuple[int, float, float] | None:
+        """The first row whose error is more than rounding, its error and its scale; collective."""
+        if not self._is_stored:
+            scale = np.full_like(scale, self._largest(scale))
+        for tolerance in (DOUBLE, SINGLE) if self._is_stored else (FUNCTION,):
             # NaN, from products that overflow, tells nothing.
             above = error > tolerance * scale
             found = None

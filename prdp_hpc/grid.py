@@ -21,6 +21,9 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.halo import Halo
 from prdp_hpc.partition import BOUNDARIES, Partition
 
+NEARLY = math.sqrt(2.0)
+"""How much wider than the closest points of a grid others may be to be coarsened with them."""
+
 
 class Grid:
     """A 1-D, 2-D or 3-D grid of equal cells, divided among the ranks of `comm` by a PETSc DMDA.
@@ -87,6 +90,15 @@ class Grid:
         return (
             f"Grid({self.shape}, boundary={self.boundary}, length={self.length}, "
             f"ranks={self.comm.size})"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Grid:
+        return self  # Nothing in it changes.
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            "a Grid belongs to the processes of its communicator and cannot be pickled: pickle its "
+            "shape, boundary and length, and make it again where it is needed"
         )
 
     @property
@@ -188,14 +200,22 @@ class Grid:
         return indices
 
     def coarsen(self) -> Grid | None:
-        """The grid of half as many points per axis on the same domain and ranks; None when it gets
-        too small.
+        """The next coarser grid on the same domain and ranks; None when no axis has points to
+        spare.
+
+        Half as many points along the axis with the closest points, and along those with nearly as
+        close ones: smoothing one point at a time leaves errors along the others untouched.
         """
-        coarse = tuple(n // 2 for n in self.shape)
         processes = self.dm.getProcSizes()[::-1]
-        if any(n < max(2, 2 * p) for n, p in zip(coarse, processes, strict=True)):
+        can = [n // 2 >= max(2, 2 * p) for n, p in zip(self.shape, processes, strict=True)]
+        if not any(can):
             return None
-        return Grid(coarse, self.boundary, self.comm, self.length)
+        closest = min(h for h, may in zip(self.spacing, can, strict=True) if may)
+        shape = tuple(
+            n // 2 if may and h <= NEARLY * closest else n
+            for n, h, may in zip(self.shape, self.spacing, can, strict=True)
+        )
+        return Grid(shape, self.boundary, self.comm, self.length)
 
     def interpolation_from(self, coarse: Grid) -> Any:
         """Multilinear interpolation from `coarse` to this grid as a PETSc matrix (fine rows, coarse
@@ -292,7 +312,8 @@ def _linear_weights(
     offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
     position = fine.axis_points(axis)[fine.local_slices[axis]] / coarse.spacing[axis] - offset
     left = np.floor(position + 1e-9).astype(np.int64)
-    fraction = np.maximum(position - left, 0.0)
+    fraction = position - left
+    fraction[fraction < 1e-9] = 0.0  # Where points coincide the other neighbour has no part.
     index = np.stack([left, left + 1], axis=-1)
     weight = np.stack([1.0 - fraction, fraction], axis=-1)
     if kind == "periodic":

@@ -26,6 +26,14 @@ _ADVICE = {
     "singular matrix (a zero pivot): "
     "look for empty rows, give a nullspace if there is one, or try another pc",
 }
+# What an undeclared nullspace can lead to.
+_WHERE_SINGULAR = (
+    "DIVERGED_MAX_IT",
+    "DIVERGED_DTOL",
+    "DIVERGED_BREAKDOWN",
+    "DIVERGED_BREAKDOWN_BICG",
+    "DIVERGED_INDEFINITE_MAT",
+)
 _REASONS = {
     code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)
 }
@@ -59,11 +67,15 @@ def is_set_up_failure(code: int) -> bool:
 
 
 def failed_solve(
-    direction: str, method: str, code: int, iteration: int, level: object
+    direction: str, method: str, code: int, iteration: int, level: object, where: str = ""
 ) -> SolveError:
-    """The error for a KSP that ended with a negative reason."""
+    """The error for a KSP that ended with a negative reason; `where`: a row that explains it."""
     name = reason_name(code)
     advice = _ADVICE.get(name, "try another ksp or pc")
+    if name in _WHERE_SINGULAR:
+        advice += "; a singular matrix needs its nullspace declared (nullspace=, left_nullspace=)"
+    if where:
+        advice = f"{where}: {advice}"
     message = (
         f"{direction} solve with {method} failed: {name} at iteration {iteration}, "
         f"level {level}; {advice}"
@@ -96,16 +108,39 @@ def bad_numbers(
     )
 
 
-def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object) -> SolveError:
-    """The error for a PETSc call that failed outright."""
+_NO_TRANSPOSE = (
+    "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, "
+    "lu, gamg, mg have one), another ksp (gmres, bcgs), or mark the operator symmetric if it is"
+)
+
+
+def no_transpose(method: str, level: object) -> SolveError:
+    """The error for an adjoint solve with a method that has none."""
+    where = f"adjoint solve with {method} failed at iteration 0, level {level}"
+    return SolveError(f"{where}: {_NO_TRANSPOSE}")
+
+
+def inexact_application(direction: str, method: str, residual: float, level: object) -> SolveError:
+    """The error for one application of a preconditioner that was to be the solution."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: one application of the preconditioner "
+        f"leaves a residual of {residual:.2g} of the right-hand side: use an iterative ksp "
+        "(ksp='gmres'), or a direct pc (pc='lu') of a matrix that is not singular; a singular "
+        "matrix needs its nullspace declared (nullspace=, left_nullspace=)",
+        iteration=1,
+    )
+
+
+def petsc_failure(
+    direction: str, method: str, error: PETSc.Error, level: object, zero_diagonal: int | None
+) -> SolveError:
+    """The error for a PETSc call that failed outright; `zero_diagonal`: a row of this rank without
+    a usable diagonal entry, if there is one.
+    """
     # The last line of PETSc's stack says why; the lines above say where in its source.
     text = str(error).strip().splitlines()[-1].strip()
     if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
-        advice = (
-            "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, "
-            "asm, ilu, lu, gamg, mg have one), "
-            "or mark the operator symmetric if it is"
-        )
+        advice = _NO_TRANSPOSE
     elif error.ierr == PETSC_ERR_SUP:
         advice = "this ksp and pc do not support this kind of matrix: choose others"
     elif error.ierr == PETSC_ERR_MISSING_FACTOR:
@@ -113,10 +148,11 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
             "this pc cannot factor a matrix that is divided among ranks or given by functions: "
             "use pc='redundant' (small systems), 'bjacobi', 'gamg', or 'none'"
         )
-    elif "missing diagonal" in text:
+    elif zero_diagonal is not None and ("diagonal" in text or "pivot" in text):
         advice = (
-            "this pc needs an entry on the diagonal of every row: add explicit zeros to the "
-            "pattern, or look for empty rows"
+            f"row {zero_diagonal} has a zero, or nothing, on its diagonal, which this pc divides "
+            "by or needs a place for: add explicit zeros to the pattern, look for empty rows, or "
+            "use pc='none'"
         )
     else:
         advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"

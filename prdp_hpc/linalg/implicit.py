@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, like, to_host
 from prdp_hpc.linalg.inputs import anywhere, is_batch, prepare
+from prdp_hpc.linalg.linear_system import zero_rows
 from prdp_hpc.linalg.operator import Operator, SparseOperator
-from prdp_hpc.linalg.solver import Solver, zero_rows
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled import unrolled_solve
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from petsc4py import PETSc
+
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.operator import Operator
+
+SOLVED_DIRECTLY = 5_000
+"""Points up to which LU of a grid costs less than what a bad coarser one would."""
+SINGULAR = 1e-10
+"""A product with constants, relative to the matrix, that is taken for 0."""
 
 # One symmetric sweep of Gauss-Seidel smooths best, but PETSc has no transpose of it; two damped
 # Jacobi sweeps have one.
@@ -19,7 +26,8 @@ _TRANSPOSED_SMOOTHER = {
 
 
 def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str, Any]:
-    """Give a PCMG its levels: each grid has half the points per axis of the one above.
+    """Give a PCMG its levels: each grid has half the points of the one above along the axes where
+    they are closest.
 
     The coarse matrices are Galerkin products `Pᵀ A P` with multilinear interpolation `P`, so any
     matrix on the grid will do. `transposed`: whether adjoint solves will apply the transpose.
@@ -43,21 +51,91 @@ def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str,
     for level in range(1, len(grids)):
         fine, coarse = grids[-1 - level], grids[-level]
         pc.setMGInterpolation(level, fine.interpolation_from(coarse))
-    options = {
+    if operator.nullspaces is not None:
+        coarse = pc.getMGCoarseSolve().getPC()
+        coarse.setType(PETSc.PC.Type.PYTHON)
+        coarse.setPythonContext(SingularLU())
+    return {
         "pc_mg_galerkin": "both",
         "mg_levels_ksp_type": "richardson",
         **(_TRANSPOSED_SMOOTHER if transposed else _SYMMETRIC_SMOOTHER),
     }
-    if operator.matrix.getNullSpace():
-        # The coarsest matrix is singular then too: LU divides by a pivot of rounding errors, and
-        # the huge constant that comes out costs half of the digits.
-        options |= {"mg_coarse_pc_type": "redundant", "mg_coarse_redundant_pc_type": "svd"}
-    return options
 
 
 def hierarchy(grid: Grid) -> list[Grid]:
     """The grid and its coarser ones, finest first."""
     grids = [grid]
-    while (coarse := grids[-1].coarsen()) is not None:
+    # One level alone would be smoothed, not solved.
+    while (coarse := grids[-1].coarsen()) is not None and (
+        len(grids) == 1 or not _is_last(grids[-1], coarse)
+    ):
         grids.append(coarse)
     return grids
+
+
+def _is_last(grid: Grid, coarse: Grid) -> bool:
+    """Whether a grid is better solved than coarsened: an axis without points to spare has much
+    closer points than the others would have, and the grid is small.
+    """
+    kept = [h for h, n, m in zip(grid.spacing, grid.shape, coarse.shape, strict=True) if n == m]
+    return grid.size <= SOLVED_DIRECTLY and min(kept, default=1.0) < 0.5 * max(coarse.spacing)
+
+
+class SingularLU:
+    """The coarse solve where the matrix may be singular, in PETSc's interface for PCs in Python.
+
+    LU would divide by a pivot of rounding errors, and the huge constant that comes out costs half
+    of the digits. If the coarse matrix maps constants to 0, a number is added to its first diagonal
+    entry, which makes it regular and changes no solution but by a constant; the constant is removed
+    from what comes in and what goes out.
+    """
+
+    def __init__(self) -> None:
+        self._lu: Any = None
+        self._regular: Any = None
+        self._constant: Any = None
+        self._removes = {"in": False, "out": False}
+
+    def setUp(self, pc: Any) -> None:
+        """Factor the coarse matrix; collective."""
+        matrix = pc.getOperators()[1]
+        if self._lu is None:
+            self._regular = matrix.duplicate(copy=True)
+            self._constant = PETSc.NullSpace().create(constant=True, comm=matrix.comm)
+            self._right, self._product = matrix.createVecs()
+            self._lu = PETSc.PC().create(comm=matrix.comm)
+            self._lu.setType("lu" if matrix.comm.size == 1 else "redundant")
+        else:
+            matrix.copy(self._regular, structure=PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        scale = matrix.norm(PETSc.NormType.INFINITY)
+        self._removes = {
+            "out": self._vanishes(matrix.mult, scale),
+            "in": self._vanishes(matrix.multTranspose, scale),
+        }
+        if any(self._removes.values()):
+            if matrix.getOwnershipRange()[0] == 0 < matrix.getLocalSize()[0]:
+                self._regular.setValue(0, 0, scale, addv=PETSc.InsertMode.ADD_VALUES)
+            self._regular.assemble()
+        self._lu.setOperators(self._regular)
+        self._lu.setUp()
+
+    def apply(self, pc: Any, x: Any, y: Any) -> None:
+        """`y = A⁺ x`, as far as constants go."""
+        self._solve(self._lu.apply, x, y, "in", "out")
+
+    def applyTranspose(self, pc: Any, x: Any, y: Any) -> None:  # noqa: N802 - PETSc's name
+        """The same for the transpose."""
+        self._solve(self._lu.applyTranspose, x, y, "out", "in")
+
+    def _solve(self, run: Any, x: Any, y: Any, before: str, after: str) -> None:
+        x.copy(self._right)
+        if self._removes[before]:
+            self._constant.remove(self._right)
+        run(self._right, y)
+        if self._removes[after]:
+            self._constant.remove(y)
+
+    def _vanishes(self, product: Any, scale: float) -> bool:
+        self._right.set(1.0)
+        product(self._right, self._product)
+        return bool(self._product.norm(PETSc.NormType.INFINITY) <= SINGULAR * scale)

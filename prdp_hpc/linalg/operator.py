@@ -16,15 +16,16 @@ from numpy.typing import ArrayLike
 from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.collective import raise_together
+from prdp_hpc.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, to_host
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
+from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
+from prdp_hpc.linalg.pattern import check_scalars, entries_of, wrong_pattern
 from prdp_hpc.linalg.pool import Pool
-
-OWN_PRECONDITIONERS = ("constraint",)
-"""Names of preconditioners that PETSc does not have, and an operator may bring along."""
+from prdp_hpc.linalg.promises import PromiseCheck
 
 Product = Callable[[Tensor], Tensor]
 
@@ -42,19 +43,57 @@ class Operator(ABC):
         before.
     failure : the exception that the operator's own code raised inside a PETSc call, until a solver
         passes it on.
+    nullspaces : those of the matrix and its transpose, if they were given.
+    promises_hold : whether `symmetric` and `nullspaces` hold by the way in which the values are
+        made, so that they need no check.
+
+    A copy, also a deep one, shares the matrix: the values come with each solve. An operator cannot
+    be pickled.
     """
 
     matrix: Any
     comm: MPI.Comm
     symmetric: bool
     grid: Grid | None
+    nullspaces: Nullspaces | None = None
+    promises_hold: bool = False
 
     def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
+        check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
         self.loads = 0
         self.failure: Exception | None = None
+        self._promises: PromiseCheck | None = None
         self._copy: Array | None = None
         self._seen: tuple[weakref.ref[Tensor], int] | None = None
+
+    def __copy__(self) -> Operator:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Operator:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise InputError(
+            f"a {type(self).__name__} belongs to the processes of its communicator and cannot be "
+            "pickled: pickle what it is made from (the pattern, the grid's shape, the values), and "
+            "make it again where it is needed"
+        )
+
+    @property
+    def promises(self) -> PromiseCheck:
+        """The check of what this operator promises and methods rely on; made on first use."""
+        if self._promises is None or self._promises.matrix is not self.matrix:
+            self._promises = PromiseCheck(self.matrix, self.has_single_values)
+        return self._promises
+
+    def has_single_values(self) -> bool:
+        """Whether the values that were loaded last are numbers in single precision, on this
+        rank.
+        """
+        return False
 
     @property
     def n_local(self) -> int:
@@ -131,10 +170,15 @@ class Operator(ABC):
 
     @property
     def nullspace_basis(self) -> Tensor | None:
-        """This rank's part `(n_local,)` of the vector of length 1 that the matrix maps to 0, if one
-        was given.
+        """This rank's part `(k, n_local)` of orthonormal vectors that the matrix maps to 0, if they
+        were given.
         """
-        return None
+        return None if self.nullspaces is None else self.nullspaces.right.tensor
+
+    @property
+    def left_nullspace_basis(self) -> Tensor | None:
+        """The same for the transpose of the matrix."""
+        return None if self.nullspaces is None else self.nullspaces.left.tensor
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of
@@ -175,16 +219,25 @@ class SparseOperator(Operator):
     grid : gives the division of rows among the ranks, and the hierarchy for `pc="mg"`; default:
         PETSc's even division.
     n_local : rows of this rank, where neither the grid's nor PETSc's division will do.
-    constant_nullspace : promise that `A 1 = 0` and `Aᵀ 1 = 0`, as for periodic and Neumann
-        problems; the solution with mean 0 is found.
-    nullspace : this rank's part `(n_local,)` of another vector z with the promise `A z = 0` and `Aᵀ
-        z = 0`; the solution orthogonal to it is found.
+    constant_nullspace : promise that `A 1 = 0`, and `Aᵀ 1 = 0` unless `left_nullspace` is given, as
+        for periodic and Neumann problems; the solution with mean 0 is found.
+    nullspace : this rank's part `(n_local,)` of another vector z with the promise `A z = 0`, and
+        `Aᵀ z = 0` unless `left_nullspace` is given; or `(k, n_local)` of several, as the 3 or 6
+        motions of a rigid body.
+    left_nullspace : as many vectors w with the promise `Aᵀ w = 0`, where they are other ones: a
+        conservative flux matrix, whose columns sum to 0, has the constant there.
+
+    With nullspaces a solve gives `x = A⁺ b`, the pseudo-inverse: the part of b along the left
+    nullspace is removed, and so is that of x along the right one. Gradients are those of `A⁺ b`,
+    for values among which the nullspaces stay as they are. Every set of values is checked against
+    the promises.
 
     Raises
     ------
     ValueError
-        For a pattern that does not fit the shape, a matrix that is not square, a nullspace of a
-        wrong length or given in both ways, or ranks that disagree.
+        For a pattern that does not fit the shape, a matrix that is not square, nullspaces of a
+        wrong length, linearly dependent or given in both ways, or ranks that disagree; at a solve,
+        for values that break a promise.
 
     Notes
     -----
@@ -203,20 +256,23 @@ class SparseOperator(Operator):
         n_local: int | None = None,
         constant_nullspace: bool = False,
         nullspace: ArrayLike | None = None,
+        left_nullspace: ArrayLike | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         rows, cols = np.asarray(rows), np.asarray(cols)
-        raise_together(self.comm, _wrong_pattern(rows, cols, shape, grid))
+        raise_together(self.comm, wrong_pattern(rows, cols, shape, grid))
         self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
-        properties = (tuple(shape), symmetric, constant_nullspace, nullspace is None)
+        given = nullspace is None, left_nullspace is None
+        properties = (tuple(shape), symmetric, constant_nullspace, *given)
         if self.comm.size > 1 and len(set(self.comm.allgather(properties))) > 1:
             raise InputError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
         if n_local is None:
             n_local = PETSc.DECIDE if grid is None else grid.n_local
         self._n_local = int(PETSc.Sys.splitOwnership((n_local, self.shape[0]), comm=self.comm)[0])
-        raise_together(self.comm, _wrong_nullspace(self._n_local, constant_nullspace, nullspace))
-        self._nullspace = _nullspace(self.comm, constant_nullspace, nullspace)
+        self.nullspaces = create_nullspaces(
+            self.comm, self._n_local, constant_nullspace, nullspace, left_nullspace
+        )
         self.matrix = self._create_matrix()
         self._members: Pool[SparseOperator] = Pool()
 
@@ -230,9 +286,8 @@ class SparseOperator(Operator):
         if self.symmetric:
             matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
             matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-        if self._nullspace is not None:
-            matrix.setNullSpace(self._nullspace)
-            matrix.setTransposeNullSpace(self._nullspace)
+        if self.nullspaces is not None:
+            self.nullspaces.attach(matrix)
         return matrix
 
     def _sibling(self) -> SparseOperator:
@@ -261,19 +316,25 @@ class SparseOperator(Operator):
     def from_scipy(
         cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any
     ) -> tuple[SparseOperator, Tensor]:
-        """The operator of a SciPy sparse matrix that every rank holds, and this rank's values.
+        """The operator of a matrix that every rank holds, and this rank's values.
 
-        Each rank takes the entries of its own rows: `values` has shape `(nnz_local,)`, float64.
-        `options` are those of `SparseOperator`.
+        `matrix` is a SciPy sparse matrix or array, a sparse or dense torch tensor, or a NumPy array
+        (of the last two the numbers that are not 0 make the pattern). Each rank takes the entries
+        of its own rows: `values` has shape `(nnz_local,)`, float64, without a gradient. `options`
+        are those of `SparseOperator`.
+
+        Raises
+        ------
+        ValueError
+            For complex numbers, or what is not a matrix of numbers.
         """
         world = MPI.COMM_WORLD if comm is None else comm
-        csr = matrix.tocsr(copy=True)
-        csr.sum_duplicates()
-        n, rank, size = csr.shape[0], world.rank, world.size
+        rows, cols, data, shape = call_together(world, lambda: entries_of(matrix))
+        n, rank, size = shape[0], world.rank, world.size
         start = rank * (n // size) + min(rank, n % size)
-        part = csr[start : start + n // size + (1 if rank < n % size else 0)].tocoo()
-        values = torch.from_numpy(np.ascontiguousarray(part.data, dtype=np.float64))
-        return cls(part.row.astype(np.int64) + start, part.col, csr.shape, world, **options), values
+        end = start + n // size + (1 if rank < n % size else 0)
+        own = (rows >= start) & (rows < end)
+        return cls(rows[own], cols[own], shape, world, **options), torch.from_numpy(data[own])
 
     @property
     def nnz_local(self) -> int:
@@ -318,21 +379,17 @@ class SparseOperator(Operator):
 
     def _put(self, values: Tensor) -> None:
         self.matrix.setValuesCOO(to_host(values))
+        self._given = weakref.ref(values)
+
+    def has_single_values(self) -> bool:
+        """See `Operator`; asked during the solve that brought the values."""
+        values = self._given()
+        return values is not None and bool((values.float() == values).all())
 
     def diagonal_of(self, values: Any) -> Tensor:
         """The sum of the entries on each row's diagonal, whichever rank gave them."""
         diagonal: Tensor = _Diagonal.apply(values, self)  # type: ignore[no-untyped-call]
         return diagonal
-
-    @cached_property
-    def nullspace_basis(self) -> Tensor | None:
-        """The constant, or the vector given as `nullspace`, with length 1."""
-        if self._nullspace is None:
-            return None
-        vectors = self._nullspace.getVecs()
-        if vectors:
-            return torch.from_numpy(vectors[0].getArray(readonly=True).copy())
-        return torch.full((self.n_local,), self.shape[0] ** -0.5, dtype=torch.float64)
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
@@ -362,32 +419,6 @@ class _Diagonal(torch.autograd.Function):
         return torch.where(on_diagonal, operator._row_index(grads[0].contiguous()), 0.0), None
 
 
-def _nullspace(comm: MPI.Comm, constant: bool, vector: ArrayLike | None) -> Any:
-    if vector is None:
-        return PETSc.NullSpace().create(constant=True, comm=comm) if constant else None
-    basis = PETSc.Vec().createWithArray(np.array(vector, dtype=np.float64), comm=comm)
-    length = basis.normalize()
-    if not 0.0 < length < np.inf:
-        raise InputError("a vector of the nullspace must be finite, and not zero")
-    return PETSc.NullSpace().create(constant=False, vectors=[basis], comm=comm)
-
-
-def _wrong_nullspace(n_local: int, constant: bool, vector: ArrayLike | None) -> ValueError | None:
-    if vector is None:
-        return None
-    if constant:
-        return InputError(
-            "constant_nullspace and nullspace each name the one vector of the nullspace: give one "
-            "of them"
-        )
-    if np.shape(vector) != (n_local,):
-        return InputError(
-            f"nullspace must have one number per row of this rank, shape ({n_local},), not "
-            f"{np.shape(vector)}"
-        )
-    return None
-
-
 def _version(values: Tensor) -> int | None:
     """Torch's count of in-place changes; tensors made in inference mode have none."""
     return None if values.is_inference() else values._version
@@ -395,34 +426,3 @@ def _version(values: Tensor) -> int | None:
 
 def _kind(value: Any) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _wrong_pattern(
-    rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None
-) -> ValueError | None:
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
-        return InputError(
-            "an operator to solve with must be square with at least one row, not of shape "
-            f"{tuple(shape)}"
-        )
-    if grid is not None and grid.size != shape[0]:
-        return InputError(
-            f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same "
-            "number"
-        )
-    if rows.ndim != 1 or rows.shape != cols.shape:
-        return InputError(
-            f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and "
-            f"{cols.shape}"
-        )
-    if rows.size and not (
-        np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)
-    ):
-        return InputError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
-    for name, index in (("rows", rows), ("cols", cols)):
-        if index.size and (index.min() < 0 or index.max() >= shape[0]):
-            return InputError(
-                f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to "
-                f"{index.max()}"
-            )
-    return None

@@ -1,30 +1,38 @@
-"""PETSc's options database, one prefix for each KSP."""
+"""PETSc's options database: one prefix for each KSP, and what users may set in it."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from petsc4py import PETSc
 
 from prdp_hpc.errors import InputError
 
-_SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_")
+SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
+"""How options of a solver begin; others under a user's prefix may be those of another solver."""
+ADJOINT = "adjoint_"
+"""What the adjoint KSP's own options begin with."""
+_LEVEL = "give the level as Solver(refinement=Refinement(rtol=..., max_it=...))"
+_START = "the initial guess is zero always"
+_OWNED = {
+    "ksp_type": "give it as Solver(ksp=...)",
+    "pc_type": "give it as Solver(pc=...)",
+    "ksp_rtol": _LEVEL,
+    "ksp_max_it": _LEVEL,
+    "ksp_norm_type": "a level with an rtol takes the norm of the KSP, one without computes none",
+    "ksp_convergence_test": _LEVEL,
+    "ksp_converged_maxits": "a level with max_it and rtol may end at max_it without an error",
+    "ksp_initial_guess_nonzero": _START,
+    "ksp_guess_type": _START,
+    "ksp_knoll": _START,
+    "ksp_diagonal_scale": "it changes the matrix in place: scale the values and b, or use "
+    "pc='jacobi'",
+    "ksp_diagonal_scale_fix": "it changes the matrix in place: scale the values and b, or use "
+    "pc='jacobi'",
+}
 _numbers = itertools.count()
-
-
-def known_type(what: str, name: str, types: type) -> str:
-    """`name` if PETSc has a KSP or PC called so; else a ValueError with the nearest names."""
-    known = {str(value) for key, value in vars(types).items() if key.isupper()}
-    if name in known:
-        return name
-    near = difflib.get_close_matches(str(name), known, n=3)
-    hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
-    )
-    raise InputError(f"PETSc has no {what} called {name!r}: {hint}")
 
 
 def new_prefix() -> str:
@@ -32,19 +40,52 @@ def new_prefix() -> str:
     return f"prdp{next(_numbers)}_"
 
 
-def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
-    """Give a KSP (and whatever it contains) its options under its prefix.
+def check_owned(options: Iterable[str], prefix: str | None = None) -> None:
+    """Raise a ValueError for an option that an argument of `Solver` is there for.
 
-    Options on the command line have no prefix, so they are taken over and go before `options`.
-    Raises ValueError for a value that PETSc refuses.
+    `prefix`: the options are from the command line, where they begin with this.
     """
-    prefix = ksp.getOptionsPrefix()
+    for key in options:
+        pointer = _OWNED.get(bare(key))
+        if pointer is not None:
+            name = f"petsc_options: {key!r}" if prefix is None else f"the option -{prefix}{key}"
+            raise InputError(f"{name} is not taken by a Solver: {pointer}")
+
+
+def bare(key: str) -> str:
+    """An option without its dash, and without the adjoint's prefix."""
+    return key.lstrip("-").removeprefix(ADJOINT)
+
+
+def options_under(prefix: str) -> dict[str, str]:
+    """The options of PETSc's database under a prefix that the user chose, without that prefix;
+    they count as used.
+    """
+    if not (isinstance(prefix, str) and prefix.rstrip("_") and not prefix.startswith("-")):
+        raise InputError(f"options_prefix must be a word such as 'heat_', not {prefix!r}")
+    database, found = PETSc.Options(), {}
+    for key, value in database.getAll().items():
+        rest = key.removeprefix(prefix)
+        if rest != key and bare(rest).startswith(SOLVER_OPTIONS):
+            database.getString(key, "")  # which counts as a use
+            found[rest] = value
+    return found
+
+
+def set_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
+    """Put options into the database under a prefix; their names there."""
     database = PETSc.Options()
-    from_command_line = {
-        k: v for k, v in database.getAll().items() if k.startswith(_SOLVER_OPTIONS)
-    }
-    for key, value in {**options, **from_command_line}.items():
-        database.setValue(f"{prefix}{key.lstrip('-')}", value)
+    names = [f"{prefix}{key.lstrip('-')}" for key in options]
+    for name, value in zip(names, options.values(), strict=True):
+        database.setValue(name, value)
+    return names
+
+
+def take_options(ksp: Any, options: Mapping[str, Any]) -> None:
+    """Let a KSP, and whatever it contains, read its options from the database.
+
+    Raises ValueError for a value that PETSc refuses; `options` are for its message.
+    """
     try:
         ksp.setFromOptions()
     except PETSc.Error as error:
@@ -52,13 +93,44 @@ def apply_options(ksp: Any, options: Mapping[str, Any]) -> None:
         raise InputError(f"PETSc does not take petsc_options={dict(options)}: {why}") from error
 
 
-def remove_unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
-    """The options that no part of the solver asked for while it was set up; they leave the
-    database.
+def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes GAMG, wherever it is asked for, build its interpolation anew for new values.
+
+    By default it keeps that of the first values it saw, so the result of a few iterations would
+    depend on which came before.
     """
+    chosen = {}
+    for key, value in {"pc_type": pc, **options}.items():
+        name = key.lstrip("-")
+        if name.endswith("pc_type") and value == "gamg":
+            chosen[f"{name.removesuffix('type')}gamg_reuse_interpolation"] = False
+    return chosen
+
+
+def unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
+    """The options that no part of the solver asked for while it was set up."""
     database = PETSc.Options()
-    names = {key: f"{prefix}{key.lstrip('-')}" for key in options}
-    unused = [key for key, name in names.items() if not database.used(name)]
-    for key in unused:
-        database.delValue(names[key])
-    return unused
+    return [key for key in options if not database.used(f"{prefix}{key.lstrip('-')}")]
+
+
+def remove_options(names: Iterable[str]) -> None:
+    """Take options out of the database; they leave it with the KSP that read them."""
+    if not PETSc.Sys.isInitialized() or PETSc.Sys.isFinalized():
+        return
+    database = PETSc.Options()
+    for name in names:
+        database.delValue(name)
+
+
+def meaningless(unused: Iterable[str], method: str) -> InputError:
+    """The error for options that nothing asked for."""
+    names = list(unused)
+    message = f"petsc_options: {', '.join(map(repr, names))} means nothing to {method}: "
+    if all(bare(name).startswith(SOLVER_OPTIONS) for name in names):
+        message += "look at the spelling, or whether it belongs to another ksp or pc"
+    else:
+        message += (
+            "look at the spelling; options of PETSc itself, such as log_view, are read when it "
+            "starts, so put them into the environment variable PETSC_OPTIONS (-log_view)"
+        )
+    return InputError(message)

@@ -1,59 +1,20 @@
-"""Forward and adjoint KSP with one preconditioner between them."""
+"""How linear systems are solved."""
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-from mpi4py import MPI
-from numpy.typing import NDArray
-from petsc4py import PETSc
-
-from prdp_hpc.collective import raise_together, tell_or_end_job
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.bridge import Array
-from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
-from prdp_hpc.linalg.multigrid import attach_hierarchy
-from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
-from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remove_unused_options
-from prdp_hpc.linalg.products import BatchedProduct
-from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
-from prdp_hpc.linalg.report import Counters, SolveReport
-from prdp_hpc.linalg.stacked import stacked_richardson
+from prdp_hpc.linalg.linear_system import LinearSystem
+from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.options import check_owned, options_under
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.report import SolveReport
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
-OWN_KSPS = ("steepest_descent",)
-UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
-# A relative residual that is rounding: what is left after a breakdown of a method that had
-# converged.
-SOLVED = 1e-10
-# These methods are only right for A = Aᵀ, so the adjoint solve may use A itself.
-_SYMMETRIC_KSPS = frozenset(
-    {
-        "cg",
-        "pipecg",
-        "pipecg2",
-        "pipecgrr",
-        "pipelcg",
-        "groppcg",
-        "fcg",
-        "pipefcg",
-        "minres",
-        "symmlq",
-        "cr",
-        "pipecr",
-    }
-    | {"steepest_descent"}
-)
-# These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve
-# preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
-# down for badly scaled rows.
-_MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
 
 
 class Solver:
@@ -69,12 +30,16 @@ class Solver:
     refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given;
         default `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
     adjoint : level of adjoint solves.
-    petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Options
-        on the command line of a script that called `petsc4py.init(sys.argv)` go before these.
-
+    petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Those
+        that begin with "adjoint_" are for the adjoint KSP alone: `{"adjoint_ksp_gmres_restart":
+        20}`.
     differentiation : "implicit" (default): the backward pass solves the adjoint system at its own
         level; "unrolled": it goes through the iterations of the forward solve (`ksp` one of
         richardson, steepest_descent, cg, gmres, bcgs).
+    options_prefix : what options for this solver begin with on the command line of a script that
+        called `petsc4py.init(sys.argv)`: with "heat_", `-heat_ksp_type cg -heat_pc_type icc` choose
+        the method, and others go before those of `petsc_options`. They are read when the solver is
+        made. Default: none are read; options without a prefix are never read.
 
     The initial guess is zero always. The solver may serve several operators; for each it keeps a
     forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
@@ -87,8 +52,9 @@ class Solver:
     Raises
     ------
     ValueError
-        For a KSP or PC that PETSc does not have, another differentiation, a KSP or PC that cannot
-        be unrolled where it is to be, or a level out of range.
+        For a KSP or PC that this PETSc does not have or that cannot be used, an option that an
+        argument is there for (`ksp_type`, `ksp_rtol`, `ksp_max_it`, ...), another differentiation,
+        a KSP or PC that cannot be unrolled where it is to be, or a level out of range.
 
     Notes
     -----
@@ -103,6 +69,7 @@ class Solver:
         adjoint: Refinement | int | float | None = None,
         petsc_options: Mapping[str, Any] | None = None,
         differentiation: str = "implicit",
+        options_prefix: str | None = None,
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise InputError(
@@ -110,11 +77,17 @@ class Solver:
                 f"{differentiation!r}"
             )
         self.differentiation = differentiation
-        self.ksp = ksp if ksp in OWN_KSPS else known_type("ksp", ksp, PETSc.KSP.Type)
-        self.pc = pc if pc in OWN_PRECONDITIONERS else known_type("pc", pc, PETSc.PC.Type)
+        self.petsc_options = dict(petsc_options or {})
+        check_owned(self.petsc_options)
+        self.options_prefix = options_prefix
+        if options_prefix is not None:
+            chosen = options_under(options_prefix)
+            ksp, pc = chosen.pop("ksp_type", ksp), chosen.pop("pc_type", pc)
+            check_owned(chosen, options_prefix)
+            self.petsc_options |= chosen
+        self.ksp, self.pc = checked_ksp(ksp), checked_pc(pc)
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
-        self.petsc_options = dict(petsc_options or {})
         self.report = SolveReport()
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
@@ -126,6 +99,19 @@ class Solver:
             f"Solver(ksp={self.ksp!r}, pc={self.pc!r}, refinement=({self.refinement}), "
             f"adjoint=({self.adjoint}))"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied or pickled: a new solver with the same settings, that has solved nothing yet."""
+        settings = {
+            "ksp": self.ksp,
+            "pc": self.pc,
+            "refinement": self.refinement,
+            "adjoint": self.adjoint,
+            "petsc_options": dict(self.petsc_options),
+            "differentiation": self.differentiation,
+            "options_prefix": self.options_prefix,
+        }
+        return _with_settings, (settings,)
 
     def refine(
         self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None
@@ -149,294 +135,9 @@ class Solver:
         return found
 
 
-class LinearSystem:
-    """The two KSPs of one solver for one operator."""
-
-    def __init__(self, operator: Operator, solver: Solver) -> None:
-        operator.check_preconditioner(solver.pc)
-        # Set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
-        self.broken = False
-        self._operator = weakref.ref(operator)
-        self._report, self._comm = solver.report, operator.comm
-        self.method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
-        self._matrix = operator.matrix
-        self._nullspace = operator.matrix.getNullSpace()
-        self._transposed = not (operator.symmetric or solver.ksp in _SYMMETRIC_KSPS)
-        self._state = -1
-        self._unchecked_options = dict(solver.petsc_options)
-        # These only carry arrays that belong to the caller.
-        self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
-        self._ksps = {"forward": self._create_ksp(operator, solver)}
-        self._norms = {"forward": self._ksps["forward"].getNormType()}
-        self._ksps["adjoint"] = self._create_adjoint()
-        self._ksp_name = solver.ksp
-
-    def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
-        ksp = PETSc.KSP().create(comm=operator.comm)
-        # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over
-        # when they are made.
-        ksp.setOptionsPrefix(new_prefix())
-        ksp.setOperators(self._matrix)
-        if solver.ksp == "steepest_descent":
-            self.preconditioner = _line_search(ksp)
-        else:
-            ksp.setType(solver.ksp)
-            self.preconditioner = ksp.getPC()
-        pc = self.preconditioner
-        if solver.pc not in OWN_PRECONDITIONERS:
-            pc.setType(solver.pc)
-        operator.attach_preconditioner(pc, solver.pc)
-        hierarchy = attach_hierarchy(pc, operator, self._transposed) if solver.pc == "mg" else {}
-        apply_options(ksp, {**hierarchy, **solver.petsc_options})
-        self._can_skip_norm = allow_skipping_the_norm(ksp)
-        self._stacked = stacked_richardson(ksp, self._matrix)
-        return ksp
-
-    def _create_adjoint(self) -> Any:
-        forward = self._ksps["forward"]
-        ksp = PETSc.KSP().create(comm=forward.comm)
-        ksp.setType(forward.getType())
-        ksp.setPC(forward.getPC())
-        ksp.setOptionsPrefix(forward.getOptionsPrefix())
-        ksp.setFromOptions()
-        side = forward.getPCSide()
-        ksp.setPCSide(side)
-        self._norms["adjoint"] = self._norms["forward"]
-        if self._transposed and side == PETSc.PC.Side.LEFT and forward.getType() in _MIRRORED_KSPS:
-            ksp.setPCSide(PETSc.PC.Side.RIGHT)
-            self._norms["adjoint"] = PETSc.KSP.NormType.UNPRECONDITIONED
-        return ksp
-
-    @property
-    def forward_ksp(self) -> Any:
-        """The KSP of forward solves."""
-        return self._ksps["forward"]
-
-    @cached_property
-    def product(self) -> BatchedProduct:
-        """Products with the matrix."""
-        operator = self._operator()
-        return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
-
-    def precondition(self, right: Array, transposed: bool) -> Array:
-        """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
-        result = np.empty_like(right)
-        apply = (
-            self.preconditioner.applyTranspose
-            if transposed and self._transposed
-            else self.preconditioner.apply
-        )
-        for one, out in zip(right, result, strict=True):
-            self._on_arrays(apply, one, out)
-        return result
-
-    def refine(self, forward: Refinement, adjoint: Refinement) -> None:
-        """Set tolerances and tests of both KSPs; nothing is set up again."""
-        self._levels = {"forward": forward, "adjoint": adjoint}
-        for direction, level in self._levels.items():
-            ksp = self._ksps[direction]
-            if level.is_fixed and not self._can_skip_norm:
-                raise InputError(
-                    f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol "
-                    "too, or use another ksp"
-                )
-            ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
-            # None means the test that goes with the norm; the norm alone would end as
-            # DIVERGED_MAX_IT.
-            ksp.setConvergenceTest(None)
-            # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
-            # but no norm.
-            ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
-
-    def set_up(self, direction: str) -> None:
-        """Set the preconditioner up if the matrix changed since; collective."""
-        state = self._matrix.stateGet()
-        if state == self._state:
-            return
-        counters = self._counters(direction)
-        start = time.perf_counter()
-        ksp = self._ksps[direction]
-        try:
-            self._ksps["forward"].setOperators(self._matrix)
-            ksp.setUp()
-            ksp.setUpOnBlocks()
-            # What belongs to one rank alone may have failed there.
-            raise_together(self._comm, None)
-        except PETSc.Error as error:
-            raise self.failure(direction, error) from error
-        finally:
-            counters.seconds += time.perf_counter() - start
-        counters.set_ups += 1
-        self._state = state
-        self._check_options()
-
-    def _check_options(self) -> None:
-        """Raise ValueError for options that nothing asked for by the end of the first set-up."""
-        unused = remove_unused_options(
-            self._ksps["forward"].getOptionsPrefix(), self._unchecked_options
-        )
-        self._unchecked_options = {}
-        if unused:
-            self.broken = True
-            raise InputError(
-                f"petsc_options: {', '.join(map(repr, unused))} means nothing to {self.method}: "
-                "look at the spelling, or whether it belongs to another ksp or pc"
-            )
-
-    def solve(self, direction: str, b: Array, x: Array) -> int:
-        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
-        the last one.
-
-        Raises
-        ------
-        SolveError
-            With the KSP's reason, the iteration, the level and what to try.
-        """
-        counters, ksp = self._counters(direction), self._ksps[direction]
-        transposed = direction == "adjoint" and self._transposed
-        run = ksp.solveTranspose if transposed else ksp.solve
-        iterations = 0
-        start = time.perf_counter()
-        try:
-            if self._solve_stacked(direction, b, x, transposed):
-                return int(self._levels[direction].max_it or 0)
-            for right, result in zip(b, x, strict=True):
-                iterations = self._solve_one(ksp, run, right, result)
-                code = ksp.getConvergedReason()
-                counters.iterations += iterations
-                counters.solves += 1
-                if code < 0:
-                    self._judge(direction, code, iterations, right, result)
-        except PETSc.Error as error:
-            raise self.failure(direction, error) from error
-        finally:
-            counters.seconds += time.perf_counter() - start
-        return iterations
-
-    def _solve_stacked(self, direction: str, b: Array, x: Array, transposed: bool) -> bool:
-        """Solve all at once, if the method and the level allow it; a failure is left to those that
-        solve one by one.
-        """
-        level, counters = self._levels[direction], self._counters(direction)
-        if (
-            self._stacked is None
-            or not level.is_fixed
-            or level.max_it is None
-            or not self._stacked.fits(len(b))
-        ):
-            return False
-        if not self._stacked.solve(b, x, level.max_it, transposed):
-            return False
-        counters.iterations += level.max_it * len(b)
-        counters.solves += len(b)
-        return True
-
-    def _solve_one(self, ksp: Any, run: Any, right: Array, result: Array) -> int:
-        self._on_arrays(run, right, result)
-        # Preconditioned from the left, PETSc keeps every iterate orthogonal to it; from the right,
-        # M⁻¹ comes last.
-        if self._nullspace and ksp.getPCSide() == PETSc.PC.Side.RIGHT:
-            self._on_arrays(lambda _, x: self._nullspace.remove(x), right, result)
-        return int(ksp.getIterationNumber())
-
-    def _on_arrays(self, run: Any, right: Array, result: Array) -> None:
-        self._b.placeArray(right)
-        self._x.placeArray(result)
-        try:
-            run(self._b, self._x)
-        finally:
-            self._b.resetArray()
-            self._x.resetArray()
-
-    def _judge(
-        self, direction: str, code: int, iterations: int, right: Array, result: Array
-    ) -> None:
-        level = self._levels[direction]
-        if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
-            return
-        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
-        # or nothing is left to.
-        if level.is_fixed and not errors.is_set_up_failure(code):
-            if zero_rows(self._b.comm.tompi4py(), right[None])[0]:
-                result[:] = 0.0
-                return
-            if self._is_solved(direction, right, result):
-                return
-        raise errors.failed_solve(direction, self.method, code, iterations, level)
-
-    def _is_solved(self, direction: str, right: Array, result: Array) -> bool:
-        """Whether the residual is down to rounding; collective."""
-        transposed = direction == "adjoint" and self._transposed
-        residual = self._b.duplicate()
-        self._x.placeArray(result)
-        (self._matrix.multTranspose if transposed else self._matrix.mult)(self._x, residual)
-        self._x.resetArray()
-        self._b.placeArray(right)
-        residual.aypx(-1.0, self._b)
-        length = self._b.norm()
-        solved = residual.norm() <= SOLVED * length < np.inf
-        self._b.resetArray()
-        return bool(solved)
-
-    def failure(self, direction: str, error: PETSc.Error) -> Exception:
-        """What to raise for a PETSc call that failed: the exception of the operator's or
-        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
-        call.
-        """
-        self.broken = True
-        operator = self._operator()
-        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
-        if operator is not None:
-            failure, operator.failure = operator.failure or failure, None
-        if failure is None:
-            level = self._levels[direction]
-            failure = errors.petsc_failure(direction, self.method, error, level)
-        tell_or_end_job(self._comm, failure)
-        return failure
-
-    def _counters(self, direction: str) -> Counters:
-        return self._report.adjoint if direction == "adjoint" else self._report.forward
-
-
-def _line_search(ksp: Any) -> Any:
-    """Make a KSP do steepest descent; returns the PC that is to precondition it.
-
-    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z
-    = M⁻¹ r` and `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
-    """
-    ksp.setType(PETSc.KSP.Type.RICHARDSON)
-    # The correction, which Richardson's method takes for a preconditioned residual, says little of
-    # the error.
-    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-    ksp.getPC().setType(PETSc.PC.Type.KSP)
-    inner = ksp.getPC().getKSP()
-    inner.setType(PETSc.KSP.Type.CG)
-    inner.setNormType(PETSc.KSP.NormType.NONE)
-    inner.setConvergenceTest(None)
-    inner.setTolerances(max_it=1)
-    # Its options are those of any other solver's preconditioner, not "ksp_pc_…".
-    inner.getPC().setOptionsPrefix(ksp.getOptionsPrefix())
-    return inner.getPC()
-
-
-def check_unrolled(ksp: str, pc: str) -> None:
-    """Raise ValueError for a method that has no unrolled form."""
-    if ksp not in UNROLLED_KSPS:
-        raise InputError(
-            f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, "
-            f"not of {ksp!r}: "
-            "choose one of them, or differentiation='implicit'"
-        )
-    if pc == "ksp":
-        raise InputError(
-            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an "
-            "iteration itself: choose another, "
-            "or differentiation='implicit'"
-        )
-
-
-def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
-    """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
-    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
-    comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
-    return np.logical_not(nonzero)
+def _with_settings(settings: dict[str, Any]) -> Solver:
+    # What the prefix chose is among the settings; the options may have changed since.
+    prefix = settings.pop("options_prefix")
+    solver = Solver(**settings)
+    solver.options_prefix = prefix
+    return solver

@@ -66,6 +66,8 @@ class DiffusionStencil:
             grid=grid,
             constant_nullspace=constant_nullspace,
         )
+        # Both entries of a face are the same number, and each row's add up to the mass.
+        self.operator.promises_hold = True
 
     def values(self, diffusivity: Tensor, mass: float, scale: float) -> Tensor:
         """The operator's values for a diffusivity of shape `()` or `local_shape`; differentiable,

@@ -33,6 +33,8 @@ class StaggeredOperator(SparseOperator):
     `pc="constraint"` is a `ConstraintPreconditioner`.
     """
 
+    promises_hold = True  # Only differences of the pressure enter, and the divergence adds up to 0.
+
     def __init__(self, grid: Grid, dt: float, rows: Indices, cols: Indices) -> None:
         size, n_local = (grid.dim + 1) * grid.size, (grid.dim + 1) * grid.n_local
         constant_pressure = np.zeros(n_local)

@@ -2,11 +2,14 @@
 and has a transpose.
 """
 
+import itertools
+
 import pytest
 import torch
 from mpi4py import MPI
 
 from prdp_hpc import Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc.linalg.multigrid import hierarchy
 
 WORLD = MPI.COMM_WORLD
 SHAPES = [(13,), (24,), (13, 14), (12, 13, 14)]
@@ -70,6 +73,53 @@ def test_iterations_do_not_grow_with_the_grid(boundary):
         source = torch.randn(grid.local_shape, dtype=torch.float64)
         Poisson(grid, solver)(source - source.mean())
         assert solver.report.forward.iterations <= 12
+
+
+# The same distance between points along all axes, and the same length of all axes.
+@pytest.mark.parametrize("length", [None, 1.0])
+@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
+@pytest.mark.parametrize("shape", [(2, 1024), (1024, 2), (5, 300), (3, 30, 30), (2048,)])
+def test_a_short_axis_does_not_end_the_hierarchy(shape, boundary, length):
+    grid = Grid(shape, boundary, MPI.COMM_SELF, shape if length is None else length)
+    grids = hierarchy(grid)
+    assert grids[-1].size <= 2100
+    assert all(fine.size > coarse.size for fine, coarse in itertools.pairwise(grids))
+    solver = Solver("cg", "mg", 1e-8)
+    kappa = 0.5 + torch.rand(shape, dtype=torch.float64)
+    b = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    x = Poisson(grid, solver, kappa)(b)
+    (grad,) = torch.autograd.grad(x, b, torch.randn(shape, dtype=torch.float64))
+    assert grad.isfinite().all()
+    assert max(solver.report.forward.iterations, solver.report.adjoint.iterations) <= 14
+
+
+def test_a_singular_matrix_with_other_left_nullspace():
+    """Rows sum to 0 and columns do not: its coarse matrices are singular too."""
+    grid = Grid((12, 12), "periodic", MPI.COMM_SELF)
+    symmetric, values = Poisson(grid, Solver()).operator, Poisson(grid, Solver()).values()
+    weight = 0.5 + torch.rand(144, dtype=torch.float64)
+    rows, cols = symmetric._rows, symmetric._cols
+    operator = SparseOperator(
+        rows,
+        cols,
+        (144, 144),
+        MPI.COMM_SELF,
+        grid=grid,
+        constant_nullspace=True,
+        left_nullspace=1.0 / weight.numpy(),
+    )
+    values = values * weight[torch.from_numpy(rows).long()]
+    dense = torch.zeros(144, 144, dtype=torch.float64)
+    dense[rows, cols] = values
+    b, grad = torch.randn(2, 2, 144, dtype=torch.float64)
+    b.requires_grad_()
+    solver = Solver("gmres", "mg", 1e-12)
+    x = solve(operator, values, b, solver)
+    x.backward(grad)
+    inverse = torch.linalg.pinv(dense, rtol=1e-10)
+    torch.testing.assert_close(x.detach(), b.detach() @ inverse.T, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(b.grad, grad @ inverse, rtol=1e-7, atol=1e-9)
+    assert max(solver.report.forward.iterations, solver.report.adjoint.iterations) <= 2 * 25
 
 
 @pytest.mark.parallel(nprocs=[1, 2, 3])

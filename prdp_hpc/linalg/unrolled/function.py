@@ -14,8 +14,9 @@ from torch.autograd.function import once_differentiable
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.bridge import like, to_host
 from prdp_hpc.linalg.inputs import is_batch, prepare
+from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator, SparseOperator
-from prdp_hpc.linalg.solver import Solver, check_unrolled
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent

@@ -85,7 +85,7 @@ class Richardson(Method):
         for step in range(last_iteration(counts)):
             rest = grad - system.plain_product(x, transposed=True) if step else grad
             x = x + (self.scale * (counts > step)) * system.transposed_precondition(rest)
-        return system.without_nullspace(x)
+        return system.without_left_nullspace(x)
 
 
 class SteepestDescent(Method):

@@ -11,9 +11,9 @@ from torch import Tensor
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import has_bad_numbers
 from prdp_hpc.linalg.inputs import anywhere
+from prdp_hpc.linalg.linear_system import SOLVED
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import Counters, SolveReport
-from prdp_hpc.linalg.solver import SOLVED
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
 from prdp_hpc.linalg.unrolled.reductions import dots
@@ -64,7 +64,7 @@ class Run:
         _, absolute, divergence, _ = self.system.ksp.getTolerances()
         watch = Test(len(b), self._level, absolute, divergence)
         with torch.no_grad():
-            right = self.system.without_nullspace(b)
+            right = self.system.without_left_nullspace(b)
             state = self.method.start(self.system, right, watch)
             while watch.goes_on:
                 self.checkpoints.offer(watch.iteration, state)
@@ -110,7 +110,7 @@ class Run:
                 begin = tuple(tensor.detach().requires_grad_() for tensor in state)
                 current = self._repeat(
                     system,
-                    system.without_nullspace(leaf),
+                    system.without_left_nullspace(leaf),
                     begin,
                     Replay(self.counts, first),
                     stop - first,
@@ -120,7 +120,7 @@ class Run:
             if end:
                 system = self.system.with_values(values)
                 start = self.method.start(
-                    system, system.without_nullspace(leaf), Replay(self.counts, 0)
+                    system, system.without_left_nullspace(leaf), Replay(self.counts, 0)
                 )
                 gradients.pull(start, grads, ())
         return gradients.totals[1] if values is not None else None, gradients.totals[0]

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.inputs import anywhere, is_batch
-from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
-from prdp_hpc.linalg.solver import LinearSystem, Solver
+from prdp_hpc.linalg.linear_system import LinearSystem
+from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
 
 # Options with which these preconditioners are no longer what they are differentiated as.
@@ -57,7 +59,7 @@ class UnrolledSystem:
         self.ksp = self.systems[0].forward_ksp
         self.right_side = self.ksp.getPCSide() == PETSc.PC.Side.RIGHT
         self._pc = solver.pc if is_differentiated(solver) else None
-        self._nullspace = operator.nullspace_basis
+        self._nullspaces = operator.nullspace_basis, operator.left_nullspace_basis
         self._values = values.detach() if isinstance(values, Tensor) else values
         self._leaf: Tensor | None = None
         self._inverse: Tensor | None = None
@@ -100,10 +102,19 @@ class UnrolledSystem:
 
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
-        if self._nullspace is None:
+        return self._without(self._nullspaces[0], x)
+
+    def without_left_nullspace(self, x: Tensor) -> Tensor:
+        """`x` minus its part in the nullspace of the transpose."""
+        return self._without(self._nullspaces[1], x)
+
+    def _without(self, basis: Tensor | None, x: Tensor) -> Tensor:
+        if basis is None:
             return x
-        z = self._nullspace.expand_as(x)
-        return x - dots(self.comm, (x, z))[0] * z
+        vectors = [z.expand_as(x) for z in basis]
+        for along, z in zip(dots(self.comm, *((x, z) for z in vectors)), vectors, strict=True):
+            x = x - along * z
+        return x
 
     def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x` or `Aᵀ x` without recording."""

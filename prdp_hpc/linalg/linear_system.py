@@ -1,0 +1,495 @@
+"""Forward and adjoint KSP with one preconditioner between them."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+from petsc4py import PETSc
+
+from prdp_hpc.collective import raise_together, tell_or_end_job
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
+from prdp_hpc.linalg.method_types import (
+    DIRECT_PCS,
+    MIRRORED_KSPS,
+    NO_TRANSPOSE_KSPS,
+    NO_TRANSPOSE_PCS,
+    ONE_APPLICATION_KSPS,
+    OWN_PRECONDITIONERS,
+    STATIONARY_KSPS,
+    SYMMETRIC_KSPS,
+    SYMMETRIC_PCS,
+)
+from prdp_hpc.linalg.multigrid import attach_hierarchy
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.options import (
+    ADJOINT,
+    check_owned,
+    meaningless,
+    new_prefix,
+    remove_options,
+    repeatable,
+    set_options,
+    take_options,
+    unused_options,
+)
+from prdp_hpc.linalg.products import BatchedProduct
+from prdp_hpc.linalg.promises import probe, row_maxima
+from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
+from prdp_hpc.linalg.report import Counters
+from prdp_hpc.linalg.stacked import stacked_richardson
+
+if TYPE_CHECKING:
+    from prdp_hpc.linalg.solver import Solver
+
+# A relative residual that is rounding: what is left after a breakdown of a method that had
+# converged.
+SOLVED = 1e-10
+# The same where a Krylov method is stopped by it.
+ROUNDING = 1e-14
+# A growth of the residual that no solve reaches.
+NEVER = 1e300
+# What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
+DIRECT = 1e-3
+
+
+class LinearSystem:
+    """The two KSPs of one solver for one operator."""
+
+    def __init__(self, operator: Operator, solver: Solver) -> None:
+        operator.check_preconditioner(solver.pc)
+        # Set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
+        self.broken = False
+        self._operator = weakref.ref(operator)
+        self._report, self._comm = solver.report, operator.comm
+        self._matrix = operator.matrix
+        self._nullspaces = operator.nullspaces
+        self._names = solver.ksp, solver.pc
+        self._transposed = not (
+            operator.symmetric or solver.ksp in SYMMETRIC_KSPS or solver.pc in SYMMETRIC_PCS
+        )
+        self._state = -1
+        self._symmetric_pc = (-1, False)
+        # These only carry arrays that belong to the caller.
+        self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
+        self._residual = self._matrix.createVecLeft()
+        self._prefix = new_prefix()
+        self._ksps = {"forward": self._create_ksp(operator, solver)}
+        self._norms = {"forward": self._ksps["forward"].getNormType()}
+        self._divtol = self._ksps["forward"].getTolerances()[2]
+        self._ksps["adjoint"] = self._create_adjoint()
+
+    def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
+        check_owned(solver.petsc_options)
+        ksp = PETSc.KSP().create(comm=operator.comm)
+        # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over
+        # when they are made.
+        ksp.setOptionsPrefix(self._prefix)
+        ksp.setOperators(self._matrix)
+        if solver.ksp == "steepest_descent":
+            self.preconditioner = _line_search(ksp)
+        else:
+            ksp.setType(solver.ksp)
+            self.preconditioner = ksp.getPC()
+        pc = self.preconditioner
+        if solver.pc not in OWN_PRECONDITIONERS:
+            pc.setType(solver.pc)
+        operator.attach_preconditioner(pc, solver.pc)
+        hierarchy = attach_hierarchy(pc, operator, self._transposed) if solver.pc == "mg" else {}
+        # No right-hand side is too small to be solved for.
+        ksp.setTolerances(atol=0.0)
+        self._take_options(
+            ksp, {**hierarchy, **repeatable(solver.pc, solver.petsc_options)}, solver
+        )
+        self._can_skip_norm = allow_skipping_the_norm(ksp)
+        self._stacked = stacked_richardson(ksp, self._matrix)
+        return ksp
+
+    def _take_options(self, ksp: Any, defaults: dict[str, Any], solver: Solver) -> None:
+        options = {**defaults, **solver.petsc_options}
+        names = set_options(self._prefix, options)
+        weakref.finalize(self, remove_options, names)
+        self._unchecked_options = dict(solver.petsc_options)
+        take_options(ksp, options)
+
+    def _create_adjoint(self) -> Any:
+        forward = self._ksps["forward"]
+        ksp = PETSc.KSP().create(comm=forward.comm)
+        ksp.setType(forward.getType())
+        # Its options are read without the preconditioner, which has read its own.
+        ksp.getPC().setType(PETSc.PC.Type.NONE)
+        ksp.setTolerances(atol=0.0)
+        for prefix in (self._prefix, self._prefix + ADJOINT):
+            ksp.setOptionsPrefix(prefix)
+            take_options(ksp, self._unchecked_options)
+        ksp.setPC(forward.getPC())
+        side = forward.getPCSide()
+        ksp.setPCSide(side)
+        self._norms["adjoint"] = self._norms["forward"]
+        if self._transposed and side == PETSc.PC.Side.LEFT and forward.getType() in MIRRORED_KSPS:
+            ksp.setPCSide(PETSc.PC.Side.RIGHT)
+            self._norms["adjoint"] = PETSc.KSP.NormType.UNPRECONDITIONED
+        return ksp
+
+    @property
+    def ksp_name(self) -> str:
+        """The live type of the KSPs."""
+        own = self._names[0] == "steepest_descent"
+        return self._names[0] if own else str(self._ksps["forward"].getType())
+
+    @property
+    def pc_name(self) -> str:
+        """The live type of the preconditioner."""
+        own = self._names[1] in OWN_PRECONDITIONERS
+        return self._names[1] if own else str(self.preconditioner.getType())
+
+    @property
+    def method(self) -> str:
+        """KSP and PC in words."""
+        return f"ksp={self.ksp_name!r}, pc={self.pc_name!r}"
+
+    @property
+    def forward_ksp(self) -> Any:
+        """The KSP of forward solves."""
+        return self._ksps["forward"]
+
+    @cached_property
+    def product(self) -> BatchedProduct:
+        """Products with the matrix."""
+        operator = self._operator()
+        return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
+
+    def precondition(self, right: Array, transposed: bool) -> Array:
+        """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
+        result = np.empty_like(right)
+        apply = (
+            self.preconditioner.applyTranspose
+            if transposed and not self._is_preconditioner_symmetric()
+            else self.preconditioner.apply
+        )
+        for one, out in zip(right, result, strict=True):
+            self._on_arrays(apply, one, out)
+        return result
+
+    def _is_preconditioner_symmetric(self) -> bool:
+        """Whether `M = Mᵀ`, which `A = Aᵀ` does not imply (restricted Schwarz, forward sweeps);
+        collective.
+
+        Tested by `⟨M⁻¹ u, v⟩ = ⟨u, M⁻¹ v⟩` once for each set-up.
+        """
+        if self._transposed:
+            return False
+        if self._symmetric_pc[0] != self._state:
+            start, end = self._matrix.getOwnershipRange()
+            u = probe(start, end)
+            v = np.roll(u, 1) + probe(start + 7, end + 7)
+            mu, mv = np.empty_like(u), np.empty_like(v)
+            self._on_arrays(self.preconditioner.apply, u, mu)
+            self._on_arrays(self.preconditioner.apply, v, mv)
+            sums = np.array([mu @ v - u @ mv, mu @ mu, mv @ mv, u @ u, v @ v])
+            self._comm.Allreduce(MPI.IN_PLACE, sums)
+            scale = np.sqrt(sums[1] * sums[4]) + np.sqrt(sums[2] * sums[3])
+            self._symmetric_pc = self._state, bool(abs(sums[0]) <= SOLVED * scale)
+        return self._symmetric_pc[1]
+
+    def refine(self, forward: Refinement, adjoint: Refinement) -> None:
+        """Set tolerances and tests of both KSPs; nothing is set up again."""
+        self._levels = {"forward": forward, "adjoint": adjoint}
+        for direction, level in self._levels.items():
+            ksp = self._ksps[direction]
+            self._check_one_application(level)
+            if level.is_fixed and not self._can_skip_norm:
+                raise InputError(
+                    f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: give an rtol "
+                    "too, or use another ksp"
+                )
+            rtol, divtol, norm = level.rtol, self._divtol, self._norms[direction]
+            if level.is_fixed and self._stops_at_rounding():
+                rtol, divtol = ROUNDING, NEVER
+                norm = PETSc.KSP.NormType.NATURAL if self.ksp_name == "cg" else norm
+            elif level.is_fixed:
+                norm = PETSc.KSP.NormType.NONE
+            ksp.setNormType(norm)
+            # None means the test that goes with the norm; the norm alone would end as
+            # DIVERGED_MAX_IT.
+            ksp.setConvergenceTest(None)
+            # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
+            # but no norm.
+            max_it = level.max_it or DEFAULT_MAX_IT
+            ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
+
+    def set_up(self, direction: str) -> None:
+        """Set the preconditioner up if the matrix changed since; collective."""
+        state = self._matrix.stateGet()
+        if state == self._state:
+            return
+        counters = self._counters(direction)
+        start = time.perf_counter()
+        ksp = self._ksps[direction]
+        try:
+            self._check_promises()
+            self._ksps["forward"].setOperators(self._matrix)
+            ksp.setUp()
+            ksp.setUpOnBlocks()
+            # What belongs to one rank alone may have failed there.
+            raise_together(self._comm, None)
+        except PETSc.Error as error:
+            raise self.failure(direction, error) from error
+        finally:
+            counters.seconds += time.perf_counter() - start
+        counters.set_ups += 1
+        self._state = state
+        self._check_options()
+
+    def _stops_at_rounding(self) -> bool:
+        """Whether a fixed number of iterations must end early where only rounding is left.
+
+        On a singular matrix a Krylov method that goes on breaks down: rounding gives its directions
+        a part in the nullspace, which nothing bounds.
+        """
+        return self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
+
+    def _check_one_application(self, level: Refinement) -> None:
+        once = self.ksp_name in ONE_APPLICATION_KSPS and self.pc_name not in DIRECT_PCS
+        if once and level.is_fixed and level.max_it != 1:
+            raise InputError(
+                f"ksp={self.ksp_name!r} applies the preconditioner once and cannot do "
+                f"{level.max_it} iterations: use ksp='richardson' for that many applications, or "
+                "max_it=1"
+            )
+
+    def _check_promises(self) -> None:
+        """Raise ValueError if the values break what the operator promises or the method needs."""
+        operator = self._operator()
+        assert operator is not None, "its solver outlived an operator that is being used"
+        promised = operator.symmetric and operator.promises_hold
+        relying = [
+            f"{what}={name!r}"
+            for what, name, needy in (
+                ("ksp", self.ksp_name, SYMMETRIC_KSPS),
+                ("pc", self.pc_name, SYMMETRIC_PCS),
+            )
+            if name in needy
+        ] + (["symmetric=True"] if operator.symmetric else [])
+        if relying and not promised:
+            operator.promises.require_symmetric(" and ".join(relying))
+            operator.failure = None  # A function without a transpose is not at fault.
+        if self._nullspaces is not None and not operator.promises_hold:
+            operator.promises.require_nullspaces(self._nullspaces, operator.symmetric)
+
+    def _check_options(self) -> None:
+        """Raise ValueError for options that nothing asked for by the end of the first set-up."""
+        unused = unused_options(self._prefix, self._unchecked_options)
+        self._unchecked_options = {}
+        if unused:
+            self.broken = True
+            raise meaningless(unused, self.method)
+
+    def solve(self, direction: str, b: Array, x: Array) -> int:
+        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
+        the last one.
+
+        Raises
+        ------
+        SolveError
+            With the KSP's reason, the iteration, the level and what to try.
+        """
+        counters = self._counters(direction)
+        if self._nullspaces is None:
+            return self._solve_each(direction, b, x, counters)
+        adjoint = direction == "adjoint"
+        right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
+        iterations = self._solve_each(direction, right, x, counters)
+        x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
+        return iterations
+
+    def _solve_each(self, direction: str, b: Array, x: Array, counters: Counters) -> int:
+        """Solve for right-hand sides in the range of the matrix."""
+        ksp, level = self._ksps[direction], self._levels[direction]
+        transposed = direction == "adjoint" and self._transposed
+        if transposed and (self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS):
+            raise errors.no_transpose(self.method, level)
+        run = ksp.solveTranspose if transposed else ksp.solve
+        iterations = 0
+        start = time.perf_counter()
+        try:
+            if self._solve_stacked(direction, b, x, transposed):
+                return int(level.max_it or 0)
+            for right, result in zip(b, x, strict=True):
+                self._on_arrays(run, right, result)
+                iterations = int(ksp.getIterationNumber())
+                code = ksp.getConvergedReason()
+                counters.iterations += iterations
+                counters.solves += 1
+                if code < 0:
+                    self._judge(direction, code, iterations, right, result)
+                elif level.rtol is not None and self.ksp_name in ONE_APPLICATION_KSPS:
+                    self._judge_one_application(direction, right, result)
+        except PETSc.Error as error:
+            raise self.failure(direction, error) from error
+        finally:
+            counters.seconds += time.perf_counter() - start
+        return iterations
+
+    def _solve_stacked(self, direction: str, b: Array, x: Array, transposed: bool) -> bool:
+        """Solve all at once, if the method and the level allow it; a failure is left to those that
+        solve one by one.
+        """
+        level, counters = self._levels[direction], self._counters(direction)
+        if (
+            self._stacked is None
+            or not level.is_fixed
+            or level.max_it is None
+            or not self._stacked.fits(len(b))
+        ):
+            return False
+        if not self._stacked.solve(b, x, level.max_it, transposed):
+            return False
+        counters.iterations += level.max_it * len(b)
+        counters.solves += len(b)
+        return True
+
+    def _on_arrays(self, run: Any, right: Array, result: Array) -> None:
+        self._b.placeArray(right)
+        self._x.placeArray(result)
+        try:
+            run(self._b, self._x)
+        finally:
+            self._b.resetArray()
+            self._x.resetArray()
+
+    def _judge(
+        self, direction: str, code: int, iterations: int, right: Array, result: Array
+    ) -> None:
+        level = self._levels[direction]
+        if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
+            return
+        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
+        # or nothing is left to.
+        if level.is_fixed and not errors.is_set_up_failure(code):
+            if zero_rows(self._comm, right[None])[0]:
+                result[:] = 0.0
+                return
+            residual, length, _ = self._lengths(direction, right, result)
+            if residual <= SOLVED * length < np.inf:
+                return
+        where = self._bad_row(errors.is_set_up_failure(code))
+        raise errors.failed_solve(direction, self.method, code, iterations, level, where)
+
+    def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
+        """Raise SolveError unless one application of the preconditioner reached the tolerance:
+        PETSc does not look.
+        """
+        level = self._levels[direction]
+        if level.max_it == 1:
+            return
+        residual, length, size = self._lengths(direction, right, result)
+        if residual <= float(level.rtol or 0.0) * length:
+            return
+        # Near a singular matrix a factorisation cannot do better than rounding.
+        rounding = SOLVED * size * self._matrix.norm(PETSc.NormType.FROBENIUS)
+        if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
+            return
+        raise errors.inexact_application(direction, self.method, residual / length, level)
+
+    def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
+        """The lengths of the residual, the right-hand side and the solution; collective."""
+        transposed = direction == "adjoint" and self._transposed
+        self._b.placeArray(right)
+        self._x.placeArray(result)
+        try:
+            product = self._matrix.multTranspose if transposed else self._matrix.mult
+            product(self._x, self._residual)
+            self._residual.aypx(-1.0, self._b)
+            return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
+        finally:
+            self._b.resetArray()
+            self._x.resetArray()
+
+    def _bad_row(self, in_set_up: bool) -> str:
+        """A row that makes solves fail, or only set-ups, in words; collective."""
+        if not str(self._matrix.getType()).endswith("aij"):
+            return ""
+        end = self._matrix.getSize()[0]
+        kinds = [(self._zero_row(), "is zero, which makes the matrix singular")]
+        if in_set_up:
+            kinds.append((self._zero_diagonal(), "has a zero, or nothing, on its diagonal"))
+        for own, what in kinds:
+            first = self._comm.allreduce(end if own is None else own, op=MPI.MIN)
+            if first < end:
+                return f"row {first} {what}"
+        return ""
+
+    def _zero_row(self) -> int | None:
+        """The first of this rank's rows without an entry that is not zero."""
+        largest = row_maxima(self._matrix, self._residual)
+        return None if largest is None else self._first_row(largest == 0.0)
+
+    def _zero_diagonal(self) -> int | None:
+        """The first of this rank's rows without a diagonal entry that is not zero."""
+        self._matrix.getDiagonal(self._residual)
+        return self._first_row(self._residual.getArray(readonly=True) == 0.0)
+
+    def _first_row(self, which: NDArray[np.bool_]) -> int | None:
+        start = int(self._matrix.getOwnershipRange()[0])
+        return start + int(np.argmax(which)) if which.any() else None
+
+    def failure(self, direction: str, error: PETSc.Error) -> Exception:
+        """What to raise for a PETSc call that failed: the exception of the operator's or
+        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
+        call.
+        """
+        self.broken = True
+        operator = self._operator()
+        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
+        if operator is not None:
+            failure, operator.failure = operator.failure or failure, None
+        if failure is None:
+            failure = self._petsc_failure(direction, error)
+        tell_or_end_job(self._comm, failure)
+        return failure
+
+    def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
+        # On this rank alone: the others may not have failed.
+        stored = str(self._matrix.getType()).endswith("aij")
+        row = self._zero_diagonal() if stored else None
+        return errors.petsc_failure(direction, self.method, error, self._levels[direction], row)
+
+    def _counters(self, direction: str) -> Counters:
+        return self._report.adjoint if direction == "adjoint" else self._report.forward
+
+
+def _line_search(ksp: Any) -> Any:
+    """Make a KSP do steepest descent; returns the PC that is to precondition it.
+
+    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z
+    = M⁻¹ r` and `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
+    """
+    ksp.setType(PETSc.KSP.Type.RICHARDSON)
+    # The correction, which Richardson's method takes for a preconditioned residual, says little of
+    # the error.
+    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+    ksp.getPC().setType(PETSc.PC.Type.KSP)
+    inner = ksp.getPC().getKSP()
+    inner.setType(PETSc.KSP.Type.CG)
+    inner.setNormType(PETSc.KSP.NormType.NONE)
+    inner.setConvergenceTest(None)
+    inner.setTolerances(max_it=1)
+    # Its options are those of any other solver's preconditioner, not "ksp_pc_…".
+    inner.getPC().setOptionsPrefix(ksp.getOptionsPrefix())
+    return inner.getPC()
+
+
+def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
+    """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
+    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
+    comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
+    return np.logical_not(nonzero)

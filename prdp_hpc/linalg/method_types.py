@@ -1,0 +1,137 @@
+"""What is known of PETSc's KSP and PC types by their names."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import Any
+
+from petsc4py import PETSc
+
+from prdp_hpc.errors import InputError
+
+OWN_PRECONDITIONERS = ("constraint",)
+"""Names of preconditioners that PETSc does not have, and an operator may bring along."""
+OWN_KSPS = ("steepest_descent",)
+UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
+SYMMETRIC_KSPS = frozenset(
+    {
+        "cg",
+        "pipecg",
+        "pipecg2",
+        "pipecgrr",
+        "pipelcg",
+        "pipeprcg",
+        "groppcg",
+        "fcg",
+        "pipefcg",
+        "minres",
+        "symmlq",
+        "cr",
+        "pipecr",
+        "steepest_descent",
+    }
+)
+"""These are only right for A = Aᵀ, so the adjoint solve may use A itself."""
+SYMMETRIC_PCS = frozenset({"cholesky", "icc"})
+"""These read one triangle of the matrix and take the other to be the same."""
+MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
+"""These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve
+preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
+down for badly scaled rows.
+"""
+ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
+"""These apply the preconditioner once, whatever the level is."""
+STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
+"""These do not break down when only rounding is left."""
+DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
+"""One application of these is meant to be the solution."""
+_UNFIT_KSPS = {
+    **dict.fromkeys(
+        ("qcg", "nash", "stcg", "gltr"),
+        "it minimises a quadratic model in a trust region instead of solving A x = b: use ksp='cg'",
+    ),
+    "fetidp": "it needs a matrix given by subdomains: use another ksp",
+    "python": "its iteration is user code that a Solver has no way to take: use another ksp",
+}
+_UNFIT_PCS = {
+    "deflation": "what it finds for the first values it keeps for all others: use pc='gamg'",
+    "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
+    "eisenstat": "it replaces the matrix of its KSP, which a forward and an adjoint KSP share: use "
+    "pc='sor'",
+}
+NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr"})
+NO_TRANSPOSE_PCS = frozenset({"hmg"})
+"""PETSc does not refuse to solve with the transpose with these, and gives wrong numbers or ends the
+program.
+"""
+PETSC_ERR_UNKNOWN_TYPE = 86
+
+
+def known_type(what: str, name: Any, types: type) -> str:
+    """`name` if this PETSc has a KSP or PC called so.
+
+    Raises
+    ------
+    ValueError
+        With the nearest names for one that no PETSc has; with what to do for one that this PETSc
+        was built without.
+    """
+    known = {str(value) for key, value in vars(types).items() if key.isupper()}
+    if name in known:
+        if not _is_built(what, str(name)):
+            raise InputError(
+                f"this PETSc was built without {what}={name!r}: choose another, or build PETSc "
+                f"with it (PETSc's configure has options such as --download-{name})"
+            )
+        return str(name)
+    near = difflib.get_close_matches(str(name), known, n=3)
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
+    )
+    raise InputError(f"PETSc has no {what} called {name!r}: {hint}")
+
+
+@cache
+def _is_built(what: str, name: str) -> bool:
+    if name == "pipelcg":
+        return True  # PETSc cannot destroy one that was never used.
+    made = (PETSc.KSP() if what == "ksp" else PETSc.PC()).create(comm=PETSc.COMM_SELF)
+    try:
+        made.setType(name)
+    except PETSc.Error as error:
+        return bool(error.ierr != PETSC_ERR_UNKNOWN_TYPE)
+    return True
+
+
+def checked_ksp(name: Any) -> str:
+    """`name` if it is a KSP that a `Solver` can use; else a ValueError."""
+    _check_fit("ksp", name, _UNFIT_KSPS)
+    return name if name in OWN_KSPS else known_type("ksp", name, PETSc.KSP.Type)
+
+
+def checked_pc(name: Any) -> str:
+    """`name` if it is a PC that a `Solver` can use; else a ValueError."""
+    _check_fit("pc", name, _UNFIT_PCS)
+    return name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
+
+
+def _check_fit(what: str, name: Any, unfit: dict[str, str]) -> None:
+    if isinstance(name, str) and name in unfit:
+        raise InputError(f"{what}={name!r} cannot be used in a Solver: {unfit[name]}")
+
+
+def check_unrolled(ksp: str, pc: str) -> None:
+    """Raise ValueError for a method that has no unrolled form."""
+    if ksp not in UNROLLED_KSPS:
+        raise InputError(
+            f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, "
+            f"not of {ksp!r}: "
+            "choose one of them, or differentiation='implicit'"
+        )
+    if pc == "ksp":
+        raise InputError(
+            "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an "
+            "iteration itself: choose another, "
+            "or differentiation='implicit'"
+        )

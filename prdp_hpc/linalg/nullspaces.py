@@ -1,0 +1,204 @@
+"""The nullspaces of a singular matrix and of its transpose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from numpy.typing import ArrayLike
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.bridge import Array
+
+DEPENDENT = 1e-10
+"""What is left of a vector of length 1 without its part along the vectors before it, below which it
+depends on them.
+"""
+MOSTLY = 1e-6
+"""A squared length, relative to the whole, below which what is left needs a second look."""
+ROUNDING = 1e-14
+"""A length, relative to the whole, below which what is left is rounding."""
+
+
+class Nullspace:
+    """The span of a few vectors, divided among the ranks of `comm`.
+
+    Parameters
+    ----------
+    comm : the ranks that share the vectors.
+    basis : this rank's part `(k, n_local)` of k orthonormal vectors.
+    is_constant : whether it is the constant alone, which PETSc treats without a vector.
+    """
+
+    def __init__(self, comm: MPI.Comm, basis: Array, is_constant: bool = False) -> None:
+        self.comm, self.basis, self.is_constant = comm, basis, is_constant
+        vectors = [] if is_constant else [PETSc.Vec().createWithArray(z, comm=comm) for z in basis]
+        self.petsc = PETSc.NullSpace().create(constant=is_constant, vectors=vectors, comm=comm)
+
+    def __len__(self) -> int:
+        return len(self.basis)
+
+    def removed_from(self, vectors: Array) -> Array:
+        """`(B, n_local)` without their parts in the span, a new array; collective.
+
+        What has no other part becomes exactly 0, not rounding errors for a solve to work on.
+        """
+        rest, whole, along = self._split(vectors)
+        mostly = whole - (along**2).sum(axis=1) <= MOSTLY * whole
+        if not mostly.any():
+            return rest
+        rest, left, along = self._split(rest)
+        left -= (along**2).sum(axis=1)
+        rest[mostly & (left <= ROUNDING**2 * whole)] = 0.0
+        return rest
+
+    def _split(self, vectors: Array) -> tuple[Array, Array, Array]:
+        """The rest, the squared lengths `(B,)` and the components `(B, k)` in the span."""
+        sums = np.empty((len(vectors), len(self) + 1))
+        np.matmul(vectors, self.basis.T, out=sums[:, :-1])
+        np.einsum("bi,bi->b", vectors, vectors, out=sums[:, -1])
+        if self.comm.size > 1:
+            self.comm.Allreduce(MPI.IN_PLACE, sums)
+        along = sums[:, :-1]
+        return vectors - along @ self.basis, sums[:, -1], along
+
+    @property
+    def tensor(self) -> Tensor:
+        """The basis as a tensor `(k, n_local)` of its own."""
+        return torch.from_numpy(self.basis.copy())
+
+
+class Nullspaces:
+    """The right nullspace, `A z = 0`, and the left one, `Aᵀ w = 0`, of one matrix.
+
+    Parameters
+    ----------
+    right, left : the two; the same object where they are one.
+    left_is_given : whether the left one was given by itself, or taken to be the right one.
+    """
+
+    def __init__(self, right: Nullspace, left: Nullspace, left_is_given: bool) -> None:
+        self.right, self.left, self.left_is_given = right, left, left_is_given
+
+    def attach(self, matrix: Any) -> None:
+        """Make them known to the KSPs and PCs of a PETSc matrix; PETSc manual pages:
+        MatSetNullSpace, MatSetTransposeNullSpace.
+        """
+        matrix.setNullSpace(self.right.petsc)
+        matrix.setTransposeNullSpace(self.left.petsc)
+
+    def of_result(self, transposed: bool) -> Nullspace:
+        """What the solution with A, or with Aᵀ, has no part in."""
+        return self.left if transposed else self.right
+
+    def of_right_hand_side(self, transposed: bool) -> Nullspace:
+        """What is removed from the right-hand side for A, or for Aᵀ, since no solution has it."""
+        return self.right if transposed else self.left
+
+
+def create_nullspaces(
+    comm: MPI.Comm,
+    n_local: int,
+    constant: bool,
+    right: ArrayLike | None,
+    left: ArrayLike | None,
+) -> Nullspaces | None:
+    """The nullspaces that an operator was given, None if it was given none; collective.
+
+    Raises
+    ------
+    ValueError
+        On all ranks: for vectors of a wrong shape, zero, not finite or linearly dependent, or
+        different numbers of right and left ones.
+    """
+    raise_together(comm, _wrong_nullspaces(n_local, constant, right, left))
+    if right is None and not constant:
+        return None
+    if right is None:
+        n = comm.allreduce(n_local)
+        own = Nullspace(comm, np.full((1, n_local), n**-0.5), is_constant=True)
+    else:
+        own = Nullspace(comm, _orthonormal(comm, right, "nullspace"))
+    if left is None:
+        return Nullspaces(own, own, left_is_given=False)
+    other = Nullspace(comm, _orthonormal(comm, left, "left_nullspace"))
+    if len(other) != len(own):
+        raise InputError(
+            f"nullspace has {len(own)} vectors and left_nullspace {len(other)}: a square matrix "
+            "has as many on the right as on the left"
+        )
+    return Nullspaces(own, other, left_is_given=True)
+
+
+def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
+    """An orthonormal basis `(k, n_local)` of the span of `(k, n_local)` or `(n_local,)`;
+    collective.
+    """
+    basis = np.array(vectors, dtype=np.float64, ndmin=2)
+    counts = comm.allgather(len(basis))
+    if len(set(counts)) > 1:
+        raise InputError(f"the ranks gave {min(counts)} … {max(counts)} vectors of {name}")
+    # Their sizes first, so that no square overflows or vanishes; a maximum of NaN is not defined.
+    sizes = np.where(np.isfinite(basis), np.abs(basis), np.inf).max(axis=1, initial=0.0)
+    comm.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
+    if not (np.isfinite(sizes).all() and (sizes > 0.0).all()):
+        raise InputError(f"a vector of {name} must be finite, and not zero")
+    basis /= sizes[:, None]
+    for index, vector in enumerate(basis):
+        vector /= _length(comm, vector)
+        before = basis[:index]
+        # Twice is enough: the second pass removes what rounding left in the first.
+        for _ in range(2 if index else 0):
+            vector -= comm.allreduce(before @ vector) @ before
+        length = _length(comm, vector)
+        if length < DEPENDENT:
+            raise InputError(
+                f"vector {index} of {name} is a combination of those before it: give linearly "
+                "independent vectors"
+            )
+        vector /= length
+    return basis
+
+
+def _length(comm: MPI.Comm, vector: Array) -> float:
+    return float(np.sqrt(comm.allreduce(float(vector @ vector))))
+
+
+def _wrong_nullspaces(
+    n_local: int, constant: bool, right: ArrayLike | None, left: ArrayLike | None
+) -> ValueError | None:
+    if right is not None and constant:
+        return InputError(
+            "constant_nullspace and nullspace each name the whole nullspace: give one of them; "
+            "with other vectors the constant is one of those of nullspace"
+        )
+    if left is not None and right is None and not constant:
+        return InputError(
+            "left_nullspace without nullspace: a square matrix has as many vectors on the right as "
+            "on the left, so give both"
+        )
+    return _wrong_vectors(n_local, right, "nullspace") or _wrong_vectors(
+        n_local, left, "left_nullspace"
+    )
+
+
+def _wrong_vectors(n_local: int, vectors: ArrayLike | None, name: str) -> ValueError | None:
+    if vectors is None:
+        return None
+    try:
+        array = np.asarray(vectors)
+    except ValueError:  # rows of different lengths
+        return InputError(f"{name} must be an array of numbers, not a ragged list")
+    if array.ndim not in (1, 2) or array.shape[-1] != n_local or array.shape[0] == 0 < n_local:
+        return InputError(
+            f"{name} must have one number per row of this rank, shape ({n_local},), or for k "
+            f"vectors (k, {n_local}), not {array.shape}"
+        )
+    if array.dtype.kind not in "fiub":
+        return InputError(f"{name} must hold real numbers, not {array.dtype}")
+    return None

@@ -1,0 +1,109 @@
+"""Patterns and entries of sparse matrices, as users give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from petsc4py import PETSc
+from torch import Tensor
+
+from prdp_hpc.errors import InputError
+from prdp_hpc.grid import Grid
+
+Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], tuple[int, int]]
+
+
+def check_scalars() -> None:
+    """Raise a ValueError unless PETSc computes with real numbers in double precision."""
+    if np.dtype(PETSc.ScalarType) != np.float64:
+        raise InputError(
+            f"this PETSc computes with {np.dtype(PETSc.ScalarType)}, and prdp-hpc needs one built "
+            "with real scalars in double precision (--with-scalar-type=real "
+            "--with-precision=double)"
+        )
+
+
+def entries_of(matrix: Any) -> Entries:
+    """Rows, columns, numbers and shape of a SciPy sparse matrix, a torch tensor or an array, sorted
+    by rows and without duplicates.
+    """
+    if isinstance(matrix, Tensor):
+        rows, cols, data = _entries_of_tensor(matrix)
+    elif hasattr(matrix, "tocsr"):
+        _check_numbers(matrix.dtype, matrix.ndim)
+        csr = matrix.tocsr(copy=True)
+        csr.sum_duplicates()
+        coo = csr.tocoo()
+        rows, cols, data = coo.row, coo.col, coo.data
+    else:
+        array = np.asarray(matrix)
+        _check_numbers(array.dtype, array.ndim)
+        rows, cols = np.nonzero(array)
+        data = array[rows, cols]
+    shape = int(np.shape(matrix)[0]), int(np.shape(matrix)[1])
+    index = (np.asarray(one, dtype=np.int64) for one in (rows, cols))
+    return (*index, np.ascontiguousarray(data, dtype=np.float64), shape)  # type: ignore[return-value]
+
+
+def _entries_of_tensor(matrix: Tensor) -> tuple[Any, Any, Any]:
+    _check_numbers(str(matrix.dtype).removeprefix("torch."), matrix.dim())
+    sparse = matrix.detach().cpu().to_sparse_coo().coalesce()
+    rows, cols = sparse.indices().numpy()
+    return rows, cols, sparse.values().double().numpy()
+
+
+def _check_numbers(dtype: Any, dim: int) -> None:
+    kind: str
+    try:
+        kind = np.dtype(str(dtype)).kind
+    except TypeError:
+        kind = "f" if "float" in str(dtype) else "?"
+    if kind == "c":
+        raise InputError(
+            f"the matrix holds complex numbers ({dtype}), and a solve is real: write the system as "
+            "[[Re A, -Im A], [Im A, Re A]] for the real and the imaginary part of x"
+        )
+    if kind not in "fiub":
+        raise InputError(f"the matrix must hold real numbers, not {dtype}")
+    if dim != 2:
+        raise InputError(f"a matrix has 2 dimensions, this one has {dim}")
+
+
+def wrong_pattern(
+    rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None
+) -> ValueError | None:
+    """What is wrong with a pattern on this rank, if anything."""
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+        return InputError(
+            "an operator to solve with must be square with at least one row, not of shape "
+            f"{tuple(shape)}"
+        )
+    largest = np.iinfo(PETSc.IntType).max
+    if max(shape[0], rows.size) > largest:
+        return InputError(
+            f"{shape[0]} rows and {rows.size} entries on this rank: PETSc's integers end at "
+            f"{largest}, so this needs a PETSc with 64-bit indices (--with-64-bit-indices)"
+        )
+    if grid is not None and grid.size != shape[0]:
+        return InputError(
+            f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same "
+            "number"
+        )
+    if rows.ndim != 1 or rows.shape != cols.shape:
+        return InputError(
+            f"rows and cols must be two lists of the same length, not of shapes {rows.shape} and "
+            f"{cols.shape}"
+        )
+    if rows.size and not (
+        np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)
+    ):
+        return InputError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
+    for name, index in (("rows", rows), ("cols", cols)):
+        if index.size and (index.min() < 0 or index.max() >= shape[0]):
+            return InputError(
+                f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to "
+                f"{index.max()}"
+            )
+    return None

@@ -1,0 +1,138 @@
+"""Property: what is only right for A = Aᵀ refuses other values, whatever their scaling, and takes
+symmetric ones.
+"""
+
+import pytest
+import torch
+from mpi4py import MPI
+from systems import dominant, sparse
+
+from prdp_hpc import FunctionOperator, Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc.linalg.method_types import SYMMETRIC_KSPS, SYMMETRIC_PCS
+
+WORLD = MPI.COMM_WORLD
+N = 12
+ONES = torch.ones(N, dtype=torch.float64)
+LEVELS = [1e-10, 40]
+
+
+def nearly_symmetric(by):
+    """One entry, far from the diagonal, differs from its mirror image."""
+    matrix = dominant(N, symmetric=True, density=1.0)
+    matrix[2, 9] *= 1.0 + by
+    return matrix
+
+
+def scaled(matrix, seed=0):
+    """`D A D` with D from 1e-8 to 1e8."""
+    d = 10.0 ** (16.0 * torch.rand(N, generator=torch.Generator().manual_seed(seed)).double() - 8)
+    return d[:, None] * matrix * d
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("ksp", sorted(SYMMETRIC_KSPS))
+def test_methods_for_symmetric_matrices_refuse_others(ksp, level):
+    for matrix in (dominant(N), nearly_symmetric(1e-4), scaled(nearly_symmetric(1e-4))):
+        operator, values = sparse(matrix)
+        with pytest.raises(ValueError, match=rf"ksp='{ksp}' relies on A = Aᵀ.*ksp='gmres'"):
+            solve(operator, values, ONES, Solver(ksp, "jacobi", level))
+
+
+@pytest.mark.parametrize("level", [1e-10, 5])
+@pytest.mark.parametrize("ksp", ["gmres", "preonly"])
+@pytest.mark.parametrize("pc", sorted(SYMMETRIC_PCS))
+def test_factorisations_of_one_triangle_refuse_others(ksp, pc, level):
+    operator, values = sparse(nearly_symmetric(0.1))
+    if (ksp, pc, level) == ("preonly", "icc", 5):
+        pytest.skip("icc is applied once, and refused for 5 iterations already")
+    with pytest.raises(ValueError, match=rf"pc='{pc}' relies on A = Aᵀ"):
+        solve(operator, values, ONES, Solver(ksp, pc, level))
+
+
+def test_the_promise_is_checked_with_every_load_and_in_a_batch():
+    symmetric, other = dominant(N, symmetric=True, density=1.0), nearly_symmetric(0.1)
+    operator, values = sparse(symmetric, symmetric=True)
+    wrong = other.flatten()
+    solver = Solver("gmres", "jacobi")
+    solve(operator, values, ONES, solver)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"symmetric=True relies on A = Aᵀ"):
+            solve(operator, wrong, ONES, solver)
+    with pytest.raises(ValueError, match=r"symmetric=True relies on A = Aᵀ"):
+        solve(operator, torch.stack([values, wrong]), ONES.repeat(2, 1), solver)
+    torch.testing.assert_close(symmetric @ solve(operator, values, ONES, solver), ONES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_symmetric_values_are_taken_with_rounding_and_bad_scaling(dtype):
+    for seed in range(10):
+        # Each entry and its mirror image are computed in another order.
+        factors = torch.randn(3, N, N, generator=torch.Generator().manual_seed(seed))
+        matrix = torch.zeros(N, N, dtype=dtype)
+        for f in factors.to(dtype):
+            matrix = matrix + f @ f.T + f.T @ f
+        matrix = matrix + torch.eye(N, dtype=dtype)
+        for one in (matrix, scaled(matrix.double(), seed).to(dtype)):
+            operator, values = sparse(one, symmetric=True)
+            solve(operator, values, ONES, Solver("cg", "jacobi", 0.5))
+
+
+def test_a_function_that_has_no_transpose_is_taken_at_its_word():
+    matrix = dominant(N, symmetric=True)
+
+    def apply(_, x):
+        return torch.from_numpy(matrix.numpy() @ x.detach().numpy())
+
+    operator = FunctionOperator(apply, N, MPI.COMM_SELF)
+    x = solve(operator, None, ONES, Solver("cg", "none", 1e-10))
+    torch.testing.assert_close(matrix @ x, ONES)
+
+
+@pytest.mark.parallel(nprocs=[1, 3])
+def test_all_ranks_refuse_together():
+    for by, refused in ((0.0, False), (1e-3, True)):
+        matrix = nearly_symmetric(by)
+        rows, cols = matrix.nonzero(as_tuple=True)
+        mine = slice(WORLD.rank, None, WORLD.size)
+        operator = SparseOperator(rows[mine].numpy(), cols[mine].numpy(), (N, N), symmetric=True)
+        b = torch.ones(operator.n_local, dtype=torch.float64)
+        try:
+            solve(operator, matrix[rows, cols][mine], b, Solver("cg", "jacobi"))
+            found = False
+        except ValueError as error:
+            found = "ksp='cg' and symmetric=True relies on A = Aᵀ" in str(error)
+            found = found and "in row" in str(error)
+        assert WORLD.allgather(found) == [refused] * WORLD.size
+
+
+def test_a_check_is_one_pair_of_products(monkeypatch):
+    """The cost: one pair for new values, none for known ones or those of a physics."""
+    operator, values = sparse(dominant(N, symmetric=True), symmetric=True)
+    products = []
+    check = operator.promises
+    whole = check._product
+    monkeypatch.setattr(check, "_product", lambda *a, **k: products.append(1) or whole(*a, **k))
+    solvers = Solver("cg", "jacobi"), Solver("minres", "none"), Solver("gmres", "cholesky")
+    for factor in (1.0, 2.0):
+        for _ in range(3):
+            for solver in solvers:
+                solve(operator, values * factor, ONES, solver)
+    assert len(products) == 4
+    poisson = Poisson(Grid((8,), "periodic", MPI.COMM_SELF), Solver("cg", "none"))
+    monkeypatch.setattr(type(check), "_product", lambda *a, **k: pytest.fail("a product"))
+    poisson(torch.randn(8, dtype=torch.float64))
+
+
+def test_conjugate_gradients_on_an_indefinite_matrix_are_right_or_say_so():
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        matrix = torch.randn(N, N, generator=draw, dtype=torch.float64)
+        matrix = matrix + matrix.T
+        operator, values = sparse(matrix, symmetric=True)
+        for level in (1e-10, 200):
+            try:
+                x = solve(operator, values, ONES, Solver("cg", "none", level))
+            except RuntimeError as error:
+                assert "positive definite" in str(error)  # noqa: PT017 - either is right
+            else:
+                torch.testing.assert_close(matrix @ x, ONES)

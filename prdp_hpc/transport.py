@@ -11,6 +11,9 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.errors import InputError
+from prdp_hpc.linear_map import LinearMap
+
 GPU_AWARE_VARIABLES = (
     "PRDP_GPU_AWARE_MPI",
     "MPICH_GPU_SUPPORT_ENABLED",
@@ -81,24 +84,28 @@ class MpiTransport:
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
         host = [self._there(message.tensor, fill=False) for message in received]
         pending = [
-            self._comm.Irecv([_bytes(buffer), MPI.BYTE], message.rank, message.way)
+            self._comm.Irecv([as_bytes(buffer), MPI.BYTE], message.rank, message.way)
             for message, buffer in zip(received, host, strict=True)
         ]
         outgoing = [self._there(message.tensor, fill=True) for message in sent]
         _wait_for_device(outgoing)
         pending += [
-            self._comm.Isend([_bytes(buffer), MPI.BYTE], message.rank, message.way)
+            self._comm.Isend([as_bytes(buffer), MPI.BYTE], message.rank, message.way)
             for message, buffer in zip(sent, outgoing, strict=True)
         ]
-        MPI.Request.Waitall(pending)
-        for message, buffer in zip(received, host, strict=True):
+        statuses = [MPI.Status() for _ in pending]
+        MPI.Request.Waitall(pending, statuses)
+        for message, buffer, status in zip(received, host, statuses, strict=False):
+            _check_size(buffer, message.rank, status)
             if buffer is not message.tensor:
                 message.tensor.copy_(buffer)
         _count(sent)
 
     def total(self, partial: Tensor) -> Tensor:
         own = partial.detach().contiguous().clone()
-        buffer = self._there(own, fill=True)
+        # MPI cannot add numbers of half precision.
+        summed = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
+        buffer = self._there(summed, fill=True)
         _wait_for_device([buffer])
         self._comm.Allreduce(
             MPI.IN_PLACE, buffer.numpy() if buffer.device.type == "cpu" else buffer
@@ -149,29 +156,29 @@ class TorchTransport:
 
 
 def total(partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The sum of all ranks' tensors of one shape, alike on every rank; differentiable, collective.
+    """The sum of all ranks' tensors of one shape, alike on every rank; differentiable to any order,
+    collective.
 
     Each rank sees its own part of what the loss owes to the sum, so the adjoint is a sum over the
     ranks too.
     """
     if comm.size == 1:
         return partial
-    result: Tensor = _Total.apply(partial, transport_for(comm, group, partial.device))  # type: ignore[no-untyped-call]
-    return result
+    transport = transport_for(comm, group, partial.device)
+    return LinearMap(transport.total, transport.total)(partial)
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, partial: Tensor, transport: Transport) -> Tensor:
-        ctx.transport = transport
-        return transport.total(partial)
+def _check_size(buffer: Tensor, rank: int, status: MPI.Status) -> None:
+    """Too short a message would leave numbers that nobody sent."""
+    wanted, came = buffer.numel() * buffer.element_size(), status.Get_count(MPI.BYTE)
+    if came != wanted:
+        raise InputError(
+            f"{wanted} bytes were expected from rank {rank}, {came} came: the fields that the two "
+            "ranks exchange must have the same leading axes and the same type"
+        )
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Total.apply(grads[0], ctx.transport), None  # type: ignore[no-untyped-call]
 
-
-def _bytes(tensor: Tensor) -> Any:
+def as_bytes(tensor: Tensor) -> Any:
     """The memory of a contiguous tensor, for MPI; NumPy does not know all of torch's types."""
     flat = tensor.detach().reshape(-1).view(torch.uint8)
     return flat.numpy() if flat.device.type == "cpu" else flat

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from petsc4py import PETSc
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from prdp_hpc.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.bridge import like, to_host
 from prdp_hpc.linalg.inputs import is_batch, prepare
 from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.pool import Lease
 from prdp_hpc.linalg.solver import Solver, check_unrolled
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
@@ -51,6 +52,9 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     SolveError
         As `solve`.
     """
+    for tensor in (values, b):
+        if isinstance(tensor, Tensor) and is_transformed(tensor):
+            raise _not_offered("torch.func's transforms and batched gradients")
     # Asked here: inside a forward pass torch records nothing.
     x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return x
@@ -87,9 +91,17 @@ class _UnrolledSolve(torch.autograd.Function):
         return like(x, b)
 
     @staticmethod
-    @once_differentiable
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise _not_offered("forward-mode derivatives")
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        # Always: `once_differentiable` lets torch.autograd.grad leave the second derivative out.
+        if torch.is_grad_enabled():
+            raise _not_offered("second derivatives (create_graph=True)")
         (grad,), run, operator = grads, ctx.run, ctx.operator
+        if is_transformed(grad):
+            raise _not_offered("batched gradients")
         values, b = ctx.saved_tensors
         # A function operator's values may have any shape, and are those of one matrix.
         each = [values] if ctx.members is None else torch.from_numpy(to_host(values))
@@ -107,6 +119,12 @@ class _UnrolledSolve(torch.autograd.Function):
         _give_back(operator, ctx.members)
         wanted = None if values_grad is None else like(values_grad, values)
         return wanted, like(b_grad, grad).view(grad.shape), None, None, None
+
+
+def _not_offered(what: str) -> InputError:
+    return InputError(
+        f"differentiation='unrolled' does not offer {what}: use differentiation='implicit'"
+    )
 
 
 def _rows(b: Tensor) -> Tensor:
@@ -150,7 +168,7 @@ def _check(solver: Solver, values_need_gradient: bool) -> None:
         )
 
 
-def _loaded(operator: Operator, values: Any) -> list[SparseOperator] | None:
+def _loaded(operator: Operator, values: Any) -> Lease[SparseOperator] | None:
     """For several matrices a set of members that hold them."""
     if not (isinstance(operator, SparseOperator) and is_batch(values)):
         return None
@@ -160,10 +178,10 @@ def _loaded(operator: Operator, values: Any) -> list[SparseOperator] | None:
     return members
 
 
-def _used(members: list[SparseOperator] | None, operator: Operator, values: Any) -> list[Any]:
+def _used(members: Lease[SparseOperator] | None, operator: Operator, values: Any) -> list[Any]:
     return [operator] if members is None else members[: len(values)]
 
 
-def _give_back(operator: Operator, members: list[SparseOperator] | None) -> None:
+def _give_back(operator: Operator, members: Lease[SparseOperator] | None) -> None:
     if members is not None and isinstance(operator, SparseOperator):
         operator.give_back_members(members)

@@ -218,7 +218,8 @@ class _Solve(torch.autograd.Function):
             # The same matrices for all: more right-hand sides for each.
             many = b.movedim(in_dims[1], -3)
             x = _batch(values, many.flatten(-3, -2), call)
-            return x.view(many.shape), many.dim() - 3
+            # Torch's older batches need their axis to be the first in memory.
+            return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
             raise InputError(
                 "vmap over the values of a FunctionOperator is not offered, since its functions "

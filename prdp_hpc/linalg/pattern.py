@@ -131,7 +131,8 @@ class _Product(torch.autograd.Function):
         # One matrix for all: the batch is more vectors for it.
         many = x.movedim(in_dims[1], -3)
         result = pattern.product(values, many.flatten(-3, -2), transposed)
-        return result.view(many.shape), result.dim() - 2
+        # Torch's older batches need their axis to be the first in memory.
+        return result.view(many.shape).movedim(-3, 0).contiguous(), 0
 
 
 class _Pairing(torch.autograd.Function):

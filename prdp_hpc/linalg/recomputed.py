@@ -79,7 +79,8 @@ def _variable(tensor: Tensor) -> Tensor:
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(function: Function, *tensors: Tensor) -> Tensor:
-        return function(*tensors).detach()
+        # Apart from the graph that they came with: one may depend on another there.
+        return function(*(tensor.detach() for tensor in tensors)).detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -10,7 +10,6 @@ from prdp_hpc.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.bridge import Array, to_host
 from prdp_hpc.linalg.inputs import anywhere
-from prdp_hpc.linalg.loaded_values import digest
 from prdp_hpc.linalg.operator import Operator, SparseOperator
 from prdp_hpc.linalg.pool import Lease
 
@@ -26,25 +25,27 @@ class HeldMatrices:
     ----------
     operator : what the values belong to.
     host : the values in double precision on the host; those of one matrix are loaded already.
-    keeps : whether derivatives may be asked for later.
+
+    Attributes
+    ----------
+    operators : one for each matrix.
     """
 
-    def __init__(self, operator: Operator, host: Array | None, keeps: bool) -> None:
+    def __init__(self, operator: Operator, host: Array | None) -> None:
         self._operator = operator
         self._lease: Lease[SparseOperator] | None = None
-        self.operators: list[Operator] = [operator]
+        self.operators: list[Any] = [operator]
         if isinstance(operator, SparseOperator) and host is not None and host.ndim == 2:
             self._lease = operator.take_members(len(host))
             self.operators = list(self._lease[: len(host)])
             for member, own in zip(self.operators, host, strict=True):
                 member.load(own)
-        self._loads = [one.loads for one in self.operators]
-        self._digest: int | None = None
-        if keeps:
-            self._digest = operator.loaded.digest if self._lease is None else digest(host)
+        self._loads = [one.loaded.remember() for one in self.operators]
 
-    def restore(self, values: Tensor | None) -> None:
+    def restore(self, values: Tensor | None, values_are_read: bool = False) -> None:
         """Load the values again where others took their place; collective.
+
+        `values_are_read`: whether they are used besides the matrices, and so must be the same.
 
         Raises
         ------
@@ -53,18 +54,22 @@ class HeldMatrices:
         """
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
             self._operator.touch_members(self._lease)
-        gone = [one.loads != loads for one, loads in zip(self.operators, self._loads, strict=True)]
-        if not any(gone) and not self._operator.is_read_by_derivatives:
+        pairs = list(zip(self.operators, self._loads, strict=True))
+        gone = [not one.loaded.hold(load) for one, load in pairs]
+        if not any(gone) and not values_are_read:
             return
         host = None if values is None else to_host(values)
-        changed = self._digest is not None and digest(host) != self._digest
-        raise_together(self._operator.comm, _changed() if changed else None)
         rows: Any = [host] if self._lease is None else host
+        changed = any(
+            one.loaded.changed_since(load, own)
+            for (one, load), own in zip(pairs, rows, strict=True)
+        )
+        raise_together(self._operator.comm, _changed() if changed else None)
         for index, (one, own) in enumerate(zip(self.operators, rows, strict=True)):
             # One matrix may have come back to the same values in the meantime.
             if gone[index] and (self._lease is not None or anywhere(one.comm, one.differs(own))):
                 one.load(own)
-            self._loads[index] = one.loads
+            self._loads[index] = one.loaded.remember()
 
     def release(self) -> None:
         """The matrices are not needed, unless a derivative is asked for once more."""

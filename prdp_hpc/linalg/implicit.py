@@ -115,9 +115,9 @@ class _Call:
         first = self.held is None
         if self.held is None:
             host = check_and_load(self.operator, values, self.sizes, self.needs)
-            self.held = HeldMatrices(self.operator, host, self.recording)
+            self.held = HeldMatrices(self.operator, host)
         else:
-            self.held.restore(values)
+            self.held.restore(values, self.operator.is_read_by_derivatives)
         try:
             x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right)))
         except Exception:

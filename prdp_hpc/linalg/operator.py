@@ -20,7 +20,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.bridge import Array, has_bad_numbers, in_double, is_real_tensor, to_host
 from prdp_hpc.linalg.loaded_values import LoadedValues
-from prdp_hpc.linalg.pattern import Pattern
+from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.pool import Lease, Pool
 
 OWN_PRECONDITIONERS = ("constraint",)
@@ -216,7 +216,7 @@ class SparseOperator(Operator):
         self._nullspace = _nullspace(self.comm, constant_nullspace, nullspace)
         self.matrix = self._create_matrix()
         self.members: Pool[SparseOperator] = Pool()
-        self._pattern = Pattern(self._rows, self._cols, self.matrix.createVecLeft())
+        self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
 
     def _create_matrix(self) -> Any:
         n = self.shape[0]
@@ -250,12 +250,12 @@ class SparseOperator(Operator):
             raise InputError(f"matrix_sets must be a whole number of at least 1, not {count!r}")
         self.members.most = count
 
-    def _member(self) -> SparseOperator:
+    def _sibling(self) -> SparseOperator:
         """The same pattern with a matrix of its own; whatever was found out about the pattern is
         shared.
         """
         twin = copy.copy(self)
-        twin.matrix = self.matrix.duplicate()
+        twin.matrix = _duplicate(self.matrix)
         twin.loaded = LoadedValues()
         return twin
 
@@ -266,7 +266,7 @@ class SparseOperator(Operator):
         The caller's until it gives the list to `give_back_members`, or drops it on all ranks; they
         are made once and used again.
         """
-        return self.members.take(count, self._member)
+        return self.members.take(count, self._sibling)
 
     def touch_members(self, members: Lease[SparseOperator]) -> None:
         """The members' matrices are used once more; their values may have changed since."""
@@ -332,7 +332,7 @@ class SparseOperator(Operator):
 
     def diagonal_of(self, values: Tensor) -> Tensor:
         """The sum of the entries on each row's diagonal, whichever rank gave them."""
-        return self._pattern.diagonal(values)
+        return self._products.diagonal(values)
 
     @cached_property
     def nullspace_basis(self) -> Tensor | None:
@@ -349,7 +349,7 @@ class SparseOperator(Operator):
 
         For values `(M, nnz_local)`, λ and x are `(M, R, n_local)` and the sum runs over R.
         """
-        return self._pattern.pairing(adjoint, solution, -1.0)
+        return self._products.pairing(adjoint, solution, -1.0)
 
     def tangent_product(
         self, values: Tensor, tangent: Tensor, x: Tensor, transposed: bool = False
@@ -357,7 +357,17 @@ class SparseOperator(Operator):
         """The product with the pattern that has the tangent for values; for `(M, nnz_local)` x is
         `(M, R, n_local)`.
         """
-        return self._pattern.product(in_double(tangent), x, transposed)
+        return self._products.product(in_double(tangent), x, transposed)
+
+
+def _duplicate(matrix: Any) -> Any:
+    """A matrix of the same pattern, without values; PETSc does not hand its nullspaces on."""
+    twin = matrix.duplicate()
+    for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):
+        nullspace = getattr(matrix, f"get{kind}")()
+        if nullspace:
+            getattr(twin, f"set{kind}")(nullspace)
+    return twin
 
 
 def _nullspace(comm: MPI.Comm, constant: bool, vector: ArrayLike | None) -> Any:

@@ -136,22 +136,19 @@ class Solver:
         solver was made; if none ever was, the same level as forward. A solve keeps both levels that
         it was made with, for its derivatives too.
         """
-        forward = Refinement.of(level)
-        own = self._own_adjoint if adjoint is None else Refinement.of(adjoint)
+        self.refinement = Refinement.of(level)
+        if adjoint is not None:
+            self._own_adjoint = Refinement.of(adjoint)
+        self.adjoint = self._own_adjoint or self.refinement
         for system in self._systems.values():
-            for wanted in (forward, own):
-                if wanted is not None:
-                    system.check_level(wanted)
-        self._own_adjoint, self.refinement = own, forward
-        self.adjoint = forward if own is None else own
+            system.refine(self.refinement, self.adjoint)
 
     def system(self, operator: Operator) -> LinearSystem:
         """The KSPs for one operator, made on first use; collective then."""
         found = self._systems.get(operator)
         if found is None or found.broken:
             found = LinearSystem(operator, self)
-            for direction, level in (("forward", self.refinement), ("adjoint", self.adjoint)):
-                found.use_level(direction, level)
+            found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
         return found
 
@@ -177,7 +174,6 @@ class LinearSystem:
         self._norms = {"forward": self._ksps["forward"].getNormType()}
         self._ksps["adjoint"] = self._create_adjoint()
         self._ksp_name = solver.ksp
-        self._levels: dict[str, Refinement] = {}
 
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
         ksp = PETSc.KSP().create(comm=operator.comm)
@@ -238,30 +234,23 @@ class LinearSystem:
             self._on_arrays(apply, one, out)
         return result
 
-    def check_level(self, level: Refinement) -> None:
-        """Raise ValueError for a level that the method cannot do."""
-        if level.is_fixed and not self._can_skip_norm:
-            raise InputError(
-                f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol "
-                "too, or use another ksp"
-            )
-
-    def use_level(self, direction: str, level: Refinement) -> None:
-        """Set the tolerances and tests of a KSP, unless they are this level's; nothing is set up
-        again.
-        """
-        if self._levels.get(direction) == level:
-            return
-        self.check_level(level)
-        ksp = self._ksps[direction]
-        ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
-        # None means the test that goes with the norm; the norm alone would end as
-        # DIVERGED_MAX_IT.
-        ksp.setConvergenceTest(None)
-        # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
-        # but no norm.
-        ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
-        self._levels[direction] = level
+    def refine(self, forward: Refinement, adjoint: Refinement) -> None:
+        """Set tolerances and tests of both KSPs; nothing is set up again."""
+        self._levels = {"forward": forward, "adjoint": adjoint}
+        for direction, level in self._levels.items():
+            ksp = self._ksps[direction]
+            if level.is_fixed and not self._can_skip_norm:
+                raise InputError(
+                    f"ksp={self._ksp_name!r} cannot do a fixed number of iterations: give an rtol "
+                    "too, or use another ksp"
+                )
+            ksp.setNormType(PETSc.KSP.NormType.NONE if level.is_fixed else self._norms[direction])
+            # None means the test that goes with the norm; the norm alone would end as
+            # DIVERGED_MAX_IT.
+            ksp.setConvergenceTest(None)
+            # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
+            # but no norm.
+            ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if the matrix changed since; collective."""
@@ -296,8 +285,8 @@ class LinearSystem:
                 "look at the spelling, or whether it belongs to another ksp or pc"
             )
 
-    def solve(self, direction: str, b: Array, x: Array, level: Refinement) -> int:
-        """Solve for each row of `b (B, n_local)` into `x`, as accurately as the level says;
+    def solve(self, direction: str, b: Array, x: Array, level: Refinement | None = None) -> int:
+        """Solve for each row of `b (B, n_local)` into `x`, at the level given or else set last;
         collective. Returns the iterations of the last one.
 
         Raises
@@ -305,7 +294,9 @@ class LinearSystem:
         SolveError
             With the KSP's reason, the iteration, the level and what to try.
         """
-        self.use_level(direction, level)
+        if level is not None and level != self._levels[direction]:
+            levels = {**self._levels, direction: level}
+            self.refine(levels["forward"], levels["adjoint"])
         counters, ksp = self._counters(direction), self._ksps[direction]
         transposed = direction == "adjoint" and self._transposed
         run = ksp.solveTranspose if transposed else ksp.solve

@@ -42,13 +42,13 @@ def solver():
 @pytest.fixture
 def made(monkeypatch):
     """One item for each PETSc matrix made so far."""
-    items, create = [], SparseOperator._member
+    items, create = [], SparseOperator._sibling
 
     def counting(self):
         items.append(self)
         return create(self)
 
-    monkeypatch.setattr(SparseOperator, "_member", counting)
+    monkeypatch.setattr(SparseOperator, "_sibling", counting)
     return items
 
 

@@ -15,7 +15,7 @@ from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linear_map import LinearMap
 
 
-class Pattern:
+class PatternProducts:
     """The entries `(row_k, col_k)` of a distributed square matrix, whatever their values.
 
     `A(v) x` and the pairing `λ[row_k] · x[col_k]` are linear in each argument, and each is made of
@@ -87,7 +87,7 @@ class Pattern:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(values: Tensor, x: Tensor, pattern: Pattern, transposed: bool) -> Tensor:
+    def forward(values: Tensor, x: Tensor, pattern: PatternProducts, transposed: bool) -> Tensor:
         return pattern.multiply(values, x, transposed)
 
     @staticmethod
@@ -121,7 +121,7 @@ class _Product(torch.autograd.Function):
         in_dims: tuple[int | None, ...],
         values: Tensor,
         x: Tensor,
-        pattern: Pattern,
+        pattern: PatternProducts,
         transposed: bool,
     ) -> tuple[Tensor, int]:
         if in_dims[0] is not None:
@@ -137,7 +137,7 @@ class _Product(torch.autograd.Function):
 
 class _Pairing(torch.autograd.Function):
     @staticmethod
-    def forward(left: Tensor, right: Tensor, pattern: Pattern, scale: float) -> Tensor:
+    def forward(left: Tensor, right: Tensor, pattern: PatternProducts, scale: float) -> Tensor:
         return pattern.pair(left, right, scale)
 
     @staticmethod
@@ -172,7 +172,7 @@ class _Pairing(torch.autograd.Function):
         in_dims: tuple[int | None, ...],
         left: Tensor,
         right: Tensor,
-        pattern: Pattern,
+        pattern: PatternProducts,
         scale: float,
     ) -> tuple[Tensor, int]:
         left, right = (_first(t, d, info) for t, d in zip((left, right), in_dims, strict=False))

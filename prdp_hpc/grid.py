@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Integral
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch import Tensor
 from prdp_hpc.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.halo import Halo
+from prdp_hpc.linear_map import LinearMap
 from prdp_hpc.partition import BOUNDARIES, Partition
+from prdp_hpc.transport import as_bytes, transport_for
 
 NEARLY = math.sqrt(2.0)
 """How much wider than the closest points of a grid others may be to be coarsened with them."""
@@ -135,7 +137,8 @@ class Grid:
         Differentiable: in the backward pass each rank gets the gradient of the whole field,
         gathered from all parts, so whatever the ranks compute alike from whole fields (a network)
         needs no further reduction. The backward pass is collective, and the gradient must be asked
-        for on all ranks or none.
+        for on all ranks or none. A field of a wrong shape raises on its own rank, since this call
+        does not communicate.
         """
         if tuple(whole.shape[-self.dim :]) != self.shape:
             raise InputError(
@@ -144,21 +147,21 @@ class Grid:
             )
         if self.comm.size == 1:
             return whole
-        local: Tensor = _Scatter.apply(whole, self)  # type: ignore[no-untyped-call]
-        return local
+        return self._whole_of_parts.transposed(whole)
 
     def gather(self, local: Tensor) -> Tensor:
         """The whole field `(..., *shape)` on every rank, from each rank's part `(...,
         *local_shape)`; collective.
 
         Differentiable, as the counterpart of `scatter`: every rank must use the whole field alike;
-        the backward pass takes each rank's part of the gradient.
+        the backward pass takes each rank's part of the gradient. Raises ValueError on all ranks if
+        one has a field of a wrong shape.
         """
-        self._check_local(local)
+        # Together: beside the exchange of whole fields this reduction of one number is nothing.
+        raise_together(self.comm, self._wrong_local(local))
         if self.comm.size == 1:
             return local
-        whole: Tensor = _Gather.apply(local, self)  # type: ignore[no-untyped-call]
-        return whole
+        return self._whole_of_parts(local)
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
         """This rank's part with `width` neighbour points on each side of each axis.
@@ -168,7 +171,9 @@ class Grid:
         to their owners. Collective. Raises ValueError on all ranks if a part of the grid is
         narrower than the halo taken from it.
         """
-        self._check_local(local)
+        wrong = self._wrong_local(local)
+        if wrong is not None:
+            raise wrong
         if width < 1:
             raise InputError(f"a halo is at least 1 point wide, not {width}")
         if width not in self._halos:
@@ -181,13 +186,24 @@ class Grid:
         """
         if self.comm.size == 1 or not parameter.requires_grad:
             return parameter
-        same: Tensor = _Replicated.apply(parameter, self.comm)  # type: ignore[no-untyped-call]
-        return same
+        return LinearMap(_same, self._sum)(parameter)
+
+    def _sum(self, own: Tensor) -> Tensor:
+        return transport_for(self.comm, None, own.device).total(own)
+
+    @property
+    def _whole_of_parts(self) -> LinearMap:
+        """Parts to whole; the adjoint takes this rank's part."""
+
+        def part(whole: Tensor) -> Tensor:
+            return whole[_fields(self.local_slices)].clone()
+
+        return LinearMap(partial(_assemble, self), part)
 
     @cached_property
     def blocks(self) -> list[tuple[slice, ...]]:
-        """The `local_slices` of every rank; collective on first use."""
-        return list(self.comm.allgather(self.local_slices))
+        """The `local_slices` of every rank."""
+        return self.partition.blocks
 
     @cached_property
     def numbering(self) -> NDArray[np.int32]:
@@ -265,12 +281,13 @@ class Grid:
                 "use fewer grid ranks or more points"
             ) from error
 
-    def _check_local(self, local: Tensor) -> None:
-        if tuple(local.shape[-self.dim :]) != self.local_shape:
-            raise InputError(
-                f"a field on this rank must end in the local shape {self.local_shape}, this one "
-                f"has {tuple(local.shape)}"
-            )
+    def _wrong_local(self, local: Tensor) -> InputError | None:
+        if tuple(local.shape[-self.dim :]) == self.local_shape:
+            return None
+        return InputError(
+            f"a field on this rank must end in the local shape {self.local_shape}, this one "
+            f"has {tuple(local.shape)}"
+        )
 
 
 def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
@@ -329,58 +346,20 @@ def _fields(part: tuple[slice, ...]) -> Any:
     return (..., *part)
 
 
-def _assemble(local: Tensor, grid: Grid) -> Tensor:
+def _assemble(grid: Grid, local: Tensor) -> Tensor:
     """All ranks' parts put together, on every rank."""
     lead = local.shape[: -grid.dim]
-    host = local.detach().cpu().contiguous().numpy()
+    host = local.detach().cpu().contiguous()
     counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in grid.blocks]
-    flat = np.empty(sum(counts), dtype=host.dtype)
-    grid.comm.Allgatherv(host, [flat, counts])
-    whole = np.empty((*lead, *grid.shape), dtype=host.dtype)
-    start = 0
-    for block, count in zip(grid.blocks, counts, strict=True):
-        part = flat[start : start + count]
-        whole[_fields(block)] = part.reshape(*lead, *(s.stop - s.start for s in block))
-        start += count
-    return torch.from_numpy(whole).to(local.device)
+    flat = torch.empty(sum(counts), dtype=host.dtype)
+    # As bytes: neither MPI nor NumPy knows all of torch's types.
+    sizes = [count * host.element_size() for count in counts]
+    grid.comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])
+    whole = torch.empty((*lead, *grid.shape), dtype=host.dtype)
+    for block, part in zip(grid.blocks, flat.split(counts), strict=True):
+        whole[_fields(block)] = part.view(*lead, *(s.stop - s.start for s in block))
+    return whole.to(local.device)
 
 
-class _Gather(torch.autograd.Function):
-    """Parts to whole; the adjoint takes this rank's part."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, grid: Grid) -> Tensor:
-        ctx.grid = grid
-        return _assemble(local, grid)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0][_fields(ctx.grid.local_slices)], None
-
-
-class _Scatter(torch.autograd.Function):
-    """Whole to part; the adjoint puts all parts together."""
-
-    @staticmethod
-    def forward(ctx: Any, whole: Tensor, grid: Grid) -> Tensor:
-        ctx.grid = grid
-        return whole[_fields(grid.local_slices)].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _assemble(grads[0], ctx.grid), None
-
-
-class _Replicated(torch.autograd.Function):
-    """Identity; the adjoint sums over the ranks that hold the same parameter."""
-
-    @staticmethod
-    def forward(ctx: Any, parameter: Tensor, comm: MPI.Comm) -> Tensor:
-        ctx.comm = comm
-        return parameter.view_as(parameter)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0].detach().cpu().contiguous().clone()
-        ctx.comm.Allreduce(MPI.IN_PLACE, total.numpy())
-        return total.to(grads[0].device), None
+def _same(parameter: Tensor) -> Tensor:
+    return parameter.view_as(parameter)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.collective import raise_together
 from prdp_hpc.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linear_map import LinearMap
 from prdp_hpc.partition import Partition
 from prdp_hpc.transport import Message, transport_for
 
@@ -26,7 +28,9 @@ class Halo:
 
     Beyond a boundary that is not periodic stands 0, or, with `nearest`, the outermost point again
     along Neumann axes. Differentiable as often as you like: the adjoint adds ghost contributions to
-    their owners. Both ways are collective. The axes are exchanged one after the other, each over
+    their owners. Both ways are collective. A field of a wrong shape raises on its own rank only,
+    since a check on all ranks would cost a reduction a call; an exception that nothing catches ends
+    the job. The axes are exchanged one after the other, each over
     the ghost points of those before, so that a rank sends two messages an axis, whatever the batch.
 
     Parameters
@@ -38,7 +42,8 @@ class Halo:
     Raises
     ------
     ValueError
-        On all ranks, for a part that is narrower than what its neighbour takes from it.
+        On all ranks, for widths that are negative, or not the same on all ranks, and for a part
+        that is narrower than what its neighbour takes from it.
     """
 
     def __init__(
@@ -51,20 +56,24 @@ class Halo:
         self.partition, dim = partition, partition.dim
         self._lower = (lower,) * dim if isinstance(lower, int) else tuple(lower)
         self._upper = (upper,) * dim if isinstance(upper, int) else tuple(upper)
+        self._check()
         self._nearest = tuple(nearest and kind == "neumann" for kind in partition.boundary)
         self._local_shape = partition.local_shape
         self._padded_shape = tuple(
             a + n + b for a, n, b in zip(self._lower, self._local_shape, self._upper, strict=True)
         )
         self._inside = self._index(dim)
-        self._check()
         # Collective at first; some ranks may have no neighbour to exchange with.
         private(partition.comm)
 
     def __call__(self, local: Tensor) -> Tensor:
         """The padded fields, in the memory format of the given ones."""
-        padded: Tensor = _Pad.apply(local, self)  # type: ignore[no-untyped-call]
-        return padded
+        if tuple(local.shape[-self.partition.dim :]) != self._local_shape:
+            raise InputError(
+                f"rank {self.partition.comm.rank}: a field on this rank must end in the local "
+                f"shape {self._local_shape}, this one has {tuple(local.shape)}"
+            )
+        return LinearMap(self.pad, self.fold)(local)
 
     def pad(self, local: Tensor) -> Tensor:
         """The padded fields, without gradients."""
@@ -177,17 +186,32 @@ class Halo:
                 fields[places[message.way]] = message.tensor
 
     def _check(self) -> None:
+        """Together, since ranks with different halos would wait for messages that nobody sends."""
+        comm, widths = self.partition.comm, (self._lower, self._upper)
+        raise_together(comm, self._wrong_widths())
+        if comm.size > 1 and len(set(comm.allgather(widths))) > 1:
+            raise InputError("the ranks gave one halo different widths")
+
+    def _wrong_widths(self) -> InputError | None:
+        dim = self.partition.dim
+        widths = [*self._lower, *self._upper]
+        if len(self._lower) != dim or len(self._upper) != dim or min(widths) < 0:
+            return InputError(
+                f"a halo has a width of at least 0 for each of {dim} axes, not {self._lower} "
+                f"before and {self._upper} after the part"
+            )
         for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):
             width, narrowest = max(a, b), self.partition.narrowest(axis)
             if narrowest < width and (
                 self.partition.boundary[axis] == "periodic" or self.partition.parts[axis] > 1
             ):
-                raise InputError(
+                return InputError(
                     f"a halo of {width} points does not fit: the grid {self.partition.shape} on "
                     f"{self.partition.comm.size} ranks "
                     f"has a part of {narrowest} points along one axis; use fewer grid ranks or "
                     "more points"
                 )
+        return None
 
 
 def _memory_format(fields: Tensor) -> torch.memory_format:
@@ -195,25 +219,3 @@ def _memory_format(fields: Tensor) -> torch.memory_format:
     if last is None or fields.is_contiguous() or not fields.is_contiguous(memory_format=last):
         return torch.contiguous_format
     return last
-
-
-class _Pad(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, local: Tensor, halo: Halo) -> Tensor:
-        ctx.halo = halo
-        return halo.pad(local)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Fold.apply(grads[0], ctx.halo), None  # type: ignore[no-untyped-call]
-
-
-class _Fold(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, padded: Tensor, halo: Halo) -> Tensor:
-        ctx.halo = halo
-        return halo.fold(padded)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Pad.apply(grads[0], ctx.halo), None  # type: ignore[no-untyped-call]

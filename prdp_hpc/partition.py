@@ -73,7 +73,10 @@ class Partition:
     @cached_property
     def place(self) -> tuple[int, ...]:
         """Which part of each axis this rank has."""
-        place, rank = [], self.comm.rank
+        return self._place_of(self.comm.rank)
+
+    def _place_of(self, rank: int) -> tuple[int, ...]:
+        place = []
         for count in reversed(self.parts):
             rank, part = divmod(rank, count)
             place.append(part)
@@ -82,9 +85,16 @@ class Partition:
     @property
     def local_slices(self) -> tuple[slice, ...]:
         """This rank's points of the whole grid."""
+        return self._slices_of(self.place)
+
+    @cached_property
+    def blocks(self) -> list[tuple[slice, ...]]:
+        """The `local_slices` of every rank; not collective."""
+        return [self._slices_of(self._place_of(rank)) for rank in range(self.comm.size)]
+
+    def _slices_of(self, place: tuple[int, ...]) -> tuple[slice, ...]:
         return tuple(
-            slice(bounds[i], bounds[i + 1])
-            for bounds, i in zip(self.bounds, self.place, strict=True)
+            slice(bounds[i], bounds[i + 1]) for bounds, i in zip(self.bounds, place, strict=True)
         )
 
     @property

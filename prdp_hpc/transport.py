@@ -12,6 +12,8 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.communicators import private
+from prdp_hpc.errors import InputError
+from prdp_hpc.linear_map import LinearMap
 
 GPU_AWARE_VARIABLES = (
     "PRDP_GPU_AWARE_MPI",
@@ -93,14 +95,16 @@ class MpiTransport:
         # Before MPI may write too: memory that torch gives out anew can still be in use by kernels
         # that are queued.
         _wait_for_device([*host, *outgoing])
-        pending = [
-            comm.Irecv([_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
+        incoming = [
+            comm.Irecv([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
             for message, buffer in zip(received, host, strict=True)
         ]
-        pending += [
-            comm.Isend([_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
+        pending = [
+            comm.Isend([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
             for message, buffer in zip(sent, outgoing, strict=True)
         ]
+        for request, message, buffer in zip(incoming, received, host, strict=True):
+            _wait_for(request, message.rank, as_bytes(buffer).nbytes)
         MPI.Request.Waitall(pending)
         for message, buffer in zip(received, host, strict=True):
             if buffer is not message.tensor:
@@ -109,7 +113,9 @@ class MpiTransport:
 
     def total(self, partial: Tensor) -> Tensor:
         own = partial.detach().contiguous().clone()
-        buffer = self._there(own, fill=True)
+        # MPI cannot add numbers of half precision.
+        summed = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
+        buffer = self._there(summed, fill=True)
         _wait_for_device([buffer])
         copies = self._copies
         comm = copies.sums if partial.device.type == "cpu" else copies.device_sums
@@ -160,26 +166,34 @@ class TorchTransport:
 
 
 def total(partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The sum of all ranks' tensors of one shape, alike on every rank; differentiable, collective.
+    """The sum of all ranks' tensors of one shape, alike on every rank; differentiable to any order,
+    collective.
 
     Each rank sees its own part of what the loss owes to the sum, so the adjoint is a sum over the
     ranks too.
     """
     if comm.size == 1:
         return partial
-    result: Tensor = _Total.apply(partial, transport_for(comm, group, partial.device))  # type: ignore[no-untyped-call]
-    return result
+    transport = transport_for(comm, group, partial.device)
+    return LinearMap(transport.total, transport.total)(partial)
 
 
-class _Total(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, partial: Tensor, transport: Transport) -> Tensor:
-        ctx.transport = transport
-        return transport.total(partial)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Total.apply(grads[0], ctx.transport), None  # type: ignore[no-untyped-call]
+def _wait_for(request: MPI.Request, rank: int, wanted: int) -> None:
+    """Too short a message would leave numbers that nobody sent, too long a one is MPI's error."""
+    status = MPI.Status()
+    try:
+        request.Wait(status)
+        came = status.Get_count(MPI.BYTE)
+    except MPI.Exception as error:
+        if error.Get_error_class() != MPI.ERR_TRUNCATE:
+            raise
+        came = wanted + 1
+    if came != wanted:
+        raise InputError(
+            f"{wanted} bytes were expected from rank {rank}, {'more' if came > wanted else came} "
+            "came: the fields that two ranks exchange must have the same leading axes and the same "
+            "type"
+        )
 
 
 def _tag(message: Message) -> int:
@@ -187,7 +201,7 @@ def _tag(message: Message) -> int:
     return message.way if message.tensor.device.type == "cpu" else DEVICE_TAGS + message.way
 
 
-def _bytes(tensor: Tensor) -> Any:
+def as_bytes(tensor: Tensor) -> Any:
     """The memory of a contiguous tensor, for MPI; NumPy does not know all of torch's types."""
     flat = tensor.detach().reshape(-1).view(torch.uint8)
     return flat.numpy() if flat.device.type == "cpu" else flat

@@ -17,10 +17,12 @@ from torch import Tensor
 Array = NDArray[np.float64]
 
 
-def to_host(tensor: Tensor) -> Array:
+def to_host(tensor: Tensor | Array) -> Array:
     """A C-contiguous float64 array of the tensor's numbers; shares memory with it where that is
-    possible.
+    possible. What is on the host already is given back.
     """
+    if isinstance(tensor, np.ndarray):
+        return tensor
     detached = tensor.detach()
     if detached.dtype is not torch.float64 or not detached.is_cpu:
         detached = detached.to(device="cpu", dtype=torch.float64)
@@ -28,8 +30,15 @@ def to_host(tensor: Tensor) -> Array:
     return array
 
 
+def in_double(tensor: Tensor) -> Tensor:
+    """The tensor where and how a solve computes: on the host, in double precision;
+    differentiable.
+    """
+    return tensor.to(device="cpu", dtype=torch.float64)
+
+
 def like(result: Tensor, model: Tensor) -> Tensor:
-    """`result` in the precision and on the device of `model`."""
+    """`result` in the precision and on the device of `model`; differentiable."""
     return (
         result
         if result.dtype is model.dtype and result.is_cpu and model.is_cpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from prdp_hpc.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
-from prdp_hpc.linalg.bridge import has_bad_numbers, is_real_tensor, to_host
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, in_double, is_real_tensor, to_host
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.recomputed import gradient_of, recomputed, tangent_of
 
 Apply = Callable[[Any, Tensor], Tensor]
 
@@ -44,6 +46,8 @@ class FunctionOperator(Operator):
     -----
     PETSc manual page: MATPYTHON.
     """
+
+    is_read_by_derivatives = True
 
     def __init__(
         self,
@@ -77,9 +81,9 @@ class FunctionOperator(Operator):
             f"{type(values).__name__}"
         )
 
-    def check_numbers(self, values: Any) -> Exception | None:
+    def check_numbers(self, host: Array | None) -> Exception | None:
         """A ValueError for values that are not finite."""
-        if values is not None and has_bad_numbers(to_host(values)):
+        if host is not None and has_bad_numbers(host):
             return InputError(
                 "the operator's values hold NaN or infinity: look at what produced them"
             )
@@ -95,43 +99,39 @@ class FunctionOperator(Operator):
                 "or use pc='none'"
             )
 
-    def _put(self, values: Any) -> None:
-        self.values = None if values is None else _in_double(values).clone()
+    def _put(self, host: Array | None) -> None:
+        # The private copy, which nobody else writes to.
+        self.values = None if host is None else torch.from_numpy(self.loaded.copy)
         self.matrix.assemble()
         self.matrix.stateIncrease()
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`−∂(λᵀ A(values) x)/∂values` by torch, summed over the batch."""
-        with torch.enable_grad():
-            variable = _in_double(values).requires_grad_()
-            total = sum(
-                -(lam @ self.apply(variable, x)) for lam, x in zip(adjoint, solution, strict=True)
-            )
-            if not isinstance(total, Tensor) or not total.requires_grad:
-                return torch.zeros_like(values)
-            (gradient,) = torch.autograd.grad(total, variable, allow_unused=True)
-        return torch.zeros_like(values) if gradient is None else gradient
+        gradient = gradient_of(partial(_rows, self.apply), 0)
+        return -recomputed(gradient, in_double(values), solution, adjoint)
+
+    def tangent_product(
+        self, values: Tensor, tangent: Tensor, x: Tensor, transposed: bool = False
+    ) -> Tensor:
+        """The derivative of `A(values) x` along a tangent of the values, by torch."""
+        function = partial(_rows, self.transposed if transposed else self.apply)
+        return recomputed(tangent_of(function, 0), in_double(values), x, in_double(tangent))
 
     def diagonal_of(self, values: Any) -> Tensor:
         """What `diagonal` gives, in double precision on the host."""
         assert self.diagonal is not None, "checked when the solver was made"
-        return self.diagonal(
-            None if values is None else values.to(device="cpu", dtype=torch.float64)
-        )
+        return self.diagonal(None if values is None else in_double(values))
 
     def transposed(self, values: Any, y: Tensor) -> Tensor:
         """`A(values)ᵀ y`: by `apply_transpose`, or by torch's derivative of `apply`."""
         if self.apply_transpose is not None:
             return self.apply_transpose(values, y)
-        with torch.enable_grad():
-            x = torch.zeros_like(y, requires_grad=True)
-            (result,) = torch.autograd.grad(self.apply(values, x), x, y)
-        return result
+        return gradient_of(lambda x: self.apply(values, x), 0)(torch.zeros_like(y), y)
 
 
-def _in_double(values: Tensor) -> Tensor:
-    """The values where and how the solve computes: on the host, in double precision."""
-    return values.detach().to(device="cpu", dtype=torch.float64)
+def _rows(function: Apply, values: Tensor, x: Tensor) -> Tensor:
+    """A function of vectors for each row of a batch."""
+    return torch.stack([function(values, row) for row in x])
 
 
 class _Context:

@@ -1,4 +1,4 @@
-"""Numbers of a distributed vector at any global indices."""
+"""Numbers of a distributed vector at any global indices, and sums back into it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import Tensor
 
 
 class GhostedIndex:
-    """Looks up `vector[indices]` where some indices belong to other ranks.
+    """`v ↦ v[indices]` where some indices belong to other ranks, and its adjoint.
 
     Parameters
     ----------
     indices : global indices of this rank's entries, shape `(nnz,)`.
     template : a PETSc vector with the layout to look up in.
 
-    The scatter fetches each foreign index once (PETSc manual page: VecScatterCreate).
+    The scatter fetches each foreign index once (PETSc manual page: VecScatterCreate). Neither
+    direction is recorded by autograd.
     """
 
     def __init__(self, indices: NDArray[np.integer], template: PETSc.Vec) -> None:
@@ -30,6 +31,7 @@ class GhostedIndex:
         position = np.where(mine, indices - start, 0)
         position[~mine] = (end - start) + np.searchsorted(foreign, indices[~mine])
         self.position = torch.from_numpy(position.astype(np.int64))
+        self._n_local, self._n_foreign = int(end - start), len(foreign)
         self._scatter: Any = None
         if template.comm.tompi4py().allreduce(len(foreign)):
             self._source = template.duplicate()
@@ -41,20 +43,51 @@ class GhostedIndex:
                 None,
             )
 
-    def __call__(self, local: Tensor) -> Tensor:
+    def gather(self, local: Tensor) -> Tensor:
         """`(..., n_local)` float64 to `(..., nnz)`; collective."""
         if self._scatter is not None:
-            lead = local.shape[:-1]
-            fetched = self._fetch(local.reshape(math.prod(lead), local.shape[-1]))
-            local = torch.cat([local, fetched.view(*lead, fetched.shape[-1])], dim=-1)
+            fetched = self._fetch(_rows(local))
+            local = torch.cat([local, fetched.view(*local.shape[:-1], self._n_foreign)], dim=-1)
         return local.index_select(-1, self.position)
+
+    def scatter_add(self, entries: Tensor) -> Tensor:
+        """The adjoint: `(..., nnz)` float64 added up to `(..., n_local)`; collective."""
+        total = torch.zeros(
+            *entries.shape[:-1], self._n_local + self._n_foreign, dtype=torch.float64
+        )
+        # Row by row, since torch adds along the last of several axes entry by entry.
+        for row, own in zip(_rows(total), _rows(entries), strict=True):
+            row.index_add_(0, self.position, own)
+        if self._scatter is None:
+            return total
+        local = total[..., : self._n_local].contiguous()
+        self._add_to_owners(_rows(local), _rows(total[..., self._n_local :]))
+        return local
 
     def _fetch(self, rows: Tensor) -> Tensor:
         """The foreign entries of each row, `(rows, foreign)`."""
-        fetched = np.empty((len(rows), self._ghosts.getLocalSize()))
+        fetched = np.empty((len(rows), self._n_foreign))
         for row, ghosts in zip(rows.contiguous().numpy(), fetched, strict=True):
             self._source.placeArray(row)
             self._scatter.scatter(self._source, self._ghosts)
             self._source.resetArray()
             ghosts[:] = self._ghosts.getArray(readonly=True)
         return torch.from_numpy(fetched)
+
+    def _add_to_owners(self, rows: Tensor, foreign: Tensor) -> None:
+        """Add this rank's sums for foreign entries to the owners' rows, in place."""
+        for row, ghosts in zip(rows.numpy(), foreign.numpy(), strict=True):
+            self._ghosts.setArray(ghosts)
+            self._source.placeArray(row)
+            self._scatter.scatter(
+                self._ghosts,
+                self._source,
+                addv=PETSc.InsertMode.ADD_VALUES,
+                mode=PETSc.ScatterMode.REVERSE,
+            )
+            self._source.resetArray()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """All leading axes as one; a view where that is possible."""
+    return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])

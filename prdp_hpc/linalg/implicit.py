@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from prdp_hpc.batched_functions import apply
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.bridge import Array, has_bad_numbers, like, to_host
-from prdp_hpc.linalg.inputs import anywhere, is_batch, prepare
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, in_double, like, to_host
+from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.inputs import anywhere, check_and_load, is_batch, sizes_of, wrong_form
 from prdp_hpc.linalg.linear_system import zero_rows
 from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled import unrolled_solve
 
@@ -27,11 +30,18 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     ∂L/∂x` at the solver's adjoint level, from zero; then `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k]
     x[col_k]`.
 
+    The adjoint solve is differentiable as the forward solve is, and so on: `create_graph=True`,
+    Hessian-vector products and `gradgradcheck` work to any order. Forward-mode derivatives solve `A
+    ẋ = ḃ − Ȧ x`. Batches of gradients (`is_grads_batched=True`, `torch.func.vmap` over b) are more
+    right-hand sides in one solve, `vmap` over the values is a batch of matrices; `torch.func.grad`,
+    `jvp`, `jacrev`, `jacfwd` and `hessian` follow. In all of them a solve with A is done at the
+    forward level and one with Aᵀ at the adjoint level, those of the solver when `solve` was called.
+
     Parameters
     ----------
     operator : a `SparseOperator` or `FunctionOperator`.
     values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from
-        solve to solve; in-place changes must go through torch, as everywhere in autograd. `(M,
+        solve to solve, in any way: they are compared with the loaded ones, number by number. `(M,
         nnz_local)` stands for M matrices.
     b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B,
         n_local)`; any floating-point type and device. The solve itself runs in double precision on
@@ -46,148 +56,193 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     Raises
     ------
     ValueError
-        For wrong shapes or types, NaN in the values, or ranks that disagree; on all ranks together.
+        For wrong shapes or types, NaN in the values, or ranks that disagree; in the backward pass
+        for values that were changed past autograd since; on all ranks together.
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver)
-    x: Tensor
+    needs = tuple(
+        torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
+    )
+    error = wrong_form(operator, values, b)
+    if error is not None:
+        # The other ranks are told in the reduction of their forward pass.
+        check_and_load(operator, None, (1, -1), needs, error)
+    levels = {False: solver.refinement, True: solver.adjoint}
+    call = _Call(operator, solver, levels, sizes_of(operator, values, b), needs, any(needs))
+    right = in_double(b)
     if isinstance(operator, SparseOperator) and is_batch(values):
-        # Asked here: inside a forward pass torch records nothing, and `needs_input_grad` does not
-        # know about `no_grad`.
-        x = _ImplicitBatch.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
-    else:
-        x = _ImplicitSolve.apply(values, b, operator, solver)  # type: ignore[no-untyped-call]
-    return x
+        # Not −1 for R: a rank may have no rows.
+        right = right.reshape(len(values), len(b) // len(values), b.shape[-1])
+    elif b.dim() == 1:
+        right = right.unsqueeze(0)
+    return like(apply(_Solve, values, right, call).reshape(b.shape), b)
 
 
-class _ImplicitSolve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
-        prepare(operator, values, b, ctx.needs_input_grad[:2])
-        x = torch.from_numpy(
-            _run("forward", operator, solver, np.atleast_2d(to_host(b))).reshape(b.shape)
-        )
-        result = like(x, b)
-        ctx.operator, ctx.solver, ctx.loads = operator, solver, operator.loads
-        # x is only needed for the gradient of the values. Where it is the result itself, torch sees
-        # a change in place.
-        ctx.save_for_backward(
-            values if isinstance(values, Tensor) else None, x if ctx.needs_input_grad[0] else None
-        )
-        return result
+@dataclass
+class _Call:
+    """What a solve is made with besides its numbers.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (grad,), operator, solver = grads, ctx.operator, ctx.solver
-        values, x = ctx.saved_tensors
-        if operator.loads != ctx.loads and anywhere(operator.comm, operator.differs(values)):
-            operator.load(values)
-        adjoint = torch.from_numpy(_run("adjoint", operator, solver, np.atleast_2d(to_host(grad))))
-        values_grad = None
-        if ctx.needs_input_grad[0]:
-            gradient = operator.values_gradient(values, adjoint, x.view(adjoint.shape))
-            values_grad = like(gradient, values).view(values.shape)
-        return values_grad, like(adjoint, grad).view(grad.shape), None, None
+    Attributes
+    ----------
+    levels : of solves with A (False) and with Aᵀ (True).
+    sizes, needs : what must be equal on all ranks.
+    recording : whether derivatives may be asked for later.
+    transposed : whether to solve with Aᵀ.
+    held : the matrices, once they are loaded; in a derivative those of the solve itself.
+    """
 
+    operator: Operator
+    solver: Solver
+    levels: dict[bool, Refinement]
+    sizes: tuple[int, int]
+    needs: tuple[bool, ...]
+    recording: bool
+    transposed: bool = False
+    held: HeldMatrices | None = None
 
-class _ImplicitBatch(torch.autograd.Function):
-    """As `_ImplicitSolve`, with a matrix of its own for each R right-hand sides."""
+    @property
+    def direction(self) -> str:
+        return "adjoint" if self.transposed else "forward"
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        b: Tensor,
-        operator: SparseOperator,
-        solver: Solver,
-        recording: bool,
-    ) -> Tensor:
-        prepare(operator, values, b, ctx.needs_input_grad[:2])
-        members = operator.take_members(len(values))
-        try:
-            x = _run_batch("forward", members, [None] * len(values), values, solver, b)
-        except Exception:
-            operator.give_back_members(members)
-            raise
-        result = like(x, b).view(b.shape)
-        if recording and any(ctx.needs_input_grad):
-            ctx.operator, ctx.members, ctx.solver = operator, members, solver
-            ctx.loads = [member.loads for member, _ in zip(members, values, strict=False)]
-            ctx.save_for_backward(values, x if ctx.needs_input_grad[0] else None)
+    @property
+    def level(self) -> Refinement:
+        return self.levels[self.transposed]
+
+    def solve(self, values: Tensor | None, right: Tensor) -> Tensor:
+        """The solution, without gradients; collective."""
+        first = self.held is None
+        if self.held is None:
+            host = check_and_load(self.operator, values, self.sizes, self.needs)
+            self.held = HeldMatrices(self.operator, host)
         else:
-            operator.give_back_members(members)
-        return result
+            self.held.restore(values, self.operator.is_read_by_derivatives)
+        try:
+            x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right)))
+        except Exception:
+            self.held.release()
+            raise
+        if first and not self.recording:
+            self.held.release()
+        return x
+
+    def release(self) -> None:
+        """The matrices are not needed, unless a derivative is asked for once more."""
+        if self.held is not None:
+            self.held.release()
+
+    def _solve_each(self, operators: list[Operator], right: Array) -> Array:
+        """Solve with each matrix; their results are looked at together."""
+        x, iterations = np.zeros_like(right), 0
+        rows, results = (a if a.ndim == 3 else a[np.newaxis] for a in (right, x))
+        for operator, own, result in zip(operators, rows, results, strict=True):
+            system = self.solver.system(operator)
+            system.set_up(self.direction)
+            try:
+                iterations = system.solve(self.direction, own, result, self.level)
+            except errors.SolveError:
+                self._blame_input(right)
+                raise
+        comm, flat = self.operator.comm, x.reshape(-1, x.shape[-1]) if x.size else x
+        if anywhere(comm, has_bad_numbers(x)):
+            # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
+            flat[zero_rows(comm, right.reshape(flat.shape))] = 0.0
+            if anywhere(comm, has_bad_numbers(x)):
+                self._blame_input(right)
+                raise errors.bad_numbers(
+                    self.direction, self._method, iterations, self.level, in_input=False
+                )
+        return x
+
+    def _blame_input(self, right: Array) -> None:
+        """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a
+        pass over it.
+        """
+        if anywhere(self.operator.comm, has_bad_numbers(right)):
+            raise errors.bad_numbers(self.direction, self._method, 0, self.level, in_input=True)
+
+    @property
+    def _method(self) -> str:
+        return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
+
+
+class _Solve(torch.autograd.Function):
+    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision on the host: b and x `(B, n_local)`, or `(M, R,
+    n_local)` for M matrices.
+    """
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (grad,), operator = grads, ctx.operator
-        values, x = ctx.saved_tensors
-        adjoint = _run_batch("adjoint", ctx.members, ctx.loads, values, ctx.solver, grad)
-        operator.give_back_members(ctx.members)
-        values_grad = None
-        if ctx.needs_input_grad[0]:
-            values_grad = like(
-                operator.values_gradient(values, adjoint, x.view(adjoint.shape)), values
+    def forward(values: Tensor | None, b: Tensor, call: _Call) -> Tensor:
+        return call.solve(values, b)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, _, ctx.call = inputs
+        # The solution is only needed for the gradient of the values. Torch sees a change in place.
+        ctx.save_for_backward(values, output if ctx.needs_input_grad[0] else None)
+        if values is not None:
+            ctx.save_for_forward(values, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        (values, x), call = ctx.saved_tensors, ctx.call
+        try:
+            adjoint = _derivative(values, grads[0], call, not call.transposed)
+            if not ctx.needs_input_grad[0]:
+                return None, adjoint, None
+            left, right = (x, adjoint) if call.transposed else (adjoint, x)
+            values_grad = call.operator.values_gradient(values, left, right)
+            return like(values_grad, values).view(values.shape), adjoint, None
+        finally:
+            if not torch.is_grad_enabled():
+                call.release()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        call, (values_t, right, *_) = ctx.call, tangents
+        values = None
+        if ctx.saved_tensors:
+            values, x = ctx.saved_tensors
+        if values_t is not None:
+            change = call.operator.tangent_product(values, values_t, x, call.transposed)
+            right = -change if right is None else right - change
+        return _derivative(values, right, call, call.transposed)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], values: Any, b: Tensor, call: _Call
+    ) -> tuple[Tensor, int]:
+        if in_dims[0] is None:
+            assert in_dims[1] is not None
+            # The same matrices for all: more right-hand sides for each.
+            many = b.movedim(in_dims[1], -3)
+            x = _batch(values, many.flatten(-3, -2), call)
+            # Torch's older batches need their axis to be the first in memory.
+            return x.view(many.shape).movedim(-3, 0).contiguous(), 0
+        if not isinstance(call.operator, SparseOperator):
+            raise InputError(
+                "vmap over the values of a FunctionOperator is not offered, since its functions "
+                "take one set of values: call solve once for each set"
             )
-        return values_grad, like(adjoint, grad).view(grad.shape), None, None, None
-
-
-def _run_batch(
-    direction: str,
-    members: list[SparseOperator],
-    loads: Sequence[int | None],
-    values: Tensor,
-    solver: Solver,
-    b: Tensor,
-) -> Tensor:
-    """Solve with each matrix, loaded unless a member still holds it (its count of loads is the
-    given one); `(M, R, n_local)`.
-    """
-    host = torch.from_numpy(to_host(values))
-    # Not −1 for R: a rank may have no rows.
-    right = to_host(b).reshape(len(values), len(b) // len(values), b.shape[-1])
-    x = np.empty_like(right)
-    for member, loaded, own, rows, result in zip(members, loads, host, right, x, strict=False):
-        if member.loads != loaded:
-            member.load(own)
-        result[:] = _run(direction, member, solver, rows)
-    return torch.from_numpy(x)
-
-
-def _run(direction: str, operator: Operator, solver: Solver, right: Array) -> Array:
-    """Solve for `(B, n_local)`."""
-    system = solver.system(operator)
-    system.set_up(direction)
-    x = np.zeros_like(right)
-    try:
-        iterations = system.solve(direction, right, x)
-    except errors.SolveError:
-        _blame_input(direction, operator, solver, right)
-        raise
-    if anywhere(operator.comm, has_bad_numbers(x)):
-        # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
-        x[zero_rows(operator.comm, right)] = 0.0
-        if anywhere(operator.comm, has_bad_numbers(x)):
-            _blame_input(direction, operator, solver, right)
-            raise errors.bad_numbers(
-                direction, system.method, iterations, _level(solver, direction), in_input=False
-            )
-    return x
-
-
-def _blame_input(direction: str, operator: Operator, solver: Solver, right: Array) -> None:
-    """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a pass
-    over it.
-    """
-    if anywhere(operator.comm, has_bad_numbers(right)):
-        raise errors.bad_numbers(
-            direction, solver.system(operator).method, 0, _level(solver, direction), in_input=True
+        many = (
+            b.expand(info.batch_size, *b.shape) if in_dims[1] is None else b.movedim(in_dims[1], 0)
         )
+        x = _batch(values.movedim(in_dims[0], 0).flatten(0, -2), many.flatten(0, -3), call)
+        return x.view(many.shape), 0
 
 
-def _level(solver: Solver, direction: str) -> object:
-    return solver.adjoint if direction == "adjoint" else solver.refinement
+def _derivative(values: Tensor | None, right: Tensor, call: _Call, transposed: bool) -> Tensor:
+    """A solve with the matrices of another one."""
+    recording = torch.is_grad_enabled()
+    return apply(_Solve, values, right, replace(call, transposed=transposed, recording=recording))
+
+
+def _batch(values: Tensor | None, right: Tensor, call: _Call) -> Tensor:
+    """The solve that a batch of torch's comes to; derivatives of the batch use its matrices."""
+    matrices = 1 if right.dim() == 2 else len(right)
+    inner = replace(call, sizes=(matrices, matrices * right.shape[-2]))
+    x = apply(_Solve, values, right, inner)
+    call.held = inner.held
+    return x

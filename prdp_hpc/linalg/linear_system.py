@@ -293,15 +293,18 @@ class LinearSystem:
             self.broken = True
             raise meaningless(unused, self.method)
 
-    def solve(self, direction: str, b: Array, x: Array) -> int:
-        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
-        the last one.
+    def solve(self, direction: str, b: Array, x: Array, level: Refinement | None = None) -> int:
+        """Solve for each row of `b (B, n_local)` into `x`, at the level given or else set last;
+        collective. Returns the iterations of the last one.
 
         Raises
         ------
         SolveError
             With the KSP's reason, the iteration, the level and what to try.
         """
+        if level is not None and level != self._levels[direction]:
+            levels = {**self._levels, direction: level}
+            self.refine(levels["forward"], levels["adjoint"])
         counters = self._counters(direction)
         if self._nullspaces is None:
             return self._solve_each(direction, b, x, counters)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,13 @@ from torch import Tensor
 from prdp_hpc.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
-from prdp_hpc.linalg.bridge import Array, has_bad_numbers, is_real_tensor, to_host
-from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.bridge import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.pattern import check_scalars, entries_of, wrong_pattern
-from prdp_hpc.linalg.pool import Pool
+from prdp_hpc.linalg.pattern_products import PatternProducts
+from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.promises import PromiseCheck
 
 Product = Callable[[Tensor], Tensor]
@@ -39,8 +38,9 @@ class Operator(ABC):
     n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
     symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
-    loads : how often values were put into the matrix; tells whether it still holds what it held
-        before.
+    loaded : which values the matrix holds.
+    is_read_by_derivatives : whether derivatives of a solve read the values once more, and not only
+        the matrix.
     failure : the exception that the operator's own code raised inside a PETSc call, until a solver
         passes it on.
     nullspaces : those of the matrix and its transpose, if they were given.
@@ -57,15 +57,14 @@ class Operator(ABC):
     grid: Grid | None
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
+    is_read_by_derivatives = False
 
     def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
         check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
-        self.loads = 0
+        self.loaded = LoadedValues()
         self.failure: Exception | None = None
         self._promises: PromiseCheck | None = None
-        self._copy: Array | None = None
-        self._seen: tuple[weakref.ref[Tensor], int] | None = None
 
     def __copy__(self) -> Operator:
         twin = object.__new__(type(self))
@@ -113,59 +112,56 @@ class Operator(ABC):
         """
 
     @abstractmethod
-    def check_numbers(self, values: Any) -> Exception | None:
-        """A ValueError if values of the right form hold NaN or infinity on this rank; not
-        collective.
+    def check_numbers(self, host: Array | None) -> Exception | None:
+        """A ValueError if values of the right form, on the host, hold NaN or infinity on this rank;
+        not collective.
         """
 
     def check_preconditioner(self, pc: str) -> None:  # noqa: B027 - most operators take any
         """Raise a ValueError if this operator cannot be preconditioned with `pc`."""
 
-    def differs(self, values: Any) -> bool:
-        """Whether `values`, of the right form, are other numbers than the loaded ones, on this
-        rank.
-
-        A tensor seen before is known by torch's version counter; another one is compared number by
-        number.
+    @property
+    def loads(self) -> int:
+        """How often values were put into the matrix; tells whether it still holds what it held
+        before.
         """
-        if values is None or self._copy is None:
-            return self.loads == 0 or (values is None) != (self._copy is None)
-        version = _version(values)
-        if self._seen is not None and self._seen[0]() is values and self._seen[1] == version:
-            return False
-        same = np.array_equal(self._copy, to_host(values))
-        if same:
-            self._remember(values)
-        return not same
+        return self.loaded.loads
 
-    def load(self, values: Any) -> None:
+    def differs(self, values: Tensor | Array | None) -> bool:
+        """Whether `values`, of the right form, are other numbers than the loaded ones, on this
+        rank; a comparison number by number.
+        """
+        return self.loaded.differ_from(None if values is None else to_host(values))
+
+    def load(self, values: Tensor | Array | None) -> None:
         """Put the values into the matrix; collective. Every solver sees the change and sets up
         again.
         """
-        self._put(values)
-        self.loads += 1
-        self._copy, self._seen = None, None
-        if values is not None:
-            self._copy = to_host(values).copy()
-            self._remember(values)
-
-    def _remember(self, values: Tensor) -> None:
-        version = _version(values)
-        self._seen = None if version is None else (weakref.ref(values), version)
+        host = None if values is None else to_host(values)
+        self.loaded.replace(host)
+        self._put(host)
 
     @abstractmethod
-    def _put(self, values: Any) -> None: ...
+    def _put(self, host: Array | None) -> None: ...
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B,
-        n_local)`.
+        n_local)`. Differentiable to any order; collective.
+        """
+
+    @abstractmethod
+    def tangent_product(
+        self, values: Any, tangent: Tensor, x: Tensor, transposed: bool = False
+    ) -> Tensor:
+        """`Ȧ x`, or `Ȧᵀ x`, with the derivative Ȧ of `A(values)` along `tangent`; x `(B, n_local)`.
+        Differentiable to any order; collective.
         """
 
     @abstractmethod
     def diagonal_of(self, values: Any) -> Tensor:
-        """The diagonal `(n_local,)` of the loaded matrix, differentiable with respect to its
-        values; collective.
+        """The diagonal `(n_local,)` of `A(values)`, differentiable with respect to the values;
+        collective.
         """
 
     @property
@@ -274,7 +270,8 @@ class SparseOperator(Operator):
             self.comm, self._n_local, constant_nullspace, nullspace, left_nullspace
         )
         self.matrix = self._create_matrix()
-        self._members: Pool[SparseOperator] = Pool()
+        self.members: Pool[SparseOperator] = Pool()
+        self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
 
     def _create_matrix(self) -> Any:
         n = self.shape[0]
@@ -290,27 +287,48 @@ class SparseOperator(Operator):
             self.nullspaces.attach(matrix)
         return matrix
 
+    @property
+    def matrix_sets(self) -> int:
+        """How many batches of matrices `(M, nnz_local)` keep theirs for their derivatives; default
+        8, equal on all ranks.
+
+        Each set takes the memory of M matrices and their preconditioners. A graph with more batches
+        than sets (a chain of many steps) loads the matrices of the others once more in its backward
+        pass, at the price of one set-up each.
+        """
+        return self.members.most
+
+    @matrix_sets.setter
+    def matrix_sets(self, count: int) -> None:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InputError(f"matrix_sets must be a whole number of at least 1, not {count!r}")
+        self.members.most = count
+
     def _sibling(self) -> SparseOperator:
         """The same pattern with a matrix of its own; whatever was found out about the pattern is
         shared.
         """
         twin = copy.copy(self)
-        twin.matrix = twin._create_matrix()
-        twin.loads, twin._copy, twin._seen = 0, None, None
+        twin.matrix = _duplicate(self.matrix)
+        twin.loaded = LoadedValues()
         return twin
 
-    def take_members(self, count: int) -> list[SparseOperator]:
+    def take_members(self, count: int) -> Lease[SparseOperator]:
         """At least `count` operators with this pattern and a matrix each, for values `(count,
         nnz_local)`; collective.
 
-        The caller's until it gives the list to `give_back_members`; they are made once and used
-        again.
+        The caller's until it gives the list to `give_back_members`, or drops it on all ranks; they
+        are made once and used again.
         """
-        return self._members.take(count, self._sibling)
+        return self.members.take(count, self._sibling)
 
-    def give_back_members(self, members: list[SparseOperator]) -> None:
+    def touch_members(self, members: Lease[SparseOperator]) -> None:
+        """The members' matrices are used once more; their values may have changed since."""
+        self.members.touch(members)
+
+    def give_back_members(self, members: Lease[SparseOperator]) -> None:
         """The members' matrices are needed no more, on any rank."""
-        self._members.give_back(members)
+        self.members.give_back(members)
 
     @classmethod
     def from_scipy(
@@ -341,14 +359,6 @@ class SparseOperator(Operator):
         """Entries that this rank gives."""
         return int(self._rows.size)
 
-    @cached_property
-    def _row_index(self) -> GhostedIndex:
-        return GhostedIndex(self._rows, self.matrix.createVecLeft())
-
-    @cached_property
-    def _col_index(self) -> GhostedIndex:
-        return GhostedIndex(self._cols, self.matrix.createVecRight())
-
     def check_form(self, values: Any) -> Exception | None:
         """A ValueError for values of a wrong kind or shape."""
         if not is_real_tensor(values):
@@ -367,61 +377,52 @@ class SparseOperator(Operator):
             )
         return None
 
-    def check_numbers(self, values: Tensor) -> Exception | None:
+    def check_numbers(self, host: Array | None) -> Exception | None:
         """A ValueError that names the first entry that is not finite."""
-        if has_bad_numbers(to_host(values)):
-            bad = int(torch.nonzero(~torch.isfinite(values.detach()))[0, -1])
+        if host is not None and has_bad_numbers(host):
+            bad = int(np.argwhere(~np.isfinite(host))[0, -1])
             return InputError(
                 f"the matrix values hold NaN or infinity, first in entry {bad} "
                 f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
             )
         return None
 
-    def _put(self, values: Tensor) -> None:
-        self.matrix.setValuesCOO(to_host(values))
-        self._given = weakref.ref(values)
+    def _put(self, host: Array | None) -> None:
+        self.matrix.setValuesCOO(host)
 
     def has_single_values(self) -> bool:
-        """See `Operator`; asked during the solve that brought the values."""
-        values = self._given()
-        return values is not None and bool((values.float() == values).all())
+        """See `Operator`."""
+        loaded = self.loaded.copy
+        return loaded is not None and bool((loaded.astype(np.float32) == loaded).all())
 
-    def diagonal_of(self, values: Any) -> Tensor:
+    def diagonal_of(self, values: Tensor) -> Tensor:
         """The sum of the entries on each row's diagonal, whichever rank gave them."""
-        diagonal: Tensor = _Diagonal.apply(values, self)  # type: ignore[no-untyped-call]
-        return diagonal
+        return self._products.diagonal(values)
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
 
         For values `(M, nnz_local)`, λ and x are `(M, R, n_local)` and the sum runs over R.
         """
-        total = torch.zeros(*adjoint.shape[:-2], self.nnz_local, dtype=torch.float64)
-        for right in range(adjoint.shape[-2]):
-            total.addcmul_(
-                self._row_index(adjoint[..., right, :]),
-                self._col_index(solution[..., right, :]),
-                value=-1.0,
-            )
-        return total
+        return self._products.pairing(adjoint, solution, -1.0)
+
+    def tangent_product(
+        self, values: Tensor, tangent: Tensor, x: Tensor, transposed: bool = False
+    ) -> Tensor:
+        """The product with the pattern that has the tangent for values; for `(M, nnz_local)` x is
+        `(M, R, n_local)`.
+        """
+        return self._products.product(in_double(tangent), x, transposed)
 
 
-class _Diagonal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, operator: SparseOperator) -> Tensor:
-        ctx.operator = operator
-        return torch.from_numpy(operator.matrix.getDiagonal().getArray(readonly=True).copy())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        operator = ctx.operator
-        on_diagonal = torch.from_numpy(operator._rows == operator._cols)
-        return torch.where(on_diagonal, operator._row_index(grads[0].contiguous()), 0.0), None
-
-
-def _version(values: Tensor) -> int | None:
-    """Torch's count of in-place changes; tensors made in inference mode have none."""
-    return None if values.is_inference() else values._version
+def _duplicate(matrix: Any) -> Any:
+    """A matrix of the same pattern, without values; PETSc does not hand its nullspaces on."""
+    twin = matrix.duplicate()
+    for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):
+        nullspace = getattr(matrix, f"get{kind}")()
+        if nullspace:
+            getattr(twin, f"set{kind}")(nullspace)
+    return twin
 
 
 def _kind(value: Any) -> str:

@@ -29,7 +29,7 @@ class Solver:
         grid; "constraint" the one that the Navier–Stokes operator brings along.
     refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given;
         default `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
-    adjoint : level of adjoint solves.
+    adjoint : level of adjoint solves; default: that of forward solves, also after `refine`.
     petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Those
         that begin with "adjoint_" are for the adjoint KSP alone: `{"adjoint_ksp_gmres_restart":
         20}`.
@@ -92,6 +92,7 @@ class Solver:
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
         )
+        self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
 
     def __repr__(self) -> str:
@@ -116,12 +117,16 @@ class Solver:
     def refine(
         self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None
     ) -> None:
-        """Change the level in place; the preconditioner stays as it is.
+        """Change the level of the solves to come; the preconditioner stays as it is.
 
-        `adjoint` is the level of the adjoint solves; default: the same level.
+        `adjoint` is the level of the adjoint solves; default: the one given last, here or when the
+        solver was made; if none ever was, the same level as forward. A solve keeps both levels that
+        it was made with, for its derivatives too.
         """
         self.refinement = Refinement.of(level)
-        self.adjoint = self.refinement if adjoint is None else Refinement.of(adjoint)
+        if adjoint is not None:
+            self._own_adjoint = Refinement.of(adjoint)
+        self.adjoint = self._own_adjoint or self.refinement
         for system in self._systems.values():
             system.refine(self.refinement, self.adjoint)
 

@@ -11,7 +11,6 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from prdp_hpc.grid import Grid
 from prdp_hpc.physics.fourier import FourierTransform
@@ -103,7 +102,9 @@ class ConstraintPreconditioner:
         if self._matrix is None:
             self._matrix = pc.getOperators()[1]
             self._in, self._out = self._matrix.createVecs()
-        diagonal = self._matrix.getDiagonal().getArray()[: self._n]
+        # Into a vector that stays: PETSc would keep a new one of each set-up on several ranks.
+        self._matrix.getDiagonal(self._out)
+        diagonal = self._out.getArray(readonly=True)[: self._n]
         self._weights = DAMPING / diagonal
         whole = self._matrix.comm.tompi4py().allreduce(float(diagonal.sum()), op=MPI.SUM)
         self._momentum = self._stokes.momentum(self._stokes.viscosity(whole))
@@ -156,32 +157,33 @@ class DifferentiableConstraint:
         each = len(r) // len(self._weights)
         velocity = self._weights.repeat_interleave(each, dim=0) * r
         viscosity = self._viscosity.repeat_interleave(each)
-        z: Tensor = _StokesSolve.apply(viscosity, r - product(velocity), self._stokes)  # type: ignore[no-untyped-call]
+        z: Tensor = _StokesSolve.apply(viscosity, r - product(velocity), self._stokes, False)  # type: ignore[no-untyped-call]
         return velocity + z
 
 
 class _StokesSolve(torch.autograd.Function):
-    """`z = S(c)⁻¹ r` a row; with `t = S⁻ᵀ ∂L/∂z`: `∂L/∂r = t`, and `∂L/∂c = t_u · Δ_h z_u`, of
-    which a rank gives its part.
+    """`z = S(c)⁻¹ r`, or `S(c)⁻ᵀ r`, a row; with t the other solve for ∂L/∂z: `∂L/∂r = t`, and
+    `∂L/∂c = t_u · Δ_h z_u`, of which a rank gives its part. Differentiable to any order.
     """
 
     @staticmethod
-    def forward(ctx: Any, viscosity: Tensor, r: Tensor, stokes: PeriodicStokes) -> Tensor:
-        z = _solve_rows(stokes, viscosity, r, transposed=False)
-        ctx.stokes = stokes
-        ctx.save_for_backward(viscosity, z)
-        return z
+    def forward(viscosity: Tensor, r: Tensor, stokes: PeriodicStokes, transposed: bool) -> Tensor:
+        return _solve_rows(stokes, viscosity, r, transposed)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        viscosity, _, ctx.stokes, ctx.transposed = inputs
+        ctx.save_for_backward(viscosity, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (viscosity, z), grid = ctx.saved_tensors, ctx.stokes.grid
-        t = _solve_rows(ctx.stokes, viscosity, grads[0], transposed=True)
+        t = _StokesSolve.apply(viscosity, grads[0], ctx.stokes, not ctx.transposed)  # type: ignore[no-untyped-call]
         velocities = [
             rows.view(len(z), grid.dim + 1, *grid.local_shape)[:, : grid.dim] for rows in (t, z)
         ]
         slope = (velocities[0] * _laplacian(grid, velocities[1])).flatten(1).sum(dim=1)
-        return slope, t, None
+        return slope, t, None, None
 
 
 def _solve_rows(stokes: PeriodicStokes, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from mpi4py import MPI
 from petsc4py import PETSc
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from prdp_hpc.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
+from prdp_hpc.linalg.bridge import in_double
 from prdp_hpc.physics.shifts import moved
 
 
@@ -147,22 +149,34 @@ class DiffusionStepper:
         raise_together(self.grid.comm, _wrong_diffusivity(kappa, self.grid))
         self._diffusivity = kappa
         self._values: Tensor | None = None
-        self._version = -1
+        self._seen: Tensor | None = None
 
     def values(self) -> Tensor:
-        """The matrix values; computed anew only if κ changed or needs a gradient."""
+        """The matrix values; computed anew only if κ changed or needs a gradient. Collective."""
+        return self._values_after(None)
+
+    def _values_after(self, error: Exception | None) -> Tensor:
+        """The same, or an error on all ranks where one has one: with one reduction.
+
+        κ is compared number by number with a copy, so that every change is noticed; and it changed
+        for all ranks if it did for one, since its halo is exchanged.
+        """
         kappa = self._diffusivity
-        if self._values is not None and not kappa.requires_grad and kappa._version == self._version:
+        stale = kappa.requires_grad or self._seen is None or not torch.equal(self._seen, kappa)
+        stale = _agree(self.grid.comm, error, stale)
+        if self._values is not None and not stale:
             return self._values
         shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
         # Values kept for later must not be inference tensors, which training could not use. Leaving
         # inference mode would switch gradients on.
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
-            values = self._stencil.values(
-                shared.to(device="cpu", dtype=torch.float64), self._mass, self._scale
-            )
-        self._values, self._version = (None if kappa.requires_grad else values), kappa._version
+            if shared.is_inference():
+                shared = shared.clone()
+            values = self._stencil.values(in_double(shared), self._mass, self._scale)
+            self._values, self._seen = None, None
+            if not kappa.requires_grad:
+                self._values, self._seen = values, kappa.clone()
         return values
 
     def _solve(self, right: Tensor) -> Tensor:
@@ -173,11 +187,22 @@ class DiffusionStepper:
                 f"a field on this rank must end in the grid's local shape {wanted}, this one has "
                 f"{tuple(shape)}"
             )
-        raise_together(self.grid.comm, error)
+        values = self._values_after(error)
         fields = math.prod(shape[: -self.grid.dim])
         return solve(
-            self.operator, self.values(), right.reshape(fields, self.grid.n_local), self.solver
+            self.operator, values, right.reshape(fields, self.grid.n_local), self.solver
         ).reshape(shape)
+
+
+def _agree(comm: MPI.Comm, error: Exception | None, flag: bool) -> bool:
+    """Whether the flag is set on any rank; an error on all ranks if one has one. Collective."""
+    if comm.size > 1:
+        flags = np.array([error is not None, flag])
+        comm.Allreduce(MPI.IN_PLACE, flags, op=MPI.LOR)
+        if not flags[0]:
+            return bool(flags[1])
+    raise_together(comm, error)
+    return flag
 
 
 def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:

@@ -39,8 +39,13 @@ class Heat(DiffusionStepper):
     def __init__(self, grid: Grid, diffusivity: float | Tensor, dt: float, solver: Solver) -> None:
         if not 0 < dt < math.inf:
             raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
-        self.dt = float(dt)
-        super().__init__(grid, diffusivity, solver, mass=1.0, scale=self.dt)
+        self._dt = float(dt)
+        super().__init__(grid, diffusivity, solver, mass=1.0, scale=self._dt)
+
+    @property
+    def dt(self) -> float:
+        """The time step; the matrix has it too, so that another one needs another stepper."""
+        return self._dt
 
     def __call__(self, u: Tensor, source: Tensor | None = None) -> Tensor:
         """The state one step later.

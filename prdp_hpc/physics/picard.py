@@ -42,8 +42,18 @@ class PicardStepper(ABC):
     ) -> None:
         raise_together(grid.comm, _wrong(viscosity, dt, picard_iterations, gradient))
         self.grid, self.solver = grid, solver
-        self.viscosity, self.dt = float(viscosity), float(dt)
+        self._viscosity, self._dt = float(viscosity), float(dt)
         self.picard_iterations, self.gradient = picard_iterations, gradient
+
+    @property
+    def viscosity(self) -> float:
+        """ν; what is made once for it is kept, so that another one needs another stepper."""
+        return self._viscosity
+
+    @property
+    def dt(self) -> float:
+        """The time step, fixed likewise."""
+        return self._dt
 
     @property
     @abstractmethod
@@ -101,6 +111,11 @@ class PicardStepper(ABC):
 
 
 def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -> ValueError | None:
+    for name, number in (("viscosity", viscosity), ("dt", dt)):
+        if isinstance(number, torch.Tensor) and number.requires_grad:
+            return InputError(
+                f"there is no gradient with respect to {name}: give a number, or {name}.detach()"
+            )
     if not 0 <= viscosity < math.inf:
         return InputError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
     if not 0 < dt < math.inf:

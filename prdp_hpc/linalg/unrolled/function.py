@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from petsc4py import PETSc
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from prdp_hpc.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.bridge import like, to_host
-from prdp_hpc.linalg.inputs import is_batch, prepare
+from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.inputs import prepare
 from prdp_hpc.linalg.method_types import check_unrolled
-from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
@@ -52,6 +53,9 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     SolveError
         As `solve`.
     """
+    for tensor in (values, b):
+        if isinstance(tensor, Tensor) and is_transformed(tensor):
+            raise _not_offered("torch.func's transforms and batched gradients")
     # Asked here: inside a forward pass torch records nothing.
     x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return x
@@ -64,23 +68,21 @@ class _UnrolledSolve(torch.autograd.Function):
     ) -> Tensor:
         needs = ctx.needs_input_grad[:2]
         _check(solver, needs[0])
-        prepare(operator, values, b, needs)
         records = recording and any(needs)
-        members = _loaded(operator, values)
-        held = False
+        held = HeldMatrices(operator, prepare(operator, values, b, needs))
+        keeps = False
         try:
-            system = UnrolledSystem(operator, _used(members, operator, values), values, solver)
+            system = UnrolledSystem(operator, held.operators, values, solver)
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver.refinement, solver.report, keeps_states)
             x = run.forward(_rows(b)).view(b.shape)
-            held = records
+            keeps = records
         finally:
-            if not held:
-                _give_back(operator, members)
+            if not keeps:
+                held.release()
         if records:
-            ctx.run, ctx.operator, ctx.members = run, operator, members
-            ctx.loads = [member.loads for member in system.members]
+            ctx.run, ctx.held = run, held
             # Not what was made of them: torch sees a change in place.
             ctx.save_for_backward(
                 values if isinstance(values, Tensor) else None, b if keeps_states else None
@@ -88,26 +90,38 @@ class _UnrolledSolve(torch.autograd.Function):
         return like(x, b)
 
     @staticmethod
-    @once_differentiable
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise _not_offered("forward-mode derivatives")
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        (grad,), run, operator = grads, ctx.run, ctx.operator
+        # Always: `once_differentiable` lets torch.autograd.grad leave the second derivative out.
+        if torch.is_grad_enabled():
+            raise _not_offered("second derivatives (create_graph=True)")
+        (grad,), run = grads, ctx.run
+        if is_transformed(grad):
+            raise _not_offered("batched gradients")
         values, b = ctx.saved_tensors
-        # A function operator's values may have any shape, and are those of one matrix.
-        each = [values] if ctx.members is None else torch.from_numpy(to_host(values))
-        for member, loads, own in zip(run.system.members, ctx.loads, each, strict=True):
-            if member.loads != loads:
-                member.load(own)
-        for system in run.system.systems:
-            system.set_up("adjoint")
-        leaf = (
-            torch.from_numpy(to_host(values)).clone().requires_grad_()
-            if ctx.needs_input_grad[0]
-            else None
-        )
-        values_grad, b_grad = run.backward(_rows(grad), leaf, None if b is None else _rows(b))
-        _give_back(operator, ctx.members)
+        try:
+            ctx.held.restore(values, values_are_read=True)
+            for system in run.system.systems:
+                system.set_up("adjoint")
+            leaf = (
+                torch.from_numpy(to_host(values)).clone().requires_grad_()
+                if ctx.needs_input_grad[0]
+                else None
+            )
+            values_grad, b_grad = run.backward(_rows(grad), leaf, None if b is None else _rows(b))
+        finally:
+            ctx.held.release()
         wanted = None if values_grad is None else like(values_grad, values)
         return wanted, like(b_grad, grad).view(grad.shape), None, None, None
+
+
+def _not_offered(what: str) -> InputError:
+    return InputError(
+        f"differentiation='unrolled' does not offer {what}: use differentiation='implicit'"
+    )
 
 
 def _rows(b: Tensor) -> Tensor:
@@ -149,22 +163,3 @@ def _check(solver: Solver, values_need_gradient: bool) -> None:
             "gradient: use pc none, jacobi, lu or a physics' own without such options, or "
             "differentiation='implicit'"
         )
-
-
-def _loaded(operator: Operator, values: Any) -> list[SparseOperator] | None:
-    """For several matrices a set of members that hold them."""
-    if not (isinstance(operator, SparseOperator) and is_batch(values)):
-        return None
-    members = operator.take_members(len(values))
-    for member, own in zip(members, torch.from_numpy(to_host(values)), strict=False):
-        member.load(own)
-    return members
-
-
-def _used(members: list[SparseOperator] | None, operator: Operator, values: Any) -> list[Any]:
-    return [operator] if members is None else members[: len(values)]
-
-
-def _give_back(operator: Operator, members: list[SparseOperator] | None) -> None:
-    if members is not None and isinstance(operator, SparseOperator):
-        operator.give_back_members(members)

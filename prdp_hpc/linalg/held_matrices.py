@@ -1,0 +1,85 @@
+"""The matrices of one solve, from its forward pass to its last derivative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from prdp_hpc.collective import raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.bridge import Array, to_host
+from prdp_hpc.linalg.inputs import anywhere
+from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.pool import Lease
+
+
+class HeldMatrices:
+    """The operator, or for M matrices a leased member for each, with the values that were loaded.
+
+    Derivatives of a solve are taken with the numbers that it was made with: a matrix that other
+    values came into in the meantime gets its own again, and an error says so where the tensor they
+    were in has other numbers by then.
+
+    Parameters
+    ----------
+    operator : what the values belong to.
+    host : the values in double precision on the host; those of one matrix are loaded already.
+
+    Attributes
+    ----------
+    operators : one for each matrix.
+    """
+
+    def __init__(self, operator: Operator, host: Array | None) -> None:
+        self._operator = operator
+        self._lease: Lease[SparseOperator] | None = None
+        self.operators: list[Any] = [operator]
+        if isinstance(operator, SparseOperator) and host is not None and host.ndim == 2:
+            self._lease = operator.take_members(len(host))
+            self.operators = list(self._lease[: len(host)])
+            for member, own in zip(self.operators, host, strict=True):
+                member.load(own)
+        self._loads = [one.loaded.remember() for one in self.operators]
+
+    def restore(self, values: Tensor | None, values_are_read: bool = False) -> None:
+        """Load the values again where others took their place; collective.
+
+        `values_are_read`: whether they are used besides the matrices, and so must be the same.
+
+        Raises
+        ------
+        InputError
+            On all ranks, if the tensor's numbers are no longer those of the solve.
+        """
+        if isinstance(self._operator, SparseOperator) and self._lease is not None:
+            self._operator.touch_members(self._lease)
+        pairs = list(zip(self.operators, self._loads, strict=True))
+        gone = [not one.loaded.hold(load) for one, load in pairs]
+        if not any(gone) and not values_are_read:
+            return
+        host = None if values is None else to_host(values)
+        rows: Any = [host] if self._lease is None else host
+        changed = any(
+            one.loaded.changed_since(load, own)
+            for (one, load), own in zip(pairs, rows, strict=True)
+        )
+        raise_together(self._operator.comm, _changed() if changed else None)
+        for index, (one, own) in enumerate(zip(self.operators, rows, strict=True)):
+            # One matrix may have come back to the same values in the meantime.
+            if gone[index] and (self._lease is not None or anywhere(one.comm, one.differs(own))):
+                one.load(own)
+            self._loads[index] = one.loaded.remember()
+
+    def release(self) -> None:
+        """The matrices are not needed, unless a derivative is asked for once more."""
+        if isinstance(self._operator, SparseOperator) and self._lease is not None:
+            self._operator.give_back_members(self._lease)
+
+
+def _changed() -> InputError:
+    return InputError(
+        "the values were changed after the solve whose derivative is asked for, past autograd "
+        "(through .data, NumPy or a view without version): change them after the backward pass, or "
+        "give solve a copy (values.clone())"
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +18,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
+from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
 from prdp_hpc.linalg.options import apply_options, known_type, new_prefix, remove_unused_options
@@ -217,17 +219,10 @@ class LinearSystem:
         operator = self._operator()
         return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
 
-    def precondition(self, right: Array, transposed: bool) -> Array:
-        """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
-        result = np.empty_like(right)
-        apply = (
-            self.preconditioner.applyTranspose
-            if transposed and self._transposed
-            else self.preconditioner.apply
-        )
-        for one, out in zip(right, result, strict=True):
-            self._on_arrays(apply, one, out)
-        return result
+    @cached_property
+    def inverse(self) -> BatchedInverse:
+        """Applications of the preconditioner."""
+        return BatchedInverse(self.preconditioner, self._matrix)
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
         """Set tolerances and tests of both KSPs; nothing is set up again."""
@@ -246,6 +241,16 @@ class LinearSystem:
             # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
             # but no norm.
             ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
+
+    @contextmanager
+    def at_level(self, level: Refinement) -> Iterator[None]:
+        """Solve at another level in both directions for a moment."""
+        levels = self._levels
+        self.refine(level, level)
+        try:
+            yield
+        finally:
+            self.refine(levels["forward"], levels["adjoint"])
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if the matrix changed since; collective."""

@@ -35,19 +35,26 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     Richardson's method with a gradient for b alone keeps none: its adjoint is the same iteration
     with Aᵀ and M⁻ᵀ.
 
-    A right-hand side that has reached the solution before K stops there. Its derivative stays that
-    of the iterations done, which need not be near the solution's: CG has an eigenvector after one
-    iteration, and the derivative of that one alone.
+    Where b = 0, K iterations of a Krylov method have no derivative: they are homogeneous in b, but
+    not linear. The same holds where the solution is reached exactly before the last of K
+    iterations, as CG does after one iteration for an eigenvector. Such right-hand sides stop there
+    and are differentiated implicitly at the forward level: `∂L/∂b` is K iterations of the same
+    method for the adjoint system `Aᵀ λ = ∂L/∂x`, from zero, and `∂L/∂value_k = −λ[row_k] x[col_k]`,
+    which is 0 where x is. So what starts at zero, as a correction or a source, moves. With a
+    tolerance this holds for right-hand sides that need no iteration; for others the derivative is
+    that of the iterations done, whose accuracy the tolerance does not control.
 
     `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi,
     lu and cholesky are differentiated too; other linear ones are taken as constant and serve only
-    where the values need no gradient.
+    where the values need no gradient. The gradient needs `M⁻ᵀ`: of preconditioners that are not
+    symmetric by their transposed application, also where A is.
 
     Raises
     ------
     ValueError
-        As `solve`; and for another ksp, a preconditioner that is not linear, or values that need a
-        gradient with one that is not differentiated.
+        As `solve`; and for another ksp, a preconditioner that is not linear, one whose transpose
+        cannot be applied where a gradient is needed, or values that need a gradient with one that
+        is not differentiated.
     SolveError
         As `solve`.
     """
@@ -69,6 +76,8 @@ class _UnrolledSolve(torch.autograd.Function):
         held = False
         try:
             system = UnrolledSystem(operator, _used(members, operator, values), values, solver)
+            if records:
+                system.check_transposed()
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver.refinement, solver.report, keeps_states)
@@ -98,6 +107,7 @@ class _UnrolledSolve(torch.autograd.Function):
                 member.load(own)
         for system in run.system.systems:
             system.set_up("adjoint")
+        run.system.check_transposed()
         leaf = (
             torch.from_numpy(to_host(values)).clone().requires_grad_()
             if ctx.needs_input_grad[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from petsc4py import PETSc
 from torch import Tensor
@@ -12,7 +13,8 @@ from torch import Tensor
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.inputs import anywhere, is_batch
 from prdp_hpc.linalg.operator import OWN_PRECONDITIONERS, Operator
-from prdp_hpc.linalg.solver import LinearSystem, Solver
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solver import LinearSystem, Solver, zero_rows
 from prdp_hpc.linalg.unrolled.reductions import dots
 
 # Options with which these preconditioners are no longer what they are differentiated as.
@@ -63,6 +65,26 @@ class UnrolledSystem:
         self._inverse: Tensor | None = None
         self._own: Any = None
 
+    def check_transposed(self) -> None:
+        """Find out how M⁻ᵀ is applied, which the backward pass needs; collective.
+
+        Raises
+        ------
+        ValueError
+            Where it cannot be applied.
+        """
+        if self._pc in ("none", "jacobi"):
+            return
+        for system in self.systems:
+            try:
+                if not system.inverse.has_transposed():
+                    raise errors.no_transposed_preconditioner(system.method)
+            except PETSc.Error as error:
+                failure = system.failure("adjoint", error)
+                if isinstance(failure, errors.SolveError):
+                    failure = errors.no_transposed_preconditioner(system.method, error)
+                raise failure from error
+
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
         """The same system that records gradients of a float64 leaf of the same values, if one is
         given.
@@ -98,6 +120,34 @@ class UnrolledSystem:
             return r * self._jacobi(len(r))
         return r if self._pc == "none" else self.plain_precondition(r, transposed=True)
 
+    def implicit_adjoint(self, grad: Tensor, which: Tensor, level: Refinement) -> Tensor:
+        """Adjoint solves at a level for the right-hand sides `which (B,)`, for the others 0;
+        collective.
+
+        Raises
+        ------
+        SolveError
+            As a solve that is differentiated implicitly.
+        """
+        adjoint = torch.zeros_like(grad)
+        # Some methods divide 0 by 0 for a right-hand side that is 0.
+        which = which & torch.from_numpy(~zero_rows(self.comm, grad.numpy()))
+        count = len(self.systems)
+        for system, rows, right, result in zip(
+            self.systems,
+            which.tensor_split(count),
+            grad.tensor_split(count),
+            adjoint.tensor_split(count),
+            strict=True,
+        ):
+            if rows.any():
+                wanted = right[rows].numpy()
+                found = np.zeros_like(wanted)
+                with system.at_level(level):
+                    system.solve("adjoint", wanted, found)
+                result[rows] = torch.from_numpy(found)
+        return adjoint
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
         if self._nullspace is None:
@@ -113,7 +163,7 @@ class UnrolledSystem:
         """`M⁻¹ r` or `M⁻ᵀ r` by PETSc, without recording."""
 
         def run(system: LinearSystem, part: Tensor) -> Tensor:
-            return torch.from_numpy(system.precondition(part.contiguous().numpy(), transposed))
+            return torch.from_numpy(system.inverse(part.contiguous().numpy(), transposed))
 
         return self._each(r, transposed, run)
 

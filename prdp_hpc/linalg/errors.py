@@ -125,16 +125,12 @@ def petsc_failure(direction: str, method: str, error: PETSc.Error, level: object
     )
 
 
-def no_transposed_preconditioner(method: str, error: PETSc.Error | None = None) -> InputError:
+def no_transposed_preconditioner(method: str, why: str) -> InputError:
     """The error for an unrolled solve whose preconditioner cannot be applied transposed."""
-    why = "PETSc's transposed application of it is not its transpose"
-    if error is not None:
-        why = str(error).strip().splitlines()[-1].strip()
     return InputError(
-        f"differentiation='unrolled' with {method}: this preconditioner is not symmetric, and the "
-        f"gradient needs its transpose, which cannot be applied ({why}); choose another (jacobi, "
-        "bjacobi, ilu, lu, gamg, mg, or asm with the option pc_asm_type=basic), or "
-        "differentiation='implicit'"
+        f"differentiation='unrolled' with {method}: the gradient needs the transpose of this "
+        f"preconditioner, which cannot be applied ({why}); choose another (jacobi, bjacobi, ilu, "
+        "lu, gamg, mg, or asm with the option pc_asm_type=basic), or differentiation='implicit'"
     )
 
 

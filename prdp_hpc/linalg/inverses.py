@@ -30,11 +30,13 @@ class BatchedInverse:
         self._vectors = matrix.createVecs()
         draw = np.random.default_rng(self._comm.rank)
         self._u, self._v = draw.standard_normal((2, 1, matrix.getLocalSize()[0]))
+        self._linear: bool | None = None
         self._uses_transposed = False
         self._checked_state = -1
 
-    def has_transposed(self) -> bool:
-        """Whether M⁻ᵀ can be applied; finds out how, before anything depends on it. Collective.
+    def why_not_transposed(self) -> str | None:
+        """Find out how M⁻ᵀ is applied, before anything depends on it; None, or why it cannot be.
+        Collective.
 
         Raises
         ------
@@ -43,25 +45,39 @@ class BatchedInverse:
         """
         state = self._matrix.stateGet()
         if self._uses_transposed or state == self._checked_state:
-            return True
-        mv = self._run(self._pc.apply, self._v)
-        if not self._are_adjoint(mv, self._run(self._pc.apply, self._u), 0.0):
-            # Where M amplifies rounding, as an exact inverse does, equal numbers differ by it.
-            again = self._run(self._pc.apply, 3.0 * self._v) / 3.0
+            return None
+        mu, mv = self._run(self._pc.apply, self._u), self._run(self._pc.apply, self._v)
+        if not self._is_linear(mu, mv):
+            return "it is not linear: it iterates until a tolerance, or with a Krylov method"
+        if not self._are_adjoint(mv, mu, 0.0):
             transposed = self._run(self._pc.applyTranspose, self._u)
-            if not self._are_adjoint(mv, transposed, 100.0 * self._length(mv - again)):
-                return False
+            if not self._are_adjoint(mv, transposed, self._noise(mv)):
+                return "PETSc's transposed application of it is not its transpose"
             # Part of the method and its options, not of the matrix's values.
             self._uses_transposed = True
         self._checked_state = state
-        return True
+        return None
 
     def __call__(self, right: Array, transposed: bool = False) -> Array:
         """For each row of `(B, n_local)`, in a new array; transposed only after
-        `has_transposed`.
+        `why_not_transposed`.
         """
         by_transposed = transposed and self._uses_transposed
         return self._run(self._pc.applyTranspose if by_transposed else self._pc.apply, right)
+
+    def _is_linear(self, mu: Array, mv: Array) -> bool:
+        if self._linear is None:
+            off = self._length(self._run(self._pc.apply, self._u + self._v) - mu - mv)
+            size = ROUNDING * (self._length(mu) + self._length(mv))
+            self._linear = off <= size or off <= size + self._noise(mv)
+        return self._linear
+
+    def _noise(self, mv: Array) -> float:
+        """How far rounding moves `M⁻¹ v`, amply; an exact inverse of an ill-conditioned matrix
+        amplifies it.
+        """
+        again = self._run(self._pc.apply, 3.0 * self._v) / 3.0
+        return 100.0 * self._length(mv - again)
 
     def _are_adjoint(self, mv: Array, mu: Array, noise: float) -> bool:
         """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, as it is for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""

@@ -353,7 +353,11 @@ class _Diagonal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, operator: SparseOperator) -> Tensor:
         ctx.operator = operator
-        return torch.from_numpy(operator.matrix.getDiagonal().getArray(readonly=True).copy())
+        vector = operator.matrix.getDiagonal()
+        diagonal = torch.from_numpy(vector.getArray(readonly=True).copy())
+        # PETSc would keep what Python drops, on several ranks.
+        vector.destroy()
+        return diagonal
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -378,6 +378,7 @@ class LinearSystem:
         length = self._b.norm()
         solved = residual.norm() <= SOLVED * length < np.inf
         self._b.resetArray()
+        residual.destroy()  # PETSc would keep what Python drops, on several ranks.
         return bool(solved)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:

@@ -103,7 +103,9 @@ class ConstraintPreconditioner:
         if self._matrix is None:
             self._matrix = pc.getOperators()[1]
             self._in, self._out = self._matrix.createVecs()
-        diagonal = self._matrix.getDiagonal().getArray()[: self._n]
+        # Into a vector that stays: PETSc would keep a new one of each set-up on several ranks.
+        self._matrix.getDiagonal(self._out)
+        diagonal = self._out.getArray(readonly=True)[: self._n]
         self._weights = DAMPING / diagonal
         whole = self._matrix.comm.tompi4py().allreduce(float(diagonal.sum()), op=MPI.SUM)
         self._momentum = self._stokes.momentum(self._stokes.viscosity(whole))

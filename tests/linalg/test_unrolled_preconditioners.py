@@ -57,3 +57,32 @@ def test_gradients_are_those_of_dense_iterations(case, symmetric):
             done = check(SELF, ksp, pc, symmetric, promised=promised, options=own | options)
             assert done or any(name in f"{pc} {options}" for name in MAY_REFUSE)
             assert done or "basic" not in options.values()
+
+
+@pytest.mark.parametrize("ksp", ["cg", "gmres"])
+@pytest.mark.parametrize(
+    ("pc", "options"),
+    [
+        ("bjacobi", {"pc_bjacobi_blocks": 2, "sub_ksp_type": "gmres", "sub_ksp_max_it": 2}),
+        ("gamg", {"pc_gamg_coarse_eq_limit": 2, "mg_levels_ksp_type": "cg"}),
+    ],
+)
+def test_iterations_inside_are_refused(ksp, pc, options):
+    operator, values = sparse(dominant(40, True, density=0.1), symmetric=True)
+    b = torch.randn(40, **DOUBLE)
+    solver = Solver(ksp, pc, 3, petsc_options=options, differentiation="unrolled")
+    solve(operator, values, b, solver)
+    with pytest.raises(ValueError, match="not linear"):
+        solve(operator, values, b.requires_grad_(), solver)
+
+
+@pytest.mark.parametrize("pc", ["lu", "cholesky"])
+def test_an_ill_conditioned_matrix_is_no_reason_to_refuse(pc):
+    vectors = torch.linalg.qr(torch.randn(12, 12, **DOUBLE)).Q
+    matrix = vectors * torch.logspace(0, -11, 12, **DOUBLE) @ vectors.T
+    matrix = (matrix + matrix.T) / 2
+    operator, values = sparse(matrix, symmetric=True)
+    b = torch.randn(12, **DOUBLE, requires_grad=True)
+    solver = Solver("richardson", pc, 1, differentiation="unrolled")
+    (gradient,) = torch.autograd.grad(solve(operator, values, b, solver)[0], b)
+    assert torch.isfinite(gradient).all()

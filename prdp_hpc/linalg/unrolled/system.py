@@ -77,13 +77,15 @@ class UnrolledSystem:
             return
         for system in self.systems:
             try:
-                if not system.inverse.has_transposed():
-                    raise errors.no_transposed_preconditioner(system.method)
+                why = system.inverse.why_not_transposed()
             except PETSc.Error as error:
                 failure = system.failure("adjoint", error)
                 if isinstance(failure, errors.SolveError):
-                    failure = errors.no_transposed_preconditioner(system.method, error)
+                    why = "it is not symmetric, and " + str(error).strip().splitlines()[-1].strip()
+                    failure = errors.no_transposed_preconditioner(system.method, why)
                 raise failure from error
+            if why is not None:
+                raise errors.no_transposed_preconditioner(system.method, why)
 
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
         """The same system that records gradients of a float64 leaf of the same values, if one is

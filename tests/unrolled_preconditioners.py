@@ -35,16 +35,13 @@ def check(comm, ksp, pc, symmetric, n=12, level=3, promised=True, options=None, 
     matrix = dominant(n, symmetric, density)
     operator, values = divided(matrix, comm, symmetric=symmetric and promised)
     own = slice(*operator.row_range)
-    solver = Solver(
-        ksp, pc, level, petsc_options=options or {}, differentiation="unrolled"
-    )
+    solver = Solver(ksp, pc, level, petsc_options=options or {}, differentiation="unrolled")
     draw = torch.Generator().manual_seed(3)
     b, grad = torch.randn(2, 2, n, generator=draw, **DOUBLE)
     right = b[:, own].clone().requires_grad_()
     try:
         x = solve(operator, values, right, solver)
-    except InputError as error:
-        assert "transpose" in str(error)
+    except InputError:
         assert solver.report.forward.iterations == 0
         return False
     x.backward(grad[:, own])

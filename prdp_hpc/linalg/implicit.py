@@ -64,7 +64,8 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
 class _ImplicitSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver) -> Tensor:
-        prepare(operator, values, b, ctx.needs_input_grad[:2])
+        with solver.report.part("forward", "assembly"):
+            prepare(operator, values, b, ctx.needs_input_grad[:2])
         x = torch.from_numpy(
             _run("forward", operator, solver, np.atleast_2d(to_host(b))).reshape(b.shape)
         )
@@ -83,11 +84,13 @@ class _ImplicitSolve(torch.autograd.Function):
         (grad,), operator, solver = grads, ctx.operator, ctx.solver
         values, x = ctx.saved_tensors
         if operator.loads != ctx.loads and anywhere(operator.comm, operator.differs(values)):
-            operator.load(values)
+            with solver.report.part("adjoint", "assembly"):
+                operator.load(values)
         adjoint = torch.from_numpy(_run("adjoint", operator, solver, np.atleast_2d(to_host(grad))))
         values_grad = None
         if ctx.needs_input_grad[0]:
-            gradient = operator.values_gradient(values, adjoint, x.view(adjoint.shape))
+            with solver.report.part("adjoint", "gradient"):
+                gradient = operator.values_gradient(values, adjoint, x.view(adjoint.shape))
             values_grad = like(gradient, values).view(values.shape)
         return values_grad, like(adjoint, grad).view(grad.shape), None, None
 
@@ -104,7 +107,8 @@ class _ImplicitBatch(torch.autograd.Function):
         solver: Solver,
         recording: bool,
     ) -> Tensor:
-        prepare(operator, values, b, ctx.needs_input_grad[:2])
+        with solver.report.part("forward", "assembly"):
+            prepare(operator, values, b, ctx.needs_input_grad[:2])
         members = operator.take_members(len(values))
         try:
             x = _run_batch("forward", members, [None] * len(values), values, solver, b)
@@ -129,9 +133,9 @@ class _ImplicitBatch(torch.autograd.Function):
         operator.give_back_members(ctx.members)
         values_grad = None
         if ctx.needs_input_grad[0]:
-            values_grad = like(
-                operator.values_gradient(values, adjoint, x.view(adjoint.shape)), values
-            )
+            with ctx.solver.report.part("adjoint", "gradient"):
+                gradient = operator.values_gradient(values, adjoint, x.view(adjoint.shape))
+            values_grad = like(gradient, values)
         return values_grad, like(adjoint, grad).view(grad.shape), None, None, None
 
 
@@ -152,7 +156,8 @@ def _run_batch(
     x = np.empty_like(right)
     for member, loaded, own, rows, result in zip(members, loads, host, right, x, strict=False):
         if member.loads != loaded:
-            member.load(own)
+            with solver.report.part(direction, "assembly"):
+                member.load(own)
         result[:] = _run(direction, member, solver, rows)
     return torch.from_numpy(x)
 

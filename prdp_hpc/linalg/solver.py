@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -83,7 +82,8 @@ class Solver:
 
     Attributes
     ----------
-    report : a `SolveReport`: solves, iterations, set-ups and seconds, forward and adjoint apart.
+    report : a `SolveReport`: solves, iterations, set-ups, and the seconds of each part, forward and
+        adjoint apart.
 
     Raises
     ------
@@ -257,18 +257,15 @@ class LinearSystem:
         state = self._matrix.stateGet()
         if state == self._state:
             return
-        counters = self._counters(direction)
-        start = time.perf_counter()
         ksp = self._ksps[direction]
-        try:
-            self._ksps["forward"].setOperators(self._matrix)
-            ksp.setUp()
-            ksp.setUpOnBlocks()
-        except PETSc.Error as error:
-            raise self.failure(direction, error) from error
-        finally:
-            counters.seconds += time.perf_counter() - start
-        counters.set_ups += 1
+        with self._report.part(direction, "set_up"):
+            try:
+                self._ksps["forward"].setOperators(self._matrix)
+                ksp.setUp()
+                ksp.setUpOnBlocks()
+            except PETSc.Error as error:
+                raise self.failure(direction, error) from error
+        self._counters(direction).set_ups += 1
         self._state = state
         self._check_options()
 
@@ -294,11 +291,14 @@ class LinearSystem:
         SolveError
             With the KSP's reason, the iteration, the level and what to try.
         """
+        with self._report.part(direction, "solve"):
+            return self._solve_all(direction, b, x)
+
+    def _solve_all(self, direction: str, b: Array, x: Array) -> int:
         counters, ksp = self._counters(direction), self._ksps[direction]
         transposed = direction == "adjoint" and self._transposed
         run = ksp.solveTranspose if transposed else ksp.solve
         iterations = 0
-        start = time.perf_counter()
         try:
             if self._solve_stacked(direction, b, x, transposed):
                 return int(self._levels[direction].max_it or 0)
@@ -311,8 +311,6 @@ class LinearSystem:
                     self._judge(direction, code, iterations, right, result)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
-        finally:
-            counters.seconds += time.perf_counter() - start
         return iterations
 
     def _solve_stacked(self, direction: str, b: Array, x: Array, transposed: bool) -> bool:
@@ -393,7 +391,7 @@ class LinearSystem:
         return errors.petsc_failure(direction, self.method, error, self._levels[direction])
 
     def _counters(self, direction: str) -> Counters:
-        return self._report.adjoint if direction == "adjoint" else self._report.forward
+        return self._report.counters(direction)
 
 
 def _line_search(ksp: Any) -> Any:

@@ -1,5 +1,5 @@
-"""Property: a training step of a PDE leaves no memory behind, on several ranks too, where PETSc keeps
-the parallel objects that Python drops.
+"""Property: a training step of a PDE leaves no memory behind, on several ranks too, where PETSc
+keeps the parallel objects that Python drops.
 """
 
 import ctypes
@@ -7,13 +7,17 @@ import gc
 import os
 import re
 import tempfile
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from prdp_hpc import Grid, Solver
+from prdp_hpc import Grid, ProcessMesh, Solver
+from prdp_hpc.config import validate
+from prdp_hpc.learning.experiment import run_experiment
 from prdp_hpc.physics import Burgers, Heat, NavierStokes, Poisson
 
 MOST_GROWTH = 2 * 2**20
@@ -91,8 +95,16 @@ def each_stepper(side):
             yield name, steps_of(stepper, channels)
 
 
+def check_a_run(folder):
+    """Training frees what its set-up has dropped, once an epoch."""
+    config = validate(tiny.emulator(folder, parallel={"grid_ranks": 2}), "test")
+    run_experiment(config, ProcessMesh.from_world(2), folder / "tiny")
+    assert garbage() == 0
+
+
 @pytest.mark.parallel(nprocs=2)
-def test_steps_drop_no_parallel_objects():
+def test_steps_drop_no_parallel_objects(tmp_path):
+    check_a_run(Path(MPI.COMM_WORLD.bcast(str(tmp_path))))
     for name, step in each_stepper(side=8):
         counts = []
         for _ in range(3):

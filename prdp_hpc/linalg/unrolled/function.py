@@ -70,9 +70,10 @@ class _UnrolledSolve(torch.autograd.Function):
     ) -> Tensor:
         needs = ctx.needs_input_grad[:2]
         _check(solver, needs[0])
-        prepare(operator, values, b, needs)
         records = recording and any(needs)
-        members = _loaded(operator, values)
+        with solver.report.part("forward", "assembly"):
+            prepare(operator, values, b, needs)
+            members = _loaded(operator, values)
         held = False
         try:
             system = UnrolledSystem(operator, _used(members, operator, values), values, solver)
@@ -87,7 +88,7 @@ class _UnrolledSolve(torch.autograd.Function):
             if not held:
                 _give_back(operator, members)
         if records:
-            ctx.run, ctx.operator, ctx.members = run, operator, members
+            ctx.run, ctx.operator, ctx.members, ctx.report = run, operator, members, solver.report
             ctx.loads = [member.loads for member in system.members]
             # Not what was made of them: torch sees a change in place.
             ctx.save_for_backward(
@@ -104,7 +105,8 @@ class _UnrolledSolve(torch.autograd.Function):
         each = [values] if ctx.members is None else torch.from_numpy(to_host(values))
         for member, loads, own in zip(run.system.members, ctx.loads, each, strict=True):
             if member.loads != loads:
-                member.load(own)
+                with ctx.report.part("adjoint", "assembly"):
+                    member.load(own)
         for system in run.system.systems:
             system.set_up("adjoint")
         run.system.check_transposed()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from petsc4py import PETSc
 from torch import Tensor
@@ -19,7 +17,6 @@ from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
-
 
 PROJECTED = 1e-13
 """What is left of a right-hand side of the nullspace alone, relative to it, is rounding."""
@@ -67,7 +64,10 @@ class Run:
         SolveError
             For NaN in b or x, a breakdown, or a tolerance that was not reached.
         """
-        start = time.perf_counter()
+        with self._report.part("forward", "solve"):
+            return self._forward(b)
+
+    def _forward(self, b: Tensor) -> Tensor:
         _, absolute, divergence, _ = self.system.ksp.getTolerances()
         watch = Test(len(b), self._level, absolute, divergence)
         with torch.no_grad():
@@ -78,7 +78,7 @@ class Run:
                 state = self.method.step(self.system, right, state, watch)
             x = self._solution(self.system, state)
         self.counts, self.exact = watch.counts, watch.exact
-        self._count(self._report.forward, start, len(b))
+        self._count(self._report.forward, len(b))
         self._judge(watch, b, x)
         if self.exact.any():
             # Of its own: the caller may change x in place.
@@ -89,7 +89,12 @@ class Run:
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
         """The gradients of the values, if they are given as a float64 leaf, and of b."""
-        start = time.perf_counter()
+        with self._report.part("adjoint", "solve"):
+            return self._backward(grad, values, b)
+
+    def _backward(
+        self, grad: Tensor, values: Tensor | None, b: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
         moving = torch.where(self.exact, 0.0, grad)
         if self.checkpoints.keeps_none:
             assert isinstance(self.method, Richardson)
@@ -98,7 +103,7 @@ class Run:
         else:
             assert b is not None
             values_grad, b_grad = self._reverse(moving, values, b)
-        self._count(self._report.adjoint, start, int((~self.exact).sum()))
+        self._count(self._report.adjoint, int((~self.exact).sum()))
         if self.exact.any():
             b_grad, change = self._implicit(grad, b_grad, with_values=values is not None)
             values_grad = None if values_grad is None else values_grad - change
@@ -171,16 +176,13 @@ class Run:
         # From the left every iterate is orthogonal to it already.
         return system.without_nullspace(x) if system.right_side else x
 
-    def _count(self, counters: Counters, start: float, solves: int) -> None:
+    def _count(self, counters: Counters, solves: int) -> None:
         counters.solves += solves
         # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
         # on rounding.
         counters.iterations += (
-            (self._level.max_it or 0) * solves
-            if self._level.is_fixed
-            else int(self.counts.sum())
+            (self._level.max_it or 0) * solves if self._level.is_fixed else int(self.counts.sum())
         )
-        counters.seconds += time.perf_counter() - start
 
     def _judge(self, watch: Test, b: Tensor, x: Tensor) -> None:
         comm, last = self.system.comm, last_iteration(self.counts)

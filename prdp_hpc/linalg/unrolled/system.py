@@ -49,7 +49,7 @@ class UnrolledSystem:
 
     def __init__(self, operator: Operator, members: list[Any], values: Any, solver: Solver) -> None:
         self.operator, self.members = operator, members
-        self.comm = operator.comm
+        self.comm, self._report = operator.comm, solver.report
         self.systems: list[LinearSystem] = [solver.system(member) for member in members]
         for system in self.systems:
             system.set_up("forward")
@@ -183,6 +183,10 @@ class UnrolledSystem:
 
     def values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂(λᵀ A x)/∂values`, summed over the right-hand sides of each matrix."""
+        with self._report.part("adjoint", "gradient"):
+            return self._values_gradient(adjoint, solution)
+
+    def _values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
         values: Any = self._values
         if is_batch(values) and self.members[0] is not self.operator:
             shape = (len(self.members), len(adjoint) // len(self.members), adjoint.shape[-1])

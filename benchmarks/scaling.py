@@ -1,6 +1,6 @@
 """Strong and weak scaling of a training step and its parts, against the model of `prdp-hpc plan`.
 
-    python benchmarks/scaling.py [--quick]
+    python benchmarks/scaling.py [--quick | --model]
 
 The model's numbers are fitted to problems of one rank, once alone and once with as many beside it
 as the machine has cores (they share caches and memory), its latency and bandwidth of messages to a
@@ -8,7 +8,8 @@ ping-pong. It then predicts training steps on several ranks, which are measured:
 on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the halo's own
 count. All of it is done three times in turns, since a machine's speed drifts, and the medians are
 shown. Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and
-`docs/scaling.png`.
+`docs/scaling.png`. With `--model` nothing is measured: only what the model says of up to 4,096 GPUs
+of the preset is made again.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ TARGET = 0.2
 PARTS = ("solver", "adjoint", "network", "step")
 CHILD = Path(__file__).with_name("scaling_ranks.py")
 LARGE = {"train": 8, "validation": 1, "modes": 5}
+TRAJECTORIES = {"train": 200, "validation": 5, "modes": 5}
+"""The default number of them, which every replica holds."""
 
 
-def config(shape: list[int], output: str, batch: int = 4) -> EmulatorConfig:
+def config(
+    shape: list[int], output: str, batch: int = 4, data: dict[str, int] = LARGE
+) -> EmulatorConfig:
     """The heat emulator with a ResNet that the ranks divide, CG with Jacobi."""
     content = {
         "task": "emulator",
@@ -49,7 +54,7 @@ def config(shape: list[int], output: str, batch: int = 4) -> EmulatorConfig:
         "refinement": {"schedule": "constant", "level": 20},
         "network": {"kind": "resnet", "channels": 16, "blocks": 2},
         "training": {"epochs": 1, "batch_size": batch},
-        "data": LARGE,
+        "data": data,
     }
     found = validate(content, "benchmark")
     assert isinstance(found, EmulatorConfig)
@@ -220,7 +225,7 @@ def extrapolated(ranks: list[int]) -> list[dict[str, Any]]:
         ("128³", [128] * 3, 64),
         ("512³", [512] * 3, 16),
     ):
-        work = workload_of(config(shape, "runs", batch))
+        work = workload_of(config(shape, "runs", batch, TRAJECTORIES))
         for count in ranks:
             try:
                 chosen = best(splits(work, machine, count), machine)
@@ -235,7 +240,11 @@ def extrapolated(ranks: list[int]) -> list[dict[str, Any]]:
                     "step": chosen.cost.total,
                     "speed_up": chosen.speed_up,
                     "efficiency": chosen.speed_up / count,
-                    "memory": chosen.cost.memory,
+                    "gpu_memory": chosen.cost.network_memory,
+                    "host_memory": chosen.cost.solver_memory,
+                    "solver_share": 1.0
+                    - (chosen.cost.total - chosen.cost.solver - chosen.cost.adjoint)
+                    / chosen.cost.total,
                 }
             )
     return found
@@ -263,12 +272,34 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set(
         xlabel="GPUs",
         ylabel="speed-up against one",
-        title="Heat emulator with a ResNet, best split, by the model",
+        title="Heat emulator with a ResNet, best split, by the model (not measured)",
     )
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def carry_on(far: list[dict[str, Any]]) -> None:
+    """Show what the model says, and put it in the place of what it said before."""
+    headers = ["problem", "GPUs", "replicas × grid", "s", "speed-up", "solver", "GiB", "GiB beside"]
+    lines = [
+        [
+            row["problem"],
+            str(row["ranks"]),
+            f"{row['replicas']} × {row['grid_ranks']}",
+            f"{row['step']:.3g}",
+            f"{row['speed_up']:.3g} ({row['efficiency']:.0%})",
+            f"{row['solver_share']:.0%}",
+            f"{row['gpu_memory'] / 2**30:.2f}",
+            f"{row['host_memory'] / 2**30:.2f}",
+        ]
+        for row in far
+    ]
+    print(table(headers, lines))
+    path = RESULTS / "scaling.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"extrapolated": far})
+    draw(far, Path(__file__).parents[1] / "docs" / "scaling.png")
 
 
 def main() -> None:
@@ -277,14 +308,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a smaller grid and fewer repetitions")
-    quick = parser.parse_args().quick
+    parser.add_argument(
+        "--model", action="store_true", help="measure nothing, only carry the model on"
+    )
+    arguments = parser.parse_args()
+    far = extrapolated([2**power for power in range(13)])
+    if arguments.model:
+        carry_on(far)
+        return
+    quick = arguments.quick
     cores, repetitions = len(os.sched_getaffinity(0)), 3 if quick else 9
     rounds = [one_round(64 if quick else 256, repetitions, cores) for _ in range(1 if quick else 3)]
     one, each = (middle([machines[i].to_dict() for machines in rounds]) for i in (0, 1))
     rows = middle([measured for *_, measured in rounds])
     lines = [[key, f"{one[key]:.3g}", f"{each[key]:.3g}"] for key in one if key != "name"]
     print(f"\n{table(['of a rank', 'alone', f'beside {cores - 1}'], lines)}")
-    far = extrapolated([2**power for power in range(13)])
     print(f"\n{results_table(rows, cores)}")
     if not quick:
         write_json(RESULTS / "machine.json", each)

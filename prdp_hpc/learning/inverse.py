@@ -35,7 +35,7 @@ class InverseTask:
                 f"parallel.grid_ranks: an inverse problem has no samples to divide among replicas: "
                 f"give parallel.grid_ranks={mesh.world.size}, or start {mesh.grid_ranks} rank(s)"
             )
-        self.solver, self.stopwatch = solver, Stopwatch()
+        self.solver, self.stopwatch = solver, Stopwatch(solver)
         self._mesh, self._grid = mesh, grid
         self._rate = config.training.learning_rate
         self._physics = Poisson(grid, solver, config.physics.diffusivity)
@@ -56,7 +56,7 @@ class InverseTask:
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
     ) -> float:
         """One gradient step; the loss before it."""
-        with self.stopwatch.running():
+        with self.stopwatch.part("network"):
             loss, gradient = self._loss_and_gradient()
             with torch.no_grad():
                 self._theta -= self._rate * gradient
@@ -88,7 +88,8 @@ class InverseTask:
 
     def _loss_and_gradient(self) -> tuple[Tensor, Tensor]:
         """This rank's part of the loss, and the gradient of the whole loss."""
-        error = self._physics(self._source(self._grid.replicated(self._theta))) - self._reference
+        source = self._source(self._grid.replicated(self._theta))
+        error = self.stopwatch.physics(self._physics, source) - self._reference
         loss = error.square().sum() / (2 * self._grid.size)
         return loss, torch.autograd.grad(loss, self._theta)[0]
 

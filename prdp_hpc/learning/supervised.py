@@ -52,7 +52,7 @@ class SupervisedTask(ABC):
         data: TrajectoryFile,
         solver: Solver,
     ) -> None:
-        self.solver, self.stopwatch = solver, Stopwatch()
+        self.solver, self.stopwatch = solver, Stopwatch(solver, mesh.device)
         self._mesh, self._grid, self._steps = mesh, grid, config.steps
         precision = config.training.precision
         self._half = precision == "bfloat16"
@@ -112,7 +112,7 @@ class SupervisedTask(ABC):
         """One pass over the training samples; the mean of the batches' losses."""
         parts: list[Tensor] = []
         batches = self._sampler.batches(epoch)[len(earlier) :]
-        with self.stopwatch.running():
+        with self.stopwatch.part("network"):
             for batch in batches:
                 parts.append(self._train_step(batch))
                 if after_step is not None and len(parts) < len(batches):
@@ -179,12 +179,14 @@ class SupervisedTask(ABC):
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Put the gradient of a batch's loss into the parameters; this rank's part of the loss."""
-        mine = torch.as_tensor(
-            share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long
-        )
+        with self.stopwatch.part("data"):
+            mine = torch.as_tensor(
+                share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long
+            )
+            trajectories = self._train[mine]
         self._optimiser.zero_grad(set_to_none=True)
         weight = self._reduced / (len(batch) * self._train.shape[2] * self._grid.size)
-        loss = self._squared_error(self._train[mine]) * weight
+        loss = self._squared_error(trajectories) * weight
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -201,7 +203,12 @@ class SupervisedTask(ABC):
 
     def _step(self, physics: Stepper, state: Tensor) -> Tensor:
         """A step of physics; a replica without samples has nothing to solve."""
-        return physics(state) if state.shape[0] else state
+        if not state.shape[0]:
+            return state
+        # Another solver than the one that is trained with counts for itself.
+        if physics is not self._physics:
+            return physics(state)
+        return self.stopwatch.physics(physics, state)
 
     def _squares(self, fields: Tensor) -> NDArray[np.float64]:
         """The sum of squares over the whole grid, `(B, C)`; collective."""

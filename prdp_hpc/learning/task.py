@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from prdp_hpc.linalg import Solver
+from prdp_hpc.linalg import Solver, SolveReport
 
 AfterStep = Callable[[Callable[[], list[float]]], None]
 
@@ -57,18 +58,58 @@ class Task(Protocol):
 
 
 class Stopwatch:
-    """Wall-clock seconds of a part of the work, as training steps: the network's share of those is
-    what the solver leaves.
+    """Wall-clock seconds of training outside the solver, on the solver's timer: what a physics step
+    takes inside a part is counted by the solver's report instead.
+
+    Attributes
+    ----------
+    network_seconds : of networks, losses and the optimiser, forward and backward, with the
+        all-reduce of gradients.
+    data_seconds : of choosing a batch.
+    validation_seconds : of validation, with solves by a solver of its own.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, solver: Solver, device: torch.device | None = None) -> None:
+        self.network_seconds = self.data_seconds = self.validation_seconds = 0.0
+        self._report = solver.report
+        if device is not None and device.type == "cuda":
+            self._report.timer.synchronise = partial(torch.cuda.synchronize, device)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count the time of a block."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - start
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Count a block as "network", "data" or "validation"."""
+        return self._report.timer.part(self, name)
+
+    def physics(self, step: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
+        """`step(state)`; what the solver's report does not count of it, forward and backward, is
+        assembly.
+        """
+        records = torch.is_grad_enabled() and state.requires_grad
+        with self._report.part("forward", "assembly"):
+            if not records:
+                return step(state)
+            result = step(_mark(state, self._report, begins=False))
+            return _mark(result, self._report, begins=True)
+
+
+def _mark(x: Tensor, report: SolveReport, begins: bool) -> Tensor:
+    marked: Tensor = _Mark.apply(x, report, begins)  # type: ignore[no-untyped-call]
+    return marked
+
+
+class _Mark(torch.autograd.Function):
+    """The identity; its backward pass begins, or ends, the assembly part of adjoint solves.
+
+    Autograd goes through what is between two marks in one go: it takes the functions that were
+    called last first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, report: SolveReport, begins: bool) -> Tensor:
+        ctx.report, ctx.begins = report, begins
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        timer, owner = ctx.report.timer, ctx.report.adjoint
+        (timer.begin if ctx.begins else timer.end)(owner, "assembly")
+        return grads[0], None, None

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.collective import call_together
@@ -22,7 +23,9 @@ from prdp_hpc.learning.checkpoint import (
 )
 from prdp_hpc.learning.metrics import MetricsWriter, Progress
 from prdp_hpc.learning.restarts import note_start
-from prdp_hpc.learning.task import Stopwatch, Task
+from prdp_hpc.learning.task import Task
+from prdp_hpc.linalg.garbage import free_dropped_objects
+from prdp_hpc.linalg.report import PARTS as SOLVER_PARTS
 from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.preemption import Preempted, PreemptionWatch
 from prdp_hpc.refinement import Schedule
@@ -33,12 +36,19 @@ CUMULATIVE = (
     "solves",
     "adjoint_solves",
     "solver_seconds",
+    *(f"{part}_seconds" for part in SOLVER_PARTS),
     "network_seconds",
+    "data_seconds",
     "validation_seconds",
     "total_seconds",
 )
 """Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier
 parts of it had.
+
+`solver_seconds` is the sum of its parts, assembly, set-up, solve and gradient. With network, data
+and validation it makes up the total but for metrics and checkpoints. All seconds are means over the
+ranks: the parts of each rank add up to its time, in which those that wait for it are counted by the
+part in which they wait.
 """
 
 
@@ -74,7 +84,6 @@ class Trainer:
     _first: int = field(default=0, init=False)
     _earlier: list[float] = field(default_factory=list, init=False)
     _resumed: bool = field(default=False, init=False)
-    _validation: Stopwatch = field(default_factory=Stopwatch, init=False)
     _row: dict[str, Any] = field(default_factory=dict, init=False)
     _unshown: list[dict[str, Any]] = field(default_factory=list, init=False)
     _outputs: tuple[MetricsWriter, Progress] | None = field(default=None, init=False)
@@ -145,6 +154,7 @@ class Trainer:
                 self._unshown += [self._row] if active else []
                 call_together(self.mesh.world, self.checkpoints.check)
                 self._show()
+                free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
                 if watch.now() and epoch < self.epochs:
                     self._leave(epoch, [], self._cumulative())
                 if self._due(epoch):
@@ -194,7 +204,7 @@ class Trainer:
         loss = self.task.train_epoch(epoch, self._earlier, after_step) if epoch > 0 else None
         self._earlier = []
         # Rounding may differ between replicas, the decision must not.
-        with self._validation.running():
+        with self.task.stopwatch.part("validation"):
             validation, self._ready = self.mesh.world.bcast(
                 (self.task.validate(), self.checkpoints.ready)
             )
@@ -203,23 +213,39 @@ class Trainer:
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
 
     def _work(self) -> dict[str, Any]:
-        """Cumulative iterations, right-hand sides solved, and the slowest rank's seconds, since the
-        others wait for it.
-        """
-        report, world = self.task.solver.report, self.mesh.world
+        """Cumulative iterations and right-hand sides solved, and the ranks' mean seconds."""
+        report = self.task.solver.report
         solved = (report.forward.solves + report.adjoint.solves, report.adjoint.solves)
         counts = [report.forward.iterations, report.adjoint.iterations, *solved]
         # The ranks of a replica share each solve; the replicas solve for different samples.
         totals = [self.mesh.replica_comm.allreduce(n, op=MPI.SUM) for n in counts]
-        solver = world.allreduce(report.forward.seconds + report.adjoint.seconds, op=MPI.MAX)
-        steps = world.allreduce(self.task.stopwatch.seconds, op=MPI.MAX)
-        validation = world.allreduce(self._validation.seconds, op=MPI.MAX)
-        total = world.allreduce(time.perf_counter() - self._start, op=MPI.MAX)
-        since_start = (*totals, solver, max(0.0, steps - solver), validation, total)
+        since_start = (*totals, *self._mean_seconds())
         return {
             key: self._before.get(key, 0) + value
             for key, value in zip(CUMULATIVE, since_start, strict=True)
         }
+
+    def _mean_seconds(self) -> list[float]:
+        """As in `CUMULATIVE`; collective."""
+        report, outside = self.task.solver.report, self.task.stopwatch
+        directions = report.forward, report.adjoint
+        parts = [
+            sum(getattr(counters, f"{part}_seconds") for counters in directions)
+            for part in SOLVER_PARTS
+        ]
+        seconds = np.array(
+            [
+                sum(parts),
+                *parts,
+                outside.network_seconds,
+                outside.data_seconds,
+                outside.validation_seconds,
+                time.perf_counter() - self._start,
+            ]
+        )
+        self.mesh.world.Allreduce(MPI.IN_PLACE, seconds)
+        means: list[float] = (seconds / self.mesh.world.size).tolist()
+        return means
 
     def _cumulative(self) -> dict[str, Any]:
         return {key: self._row[key] for key in CUMULATIVE}

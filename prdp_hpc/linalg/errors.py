@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from petsc4py import PETSc
 
-from prdp_hpc.errors import PrdpError
+from prdp_hpc.errors import InputError, PrdpError
 
 _ADVICE = {
     "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a "
@@ -158,6 +158,15 @@ def petsc_failure(
         advice = "look at the matrix and at petsc_options; PETSc's own message is quoted"
     return SolveError(
         f"{direction} solve with {method} failed at iteration 0, level {level}: {advice} ({text})"
+    )
+
+
+def no_transposed_preconditioner(method: str, why: str) -> InputError:
+    """The error for an unrolled solve whose preconditioner cannot be applied transposed."""
+    return InputError(
+        f"differentiation='unrolled' with {method}: the gradient needs the transpose of this "
+        f"preconditioner, which cannot be applied ({why}); choose another (jacobi, bjacobi, ilu, "
+        "lu, gamg, mg, or asm with the option pc_asm_type=basic), or differentiation='implicit'"
     )
 
 

@@ -28,7 +28,8 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see
     `unrolled_solve`; by default it is implicit: the backward pass solves the adjoint system `Aᵀ λ =
     ∂L/∂x` at the solver's adjoint level, from zero; then `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k]
-    x[col_k]`.
+    x[col_k]`. For a symmetric matrix that is a solve with A and the same preconditioner M, not
+    `Mᵀ`: a few iterations of it are not the transpose of those of the forward solve.
 
     The adjoint solve is differentiable as the forward solve is, and so on: `create_graph=True`,
     Hessian-vector products and `gradgradcheck` work to any order. Forward-mode derivatives solve `A
@@ -114,11 +115,12 @@ class _Call:
     def solve(self, values: Tensor | None, right: Tensor) -> Tensor:
         """The solution, without gradients; collective."""
         first = self.held is None
-        if self.held is None:
-            host = check_and_load(self.operator, values, self.sizes, self.needs)
-            self.held = HeldMatrices(self.operator, host)
-        else:
-            self.held.restore(values, self.operator.is_read_by_derivatives)
+        with self.solver.report.part(self.direction, "assembly"):
+            if self.held is None:
+                host = check_and_load(self.operator, values, self.sizes, self.needs)
+                self.held = HeldMatrices(self.operator, host)
+            else:
+                self.held.restore(values, self.operator.is_read_by_derivatives)
         try:
             x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right)))
         except Exception:
@@ -193,7 +195,8 @@ class _Solve(torch.autograd.Function):
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None
             left, right = (x, adjoint) if call.transposed else (adjoint, x)
-            values_grad = call.operator.values_gradient(values, left, right)
+            with call.solver.report.part("adjoint", "gradient"):
+                values_grad = call.operator.values_gradient(values, left, right)
             return like(values_grad, values).view(values.shape), adjoint, None
         finally:
             if not torch.is_grad_enabled():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
+from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     MIRRORED_KSPS,
@@ -42,7 +42,7 @@ from prdp_hpc.linalg.options import (
     unused_options,
 )
 from prdp_hpc.linalg.products import BatchedProduct
-from prdp_hpc.linalg.promises import probe, row_maxima
+from prdp_hpc.linalg.promises import row_maxima
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.stacked import stacked_richardson
@@ -77,7 +77,6 @@ class LinearSystem:
             operator.symmetric or solver.ksp in SYMMETRIC_KSPS or solver.pc in SYMMETRIC_PCS
         )
         self._state = -1
-        self._symmetric_pc = (-1, False)
         # These only carry arrays that belong to the caller.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
         self._residual = self._matrix.createVecLeft()
@@ -167,38 +166,10 @@ class LinearSystem:
         operator = self._operator()
         return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
 
-    def precondition(self, right: Array, transposed: bool) -> Array:
-        """`M⁻¹ r` or `M⁻ᵀ r` for each row of `(B, n_local)`; collective."""
-        result = np.empty_like(right)
-        apply = (
-            self.preconditioner.applyTranspose
-            if transposed and not self._is_preconditioner_symmetric()
-            else self.preconditioner.apply
-        )
-        for one, out in zip(right, result, strict=True):
-            self._on_arrays(apply, one, out)
-        return result
-
-    def _is_preconditioner_symmetric(self) -> bool:
-        """Whether `M = Mᵀ`, which `A = Aᵀ` does not imply (restricted Schwarz, forward sweeps);
-        collective.
-
-        Tested by `⟨M⁻¹ u, v⟩ = ⟨u, M⁻¹ v⟩` once for each set-up.
-        """
-        if self._transposed:
-            return False
-        if self._symmetric_pc[0] != self._state:
-            start, end = self._matrix.getOwnershipRange()
-            u = probe(start, end)
-            v = np.roll(u, 1) + probe(start + 7, end + 7)
-            mu, mv = np.empty_like(u), np.empty_like(v)
-            self._on_arrays(self.preconditioner.apply, u, mu)
-            self._on_arrays(self.preconditioner.apply, v, mv)
-            sums = np.array([mu @ v - u @ mv, mu @ mu, mv @ mv, u @ u, v @ v])
-            self._comm.Allreduce(MPI.IN_PLACE, sums)
-            scale = np.sqrt(sums[1] * sums[4]) + np.sqrt(sums[2] * sums[3])
-            self._symmetric_pc = self._state, bool(abs(sums[0]) <= SOLVED * scale)
-        return self._symmetric_pc[1]
+    @cached_property
+    def inverse(self) -> BatchedInverse:
+        """Applications of the preconditioner."""
+        return BatchedInverse(self.preconditioner, self._matrix)
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
         """Set tolerances and tests of both KSPs; nothing is set up again."""
@@ -231,8 +202,13 @@ class LinearSystem:
         state = self._matrix.stateGet()
         if state == self._state:
             return
-        counters = self._counters(direction)
-        start = time.perf_counter()
+        with self._report.part(direction, "set_up"):
+            self._set_up(direction)
+        self._counters(direction).set_ups += 1
+        self._state = state
+        self._check_options()
+
+    def _set_up(self, direction: str) -> None:
         ksp = self._ksps[direction]
         try:
             self._check_promises()
@@ -243,11 +219,6 @@ class LinearSystem:
             raise_together(self._comm, None)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
-        finally:
-            counters.seconds += time.perf_counter() - start
-        counters.set_ups += 1
-        self._state = state
-        self._check_options()
 
     def _stops_at_rounding(self) -> bool:
         """Whether a fixed number of iterations must end early where only rounding is left.
@@ -305,24 +276,27 @@ class LinearSystem:
         if level is not None and level != self._levels[direction]:
             levels = {**self._levels, direction: level}
             self.refine(levels["forward"], levels["adjoint"])
-        counters = self._counters(direction)
-        if self._nullspaces is None:
-            return self._solve_each(direction, b, x, counters)
-        adjoint = direction == "adjoint"
-        right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
-        iterations = self._solve_each(direction, right, x, counters)
-        x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
-        return iterations
+        with self._report.part(direction, "solve"):
+            if self._nullspaces is None:
+                return self._solve_each(direction, b, x)
+            adjoint = direction == "adjoint"
+            right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
+            iterations = self._solve_each(direction, right, x)
+            x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
+            return iterations
 
-    def _solve_each(self, direction: str, b: Array, x: Array, counters: Counters) -> int:
+    def _solve_each(self, direction: str, b: Array, x: Array) -> int:
         """Solve for right-hand sides in the range of the matrix."""
-        ksp, level = self._ksps[direction], self._levels[direction]
+        ksp, level, counters = (
+            self._ksps[direction],
+            self._levels[direction],
+            self._counters(direction),
+        )
         transposed = direction == "adjoint" and self._transposed
         if transposed and (self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS):
             raise errors.no_transpose(self.method, level)
         run = ksp.solveTranspose if transposed else ksp.solve
         iterations = 0
-        start = time.perf_counter()
         try:
             if self._solve_stacked(direction, b, x, transposed):
                 return int(level.max_it or 0)
@@ -338,8 +312,6 @@ class LinearSystem:
                     self._judge_one_application(direction, right, result)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
-        finally:
-            counters.seconds += time.perf_counter() - start
         return iterations
 
     def _solve_stacked(self, direction: str, b: Array, x: Array, transposed: bool) -> bool:
@@ -467,7 +439,7 @@ class LinearSystem:
         return errors.petsc_failure(direction, self.method, error, self._levels[direction], row)
 
     def _counters(self, direction: str) -> Counters:
-        return self._report.adjoint if direction == "adjoint" else self._report.forward
+        return self._report.counters(direction)
 
 
 def _line_search(ksp: Any) -> Any:

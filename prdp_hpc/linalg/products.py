@@ -12,6 +12,8 @@ MOST_TRANSPOSED = 50_000
 """Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each
 column.
 """
+MOST_SIZES = 4
+"""Batch sizes, for `A x` and `Aᵀ x` apart, whose dense matrices are kept."""
 
 
 class BatchedProduct:
@@ -19,7 +21,7 @@ class BatchedProduct:
 
     A batch of B vectors is a dense matrix of B columns, whose memory is that of a `(B, n_local)`
     array: one product and one message for all of them (PETSc manual pages: MatMatMult,
-    MatTransposeMatMult). The dense matrices are kept for each B.
+    MatTransposeMatMult). The dense matrices are kept for the latest values of B.
     """
 
     def __init__(self, matrix: Any, symmetric: bool) -> None:
@@ -52,6 +54,10 @@ class BatchedProduct:
         product = self._matrix.transposeMatMult if transposed else self._matrix.matMult
         found = self._dense.get((len(x), transposed))
         if found is None:
+            while len(self._dense) >= MOST_SIZES:
+                # At once: what Python drops, PETSc keeps on several ranks.
+                for matrix in self._dense.pop(next(iter(self._dense))):
+                    matrix.destroy()
             rows = self._matrix.getSizes()[0]
             # On several ranks PETSc divides the columns' numbers too, which has no effect on where
             # they lie.

@@ -1,9 +1,67 @@
-"""What a solver has done."""
+"""What a solver has done, and how long each part took."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+class PartTimer:
+    """Wall-clock seconds by part of the work, each second counted once.
+
+    Parts nest: the seconds of an inner part are not those of the outer one. So the parts add up to
+    the time in which any of them was open. The seconds of a part go to the attribute
+    `<name>_seconds` of the object that it belongs to.
+
+    Attributes
+    ----------
+    synchronise : called before the clock is read, if given: waits until a GPU has done its work.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.synchronise: Callable[[], None] | None = None
+        self._clock = clock
+        self._open: list[tuple[object, str]] = []
+        self._since = 0.0
+
+    @contextmanager
+    def part(self, owner: object, name: str) -> Iterator[None]:
+        """Count the time of a block; also closes what is left open inside."""
+        depth = len(self._open)
+        self.begin(owner, name)
+        try:
+            yield
+        finally:
+            self._charge()
+            del self._open[depth:]
+
+    def begin(self, owner: object, name: str) -> None:
+        """Open a part, where a block cannot be written: inside a backward pass."""
+        self._charge()
+        self._open.append((owner, f"{name}_seconds"))
+
+    def end(self, owner: object, name: str) -> None:
+        """Close the part that was opened last, if it is this one."""
+        opened, attribute = self._open[-1] if self._open else (None, "")
+        if opened is owner and attribute == f"{name}_seconds":
+            self._charge()
+            self._open.pop()
+
+    def _charge(self) -> None:
+        if self.synchronise is not None:
+            self.synchronise()
+        now = self._clock()
+        if self._open:
+            owner, name = self._open[-1]
+            setattr(owner, name, getattr(owner, name) + now - self._since)
+        self._since = now
+
+
+PARTS = ("assembly", "set_up", "solve", "gradient")
+"""Parts of a solve's time, as attributes `<part>_seconds` of `Counters`."""
 
 
 @dataclass
@@ -15,21 +73,46 @@ class Counters:
     solves : right-hand sides solved (a batch of B counts B).
     iterations : KSP iterations of all of them together.
     set_ups : preconditioner set-ups.
-    seconds : wall-clock seconds of solves and set-ups.
+    assembly_seconds : wall-clock seconds of checking and loading matrix values; in training, of
+        everything else in a physics step too (its matrices and right-hand sides, conversions).
+    set_up_seconds, solve_seconds : of preconditioner set-ups, and of the iterations.
+    gradient_seconds : of the gradient of the matrix values.
     """
 
     solves: int = 0
     iterations: int = 0
     set_ups: int = 0
-    seconds: float = 0.0
+    assembly_seconds: float = 0.0
+    set_up_seconds: float = 0.0
+    solve_seconds: float = 0.0
+    gradient_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all parts together."""
+        return (
+            self.assembly_seconds + self.set_up_seconds + self.solve_seconds + self.gradient_seconds
+        )
 
 
 @dataclass
 class SolveReport:
-    """Work of a `Solver` since it was made or since `reset`, forward and adjoint apart."""
+    """Work of a `Solver` since it was made or since `reset`, forward and adjoint apart.
+
+    `timer` counts the seconds.
+    """
 
     forward: Counters = field(default_factory=Counters)
     adjoint: Counters = field(default_factory=Counters)
+    timer: PartTimer = field(default_factory=PartTimer, compare=False, repr=False)
+
+    def part(self, direction: str, name: str) -> Any:
+        """A block that counts as a part (`PARTS`) of a direction, "forward" or "adjoint"."""
+        return self.timer.part(self.counters(direction), name)
+
+    def counters(self, direction: str) -> Counters:
+        """Those of "forward" or "adjoint"."""
+        return self.adjoint if direction == "adjoint" else self.forward
 
     def reset(self) -> None:
         """Set everything to zero."""
@@ -37,7 +120,7 @@ class SolveReport:
 
     def state_dict(self) -> dict[str, Any]:
         """The counters as plain numbers."""
-        return asdict(self)
+        return {"forward": asdict(self.forward), "adjoint": asdict(self.adjoint)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""

@@ -47,7 +47,8 @@ class Solver:
 
     Attributes
     ----------
-    report : a `SolveReport`: solves, iterations, set-ups and seconds, forward and adjoint apart.
+    report : a `SolveReport`: solves, iterations, set-ups, and the seconds of each part, forward and
+        adjoint apart.
 
     Raises
     ------

@@ -49,7 +49,7 @@ class StackedRichardson:
         found = self._ksps.get(count)
         if found is None:
             while len(self._ksps) >= MOST_SIZES:
-                self._ksps.pop(next(iter(self._ksps)))
+                self._ksps.pop(next(iter(self._ksps))).destroy()
             found = self._ksps[count] = _StackedKsp(self._matrix, self._pc, count)
         return found.solve(b, x, max_it, transposed)
 
@@ -81,7 +81,7 @@ class _StackedKsp:
         stacked = create(matrix, count)
         self._b, self._x = stacked.createVecs()
         # A MAIJ matrix does not know its diagonal.
-        self._diagonal = stacked.createVecLeft()
+        self._own_diagonal, self._diagonal = matrix.createVecLeft(), stacked.createVecLeft()
         self._ksp = PETSc.KSP().create(comm=matrix.comm)
         self._ksp.setType(PETSc.KSP.Type.RICHARDSON)
         self._ksp.getPC().setType(pc)
@@ -97,11 +97,18 @@ class _StackedKsp:
         x[:] = self._x.getArray(readonly=True).reshape(-1, self._count).T
         return bool(self._ksp.getConvergedReason() > 0)
 
+    def destroy(self) -> None:
+        """Free everything at once, which PETSc does not do when Python drops it; collective."""
+        vectors = self._b, self._x, self._own_diagonal, self._diagonal
+        for each in (self._ksp, *self._operators, *vectors):
+            each.destroy()
+
     def _take_diagonal(self) -> None:
         state = self._matrix.stateGet()
         if state == self._state:
             return
-        own = self._matrix.getDiagonal().getArray(readonly=True)
+        self._matrix.getDiagonal(self._own_diagonal)
+        own = self._own_diagonal.getArray(readonly=True)
         self._diagonal.setArray(np.repeat(own, self._count))
         self._operators[1].setDiagonal(self._diagonal)
         self._ksp.setOperators(*self._operators)

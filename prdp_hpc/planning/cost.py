@@ -25,6 +25,14 @@ ASSEMBLY = 60.0
 backward.
 """
 
+CROSSING = 24.0
+"""Bytes of a right-hand side's number that cross between core and GPU: there in double precision,
+back in the network's, forward and backward.
+"""
+
+LOADED = 3.0
+"""Copies of an entry's value: the matrix's, the tensor's that autograd keeps, the loaded ones."""
+
 
 @dataclass(frozen=True)
 class StepCost:
@@ -32,19 +40,23 @@ class StepCost:
 
     Attributes
     ----------
-    solver, adjoint : solves, with their halo exchanges and sums; `assembly` of matrices.
+    solver, adjoint : solves, with their halo exchanges and sums; `assembly` of matrices; `copies`
+        between the core and its GPU.
     network : forward and backward pass, with halo exchanges (an MLP: gathering whole fields).
     reduction : the part of DDP's all-reduce that the backward pass does not hide.
     optimiser, other : Adam's update; what no size changes.
     messages, sent, sums : messages and bytes that a rank sends in a step, and its reductions; of
         DDP's all-reduce the bytes only.
-    memory : bytes of a rank: parameters with gradients and Adam's moments, kept activations,
-        matrices.
+    network_memory : bytes of a rank, on its GPU if it has one: the replica's part of all
+        trajectories, parameters with gradients and Adam's moments, kept activations.
+    solver_memory : bytes of a rank on its core: matrices, the KSPs' vectors, and what solves keep
+        for their backward passes.
     """
 
     solver: float
     adjoint: float
     assembly: float
+    copies: float
     network: float
     reduction: float
     optimiser: float
@@ -52,7 +64,24 @@ class StepCost:
     messages: float
     sent: float
     sums: float
-    memory: float
+    network_memory: float
+    solver_memory: float
+
+    @property
+    def memory(self) -> float:
+        """Bytes of a rank on its core and GPU together."""
+        return self.network_memory + self.solver_memory
+
+    def missing_memory(self, machine: Machine) -> float:
+        """By how much a rank's memory is too small, as a multiple of it; at most 0 where all
+        fits.
+        """
+        if not machine.has_device:
+            return self.memory / machine.memory - 1.0
+        return (
+            max(self.network_memory / machine.memory, self.solver_memory / machine.host_memory)
+            - 1.0
+        )
 
     @property
     def total(self) -> float:
@@ -61,6 +90,7 @@ class StepCost:
             self.solver
             + self.adjoint
             + self.assembly
+            + self.copies
             + self.network
             + self.reduction
             + self.optimiser
@@ -100,12 +130,17 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     network = _network(work, machine, parts, samples, grid_ranks)
     reducing = replicas if work.whole else replicas * grid_ranks
     exchanged = 2 * (reducing - 1) / reducing * work.parameters * SINGLE
-    all_reduce = exchanged / machine.link_among(replicas * grid_ranks) + _sum(machine, reducing)
+    all_reduce = exchanged / machine.link_among(replicas * grid_ranks) + _sum(
+        machine.network_latency, reducing
+    )
     hidden = network.seconds * BACKWARD / (1 + BACKWARD)
     return StepCost(
         solver=forward,
         adjoint=adjoint,
         assembly=assembly,
+        copies=solves * work.rows * local * CROSSING / machine.device_link
+        if machine.has_device
+        else 0.0,
         network=network.seconds,
         reduction=max(0.0, all_reduce - hidden) if reducing > 1 else 0.0,
         optimiser=work.parameters / machine.parameter_rate,
@@ -113,7 +148,8 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
         messages=iterations * one.messages + network.messages,
         sent=iterations * one.sent + network.sent + exchanged,
         sums=iterations * one.sums + network.sums,
-        memory=_memory(work, local, samples, grid_ranks),
+        network_memory=_network_memory(work, local, samples),
+        solver_memory=_solver_memory(work, local, samples),
     )
 
 
@@ -189,8 +225,8 @@ def _iteration(
     )
     seconds += (
         messages * machine.latency
-        + sent / machine.link_among(grid_ranks)
-        + sums * _sum(machine, grid_ranks)
+        + sent / machine.solver_link_among(grid_ranks)
+        + sums * _sum(machine.latency, grid_ranks)
     )
     return _Work(seconds, messages, sent, sums)
 
@@ -219,9 +255,9 @@ def _network(
         messages += 2 * (grid_ranks - 1)
         sent += 2 * work.points / grid_ranks * work.channels * samples * SINGLE * (grid_ranks - 1)
     seconds += (
-        messages * machine.latency
+        messages * machine.network_latency
         + sent / machine.link_among(grid_ranks)
-        + sums * _sum(machine, grid_ranks)
+        + sums * _sum(machine.network_latency, grid_ranks)
     )
     calls = work.applications
     return _Work(calls * seconds, calls * messages, calls * sent, calls * sums)
@@ -236,7 +272,7 @@ def _local(work: Workload, parts: tuple[int, ...], layer: Layer) -> float:
     )
 
 
-def _memory(work: Workload, local: int, samples: int, grid_ranks: int) -> float:
+def _network_memory(work: Workload, local: int, samples: int) -> float:
     parameters = 4 * work.parameters * SINGLE
     # Autograd keeps each layer's input, padded, and its output for the activation.
     kept = sum(
@@ -245,15 +281,23 @@ def _memory(work: Workload, local: int, samples: int, grid_ranks: int) -> float:
         for layer in work.layers
     )
     activations = work.applications * samples * SINGLE * kept
-    matrices = (
-        (samples * work.solves if work.assembled else 1) * work.entries * local * (VALUE + INDEX)
-    )
     fields = work.points if work.whole else local
-    return parameters + activations + matrices + 8.0 * samples * work.channels * fields * VALUE
+    # Every replica holds all trajectories, divided among its grid ranks.
+    trajectories = work.stored * local * work.value
+    return parameters + activations + trajectories + 8.0 * samples * work.channels * fields * VALUE
 
 
-def _sum(machine: Machine, ranks: int) -> float:
-    return 2 * math.ceil(math.log2(ranks)) * machine.latency if ranks > 1 else 0.0
+def _solver_memory(work: Workload, local: int, samples: int) -> float:
+    solves = samples * work.solves
+    systems = solves if work.assembled else 1
+    # What is solved at once has vectors of the whole batch.
+    vectors = work.krylov * (solves if work.at_once else systems) + work.kept * solves
+    matrices = systems * work.entries * (LOADED * VALUE + INDEX)
+    return float(local * (matrices + vectors * work.rows * VALUE))
+
+
+def _sum(latency: float, ranks: int) -> float:
+    return 2 * math.ceil(math.log2(ranks)) * latency if ranks > 1 else 0.0
 
 
 def _factors(number: int, count: int) -> list[tuple[int, ...]]:

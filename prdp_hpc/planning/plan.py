@@ -65,9 +65,9 @@ def splits(work: Workload, machine: Machine, ranks: int) -> list[Split]:
 
 def best(candidates: list[Split], machine: Machine) -> Split:
     """The fastest split that fits in a rank's memory; the smallest where none fits."""
-    fitting = [split for split in candidates if split.cost.memory <= machine.memory]
+    fitting = [split for split in candidates if split.cost.missing_memory(machine) <= 0.0]
     if not fitting:
-        return min(candidates, key=lambda split: split.cost.memory)
+        return min(candidates, key=lambda split: split.cost.missing_memory(machine))
     return min(fitting, key=lambda split: split.cost.total)
 
 
@@ -86,7 +86,11 @@ def plan_table(candidates: list[Split], machine: Machine) -> str:
 
 def _row(split: Split, chosen: Split) -> tuple[str, ...]:
     cost = split.cost
-    shares = (cost.solver + cost.adjoint + cost.assembly, cost.network, cost.reduction)
+    shares = (
+        cost.solver + cost.adjoint + cost.assembly + cost.copies,
+        cost.network,
+        cost.reduction,
+    )
     mark = "*" if split is chosen else ""
     return (
         f"{mark}{split.replicas}",
@@ -105,11 +109,14 @@ def _advice(chosen: Split, machine: Machine) -> str:
         f"* best: parallel.grid_ranks={chosen.grid_ranks} ({chosen.replicas} replicas), "
         f"{cost.total:.3g} s a step"
     ]
-    if cost.memory > machine.memory:
-        lines.append(
-            f"  but a rank needs {_size(cost.memory)} and {machine.name} has "
-            f"{_size(machine.memory)}: take more ranks"
-        )
+    if cost.missing_memory(machine) > 0.0:
+        needs, has = _size(cost.memory), _size(machine.memory)
+        if machine.has_device:
+            needs = (
+                f"{_size(cost.network_memory)} on its GPU and {_size(cost.solver_memory)} beside it"
+            )
+            has = f"{has} and {_size(machine.host_memory)}"
+        lines.append(f"  but a rank needs {needs} and {machine.name} has {has}: take more ranks")
     if chosen.speed_up < 0.5 * chosen.ranks:
         lines.append(
             f"  efficiency is below 50 %: {chosen.ranks} ranks are more than this problem can use"

@@ -34,6 +34,13 @@ PRODUCTS = {
 """Cost of a preconditioner, in matrix products; of `constraint`, the Fourier transforms'."""
 
 
+KRYLOV = {"richardson": 3, "steepest_descent": 5, "cg": 4, "bcgs": 8}
+"""Vectors that a KSP keeps, with right-hand side and solution; GMRES's depend on its basis."""
+
+STATES = {"richardson": 2, "steepest_descent": 2, "cg": 3, "bcgs": 5, "gmres": 1}
+"""Vectors of a state of an unrolled solve, which keeps about the root of its iterations of them."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """One layer of a network: per point of its level (a dense layer: per sample), multiplications
@@ -73,6 +80,10 @@ class Workload:
         one system.
     applications : of the network, a sample and step.
     layers : the network's; whole : it sees whole fields.
+    stored : numbers per grid point of all trajectories, which each replica holds; value : bytes of
+        one.
+    krylov : vectors that the KSPs of a system keep, forward and adjoint.
+    kept : vectors that a solve keeps for its backward pass.
     """
 
     shape: tuple[int, ...]
@@ -93,6 +104,10 @@ class Workload:
     applications: int
     layers: tuple[Layer, ...]
     whole: bool
+    stored: int
+    value: int
+    krylov: float
+    kept: float
 
     @property
     def zero_outside(self) -> bool:
@@ -150,6 +165,10 @@ def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Work
         applications=corrector,
         layers=layers,
         whole=isinstance(section, MLPSection),
+        stored=(config.data.train + config.data.validation) * (config.steps + 1) * channels,
+        value=8 if config.training.precision == "float64" else 4,
+        krylov=2.0 * _krylov(config, count),
+        kept=_kept(config, count),
     )
 
 
@@ -210,11 +229,27 @@ def _iterations(config: SupervisedConfig, given: int | None) -> int:
     )
 
 
+def _krylov(config: SupervisedConfig, iterations: int) -> float:
+    method = config.solver.ksp
+    if "gmres" not in method:
+        return KRYLOV.get(method, 8.0)
+    return (2.0 if method == "fgmres" else 1.0) * min(iterations, _restart(config)) + 4.0
+
+
+def _kept(config: SupervisedConfig, iterations: int) -> float:
+    if config.solver.differentiation == "implicit":
+        return 1.0
+    return 2.0 * math.sqrt(2.0 * iterations) * STATES.get(config.solver.ksp, 5)
+
+
+def _restart(config: SupervisedConfig) -> int:
+    return int(config.solver.petsc_options.get("ksp_gmres_restart") or 30)
+
+
 def _vectors(config: SupervisedConfig, iterations: int) -> float:
     method = config.solver.ksp
     if "gmres" not in method:
         return VECTORS.get(method, 16.0)
-    restart = int(config.solver.petsc_options.get("ksp_gmres_restart") or 30)
     # Each new vector is made orthogonal to those before: read once for the products, once for the
     # update.
-    return 2.0 * min(iterations, restart) / 2 + 6.0
+    return 2.0 * min(iterations, _restart(config)) / 2 + 6.0

@@ -7,6 +7,7 @@ import scipy.sparse
 import torch
 from mpi4py import MPI
 from systems import dominant
+from unrolled_preconditioners import check, divided
 
 from prdp_hpc import Grid, SolveError, Solver, SparseOperator, solve
 from prdp_hpc.linalg import products
@@ -210,6 +211,50 @@ def check_failures():
             x.backward(bad)
 
 
+PRECONDITIONERS = [
+    ("asm", {}),
+    ("asm", {"sub_pc_type": "lu"}),
+    ("asm", {"pc_asm_blocks": 8}),
+    ("asm", {"pc_asm_type": "interpolate"}),
+    ("gasm", {}),
+    ("bjacobi", {}),
+    ("gamg", {"pc_gamg_coarse_eq_limit": 2}),
+    ("sor", {}),
+    ("sor", {"pc_sor_local_forward": None}),
+    ("redundant", {}),
+]
+
+
+def check_preconditioners():
+    """With the transpose of the preconditioner, which is no more symmetric than PETSc makes it."""
+    for pc, more in PRECONDITIONERS:
+        for ksp, symmetric in (("richardson", True), ("cg", True), ("gmres", False)):
+            level = 1 if pc == "redundant" else 3
+            done = check(WORLD, ksp, pc, symmetric, 13, level, options=more, density=0.15)
+            assert done or pc == "sor" or "pc_asm_blocks" in more
+
+
+def check_zero_right_hand_sides():
+    """Zero on all ranks, or on some of them only."""
+    n = 11
+    for ksp, symmetric in CASES:
+        operator, values = divided(dominant(n, symmetric, density=0.6), WORLD)
+        own = slice(*operator.row_range)
+        b, grad = torch.randn(2, 3, n, generator=torch.Generator().manual_seed(4), **DOUBLE)
+        b[0], b[1, : n // 2], b[2, n // 2 :] = 0.0, 0.0, 0.0
+        for level in (1, 4, 1e-6):
+            found = []
+            for kind, rows in (("unrolled", [0, 1, 2]), ("unrolled", [1, 2]), ("implicit", [0])):
+                solver = Solver(ksp, "jacobi", level, differentiation=kind)
+                leaves = values.clone().requires_grad_(), b[rows, own].clone().requires_grad_()
+                x = solve(operator, *leaves, solver)
+                found.append(torch.autograd.grad(x, leaves, grad[rows, own]))
+            (values_grad, b_grad), (values_others, others), (_, implicit) = found
+            torch.testing.assert_close(b_grad[:1], implicit, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(b_grad[1:], others, rtol=1e-10, atol=1e-13)
+            torch.testing.assert_close(values_grad, values_others, rtol=1e-10, atol=1e-13)
+
+
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_unrolled_solves_on_several_ranks():
     for ksp, symmetric in CASES:
@@ -226,6 +271,8 @@ def test_unrolled_solves_on_several_ranks():
     ):
         check_a_nullspace(ksp)
         check_messages(ksp, each)
+    check_preconditioners()
+    check_zero_right_hand_sides()
     check_changed_values()
     check_products()
     check_failures()

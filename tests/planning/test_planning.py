@@ -13,8 +13,9 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc import cli
+from prdp_hpc import ProcessMesh, cli
 from prdp_hpc.config import load_config, validate
+from prdp_hpc.learning.experiment import build_solver, build_task
 from prdp_hpc.networks import build_network
 from prdp_hpc.partition import BOUNDARIES, Partition
 from prdp_hpc.planning import (
@@ -190,3 +191,97 @@ def test_the_command(tmp_path, capsys):
             cli.main(["plan", path, *options])
         assert ended.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def resnet(**changes):
+    return config(
+        network=NETWORKS[1],
+        grid={"shape": [64, 64]},
+        **{"training": {"batch_size": 8}, "solver": {"ksp": "cg", "pc": "jacobi"}} | changes,
+    )
+
+
+@pytest.mark.parametrize("split", [(1, 1), (4, 2), (1, 8)])
+def test_the_solver_does_not_run_on_the_gpu(split):
+    work, gpu = workload_of(resnet(), 10), MACHINES["gpu"]
+    known = step_cost(work, gpu, *split)
+    rates = ("copy_bandwidth", "convolution_rate", "dense_rate", "device_link", "memory")
+    fast = dataclasses.replace(
+        gpu, **{rate: 10 * getattr(gpu, rate) for rate in rates}, device_latency=1e-6
+    )
+    faster = step_cost(work, fast, *split)
+    assert (faster.solver, faster.adjoint) == (known.solver, known.adjoint)
+    assert faster.network < known.network
+    # A core draws no more than its share of a socket, and no more than cores draw.
+    assert gpu.bandwidth * gpu.ranks_per_node <= 205e9
+    local = 64 * 64 / split[1] * math.ceil(8 / split[0])
+    # State and gradient there, result and gradient back.
+    assert known.copies == pytest.approx(local * (2 * 8 + 2 * 4) / gpu.device_link)
+    assert step_cost(work, MACHINES["cpu"], *split).copies == 0.0
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("task", [tiny.emulator, tiny.corrector])
+def test_the_trajectories_are_those_that_a_task_holds(tmp_path, task, precision):
+    one = validate(task(tmp_path, training={"precision": precision}), "test")
+    mesh = ProcessMesh.from_world(1)
+    real = build_task(one, mesh, build_solver(one))
+    work = workload_of(one)
+    held = real._train.nbytes + real._validation.nbytes
+    assert work.stored * work.points * work.value == held
+
+
+@pytest.mark.parametrize(("replicas", "grid_ranks"), [(1, 1), (8, 1), (2, 4)])
+def test_each_replica_holds_all_trajectories(replicas, grid_ranks):
+    few, many = (
+        step_cost(
+            workload_of(resnet(data={"train": train}), 10), MACHINES["gpu"], replicas, grid_ranks
+        )
+        for train in (100, 300)
+    )
+    each = 3 * 1 * 64 * 64 * 8 / grid_ranks  # three states of a trajectory in double precision
+    assert many.network_memory - few.network_memory == 200 * each
+    assert many.solver_memory == few.solver_memory
+
+
+@pytest.mark.parametrize("where", ["memory", "host_memory"])
+def test_what_does_not_fit_on_the_gpu_or_beside_it_is_not_chosen(where):
+    work = workload_of(resnet(), 10)
+    part = {"memory": "network_memory", "host_memory": "solver_memory"}[where]
+    halved = getattr(step_cost(work, MACHINES["gpu"], 4, 2), part)
+    machine = dataclasses.replace(MACHINES["gpu"], **{where: 1.01 * halved})
+    chosen = best(splits(work, machine, 8), machine)
+    assert getattr(chosen.cost, part) <= getattr(machine, where)
+    tight = dataclasses.replace(machine, **{where: 1.0})
+    assert "take more ranks" in plan_table(splits(work, tight, 8), tight)
+
+
+def test_what_a_solve_keeps():
+    """GMRES its basis, an unrolled solve the states of about the root of its iterations."""
+
+    def memory(iterations, **solver):
+        return step_cost(
+            workload_of(resnet(solver=solver), iterations), MACHINES["cpu"], 1, 1
+        ).solver_memory
+
+    vector, samples = 64 * 64 * 8, 8
+    gmres = {"ksp": "gmres", "pc": "jacobi"}
+    assert memory(20, **gmres) - memory(10, **gmres) == 2 * 10 * vector
+    assert memory(60, **gmres) == memory(30, **gmres)
+    cg = {"ksp": "cg", "pc": "jacobi"}
+    assert memory(100, **cg) == memory(10, **cg)
+    more = [
+        memory(k, **cg, differentiation="unrolled") - memory(k, **cg) + samples * vector
+        for k in (8, 32)
+    ]
+    assert more[1] == pytest.approx(2 * more[0])
+
+
+def test_machine_files_from_before(tmp_path):
+    """Without the numbers of a GPU."""
+    content = MACHINES["cpu"].to_dict()
+    for key in ("device_link", "device_latency", "host_memory"):
+        del content[key]
+    path = tmp_path / "machine.json"
+    path.write_text(json.dumps(content))
+    assert load_machine(str(path)) == MACHINES["cpu"]

@@ -42,5 +42,7 @@ class Checkpoints:
         iterations.
         """
         for iteration, state in reversed(self._kept):
+            if iteration >= end:  # a step that found nothing left to do
+                continue
             yield iteration, end, state
             end = iteration

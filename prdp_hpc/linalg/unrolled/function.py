@@ -37,19 +37,26 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     Richardson's method with a gradient for b alone keeps none: its adjoint is the same iteration
     with Aᵀ and M⁻ᵀ.
 
-    A right-hand side that has reached the solution before K stops there. Its derivative stays that
-    of the iterations done, which need not be near the solution's: CG has an eigenvector after one
-    iteration, and the derivative of that one alone.
+    Where b = 0, K iterations of a Krylov method have no derivative: they are homogeneous in b, but
+    not linear. The same holds where the solution is reached exactly before the last of K
+    iterations, as CG does after one iteration for an eigenvector. Such right-hand sides stop there
+    and are differentiated implicitly at the forward level: `∂L/∂b` is K iterations of the same
+    method for the adjoint system `Aᵀ λ = ∂L/∂x`, from zero, and `∂L/∂value_k = −λ[row_k] x[col_k]`,
+    which is 0 where x is. So what starts at zero, as a correction or a source, moves. With a
+    tolerance this holds for right-hand sides that need no iteration; for others the derivative is
+    that of the iterations done, whose accuracy the tolerance does not control.
 
     `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi,
     lu and cholesky are differentiated too; other linear ones are taken as constant and serve only
-    where the values need no gradient.
+    where the values need no gradient. The gradient needs `M⁻ᵀ`: of preconditioners that are not
+    symmetric by their transposed application, also where A is.
 
     Raises
     ------
     ValueError
-        As `solve`; and for another ksp, a preconditioner that is not linear, or values that need a
-        gradient with one that is not differentiated.
+        As `solve`; and for another ksp, a preconditioner that is not linear, one whose transpose
+        cannot be applied where a gradient is needed, or values that need a gradient with one that
+        is not differentiated.
     SolveError
         As `solve`.
     """
@@ -69,10 +76,13 @@ class _UnrolledSolve(torch.autograd.Function):
         needs = ctx.needs_input_grad[:2]
         _check(solver, needs[0])
         records = recording and any(needs)
-        held = HeldMatrices(operator, prepare(operator, values, b, needs))
+        with solver.report.part("forward", "assembly"):
+            held = HeldMatrices(operator, prepare(operator, values, b, needs))
         keeps = False
         try:
             system = UnrolledSystem(operator, held.operators, values, solver)
+            if records:
+                system.check_transposed()
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver.refinement, solver.report, keeps_states)
@@ -82,7 +92,7 @@ class _UnrolledSolve(torch.autograd.Function):
             if not keeps:
                 held.release()
         if records:
-            ctx.run, ctx.held = run, held
+            ctx.run, ctx.held, ctx.report = run, held, solver.report
             # Not what was made of them: torch sees a change in place.
             ctx.save_for_backward(
                 values if isinstance(values, Tensor) else None, b if keeps_states else None
@@ -103,9 +113,11 @@ class _UnrolledSolve(torch.autograd.Function):
             raise _not_offered("batched gradients")
         values, b = ctx.saved_tensors
         try:
-            ctx.held.restore(values, values_are_read=True)
+            with ctx.report.part("adjoint", "assembly"):
+                ctx.held.restore(values, values_are_read=True)
             for system in run.system.systems:
                 system.set_up("adjoint")
+            run.system.check_transposed()
             leaf = (
                 torch.from_numpy(to_host(values)).clone().requires_grad_()
                 if ctx.needs_input_grad[0]

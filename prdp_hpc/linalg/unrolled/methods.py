@@ -109,6 +109,7 @@ class SteepestDescent(Method):
         z = system.precondition(r)
         az = system.product(z)
         rz, zaz = dots(system.comm, (r, z), (z, az))
+        watch.solved((rz == 0.0) & (zaz == 0.0))
         alpha = watch.active * ratio(rz, zaz)
         x, r = torch.addcmul(x, alpha, z), torch.addcmul(r, alpha, az, value=-1.0)
         watch.done(dots(system.comm, (r, r))[0] if watch.is_tested else None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from petsc4py import PETSc
 from torch import Tensor
@@ -19,6 +17,9 @@ from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
+
+PROJECTED = 1e-13
+"""What is left of a right-hand side of the nullspace alone, relative to it, is rounding."""
 
 
 class Run:
@@ -36,6 +37,7 @@ class Run:
     ----------
     checkpoints : the states that are kept.
     counts : iterations of each right-hand side, `(B, 1)`.
+    exact : right-hand sides `(B, 1)` that are differentiated implicitly, see `Test`.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Run:
         self.method, self.system = method, system
         self.checkpoints = Checkpoints(method.period, keeps_none=not keeps_states)
         self.counts = torch.zeros(0, 1, dtype=torch.int64)
+        self.exact = torch.zeros(0, 1, dtype=torch.bool)
+        self._exact_x: Tensor | None = None
         self._level, self._report = level, report
         self._name = system.systems[0].method
 
@@ -60,40 +64,75 @@ class Run:
         SolveError
             For NaN in b or x, a breakdown, or a tolerance that was not reached.
         """
-        start = time.perf_counter()
+        with self._report.part("forward", "solve"):
+            return self._forward(b)
+
+    def _forward(self, b: Tensor) -> Tensor:
         _, absolute, divergence, _ = self.system.ksp.getTolerances()
         watch = Test(len(b), self._level, absolute, divergence)
         with torch.no_grad():
-            right = self.system.without_left_nullspace(b)
+            right = self._in_range(b)
             state = self.method.start(self.system, right, watch)
             while watch.goes_on:
                 self.checkpoints.offer(watch.iteration, state)
                 state = self.method.step(self.system, right, state, watch)
             x = self._solution(self.system, state)
-        self.counts = watch.counts
-        self._count(self._report.forward, start)
+        self.counts, self.exact = watch.counts, watch.exact
+        self._count(self._report.forward, len(b))
         self._judge(watch, b, x)
+        if self.exact.any():
+            # Of its own: the caller may change x in place.
+            self._exact_x = torch.where(self.exact, x, 0.0)
         return x
 
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
         """The gradients of the values, if they are given as a float64 leaf, and of b."""
-        start = time.perf_counter()
+        with self._report.part("adjoint", "solve"):
+            return self._backward(grad, values, b)
+
+    def _backward(
+        self, grad: Tensor, values: Tensor | None, b: Tensor | None
+    ) -> tuple[Tensor | None, Tensor]:
+        moving = torch.where(self.exact, 0.0, grad)
         if self.checkpoints.keeps_none:
             assert isinstance(self.method, Richardson)
             with torch.no_grad():
-                values_grad, b_grad = None, self.method.transposed(self.system, grad, self.counts)
+                values_grad, b_grad = None, self.method.transposed(self.system, moving, self.counts)
         else:
             assert b is not None
-            values_grad, b_grad = self._reverse(grad, values, b)
-        self._count(self._report.adjoint, start)
+            values_grad, b_grad = self._reverse(moving, values, b)
+        self._count(self._report.adjoint, int((~self.exact).sum()))
+        if self.exact.any():
+            b_grad, change = self._implicit(grad, b_grad, with_values=values is not None)
+            values_grad = None if values_grad is None else values_grad - change
         if anywhere(self.system.comm, has_bad_numbers(b_grad.numpy())):
             bad = anywhere(self.system.comm, has_bad_numbers(grad.numpy()))
             raise errors.bad_numbers(
                 "adjoint", self._name, last_iteration(self.counts), self._level, in_input=bad
             )
         return values_grad, b_grad
+
+    def _implicit(
+        self, grad: Tensor, b_grad: Tensor, with_values: bool
+    ) -> tuple[Tensor, Tensor | float]:
+        """Complete the gradient of b by adjoint solves λ at the forward level, where the iterations
+        have no derivative; also `∂(λᵀ A x)/∂values`.
+        """
+        adjoint = self.system.implicit_adjoint(grad, self.exact[:, 0], self._level)
+        if not with_values:
+            return b_grad + adjoint, 0.0
+        assert self._exact_x is not None
+        return b_grad + adjoint, self.system.values_gradient(adjoint, self._exact_x)
+
+    def _in_range(self, b: Tensor) -> Tensor:
+        """b without its part in the nullspace, and exactly 0 where only rounding is left."""
+        right = self.system.without_left_nullspace(b)
+        if right is b:
+            return b
+        rr, bb = dots(self.system.comm, (right, right), (b, b))
+        return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
 
     def _reverse(
         self, grad: Tensor, values: Tensor | None, b: Tensor
@@ -137,16 +176,13 @@ class Run:
         # From the left every iterate is orthogonal to it already.
         return system.without_nullspace(x) if system.right_side else x
 
-    def _count(self, counters: Counters, start: float) -> None:
-        counters.solves += len(self.counts)
+    def _count(self, counters: Counters, solves: int) -> None:
+        counters.solves += solves
         # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
         # on rounding.
         counters.iterations += (
-            (self._level.max_it or 0) * len(self.counts)
-            if self._level.is_fixed
-            else int(self.counts.sum())
+            (self._level.max_it or 0) * solves if self._level.is_fixed else int(self.counts.sum())
         )
-        counters.seconds += time.perf_counter() - start
 
     def _judge(self, watch: Test, b: Tensor, x: Tensor) -> None:
         comm, last = self.system.comm, last_iteration(self.counts)
@@ -158,8 +194,11 @@ class Run:
                 raise errors.bad_numbers(
                     "forward", self._name, iteration, self._level, in_input=False
                 )
-            if (which & ~self._solved(b, x)).any():
+            solved = self._solved(b, x)
+            if (which & ~solved).any():
                 raise errors.failed_solve("forward", self._name, reason, iteration, self._level)
+            if self._level.is_fixed:
+                self.exact = self.exact | which
         if is_bad:
             raise errors.bad_numbers("forward", self._name, last, self._level, in_input=False)
         if self._level.max_it is None and watch.active.any():

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.inputs import anywhere, is_batch
-from prdp_hpc.linalg.linear_system import LinearSystem
+from prdp_hpc.linalg.linear_system import LinearSystem, zero_rows
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
 
@@ -49,7 +51,7 @@ class UnrolledSystem:
 
     def __init__(self, operator: Operator, members: list[Any], values: Any, solver: Solver) -> None:
         self.operator, self.members = operator, members
-        self.comm = operator.comm
+        self.comm, self._report = operator.comm, solver.report
         self.systems: list[LinearSystem] = [solver.system(member) for member in members]
         for system in self.systems:
             system.set_up("forward")
@@ -64,6 +66,28 @@ class UnrolledSystem:
         self._leaf: Tensor | None = None
         self._inverse: Tensor | None = None
         self._own: Any = None
+
+    def check_transposed(self) -> None:
+        """Find out how M⁻ᵀ is applied, which the backward pass needs; collective.
+
+        Raises
+        ------
+        ValueError
+            Where it cannot be applied.
+        """
+        if self._pc in ("none", "jacobi"):
+            return
+        for system in self.systems:
+            try:
+                why = system.inverse.why_not_transposed()
+            except PETSc.Error as error:
+                failure = system.failure("adjoint", error)
+                if isinstance(failure, errors.SolveError):
+                    why = "it is not symmetric, and " + str(error).strip().splitlines()[-1].strip()
+                    failure = errors.no_transposed_preconditioner(system.method, why)
+                raise failure from error
+            if why is not None:
+                raise errors.no_transposed_preconditioner(system.method, why)
 
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
         """The same system that records gradients of a float64 leaf of the same values, if one is
@@ -100,6 +124,33 @@ class UnrolledSystem:
             return r * self._jacobi(len(r))
         return r if self._pc == "none" else self.plain_precondition(r, transposed=True)
 
+    def implicit_adjoint(self, grad: Tensor, which: Tensor, level: Refinement) -> Tensor:
+        """Adjoint solves at a level for the right-hand sides `which (B,)`, for the others 0;
+        collective.
+
+        Raises
+        ------
+        SolveError
+            As a solve that is differentiated implicitly.
+        """
+        adjoint = torch.zeros_like(grad)
+        # Some methods divide 0 by 0 for a right-hand side that is 0.
+        which = which & torch.from_numpy(~zero_rows(self.comm, grad.numpy()))
+        count = len(self.systems)
+        for system, rows, right, result in zip(
+            self.systems,
+            which.tensor_split(count),
+            grad.tensor_split(count),
+            adjoint.tensor_split(count),
+            strict=True,
+        ):
+            if rows.any():
+                wanted = right[rows].numpy()
+                found = np.zeros_like(wanted)
+                system.solve("adjoint", wanted, found, level)
+                result[rows] = torch.from_numpy(found)
+        return adjoint
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
         return self._without(self._nullspaces[0], x)
@@ -124,7 +175,7 @@ class UnrolledSystem:
         """`M⁻¹ r` or `M⁻ᵀ r` by PETSc, without recording."""
 
         def run(system: LinearSystem, part: Tensor) -> Tensor:
-            return torch.from_numpy(system.precondition(part.contiguous().numpy(), transposed))
+            return torch.from_numpy(system.inverse(part.contiguous().numpy(), transposed))
 
         return self._each(r, transposed, run)
 
@@ -142,6 +193,10 @@ class UnrolledSystem:
 
     def values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂(λᵀ A x)/∂values`, summed over the right-hand sides of each matrix."""
+        with self._report.part("adjoint", "gradient"):
+            return self._values_gradient(adjoint, solution)
+
+    def _values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
         values: Any = self._values
         if is_batch(values) and self.members[0] is not self.operator:
             shape = (len(self.members), len(adjoint) // len(self.members), adjoint.shape[-1])

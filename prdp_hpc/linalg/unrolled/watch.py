@@ -40,6 +40,9 @@ class Watch(Protocol):
     def drop(self, which: Tensor, reason: int) -> None:
         """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down."""
 
+    def solved(self, which: Tensor) -> None:
+        """Stop right-hand sides `(B, 1)` before this iteration's step: their residual is 0."""
+
     def done(self, squared_norm: Tensor | None) -> None:
         """At the end of an iteration; the squared norm `(B, 1)` of the residual, if it is known."""
 
@@ -51,6 +54,10 @@ class Test:
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
     failures : (reason, iteration, which right-hand sides) of what went wrong.
+    exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
+        the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
+        homogeneous, but not linear, in the residual; so the map that all iterations make has no
+        derivative there.
     """
 
     def __init__(self, batch: int, level: Refinement, absolute: float, divergence: float) -> None:
@@ -58,6 +65,7 @@ class Test:
         self.active = torch.ones(batch, 1, dtype=torch.float64)
         self.counts = torch.zeros(batch, 1, dtype=torch.int64)
         self.failures: list[tuple[int, int, Tensor]] = []
+        self.exact = torch.zeros(batch, 1, dtype=torch.bool)
         self.iteration = 0
         self.limit = level.max_it or DEFAULT_MAX_IT
         self._target = (EXACT if level.rtol is None else level.rtol) ** 2
@@ -79,7 +87,7 @@ class Test:
         """See `Watch`."""
         self._first = squared_norm.detach()
         self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
-        self._stop(self._first <= self._absolute)
+        self.solved(self._first <= self._absolute)
 
     def drop(self, which: Tensor, reason: int) -> None:
         """See `Watch`."""
@@ -87,6 +95,12 @@ class Test:
         if which.any():
             self.failures.append((reason, self.iteration, which))
             self._stop(which)
+
+    def solved(self, which: Tensor) -> None:
+        """See `Watch`."""
+        which = which & (self.active > 0.0)
+        self.exact |= which
+        self._stop(which)
 
     def done(self, squared_norm: Tensor | None) -> None:
         """See `Watch`."""
@@ -98,7 +112,11 @@ class Test:
         self.drop(~torch.isfinite(norm), _REASONS.DIVERGED_NANORINF)
         if self.is_tested:
             self.drop(norm >= self._divergence * self._first, _REASONS.DIVERGED_DTOL)
-        self._stop(norm <= torch.clamp(self._target * self._first, min=self._absolute))
+        reached = norm <= torch.clamp(self._target * self._first, min=self._absolute)
+        if self.is_tested or self.iteration == self.limit:
+            self._stop(reached)
+        else:
+            self.solved(reached)
 
     def _stop(self, which: Tensor) -> None:
         self.active = torch.where(which, 0.0, self.active)
@@ -122,6 +140,9 @@ class Replay:
         """See `Watch`."""
 
     def drop(self, which: Tensor, reason: int) -> None:
+        """See `Watch`."""
+
+    def solved(self, which: Tensor) -> None:
         """See `Watch`."""
 
     def done(self, squared_norm: Tensor | None) -> None:

@@ -1,0 +1,104 @@
+"""Applications of a PETSc preconditioner, and of its transpose, to batches of vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from prdp_hpc.linalg.bridge import Array
+
+ROUNDING = 1e-10
+"""Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is rounding."""
+
+
+class BatchedInverse:
+    """`M⁻¹ r` and `M⁻ᵀ r` of a PC that is set up; collective.
+
+    A symmetric matrix need not have a symmetric preconditioner: restricted additive Schwarz and a
+    forward sweep of SOR are not symmetric. Some symmetric preconditioners have no transposed
+    application in PETSc (SOR on a matrix without the option MAT_SYMMETRIC), and one has a wrong
+    application (3.26: restricted additive Schwarz with several blocks on a rank). So neither the
+    matrix nor the type of the PC is trusted: random vectors decide, after each change of the
+    matrix while M is symmetric. PETSc manual page: PCApplyTranspose.
+    """
+
+    def __init__(self, pc: Any, matrix: Any) -> None:
+        self._pc, self._matrix = pc, matrix
+        self._comm = matrix.comm.tompi4py()
+        self._vectors = matrix.createVecs()
+        draw = np.random.default_rng(self._comm.rank)
+        self._u, self._v = draw.standard_normal((2, 1, matrix.getLocalSize()[0]))
+        self._linear: bool | None = None
+        self._uses_transposed = False
+        self._checked_state = -1
+
+    def why_not_transposed(self) -> str | None:
+        """Find out how M⁻ᵀ is applied, before anything depends on it; None, or why it cannot be.
+        Collective.
+
+        Raises
+        ------
+        PETSc.Error
+            Where M is not symmetric and PETSc refuses to apply its transpose.
+        """
+        state = self._matrix.stateGet()
+        if self._uses_transposed or state == self._checked_state:
+            return None
+        mu, mv = self._run(self._pc.apply, self._u), self._run(self._pc.apply, self._v)
+        if not self._is_linear(mu, mv):
+            return "it is not linear: it iterates until a tolerance, or with a Krylov method"
+        if not self._are_adjoint(mv, mu, 0.0):
+            transposed = self._run(self._pc.applyTranspose, self._u)
+            if not self._are_adjoint(mv, transposed, self._noise(mv)):
+                return "PETSc's transposed application of it is not its transpose"
+            # Part of the method and its options, not of the matrix's values.
+            self._uses_transposed = True
+        self._checked_state = state
+        return None
+
+    def __call__(self, right: Array, transposed: bool = False) -> Array:
+        """For each row of `(B, n_local)`, in a new array; transposed only after
+        `why_not_transposed`.
+        """
+        by_transposed = transposed and self._uses_transposed
+        return self._run(self._pc.applyTranspose if by_transposed else self._pc.apply, right)
+
+    def _is_linear(self, mu: Array, mv: Array) -> bool:
+        if self._linear is None:
+            off = self._length(self._run(self._pc.apply, self._u + self._v) - mu - mv)
+            size = ROUNDING * (self._length(mu) + self._length(mv))
+            self._linear = off <= size or off <= size + self._noise(mv)
+        return self._linear
+
+    def _noise(self, mv: Array) -> float:
+        """How far rounding moves `M⁻¹ v`, amply; an exact inverse of an ill-conditioned matrix
+        amplifies it.
+        """
+        again = self._run(self._pc.apply, 3.0 * self._v) / 3.0
+        return 100.0 * self._length(mv - again)
+
+    def _are_adjoint(self, mv: Array, mu: Array, noise: float) -> bool:
+        """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, as it is for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""
+        sums = np.array([np.vdot(self._u, mv), np.vdot(self._v, mu)])
+        self._comm.Allreduce(MPI.IN_PLACE, sums)
+        u, v = self._length(self._u), self._length(self._v)
+        size = u * self._length(mv) + v * self._length(mu)
+        return bool(abs(sums[0] - sums[1]) <= ROUNDING * size + noise * u)
+
+    def _length(self, x: Array) -> float:
+        return float(np.sqrt(self._comm.allreduce(np.vdot(x, x), op=MPI.SUM)))
+
+    def _run(self, apply: Any, right: Array) -> Array:
+        result = np.empty_like(right)
+        source, target = self._vectors
+        for row, out in zip(right, result, strict=True):
+            source.placeArray(row)
+            target.placeArray(out)
+            try:
+                apply(source, target)
+            finally:
+                source.resetArray()
+                target.resetArray()
+        return result

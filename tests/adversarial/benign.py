@@ -21,6 +21,9 @@ def is_benign(case: Case, systems: list[System], b: Any, grad: Any) -> bool:
         return False
     if case.pc in ("sor", "ilu") and (case.ranks > 1 or case.ksp in SYMMETRIC):
         return False
+    if case.pc == "sor" and case.needs:
+        # Its transpose exists for symmetric matrices only.
+        return False
     if case.operator == "function" and case.pc not in ("none", "jacobi"):
         return False
     if case.flow == "refined between" or case.kernel or case.constant:

@@ -8,14 +8,13 @@ from typing import Any
 Rows = tuple[tuple[float, ...], ...]
 Level = tuple[int | None, float | None]
 
+MISTAKES_OF_ONE_RANK = ("batches differ", "only one rank needs gradients")
 MISTAKES = (
     "b has a column too many",
     "b is an integer tensor",
     "values have an entry too many",
     "values are complex",
     "values are None",
-    "batches differ",
-    "only one rank needs gradients",
 )
 
 
@@ -38,7 +37,8 @@ class Case:
     needs : which of "values" and "b" need a gradient.
     flow : what happens around the solve, see `check.py`.
     other : numbers for the flow: another set of values.
-    mistake, culprit : one of `MISTAKES` or "", made by one rank (−1: by all).
+    mistake, culprit : one of `MISTAKES` or `MISTAKES_OF_ONE_RANK`, and the rank that makes it (−1:
+        all).
     """
 
     ranks: int

@@ -46,9 +46,9 @@ def run(case: Any, comm: Any) -> Outcome:
     if kind == "fault":
         return Outcome("fault", name, text)
     try:
-        judge(case, comm, answer)
+        judge(case, comm, answer, text)
     except Fault as fault:
-        return Outcome("fault", f"{fault.what} ({case.differentiation}, {case.ksp})", fault.detail)
+        return Outcome("fault", _named(fault.what, case), fault.detail)
     except Unclear as unclear:
         return Outcome("unclear", str(unclear))
     return Outcome("error", name, text) if answer is None else Outcome("right")
@@ -63,3 +63,10 @@ def _raised(error: Exception | None) -> tuple[str, str, str]:
     inner = [f for f in frames if "prdp_hpc" in f.filename] or frames
     where = f"{Path(inner[-1].filename).name}:{inner[-1].name}"
     return "fault", f"{type(error).__name__} in {where}", "".join(traceback.format_exception(error))
+
+
+def _named(what: str, case: Case) -> str:
+    """A fault's name: what numbers are wrong depends on the method, what is accepted does not."""
+    if what.startswith(("accepted", "false promise", "symmetric-only")):
+        return what
+    return f"{what} ({case.differentiation}, {case.ksp})"

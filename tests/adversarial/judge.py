@@ -17,18 +17,24 @@ from .slopes import check_slopes
 from .verdicts import Fault, Unclear
 
 TYPE_EPS = {"float64": 0.0, "float32": 6e-8, "bfloat16": 4e-3}
+# Below these a type keeps no digits.
+TINIEST = {"float64": 1e-300, "float32": 1e-37, "bfloat16": 1e-37}
 NORMAL_EQUATIONS = ("lsqr", "cgls", "cgne")
 # These carry a residual along that rounding takes away from the true one.
 EXACT_RESIDUALS = ("gmres", "fgmres", "lgmres", "richardson", "preonly", "gcr")
 FALSE_PROMISE = 1e-3
+SYMMETRIC_KSPS = (
+    "cg pipecg pipecg2 pipecgrr pipelcg groppcg fcg pipefcg minres symmlq cr pipecr pipeprcg "
+    "steepest_descent nash stcg gltr qcg"
+).split()
 
 
-def judge(case: Case, comm: Any, answer: Answer | None) -> None:
+def judge(case: Case, comm: Any, answer: Answer | None, error: str) -> None:
     """Raises `Fault` or `Unclear` unless the answer (None: one of our errors) is right.
 
     Collective.
     """
-    Judge(case, comm).judge(answer)
+    Judge(case, comm).judge(answer, error)
 
 
 class Judge:
@@ -48,11 +54,11 @@ class Judge:
     def system_of(self, row: int) -> System:
         return self.systems[row * len(self.systems) // len(self.b)]
 
-    def judge(self, answer: Answer | None) -> None:
+    def judge(self, answer: Answer | None, error: str) -> None:
         case = self.case
         if answer is None:
             if is_benign(case, self.systems, self.b, self.grad):
-                raise Fault("needless error")
+                raise Fault("needless error", error)
             return
         self._must_not_pass(answer)
         if answer.remark:
@@ -63,14 +69,23 @@ class Judge:
                 raise Fault(f"{name} is not finite", str(found))
         if answer.again is not None and not np.array_equal(answer.x, answer.again):
             raise Fault("the second solve differs", f"{answer.x}\n{answer.again}")
+        try:
+            self._check_numbers(answer)
+        except Fault as fault:
+            if self.case.ksp in SYMMETRIC_KSPS and not all(map(_is_symmetric, self.systems)):
+                raise Fault("symmetric-only method on another matrix", fault.detail) from fault
+            raise
+        if self.unclear:
+            raise Unclear(self.unclear[0])
+
+    def _check_numbers(self, answer: Answer) -> None:
+        case = self.case
         for row, x in enumerate(answer.x):
             self._compare("x", case.level, [self.system_of(row)], self.b[row], x)
         if case.differentiation == "implicit":
             self._check_implicit(answer)
         else:
             self._check_unrolled(answer)
-        if self.unclear:
-            raise Unclear(self.unclear[0])
 
     def _must_not_pass(self, answer: Answer) -> None:
         case = self.case
@@ -212,7 +227,7 @@ class Judge:
             size = np.linalg.norm(adjoint, axis=1) * np.linalg.norm(x, axis=1)
             size = size.reshape(len(self.systems), rights).sum(axis=1)
             off = 4 * (off + TYPE_EPS[self.case.values_type])
-            wrong = np.abs(found - expected) > off * size[:, None] + 1e-300
+            wrong = np.abs(found - expected) > off * size[:, None] + TINIEST[self.case.values_type]
         if not (np.isfinite(expected).all() and np.isfinite(size).all()):
             self.unclear.append("gradient of values overflows")
         elif wrong.any():
@@ -233,3 +248,7 @@ class Judge:
         self.unclear += check_slopes(
             self.case, self.values, self.systems, self.b, self.grad, answer
         )
+
+
+def _is_symmetric(one: System) -> bool:
+    return bool(np.abs(one.A - one.A.T).max(initial=0.0) <= EPS * np.abs(one.A).max(initial=0.0))

@@ -65,12 +65,20 @@ class System:
 def system(case: Case, values: Any, M: Any) -> System:
     A = dense_matrix(case, values)
     P = np.eye(case.n)
+    if case.operator == "function":
+        return System(A, M, P)
     kernel = [np.ones(case.n)] if case.constant else [np.array(z) for z in case.kernel]
     if kernel:
         q, _ = np.linalg.qr(np.stack(kernel, axis=1))
         P = P - q @ q.T
-        M = None if M is None else P @ M @ P
+        M = None if M is None else _projected(M, P)
     return System(A, M, P)
+
+
+def _projected(M: Any, P: Any) -> Any:
+    """`P M P`; None where nothing but rounding is left of a factor of a singular matrix."""
+    inside = P @ M @ P
+    return inside if np.linalg.norm(M) < 1e6 * np.linalg.norm(inside) else None
 
 
 def preconditioner(case: Case, values: Any, comm: Any) -> Any:

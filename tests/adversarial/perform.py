@@ -151,7 +151,7 @@ def perform(case: Case, comm: Any) -> Answer:
     mistake = case.mistake if culprit else ""
     b = _right_hand_side(case, parts, mistake)
     values = _values(case, parts, operator, solver, b, mistake)
-    inputs = _inputs(case, values, b, mistake, comm.size)
+    inputs = _inputs(case, values, b, mistake)
     _before(case, comm, parts, operator, solver, b)
     done = solver.report.forward.iterations
     mode = {"no gradient recorded": torch.no_grad(), "inference mode": torch.inference_mode()}
@@ -222,9 +222,9 @@ def _values(
     return values
 
 
-def _inputs(case: Case, values: Any, b: Any, mistake: str, size: int) -> dict[str, Tensor]:
+def _inputs(case: Case, values: Any, b: Any, mistake: str) -> dict[str, Tensor]:
     needs = set(case.needs)
-    if mistake == "only one rank needs gradients" and size > 1:
+    if mistake == "only one rank needs gradients":
         needs ^= {"b"}
     found = {}
     for name, tensor in (("values", values), ("b", b)):

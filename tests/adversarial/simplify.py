@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from .cases import Case
+from .cases import MISTAKES_OF_ONE_RANK, Case
 
 _LISTS = ("rows", "cols", "holders")
 
@@ -37,7 +37,7 @@ def _simpler(case: Any) -> Iterator[Any]:
 
 def _smaller(case: Case) -> Iterator[Case]:
     """Fewer ranks, right-hand sides, matrices, rows, entries."""
-    if case.ranks > 1:
+    if case.ranks > 1 and case.mistake not in MISTAKES_OF_ONE_RANK:
         yield replace(case, ranks=1)
         yield replace(case, ranks=case.ranks - 1)
     if len(case.b) > len(case.values):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from .cases import MISTAKES, Case
+from .cases import MISTAKES, MISTAKES_OF_ONE_RANK, Case
 from .matrices import BAD_VECTORS, MATRICES, SCALES, VECTORS, scaled, vector, with_kernel
 from .perform import FLOWS
 
@@ -174,6 +174,8 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
         else:
             z = generator.normal(size=n)
         kernel = (tuple(z.tolist()),)
+    if "function" in twists and "scipy" not in twists:
+        kernel = ()
     count = draw(st.integers(1, 3)) if "several" in twists else 1
     rights = 1 if "single" in twists else draw(st.integers(1, 3))
     rows, cols, values = _entries(generator, A, mask, twists)
@@ -190,8 +192,11 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
     pc = draw(st.sampled_from(OTHER_PCS if "other pc" in twists else MAIN_PCS))
     if operator == "function" and "other pc" not in twists:
         pc = draw(st.sampled_from(["none", "jacobi"]))
+    size = draw(st.sampled_from(ranks))
+    mistakes = MISTAKES + MISTAKES_OF_ONE_RANK if size > 1 else MISTAKES
+    mistake = pick("mistake", mistakes, "")
     return Case(
-        ranks=draw(st.sampled_from(ranks)),
+        ranks=size,
         n=n,
         rows=tuple(rows.tolist()),
         cols=tuple(cols.tolist()),
@@ -204,7 +209,7 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
         operator=operator,
         symmetric="symmetric" in twists and (bool((A == A.T).all()) or draw(st.booleans())),
         kernel=kernel,
-        constant="constant" in twists and not kernel,
+        constant="constant" in twists and not kernel and operator != "function",
         ksp=draw(st.sampled_from(OTHER_KSPS if "other ksp" in twists else MAIN_KSPS)),
         pc=pc,
         options=pick("options", OPTIONS, ()),
@@ -219,8 +224,10 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
         grad_layout=pick("grad layout", LAYOUTS, "plain"),
         flow=pick("flow", FLOWS, "plain"),
         other=_rows([numbers[0] * 3.0 + (rows == cols)]),
-        mistake=pick("mistake", MISTAKES, ""),
-        culprit=draw(st.integers(-1, 3)) if "mistake" in twists else -1,
+        mistake=mistake,
+        culprit=draw(st.integers(0 if mistake in MISTAKES_OF_ONE_RANK else -1, 3))
+        if mistake
+        else -1,
     )
 
 

@@ -1,4 +1,4 @@
-"""One batch of cases in a process (or several ranks) of its own; started by `__main__.py`."""
+"""One batch of cases in a process, or several ranks, of its own; started by `__main__.py`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from .perform import perform
 from .strategies import cases
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
+    """Run a batch, or the one case of a folder, as the words of the command line say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=0)
     parser.add_argument("--only", choices=["all", "package"], help="run the one case in the folder")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     warnings.simplefilter("ignore")
     if arguments.only:
         _replay(arguments.folder, arguments.only)
@@ -36,18 +37,25 @@ def main() -> None:
     if world.rank:
         crew.serve()
         return
-    known = set(json.loads((arguments.folder / "known.json").read_text()))
-    hunt = Hunt(crew, known)
+    known, left_out = map(set, json.loads((arguments.folder / "known.json").read_text()))
+    hunt = Hunt(crew, known, left_out)
     strategy = cases(tuple(range(1, world.size + 1)))
-    hunt.until_clean(strategy, arguments.cases, arguments.seed)
+    for _ in hunt.until_clean(strategy, arguments.cases, arguments.seed):
+        _report(arguments.folder, hunt, done=False)
     crew.dismiss()
+    _report(arguments.folder, hunt, done=True)
+
+
+def _report(folder: Path, hunt: Hunt, done: bool) -> None:
+    """Written after each fault: the next case may end the process."""
     report = {
         "counts": hunt.counts,
         "unclear": hunt.unclear,
         "seen": hunt.seen,
         "faults": [(o.what, o.detail, script(case)) for case, o in hunt.faults],
+        "done": done,
     }
-    (arguments.folder / "report.json").write_text(json.dumps(report))
+    (folder / "report.json").write_text(json.dumps(report))
 
 
 def _replay(folder: Path, what: str) -> None:

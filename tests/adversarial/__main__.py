@@ -1,0 +1,197 @@
+"""A long search from the command line: `python -m tests.adversarial --seed 7 --cases 100000`.
+
+Batches of cases run in processes of their own, so that one that ends its process, or waits for
+ever, is a fault among others. Each distinct fault is printed once, as a script. Ends with code 1 if
+there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from . import worker
+from .cases import script
+from .simplify import simplified
+
+ROOT = Path(__file__).parents[2]
+BATCH = 1000
+SILENT_SECONDS = 60.0
+"""A case takes milliseconds; a rank that takes this long waits for what never comes."""
+
+
+def main() -> int:
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        search = Search(Path(folder), arguments.ranks, set(arguments.leave_out))
+        end = time.monotonic() + 60.0 * arguments.minutes
+        for seed, count in _batches(arguments.seed, arguments.cases):
+            if time.monotonic() > end:
+                break
+            search.batch(seed, count)
+    print(f"{sum(search.counts.values())} cases: {dict(search.counts)}")
+    if arguments.verbose:
+        print(f"unclear: {dict(search.unclear)}\nfaults again: {dict(search.seen)}")
+    print(f"{len(search.faults)} distinct faults")
+    return 1 if search.faults else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--ranks", type=int, default=1, help="cases take 1 to this many ranks")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after these")
+    parser.add_argument("--leave-out", nargs="*", default=[], help="names of KSPs and PCs")
+    parser.add_argument("--verbose", action="store_true")
+    return parser.parse_args()
+
+
+def _batches(seed: int, cases: int) -> Any:
+    """Seeds and sizes of the batches."""
+    for number, start in enumerate(range(0, cases, BATCH)):
+        yield seed * 1_000_003 + number, min(BATCH, cases - start)
+
+
+class Search:
+    """All batches of one run, and what they found."""
+
+    def __init__(self, folder: Path, ranks: int, left_out: set[str]) -> None:
+        self._folder, self._ranks = folder, ranks
+        self.counts: Counter[str] = Counter()
+        self.unclear: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
+        self.faults: set[str] = set()
+        self._left_out = left_out
+
+    def batch(self, seed: int, count: int) -> None:
+        """Run a batch; again with another seed while cases end it."""
+        for attempt in range(5):
+            if self._run(seed + 1009 * attempt, count):
+                return
+
+    def _tell(self, fault: str, detail: str, text: str) -> None:
+        if fault in self.faults:
+            self.seen[fault] += 1
+            return
+        self.faults.add(fault)
+        print(f"FAULT {fault}\n{detail}\n{text}", flush=True)
+
+    def _run(self, seed: int, count: int) -> bool:
+        """Whether the batch came to its end."""
+        known = sorted(self.faults), sorted(self._left_out)
+        (self._folder / "known.json").write_text(json.dumps(known))
+        report = self._folder / "report.json"
+        report.unlink(missing_ok=True)
+        output, how = self._worker(self._ranks, "--seed", str(seed), "--cases", str(count))
+        if report.exists():
+            found = json.loads(report.read_text())
+            for name in ("counts", "unclear", "seen"):
+                getattr(self, name).update(found[name])
+            for fault in found["faults"]:
+                self._tell(*fault)
+            if found["done"]:
+                return True
+        current = self._folder / "case.pickle"
+        if not current.exists():
+            raise SystemExit(f"no worker can be started:\n{output}")
+        self._look_at_end(pickle.loads(current.read_bytes()), output, how)
+        return False
+
+    def _look_at_end(self, case: Any, output: str, how: str) -> None:
+        """Tell of a case that ended its process, unless it was the reference that did."""
+        what = f"{how}: {case.ksp}, {case.pc}, {case.differentiation}"
+        if not self._ends(case, "all"):
+            self._tell(f"only after others, {what}", output, script(case))
+            self._leave_out(case)
+            return
+        self._leave_out(case)
+        if self._ends(case, "package"):
+            smaller = simplified(case, lambda one: self._ends(one, "package"), most=200)
+            self._tell(what, output, script(smaller))
+        else:
+            self.unclear[f"the reference ends its process: {case.pc}"] += 1
+
+    def _leave_out(self, case: Any) -> None:
+        """The pair of KSP and PC from now on; the PC, or the KSP, when several pairs have it."""
+        self._left_out.add(f"{case.ksp} {case.pc}")
+        for name in (case.ksp, case.pc):
+            if sum(name in pair.split() for pair in self._left_out) > 2:
+                self._left_out.add(name)
+
+    def _ends(self, case: Any, only: str) -> bool:
+        """Whether a case alone ends its process, or does not end."""
+        (self._folder / "case.pickle").write_bytes(pickle.dumps(case))
+        return bool(self._worker(case.ranks, "--only", only)[1])
+
+    def _worker(self, ranks: int, *arguments: str) -> tuple[str, str]:
+        """What a worker prints at its end, and how it ended if not well."""
+        words = [str(self._folder), *arguments]
+        log = self._folder / "output"
+        with log.open("w") as output:
+            pid = _forked(words, output) if ranks == 1 else _started(ranks, words, output)
+            code = self._wait(pid)
+        text = log.read_text()[-3000:]
+        if code is None:
+            return text, "a case does not end"
+        return text, f"a case ends its process ({code})" if code else ""
+
+    def _wait(self, pid: int) -> int | None:
+        """Wait until a process has ended; its code, None if it had to be ended since a case took
+        too long.
+        """
+        current = self._folder / "case.pickle"
+        started = time.time()
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            since = max(started, current.stat().st_mtime if current.exists() else 0.0)
+            if time.time() - since > SILENT_SECONDS:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return None
+            time.sleep(0.01)
+
+
+def _forked(words: list[str], output: Any) -> int:
+    """A worker on one rank: a fork is there at once, and has everything loaded."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        worker.main(words)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _started(ranks: int, words: list[str], output: Any) -> int:
+    mpiexec = Path(sys.executable).parent / "mpiexec"
+    command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", worker.__name__, *words]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+    ).pid
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Which cases must be solved: an error there is a fault."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+from .oracle import System
+
+KSPS = ("gmres", "fgmres", "cg", "minres", "bcgs", "richardson")
+PCS = ("none", "jacobi", "bjacobi", "sor", "ilu")
+SYMMETRIC = ("cg", "minres")
+UNROLLED = ("gmres", "cg", "bcgs", "richardson")
+
+
+def is_benign(case: Case, systems: list[System], b: Any, grad: Any) -> bool:
+    """Well-conditioned, of ordinary size, with a method that is made for the matrix."""
+    if case.ksp not in KSPS or case.pc not in PCS or case.options or case.mistake:
+        return False
+    if case.pc in ("sor", "ilu") and (case.ranks > 1 or case.ksp in SYMMETRIC):
+        return False
+    if case.pc == "sor" and case.needs:
+        # Its transpose exists for symmetric matrices only.
+        return False
+    if case.operator == "function" and case.pc not in ("none", "jacobi"):
+        return False
+    if case.flow == "refined between" or case.kernel or case.constant:
+        return False
+    differentiated = "values" not in case.needs or case.pc in PCS[:2]
+    if case.differentiation == "unrolled" and not (case.ksp in UNROLLED and differentiated):
+        return False
+    levels = [case.level, case.adjoint or case.level]
+    if any(rtol is not None and rtol < 1e-10 for _, rtol in levels):
+        return False
+    if not all(np.isfinite(x).all() and _ordinary(x) for x in (b, grad)):
+        return False
+    return all(_is_benign(case, one) for one in systems)
+
+
+def _ordinary(rows: Any) -> bool:
+    sizes = np.abs(rows).max(axis=1)
+    return bool((((sizes > 1e-30) & (sizes < 1e30)) | (sizes == 0)).all())
+
+
+def _is_benign(case: Case, one: System) -> bool:
+    if one.M is None or not np.isfinite(one.A).all():
+        return False
+    size = np.linalg.norm(one.A, 2)
+    if not 1e-6 < size < 1e6 or not np.linalg.cond(one.A) < 1e3 or not np.linalg.cond(one.M) < 1e3:
+        return False
+    symmetric = np.array_equal(one.A, one.A.T)
+    if case.symmetric and not symmetric:
+        return False
+    if case.ksp in SYMMETRIC:
+        positive = all(_lowest(matrix) > 1e-3 for matrix in (one.A, one.M))
+        return symmetric and (positive or (case.ksp == "minres" and _lowest(one.M) > 1e-3))
+    if case.ksp == "richardson":
+        return bool(np.linalg.norm(np.eye(len(one.A)) - one.M @ one.A, 2) < 0.9)
+    if case.ksp == "bcgs":
+        return bool(np.linalg.norm(np.eye(len(one.A)) - one.M @ one.A, 2) < 0.5)
+    return True
+
+
+def _lowest(matrix: Any) -> float:
+    """The lowest eigenvalue of the symmetric part, relative to the norm; −1 if not symmetric."""
+    if not np.allclose(matrix, matrix.T, rtol=1e-12, atol=1e-12 * np.abs(matrix).max()):
+        return -1.0
+    return float(np.linalg.eigvalsh((matrix + matrix.T) / 2).min() / np.linalg.norm(matrix, 2))

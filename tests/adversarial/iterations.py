@@ -1,0 +1,146 @@
+"""K steps of Krylov methods in dense NumPy, written to be read.
+
+Each gives all iterates `x_1 … x_K` from zero for one right-hand side. `M` is the inverse of the
+preconditioner as a dense matrix. There is no conjugation anywhere, so that a complex step of the
+input gives the derivative of the map to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Matrix = Any
+Iterates = list[Any]
+
+
+def richardson(A: Matrix, M: Matrix, b: Any, K: int, scale: float = 1.0) -> Iterates:
+    x, found = np.zeros_like(b), []
+    for _ in range(K):
+        x = x + scale * (M @ (b - A @ x))
+        found.append(x)
+    return found
+
+
+def steepest_descent(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+    x, r, found = np.zeros_like(b), b, []
+    for _ in range(K):
+        z = M @ r
+        alpha = (r @ z) / (z @ A @ z)
+        x, r = x + alpha * z, r - alpha * (A @ z)
+        found.append(x)
+    return found
+
+
+def cg(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+    x, r, found = np.zeros_like(b), b, []
+    z = M @ r
+    p, rz = z, r @ z
+    for _ in range(K):
+        alpha = rz / (p @ A @ p)
+        x, r = x + alpha * p, r - alpha * (A @ p)
+        found.append(x)
+        z = M @ r
+        rz, before = r @ z, rz
+        p = z + (rz / before) * p
+    return found
+
+
+def gmres(A: Matrix, M: Matrix, b: Any, K: int, right: bool = False, restart: int = 30) -> Iterates:
+    """Minimal residual over the Krylov space, by an orthonormal basis and normal equations."""
+    B = A @ M if right else M @ A
+    start = np.zeros_like(b)
+    found: Iterates = []
+    while len(found) < K:
+        r = b - A @ start
+        r = r if right else M @ r
+        beta = np.sqrt(r @ r)
+        basis = [r / beta]
+        for _ in range(min(restart, K - len(found))):
+            w = B @ basis[-1]
+            for _twice in range(2):
+                for v in basis:
+                    w = w - (v @ w) * v
+            basis.append(w / np.sqrt(w @ w))
+            V = np.stack(basis[:-1], axis=1)
+            H = np.stack(basis, axis=1).T @ B @ V
+            e1 = np.zeros(len(basis), dtype=H.dtype)
+            e1[0] = beta
+            update = V @ _least_squares(H, e1)
+            found.append(start + (M @ update if right else update))
+        start = found[-1]
+    return found
+
+
+def _least_squares(H: Matrix, e: Any) -> Any:
+    return np.linalg.solve(H.T @ H, H.T @ e)
+
+
+def minres(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+    """Minimal residual in the norm of M over the Krylov space of M A and M b."""
+    found, basis = [], []
+    w = M @ b
+    for _ in range(K):
+        for _twice in range(2):
+            for v in basis:
+                w = w - (v @ w) * v
+        basis.append(w / np.sqrt(w @ w))
+        V = np.stack(basis, axis=1)
+        AV = A @ V
+        found.append(V @ np.linalg.solve(AV.T @ M @ AV, AV.T @ M @ b))
+        w = M @ (A @ basis[-1])
+    return found
+
+
+def bcgs(A: Matrix, M: Matrix, b: Any, K: int, right: bool = False) -> Iterates:
+    B = A @ M if right else M @ A
+    r = b if right else M @ b
+    x, shadow, p, rho, found = np.zeros_like(r), r, r, r @ r, []
+    for _ in range(K):
+        v = B @ p
+        alpha = rho / (v @ shadow)
+        s = r - alpha * v
+        t = B @ s
+        omega = (s @ t) / (t @ t)
+        x = x + alpha * p + omega * s
+        found.append(M @ x if right else x)
+        r = s - omega * t
+        rho, before = r @ shadow, rho
+        p = r + (rho / before) * (alpha / omega) * (p - omega * v)
+    return found
+
+
+def preonly(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+    return [M @ b] * K
+
+
+def _sides(method: Callable[..., Iterates], **options: Any) -> list[Callable[..., Iterates]]:
+    return [
+        lambda A, M, b, K, right=right: method(A, M, b, K, right=right, **options)
+        for right in (False, True)
+    ]
+
+
+def dense(ksp: str, options: dict[str, Any]) -> list[Callable[..., Iterates]]:
+    """The maps `(A, M, b, K) -> iterates` that a KSP may stand for (its side is PETSc's choice);
+    none if the method is not written here.
+    """
+    if ksp == "richardson":
+        scale = float(options.get("ksp_richardson_scale", 1.0))
+        return [lambda A, M, b, K: richardson(A, M, b, K, scale)]
+    if ksp in ("gmres", "fgmres", "pgmres", "gcr"):
+        restart = int(options.get(f"ksp_{'gcr' if ksp == 'gcr' else 'gmres'}_restart", 30))
+        return _sides(gmres, restart=restart)
+    if ksp in ("bcgs", "ibcgs", "fbcgs", "fbcgsr"):
+        return _sides(bcgs)
+    return {
+        "steepest_descent": [steepest_descent],
+        "cg": [cg],
+        "groppcg": [cg],
+        "pipecg": [cg],
+        "fcg": [cg],
+        "minres": [minres],
+        "preonly": [preonly],
+    }.get(ksp, [])

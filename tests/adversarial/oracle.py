@@ -1,0 +1,193 @@
+"""What dense linear algebra says about a case, and how sure that is.
+
+Nothing here uses the package. The preconditioner's matrix comes from plain petsc4py, applied to
+the unit vectors; everything else is NumPy in double precision. How far a right answer may be off is
+measured: the dense map is run again with its input changed in the 13th digit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from petsc4py import PETSc
+
+from .cases import Case
+
+EPS = np.finfo(np.float64).eps
+NUDGE = 1e-13
+AMPLIFIED = 1e3
+"""What PETSc's rounding may make of the change that `NUDGE` makes: its own is a hundredth of it."""
+UNCLEAR = 1e-3
+"""A right answer that may be off by more than this says nothing: the case is called unclear."""
+_WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "galerkin", "patch")
+_prefixes = (f"adversarial{number}_" for number in itertools.count())
+
+
+def as_given(rows: Any, kind: str) -> Any:
+    """The numbers that a tensor of this type holds, in double precision."""
+    tensor = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), -1)
+    return tensor.to(getattr(torch, kind)).to(torch.float64).numpy()
+
+
+def dense_matrix(case: Case, values: Any) -> Any:
+    """Entries that occur twice add up."""
+    matrix = np.zeros((case.n, case.n))
+    np.add.at(matrix, (list(case.rows), list(case.cols)), values)
+    return matrix
+
+
+@dataclass
+class System:
+    """One dense matrix, the inverse of its preconditioner (None if unknown), and the promised
+    nullspace.
+    """
+
+    A: Any
+    M: Any
+    P: Any
+
+    @property
+    def transposed(self) -> System:
+        return System(self.A.T, None if self.M is None else self.M.T, self.P)
+
+    def nudged(self, draw: np.random.Generator) -> System:
+        """The same in the first 12 digits."""
+        change = 1.0 + NUDGE * draw.uniform(-1, 1, self.A.shape)
+        M = None if self.M is None else self.M * (1.0 + NUDGE * draw.uniform(-1, 1, self.M.shape))
+        return System(self.A * change, M, self.P)
+
+
+def system(case: Case, values: Any, M: Any) -> System:
+    A = dense_matrix(case, values)
+    P = np.eye(case.n)
+    if case.operator == "function":
+        return System(A, M, P)
+    kernel = [np.ones(case.n)] if case.constant else [np.array(z) for z in case.kernel]
+    if kernel:
+        q, _ = np.linalg.qr(np.stack(kernel, axis=1))
+        P = P - q @ q.T
+        M = None if M is None else _projected(M, P)
+    return System(A, M, P)
+
+
+def _projected(M: Any, P: Any) -> Any:
+    """`P M P`; None where nothing but rounding is left of a factor of a singular matrix."""
+    inside = P @ M @ P
+    return inside if np.linalg.norm(M) < 1e6 * np.linalg.norm(inside) else None
+
+
+def preconditioner(case: Case, values: Any, comm: Any) -> Any:
+    """`M⁻¹` as a dense matrix; None where it cannot be had; collective."""
+    if case.pc in _WITHOUT_MATRIX or not np.isfinite(values).all():
+        return None
+    if case.pc == "none":
+        return np.eye(case.n)
+    if case.operator == "function":
+        diagonal = np.diag(dense_matrix(case, values))
+        return np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal))
+    try:
+        return _applied(case, values, comm)
+    except PETSc.Error:
+        return None
+
+
+def _applied(case: Case, values: Any, comm: Any) -> Any:
+    A = dense_matrix(case, values)
+    matrix = PETSc.Mat().create(comm=comm)
+    matrix.setSizes((case.n, case.n))
+    matrix.setType("aij")
+    mine = [k for k in range(len(case.rows)) if case.holders[k] % comm.size == comm.rank]
+    rows, cols = (np.array([i[k] for k in mine], PETSc.IntType) for i in (case.rows, case.cols))
+    matrix.setPreallocationCOO(rows, cols)
+    matrix.setValuesCOO(np.ascontiguousarray(values[mine]))
+    if case.symmetric and np.array_equal(A, A.T):
+        matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+    pc = PETSc.PC().create(comm=comm)
+    prefix = next(_prefixes)
+    pc.setOptionsPrefix(prefix)
+    database = PETSc.Options()
+    for key, value in case.options:
+        database.setValue(prefix + key, value)
+    pc.setOperators(matrix)
+    pc.setType(case.pc)
+    pc.setFromOptions()
+    pc.setUp()
+    pc.setUpOnBlocks()
+    for key, _ in case.options:
+        database.delValue(prefix + key)
+    if comm.allreduce(int(pc.getFailedReason() != 0)):
+        return None
+    columns = []
+    unit, result = matrix.createVecs()
+    first, last = unit.getOwnershipRange()
+    for column in range(case.n):
+        unit.set(0.0)
+        if first <= column < last:
+            unit.getArray()[column - first] = 1.0
+        pc.apply(unit, result)
+        columns.append(np.concatenate(comm.allgather(result.getArray(readonly=True).copy())))
+    for thing in (pc, matrix, unit, result):
+        thing.destroy()
+    found = np.stack(columns, axis=1)
+    return found if np.isfinite(found).all() else None
+
+
+def residual_excess(
+    one: System, b: Any, x: Any, rtol: float, drift: float, type_eps: float, normal: bool
+) -> float:
+    """How far the residual is above what `rtol` and rounding allow, in the norm in which it does
+    best (each KSP has its own): right if ≤ 1; NaN if rounding alone decides.
+    """
+    b = one.P @ b
+    r = b - one.A @ x
+    norm = np.linalg.norm
+    rounding = (drift * EPS + 4 * type_eps) * (norm(one.A, 2) * norm(x) + norm(b))
+    ways: list[Callable[[Any], Any]] = [lambda y: y]
+    if one.M is not None:
+        ways.append(lambda y: one.M @ y)
+        root = np.linalg.cholesky(one.M + one.M.T).T if _definite(one.M + one.M.T) else None
+        if root is not None:
+            ways.append(lambda y: root @ y)
+    if normal:
+        ways.append(lambda y: one.A.T @ y)
+    excess = []
+    for way in ways:
+        allowed = rounding * norm(np.stack([way(e) for e in np.eye(len(b))]), 2)
+        scale = norm(way(b))
+        if not allowed <= 0.1 * scale:
+            return np.nan
+        excess.append(norm(way(r)) / (2.0 * rtol * scale + allowed))
+    return float(min(excess))
+
+
+def _definite(symmetric: Any) -> bool:
+    return bool(np.linalg.eigvalsh(symmetric).min() > 1e-10 * np.linalg.norm(symmetric, 2))
+
+
+def sure(compute: Callable[[System, Any], Any], one: System, b: Any) -> tuple[Any, float] | None:
+    """What a dense map gives, and how far a right answer may be off in norm; None if unclear."""
+    draw = np.random.default_rng(0)
+    try:
+        with np.errstate(all="ignore"):
+            x = compute(one, b)
+            others = [
+                compute(one.nudged(draw), b * (1.0 + NUDGE * draw.uniform(-1, 1, b.shape)))
+                for _ in range(3)
+            ]
+    except np.linalg.LinAlgError:
+        return None
+    size = np.linalg.norm(x)
+    off = AMPLIFIED * max(np.linalg.norm(x - other) for other in others) + 1e-10 * size
+    return (x, float(off)) if off <= UNCLEAR * size else None
+
+
+def solved_after(one: System, b: Any, iterates: list[Any]) -> bool:
+    """Whether an iterate before the last has the solution to more digits than iterations keep."""
+    right = one.P @ b
+    left = [np.linalg.norm(right - one.A @ x) for x in iterates[:-1]]
+    return any(not r > 1e-9 * np.linalg.norm(right) for r in left)

@@ -9,7 +9,6 @@ ranks:
 - So it is when one rank leaves with another exit code than 0, by `sys.exit` or otherwise, while
   others do not leave. With 0 a rank waits for the others, as always with MPI, but before PETSc is
   finalised: that is collective, and would take other ranks' messages for its own.
-
 - So it is with an exception in a thread that takes part in collective calls.
 
 Processes that a rank has forked leave without touching MPI.

@@ -21,7 +21,8 @@ class FileError(PrdpError, OSError):
     def __init__(self, message: str, cause: OSError | None = None) -> None:
         super().__init__(message)
         if cause is not None:
-            self.errno, self.strerror = cause.errno, cause.strerror
+            # Libraries raise some with a text alone.
+            self.errno, self.strerror = cause.errno, cause.strerror or str(cause)
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -133,7 +133,7 @@ def test_a_bug_in_one_experiment_shows_and_stops_no_other(listed, tmp_path, caps
         )
     assert ended.value.code == 1
     captured = capsys.readouterr()
-    assert captured.err.count("KeyError") == 2
+    assert captured.err.count("the next experiment: KeyError: 'nothing'\nTraceback") == 2
     assert "heat: FAILED" in captured.out
     assert "poisson: FAILED" in captured.out
 

@@ -24,8 +24,8 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see
     `unrolled_solve`; by default it is implicit: the backward pass solves the adjoint system `Aᵀ λ =
     ∂L/∂x` at the solver's adjoint level, from zero; then `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k]
-    x[col_k]`. For a symmetric matrix that is a solve with A and the same preconditioner M, not `Mᵀ`:
-    a few iterations of it are not the transpose of those of the forward solve.
+    x[col_k]`. For a symmetric matrix that is a solve with A and the same preconditioner M, not with
+    `Mᵀ`: a few iterations of it need not be the transpose of the forward solve's.
 
     Parameters
     ----------

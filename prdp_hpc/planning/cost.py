@@ -31,7 +31,7 @@ back in the network's, forward and backward.
 """
 
 LOADED = 3.0
-"""Copies of an entry's value: the matrix's, the tensor that autograd keeps, the last ones loaded."""
+"""Copies of an entry's value: the matrix's, the tensor autograd keeps, the last ones loaded."""
 
 
 @dataclass(frozen=True)

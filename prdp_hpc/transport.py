@@ -103,9 +103,15 @@ class MpiTransport:
             comm.Isend([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
             for message, buffer in zip(sent, outgoing, strict=True)
         ]
-        for request, message, buffer in zip(incoming, received, host, strict=True):
+        # All of them before an error is raised: the memory of the others is still written to.
+        wrong = [
             _wait_for(request, message.rank, as_bytes(buffer).nbytes)
+            for request, message, buffer in zip(incoming, received, host, strict=True)
+        ]
         MPI.Request.Waitall(pending)
+        for error in wrong:
+            if error is not None:
+                raise error
         for message, buffer in zip(received, host, strict=True):
             if buffer is not message.tensor:
                 message.tensor.copy_(buffer)
@@ -178,7 +184,7 @@ def total(partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = Non
     return LinearMap(transport.total, transport.total)(partial)
 
 
-def _wait_for(request: MPI.Request, rank: int, wanted: int) -> None:
+def _wait_for(request: MPI.Request, rank: int, wanted: int) -> InputError | None:
     """Too short a message would leave numbers that nobody sent, too long a one is MPI's error."""
     status = MPI.Status()
     try:
@@ -188,12 +194,12 @@ def _wait_for(request: MPI.Request, rank: int, wanted: int) -> None:
         if error.Get_error_class() != MPI.ERR_TRUNCATE:
             raise
         came = wanted + 1
-    if came != wanted:
-        raise InputError(
-            f"{wanted} bytes were expected from rank {rank}, {'more' if came > wanted else came} "
-            "came: the fields that two ranks exchange must have the same leading axes and the same "
-            "type"
-        )
+    if came == wanted:
+        return None
+    return InputError(
+        f"{wanted} bytes were expected from rank {rank}, {'more' if came > wanted else came} "
+        "came: the fields that two ranks exchange must have the same leading axes and the same type"
+    )
 
 
 def _tag(message: Message) -> int:

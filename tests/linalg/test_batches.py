@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from systems import dominant, exact, sparse
+from torch import Tensor
 
-from prdp_hpc import Solver, SparseOperator, solve
+from prdp_hpc import SolveError, Solver, SparseOperator, solve
 from prdp_hpc.linalg.pool import MOST_SETS, Pool
 
 METHODS = st.sampled_from(
@@ -260,6 +261,52 @@ def test_matrices_are_made_once(solver, made):
     for _ in range(100):
         solve(operator, values, b, solver)
     assert len(made) == 3
+
+
+def test_a_failed_backward_pass_keeps_no_matrices(solver, made):
+    operator, _, values = batch(3)
+    b = torch.randn(3, 7, dtype=torch.float64)
+    for _ in range(20):
+        x = solve(operator, values.requires_grad_(), b, solver)
+        with pytest.raises(SolveError, match="NaN"):
+            x.backward(torch.full_like(x, torch.nan))
+    assert len(made) == 3
+
+
+def test_the_number_of_sets_is_the_users(solver, made):
+    operator, _, values = batch(3)
+    b, values = torch.randn(3, 7, dtype=torch.float64), values.requires_grad_()
+    for most in (1, 4):
+        operator.matrix_sets = most
+        losses = [solve(operator, values * m, b, solver).sum() for m in range(1, 7)]
+        assert len(made) == 3 * most
+        set_ups = solver.report.forward.set_ups + solver.report.adjoint.set_ups
+        # From the last back, as in a chain: what is held still needs no set-up, the others one.
+        for loss in reversed(losses):
+            loss.backward()
+        done = solver.report.forward.set_ups + solver.report.adjoint.set_ups - set_ups
+        assert done == 3 * (6 - most)
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="matrix_sets must be a whole number of at least 1"):
+            operator.matrix_sets = wrong
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_new_values_in_single_precision_are_converted_once(solver, monkeypatch, count):
+    operator, _, values = batch(count)
+    b, convert, counted = torch.randn(count, 7), Tensor.to, []
+
+    def counting(tensor, *args, **kwargs):
+        result = convert(tensor, *args, **kwargs)
+        counted.append(tensor.numel() == values.numel() and result is not tensor)
+        return result
+
+    monkeypatch.setattr(Tensor, "to", counting)
+    single = values.float() if count > 1 else values[0].float()
+    for factor in (1, 2, 3):
+        counted.clear()
+        solve(operator, factor * single, b, solver)
+        assert sum(counted) == 1
 
 
 @given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=60))

@@ -75,6 +75,40 @@ def test_forward_and_adjoint_levels_are_apart():
         assert done == (solver.refinement.max_it, solver.adjoint.max_it)
 
 
+def test_an_explicit_adjoint_level_stays_until_another_is_given():
+    solver = Solver("richardson", "jacobi", 3, adjoint=50)
+    solver.refine(2)
+    assert (solver.refinement.max_it, solver.adjoint.max_it) == (2, 50)
+    solver.refine(4, adjoint=7)
+    solver.refine(5)
+    assert (solver.refinement.max_it, solver.adjoint.max_it) == (5, 7)
+    following = Solver("richardson", "jacobi", 3)
+    following.refine(6)
+    assert following.adjoint.max_it == 6
+
+
+@pytest.mark.parametrize("matrices", [1, 3])
+@pytest.mark.parametrize("retain", [False, True])
+def test_a_solve_keeps_the_levels_that_it_was_made_with(matrices, retain):
+    operator, values = sparse(dominant())
+    values = values if matrices == 1 else values.repeat(matrices, 1)
+    b = torch.ones(matrices, 7, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for later in (None, 40, 1e-12):
+        solver = Solver("richardson", "jacobi", 3, adjoint=2)
+        x = solve(operator, values, b, solver)
+        if later is not None:
+            solver.refine(later, later)
+            solve(operator, values, b, solver)
+        solver.report.reset()
+        for _ in range(1 + retain):
+            (gradient,) = torch.autograd.grad(x.sum(), b, retain_graph=retain)
+        gradients.append(gradient)
+        assert solver.report.adjoint.iterations == 2 * matrices * (1 + retain)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
 def test_the_report_survives_its_state_dict():
     operator, values = sparse(dominant())
     solver = Solver("gmres", "ilu")

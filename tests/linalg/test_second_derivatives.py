@@ -6,7 +6,7 @@ from mpi4py import MPI
 from systems import dominant, sparse
 from torch.autograd.functional import hessian, hvp, jacobian
 
-from prdp_hpc import FunctionOperator, Grid, Heat, Solver, solve
+from prdp_hpc import FunctionOperator, Grid, Heat, Poisson, Solver, solve
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics import Burgers
 
@@ -62,6 +62,29 @@ def test_derivatives_of_first_and_second_order_in_every_mode(kind, solver):
         check_batched_grad=True,
         check_fwd_over_rev=True,
     )
+
+
+def test_functions_without_values(solver):
+    operator = FunctionOperator(lambda _, x: 4.0 * x + torch.roll(x, 1), N, MPI.COMM_SELF)
+    b = draw(2, N).requires_grad_()
+
+    def cubes(r):
+        return solve(operator, None, r, solver) ** 3
+
+    assert torch.autograd.gradcheck(cubes, (b,), **MODES)
+    assert torch.autograd.gradgradcheck(cubes, (b,), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "neumann"])
+def test_singular_systems(boundary):
+    poisson = Poisson(Grid((4, 3), boundary, MPI.COMM_SELF), Solver("cg", "jacobi", 1e-13))
+
+    def solution(kappa, source):
+        poisson.diffusivity = kappa
+        return poisson(source)
+
+    kappa = (1.0 + torch.rand(4, 3, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradgradcheck(solution, (kappa, draw(4, 3).requires_grad_()))
 
 
 def test_third_derivatives(solver):

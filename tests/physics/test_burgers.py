@@ -314,6 +314,8 @@ def test_channels():
         ({"picard_iterations": 0}, "picard_iterations must be a whole number of at least 1, not 0"),
         ({"picard_iterations": 1.5}, "picard_iterations"),
         ({"picard_iterations": True}, "picard_iterations"),
+        ({"viscosity": torch.tensor(0.1, requires_grad=True)}, "no gradient with respect to visc"),
+        ({"dt": torch.tensor(0.1, requires_grad=True)}, "no gradient with respect to dt"),
     ],
 )
 def test_mistakes_when_it_is_made(change, message):

@@ -113,6 +113,21 @@ def test_the_differentiable_one_is_the_same(shape, length):
     torch.testing.assert_close(own(right, lambda x: x @ matrix.T), applied, rtol=1e-10, atol=1e-10)
 
 
+def test_the_differentiable_one_has_second_derivatives():
+    physics = stepper((4, 3), 1, "richardson")
+    operator = physics.operator
+    diagonal = 20.0 + torch.rand(1, operator.n_local, dtype=torch.float64)
+    right = torch.randn(2, operator.n_local, dtype=torch.float64)
+
+    def applied(entries, r):
+        own = operator.differentiable_preconditioner("constraint", entries)
+        return own(r, lambda x: 2.0 * x)
+
+    assert torch.autograd.gradgradcheck(
+        applied, (diagonal.requires_grad_(), right.requires_grad_()), atol=1e-4
+    )
+
+
 @pytest.mark.parametrize(("shape", "length"), SHAPES)
 @pytest.mark.parametrize("ksp", ["richardson", "gmres", "bcgs"])
 def test_unrolled_gradients_go_through_its_set_up(ksp, shape, length):

@@ -19,13 +19,16 @@ from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     MIRRORED_KSPS,
+    NATURAL_NORM_KSPS,
     NO_TRANSPOSE_KSPS,
     NO_TRANSPOSE_PCS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
+    PIPELINED_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
+    UNGUARDED_KSPS,
 )
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 SOLVED = 1e-10
 # The same where a Krylov method is stopped by it.
 ROUNDING = 1e-14
+# How much larger than the tolerance the residual of a solution may be.
+LOST = 100.0
 # A growth of the residual that no solve reaches.
 NEVER = 1e300
 # What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
@@ -213,7 +218,8 @@ class LinearSystem:
             rtol, divtol, norm = level.rtol, self._divtol, self._norms[direction]
             if level.is_fixed and self._stops_at_rounding():
                 rtol, divtol = ROUNDING, NEVER
-                norm = PETSc.KSP.NormType.NATURAL if self.ksp_name == "cg" else norm
+                is_free = self.ksp_name in NATURAL_NORM_KSPS
+                norm = PETSc.KSP.NormType.NATURAL if is_free else norm
             elif level.is_fixed:
                 norm = PETSc.KSP.NormType.NONE
             ksp.setNormType(norm)
@@ -252,7 +258,8 @@ class LinearSystem:
         On a singular matrix a Krylov method that goes on breaks down: rounding gives its directions
         a part in the nullspace, which nothing bounds.
         """
-        return self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
+        singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
+        return singular or self.ksp_name in UNGUARDED_KSPS
 
     def _check_one_application(self, level: Refinement) -> None:
         once = self.ksp_name in ONE_APPLICATION_KSPS and self.pc_name not in DIRECT_PCS
@@ -330,6 +337,8 @@ class LinearSystem:
                     self._judge(direction, code, iterations, right, result)
                 elif level.rtol is not None and self.ksp_name in ONE_APPLICATION_KSPS:
                     self._judge_one_application(direction, right, result)
+                elif level.rtol is not None and self.ksp_name in PIPELINED_KSPS:
+                    self._judge_recurrence(direction, iterations, right, result)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
         finally:
@@ -396,6 +405,24 @@ class LinearSystem:
         if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
             return
         raise errors.inexact_application(direction, self.method, residual / length, level)
+
+    def _judge_recurrence(
+        self, direction: str, iterations: int, right: Array, result: Array
+    ) -> None:
+        """Raise SolveError if the residual that a method kept by recurrences is not that of its
+        solution.
+        """
+        level, residual = self._levels[direction], np.empty_like(right)
+        self._lengths(direction, right, result)
+        residual[:] = self._residual.getArray(readonly=True)
+        pair = np.stack([residual, right])
+        if self._ksps[direction].getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
+            pair = self.precondition(pair, direction == "adjoint")
+        squares = self._comm.allreduce((pair**2).sum(axis=1))
+        if not squares[0] <= (LOST * float(level.rtol or 0.0)) ** 2 * squares[1]:
+            raise errors.lost_residual(
+                direction, self.method, float(np.sqrt(squares[0] / squares[1])), iterations, level
+            )
 
     def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""

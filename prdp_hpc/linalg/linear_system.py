@@ -14,6 +14,7 @@ from petsc4py import PETSc
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.method_types import (
@@ -44,10 +45,11 @@ from prdp_hpc.linalg.options import (
     unused_options,
 )
 from prdp_hpc.linalg.products import BatchedProduct
-from prdp_hpc.linalg.promises import probe, row_maxima
+from prdp_hpc.linalg.promises import probe
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.stacked import stacked_richardson
+from prdp_hpc.linalg.steepest_descent import line_search
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
@@ -99,7 +101,7 @@ class LinearSystem:
         ksp.setOptionsPrefix(self._prefix)
         ksp.setOperators(self._matrix)
         if solver.ksp == "steepest_descent":
-            self.preconditioner = _line_search(ksp)
+            self.preconditioner = line_search(ksp)
         else:
             ksp.setType(solver.ksp)
             self.preconditioner = ksp.getPC()
@@ -387,7 +389,7 @@ class LinearSystem:
             residual, length, _ = self._lengths(direction, right, result)
             if residual <= SOLVED * length < np.inf:
                 return
-        where = self._bad_row(errors.is_set_up_failure(code))
+        where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
         raise errors.failed_solve(direction, self.method, code, iterations, level, where)
 
     def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
@@ -438,34 +440,6 @@ class LinearSystem:
             self._b.resetArray()
             self._x.resetArray()
 
-    def _bad_row(self, in_set_up: bool) -> str:
-        """A row that makes solves fail, or only set-ups, in words; collective."""
-        if not str(self._matrix.getType()).endswith("aij"):
-            return ""
-        end = self._matrix.getSize()[0]
-        kinds = [(self._zero_row(), "is zero, which makes the matrix singular")]
-        if in_set_up:
-            kinds.append((self._zero_diagonal(), "has a zero, or nothing, on its diagonal"))
-        for own, what in kinds:
-            first = self._comm.allreduce(end if own is None else own, op=MPI.MIN)
-            if first < end:
-                return f"row {first} {what}"
-        return ""
-
-    def _zero_row(self) -> int | None:
-        """The first of this rank's rows without an entry that is not zero."""
-        largest = row_maxima(self._matrix, self._residual)
-        return None if largest is None else self._first_row(largest == 0.0)
-
-    def _zero_diagonal(self) -> int | None:
-        """The first of this rank's rows without a diagonal entry that is not zero."""
-        self._matrix.getDiagonal(self._residual)
-        return self._first_row(self._residual.getArray(readonly=True) == 0.0)
-
-    def _first_row(self, which: NDArray[np.bool_]) -> int | None:
-        start = int(self._matrix.getOwnershipRange()[0])
-        return start + int(np.argmax(which)) if which.any() else None
-
     @property
     def _comm(self) -> MPI.Comm:
         comm: MPI.Comm = self._b.comm.tompi4py()
@@ -482,32 +456,11 @@ class LinearSystem:
             return failure
         # On this rank alone: the others may not have failed.
         stored = str(self._matrix.getType()).endswith("aij")
-        row = self._zero_diagonal() if stored else None
+        row = zero_diagonal(self._matrix, self._residual) if stored else None
         return errors.petsc_failure(direction, self.method, error, self._levels[direction], row)
 
     def _counters(self, direction: str) -> Counters:
         return self._report.adjoint if direction == "adjoint" else self._report.forward
-
-
-def _line_search(ksp: Any) -> Any:
-    """Make a KSP do steepest descent; returns the PC that is to precondition it.
-
-    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z
-    = M⁻¹ r` and `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
-    """
-    ksp.setType(PETSc.KSP.Type.RICHARDSON)
-    # The correction, which Richardson's method takes for a preconditioned residual, says little of
-    # the error.
-    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-    ksp.getPC().setType(PETSc.PC.Type.KSP)
-    inner = ksp.getPC().getKSP()
-    inner.setType(PETSc.KSP.Type.CG)
-    inner.setNormType(PETSc.KSP.NormType.NONE)
-    inner.setConvergenceTest(None)
-    inner.setTolerances(max_it=1)
-    # Its options are those of any other solver's preconditioner, not "ksp_pc_…".
-    inner.getPC().setOptionsPrefix(ksp.getOptionsPrefix())
-    return inner.getPC()
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

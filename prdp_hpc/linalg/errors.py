@@ -108,6 +108,19 @@ def bad_numbers(
     )
 
 
+def lost_residual(
+    direction: str, method: str, residual: float, iteration: int, level: object
+) -> SolveError:
+    """The error for a method whose residual by recurrences is not that of its solution."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: after {iteration} iterations the "
+        f"residual of the solution is {residual:.2g} of the right-hand side, and the one that this "
+        "pipelined method keeps has lost touch with it: loosen rtol, or use a method that is not "
+        "pipelined (ksp='cg', 'gmres', 'bcgs')",
+        iteration=iteration,
+    )
+
+
 _NO_TRANSPOSE = (
     "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, "
     "lu, gamg, mg have one), another ksp (gmres, bcgs), or mark the operator symmetric if it is"

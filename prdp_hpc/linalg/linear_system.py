@@ -14,19 +14,23 @@ from petsc4py import PETSc
 from prdp_hpc.collective import raise_together, tell_or_end_job
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     MIRRORED_KSPS,
+    NATURAL_NORM_KSPS,
     NO_TRANSPOSE_KSPS,
     NO_TRANSPOSE_PCS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
+    PIPELINED_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
+    UNGUARDED_KSPS,
 )
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
@@ -42,10 +46,10 @@ from prdp_hpc.linalg.options import (
     unused_options,
 )
 from prdp_hpc.linalg.products import BatchedProduct
-from prdp_hpc.linalg.promises import row_maxima
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.stacked import stacked_richardson
+from prdp_hpc.linalg.steepest_descent import line_search
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
 SOLVED = 1e-10
 # The same where a Krylov method is stopped by it.
 ROUNDING = 1e-14
+# How much larger than the tolerance the residual of a solution may be.
+LOST = 100.0
 # A growth of the residual that no solve reaches.
 NEVER = 1e300
 # What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
@@ -94,7 +100,7 @@ class LinearSystem:
         ksp.setOptionsPrefix(self._prefix)
         ksp.setOperators(self._matrix)
         if solver.ksp == "steepest_descent":
-            self.preconditioner = _line_search(ksp)
+            self.preconditioner = line_search(ksp)
         else:
             ksp.setType(solver.ksp)
             self.preconditioner = ksp.getPC()
@@ -185,7 +191,8 @@ class LinearSystem:
             rtol, divtol, norm = level.rtol, self._divtol, self._norms[direction]
             if level.is_fixed and self._stops_at_rounding():
                 rtol, divtol = ROUNDING, NEVER
-                norm = PETSc.KSP.NormType.NATURAL if self.ksp_name == "cg" else norm
+                is_free = self.ksp_name in NATURAL_NORM_KSPS
+                norm = PETSc.KSP.NormType.NATURAL if is_free else norm
             elif level.is_fixed:
                 norm = PETSc.KSP.NormType.NONE
             ksp.setNormType(norm)
@@ -226,7 +233,8 @@ class LinearSystem:
         On a singular matrix a Krylov method that goes on breaks down: rounding gives its directions
         a part in the nullspace, which nothing bounds.
         """
-        return self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
+        singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
+        return singular or self.ksp_name in UNGUARDED_KSPS
 
     def _check_one_application(self, level: Refinement) -> None:
         once = self.ksp_name in ONE_APPLICATION_KSPS and self.pc_name not in DIRECT_PCS
@@ -310,6 +318,8 @@ class LinearSystem:
                     self._judge(direction, code, iterations, right, result)
                 elif level.rtol is not None and self.ksp_name in ONE_APPLICATION_KSPS:
                     self._judge_one_application(direction, right, result)
+                elif level.rtol is not None and self.ksp_name in PIPELINED_KSPS:
+                    self._judge_recurrence(direction, iterations, right, result)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
         return iterations
@@ -356,7 +366,7 @@ class LinearSystem:
             residual, length, _ = self._lengths(direction, right, result)
             if residual <= SOLVED * length < np.inf:
                 return
-        where = self._bad_row(errors.is_set_up_failure(code))
+        where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
         raise errors.failed_solve(direction, self.method, code, iterations, level, where)
 
     def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
@@ -375,6 +385,24 @@ class LinearSystem:
             return
         raise errors.inexact_application(direction, self.method, residual / length, level)
 
+    def _judge_recurrence(
+        self, direction: str, iterations: int, right: Array, result: Array
+    ) -> None:
+        """Raise SolveError if the residual that a method kept by recurrences is not that of its
+        solution.
+        """
+        level, residual = self._levels[direction], np.empty_like(right)
+        self._lengths(direction, right, result)
+        residual[:] = self._residual.getArray(readonly=True)
+        pair = np.stack([residual, right])
+        if self._ksps[direction].getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
+            pair = self.precondition(pair, direction == "adjoint")
+        squares = self._comm.allreduce((pair**2).sum(axis=1))
+        if not squares[0] <= (LOST * float(level.rtol or 0.0)) ** 2 * squares[1]:
+            raise errors.lost_residual(
+                direction, self.method, float(np.sqrt(squares[0] / squares[1])), iterations, level
+            )
+
     def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""
         transposed = direction == "adjoint" and self._transposed
@@ -388,34 +416,6 @@ class LinearSystem:
         finally:
             self._b.resetArray()
             self._x.resetArray()
-
-    def _bad_row(self, in_set_up: bool) -> str:
-        """A row that makes solves fail, or only set-ups, in words; collective."""
-        if not str(self._matrix.getType()).endswith("aij"):
-            return ""
-        end = self._matrix.getSize()[0]
-        kinds = [(self._zero_row(), "is zero, which makes the matrix singular")]
-        if in_set_up:
-            kinds.append((self._zero_diagonal(), "has a zero, or nothing, on its diagonal"))
-        for own, what in kinds:
-            first = self._comm.allreduce(end if own is None else own, op=MPI.MIN)
-            if first < end:
-                return f"row {first} {what}"
-        return ""
-
-    def _zero_row(self) -> int | None:
-        """The first of this rank's rows without an entry that is not zero."""
-        largest = row_maxima(self._matrix, self._residual)
-        return None if largest is None else self._first_row(largest == 0.0)
-
-    def _zero_diagonal(self) -> int | None:
-        """The first of this rank's rows without a diagonal entry that is not zero."""
-        self._matrix.getDiagonal(self._residual)
-        return self._first_row(self._residual.getArray(readonly=True) == 0.0)
-
-    def _first_row(self, which: NDArray[np.bool_]) -> int | None:
-        start = int(self._matrix.getOwnershipRange()[0])
-        return start + int(np.argmax(which)) if which.any() else None
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
         """What to raise for a PETSc call that failed: the exception of the operator's or
@@ -435,32 +435,11 @@ class LinearSystem:
     def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
         # On this rank alone: the others may not have failed.
         stored = str(self._matrix.getType()).endswith("aij")
-        row = self._zero_diagonal() if stored else None
+        row = zero_diagonal(self._matrix, self._residual) if stored else None
         return errors.petsc_failure(direction, self.method, error, self._levels[direction], row)
 
     def _counters(self, direction: str) -> Counters:
         return self._report.counters(direction)
-
-
-def _line_search(ksp: Any) -> Any:
-    """Make a KSP do steepest descent; returns the PC that is to precondition it.
-
-    Richardson's method with one iteration of CG as preconditioner: from zero, that is `α z` with `z
-    = M⁻¹ r` and `α = ⟨r, z⟩ / ⟨z, A z⟩`. PETSc manual page: PCKSP.
-    """
-    ksp.setType(PETSc.KSP.Type.RICHARDSON)
-    # The correction, which Richardson's method takes for a preconditioned residual, says little of
-    # the error.
-    ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
-    ksp.getPC().setType(PETSc.PC.Type.KSP)
-    inner = ksp.getPC().getKSP()
-    inner.setType(PETSc.KSP.Type.CG)
-    inner.setNormType(PETSc.KSP.NormType.NONE)
-    inner.setConvergenceTest(None)
-    inner.setTolerances(max_it=1)
-    # Its options are those of any other solver's preconditioner, not "ksp_pc_…".
-    inner.getPC().setOptionsPrefix(ksp.getOptionsPrefix())
-    return inner.getPC()
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

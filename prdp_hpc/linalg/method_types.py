@@ -20,7 +20,6 @@ SYMMETRIC_KSPS = frozenset(
         "pipecg",
         "pipecg2",
         "pipecgrr",
-        "pipelcg",
         "pipeprcg",
         "groppcg",
         "fcg",
@@ -44,6 +43,14 @@ ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, whatever the level is."""
 STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
 """These do not break down when only rounding is left."""
+UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegcr"})
+"""These go wrong where only rounding is left without a norm to stop at, on regular matrices too."""
+PIPELINED_KSPS = UNGUARDED_KSPS | frozenset(
+    {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
+)
+"""The residual that these keep by recurrences may be far from that of their solution."""
+NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
+"""The natural norm costs these no reduction of its own."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is meant to be the solution."""
 _UNFIT_KSPS = {
@@ -51,6 +58,7 @@ _UNFIT_KSPS = {
         ("qcg", "nash", "stcg", "gltr"),
         "it minimises a quadratic model in a trust region instead of solving A x = b: use ksp='cg'",
     ),
+    "pipelcg": "without good bounds of the eigenvalues PETSc's does not end: use ksp='pipecg'",
     "fetidp": "it needs a matrix given by subdomains: use another ksp",
     "python": "its iteration is user code that a Solver has no way to take: use another ksp",
 }
@@ -60,7 +68,7 @@ _UNFIT_PCS = {
     "eisenstat": "it replaces the matrix of its KSP, which a forward and an adjoint KSP share: use "
     "pc='sor'",
 }
-NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr"})
+NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr", "ibcgs"})
 NO_TRANSPOSE_PCS = frozenset({"hmg"})
 """PETSc does not refuse to solve with the transpose with these, and gives wrong numbers or ends the
 program.
@@ -94,8 +102,6 @@ def known_type(what: str, name: Any, types: type) -> str:
 
 @cache
 def _is_built(what: str, name: str) -> bool:
-    if name == "pipelcg":
-        return True  # PETSc cannot destroy one that was never used.
     made = (PETSc.KSP() if what == "ksp" else PETSc.PC()).create(comm=PETSc.COMM_SELF)
     try:
         made.setType(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ class PromiseCheck:
         self._is_stored = str(matrix.getType()).endswith("aij")
         self._symmetric: tuple[int, str | None] = (-1, None)
         self._nullspaces_state = -1
+        self._probes: dict[int, Array] = {}
 
     def require_symmetric(self, relying: str) -> None:
         """Raise a ValueError on all ranks unless `A = Aᵀ`; collective. `relying` names what is only
@@ -97,11 +99,18 @@ class PromiseCheck:
             )
         self._nullspaces_state = state
 
+    def _probe(self, which: int = 0) -> Array:
+        """This rank's part of one of the vectors of random numbers; each is made once."""
+        if which not in self._probes:
+            start, end = self.matrix.getOwnershipRange()
+            self._probes[which] = probe(start + (which << 40), end + (which << 40))
+        return self._probes[which]
+
     def _asymmetry(self) -> str | None:
         """Where `A r` and `Aᵀ r` differ, in words; None if they do not."""
         sizes = self._sizes()
         # With these r all terms of a row are alike where A is scaled from both sides.
-        r = probe(*self.matrix.getOwnershipRange()) / np.sqrt(sizes)
+        r = self._probe() / np.sqrt(sizes)
         products = self._product(r, transposed=False), self._product(r, transposed=True)
         if not self._all(products[0] is not None and products[1] is not None):
             return None  # A function without a transpose: nothing to compare with.
@@ -124,19 +133,18 @@ class PromiseCheck:
             return np.ones(self.matrix.getLocalSize()[0])
         self.matrix.getDiagonal(self._y)
         sizes = np.abs(self._y.getArray(readonly=True))
-        largest = row_maxima(self.matrix, self._y)
-        if largest is not None:
-            sizes = np.where(sizes > 0.0, sizes, largest)
+        if not sizes.all():
+            largest = row_maxima(self.matrix, self._y)
+            sizes = sizes if largest is None else np.where(sizes > 0.0, sizes, largest)
         return np.where(sizes > 0.0, sizes, 1.0)
 
     def _remainder(self, nullspace: Nullspace, transposed: bool) -> str | None:
         """Where the product with a vector of the nullspace is not zero, in words."""
-        name, start = ("Aᵀ w" if transposed else "A z"), self.matrix.getOwnershipRange()[0]
+        name = "Aᵀ w" if transposed else "A z"
         # The size of the terms of each row: their sums with random weights, of which one may cancel
         # by chance, but not both.
         largest = np.abs(nullspace.basis).max(axis=0)
-        weights = [probe(start + shift, start + shift + len(largest)) for shift in (0, 1 << 40)]
-        terms = [self._product(weight * largest, transposed) for weight in weights]
+        terms = [self._product(self._probe(n) * largest, transposed) for n in (0, 1)]
         scale = np.maximum(*np.abs(terms))
         for index, vector in enumerate(nullspace.basis):
             found = self._first_above(np.abs(self._product(vector, transposed)), scale)
@@ -188,13 +196,21 @@ def row_maxima(matrix: Any, vector: Any) -> Array | None:
     """The largest size of an entry of each of this rank's rows: MatGetRowMaxAbs, which petsc4py
     leaves out; None where its library does not show it.
     """
-    try:
-        row_maxima = ctypes.CDLL(PETSc.__file__).MatGetRowMaxAbs
-    except (AttributeError, OSError):
+    find = _get_row_max_abs()
+    if find is None:
         return None
-    row_maxima.argtypes = [ctypes.c_void_p] * 3
-    row_maxima.restype = ctypes.c_int
-    code = row_maxima(matrix.handle, vector.handle, None)
+    code = find(matrix.handle, vector.handle, None)
     if code:
         raise PETSc.Error(code)
     return np.array(vector.getArray(readonly=True))
+
+
+@cache
+def _get_row_max_abs() -> Callable[..., int] | None:
+    try:
+        find = ctypes.CDLL(PETSc.__file__).MatGetRowMaxAbs
+    except (AttributeError, OSError):
+        return None
+    find.argtypes = [ctypes.c_void_p] * 3
+    find.restype = ctypes.c_int
+    return find

@@ -1,0 +1,47 @@
+"""Rows that explain why a solve failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from prdp_hpc.linalg.promises import row_maxima
+
+
+def bad_row(matrix: Any, work: Any, in_set_up: bool) -> str:
+    """A row that makes solves fail, or only set-ups, in words; "" if there is none; collective.
+
+    `work` is a vector of the matrix that is overwritten.
+    """
+    if not str(matrix.getType()).endswith("aij"):
+        return ""
+    comm: MPI.Comm = matrix.comm.tompi4py()
+    end = matrix.getSize()[0]
+    kinds = [(zero_row(matrix, work), "is zero, which makes the matrix singular")]
+    if in_set_up:
+        kinds.append((zero_diagonal(matrix, work), "has a zero, or nothing, on its diagonal"))
+    for own, what in kinds:
+        first = comm.allreduce(end if own is None else own, op=MPI.MIN)
+        if first < end:
+            return f"row {first} {what}"
+    return ""
+
+
+def zero_row(matrix: Any, work: Any) -> int | None:
+    """The first of this rank's rows without an entry that is not zero; not collective."""
+    largest = row_maxima(matrix, work)
+    return None if largest is None else _first_row(matrix, largest == 0.0)
+
+
+def zero_diagonal(matrix: Any, work: Any) -> int | None:
+    """The first of this rank's rows without a diagonal entry that is not zero; not collective."""
+    matrix.getDiagonal(work)
+    return _first_row(matrix, work.getArray(readonly=True) == 0.0)
+
+
+def _first_row(matrix: Any, which: NDArray[np.bool_]) -> int | None:
+    start = int(matrix.getOwnershipRange()[0])
+    return start + int(np.argmax(which)) if which.any() else None

@@ -47,7 +47,15 @@ def test_several_ranks():
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_half_an_hour(ranks):
-    command = [sys.executable, "-m", "tests.adversarial", "--seed", str(SEED), "--ranks", str(ranks)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.adversarial",
+        "--seed",
+        str(SEED),
+        "--ranks",
+        str(ranks),
+    ]
     command += ["--cases", "1000000000", "--minutes", str(float(MINUTES) / 2)]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

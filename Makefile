@@ -5,7 +5,7 @@ VENV := .venv/bin
 DEMO_DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all test-faults lint benchmarks clean
+.PHONY: help environment demo test test-all test-adversarial test-faults lint benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -22,14 +22,23 @@ demo: environment  ## train the 2-D heat emulator with PRDP and with full refine
 # pytest rewrites the assertions of what it imports, and would do so anew at each start of a rank if it could not keep them.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest
 
-test: environment  ## the tests (under 15 minutes on 2 cores)
-	@$(PYTEST) tests
+# Two workers, whatever the machine: tests that start ranks of their own use the other cores.
+WORKERS ?= 2
+LANES := -n $(WORKERS) --dist loadgroup
 
-test-all: environment  ## the tests and the longer ones
-	@PRDP_LONG_TESTS=1 $(PYTEST) tests
+test: environment  ## the tests (under 15 minutes on 2 cores)
+	@$(PYTEST) $(LANES) tests
+
+SEED ?= 1
+test-all: environment  ## the tests and the longer ones (SEED=1: where the adversarial hour begins)
+	@PRDP_LONG_TESTS=1 PRDP_ADVERSARIAL_SEED=$(SEED) $(PYTEST) $(LANES) tests
+
+CASES ?= 10000
+RANKS ?= 1
+test-adversarial: environment  ## solves that nobody would think of (CASES=10000 SEED=1 RANKS=1)
+	@$(VENV)/python -m tests.adversarial --cases $(CASES) --seed $(SEED) --ranks $(RANKS)
 
 FAULTS ?= 100
-SEED ?= 1
 test-faults: environment  ## kill trainings at random moments, resume, compare (FAULTS=100 SEED=1; 15 to 30 minutes)
 	@$(VENV)/python tests/faults/harness.py --count $(FAULTS) --seed $(SEED)
 

@@ -62,7 +62,10 @@ class BatchedInverse:
         """For each row of `(B, n_local)`, in a new array; transposed only after
         `why_not_transposed`.
         """
-        by_transposed = transposed and self._uses_transposed
+        return self.applied(right, transposed and self._uses_transposed)
+
+    def applied(self, right: Array, by_transposed: bool) -> Array:
+        """What PETSc's application gives for each row of `(B, n_local)`, or its transposed one."""
         return self._run(self._pc.applyTranspose if by_transposed else self._pc.apply, right)
 
     def _is_linear(self, mu: Array, mv: Array) -> bool:

@@ -396,7 +396,8 @@ class LinearSystem:
         residual[:] = self._residual.getArray(readonly=True)
         pair = np.stack([residual, right])
         if self._ksps[direction].getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            pair = self.precondition(pair, direction == "adjoint")
+            transposed = direction == "adjoint" and self._transposed
+            pair = self.inverse.applied(pair, by_transposed=transposed)
         squares = self._comm.allreduce((pair**2).sum(axis=1))
         if not squares[0] <= (LOST * float(level.rtol or 0.0)) ** 2 * squares[1]:
             raise errors.lost_residual(

@@ -23,26 +23,10 @@ NORMAL_EQUATIONS = ("lsqr", "cgls", "cgne")
 # These carry a residual along that rounding takes away from the true one.
 EXACT_RESIDUALS = ("gmres", "fgmres", "lgmres", "richardson", "preonly", "gcr")
 FALSE_PROMISE = 1e-3
-SYMMETRIC_KSPS = [
-    "cg",
-    "pipecg",
-    "pipecg2",
-    "pipecgrr",
-    "pipelcg",
-    "groppcg",
-    "fcg",
-    "pipefcg",
-    "minres",
-    "symmlq",
-    "cr",
-    "pipecr",
-    "pipeprcg",
-    "steepest_descent",
-    "nash",
-    "stcg",
-    "gltr",
-    "qcg",
-]
+SYMMETRIC_KSPS = (
+    *("cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "pipeprcg"),
+    *("minres", "symmlq", "cr", "pipecr", "steepest_descent", "nash", "stcg", "gltr", "qcg"),
+)
 
 
 def judge(case: Case, comm: Any, answer: Answer | None, error: str) -> None:

@@ -12,87 +12,20 @@ from .matrices import BAD_VECTORS, MATRICES, SCALES, VECTORS, scaled, vector, wi
 from .perform import FLOWS
 
 MAIN_KSPS = ("gmres", "cg", "bcgs", "richardson", "minres", "preonly", "steepest_descent")
-OTHER_KSPS = [
-    "bicg",
-    "bcgsl",
-    "cgs",
-    "cr",
-    "cgne",
-    "cgls",
-    "chebyshev",
-    "dgmres",
-    "fbcgs",
-    "fbcgsr",
-    "fcg",
-    "fgmres",
-    "gcr",
-    "gltr",
-    "groppcg",
-    "ibcgs",
-    "lcd",
-    "lgmres",
-    "lsqr",
-    "nash",
-    "pgmres",
-    "pipebcgs",
-    "pipecg",
-    "pipecg2",
-    "pipecgrr",
-    "pipecr",
-    "pipefcg",
-    "pipefgmres",
-    "pipegcr",
-    "pipelcg",
-    "pipeprcg",
-    "qcg",
-    "qmrcgs",
-    "stcg",
-    "symmlq",
-    "tcqmr",
-    "tfqmr",
-    "tsirm",
-    "hpddm",
-    "fetidp",
-    "python",
-    "none",
-]
+OTHER_KSPS = (
+    *("bicg", "bcgsl", "cgs", "cr", "cgne", "cgls", "chebyshev", "dgmres", "fbcgs", "fbcgsr"),
+    *("fcg", "fgmres", "gcr", "gltr", "groppcg", "ibcgs", "lcd", "lgmres", "lsqr", "nash"),
+    *("pgmres", "pipebcgs", "pipecg", "pipecg2", "pipecgrr", "pipecr", "pipefcg", "pipefgmres"),
+    *("pipegcr", "pipelcg", "pipeprcg", "qcg", "qmrcgs", "stcg", "symmlq", "tcqmr", "tfqmr"),
+    *("tsirm", "hpddm", "fetidp", "python", "none"),
+)
 MAIN_PCS = ("none", "jacobi", "bjacobi", "ilu", "lu", "sor", "asm", "gamg", "cholesky", "icc")
-OTHER_PCS = [
-    "redundant",
-    "eisenstat",
-    "mg",
-    "ksp",
-    "pbjacobi",
-    "vpbjacobi",
-    "kaczmarz",
-    "svd",
-    "telescope",
-    "hmg",
-    "bddc",
-    "fieldsplit",
-    "composite",
-    "shell",
-    "mat",
-    "cp",
-    "hypre",
-    "tfs",
-    "exotic",
-    "patch",
-    "lmvm",
-    "deflation",
-    "python",
-    "spai",
-    "galerkin",
-    "nn",
-    "lsc",
-    "redistribute",
-    "gasm",
-    "qr",
-    "mpi",
-    "h2opus",
-    "hpddm",
-    "constraint",
-]
+OTHER_PCS = (
+    *("redundant", "eisenstat", "mg", "ksp", "pbjacobi", "vpbjacobi", "kaczmarz", "svd"),
+    *("telescope", "hmg", "bddc", "fieldsplit", "composite", "shell", "mat", "cp", "hypre"),
+    *("tfs", "exotic", "patch", "lmvm", "deflation", "python", "spai", "galerkin", "nn", "lsc"),
+    *("redistribute", "gasm", "qr", "mpi", "h2opus", "hpddm", "constraint"),
+)
 OPTIONS = (
     (("ksp_gmres_restart", 2),),
     (("ksp_richardson_scale", 0.5),),
@@ -193,7 +126,9 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
     if operator == "function" and "other pc" not in twists:
         pc = draw(st.sampled_from(["none", "jacobi"]))
     size = draw(st.sampled_from(ranks))
-    mistakes = MISTAKES + MISTAKES_OF_ONE_RANK if size > 1 else MISTAKES
+    # What is wrong with its values is a function operator's own affair.
+    mistakes = MISTAKES[:2] if operator == "function" else MISTAKES
+    mistakes = mistakes + MISTAKES_OF_ONE_RANK if size > 1 else mistakes
     mistake = pick("mistake", mistakes, "")
     return Case(
         ranks=size,

@@ -163,6 +163,8 @@ class DiffusionStepper:
         """
         kappa = self._diffusivity
         stale = kappa.requires_grad or self._seen is None or not torch.equal(self._seen, kappa)
+        if stale and error is None:
+            error = _wrong_diffusivity(kappa, self.grid)
         stale = _agree(self.grid.comm, error, stale)
         if self._values is not None and not stale:
             return self._values

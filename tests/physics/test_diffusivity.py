@@ -9,6 +9,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc import Grid, Heat, Poisson, Solver
+from prdp_hpc.errors import InputError
 
 SOLVER = ("cg", "jacobi", 1e-13)
 
@@ -50,6 +51,17 @@ def test_a_fixed_diffusivity_is_set_up_once_and_a_changed_one_again():
     torch.testing.assert_close(second, Heat(one(), 2.0, 0.1, Solver(*SOLVER))(u))
     heat.diffusivity = 1.0
     torch.testing.assert_close(heat(u), first)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan])
+def test_a_diffusivity_that_was_changed_in_place_is_checked_as_a_new_one(wrong, requires_grad):
+    kappa = torch.ones(4, 3, dtype=torch.float64, requires_grad=requires_grad)
+    heat, u = Heat(one(), kappa, 0.1, Solver(*SOLVER)), torch.randn(4, 3, dtype=torch.float64)
+    heat(u)
+    kappa.data[1, 2] = wrong
+    with pytest.raises(InputError, match="diffusivity must be positive and finite"):
+        heat(u)
 
 
 def test_gradient_descent_on_a_parameter_finds_it():

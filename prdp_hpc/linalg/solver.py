@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -241,16 +240,6 @@ class LinearSystem:
             # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
             # but no norm.
             ksp.setTolerances(rtol=level.rtol or 0.0, max_it=level.max_it or DEFAULT_MAX_IT)
-
-    @contextmanager
-    def at_level(self, level: Refinement) -> Iterator[None]:
-        """Solve at another level in both directions for a moment."""
-        levels = self._levels
-        self.refine(level, level)
-        try:
-            yield
-        finally:
-            self.refine(levels["forward"], levels["adjoint"])
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if the matrix changed since; collective."""

@@ -115,10 +115,10 @@ def test_every_second_is_counted_once(differentiation):
 def test_set_up_and_solve(monkeypatch):
     clock = Clock()
     solver, stopwatch, step = counted("implicit", clock)
-    clock.delayed(monkeypatch, LinearSystem, "_solve_one", 5.0)
+    clock.delayed(monkeypatch, LinearSystem, "_on_arrays", 5.0)
     step()
     assert parts_of(solver.report, stopwatch)["solve"] == 4 * 5.0
-    clock.delayed(monkeypatch, Run, "_in_range", 7.0)
+    clock.delayed(monkeypatch, Run, "_iterate", 7.0)
     solver, stopwatch, step = counted("unrolled", clock)
     step()
     assert parts_of(solver.report, stopwatch)["solve"] == 7.0

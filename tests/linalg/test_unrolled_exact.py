@@ -97,6 +97,18 @@ def test_solved_before_the_last_iteration(ksp):
             torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("ksp", METHODS)
+def test_a_single_unknown(ksp):
+    """Solved by the first iteration, forward and adjoint."""
+    operator, values = sparse(torch.tensor([[4.0]], **DOUBLE))
+    b, grad = torch.tensor([[2.0], [0.0]], **DOUBLE), torch.ones(2, 1, **DOUBLE)
+    for level in (2, 3, 5, 1e-6):
+        solver = pair(ksp, "jacobi", level)[0]
+        values_grad, b_grad = gradients(operator, values, b, grad, solver)
+        torch.testing.assert_close(b_grad, torch.full((2, 1), 0.25, **DOUBLE))
+        torch.testing.assert_close(values_grad, torch.tensor([-2.0 / 16.0], **DOUBLE))
+
+
 @pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs"])
 def test_enough_iterations_at_an_eigenvector_give_the_gradient_of_the_solution(ksp):
     """Also where rounding leaves a residual: differences of the solve itself tell."""

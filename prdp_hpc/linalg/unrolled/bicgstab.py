@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio
 from prdp_hpc.linalg.unrolled.reductions import dots
-from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.linalg.unrolled.watch import Watch
 
 _BREAKDOWN = PETSc.KSP.ConvergedReason.DIVERGED_BREAKDOWN
@@ -17,14 +17,14 @@ _BREAKDOWN = PETSc.KSP.ConvergedReason.DIVERGED_BREAKDOWN
 class BiCGStab(Method):
     """PETSc manual page: KSPBCGS. The state is x, r, r̃, the direction p, and ρ = ⟨r, r̃⟩."""
 
-    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, watch: Watch) -> State:
         """From zero."""
         r = b if system.right_side else system.precondition(b)
         (rho,) = dots(system.comm, (r, r))
         watch.begin(rho)
         return torch.zeros_like(b), r, r, r, rho
 
-    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
         """One step of BiCG and one of minimal residual; three reductions."""
         x, r, shadow, p, rho = state
         v = preconditioned_product(system, p)
@@ -46,6 +46,6 @@ class BiCGStab(Method):
         beta = ratio(following, rho) * ratio(alpha, omega)
         return x, r, shadow, r + beta * (p - omega * v), following
 
-    def solution(self, system: UnrolledSystem, state: State) -> Tensor:
+    def solution(self, system: System, state: State) -> Tensor:
         """x, with the preconditioner on the right applied at last."""
         return system.precondition(state[0]) if system.right_side else state[0]

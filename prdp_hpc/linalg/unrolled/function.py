@@ -85,7 +85,7 @@ class _UnrolledSolve(torch.autograd.Function):
                 system.check_transposed()
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
-            run = Run(method, system, solver.refinement, solver.report, keeps_states)
+            run = Run(method, system, solver, keeps_states)
             x = run.forward(_rows(b)).view(b.shape)
             keeps = records
         finally:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio, root
 from prdp_hpc.linalg.unrolled.reductions import combine, dots, orthogonalise
-from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.linalg.unrolled.watch import Watch
 
 
@@ -25,14 +25,14 @@ class GMRES(Method):
     def __init__(self, restart: int) -> None:
         self.restart = self.period = restart
 
-    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, watch: Watch) -> State:
         """From zero."""
         r = b if system.right_side else system.precondition(b)
         (square,) = dots(system.comm, (r, r))
         watch.begin(square)
         return _cycle(torch.zeros_like(b), r, square, watch.active)
 
-    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
         """One more basis vector; two reductions, and one at the start of a cycle."""
         if len(state) == 1:
             r = b - system.product(state[0])
@@ -56,7 +56,7 @@ class GMRES(Method):
             return (_iterate(system, x, beta, basis, columns),)
         return x, beta, null, *basis, *following, *columns
 
-    def solution(self, system: UnrolledSystem, state: State) -> Tensor:
+    def solution(self, system: System, state: State) -> Tensor:
         """x and the minimiser over the basis."""
         if len(state) == 1:
             return state[0]
@@ -70,7 +70,7 @@ def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> State:
 
 
 def _iterate(
-    system: UnrolledSystem, x: Tensor, beta: Tensor, basis: list[Tensor], columns: list[Tensor]
+    system: System, x: Tensor, beta: Tensor, basis: list[Tensor], columns: list[Tensor]
 ) -> Tensor:
     if not columns:
         return x

@@ -14,7 +14,7 @@ from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.reductions import dots
-from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.system import System, UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Watch, last_iteration
 
 State = tuple[Tensor, ...]
@@ -37,14 +37,14 @@ class Method(ABC):
     period = 1
 
     @abstractmethod
-    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, watch: Watch) -> State:
         """The state before the first iteration."""
 
     @abstractmethod
-    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
         """The state one iteration later; of the last one only the solution is right."""
 
-    def solution(self, system: UnrolledSystem, state: State) -> Tensor:
+    def solution(self, system: System, state: State) -> Tensor:
         """The iterate of a state."""
         return state[0]
 
@@ -59,14 +59,14 @@ class Richardson(Method):
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, watch: Watch) -> State:
         """From zero; the state is x and the preconditioned residual."""
         z = system.precondition(b)
         if watch.is_tested:
             watch.begin(dots(system.comm, (z, z))[0])
         return torch.zeros_like(b), z
 
-    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
         """One preconditioned residual further; no reduction unless the norm is asked for."""
         x, z = state
         x = torch.addcmul(x, watch.active, z, value=self.scale)
@@ -95,13 +95,13 @@ class SteepestDescent(Method):
 
     norm = PETSc.KSP.NormType.UNPRECONDITIONED
 
-    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, watch: Watch) -> State:
         """From zero; the state is x, r."""
         if watch.is_tested:
             watch.begin(dots(system.comm, (b, b))[0])
         return torch.zeros_like(b), b
 
-    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
         """Down the preconditioned gradient to the lowest point; one reduction, and one for the
         norm.
         """
@@ -121,14 +121,14 @@ class ConjugateGradients(Method):
     step before.
     """
 
-    def start(self, system: UnrolledSystem, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, watch: Watch) -> State:
         """From zero."""
         z = system.precondition(b)
         zr, zz = dots(system.comm, (z, b), (z, z))
         watch.begin(zz)
         return torch.zeros_like(b), b, z, zr, torch.zeros_like(zr)
 
-    def step(self, system: UnrolledSystem, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
         """One conjugate direction further; two reductions."""
         x, r, p, zr, before = state
         ap = system.product(p)
@@ -147,7 +147,7 @@ class ConjugateGradients(Method):
         return x, r, torch.addcmul(z, ratio(following, zr), p), following, pap.detach()
 
 
-def preconditioned_product(system: UnrolledSystem, x: Tensor) -> Tensor:
+def preconditioned_product(system: System, x: Tensor) -> Tensor:
     """`A M⁻¹ x` with the preconditioner on the right, else `M⁻¹ A x`."""
     if system.right_side:
         return system.product(system.precondition(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from petsc4py import PETSc
 from torch import Tensor
@@ -10,12 +12,12 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import has_bad_numbers
 from prdp_hpc.linalg.inputs import anywhere
 from prdp_hpc.linalg.linear_system import SOLVED
-from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.report import Counters, SolveReport
+from prdp_hpc.linalg.report import Counters
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
 from prdp_hpc.linalg.unrolled.reductions import dots
-from prdp_hpc.linalg.unrolled.system import UnrolledSystem
+from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
 
 PROJECTED = 1e-13
@@ -29,8 +31,7 @@ class Run:
     ----------
     method : its iteration.
     system : the matrix and the preconditioner.
-    level : when it stops.
-    report : where it is counted.
+    solver : gives the level, which says when it stops, and the report where it is counted.
     keeps_states : whether the backward pass needs states of the iteration.
 
     Attributes
@@ -44,16 +45,16 @@ class Run:
         self,
         method: Method,
         system: UnrolledSystem,
-        level: Refinement,
-        report: SolveReport,
+        solver: Solver,
         keeps_states: bool,
     ) -> None:
         self.method, self.system = method, system
+        self.adjoint = AdjointSystem(system, solver)
         self.checkpoints = Checkpoints(method.period, keeps_none=not keeps_states)
         self.counts = torch.zeros(0, 1, dtype=torch.int64)
         self.exact = torch.zeros(0, 1, dtype=torch.bool)
         self._exact_x: Tensor | None = None
-        self._level, self._report = level, report
+        self._level, self._report = solver.refinement, solver.report
         self._name = system.systems[0].method
 
     def forward(self, b: Tensor) -> Tensor:
@@ -68,22 +69,28 @@ class Run:
             return self._forward(b)
 
     def _forward(self, b: Tensor) -> Tensor:
-        _, absolute, divergence, _ = self.system.ksp.getTolerances()
-        watch = Test(len(b), self._level, absolute, divergence)
-        with torch.no_grad():
-            right = self._in_range(b)
-            state = self.method.start(self.system, right, watch)
-            while watch.goes_on:
-                self.checkpoints.offer(watch.iteration, state)
-                state = self.method.step(self.system, right, state, watch)
-            x = self._solution(self.system, state)
+        x, watch = self._iterate(self.system, b, self.checkpoints.offer)
         self.counts, self.exact = watch.counts, watch.exact
-        self._count(self._report.forward, len(b))
-        self._judge(watch, b, x)
+        self._count(self._report.forward, len(b), watch.counts)
+        self._judge("forward", self.system, watch, b, x)
         if self.exact.any():
             # Of its own: the caller may change x in place.
             self._exact_x = torch.where(self.exact, x, 0.0)
         return x
+
+    def _iterate(
+        self, system: System, b: Tensor, offer: Callable[[int, State], None]
+    ) -> tuple[Tensor, Test]:
+        """The last iterates, and when each right-hand side stopped; `offer` gets every state."""
+        _, absolute, divergence, _ = self.system.ksp.getTolerances()
+        watch = Test(len(b), self._level, absolute, divergence)
+        with torch.no_grad():
+            right = _in_range(system, b)
+            state = self.method.start(system, right, watch)
+            while watch.goes_on:
+                offer(watch.iteration, state)
+                state = self.method.step(system, right, state, watch)
+            return self._solution(system, state), watch
 
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
@@ -103,7 +110,7 @@ class Run:
         else:
             assert b is not None
             values_grad, b_grad = self._reverse(moving, values, b)
-        self._count(self._report.adjoint, int((~self.exact).sum()))
+        self._count(self._report.adjoint, int((~self.exact).sum()), self.counts)
         if self.exact.any():
             b_grad, change = self._implicit(grad, b_grad, with_values=values is not None)
             values_grad = None if values_grad is None else values_grad - change
@@ -120,19 +127,15 @@ class Run:
         """Complete the gradient of b by adjoint solves λ at the forward level, where the iterations
         have no derivative; also `∂(λᵀ A x)/∂values`.
         """
-        adjoint = self.system.implicit_adjoint(grad, self.exact[:, 0], self._level)
+        # The others have nothing to solve here, and stop at once.
+        right = torch.where(self.exact, grad, 0.0)
+        adjoint, watch = self._iterate(self.adjoint, right, lambda iteration, state: None)
+        self._count(self._report.adjoint, int(self.exact.sum()), watch.counts)
+        self._judge("adjoint", self.adjoint, watch, right, adjoint)
         if not with_values:
             return b_grad + adjoint, 0.0
         assert self._exact_x is not None
         return b_grad + adjoint, self.system.values_gradient(adjoint, self._exact_x)
-
-    def _in_range(self, b: Tensor) -> Tensor:
-        """b without its part in the nullspace, and exactly 0 where only rounding is left."""
-        right = self.system.without_left_nullspace(b)
-        if right is b:
-            return b
-        rr, bb = dots(self.system.comm, (right, right), (b, b))
-        return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
 
     def _reverse(
         self, grad: Tensor, values: Tensor | None, b: Tensor
@@ -171,48 +174,59 @@ class Run:
             state = self.method.step(system, right, state, watch)
         return state
 
-    def _solution(self, system: UnrolledSystem, state: State) -> Tensor:
+    def _solution(self, system: System, state: State) -> Tensor:
         x = self.method.solution(system, state)
         # From the left every iterate is orthogonal to it already.
         return system.without_nullspace(x) if system.right_side else x
 
-    def _count(self, counters: Counters, solves: int) -> None:
+    def _count(self, counters: Counters, solves: int, counts: Tensor) -> None:
         counters.solves += solves
         # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
         # on rounding.
         counters.iterations += (
-            (self._level.max_it or 0) * solves if self._level.is_fixed else int(self.counts.sum())
+            (self._level.max_it or 0) * solves if self._level.is_fixed else int(counts.sum())
         )
 
-    def _judge(self, watch: Test, b: Tensor, x: Tensor) -> None:
-        comm, last = self.system.comm, last_iteration(self.counts)
+    def _judge(self, direction: str, system: System, watch: Test, b: Tensor, x: Tensor) -> None:
+        comm, last = system.comm, last_iteration(watch.counts)
         is_bad = anywhere(comm, has_bad_numbers(x.numpy()))
         if (is_bad or watch.failures) and anywhere(comm, has_bad_numbers(b.numpy())):
-            raise errors.bad_numbers("forward", self._name, 0, self._level, in_input=True)
+            raise errors.bad_numbers(direction, self._name, 0, self._level, in_input=True)
         for reason, iteration, which in watch.failures:
             if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
                 raise errors.bad_numbers(
-                    "forward", self._name, iteration, self._level, in_input=False
+                    direction, self._name, iteration, self._level, in_input=False
                 )
-            solved = self._solved(b, x)
+            solved = _solved(system, b, x)
             if (which & ~solved).any():
-                raise errors.failed_solve("forward", self._name, reason, iteration, self._level)
-            if self._level.is_fixed:
+                raise errors.failed_solve(direction, self._name, reason, iteration, self._level)
+            if self._level.is_fixed and direction == "forward":
                 self.exact = self.exact | which
         if is_bad:
-            raise errors.bad_numbers("forward", self._name, last, self._level, in_input=False)
+            raise errors.bad_numbers(direction, self._name, last, self._level, in_input=False)
         if self._level.max_it is None and watch.active.any():
             raise errors.failed_solve(
-                "forward", self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level
+                direction, self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level
             )
 
-    def _solved(self, b: Tensor, x: Tensor) -> Tensor:
-        """Whether the residual is down to rounding, as after a breakdown of a method that had
-        converged; `(B, 1)`.
-        """
-        residual = b - self.system.plain_product(x)
-        rr, bb = dots(self.system.comm, (residual, residual), (b, b))
-        return rr <= SOLVED**2 * bb
+
+def _in_range(system: System, b: Tensor) -> Tensor:
+    """b without its part in the left nullspace, and exactly 0 where only rounding is left."""
+    right = system.without_left_nullspace(b)
+    if right is b:
+        return b
+    rr, bb = dots(system.comm, (right, right), (b, b))
+    return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
+
+
+def _solved(system: System, b: Tensor, x: Tensor) -> Tensor:
+    """Whether the residual is down to rounding, as after a breakdown of a method that had
+    converged; `(B, 1)`.
+    """
+    with torch.no_grad():
+        residual = b - system.product(x)
+        rr, bb = dots(system.comm, (residual, residual), (b, b))
+    return rr <= SOLVED**2 * bb
 
 
 class _Gradients:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
+from mpi4py import MPI
 from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.inputs import anywhere, is_batch
-from prdp_hpc.linalg.linear_system import LinearSystem, zero_rows
+from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
 
@@ -35,6 +34,25 @@ def is_differentiated(solver: Solver) -> bool:
     return changing is not None and not any(
         key.lstrip("-").startswith(changing) for key in solver.petsc_options
     )
+
+
+class System(Protocol):
+    """What a method iterates on: see `UnrolledSystem` and `AdjointSystem`."""
+
+    comm: MPI.Comm
+    right_side: bool
+
+    def product(self, x: Tensor) -> Tensor:
+        """`A x`."""
+
+    def precondition(self, r: Tensor) -> Tensor:
+        """`M⁻¹ r`."""
+
+    def without_nullspace(self, x: Tensor) -> Tensor:
+        """`x` minus its part in the matrix's nullspace."""
+
+    def without_left_nullspace(self, x: Tensor) -> Tensor:
+        """`x` minus its part in the nullspace of the transpose."""
 
 
 class UnrolledSystem:
@@ -120,36 +138,7 @@ class UnrolledSystem:
     def transposed_precondition(self, r: Tensor) -> Tensor:
         """The transpose of `precondition`, without recording."""
         r = r if self.right_side else self.without_nullspace(r)
-        if self._pc == "jacobi":
-            return r * self._jacobi(len(r))
-        return r if self._pc == "none" else self.plain_precondition(r, transposed=True)
-
-    def implicit_adjoint(self, grad: Tensor, which: Tensor, level: Refinement) -> Tensor:
-        """Adjoint solves at a level for the right-hand sides `which (B,)`, for the others 0;
-        collective.
-
-        Raises
-        ------
-        SolveError
-            As a solve that is differentiated implicitly.
-        """
-        adjoint = torch.zeros_like(grad)
-        # Some methods divide 0 by 0 for a right-hand side that is 0.
-        which = which & torch.from_numpy(~zero_rows(self.comm, grad.numpy()))
-        count = len(self.systems)
-        for system, rows, right, result in zip(
-            self.systems,
-            which.tensor_split(count),
-            grad.tensor_split(count),
-            adjoint.tensor_split(count),
-            strict=True,
-        ):
-            if rows.any():
-                wanted = right[rows].numpy()
-                found = np.zeros_like(wanted)
-                system.solve("adjoint", wanted, found, level)
-                result[rows] = torch.from_numpy(found)
-        return adjoint
+        return self.plain_precondition(r, transposed=True)
 
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
@@ -172,7 +161,11 @@ class UnrolledSystem:
         return self._each(x, transposed, lambda system, part: system.product(part, transposed))
 
     def plain_precondition(self, r: Tensor, transposed: bool = False) -> Tensor:
-        """`M⁻¹ r` or `M⁻ᵀ r` by PETSc, without recording."""
+        """`M⁻¹ r` or `M⁻ᵀ r` without recording."""
+        if self._pc == "jacobi":
+            return r * self._jacobi(len(r))
+        if self._pc == "none":
+            return r
 
         def run(system: LinearSystem, part: Tensor) -> Tensor:
             return torch.from_numpy(system.inverse(part.contiguous().numpy(), transposed))
@@ -222,6 +215,39 @@ class UnrolledSystem:
         return torch.stack(
             [member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)]
         )
+
+
+class AdjointSystem:
+    """The system of the adjoint solve, as a method asks for it, without recording; the same that
+    implicit differentiation solves.
+
+    For a symmetric matrix that is A with M, else Aᵀ with M⁻ᵀ. GMRES then preconditions from the
+    right, see `LinearSystem`.
+    """
+
+    def __init__(self, system: UnrolledSystem, solver: Solver) -> None:
+        self.comm, self._system = system.comm, system
+        self._transposed = not (
+            system.operator.symmetric or solver.ksp in ("cg", "steepest_descent")
+        )
+        self.right_side = system.right_side or (self._transposed and solver.ksp == "gmres")
+
+    def product(self, x: Tensor) -> Tensor:
+        """`Aᵀ x`."""
+        return self._system.plain_product(x, self._transposed)
+
+    def precondition(self, r: Tensor) -> Tensor:
+        """`M⁻ᵀ r`; from the left, without its part in the nullspace of Aᵀ."""
+        z = self._system.plain_precondition(r, self._transposed)
+        return z if self.right_side else self.without_nullspace(z)
+
+    def without_nullspace(self, x: Tensor) -> Tensor:
+        """`x` minus its part in the left nullspace of A, which is that of Aᵀ."""
+        return self._system.without_left_nullspace(x)
+
+    def without_left_nullspace(self, x: Tensor) -> Tensor:
+        """`x` minus its part in the nullspace of A."""
+        return self._system.without_nullspace(x)
 
 
 class _Product(torch.autograd.Function):

@@ -27,12 +27,13 @@ from .simplify import simplified
 
 ROOT = Path(__file__).parents[2]
 BATCH = 1000
-SILENT_SECONDS = 60.0
+SILENT_SECONDS = 100.0
 """A case takes milliseconds; a rank that takes this long waits for what never comes."""
 
 
 def main() -> int:
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory() as folder:
         search = Search(Path(folder), arguments.ranks, set(arguments.leave_out))
         end = time.monotonic() + 60.0 * arguments.minutes
@@ -152,17 +153,20 @@ class Search:
         too long.
         """
         current = self._folder / "case.pickle"
-        started = time.time()
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            since = max(started, current.stat().st_mtime if current.exists() else 0.0)
-            if time.time() - since > SILENT_SECONDS:
+        started, ended = time.time(), 0
+        try:
+            while not ended:
+                time.sleep(0.01)
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                since = max(started, current.stat().st_mtime if current.exists() else 0.0)
+                if not ended and time.time() - since > SILENT_SECONDS:
+                    return None
+            return os.waitstatus_to_exitcode(status)
+        finally:
+            # Also when this search is ended itself: a worker has a session of its own.
+            if not ended:
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return None
-            time.sleep(0.01)
 
 
 def _forked(words: list[str], output: Any) -> int:

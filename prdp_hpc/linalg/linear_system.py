@@ -62,7 +62,7 @@ ROUNDING = 1e-14
 # How much larger than the tolerance the residual of a solution may be.
 LOST = 100.0
 # A growth of the residual that no solve reaches.
-NEVER = 1e300
+NEVER = 1e150
 # What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
 DIRECT = 1e-3
 

@@ -65,11 +65,9 @@ _UNFIT_KSPS = {
 _UNFIT_PCS = {
     "deflation": "what it finds for the first values it keeps for all others: use pc='gamg'",
     "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
-    "eisenstat": "it replaces the matrix of its KSP, which a forward and an adjoint KSP share: use "
-    "pc='sor'",
 }
 NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr", "ibcgs"})
-NO_TRANSPOSE_PCS = frozenset({"hmg"})
+NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat"})
 """PETSc does not refuse to solve with the transpose with these, and gives wrong numbers or ends the
 program.
 """

@@ -21,7 +21,6 @@ _OWNED = {
     "pc_type": "give it as Solver(pc=...)",
     "ksp_rtol": _LEVEL,
     "ksp_max_it": _LEVEL,
-    "ksp_norm_type": "a level with an rtol takes the norm of the KSP, one without computes none",
     "ksp_convergence_test": _LEVEL,
     "ksp_converged_maxits": "a level with max_it and rtol may end at max_it without an error",
     "ksp_initial_guess_nonzero": _START,
@@ -32,6 +31,7 @@ _OWNED = {
     "ksp_diagonal_scale_fix": "it changes the matrix in place: scale the values and b, or use "
     "pc='jacobi'",
 }
+_NO_NORM = "without a norm no rtol is reached; a level with max_it alone computes none"
 _numbers = itertools.count()
 
 
@@ -40,13 +40,15 @@ def new_prefix() -> str:
     return f"prdp{next(_numbers)}_"
 
 
-def check_owned(options: Iterable[str], prefix: str | None = None) -> None:
+def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
     """Raise a ValueError for an option that an argument of `Solver` is there for.
 
     `prefix`: the options are from the command line, where they begin with this.
     """
-    for key in options:
+    for key, value in options.items():
         pointer = _OWNED.get(bare(key))
+        if bare(key) == "ksp_norm_type" and str(value).lower() == "none":
+            pointer = _NO_NORM
         if pointer is not None:
             name = f"petsc_options: {key!r}" if prefix is None else f"the option -{prefix}{key}"
             raise InputError(f"{name} is not taken by a Solver: {pointer}")

@@ -79,7 +79,7 @@ def test_the_adjoint_has_options_of_its_own(database):
     torch.testing.assert_close(grad, results[1][1], rtol=0, atol=0)
 
 
-OWNED = ["ksp_type", "pc_type", "ksp_rtol", "ksp_max_it", "ksp_norm_type", "ksp_convergence_test"]
+OWNED = ["ksp_type", "pc_type", "ksp_rtol", "ksp_max_it", "ksp_convergence_test"]
 OWNED += ["ksp_initial_guess_nonzero", "ksp_guess_type", "ksp_diagonal_scale", "adjoint_ksp_max_it"]
 
 
@@ -92,6 +92,16 @@ def test_what_arguments_are_there_for_is_refused_with_a_pointer(key, database):
         database[f"heat_{key}"] = 3
         with pytest.raises(ValueError, match=rf"-heat_{key} is not taken by a Solver: \w+"):
             Solver(options_prefix="heat_")
+
+
+def test_the_norm_is_the_users_but_there_must_be_one():
+    matrix = dominant()
+    operator, values = sparse(matrix)
+    for norm in ("preconditioned", "unpreconditioned"):
+        solver = Solver("gmres", "jacobi", 1e-12, petsc_options={"ksp_norm_type": norm})
+        torch.testing.assert_close(matrix @ solve(operator, values, ONES, solver), ONES)
+    with pytest.raises(ValueError, match="without a norm no rtol is reached"):
+        Solver(petsc_options={"ksp_norm_type": "none"})
 
 
 def test_options_leave_the_database_with_their_solver():

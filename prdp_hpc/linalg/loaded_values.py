@@ -9,7 +9,6 @@ import numpy as np
 
 from prdp_hpc.linalg.bridge import Array
 
-
 BLOCK = 32_768
 """Values that are compared at a time."""
 

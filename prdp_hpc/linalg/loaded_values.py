@@ -9,6 +9,9 @@ import numpy as np
 
 from prdp_hpc.linalg.bridge import Array
 
+BLOCK = 32_768
+"""Values that are compared at a time."""
+
 
 class Load:
     """One load of values into a matrix, as a solve remembers it.
@@ -42,7 +45,12 @@ class LoadedValues:
         """
         if host is None or self.copy is None:
             return self.loads == 0 or (host is None) != (self.copy is None)
-        return not np.array_equal(self.copy, host)
+        if self.copy.shape != host.shape:
+            return True
+        ours, theirs = self.copy.reshape(-1), host.reshape(-1)
+        # Block by block, so that what is compared stays in the cache.
+        blocks = (slice(start, start + BLOCK) for start in range(0, ours.size, BLOCK))
+        return not all(np.array_equal(ours[block], theirs[block]) for block in blocks)
 
     def replace(self, host: Array | None) -> None:
         """Note that these are loaded now."""

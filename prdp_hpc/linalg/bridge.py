@@ -26,7 +26,8 @@ def to_host(tensor: Tensor | Array) -> Array:
     detached = tensor.detach()
     if detached.dtype is not torch.float64 or not detached.is_cpu:
         detached = detached.to(device="cpu", dtype=torch.float64)
-    array: Array = detached.contiguous().numpy()
+    # NumPy has no lazy sign, as that of the imaginary part of a conjugate.
+    array: Array = detached.contiguous().resolve_neg().numpy()
     return array
 
 

@@ -11,7 +11,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from petsc4py import PETSc
 
-from prdp_hpc.collective import raise_together, tell_or_end_job
+from prdp_hpc.collective import RemoteError, raise_together, tell_or_end_job
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
@@ -31,6 +31,7 @@ from prdp_hpc.linalg.method_types import (
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
     UNGUARDED_KSPS,
+    WITHOUT_PRODUCTS,
 )
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
@@ -39,6 +40,7 @@ from prdp_hpc.linalg.options import (
     check_owned,
     meaningless,
     new_prefix,
+    refused,
     remove_options,
     repeatable,
     set_options,
@@ -48,6 +50,7 @@ from prdp_hpc.linalg.options import (
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
+from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
 from prdp_hpc.linalg.stacked import stacked_richardson
 from prdp_hpc.linalg.steepest_descent import line_search
 
@@ -114,9 +117,16 @@ class LinearSystem:
         self._take_options(
             ksp, {**hierarchy, **repeatable(solver.pc, solver.petsc_options)}, solver
         )
-        self._can_skip_norm = allow_skipping_the_norm(ksp)
+        self._can_skip_norm = self._allow_skipping_the_norm(ksp, solver)
         self._stacked = stacked_richardson(ksp, self._matrix)
         return ksp
+
+    def _allow_skipping_the_norm(self, ksp: Any, solver: Solver) -> bool:
+        try:
+            return allow_skipping_the_norm(ksp)
+        except PETSc.Error as error:
+            # A side or a norm that the method does not have, which PETSc notices only now.
+            raise refused(solver.petsc_options, error) from error
 
     def _take_options(self, ksp: Any, defaults: dict[str, Any], solver: Solver) -> None:
         options = {**defaults, **solver.petsc_options}
@@ -226,6 +236,10 @@ class LinearSystem:
             raise_together(self._comm, None)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error
+        except RemoteError:
+            # The ranks that failed make new KSPs next time, which is collective.
+            self._give_up()
+            raise
 
     def _stops_at_rounding(self) -> bool:
         """Whether a fixed number of iterations must end early where only rounding is left.
@@ -269,7 +283,7 @@ class LinearSystem:
         unused = unused_options(self._prefix, self._unchecked_options)
         self._unchecked_options = {}
         if unused:
-            self.broken = True
+            self._give_up()
             raise meaningless(unused, self.method)
 
     def solve(self, direction: str, b: Array, x: Array, level: Refinement | None = None) -> int:
@@ -285,13 +299,31 @@ class LinearSystem:
             levels = {**self._levels, direction: level}
             self.refine(levels["forward"], levels["adjoint"])
         with self._report.part(direction, "solve"):
-            if self._nullspaces is None:
-                return self._solve_each(direction, b, x)
-            adjoint = direction == "adjoint"
-            right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
-            iterations = self._solve_each(direction, right, x)
-            x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
+            exponents = exponents_of(self._comm, b) if self._is_to_be_scaled(direction) else None
+            if exponents is None:
+                return self._solve_in_range(direction, b, x)
+            iterations = self._solve_in_range(direction, times_power_of_two(b, exponents, -1), x)
+            x[:] = times_power_of_two(x, exponents)
             return iterations
+
+    def _is_to_be_scaled(self, direction: str) -> bool:
+        """Whether the size of a right-hand side may matter: for inner products, but not where the
+        user gave an absolute tolerance.
+        """
+        fixed = self._levels[direction].is_fixed
+        if fixed and self.ksp_name in WITHOUT_PRODUCTS and self.pc_name != PETSc.PC.Type.KSP:
+            return False
+        return bool(self._ksps[direction].getTolerances()[1] == 0.0)
+
+    def _solve_in_range(self, direction: str, b: Array, x: Array) -> int:
+        """Solve without the parts of b and x in the nullspaces."""
+        if self._nullspaces is None:
+            return self._solve_each(direction, b, x)
+        adjoint = direction == "adjoint"
+        right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
+        iterations = self._solve_each(direction, right, x)
+        x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
+        return iterations
 
     def _solve_each(self, direction: str, b: Array, x: Array) -> int:
         """Solve for right-hand sides in the range of the matrix."""
@@ -315,7 +347,8 @@ class LinearSystem:
                 counters.iterations += iterations
                 counters.solves += 1
                 if code < 0:
-                    self._judge(direction, code, iterations, right, result)
+                    repeated = self._repeated(direction, code, run, right, result)
+                    self._judge(direction, code, repeated, iterations, right, result)
                 elif level.rtol is not None and self.ksp_name in ONE_APPLICATION_KSPS:
                     self._judge_one_application(direction, right, result)
                 elif level.rtol is not None and self.ksp_name in PIPELINED_KSPS:
@@ -351,11 +384,37 @@ class LinearSystem:
             self._b.resetArray()
             self._x.resetArray()
 
+    def _repeated(self, direction: str, code: int, run: Any, right: Array, result: Array) -> int:
+        """How a solve ends that is repeated until only rounding is left, at most the fixed number
+        of iterations, after one that did not look at the norm broke down: PETSc's GMRES does where
+        the Krylov space ends, and then leaves the solution out.
+        """
+        level, ksp = self._levels[direction], self._ksps[direction]
+        if not level.is_fixed or errors.is_set_up_failure(code) or self._stops_at_rounding():
+            return code
+        ksp.setNormType(self._norms[direction])
+        ksp.setConvergenceTest(None)
+        ksp.setTolerances(rtol=ROUNDING, divtol=NEVER)
+        try:
+            self._on_arrays(run, right, result)
+            return int(ksp.getConvergedReason())
+        finally:
+            self.refine(self._levels["forward"], self._levels["adjoint"])
+
     def _judge(
-        self, direction: str, code: int, iterations: int, right: Array, result: Array
+        self,
+        direction: str,
+        code: int,
+        repeated: int,
+        iterations: int,
+        right: Array,
+        result: Array,
     ) -> None:
+        """Raise SolveError for a solve that ended with a negative code, and when repeated with
+        another, unless the result is right.
+        """
         level = self._levels[direction]
-        if code == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
+        if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
         # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
         # or nothing is left to.
@@ -423,7 +482,7 @@ class LinearSystem:
         preconditioner's own code if that was why. Ends the job if other ranks wait inside that
         call.
         """
-        self.broken = True
+        self._give_up()
         operator = self._operator()
         failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
         if operator is not None:
@@ -432,6 +491,15 @@ class LinearSystem:
             failure = self._petsc_failure(direction, error)
         tell_or_end_job(self._comm, failure)
         return failure
+
+    def _give_up(self) -> None:
+        """Have these KSPs replaced before the next solve, and never freed: PETSc ends the program
+        when it frees some that failed half-way.
+        """
+        if not self.broken:
+            self.broken = True
+            for ksp in self._ksps.values():
+                PETSc.Object.incRef(ksp)
 
     def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
         # On this rank alone: the others may not have failed.

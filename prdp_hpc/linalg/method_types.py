@@ -43,6 +43,8 @@ ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, whatever the level is."""
 STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
 """These do not break down when only rounding is left."""
+WITHOUT_PRODUCTS = frozenset({"richardson", "chebyshev"}) | ONE_APPLICATION_KSPS
+"""These compute no inner products when their number of iterations is fixed."""
 UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegcr"})
 """These go wrong where only rounding is left without a norm to stop at, on regular matrices too."""
 PIPELINED_KSPS = UNGUARDED_KSPS | frozenset(

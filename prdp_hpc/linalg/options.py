@@ -91,8 +91,13 @@ def take_options(ksp: Any, options: Mapping[str, Any]) -> None:
     try:
         ksp.setFromOptions()
     except PETSc.Error as error:
-        why = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"PETSc does not take petsc_options={dict(options)}: {why}") from error
+        raise refused(options, error) from error
+
+
+def refused(options: Mapping[str, Any], error: PETSc.Error) -> InputError:
+    """The error for options that PETSc does not take."""
+    why = str(error).strip().splitlines()[-1].strip()
+    return InputError(f"PETSc does not take petsc_options={dict(options)}: {why}")
 
 
 def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
 from prdp_hpc.linalg.unrolled.run import Run
+from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
 
 GMRES_RESTART = 30  # PETSc's default
@@ -86,13 +87,14 @@ class _UnrolledSolve(torch.autograd.Function):
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver, keeps_states)
-            x = run.forward(_rows(b)).view(b.shape)
+            scaling = Scaling(operator.comm, _rows(b)) if run.is_to_be_scaled else Scaling()
+            x = scaling.unscaled(run.forward(scaling.scaled(_rows(b)))).view(b.shape)
             keeps = records
         finally:
             if not keeps:
                 held.release()
         if records:
-            ctx.run, ctx.held, ctx.report = run, held, solver.report
+            ctx.run, ctx.held, ctx.report, ctx.scaling = run, held, solver.report, scaling
             # Not what was made of them: torch sees a change in place.
             ctx.save_for_backward(
                 values if isinstance(values, Tensor) else None, b if keeps_states else None
@@ -123,7 +125,8 @@ class _UnrolledSolve(torch.autograd.Function):
                 if ctx.needs_input_grad[0]
                 else None
             )
-            values_grad, b_grad = run.backward(_rows(grad), leaf, None if b is None else _rows(b))
+            right = None if b is None else ctx.scaling.scaled(_rows(b))
+            values_grad, b_grad = ctx.scaling.backward(run.backward, _rows(grad), leaf, right)
         finally:
             ctx.held.release()
         wanted = None if values_grad is None else like(values_grad, values)

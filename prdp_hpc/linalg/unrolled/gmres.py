@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio, root
 from prdp_hpc.linalg.unrolled.reductions import combine, dots, orthogonalise
 from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.linalg.unrolled.watch import Watch
+
+ROUNDING = 1e-14
+"""What is left of a product, relative to it, is rounding."""
+_REASONS = PETSc.KSP.ConvergedReason
 
 
 class GMRES(Method):
@@ -42,9 +47,12 @@ class GMRES(Method):
         w, h = orthogonalise(system.comm, preconditioned_product(system, basis[-1]), basis)
         (square,) = dots(system.comm, (w, w))
         norm = root(square)
+        lost = _is_lost(null, h, norm)
+        watch.drop(lost, _REASONS.DIVERGED_BREAKDOWN)
         columns = [*columns, watch.active * torch.cat([h, norm], dim=1)]
         with torch.no_grad():
-            null = torch.cat([null, -(null * h).sum(dim=1, keepdim=True) / norm], dim=1)
+            following_null = -(null * h).sum(dim=1, keepdim=True) / norm
+            null = torch.cat([null, torch.where(lost, 0.0, following_null)], dim=1)
             # Where the norm is 0 the Krylov space holds the solution, and g has no limit.
             residual = torch.where(
                 norm == 0.0, 0.0, beta.square() / null.square().sum(dim=1, keepdim=True)
@@ -62,6 +70,17 @@ class GMRES(Method):
             return state[0]
         x, beta, _, basis, columns = _parts(state)
         return _iterate(system, x, beta, basis, columns)
+
+
+@torch.no_grad()
+def _is_lost(null: Tensor, h: Tensor, norm: Tensor) -> Tensor:
+    """Where the Krylov space ends without the solution, as it may for a singular matrix: a column
+    of H depends on those before it; `(B, 1)`.
+    """
+    size = torch.hypot(torch.linalg.vector_norm(h, dim=1, keepdim=True), norm)
+    along = (null * h).sum(dim=1, keepdim=True).abs()
+    lengths = torch.linalg.vector_norm(null, dim=1, keepdim=True)
+    return (norm <= ROUNDING * size) & (along <= ROUNDING * size * lengths)
 
 
 def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> State:

@@ -17,6 +17,7 @@ from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
 from prdp_hpc.linalg.unrolled.reductions import dots
+from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
 
@@ -56,6 +57,14 @@ class Run:
         self._exact_x: Tensor | None = None
         self._level, self._report = solver.refinement, solver.report
         self._name = system.systems[0].method
+
+    @property
+    def is_to_be_scaled(self) -> bool:
+        """Whether the size of a right-hand side may matter: for inner products, but not where the
+        user gave an absolute tolerance.
+        """
+        products = not (self.method.is_stationary and self._level.is_fixed)
+        return products and self.system.ksp.getTolerances()[1] == 0.0
 
     def forward(self, b: Tensor) -> Tensor:
         """The last iterates, `(B, n_local)`.
@@ -129,9 +138,12 @@ class Run:
         """
         # The others have nothing to solve here, and stop at once.
         right = torch.where(self.exact, grad, 0.0)
+        scaling = Scaling(self.system.comm, right) if self.is_to_be_scaled else Scaling()
+        right = scaling.scaled(right)
         adjoint, watch = self._iterate(self.adjoint, right, lambda iteration, state: None)
         self._count(self._report.adjoint, int(self.exact.sum()), watch.counts)
         self._judge("adjoint", self.adjoint, watch, right, adjoint)
+        adjoint = scaling.unscaled(adjoint)
         if not with_values:
             return b_grad + adjoint, 0.0
         assert self._exact_x is not None

@@ -1,0 +1,48 @@
+"""Right-hand sides of extreme size, solved at an ordinary one.
+
+Inner products of numbers below 1e-162 are 0 and those of numbers above 1e154 are infinite. A solve
+is homogeneous in its right-hand side, so one of such a size is multiplied by a power of two before
+the solve and its solution is divided by it afterwards, which changes no bit of either.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from prdp_hpc.linalg.bridge import Array
+
+Exponents = NDArray[np.int32]
+
+ORDINARY = 40
+"""Right-hand sides whose largest number is between 2^−40 and 2^40 are left as they are."""
+
+
+def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
+    """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
+    the others, `(B, 1)`; None if there are no extreme ones; collective.
+    """
+    sizes = largest(comm, rows)
+    exponents: Exponents = np.frexp(sizes)[1].astype(np.int32)
+    exponents[np.abs(exponents) <= ORDINARY] = 0
+    return exponents[:, None] if exponents.any() else None
+
+
+def largest(comm: MPI.Comm, rows: Array) -> Array:
+    """The largest size of a number in each row, `(B,)`; NaN and infinity are left out of it;
+    collective.
+    """
+    # Two passes without a temporary of the rows' size.
+    sizes = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    sizes = np.where(np.isfinite(sizes), sizes, 0.0)
+    if comm.size > 1:
+        comm.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
+    return sizes
+
+
+def times_power_of_two(rows: Array, exponents: Exponents, sign: int = 1) -> Array:
+    """`rows · 2^(sign · exponents)`, a new array."""
+    with np.errstate(over="ignore", under="ignore"):
+        scaled: Array = np.ldexp(rows, sign * exponents)
+    return scaled

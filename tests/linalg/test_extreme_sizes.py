@@ -1,0 +1,97 @@
+"""Right-hand sides and gradients of any size: solves are homogeneous in both, to the last bit."""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+from prdp_hpc import Solver, SolveError, SparseOperator, solve
+
+SIZES = [2.0**-900, 2.0**-660, 2.0**-200, 2.0**-41, 2.0**41, 2.0**500, 2.0**1000]
+LEVELS = [3, 1e-8]
+
+
+def tridiagonal(n):
+    rows, cols = np.nonzero(abs(np.subtract.outer(np.arange(n), np.arange(n))) <= 1)
+    values = torch.tensor(np.where(rows == cols, 4.0 + rows, -1.0), requires_grad=True)
+    return SparseOperator(rows, cols, (n, n), symmetric=True), values
+
+
+def answer(solver, b, grad):
+    operator, values = tridiagonal(6)
+    b = b.clone().requires_grad_()
+    x = solve(operator, values, b, solver)
+    return x.detach(), *torch.autograd.grad(x, (values, b), grad)
+
+
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+@pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs", "richardson", "steepest_descent"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_solves_are_homogeneous(ksp, level, differentiation):
+    solver = Solver(ksp, "jacobi", level, differentiation=differentiation)
+    draw = torch.Generator().manual_seed(1)
+    b, grad = torch.randn(2, 2, 6, dtype=torch.float64, generator=draw)
+    x, of_values, of_b = answer(solver, b, grad)
+    for size in SIZES:
+        scaled = answer(solver, size * b, grad)
+        assert torch.equal(scaled[0], size * x) and torch.equal(scaled[2], of_b)
+        assert torch.equal(scaled[1], size * of_values)
+        scaled = answer(solver, b, size * grad)
+        assert torch.equal(scaled[1], size * of_values) and torch.equal(scaled[2], size * of_b)
+
+
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+@pytest.mark.parametrize("ksp", ["minres", "cg", "gmres", "fgmres", "bcgs"])
+@pytest.mark.parametrize("iterations", [1, 2, 3, 7, 31])
+def test_iterations_past_the_solution(ksp, iterations, differentiation):
+    if differentiation == "unrolled" and ksp in ("minres", "fgmres"):
+        pytest.skip("not unrolled")
+    index = np.arange(4)
+    operator = SparseOperator(index, index, (4, 4))
+    values = torch.full((4,), 3.0, dtype=torch.float64)
+    b = torch.arange(1.0, 5.0, dtype=torch.float64).requires_grad_()
+    solver = Solver(ksp, "none", iterations, differentiation=differentiation)
+    x = solve(operator, values, b, solver)
+    torch.testing.assert_close(x, b / 3.0)
+    (found,) = torch.autograd.grad(x, b, torch.ones_like(b))
+    # One step of a Krylov method is not linear, so its own derivative is another one.
+    if differentiation == "implicit" or iterations > 1:
+        torch.testing.assert_close(found, torch.full_like(b, 1 / 3.0))
+
+
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+def test_a_krylov_space_that_ends_without_the_solution(differentiation):
+    # A graph's Laplacian, and a right-hand side with a part in its nullspace.
+    rows, cols = (index.ravel() for index in np.indices((4, 4)))
+    operator = SparseOperator(rows, cols, (4, 4))
+    values = torch.tensor(np.where(rows == cols, 3.0, -1.0))
+    b = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    solver = Solver("gmres", "none", 1e-8, differentiation=differentiation)
+    with pytest.raises(SolveError, match="BREAKDOWN"):
+        solve(operator, values, b, solver)
+
+
+def test_set_ups_that_fail_leave_a_program_that_runs():
+    operator = SparseOperator([0, 1], [0, 1], (3, 3))
+    for pc in ("gamg", "ilu", "sor", "eisenstat", "lu"):
+        with pytest.raises(SolveError, match="row 2"):
+            solve(operator, torch.ones(2).double(), torch.ones(3).double(), Solver("gmres", pc))
+        gc.collect()
+
+
+def test_a_lazy_sign_in_memory():
+    operator, values = tridiagonal(6)
+    values = values.detach()
+    lazy = torch.complex(values, -values).conj().imag
+    b = torch.complex(values[:6], -values[:6]).conj().imag
+    assert lazy.is_neg() and b.is_neg()
+    for solver in (Solver("cg"), Solver("cg", differentiation="unrolled")):
+        x = solve(operator, lazy, b, solver)
+        assert torch.equal(x, solve(operator, values, values[:6], solver))
+
+
+def test_options_that_the_method_does_not_have():
+    operator, values = tridiagonal(6)
+    solver = Solver("cg", petsc_options={"ksp_pc_side": "right"})
+    with pytest.raises(ValueError, match="side"):
+        solve(operator, values, torch.ones(6).double(), solver)

@@ -98,6 +98,14 @@ class LinearSystem:
     def _create_ksp(self, operator: Operator, solver: Solver) -> Any:
         check_owned(solver.petsc_options)
         ksp = PETSc.KSP().create(comm=operator.comm)
+        try:
+            self._configure(ksp, operator, solver)
+        except Exception:
+            PETSc.Object.incRef(ksp)  # As in `_give_up`.
+            raise
+        return ksp
+
+    def _configure(self, ksp: Any, operator: Operator, solver: Solver) -> None:
         # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over
         # when they are made.
         ksp.setOptionsPrefix(self._prefix)
@@ -119,7 +127,6 @@ class LinearSystem:
         )
         self._can_skip_norm = self._allow_skipping_the_norm(ksp, solver)
         self._stacked = stacked_richardson(ksp, self._matrix)
-        return ksp
 
     def _allow_skipping_the_norm(self, ksp: Any, solver: Solver) -> bool:
         try:
@@ -349,6 +356,8 @@ class LinearSystem:
                 if code < 0:
                     repeated = self._repeated(direction, code, run, right, result)
                     self._judge(direction, code, repeated, iterations, right, result)
+                elif level.rtol is not None and iterations == 0:
+                    self._judge_no_iteration(direction, right)
                 elif level.rtol is not None and self.ksp_name in ONE_APPLICATION_KSPS:
                     self._judge_one_application(direction, right, result)
                 elif level.rtol is not None and self.ksp_name in PIPELINED_KSPS:
@@ -443,6 +452,13 @@ class LinearSystem:
         if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
             return
         raise errors.inexact_application(direction, self.method, residual / length, level)
+
+    def _judge_no_iteration(self, direction: str, right: Array) -> None:
+        """Raise SolveError if a right-hand side other than zero needed no iteration: its
+        preconditioned residual vanished, and with it the solution.
+        """
+        if not zero_rows(self._comm, right[None])[0]:
+            raise errors.vanished(direction, self.method, self._levels[direction])
 
     def _judge_recurrence(
         self, direction: str, iterations: int, right: Array, result: Array

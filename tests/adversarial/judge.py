@@ -65,7 +65,10 @@ class Judge:
             raise Fault("wrong type or shape", answer.remark)
         for name in ("x", "b", "values"):
             found = getattr(answer, name)
+            kind = case.values_type if name == "values" else case.b_type
             if found is not None and not np.isfinite(found).all():
+                if kind != "float64" and not np.isnan(found).any():
+                    raise Unclear("a result is too large for its type")
                 raise Fault(f"{name} is not finite", str(found))
         if answer.again is not None and not np.array_equal(answer.x, answer.again):
             raise Fault("the second solve differs", f"{answer.x}\n{answer.again}")

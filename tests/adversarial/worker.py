@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import pickle
 import warnings
@@ -29,6 +30,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=["all", "package"], help="run the one case in the folder")
     arguments = parser.parse_args(words)
     warnings.simplefilter("ignore")
+    faulthandler.enable()
     if arguments.only:
         _replay(arguments.folder, arguments.only)
         return

@@ -5,7 +5,8 @@ import gc
 import numpy as np
 import pytest
 import torch
-from prdp_hpc import Solver, SolveError, SparseOperator, solve
+
+from prdp_hpc import SolveError, Solver, SparseOperator, solve
 
 SIZES = [2.0**-900, 2.0**-660, 2.0**-200, 2.0**-41, 2.0**41, 2.0**500, 2.0**1000]
 LEVELS = [3, 1e-8]
@@ -34,10 +35,12 @@ def test_solves_are_homogeneous(ksp, level, differentiation):
     x, of_values, of_b = answer(solver, b, grad)
     for size in SIZES:
         scaled = answer(solver, size * b, grad)
-        assert torch.equal(scaled[0], size * x) and torch.equal(scaled[2], of_b)
+        assert torch.equal(scaled[0], size * x)
+        assert torch.equal(scaled[2], of_b)
         assert torch.equal(scaled[1], size * of_values)
         scaled = answer(solver, b, size * grad)
-        assert torch.equal(scaled[1], size * of_values) and torch.equal(scaled[2], size * of_b)
+        assert torch.equal(scaled[1], size * of_values)
+        assert torch.equal(scaled[2], size * of_b)
 
 
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
@@ -84,7 +87,8 @@ def test_a_lazy_sign_in_memory():
     values = values.detach()
     lazy = torch.complex(values, -values).conj().imag
     b = torch.complex(values[:6], -values[:6]).conj().imag
-    assert lazy.is_neg() and b.is_neg()
+    assert lazy.is_neg()
+    assert b.is_neg()
     for solver in (Solver("cg"), Solver("cg", differentiation="unrolled")):
         x = solve(operator, lazy, b, solver)
         assert torch.equal(x, solve(operator, values, values[:6], solver))

@@ -9,7 +9,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.linalg.scaling import exponents_of, largest, times_power_of_two
+from prdp_hpc.linalg.scaling import ORDINARY, exponents_of, largest, times_power_of_two
 
 Backward = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor | None, Tensor]]
 
@@ -41,11 +41,14 @@ class Scaling:
         gradient of the values grows with it, and adds up over the rows. So the cotangents go in
         relative to the row that counts most, and both come out with what was taken from it.
         """
-        if self._exponents is None or self._comm is None:
+        if self._comm is None or len(grad) == 0:
             return function(grad, values, b)
-        sizes = np.frexp(largest(self._comm, grad.numpy()))[1][:, None] + self._exponents
-        most = sizes.max(axis=0)
-        shift = self._exponents - most
+        sizes = np.frexp(largest(self._comm, grad.numpy()))[1].astype(np.int32)[:, None]
+        own = np.zeros_like(sizes) if self._exponents is None else self._exponents
+        if self._exponents is None and (np.abs(sizes) <= ORDINARY).all():
+            return function(grad, values, b)
+        most = (sizes + own).max(axis=0)
+        shift = own - most
         scaled = torch.from_numpy(times_power_of_two(grad.numpy(), shift))
         values_grad, b_grad = function(scaled, values, b)
         if values_grad is not None:

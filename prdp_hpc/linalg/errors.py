@@ -147,7 +147,7 @@ def inexact_application(direction: str, method: str, residual: float, level: obj
 def vanished(direction: str, method: str, level: object) -> SolveError:
     """The error for a right-hand side whose preconditioned residual is 0 though it is not."""
     return SolveError(
-        f"{direction} solve with {method} at level {level}: the preconditioned right-hand side is 0 "
+        f"{direction} solve with {method} at level {level}: the preconditioned residual is 0 "
         "although the right-hand side is not, so nothing was solved: the preconditioner is "
         "singular, as for empty rows, or the values are so large that its numbers underflow; use "
         "another pc, or scale the values"

@@ -457,7 +457,8 @@ class LinearSystem:
         """Raise SolveError if a right-hand side other than zero needed no iteration: its
         preconditioned residual vanished, and with it the solution.
         """
-        if not zero_rows(self._comm, right[None])[0]:
+        asked = self._ksps[direction].getTolerances()[1] > 0.0
+        if not asked and not zero_rows(self._comm, right[None])[0]:
             raise errors.vanished(direction, self.method, self._levels[direction])
 
     def _judge_recurrence(

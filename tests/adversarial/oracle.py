@@ -116,10 +116,18 @@ def _applied(case: Case, values: Any, comm: Any) -> Any:
     pc.setOperators(matrix)
     pc.setType(case.pc)
     pc.setFromOptions()
-    pc.setUp()
-    pc.setUpOnBlocks()
+    failed = False
+    try:
+        pc.setUp()
+        pc.setUpOnBlocks()
+    except PETSc.Error:
+        failed = True
     for key, _ in case.options:
         database.delValue(prefix + key)
+    # A block may fail on one rank alone. What failed is never freed: that can end the program.
+    if comm.allreduce(int(failed)):
+        PETSc.Object.incRef(pc)
+        return None
     if comm.allreduce(int(pc.getFailedReason() != 0)):
         return None
     columns = []

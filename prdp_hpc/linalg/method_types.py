@@ -45,8 +45,9 @@ STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | O
 """These do not break down when only rounding is left."""
 UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegcr"})
 """These go wrong where only rounding is left without a norm to stop at, on regular matrices too."""
-PIPELINED_KSPS = UNGUARDED_KSPS | frozenset(
+RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
+    | {"qmrcgs", "tfqmr", "tcqmr"}
 )
 """The residual that these keep by recurrences may be far from that of their solution."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})

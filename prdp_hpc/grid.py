@@ -23,9 +23,6 @@ from prdp_hpc.linear_map import LinearMap
 from prdp_hpc.partition import BOUNDARIES, Partition
 from prdp_hpc.transport import as_bytes, transport_for
 
-NEARLY = math.sqrt(2.0)
-"""How much wider than the closest points of a grid others may be to be coarsened with them."""
-
 
 class Grid:
     """A 1-D, 2-D or 3-D grid of equal cells, divided among the ranks of `comm` by a PETSc DMDA.
@@ -215,22 +212,24 @@ class Grid:
         indices: NDArray[np.int32] = np.asarray(self.dm.getLGMap().indices).reshape(sizes[::-1])
         return indices
 
-    def coarsen(self) -> Grid | None:
-        """The next coarser grid on the same domain and ranks; None when no axis has points to
-        spare.
-
-        Half as many points along the axis with the closest points, and along those with nearly as
-        close ones: smoothing one point at a time leaves errors along the others untouched.
-        """
+    @property
+    def axes_to_coarsen(self) -> tuple[int, ...]:
+        """The axes with enough points on every rank for half as many."""
         processes = self.dm.getProcSizes()[::-1]
-        can = [n // 2 >= max(2, 2 * p) for n, p in zip(self.shape, processes, strict=True)]
-        if not any(can):
-            return None
-        closest = min(h for h, may in zip(self.spacing, can, strict=True) if may)
-        shape = tuple(
-            n // 2 if may and h <= NEARLY * closest else n
-            for n, h, may in zip(self.shape, self.spacing, can, strict=True)
+        return tuple(
+            axis
+            for axis, (n, p) in enumerate(zip(self.shape, processes, strict=True))
+            if n // 2 >= max(2, 2 * p)
         )
+
+    def coarsen(self, axes: Sequence[int] | None = None) -> Grid | None:
+        """The grid of half as many points along `axes`, by default all, on the same domain and
+        ranks; None when it gets too small.
+        """
+        halved = set(range(self.dim) if axes is None else axes)
+        if not halved <= set(self.axes_to_coarsen) or not halved:
+            return None
+        shape = tuple(n // 2 if d in halved else n for d, n in enumerate(self.shape))
         return Grid(shape, self.boundary, self.comm, self.length)
 
     def interpolation_from(self, coarse: Grid) -> Any:

@@ -114,9 +114,8 @@ def lost_residual(
     """The error for a method whose residual by recurrences is not that of its solution."""
     return SolveError(
         f"{direction} solve with {method} at level {level}: after {iteration} iterations the "
-        f"residual of the solution is {residual:.2g} of the right-hand side, and the one that this "
-        "pipelined method keeps has lost touch with it: loosen rtol, or use a method that is not "
-        "pipelined (ksp='cg', 'gmres', 'bcgs')",
+        f"residual of the solution is {residual:.2g} of the right-hand side, and not what this "
+        "method's recurrences make of it: loosen rtol, or use another ksp ('cg', 'gmres', 'bcgs')",
         iteration=iteration,
     )
 

@@ -126,7 +126,18 @@ class FunctionOperator(Operator):
         """`A(values)ᵀ y`: by `apply_transpose`, or by torch's derivative of `apply`."""
         if self.apply_transpose is not None:
             return self.apply_transpose(values, y)
-        return gradient_of(lambda x: self.apply(values, x), 0)(torch.zeros_like(y), y)
+        return gradient_of(partial(self._recorded, values), 0)(torch.zeros_like(y), y)
+
+    def _recorded(self, values: Any, x: Tensor) -> Tensor:
+        """`A(values) x` for an x that is differentiated in."""
+        result = self.apply(values, x)
+        if not result.requires_grad:
+            raise InputError(
+                "torch records nothing of this function operator's apply (does it use NumPy, or "
+                "detach x?), so its transpose is not known: give "
+                "FunctionOperator(apply_transpose=...)"
+            )
+        return result
 
 
 def _rows(function: Apply, values: Tensor, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from prdp_hpc.linalg.method_types import (
     NO_TRANSPOSE_PCS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
-    PIPELINED_KSPS,
+    RECURRENCE_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -360,7 +360,7 @@ class LinearSystem:
                     self._judge_no_iteration(direction, right)
                 elif level.rtol is not None and self.ksp_name in ONE_APPLICATION_KSPS:
                     self._judge_one_application(direction, right, result)
-                elif level.rtol is not None and self.ksp_name in PIPELINED_KSPS:
+                elif level.rtol is not None and self.ksp_name in RECURRENCE_KSPS:
                     self._judge_recurrence(direction, iterations, right, result)
         except PETSc.Error as error:
             raise self.failure(direction, error) from error

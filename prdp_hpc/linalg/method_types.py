@@ -47,8 +47,9 @@ WITHOUT_PRODUCTS = frozenset({"richardson", "chebyshev"}) | ONE_APPLICATION_KSPS
 """These compute no inner products when their number of iterations is fixed."""
 UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegcr"})
 """These go wrong where only rounding is left without a norm to stop at, on regular matrices too."""
-PIPELINED_KSPS = UNGUARDED_KSPS | frozenset(
+RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
+    | {"qmrcgs", "tfqmr", "tcqmr"}
 )
 """The residual that these keep by recurrences may be far from that of their solution."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})

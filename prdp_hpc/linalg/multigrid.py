@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from petsc4py import PETSc
@@ -10,6 +11,8 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid import Grid
 from prdp_hpc.linalg.operator import Operator
 
+NEARLY = math.sqrt(2.0)
+"""How much wider than the closest points of a grid others may be to be coarsened with them."""
 SOLVED_DIRECTLY = 5_000
 """Points up to which LU of a grid costs less than what a bad coarser one would."""
 SINGULAR = 1e-10
@@ -66,11 +69,21 @@ def hierarchy(grid: Grid) -> list[Grid]:
     """The grid and its coarser ones, finest first."""
     grids = [grid]
     # One level alone would be smoothed, not solved.
-    while (coarse := grids[-1].coarsen()) is not None and (
+    while (coarse := _coarser(grids[-1])) is not None and (
         len(grids) == 1 or not _is_last(grids[-1], coarse)
     ):
         grids.append(coarse)
     return grids
+
+
+def _coarser(grid: Grid) -> Grid | None:
+    """Half as many points along the axis with the closest points, and along those with nearly as
+    close ones: smoothing one point at a time leaves errors along the others untouched.
+    """
+    closest = min((grid.spacing[axis] for axis in grid.axes_to_coarsen), default=0.0)
+    return grid.coarsen(
+        [axis for axis in grid.axes_to_coarsen if grid.spacing[axis] <= NEARLY * closest]
+    )
 
 
 def _is_last(grid: Grid, coarse: Grid) -> bool:

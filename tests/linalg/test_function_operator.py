@@ -9,6 +9,7 @@ from mpi4py import MPI
 from systems import dominant
 
 from prdp_hpc import FunctionOperator, Solver, solve
+from prdp_hpc.errors import InputError
 
 N = 6
 BASE = dominant(N)
@@ -37,12 +38,19 @@ def test_gradients_are_derivatives(own, pc):
     solver = Solver("gmres", pc, 1e-13)
     p = torch.tensor([0.3, 0.7], dtype=torch.float64, requires_grad=True)
     b = torch.randn(2, N, dtype=torch.float64, requires_grad=True)
-    # gradcheck changes its input behind torch's back, which a solve is free not to see: hence the
-    # copy.
-    assert torch.autograd.gradcheck(
-        lambda q, right: solve(operator, q.clone(), right, solver), (p, b)
-    )
+    assert torch.autograd.gradcheck(lambda q, right: solve(operator, q, right, solver), (p, b))
     torch.testing.assert_close(solve(operator, p, b, solver), torch.linalg.solve(dense(p), b.T).T)
+
+
+def test_a_function_that_torch_does_not_record_has_no_transpose_of_its_own():
+    operator = FunctionOperator(
+        lambda _, x: torch.from_numpy(BASE.numpy() @ x.detach().numpy()), N, MPI.COMM_SELF
+    )
+    b = torch.randn(N, dtype=torch.float64, requires_grad=True)
+    x = solve(operator, None, b, Solver("gmres", "none", 1e-13))
+    torch.testing.assert_close(BASE @ x, b)
+    with pytest.raises(InputError, match="give FunctionOperator\\(apply_transpose="):
+        x.sum().backward()
 
 
 def test_values_in_single_precision_are_used_in_double():

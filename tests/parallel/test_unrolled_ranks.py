@@ -215,8 +215,6 @@ PRECONDITIONERS = [
     ("asm", {}),
     ("asm", {"sub_pc_type": "lu"}),
     ("asm", {"pc_asm_blocks": 8}),
-    ("asm", {"pc_asm_type": "interpolate"}),
-    ("gasm", {}),
     ("bjacobi", {}),
     ("gamg", {"pc_gamg_coarse_eq_limit": 2}),
     ("sor", {}),
@@ -242,7 +240,7 @@ def check_zero_right_hand_sides():
         own = slice(*operator.row_range)
         b, grad = torch.randn(2, 3, n, generator=torch.Generator().manual_seed(4), **DOUBLE)
         b[0], b[1, : n // 2], b[2, n // 2 :] = 0.0, 0.0, 0.0
-        for level in (1, 4, 1e-6):
+        for level in (3, 1e-6) if ksp == "cg" else (3,):
             found = []
             for kind, rows in (("unrolled", [0, 1, 2]), ("unrolled", [1, 2]), ("implicit", [0])):
                 solver = Solver(ksp, "jacobi", level, differentiation=kind)

@@ -49,9 +49,11 @@ UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegc
 """These go wrong where only rounding is left without a norm to stop at, on regular matrices too."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
-    | {"qmrcgs", "tfqmr", "tcqmr"}
+    | {"qmrcgs", "tfqmr", "tcqmr", "minres"}
 )
-"""The residual that these keep by recurrences may be far from that of their solution."""
+"""The residual that these keep by recurrences may be far from that of their solution; minres takes
+the end of its Krylov space for convergence, on singular matrices too.
+"""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
 """The natural norm costs these no reduction of its own."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})

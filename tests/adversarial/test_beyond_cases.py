@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
+
 from prdp_hpc import Grid, Heat, Poisson, Solver, SparseOperator, solve
 
 from .matrices import MATRICES

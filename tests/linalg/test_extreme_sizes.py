@@ -99,3 +99,10 @@ def test_options_that_the_method_does_not_have():
     solver = Solver("cg", petsc_options={"ksp_pc_side": "right"})
     with pytest.raises(ValueError, match="side"):
         solve(operator, values, torch.ones(6).double(), solver)
+
+
+def test_minres_on_a_right_hand_side_that_no_solution_has():
+    operator = SparseOperator([0, 0, 1, 1], [0, 1, 0, 1], (2, 2))
+    values = torch.tensor([0.9, -0.9, -0.9, 0.9], dtype=torch.float64)
+    with pytest.raises(SolveError):
+        solve(operator, values, torch.tensor([1.0, 0.9]).double(), Solver("minres", "none", 1e-8))

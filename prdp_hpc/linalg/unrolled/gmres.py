@@ -80,7 +80,8 @@ def _is_lost(null: Tensor, h: Tensor, norm: Tensor) -> Tensor:
     size = torch.hypot(torch.linalg.vector_norm(h, dim=1, keepdim=True), norm)
     along = (null * h).sum(dim=1, keepdim=True).abs()
     lengths = torch.linalg.vector_norm(null, dim=1, keepdim=True)
-    return (norm <= ROUNDING * size) & (along <= ROUNDING * size * lengths)
+    lost: Tensor = (norm <= ROUNDING * size) & (along <= ROUNDING * size * lengths)
+    return lost
 
 
 def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> State:

@@ -236,6 +236,7 @@ class LinearSystem:
         ksp = self._ksps[direction]
         try:
             self._check_promises()
+            self._check_rows(direction)
             self._ksps["forward"].setOperators(self._matrix)
             ksp.setUp()
             ksp.setUpOnBlocks()
@@ -265,6 +266,18 @@ class LinearSystem:
                 f"{level.max_it} iterations: use ksp='richardson' for that many applications, or "
                 "max_it=1"
             )
+
+    def _check_rows(self, direction: str) -> None:
+        """Raise SolveError for an empty row where algebraic multigrid, which fails there on the
+        rank that has it, would leave the others waiting.
+        """
+        if self.pc_name != PETSc.PC.Type.GAMG or self._nullspaces is not None:
+            return
+        where = bad_row(self._matrix, self._residual, in_set_up=False)
+        if where:
+            reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
+            level = self._levels[direction]
+            raise errors.failed_solve(direction, self.method, reason, 0, level, where)
 
     def _check_promises(self) -> None:
         """Raise ValueError if the values break what the operator promises or the method needs."""

@@ -46,7 +46,7 @@ lint: environment  ## style, types, layers
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
-	@$(VENV)/mypy --warn-unused-ignores tests/typing/user_script.py
+	@$(VENV)/mypy --warn-unused-ignores --follow-imports=silent tests/typing/user_script.py
 	@$(VENV)/lint-imports
 	@$(VENV)/hadolint docker/Dockerfile docker/Dockerfile.cuda
 

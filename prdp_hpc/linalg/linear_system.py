@@ -19,6 +19,7 @@ from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.method_types import (
+    DIAGONAL_PCS,
     DIRECT_PCS,
     MIRRORED_KSPS,
     NATURAL_NORM_KSPS,
@@ -64,6 +65,8 @@ SOLVED = 1e-10
 ROUNDING = 1e-14
 # How much larger than the tolerance the residual of a solution may be.
 LOST = 100.0
+# A relative residual that no loose tolerance excuses.
+NOTHING_SOLVED = 0.1
 # A growth of the residual that no solve reaches.
 NEVER = 1e150
 # What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
@@ -268,12 +271,12 @@ class LinearSystem:
             )
 
     def _check_rows(self, direction: str) -> None:
-        """Raise SolveError for an empty row where algebraic multigrid, which fails there on the
-        rank that has it, would leave the others waiting.
+        """Raise SolveError for a zero on the diagonal where the preconditioner would fail on the
+        rank that has it and leave the others waiting.
         """
-        if self.pc_name != PETSc.PC.Type.GAMG or self._nullspaces is not None:
+        if self._comm.size == 1 or self.pc_name not in DIAGONAL_PCS:
             return
-        where = bad_row(self._matrix, self._residual, in_set_up=False)
+        where = bad_row(self._matrix, self._residual, in_set_up=True)
         if where:
             reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
             level = self._levels[direction]
@@ -488,7 +491,8 @@ class LinearSystem:
             transposed = direction == "adjoint" and self._transposed
             pair = self.inverse.applied(pair, by_transposed=transposed)
         squares = self._comm.allreduce((pair**2).sum(axis=1))
-        if not squares[0] <= (LOST * float(level.rtol or 0.0)) ** 2 * squares[1]:
+        rtol = float(level.rtol or 0.0)
+        if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
             raise errors.lost_residual(
                 direction, self.method, float(np.sqrt(squares[0] / squares[1])), iterations, level
             )

@@ -56,6 +56,8 @@ the end of its Krylov space for convergence, on singular matrices too.
 """
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
 """The natural norm costs these no reduction of its own."""
+DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
+"""These fail on a rank that has a row with a zero, or nothing, on its diagonal."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is meant to be the solution."""
 _UNFIT_KSPS = {

@@ -6,9 +6,6 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from mpi4py import MPI
-from numpy.typing import NDArray
 from petsc4py import PETSc
 
 from prdp_hpc.collective import RemoteError, raise_together, tell_or_end_job
@@ -51,6 +48,7 @@ from prdp_hpc.linalg.options import (
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
+from prdp_hpc.linalg.residual_checks import ResidualChecks
 from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
 from prdp_hpc.linalg.stacked import stacked_richardson
 from prdp_hpc.linalg.steepest_descent import line_search
@@ -58,22 +56,13 @@ from prdp_hpc.linalg.steepest_descent import line_search
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
-# A relative residual that is rounding: what is left after a breakdown of a method that had
-# converged.
-SOLVED = 1e-10
-# The same where a Krylov method is stopped by it.
+# A relative residual by which a Krylov method is stopped where only rounding is left.
 ROUNDING = 1e-14
-# How much larger than the tolerance the residual of a solution may be.
-LOST = 100.0
-# A relative residual that no loose tolerance excuses.
-NOTHING_SOLVED = 0.1
 # A growth of the residual that no solve reaches.
 NEVER = 1e150
-# What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
-DIRECT = 1e-3
 
 
-class LinearSystem:
+class LinearSystem(ResidualChecks):
     """The two KSPs of one solver for one operator."""
 
     def __init__(self, operator: Operator, solver: Solver) -> None:
@@ -426,91 +415,6 @@ class LinearSystem:
         finally:
             self.refine(self._levels["forward"], self._levels["adjoint"])
 
-    def _judge(
-        self,
-        direction: str,
-        code: int,
-        repeated: int,
-        iterations: int,
-        right: Array,
-        result: Array,
-    ) -> None:
-        """Raise SolveError for a solve that ended with a negative code, and when repeated with
-        another, unless the result is right.
-        """
-        level = self._levels[direction]
-        if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
-            return
-        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
-        # or nothing is left to.
-        if level.is_fixed and not errors.is_set_up_failure(code):
-            if zero_rows(self._comm, right[None])[0]:
-                result[:] = 0.0
-                return
-            residual, length, _ = self._lengths(direction, right, result)
-            if residual <= SOLVED * length < np.inf:
-                return
-        where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
-        raise errors.failed_solve(direction, self.method, code, iterations, level, where)
-
-    def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
-        """Raise SolveError unless one application of the preconditioner reached the tolerance:
-        PETSc does not look.
-        """
-        level = self._levels[direction]
-        if level.max_it == 1:
-            return
-        residual, length, size = self._lengths(direction, right, result)
-        if residual <= float(level.rtol or 0.0) * length:
-            return
-        # Near a singular matrix a factorisation cannot do better than rounding.
-        rounding = SOLVED * size * self._matrix.norm(PETSc.NormType.FROBENIUS)
-        if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
-            return
-        raise errors.inexact_application(direction, self.method, residual / length, level)
-
-    def _judge_no_iteration(self, direction: str, right: Array) -> None:
-        """Raise SolveError if a right-hand side other than zero needed no iteration: its
-        preconditioned residual vanished, and with it the solution.
-        """
-        asked = self._ksps[direction].getTolerances()[1] > 0.0
-        if not asked and not zero_rows(self._comm, right[None])[0]:
-            raise errors.vanished(direction, self.method, self._levels[direction])
-
-    def _judge_recurrence(
-        self, direction: str, iterations: int, right: Array, result: Array
-    ) -> None:
-        """Raise SolveError if the residual that a method kept by recurrences is not that of its
-        solution.
-        """
-        level, residual = self._levels[direction], np.empty_like(right)
-        self._lengths(direction, right, result)
-        residual[:] = self._residual.getArray(readonly=True)
-        pair = np.stack([residual, right])
-        if self._ksps[direction].getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            transposed = direction == "adjoint" and self._transposed
-            pair = self.inverse.applied(pair, by_transposed=transposed)
-        squares = self._comm.allreduce((pair**2).sum(axis=1))
-        rtol = float(level.rtol or 0.0)
-        if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
-            raise errors.lost_residual(
-                direction, self.method, float(np.sqrt(squares[0] / squares[1])), iterations, level
-            )
-
-    def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
-        """The lengths of the residual, the right-hand side and the solution; collective."""
-        transposed = direction == "adjoint" and self._transposed
-        self._b.placeArray(right)
-        self._x.placeArray(result)
-        try:
-            product = self._matrix.multTranspose if transposed else self._matrix.mult
-            product(self._x, self._residual)
-            self._residual.aypx(-1.0, self._b)
-            return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
-        finally:
-            self._b.resetArray()
-            self._x.resetArray()
-
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
         """What to raise for a PETSc call that failed: the exception of the operator's or
         preconditioner's own code if that was why. Ends the job if other ranks wait inside that
@@ -543,10 +447,3 @@ class LinearSystem:
 
     def _counters(self, direction: str) -> Counters:
         return self._report.counters(direction)
-
-
-def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
-    """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
-    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
-    comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
-    return np.logical_not(nonzero)

@@ -11,8 +11,8 @@ from torch import Tensor
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bridge import has_bad_numbers
 from prdp_hpc.linalg.inputs import anywhere
-from prdp_hpc.linalg.linear_system import SOLVED
 from prdp_hpc.linalg.report import Counters
+from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State

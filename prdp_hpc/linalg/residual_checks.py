@@ -1,0 +1,148 @@
+"""Whether what a KSP left is the solution, where PETSc does not look at the residual itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+from petsc4py import PETSc
+
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.bad_rows import bad_row
+from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.inverses import BatchedInverse
+from prdp_hpc.linalg.method_types import DIRECT_PCS
+from prdp_hpc.linalg.refinement_level import Refinement
+
+# A relative residual that is rounding: what is left after a breakdown of a method that had
+# converged.
+SOLVED = 1e-10
+# How much larger than the tolerance the residual of a solution may be.
+LOST = 100.0
+# A relative residual that no loose tolerance excuses.
+NOTHING_SOLVED = 0.1
+# What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
+DIRECT = 1e-3
+
+
+class ResidualChecks(ABC):
+    """The part of a `LinearSystem` that judges solutions; all of it collective."""
+
+    _matrix: Any
+    _comm: MPI.Comm
+    _transposed: bool
+    _ksps: dict[str, Any]
+    _levels: dict[str, Refinement]
+    _b: Any
+    _x: Any
+    _residual: Any
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """KSP and PC in words."""
+
+    @property
+    @abstractmethod
+    def pc_name(self) -> str:
+        """The live type of the preconditioner."""
+
+    @property
+    @abstractmethod
+    def inverse(self) -> BatchedInverse:
+        """Applications of the preconditioner."""
+
+    def _judge(
+        self,
+        direction: str,
+        code: int,
+        repeated: int,
+        iterations: int,
+        right: Array,
+        result: Array,
+    ) -> None:
+        """Raise SolveError for a solve that ended with a negative code, and when repeated with
+        another, unless the result is right.
+        """
+        level = self._levels[direction]
+        if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
+            return
+        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
+        # or nothing is left to.
+        if level.is_fixed and not errors.is_set_up_failure(code):
+            if zero_rows(self._comm, right[None])[0]:
+                result[:] = 0.0
+                return
+            residual, length, _ = self._lengths(direction, right, result)
+            if residual <= SOLVED * length < np.inf:
+                return
+        where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
+        raise errors.failed_solve(direction, self.method, code, iterations, level, where)
+
+    def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
+        """Raise SolveError unless one application of the preconditioner reached the tolerance:
+        PETSc does not look.
+        """
+        level = self._levels[direction]
+        if level.max_it == 1:
+            return
+        residual, length, size = self._lengths(direction, right, result)
+        if residual <= float(level.rtol or 0.0) * length:
+            return
+        # Near a singular matrix a factorisation cannot do better than rounding.
+        rounding = SOLVED * size * self._matrix.norm(PETSc.NormType.FROBENIUS)
+        if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
+            return
+        raise errors.inexact_application(direction, self.method, residual / length, level)
+
+    def _judge_no_iteration(self, direction: str, right: Array) -> None:
+        """Raise SolveError if a right-hand side other than zero needed no iteration: its
+        preconditioned residual vanished, and with it the solution.
+        """
+        asked = self._ksps[direction].getTolerances()[1] > 0.0
+        if not asked and not zero_rows(self._comm, right[None])[0]:
+            raise errors.vanished(direction, self.method, self._levels[direction])
+
+    def _judge_recurrence(
+        self, direction: str, iterations: int, right: Array, result: Array
+    ) -> None:
+        """Raise SolveError if the residual that a method kept by recurrences is not that of its
+        solution.
+        """
+        level, residual = self._levels[direction], np.empty_like(right)
+        self._lengths(direction, right, result)
+        residual[:] = self._residual.getArray(readonly=True)
+        pair = np.stack([residual, right])
+        if self._ksps[direction].getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
+            transposed = direction == "adjoint" and self._transposed
+            pair = self.inverse.applied(pair, by_transposed=transposed)
+        squares = self._comm.allreduce((pair**2).sum(axis=1))
+        rtol = float(level.rtol or 0.0)
+        if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
+            raise errors.lost_residual(
+                direction, self.method, float(np.sqrt(squares[0] / squares[1])), iterations, level
+            )
+
+    def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
+        """The lengths of the residual, the right-hand side and the solution; collective."""
+        transposed = direction == "adjoint" and self._transposed
+        self._b.placeArray(right)
+        self._x.placeArray(result)
+        try:
+            product = self._matrix.multTranspose if transposed else self._matrix.mult
+            product(self._x, self._residual)
+            self._residual.aypx(-1.0, self._b)
+            return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
+        finally:
+            self._b.resetArray()
+            self._x.resetArray()
+
+
+def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
+    """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
+    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
+    comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
+    return np.logical_not(nonzero)

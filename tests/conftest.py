@@ -40,8 +40,10 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("parallel"):
             # A hanging rank sits in C, where only a thread can end it; in the parent that would end
             # the whole session.
-            seconds, method = (60, "thread") if _UNDER_MPIEXEC else (100, "signal")
+            seconds, method = (150, "thread") if _UNDER_MPIEXEC else (200, "signal")
             item.add_marker(pytest.mark.timeout(factor * seconds, method=method))
+            # One after the other: the ranks of two of them would share the cores.
+            item.add_marker(pytest.mark.xdist_group("ranks"))
         elif long:
             item.add_marker(pytest.mark.timeout(factor * 100))
     # By the environment, which the ranks of a parallel test see too.

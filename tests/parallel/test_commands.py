@@ -65,12 +65,13 @@ def test_a_number_that_is_not_finite_in_one_ranks_part(config, tmp_path):
 
 def test_a_solve_that_fails_on_one_replica_only(config, tmp_path):
     whole = np.ones((4, 3, 8))
-    whole[2] = 1e308  # its square is not finite, and it is one replica's sample
+    whole[2] = 1e308  # the square of its error is not finite, and it is one replica's sample
     with h5py.File(tmp_path / "mine.h5", "w") as file:
         file["train/trajectories"], file["validation/trajectories"] = whole, whole[:1]
     words = ["network.activation=relu", "solver.ksp=cg", "refinement.ladder={kind: tolerances}"]
     message = fails(2, "run", config, f"data.file={tmp_path / 'mine.h5'}", *words)
-    assert "forward solve with ksp='cg'" in message
+    assert "adjoint solve with ksp='cg'" in message
+    assert "the incoming gradient holds NaN or infinity" in message
     assert "error (rank " in message
 
 

@@ -29,6 +29,9 @@ MAXES = "cmd=maxes rc=0 kvsname_max=256 keylen_max=256 vallen_max=4096"
 PATIENCE = 300.0
 """Seconds within which all processes must have joined."""
 
+JOIN_DELAY = 30.0
+"""Seconds that the line of a rank which already starts MPI may take to be read."""
+
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
@@ -104,9 +107,14 @@ class ProcessManager:
             )
 
     def _may_initialise(self, said: dict[str, str], host: str) -> bool:
-        """Whether it is a rank that has joined from this host: MPI itself cannot tell the token."""
+        """Whether it is a rank that has joined from this host: MPI itself cannot tell the token.
+
+        A rank says that it joins before it starts MPI, but on another connection, which may be
+        read later.
+        """
         rank = int(said["pmiid"])
         with self._changed:
+            self._changed.wait_for(lambda: rank in self._hosts, JOIN_DELAY)
             return self._hosts.get(rank) == host and rank not in self._initialised
 
     def _wait_for_the_end(self, lines: TextIO, rank: int, node: int, host: str) -> None:

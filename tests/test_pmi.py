@@ -107,6 +107,16 @@ def test_a_process_that_ends_in_the_middle_ends_the_job():
         assert served.reason() == "rank 1 has ended before the others"
 
 
+def test_mpi_may_start_before_the_rank_s_line_is_read():
+    served = Served(1)
+    with served.connection("cmd=initack pmiid=0") as ask:
+        time.sleep(0.2)
+        with served.join(0):
+            assert ask("cmd=init pmi_version=1 pmi_subversion=1", 5)[-1].startswith(
+                "cmd=response_to_init"
+            )
+
+
 def test_processes_that_never_use_mpi_may_end():
     served = Served(2)
     for rank in range(2):
@@ -128,7 +138,8 @@ def test_a_stranger_is_no_process_of_the_job():
     assert served.reason() == ""
 
 
-def test_a_process_without_the_token_is_no_process_of_the_job():
+def test_a_process_without_the_token_is_no_process_of_the_job(monkeypatch):
+    monkeypatch.setattr("prdp_hpc.pmi.JOIN_DELAY", 0.2)
     served = Served(2)
     wrong = "0" * 32
     with (

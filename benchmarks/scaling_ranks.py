@@ -18,14 +18,14 @@ from petsc4py import PETSc
 
 from prdp_hpc import Grid, Heat, ProcessMesh, Refinement, Solver
 from prdp_hpc.config import validate
-from prdp_hpc.halo import Halo
-from prdp_hpc.learning.allocation import keep_freed_memory
-from prdp_hpc.learning.experiment import build_solver, build_task
+from prdp_hpc.distributed.transport import TRAFFIC
+from prdp_hpc.experiments.experiment import build_solver, build_task
+from prdp_hpc.grid.halo import Halo
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import MLP
-from prdp_hpc.partition import Partition
 from prdp_hpc.planning import workload_of
 from prdp_hpc.planning.cost import COPIES, streamed_bytes
-from prdp_hpc.transport import TRAFFIC
+from prdp_hpc.training.allocation import keep_freed_memory
 
 WORLD = MPI.COMM_WORLD
 

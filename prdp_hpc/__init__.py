@@ -5,30 +5,16 @@ The public names are loaded on first use, so that `prdp-hpc doctor` can say what
 machine where PETSc or torch cannot be imported.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prdp_hpc.binary_petsc import load_mpi_library
-from prdp_hpc.launch import prepare_mpi
+from prdp_hpc.distributed import bootstrap
 
-# One MPI rank a core is the rule: a BLAS that starts threads of its own would fight with the other
-# ranks.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-# PETSc's own handler aborts by SIGTERM, from within a library call: it can wait for ever for a lock
-# that this call holds.
-_petsc_options = os.environ.get("PETSC_OPTIONS", "")
-if "-no_signal_handler" not in _petsc_options:
-    os.environ["PETSC_OPTIONS"] = f"{_petsc_options} -no_signal_handler"
-
-# Before anything loads MPI.
-prepare_mpi()
-load_mpi_library()
+bootstrap.start()
 
 _HOMES = {
-    "ProcessMesh": "mesh",
-    "Grid": "grid",
+    "ProcessMesh": "distributed.process_mesh",
+    "Grid": "grid.structured",
     "SparseOperator": "linalg",
     "FunctionOperator": "linalg",
     "Solver": "linalg",
@@ -46,13 +32,14 @@ _HOMES = {
     "ExplicitLadder": "refinement",
     "ConstantSchedule": "refinement",
     "ManualSchedule": "refinement",
-    "load_network": "learning.trained",
+    "load_network": "experiments.trained",
 }
 
 if TYPE_CHECKING:
     # The same names once more, for type checkers and editors, which do not run `__getattr__`.
-    from prdp_hpc.grid import Grid as Grid
-    from prdp_hpc.learning.trained import load_network as load_network
+    from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
+    from prdp_hpc.experiments.trained import load_network as load_network
+    from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import SolveError as SolveError
@@ -60,7 +47,6 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import SolveReport as SolveReport
     from prdp_hpc.linalg import SparseOperator as SparseOperator
     from prdp_hpc.linalg import solve as solve
-    from prdp_hpc.mesh import ProcessMesh as ProcessMesh
     from prdp_hpc.physics import Burgers as Burgers
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import prdp_hpc
-from prdp_hpc.failures import fail, missing_library
-from prdp_hpc.launch import launched_rank
-from prdp_hpc.signals import block_signals, hold_signals
+from prdp_hpc.commands.failures import fail, missing_library
+from prdp_hpc.distributed.launch import launched_rank
+from prdp_hpc.distributed.signals import block_signals, hold_signals
 
 _TRAINING = ("run", "compare", "paper")
 """Commands that, told to leave, save and leave with exit code 85."""

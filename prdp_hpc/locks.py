@@ -27,7 +27,7 @@ from typing import Any
 
 from mpi4py import MPI
 
-from prdp_hpc.collective import call_together
+from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors
 

@@ -8,14 +8,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.collective import call_together
 from prdp_hpc.commands.run import figure_of, remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, load_config
 from prdp_hpc.config.models import RefinementSection
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
+from prdp_hpc.experiments.experiment import process_mesh, run_folder, run_lock
 from prdp_hpc.files import write_json
-from prdp_hpc.learning.experiment import process_mesh, run_folder, run_lock
-from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report import (
     ComparisonRecord,
     compare_runs,

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.errors import PrdpError
-from prdp_hpc.launch import launched_rank
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,10 @@ def _launch() -> list[Finding]:
     """Where the ranks are, and how they find each other; collective."""
     if isinstance(mpi := _import("mpi4py.MPI"), str) or isinstance(_import("torch"), str):
         return []
-    from prdp_hpc.mesh import check_launch
-    from prdp_hpc.placement import describe, each_has_a_gpu
-    from prdp_hpc.rendezvous import common_address
-    from prdp_hpc.seats import seats_of
+    from prdp_hpc.distributed.process_mesh import check_launch
+    from prdp_hpc.distributed.rendezvous import common_address
+    from prdp_hpc.distributed.topology import describe, each_has_a_gpu
+    from prdp_hpc.distributed.topology_discovery import seats_of
 
     world = mpi.COMM_WORLD
     try:

@@ -8,15 +8,15 @@ from typing import Any
 
 from mpi4py import MPI
 
-from prdp_hpc.collective import call_together
 from prdp_hpc.config import SupervisedConfig
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.experiment import build_supervised, process_mesh
+from prdp_hpc.experiments.trained import trained_state
 from prdp_hpc.files import write_json
-from prdp_hpc.learning.experiment import build_supervised, process_mesh
-from prdp_hpc.learning.supervised import SupervisedTask
-from prdp_hpc.learning.trained import trained_state
 from prdp_hpc.linalg import Solver
-from prdp_hpc.mesh import ProcessMesh
+from prdp_hpc.tasks.supervised import SupervisedTask
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from mpi4py import MPI
 
 from prdp_hpc.config import ConfigError, InverseConfig, load_config
-from prdp_hpc.grid import Grid
-from prdp_hpc.learning.generate import generate as make
-from prdp_hpc.learning.generate import generated_path
-from prdp_hpc.mesh import ProcessMesh
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.generation.generate import generate as make
+from prdp_hpc.generation.generate import generated_path
+from prdp_hpc.grid.structured import Grid
 
 
 def generate(arguments: argparse.Namespace) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy
 import torch
 from mpi4py import MPI
-from petsc4py import PETSc
 
 from prdp_hpc import __version__
+from prdp_hpc.petsc import PETSc
 
 
 def provenance(command: str) -> dict[str, Any]:

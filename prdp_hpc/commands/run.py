@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.collective import call_together
 from prdp_hpc.config import ExperimentConfig, load_config
-from prdp_hpc.files import file_errors
-from prdp_hpc.learning.experiment import (
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.experiment import (
     RunFolderError,
     process_mesh,
     run_experiment,
     run_folder,
     run_lock,
 )
+from prdp_hpc.files import file_errors
 from prdp_hpc.locks import FOLDER_LOCK, LockedError, is_locked
-from prdp_hpc.mesh import ProcessMesh
 from prdp_hpc.report import load_run, plot_run, run_table
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from prdp_hpc.collective import call_together
 from prdp_hpc.data.layout import DATASET, DataError, TrajectoryAttributes, reason_of
+from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.files import atomic_path, remove_leftovers
 from prdp_hpc.locks import locked
 

@@ -1,7 +1,7 @@
 """Differentiable distributed linear algebra."""
 
 from prdp_hpc.linalg.errors import SolveError
-from prdp_hpc.linalg.functions import FunctionOperator
+from prdp_hpc.linalg.function_operator import FunctionOperator
 from prdp_hpc.linalg.implicit import solve
 from prdp_hpc.linalg.operator import Operator, SparseOperator
 from prdp_hpc.linalg.refinement_level import Refinement

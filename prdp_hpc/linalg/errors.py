@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from petsc4py import PETSc
-
 from prdp_hpc.errors import InputError, PrdpError
+from prdp_hpc.petsc import PETSc
 
 _ADVICE = {
     "DIVERGED_MAX_IT": "allow more iterations (max_it), loosen rtol, or use a "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mpi4py import MPI
-from petsc4py import PETSc
+
+from prdp_hpc.petsc import PETSc
 
 
 def free_dropped_objects(*comms: MPI.Comm) -> None:

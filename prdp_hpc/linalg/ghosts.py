@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from petsc4py import PETSc
 from torch import Tensor
+
+from prdp_hpc.petsc import PETSc
 
 
 class GhostedIndex:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.torch_petsc import Array
 
 ROUNDING = 1e-10
 """Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is rounding."""

@@ -6,13 +6,10 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from petsc4py import PETSc
-
-from prdp_hpc.collective import RemoteError, raise_together, tell_or_end_job
+from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
-from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.method_types import (
@@ -52,6 +49,8 @@ from prdp_hpc.linalg.residual_checks import ResidualChecks
 from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
 from prdp_hpc.linalg.stacked import stacked_richardson
 from prdp_hpc.linalg.steepest_descent import line_search
+from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver

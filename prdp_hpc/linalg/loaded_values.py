@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.torch_petsc import Array
 
 BLOCK = 32_768
 """Values that are compared at a time."""

@@ -6,9 +6,8 @@ import difflib
 from functools import cache
 from typing import Any
 
-from petsc4py import PETSc
-
 from prdp_hpc.errors import InputError
+from prdp_hpc.petsc import PETSc
 
 OWN_PRECONDITIONERS = ("constraint",)
 """Names of preconditioners that PETSc does not have, and an operator may bring along."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from petsc4py import PETSc
-
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.petsc import PETSc
 
 NEARLY = math.sqrt(2.0)
 """How much wider than the closest points of a grid others may be to be coarsened with them."""

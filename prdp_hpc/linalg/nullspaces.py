@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from numpy.typing import ArrayLike
-from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.collective import raise_together
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.petsc import PETSc
 
 DEPENDENT = 1e-10
 """What is left of a vector of length 1 without its part along the vectors before it, below which it

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from numpy.typing import ArrayLike
-from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.collective import call_together, raise_together
+from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
-from prdp_hpc.linalg.bridge import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
@@ -25,6 +23,8 @@ from prdp_hpc.linalg.pattern import check_scalars, entries_of, wrong_pattern
 from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.promises import PromiseCheck
+from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.petsc import PETSc
 
 Product = Callable[[Tensor], Tensor]
 

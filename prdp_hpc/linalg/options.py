@@ -6,9 +6,8 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from petsc4py import PETSc
-
 from prdp_hpc.errors import InputError
+from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
 """How options of a solver begin; others under a user's prefix may be those of another solver."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.petsc import PETSc
 
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], tuple[int, int]]
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prdp_hpc.batched_functions import apply
+from prdp_hpc.autograd.batched_functions import apply
+from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.linalg.ghosts import GhostedIndex
-from prdp_hpc.linear_map import LinearMap
 
 
 class PatternProducts:

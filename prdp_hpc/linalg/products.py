@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from petsc4py import PETSc
 from torch import Tensor
+
+from prdp_hpc.petsc import PETSc
 
 MOST_TRANSPOSED = 50_000
 """Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each

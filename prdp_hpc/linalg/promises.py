@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from petsc4py import PETSc
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.nullspaces import Nullspace, Nullspaces
+from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.petsc import PETSc
 
 DOUBLE, SINGLE = 1e-8, 1e-5
 """Violations, relative to the terms of a row's sum, that are taken for rounding: of values in

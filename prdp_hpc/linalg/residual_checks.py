@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
-from petsc4py import PETSc
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bad_rows import bad_row
-from prdp_hpc.linalg.bridge import Array
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.method_types import DIRECT_PCS
 from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.petsc import PETSc
 
 # A relative residual that is rounding: what is left after a breakdown of a method that had
 # converged.

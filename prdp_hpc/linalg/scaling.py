@@ -11,7 +11,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.torch_petsc import Array
 
 Exponents = NDArray[np.int32]
 

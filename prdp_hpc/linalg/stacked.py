@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from petsc4py import PETSc
 
-from prdp_hpc.linalg.bridge import Array
+from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.petsc import PETSc
 
 MOST_STACKED = 1_000_000
 """Numbers of a batch on a rank (on average) up to which they are put together; a solve keeps five

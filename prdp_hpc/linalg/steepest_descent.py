@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from petsc4py import PETSc
+from prdp_hpc.petsc import PETSc
 
 
 def line_search(ksp: Any) -> Any:

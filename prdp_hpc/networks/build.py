@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks.mlp import MLP
 from prdp_hpc.networks.resnet import ResNet
 from prdp_hpc.networks.unet import UNet
-from prdp_hpc.partition import Partition
 
 CONVOLUTIONAL: dict[str, type[ResNet] | type[UNet]] = {"resnet": ResNet, "unet": UNet}
 KINDS = ("mlp", *CONVOLUTIONAL)

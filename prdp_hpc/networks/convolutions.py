@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.halo import CHANNELS_LAST, Halo
-from prdp_hpc.partition import Partition
+from prdp_hpc.grid.halo import CHANNELS_LAST, Halo
+from prdp_hpc.grid.partition import Partition
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from prdp_hpc.distributed.transport import total
 from prdp_hpc.errors import InputError
-from prdp_hpc.partition import Partition
-from prdp_hpc.transport import total
+from prdp_hpc.grid.partition import Partition
 
 
 class GroupNorm(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks.activations import activation_of
 from prdp_hpc.networks.convolutions import (
     CONVOLUTIONS,
@@ -12,7 +13,6 @@ from prdp_hpc.networks.convolutions import (
     fastest_format,
     in_fastest_format,
 )
-from prdp_hpc.partition import Partition
 
 
 class ResNet(nn.Module):

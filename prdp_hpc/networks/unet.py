@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks.activations import activation_of
 from prdp_hpc.networks.convolutions import (
     CONVOLUTIONS,
@@ -17,7 +18,6 @@ from prdp_hpc.networks.convolutions import (
     in_fastest_format,
 )
 from prdp_hpc.networks.normalisation import GroupNorm
-from prdp_hpc.partition import Partition
 
 GROUPS = 8
 """Groups of channels that are normalised together; fewer where the width is no multiple of 8."""

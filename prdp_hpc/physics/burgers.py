@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prdp_hpc.collective import raise_together
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
 from prdp_hpc.physics.shifts import moved

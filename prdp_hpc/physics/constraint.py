@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
-from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.grid import Grid
+from prdp_hpc.distributed.transport import total
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.fourier import FourierTransform
 from prdp_hpc.physics.shifts import neighbour
-from prdp_hpc.transport import total
 
 Array = NDArray[np.float64]
 

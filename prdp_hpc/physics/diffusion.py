@@ -9,14 +9,14 @@ from functools import cached_property
 import numpy as np
 import torch
 from mpi4py import MPI
-from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.collective import raise_together
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
-from prdp_hpc.linalg.bridge import in_double
+from prdp_hpc.linalg.torch_petsc import in_double
+from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.shifts import moved
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 
 Block = tuple[slice, ...]
 Fields = NDArray[Any]

@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics.diffusion import DiffusionStepper
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from prdp_hpc.collective import raise_together
-from prdp_hpc.grid import Grid
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
 from prdp_hpc.physics.poisson import Poisson

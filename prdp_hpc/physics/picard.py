@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from prdp_hpc.collective import raise_together
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 
 VELOCITIES = ("velocity_x", "velocity_y", "velocity_z")

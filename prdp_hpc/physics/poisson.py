@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics.diffusion import DiffusionStepper
 

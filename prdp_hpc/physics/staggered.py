@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid import Grid
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
+from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.constraint import (
     ConstraintPreconditioner,
     DifferentiableConstraint,

@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 from prdp_hpc import cli
+from prdp_hpc.commands.failures import missing_library
 from prdp_hpc.errors import InputError
-from prdp_hpc.failures import missing_library
 
 BUGS = [
     ValueError("zip() argument 2 is shorter than argument 1"),
@@ -94,7 +94,7 @@ import sys, time
 from mpi4py import MPI
 from prdp_hpc import cli
 from prdp_hpc.commands import run
-from prdp_hpc.collective import call_together
+from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 
 world, config = MPI.COMM_WORLD, sys.argv[1]

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 
-from prdp_hpc.learning.checkpoint import Checkpoints
-from prdp_hpc.preemption import PREEMPTED
+from prdp_hpc.distributed.preemption import PREEMPTED
+from prdp_hpc.training.checkpoint import Checkpoints
 
 EPOCHS = 40
 DEADLINE = 30.0

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import Convolution, GroupNorm, Pooling, TransposedConvolution, UNet
-from prdp_hpc.partition import Partition
 
 FIELD = {"dtype": torch.float64, "requires_grad": True}
 CONVOLVE: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import MLP, build_network
-from prdp_hpc.partition import Partition
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import ResNet
-from prdp_hpc.partition import Partition
 
 MODES = {"periodic": "circular", "dirichlet": "constant", "neumann": "replicate"}
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=3)

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 from prdp_hpc import Grid, ProcessMesh
-from prdp_hpc.collective import RemoteError, call_together, raise_together
-from prdp_hpc.communicators import private
+from prdp_hpc.distributed.collective import RemoteError, call_together, raise_together
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
-from prdp_hpc.halo import Halo
+from prdp_hpc.grid.halo import Halo
 from prdp_hpc.linalg import SolveError
 
 WORLD = MPI.COMM_WORLD

@@ -108,7 +108,7 @@ CASES = {
     "a hook of autograd": Case(HOOK),
     "a thread": Case(THREAD, rank="rank 1 failed in a thread"),
     "a local condition": Case(
-        "from prdp_hpc.collective import raise_together\nx = again()\n"
+        "from prdp_hpc.distributed.collective import raise_together\nx = again()\n"
         "if rank == 1: x.sum().backward()\nelse: raise_together(MPI.COMM_WORLD, None)",
         "rank 0 of 2 has been in one call since",
         "rank 1 of 2 has been in one call since",

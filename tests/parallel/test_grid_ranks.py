@@ -12,9 +12,9 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from prdp_hpc import Grid, Solver
+from prdp_hpc.distributed.transport import TRAFFIC
 from prdp_hpc.physics import Heat
 from prdp_hpc.planning.cost import surface
-from prdp_hpc.transport import TRAFFIC
 
 WORLD = MPI.COMM_WORLD
 KINDS = ("dirichlet", "neumann", "periodic")

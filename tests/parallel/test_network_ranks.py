@@ -12,10 +12,11 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch.nn.parallel import DistributedDataParallel
 
-from prdp_hpc import Grid, ProcessMesh, halo
+from prdp_hpc import Grid, ProcessMesh
+from prdp_hpc.distributed.transport import TRAFFIC, TorchTransport, total
+from prdp_hpc.grid import halo
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import Convolution, GroupNorm, Pooling, ResNet, TransposedConvolution, UNet
-from prdp_hpc.partition import Partition
-from prdp_hpc.transport import TRAFFIC, TorchTransport, total
 
 WORLD = MPI.COMM_WORLD
 KINDS = ("dirichlet", "neumann", "periodic")

@@ -8,9 +8,9 @@ from mpi4py import MPI
 from systems import dominant
 
 from prdp_hpc import FunctionOperator, Grid, Heat, Solver, SparseOperator, solve
-from prdp_hpc.halo import Halo
+from prdp_hpc.distributed.transport import total
+from prdp_hpc.grid.halo import Halo
 from prdp_hpc.physics import Burgers
-from prdp_hpc.transport import total
 
 WORLD = MPI.COMM_WORLD
 N = 9

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from prdp_hpc import cli
-from prdp_hpc.learning.checkpoint import Checkpoints
+from prdp_hpc.training.checkpoint import Checkpoints
 
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
 EPOCHS = 4

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from prdp_hpc import ProcessMesh, cli
 from prdp_hpc.config import load_config, validate
-from prdp_hpc.learning.experiment import build_solver, build_task
+from prdp_hpc.experiments.experiment import build_solver, build_task
+from prdp_hpc.grid.partition import BOUNDARIES, Partition
 from prdp_hpc.networks import build_network
-from prdp_hpc.partition import BOUNDARIES, Partition
 from prdp_hpc.planning import (
     MACHINES,
     best,

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 
-from prdp_hpc.learning.checkpoint import Checkpoints
+from prdp_hpc.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.linalg.unrolled.watch import Watch
+from prdp_hpc.petsc import PETSc
 
 _BREAKDOWN = PETSc.KSP.ConvergedReason.DIVERGED_BREAKDOWN
 

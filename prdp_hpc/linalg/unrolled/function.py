@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from petsc4py import PETSc
 from torch import Tensor
 
-from prdp_hpc.batched_functions import is_transformed
+from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.bridge import like, to_host
 from prdp_hpc.linalg.held_matrices import HeldMatrices
-from prdp_hpc.linalg.inputs import prepare
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.torch_petsc import like, to_host
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
 from prdp_hpc.linalg.unrolled.run import Run
 from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
+from prdp_hpc.linalg.validation import prepare
+from prdp_hpc.petsc import PETSc
 
 GMRES_RESTART = 30  # PETSc's default
 

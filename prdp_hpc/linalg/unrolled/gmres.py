@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio, root
 from prdp_hpc.linalg.unrolled.reductions import combine, dots, orthogonalise
 from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.linalg.unrolled.watch import Watch
+from prdp_hpc.petsc import PETSc
 
 ROUNDING = 1e-14
 """What is left of a product, relative to it, is rounding."""

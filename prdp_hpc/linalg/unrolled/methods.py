@@ -10,12 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.system import System, UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Watch, last_iteration
+from prdp_hpc.petsc import PETSc
 
 State = tuple[Tensor, ...]
 _REASONS = PETSc.KSP.ConvergedReason

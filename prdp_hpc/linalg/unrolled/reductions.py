@@ -12,7 +12,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.communicators import private
+from prdp_hpc.distributed.communicators import private
 
 Pair = tuple[Tensor, Tensor]
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.bridge import has_bad_numbers
-from prdp_hpc.linalg.inputs import anywhere
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.torch_petsc import has_bad_numbers
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
+from prdp_hpc.linalg.validation import anywhere
+from prdp_hpc.petsc import PETSc
 
 PROJECTED = 1e-13
 """What is left of a right-hand side of the nullspace alone, relative to it, is rounding."""

@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 import torch
 from mpi4py import MPI
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.inputs import anywhere, is_batch
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
+from prdp_hpc.linalg.validation import anywhere, is_batch
+from prdp_hpc.petsc import PETSc
 
 # Options with which these preconditioners are no longer what they are differentiated as.
 _DIFFERENTIATED = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
+from prdp_hpc.petsc import PETSc
 
 EXACT = 1e-15
 """A residual this small relative to the first is rounding, and iterations on rounding have no

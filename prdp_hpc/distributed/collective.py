@@ -1,0 +1,91 @@
+"""Errors that all ranks of a communicator raise together, so that none waits for one that left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from mpi4py import MPI
+
+from prdp_hpc.distributed.communicators import private
+from prdp_hpc.distributed.job_end import (
+    RENDEZVOUS_SECONDS,
+    abort,
+    all_ranks_come,
+    completes,
+    fail_alone,
+)
+from prdp_hpc.distributed.remote_error import RemoteError, Report
+
+__all__ = [
+    "RemoteError",
+    "abort",
+    "all_ranks_come",
+    "call_together",
+    "raise_together",
+    "tell_or_end_job",
+]
+
+T = TypeVar("T")
+
+
+def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
+    """Raise on every rank as soon as one rank has an error; collective.
+
+    A rank that has an error raises it. The others raise one that is an instance of the same class
+    and of `RemoteError`, names the rank in MPI.COMM_WORLD, and shows that rank's traceback. Does
+    nothing when no rank has an error.
+
+    Example: `raise_together(comm, None if ok else InputError("what, where, what to do"))`.
+    """
+    remote = _exchange(comm, error, None)
+    if error is not None:
+        raise error
+    if remote is not None:
+        raise remote
+
+
+def tell_or_end_job(comm: MPI.Comm, error: Exception) -> None:
+    """Before this rank raises an error that came out of a collective library call: make sure that
+    no other rank waits inside of that call.
+
+    Returns if the others come within `RENDEZVOUS_SECONDS`: to this function with errors of their
+    own, or to `raise_together`, which raises this one there. If they do not, the job ends with the
+    error and its rank: nothing else can free them.
+    """
+    _exchange(comm, error, RENDEZVOUS_SECONDS)
+
+
+def _exchange(
+    comm: MPI.Comm, error: Exception | None, patience: float | None
+) -> RemoteError | None:
+    """The error of the first rank that has one, for those that have none; collective."""
+    if comm.size == 1:
+        return None
+    agreement = private(comm).agreement
+    first = np.array(comm.rank if error is not None else comm.size, dtype=np.int64)
+    request = agreement.Iallreduce(MPI.IN_PLACE, first, op=MPI.MIN)
+    if error is not None and patience is not None and not completes(request, patience):
+        fail_alone(error)
+    request.Wait()
+    if first == comm.size:
+        return None
+    mine = Report.of(error, MPI.COMM_WORLD.rank) if error is not None else None
+    report: Report = agreement.bcast(mine, root=int(first))
+    return report.error()
+
+
+def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
+    """What `function` returns on this rank; if it raises on one rank, every rank raises as in
+    `raise_together`.
+
+    Collective. Where `function` is collective too, it must fail on all its ranks alike.
+    """
+    try:
+        result = function()
+    except Exception as error:
+        raise_together(comm, error)
+        raise
+    raise_together(comm, None)
+    return result

@@ -1,0 +1,230 @@
+"""A small process manager that lets processes which were started apart become one MPI job, and end
+as one.
+
+MPICH and the MPIs made from it find each other through the text protocol PMI-1: each process puts
+its address under a key, waits in a barrier, and gets the others' addresses. `serve` does that in a
+process of its own.
+
+Each process first opens a connection of its own (`join`, with the token that the manager has made
+for its job) and never closes it: where it ends, the process has ended. When one has ended without
+finalising MPI while others use it, the manager ends too, and with it all connections, by which the
+others are killed (`prdp_hpc.distributed.launch`). torchrun itself ends only the processes of the
+node where one has died.
+
+Source: MPICH, src/pmi (PMI-1 wire protocol).
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
+from typing import TextIO
+
+MAXES = "cmd=maxes rc=0 kvsname_max=256 keylen_max=256 vallen_max=4096"
+PATIENCE = 300.0
+"""Seconds within which all processes must have joined."""
+
+JOIN_DELAY = 30.0
+"""Seconds that the line of a rank which already starts MPI may take to be read."""
+
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+
+
+class ProcessManager:
+    """Serves one job of `size` processes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a
+        # killed one left behind.
+        self._name = f"prdp_hpc_{secrets.token_hex(8)}"
+        self.token = secrets.token_hex(16)
+        self._values: dict[str, str] = {}
+        self._barrier = threading.Barrier(size)
+        self._changed = threading.Condition()
+        self._nodes: dict[int, int] = {}
+        self._hosts: dict[int, str] = {}
+        self._initialised: set[int] = set()
+        self._finalised: set[int] = set()
+        self._ended: set[int] = set()
+        self._listener = socket.create_server(("", 0), backlog=size)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._listener.getsockname()[1])
+
+    def serve(self) -> str:
+        """Serve until all processes have ended ("") or the job cannot go on (why)."""
+        threading.Thread(target=self._accept, daemon=True).start()
+        with self._changed:
+            if not self._changed.wait_for(
+                lambda: self._all_joined() or bool(self._lost()), PATIENCE
+            ):
+                return (
+                    f"only {len(self._nodes)} of {self._size} processes have come in "
+                    f"{PATIENCE:.0f} s"
+                )
+            self._changed.wait_for(lambda: len(self._ended) == self._size or bool(self._lost()))
+            return self._lost()
+
+    def _all_joined(self) -> bool:
+        return len(self._nodes) == self._size
+
+    def _lost(self) -> str:
+        lost = sorted(self._ended - self._finalised)
+        return f"rank {lost[0]} has ended before the others" if lost and self._initialised else ""
+
+    def _accept(self) -> None:
+        while True:
+            connection, (host, _) = self._listener.accept()
+            threading.Thread(target=self._converse, args=(connection, host), daemon=True).start()
+
+    def _converse(self, connection: socket.socket, host: str) -> None:
+        # Whoever says something else, as a port scanner, is nobody's loss.
+        with connection, suppress(OSError, ValueError, KeyError, threading.BrokenBarrierError):
+            stay_alive(connection)
+            with connection.makefile("r", encoding="ascii", newline="\n") as lines:
+                said = _fields(lines.readline())
+                if said.get("cmd") == "join" and self._is_one_of_us(said):
+                    self._wait_for_the_end(lines, int(said["rank"]), int(said["node"]), host)
+                elif said.get("cmd") == "initack" and self._may_initialise(said, host):
+                    self._serve_mpi(connection, lines, int(said["pmiid"]))
+
+    def _is_one_of_us(self, said: dict[str, str]) -> bool:
+        """Whether a process knows the token and is a rank that has not joined yet."""
+        known = secrets.compare_digest(said["token"].encode(), self.token.encode())
+        with self._changed:
+            return (
+                known
+                and 0 <= int(said["rank"]) < self._size
+                and int(said["rank"]) not in self._nodes
+            )
+
+    def _may_initialise(self, said: dict[str, str], host: str) -> bool:
+        """Whether it is a rank that has joined from this host: MPI itself cannot tell the token.
+
+        A rank says that it joins before it starts MPI, but on another connection, which may be
+        read later.
+        """
+        rank = int(said["pmiid"])
+        with self._changed:
+            self._changed.wait_for(lambda: rank in self._hosts, JOIN_DELAY)
+            return self._hosts.get(rank) == host and rank not in self._initialised
+
+    def _wait_for_the_end(self, lines: TextIO, rank: int, node: int, host: str) -> None:
+        with self._changed:
+            self._nodes[rank], self._hosts[rank] = node, host
+            self._changed.notify_all()
+        try:
+            lines.read()
+        finally:
+            with self._changed:
+                self._ended.add(rank)
+                self._changed.notify_all()
+
+    def _serve_mpi(self, connection: socket.socket, lines: TextIO, rank: int) -> None:
+        with self._changed:
+            self._initialised.add(rank)
+            self._changed.notify_all()
+        _say(
+            connection,
+            "cmd=initack",
+            f"cmd=set size={self._size}",
+            f"cmd=set rank={rank}",
+            "cmd=set debug=0",
+        )
+        for line in lines:
+            _say(connection, self._answer(_fields(line), rank))
+
+    def _answer(self, said: dict[str, str], rank: int) -> str:
+        command = said["cmd"]
+        if command == "get":
+            value = (
+                self._mapping()
+                if said["key"] == "PMI_process_mapping"
+                else self._values.get(said["key"])
+            )
+            return (
+                "cmd=get_result rc=-1 msg=key_not_found"
+                if value is None
+                else f"cmd=get_result rc=0 msg=success value={value}"
+            )
+        if command == "put":
+            self._values[said["key"]] = said["value"]
+        if command == "barrier_in":
+            self._barrier.wait()
+        if command == "finalize":
+            with self._changed:
+                self._finalised.add(rank)
+        # A KeyError closes the connection: what is not known (as spawning) fails instead of waiting
+        # for ever.
+        return {
+            "init": "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1",
+            "get_maxes": MAXES,
+            "get_appnum": "cmd=appnum rc=0 appnum=0",
+            "get_my_kvsname": f"cmd=my_kvsname rc=0 kvsname={self._name}",
+            "get_universe_size": f"cmd=universe_size rc=0 size={self._size}",
+            "put": "cmd=put_result rc=0 msg=success",
+            "barrier_in": "cmd=barrier_out rc=0",
+            "finalize": "cmd=finalize_ack rc=0",
+        }[command]
+
+    def _mapping(self) -> str:
+        with self._changed:
+            self._changed.wait_for(self._all_joined)
+            return process_mapping([self._nodes[rank] for rank in range(self._size)])
+
+
+def serve(size: int) -> None:
+    """Print the port and the token of a new manager and serve; ends the process with the reason if
+    the job cannot go on.
+    """
+    manager = ProcessManager(size)
+    print(manager.port, manager.token, flush=True)
+    if reason := manager.serve():
+        sys.exit(f"prdp-hpc: {reason}: ending the job on all {size} ranks")
+
+
+def process_mapping(nodes: Sequence[int]) -> str:
+    """The node of each rank as MPICH reads it: blocks of (first node, how many nodes, ranks on
+    each).
+    """
+    blocks: list[list[int]] = []
+    for node, count in _runs(nodes):
+        if blocks and [node, count] == [sum(blocks[-1][:2]), blocks[-1][2]]:
+            blocks[-1][1] += 1
+        else:
+            blocks.append([node, 1, count])
+    return f"(vector,{','.join(f'({first},{many},{each})' for first, many, each in blocks)})"
+
+
+def stay_alive(connection: socket.socket) -> None:
+    """Have the kernel notice within half a minute that the other side's machine is gone."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE:
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _runs(nodes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each node, numbered in the order in which it first comes, and how many ranks in a row it
+    has.
+    """
+    numbers = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
+    return ((numbers[node], len(list(ranks))) for node, ranks in groupby(nodes))
+
+
+def _fields(line: str) -> dict[str, str]:
+    """`key=value` pairs; what is called `value` is the last, and may hold anything."""
+    pairs, _, value = line.strip().partition(" value=")
+    found = {key: text for key, _, text in (word.partition("=") for word in pairs.split())}
+    return found | ({"value": value} if value else {})
+
+
+def _say(connection: socket.socket, *lines: str) -> None:
+    connection.sendall("".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,234 @@
+"""The world of ranks as replicas × grid ranks."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mpi4py import MPI
+
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.launch import launched_size, under_torchrun
+from prdp_hpc.distributed.rendezvous import common_address, use_interface_to
+from prdp_hpc.distributed.topology import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
+from prdp_hpc.distributed.topology_discovery import seats_of
+from prdp_hpc.errors import InputError
+
+
+@dataclass(frozen=True)
+class ProcessMesh:
+    """MPI ranks arranged as `replicas × grid_ranks`.
+
+    The ranks of one replica share one grid (each holds a part of every field and the same samples);
+    the replicas hold the same network and different samples. Rank `r` of `world` is grid rank `r %
+    grid_ranks` of replica `r // grid_ranks`; `world` numbers the ranks so that the grid ranks of a
+    replica sit on one node where that is possible (`topology`), which changes nothing where the
+    launcher places them node by node.
+
+    Attributes
+    ----------
+    world : all ranks.
+    grid_comm : the ranks of this replica; PETSc works on it.
+    replica_comm : the ranks of all replicas that hold the same part of the grid.
+    replica_group : the same ranks for `torch.distributed` (what DDP reduces over); None with one
+        replica.
+    grid_group : the ranks of this replica for `torch.distributed`, where halos travel between GPUs
+        by NCCL; else None.
+    device : where this rank's network lives; a GPU of this node if there is one.
+    seats : where every rank of `world` sits.
+    """
+
+    world: MPI.Comm
+    grid_comm: MPI.Comm
+    replica_comm: MPI.Comm
+    replica_group: dist.ProcessGroup | None
+    grid_group: dist.ProcessGroup | None
+    device: torch.device
+    seats: tuple[Seat, ...]
+    _opened: tuple[dist.ProcessGroup | None, ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def from_world(cls, grid_ranks: int = 1, comm: MPI.Comm | None = None) -> ProcessMesh:
+        """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start
+        `torch.distributed` on it.
+
+        The grid ranks of a replica sit on one node where that is possible, whatever the launcher's
+        placement. Each rank gets its share of the node's cores as torch threads, at most
+        SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any; a
+        warning says where ranks have to share one. torch.distributed uses NCCL where each rank has
+        a GPU of its own, else gloo, through an address of rank 0 that all nodes reach. A process
+        group that was started before is used as it is; its ranks must be numbered as those of
+        `world`.
+
+        Raises
+        ------
+        ValueError
+            On all ranks: if the number of ranks is not a multiple of `grid_ranks`, if the launcher
+            started processes that MPI does not know, if only some nodes have GPUs, if the nodes
+            cannot reach each other, or if torch.distributed runs already with other ranks.
+        """
+        given = MPI.COMM_WORLD if comm is None else comm
+        check_launch(given)
+        _check_split(given, grid_ranks)
+        seats = seats_of(given)
+        places = order([seat.node for seat in seats], grid_ranks)
+        # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a
+        # failure.
+        world = given.Split(0, places.index(given.rank))
+        seats = [seats[rank] for rank in places]
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads_of(seats, world.rank))
+        gpu = gpus_of(seats)[world.rank]
+        device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
+        if gpu is not None:
+            torch.cuda.set_device(device)
+        if world.rank == 0:
+            _warn_of_shared_gpus(seats)
+        opened: list[dist.ProcessGroup | None] = []
+        if world.size > 1:
+            running = dist.is_initialized()
+            raise_together(world, _wrong_process_group(world))
+            if not running:
+                _start_torch_distributed(world, seats)
+                opened.append(dist.group.WORLD)
+        replica, grid_rank = divmod(world.rank, grid_ranks)
+        replicas = world.size // grid_ranks
+        across = [[first + i * grid_ranks for i in range(replicas)] for first in range(grid_ranks)]
+        within = [[i * grid_ranks + rank for rank in range(grid_ranks)] for i in range(replicas)]
+        # Between CPUs halos go through MPI.
+        needed = world.size > 1 and grid_ranks > 1 and dist.get_backend() == "nccl"
+        replica_groups = _groups(across) if replicas > 1 else []
+        grid_groups = _groups(within) if needed else []
+        return cls(
+            world,
+            world.Split(replica, grid_rank),
+            world.Split(grid_rank, replica),
+            replica_groups[grid_rank] if replica_groups else None,
+            grid_groups[replica] if grid_groups else None,
+            device,
+            tuple(seats),
+            (*replica_groups, *grid_groups, *opened),
+        )
+
+    @property
+    def grid_ranks(self) -> int:
+        """Ranks that share one grid."""
+        return int(self.grid_comm.size)
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the network that see different samples."""
+        return int(self.replica_comm.size)
+
+    @property
+    def replica(self) -> int:
+        """Which replica this rank belongs to, from 0."""
+        return int(self.replica_comm.rank)
+
+    @property
+    def is_root(self) -> bool:
+        """True on the one rank that writes files and prints."""
+        return bool(self.world.rank == 0)
+
+    def close(self) -> None:
+        """Free the communicators, and what was opened of `torch.distributed`; collective."""
+        for group in self._opened:
+            # Closing the group of all ranks has closed those made of it.
+            if dist.is_initialized():
+                dist.destroy_process_group(group)
+        for comm in (self.grid_comm, self.replica_comm, self.world):
+            comm.Free()
+
+
+def check_launch(comm: MPI.Comm) -> None:
+    """Raise `ValueError` if the launcher started more processes than MPI knows of."""
+    launched = launched_size()
+    if comm.size == 1 and MPI.COMM_WORLD.size == 1 and launched > 1:
+        vendor = " ".join(str(part) for part in MPI.get_vendor()[:1])
+        if under_torchrun():
+            raise InputError(
+                f"torchrun started {launched} processes, but MPI ({vendor}) sees each alone: "
+                "import prdp_hpc before mpi4py, "
+                "with MPICH or an MPI made from it; or start the job with mpirun or srun"
+            )
+        raise InputError(
+            f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use "
+            "the mpirun of the MPI that "
+            "mpi4py was built with, or srun with the right --mpi=… (`srun --mpi=list`)"
+        )
+
+
+def _check_split(comm: MPI.Comm, grid_ranks: int) -> None:
+    if grid_ranks < 1 or comm.size % grid_ranks:
+        fitting = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
+        raise InputError(
+            f"{comm.size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
+            f"grid_ranks must be one of {fitting}, or start another number of ranks"
+        )
+
+
+def _wrong_process_group(world: MPI.Comm) -> InputError | None:
+    """What is wrong with a torch.distributed that the user has started; collective."""
+    mine = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else None
+    found = world.allgather(mine)
+    wanted = [(rank, world.size) for rank in range(world.size)]
+    if found in (wanted, [None] * world.size):
+        return None
+    rank = next(rank for rank in range(world.size) if found[rank] != wanted[rank])
+    there = (
+        "runs on some ranks only"
+        if None in found
+        else f"numbers MPI rank {rank} of {world.size} as {found[rank][0]} of {found[rank][1]}"
+    )
+    return InputError(
+        f"torch.distributed was started before this mesh and {there}: leave it to "
+        "ProcessMesh.from_world, or call init_process_group on all ranks with "
+        "rank=MPI.COMM_WORLD.rank, world_size=MPI.COMM_WORLD.size; where the launcher deals the "
+        "ranks of a replica out to several nodes, only the former is possible"
+    )
+
+
+def _warn_of_shared_gpus(seats: Sequence[Seat]) -> None:
+    shared = sharing(seats)
+    if shared:
+        shown = ", ".join(
+            f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4]
+        )
+        warnings.warn(
+            f"there are more ranks than GPUs ({shown}): neighbours share one, and gloo takes the "
+            "place of NCCL, which is slower; "
+            "start one rank for each GPU, as --ntasks-per-node=GPUS",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
+    """Rank 0 chooses a free port at an address that all nodes reach; MPI tells the others."""
+    address = common_address(world, seats[world.rank].node)
+    if len({seat.node for seat in seats}) == 1:
+        # A machine without a network (or without an entry for its own name) must work too.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    else:
+        use_interface_to(address)
+    tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]
+    store = (
+        tcp_store(address, 0, world.size, is_master=True, wait_for_workers=False)
+        if world.rank == 0
+        else None
+    )
+    port = world.bcast(store.port if store is not None else None)
+    if store is None:
+        store = tcp_store(address, port, world.size, is_master=False)
+    backend = "nccl" if dist.is_nccl_available() and each_has_a_gpu(seats) else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
+
+
+def _groups(members: list[list[int]]) -> list[Any]:
+    """A group of torch.distributed for each list; every rank must take part in making each."""
+    return [dist.new_group(ranks) for ranks in members]

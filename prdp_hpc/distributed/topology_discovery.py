@@ -1,0 +1,54 @@
+"""Where the ranks of this job sit: their nodes, GPUs and cores."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+from mpi4py import MPI
+
+from prdp_hpc.distributed.topology import Seat
+
+
+def seats_of(comm: MPI.Comm) -> list[Seat]:
+    """Where all ranks sit; collective."""
+    shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    node = shared.bcast(comm.rank)
+    shared.Free()
+    promised = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    most_threads = int(promised) if promised.isdigit() else None
+    seats: list[Seat] = comm.allgather(
+        Seat(node, socket.gethostname(), visible_gpus(), cores(), most_threads)
+    )
+    return seats
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """What tells the GPUs that this process sees from all others.
+
+    Not their numbers: where SLURM shows each task one GPU, it is number 0 for all of them.
+    """
+    if not torch.cuda.is_available():
+        return ()
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    found = []
+    for index in range(torch.cuda.device_count()):
+        # Earlier versions of torch do not tell the UUID.
+        uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+        found.append(str(uuid or (names[index] if index < len(names) and names[index] else index)))
+    return tuple(found)
+
+
+def cores() -> frozenset[int]:
+    """The cores that this process may run on, each by its first hardware thread; Linux."""
+    return frozenset(_first_thread(thread) for thread in os.sched_getaffinity(0))
+
+
+def _first_thread(thread: int) -> int:
+    siblings = Path(f"/sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list")
+    try:
+        return int(siblings.read_text().replace("-", ",").split(",")[0])
+    except (OSError, ValueError):
+        return thread

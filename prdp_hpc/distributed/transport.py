@@ -1,0 +1,224 @@
+"""Messages and sums among the ranks of a grid, for tensors of any type on the CPU or on GPUs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from mpi4py import MPI
+from torch import Tensor
+
+from prdp_hpc.autograd.linear_map import LinearMap
+from prdp_hpc.distributed.communicators import private
+from prdp_hpc.errors import InputError
+
+GPU_AWARE_VARIABLES = (
+    "PRDP_GPU_AWARE_MPI",
+    "MPICH_GPU_SUPPORT_ENABLED",
+    "MV2_USE_CUDA",
+    "OMPI_MCA_opal_cuda_support",
+)
+"""Set to 1 (or true) where MPI takes GPU memory; the first that is set decides. MPI itself cannot
+be asked portably.
+"""
+
+DEVICE_TAGS = 1024
+"""Tags of messages between GPUs begin here."""
+
+
+@dataclass
+class Traffic:
+    """What this process has sent since it began: messages, their bytes, and sums over ranks."""
+
+    messages: int = 0
+    bytes: int = 0
+    reductions: int = 0
+
+
+TRAFFIC = Traffic()
+
+
+@dataclass(frozen=True)
+class Message:
+    """A contiguous tensor to send to a rank, or to receive from it; `way` tells two messages
+    between the same ranks apart.
+    """
+
+    rank: int
+    way: int
+    tensor: Tensor
+
+
+class Transport(Protocol):
+    """How tensors travel."""
+
+    def exchange(self, sent: list[Message], received: list[Message]) -> None:
+        """Send and receive; returns when the received tensors are filled."""
+
+    def total(self, partial: Tensor) -> Tensor:
+        """The sum over all ranks, in a new tensor."""
+
+
+def transport_for(
+    comm: MPI.Comm, group: dist.ProcessGroup | None, device: torch.device
+) -> Transport:
+    """torch.distributed for GPUs where there is a group (NCCL), else MPI: from GPU memory if it
+    can, through the host if not.
+    """
+    if device.type == "cuda" and group is not None:
+        return TorchTransport(group)
+    return MpiTransport(comm, staged=device.type != "cpu" and not gpu_aware_mpi())
+
+
+def gpu_aware_mpi() -> bool:
+    """Whether the environment says that MPI takes GPU memory (`GPU_AWARE_VARIABLES`)."""
+    value = next((os.environ[name] for name in GPU_AWARE_VARIABLES if name in os.environ), "0")
+    return value.lower() in ("1", "true", "yes")
+
+
+class MpiTransport:
+    """Point-to-point messages and sums by MPI, on private copies of the communicator.
+
+    `staged`: GPU memory is copied to the host and back.
+    """
+
+    def __init__(self, comm: MPI.Comm, staged: bool = False) -> None:
+        self._copies, self._staged = private(comm), staged
+
+    def exchange(self, sent: list[Message], received: list[Message]) -> None:
+        comm = self._copies.halos
+        host = [self._there(message.tensor, fill=False) for message in received]
+        outgoing = [self._there(message.tensor, fill=True) for message in sent]
+        # Before MPI may write too: memory that torch gives out anew can still be in use by kernels
+        # that are queued.
+        _wait_for_device([*host, *outgoing])
+        incoming = [
+            comm.Irecv([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
+            for message, buffer in zip(received, host, strict=True)
+        ]
+        pending = [
+            comm.Isend([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
+            for message, buffer in zip(sent, outgoing, strict=True)
+        ]
+        # All of them before an error is raised: the memory of the others is still written to.
+        wrong = [
+            _wait_for(request, message.rank, as_bytes(buffer).nbytes)
+            for request, message, buffer in zip(incoming, received, host, strict=True)
+        ]
+        MPI.Request.Waitall(pending)
+        for error in wrong:
+            if error is not None:
+                raise error
+        for message, buffer in zip(received, host, strict=True):
+            if buffer is not message.tensor:
+                message.tensor.copy_(buffer)
+        _count(sent)
+
+    def total(self, partial: Tensor) -> Tensor:
+        own = partial.detach().contiguous().clone()
+        # MPI cannot add numbers of half precision.
+        summed = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
+        buffer = self._there(summed, fill=True)
+        _wait_for_device([buffer])
+        copies = self._copies
+        comm = copies.sums if partial.device.type == "cpu" else copies.device_sums
+        comm.Allreduce(MPI.IN_PLACE, buffer.numpy() if buffer.device.type == "cpu" else buffer)
+        TRAFFIC.reductions += 1
+        return buffer if buffer is own else own.copy_(buffer)
+
+    def _there(self, tensor: Tensor, fill: bool) -> Tensor:
+        """Where MPI reads or writes."""
+        if not self._staged:
+            return tensor
+        return tensor.cpu() if fill else torch.empty_like(tensor, device="cpu")
+
+
+class TorchTransport:
+    """Messages by torch.distributed: NCCL between GPUs (gloo between CPUs)."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+
+    def exchange(self, sent: list[Message], received: list[Message]) -> None:
+        # NCCL has no tags: two messages between the same ranks are told apart by their order, which
+        # `way` gives on both sides.
+        works: list[tuple[int, Any, Message]] = [
+            (message.way, dist.isend, message) for message in sent
+        ]
+        works += [(message.way, dist.irecv, message) for message in received]
+        operations = [
+            dist.P2POp(
+                kind,
+                message.tensor,
+                dist.get_global_rank(self._group, message.rank),
+                self._group,
+                tag=way,
+            )
+            for way, kind, message in sorted(works, key=lambda work: work[0])
+        ]
+        if operations:
+            for request in dist.batch_isend_irecv(operations):
+                request.wait()
+        _count(sent)
+
+    def total(self, partial: Tensor) -> Tensor:
+        own = partial.detach().contiguous().clone()
+        dist.all_reduce(own, group=self._group)
+        TRAFFIC.reductions += 1
+        return own
+
+
+def total(partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of all ranks' tensors of one shape, alike on every rank; differentiable to any order,
+    collective.
+
+    Each rank sees its own part of what the loss owes to the sum, so the adjoint is a sum over the
+    ranks too.
+    """
+    if comm.size == 1:
+        return partial
+    transport = transport_for(comm, group, partial.device)
+    return LinearMap(transport.total, transport.total)(partial)
+
+
+def _wait_for(request: MPI.Request, rank: int, wanted: int) -> InputError | None:
+    """Too short a message would leave numbers that nobody sent, too long a one is MPI's error."""
+    status = MPI.Status()
+    try:
+        request.Wait(status)
+        came = status.Get_count(MPI.BYTE)
+    except MPI.Exception as error:
+        if error.Get_error_class() != MPI.ERR_TRUNCATE:
+            raise
+        came = wanted + 1
+    if came == wanted:
+        return None
+    return InputError(
+        f"{wanted} bytes were expected from rank {rank}, {'more' if came > wanted else came} "
+        "came: the fields that two ranks exchange must have the same leading axes and the same type"
+    )
+
+
+def _tag(message: Message) -> int:
+    """Exchanges of the CPU and of a GPU are told apart: autograd runs them in two threads."""
+    return message.way if message.tensor.device.type == "cpu" else DEVICE_TAGS + message.way
+
+
+def as_bytes(tensor: Tensor) -> Any:
+    """The memory of a contiguous tensor, for MPI; NumPy does not know all of torch's types."""
+    flat = tensor.detach().reshape(-1).view(torch.uint8)
+    return flat.numpy() if flat.device.type == "cpu" else flat
+
+
+def _wait_for_device(buffers: list[Tensor]) -> None:
+    """MPI does not know of CUDA's streams: what they are still writing must be finished."""
+    if any(buffer.device.type == "cuda" for buffer in buffers):
+        torch.cuda.current_stream().synchronize()
+
+
+def _count(sent: list[Message]) -> None:
+    TRAFFIC.messages += len(sent)
+    TRAFFIC.bytes += sum(message.tensor.numel() * message.tensor.element_size() for message in sent)

@@ -1,0 +1,194 @@
+"""Operators given by functions instead of a stored matrix."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from prdp_hpc.autograd.recomputed import gradient_of, recomputed, tangent_of
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.petsc import PETSc
+
+Apply = Callable[[Any, Tensor], Tensor]
+
+
+class FunctionOperator(Operator):
+    """A matrix-free operator `x ↦ A(values) x`.
+
+    Parameters
+    ----------
+    apply : `apply(values, x) -> A(values) x`, in torch: differentiated with respect to `values` for
+        their gradient. `x` and the result are this rank's part, float64, shape `(n_local,)`;
+        collective if it communicates.
+    n_local : entries of a vector on this rank.
+    comm : the ranks that share a vector; default: all.
+    apply_transpose : `apply_transpose(values, y) -> A(values)ᵀ y`; default: torch's derivative of
+        `apply`, which is right as long as whatever `apply` communicates is differentiable too.
+    diagonal : `diagonal(values)`, shape `(n_local,)`: what `pc="jacobi"` needs.
+    symmetric, grid : as for `SparseOperator`.
+
+    `values` given to `solve` may be a tensor of any shape, or None if nothing depends on
+    parameters; the functions get them in double precision on the host. They are taken to be this
+    rank's own; wrap replicated parameters in `Grid.replicated`. An exception in one of the
+    functions comes out of `solve` as it is.
+
+    Notes
+    -----
+    PETSc manual page: MATPYTHON.
+    """
+
+    is_read_by_derivatives = True
+
+    def __init__(
+        self,
+        apply: Apply,
+        n_local: int,
+        comm: MPI.Comm | None = None,
+        *,
+        apply_transpose: Apply | None = None,
+        diagonal: Callable[[Any], Tensor] | None = None,
+        symmetric: bool = False,
+        grid: Grid | None = None,
+    ) -> None:
+        super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
+        fits = isinstance(n_local, int) and n_local >= 0
+        wrong = None if fits else InputError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
+        raise_together(self.comm, wrong)
+        self.apply = apply
+        self.apply_transpose = apply_transpose
+        self.diagonal = diagonal
+        self.values: Any = None
+        size = (n_local, PETSc.DETERMINE)
+        self.matrix = PETSc.Mat().createPython((size, size), _Context(self), comm=self.comm)
+        self.matrix.setUp()
+
+    def check_form(self, values: Any) -> Exception | None:
+        """A ValueError for values that are neither None nor a real tensor."""
+        if values is None or is_real_tensor(values):
+            return None
+        return InputError(
+            "a function operator's values are None or a real floating-point tensor, not "
+            f"{type(values).__name__}"
+        )
+
+    def check_numbers(self, host: Array | None) -> Exception | None:
+        """A ValueError for values that are not finite."""
+        if host is not None and has_bad_numbers(host):
+            return InputError(
+                "the operator's values hold NaN or infinity: look at what produced them"
+            )
+        return None
+
+    def check_preconditioner(self, pc: str) -> None:
+        """A ValueError for Jacobi without a diagonal: PETSc would find out in the middle of a
+        set-up.
+        """
+        if pc == "jacobi" and self.diagonal is None:
+            raise InputError(
+                "pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), "
+                "or use pc='none'"
+            )
+
+    def _put(self, host: Array | None) -> None:
+        # The private copy, which nobody else writes to.
+        self.values = None if host is None else torch.from_numpy(self.loaded.copy)
+        self.matrix.assemble()
+        self.matrix.stateIncrease()
+
+    def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """`−∂(λᵀ A(values) x)/∂values` by torch, summed over the batch."""
+        gradient = gradient_of(partial(_rows, self.apply), 0)
+        return -recomputed(gradient, in_double(values), solution, adjoint)
+
+    def tangent_product(
+        self, values: Tensor, tangent: Tensor, x: Tensor, transposed: bool = False
+    ) -> Tensor:
+        """The derivative of `A(values) x` along a tangent of the values, by torch."""
+        function = partial(_rows, self.transposed if transposed else self.apply)
+        return recomputed(tangent_of(function, 0), in_double(values), x, in_double(tangent))
+
+    def diagonal_of(self, values: Any) -> Tensor:
+        """What `diagonal` gives, in double precision on the host."""
+        assert self.diagonal is not None, "checked when the solver was made"
+        return self.diagonal(None if values is None else in_double(values))
+
+    def transposed(self, values: Any, y: Tensor) -> Tensor:
+        """`A(values)ᵀ y`: by `apply_transpose`, or by torch's derivative of `apply`."""
+        if self.apply_transpose is not None:
+            return self.apply_transpose(values, y)
+        return gradient_of(partial(self._recorded, values), 0)(torch.zeros_like(y), y)
+
+    def _recorded(self, values: Any, x: Tensor) -> Tensor:
+        """`A(values) x` for an x that is differentiated in."""
+        result = self.apply(values, x)
+        if not result.requires_grad:
+            raise InputError(
+                "torch records nothing of this function operator's apply (does it use NumPy, or "
+                "detach x?), so its transpose is not known: give "
+                "FunctionOperator(apply_transpose=...)"
+            )
+        return result
+
+
+def _rows(function: Apply, values: Tensor, x: Tensor) -> Tensor:
+    """A function of vectors for each row of a batch."""
+    return torch.stack([function(values, row) for row in x])
+
+
+class _Context:
+    """What PETSc calls back; PETSc manual page: MATPYTHON.
+
+    An exception here comes out of PETSc as an error without its type, so the operator keeps it for
+    the solver.
+    """
+
+    def __init__(self, operator: FunctionOperator) -> None:
+        # The operator owns the matrix, the matrix this: a strong reference back would keep all
+        # three for ever.
+        self._operator = weakref.ref(operator)
+
+    @property
+    def operator(self) -> FunctionOperator:
+        operator = self._operator()
+        assert operator is not None, "the matrix of a function operator outlived it"
+        return operator
+
+    def _put(self, compute: Callable[[], Tensor], name: str, y: PETSc.Vec) -> None:
+        try:
+            with torch.no_grad():
+                result = compute()
+            if tuple(result.shape) != (self.operator.n_local,):
+                wanted = (self.operator.n_local,)
+                raise InputError(
+                    f"{name} of a function operator must give shape {wanted}, not "
+                    f"{tuple(result.shape)}"
+                )
+            y.setArray(to_host(result))
+        except Exception as error:
+            self.operator.failure = error
+            raise
+
+    def mult(self, mat: PETSc.Mat, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        argument = torch.from_numpy(x.getArray(readonly=True).copy())
+        self._put(lambda: self.operator.apply(self.operator.values, argument), "apply", y)
+
+    def multTranspose(self, mat: PETSc.Mat, x: PETSc.Vec, y: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
+        argument = torch.from_numpy(x.getArray(readonly=True).copy())
+        self._put(
+            lambda: self.operator.transposed(self.operator.values, argument), "apply_transpose", y
+        )
+
+    def getDiagonal(self, mat: PETSc.Mat, d: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
+        diagonal = self.operator.diagonal
+        assert diagonal is not None, "checked when the solver was made"
+        self._put(lambda: diagonal(self.operator.values), "diagonal", d)

@@ -1,0 +1,150 @@
+"""What a solve is given, checked before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from torch import Tensor
+
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.torch_petsc import Array, is_real_tensor, to_host
+
+
+def is_batch(values: Any) -> bool:
+    """Whether values are those of several matrices."""
+    return isinstance(values, Tensor) and values.dim() == 2
+
+
+def anywhere(comm: MPI.Comm, condition: bool) -> bool:
+    """Whether a condition holds on any rank; collective."""
+    if comm.size == 1:
+        return condition
+    flag = np.array([condition])
+    comm.Allreduce(MPI.IN_PLACE, flag, op=MPI.LOR)
+    return bool(flag[0])
+
+
+def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
+    """What is wrong with the kinds and shapes on this rank, if anything; not collective."""
+    return (
+        _wrong_right_hand_side(operator, b)
+        or operator.check_form(values)
+        or _wrong_batch(operator, values, b)
+    )
+
+
+def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
+    """What must be equal on all ranks: the number of matrices, and of right-hand sides (−1: no
+    batch).
+    """
+    several = isinstance(operator, SparseOperator) and is_batch(values)
+    return len(values) if several else 1, b.shape[0] if b.dim() > 1 else -1
+
+
+def prepare(
+    operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool, ...]
+) -> Array | None:
+    """Check the input and load the values of one matrix, with one reduction when all is well.
+
+    Those of several matrices are only checked. Returns the values in double precision on the host.
+    """
+    error = wrong_form(operator, values, b)
+    sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
+    return check_and_load(operator, values, sizes, needs_grad, error)
+
+
+def check_and_load(
+    operator: Operator,
+    values: Any,
+    sizes: tuple[int, int],
+    needs_grad: Sequence[bool],
+    error: Exception | None = None,
+) -> Array | None:
+    """As `prepare`, for values and sizes of the right form, or with what was wrong with them."""
+    host = None if error is not None or values is None else to_host(values)
+    several = isinstance(operator, SparseOperator) and host is not None and host.ndim == 2
+    changed = error is None and (several or operator.differs(host))
+    if changed:
+        error = operator.check_numbers(host)
+    pool = operator.members if isinstance(operator, SparseOperator) else None
+    in_use = [] if pool is None else pool.in_use()
+    if operator.comm.size == 1:
+        if error is not None:
+            raise error
+    else:
+        changed, in_use = _agree(operator.comm, error, changed, in_use, sizes, needs_grad)
+    if pool is not None:
+        pool.reclaim(in_use)
+    if changed and not several:
+        operator.load(host)
+    return host
+
+
+def _agree(
+    comm: MPI.Comm,
+    error: Exception | None,
+    changed: bool,
+    in_use: list[bool],
+    sizes: tuple[int, int],
+    needs_grad: Sequence[bool],
+) -> tuple[bool, list[bool]]:
+    """Whether any rank's values changed, and which sets of matrices any rank uses; raises on all
+    ranks if one has an error or they disagree.
+    """
+    same = [*sizes, sum(need << i for i, need in enumerate(needs_grad))]
+    mine = np.array(
+        [error is not None, changed, *same, *(-n for n in same), *in_use], dtype=np.int64
+    )
+    most = np.empty_like(mine)
+    comm.Allreduce(mine, most, op=MPI.MAX)
+    if most[0]:
+        raise_together(comm, error)
+    matrices, batch, needs = zip(-most[5:8], most[2:5], strict=True)
+    if matrices[0] != matrices[1]:
+        raise InputError(
+            f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must "
+            "give the same number"
+        )
+    if batch[0] != batch[1]:
+        raise InputError(
+            f"the ranks gave batches of different sizes ({batch[0]} … {batch[1]}; -1 means none): "
+            "every rank must give the same"
+        )
+    if needs[0] != needs[1]:
+        raise InputError(
+            "some ranks ask for gradients of values or b and others do not: requires_grad must be "
+            "the same on every rank"
+        )
+    return bool(most[1]), [bool(used) for used in most[8:]]
+
+
+def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
+    if not (isinstance(operator, SparseOperator) and is_batch(values)):
+        return None
+    if len(values) == 0:
+        return InputError("values of 0 matrices came: give at least one")
+    if b.dim() != 2 or len(b) % len(values):
+        return InputError(
+            f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand "
+            "sides for each matrix, "
+            f"not {tuple(b.shape)}"
+        )
+    return None
+
+
+def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:
+    if not is_real_tensor(b):
+        kind = b.dtype if isinstance(b, Tensor) else type(b).__name__
+        return InputError(f"b must be a tensor of real floating-point numbers, not {kind}")
+    if b.dim() not in (1, 2) or b.shape[-1] != operator.n_local:
+        return InputError(
+            f"b must have shape ({operator.n_local},) or (B, {operator.n_local}) on this rank, "
+            "which holds rows "
+            f"{operator.row_range[0]} to {operator.row_range[1] - 1}, not {tuple(b.shape)}"
+        )
+    return None

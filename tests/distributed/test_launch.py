@@ -1,0 +1,440 @@
+"""A mesh starts alike under mpirun, on several nodes, and under torchrun; what cannot start says so
+once.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prdp_hpc.distributed import rendezvous
+
+SHOW = """
+import json, sys
+from prdp_hpc import ProcessMesh
+import torch, torch.distributed as dist
+mesh = ProcessMesh.from_world(int(sys.argv[1]))
+from mpi4py import MPI
+total = torch.tensor([1.0 + mesh.world.rank])
+dist.all_reduce(total)
+nodes = mesh.grid_comm.allgather(mesh.seats[mesh.world.rank].node)
+ranks = [MPI.COMM_WORLD.rank, mesh.world.rank, mesh.replica]
+mine = [*ranks, len(set(nodes)), total.item(), dist.get_backend()]
+found = mesh.world.gather(mine)
+if mesh.is_root:
+    print(json.dumps(found))
+mesh.close()
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
+
+
+def shown(*launcher, grid_ranks=1, code=SHOW, env=None):
+    """What the ranks say about themselves, or the error."""
+    command = [*launcher, sys.executable, "-c", code, str(grid_ranks)]
+    if "torchrun" in str(launcher[0]):
+        command = [*launcher, "--no-python", sys.executable, "-c", code, str(grid_ranks)]
+    job = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**tiny.environment(), **(env or {})},
+        check=False,
+    )
+    return job, [json.loads(line) for line in job.stdout.splitlines() if line.startswith("[[")]
+
+
+MPIEXEC = str(tiny.BIN / "mpiexec")
+TORCHRUN = (str(tiny.BIN / "torchrun"), "--standalone", "--nproc-per-node")
+NODES = (MPIEXEC, "-launcher", "fork", "-hosts", "a,b", "-ppn", "1", "-n", "4")
+"""Two nodes as MPI sees them, to which ranks are dealt in turn."""
+
+
+def test_two_nodes_with_ranks_dealt_in_turn():
+    job, (ranks,) = shown(*NODES, grid_ranks=2)
+    assert job.returncode == 0, job.stderr
+    assert [rank[0] for rank in ranks] == [0, 2, 1, 3]
+    assert [rank[2] for rank in ranks] == [0, 0, 1, 1]
+    assert all(rank[3:] == [1, 10.0, "gloo"] for rank in ranks)
+
+
+def test_a_torchrun_on_each_node_of_a_job_starts_one_job():
+    # As `srun --ntasks-per-node=1 torchrun`: what the outer launcher tells MPI is not for
+    # torchrun's processes.
+    torchrun = (
+        f"exec {TORCHRUN[0]} --nnodes 2 --node-rank $PMI_RANK --master-addr 127.0.0.1 "
+        f"--master-port {free_port()} "
+    )
+    torchrun += '--nproc-per-node 2 --no-python "$@"'
+    job, (ranks,) = shown(MPIEXEC, "-n", "2", "sh", "-c", torchrun, "sh", grid_ranks=2)
+    assert job.returncode == 0, job.stderr
+    assert [rank[:4] for rank in ranks] == [[0, 0, 0, 1], [1, 1, 0, 1], [2, 2, 1, 1], [3, 3, 1, 1]]
+    assert all(rank[4:] == [10.0, "gloo"] for rank in ranks)
+
+
+def test_torchrun_trains_as_mpirun_does(tmp_path):
+    config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, grid={"shape": [6, 5]}))
+    mpirun = tiny.prdp_hpc(2, "run", config, "name=mpirun", "parallel.grid_ranks=2")
+    assert mpirun.returncode == 0, mpirun.stderr
+    command = [
+        *TORCHRUN,
+        "2",
+        "-m",
+        "prdp_hpc",
+        "run",
+        config,
+        "name=torchrun",
+        "parallel.grid_ranks=2",
+    ]
+    job = subprocess.run(
+        command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False
+    )
+    assert job.returncode == 0, job.stderr
+    assert tiny.rows(tmp_path / "torchrun") == tiny.rows(tmp_path / "mpirun")
+
+
+def test_a_rank_that_dies_under_torchrun_ends_the_job_on_all_nodes():
+    # The others wait in C and hold the interpreter's lock: nothing in Python could end them.
+    code = (
+        "import os\nfrom petsc4py import PETSc\nfrom prdp_hpc import ProcessMesh\nmesh = "
+        "ProcessMesh.from_world()\n"
+    )
+    code += (
+        "vector = PETSc.Vec().createMPI(10, comm=mesh.world)\nmesh.world.rank == 1 and "
+        "os._exit(3)\nvector.norm()"
+    )
+    code = "import prdp_hpc\n" + code
+    port = str(free_port())
+    words = [
+        TORCHRUN[0],
+        "--nnodes",
+        "2",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        port,
+        "--nproc-per-node",
+        "2",
+    ]
+    agents = [
+        subprocess.Popen(
+            [*words, "--node-rank", str(node), "--no-python", sys.executable, "-c", code],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=tiny.environment(),
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    try:
+        said = [agent.communicate(timeout=90)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.terminate()
+    assert all(agent.returncode != 0 for agent in agents)
+    assert (
+        sum(
+            text.count("has ended before the others: ending the job on all 4 ranks")
+            for text in said
+        )
+        == 1
+    )
+
+
+WAIT = """
+import json, os, pathlib, time
+from prdp_hpc import ProcessMesh
+world = ProcessMesh.from_world().world
+processes = world.gather((os.getpid(), os.getppid()))
+if world.rank == 0:
+    pathlib.Path("processes.new").write_text(json.dumps(processes))
+    os.rename("processes.new", "processes")
+else:
+    time.sleep(90)
+world.barrier()
+"""
+
+
+def runs(process):
+    """Whether a process is there; one that has ended stays in the list until its parent has asked
+    for its exit code.
+    """
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_it(tmp_path):
+    words = [
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        f"localhost:{free_port()}",
+    ]
+    command = [TORCHRUN[0], *words, "--no-python", sys.executable, "-c", WAIT]
+    agents = [
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=tiny.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    try:
+        end = time.monotonic() + 60
+        while not (tmp_path / "processes").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        ranks, parents = zip(*json.loads((tmp_path / "processes").read_text()), strict=True)
+        os.kill(parents[1], signal.SIGKILL)
+        for agent in agents:
+            assert agent.wait(timeout=30) != 0
+        assert not any(map(runs, ranks))
+    finally:
+        for agent in agents:
+            agent.kill()
+
+
+def test_a_child_of_a_rank_under_torchrun_is_no_rank():
+    child = "from prdp_hpc import ProcessMesh; print(ProcessMesh.from_world().world.size)"
+    code = (
+        "import subprocess, sys\nfrom prdp_hpc import ProcessMesh\nmesh = "
+        f"ProcessMesh.from_world()\nchild = {child!r}\n"
+    )
+    code += (
+        "print('[[%s]]' % subprocess.check_output([sys.executable, '-c', child], "
+        "text=True).strip())\nmesh.world.barrier()"
+    )
+    job, found = shown(*TORCHRUN, "2", code=code)
+    assert job.returncode == 0, job.stderr
+    assert found == [[[1]], [[1]]]
+
+
+CHILDREN = """
+import os, subprocess, sys
+import torch
+from torch.utils.data import DataLoader
+from prdp_hpc import ProcessMesh
+from prdp_hpc.distributed.collective import MPI
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, i):
+        return torch.tensor([i, MPI.COMM_WORLD.size])
+def ranks(*command):
+    said = subprocess.check_output([*command, sys.executable, "-c", {child!r}])
+    return int(said.split(b";")[0])
+if __name__ == "__main__":
+    world = ProcessMesh.from_world().world
+    found = [ranks(), ranks("sh", "-c", '"$@"; exit $?', "sh")]
+    for way in ("fork", "spawn", "forkserver"):
+        loader = DataLoader(Numbers(), num_workers=2, multiprocessing_context=way)
+        found += sum(batch.sum(0) for batch in loader).tolist()
+    if world.rank == 0:
+        found.append(ranks({mpiexec!r}, "-n", "2"))
+    world.barrier()
+    child = os.fork()
+    if child == 0:
+        sys.exit(7)
+    found.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    found = world.gather(found)
+    if world.rank == 0:
+        print(found)
+"""
+
+
+def test_a_child_of_a_rank_under_mpirun_is_no_rank(tmp_path):
+    # In one piece: two ranks may write at the same time.
+    child = "from prdp_hpc import ProcessMesh; print(f'{ProcessMesh.from_world().world.size};')"
+    script = tmp_path / "script.py"
+    script.write_text(CHILDREN.format(child=child, mpiexec=MPIEXEC))
+    job = subprocess.run(
+        [MPIEXEC, "-n", "2", sys.executable, script],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env=tiny.environment(),
+        check=False,
+    )
+    assert job.returncode == 0, job.stderr
+    # What is forked has MPI as it was there.
+    first, second = json.loads(job.stdout.splitlines()[-1])
+    alone, workers = [1, 1], [28, 16, 28, 8, 28, 8]
+    assert first == [*alone, *workers, 2, 7]
+    assert second == [*alone, *workers, 7]
+
+
+def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
+    # MPICH would end by "Runtime environment uses unsupported PMI version PMIx".
+    processes = []
+    for rank in ("0", "1"):
+        environment = {
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "PMIX_NAMESPACE": "x",
+            "PRTE_LAUNCHED": "1",
+            "PMIX_RANK": rank,
+        }
+        environment |= tiny.environment() | {"OMPI_COMM_WORLD_RANK": rank}
+        command = tiny.command(0, "run", tiny.REPOSITORY / "configs" / "heat_1d.yaml")
+        processes.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
+        )
+    said = processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 2
+    assert "the launcher started 2 processes, but MPI (MPICH) sees each alone" in said
+    # The launcher ends the other process now, which would speak if the first had not.
+    processes[1].kill()
+    assert processes[1].communicate(timeout=60)[1] == ""
+    assert "suspicious" not in said
+
+
+@pytest.mark.parametrize(
+    "launcher", [(MPIEXEC, "-n", "4"), (*TORCHRUN, "4")], ids=["mpirun", "torchrun"]
+)
+def test_three_grid_ranks_do_not_fit_in_four(tmp_path, launcher):
+    config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path))
+    words = ["-m", "prdp_hpc", "run", config, "parallel.grid_ranks=3"]
+    command = (
+        [*launcher, *words] if "torchrun" in launcher[0] else [*launcher, sys.executable, *words]
+    )
+    job = subprocess.run(
+        command, capture_output=True, text=True, timeout=90, env=tiny.environment(), check=False
+    )
+    assert job.returncode != 0
+    assert (
+        job.stderr.count("prdp-hpc: error: 4 ranks cannot be split into replicas of 3 grid ranks")
+        == 1
+    )
+
+
+def test_an_address_is_believed_only_with_the_token():
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    threading.Thread(
+        target=rendezvous._answer, args=(listener, b"right token 1234"), daemon=True
+    ).start()
+    assert rendezvous._answers("127.0.0.1", port, b"right token 1234")
+    assert not rendezvous._answers("127.0.0.1", port, b"other token 5678")
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    assert not rendezvous._answers("127.0.0.1", port, b"right token 1234")
+
+
+def test_loopback_is_the_last_candidate_and_the_named_interface_the_first(monkeypatch):
+    mine = {"eth0": "10.0.0.1", "ib0": "10.1.0.1", "lo": "127.0.0.1"}
+    monkeypatch.setattr(rendezvous, "interfaces", lambda: mine)
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
+    assert rendezvous.candidates() == ["10.0.0.1", "10.1.0.1", "127.0.0.1"]
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+    assert rendezvous.candidates()[0] == "10.1.0.1"
+
+
+def test_interfaces_of_this_machine_hold_loopback():
+    assert rendezvous.interfaces().get("lo") == "127.0.0.1"
+
+
+def test_nodes_that_cannot_reach_each_other_are_told_so_on_all_ranks():
+    code = SHOW.replace(
+        "import torch,",
+        "import prdp_hpc.distributed.rendezvous as r; r._answers = lambda *a: False\nimport torch,",
+        1,
+    )
+    job, _ = shown(*NODES, code=code)
+    assert job.returncode != 0
+    assert "the nodes cannot reach rank 0" in job.stderr
+    assert "GLOO_SOCKET_IFNAME=ib0" in job.stderr
+
+
+def test_nothing_but_loopback_is_needed():
+    try:
+        subprocess.run(
+            ["unshare", "--net", "ip", "link", "set", "lo", "up"], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no network namespaces: needs root")
+    command = f'ip link set lo up && exec {MPIEXEC} -n 2 "$@"'
+    # Without it torch waits for a name server that is not there.
+    job, (ranks,) = shown(
+        "unshare", "--net", "sh", "-c", command, "sh", env={"RES_OPTIONS": "timeout:1 attempts:1"}
+    )
+    assert job.returncode == 0, job.stderr
+    assert [rank[4] for rank in ranks] == [3.0, 3.0]
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    """Two nodes with a network between them, and an address that each has for itself; the command
+    to start ranks on them.
+    """
+    one, two = (f"prdp{os.getpid()}{name}" for name in "ab")
+    commands = [
+        *(f"ip netns add {node}" for node in (one, two)),
+        f"ip link add eth7 netns {one} type veth peer name eth7 netns {two}",
+        *(
+            f"ip -n {node} addr add 10.77.0.{i}/24 dev eth7"
+            for i, node in enumerate((one, two), start=1)
+        ),
+        *(f"ip -n {node} link add docker0 type bridge" for node in (one, two)),
+        *(f"ip -n {node} addr add 172.17.0.1/16 dev docker0" for node in (one, two)),
+        *(
+            f"ip -n {node} link set {link} up"
+            for node in (one, two)
+            for link in ("lo", "docker0", "eth7")
+        ),
+    ]
+    launcher = tmp_path / "launcher"
+    # As ssh: options, the host, the command.
+    launcher.write_text(
+        "#!/bin/bash\nwhile [[ $1 == -* ]]; do shift; done\n"
+        f"[[ $1 == 10.77.0.1 ]] && node={one} || node={two}\nshift\n"
+        f'exec ip netns exec $node sh -c "exec $*"\n'
+    )
+    launcher.chmod(0o755)
+    try:
+        for command in commands:
+            done = subprocess.run(command.split(), capture_output=True, check=False)
+            if done.returncode:
+                pytest.skip("no network namespaces: needs root")
+        start = f"ip netns exec {one} {MPIEXEC} -launcher ssh -launcher-exec {launcher} "
+        yield f"{start} -hosts 10.77.0.1,10.77.0.2 -ppn 1 -n 2".split()
+    except OSError:
+        pytest.skip("no network namespaces: needs iproute2")
+    finally:
+        for node in (one, two):
+            subprocess.run(["ip", "netns", "del", node], capture_output=True, check=False)
+
+
+def test_the_address_is_one_that_the_other_node_reaches(nodes):
+    code = (
+        "import json; from mpi4py import MPI\n"
+        "from prdp_hpc.distributed.rendezvous import candidates, common_address\n"
+    )
+    code += "world = MPI.COMM_WORLD; found = common_address(world, world.rank)\n"
+    code += "if world.rank == 0: print(json.dumps([[found, candidates()]]))"
+    job, ((found,),) = shown(*nodes, code=code)
+    assert job.returncode == 0, job.stderr
+    assert sorted(found[1]) == ["10.77.0.1", "127.0.0.1", "172.17.0.1"]
+    assert found[0] == "10.77.0.1"

@@ -1,0 +1,50 @@
+"""Reliability: a signal that comes while libraries load is not lost, and ends nothing before there
+is something to save.
+"""
+
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from prdp_hpc.distributed.preemption import PREEMPTED
+from prdp_hpc.distributed.signals import hold_signals, take_held
+
+
+def blocks(process, number):
+    """Whether a process lets a signal wait."""
+    mask = re.search(
+        r"^SigBlk:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE
+    )[1]
+    return int(mask, 16) >> (number - 1) & 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_signals_from_the_start_to_the_end_stop_training_after_a_step(number, tmp_path):
+    config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path / "runs"))
+    with subprocess.Popen(
+        tiny.command(0, "run", config), env=tiny.environment(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not blocks(process, number):
+            time.sleep(0.01)
+        while process.poll() is None:
+            process.send_signal(number)
+            time.sleep(0.01)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == PREEMPTED, said
+    assert list((tmp_path / "runs" / "tiny" / "checkpoints").glob("*.pt"))
+
+
+def test_handlers_come_back_and_a_signal_is_held_once():
+    before = signal.getsignal(signal.SIGTERM)
+    with hold_signals():
+        signal.raise_signal(signal.SIGTERM)
+        with hold_signals():
+            signal.raise_signal(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert take_held()
+    assert not take_held()

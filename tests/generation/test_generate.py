@@ -1,0 +1,200 @@
+"""Correctness: generated data are what the config asks for, from its seed alone."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from prdp_hpc.config import validate
+from prdp_hpc.data import DataError, TrajectoryFile, truncated_fourier
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.experiment import open_data
+from prdp_hpc.generation.generate import generate, generated_path, reference_grid
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg import Solver
+from prdp_hpc.physics import NavierStokes
+
+REFERENCE = tiny.REPOSITORY.parent / "shared" / "reference"
+BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}
+NAVIER_STOKES = {"pde": "navier_stokes", "viscosity": 1e-3, "dt": 0.1}
+
+
+def config_of(tmp_path, **changes):
+    return validate(tiny.emulator(tmp_path, **changes), "here")
+
+
+def corrector_of(tmp_path, **changes):
+    return validate(tiny.corrector(tmp_path, **changes), "here")
+
+
+def made(config, path):
+    grid = Grid(config.grid.shape, config.grid.boundary, length=config.grid.length)
+    generate(config, grid, path)
+    return TrajectoryFile(path, grid.shape), grid
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"shape": [8], "length": 2.0},
+        {"shape": [5, 4], "boundary": ["periodic", "dirichlet"]},
+        {"shape": [4, 3, 3], "boundary": "neumann"},
+    ],
+)
+def test_shapes_initial_states_and_steps(section, tmp_path):
+    config = config_of(tmp_path, grid=section)
+    data, grid = made(config, tmp_path / "a.h5")
+    assert (data.count("train"), data.count("validation"), data.steps) == (10, 3, 2)
+    train = data.read("train")
+    assert train.dtype == np.float32
+    axes = [grid.axis_points(d) / grid.length[d] for d in range(grid.dim)]
+    generator = np.random.default_rng(0)
+    for group, count in (("train", 10), ("validation", 3)):
+        expected = truncated_fourier(generator, count, axes, 2)
+        np.testing.assert_allclose(data.read(group)[:, 0, 0], expected, atol=1e-6)
+    # diffusion: no step raises a field's largest value
+    peaks = np.abs(train).max(axis=tuple(range(2, train.ndim)))
+    assert (np.diff(peaks, axis=1) < 1e-6).all()
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "dirichlet", ["dirichlet", "periodic"]])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_the_points_of_a_grid_are_among_those_of_its_reference(boundary, factor):
+    grid = Grid([4, 5], boundary, length=[1.0, 2.0])
+    fine, kept = reference_grid(grid, factor)
+    assert fine.length == grid.length
+    for ours, theirs in zip(grid.coordinates(), fine.coordinates(), strict=True):
+        np.testing.assert_allclose(theirs[kept], ours, rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [[16], [8, 6]])
+def test_burgers(shape, tmp_path):
+    grid = {"shape": shape, "boundary": "periodic"}
+    data, _ = made(corrector_of(tmp_path, grid=grid, physics=BURGERS), tmp_path / "a.h5")
+    same = corrector_of(tmp_path, grid=grid, physics=BURGERS, data={"reference_factor": 1})
+    coarse, _ = made(same, tmp_path / "b.h5")
+    train = data.read("train").astype(np.float64)
+    assert train.shape == (10, 4, len(shape), *shape)
+    peaks = np.abs(train).max(axis=tuple(range(2, train.ndim)))
+    # the largest |u| is 1 somewhere on the fine grid; upwind and implicit: no step raises it
+    assert (peaks[:, 0] <= 1 + 1e-6).all()
+    assert peaks[:, 0].max() > 0.9
+    assert (np.diff(peaks, axis=1) < 1e-6).all() or len(shape) > 1
+    np.testing.assert_allclose(
+        np.abs(coarse.read("train")[:, 0]).reshape(10, -1).max(axis=1), 1.0, rtol=1e-6
+    )
+    assert {key: data.attributes[key] for key in ("pde", "dt", "viscosity")} == BURGERS
+    assert "diffusivity" not in data.attributes
+    assert data.attributes["channels"] == ",".join(("velocity_x", "velocity_y")[: len(shape)])
+
+
+@pytest.mark.parametrize("shape", [[8, 6], [4, 4, 4]])
+def test_navier_stokes(shape, tmp_path):
+    solver = {"ksp": "gmres", "pc": "constraint"}
+    changes = {
+        "grid": {"shape": shape, "boundary": "periodic"},
+        "physics": NAVIER_STOKES,
+        "solver": solver,
+    }
+    data, grid = made(
+        corrector_of(tmp_path, **changes, data={"reference_factor": 1, "train": 30}),
+        tmp_path / "a.h5",
+    )
+    train = data.read("train").astype(np.float64)
+    assert train.shape == (30, 4, len(shape) + 1, *shape)
+    space = tuple(range(3, train.ndim))
+    physics = NavierStokes(grid, 1e-3, 0.1, Solver())
+    for step in range(4):
+        assert (
+            physics.divergence(torch.from_numpy(train[:, step])).abs().max() < 1e-4
+        )  # float32 over h
+    assert not train[:, 0, -1].any()
+    np.testing.assert_allclose(
+        train[:, 0].mean(axis=tuple(range(2, train.ndim - 1))), 0.0, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        train[:, 1:, -1].mean(axis=tuple(s - 1 for s in space)), 0.0, atol=1e-6
+    )
+    # smooth noise of standard deviation 1; the projection takes one of its dim directions
+    assert train[:, 0, :-1].std() == pytest.approx(np.sqrt(1 - 1 / len(shape)), rel=0.15)
+
+
+def test_the_same_each_time_and_another_for_each_seed(tmp_path):
+    first, again, other = (
+        made(config_of(tmp_path, data={"seed": seed}), tmp_path / f"{name}.h5")[0].read("train")
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"seed": 1}},
+        {"data": {"train": 11}},
+        {"data": {"modes": 3}},
+        {"physics": {"dt": 2.0}},
+        {"physics": {"diffusivity": 1.0}},
+        {"grid": {"length": 2.0}},
+        {"grid": {"boundary": "periodic"}},
+        {"data": {"reference_factor": 3}},
+        {"corrector": {"validation_steps": [4]}},
+    ],
+)
+def test_the_files_name_follows_what_shapes_it(changes, tmp_path):
+    make = (
+        corrector_of
+        if {"reference_factor"} & {*changes.get("data", {})} or "corrector" in changes
+        else config_of
+    )
+    assert generated_path(make(tmp_path, **changes)) != generated_path(make(tmp_path))
+
+
+def test_the_files_name_does_not_follow_the_rest(tmp_path):
+    others = {
+        "seed": 5,
+        "training": {"epochs": 9},
+        "network": {"hidden": [3]},
+        "refinement": {"ema_window": 9},
+    }
+    assert generated_path(config_of(tmp_path, **others)) == generated_path(config_of(tmp_path))
+    periodic = {"grid": {"boundary": "periodic"}, "physics": BURGERS}
+    full, reduced = (
+        periodic | {"physics": BURGERS | {"gradient": gradient}} for gradient in ("full", "reduced")
+    )
+    assert generated_path(corrector_of(tmp_path, **full)) == generated_path(
+        corrector_of(tmp_path, **reduced)
+    )
+
+
+def fitting_file(name, grid, physics, make=tiny.corrector):
+    config = validate(
+        make("out", grid=grid, physics=physics, data={"file": str(REFERENCE / f"{name}.h5")}),
+        "here",
+    )
+    mesh = ProcessMesh.from_world(1)
+    data = open_data(config, mesh, Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm))
+    mesh.close()
+    return data
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason=f"the authors' data are not there: {REFERENCE}")
+def test_the_authors_files_say_their_coefficients_in_their_own_words():
+    flow = {"pde": "navier_stokes", "viscosity": 1e-4, "dt": 0.1}
+    periodic = {"shape": [48, 48], "boundary": "periodic"}
+    assert fitting_file("navier_stokes", periodic, flow).steps == 5
+    with pytest.raises(
+        DataError,
+        match=(
+            r"made with nu = 0.0001, but physics.viscosity is 0.001: give "
+            r"physics.viscosity=0.0001"
+        ),
+    ):
+        fitting_file("navier_stokes", periodic, flow | {"viscosity": 1e-3})
+    heat = {"pde": "heat", "diffusivity": 1e-3, "dt": 1.0}
+    assert fitting_file("heat_2d", {"shape": [30, 30]}, heat, tiny.emulator).steps == 2
+    with pytest.raises(
+        DataError, match=r"diffusivity_times_dt = 0.001, .* is 0.01: give physics.diffusivity=0.001"
+    ):
+        fitting_file("heat_2d", {"shape": [30, 30]}, heat | {"diffusivity": 1e-2}, tiny.emulator)

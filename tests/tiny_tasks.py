@@ -1,0 +1,30 @@
+"""A process mesh, and tasks of tiny configs."""
+
+import pytest
+
+from prdp_hpc.config import validate
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.experiment import build_task
+from prdp_hpc.linalg import Solver
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    mesh = ProcessMesh.from_world(1)
+    yield mesh
+    mesh.close()
+
+
+@pytest.fixture
+def make_task(mesh, tmp_path):
+    """A fresh task of one of `tiny`'s configs, at a level; the same parameters and data each
+    time.
+    """
+
+    def make(content, level, **changes):
+        config = validate(content(tmp_path, **changes), "here")
+        task = build_task(config, mesh, Solver(config.solver.ksp, config.solver.pc))
+        task.solver.refine(level)
+        return task, config
+
+    return make

@@ -1,0 +1,159 @@
+"""A signalled run leaves with code 85 and goes on, step for step, to the numbers of a run that was
+left alone.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+from mpi4py import MPI
+
+from prdp_hpc.config import validate
+from prdp_hpc.distributed.preemption import PREEMPTED, Preempted, PreemptionWatch
+from prdp_hpc.distributed.signals import take_held
+from prdp_hpc.experiments.experiment import run_experiment
+from prdp_hpc.tasks.supervised import SupervisedTask
+from prdp_hpc.training.checkpoint import Checkpoints
+from prdp_hpc.training.requeue import RestartError, note_start
+
+EPOCHS = 5
+RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
+
+
+@pytest.fixture
+def train(mesh, tmp_path):
+    def run(name, resume=False, make=tiny.emulator, training=None, **changes):
+        content = make(
+            tmp_path, name=name, training={"epochs": EPOCHS, **(training or {})}, **changes
+        )
+        return run_experiment(validate(content, "here"), mesh, tmp_path / name, resume)
+
+    return run
+
+
+@pytest.fixture
+def signalled(monkeypatch):
+    """Make the process signal itself during the steps of these numbers, counted since the fixture
+    was made.
+    """
+    steps, count, original = set(), [0], SupervisedTask._train_step
+
+    def step(self, batch):
+        count[0] += 1
+        if count[0] in steps:
+            os.kill(os.getpid(), signal.SIGUSR1 if count[0] % 2 else signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(SupervisedTask, "_train_step", step)
+    return lambda *numbers: (steps.update(numbers), count.__setitem__(0, 0))
+
+
+def ended_with(action):
+    """The exit code of an action that a signal ended, else 0."""
+    try:
+        action()
+    except Preempted as stop:
+        return stop.code
+    return 0
+
+
+def network(folder):
+    state = Checkpoints(folder / "checkpoints").load_latest()
+    return state["task"]["network"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"batch_size": 2}},
+        {
+            "training": {
+                "batch_size": 2,
+                "checkpoint_every": 100,
+                "precision": "float32",
+                "decay": 0.5,
+                "decay_steps": 3,
+            }
+        },
+        {
+            "make": tiny.corrector,
+            "network": RESNET,
+            "training": {"batch_size": 2, "schedule": "cosine", "decay": 0.1},
+        },
+    ],
+    ids=["plain", "no other checkpoints", "corrector"],
+)
+@pytest.mark.parametrize(
+    "steps", [(1,), (5,), (3, 4, 15)], ids=["first step", "end of an epoch", "three times"]
+)
+def test_a_signalled_run_goes_on_to_the_same_numbers(changes, steps, train, signalled, tmp_path):
+    train("whole", **changes)  # 5 steps an epoch
+    signalled(*steps)
+    codes = []
+    while code := ended_with(lambda: train("stopped", resume=len(codes) > 0, **changes)):
+        codes.append(code)
+    assert codes == [PREEMPTED] * len(steps)
+    assert PREEMPTED == 85
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
+    assert tiny.summary(tmp_path / "stopped", "name") == tiny.summary(tmp_path / "whole", "name")
+    ours, theirs = network(tmp_path / "stopped"), network(tmp_path / "whole")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None)
+
+
+def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_path):
+    train("whole", training={"batch_size": 2})
+    signalled(5 * EPOCHS)
+    train("first", training={"batch_size": 2})
+    assert ended_with(lambda: train("second", training={"batch_size": 2})) == PREEMPTED
+    train("second", resume=True, training={"batch_size": 2})
+    for name in ("first", "second"):
+        assert tiny.rows(tmp_path / name) == tiny.rows(tmp_path / "whole")
+
+
+def test_a_signal_that_nobody_waits_for_ends_the_process():
+    """PETSc would abort MPI from within its signal handler, which may wait for a lock that the
+    interrupted code holds.
+    """
+    code = "import os, signal\nfrom prdp_hpc import Solver\nos.kill(os.getpid(), signal.SIGTERM)"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], timeout=60, env=tiny.environment(), check=False
+    )
+    assert ended.returncode == -signal.SIGTERM
+
+
+def test_a_watch_of_one_rank():
+    with PreemptionWatch(MPI.COMM_SELF) as watch:
+        assert not watch.after_step()
+        assert not watch.now()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert watch.after_step()
+        assert watch.now()
+    assert take_held()  # the block went on to its end: the next run must hear of it
+    assert not take_held()
+
+
+def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
+    assert note_start(tmp_path, 0, 0, resumed=False) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    for count in (1, 2):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(count))
+        said = note_start(tmp_path, 3, count, resumed=True)
+        assert said == f"restart {count} of SLURM job 77: going on after epoch 3, step {count}"
+    for _ in range(2):
+        note_start(tmp_path, 3, 2, resumed=True)
+    with pytest.raises(
+        RestartError,
+        match=r"restarted 2 times and ended each time before it got beyond epoch 3, step 2: look",
+    ):
+        note_start(tmp_path, 3, 2, resumed=True)
+    assert note_start(tmp_path, 3, 3, resumed=True) is not None
+    (tmp_path / "starts.json").write_text("{")
+    assert note_start(tmp_path, 3, 3, resumed=True) is not None
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    for _ in range(5):
+        assert note_start(tmp_path, 3, 3, resumed=True) is None  # by hand as often as you like

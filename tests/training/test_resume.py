@@ -1,0 +1,186 @@
+"""Reliability: a run that was stopped goes on to the numbers of a run that was not, or is refused
+and left as it is.
+"""
+
+import json
+import shutil
+from itertools import pairwise
+
+import pytest
+import tiny
+
+from prdp_hpc.config import validate
+from prdp_hpc.experiments.experiment import RunFolderError, run_experiment
+from prdp_hpc.report.runs import ReportError
+from prdp_hpc.training.checkpoint import CheckpointError
+
+EPOCHS = 6
+RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
+
+
+@pytest.fixture
+def train(mesh, tmp_path):
+    def run(name, epochs=EPOCHS, resume=False, make=tiny.emulator, training=None, **changes):
+        content = make(
+            tmp_path, name=name, training={"epochs": epochs, **(training or {})}, **changes
+        )
+        return run_experiment(validate(content, "here"), mesh, tmp_path / name, resume)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training": {"precision": "float32", "decay": 0.5, "decay_steps": 3}},
+        {"training": {"checkpoint_every": 2}},
+        {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
+        {"refinement": {"ladder": {"kind": "tolerances", "stop": 1e-3}}},
+        {"make": tiny.inverse, "refinement": {"ema_window": 1, "error_window": 1}},
+        {
+            "make": tiny.corrector,
+            "network": RESNET,
+            "grid": {"shape": [6, 5]},
+            "training": {"schedule": "cosine", "decay": 0.1},
+        },
+    ],
+    ids=["plain", "float32 decaying", "every 2", "manual", "tolerances", "inverse", "corrector"],
+)
+def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
+    train("whole", **changes)
+    train("stopped", epochs=3, **changes)
+    train("stopped", resume=True, **changes)
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
+    assert [row["epoch"] for row in tiny.rows(tmp_path / "whole")] == list(range(EPOCHS + 1))
+    assert tiny.summary(tmp_path / "stopped", "name") == tiny.summary(tmp_path / "whole", "name")
+    assert len({row["error"] for row in tiny.rows(tmp_path / "whole")}) == EPOCHS + 1
+
+
+def test_after_a_stop_between_metrics_and_checkpoint(train, tmp_path):
+    """What a killed run leaves: lines that are newer than the newest checkpoint, the last one cut
+    short.
+    """
+    train("whole")
+    train("stopped", epochs=4)
+    (tmp_path / "stopped" / "checkpoints" / "epoch_0004.pt").write_bytes(b"cut")
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"epoch": 5, "los')
+    with pytest.warns(RuntimeWarning, match="trying the checkpoint before it"):
+        train("stopped", resume=True)
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
+
+
+def test_resuming_without_a_checkpoint_starts_anew(train, tmp_path):
+    train("whole")
+    train("stopped", epochs=2)
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints")
+    train("stopped", resume=True)
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
+    train("whole")
+    before = (
+        (tmp_path / "whole" / "metrics.jsonl").read_text(),
+        (tmp_path / "whole" / "summary.json").read_text(),
+    )
+    train("whole", resume=True)
+    assert (
+        (tmp_path / "whole" / "metrics.jsonl").read_text(),
+        (tmp_path / "whole" / "summary.json").read_text(),
+    ) == before
+
+
+def test_metrics_count_on(train, tmp_path):
+    ladders = {"adjoint_ladder": {"kind": "iterations", "start": 3, "step": 2, "stop": 7}}
+    train("stopped", epochs=3, refinement=ladders)
+    train("stopped", resume=True, refinement=ladders)
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
+    ]
+    for key in (
+        "forward_iterations",
+        "adjoint_iterations",
+        "solves",
+        "solver_seconds",
+        "network_seconds",
+        "total_seconds",
+    ):
+        values = [line[key] for line in lines]
+        assert values == sorted(values), key
+    # 10 samples an epoch, each solved once forward and once backward, at the epoch's level
+    assert [line["solves"] for line in lines] == [20 * epoch for epoch in range(EPOCHS + 1)]
+    for direction, level in (("forward", "level"), ("adjoint", "adjoint_level")):
+        work = [
+            after[f"{direction}_iterations"] - before[f"{direction}_iterations"]
+            for before, after in pairwise(lines)
+        ]
+        assert work == [10 * line[level] for line in lines[1:]]
+        assert lines[-1][level] > lines[1][level]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "changes", "message"),
+    [
+        (EPOCHS, {"seed": 2}, "seed: 1 in the checkpoint, 2 now"),
+        (
+            EPOCHS,
+            {"training": {"learning_rate": 0.5}},
+            r"training\.learning_rate: 0\.01 in the checkpoint, 0\.5 now",
+        ),
+        (EPOCHS, {"network": {"hidden": [9]}}, r"network\.hidden"),
+        (2, {}, r"epoch_0003\.pt: the run has 3 epochs already; give training\.epochs=3 or more"),
+    ],
+)
+def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(
+    epochs, changes, message, train, tmp_path
+):
+    train("run", epochs=3)
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=message):
+        train("run", epochs=epochs, resume=True, **changes)
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()
+    } == files
+
+
+@pytest.mark.parametrize(
+    ("refinement", "saved"),
+    [
+        ({}, 0.0),
+        ({"adjoint_ladder": {"kind": "iterations", "stop": 7}}, 0.0),
+        ({"level": 3}, 0.0),
+        ({"adjoint_ladder": {"kind": "tolerances"}}, None),
+    ],
+)
+@pytest.mark.parametrize("make", [tiny.emulator, tiny.corrector])
+def test_full_refinement_saves_nothing(make, refinement, saved, train):
+    summary = train("full", epochs=1, make=make, refinement={"schedule": "constant", **refinement})
+    assert summary["savings"] == {"inner_iterations": saved}
+
+
+def test_broken_metrics(train, tmp_path):
+    train("run", epochs=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("no JSON\n" + metrics.read_text())
+    with pytest.raises(ReportError, match=r"metrics\.jsonl, line 1: is not JSON"):
+        train("run", resume=True)
+
+
+def test_a_second_run_is_refused(train, tmp_path):
+    train("run", epochs=1)
+    before = tiny.rows(tmp_path / "run")
+    with pytest.raises(
+        RunFolderError,
+        match=r"holds a run already: continue it with --resume, start anew with --overwrite",
+    ):
+        train("run", epochs=1)
+    assert tiny.rows(tmp_path / "run") == before
+
+
+def test_run_twice_gives_the_same(train, tmp_path):
+    train("a", epochs=2)
+    train("b", epochs=2)
+    assert tiny.rows(tmp_path / "a") == tiny.rows(tmp_path / "b")

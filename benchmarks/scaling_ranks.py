@@ -19,7 +19,7 @@ from petsc4py import PETSc
 from prdp_hpc import Grid, Heat, ProcessMesh, Refinement, Solver
 from prdp_hpc.config import validate
 from prdp_hpc.distributed.transport import TRAFFIC
-from prdp_hpc.experiments.experiment import build_solver, build_task
+from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import MLP

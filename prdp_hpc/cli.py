@@ -178,6 +178,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="an HDF5 file with the group validation (default: the run's own)",
     )
+    evaluate.add_argument(
+        "--component",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="a network, PDE or task of your own that the run uses; it is imported only if you "
+        "name it",
+    )
     evaluate.add_argument("--out", metavar="JSON", help="write the errors to this file, too")
     _submit_command(commands)
     commands.add_parser("doctor", help="say what was found on this machine and what is missing")

@@ -4,7 +4,7 @@ import pytest
 
 from prdp_hpc.config import validate
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.experiments.experiment import build_task
+from prdp_hpc.experiments.build import build_task
 from prdp_hpc.linalg import Solver
 
 

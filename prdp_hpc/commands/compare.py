@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.commands.run import figure_of, remove, train_and_plot
-from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.config import ExperimentConfig, components, load_config
 from prdp_hpc.config.models import RefinementSection
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
-from prdp_hpc.experiments.experiment import process_mesh, run_folder, run_lock
+from prdp_hpc.experiments.run import process_mesh, run_folder, run_lock
 from prdp_hpc.files import write_json
 from prdp_hpc.report import (
     ComparisonRecord,
@@ -144,4 +144,5 @@ def _title(config: ExperimentConfig) -> str:
     points = " × ".join(str(n) for n in config.grid.shape)
     method = f"{config.solver.ksp} with {config.solver.pc}"
     seeds = f"seed {config.seed}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
-    return f"{config.name}: {config.physics.pde} on {points} points, {method}, {seeds}"
+    pde = components(config)["physics.pde"].label
+    return f"{config.name}: {pde} on {points} points, {method}, {seeds}"

@@ -12,11 +12,11 @@ from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.experiment import build_supervised, process_mesh
-from prdp_hpc.experiments.trained import trained_state
+from prdp_hpc.experiments.build import build_task
+from prdp_hpc.experiments.run import process_mesh
+from prdp_hpc.experiments.trained import trained_config, trained_state
 from prdp_hpc.files import write_json
 from prdp_hpc.linalg import Solver
-from prdp_hpc.tasks.supervised import SupervisedTask
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -25,16 +25,17 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """
     world = MPI.COMM_WORLD
     # Read by one rank: of a run that goes on, others might find a newer checkpoint.
-    config, state = world.bcast(
+    state = world.bcast(
         call_together(world, lambda: trained_state(arguments.run) if world.rank == 0 else None)
     )
+    config = call_together(world, lambda: trained_config(arguments.run, arguments.component))
     if arguments.data is not None:
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"file": arguments.data})}
         )
     mesh = _mesh(config)
     solver = Solver(config.solver.ksp, config.solver.pc, petsc_options=config.solver.petsc_options)
-    task = build_supervised(config, mesh, solver, groups=("validation",))
+    task = build_task(config, mesh, solver, groups=("validation",))
     call_together(mesh.world, lambda: _load(task, state["task"]["network"], arguments))
     errors = task.validate()
     task.close()
@@ -65,7 +66,7 @@ def _mesh(config: SupervisedConfig) -> ProcessMesh:
     )
 
 
-def _load(task: SupervisedTask, parameters: dict[str, Any], arguments: argparse.Namespace) -> None:
+def _load(task: Any, parameters: dict[str, Any], arguments: argparse.Namespace) -> None:
     try:
         task.load_network(parameters)
     except RuntimeError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from prdp_hpc.config import ConfigError, InverseConfig, load_config
+from prdp_hpc.config import ConfigError, SupervisedConfig, load_config
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.generation.generate import generate as make
 from prdp_hpc.generation.generate import generated_path
@@ -17,7 +17,7 @@ from prdp_hpc.grid.structured import Grid
 def generate(arguments: argparse.Namespace) -> None:
     """Solve for the trajectories of a config and write them; all ranks share the grid."""
     config = load_config(arguments.config, arguments.overrides)
-    if isinstance(config, InverseConfig):
+    if not isinstance(config, SupervisedConfig):
         raise ConfigError(
             f"{arguments.config}: an inverse problem is not trained on trajectories and makes its "
             "own reference"

@@ -8,8 +8,8 @@ from pathlib import Path
 from prdp_hpc.commands.provenance import provenance
 from prdp_hpc.config import load_config
 from prdp_hpc.distributed.collective import call_together
-from prdp_hpc.experiments.experiment import process_mesh
 from prdp_hpc.experiments.gradients import gradient_errors
+from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json
 from prdp_hpc.report import gradients_table, plot_gradients
 

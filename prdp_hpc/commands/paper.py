@@ -17,7 +17,7 @@ from prdp_hpc.commands.failures import Report, first, report_of
 from prdp_hpc.commands.provenance import machine_text, provenance
 from prdp_hpc.config import ConfigError, Paper, find_list, load_experiment, load_paper, nearest
 from prdp_hpc.distributed.collective import all_ranks_come, call_together
-from prdp_hpc.experiments.experiment import process_mesh
+from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json, write_text
 from prdp_hpc.locks import locked
 from prdp_hpc.report import comparison_table, paper_markdown, paper_table, read_result

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+from typing import Any
 
-from prdp_hpc.config import InverseConfig, load_config
+from prdp_hpc.config import SupervisedConfig, load_config
 from prdp_hpc.errors import InputError
-from prdp_hpc.planning import load_machine, plan_table, splits, workload_of
+from prdp_hpc.planning import (
+    Layer,
+    PhysicsWorkload,
+    Workload,
+    load_machine,
+    network_layers,
+    physics_workload,
+    plan_table,
+    splits,
+    workload_of,
+)
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -14,13 +26,13 @@ def plan(arguments: argparse.Namespace) -> None:
     enough.
     """
     config = load_config(arguments.config, arguments.overrides)
-    if isinstance(config, InverseConfig):
+    if not isinstance(config, SupervisedConfig):
         raise InputError(
             "an inverse problem has no samples to divide: all ranks share its grid, there is "
             "nothing to plan"
         )
     machine = load_machine(arguments.machine)
-    work = workload_of(config, arguments.iterations)
+    work = _workload(config, arguments.iterations)
     candidates = splits(work, machine, arguments.ranks)
     shape = " × ".join(map(str, work.shape))
     print(
@@ -34,3 +46,20 @@ def plan(arguments: argparse.Namespace) -> None:
     )
     print(f"network of {work.parameters:,} parameters\n")
     print(plan_table(candidates, machine))
+
+
+def _workload(config: SupervisedConfig, iterations: int | None) -> Workload:
+    """As the config's components say; those that say nothing are built and measured."""
+    physics = physics_workload(config)
+    if physics is None:
+        physics = PhysicsWorkload(**_measurements().measured_physics(config))
+    layers = network_layers(config, physics.channels)
+    if layers is None:
+        extra = len(config.grid.shape) if "coordinates" in config.network_inputs else 0
+        layers = [Layer(**_measurements().measured_layer(config, physics.channels, extra))]
+    return workload_of(config, iterations, physics, layers)
+
+
+def _measurements() -> Any:
+    # Loads torch and PETSc, which plans of built-in components need not.
+    return importlib.import_module("prdp_hpc.experiments.measured")

@@ -10,7 +10,7 @@ from typing import Any
 from prdp_hpc.config import ExperimentConfig, load_config
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.experiments.experiment import (
+from prdp_hpc.experiments.run import (
     RunFolderError,
     process_mesh,
     run_experiment,

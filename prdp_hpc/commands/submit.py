@@ -13,7 +13,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 
-from prdp_hpc.config import ExperimentConfig, InverseConfig, load_config
+from prdp_hpc.config import ExperimentConfig, load_config
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
@@ -83,7 +83,7 @@ def submit(arguments: argparse.Namespace) -> None:
 def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid_ranks: int) -> int:
     """How many ranks the job has; `SubmitError` where they do not fit the nodes or the task."""
     replicas, nodes = arguments.replicas, arguments.nodes
-    if isinstance(config, InverseConfig):
+    if not config.divides_samples:
         if arguments.task == "generate":
             raise SubmitError(
                 f"{arguments.config}: an inverse problem makes its own reference, there is nothing "

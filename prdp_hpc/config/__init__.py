@@ -7,12 +7,12 @@ from prdp_hpc.config.experiment import (
     ExperimentConfig,
     InverseConfig,
     SupervisedConfig,
+    components,
     load_config,
     validate,
     write_resolved,
 )
 from prdp_hpc.config.paper import Paper, PaperExperiment, find_list, load_experiment, load_paper
-from prdp_hpc.config.physics import SteppedSection
 
 __all__ = [
     "ConfigError",
@@ -22,8 +22,8 @@ __all__ = [
     "InverseConfig",
     "Paper",
     "PaperExperiment",
-    "SteppedSection",
     "SupervisedConfig",
+    "components",
     "find_list",
     "load_config",
     "load_experiment",

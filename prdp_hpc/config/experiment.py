@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
 from prdp_hpc.config.comparison import ComparisonSection
+from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.errors import ConfigError, nearest, problems
 from prdp_hpc.config.models import (
     CorrectorDataSection,
@@ -25,26 +26,29 @@ from prdp_hpc.config.models import (
     SolverSection,
     SupervisedTrainingSection,
 )
-from prdp_hpc.config.networks import MLPSection, NetworkSection
-from prdp_hpc.config.physics import (
-    CorrectedSection,
-    EmulatedSection,
-    HeatSection,
-    PoissonSection,
-    SteppedSection,
-)
+from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
+TASK = Slot(("task",), "tasks")
+_TRAINING_SLOTS = (
+    Slot(("training", "optimizer"), "optimizers", "adam"),
+    Slot(("training", "loss"), "losses", "squared"),
+    Slot(("training", "schedule"), "rates", "exponential"),
+)
+_SCHEDULE = Slot(("refinement", "schedule"), "schedules", "prdp")
+
 
 class _Experiment(Section):
+    slots: ClassVar[tuple[Slot, ...]] = (_SCHEDULE,)
     default_seeds: ClassVar[int] = 3
+    divides_samples: ClassVar[bool] = True
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: Annotated[int, Field(ge=0, strict=True)] = 1
     output: str = "runs"
     grid: GridSection
-    physics: PoissonSection | SteppedSection
+    physics: SerializeAsAny[Any]
     solver: SolverSection = SolverSection()
     refinement: RefinementSection = RefinementSection()
     comparison: ComparisonSection = ComparisonSection()
@@ -60,35 +64,58 @@ class _Experiment(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-class _Supervised(_Experiment):
+class SupervisedConfig(_Experiment):
     """What learns from trajectories."""
 
-    physics: SteppedSection
-    network: NetworkSection = MLPSection()
+    slots: ClassVar[tuple[Slot, ...]] = (
+        _SCHEDULE,
+        *_TRAINING_SLOTS,
+        Slot(("physics", "pde"), "physics", whole=True, has_steps=True),
+        Slot(("network", "kind"), "networks", "mlp", whole=True),
+        Slot(("data", "format"), "formats", "hdf5"),
+    )
+
+    task: Any
+    network: SerializeAsAny[Any]
+    network_inputs: tuple[Literal["coordinates", "physics"], ...] = ()
     training: SupervisedTrainingSection = SupervisedTrainingSection()
     data: DataSection = DataSection()
 
+    @property
+    def steps(self) -> int:
+        """Steps that trajectories must have."""
+        raise NotImplementedError
+
+    @property
+    def task_name(self) -> str:
+        """What the task is called in the run's files."""
+        name = self.task if isinstance(self.task, str) else str(self.task.kind)
+        return name.rpartition(":")[2]
+
     @model_validator(mode="after")
     def _fitting_grid(self) -> Self:
-        pde = self.physics.pde
-        if isinstance(self.physics, HeatSection):
-            return self
-        if self.grid.boundaries != {"periodic"}:
+        check = getattr(self.physics, "check_grid", None)
+        if check is not None:
+            check(self.grid)
+        return self
+
+    @model_validator(mode="after")
+    def _reference_grid(self) -> Self:
+        factor = getattr(self.data, "reference_factor", 1)
+        if factor > 1 and "neumann" in self.grid.boundaries:
             raise InputError(
-                f"physics.pde={pde} needs a periodic grid: give grid.boundary=periodic"
-            )
-        if pde == "navier_stokes" and len(self.grid.shape) == 1:
-            raise InputError(
-                "physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1"
+                "data.reference_factor must be 1 with neumann boundaries: the points of a finer "
+                "grid lie elsewhere"
             )
         return self
 
 
-class EmulatorConfig(_Supervised):
+class EmulatorConfig(SupervisedConfig):
     """A network learns one step of a PDE."""
 
+    component: ClassVar[str] = "prdp_hpc.tasks.emulator:Emulator"
+
     task: Literal["emulator"]
-    physics: EmulatedSection
 
     @property
     def steps(self) -> int:
@@ -96,11 +123,12 @@ class EmulatorConfig(_Supervised):
         return 2
 
 
-class CorrectorConfig(_Supervised):
+class CorrectorConfig(SupervisedConfig):
     """A network learns to correct the steps of a coarse solver."""
 
+    component: ClassVar[str] = "prdp_hpc.tasks.corrector:Corrector"
+
     task: Literal["corrector"]
-    physics: CorrectedSection
     corrector: CorrectorSection = CorrectorSection()
     data: CorrectorDataSection = CorrectorDataSection()
 
@@ -109,25 +137,46 @@ class CorrectorConfig(_Supervised):
         """Steps that trajectories must have."""
         return self.corrector.steps
 
-    @model_validator(mode="after")
-    def _reference_grid(self) -> CorrectorConfig:
-        if self.data.reference_factor > 1 and "neumann" in self.grid.boundaries:
-            raise InputError(
-                "data.reference_factor must be 1 with neumann boundaries: the points of a finer "
-                "grid lie elsewhere"
-            )
-        return self
+
+class OwnTaskConfig(SupervisedConfig):
+    """A task of the user's own: `task: my.py:MyTask`, or `task: {kind: my.py:MyTask, key: …}`."""
+
+    slots: ClassVar[tuple[Slot, ...]] = (
+        _SCHEDULE,
+        *_TRAINING_SLOTS,
+        Slot(("physics", "pde"), "physics", whole=True),
+        Slot(("network", "kind"), "networks", "mlp", whole=True),
+        Slot(("data", "format"), "formats", "hdf5"),
+    )
+
+    data: CorrectorDataSection = CorrectorDataSection()
+
+    @property
+    def steps(self) -> int:
+        """Steps that trajectories must have: the task's `steps`, 2 where it has none."""
+        kind, keys = made("tasks", self.task)
+        return int(keys.get("steps", getattr(kind, "steps", 2)))
 
 
 class InverseConfig(_Experiment):
     """A physical parameter is found from a solution."""
 
+    slots: ClassVar[tuple[Slot, ...]] = (
+        _SCHEDULE,
+        Slot(("physics", "pde"), "physics", whole=True, has_steps=False),
+    )
+    component: ClassVar[str] = "prdp_hpc.tasks.inverse:Inverse"
     default_seeds: ClassVar[int] = 1  # nothing is random
+    divides_samples: ClassVar[bool] = False
 
     task: Literal["inverse"]
-    physics: PoissonSection
     training: InverseTrainingSection = InverseTrainingSection()
     inverse: InverseSection = InverseSection()
+
+    @property
+    def task_name(self) -> str:
+        """What the task is called in the run's files."""
+        return self.task
 
     @model_validator(mode="after")
     def _one_dimension(self) -> InverseConfig:
@@ -139,18 +188,17 @@ class InverseConfig(_Experiment):
         return self
 
 
-SupervisedConfig = EmulatorConfig | CorrectorConfig
-ExperimentConfig = EmulatorConfig | InverseConfig | CorrectorConfig
+ExperimentConfig = SupervisedConfig | InverseConfig
 M = TypeVar("M", bound=BaseModel)
-_TASKS: dict[str, type[ExperimentConfig]] = {
-    "emulator": EmulatorConfig,
-    "inverse": InverseConfig,
-    "corrector": CorrectorConfig,
-}
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), imports: Imports = ALL
+) -> ExperimentConfig:
     """Read a YAML config, change it by `section.key=value`, and validate it.
+
+    The components of the user's own that it names are imported: all of them, or those that
+    `imports` permits, for a config that somebody else may have written.
 
     Raises
     ------
@@ -160,26 +208,65 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentCo
     content = read_yaml(Path(path))
     for override in overrides:
         _apply(content, override)
-    return validate(content, str(path))
+    return validate(content, str(path), Path(path).parent, imports)
 
 
-def validate(content: dict[str, Any], source: str) -> ExperimentConfig:
-    """The config of a nested dictionary; `source` is named in errors."""
-    task = content.get("task")
-    if not isinstance(task, str) or task not in _TASKS:
-        hint = "must be given" if task is None else f"{task!r} is not known"
-        raise ConfigError(f"{source}: task: {hint}; choose one of {', '.join(_TASKS)}")
-    return validated(_TASKS[task], content, source)
+def validate(
+    content: dict[str, Any],
+    source: str,
+    folder: str | Path = "",
+    imports: Imports = ALL,
+) -> ExperimentConfig:
+    """The config of a nested dictionary; `source` is named in errors.
+
+    `folder` is where relative files of components start; `imports`: see `load_config`.
+    """
+    found = _task(content, source, Path(folder), imports)
+    filled = fill(found.model, found.model.slots, found.content, Path(folder), imports)
+    filled.problems[:0] = found.problems
+    config = validated(filled.model, filled.content, source, filled.problems)
+    assert isinstance(config, SupervisedConfig | InverseConfig)
+    return config
 
 
-def validated(model: type[M], content: dict[str, Any], source: str) -> M:
-    """A model of a nested dictionary; all that is wrong with it in one `ConfigError`."""
+def components(config: ExperimentConfig) -> dict[str, Component]:
+    """The components that a config names, by dotted key."""
+    slots = (TASK, *type(config).slots)
+    found = fill(type(config), slots, config.model_dump(mode="json"), Path())
+    return found.components
+
+
+def _task(content: dict[str, Any], source: str, folder: Path, imports: Imports) -> Filled:
+    """The model of the task that a config names, by which the rest is validated."""
+    if content.get("task") is None:
+        known = ", ".join(known_names("tasks"))
+        raise ConfigError(f"{source}: task: must be given; choose one of {known}, or {OWN}")
+    filled = fill(OwnTaskConfig, (TASK,), content, folder, imports)
+    if not filled.problems and "task" not in filled.components and not imports.needs(TASK):
+        return filled
+    if filled.problems or "task" not in filled.components:
+        problem = (filled.problems or [f"task: must be a name, not {content['task']!r}"])[0]
+        raise ConfigError(f"{source}: {problem}")
+    if filled.components["task"].built_in:
+        filled.model = filled.components["task"].target
+    return filled
+
+
+def validated(
+    model: type[M], content: dict[str, Any], source: str, already: Sequence[str] = ()
+) -> M:
+    """A model of a nested dictionary; all that is wrong with it, and `already`, in one
+    `ConfigError`.
+    """
+    found = list(already)
     try:
-        return model.model_validate(content)
+        config = model.model_validate(content)
     except ValidationError as error:
-        found = problems(model, error)
-        lines = found[0] if len(found) == 1 else "\n  " + "\n  ".join(found)
-        raise ConfigError(f"{source}: {lines}") from None
+        found += problems(model, error)
+    if not found:
+        return config
+    lines = found[0] if len(found) == 1 else "\n  " + "\n  ".join(found)
+    raise ConfigError(f"{source}: {lines}")
 
 
 def write_resolved(config: ExperimentConfig, path: str | Path) -> None:

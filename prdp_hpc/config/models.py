@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from prdp_hpc.config.slots import made
 from prdp_hpc.errors import InputError
 from prdp_hpc.refinement import (
     ConstantSchedule,
@@ -170,9 +171,13 @@ LadderSection = Annotated[
 
 
 class RefinementSection(Section):
-    """Which schedule chooses the solver's level, and its parameters (see `Coordinator`)."""
+    """Which schedule chooses the solver's level, and its parameters (see `Coordinator`).
 
-    schedule: Literal["prdp", "constant", "manual"] = "prdp"
+    `schedule`: "prdp", "constant", "manual", or a class of the user's own, see `Schedule`: made by
+    `Name(ladder, adjoint_ladder, **keys)`.
+    """
+
+    schedule: str = "prdp"
     ladder: LadderSection = IterationLadderSection(kind="iterations")
     adjoint_ladder: LadderSection | None = None
     adjoint_factor: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
@@ -196,6 +201,12 @@ class RefinementSection(Section):
             )
         self.build()
         return self
+
+    @property
+    def schedule_name(self) -> str:
+        """What the schedule is called in the run's files."""
+        name = self.schedule if isinstance(self.schedule, str) else str(self.schedule.kind)
+        return name.rpartition(":")[2]
 
     @property
     def full_level(self) -> int | float:
@@ -223,6 +234,10 @@ class RefinementSection(Section):
                 start: looser(level, self.adjoint_factor) for start, level in self.manual.items()
             }
             return ManualSchedule(self.manual, adjoint_levels)
+        if self.schedule != "prdp":
+            kind, keys = made("schedules", self.schedule)
+            own: Schedule = kind(ladder, adjoint, **keys)
+            return own
         return Coordinator(
             ladder,
             self.step_threshold,
@@ -245,15 +260,22 @@ class RefinementSection(Section):
 class SupervisedTrainingSection(Section):
     """Adam with a learning rate that reaches `decay · learning_rate` after `decay_steps` steps.
 
-    exponential: `learning_rate · decay^(step / decay_steps)`, which goes on falling; cosine: half a
-    cosine wave, then constant. `precision` is the network's: bfloat16 keeps parameters, losses and
-    everything else in float32.
+    schedule: "exponential": `learning_rate · decay^(step / decay_steps)`, which goes on falling;
+    "cosine": half a cosine wave, then constant. `precision` is the network's: bfloat16 keeps
+    parameters, losses and everything else in float32.
+
+    Of the user's own: optimizer: `Name(parameters, lr=learning_rate, **keys)`, e.g.
+    `{kind: "torch.optim:SGD", momentum: 0.9}`; schedule: `Name(**keys)`, called with the number of
+    steps done, returns a multiple of `learning_rate`; loss: `Name(**keys)`, called with prediction
+    and target of one shape, returns the loss of each entry, in that shape.
     """
 
     epochs: Count = 100
     batch_size: Count = 25
     learning_rate: Positive = 1e-3
-    schedule: Literal["exponential", "cosine"] = "exponential"
+    optimizer: str = "adam"
+    loss: str = "squared"
+    schedule: str = "exponential"
     decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
     decay_steps: Count = 100
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -315,17 +337,25 @@ class CorrectorSection(Section):
 
 
 class DataSection(Section):
-    """An HDF5 file of trajectories; or, with file null, how many to generate, from how many Fourier
-    modes and which seed.
+    """A file of trajectories and its format; or, with file null, how many to generate, from how
+    many Fourier modes and which seed.
 
-    Navier–Stokes starts from noise instead of Fourier modes.
+    Navier–Stokes starts from noise instead of Fourier modes. format: "hdf5" (see
+    `prdp_hpc.data.layout`), or a class of the user's own, see `TrajectoryDataset`.
     """
 
     file: str | None = None
+    format: str = "hdf5"
     train: Count = 200
     validation: Count = 5
     modes: Count = 5
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+
+    @model_validator(mode="after")
+    def _something_to_read(self) -> DataSection:
+        if self.format != "hdf5" and self.file is None:
+            raise InputError("file must be given: only the format hdf5 can be generated")
+        return self
 
 
 class CorrectorDataSection(DataSection):

@@ -1,57 +1,95 @@
-"""The section `physics`: one model a PDE, so that a key which means nothing for a PDE is
-refused.
-"""
+"""The keys of the built-in PDEs in the section `physics`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Discriminator
-
-from prdp_hpc.config.models import Count, Positive, Section
+from prdp_hpc.config.models import Count, GridSection, Positive, Section
+from prdp_hpc.errors import InputError
 
 
 class PoissonSection(Section):
     """`−∇·(κ ∇u) = f`: diffusivity κ."""
 
-    pde: Literal["poisson"]
+    component: ClassVar[str] = "prdp_hpc.physics.poisson:Poisson"
+    has_steps: ClassVar[bool] = False
+
+    pde: str = "poisson"
     diffusivity: Positive = 1.0
 
 
 class HeatSection(Section):
     """`u_t = κ Δu`: diffusivity κ in length² / time, time step dt."""
 
-    pde: Literal["heat"]
+    component: ClassVar[str] = "prdp_hpc.physics.heat:Heat"
+    has_steps: ClassVar[bool] = True
+
+    pde: str = "heat"
     diffusivity: Positive = 1.0
     dt: Positive
 
+    def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
+        """See `prdp_hpc.planning.PhysicsWorkload`."""
+        return {"channels": 1, "entries": 2 * len(shape) + 1, "one_matrix": True}
 
-class _FlowSection(Section):
+
+class FlowSection(Section):
+    """Viscosity ν in length² / time, time step dt; `picard_iterations` linear solves a step;
+    `gradient`: through the matrix values too ("full"), or through the right-hand sides only
+    ("reduced").
+    """
+
+    has_steps: ClassVar[bool] = True
+
+    pde: str
     viscosity: Positive
     dt: Positive
     picard_iterations: Count = 1
     gradient: Literal["full", "reduced"] = "full"
 
-
-class BurgersSection(_FlowSection):
-    """`u_t + (u·∇)u = ν Δu`: viscosity ν in length² / time, time step dt.
-
-    `picard_iterations` linear solves a step; `gradient`: through the matrix values too ("full"), or
-    through the right-hand sides only ("reduced").
-    """
-
-    pde: Literal["burgers"]
+    def check_grid(self, grid: GridSection) -> None:
+        """Raise `InputError` for a grid that the PDE cannot be solved on."""
+        if grid.boundaries != {"periodic"}:
+            raise InputError(
+                f"physics.pde={self.pde} needs a periodic grid: give grid.boundary=periodic"
+            )
 
 
-class NavierStokesSection(_FlowSection):
+class BurgersSection(FlowSection):
+    """`u_t + (u·∇)u = ν Δu`."""
+
+    component: ClassVar[str] = "prdp_hpc.physics.burgers:Burgers"
+
+    pde: str = "burgers"
+
+    def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
+        """See `prdp_hpc.planning.PhysicsWorkload`: a system for each component."""
+        dim = len(shape)
+        systems = self.picard_iterations * dim
+        return {"channels": dim, "entries": 2 * dim + 1, "solves": systems}
+
+
+class NavierStokesSection(FlowSection):
     """`u_t + (u·∇)u + ∇p = ν Δu`, `∇·u = 0`: the keys of Burgers."""
 
-    pde: Literal["navier_stokes"]
+    component: ClassVar[str] = "prdp_hpc.physics.navier_stokes:NavierStokes"
 
+    pde: str = "navier_stokes"
 
-EmulatedSection = Annotated[HeatSection | BurgersSection, Discriminator("pde")]
-CorrectedSection = Annotated[
-    HeatSection | BurgersSection | NavierStokesSection, Discriminator("pde")
-]
-SteppedSection = HeatSection | BurgersSection | NavierStokesSection
-"""The PDEs that have time steps."""
+    def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
+        """See `prdp_hpc.planning.PhysicsWorkload`: one coupled system."""
+        dim = len(shape)
+        return {
+            "channels": dim + 1,
+            "rows": dim + 1,
+            "entries": dim * (2 * dim + 3) + 2 * dim,
+            "solves": self.picard_iterations,
+        }
+
+    def check_grid(self, grid: GridSection) -> None:
+        """Raise `InputError` for a grid that the PDE cannot be solved on."""
+        super().check_grid(grid)
+        if len(grid.shape) == 1:
+            raise InputError(
+                "physics.pde=navier_stokes needs grid.shape with 2 or 3 entries, not 1"
+            )

@@ -1,18 +1,22 @@
-"""HDF5 trajectories: layout, writing, reading, random initial states, and the order of training."""
+"""Trajectories: layout, writing, reading, and the order of training."""
 
-from prdp_hpc.data.initial_conditions import normalised_fourier, truncated_fourier
+from prdp_hpc.data.agreement import check_numbers
+from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
 from prdp_hpc.data.writer import TrajectoryWriter, write_trajectories
+from prdp_hpc.physics.initial_conditions import normalised_fourier, truncated_fourier
 
 __all__ = [
     "GROUPS",
     "DataError",
     "EpochSampler",
     "TrajectoryAttributes",
+    "TrajectoryDataset",
     "TrajectoryFile",
     "TrajectoryWriter",
+    "check_numbers",
     "normalised_fourier",
     "share",
     "truncated_fourier",

@@ -44,16 +44,15 @@ def reason_of(error: OSError) -> str:
 class TrajectoryAttributes:
     """What a file says about its trajectories.
 
-    `dt` in time, `coefficients` by name (`diffusivity` or `viscosity`) in length² / time, `length`
-    of the domain (one for all axes, or one per axis), `channels` by name.
+    `numbers` by name, such as `dt` in time and `diffusivity` or `viscosity` in length² / time;
+    `length` of the domain (one for all axes, or one per axis), `channels` by name.
     """
 
     pde: str
     shape: tuple[int, ...]
     boundary: str | tuple[str, ...]
     length: float | tuple[float, ...]
-    dt: float
-    coefficients: Mapping[str, float]
+    numbers: Mapping[str, float]
     channels: tuple[str, ...]
     scheme: str
 
@@ -66,8 +65,7 @@ class TrajectoryAttributes:
             "grid_shape": list(self.shape),
             "boundary": boundary,
             "length": self.length,
-            "dt": self.dt,
-            **self.coefficients,
+            **self.numbers,
             "channels": ",".join(self.channels),
             "scheme": self.scheme,
             "axes": "sample, step, channel, " + ", ".join(reversed("xyz"[: len(self.shape)])),

@@ -14,9 +14,13 @@ from prdp_hpc.data.layout import DATASET, GROUPS, DataError, reason_of
 
 
 class TrajectoryFile:
-    """An HDF5 file of trajectories on a grid of `shape`; see `prdp_hpc.data.layout`.
+    """An HDF5 file of trajectories; see `prdp_hpc.data.layout`.
 
-    `groups` are those that are needed; the file may lack the others.
+    Parameters
+    ----------
+    path : the file.
+    shape : points of the grid; default: what the file's attribute `grid_shape` says.
+    groups : those that are needed; the file may lack the others.
 
     Attributes
     ----------
@@ -26,15 +30,20 @@ class TrajectoryFile:
     Raises
     ------
     DataError
-        When the file cannot be read, or a data set is missing or not of the expected shape or type.
+        When the file cannot be read, says nothing about its grid where `shape` is not given, or a
+        data set is missing or not of the expected shape or type.
     """
 
     def __init__(
-        self, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS
+        self,
+        path: str | Path,
+        shape: Sequence[int] | None = None,
+        groups: Sequence[str] = GROUPS,
     ) -> None:
-        self.path, self.shape = Path(path), tuple(shape)
+        self.path = Path(path)
         with self._open() as file:
             self.attributes = dict(file.attrs)
+            self.shape = tuple(shape) if shape is not None else self._own_shape()
             shapes = {group: self._checked(file, group).shape for group in groups}
         if len({found[1:] for found in shapes.values()}) > 1:
             raise DataError(
@@ -45,36 +54,34 @@ class TrajectoryFile:
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
         self.steps = int(shapes[groups[0]][1]) - 1
 
+    @classmethod
+    def open(
+        cls, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS
+    ) -> TrajectoryFile:
+        """The file of a config's section `data`."""
+        return cls(path, shape, groups)
+
     def count(self, group: str) -> int:
         """Samples of a group; 0 for one that is not needed."""
         return self._samples.get(group, 0)
 
-    def check_made_with(self, key: str, attribute: str, wanted: float, factor: float = 1.0) -> None:
-        """Raise `DataError` if the file says another number than the config's `key`; it may say
-        nothing.
-
-        `attribute` of the file is `factor` times the number that `key` means.
-        """
-        said = self.attributes.get(attribute)
-        if isinstance(said, (int, float, np.number)) and not np.isclose(
-            said, wanted * factor, rtol=1e-6, atol=0.0
-        ):
-            raise DataError(
-                f"{self.path}: was made with {attribute} = {said:g}, but {key} is {wanted:g}: "
-                f"give {key}={said / factor:g}, or another data.file"
-            )
-
-    def read(self, group: str, part: Sequence[slice] | None = None) -> NDArray[Any]:
-        """Trajectories `(samples, steps + 1, channels, *part)`; `part`: one slice per axis, default
-        the whole grid.
+    def read(
+        self,
+        group: str,
+        samples: Sequence[int] | None = None,
+        part: Sequence[slice] | None = None,
+    ) -> NDArray[Any]:
+        """Trajectories `(samples, steps + 1, channels, *part)`; `samples`: which, default all;
+        `part`: one slice per axis, default the whole grid.
 
         Only the part is read from the file. Raises `DataError` for numbers that are not finite.
         """
         slices = (slice(None),) * len(self.shape) if part is None else tuple(part)
+        chosen = slice(None) if samples is None else _as_index(samples)
         with self._open() as file:
             dataset = self._checked(file, group)
             try:
-                array: NDArray[Any] = dataset[(..., *slices)]
+                array: NDArray[Any] = dataset[(chosen, ..., *slices)]
             except OSError as error:
                 raise DataError(
                     f"{self.path}: data set {group}/{DATASET} cannot be read, the file is damaged: "
@@ -90,6 +97,14 @@ class TrajectoryFile:
                 f"{where[0]}, step {where[1]}"
             )
         return np.ascontiguousarray(array)
+
+    def _own_shape(self) -> tuple[int, ...]:
+        if "grid_shape" not in self.attributes:
+            raise DataError(
+                f"{self.path}: says nothing about its grid (attribute grid_shape): give the shape, "
+                "TrajectoryFile(path, shape)"
+            )
+        return tuple(int(n) for n in np.atleast_1d(self.attributes["grid_shape"]))
 
     def _open(self) -> h5py.File:
         try:
@@ -133,3 +148,10 @@ class TrajectoryFile:
             need = f"at least 1 sample and 2 states, {expected}"
             raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs {need}")
         return dataset
+
+
+def _as_index(samples: Sequence[int]) -> Any:
+    """A slice where they follow each other, which HDF5 reads in one go; else a sorted list."""
+    if isinstance(samples, range) and samples.step == 1:
+        return slice(samples.start, samples.stop)
+    return list(samples)

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
+from torch import nn
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
 from prdp_hpc.distributed.rendezvous import common_address, use_interface_to
 from prdp_hpc.distributed.topology import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
@@ -134,6 +136,27 @@ class ProcessMesh:
     def is_root(self) -> bool:
         """True on the one rank that writes files and prints."""
         return bool(self.world.rank == 0)
+
+    def data_parallel(
+        self, network: nn.Module, grid: Fields | None = None, autocast: torch.dtype | None = None
+    ) -> DataParallel:
+        """A network that trains on all ranks of the mesh; collective.
+
+        `grid` is where its fields are divided; without one the network gets what it is given. Its
+        parameters must be the same on all ranks, on `device`. `autocast`: the type that its layers
+        run in, where it is another one. See `DataParallel` for the weight of each rank's loss.
+        """
+        parts = on_parts(network)
+        weight, group = (self.world.size, None) if parts else (self.replicas, self.replica_group)
+        return DataParallel(network, self.device, weight, group, grid, autocast)
+
+    def sum(self, value: float | torch.Tensor) -> float:
+        """The sum of a number over all ranks; collective."""
+        return float(self.world.allreduce(float(value), op=MPI.SUM))
+
+    def mean(self, value: float | torch.Tensor) -> float:
+        """The mean of a number over all ranks; collective."""
+        return self.sum(value) / float(self.world.size)
 
     def close(self) -> None:
         """Free the communicators, and what was opened of `torch.distributed`; collective."""

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.config import ConfigError
+from prdp_hpc.config import ExperimentConfig as Config
+from prdp_hpc.config.components import component_of
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.experiments.experiment import Config, build_solver, build_task
-from prdp_hpc.generation.generate import converged_solver
+from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.linalg import Solver
+from prdp_hpc.physics.stepper import reference_solver
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
 MOST_LEVELS = 25
@@ -45,7 +47,7 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
     """
     levels = _levels(config)
     config = _in_double(config)
-    reference = converged_solver(config.physics.pde)
+    reference = reference_solver(component_of(config.physics))
     reference.refine(CONVERGED)
     exact = _gradient(config, mesh, reference)
     errors = {}
@@ -64,7 +66,7 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
         errors[differentiation] = found
     ordered = {differentiation: errors[differentiation] for differentiation in DIFFERENTIATIONS}
     return {
-        "task": config.task,
+        "task": config.task_name,
         "ksp": config.solver.ksp,
         "pc": config.solver.pc,
         "levels": levels,

@@ -12,12 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prdp_hpc.config import CorrectorConfig, SupervisedConfig
+from prdp_hpc.config import SupervisedConfig, components
+from prdp_hpc.config.components import component_of
+from prdp_hpc.config.slots import own_keys
 from prdp_hpc.data import TrajectoryAttributes, TrajectoryWriter
-from prdp_hpc.generation.initial_states import initial_states
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Refinement, Solver
-from prdp_hpc.tasks.stepper import Stepper, build_stepper, coefficient
+from prdp_hpc.physics.stepper import (
+    Stepper,
+    attributes,
+    initial_states,
+    made_stepper,
+    reference_solver,
+)
 
 SAMPLES_AT_ONCE = 25
 """Trajectories solved together, so that memory does not grow with their number."""
@@ -25,17 +31,21 @@ SAMPLES_AT_ONCE = 25
 
 def generated_path(config: SupervisedConfig) -> Path:
     """Where the generated data of a config lie; the name carries everything that shapes them."""
+    pde = components(config)["physics.pde"]
+    code = pde.record().get("sha256")
     shape = {
         "grid": config.grid.model_dump(),
         "physics": config.physics.model_dump(exclude={"gradient"}),
-        "data": config.data.model_dump(exclude={"file"}),
+        "data": config.data.model_dump(exclude={"file", "format"}),
         "steps": config.steps,
+        **({} if code is None else {"code": code}),
     }
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[
         :12
     ]
     points = "x".join(str(n) for n in config.grid.shape)
-    return Path(config.output) / "data" / f"{config.physics.pde}_{points}_{digest}.h5"
+    name = pde.label.lower()
+    return Path(config.output) / "data" / f"{name}_{points}_{digest}.h5"
 
 
 def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
@@ -43,14 +53,16 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     `path`; collective.
 
     The initial states come from `data.seed` (see `initial_states`); each step is the config's own,
-    solved to a relative residual of 1e-12 (heat) or 1e-10 (the others, whose matrices are not
-    symmetric). With `data.reference_factor` above 1 the trajectories are solved on a finer grid, of
-    whose points those of `grid` are kept. The result does not depend on the number of ranks (to
-    that tolerance). Each rank writes its own part (see `TrajectoryWriter`).
+    by the PDE's reference solver. With `data.reference_factor` above 1 the trajectories are solved
+    on a finer grid, of whose points those of `grid` are kept. The result does not depend on the
+    number of ranks (to the solver's tolerance). Each rank writes its own part (see
+    `TrajectoryWriter`).
     """
     fine, kept = reference_grid(grid, _factor(config))
     local, part = kept_part(fine, kept)
-    stepper = build_stepper(config.physics, fine, converged_solver(config.physics.pde))
+    kind = component_of(config.physics)
+    keys = own_keys(config.physics)
+    stepper = made_stepper(kind, config.physics, keys, fine, reference_solver(kind))
     generator = np.random.default_rng(config.data.seed)
     counts = {"train": config.data.train, "validation": config.data.validation}
     shapes = {
@@ -59,7 +71,7 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     }
     with TrajectoryWriter(path, grid.comm, _attributes(config, stepper), shapes, part) as writer:
         for group, count in counts.items():
-            initial = initial_states(stepper, fine, generator, count, config.data.modes)
+            initial = initial_states(stepper, generator, count, config.data.modes)
             for first in range(0, count, SAMPLES_AT_ONCE):
                 states = initial[first : first + SAMPLES_AT_ONCE]
                 writer.write(group, first, _trajectories(local, stepper, states, config.steps))
@@ -102,18 +114,7 @@ def kept_part(fine: Grid, kept: Any) -> tuple[Any, list[slice]]:
 
 
 def _factor(config: SupervisedConfig) -> int:
-    return config.data.reference_factor if isinstance(config, CorrectorConfig) else 1
-
-
-def converged_solver(pde: str) -> Solver:
-    """A solver for reference solutions. Not the config's own: one poor enough to be compared with
-    may not converge at all.
-    """
-    if pde in ("heat", "poisson"):
-        return Solver("cg", "jacobi", Refinement(rtol=1e-12))
-    return Solver(
-        "gmres", {"burgers": "bjacobi", "navier_stokes": "constraint"}[pde], Refinement(rtol=1e-10)
-    )
+    return int(getattr(config.data, "reference_factor", 1))
 
 
 def _trajectories(kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> NDArray[np.float32]:
@@ -128,25 +129,14 @@ def _trajectories(kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> N
 
 
 def _attributes(config: SupervisedConfig, stepper: Stepper) -> TrajectoryAttributes:
-    name, value = coefficient(config.physics)
     factor = _factor(config)
+    scheme = str(getattr(stepper, "scheme", type(stepper).__name__))
     return TrajectoryAttributes(
-        pde=config.physics.pde,
+        pde=components(config)["physics.pde"].label,
         shape=tuple(config.grid.shape),
         boundary=config.grid.boundary,
         length=config.grid.length,
-        dt=config.physics.dt,
-        coefficients={name: value},
-        channels=stepper.channels,
-        scheme=_scheme(config) + (f", on a grid {factor} times as fine" if factor > 1 else ""),
-    )
-
-
-def _scheme(config: SupervisedConfig) -> str:
-    if config.physics.pde == "heat":
-        return "backward Euler, central differences, conjugate gradients to rtol 1e-12"
-    picard = config.physics.picard_iterations
-    return (
-        f"backward Euler, first-order upwind, {picard} Picard iteration(s), linear solves to rtol "
-        "1e-10"
+        numbers=attributes(stepper),
+        channels=tuple(stepper.channels),
+        scheme=scheme + (f", on a grid {factor} times as fine" if factor > 1 else ""),
     )

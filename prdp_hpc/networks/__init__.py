@@ -1,6 +1,6 @@
 """Neural networks on fields of shape (batch, channels, *shape): whole ones, or each rank's part."""
 
-from prdp_hpc.networks.build import build_network, works_on_parts
+from prdp_hpc.networks.build import Network, build_network
 from prdp_hpc.networks.convolutions import Convolution, Pooling, TransposedConvolution
 from prdp_hpc.networks.mlp import MLP
 from prdp_hpc.networks.normalisation import GroupNorm
@@ -11,10 +11,10 @@ __all__ = [
     "MLP",
     "Convolution",
     "GroupNorm",
+    "Network",
     "Pooling",
     "ResNet",
     "TransposedConvolution",
     "UNet",
     "build_network",
-    "works_on_parts",
 ]

@@ -1,56 +1,76 @@
-"""Networks by name."""
+"""What a network is for the rest of the package: `Network`, and how one is made from a config."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.networks.mlp import MLP
-from prdp_hpc.networks.resnet import ResNet
-from prdp_hpc.networks.unet import UNet
 
-CONVOLUTIONAL: dict[str, type[ResNet] | type[UNet]] = {"resnet": ResNet, "unet": UNet}
-KINDS = ("mlp", *CONVOLUTIONAL)
+
+@runtime_checkable
+class Network(Protocol):
+    """Any `torch.nn.Module` from fields `(B, in_channels, *shape)` to `(B, out_channels, *shape)`.
+
+    Without more it gets whole fields: each grid rank of a replica gathers them, does the same, and
+    keeps its part of the result. With a class attribute `works_on_parts = True` it gets this rank's
+    part `(B, in_channels, *local_shape)` and sees to the neighbours' points itself (convolutions of
+    `prdp_hpc.networks` do): its parameters are the same on all ranks, and each rank's gradients are
+    its part of the sum.
+
+    In a config it is made by `Name.build(partition, in_channels, out_channels, **keys)` where it
+    has that class method, else by `Name(in_channels, out_channels, **keys)`; the keys are those of
+    the section `network`, validated by its pydantic model `Config` where it has one.
+
+    Example
+    -------
+        class Linear(nn.Conv2d):
+            def __init__(self, in_channels, out_channels, width=3):
+                super().__init__(in_channels, out_channels, width, padding="same")
+    """
+
+    works_on_parts: ClassVar[bool] = False
+
+    def __call__(self, fields: Tensor, /) -> Tensor:
+        """The network on a batch of fields."""
+        ...
 
 
 def build_network(
-    kind: str, partition: Partition, channels: int, arguments: Mapping[str, Any], *, seed: int
+    kind: Any,
+    partition: Partition,
+    in_channels: int,
+    out_channels: int,
+    keys: Mapping[str, Any],
+    *,
+    seed: int,
 ) -> nn.Module:
-    """A network from fields of `channels` channels to fields of the same shape.
+    """A network of class `kind`, see `Network`.
 
-    `kind` is "mlp", "resnet" or "unet"; an MLP works on whole fields (B, channels, *shape), the
-    others on each rank's part (B, channels, *local_shape), see `works_on_parts`. `arguments` are
-    the network's own: `hidden` and `activation` of `MLP`; `channels`, `activation` and `blocks` of
-    `ResNet` or `depth` of `UNet`. The parameters depend on the arguments and `seed` alone: each
-    rank that builds the network gets the same ones, on the CPU, and no generator's state changes.
-    Raises `ValueError` for an unknown kind or a size below 1.
+    The parameters depend on the arguments and `seed` alone: each rank that builds the network gets
+    the same ones, on the CPU, and no generator's state changes. Raises `ValueError` for a size
+    below 1, or a class that makes no `torch.nn.Module`.
     """
-    if kind not in KINDS:
-        raise InputError(f"network.kind: {kind!r} is not known; choose one of {', '.join(KINDS)}")
     if not 1 <= partition.dim <= 3:
         raise InputError(f"a network needs a grid of 1 to 3 axes, not {partition.dim}")
-    if min(partition.shape) < 1 or channels < 1:
+    if min(*partition.shape, in_channels, out_channels) < 1:
         raise InputError(
             "a network needs a grid of at least 1 point an axis and 1 channel, not "
-            f"{partition.shape} and {channels}"
+            f"{partition.shape} and {in_channels} to {out_channels}"
         )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not `torch.manual_seed`, which also seeds the GPUs' generators.
         torch.default_generator.manual_seed(seed)
-        if kind in CONVOLUTIONAL:
-            return CONVOLUTIONAL[kind](partition, channels, channels, **arguments)
-        features = channels * math.prod(partition.shape)
-        return MLP(features, features, **arguments)
-
-
-def works_on_parts(kind: str) -> bool:
-    """Whether a network of this kind maps each rank's part of a field, and each rank has a part of
-    its gradient.
-    """
-    return kind in CONVOLUTIONAL
+        if hasattr(kind, "build"):
+            network = kind.build(partition, in_channels, out_channels, **keys)
+        else:
+            network = kind(in_channels, out_channels, **keys)
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"network.kind: {kind!r} makes a {type(network).__name__}, not a torch.nn.Module"
+        )
+    return network

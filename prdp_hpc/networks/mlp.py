@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks.activations import activation_of
 
 
@@ -25,6 +26,19 @@ class MLP(nn.Module):
     (default), "tanh", "gelu". Raises `ValueError` for a width below 1, an unknown activation, or a
     field that does not fit.
     """
+
+    @classmethod
+    def build(
+        cls,
+        partition: Partition,
+        in_channels: int,
+        out_channels: int,
+        hidden: Sequence[int],
+        activation: str = "relu",
+    ) -> MLP:
+        """The perceptron on whole fields of a grid."""
+        points = math.prod(partition.shape)
+        return cls(in_channels * points, out_channels * points, hidden, activation)
 
     def __init__(
         self, in_features: int, out_features: int, hidden: Sequence[int], activation: str = "relu"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
@@ -40,6 +42,15 @@ class ResNet(nn.Module):
     Source: the classic (post-activation) ResNet, as in the paper's Navier–Stokes corrector: 64
     channels, 3 blocks.
     """
+
+    works_on_parts = True
+
+    @classmethod
+    def build(
+        cls, partition: Partition, in_channels: int, out_channels: int, **keys: Any
+    ) -> ResNet:
+        """The network of a config."""
+        return cls(partition, in_channels, out_channels, **keys)
 
     def __init__(
         self,

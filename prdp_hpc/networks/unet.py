@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,13 @@ class UNet(nn.Module):
     Source: Ronneberger et al., U-Net, 2015; with group normalisation as usual for PDEs (Gupta and
     Brandstetter, 2022).
     """
+
+    works_on_parts = True
+
+    @classmethod
+    def build(cls, partition: Partition, in_channels: int, out_channels: int, **keys: Any) -> UNet:
+        """The network of a config."""
+        return cls(partition, in_channels, out_channels, **keys)
 
     def __init__(
         self,

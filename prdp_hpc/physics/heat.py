@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver
+from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.diffusion import DiffusionStepper
+from prdp_hpc.physics.initial_conditions import truncated_fourier
+from prdp_hpc.physics.stepper import unit_axes
 
 
 class Heat(DiffusionStepper):
@@ -35,12 +40,38 @@ class Heat(DiffusionStepper):
     """
 
     channels: tuple[str, ...] = ("u",)
+    channelwise = True
+    scheme = "backward Euler, central differences, conjugate gradients to rtol 1e-12"
 
     def __init__(self, grid: Grid, diffusivity: float | Tensor, dt: float, solver: Solver) -> None:
         if not 0 < dt < math.inf:
             raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
         self._dt = float(dt)
         super().__init__(grid, diffusivity, solver, mass=1.0, scale=self._dt)
+
+    @classmethod
+    def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Heat:
+        """The stepper of a section `physics` with `diffusivity` and `dt`; collective."""
+        return cls(grid, section.diffusivity, section.dt, solver)
+
+    @staticmethod
+    def reference_solver() -> Solver:
+        """A solver for reference solutions: the matrix is symmetric and well conditioned."""
+        return Solver("cg", "jacobi", Refinement(rtol=1e-12))
+
+    def attributes(self) -> dict[str, float]:
+        """`dt` and, where it is one number, `diffusivity`."""
+        kappa = {} if self.diffusivity.dim() else {"diffusivity": self.diffusivity.item()}
+        return {"dt": self.dt, **kappa}
+
+    def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
+        """This rank's part of truncated Fourier series of `modes` modes, `(count, 1,
+        *local_shape)`; collective.
+
+        Source: paper, appendix on the heat experiments.
+        """
+        whole = truncated_fourier(generator, count, unit_axes(self.grid), modes)[:, None]
+        return self.grid.scatter(torch.from_numpy(whole))
 
     @property
     def dt(self) -> float:

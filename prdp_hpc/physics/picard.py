@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver, SparseOperator, solve
+from prdp_hpc.linalg import Refinement, Solver, SparseOperator, solve
 
 VELOCITIES = ("velocity_x", "velocity_y", "velocity_z")
 Gradient = Literal["full", "reduced"]
@@ -44,6 +44,39 @@ class PicardStepper(ABC):
         self.grid, self.solver = grid, solver
         self._viscosity, self._dt = float(viscosity), float(dt)
         self.picard_iterations, self.gradient = picard_iterations, gradient
+
+    reference_pc: ClassVar[str] = "bjacobi"
+
+    @classmethod
+    def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Self:
+        """The stepper of a section `physics` with `viscosity`, `dt`, `picard_iterations` and
+        `gradient`; collective.
+        """
+        return cls(
+            grid,
+            section.viscosity,
+            section.dt,
+            solver,
+            section.picard_iterations,
+            section.gradient,
+        )
+
+    @classmethod
+    def reference_solver(cls) -> Solver:
+        """A solver for reference solutions; the matrices are not symmetric."""
+        return Solver("gmres", cls.reference_pc, Refinement(rtol=1e-10))
+
+    @property
+    def scheme(self) -> str:
+        """How reference solutions are made, for their file."""
+        return (
+            f"backward Euler, first-order upwind, {self.picard_iterations} Picard iteration(s), "
+            "linear solves to rtol 1e-10"
+        )
+
+    def attributes(self) -> dict[str, float]:
+        """`dt` and `viscosity`."""
+        return {"dt": self.dt, "viscosity": self.viscosity}
 
     @property
     def viscosity(self) -> float:

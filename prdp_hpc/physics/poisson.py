@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver
+from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.diffusion import DiffusionStepper
 
 
@@ -34,6 +36,16 @@ class Poisson(DiffusionStepper):
         super().__init__(
             grid, diffusivity, solver, mass=0.0, scale=1.0, constant_nullspace=grid.is_singular
         )
+
+    @classmethod
+    def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Poisson:
+        """The solve of a section `physics` with `diffusivity`; collective."""
+        return cls(grid, solver, section.diffusivity)
+
+    @staticmethod
+    def reference_solver() -> Solver:
+        """A solver for reference solutions."""
+        return Solver("cg", "jacobi", Refinement(rtol=1e-12))
 
     def __call__(self, source: Tensor) -> Tensor:
         """`u` for a source `f` of shape `(B, C, *local_shape)` (any leading axes will do).

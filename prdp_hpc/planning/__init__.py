@@ -5,16 +5,27 @@ run.
 from prdp_hpc.planning.cost import StepCost, step_cost
 from prdp_hpc.planning.machine import MACHINES, Machine, load_machine
 from prdp_hpc.planning.plan import Split, best, plan_table, splits
-from prdp_hpc.planning.workload import Workload, workload_of
+from prdp_hpc.planning.workload import (
+    Layer,
+    PhysicsWorkload,
+    Workload,
+    network_layers,
+    physics_workload,
+    workload_of,
+)
 
 __all__ = [
     "MACHINES",
+    "Layer",
     "Machine",
+    "PhysicsWorkload",
     "Split",
     "StepCost",
     "Workload",
     "best",
     "load_machine",
+    "network_layers",
+    "physics_workload",
     "plan_table",
     "splits",
     "step_cost",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from prdp_hpc.config import CorrectorConfig, SupervisedConfig
-from prdp_hpc.config.networks import MLPSection, ResNetSection
+from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.errors import InputError
 
 VALUE, INDEX = 8, 4
@@ -127,93 +126,95 @@ class Workload:
         return sum(layer.parameters for layer in self.layers)
 
 
-def workload_of(config: SupervisedConfig, iterations: int | None = None) -> Workload:
-    """The work of one step. `iterations` of a solve default to the full level, or the ladder's top
-    where that is a tolerance.
+@dataclass(frozen=True)
+class PhysicsWorkload:
+    """What a step of a PDE solves.
 
-    Raises `ValueError` where neither is a number of iterations.
+    A PDE of one's own says so by the method `workload(shape)` of its model `Config`, which returns
+    a mapping with any of these keys; without one, a step is measured.
+
+    Attributes
+    ----------
+    channels : fields of a state.
+    entries : matrix entries per point.
+    rows : unknowns of a system per point.
+    solves : linear systems a sample and step.
+    one_matrix : whether all samples share one matrix; else each has one of its own.
     """
-    dim, pde, boundary = len(config.grid.shape), config.physics.pde, config.grid.boundary
+
+    channels: int
+    entries: int
+    rows: int = 1
+    solves: int = 1
+    one_matrix: bool = False
+
+
+def physics_workload(config: SupervisedConfig) -> PhysicsWorkload | None:
+    """What the config's PDE says of itself; None where it says nothing."""
+    own = getattr(config.physics, "workload", None)
+    return None if own is None else PhysicsWorkload(**own(tuple(config.grid.shape)))
+
+
+def workload_of(
+    config: SupervisedConfig,
+    iterations: int | None = None,
+    physics: PhysicsWorkload | None = None,
+    layers: Sequence[Layer] | None = None,
+) -> Workload:
+    """The work of one step. `iterations` of a solve default to the full level, or the ladder's top
+    where that is a tolerance. `physics` and `layers` default to what the config's PDE and network
+    say of themselves.
+
+    Raises `ValueError` where one of them is not known.
+    """
+    physics = physics or physics_workload(config)
+    if physics is None:
+        raise InputError("physics.pde: says nothing of its workload, and none was measured")
+    found = layers or network_layers(config, physics.channels)
+    if found is None:
+        raise InputError("network.kind: says nothing of its layers, and none were measured")
+    dim, boundary = len(config.grid.shape), config.grid.boundary
     count = _iterations(config, iterations)
-    adjoint = max(1, math.ceil(count * config.refinement.adjoint_factor))
-    channels = {"heat": 1, "burgers": dim, "navier_stokes": dim + 1}[pde]
-    star = 2 * dim + 1
-    picard = 1 if pde == "heat" else config.physics.picard_iterations  # type: ignore[union-attr]
-    corrector = config.corrector.unroll if isinstance(config, CorrectorConfig) else 1
-    coupled = pde == "navier_stokes"
-    # Burgers solves a system for each component.
-    systems = dim if pde == "burgers" else 1
-    section, layers = config.network, network_layers(config, channels)
+    unroll = getattr(getattr(config, "corrector", None), "unroll", 1)
+    stored = (config.data.train + config.data.validation) * (config.steps + 1) * physics.channels
     return Workload(
         shape=config.grid.shape,
         boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,
-        channels=channels,
+        channels=physics.channels,
         batch=config.training.batch_size,
-        solves=corrector * picard * systems,
-        rows=channels if coupled else 1,
-        entries=dim * (star + 2) + 2 * dim if coupled else star,
+        solves=unroll * physics.solves,
+        rows=physics.rows,
+        entries=physics.entries,
         iterations=count,
-        adjoint_iterations=adjoint,
+        adjoint_iterations=max(1, math.ceil(count * config.refinement.adjoint_factor)),
         vectors=_vectors(config, count),
         products=1.0 + PRODUCTS.get(config.solver.pc, 1.0),
         reductions=REDUCTIONS.get(config.solver.ksp, 2),
         transforms=2 if config.solver.pc == "constraint" else 0,
-        assembled=pde != "heat",
-        at_once=pde == "heat"
+        assembled=not physics.one_matrix,
+        at_once=physics.one_matrix
         and config.solver.ksp == "richardson"
         and config.solver.pc in ("jacobi", "none"),
-        applications=corrector,
-        layers=layers,
-        whole=isinstance(section, MLPSection),
-        stored=(config.data.train + config.data.validation) * (config.steps + 1) * channels,
+        applications=unroll,
+        layers=tuple(found),
+        whole=any(layer.dense for layer in found),
+        stored=stored,
         value=8 if config.training.precision == "float64" else 4,
         krylov=2.0 * _krylov(config, count),
         kept=_kept(config, count),
     )
 
 
-def network_layers(config: SupervisedConfig, channels: int) -> tuple[Layer, ...]:
-    """The layers of the config's network, as `networks/` builds them."""
-    dim, section = len(config.grid.shape), config.network
-    if isinstance(section, MLPSection):
-        features = channels * math.prod(config.grid.shape)
-        widths = [features, *section.hidden, features]
-        return tuple(Layer(2.0 * a * b, a * b + b, a, b, dense=True) for a, b in pairwise(widths))
-    if isinstance(section, ResNetSection):
-        wide = section.channels
-        convolutions = [
-            _convolution(dim, channels, wide),
-            *(_convolution(dim, wide, wide) for _ in range(2 * section.blocks)),
-        ]
-        return (*convolutions, _convolution(dim, wide, channels, kernel=1))
-    return _unet_layers(dim, channels, section.channels, section.depth)
-
-
-def _unet_layers(dim: int, channels: int, wide: int, depth: int) -> tuple[Layer, ...]:
-    layers = _unet_level(dim, channels, wide, 0)
-    for level in range(1, depth + 1):
-        fine, coarse = wide * 2 ** (level - 1), wide * 2**level
-        layers += [_convolution(dim, fine, coarse, level), *_unet_level(dim, coarse, coarse, level)]
-    for level in reversed(range(depth)):
-        fine, coarse = wide * 2**level, wide * 2 ** (level + 1)
-        up = Layer(2.0 * coarse * fine, 2**dim * coarse * fine + fine, coarse, fine, level, width=1)
-        layers += [up, *_unet_level(dim, 2 * fine, fine, level)]
-    return (*layers, _convolution(dim, wide, channels, kernel=1))
-
-
-def _unet_level(dim: int, channels: int, wide: int, level: int) -> list[Layer]:
-    norm = Layer(10.0 * wide, 2 * wide, wide, wide, level, reductions=2)
-    return [
-        _convolution(dim, channels, wide, level),
-        norm,
-        _convolution(dim, wide, wide, level),
-        norm,
-    ]
-
-
-def _convolution(dim: int, inside: int, outside: int, level: int = 0, kernel: int = 3) -> Layer:
-    weights = kernel**dim * inside * outside
-    return Layer(2.0 * weights, weights + outside, inside, outside, level, width=(kernel - 1) // 2)
+def network_layers(config: SupervisedConfig, channels: int) -> Sequence[Layer] | None:
+    """The layers of the config's network, for states of so many channels; None where it says
+    nothing of them.
+    """
+    own = getattr(config.network, "layers", None)
+    if own is None:
+        return None
+    shape, names = tuple(config.grid.shape), config.network_inputs
+    inside = channels + (len(shape) if "coordinates" in names else 0)
+    return [Layer(**layer) for layer in own(shape, inside, channels)]
 
 
 def _iterations(config: SupervisedConfig, given: int | None) -> int:

@@ -3,54 +3,84 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.config import ConfigError, InverseConfig
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.grid.structured import Grid
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import Refinement, Solver
-from prdp_hpc.physics import Poisson
-from prdp_hpc.tasks.task import AfterStep, Stopwatch
+from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
 
 
-class InverseTask:
+class Inverse:
     """Find θ in `−u'' = Σ_m θ_m sin(2π m x)` by gradient descent on `‖u(θ) − u_ref‖² / (2 n)`.
 
     `u(θ)` comes from the solver at its level, `u_ref` from the true θ at convergence. One epoch is
     one gradient step. The error is `‖θ − θ_true‖ / ‖θ_true‖`.
 
+    Parameters
+    ----------
+    physics : from a source `(…, *local_shape)` to the solution, such as `Poisson(grid, solver)`,
+        with `grid` and `solver`.
+    exact : the same with a solver of its own, converged.
+    mesh : the ranks, all of which share the grid.
+    reference : the true θ, one number per mode.
+    start : where the search starts.
+    learning_rate : of gradient descent.
+
+    Raises
+    ------
+    ValueError
+        For a mesh of several replicas.
+
     Source: paper, section on the Poisson inverse problem.
     """
 
     def __init__(
-        self, config: InverseConfig, mesh: ProcessMesh, grid: Grid, solver: Solver
+        self,
+        physics: Any,
+        exact: Callable[[Tensor], Tensor],
+        mesh: ProcessMesh,
+        reference: Sequence[float],
+        start: Sequence[float],
+        learning_rate: float,
     ) -> None:
         if mesh.replicas > 1:
-            raise ConfigError(
+            raise InputError(
                 f"parallel.grid_ranks: an inverse problem has no samples to divide among replicas: "
                 f"give parallel.grid_ranks={mesh.world.size}, or start {mesh.grid_ranks} rank(s)"
             )
-        self.solver, self.stopwatch = solver, Stopwatch(solver)
-        self._mesh, self._grid = mesh, grid
-        self._rate = config.training.learning_rate
-        self._physics = Poisson(grid, solver, config.physics.diffusivity)
+        grid = physics.grid
+        self.solver, self.stopwatch = physics.solver, Stopwatch(physics.solver)
+        self._mesh, self._grid, self._physics = mesh, grid, physics
+        self._rate = learning_rate
         (x,) = grid.coordinates()
         length = grid.length[0]
         self._modes = torch.stack(
-            [torch.sin(2 * math.pi * m * x / length) for m in range(1, config.inverse.modes + 1)]
+            [torch.sin(2 * math.pi * m * x / length) for m in range(1, len(reference) + 1)]
         )
-        self._true = torch.tensor(config.inverse.reference, dtype=torch.float64)
-        self._theta = torch.tensor(config.inverse.start, dtype=torch.float64, requires_grad=True)
-        exact = Poisson(
-            grid, Solver("cg", "jacobi", Refinement(rtol=1e-13)), config.physics.diffusivity
-        )
+        self._true = torch.tensor(reference, dtype=torch.float64)
+        self._theta = torch.tensor(start, dtype=torch.float64, requires_grad=True)
         with torch.no_grad():
             self._reference = exact(self._source(self._true))
+
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> Inverse:
+        """The inverse problem of a config; collective."""
+        config = parts.config
+        converged = Solver("cg", "jacobi", Refinement(rtol=1e-13))
+        return cls(
+            parts.stepper(),
+            parts.stepper(converged),
+            parts.mesh,
+            config.inverse.reference,
+            config.inverse.start,
+            config.training.learning_rate,
+        )
 
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,13 @@ import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.data import DataError, EpochSampler, TrajectoryFile, share
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.data import DataError, EpochSampler, TrajectoryDataset, share
+from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver
-from prdp_hpc.networks import build_network, works_on_parts
-from prdp_hpc.tasks.stepper import Stepper, build_stepper
+from prdp_hpc.errors import InputError
+from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import AfterStep, Stopwatch
 
 SMALL = 10_000_000
@@ -34,77 +30,101 @@ class SupervisedTask(ABC):
     """A network trained on mini-batches of trajectories, through a physics step at the solver's
     level.
 
-    The fields are divided among the grid ranks of a replica, each batch among the replicas. A
-    convolutional network runs on each rank's part, and DDP reduces over all ranks; an MLP runs on
-    whole fields, alike on the ranks of a replica, and DDP reduces over the replicas. Every rank
-    weighs its part of the loss so that DDP's mean is the gradient of the whole loss, whatever the
-    split.
+    The fields are divided among the grid ranks of a replica, each batch among the replicas
+    (`DataParallel`). A task of one's own is a subclass with `local_loss` and `validate`; it calls
+    `network_on(state)` and `step(state)`, and has the samples of the validation group in
+    `validation`, `(samples, steps + 1, C, *local_shape)`.
 
-    With the precision bfloat16 the network's layers run in it (torch.autocast), to whose 8 bits of
-    mantissa splits then agree; parameters, fields and losses stay in float32.
+    Parameters
+    ----------
+    stepper : the PDE; its `grid` and its `solver` are the task's.
+    network : on whole fields, or on parts, see `Network`. It is moved to the mesh's device.
+    data : the trajectories, see `TrajectoryDataset`. Without the group "train" the task can only
+        validate.
+    mesh : the ranks.
+    recipe : optimiser, learning rate, loss, batch size, precision.
+    inputs : fields `(E, *local_shape)` that the network gets beside each state, after its channels:
+        coordinates, coefficients, a forcing. Default: none.
+
+    Attributes
+    ----------
+    steps : steps that trajectories must have.
     """
+
+    steps = 1
 
     def __init__(
         self,
-        config: SupervisedConfig,
+        stepper: Stepper,
+        network: nn.Module,
+        data: TrajectoryDataset,
         mesh: ProcessMesh,
-        grid: Grid,
-        data: TrajectoryFile,
-        solver: Solver,
+        recipe: Recipe | None = None,
+        inputs: Tensor | None = None,
     ) -> None:
-        self.solver, self.stopwatch = solver, Stopwatch(solver, mesh.device)
-        self._mesh, self._grid, self._steps = mesh, grid, config.steps
-        precision = config.training.precision
-        self._half = precision == "bfloat16"
-        self._dtype = torch.float32 if self._half else getattr(torch, precision)
-        self._physics = build_stepper(config.physics, grid, solver)
-        train = self._read(data, "train") if data.count("train") else None
-        self._validation = self._read(data, "validation")
-        self._train = self._validation[:0] if train is None else train
-        count = self._validation.shape[2]
-        # Every channel of the heat equation diffuses alone, so there may be any number of them.
-        if config.physics.pde != "heat" and count != len(self._physics.channels):
-            raise DataError(
-                f"{data.path}: its trajectories have {count} channel(s), {config.physics.pde} on "
-                "this grid has "
-                f"{len(self._physics.channels)}: {', '.join(self._physics.channels)}"
-            )
-        arguments = config.network.model_dump(exclude={"kind"})
-        network = build_network(
-            config.network.kind, grid.partition, count, arguments, seed=config.seed
-        )
+        recipe = recipe or Recipe()
+        self.solver, self.stopwatch = stepper.solver, Stopwatch(stepper.solver, mesh.device)
+        self.mesh, self.grid, self.stepper, self.recipe = mesh, stepper.grid, stepper, recipe
+        self._dtype = recipe.dtype
+        call_together(mesh.world, lambda: self._check(data))
+        self.validation = self._read(data, "validation")
+        self._train = self._read(data, "train") if data.count("train") else self.validation[:0]
+        self.channels = channel_names(stepper, self.validation.shape[2])
         self.network = network.to(device=mesh.device, dtype=self._dtype)
-        _limit_threads(self.network, grid.n_local, config.training.batch_size)
-        self._on_parts = works_on_parts(config.network.kind)
-        # What DDP takes the mean over.
-        self._reduced = mesh.world.size if self._on_parts else mesh.replicas
-        self._ddp: nn.Module = self.network
-        if self._reduced > 1:
-            devices = [mesh.device] if mesh.device.type == "cuda" else None
-            group = None if self._on_parts else mesh.replica_group
-            self._ddp = DistributedDataParallel(
-                self.network, devices, process_group=group, gradient_as_bucket_view=True
-            )
-            self._settle_buckets()
-        training = config.training
-        # One fused kernel a step: the optimiser would otherwise cost more than forward and backward
-        # together.
-        self._optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=training.learning_rate, fused=True
-        )
-        factor = rate_factor(training.schedule, training.decay, training.decay_steps)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, factor)
-        self._sampler = EpochSampler(self._train.shape[0], training.batch_size, config.seed)
+        _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
+        self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
+        self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
+        raise_together(mesh.world, self._wrong_output())
+        count, extra = self.validation.shape[2], 0 if inputs is None else inputs.shape[0]
+        self._network_channels = [count + extra, count]
+        self._parallel.settle(self._with_inputs(self.validation[:1, 0]))
+        self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
+        self._sampler = EpochSampler(self._train.shape[0], recipe.batch_size, recipe.seed)
 
     @abstractmethod
     def validate(self) -> dict[str, Any]:
         """The validation error as `error`, and what else belongs in the metrics; collective."""
 
     @abstractmethod
-    def _squared_error(self, trajectories: Tensor) -> Tensor:
-        """The loss's squares, summed over a batch `(b, steps + 1, C, *local_shape)`, its channels
-        and this rank's points.
+    def local_loss(self, trajectories: Tensor) -> Tensor:
+        """The loss of a batch `(b, steps + 1, C, *local_shape)`, summed over its samples, its
+        channels and this rank's points; b may be 0.
         """
+
+    def network_on(self, state: Tensor) -> Tensor:
+        """This rank's part of what the network makes of states `(b, C, *local_shape)`;
+        collective.
+        """
+        output: Tensor = self._parallel(self._with_inputs(state))
+        return output
+
+    def step(self, state: Tensor) -> Tensor:
+        """A step of physics at the solver's level; collective."""
+        # A replica without samples has nothing to solve.
+        return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
+
+    def pointwise_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The recipe's loss of a batch, summed over its entries on this rank."""
+        loss = self.recipe.loss(prediction, target)
+        if loss.shape != prediction.shape:
+            raise InputError(
+                f"training.loss: must return the loss of each entry in the shape "
+                f"{tuple(prediction.shape)} of the prediction, not {tuple(loss.shape)}; of torch's "
+                'losses, give reduction="none"'
+            )
+        return loss.sum()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without gradients, and with the network in evaluation mode."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.network.train(training)
 
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
@@ -122,8 +142,8 @@ class SupervisedTask(ABC):
     def _whole_losses(self, parts: list[Tensor]) -> list[float]:
         """The batches' losses from this rank's parts of them; collective."""
         total = torch.stack(parts).cpu().to(torch.float64).numpy().copy()
-        self._mesh.world.Allreduce(MPI.IN_PLACE, total)
-        whole: list[float] = (total / self._reduced).tolist()
+        self.mesh.world.Allreduce(MPI.IN_PLACE, total)
+        whole: list[float] = (total / self._parallel.loss_weight).tolist()
         return whole
 
     def gradient(self) -> Tensor:
@@ -139,9 +159,10 @@ class SupervisedTask(ABC):
         return torch.cat(parts).detach().cpu()
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimiser, learning rate and sampler."""
+        """Network with its channels in and out, optimiser, learning rate and sampler."""
         return {
             "network": self.network.state_dict(),
+            "channels": self._network_channels,
             "optimiser": self._optimiser.state_dict(),
             "schedule": {"last_epoch": self._schedule.last_epoch},
             "sampler": self._sampler.state_dict(),
@@ -158,18 +179,16 @@ class SupervisedTask(ABC):
         """The network's part of `state_dict()` alone, to validate it."""
         self.network.load_state_dict(parameters)
 
-    def _settle_buckets(self) -> None:
-        """Have DDP choose the buckets of its all-reduce, which it does after its first pass;
-        collective.
-
-        The buckets decide in which order ranks are summed: the first gradients of a resumed run
-        would be rounded otherwise than those of a run that was left alone.
-        """
-        self._apply(self._ddp, torch.zeros_like(self._validation[:1, 0])).sum().backward()  # type: ignore[no-untyped-call]
-        self.network.zero_grad(set_to_none=True)
-
     def close(self) -> None:  # noqa: B027
         """Nothing stays open: the samples are in memory."""
+
+    def squares(self, fields: Tensor) -> NDArray[np.float64]:
+        """The sum of squares over the whole grid, `(B, C)`; collective."""
+        sums: NDArray[np.float64] = (
+            fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
+        )
+        self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
+        return sums
 
     def _train_step(self, batch: NDArray[np.int64]) -> Tensor:
         loss = self._backward(batch)
@@ -181,54 +200,95 @@ class SupervisedTask(ABC):
         """Put the gradient of a batch's loss into the parameters; this rank's part of the loss."""
         with self.stopwatch.part("data"):
             mine = torch.as_tensor(
-                share(batch, self._mesh.replica, self._mesh.replicas), dtype=torch.long
+                share(batch, self.mesh.replica, self.mesh.replicas), dtype=torch.long
             )
             trajectories = self._train[mine]
         self._optimiser.zero_grad(set_to_none=True)
-        weight = self._reduced / (len(batch) * self._train.shape[2] * self._grid.size)
-        loss = self._squared_error(trajectories) * weight
+        entries = len(batch) * self._train.shape[2] * self.grid.size
+        loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _apply(self, network: nn.Module, fields: Tensor) -> Tensor:
-        """This rank's part of what a network makes of the fields; collective."""
-        # Entering autocast takes as long as a layer of a small network, switched off too.
-        with (
-            torch.autocast(self._mesh.device.type, torch.bfloat16) if self._half else nullcontext()
-        ):
-            output = network(fields if self._on_parts else self._grid.gather(fields)).to(
-                fields.dtype
-            )
-        return output if self._on_parts else self._grid.scatter(output)
-
-    def _step(self, physics: Stepper, state: Tensor) -> Tensor:
-        """A step of physics; a replica without samples has nothing to solve."""
-        if not state.shape[0]:
+    def _with_inputs(self, state: Tensor) -> Tensor:
+        if self._inputs is None:
             return state
-        # Another solver than the one that is trained with counts for itself.
-        if physics is not self._physics:
-            return physics(state)
-        return self.stopwatch.physics(physics, state)
+        return torch.cat([state, self._inputs.expand(len(state), *self._inputs.shape)], dim=1)
 
-    def _squares(self, fields: Tensor) -> NDArray[np.float64]:
-        """The sum of squares over the whole grid, `(B, C)`; collective."""
-        sums: NDArray[np.float64] = (
-            fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
+    def _check(self, data: TrajectoryDataset) -> None:
+        if data.steps < self.steps:
+            raise DataError(
+                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), {self.steps} "
+                "are needed"
+            )
+
+    def _wrong_output(self) -> InputError | None:
+        """What is wrong with the shape of the network's output; collective."""
+        state = self.validation[:1, 0]
+        with self.evaluating():
+            found = self.network_on(state)
+        if found.shape == state.shape:
+            return None
+        return InputError(
+            f"the network maps {self._with_inputs(state).shape[1]} channels of this rank's part "
+            f"{tuple(state.shape[2:])} to a tensor of shape {tuple(found.shape[1:])}, the task "
+            f"needs {tuple(state.shape[1:])}: as many channels as the state has"
         )
-        self._mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
-        return sums
 
-    def _read(self, data: TrajectoryFile, group: str) -> Tensor:
+    def _read(self, data: TrajectoryDataset, group: str) -> Tensor:
         """This rank's part of all trajectories of a group, `(samples, steps + 1, C,
         *local_shape)`.
         """
-        if data.steps < self._steps:
-            raise DataError(
-                f"{data.path}: its trajectories have {data.steps} step(s), {self._steps} are needed"
-            )
+
+        def read() -> Tensor:
+            found = data.read(group, range(data.count(group)), self.grid.local_slices)
+            array = torch.from_numpy(np.ascontiguousarray(found))
+            wrong = _wrong_read(array, data, group, self.grid.local_shape, self.stepper)
+            if wrong is not None:
+                raise wrong
+            return array
+
         # A number that is not finite may lie in one rank's part only.
-        part = call_together(self._mesh.world, lambda: data.read(group, self._grid.local_slices))
-        return torch.from_numpy(part).to(device=self._mesh.device, dtype=self._dtype)
+        return call_together(self.mesh.world, read).to(self.mesh.device, self._dtype)
+
+
+def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
+    """The stepper's own names; numbered where it takes any number of channels and has more than
+    one.
+    """
+    names = tuple(stepper.channels)
+    if len(names) == count:
+        return names
+    return tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
+
+
+def _wrong_read(
+    array: Tensor,
+    data: TrajectoryDataset,
+    group: str,
+    local_shape: tuple[int, ...],
+    stepper: Stepper,
+) -> DataError | None:
+    wanted = (data.count(group), data.steps + 1)
+    if tuple(array.shape[:2]) != wanted or tuple(array.shape[3:]) != local_shape:
+        return DataError(
+            f"{dataset_name(data)}: read({group!r}, …) must return (samples, steps + 1, channels, "
+            f"*part) = {(*wanted, '…', *local_shape)}, not {tuple(array.shape)}"
+        )
+    count, names = array.shape[2], tuple(stepper.channels)
+    if count != len(names) and not getattr(stepper, "channelwise", False):
+        kind = type(stepper).__name__
+        return DataError(
+            f"{dataset_name(data)}: its trajectories have {count} channel(s), {kind} on this grid "
+            f"has {len(names)}: {', '.join(names)}"
+        )
+    if not bool(array.isfinite().all()):
+        return DataError(f"{dataset_name(data)}: {group} holds NaN or infinity")
+    return None
+
+
+def dataset_name(data: TrajectoryDataset) -> str:
+    """What messages call a data set: its path, or its class."""
+    return str(getattr(data, "path", type(data).__name__))
 
 
 def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:
@@ -237,16 +297,3 @@ def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:
     products = batch_size * sum(w.numel() * (points if w.dim() > 2 else 1) for w in weights)
     if products < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-
-
-def rate_factor(schedule: str, decay: float, decay_steps: int) -> Callable[[int], float]:
-    """The learning rate after a number of steps, as a multiple of the first one.
-
-    exponential: `decay^(step / decay_steps)`. cosine: `decay + (1 − decay) (1 + cos(π step /
-    decay_steps)) / 2` until `decay_steps`, then `decay`.
-    """
-    if schedule == "exponential":
-        return lambda step: decay ** (step / decay_steps)
-    return lambda step: (
-        decay + (1.0 - decay) * (1.0 + math.cos(math.pi * min(step / decay_steps, 1.0))) / 2.0
-    )

@@ -1,4 +1,4 @@
-"""What a trainer asks of a task."""
+"""What a trainer needs of a task, and what a task of a config is made of."""
 
 from __future__ import annotations
 
@@ -8,15 +8,31 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SolveReport
+from prdp_hpc.tasks.recipe import Recipe
 
 AfterStep = Callable[[Callable[[], list[float]]], None]
 
 
 class Task(Protocol):
-    """Something that is trained epoch by epoch through one solver."""
+    """Something that is trained epoch by epoch through one solver.
+
+    A task that learns from trajectories is a short subclass of `SupervisedTask`; anything else has
+    these attributes and methods. In a config it is named by `task: file.py:Name` and made by its
+    class method `from_config(section, parts)`, see `Parts`; `section` are the keys of
+    `task: {kind: file.py:Name, key: value}`, validated by its pydantic model `Config` where it has
+    one. Trajectories have at least its attribute `steps` steps.
+
+    Attributes
+    ----------
+    solver : the coordinator refines it.
+    stopwatch : `Stopwatch(solver)`; a task counts what it does in its parts.
+    """
 
     solver: Solver
     stopwatch: Stopwatch
@@ -54,6 +70,56 @@ class Task(Protocol):
 
     def close(self) -> None:
         """Let go of files."""
+        ...
+
+
+class Parts(Protocol):
+    """What a task of a config is made of; each part is made when it is first asked for, on all
+    ranks together.
+    """
+
+    @property
+    def config(self) -> Any:
+        """The whole config, validated."""
+        ...
+
+    @property
+    def mesh(self) -> ProcessMesh:
+        """The ranks."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Of the section `grid`."""
+        ...
+
+    @property
+    def solver(self) -> Solver:
+        """Of the section `solver`, without a level; the coordinator refines it."""
+        ...
+
+    def stepper(self, solver: Solver | None = None) -> Any:
+        """Of the section `physics`, with `solver` or another one."""
+        ...
+
+    @property
+    def data(self) -> TrajectoryDataset:
+        """Of the section `data`, generated first where it names no file."""
+        ...
+
+    @property
+    def network(self) -> nn.Module:
+        """Of the section `network`, for the data's channels."""
+        ...
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """The network's other inputs, of `network_inputs`."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the section `training`."""
         ...
 
 

@@ -10,7 +10,7 @@ import tiny
 from prdp_hpc import cli
 from prdp_hpc.commands.compare import variants
 from prdp_hpc.config import validate
-from prdp_hpc.experiments.experiment import run_experiment
+from prdp_hpc.experiments.run import run_experiment
 
 RUN_FILES = {
     "starts.json",

@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from prdp_hpc import cli, locks
 from prdp_hpc.config import load_config
-from prdp_hpc.experiments.experiment import generated_path
+from prdp_hpc.generation.generate import generated_path
 
 ALONE = MPI.COMM_SELF
 HOLD = """

@@ -10,7 +10,7 @@ import yaml
 
 from prdp_hpc import cli
 from prdp_hpc.config import find_list, load_experiment, load_paper
-from prdp_hpc.experiments.experiment import run_experiment
+from prdp_hpc.experiments.run import run_experiment
 
 QUICK = ["training.epochs=1", "comparison.seeds=2"]
 

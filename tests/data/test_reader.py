@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.data import DataError, TrajectoryAttributes, TrajectoryFile, write_trajectories
+from prdp_hpc.data import (
+    DataError,
+    TrajectoryAttributes,
+    TrajectoryFile,
+    check_numbers,
+    write_trajectories,
+)
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 SHAPE = (4, 5)
@@ -30,8 +36,7 @@ def attributes(shape=SHAPE, **changes):
         "pde": "heat",
         "boundary": "dirichlet",
         "length": 1.0,
-        "dt": 0.5,
-        "coefficients": {"diffusivity": 2.0},
+        "numbers": {"dt": 0.5, "diffusivity": 2.0},
     }
     return TrajectoryAttributes(
         shape=shape, channels=("u",), scheme="exact", **{**known, **changes}
@@ -74,7 +79,7 @@ def test_a_part_is_that_part_of_the_whole(tmp_path_factory, data):
         store(path, whole)
     bounds = [sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in SHAPE]
     part = [slice(*pair) for pair in bounds]
-    read = TrajectoryFile(path, SHAPE).read("train", part)
+    read = TrajectoryFile(path, SHAPE).read("train", part=part)
     np.testing.assert_array_equal(read, whole[(..., *part)])
     assert read.flags.c_contiguous
 
@@ -84,7 +89,7 @@ def test_one_channel_may_be_left_out(part, tmp_path):
     array = fields(channels=1)
     data = TrajectoryFile(store(tmp_path / "a.h5", array[:, :, 0]), SHAPE)
     np.testing.assert_array_equal(
-        data.read("train", part), array if part is None else array[..., 1:3, 0:2]
+        data.read("train", part=part), array if part is None else array[..., 1:3, 0:2]
     )
 
 
@@ -180,36 +185,26 @@ def test_numbers_that_are_not_finite_are_found_where_they_are(bad, tmp_path):
         match=r"a.h5: train/trajectories holds NaN or infinity, first in sample 2, step 1",
     ):
         data.read("train")
-    data.read("train", (slice(0, 3), slice(0, 5)))
+    data.read("train", part=(slice(0, 3), slice(0, 5)))
 
 
 def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
-    write_trajectories(
-        tmp_path / "a.h5", {"train": fields(), "validation": fields()}, attributes(dt=0.5)
-    )
-    data = TrajectoryFile(tmp_path / "a.h5", SHAPE)
-    data.check_made_with("physics.dt", "dt", 0.5)
+    made_with = {"dt": 0.5, "diffusivity": 2.0, "nu": 3.0}
+    trajectories = {"train": fields(), "validation": fields()}
+    write_trajectories(tmp_path / "a.h5", trajectories, attributes(numbers=made_with))
+    data = TrajectoryFile(tmp_path / "a.h5")
+    check_numbers(data, {"dt": 0.5, "viscosity": 3.0, "unheard_of": 1.0}, "a.h5")
     with pytest.raises(
         DataError,
-        match=(
-            r"made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5, or "
-            r"another data.file"
-        ),
+        match=r"a.h5: was made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5,",
     ):
-        data.check_made_with("physics.dt", "dt", 0.25)
-    data.check_made_with("physics.viscosity", "viscosity", 1.0)  # says nothing of it
-    data.check_made_with("physics.diffusivity", "diffusivity", 4.0, factor=0.5)
-    with pytest.raises(
-        DataError,
-        match=(
-            r"made with diffusivity = 2, but physics.diffusivity is 2: give "
-            r"physics.diffusivity=4,"
-        ),
-    ):
-        data.check_made_with("physics.diffusivity", "diffusivity", 2.0, factor=0.5)
-    TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE).check_made_with(
-        "physics.dt", "dt", 0.25
-    )
+        check_numbers(data, {"dt": 0.25}, "a.h5")
+    with pytest.raises(DataError, match=r"made with nu = 3, but physics.viscosity is 1"):
+        check_numbers(data, {"viscosity": 1.0}, "a.h5")
+    plain = TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE)
+    check_numbers(plain, {"dt": 0.25}, "b.h5")
+    with pytest.raises(DataError, match="says nothing about its grid"):
+        TrajectoryFile(tmp_path / "b.h5")
 
 
 def test_files_that_are_no_hdf5(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from prdp_hpc.config import validate
 from prdp_hpc.data import DataError, TrajectoryFile, truncated_fourier
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.experiments.experiment import open_data
+from prdp_hpc.experiments.build import ConfigParts
 from prdp_hpc.generation.generate import generate, generated_path, reference_grid
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
@@ -174,7 +174,7 @@ def fitting_file(name, grid, physics, make=tiny.corrector):
         "here",
     )
     mesh = ProcessMesh.from_world(1)
-    data = open_data(config, mesh, Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm))
+    data = ConfigParts(config, mesh).data
     mesh.close()
     return data
 

@@ -17,7 +17,7 @@ from petsc4py import PETSc
 
 from prdp_hpc import Grid, ProcessMesh, Solver
 from prdp_hpc.config import validate
-from prdp_hpc.experiments.experiment import run_experiment
+from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.physics import Burgers, Heat, NavierStokes, Poisson
 
 MOST_GROWTH = 2 * 2**20

@@ -21,7 +21,7 @@ COUNTS = {"train": 6, "validation": 2}
 
 def attributes():
     return TrajectoryAttributes(
-        "heat", SHAPE, "periodic", 1.0, 0.1, {"diffusivity": 1.0}, ("u", "v"), "made up"
+        "heat", SHAPE, "periodic", 1.0, {"dt": 0.1, "diffusivity": 1.0}, ("u", "v"), "made up"
     )
 
 
@@ -46,7 +46,7 @@ def check(path, grid):
     for group in COUNTS:
         assert np.array_equal(data.read(group), whole(group))
         assert np.array_equal(
-            data.read(group, grid.local_slices), whole(group)[(..., *grid.local_slices)]
+            data.read(group, part=grid.local_slices), whole(group)[(..., *grid.local_slices)]
         )
     assert data.attributes["pde"] == "heat"
 

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from prdp_hpc import ProcessMesh, cli
 from prdp_hpc.config import load_config, validate
-from prdp_hpc.experiments.experiment import build_solver, build_task
+from prdp_hpc.config.components import component_of
+from prdp_hpc.config.slots import own_keys
+from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.grid.partition import BOUNDARIES, Partition
 from prdp_hpc.networks import build_network
 from prdp_hpc.planning import (
@@ -48,9 +50,13 @@ def config(**changes):
 @pytest.mark.parametrize("shape", [[8], [8, 12], [8, 4, 8]])
 def test_layers_have_the_parameters_of_the_real_network(network, shape):
     one = config(network=network, grid={"shape": shape})
-    arguments = one.network.model_dump(exclude={"kind"})
     real = build_network(
-        one.network.kind, Partition.whole(shape, "dirichlet"), 3, arguments, seed=0
+        component_of(one.network),
+        Partition.whole(shape, "dirichlet"),
+        3,
+        3,
+        own_keys(one.network),
+        seed=0,
     )
     assert sum(layer.parameters for layer in network_layers(one, 3)) == sum(
         p.numel() for p in real.parameters()
@@ -227,7 +233,7 @@ def test_the_trajectories_are_those_that_a_task_holds(tmp_path, task, precision)
     mesh = ProcessMesh.from_world(1)
     real = build_task(one, mesh, build_solver(one))
     work = workload_of(one)
-    held = real._train.nbytes + real._validation.nbytes
+    held = real._train.nbytes + real.validation.nbytes
     assert work.stored * work.points * work.value == held
 
 

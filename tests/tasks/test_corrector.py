@@ -11,7 +11,6 @@ import tiny
 import torch
 from differences import check_gradient
 
-from prdp_hpc.config import ConfigError
 from prdp_hpc.data import DataError, TrajectoryFile
 from prdp_hpc.generation.generate import generated_path
 
@@ -131,7 +130,7 @@ def test_the_measured_channel_is_what_the_coordinator_sees(task_of, tmp_path):
     assert second.validate()["error"] == errors["error_3_u_2"]
     assert second.validate()["error_1"] == errors["error_1_u_2"]
     with pytest.raises(
-        ConfigError, match=r"corrector\.measure: 'v' is not a channel; choose one of u_1, u_2"
+        ValueError, match=r"corrector\.measure: 'v' is not a channel; choose one of u_1, u_2"
     ):
         task_of(2, **changes, corrector={"measure": "v"})
 
@@ -157,7 +156,7 @@ def test_data_of_other_channels_are_refused(pde, task_of, tmp_path):
     data = store(tmp_path / "one.h5", np.ones((3, 4, 1, 8, 8)))
     with pytest.raises(
         DataError,
-        match=rf"have 1 channel\(s\), {pde} on this grid has [23]: velocity_x, velocity_y",
+        match=r"have 1 channel\(s\), \w+ on this grid has [23]: velocity_x, velocity_y",
     ):
         task_of(
             1,

@@ -13,10 +13,9 @@ from differences import check_gradient
 
 from prdp_hpc.config import validate
 from prdp_hpc.data import TrajectoryFile
+from prdp_hpc.experiments.build import ConfigParts
 from prdp_hpc.generation.generate import generated_path
-from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver
-from prdp_hpc.tasks.emulator import EmulatorTask
+from prdp_hpc.tasks.emulator import Emulator
 
 BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}
 
@@ -144,9 +143,7 @@ def test_data_with_too_few_steps(mesh, tmp_path):
     with pytest.raises(
         ValueError, match=r"short.h5: its trajectories have 1 step\(s\), 2 are needed"
     ):
-        EmulatorTask(
-            config, mesh, Grid([8], comm=mesh.grid_comm), TrajectoryFile(path, (8,)), Solver()
-        )
+        Emulator.from_config(None, ConfigParts(config, mesh))
 
 
 def test_each_epoch_has_its_own_order(task_of):

@@ -8,7 +8,8 @@ import tiny
 
 from prdp_hpc.config import load_config, validate
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.experiments.experiment import build_task, run_experiment
+from prdp_hpc.experiments.build import build_task
+from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.linalg import Solver
 
 

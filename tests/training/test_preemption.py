@@ -15,7 +15,7 @@ from mpi4py import MPI
 from prdp_hpc.config import validate
 from prdp_hpc.distributed.preemption import PREEMPTED, Preempted, PreemptionWatch
 from prdp_hpc.distributed.signals import take_held
-from prdp_hpc.experiments.experiment import run_experiment
+from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.requeue import RestartError, note_start

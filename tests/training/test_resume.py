@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from prdp_hpc.config import validate
-from prdp_hpc.experiments.experiment import RunFolderError, run_experiment
+from prdp_hpc.experiments.run import RunFolderError, run_experiment
 from prdp_hpc.report.runs import ReportError
 from prdp_hpc.training.checkpoint import CheckpointError
 

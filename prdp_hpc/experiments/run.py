@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
-from prdp_hpc.config import (
-    CorrectorConfig,
-    ExperimentConfig,
-    InverseConfig,
-    SupervisedConfig,
-    write_resolved,
-)
-from prdp_hpc.data import GROUPS, TrajectoryFile
+from prdp_hpc.config import ExperimentConfig, components, write_resolved
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.build import build_task
 from prdp_hpc.files import file_errors, write_json
-from prdp_hpc.generation.generate import generate, generated_path
-from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver
 from prdp_hpc.locks import locked
-from prdp_hpc.tasks.corrector import CorrectorTask
-from prdp_hpc.tasks.emulator import EmulatorTask
-from prdp_hpc.tasks.inverse import InverseTask
-from prdp_hpc.tasks.stepper import coefficient
-from prdp_hpc.tasks.supervised import SupervisedTask
-from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.trainer import Trainer
+
+CODE = "components.json"
+"""Which code a run's components are: names, files and their SHA-256."""
+
+_ADDED = {
+    "training": {"optimizer": "adam", "loss": "squared"},
+    "data": {"format": "hdf5"},
+    "network_inputs": [],
+}
+"""Defaults of settings that came later: checkpoints from before have none of them."""
 
 Config = ExperimentConfig
 
@@ -50,7 +47,7 @@ def process_mesh(config: Config) -> ProcessMesh:
     """The ranks as the config divides them; collective over all."""
     all_ranks = MPI.COMM_WORLD.size
     return ProcessMesh.from_world(
-        config.parallel.grid_ranks or (all_ranks if isinstance(config, InverseConfig) else 1)
+        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks)
     )
 
 
@@ -86,8 +83,7 @@ def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
 
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
-    solver = build_solver(config)
-    task = build_task(config, mesh, solver)
+    task = build_task(config, mesh)
     checkpoints = Checkpoints(
         folder / "checkpoints", config.training.keep_checkpoints, _settings(config)
     )
@@ -107,92 +103,47 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
         trainer.restore()
     # Not before the checkpoint was found to fit: a refused resume must leave the run as it is.
     _on_root(mesh, lambda: _write_config(config, folder))
+    _write_code(mesh, config, folder, resume)
     last = trainer.run()
     summary = summarise(config, mesh, last)
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
 
 
-def build_solver(config: Config) -> Solver:
-    """The solver of a config, without a level."""
-    section = config.solver
-    return Solver(
-        section.ksp,
-        section.pc,
-        petsc_options=section.petsc_options,
-        differentiation=section.differentiation,
-    )
-
-
-def build_task(config: Config, mesh: ProcessMesh, solver: Solver) -> Task:
-    """The grid, the data and the task of a config; collective."""
-    if isinstance(config, InverseConfig):
-        return InverseTask(config, mesh, _grid(config, mesh), solver)
-    return build_supervised(config, mesh, solver)
-
-
-def build_supervised(
-    config: SupervisedConfig, mesh: ProcessMesh, solver: Solver, groups: Sequence[str] = GROUPS
-) -> SupervisedTask:
-    """As `build_task`, on those groups of the data; without `train` it can only validate.
-    Collective.
+def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -> None:
+    """Record which code the run's own components are, and say on stderr what has changed since the
+    run began; collective.
     """
-    grid = _grid(config, mesh)
-    data = open_data(config, mesh, grid, groups)
-    if isinstance(config, CorrectorConfig):
-        return CorrectorTask(config, mesh, grid, data, solver)
-    return EmulatorTask(config, mesh, grid, data, solver)
+
+    def write() -> None:
+        now = {key: found.record() for key, found in components(config).items()}
+        path = folder / CODE
+        if resume and path.exists():
+            for line in _changed_code(path, now):
+                print(f"{config.name}  {line}", file=sys.stderr, flush=True)
+        write_json(path, now)
+
+    _on_root(mesh, write)
 
 
-def _grid(config: Config, mesh: ProcessMesh) -> Grid:
-    return Grid(
-        config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length, mesh.grid_group
-    )
-
-
-def open_data(
-    config: SupervisedConfig, mesh: ProcessMesh, grid: Grid, groups: Sequence[str] = GROUPS
-) -> TrajectoryFile:
-    """The config's data file, generated first if it names none and the generated one is not there;
-    collective.
-    """
-    path = Path(config.data.file) if config.data.file else generated_path(config)
-    if config.data.file is None and _is_missing(mesh, path):
-        # Another job that generates the same data is waited for; then they are there.
-        with locked(mesh.world, path, "wait until it ends", wait=True):
-            if _is_missing(mesh, path):
-                call_together(
-                    mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
-                )
-    return call_together(mesh.world, lambda: _fitting_file(path, config, groups))
-
-
-def _is_missing(mesh: ProcessMesh, path: Path) -> bool:
-    def missing() -> bool:
-        with file_errors(path, "cannot be read", "choose another output=…"):
-            return not path.exists()
-
-    return bool(mesh.world.bcast(call_together(mesh.world, missing)))
-
-
-def _fitting_file(path: Path, config: SupervisedConfig, groups: Sequence[str]) -> TrajectoryFile:
-    """The file, if what it says about its physics is what the config says."""
-    file = TrajectoryFile(path, config.grid.shape, groups)
-    name, value = coefficient(config.physics)
-    file.check_made_with("physics.dt", "dt", config.physics.dt)
-    # Files of the authors name the same things in other ways.
-    others = {"viscosity": ("nu", 1.0), "diffusivity": ("diffusivity_times_dt", config.physics.dt)}
-    file.check_made_with(f"physics.{name}", name, value)
-    file.check_made_with(f"physics.{name}", others[name][0], value, others[name][1])
-    return file
+def _changed_code(path: Path, now: dict[str, dict[str, str]]) -> Iterator[str]:
+    with file_errors(path, "cannot be read", "remove it: it is written anew"):
+        before = json.loads(path.read_text(encoding="utf-8"))
+    for key, record in now.items():
+        was = before.get(key, {})
+        if "sha256" in record and was.get("sha256") != record["sha256"]:
+            yield (
+                f"{key}: the code of {record['name']} ({record['file']}) is not what the run began "
+                "with: its first part and what follows may not be one experiment"
+            )
 
 
 def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[str, Any]:
     """What `summary.json` says, from the last epoch's metrics."""
     return {
         "name": config.name,
-        "task": config.task,
-        "schedule": config.refinement.schedule,
+        "task": config.task_name,
+        "schedule": config.refinement.schedule_name,
         "seed": config.seed,
         "epochs": config.training.epochs,
         "ranks": mesh.world.size,
@@ -258,4 +209,25 @@ def _settings(config: Config) -> dict[str, Any]:
         for k, v in settings["training"].items()
         if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
     }
+    return dict(_without_folders(_without_added(settings)))
+
+
+def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
+    for key, default in _ADDED.items():
+        if isinstance(default, dict) and isinstance(settings.get(key), dict):
+            settings[key] = {
+                k: v for k, v in settings[key].items() if k not in default or v != default[k]
+            }
+        elif settings.get(key) == default:
+            del settings[key]
     return settings
+
+
+def _without_folders(value: Any) -> Any:
+    """Settings that stay the same when the user's files move: `/a/my.py:Name` is `my.py:Name`."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, str) and ".py:" in value:
+        where, _, name = value.rpartition(":")
+        return f"{Path(where).name}:{name}"
+    return value

@@ -1,0 +1,246 @@
+"""Components by name: what a config can name, whether it is built in or the user's own.
+
+A name is one of
+
+- a word: built in (`BUILT_IN`), or announced by an installed package as an entry point of the group
+  `prdp_hpc.<group>`, e.g. `[project.entry-points."prdp_hpc.physics"] shallow_water = "ocean:SWE"`;
+- `package.module:Name`: imported as Python would import it;
+- `file.py:Name`: the file is executed, its folder is put on Python's path; a relative path starts
+  at the folder of the config.
+
+What a name stands for is a class or function. Its attribute `Config`, a pydantic model, validates
+the other keys of its section; without one they are passed on as they are. A name may also stand for
+such a model that says in `component` where the class is ("package.module:Name"): then a config is
+checked without loading torch, MPI or PETSc, as the built-in ones are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from prdp_hpc.config.errors import ConfigError, nearest
+
+BUILT_IN: Mapping[str, Mapping[str, str]] = {
+    "physics": {
+        "heat": "prdp_hpc.config.physics:HeatSection",
+        "burgers": "prdp_hpc.config.physics:BurgersSection",
+        "navier_stokes": "prdp_hpc.config.physics:NavierStokesSection",
+        "poisson": "prdp_hpc.config.physics:PoissonSection",
+    },
+    "networks": {
+        "mlp": "prdp_hpc.config.networks:MLPSection",
+        "resnet": "prdp_hpc.config.networks:ResNetSection",
+        "unet": "prdp_hpc.config.networks:UNetSection",
+    },
+    "tasks": {
+        "emulator": "prdp_hpc.config.experiment:EmulatorConfig",
+        "inverse": "prdp_hpc.config.experiment:InverseConfig",
+        "corrector": "prdp_hpc.config.experiment:CorrectorConfig",
+    },
+    "formats": {"hdf5": "prdp_hpc.data.reader:TrajectoryFile"},
+    "optimizers": {"adam": "prdp_hpc.tasks.recipe:adam"},
+    "rates": {
+        "exponential": "prdp_hpc.tasks.recipe:exponential",
+        "cosine": "prdp_hpc.tasks.recipe:cosine",
+    },
+    "losses": {"squared": "prdp_hpc.tasks.recipe:squared"},
+    "schedules": {
+        "prdp": "prdp_hpc.refinement.coordinator:Coordinator",
+        "constant": "prdp_hpc.refinement.schedules:ConstantSchedule",
+        "manual": "prdp_hpc.refinement.schedules:ManualSchedule",
+    },
+}
+"""The built-in names of each group, and where what they stand for is."""
+
+OWN = "package.module:Name or file.py:Name of your own"
+
+
+@dataclass(frozen=True)
+class Component:
+    """What a name in a config stands for.
+
+    Attributes
+    ----------
+    name : as it is kept in the resolved config: a file's path is absolute.
+    where : "module:Name" of what is imported for it.
+    built_in : whether the name is one of `BUILT_IN`.
+    """
+
+    name: str
+    where: str
+    built_in: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name without the file or module that it comes from."""
+        return self.name.rpartition(":")[2]
+
+    @property
+    def target(self) -> Any:
+        """The class, or the model that says where it is; imported on first use."""
+        return load_object(self.where)
+
+    @property
+    def model(self) -> type[BaseModel] | None:
+        """The pydantic model of its keys, or None where they are free."""
+        model = self.target if _is_model(self.target) else getattr(self.target, "Config", None)
+        return model if _is_model(model) else None
+
+    def load(self) -> Any:
+        """The class itself."""
+        where = getattr(self.target, "component", None) if _is_model(self.target) else None
+        return self.target if where is None else load_object(where)
+
+    def record(self) -> dict[str, str]:
+        """What a run folder keeps of it: the name, and which code it was."""
+        module = sys.modules[self.where.partition(":")[0]]
+        file = None if self.built_in else getattr(module, "__file__", None)
+        if file is None:
+            return {"name": self.name}
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return {"name": self.name, "file": str(file), "sha256": digest}
+
+
+def known_names(group: str) -> list[str]:
+    """The words of a group: built in first, then those that installed packages announce."""
+    return list(dict.fromkeys([*BUILT_IN[group], *_announced(group)]))
+
+
+@cache
+def _announced(group: str) -> dict[str, str]:
+    """The names that installed packages announce, and where what they stand for is."""
+    points = entry_points(group=f"prdp_hpc.{group}")
+    return {point.name: f"{point.module}:{point.attr}" for point in points}
+
+
+def resolve(group: str, name: str, folder: Path, has_steps: bool | None = None) -> Component:
+    """What `name` stands for; `folder` is where relative files start.
+
+    `has_steps`: leave out the built-in PDEs without time steps, or those with. Raises `ConfigError`
+    for a name that stands for nothing.
+    """
+    if ":" in name:
+        return _own(name, folder)
+    if name in BUILT_IN[group] and _fits(group, name, has_steps):
+        return Component(name, BUILT_IN[group][name], built_in=True)
+    words = fitting_names(group, has_steps)
+    if name not in words:
+        known = ", ".join(map(repr, words))
+        raise ConfigError(f"{name!r} is not known here, choose one of {known}, or {OWN}")
+    return Component(name, _announced(group)[name])
+
+
+def fitting_names(group: str, has_steps: bool | None = None) -> list[str]:
+    """The words of a group, of PDEs only those with time steps, or those without."""
+    return [word for word in known_names(group) if _fits(group, word, has_steps)]
+
+
+def _fits(group: str, word: str, has_steps: bool | None) -> bool:
+    if has_steps is None or word not in BUILT_IN[group]:
+        return True
+    return bool(load_object(BUILT_IN[group][word]).has_steps is has_steps)
+
+
+def load_object(where: str) -> Any:
+    """The object of "package.module:Name"; `ConfigError` where the module has none."""
+    module_name, _, attribute = where.partition(":")
+    module = sys.modules.get(module_name) or importlib.import_module(module_name)
+    found = getattr(module, attribute, None) if attribute else None
+    if found is None:
+        own = [key for key, value in vars(module).items() if _is_defined_in(value, module)]
+        hint = f"; {nearest(attribute, own)}" if own else ""
+        raise ConfigError(f"{where!r}: the module has no {attribute!r}{hint}")
+    return found
+
+
+@lru_cache(maxsize=256)
+def section_model(component: Component, key: str) -> type[BaseModel]:
+    """The model of a section whose key `key` names the component."""
+    model = component.model
+    extra = "allow" if model is None else (model.model_config.get("extra") or "forbid")
+    namespace = {
+        "__module__": __name__,
+        "__annotations__": {key: str},
+        "__doc__": None if model is None else model.__doc__,
+        "model_config": ConfigDict(extra=extra, frozen=True, protected_namespaces=()),
+        "component_loader": staticmethod(component.load),
+        "naming_key": property(lambda self: key),
+        key: component.name,
+    }
+    title, bases = component.label if model is None else model.__name__, (model or BaseModel,)
+    made: type[BaseModel] = types.new_class(title, bases, {}, lambda own: own.update(namespace))
+    return made
+
+
+def component_of(section: Any) -> Any:
+    """The class that a validated section names."""
+    return section.component_loader()
+
+
+def _own(name: str, folder: Path) -> Component:
+    where, _, attribute = name.rpartition(":")
+    if where.endswith(".py"):
+        file = (folder / Path(where).expanduser()).resolve()
+        found = Component(f"{file}:{attribute}", f"{_module_of(file)}:{attribute}")
+    else:
+        _import(where, name)
+        found = Component(name, name)
+    found.target  # noqa: B018 - a name that is not there is found here
+    return found
+
+
+def _import(module: str, name: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise ConfigError(
+            f"{name!r}: there is no module {error.name!r}: install it, put its folder into "
+            "PYTHONPATH, or give the file, as path/to/file.py:Name"
+        ) from None
+
+
+def _module_of(file: Path) -> str:
+    """The name of the module that a file makes; the file is executed once per process."""
+    if not file.is_file():
+        there = sorted(other.name for other in file.parent.glob("*.py"))
+        hint = f"; {nearest(file.name, there)}" if there else ""
+        raise ConfigError(f"{file}: no such file{hint}")
+    # Two files of one name are two modules.
+    name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return name
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return name
+
+
+def _is_defined_in(value: Any, module: Any) -> bool:
+    return callable(value) and getattr(value, "__module__", "") == module.__name__
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseModel)

@@ -1,0 +1,230 @@
+"""The places of a config that name a component, and the models that they bring into the config.
+
+A config's own models do not know the keys of a component of the user's. So the names are looked up
+first, and the config is validated by a copy of its model in which each such section has the model
+of its component: wrong keys are then told in the same words, whoever wrote the component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, create_model
+
+from prdp_hpc.config.components import (
+    OWN,
+    Component,
+    component_of,
+    fitting_names,
+    resolve,
+    section_model,
+)
+from prdp_hpc.config.errors import ConfigError
+
+Changes = dict[tuple[str, ...], Any]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place that names a component.
+
+    Attributes
+    ----------
+    path : the keys to the name, e.g. ("physics", "pde").
+    group : of `prdp_hpc.config.components.BUILT_IN`.
+    default : the name where none is given; None where one must be.
+    whole : whether all other keys of the section are the component's; else they are those of a
+        mapping in the name's place, `{kind: NAME, key: value}`.
+    has_steps : of built-in PDEs, whether only those with time steps fit, or only those without;
+        None: all.
+    """
+
+    path: tuple[str, ...]
+    group: str
+    default: str | None = None
+    whole: bool = False
+    has_steps: bool | None = None
+
+    @property
+    def dotted(self) -> str:
+        """As in `section.key=value`."""
+        return ".".join(self.path)
+
+
+@dataclass
+class Filled:
+    """A config's content with its components found.
+
+    Attributes
+    ----------
+    model : validates the content.
+    content : with absolute paths in the names.
+    components : by dotted key.
+    problems : what is wrong with names, as `key: what is wrong`.
+    """
+
+    model: Any
+    content: dict[str, Any]
+    components: dict[str, Component] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Imports:
+    """Which components of somebody's own may be imported, and which are needed at all.
+
+    Attributes
+    ----------
+    own : the names that may be imported; None: whatever the config names.
+    needed : dotted keys of slots; a component of another slot is left out where it may not be
+        imported. None: all.
+    """
+
+    own: tuple[str, ...] | None = None
+    needed: tuple[str, ...] | None = None
+
+    def permitted(self, name: str) -> str | None:
+        """The name that the caller gives for the same component; None where there is none."""
+        if self.own is None or ":" not in name:
+            return name
+        return next((given for given in self.own if _short(given) == _short(name)), None)
+
+    def needs(self, slot: Slot) -> bool:
+        """Whether the slot's component is needed."""
+        return self.needed is None or slot.dotted in self.needed
+
+
+ALL = Imports()
+
+
+def fill(
+    model: type[BaseModel],
+    slots: Iterable[Slot],
+    content: Mapping[str, Any],
+    folder: Path,
+    imports: Imports = ALL,
+) -> Filled:
+    """Look up the components of `content`; `folder` is where relative files start."""
+    filled = Filled(model, deepcopy(dict(content)))
+    changes: Changes = {}
+    for slot, place, key in _named(slots, filled.content):
+        if not isinstance(place[key], str):
+            filled.problems.append(_unnamed(slot, place[key]))
+            changes[slot.path[:-1]] = Any
+            continue
+        model_path = slot.path[:-1] if slot.whole else slot.path
+        name = imports.permitted(place[key])
+        if name is None and not imports.needs(slot):
+            _leave_out(slot, filled.content, changes)
+            continue
+        try:
+            found = resolve(slot.group, name or _refused(place[key]), folder, slot.has_steps)
+        except ConfigError as error:
+            filled.problems.append(f"{slot.dotted}: {error}")
+            changes[model_path] = Any
+            continue
+        filled.components[slot.dotted] = found
+        place[key] = found.name
+        if slot.whole or key != slot.path[-1]:
+            changes[model_path] = section_model(found, key)
+    filled.model = _changed(model, tuple(sorted(changes.items())))
+    return filled
+
+
+def made(group: str, value: Any) -> tuple[Any, dict[str, Any]]:
+    """The class that a validated value of a slot names, and the keys to make it with."""
+    if isinstance(value, str):
+        component = resolve(group, value, Path())
+        if component.model is None:
+            return component.load(), {}
+        value = section_model(component, "kind")()
+    return component_of(value), own_keys(value)
+
+
+def own_keys(section: Any) -> dict[str, Any]:
+    """The keys of a validated section but for the one that names its component."""
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    values |= section.model_extra or {}
+    return {key: value for key, value in values.items() if key != section.naming_key}
+
+
+def _named(
+    slots: Iterable[Slot], content: dict[str, Any]
+) -> Iterator[tuple[Slot, dict[str, Any], str]]:
+    """Each slot that holds a name, and where: a mapping and its key. Anything else in a name's
+    place is for the models to refuse, but for the sections that have none without a name.
+    """
+    for slot in slots:
+        place: Any = content
+        for key in slot.path[:-1]:
+            if slot.default is not None:
+                place.setdefault(key, {})
+            place = place.get(key)
+            if not isinstance(place, dict):
+                if slot.whole and place is not None:
+                    yield slot, {key: place}, key
+                break
+        else:
+            key = slot.path[-1]
+            if slot.default is not None:
+                place.setdefault(key, slot.default)
+            if isinstance(place.get(key), dict) and not slot.whole:
+                place, key = place[key], "kind"
+            if slot.whole:
+                place.setdefault(key, None)
+            if slot.whole or isinstance(place.get(key), str):
+                yield slot, place, key
+
+
+def _unnamed(slot: Slot, value: Any) -> str:
+    """What is wrong where a section has no name of its component."""
+    section, key = slot.path
+    if value is None or isinstance(value, dict):
+        words = ", ".join(map(repr, fitting_names(slot.group, slot.has_steps)))
+        return f"{slot.dotted}: must be given, one of {words}, or {OWN}"
+    return f"{section}: must be a section with the key {key}, not {value!r}"
+
+
+def _leave_out(slot: Slot, content: dict[str, Any], changes: Changes) -> None:
+    """Have a slot say what it says without its component: its default, or keys of any kind."""
+    if slot.default is None:
+        changes[slot.path[:-1] if slot.whole else slot.path] = Any
+    elif slot.whole:
+        content[slot.path[0]] = {slot.path[1]: slot.default}
+    else:
+        content[slot.path[0]][slot.path[1]] = slot.default
+
+
+def _refused(name: str) -> str:
+    raise ConfigError(
+        f"{name!r} is code of somebody's own, which is not run only because a file names it: name "
+        f"it yourself, with --component {name} or components=[{name!r}]"
+    )
+
+
+def _short(name: str) -> str:
+    where, _, attribute = name.rpartition(":")
+    return f"{Path(where).name}:{attribute}"
+
+
+@lru_cache(maxsize=256)
+def _changed(model: type[BaseModel], changes: tuple[tuple[tuple[str, ...], Any], ...]) -> Any:
+    """A copy of a model in which the fields at these paths have other types."""
+    fields: dict[str, Any] = {}
+    for name in dict.fromkeys(path[0] for path, _ in changes):
+        inside = tuple((path[1:], kind) for path, kind in changes if path[0] == name)
+        if name not in model.model_fields:
+            continue
+        whole = next((kind for path, kind in inside if not path), None)
+        inner: Any = model.model_fields[name].annotation
+        fields[name] = (_changed(inner, inside) if whole is None else whole, ...)
+    if not fields:
+        return model
+    return create_model(
+        model.__name__, __base__=model, __module__=model.__module__, __doc__=model.__doc__, **fields
+    )

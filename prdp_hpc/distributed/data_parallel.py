@@ -1,0 +1,105 @@
+"""One network on replicas × grid ranks: the same parameters everywhere, gradients of the whole
+loss.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class Fields(Protocol):
+    """What a grid does with fields."""
+
+    def gather(self, local: Tensor) -> Tensor:
+        """Whole fields of this rank's parts."""
+        ...
+
+    def scatter(self, whole: Tensor) -> Tensor:
+        """This rank's part of whole fields."""
+        ...
+
+
+def on_parts(network: object) -> bool:
+    """Whether a network maps each rank's part of a field, and so has a part of its gradient."""
+    return bool(getattr(network, "works_on_parts", False))
+
+
+class DataParallel(nn.Module):
+    """A network that is trained on all ranks of a mesh; made by `ProcessMesh.data_parallel`.
+
+    It maps this rank's part of fields, `(B, C, *local_shape)`, to this rank's part of the result,
+    `(B, C', *local_shape)`, for both kinds of networks: one with `works_on_parts = True` gets the
+    part; any other gets whole fields, gathered from the grid ranks, and its result is scattered.
+    Collective over the grid ranks of a replica.
+
+    Gradients are averaged over `loss_weight` ranks: all of them for a network on parts, whose ranks
+    each have a part of the gradient, or those of the other replicas. So the gradient of the loss of
+    the whole batch comes out if each rank calls
+
+        (loss_weight * part).backward()
+
+    with its part of that loss: the sum over its samples and its points, divided by the number of
+    samples and points of the whole batch. `mesh.sum(part)` is the loss itself.
+
+    Attributes
+    ----------
+    network : the module itself, with the parameters; save its `state_dict()`.
+    loss_weight : see above; 1 on one rank.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        loss_weight: int,
+        group: dist.ProcessGroup | None,
+        grid: Fields | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.loss_weight, self._grid = network, loss_weight, grid
+        self._device, self._autocast = device, autocast
+        self._on_parts = on_parts(network)
+        # Not a submodule: its parameters are the network's.
+        self._reducer: list[nn.Module] = []
+        if loss_weight > 1 and any(p.requires_grad for p in network.parameters()):
+            devices = [device] if device.type == "cuda" else None
+            self._reducer.append(
+                DistributedDataParallel(
+                    network, devices, process_group=group, gradient_as_bucket_view=True
+                )
+            )
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """The network on this rank's part of the fields."""
+        # Without gradients there is nothing to reduce.
+        reduces = bool(self._reducer) and torch.is_grad_enabled()
+        network: Any = self._reducer[0] if reduces else self.network
+        whole = self._grid is not None and not self._on_parts
+        # Entering autocast takes as long as a layer of a small network, switched off too.
+        with (
+            torch.autocast(self._device.type, self._autocast)
+            if self._autocast is not None
+            else nullcontext()
+        ):
+            given = self._grid.gather(fields) if whole and self._grid is not None else fields
+            output: Tensor = network(given).to(fields.dtype)
+        return self._grid.scatter(output) if whole and self._grid is not None else output
+
+    def settle(self, example: Tensor) -> None:
+        """Choose the buckets of the all-reduce of gradients, by a step on fields of this shape
+        whose gradients are dropped; collective.
+
+        Otherwise they are chosen after the first step. They decide in which order ranks are summed:
+        the first gradients of a resumed run would be rounded otherwise than those of a run that was
+        left alone.
+        """
+        if self._reducer:
+            self(torch.zeros_like(example)).sum().backward()
+            self.network.zero_grad(set_to_none=True)

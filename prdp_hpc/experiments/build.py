@@ -1,0 +1,251 @@
+"""From a config to its grid, solver, PDE, data, network and task: what a task is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prdp_hpc.config import ExperimentConfig, SupervisedConfig
+from prdp_hpc.config.components import component_of, resolve, section_model
+from prdp_hpc.config.slots import made, own_keys
+from prdp_hpc.data import GROUPS, TrajectoryDataset, check_numbers
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
+from prdp_hpc.files import file_errors
+from prdp_hpc.generation.generate import generate, generated_path
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg import Solver
+from prdp_hpc.locks import locked
+from prdp_hpc.networks import build_network
+from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
+from prdp_hpc.tasks.recipe import Recipe
+from prdp_hpc.tasks.task import Task
+
+
+def build_solver(config: ExperimentConfig) -> Solver:
+    """The solver of a config, without a level."""
+    section = config.solver
+    return Solver(
+        section.ksp,
+        section.pc,
+        petsc_options=section.petsc_options,
+        differentiation=section.differentiation,
+    )
+
+
+def build_grid(config: ExperimentConfig, mesh: ProcessMesh) -> Grid:
+    """The grid of a config; collective."""
+    section = config.grid
+    return Grid(section.shape, section.boundary, mesh.grid_comm, section.length, mesh.grid_group)
+
+
+def build_task(
+    config: ExperimentConfig,
+    mesh: ProcessMesh,
+    solver: Solver | None = None,
+    groups: Sequence[str] = GROUPS,
+) -> Task:
+    """The task of a config, with all that it works with; collective.
+
+    `solver` takes the place of the config's. `groups` of the data are read: without "train" the
+    task can only validate.
+    """
+    parts = ConfigParts(config, mesh, solver, groups)
+    kind, section = task_class(config), _task_section(config)
+    if not hasattr(kind, "from_config"):
+        raise InputError(
+            f"task: {kind.__name__} has no class method from_config(section, parts); see "
+            "prdp_hpc.tasks.task.Task"
+        )
+    task: Task = kind.from_config(section, parts)
+    return task
+
+
+def task_class(config: ExperimentConfig) -> Any:
+    """The class that a config's task names."""
+    if not isinstance(config.task, str):
+        return component_of(config.task)
+    return resolve("tasks", config.task, Path()).load()
+
+
+def _task_section(config: ExperimentConfig) -> Any:
+    """The keys of a task of the user's own; None for a built-in one, which has a section."""
+    if not isinstance(config.task, str):
+        return config.task
+    found = resolve("tasks", config.task, Path())
+    model = None if found.built_in else found.model
+    return None if model is None else section_model(found, "kind")()
+
+
+class ConfigParts:
+    """What a task of a config is made of, see `prdp_hpc.tasks.task.Parts`."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        mesh: ProcessMesh,
+        solver: Solver | None = None,
+        groups: Sequence[str] = GROUPS,
+    ) -> None:
+        self.config, self.mesh = config, mesh
+        self.solver = build_solver(config) if solver is None else solver
+        self._groups = groups
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Of the section `grid`; collective."""
+        return build_grid(self.config, self.mesh)
+
+    def stepper(self, solver: Solver | None = None) -> Any:
+        """Of the section `physics`, with the config's solver or another one; collective."""
+        if solver is None:
+            return self._stepper
+        return self._made_stepper(solver)
+
+    @cached_property
+    def data(self) -> TrajectoryDataset:
+        """Of the section `data`, generated first where it names no file; collective."""
+        return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
+
+    @cached_property
+    def inputs(self) -> Tensor | None:
+        """The fields `(E, *local_shape)` that `network_inputs` names; collective."""
+        return network_inputs(self._supervised, self._stepper)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Of the section `network`, for the data's channels; collective."""
+        config, channels = self._supervised, self._channels
+        extra = 0 if self.inputs is None else self.inputs.shape[0]
+        kind = component_of(config.network)
+        keys = own_keys(config.network)
+        return call_together(
+            self.mesh.world,
+            lambda: build_network(
+                kind, self.grid.partition, channels + extra, channels, keys, seed=config.seed
+            ),
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of the section `training`."""
+        return build_recipe(self._supervised)
+
+    @cached_property
+    def _stepper(self) -> Any:
+        return self._made_stepper(self.solver)
+
+    def _made_stepper(self, solver: Solver) -> Any:
+        section = self.config.physics
+        return made_stepper(component_of(section), section, own_keys(section), self.grid, solver)
+
+    @property
+    def _channels(self) -> int:
+        """Channels of the data's states, which may be more than a channelwise PDE names."""
+        part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
+        return int(self.data.read("validation", range(1), part).shape[2])
+
+    @property
+    def _supervised(self) -> SupervisedConfig:
+        if not isinstance(self.config, SupervisedConfig):
+            raise InputError(f"task: {self.config.task_name} has no data and no network")
+        return self.config
+
+
+def build_recipe(config: SupervisedConfig) -> Recipe:
+    """The recipe of a section `training`."""
+    section = config.training
+    return Recipe(
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        optimizer=_optimizer(section.optimizer),
+        rate=_rate(config),
+        loss=_called("losses", section.loss),
+        precision=section.precision,
+        seed=config.seed,
+    )
+
+
+def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
+    """The fields `(E, *local_shape)` that a network gets beside the state; collective."""
+    fields: list[Tensor] = []
+    for name in config.network_inputs:
+        if name == "coordinates":
+            grid = stepper.grid
+            fields += [
+                x / length for x, length in zip(grid.coordinates(), grid.length, strict=True)
+            ]
+            continue
+        own: Any = getattr(stepper, "network_inputs", None)
+        if own is None:
+            raise InputError(
+                f"network_inputs: {type(stepper).__name__} offers none: it has no method "
+                "network_inputs()"
+            )
+        fields += list(own())
+    return torch.stack(fields) if fields else None
+
+
+def open_data(
+    config: SupervisedConfig,
+    mesh: ProcessMesh,
+    grid: Grid,
+    stepper: Stepper,
+    groups: Sequence[str] = GROUPS,
+) -> TrajectoryDataset:
+    """The config's data set, generated first if it names no file and the generated one is not
+    there; collective.
+    """
+    path = Path(config.data.file) if config.data.file else generated_path(config)
+    if config.data.file is None and _is_missing(mesh, path):
+        # Another job that generates the same data is waited for; then they are there.
+        with locked(mesh.world, path, "wait until it ends", wait=True):
+            if _is_missing(mesh, path):
+                call_together(
+                    mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
+                )
+    kind, keys = made("formats", config.data.format)
+    numbers = attributes(stepper)
+
+    def opened() -> TrajectoryDataset:
+        data: TrajectoryDataset = (
+            kind.open(path, config.grid.shape, groups, **keys)
+            if hasattr(kind, "open")
+            else kind(path, **keys)
+        )
+        check_numbers(data, numbers, str(path))
+        return data
+
+    return call_together(mesh.world, opened)
+
+
+def _optimizer(value: Any) -> Any:
+    kind, keys = made("optimizers", value)
+    return lambda parameters, lr: kind(parameters, lr=lr, **keys)
+
+
+def _rate(config: SupervisedConfig) -> Any:
+    section = config.training
+    kind, keys = made("rates", section.schedule)
+    if kind.__module__ == "prdp_hpc.tasks.recipe":
+        keys = {"decay": section.decay, "decay_steps": section.decay_steps}
+    return kind(**keys)
+
+
+def _called(group: str, value: Any) -> Any:
+    kind, keys = made(group, value)
+    return kind(**keys)
+
+
+def _is_missing(mesh: ProcessMesh, path: Path) -> bool:
+    def missing() -> bool:
+        with file_errors(path, "cannot be read", "choose another output=…"):
+            return not path.exists()
+
+    return bool(mesh.world.bcast(call_together(mesh.world, missing)))

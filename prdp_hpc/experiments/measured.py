@@ -1,0 +1,74 @@
+"""The workload of components that say nothing of theirs, measured by building and running them
+small.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch.utils.flop_counter import FlopCounterMode
+
+from prdp_hpc.config import SupervisedConfig
+from prdp_hpc.config.components import component_of
+from prdp_hpc.config.slots import own_keys
+from prdp_hpc.distributed.data_parallel import on_parts
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.networks import build_network
+from prdp_hpc.physics.stepper import initial_states, made_stepper, reference_solver
+
+MOST_POINTS = 2**15
+"""Of the grid that is measured on: the config's, halved along all axes until it is that small."""
+
+
+def measured_physics(config: SupervisedConfig) -> dict[str, int]:
+    """What one step of the config's PDE solves, counted on a small grid, on this rank alone: the
+    entries of `prdp_hpc.planning.PhysicsWorkload`.
+    """
+    grid, kind = _small_grid(config), component_of(config.physics)
+    solver = reference_solver(kind)
+    stepper: Any = made_stepper(kind, config.physics, own_keys(config.physics), grid, solver)
+    states = initial_states(stepper, np.random.default_rng(0), 2, config.data.modes)
+    with torch.no_grad():
+        stepper(states)
+    channels = len(stepper.channels)
+    found = {"channels": channels, "entries": channels * (2 * grid.dim + 1), "rows": channels}
+    operator: Any = getattr(stepper, "operator", None)
+    if hasattr(operator, "nnz_local") and hasattr(operator, "n_local"):
+        found["rows"] = math.ceil(operator.n_local / grid.n_local)
+        found["entries"] = math.ceil(operator.nnz_local / grid.n_local)
+    found["solves"] = max(1, math.ceil(solver.report.forward.solves / states.shape[0]))
+    return found
+
+
+def measured_layer(config: SupervisedConfig, channels: int, extra: int) -> dict[str, Any]:
+    """The config's network as one layer (`prdp_hpc.planning.Layer`): its operations, counted in a
+    forward pass on a small grid, and its parameters.
+    """
+    grid, kind = _small_grid(config), component_of(config.network)
+    inside = channels + extra
+    network = build_network(
+        kind, grid.partition, inside, channels, own_keys(config.network), seed=config.seed
+    )
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, inside, *grid.shape))
+    per_point = float(counter.get_total_flops()) / grid.size
+    layer = {
+        "flops": per_point,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "channels_in": inside,
+        "channels_out": channels,
+    }
+    if on_parts(network):
+        return layer | {"width": 1}
+    return layer | {"flops": per_point * math.prod(config.grid.shape), "dense": True}
+
+
+def _small_grid(config: SupervisedConfig) -> Grid:
+    shape = list(config.grid.shape)
+    while math.prod(shape) > MOST_POINTS and all(n % 2 == 0 and n >= 16 for n in shape):
+        shape = [n // 2 for n in shape]
+    return Grid(shape, config.grid.boundary, MPI.COMM_SELF, config.grid.length)

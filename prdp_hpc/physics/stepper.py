@@ -1,0 +1,130 @@
+"""What a PDE is for the rest of the package: `Stepper`, and how one is made from a config."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.physics.initial_conditions import normalised_fourier
+
+
+@runtime_checkable
+class Stepper(Protocol):
+    """One time step of a PDE: an ordinary callable class, whose steps solve through `solver`.
+
+    Everything else that the package does with a PDE is optional. With none of it, a PDE trains in a
+    script and, if its class can be called as `Name(grid, solver, **keys)`, in a config:
+
+    - `Config`: a pydantic model of the keys of the section `physics`; its method
+      `check_grid(grid_section)` may raise `ValueError` for a grid that does not fit.
+    - `from_config(section, grid, solver)`: a class method that makes the stepper from such a
+      section, or without `Config` from a section with the keys as attributes.
+    - `attributes() -> dict[str, float]`: numbers that a data file must agree with, e.g.
+      `{"dt": 0.1, "viscosity": 1e-3}`; written into generated files and compared when one is read.
+    - `initial_states(generator, count, modes) -> Tensor`: `(count, C, *local_shape)`, for generated
+      data; each rank calls it with a `numpy.random.Generator` in the same state. Default: a random
+      Fourier series per channel.
+    - `reference_solver() -> Solver`: a static method; the solver of reference solutions. Default:
+      GMRES with block Jacobi to a relative residual of 1e-10.
+    - `channelwise = True`: each channel is stepped alone, so there may be any number of them.
+    - `network_inputs() -> Tensor`: fields `(E, *local_shape)` that networks get beside the state,
+      such as a coefficient, where `network.inputs` names "physics".
+    - `Config.workload(shape)`: for `prdp-hpc plan`, see `prdp_hpc.planning.PhysicsWorkload`;
+      without it a step is measured.
+
+    Attributes
+    ----------
+    channels : one name per channel of a state.
+    grid : where states live.
+    solver : whose level the coordinator refines; every solve of a step goes through it.
+
+    Example
+    -------
+    Backward Euler for decay, `u⁺ = u − dt λ u⁺`:
+
+        class Decay:
+            channels = ("u",)
+
+            def __init__(self, grid, solver, rate=1.0, dt=0.1):
+                self.grid, self.solver, self.rate, self.dt = grid, solver, rate, dt
+                rows = grid.numbering[(slice(1, -1),) * grid.dim].ravel()
+                self.operator = SparseOperator(rows, rows, (grid.size, grid.size), grid.comm)
+
+            def __call__(self, state):
+                values = torch.full((self.grid.n_local,), 1 + self.dt * self.rate).double()
+                right = state.reshape(-1, self.grid.n_local)
+                return solve(self.operator, values, right, self.solver).reshape(state.shape)
+    """
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """One name per channel."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Where states live."""
+        ...
+
+    @property
+    def solver(self) -> Solver:
+        """Which the coordinator refines."""
+        ...
+
+    def __call__(self, state: Tensor, /) -> Tensor:
+        """From a state `(B, C, *local_shape)` to the next; differentiable, collective."""
+        ...
+
+
+def made_stepper(kind: Any, section: Any, keys: dict[str, Any], grid: Grid, solver: Solver) -> Any:
+    """The stepper that a section of a config names; collective.
+
+    `kind` is its class, `keys` the section's but for the one that names it.
+    """
+    if hasattr(kind, "from_config"):
+        return kind.from_config(section, grid, solver)
+    return kind(grid, solver, **keys)
+
+
+def initial_states(
+    stepper: Stepper, generator: np.random.Generator, count: int, modes: int
+) -> Tensor:
+    """This rank's part of random states `(count, C, *local_shape)`, float64; collective.
+
+    They are the same on any number of ranks. The stepper's own where it has any; else a random
+    Fourier series of `modes` modes for each channel, scaled so that the sample's largest |u| is 1.
+    """
+    own: Any = getattr(stepper, "initial_states", None)
+    if own is not None:
+        states: Tensor = own(generator, count, modes)
+        return states
+    grid = stepper.grid
+    whole = normalised_fourier(generator, count, len(stepper.channels), unit_axes(grid), modes)
+    return grid.scatter(torch.from_numpy(whole))
+
+
+def unit_axes(grid: Grid) -> list[Any]:
+    """The coordinates along each axis, scaled to (0, 1)."""
+    return [grid.axis_points(d) / grid.length[d] for d in range(grid.dim)]
+
+
+def attributes(stepper: Stepper) -> dict[str, float]:
+    """The numbers that a data file must agree with."""
+    own: Any = getattr(stepper, "attributes", dict)
+    return dict(own())
+
+
+def reference_solver(kind: Any) -> Solver:
+    """A solver for reference solutions of a class of steppers. Not the config's own: one poor
+    enough to be compared with may not converge at all.
+    """
+    own: Any = getattr(kind, "reference_solver", None)
+    if own is not None:
+        solver: Solver = own()
+        return solver
+    return Solver("gmres", "bjacobi", Refinement(rtol=1e-10))

@@ -32,12 +32,38 @@ _HOMES = {
     "ExplicitLadder": "refinement",
     "ConstantSchedule": "refinement",
     "ManualSchedule": "refinement",
+    "MLP": "networks",
+    "ResNet": "networks",
+    "UNet": "networks",
+    "Convolution": "networks",
+    "Network": "networks",
+    "Stepper": "physics",
+    "TrajectoryDataset": "data",
+    "TrajectoryFile": "data",
+    "Task": "tasks.task",
+    "SupervisedTask": "tasks.supervised",
+    "Recipe": "tasks.recipe",
+    "Emulator": "tasks.emulator",
+    "Corrector": "tasks.corrector",
+    "Inverse": "tasks.inverse",
+    "Trainer": "training.trainer",
+    "Checkpoints": "training.checkpoint",
+    "PreemptionWatch": "distributed.preemption",
+    "load_config": "config",
+    "train": "experiments.run",
+    "evaluate": "experiments.evaluation",
     "load_network": "experiments.trained",
 }
 
 if TYPE_CHECKING:
     # The same names once more, for type checkers and editors, which do not run `__getattr__`.
+    from prdp_hpc.config import load_config as load_config
+    from prdp_hpc.data import TrajectoryDataset as TrajectoryDataset
+    from prdp_hpc.data import TrajectoryFile as TrajectoryFile
+    from prdp_hpc.distributed.preemption import PreemptionWatch as PreemptionWatch
     from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
+    from prdp_hpc.experiments.evaluation import evaluate as evaluate
+    from prdp_hpc.experiments.run import train as train
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
@@ -47,16 +73,30 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import SolveReport as SolveReport
     from prdp_hpc.linalg import SparseOperator as SparseOperator
     from prdp_hpc.linalg import solve as solve
+    from prdp_hpc.networks import MLP as MLP
+    from prdp_hpc.networks import Convolution as Convolution
+    from prdp_hpc.networks import Network as Network
+    from prdp_hpc.networks import ResNet as ResNet
+    from prdp_hpc.networks import UNet as UNet
     from prdp_hpc.physics import Burgers as Burgers
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes
     from prdp_hpc.physics import Poisson as Poisson
+    from prdp_hpc.physics import Stepper as Stepper
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule
     from prdp_hpc.refinement import Coordinator as Coordinator
     from prdp_hpc.refinement import ExplicitLadder as ExplicitLadder
     from prdp_hpc.refinement import IterationLadder as IterationLadder
     from prdp_hpc.refinement import ManualSchedule as ManualSchedule
     from prdp_hpc.refinement import ToleranceLadder as ToleranceLadder
+    from prdp_hpc.tasks.corrector import Corrector as Corrector
+    from prdp_hpc.tasks.emulator import Emulator as Emulator
+    from prdp_hpc.tasks.inverse import Inverse as Inverse
+    from prdp_hpc.tasks.recipe import Recipe as Recipe
+    from prdp_hpc.tasks.supervised import SupervisedTask as SupervisedTask
+    from prdp_hpc.tasks.task import Task as Task
+    from prdp_hpc.training.checkpoint import Checkpoints as Checkpoints
+    from prdp_hpc.training.trainer import Trainer as Trainer
 
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

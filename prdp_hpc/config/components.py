@@ -105,7 +105,7 @@ class Component:
 
     def record(self) -> dict[str, str]:
         """What a run folder keeps of it: the name, and which code it was."""
-        module = sys.modules[self.where.partition(":")[0]]
+        module = sys.modules.get(getattr(self.target, "__module__", ""))
         file = None if self.built_in else getattr(module, "__file__", None)
         if file is None:
             return {"name": self.name}

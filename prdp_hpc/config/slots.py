@@ -92,7 +92,8 @@ class Imports:
         """The name that the caller gives for the same component; None where there is none."""
         if self.own is None or ":" not in name:
             return name
-        return next((given for given in self.own if _short(given) == _short(name)), None)
+        found = next((given for given in self.own if _short(given) == _short(name)), None)
+        return None if found is None else _from_here(found)
 
     def needs(self, slot: Slot) -> bool:
         """Whether the slot's component is needed."""
@@ -117,7 +118,6 @@ def fill(
             filled.problems.append(_unnamed(slot, place[key]))
             changes[slot.path[:-1]] = Any
             continue
-        model_path = slot.path[:-1] if slot.whole else slot.path
         name = imports.permitted(place[key])
         if name is None and not imports.needs(slot):
             _leave_out(slot, filled.content, changes)
@@ -126,12 +126,12 @@ def fill(
             found = resolve(slot.group, name or _refused(place[key]), folder, slot.has_steps)
         except ConfigError as error:
             filled.problems.append(f"{slot.dotted}: {error}")
-            changes[model_path] = Any
+            _leave_out(slot, filled.content, changes)
             continue
         filled.components[slot.dotted] = found
         place[key] = found.name
         if slot.whole or key != slot.path[-1]:
-            changes[model_path] = section_model(found, key)
+            changes[slot.path[:-1] if slot.whole else slot.path] = section_model(found, key)
     filled.model = _changed(model, tuple(sorted(changes.items())))
     return filled
 
@@ -205,6 +205,12 @@ def _refused(name: str) -> str:
         f"{name!r} is code of somebody's own, which is not run only because a file names it: name "
         f"it yourself, with --component {name} or components=[{name!r}]"
     )
+
+
+def _from_here(name: str) -> str:
+    """A name whose file is relative to the working directory, not to the config."""
+    where, _, attribute = name.rpartition(":")
+    return f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
 
 
 def _short(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -25,8 +26,8 @@ class PreemptionWatch:
     """Notes SIGUSR1 and SIGTERM (also those held by `hold_signals`), and lets all ranks leave after
     the same step.
 
-    A context manager, to be entered on the main thread of every rank of `comm`. A rank that was
-    signalled tells the others with a reduction that completes while the next step is computed, so
+    A context manager on every rank of `comm`. Outside the main thread, where Python delivers no
+    signals, only those that were held before are noted. A rank that was signalled tells the others with a reduction that completes while the next step is computed, so
     that asking costs microseconds; all learn of it after the same step, at most one later.
     """
 
@@ -37,7 +38,8 @@ class PreemptionWatch:
         self._request: MPI.Request | None = None
 
     def __enter__(self) -> PreemptionWatch:
-        self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
         self._signalled |= take_held()
         return self
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
-from prdp_hpc.config import ExperimentConfig, components, write_resolved
+from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -36,6 +36,44 @@ Config = ExperimentConfig
 
 class RunFolderError(InputError):
     """The run's folder holds another run already."""
+
+
+def train(
+    config: ExperimentConfig | str | Path, overrides: Sequence[str] = (), resume: bool = False
+) -> dict[str, Any]:
+    """Train what a config describes, as `prdp-hpc run` does without table and figure; collective.
+
+    Parameters
+    ----------
+    config : a config, or the path of one.
+    overrides : changes to the file, as `["training.epochs=10"]`.
+    resume : continue from the last checkpoint, if there is one.
+
+    Returns
+    -------
+    What is in `summary.json` of the run folder `<output>/<name>`, on every rank.
+
+    Raises
+    ------
+    ValueError
+        For a config, data or folder that does not fit, with what to do; the same on all ranks.
+    SolveError
+        When a solve fails.
+
+    Example
+    -------
+        summary = train("configs/heat_1d.yaml", ["training.epochs=5"])
+        print(summary["error"], summary["level"])
+    """
+    if isinstance(config, str | Path):
+        config = load_config(config, overrides)
+    elif overrides:
+        raise InputError("overrides change a config's file: give its path")
+    mesh = process_mesh(config)
+    try:
+        return run_experiment(config, mesh, run_folder(config), resume)
+    finally:
+        mesh.close()
 
 
 def run_folder(config: Config) -> Path:
@@ -92,10 +130,9 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     trainer = Trainer(
         task,
         schedule,
-        mesh,
         folder,
-        config.name,
         training.epochs,
+        config.name,
         checkpoints,
         training.checkpoint_every,
     )

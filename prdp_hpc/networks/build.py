@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,6 @@ class Network(Protocol):
             def __init__(self, in_channels, out_channels, width=3):
                 super().__init__(in_channels, out_channels, width, padding="same")
     """
-
-    works_on_parts: ClassVar[bool] = False
 
     def __call__(self, fields: Tensor, /) -> Tensor:
         """The network on a batch of fields."""

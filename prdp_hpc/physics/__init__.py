@@ -4,5 +4,6 @@ from prdp_hpc.physics.burgers import Burgers
 from prdp_hpc.physics.heat import Heat
 from prdp_hpc.physics.navier_stokes import NavierStokes
 from prdp_hpc.physics.poisson import Poisson
+from prdp_hpc.physics.stepper import Stepper
 
-__all__ = ["Burgers", "Heat", "NavierStokes", "Poisson"]
+__all__ = ["Burgers", "Heat", "NavierStokes", "Poisson", "Stepper"]

@@ -56,7 +56,7 @@ class Inverse:
             )
         grid = physics.grid
         self.solver, self.stopwatch = physics.solver, Stopwatch(physics.solver)
-        self._mesh, self._grid, self._physics = mesh, grid, physics
+        self.mesh, self._grid, self._physics = mesh, grid, physics
         self._rate = learning_rate
         (x,) = grid.coordinates()
         length = grid.length[0]
@@ -90,7 +90,7 @@ class Inverse:
             loss, gradient = self._loss_and_gradient()
             with torch.no_grad():
                 self._theta -= self._rate * gradient
-        return float(self._mesh.grid_comm.allreduce(loss.item(), op=MPI.SUM))
+        return float(self.mesh.grid_comm.allreduce(loss.item(), op=MPI.SUM))
 
     def gradient(self) -> Tensor:
         """The gradient of the loss with respect to θ, at θ as it is; collective, equal on all

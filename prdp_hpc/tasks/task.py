@@ -30,10 +30,12 @@ class Task(Protocol):
 
     Attributes
     ----------
+    mesh : the ranks.
     solver : the coordinator refines it.
     stopwatch : `Stopwatch(solver)`; a task counts what it does in its parts.
     """
 
+    mesh: ProcessMesh
     solver: Solver
     stopwatch: Stopwatch
 

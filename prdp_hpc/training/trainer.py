@@ -67,19 +67,29 @@ class Trainer:
     code 85 (`prdp_hpc.distributed.preemption`); a resume goes on with the next step. From the first
     run on, the process keeps the memory that it frees (`prdp_hpc.training.allocation`).
 
-    Attributes
+    Parameters
     ----------
+    task : what is trained, on the ranks of its mesh.
+    schedule : a `Coordinator`, or another schedule.
     folder : the run's folder; rank 0 writes metrics and checkpoints there.
+    epochs : how many.
+    label : what lines of progress begin with; default: the folder's name.
+    checkpoints : default: the last two, in `folder/checkpoints`, of whatever settings.
     checkpoint_every : epochs between two checkpoints; the last epoch is saved always.
+
+    Example
+    -------
+        trainer = Trainer(task, Coordinator(IterationLadder(1, 1, 60)), "runs/mine", epochs=100)
+        trainer.restore()  # go on after the last checkpoint, if there is one
+        print(trainer.run()["error"])
     """
 
     task: Task
     schedule: Schedule
-    mesh: ProcessMesh
-    folder: Path
-    label: str
+    folder: str | Path
     epochs: int
-    checkpoints: Checkpoints
+    label: str = ""
+    checkpoints: Checkpoints = field(default=None)  # type: ignore[assignment]
     checkpoint_every: int = 1
     _first: int = field(default=0, init=False)
     _earlier: list[float] = field(default_factory=list, init=False)
@@ -90,6 +100,17 @@ class Trainer:
     _ready: bool = field(default=True, init=False)
     _submitted: int = field(default=-1, init=False)
     _before: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self.label = self.label or self.folder.name
+        if self.checkpoints is None:
+            self.checkpoints = Checkpoints(self.folder / "checkpoints")
+
+    @property
+    def mesh(self) -> ProcessMesh:
+        """The ranks, which are the task's."""
+        return self.task.mesh
 
     def restore(self) -> None:
         """Let `run` continue after the newest checkpoint, to the same numbers as a run that was
@@ -141,7 +162,7 @@ class Trainer:
         shown = self._unshown[0]["epoch"] - 1 if self._unshown else self._first - 1
         writer = call_together(
             self.mesh.world,
-            lambda: MetricsWriter(self.folder, active, shown if self._resumed else None),
+            lambda: MetricsWriter(Path(self.folder), active, shown if self._resumed else None),
         )
         # Not before: the first writer of a process loads TensorBoard, which is no part of training.
         self._start = time.perf_counter()
@@ -190,7 +211,11 @@ class Trainer:
         if self._first > self.epochs:
             return
         start = partial(
-            note_start, self.folder, max(self._first - 1, 0), len(self._earlier), self._resumed
+            note_start,
+            Path(self.folder),
+            max(self._first - 1, 0),
+            len(self._earlier),
+            self._resumed,
         )
         said = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
         if said is not None:

@@ -3,29 +3,50 @@
 mypy must find each error that is ignored here, or it complains about the comment.
 """
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 
 from prdp_hpc import (
+    MLP,
     Burgers,
+    Checkpoints,
     ConstantSchedule,
+    Convolution,
     Coordinator,
+    Corrector,
+    Emulator,
     ExplicitLadder,
     FunctionOperator,
     Grid,
     Heat,
+    Inverse,
     IterationLadder,
     ManualSchedule,
     NavierStokes,
+    Network,
     Poisson,
+    PreemptionWatch,
     ProcessMesh,
+    Recipe,
     Refinement,
+    ResNet,
     Solver,
     SolveReport,
     SparseOperator,
+    Stepper,
+    SupervisedTask,
+    Task,
     ToleranceLadder,
+    Trainer,
+    TrajectoryDataset,
+    TrajectoryFile,
+    UNet,
+    evaluate,
+    load_config,
     load_network,
     solve,
+    train,
 )
 
 mesh = ProcessMesh.from_world(grid_ranks="two")  # type: ignore[arg-type]
@@ -48,3 +69,45 @@ Coordinator(ladder, step_threshold="low")  # type: ignore[arg-type]
 ConstantSchedule("five")  # type: ignore[arg-type]
 ManualSchedule([1, 2])  # type: ignore[arg-type]
 load_network(5)  # type: ignore[arg-type]
+
+
+class Rotation:
+    """A PDE of one's own."""
+
+    channels = ("u", "v")
+
+    def __init__(self, grid: Grid, solver: Solver) -> None:
+        self.grid, self.solver = grid, solver
+
+    def __call__(self, state: torch.Tensor) -> torch.Tensor:
+        return state.flip(1)
+
+
+class Named:
+    """Not quite one."""
+
+    names = ("u",)
+
+
+stepper: Stepper = Rotation(grid, solver)
+no_stepper: Stepper = Named()  # type: ignore[assignment]
+network: Network = MLP(8, 8, [4])
+ResNet(grid.partition, in_channels="one", out_channels=1)  # type: ignore[arg-type]
+UNet(grid.partition)  # type: ignore[call-arg]
+Convolution("everywhere", 1, 1)  # type: ignore[arg-type]
+data: TrajectoryDataset = TrajectoryFile("mine.h5")
+no_data: TrajectoryDataset = np.zeros(3)  # type: ignore[assignment]
+recipe = Recipe(batch_size=4, learning_rate=1e-2, optimizer=torch.optim.SGD)
+Recipe(learningrate=1e-2)  # type: ignore[call-arg]
+emulator = Emulator(stepper, MLP(8, 8, [4]), data, mesh, recipe)
+Emulator(stepper, "a network", data, mesh)  # type: ignore[arg-type]
+Corrector(stepper, stepper, MLP(8, 8, [4]), data, mesh, unroll="two")  # type: ignore[arg-type]
+Inverse(stepper, mesh=mesh)  # type: ignore[call-arg]
+task: Task = emulator
+learning: SupervisedTask = emulator
+Checkpoints(folder=1)  # type: ignore[arg-type]
+trainer = Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs=100)
+Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs="many")  # type: ignore[arg-type]
+PreemptionWatch("world")
+train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]
+evaluate(5)  # type: ignore[arg-type]

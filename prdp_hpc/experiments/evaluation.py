@@ -1,0 +1,87 @@
+"""The validation errors of a trained network, on other data too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from prdp_hpc.config import SupervisedConfig
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.build import build_solver, build_task
+from prdp_hpc.experiments.run import process_mesh
+from prdp_hpc.experiments.trained import trained_config, trained_state
+
+NEEDED = ("task", "physics.pde", "network.kind", "data.format")
+"""Components without which a network cannot be validated."""
+
+
+def evaluate(
+    folder: str | Path, data: str | Path | None = None, components: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Validate the network of a run's last checkpoint on the group "validation" of a data file;
+    collective.
+
+    Parameters
+    ----------
+    folder : the run folder.
+    data : the file; default: the run's own.
+    components : names of networks, PDEs and tasks of your own that the run uses, as
+        `["my.py:Net"]`, see `load_network`.
+
+    Returns
+    -------
+    `epoch` of the checkpoint, `data`, and the errors by name, the coordinator's as `error`.
+
+    Raises
+    ------
+    ValueError
+        As `load_network`, and for data that do not fit.
+
+    Example
+    -------
+        print(evaluate("runs/heat_1d", "other.h5")["error"])
+    """
+    world = MPI.COMM_WORLD
+    # Read by one rank: of a run that goes on, others might find a newer checkpoint.
+    state = world.bcast(
+        call_together(world, lambda: trained_state(folder) if world.rank == 0 else None)
+    )
+    config = call_together(world, lambda: trained_config(folder, components, NEEDED))
+    if data is not None:
+        changed = config.data.model_copy(update={"file": str(data)})
+        config = config.model_copy(update={"data": changed})
+    mesh = _mesh(config)
+    try:
+        task: Any = build_task(config, mesh, build_solver(config), groups=("validation",))
+        call_together(mesh.world, lambda: _load(task, state["task"]["network"], folder, data))
+        errors = task.validate()
+        task.close()
+    finally:
+        mesh.close()
+    name = str(data or config.data.file or "its own validation data")
+    return {"epoch": state["epoch"], "data": name, **errors}
+
+
+def _mesh(config: SupervisedConfig) -> ProcessMesh:
+    """The ranks as in training; where that does not go, as on a login node, all of them share the
+    grid.
+    """
+    ranks = MPI.COMM_WORLD.size
+    if ranks % (config.parallel.grid_ranks or 1):
+        return ProcessMesh.from_world(ranks)
+    return process_mesh(config)
+
+
+def _load(task: Any, parameters: dict[str, Any], folder: Any, data: Any) -> None:
+    try:
+        task.load_network(parameters)
+    except RuntimeError:
+        raise InputError(
+            f"{data}: its fields have other channels than those the network of {folder} was "
+            "trained on"
+        ) from None

@@ -12,6 +12,7 @@ from prdp_hpc.planning import (
     Layer,
     PhysicsWorkload,
     Workload,
+    input_channels,
     load_machine,
     network_layers,
     physics_workload,
@@ -53,10 +54,10 @@ def _workload(config: SupervisedConfig, iterations: int | None) -> Workload:
     physics = physics_workload(config)
     if physics is None:
         physics = PhysicsWorkload(**_measurements().measured_physics(config))
-    layers = network_layers(config, physics.channels)
+    layers = network_layers(config, physics)
     if layers is None:
-        extra = len(config.grid.shape) if "coordinates" in config.network_inputs else 0
-        layers = [Layer(**_measurements().measured_layer(config, physics.channels, extra))]
+        inside = input_channels(config, physics)
+        layers = [Layer(**_measurements().measured_layer(config, inside, physics.channels))]
     return workload_of(config, iterations, physics, layers)
 
 

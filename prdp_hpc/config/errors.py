@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from prdp_hpc.config.paths import KeyPath, key_path, tags
 from prdp_hpc.errors import InputError, PrdpError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class ConfigError(InputError):
@@ -44,8 +48,16 @@ def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
 
 
 def _raise_bug(cause: object) -> None:
-    if isinstance(cause, Exception) and not isinstance(cause, PrdpError):
+    if isinstance(cause, Exception) and not isinstance(cause, PrdpError) and _is_ours(cause):
         raise cause from None
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it comes from a validator of this package, not from a component of the user's own:
+    pydantic's validators refuse values by ValueError.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return not frames or Path(frames[-1].filename).is_relative_to(_PACKAGE)
 
 
 def _path(model: type[BaseModel], error: dict[str, Any]) -> KeyPath:

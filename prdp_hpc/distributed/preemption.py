@@ -27,8 +27,9 @@ class PreemptionWatch:
     the same step.
 
     A context manager on every rank of `comm`. Outside the main thread, where Python delivers no
-    signals, only those that were held before are noted. A rank that was signalled tells the others with a reduction that completes while the next step is computed, so
-    that asking costs microseconds; all learn of it after the same step, at most one later.
+    signals, only those that were held before are noted. A rank that was signalled tells the others
+    with a reduction that completes while the next step is computed, so that asking costs
+    microseconds; all leave after the same step, at most one later.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:

@@ -152,7 +152,7 @@ class ProcessMesh:
 
     def sum(self, value: float | torch.Tensor) -> float:
         """The sum of a number over all ranks; collective."""
-        return float(self.world.allreduce(float(value), op=MPI.SUM))
+        return float(self.world.allreduce(_number(value), op=MPI.SUM))
 
     def mean(self, value: float | torch.Tensor) -> float:
         """The mean of a number over all ranks; collective."""
@@ -166,6 +166,10 @@ class ProcessMesh:
                 dist.destroy_process_group(group)
         for comm in (self.grid_comm, self.replica_comm, self.world):
             comm.Free()
+
+
+def _number(value: float | torch.Tensor) -> float:
+    return value.item() if isinstance(value, torch.Tensor) else float(value)
 
 
 def check_launch(comm: MPI.Comm) -> None:

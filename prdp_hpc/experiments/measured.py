@@ -41,17 +41,18 @@ def measured_physics(config: SupervisedConfig) -> dict[str, int]:
         found["rows"] = math.ceil(operator.n_local / grid.n_local)
         found["entries"] = math.ceil(operator.nnz_local / grid.n_local)
     found["solves"] = max(1, math.ceil(solver.report.forward.solves / states.shape[0]))
+    offered = getattr(stepper, "network_inputs", None)
+    found["network_inputs"] = 0 if offered is None else len(offered())
     return found
 
 
-def measured_layer(config: SupervisedConfig, channels: int, extra: int) -> dict[str, Any]:
+def measured_layer(config: SupervisedConfig, inside: int, outside: int) -> dict[str, Any]:
     """The config's network as one layer (`prdp_hpc.planning.Layer`): its operations, counted in a
     forward pass on a small grid, and its parameters.
     """
     grid, kind = _small_grid(config), component_of(config.network)
-    inside = channels + extra
     network = build_network(
-        kind, grid.partition, inside, channels, own_keys(config.network), seed=config.seed
+        kind, grid.partition, inside, outside, own_keys(config.network), seed=config.seed
     )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, inside, *grid.shape))
@@ -60,7 +61,7 @@ def measured_layer(config: SupervisedConfig, channels: int, extra: int) -> dict[
         "flops": per_point,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "channels_in": inside,
-        "channels_out": channels,
+        "channels_out": outside,
     }
     if on_parts(network):
         return layer | {"width": 1}

@@ -140,6 +140,7 @@ class PhysicsWorkload:
     rows : unknowns of a system per point.
     solves : linear systems a sample and step.
     one_matrix : whether all samples share one matrix; else each has one of its own.
+    network_inputs : fields that it offers to networks beside the state.
     """
 
     channels: int
@@ -147,6 +148,7 @@ class PhysicsWorkload:
     rows: int = 1
     solves: int = 1
     one_matrix: bool = False
+    network_inputs: int = 0
 
 
 def physics_workload(config: SupervisedConfig) -> PhysicsWorkload | None:
@@ -170,7 +172,7 @@ def workload_of(
     physics = physics or physics_workload(config)
     if physics is None:
         raise InputError("physics.pde: says nothing of its workload, and none was measured")
-    found = layers or network_layers(config, physics.channels)
+    found = layers or network_layers(config, physics)
     if found is None:
         raise InputError("network.kind: says nothing of its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
@@ -205,16 +207,19 @@ def workload_of(
     )
 
 
-def network_layers(config: SupervisedConfig, channels: int) -> Sequence[Layer] | None:
-    """The layers of the config's network, for states of so many channels; None where it says
-    nothing of them.
-    """
+def input_channels(config: SupervisedConfig, physics: PhysicsWorkload) -> int:
+    """The channels that a network gets: the state's and those of `network_inputs`."""
+    extra = {"coordinates": len(config.grid.shape), "physics": physics.network_inputs}
+    return physics.channels + sum(extra[name] for name in config.network_inputs)
+
+
+def network_layers(config: SupervisedConfig, physics: PhysicsWorkload) -> Sequence[Layer] | None:
+    """The layers of the config's network; None where it says nothing of them."""
     own = getattr(config.network, "layers", None)
     if own is None:
         return None
-    shape, names = tuple(config.grid.shape), config.network_inputs
-    inside = channels + (len(shape) if "coordinates" in names else 0)
-    return [Layer(**layer) for layer in own(shape, inside, channels)]
+    inside = input_channels(config, physics)
+    return [Layer(**layer) for layer in own(tuple(config.grid.shape), inside, physics.channels)]
 
 
 def _iterations(config: SupervisedConfig, given: int | None) -> int:

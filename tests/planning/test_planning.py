@@ -30,7 +30,7 @@ from prdp_hpc.planning import (
     workload_of,
 )
 from prdp_hpc.planning.cost import Surface, process_grid, surface
-from prdp_hpc.planning.workload import network_layers
+from prdp_hpc.planning.workload import PhysicsWorkload, network_layers
 
 CONFIGS = sorted(
     path for path in (tiny.REPOSITORY / "configs").glob("*.yaml") if "inverse" not in path.name
@@ -58,7 +58,7 @@ def test_layers_have_the_parameters_of_the_real_network(network, shape):
         own_keys(one.network),
         seed=0,
     )
-    assert sum(layer.parameters for layer in network_layers(one, 3)) == sum(
+    assert sum(layer.parameters for layer in network_layers(one, PhysicsWorkload(3, 7))) == sum(
         p.numel() for p in real.parameters()
     )
 

@@ -1,0 +1,90 @@
+"""Usability: the examples of one's own PDE, network and loop run as their READMEs say."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from prdp_hpc import train
+from prdp_hpc.cli import main
+
+SMALL = [
+    "training.epochs=2", "training.batch_size=4", "training.precision=float64", "data.train=8",
+    "data.validation=2", "network.width=null",
+]  # fmt: skip
+PDE = ["grid.shape=[8,8]", "network={kind: resnet, channels: 4, blocks: 1}", *SMALL[:-1]]
+CONVNEXT = "network={kind: 'networks.py:ConvNeXt', width: 4, blocks: 1}"
+FNO = "network={kind: 'networks.py:FNO', width: 4, modes: 3}"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """A copy of an example, as the working directory."""
+
+    def copied(name):
+        folder = tmp_path / name
+        shutil.copytree(tiny.REPOSITORY / "examples" / name, folder)
+        monkeypatch.chdir(folder)
+        return folder
+
+    return copied
+
+
+def test_examples_are_short_and_explained():
+    for folder in (tiny.REPOSITORY / "examples").iterdir():
+        if (folder / "README.md").exists():
+            assert len((folder / "README.md").read_text().splitlines()) <= 60
+            for script in folder.glob("*.py"):
+                assert len(script.read_text().splitlines()) <= 80, script
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("own_pde", PDE), ("own_network", [*SMALL[:-1], FNO])]
+)
+def test_an_own_config_on_any_number_of_ranks(name, changes, example, capsys):
+    folder = example(name)
+    alone = train("config.yaml", changes)
+    two = [*changes, "parallel.grid_ranks=2", "name=two"]
+    ended = tiny.prdp_hpc(2, "run", folder / "config.yaml", *two)
+    assert ended.returncode == 0, ended.stderr
+    found = tiny.summary(folder / "runs" / "two")
+    assert found["error"] == pytest.approx(alone["error"], rel=1e-6)
+    main(["submit", "config.yaml", "--dry-run"])
+    main(["plan", "config.yaml", "--ranks", "4"])
+    assert "replicas" in capsys.readouterr().out
+
+
+def test_an_own_pde_is_compared_with_full_refinement(example, capsys):
+    example("own_pde")
+    main(["compare", "config.yaml", *PDE, "comparison.seeds=1"])
+    assert "saved by PRDP against" in capsys.readouterr().out
+
+
+def test_a_network_on_parts(example):
+    example("own_network")
+    assert train("config.yaml", [*SMALL[:-1], CONVNEXT])["epochs"] == 2
+
+
+def test_an_own_loop_says_the_same_on_any_split_and_goes_on(example):
+    folder = example("own_loop")
+
+    def said(ranks, grid_ranks, steps, runs):
+        launcher = [str(tiny.BIN / "mpiexec"), "-n", str(ranks)] if ranks > 1 else []
+        options = ["--grid-ranks", str(grid_ranks), "--steps", str(steps), "--folder", runs]
+        ended = subprocess.run(
+            [*launcher, sys.executable, str(folder / "train.py"), *options],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=tiny.environment(),
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.splitlines()
+
+    alone = said(1, 1, 40, "alone")
+    assert [line.split()[1] for line in alone] == ["20", "40"]
+    assert said(2, 2, 20, "parts") == alone[:1]
+    assert said(2, 1, 40, "parts") == alone[1:]

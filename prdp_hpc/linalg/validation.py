@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, is_real_tensor, to_host
 
 

@@ -1,5 +1,6 @@
 """Differentiable distributed linear algebra."""
 
+from prdp_hpc.linalg.assembled_operator import AssembledOperator
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.function_operator import FunctionOperator
 from prdp_hpc.linalg.implicit import solve
@@ -10,6 +11,7 @@ from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 __all__ = [
+    "AssembledOperator",
     "FunctionOperator",
     "Operator",
     "Refinement",

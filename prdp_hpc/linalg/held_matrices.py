@@ -56,7 +56,7 @@ class HeldMatrices:
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
             self._operator.touch_members(self._lease)
         pairs = list(zip(self.operators, self._loads, strict=True))
-        gone = [not one.loaded.hold(load) for one, load in pairs]
+        gone = [not one.holds(load) for one, load in pairs]
         if not any(gone) and not values_are_read:
             return
         host = None if values is None else to_host(values)

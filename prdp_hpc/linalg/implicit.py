@@ -41,7 +41,7 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
 
     Parameters
     ----------
-    operator : a `SparseOperator` or `FunctionOperator`.
+    operator : a `SparseOperator`, `AssembledOperator` or `FunctionOperator`.
     values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from
         solve to solve, in any way: they are compared with the loaded ones, number by number. `(M,
         nnz_local)` stands for M matrices.
@@ -227,8 +227,8 @@ class _Solve(torch.autograd.Function):
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
             raise InputError(
-                "vmap over the values of a FunctionOperator is not offered, since its functions "
-                "take one set of values: call solve once for each set"
+                f"vmap over the values of a {type(call.operator).__name__} is not offered, since "
+                "its functions take one set of values: call solve once for each set"
             )
         many = (
             b.expand(info.batch_size, *b.shape) if in_dims[1] is None else b.movedim(in_dims[1], 0)

@@ -135,6 +135,49 @@ def create_nullspaces(
     return Nullspaces(own, other, left_is_given=True)
 
 
+def nullspaces_of(matrix: Any) -> Nullspaces | None:
+    """Those that a user attached to a PETSc matrix, orthonormal and attached again; None if there
+    are none; collective.
+    """
+    right, left = matrix.getNullSpace(), matrix.getTransposeNullSpace()
+    if not right.handle and not left.handle:
+        return None
+    n_local = matrix.getLocalSize()[0]
+    found = create_nullspaces(
+        matrix.comm.tompi4py(),
+        n_local,
+        False,
+        vectors_of(right, n_local) if right.handle else None,
+        vectors_of(left, n_local) if left.handle else None,
+    )
+    assert found is not None
+    found.attach(matrix)
+    return found
+
+
+def vectors_of(nullspace: Any, n_local: int) -> Array:
+    """The vectors of a PETSc nullspace, the constant first, `(k, n_local)`."""
+    vectors = [np.array(vector.getArray(readonly=True)) for vector in nullspace.getVecs()]
+    constant = [np.ones(n_local)] if nullspace.hasConstant() else []
+    return np.array([*constant, *vectors]).reshape(-1, n_local)
+
+
+def create_near_nullspace(
+    comm: MPI.Comm, n_local: int, vectors: ArrayLike | None
+) -> Nullspace | None:
+    """The span of what an operator maps nearly to 0, None if it was given none; collective.
+
+    Raises
+    ------
+    ValueError
+        As `create_nullspaces`.
+    """
+    raise_together(comm, _wrong_vectors(n_local, vectors, "near_nullspace"))
+    if vectors is None:
+        return None
+    return Nullspace(comm, _orthonormal(comm, vectors, "near_nullspace"))
+
+
 def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     """An orthonormal basis `(k, n_local)` of the span of `(k, n_local)` or `(n_local,)`;
     collective.

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg.loaded_values import LoadedValues
+from prdp_hpc.linalg.loaded_values import Load, LoadedValues
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
+from prdp_hpc.linalg.preconditioner_data import PreconditionerData
 from prdp_hpc.linalg.promises import PromiseCheck
 from prdp_hpc.linalg.torch_petsc import Array, to_host
 
@@ -36,6 +37,7 @@ class Operator(ABC):
     failure : the exception that the operator's own code raised inside a PETSc call, until a solver
         passes it on.
     nullspaces : those of the matrix and its transpose, if they were given.
+    preconditioner_data : near-nullspace, coordinates and fields, if they were given.
     promises_hold : whether `symmetric` and `nullspaces` hold by the way in which the values are
         made, so that they need no check.
 
@@ -56,6 +58,7 @@ class Operator(ABC):
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
         self.loaded = LoadedValues()
         self.failure: Exception | None = None
+        self.preconditioner_data = PreconditionerData()
         self._promises: PromiseCheck | None = None
 
     def __copy__(self) -> Operator:
@@ -125,6 +128,10 @@ class Operator(ABC):
         """
         return self.loaded.differ_from(None if values is None else to_host(values))
 
+    def holds(self, load: Load) -> bool:
+        """Whether the matrix still holds what it held at an earlier load, on this rank."""
+        return self.loaded.hold(load)
+
     def load(self, values: Tensor | Array | None) -> None:
         """Put the values into the matrix; collective. Every solver sees the change and sets up
         again.
@@ -169,11 +176,12 @@ class Operator(ABC):
         return None if self.nullspaces is None else self.nullspaces.left.tensor
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
-        """Give a PETSc PC what it needs to know of this operator: fields of "fieldsplit", or one of
-        our own.
+        """Give a PETSc PC what it needs of this operator: coordinates, fields of "fieldsplit", or
+        one of our own.
         """
         if name in OWN_PRECONDITIONERS:
             raise _no_own(name)
+        self.preconditioner_data.attach_to_preconditioner(pc)
 
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor

@@ -19,7 +19,21 @@ from prdp_hpc.linalg.nullspaces import create_nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pattern import entries_of, wrong_pattern
 from prdp_hpc.linalg.pattern_products import PatternProducts
+from prdp_hpc.linalg.petsc_matrices import (
+    LocalRows,
+    attached_to,
+    checked_matrix,
+    communicator_of,
+    rows_of_csr,
+    rows_of_petsc,
+    wrong_petsc_matrix,
+)
 from prdp_hpc.linalg.pool import Lease, Pool
+from prdp_hpc.linalg.preconditioner_data import (
+    Fields,
+    create_preconditioner_data,
+    wrong_block_size,
+)
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor
 from prdp_hpc.petsc import PETSc
 
@@ -45,6 +59,17 @@ class SparseOperator(Operator):
         motions of a rigid body.
     left_nullspace : as many vectors w with the promise `Aᵀ w = 0`, where they are other ones: a
         conservative flux matrix, whose columns sum to 0, has the constant there.
+
+    block_size : unknowns of a node, which are neighbouring rows of one rank; for GAMG and
+        "pbjacobi". Default 1.
+    near_nullspace : this rank's part `(k, n_local)` of vectors that A maps nearly to 0 and that
+        GAMG is to interpolate exactly, as the motions of a rigid body in elasticity; default: one
+        constant for each unknown of a node.
+    coordinates : of this rank's nodes, `(n_local / block_size, dim)`, from which GAMG makes the
+        motions of a rigid body itself; `dim` is the block size.
+    fields : for `pc="fieldsplit"`, the global numbers of this rank's rows in each field, as
+        `{"velocity": rows, "pressure": rows}`; options of a field's solver begin with its name:
+        `petsc_options={"fieldsplit_velocity_pc_type": "gamg"}`.
 
     With nullspaces a solve gives `x = A⁺ b`, the pseudo-inverse: the part of b along the left
     nullspace is removed, and so is that of x along the right one. Gradients are those of `A⁺ b`,
@@ -76,31 +101,50 @@ class SparseOperator(Operator):
         constant_nullspace: bool = False,
         nullspace: ArrayLike | None = None,
         left_nullspace: ArrayLike | None = None,
+        block_size: int = 1,
+        near_nullspace: ArrayLike | None = None,
+        coordinates: ArrayLike | None = None,
+        fields: Fields | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         rows, cols = np.asarray(rows), np.asarray(cols)
-        raise_together(self.comm, wrong_pattern(rows, cols, shape, grid))
+        raise_together(
+            self.comm,
+            wrong_pattern(rows, cols, shape, grid)
+            or wrong_block_size(
+                block_size, int(shape[0]), n_local if grid is None else grid.n_local
+            ),
+        )
         self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
         given = nullspace is None, left_nullspace is None
-        properties = (tuple(shape), symmetric, constant_nullspace, *given)
+        properties = (tuple(shape), symmetric, constant_nullspace, int(block_size), *given)
         if self.comm.size > 1 and len(set(self.comm.allgather(properties))) > 1:
             raise InputError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
         if n_local is None:
             n_local = PETSc.DECIDE if grid is None else grid.n_local
-        self._n_local = int(PETSc.Sys.splitOwnership((n_local, self.shape[0]), comm=self.comm)[0])
+        self._n_local, self._block_size = self._owned(n_local, block_size), int(block_size)
         self.nullspaces = create_nullspaces(
             self.comm, self._n_local, constant_nullspace, nullspace, left_nullspace
         )
         self.matrix = self._create_matrix()
+        self.preconditioner_data = create_preconditioner_data(
+            self.matrix, near_nullspace, coordinates, fields
+        )
         self.members: Pool[SparseOperator] = Pool()
         self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
+
+    def _owned(self, n_local: int, block_size: int) -> int:
+        """Rows of this rank, also where PETSc divides them."""
+        sizes = (n_local, self.shape[0])
+        return int(PETSc.Sys.splitOwnership(sizes, bsize=int(block_size), comm=self.comm)[0])
 
     def _create_matrix(self) -> Any:
         n = self.shape[0]
         matrix = PETSc.Mat().create(comm=self.comm)
         matrix.setSizes(((self._n_local, n), (self._n_local, n)))
         matrix.setType("aij")
+        matrix.setBlockSize(self._block_size)
         # PETSc may reorder what it is given.
         matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
         if self.symmetric:
@@ -176,6 +220,88 @@ class SparseOperator(Operator):
         end = start + n // size + (1 if rank < n % size else 0)
         own = (rows >= start) & (rows < end)
         return cls(rows[own], cols[own], shape, world, **options), torch.from_numpy(data[own])
+
+    @classmethod
+    def from_petsc(cls, matrix: Any, **options: Any) -> tuple[SparseOperator, Tensor]:
+        """The operator of an assembled petsc4py `Mat`, with the same rows on the same ranks, and
+        this rank's values.
+
+        `matrix` is of type aij, baij, sbaij, dense or nest, on any number of ranks. Its block size,
+        nullspace, transpose nullspace and near-nullspace are kept; `options` are those of
+        `SparseOperator`, and replace them. The numbers are copied: `values`, shape `(nnz_local,)`,
+        float64, without a gradient, are those of the matrix's rows in the order of PETSc's
+        `Mat.getValuesCSR()`, so that after another assembly `mat.getValuesCSR()[2]` of an aij
+        matrix are the new values. Collective.
+
+        Raises
+        ------
+        ValueError
+            For a matrix that is not assembled, not square, or without stored entries.
+
+        Notes
+        -----
+        PETSc manual pages: MatConvert, MatGetRow.
+
+        Example
+        -------
+        ::
+
+            operator, values = SparseOperator.from_petsc(mat)
+            x = solve(operator, values.requires_grad_(), b, Solver("cg", "gamg"))
+        """
+        comm = communicator_of(checked_matrix(matrix))
+        raise_together(comm, wrong_petsc_matrix(matrix))
+        own = rows_of_petsc(matrix)
+        return cls._of_rows(own, matrix.getSize()[0], comm, {**attached_to(matrix), **options})
+
+    @classmethod
+    def from_csr(
+        cls,
+        indptr: ArrayLike,
+        indices: ArrayLike,
+        data: ArrayLike | Tensor,
+        comm: MPI.Comm | None = None,
+        **options: Any,
+    ) -> tuple[SparseOperator, Tensor]:
+        """The operator of which each rank gives its own rows, and this rank's values.
+
+        Parameters
+        ----------
+        indptr : where each of this rank's rows starts in `indices` and `data`, and their end:
+            shape `(n_local + 1,)`. The rows of a rank follow those of the rank before.
+        indices : global column numbers, `(nnz_local,)`.
+        data : the entries, `(nnz_local,)`, real.
+        comm : the ranks that share the matrix; default: all.
+        options : those of `SparseOperator`.
+
+        Returns
+        -------
+        The operator, and `values` as a copy of `data`: float64, in the same order, without a
+        gradient. Collective.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, for arrays that are no CSR matrix of real numbers, or not square.
+
+        Example
+        -------
+        ::
+
+            # Two rows on each rank: 2 on the diagonal.
+            first = 2 * MPI.COMM_WORLD.rank
+            operator, values = SparseOperator.from_csr([0, 1, 2], [first, first + 1], [2.0, 2.0])
+        """
+        world = MPI.COMM_WORLD if comm is None else comm
+        own = call_together(world, lambda: rows_of_csr(world, indptr, indices, data))
+        return cls._of_rows(own, world.allreduce(own.n_local), world, options)
+
+    @classmethod
+    def _of_rows(
+        cls, own: LocalRows, n: int, comm: MPI.Comm, options: dict[str, Any]
+    ) -> tuple[SparseOperator, Tensor]:
+        operator = cls(own.rows, own.cols, (n, n), comm, n_local=own.n_local, **options)
+        return operator, torch.from_numpy(own.data)
 
     @property
     def nnz_local(self) -> int:

@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from prdp_hpc import (
+    AssembledOperator,
     Burgers,
     ConstantSchedule,
     Coordinator,
@@ -36,6 +37,7 @@ Refinement(rtol="1e-8")  # type: ignore[arg-type]
 report: SolveReport = solver.reports  # type: ignore[attr-defined]
 operator = SparseOperator.from_scipy(sp.eye(3).tocsr())
 solve(operator, 1.0, torch.ones(3), solver)  # type: ignore[arg-type]
+AssembledOperator(None, "assemble")  # type: ignore[arg-type]
 FunctionOperator("product", 8)  # type: ignore[arg-type]
 Heat(grid, diffusivity="fast", dt=1.0, solver=solver)  # type: ignore[arg-type]
 Poisson()  # type: ignore[call-arg]

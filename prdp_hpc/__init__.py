@@ -19,6 +19,7 @@ _HOMES = {
     "AssembledOperator": "linalg",
     "FunctionOperator": "linalg",
     "Solver": "linalg",
+    "ShellPreconditioner": "linalg",
     "SolveReport": "linalg",
     "Refinement": "linalg",
     "SolveError": "linalg",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
     from prdp_hpc.linalg import Refinement as Refinement
+    from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner
     from prdp_hpc.linalg import SolveError as SolveError
     from prdp_hpc.linalg import Solver as Solver
     from prdp_hpc.linalg import SolveReport as SolveReport

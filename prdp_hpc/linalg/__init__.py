@@ -7,6 +7,7 @@ from prdp_hpc.linalg.implicit import solve
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
+from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 
@@ -15,6 +16,7 @@ __all__ = [
     "FunctionOperator",
     "Operator",
     "Refinement",
+    "ShellPreconditioner",
     "SolveError",
     "SolveReport",
     "Solver",

@@ -36,11 +36,12 @@ class AssembledOperator(Operator):
     assemble : `assemble(theta, matrix)` puts `A(θ)` into the matrix and assembles it. Collective.
         Entries that were there before are the user's to clear (`matrix.zeroEntries()`).
     vjp : `vjp(theta, adjoint, solution)` gives `−λᵀ (∂A/∂θ) x` for the adjoint λ and the solution
-        x, two petsc4py `Vec` with the layout of the matrix that are valid during the call: a tensor or an array of the shape of θ, the loss' gradient through the matrix.
-        Collective if it communicates; called for one right-hand side after the other, and the
-        results are added. None: no gradient of θ is offered.
+        x, two petsc4py `Vec` with the layout of the matrix that are valid during the call: the
+        loss' gradient through the matrix, a tensor or an array of the shape of θ. Collective if it
+        communicates; called for one right-hand side after the other, and the results are added.
+        None: no gradient of θ is offered.
     symmetric, grid : as for `SparseOperator`.
-    coordinates, fields : as for `SparseOperator`.
+    coordinates, fields, preconditioner : as for `SparseOperator`.
 
     Solved by `solve(operator, theta, b, solver)`. θ is a real tensor of any shape, or None if
     nothing depends on parameters; both functions receive it in double precision on the host,
@@ -89,6 +90,7 @@ class AssembledOperator(Operator):
         grid: Grid | None = None,
         coordinates: ArrayLike | None = None,
         fields: Fields | None = None,
+        preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:
         comm = communicator_of(checked_matrix(matrix))
         super().__init__(comm, symmetric, grid)
@@ -99,6 +101,7 @@ class AssembledOperator(Operator):
             matrix, coordinates=coordinates, fields=fields
         )
         self._loaded_state = -1
+        self.preconditioner = preconditioner
 
     def check_form(self, values: Any) -> Exception | None:
         """A ValueError for parameters that are neither None nor a real tensor, or need a gradient

@@ -10,9 +10,9 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pool import Lease
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, to_host
-from prdp_hpc.linalg.validation import anywhere
 
 
 class HeldMatrices:

@@ -14,13 +14,14 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
 from prdp_hpc.linalg.unrolled import unrolled_solve
-from prdp_hpc.linalg.validation import anywhere, check_and_load, is_batch, sizes_of, wrong_form
+from prdp_hpc.linalg.validation import check_and_load, is_batch, sizes_of, wrong_form
 
 
 def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:

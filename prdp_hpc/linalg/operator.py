@@ -16,6 +16,10 @@ from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
 from prdp_hpc.linalg.preconditioner_data import PreconditionerData
+from prdp_hpc.linalg.preconditioning_matrix import (
+    PreconditioningMatrix,
+    create_preconditioning_matrix,
+)
 from prdp_hpc.linalg.promises import PromiseCheck
 from prdp_hpc.linalg.torch_petsc import Array, to_host
 
@@ -34,6 +38,7 @@ class Operator(ABC):
     loaded : which values the matrix holds.
     is_read_by_derivatives : whether derivatives of a solve read the values once more, and not only
         the matrix.
+    takes_batches : whether values of two dimensions are those of several matrices.
     failure : the exception that the operator's own code raised inside a PETSc call, until a solver
         passes it on.
     nullspaces : those of the matrix and its transpose, if they were given.
@@ -52,6 +57,7 @@ class Operator(ABC):
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
     is_read_by_derivatives = False
+    takes_batches = False
 
     def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
         check_scalars()
@@ -59,6 +65,7 @@ class Operator(ABC):
         self.loaded = LoadedValues()
         self.failure: Exception | None = None
         self.preconditioner_data = PreconditionerData()
+        self._preconditioning: PreconditioningMatrix | None = None
         self._promises: PromiseCheck | None = None
 
     def __copy__(self) -> Operator:
@@ -88,6 +95,25 @@ class Operator(ABC):
         rank.
         """
         return False
+
+    @property
+    def preconditioner(self) -> PreconditioningMatrix | None:
+        """Another matrix that preconditioners are made from; None: the matrix itself.
+
+        Set it to a pair `(operator, values)`, an operator whose rows are divided alike and its
+        values, or to None; collective. Gradients do not depend on it, but by the accuracy of the
+        solves.
+        """
+        return self._preconditioning
+
+    @preconditioner.setter
+    def preconditioner(self, pair: Any) -> None:
+        self._preconditioning = create_preconditioning_matrix(self, pair)
+
+    @property
+    def preconditioning_operator(self) -> Operator:
+        """The operator whose matrix preconditioners are made from."""
+        return self if self._preconditioning is None else self._preconditioning.operator
 
     @property
     def n_local(self) -> int:
@@ -181,7 +207,8 @@ class Operator(ABC):
         """
         if name in OWN_PRECONDITIONERS:
             raise _no_own(name)
-        self.preconditioner_data.attach_to_preconditioner(pc)
+        for operator in dict.fromkeys((self, self.preconditioning_operator)):
+            operator.preconditioner_data.attach_to_preconditioner(pc)
 
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor

@@ -70,6 +70,8 @@ class SparseOperator(Operator):
     fields : for `pc="fieldsplit"`, the global numbers of this rank's rows in each field, as
         `{"velocity": rows, "pressure": rows}`; options of a field's solver begin with its name:
         `petsc_options={"fieldsplit_velocity_pc_type": "gamg"}`.
+    preconditioner : a pair `(operator, values)`: another matrix that preconditioners are made from,
+        as an assembled approximation; see `Operator.preconditioner`. Default: the matrix itself.
 
     With nullspaces a solve gives `x = A⁺ b`, the pseudo-inverse: the part of b along the left
     nullspace is removed, and so is that of x along the right one. Gradients are those of `A⁺ b`,
@@ -88,6 +90,8 @@ class SparseOperator(Operator):
     PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO, MatSetNullSpace.
     """
 
+    takes_batches = True
+
     def __init__(
         self,
         rows: ArrayLike,
@@ -105,6 +109,7 @@ class SparseOperator(Operator):
         near_nullspace: ArrayLike | None = None,
         coordinates: ArrayLike | None = None,
         fields: Fields | None = None,
+        preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         rows, cols = np.asarray(rows), np.asarray(cols)
@@ -131,6 +136,7 @@ class SparseOperator(Operator):
         self.preconditioner_data = create_preconditioner_data(
             self.matrix, near_nullspace, coordinates, fields
         )
+        self.preconditioner = preconditioner
         self.members: Pool[SparseOperator] = Pool()
         self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
 

@@ -21,6 +21,7 @@ from prdp_hpc import (
     Poisson,
     ProcessMesh,
     Refinement,
+    ShellPreconditioner,
     Solver,
     SolveReport,
     SparseOperator,
@@ -32,6 +33,7 @@ from prdp_hpc import (
 mesh = ProcessMesh.from_world(grid_ranks="two")  # type: ignore[arg-type]
 grid = Grid(shape="8 x 8")  # type: ignore[arg-type]
 solver = Solver("cg", "gamg", Refinement(rtol=1e-8))
+ShellPreconditioner("ilu")  # type: ignore[arg-type]
 Solver(5)  # type: ignore[arg-type]
 Refinement(rtol="1e-8")  # type: ignore[arg-type]
 report: SolveReport = solver.reports  # type: ignore[attr-defined]

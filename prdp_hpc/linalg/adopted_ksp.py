@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.fixed_iterations import skips_norm
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair
+from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import unfit
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import bare, check_owned
@@ -111,10 +112,22 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
     )
 
 
-def check_operators(ksp: Any, matrix: Any) -> None:
-    """Raise a ValueError for a KSP that computed a matrix of its own when it was set up."""
-    if ksp.getOperators()[0].handle != matrix.handle:
-        raise InputError(
-            "the KSP computes its matrix from its DM, so it would not solve with this operator's: "
-            "call ksp.setDMActive(False), or do not set compute operators"
-        )
+def set_up(ksp: Any, operator: Operator) -> None:
+    """Set a user's KSP up; collective.
+
+    Raises
+    ------
+    ValueError
+        If it computes a matrix of its own then, by KSPSetComputeOperators.
+    """
+    before = operator.matrix.stateGet()
+    ksp.setUp()
+    if ksp.getOperators()[0].handle == operator.matrix.handle:
+        if operator.matrix.stateGet() == before:
+            return
+        # It was written into.
+        operator.loaded = LoadedValues()
+    raise InputError(
+        "the KSP computes its matrix itself (setComputeOperators), so it would not solve with this "
+        "operator's: make one without"
+    )

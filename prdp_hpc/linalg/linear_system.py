@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.adopted_ksp import adopted_pair, check_operators
+from prdp_hpc.linalg.adopted_ksp import adopted_pair, set_up
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
@@ -167,10 +167,11 @@ class LinearSystem(ResidualChecks):
             self._check_promises()
             self._check_rows(direction)
             self.forward_ksp.setOperators(self._matrix, self._pair.pmat)
-            ksp.setUp()
-            ksp.setUpOnBlocks()
             if self._adopted:
-                check_operators(ksp, self._matrix)
+                set_up(ksp, self._used_operator())
+            else:
+                ksp.setUp()
+            ksp.setUpOnBlocks()
             # What belongs to one rank alone may have failed there.
             raise_together(self._comm, None)
         except PETSc.Error as error:

@@ -131,7 +131,7 @@ class Solver:
         ValueError
             For a KSP without types, with a guess, with a convergence test of its own, with the
             diagonal scaled, or of a type that no solver can use; at the first solve for one of
-            other ranks or sizes, or that computes its matrix from a DM.
+            other ranks or sizes, or that computes its matrix itself.
 
         Notes
         -----

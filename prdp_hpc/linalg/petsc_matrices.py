@@ -29,17 +29,6 @@ class LocalRows(NamedTuple):
     n_local: int
 
 
-def communicator_of(obj: Any) -> MPI.Comm:
-    """The ranks of a PETSc object: MPI.COMM_WORLD or COMM_SELF where they are the same in the same
-    order, else PETSc's own copy of its communicator.
-    """
-    comm: MPI.Comm = obj.comm.tompi4py()
-    for usual in (MPI.COMM_WORLD, MPI.COMM_SELF):
-        if comm.size == usual.size and MPI.Comm.Compare(comm, usual) == MPI.CONGRUENT:
-            return usual
-    return comm
-
-
 def rows_of_petsc(matrix: Any) -> LocalRows:
     """The entries of an assembled matrix; collective where the matrix has to be converted.
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
+from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.loaded_values import LoadedValues
@@ -23,7 +24,6 @@ from prdp_hpc.linalg.petsc_matrices import (
     LocalRows,
     attached_to,
     checked_matrix,
-    communicator_of,
     rows_of_csr,
     rows_of_petsc,
     wrong_petsc_matrix,

@@ -97,9 +97,9 @@ class AssembledOperator(Operator):
         super().__init__(comm, symmetric, grid)
         raise_together(comm, wrong_layout(matrix))
         self.matrix, self.assemble, self.vjp = matrix, assemble, vjp
-        self.nullspaces = nullspaces_of(matrix)
+        self.nullspaces = nullspaces_of(comm, matrix)
         self.preconditioner_data = create_preconditioner_data(
-            matrix, coordinates=coordinates, fields=fields
+            comm, matrix, coordinates=coordinates, fields=fields
         )
         self._loaded_state = -1
         self.preconditioner = preconditioner

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
@@ -63,7 +64,7 @@ class Nullspace:
         np.matmul(vectors, self.basis.T, out=sums[:, :-1])
         np.einsum("bi,bi->b", vectors, vectors, out=sums[:, -1])
         if self.comm.size > 1:
-            self.comm.Allreduce(MPI.IN_PLACE, sums)
+            private(self.comm).sums.Allreduce(MPI.IN_PLACE, sums)
         along = sums[:, :-1]
         return vectors - along @ self.basis, sums[:, -1], along
 
@@ -120,7 +121,7 @@ def create_nullspaces(
     if right is None and not constant:
         return None
     if right is None:
-        n = comm.allreduce(n_local)
+        n = private(comm).sums.allreduce(n_local)
         own = Nullspace(comm, np.full((1, n_local), n**-0.5), is_constant=True)
     else:
         own = Nullspace(comm, _orthonormal(comm, right, "nullspace"))
@@ -135,7 +136,7 @@ def create_nullspaces(
     return Nullspaces(own, other, left_is_given=True)
 
 
-def nullspaces_of(matrix: Any) -> Nullspaces | None:
+def nullspaces_of(comm: MPI.Comm, matrix: Any) -> Nullspaces | None:
     """Those that a user attached to a PETSc matrix, orthonormal and attached again; None if there
     are none; collective.
     """
@@ -144,7 +145,7 @@ def nullspaces_of(matrix: Any) -> Nullspaces | None:
         return None
     n_local = matrix.getLocalSize()[0]
     found = create_nullspaces(
-        matrix.comm.tompi4py(),
+        comm,
         n_local,
         False,
         vectors_of(right, n_local) if right.handle else None,
@@ -183,12 +184,12 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     collective.
     """
     basis = np.array(vectors, dtype=np.float64, ndmin=2)
-    counts = comm.allgather(len(basis))
+    counts = private(comm).sums.allgather(len(basis))
     if len(set(counts)) > 1:
         raise InputError(f"the ranks gave {min(counts)} … {max(counts)} vectors of {name}")
     # Their sizes first, so that no square overflows or vanishes; a maximum of NaN is not defined.
     sizes = np.where(np.isfinite(basis), np.abs(basis), np.inf).max(axis=1, initial=0.0)
-    comm.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
+    private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     if not (np.isfinite(sizes).all() and (sizes > 0.0).all()):
         raise InputError(f"a vector of {name} must be finite, and not zero")
     basis /= sizes[:, None]
@@ -197,7 +198,7 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
         before = basis[:index]
         # Twice is enough: the second pass removes what rounding left in the first.
         for _ in range(2 if index else 0):
-            vector -= comm.allreduce(before @ vector) @ before
+            vector -= private(comm).sums.allreduce(before @ vector) @ before
         length = _length(comm, vector)
         if length < DEPENDENT:
             raise InputError(
@@ -209,7 +210,7 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
 
 
 def _length(comm: MPI.Comm, vector: Array) -> float:
-    return float(np.sqrt(comm.allreduce(float(vector @ vector))))
+    return float(np.sqrt(private(comm).sums.allreduce(float(vector @ vector))))
 
 
 def _wrong_nullspaces(

@@ -46,8 +46,8 @@ class Operator(ABC):
     promises_hold : whether `symmetric` and `nullspaces` hold by the way in which the values are
         made, so that they need no check.
 
-    A copy, also a deep one, shares the matrix: the values come with each solve. An operator cannot
-    be pickled.
+    A copy, also a deep one, is the operator itself: the values come with each solve. An operator
+    cannot be pickled.
     """
 
     matrix: Any
@@ -69,9 +69,7 @@ class Operator(ABC):
         self._promises: PromiseCheck | None = None
 
     def __copy__(self) -> Operator:
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        return twin
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Operator:
         return self
@@ -113,7 +111,7 @@ class Operator(ABC):
     @property
     def preconditioning_operator(self) -> Operator:
         """The operator whose matrix preconditioners are made from."""
-        return self if self._preconditioning is None else self._preconditioning.operator
+        return self if self.preconditioner is None else self.preconditioner.operator
 
     @property
     def n_local(self) -> int:

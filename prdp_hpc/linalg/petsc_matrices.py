@@ -9,6 +9,7 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.nullspaces import vectors_of
 from prdp_hpc.linalg.torch_petsc import Array
@@ -106,7 +107,7 @@ def rows_of_csr(
     first, cols = np.asarray(indptr), np.asarray(indices)
     numbers = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
     n_local = max(first.size - 1, 0)
-    start = comm.scan(n_local) - n_local
+    start = private(comm).agreement.scan(n_local) - n_local
     whole = first.ndim == 1 and first.size > 0 and first.dtype.kind in "iu"
     if not whole or first[0] != 0 or (np.diff(first) < 0).any() or first[-1] != cols.size:
         raise InputError(

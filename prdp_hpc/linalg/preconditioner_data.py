@@ -11,6 +11,7 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.nullspaces import Nullspace, create_near_nullspace
 from prdp_hpc.linalg.torch_petsc import Array
@@ -52,6 +53,7 @@ class PreconditionerData:
 
 
 def create_preconditioner_data(
+    comm: MPI.Comm,
     matrix: Any,
     near_nullspace: ArrayLike | None = None,
     coordinates: ArrayLike | None = None,
@@ -67,13 +69,12 @@ def create_preconditioner_data(
         On all ranks: for near-nullspace vectors that are no basis, coordinates of a wrong shape or
         besides a near-nullspace, or fields that are not a division of this rank's rows.
     """
-    comm: MPI.Comm = matrix.comm.tompi4py()
     start, end = matrix.getOwnershipRange()
     block_size = matrix.getBlockSize()
     given = near_nullspace is None, coordinates is None, None if fields is None else tuple(fields)
     wrong = _wrong_coordinates(coordinates, end - start, block_size, near_nullspace is not None)
     raise_together(comm, wrong or _wrong_fields(fields, start, end))
-    if comm.size > 1 and len(set(comm.allgather(given))) > 1:
+    if len(set(private(comm).agreement.allgather(given))) > 1:
         raise InputError(
             "the ranks gave one operator different kinds of data for its preconditioner: "
             "near_nullspace, coordinates and the names of fields must be the same on every rank"

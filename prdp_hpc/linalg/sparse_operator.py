@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg.loaded_values import LoadedValues
+from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.nullspaces import create_nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pattern import entries_of, wrong_pattern
@@ -123,7 +123,7 @@ class SparseOperator(Operator):
         self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
         given = nullspace is None, left_nullspace is None
         properties = (tuple(shape), symmetric, constant_nullspace, int(block_size), *given)
-        if self.comm.size > 1 and len(set(self.comm.allgather(properties))) > 1:
+        if len(set(private(self.comm).agreement.allgather(properties))) > 1:
             raise InputError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
         if n_local is None:
@@ -134,10 +134,10 @@ class SparseOperator(Operator):
         )
         self.matrix = self._create_matrix()
         self.preconditioner_data = create_preconditioner_data(
-            self.matrix, near_nullspace, coordinates, fields
+            self.comm, self.matrix, near_nullspace, coordinates, fields
         )
         self.preconditioner = preconditioner
-        self.members: Pool[SparseOperator] = Pool()
+        self.matrices: Pool[BatchMatrix] = Pool()
         self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
 
     def _owned(self, n_local: int, block_size: int) -> int:
@@ -169,39 +169,32 @@ class SparseOperator(Operator):
         than sets (a chain of many steps) loads the matrices of the others once more in its backward
         pass, at the price of one set-up each.
         """
-        return self.members.most
+        return self.matrices.most
 
     @matrix_sets.setter
     def matrix_sets(self, count: int) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"matrix_sets must be a whole number of at least 1, not {count!r}")
-        self.members.most = count
+        self.matrices.most = count
 
-    def _sibling(self) -> SparseOperator:
-        """The same pattern with a matrix of its own; whatever was found out about the pattern is
-        shared.
-        """
-        twin = copy.copy(self)
-        twin.matrix = _duplicate(self.matrix)
-        twin.loaded = LoadedValues()
-        return twin
+    def acquire_matrices(self, count: int) -> Lease[BatchMatrix]:
+        """At least `count` matrices with this pattern, for values `(count, nnz_local)`; collective.
 
-    def take_members(self, count: int) -> Lease[SparseOperator]:
-        """At least `count` operators with this pattern and a matrix each, for values `(count,
-        nnz_local)`; collective.
-
-        The caller's until it gives the list to `give_back_members`, or drops it on all ranks; they
+        The caller's until it gives the list to `release_matrices`, or drops it on all ranks; they
         are made once and used again.
         """
-        return self.members.take(count, self._sibling)
+        return self.matrices.acquire(count, self._new_matrix)
 
-    def touch_members(self, members: Lease[SparseOperator]) -> None:
-        """The members' matrices are used once more; their values may have changed since."""
-        self.members.touch(members)
+    def _new_matrix(self) -> BatchMatrix:
+        return BatchMatrix(self)
 
-    def give_back_members(self, members: Lease[SparseOperator]) -> None:
-        """The members' matrices are needed no more, on any rank."""
-        self.members.give_back(members)
+    def touch_matrices(self, lease: Lease[BatchMatrix]) -> None:
+        """The matrices are used once more; their values may have changed since."""
+        self.matrices.touch(lease)
+
+    def release_matrices(self, lease: Lease[BatchMatrix]) -> None:
+        """The matrices are needed no more, on any rank."""
+        self.matrices.release(lease)
 
     @classmethod
     def from_scipy(
@@ -300,7 +293,7 @@ class SparseOperator(Operator):
         """
         world = MPI.COMM_WORLD if comm is None else comm
         own = call_together(world, lambda: rows_of_csr(world, indptr, indices, data))
-        return cls._of_rows(own, world.allreduce(own.n_local), world, options)
+        return cls._of_rows(own, private(world).agreement.allreduce(own.n_local), world, options)
 
     @classmethod
     def _of_rows(
@@ -347,8 +340,7 @@ class SparseOperator(Operator):
 
     def has_single_values(self) -> bool:
         """See `Operator`."""
-        loaded = self.loaded.copy
-        return loaded is not None and bool((loaded.astype(np.float32) == loaded).all())
+        return self.loaded.are_single()
 
     def diagonal_of(self, values: Tensor) -> Tensor:
         """The sum of the entries on each row's diagonal, whichever rank gave them."""
@@ -368,16 +360,6 @@ class SparseOperator(Operator):
         `(M, R, n_local)`.
         """
         return self._products.product(in_double(tangent), x, transposed)
-
-
-def _duplicate(matrix: Any) -> Any:
-    """A matrix of the same pattern, without values; PETSc does not hand its nullspaces on."""
-    twin = matrix.duplicate()
-    for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):
-        nullspace = getattr(matrix, f"get{kind}")()
-        if nullspace:
-            getattr(twin, f"set{kind}")(nullspace)
-    return twin
 
 
 def _kind(value: Any) -> str:

@@ -64,7 +64,7 @@ def check_and_load(
     changed = error is None and (several or operator.differs(host))
     if changed:
         error = operator.check_numbers(host)
-    pool = operator.members if isinstance(operator, SparseOperator) else None
+    pool = operator.matrices if isinstance(operator, SparseOperator) else None
     in_use = [] if pool is None else pool.in_use()
     if operator.comm.size == 1:
         if error is not None:

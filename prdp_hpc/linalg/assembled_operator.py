@@ -170,11 +170,12 @@ class AssembledOperator(Operator):
             for row in (left, right)
         ]
         try:
-            found = self.vjp(theta, *vectors)
+            # A copy: it may be the memory of one of the vectors.
+            found = torch.as_tensor(self.vjp(theta, *vectors)).detach().clone()
         finally:
             for vector in vectors:
                 vector.destroy()
-        gradient = torch.as_tensor(found).detach().to("cpu", torch.float64)
+        gradient = found.to("cpu", torch.float64)
         if gradient.shape != theta.shape:
             raise InputError(
                 f"vjp of an AssembledOperator must give the shape of the parameters, "

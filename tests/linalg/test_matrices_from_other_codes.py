@@ -198,15 +198,18 @@ def check_mistakes_of_users_code(comm):
         b = torch.ones(operator.n_local, dtype=torch.float64)
         return solve(operator, theta, b, Solver("gmres", "jacobi"))
 
-    def fails_on_one_rank(*_):
-        if comm.rank == comm.size - 1:
-            raise RuntimeError("no such file")
-        comm.barrier()
-
     last = comm.rank == comm.size - 1
-    if comm.size == 1:
+
+    def fails_on_one_rank(*_):
+        if last:
+            raise RuntimeError("no such file")
+        return np.zeros(2)
+
+    if comm.size == 1:  # on several ranks the others wait in their assembly
         with pytest.raises(RuntimeError, match="no such file"):
             solved(assemble=fails_on_one_rank)
+    x = solved(vjp=fails_on_one_rank)
+    raises_everywhere(comm, RuntimeError, "no such file", lambda: x.sum().backward())
     wrong = {"vjp": lambda *_: np.zeros(3 if last else 2)}
     raises_everywhere(comm, ValueError, "shape", lambda: solved(**wrong).sum().backward())
     wrong = {"vjp": lambda *_: np.full(2, np.nan if last else 0.0)}

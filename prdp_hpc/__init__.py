@@ -16,6 +16,7 @@ _HOMES = {
     "ProcessMesh": "distributed.process_mesh",
     "Grid": "grid.structured",
     "SparseOperator": "linalg",
+    "ElementOperator": "linalg",
     "FunctionOperator": "linalg",
     "Solver": "linalg",
     "SolveReport": "linalg",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
+    from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import SolveError as SolveError

@@ -1,5 +1,6 @@
 """Differentiable distributed linear algebra."""
 
+from prdp_hpc.linalg.element_operator import ElementOperator
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.function_operator import FunctionOperator
 from prdp_hpc.linalg.implicit import solve
@@ -9,6 +10,7 @@ from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
 
 __all__ = [
+    "ElementOperator",
     "FunctionOperator",
     "Operator",
     "Refinement",

@@ -16,6 +16,7 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
@@ -104,6 +105,12 @@ class Operator(ABC):
         """Global numbers of this rank's rows: first, and one after the last."""
         start, end = self.matrix.getOwnershipRange()
         return int(start), int(end)
+
+    def as_entries(self, values: Any) -> Any:
+        """What `solve` is given, in the form that the other methods take; unchanged where its form
+        is wrong. Differentiable, and not collective.
+        """
+        return values
 
     @abstractmethod
     def check_form(self, values: Any) -> Exception | None:
@@ -271,7 +278,9 @@ class SparseOperator(Operator):
         )
         self.matrix = self._create_matrix()
         self.members: Pool[SparseOperator] = Pool()
-        self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
+        self._products: BilinearProducts = PatternProducts(
+            self._rows, self._cols, self.matrix.createVecLeft()
+        )
 
     def _create_matrix(self) -> Any:
         n = self.shape[0]

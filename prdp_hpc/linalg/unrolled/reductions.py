@@ -6,6 +6,7 @@ adjoint of a reduction is a reduction too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def dots(comm: MPI.Comm, *pairs: Pair) -> list[Tensor]:
     return list(products.split(1, dim=1))
 
 
-def orthogonalise(comm: MPI.Comm, w: Tensor, basis: list[Tensor]) -> tuple[Tensor, Tensor]:
+def orthogonalise(comm: MPI.Comm, w: Tensor, basis: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Classical Gram–Schmidt: `w − Σ h_i v_i` and `h_i = ⟨w, v_i⟩ (B, j)`; one reduction.
 
     The basis is kept by reference: j vectors for a whole cycle of GMRES, not j² / 2.
@@ -44,7 +45,7 @@ def orthogonalise(comm: MPI.Comm, w: Tensor, basis: list[Tensor]) -> tuple[Tenso
     return rest, coefficients
 
 
-def combine(weights: Tensor, basis: list[Tensor]) -> Tensor:
+def combine(weights: Tensor, basis: Sequence[Tensor]) -> Tensor:
     """`Σ y_i v_i` for weights `(B, j)`; the basis is kept by reference."""
     result: Tensor = _Combine.apply(weights, *basis)  # type: ignore[no-untyped-call]
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import has_bad_numbers
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
-from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
+from prdp_hpc.linalg.unrolled.methods import Method, Richardson
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.scaling import Scaling
+from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
 from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
 from prdp_hpc.linalg.validation import anywhere
@@ -44,7 +46,7 @@ class Run:
 
     def __init__(
         self,
-        method: Method,
+        method: Method[Any],
         system: UnrolledSystem,
         solver: Solver,
         keeps_states: bool,
@@ -161,7 +163,7 @@ class Run:
         with torch.enable_grad():
             for first, stop, state in self.checkpoints.segments(end):
                 system = self.system.with_values(values)
-                begin = tuple(tensor.detach().requires_grad_() for tensor in state)
+                begin = state.map(lambda tensor: tensor.detach().requires_grad_())
                 current = self._repeat(
                     system,
                     system.without_left_nullspace(leaf),
@@ -169,14 +171,14 @@ class Run:
                     Replay(self.counts, first),
                     stop - first,
                 )
-                outputs = (self._solution(system, current),) if stop == end else current
-                grads = gradients.pull(outputs, grads, begin)
+                outputs = [self._solution(system, current)] if stop == end else current.tensors
+                grads = gradients.pull(outputs, grads, begin.tensors)
             if end:
                 system = self.system.with_values(values)
                 start = self.method.start(
                     system, system.without_left_nullspace(leaf), Replay(self.counts, 0)
                 )
-                gradients.pull(start, grads, ())
+                gradients.pull(start.tensors, grads, [])
         return gradients.totals[1] if values is not None else None, gradients.totals[0]
 
     def _repeat(
@@ -248,7 +250,7 @@ class _Gradients:
         self._inputs = inputs
         self.totals = [torch.zeros_like(tensor) for tensor in inputs]
 
-    def pull(self, outputs: State, grads: list[Tensor], state: State) -> list[Tensor]:
+    def pull(self, outputs: list[Tensor], grads: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         """The gradients of a segment's begin from those of its end."""
         moved = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
         wanted = [*state, *self._inputs]

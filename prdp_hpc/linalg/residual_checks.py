@@ -14,7 +14,7 @@ from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.method_types import DIRECT_PCS
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
 
 # A relative residual that is rounding: what is left after a breakdown of a method that had
@@ -129,16 +129,11 @@ class ResidualChecks(ABC):
     def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""
         transposed = direction == "adjoint" and self._transposed
-        self._b.placeArray(right)
-        self._x.placeArray(result)
-        try:
+        with placed((self._b, right), (self._x, result)):
             product = self._matrix.multTranspose if transposed else self._matrix.mult
             product(self._x, self._residual)
             self._residual.aypx(-1.0, self._b)
             return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
-        finally:
-            self._b.resetArray()
-            self._x.resetArray()
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

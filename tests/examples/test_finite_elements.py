@@ -1,8 +1,5 @@
 """Property: the example finds the same better slab on any number of ranks."""
 
-import subprocess
-import sys
-
 import pytest
 import tiny
 
@@ -11,16 +8,7 @@ EXAMPLE = tiny.REPOSITORY / "examples" / "finite_elements" / "slab.py"
 
 def compliances(ranks):
     """What the example prints, by step."""
-    command = [str(tiny.BIN / "mpiexec"), "-n", str(ranks), sys.executable, str(EXAMPLE)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=tiny.environment(),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = tiny.python(ranks, EXAMPLE)
     return [float(line.split()[-1]) for line in done.stdout.splitlines()]
 
 

@@ -14,7 +14,7 @@ mesh = ProcessMesh.from_world(int(sys.argv[1]))
 from mpi4py import MPI
 total = torch.tensor([1.0 + mesh.world.rank])
 dist.all_reduce(total)
-nodes = mesh.grid_comm.allgather(mesh.seats[mesh.world.rank].node)
+nodes = mesh.grid_comm.allgather(mesh.locations[mesh.world.rank].node)
 ranks = [MPI.COMM_WORLD.rank, mesh.world.rank, mesh.replica]
 mine = [*ranks, len(set(nodes)), total.item(), dist.get_backend()]
 found = mesh.world.gather(mine)

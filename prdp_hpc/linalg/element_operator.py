@@ -10,7 +10,7 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
@@ -82,8 +82,9 @@ class ElementOperator(SparseOperator):
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
         cells, dofs = np.asarray(cells), np.asarray([] if dirichlet is None else dirichlet)
-        raise_together(comm, _wrong_mesh(cells, dofs, n))
+        call_together(comm, lambda: _validate_mesh(cells, dofs, n))
         _require_equal(comm, "numbers of dofs", n)
+        n = int(n)
         self._cells = cells.astype(PETSc.IntType)
         constraints = _Constraints(dofs.astype(PETSc.IntType), n, comm)
         free = ~constraints.hold(self._cells)
@@ -145,8 +146,8 @@ class ElementOperator(SparseOperator):
 
     def _check_terms(self, entries: Any, load: Any, prescribed: Any) -> None:
         """Raise a ValueError on all ranks for what does not fit, or ranks that disagree."""
-        error = wrong_form(self, entries, load) or _wrong_prescribed(prescribed, load)
-        raise_together(self.comm, error)
+        raise_together(self.comm, wrong_form(self, entries, load))
+        call_together(self.comm, lambda: _validate_prescribed(prescribed, load))
         _require_equal(self.comm, "matrices and loads", sizes_of(self, entries, load))
 
     @property
@@ -223,39 +224,37 @@ def _require_equal(comm: MPI.Comm, what: str, value: Any) -> None:
         raise InputError(f"the ranks gave different {what}: {sorted(given)}")
 
 
-def _wrong_mesh(cells: Any, dofs: Any, n: int) -> Exception | None:
-    """What is wrong with the cells and constrained dofs on this rank, if anything."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        return InputError(f"n must be the number of dofs, an integer of at least 1, not {n!r}")
+def _validate_mesh(cells: Any, dofs: Any, n: int) -> None:
+    """Raise an `InputError` for cells and constrained dofs of this rank that do not fit."""
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise InputError(f"n must be the number of dofs, an integer of at least 1, not {n!r}")
     if cells.ndim != 2 or cells.shape[1] == 0:
-        return InputError(
+        raise InputError(
             "cells must have shape (n_cells, k), the dof numbers of each cell of this rank, "
             f"(0, k) where it has none, not {cells.shape}"
         )
     if dofs.ndim != 1:
-        return InputError(f"dirichlet must be a list of dof numbers, not of shape {dofs.shape}")
+        raise InputError(f"dirichlet must be a list of dof numbers, not of shape {dofs.shape}")
     for name, numbers in (("cells", cells), ("dirichlet", dofs)):
         if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-            return InputError(
-                f"{name} must hold integers, the numbers of dofs, not {numbers.dtype}"
-            )
+            raise InputError(f"{name} must hold integers, the numbers of dofs, not {numbers.dtype}")
         if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
-            return InputError(
+            raise InputError(
                 f"{name} must hold dof numbers in 0 … {n - 1}, but reach from {numbers.min()} to "
                 f"{numbers.max()}"
             )
-    return None
 
 
-def _wrong_prescribed(prescribed: Any, load: Tensor) -> Exception | None:
+def _validate_prescribed(prescribed: Any, load: Tensor) -> None:
+    """Raise an `InputError` for values that are not as `right_hand_side` takes them."""
     shape = prescribed.shape if isinstance(prescribed, Tensor) else ()
     try:
         fits = torch.broadcast_shapes(shape, load.shape) == load.shape
     except RuntimeError:
         fits = False
     if fits and (isinstance(prescribed, int | float) or is_real_tensor(prescribed)):
-        return None
-    return InputError(
+        return
+    raise InputError(
         f"prescribed must be a number, or a tensor of real floating-point numbers that broadcasts "
         f"to the load's shape {tuple(load.shape)}, not "
         f"{tuple(shape) if isinstance(prescribed, Tensor) else type(prescribed)}"

@@ -28,6 +28,7 @@ from prdp_hpc.linalg.method_types import (
     UNGUARDED_KSPS,
     WITHOUT_PRODUCTS,
 )
+from prdp_hpc.linalg.multi_rhs import multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import (
@@ -47,7 +48,6 @@ from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.residual_checks import ResidualChecks
 from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
-from prdp_hpc.linalg.stacked import stacked_richardson
 from prdp_hpc.linalg.steepest_descent import line_search
 from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
@@ -117,7 +117,7 @@ class LinearSystem(ResidualChecks):
             ksp, {**hierarchy, **repeatable(solver.pc, solver.petsc_options)}, solver
         )
         self._can_skip_norm = self._allow_skipping_the_norm(ksp, solver)
-        self._stacked = stacked_richardson(ksp, self._matrix)
+        self._stacked = multi_rhs_richardson(ksp, self._matrix)
 
     def _allow_skipping_the_norm(self, ksp: Any, solver: Solver) -> bool:
         try:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prdp_hpc.linalg.unrolled.convergence import ConvergenceTest
 from prdp_hpc.linalg.unrolled.methods import Method, preconditioned_product, ratio
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.state import ResidualState
 from prdp_hpc.linalg.unrolled.system import System
-from prdp_hpc.linalg.unrolled.watch import Watch
 from prdp_hpc.petsc import PETSc
 
 _BREAKDOWN = PETSc.KSP.ConvergedReason.DIVERGED_BREAKDOWN
@@ -29,32 +29,32 @@ class _BiState(ResidualState):
 class BiCGStab(Method[_BiState]):
     """PETSc manual page: KSPBCGS."""
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> _BiState:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> _BiState:
         """From zero."""
         r = b if system.right_side else system.precondition(b)
         (rho,) = dots(system.comm, (r, r))
-        watch.begin(rho)
+        test.begin(rho)
         return _BiState(torch.zeros_like(b), r, r, r, rho)
 
-    def step(self, system: System, b: Tensor, state: _BiState, watch: Watch) -> _BiState:
+    def step(self, system: System, b: Tensor, state: _BiState, test: ConvergenceTest) -> _BiState:
         """One step of BiCG and one of minimal residual; three reductions."""
         r, shadow, p, rho = state.r, state.shadow, state.p, state.rho
         v = preconditioned_product(system, p)
         (vs,) = dots(system.comm, (v, shadow))
-        watch.drop((vs == 0.0) | (rho.detach() == 0.0), _BREAKDOWN)
-        active = watch.active
+        test.drop((vs == 0.0) | (rho.detach() == 0.0), _BREAKDOWN)
+        active = test.active
         alpha = active * ratio(rho, vs)
         s = torch.addcmul(r, alpha, v, value=-1.0)
         t = preconditioned_product(system, s)
         st, tt = dots(system.comm, (s, t), (t, t))
         omega = active * ratio(st, tt)
         x = torch.addcmul(torch.addcmul(state.x, alpha, p), omega, s)
-        if watch.is_last:
-            watch.done(None)
+        if test.is_last:
+            test.done(None)
             return _BiState(x, r, shadow, p, rho)
         r = torch.addcmul(s, omega, t, value=-1.0)
         following, rr = dots(system.comm, (r, shadow), (r, r))
-        watch.done(rr)
+        test.done(rr)
         beta = ratio(following, rho) * ratio(alpha, omega)
         return _BiState(x, r, shadow, r + beta * (p - omega * v), following)
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.linalg.unrolled.convergence import ConvergenceTest
 from prdp_hpc.linalg.unrolled.methods import Method, preconditioned_product, ratio, root
 from prdp_hpc.linalg.unrolled.reductions import combine, dots, orthogonalise
 from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import System
-from prdp_hpc.linalg.unrolled.watch import Watch
 from prdp_hpc.petsc import PETSc
 
 ROUNDING = 1e-14
@@ -50,26 +50,26 @@ class GMRES(Method[State]):
     def __init__(self, restart: int) -> None:
         self.restart = self.period = restart
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> State:
         """From zero."""
         r = b if system.right_side else system.precondition(b)
         (square,) = dots(system.comm, (r, r))
-        watch.begin(square)
-        return _cycle(torch.zeros_like(b), r, square, watch.active)
+        test.begin(square)
+        return _cycle(torch.zeros_like(b), r, square, test.active)
 
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, test: ConvergenceTest) -> State:
         """One more basis vector; two reductions, and one at the start of a cycle."""
         if not isinstance(state, _Cycle):
             r = b - system.product(state.x)
             r = r if system.right_side else system.precondition(r)
-            state = _cycle(state.x, r, dots(system.comm, (r, r))[0], watch.active)
+            state = _cycle(state.x, r, dots(system.comm, (r, r))[0], test.active)
         null, basis = state.null, state.basis
         w, h = orthogonalise(system.comm, preconditioned_product(system, basis[-1]), basis)
         (square,) = dots(system.comm, (w, w))
         norm = root(square)
         lost = _is_lost(null, h, norm)
-        watch.drop(lost, _REASONS.DIVERGED_BREAKDOWN)
-        columns = (*state.columns, watch.active * torch.cat([h, norm], dim=1))
+        test.drop(lost, _REASONS.DIVERGED_BREAKDOWN)
+        columns = (*state.columns, test.active * torch.cat([h, norm], dim=1))
         with torch.no_grad():
             following_null = -(null * h).sum(dim=1, keepdim=True) / norm
             null = torch.cat([null, torch.where(lost, 0.0, following_null)], dim=1)
@@ -77,9 +77,9 @@ class GMRES(Method[State]):
             residual = torch.where(
                 norm == 0.0, 0.0, state.beta.square() / null.square().sum(dim=1, keepdim=True)
             )
-        ends = watch.is_last or len(columns) == self.restart
-        following = () if ends else (watch.active * ratio(w, norm),)
-        watch.done(residual)
+        ends = test.is_last or len(columns) == self.restart
+        following = () if ends else (test.active * ratio(w, norm),)
+        test.done(residual)
         cycle = _Cycle(state.x, state.beta, null, (*basis, *following), columns)
         return State(_iterate(system, cycle)) if ends else cycle
 

@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from prdp_hpc.linalg.unrolled.convergence import ConvergenceTest, last_iteration
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.state import ResidualState, State
 from prdp_hpc.linalg.unrolled.system import System, UnrolledSystem
-from prdp_hpc.linalg.unrolled.watch import Watch, last_iteration
 from prdp_hpc.petsc import PETSc
 
 _REASONS = PETSc.KSP.ConvergedReason
@@ -41,11 +41,11 @@ class Method(ABC, Generic[S]):
     period = 1
 
     @abstractmethod
-    def start(self, system: System, b: Tensor, watch: Watch) -> S:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> S:
         """The state before the first iteration."""
 
     @abstractmethod
-    def step(self, system: System, b: Tensor, state: S, watch: Watch) -> S:
+    def step(self, system: System, b: Tensor, state: S, test: ConvergenceTest) -> S:
         """The state one iteration later; of the last one only the solution is right."""
 
     def solution(self, system: System, state: S) -> Tensor:
@@ -63,22 +63,24 @@ class Richardson(Method[ResidualState]):
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> ResidualState:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> ResidualState:
         """From zero; the state is x and the preconditioned residual."""
         z = system.precondition(b)
-        if watch.is_tested:
-            watch.begin(dots(system.comm, (z, z))[0])
+        if test.is_tested:
+            test.begin(dots(system.comm, (z, z))[0])
         return ResidualState(torch.zeros_like(b), z)
 
-    def step(self, system: System, b: Tensor, state: ResidualState, watch: Watch) -> ResidualState:
+    def step(
+        self, system: System, b: Tensor, state: ResidualState, test: ConvergenceTest
+    ) -> ResidualState:
         """One preconditioned residual further; no reduction unless the norm is asked for."""
         x, z = state.x, state.r
-        x = torch.addcmul(x, watch.active, z, value=self.scale)
-        if watch.is_last:
-            watch.done(None)
+        x = torch.addcmul(x, test.active, z, value=self.scale)
+        if test.is_last:
+            test.done(None)
             return ResidualState(x, z)
         z = system.precondition(b - system.product(x))
-        watch.done(dots(system.comm, (z, z))[0] if watch.is_tested else None)
+        test.done(dots(system.comm, (z, z))[0] if test.is_tested else None)
         return ResidualState(x, z)
 
     def transposed(self, system: UnrolledSystem, grad: Tensor, counts: Tensor) -> Tensor:
@@ -99,13 +101,15 @@ class SteepestDescent(Method[ResidualState]):
 
     norm = PETSc.KSP.NormType.UNPRECONDITIONED
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> ResidualState:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> ResidualState:
         """From zero."""
-        if watch.is_tested:
-            watch.begin(dots(system.comm, (b, b))[0])
+        if test.is_tested:
+            test.begin(dots(system.comm, (b, b))[0])
         return ResidualState(torch.zeros_like(b), b)
 
-    def step(self, system: System, b: Tensor, state: ResidualState, watch: Watch) -> ResidualState:
+    def step(
+        self, system: System, b: Tensor, state: ResidualState, test: ConvergenceTest
+    ) -> ResidualState:
         """Down the preconditioned gradient to the lowest point; one reduction, and one for the
         norm.
         """
@@ -113,10 +117,10 @@ class SteepestDescent(Method[ResidualState]):
         z = system.precondition(r)
         az = system.product(z)
         rz, zaz = dots(system.comm, (r, z), (z, az))
-        watch.solved((rz == 0.0) & (zaz == 0.0))
-        alpha = watch.active * ratio(rz, zaz)
+        test.solved((rz == 0.0) & (zaz == 0.0))
+        alpha = test.active * ratio(rz, zaz)
         x, r = torch.addcmul(x, alpha, z), torch.addcmul(r, alpha, az, value=-1.0)
-        watch.done(dots(system.comm, (r, r))[0] if watch.is_tested else None)
+        test.done(dots(system.comm, (r, r))[0] if test.is_tested else None)
         return ResidualState(x, r)
 
 
@@ -132,29 +136,29 @@ class _CGState(ResidualState):
 class ConjugateGradients(Method[_CGState]):
     """PETSc manual page: KSPCG."""
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> _CGState:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> _CGState:
         """From zero."""
         z = system.precondition(b)
         zr, zz = dots(system.comm, (z, b), (z, z))
-        watch.begin(zz)
+        test.begin(zz)
         return _CGState(torch.zeros_like(b), b, z, zr, torch.zeros_like(zr))
 
-    def step(self, system: System, b: Tensor, state: _CGState, watch: Watch) -> _CGState:
+    def step(self, system: System, b: Tensor, state: _CGState, test: ConvergenceTest) -> _CGState:
         """One conjugate direction further; two reductions."""
         p, zr = state.p, state.zr
         ap = system.product(p)
         (pap,) = dots(system.comm, (p, ap))
-        watch.drop((pap == 0.0) | (pap * state.pap < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
-        alpha = watch.active * ratio(zr, pap)
+        test.drop((pap == 0.0) | (pap * state.pap < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
+        alpha = test.active * ratio(zr, pap)
         x = torch.addcmul(state.x, alpha, p)
-        if watch.is_last:
-            watch.done(None)
+        if test.is_last:
+            test.done(None)
             return _CGState(x, state.r, p, zr, pap.detach())
         r = torch.addcmul(state.r, alpha, ap, value=-1.0)
         z = system.precondition(r)
         following, zz = dots(system.comm, (z, r), (z, z))
-        watch.done(zz)
-        watch.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
+        test.done(zz)
+        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
         p = torch.addcmul(z, ratio(following, zr), p)
         return _CGState(x, r, p, following, pap.detach())
 

@@ -16,9 +16,11 @@ _HOMES = {
     "ProcessMesh": "distributed.process_mesh",
     "Grid": "grid.structured",
     "SparseOperator": "linalg",
+    "AssembledOperator": "linalg",
     "ElementOperator": "linalg",
     "FunctionOperator": "linalg",
     "Solver": "linalg",
+    "ShellPreconditioner": "linalg",
     "SolveReport": "linalg",
     "Refinement": "linalg",
     "SolveError": "linalg",
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
     from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
+    from prdp_hpc.linalg import AssembledOperator as AssembledOperator
     from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
     from prdp_hpc.linalg import Refinement as Refinement
+    from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner
     from prdp_hpc.linalg import SolveError as SolveError
     from prdp_hpc.linalg import Solver as Solver
     from prdp_hpc.linalg import SolveReport as SolveReport

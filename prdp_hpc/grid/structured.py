@@ -17,9 +17,18 @@ from torch import Tensor
 
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
+from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.distributed.transport import as_bytes, transport_for
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.dmda import (
+    OwnershipRanges,
+    create_dmda,
+    layout_of,
+    wrong_ownership_ranges,
+)
 from prdp_hpc.grid.halo import Halo
+from prdp_hpc.grid.interpolation import linear_weights
 from prdp_hpc.grid.partition import BOUNDARIES, Partition
 from prdp_hpc.petsc import PETSc
 
@@ -41,6 +50,8 @@ class Grid:
     length : length of the domain, one for all axes or one per axis; default 1.
     group : the same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL);
         default: through MPI.
+    ownership_ranges : how the grid is divided: for each axis the points of each part, as
+        `[[3, 5], [8]]` for 8 × 8 points on 2 ranks; default: PETSc's even division.
 
     Raises
     ------
@@ -60,20 +71,22 @@ class Grid:
         comm: MPI.Comm | None = None,
         length: float | Sequence[float] = 1.0,
         group: dist.ProcessGroup | None = None,
+        ownership_ranges: OwnershipRanges | None = None,
     ) -> None:
         self.comm = MPI.COMM_WORLD if comm is None else comm
-        raise_together(self.comm, _wrong(shape, boundary, length))
+        wrong = _wrong(shape, boundary, length)
+        wrong = wrong or wrong_ownership_ranges(ownership_ranges, shape, self.comm.size)
+        raise_together(self.comm, wrong)
         self.shape = tuple(int(n) for n in shape)
         self.boundary = _per_axis(boundary, len(self.shape))
         self.length = tuple(float(a) for a in _per_axis(length, len(self.shape)))
-        if (
-            self.comm.size > 1
-            and len(set(self.comm.allgather((self.shape, self.boundary, self.length)))) > 1
-        ):
+        given = self.shape, self.boundary, self.length, repr(ownership_ranges)
+        if self.comm.size > 1 and len(set(private(self.comm).agreement.allgather(given))) > 1:
             raise InputError(
-                "the ranks of one grid were given different shapes, boundaries or lengths"
+                "the ranks of one grid were given different shapes, boundaries, lengths or "
+                "ownership ranges"
             )
-        self.dm = self._create_dm()
+        self.dm = create_dmda(self.shape, self.boundary, self.comm, ownership_ranges)
         parts = [np.cumsum([0, *sizes]).tolist() for sizes in self.dm.getOwnershipRanges()[::-1]]
         self.partition = Partition(tuple(map(tuple, parts)), self.boundary, self.comm, group)
         self.local_shape = self.partition.local_shape
@@ -84,6 +97,50 @@ class Grid:
             for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
         )
         self._halos: dict[int, Halo] = {}
+
+    @classmethod
+    def from_dm(
+        cls,
+        dm: Any,
+        boundary: str | Sequence[str] = "dirichlet",
+        length: float | Sequence[float] = 1.0,
+        group: dist.ProcessGroup | None = None,
+    ) -> Grid:
+        """The grid of a petsc4py DMDA that the user made, divided among its ranks as it is.
+
+        Sizes, periodic axes, process grid and ownership ranges are those of the DMDA, so that its
+        global vectors are this rank's parts of fields: `vec.getArray().reshape(grid.local_shape)`.
+        Its stencil does not matter: halos are as wide as `halo` is asked for. Axes are in torch's
+        order, the reverse of PETSc's.
+
+        Parameters
+        ----------
+        dm : a DMDA in 1, 2 or 3 dimensions with one number per point.
+        boundary : the kind of the axes that are not periodic, which a DMDA does not have; or of all
+            axes, where each that is periodic must be called so.
+        length, group : as for `Grid`.
+
+        Raises
+        ------
+        ValueError
+            For another kind of DM, several numbers per point, or a boundary that does not fit.
+
+        Example
+        -------
+        ::
+
+            dm = PETSc.DMDA().create([64, 32], dof=1, stencil_width=1)
+            grid = Grid.from_dm(dm, boundary="neumann")  # of shape (32, 64)
+        """
+        layout = layout_of(dm, boundary)
+        return cls(
+            layout.shape,
+            layout.boundary,
+            communicator_of(dm),
+            length,
+            group,
+            layout.ownership_ranges,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -242,7 +299,7 @@ class Grid:
         columns: Any = PETSc.IntType(0)
         weights: Any = 1.0
         for axis in range(self.dim):
-            index, weight = _linear_weights(self, coarse, axis)
+            index, weight = linear_weights(self, coarse, axis)
             # Axes 0 … dim − 1 run over the fine points, dim … 2 dim − 1 over the two coarse
             # neighbours along each axis.
             view = [1] * (2 * self.dim)
@@ -259,26 +316,6 @@ class Grid:
         first = np.concatenate([[0], np.cumsum(needed.sum(axis=1))]).astype(PETSc.IntType)
         sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
         return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
-
-    def _create_dm(self) -> Any:
-        kinds = {"periodic": PETSc.DM.BoundaryType.PERIODIC}
-        try:
-            return PETSc.DMDA().create(
-                dim=len(self.shape),
-                dof=1,
-                sizes=self.shape[::-1],
-                boundary_type=tuple(
-                    kinds.get(b, PETSc.DM.BoundaryType.GHOSTED) for b in self.boundary[::-1]
-                ),
-                stencil_type=PETSc.DMDA.StencilType.BOX,
-                stencil_width=1,
-                comm=self.comm,
-            )
-        except PETSc.Error as error:
-            raise InputError(
-                f"a grid of {self.shape} points cannot be divided among {self.comm.size} ranks: "
-                "use fewer grid ranks or more points"
-            ) from error
 
     def _wrong_local(self, local: Tensor) -> InputError | None:
         if tuple(local.shape[-self.dim :]) == self.local_shape:
@@ -318,28 +355,6 @@ def _wrong(
     return None
 
 
-def _linear_weights(
-    fine: Grid, coarse: Grid, axis: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The two coarse points beside each of this rank's fine points of one axis, and their
-    weights.
-    """
-    n, kind = coarse.shape[axis], coarse.boundary[axis]
-    offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
-    position = fine.axis_points(axis)[fine.local_slices[axis]] / coarse.spacing[axis] - offset
-    left = np.floor(position + 1e-9).astype(np.int64)
-    fraction = position - left
-    fraction[fraction < 1e-9] = 0.0  # Where points coincide the other neighbour has no part.
-    index = np.stack([left, left + 1], axis=-1)
-    weight = np.stack([1.0 - fraction, fraction], axis=-1)
-    if kind == "periodic":
-        return index % n, weight
-    outside = (index < 0) | (index >= n)
-    if kind == "neumann":
-        weight = np.where(outside.any(axis=-1, keepdims=True), 1.0, weight)
-    return np.clip(index, 0, n - 1), np.where(outside, 0.0, weight)
-
-
 def _fields(part: tuple[slice, ...]) -> Any:
     """The index of a part of the grid in a batch of fields."""
     return (..., *part)
@@ -353,7 +368,8 @@ def _assemble(grid: Grid, local: Tensor) -> Tensor:
     flat = torch.empty(sum(counts), dtype=host.dtype)
     # As bytes: neither MPI nor NumPy knows all of torch's types.
     sizes = [count * host.element_size() for count in counts]
-    grid.comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])
+    comm = private(grid.comm).sums
+    comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])
     whole = torch.empty((*lead, *grid.shape), dtype=host.dtype)
     for block, part in zip(grid.blocks, flat.split(counts), strict=True):
         whole[_fields(block)] = part.view(*lead, *(s.stop - s.start for s in block))

@@ -14,7 +14,7 @@ from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
-from prdp_hpc.linalg.operator import SparseOperator
+from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, like
 from prdp_hpc.linalg.validation import sizes_of, wrong_form
 from prdp_hpc.petsc import PETSc

@@ -14,14 +14,14 @@ def allow_skipping_the_norm(ksp: Any) -> bool:
     that; PETSc manual page: KSPSetPCSide.
     """
     wanted, side = ksp.getNormType(), ksp.getPCSide()
-    if _skips_norm(ksp):
+    if skips_norm(ksp):
         ksp.setNormType(wanted)
         return True
     # PETSc's bcgsl (3.26) leaves out the last application of a right preconditioner and so gives a
     # wrong solution.
     if ksp.getType() != PETSc.KSP.Type.BCGSL:
         ksp.setPCSide(PETSc.PC.Side.RIGHT)
-        if _skips_norm(ksp):
+        if skips_norm(ksp):
             ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
             return True
     ksp.setPCSide(side)
@@ -29,7 +29,8 @@ def allow_skipping_the_norm(ksp: Any) -> bool:
     return False
 
 
-def _skips_norm(ksp: Any) -> bool:
+def skips_norm(ksp: Any) -> bool:
+    """Whether the KSP, on its side, can do without a norm; its norm is then set to none."""
     ksp.setNormType(PETSc.KSP.NormType.NONE)
     try:
         ksp.getNormType()

@@ -35,7 +35,8 @@ class FunctionOperator(Operator):
     apply_transpose : `apply_transpose(values, y) -> A(values)ᵀ y`; default: torch's derivative of
         `apply`, which is right as long as whatever `apply` communicates is differentiable too.
     diagonal : `diagonal(values)`, shape `(n_local,)`: what `pc="jacobi"` needs.
-    symmetric, grid : as for `SparseOperator`.
+    symmetric, grid, preconditioner : as for `SparseOperator`. With an assembled approximation as
+        preconditioner every pc can be used.
 
     `values` given to `solve` may be a tensor of any shape, or None if nothing depends on
     parameters; the functions get them in double precision on the host. They are taken to be this
@@ -59,6 +60,7 @@ class FunctionOperator(Operator):
         diagonal: Callable[[Any], Tensor] | None = None,
         symmetric: bool = False,
         grid: Grid | None = None,
+        preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         fits = isinstance(n_local, int) and n_local >= 0
@@ -71,6 +73,7 @@ class FunctionOperator(Operator):
         size = (n_local, PETSc.DETERMINE)
         self.matrix = PETSc.Mat().createPython((size, size), _Context(self), comm=self.comm)
         self.matrix.setUp()
+        self.preconditioner = preconditioner
 
     def check_form(self, values: Any) -> Exception | None:
         """A ValueError for values that are neither None nor a real tensor."""
@@ -93,7 +96,7 @@ class FunctionOperator(Operator):
         """A ValueError for Jacobi without a diagonal: PETSc would find out in the middle of a
         set-up.
         """
-        if pc == "jacobi" and self.diagonal is None:
+        if pc == "jacobi" and self.diagonal is None and self.preconditioner is None:
             raise InputError(
                 "pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), "
                 "or use pc='none'"

@@ -8,14 +8,16 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pool import Lease
+from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, to_host
-from prdp_hpc.linalg.validation import anywhere
 
 
 class HeldMatrices:
-    """The operator, or for M matrices a leased member for each, with the values that were loaded.
+    """The operator, or for M matrices one of the pool for each, with the values that were loaded.
 
     Derivatives of a solve are taken with the numbers that it was made with: a matrix that other
     values came into in the meantime gets its own again, and an error says so where the tensor they
@@ -33,10 +35,10 @@ class HeldMatrices:
 
     def __init__(self, operator: Operator, host: Array | None) -> None:
         self._operator = operator
-        self._lease: Lease[SparseOperator] | None = None
+        self._lease: Lease[BatchMatrix] | None = None
         self.operators: list[Any] = [operator]
         if isinstance(operator, SparseOperator) and host is not None and host.ndim == 2:
-            self._lease = operator.take_members(len(host))
+            self._lease = operator.acquire_matrices(len(host))
             self.operators = list(self._lease[: len(host)])
             for member, own in zip(self.operators, host, strict=True):
                 member.load(own)
@@ -53,9 +55,9 @@ class HeldMatrices:
             On all ranks, if the tensor's numbers are no longer those of the solve.
         """
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
-            self._operator.touch_members(self._lease)
+            self._operator.touch_matrices(self._lease)
         pairs = list(zip(self.operators, self._loads, strict=True))
-        gone = [not one.loaded.hold(load) for one, load in pairs]
+        gone = [not one.holds(load) for one, load in pairs]
         if not any(gone) and not values_are_read:
             return
         host = None if values is None else to_host(values)
@@ -74,7 +76,7 @@ class HeldMatrices:
     def release(self) -> None:
         """The matrices are not needed, unless a derivative is asked for once more."""
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
-            self._operator.give_back_members(self._lease)
+            self._operator.release_matrices(self._lease)
 
 
 def _changed() -> InputError:

@@ -13,13 +13,15 @@ from prdp_hpc.autograd.batched_functions import apply
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.held_matrices import HeldMatrices
-from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
 from prdp_hpc.linalg.unrolled import unrolled_solve
-from prdp_hpc.linalg.validation import anywhere, check_and_load, is_batch, sizes_of, wrong_form
+from prdp_hpc.linalg.validation import check_and_load, is_batch, sizes_of, wrong_form
 
 
 def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
@@ -40,7 +42,8 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
 
     Parameters
     ----------
-    operator : a `SparseOperator`, `ElementOperator` or `FunctionOperator`.
+    operator : a `SparseOperator`, `ElementOperator`, `AssembledOperator` or
+        `FunctionOperator`.
     values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from
         solve to solve, in any way: they are compared with the loaded ones, number by number. `(M,
         nnz_local)` stands for M matrices. For an `ElementOperator`: `(n_cells, k, k)` or `(M,
@@ -228,8 +231,8 @@ class _Solve(torch.autograd.Function):
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
             raise InputError(
-                "vmap over the values of a FunctionOperator is not offered, since its functions "
-                "take one set of values: call solve once for each set"
+                f"vmap over the values of a {type(call.operator).__name__} is not offered, since "
+                "its functions take one set of values: call solve once for each set"
             )
         many = (
             b.expand(info.batch_size, *b.shape) if in_dims[1] is None else b.movedim(in_dims[1], 0)

@@ -52,6 +52,10 @@ class LoadedValues:
         blocks = (slice(start, start + BLOCK) for start in range(0, ours.size, BLOCK))
         return not all(np.array_equal(ours[block], theirs[block]) for block in blocks)
 
+    def are_single(self) -> bool:
+        """Whether they are numbers in single precision, on this rank."""
+        return self.copy is not None and bool((self.copy.astype(np.float32) == self.copy).all())
+
     def replace(self, host: Array | None) -> None:
         """Note that these are loaded now."""
         load = self._current()

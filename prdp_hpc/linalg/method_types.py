@@ -11,6 +11,8 @@ from prdp_hpc.petsc import PETSc
 
 OWN_PRECONDITIONERS = ("constraint",)
 """Names of preconditioners that PETSc does not have, and an operator may bring along."""
+USER_PCS = ("shell", "python")
+"""These are nothing without functions of the user's."""
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
 SYMMETRIC_KSPS = frozenset(
@@ -116,19 +118,27 @@ def _is_built(what: str, name: str) -> bool:
 
 def checked_ksp(name: Any) -> str:
     """`name` if it is a KSP that a `Solver` can use; else a ValueError."""
-    _check_fit("ksp", name, _UNFIT_KSPS)
+    _check_fit("ksp", name)
     return name if name in OWN_KSPS else known_type("ksp", name, PETSc.KSP.Type)
 
 
 def checked_pc(name: Any) -> str:
     """`name` if it is a PC that a `Solver` can use; else a ValueError."""
-    _check_fit("pc", name, _UNFIT_PCS)
+    _check_fit("pc", name)
     return name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
 
 
-def _check_fit(what: str, name: Any, unfit: dict[str, str]) -> None:
-    if isinstance(name, str) and name in unfit:
-        raise InputError(f"{what}={name!r} cannot be used in a Solver: {unfit[name]}")
+def unfit(what: str, name: str) -> str | None:
+    """Why a KSP or PC cannot be used in a `Solver`, if it cannot."""
+    return (_UNFIT_KSPS if what == "ksp" else _UNFIT_PCS).get(name)
+
+
+def _check_fit(what: str, name: Any) -> None:
+    why = unfit(what, name) if isinstance(name, str) else None
+    if what == "pc" and name in USER_PCS:
+        why = "it needs functions: give Solver(pc=ShellPreconditioner(apply, apply_transpose))"
+    if why is not None:
+        raise InputError(f"{what}={name!r} cannot be used in a Solver: {why}")
 
 
 def check_unrolled(ksp: str, pc: str) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
@@ -63,7 +64,7 @@ class Nullspace:
         np.matmul(vectors, self.basis.T, out=sums[:, :-1])
         np.einsum("bi,bi->b", vectors, vectors, out=sums[:, -1])
         if self.comm.size > 1:
-            self.comm.Allreduce(MPI.IN_PLACE, sums)
+            private(self.comm).sums.Allreduce(MPI.IN_PLACE, sums)
         along = sums[:, :-1]
         return vectors - along @ self.basis, sums[:, -1], along
 
@@ -120,7 +121,7 @@ def create_nullspaces(
     if right is None and not constant:
         return None
     if right is None:
-        n = comm.allreduce(n_local)
+        n = private(comm).sums.allreduce(n_local)
         own = Nullspace(comm, np.full((1, n_local), n**-0.5), is_constant=True)
     else:
         own = Nullspace(comm, _orthonormal(comm, right, "nullspace"))
@@ -135,17 +136,60 @@ def create_nullspaces(
     return Nullspaces(own, other, left_is_given=True)
 
 
+def nullspaces_of(comm: MPI.Comm, matrix: Any) -> Nullspaces | None:
+    """Those that a user attached to a PETSc matrix, orthonormal and attached again; None if there
+    are none; collective.
+    """
+    right, left = matrix.getNullSpace(), matrix.getTransposeNullSpace()
+    if not right.handle and not left.handle:
+        return None
+    n_local = matrix.getLocalSize()[0]
+    found = create_nullspaces(
+        comm,
+        n_local,
+        False,
+        vectors_of(right, n_local) if right.handle else None,
+        vectors_of(left, n_local) if left.handle else None,
+    )
+    assert found is not None
+    found.attach(matrix)
+    return found
+
+
+def vectors_of(nullspace: Any, n_local: int) -> Array:
+    """The vectors of a PETSc nullspace, the constant first, `(k, n_local)`."""
+    vectors = [np.array(vector.getArray(readonly=True)) for vector in nullspace.getVecs()]
+    constant = [np.ones(n_local)] if nullspace.hasConstant() else []
+    return np.array([*constant, *vectors]).reshape(-1, n_local)
+
+
+def create_near_nullspace(
+    comm: MPI.Comm, n_local: int, vectors: ArrayLike | None
+) -> Nullspace | None:
+    """The span of what an operator maps nearly to 0, None if it was given none; collective.
+
+    Raises
+    ------
+    ValueError
+        As `create_nullspaces`.
+    """
+    raise_together(comm, _wrong_vectors(n_local, vectors, "near_nullspace"))
+    if vectors is None:
+        return None
+    return Nullspace(comm, _orthonormal(comm, vectors, "near_nullspace"))
+
+
 def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     """An orthonormal basis `(k, n_local)` of the span of `(k, n_local)` or `(n_local,)`;
     collective.
     """
     basis = np.array(vectors, dtype=np.float64, ndmin=2)
-    counts = comm.allgather(len(basis))
+    counts = private(comm).sums.allgather(len(basis))
     if len(set(counts)) > 1:
         raise InputError(f"the ranks gave {min(counts)} … {max(counts)} vectors of {name}")
     # Their sizes first, so that no square overflows or vanishes; a maximum of NaN is not defined.
     sizes = np.where(np.isfinite(basis), np.abs(basis), np.inf).max(axis=1, initial=0.0)
-    comm.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
+    private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     if not (np.isfinite(sizes).all() and (sizes > 0.0).all()):
         raise InputError(f"a vector of {name} must be finite, and not zero")
     basis /= sizes[:, None]
@@ -154,7 +198,7 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
         before = basis[:index]
         # Twice is enough: the second pass removes what rounding left in the first.
         for _ in range(2 if index else 0):
-            vector -= comm.allreduce(before @ vector) @ before
+            vector -= private(comm).sums.allreduce(before @ vector) @ before
         length = _length(comm, vector)
         if length < DEPENDENT:
             raise InputError(
@@ -166,7 +210,7 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
 
 
 def _length(comm: MPI.Comm, vector: Array) -> float:
-    return float(np.sqrt(comm.allreduce(float(vector @ vector))))
+    return float(np.sqrt(private(comm).sums.allreduce(float(vector @ vector))))
 
 
 def _wrong_nullspaces(

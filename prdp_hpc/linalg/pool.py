@@ -24,7 +24,7 @@ class Pool(Generic[T]):
     """Sets of members, each leased to one batch at a time.
 
     A batch gets a free set, else a new one, else the set used longest ago, whose earlier batch then
-    has to load its matrices anew. A set is free after `give_back`, or when its lease is gone on all
+    has to load its matrices anew. A set is free after `release`, or when its lease is gone on all
     ranks: garbage is collected at different moments on different ranks, which must all choose the
     same set, so a set counts as dropped only once the ranks have agreed in `reclaim`.
 
@@ -52,7 +52,7 @@ class Pool(Generic[T]):
             else:
                 self._free.append(entry[1])
 
-    def take(self, count: int, make: Callable[[], T]) -> Lease[T]:
+    def acquire(self, count: int, make: Callable[[], T]) -> Lease[T]:
         """A lease of at least `count` members; `make` makes those that the set lacks; collective
         where that is.
         """
@@ -74,7 +74,7 @@ class Pool(Generic[T]):
         if members is not None:
             self._leased.append((weakref.ref(lease), members))
 
-    def give_back(self, lease: Lease[T]) -> None:
+    def release(self, lease: Lease[T]) -> None:
         """Let the next batch have the set; does nothing for one that was given back, or taken by
         another, before.
         """

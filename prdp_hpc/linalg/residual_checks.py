@@ -9,11 +9,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
+from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.method_types import DIRECT_PCS
-from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
 
@@ -33,9 +34,6 @@ class ResidualChecks(ABC):
 
     _matrix: Any
     _comm: MPI.Comm
-    _transposed: bool
-    _ksps: dict[str, Any]
-    _levels: dict[str, Refinement]
     _b: Any
     _x: Any
     _residual: Any
@@ -57,7 +55,7 @@ class ResidualChecks(ABC):
 
     def _judge(
         self,
-        direction: str,
+        direction: Direction,
         code: int,
         repeated: int,
         iterations: int,
@@ -67,7 +65,7 @@ class ResidualChecks(ABC):
         """Raise SolveError for a solve that ended with a negative code, and when repeated with
         another, unless the result is right.
         """
-        level = self._levels[direction]
+        level = direction.level
         if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
         # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
@@ -80,13 +78,13 @@ class ResidualChecks(ABC):
             if residual <= SOLVED * length < np.inf:
                 return
         where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
-        raise errors.failed_solve(direction, self.method, code, iterations, level, where)
+        raise errors.failed_solve(direction.name, self.method, code, iterations, level, where)
 
-    def _judge_one_application(self, direction: str, right: Array, result: Array) -> None:
+    def _judge_one_application(self, direction: Direction, right: Array, result: Array) -> None:
         """Raise SolveError unless one application of the preconditioner reached the tolerance:
         PETSc does not look.
         """
-        level = self._levels[direction]
+        level = direction.level
         if level.max_it == 1:
             return
         residual, length, size = self._lengths(direction, right, result)
@@ -96,41 +94,44 @@ class ResidualChecks(ABC):
         rounding = SOLVED * size * self._matrix.norm(PETSc.NormType.FROBENIUS)
         if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
             return
-        raise errors.inexact_application(direction, self.method, residual / length, level)
+        raise errors.inexact_application(direction.name, self.method, residual / length, level)
 
-    def _judge_no_iteration(self, direction: str, right: Array) -> None:
+    def _judge_no_iteration(self, direction: Direction, right: Array) -> None:
         """Raise SolveError if a right-hand side other than zero needed no iteration: its
         preconditioned residual vanished, and with it the solution.
         """
-        asked = self._ksps[direction].getTolerances()[1] > 0.0
-        if not asked and not zero_rows(self._comm, right[None])[0]:
-            raise errors.vanished(direction, self.method, self._levels[direction])
+        if not direction.has_absolute_tolerance and not zero_rows(self._comm, right[None])[0]:
+            raise errors.vanished(direction.name, self.method, direction.level)
 
     def _judge_recurrence(
-        self, direction: str, iterations: int, right: Array, result: Array
+        self, direction: Direction, iterations: int, right: Array, result: Array
     ) -> None:
         """Raise SolveError if the residual that a method kept by recurrences is not that of its
         solution.
         """
-        level, residual = self._levels[direction], np.empty_like(right)
+        level, residual = direction.level, np.empty_like(right)
         self._lengths(direction, right, result)
         residual[:] = self._residual.getArray(readonly=True)
         pair = np.stack([residual, right])
-        if self._ksps[direction].getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            transposed = direction == "adjoint" and self._transposed
-            pair = self.inverse.applied(pair, by_transposed=transposed)
-        squares = self._comm.allreduce((pair**2).sum(axis=1))
+        if direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
+            pair = self.inverse.applied(pair, by_transposed=direction.transposed)
+        squares = private(self._comm).sums.allreduce((pair**2).sum(axis=1))
         rtol = float(level.rtol or 0.0)
         if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
             raise errors.lost_residual(
-                direction, self.method, float(np.sqrt(squares[0] / squares[1])), iterations, level
+                direction.name,
+                self.method,
+                float(np.sqrt(squares[0] / squares[1])),
+                iterations,
+                level,
             )
 
-    def _lengths(self, direction: str, right: Array, result: Array) -> tuple[float, float, float]:
+    def _lengths(
+        self, direction: Direction, right: Array, result: Array
+    ) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""
-        transposed = direction == "adjoint" and self._transposed
         with placed((self._b, right), (self._x, result)):
-            product = self._matrix.multTranspose if transposed else self._matrix.mult
+            product = self._matrix.multTranspose if direction.transposed else self._matrix.mult
             product(self._x, self._residual)
             self._residual.aypx(-1.0, self._b)
             return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
@@ -139,5 +140,5 @@ class ResidualChecks(ABC):
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
     """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
     nonzero: NDArray[np.bool_] = np.any(right, axis=1)
-    comm.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
+    private(comm).sums.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
     return np.logical_not(nonzero)

@@ -11,6 +11,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg.torch_petsc import Array
 
 Exponents = NDArray[np.int32]
@@ -37,7 +38,7 @@ def largest(comm: MPI.Comm, rows: Array) -> Array:
     sizes = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
     sizes = np.where(np.isfinite(sizes), sizes, 0.0)
     if comm.size > 1:
-        comm.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
+        private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     return sizes
 
 

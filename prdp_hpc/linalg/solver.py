@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.adopted_ksp import check_adoptable, level_of
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
+from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
 
@@ -26,7 +28,8 @@ class Solver:
         "gmres". Also "steepest_descent", for symmetric positive definite matrices.
     pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
         "none"; default "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's
-        grid; "constraint" the one that the Navier–Stokes operator brings along.
+        grid; "constraint" the one that the Navier–Stokes operator brings along; a
+        `ShellPreconditioner` is made of functions of the user's.
     refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given;
         default `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
     adjoint : level of adjoint solves; default: that of forward solves, also after `refine`.
@@ -65,7 +68,7 @@ class Solver:
     def __init__(
         self,
         ksp: str = "gmres",
-        pc: str = "jacobi",
+        pc: str | ShellPreconditioner = "jacobi",
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
         petsc_options: Mapping[str, Any] | None = None,
@@ -81,12 +84,17 @@ class Solver:
         self.petsc_options = dict(petsc_options or {})
         check_owned(self.petsc_options)
         self.options_prefix = options_prefix
+        self.shell = pc if isinstance(pc, ShellPreconditioner) else None
+        self.adopted: Any = None
         if options_prefix is not None:
             chosen = options_under(options_prefix)
-            ksp, pc = chosen.pop("ksp_type", ksp), chosen.pop("pc_type", pc)
+            ksp = chosen.pop("ksp_type", ksp)
+            if self.shell is None:
+                pc = chosen.pop("pc_type", pc)
             check_owned(chosen, options_prefix)
             self.petsc_options |= chosen
-        self.ksp, self.pc = checked_ksp(ksp), checked_pc(pc)
+        self.ksp = checked_ksp(ksp)
+        self.pc = "shell" if self.shell is not None else checked_pc(pc)
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
         self.report = SolveReport()
@@ -96,6 +104,57 @@ class Solver:
         self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
 
+    @classmethod
+    def from_ksp(
+        cls,
+        ksp: Any,
+        refinement: Refinement | int | float | None = None,
+        adjoint: Refinement | int | float | None = None,
+    ) -> Solver:
+        """A solver that uses a petsc4py KSP which the user made and configured, for one operator.
+
+        The KSP keeps its type, PC (also one in Python, or with another matrix to make it from),
+        options, monitors, absolute tolerance and divergence tolerance; its matrix becomes the
+        operator's. Adjoint solves are its `solveTranspose`, or for a symmetric matrix its `solve`;
+        a PC in Python then needs `applyTranspose`. `differentiation` is "implicit".
+
+        Parameters
+        ----------
+        ksp : a `PETSc.KSP` with its types set, on the operator's ranks. It belongs to the solver
+            from now on, which sets its relative tolerance, norm and iterations at each solve.
+        refinement : default: `Refinement(rtol=…)` with the KSP's rtol, where its maximum of
+            iterations is an error; a KSP that computes no norm: as many iterations as its maximum.
+        adjoint : as for `Solver`.
+
+        Raises
+        ------
+        ValueError
+            For a KSP without types, with a guess, with a convergence test of its own, with the
+            diagonal scaled, or of a type that no solver can use; at the first solve for one of
+            other ranks or sizes, or that computes its matrix itself.
+
+        Notes
+        -----
+        PETSc manual pages: KSPSolve, KSPSolveTranspose.
+
+        Example
+        -------
+        ::
+
+            ksp = PETSc.KSP().create()
+            ksp.setType("fgmres")
+            ksp.setGMRESRestart(50)
+            ksp.getPC().setType("bjacobi")
+            ksp.setTolerances(rtol=1e-9)
+            x = solve(operator, values, b, Solver.from_ksp(ksp))
+        """
+        check_adoptable(ksp)
+        solver = cls(refinement=level_of(ksp) if refinement is None else refinement)
+        solver.ksp, solver.pc = str(ksp.getType()), str(ksp.getPC().getType())
+        solver.adopted = ksp
+        solver.refine(solver.refinement, adjoint)
+        return solver
+
     def __repr__(self) -> str:
         return (
             f"Solver(ksp={self.ksp!r}, pc={self.pc!r}, refinement=({self.refinement}), "
@@ -104,9 +163,14 @@ class Solver:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copied or pickled: a new solver with the same settings, that has solved nothing yet."""
+        if self.adopted is not None:
+            raise InputError(
+                "a Solver made from a KSP cannot be copied or pickled, since PETSc cannot copy a "
+                "KSP: make another KSP, and Solver.from_ksp of it"
+            )
         settings = {
             "ksp": self.ksp,
-            "pc": self.pc,
+            "pc": self.pc if self.shell is None else self.shell,
             "refinement": self.refinement,
             "adjoint": self.adjoint,
             "petsc_options": dict(self.petsc_options),
@@ -134,11 +198,23 @@ class Solver:
     def system(self, operator: Operator) -> LinearSystem:
         """The KSPs for one operator, made on first use; collective then."""
         found = self._systems.get(operator)
-        if found is None or found.broken:
+        if found is None or found.broken or not found.is_made_for(operator):
+            self._check_adopted(found)
             found = LinearSystem(operator, self)
             found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
         return found
+
+    def _check_adopted(self, found: LinearSystem | None) -> None:
+        """Raise a ValueError where another system would need another KSP."""
+        if self.adopted is None or not self._systems:
+            return
+        what = "solves with one matrix, and this is another operator or a batch of matrices"
+        if found is not None and found.broken:
+            what = "failed half-way in its last solve"
+        elif found is not None:
+            return
+        raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
 
 
 def _with_settings(settings: dict[str, Any]) -> Solver:

@@ -10,23 +10,16 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.operator import Operator, SparseOperator
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, is_real_tensor, to_host
 
 
 def is_batch(values: Any) -> bool:
     """Whether values are those of several matrices."""
     return isinstance(values, Tensor) and values.dim() == 2
-
-
-def anywhere(comm: MPI.Comm, condition: bool) -> bool:
-    """Whether a condition holds on any rank; collective."""
-    if comm.size == 1:
-        return condition
-    flag = np.array([condition])
-    comm.Allreduce(MPI.IN_PLACE, flag, op=MPI.LOR)
-    return bool(flag[0])
 
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
@@ -71,7 +64,7 @@ def check_and_load(
     changed = error is None and (several or operator.differs(host))
     if changed:
         error = operator.check_numbers(host)
-    pool = operator.members if isinstance(operator, SparseOperator) else None
+    pool = operator.matrices if isinstance(operator, SparseOperator) else None
     in_use = [] if pool is None else pool.in_use()
     if operator.comm.size == 1:
         if error is not None:
@@ -101,7 +94,7 @@ def _agree(
         [error is not None, changed, *same, *(-n for n in same), *in_use], dtype=np.int64
     )
     most = np.empty_like(mine)
-    comm.Allreduce(mine, most, op=MPI.MAX)
+    private(comm).sums.Allreduce(mine, most, op=MPI.MAX)
     if most[0]:
         raise_together(comm, error)
     matrices, batch, needs = zip(-most[5:8], most[2:5], strict=True)

@@ -43,13 +43,13 @@ def solver():
 @pytest.fixture
 def made(monkeypatch):
     """One item for each PETSc matrix made so far."""
-    items, create = [], SparseOperator._sibling
+    items, create = [], SparseOperator._new_matrix
 
     def counting(self):
         items.append(self)
         return create(self)
 
-    monkeypatch.setattr(SparseOperator, "_sibling", counting)
+    monkeypatch.setattr(SparseOperator, "_new_matrix", counting)
     return items
 
 
@@ -314,7 +314,7 @@ def test_no_two_batches_share_a_set_while_there_are_few(steps):
     pool, held, fresh = Pool(), [], iter(range(10**6))
     for take, number in steps:
         if take or not held:
-            members = pool.take(1 + number % 4, lambda: next(fresh))
+            members = pool.acquire(1 + number % 4, lambda: next(fresh))
             assert len(members) >= 1 + number % 4
             if len(held) < MOST_SETS:
                 assert not set(members) & {member for other in held for member in other}
@@ -323,9 +323,9 @@ def test_no_two_batches_share_a_set_while_there_are_few(steps):
                 assert set(held[0]) <= set(members)
                 stolen = held.pop(0)
                 held.append(members)
-                pool.give_back(stolen)
+                pool.release(stolen)
         else:
             done = held.pop(number % len(held))
-            pool.give_back(done)
-            pool.give_back(done)
+            pool.release(done)
+            pool.release(done)
     assert next(fresh) <= 4 * MOST_SETS

@@ -17,13 +17,13 @@ DOUBLE = {"dtype": torch.float64}
 @pytest.fixture
 def made(monkeypatch):
     """How many matrices were made for batches of matrices, as a list of one number."""
-    count, real = [0], SparseOperator._sibling
+    count, real = [0], SparseOperator._new_matrix
 
     def counted(operator):
         count[0] += 1
         return real(operator)
 
-    monkeypatch.setattr(SparseOperator, "_sibling", counted)
+    monkeypatch.setattr(SparseOperator, "_new_matrix", counted)
     return count
 
 

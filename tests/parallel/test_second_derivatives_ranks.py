@@ -230,13 +230,13 @@ def _placed(values):
 def check_sets_of_matrices_of_dropped_graphs():
     """A set is free once every rank has dropped its graph, and not before."""
     operator, part = operator_and_part()
-    made, create = [], operator._sibling
+    made, create = [], operator._new_matrix
 
     def counted():
         made.append(1)
         return create()
 
-    operator._sibling = counted
+    operator._new_matrix = counted
     values = torch.stack([MATRIX[ROWS, COLS][MINE]] * 2).requires_grad_()
     b, solver = same_on_all(2, N)[:, part], Solver(*SOLVER)
     for _ in range(5):

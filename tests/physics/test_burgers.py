@@ -273,7 +273,7 @@ def test_reduced_gradients_are_those_of_frozen_matrices(shape, picard_iterations
 def test_after_the_backward_pass_no_batch_holds_matrices(gradient, monkeypatch):
     physics = stepper((4, 3), picard_iterations=3, gradient=gradient)
     operator, held = physics.operator, []
-    take, give_back = operator.take_members, operator.give_back_members
+    take, give_back = operator.acquire_matrices, operator.release_matrices
 
     def taken(count):
         held.append(take(count))
@@ -283,8 +283,8 @@ def test_after_the_backward_pass_no_batch_holds_matrices(gradient, monkeypatch):
         held[:] = [other for other in held if other is not members]
         give_back(members)
 
-    monkeypatch.setattr(operator, "take_members", taken)
-    monkeypatch.setattr(operator, "give_back_members", given)
+    monkeypatch.setattr(operator, "acquire_matrices", taken)
+    monkeypatch.setattr(operator, "release_matrices", given)
     after = physics(draw(physics, 2).requires_grad_())
     assert len(held) == {"full": 3, "reduced": 1}[gradient]
     after.sum().backward()

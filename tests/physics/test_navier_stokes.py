@@ -106,7 +106,7 @@ def test_the_matrix_is_the_one_written_independently(shape, length):
     state = draw(physics, 2)
     dim = len(shape)
     operator = physics.operator
-    members = operator.take_members(2)
+    members = operator.acquire_matrices(2)
     for member, values, wind in zip(
         members, physics.values(state[:, :dim]), state[:, :dim].numpy(), strict=False
     ):

@@ -7,6 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from prdp_hpc import (
+    AssembledOperator,
     Burgers,
     ConstantSchedule,
     Coordinator,
@@ -21,6 +22,7 @@ from prdp_hpc import (
     Poisson,
     ProcessMesh,
     Refinement,
+    ShellPreconditioner,
     Solver,
     SolveReport,
     SparseOperator,
@@ -32,11 +34,13 @@ from prdp_hpc import (
 mesh = ProcessMesh.from_world(grid_ranks="two")  # type: ignore[arg-type]
 grid = Grid(shape="8 x 8")  # type: ignore[arg-type]
 solver = Solver("cg", "gamg", Refinement(rtol=1e-8))
+ShellPreconditioner("ilu")  # type: ignore[arg-type]
 Solver(5)  # type: ignore[arg-type]
 Refinement(rtol="1e-8")  # type: ignore[arg-type]
 report: SolveReport = solver.reports  # type: ignore[attr-defined]
 operator = SparseOperator.from_scipy(sp.eye(3).tocsr())
 solve(operator, 1.0, torch.ones(3), solver)  # type: ignore[arg-type]
+AssembledOperator(None, "assemble")  # type: ignore[arg-type]
 ElementOperator([[0, 1]], n="two")  # type: ignore[arg-type]
 FunctionOperator("product", 8)  # type: ignore[arg-type]
 Heat(grid, diffusivity="fast", dt=1.0, solver=solver)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ class _UnrolledSolve(torch.autograd.Function):
         ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver, recording: bool
     ) -> Tensor:
         needs = ctx.needs_input_grad[:2]
-        _check(solver, needs[0])
+        _check(solver, operator, needs[0])
         records = recording and any(needs)
         with solver.report.part("forward", "assembly"):
             held = HeldMatrices(operator, prepare(operator, values, b, needs))
@@ -159,7 +159,9 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:
     return others[solver.ksp]()
 
 
-def _check(solver: Solver, values_need_gradient: bool) -> None:
+def _check(solver: Solver, operator: Operator, values_need_gradient: bool) -> None:
+    if solver.adopted is not None:
+        raise _not_offered("a KSP that the user made (Solver.from_ksp)")
     # Again: the differentiation may be set after the solver was made.
     check_unrolled(solver.ksp, solver.pc)
     for key in solver.petsc_options:
@@ -168,7 +170,7 @@ def _check(solver: Solver, values_need_gradient: bool) -> None:
                 f"differentiation='unrolled' does not know the option {key}: leave it out, or use "
                 "'implicit'"
             )
-    if values_need_gradient and not is_differentiated(solver):
+    if values_need_gradient and not is_differentiated(solver, operator):
         options = "".join(
             f" {key}" for key in solver.petsc_options if key.lstrip("-").startswith("pc_")
         )

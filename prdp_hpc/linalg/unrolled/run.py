@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
@@ -20,7 +21,6 @@ from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
-from prdp_hpc.linalg.validation import anywhere
 from prdp_hpc.petsc import PETSc
 
 PROJECTED = 1e-13

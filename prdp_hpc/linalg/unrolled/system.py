@@ -13,9 +13,10 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.reductions import dots
-from prdp_hpc.linalg.validation import anywhere, is_batch
+from prdp_hpc.linalg.validation import is_batch
 from prdp_hpc.petsc import PETSc
 
 # Options with which these preconditioners are no longer what they are differentiated as.
@@ -28,9 +29,11 @@ _DIFFERENTIATED = {
 }
 
 
-def is_differentiated(solver: Solver) -> bool:
+def is_differentiated(solver: Solver, operator: Operator) -> bool:
     """Whether the dependence of the preconditioner on the matrix is differentiated too."""
     changing = _DIFFERENTIATED.get(solver.pc)
+    if operator.preconditioner is not None:
+        return False
     return changing is not None and not any(
         key.lstrip("-").startswith(changing) for key in solver.petsc_options
     )
@@ -78,7 +81,7 @@ class UnrolledSystem:
                 raise errors.failed_solve("forward", system.method, reason, 0, solver.refinement)
         self.ksp = self.systems[0].forward_ksp
         self.right_side = self.ksp.getPCSide() == PETSc.PC.Side.RIGHT
-        self._pc = solver.pc if is_differentiated(solver) else None
+        self._pc = solver.pc if is_differentiated(solver, operator) else None
         self._nullspaces = operator.nullspace_basis, operator.left_nullspace_basis
         self._values = values.detach() if isinstance(values, Tensor) else values
         self._leaf: Tensor | None = None

@@ -1,0 +1,114 @@
+"""PETSc DMDAs of structured grids: made for a grid, and read where the user has one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+from mpi4py import MPI
+
+from prdp_hpc.errors import InputError
+from prdp_hpc.petsc import PETSc
+
+OwnershipRanges = Sequence[Sequence[int]]
+
+
+class Layout(NamedTuple):
+    """What a grid takes over from a DMDA; axes in torch's order, the reverse of PETSc's."""
+
+    shape: tuple[int, ...]
+    boundary: tuple[str, ...]
+    ownership_ranges: tuple[tuple[int, ...], ...]
+
+
+def create_dmda(
+    shape: tuple[int, ...],
+    boundary: tuple[str, ...],
+    comm: MPI.Comm,
+    ownership_ranges: OwnershipRanges | None,
+) -> Any:
+    """A DMDA with one number per point and a halo of one point, corners included; collective.
+
+    Raises
+    ------
+    ValueError
+        Where PETSc cannot divide so few points among so many ranks.
+    """
+    kinds = {"periodic": PETSc.DM.BoundaryType.PERIODIC}
+    division: dict[str, Any] = {}
+    if ownership_ranges is not None:
+        division["ownership_ranges"] = tuple(tuple(sizes) for sizes in ownership_ranges[::-1])
+        division["proc_sizes"] = tuple(len(sizes) for sizes in ownership_ranges[::-1])
+    try:
+        return PETSc.DMDA().create(
+            dim=len(shape),
+            dof=1,
+            sizes=shape[::-1],
+            boundary_type=tuple(
+                kinds.get(b, PETSc.DM.BoundaryType.GHOSTED) for b in boundary[::-1]
+            ),
+            stencil_type=PETSc.DMDA.StencilType.BOX,
+            stencil_width=1,
+            comm=comm,
+            **division,
+        )
+    except PETSc.Error as error:
+        raise InputError(
+            f"a grid of {shape} points cannot be divided among {comm.size} ranks: use fewer grid "
+            "ranks or more points"
+        ) from error
+
+
+def wrong_ownership_ranges(
+    ranges: OwnershipRanges | None, shape: Sequence[int], ranks: int
+) -> InputError | None:
+    """What is wrong with a division among ranks, if anything."""
+    if ranges is None:
+        return None
+    fits = len(ranges) == len(shape) and all(
+        len(sizes) > 0 and all(isinstance(size, Integral) and size >= 1 for size in sizes)
+        for sizes in ranges
+    )
+    if not fits or [sum(sizes) for sizes in ranges] != list(shape):
+        return InputError(
+            "ownership_ranges must list the points of each part of each axis, which add up to the "
+            f"shape {tuple(shape)}, not {ranges!r}"
+        )
+    if math.prod(map(len, ranges)) != ranks:
+        return InputError(
+            f"ownership_ranges divide the grid into {math.prod(map(len, ranges))} parts, and there "
+            f"are {ranks} ranks: give one part to each"
+        )
+    return None
+
+
+def layout_of(dm: Any, boundary: str | Sequence[str]) -> Layout:
+    """The layout of a user's DMDA; `boundary` names the kind of the axes that are not periodic.
+
+    Raises
+    ------
+    ValueError
+        For what is no DMDA of one number per point, or a boundary that it does not have.
+    """
+    if not isinstance(dm, PETSc.DMDA) or not dm.handle:
+        raise InputError(f"from_dm takes a petsc4py DMDA, not {type(dm).__name__}")
+    if dm.getDof() != 1:
+        raise InputError(
+            f"the DMDA has {dm.getDof()} numbers per point and the vectors of a Grid have one: "
+            "make a DMDA with dof=1 and the same sizes (DMDA.duplicate(dof=1))"
+        )
+    types = dm.getBoundaryType()[::-1]
+    if PETSc.DM.BoundaryType.TWIST in types:
+        raise InputError("the DMDA has a twisted boundary, which a Grid does not have")
+    periodic = [kind == PETSc.DM.BoundaryType.PERIODIC for kind in types]
+    if isinstance(boundary, str):
+        boundary = ["periodic" if is_so else boundary for is_so in periodic]
+    if [kind == "periodic" for kind in boundary] != periodic:
+        raise InputError(
+            f"boundary={boundary!r} does not fit the DMDA, whose axes (in torch's order, the "
+            f"reverse of PETSc's) are periodic: {periodic}"
+        )
+    ranges = tuple(tuple(map(int, sizes)) for sizes in dm.getOwnershipRanges()[::-1])
+    return Layout(tuple(map(int, dm.getSizes()[::-1])), tuple(boundary), ranges)

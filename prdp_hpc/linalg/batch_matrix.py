@@ -1,0 +1,92 @@
+"""The matrices of a batch, which share one operator's pattern."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
+from prdp_hpc.linalg.torch_petsc import Array
+
+if TYPE_CHECKING:
+    from prdp_hpc.linalg.sparse_operator import SparseOperator
+
+
+class BatchMatrix(Operator):
+    """One of M matrices: a PETSc matrix and its values, and everything else the operator's whose
+    pattern it has.
+    """
+
+    def __init__(self, shared: SparseOperator) -> None:
+        super().__init__(shared.comm, shared.symmetric, shared.grid)
+        # The operator owns the pool that owns this: a strong reference back would keep all of them
+        # until Python looks for cycles.
+        self._shared = weakref.ref(shared)
+        self.matrix = _duplicate(shared.matrix)
+        self.nullspaces, self.promises_hold = shared.nullspaces, shared.promises_hold
+
+    @property
+    def shared(self) -> SparseOperator:
+        """The operator whose pattern it has."""
+        shared = self._shared()
+        assert shared is not None, "a matrix of a batch outlived its operator"
+        return shared
+
+    @property
+    def preconditioner(self) -> PreconditioningMatrix | None:
+        """That of the operator."""
+        return self.shared.preconditioner
+
+    @preconditioner.setter
+    def preconditioner(self, pair: Any) -> None:
+        self.shared.preconditioner = pair
+
+    def has_single_values(self) -> bool:
+        """See `Operator`."""
+        return self.loaded.are_single()
+
+    def check_form(self, values: Any) -> Exception | None:
+        """See `SparseOperator`."""
+        return self.shared.check_form(values)
+
+    def check_numbers(self, host: Array | None) -> Exception | None:
+        """See `SparseOperator`."""
+        return self.shared.check_numbers(host)
+
+    def check_preconditioner(self, pc: str) -> None:
+        """See `Operator`."""
+        self.shared.check_preconditioner(pc)
+
+    def attach_preconditioner(self, pc: Any, name: str) -> None:
+        """See `Operator`."""
+        self.shared.attach_preconditioner(pc, name)
+
+    def _put(self, host: Array | None) -> None:
+        self.matrix.setValuesCOO(host)
+
+    def diagonal_of(self, values: Tensor) -> Tensor:
+        """See `SparseOperator`."""
+        return self.shared.diagonal_of(values)
+
+    def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """See `SparseOperator`."""
+        return self.shared.values_gradient(values, adjoint, solution)
+
+    def tangent_product(
+        self, values: Tensor, tangent: Tensor, x: Tensor, transposed: bool = False
+    ) -> Tensor:
+        """See `SparseOperator`."""
+        return self.shared.tangent_product(values, tangent, x, transposed)
+
+
+def _duplicate(matrix: Any) -> Any:
+    """A matrix of the same pattern, without values; PETSc does not hand its nullspaces on."""
+    twin = matrix.duplicate()
+    for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):
+        nullspace = getattr(matrix, f"get{kind}")()
+        if nullspace:
+            getattr(twin, f"set{kind}")(nullspace)
+    return twin

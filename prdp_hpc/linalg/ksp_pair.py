@@ -1,0 +1,190 @@
+"""The forward and the adjoint KSP of one solver for one operator, configured alike."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
+from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
+from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
+from prdp_hpc.linalg.multigrid import attach_hierarchy
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.options import (
+    ADJOINT,
+    check_owned,
+    new_prefix,
+    refused,
+    remove_options,
+    repeatable,
+    set_options,
+    take_options,
+)
+from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
+from prdp_hpc.linalg.shell_preconditioner import ShellContext
+from prdp_hpc.linalg.steepest_descent import line_search
+from prdp_hpc.petsc import PETSc
+
+if TYPE_CHECKING:
+    from prdp_hpc.linalg.solver import Solver
+
+
+@dataclass
+class Direction:
+    """Solves with A, or those of the adjoint system.
+
+    Attributes
+    ----------
+    name : "forward" or "adjoint", as in `SolveReport` and messages.
+    ksp : the KSP.
+    norm : the norm that a tolerance refers to.
+    transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
+    level : the level set last.
+    """
+
+    name: str
+    ksp: Any
+    norm: Any
+    transposed: bool = False
+    level: Refinement = field(default_factory=Refinement)
+
+    @property
+    def has_absolute_tolerance(self) -> bool:
+        """Whether the user gave one, in petsc_options or to the KSP."""
+        return bool(self.ksp.getTolerances()[1] > 0.0)
+
+
+@dataclass(eq=False)
+class KspPair:
+    """Both directions, and what they share.
+
+    Attributes
+    ----------
+    pmat : the matrix that the preconditioner is made from.
+    preconditioner : the PC of both.
+    can_skip_norm : whether the method can do a fixed number of iterations.
+    divtol, max_it : growth of the residual, and iterations, at which a solve with a tolerance
+        fails.
+    prefix : of the options of the KSPs in PETSc's database.
+    options : those that the user gave, until it is known whether each means something.
+    stacked : solves of many right-hand sides at once, where they do the same.
+    """
+
+    forward: Direction
+    adjoint: Direction
+    pmat: Any
+    preconditioner: Any
+    can_skip_norm: bool
+    divtol: float
+    max_it: int = DEFAULT_MAX_IT
+    prefix: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    stacked: MultiRhsRichardson | None = None
+
+    @property
+    def is_one_ksp(self) -> bool:
+        """Whether one KSP does the solves of both directions."""
+        return self.forward.ksp is self.adjoint.ksp
+
+    def keep(self) -> None:
+        """Never free the KSPs: PETSc ends the program when it frees some that failed half-way."""
+        for direction in (self.forward, self.adjoint):
+            PETSc.Object.incRef(direction.ksp)
+
+
+def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair:
+    """KSPs with a solver's method and options; collective. `transposed`: whether the adjoint system
+    is solved with Aᵀ.
+
+    Raises
+    ------
+    ValueError
+        For a preconditioner that this operator cannot have, or options that PETSc does not take.
+    """
+    check_owned(solver.petsc_options)
+    ksp = PETSc.KSP().create(comm=operator.comm)
+    try:
+        return _configured(ksp, operator, solver, transposed)
+    except Exception:
+        PETSc.Object.incRef(ksp)  # As in `KspPair.keep`.
+        raise
+
+
+def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) -> KspPair:
+    # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over
+    # when they are made.
+    prefix = new_prefix()
+    ksp.setOptionsPrefix(prefix)
+    pmat = operator.preconditioning_operator.matrix
+    ksp.setOperators(operator.matrix, pmat)
+    if solver.ksp == "steepest_descent":
+        pc = line_search(ksp)
+    else:
+        ksp.setType(solver.ksp)
+        pc = ksp.getPC()
+    hierarchy = _set_preconditioner(pc, operator, solver, transposed)
+    # No right-hand side is too small to be solved for.
+    ksp.setTolerances(atol=0.0)
+    defaults = {**hierarchy, **repeatable(solver.pc, solver.petsc_options)}
+    names = set_options(prefix, {**defaults, **solver.petsc_options})
+    take_options(ksp, {**defaults, **solver.petsc_options})
+    can_skip_norm = _allow_skipping_the_norm(ksp, solver)
+    forward = Direction("forward", ksp, ksp.getNormType())
+    pair = KspPair(
+        forward,
+        _adjoint_of(forward, prefix, solver.petsc_options, transposed),
+        pmat=pmat,
+        preconditioner=pc,
+        can_skip_norm=can_skip_norm,
+        divtol=ksp.getTolerances()[2],
+        prefix=prefix,
+        options=dict(solver.petsc_options),
+        stacked=None if operator.preconditioner else multi_rhs_richardson(ksp, operator.matrix),
+    )
+    weakref.finalize(pair, remove_options, names)
+    return pair
+
+
+def _set_preconditioner(
+    pc: Any, operator: Operator, solver: Solver, transposed: bool
+) -> dict[str, Any]:
+    """Set the type and what goes with it; the default options of a hierarchy."""
+    if solver.shell is not None:
+        pc.setType(PETSc.PC.Type.PYTHON)
+        pc.setPythonContext(ShellContext(solver.shell))
+        return {}
+    if solver.pc not in OWN_PRECONDITIONERS:
+        pc.setType(solver.pc)
+    operator.attach_preconditioner(pc, solver.pc)
+    return attach_hierarchy(pc, operator, transposed) if solver.pc == "mg" else {}
+
+
+def _allow_skipping_the_norm(ksp: Any, solver: Solver) -> bool:
+    try:
+        return allow_skipping_the_norm(ksp)
+    except PETSc.Error as error:
+        # A side or a norm that the method does not have, which PETSc notices only now.
+        raise refused(solver.petsc_options, error) from error
+
+
+def _adjoint_of(
+    forward: Direction, prefix: str, options: dict[str, Any], transposed: bool
+) -> Direction:
+    """A KSP of the same type and options that shares the preconditioner."""
+    ksp = PETSc.KSP().create(comm=forward.ksp.comm)
+    ksp.setType(forward.ksp.getType())
+    # Its options are read without the preconditioner, which has read its own.
+    ksp.getPC().setType(PETSc.PC.Type.NONE)
+    ksp.setTolerances(atol=0.0)
+    for own in (prefix, prefix + ADJOINT):
+        ksp.setOptionsPrefix(own)
+        take_options(ksp, options)
+    ksp.setPC(forward.ksp.getPC())
+    side = forward.ksp.getPCSide()
+    ksp.setPCSide(side)
+    norm = forward.norm
+    if transposed and side == PETSc.PC.Side.LEFT and ksp.getType() in MIRRORED_KSPS:
+        ksp.setPCSide(PETSc.PC.Side.RIGHT)
+        norm = PETSc.KSP.NormType.UNPRECONDITIONED
+    return Direction("adjoint", ksp, norm, transposed)

@@ -1,0 +1,148 @@
+"""What preconditioners can use of a matrix besides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import ArrayLike
+
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.nullspaces import Nullspace, create_near_nullspace
+from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.petsc import PETSc
+
+Fields = Mapping[str, ArrayLike]
+
+
+@dataclass(frozen=True)
+class PreconditionerData:
+    """The near-nullspace, coordinates and fields of one operator's rows.
+
+    Attributes
+    ----------
+    near_nullspace : vectors that algebraic multigrid is to interpolate exactly; None: constants.
+    coordinates : of this rank's nodes, `(n_local / block_size, dim)`, if they were given.
+    fields : an index set for each field of "fieldsplit", by name.
+    """
+
+    near_nullspace: Nullspace | None = None
+    coordinates: Array | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def attach_to_matrix(self, matrix: Any) -> None:
+        """Make the near-nullspace known to the PCs of a matrix; PETSc manual page:
+        MatSetNearNullSpace.
+        """
+        if self.near_nullspace is not None:
+            matrix.setNearNullSpace(self.near_nullspace.petsc)
+
+    def attach_to_preconditioner(self, pc: Any) -> None:
+        """Give a PC, whose type and matrix are set, the coordinates and fields; PETSc manual pages:
+        PCSetCoordinates, PCFieldSplitSetIS.
+        """
+        if self.coordinates is not None:
+            pc.setCoordinates(self.coordinates)
+        if self.fields and pc.getType() == PETSc.PC.Type.FIELDSPLIT:
+            pc.setFieldSplitIS(*self.fields.items())
+
+
+def create_preconditioner_data(
+    comm: MPI.Comm,
+    matrix: Any,
+    near_nullspace: ArrayLike | None = None,
+    coordinates: ArrayLike | None = None,
+    fields: Fields | None = None,
+) -> PreconditionerData:
+    """The data that an operator was given, checked, and attached to its matrix; collective.
+
+    The matrix has its sizes and its block size.
+
+    Raises
+    ------
+    ValueError
+        On all ranks: for near-nullspace vectors that are no basis, coordinates of a wrong shape or
+        besides a near-nullspace, or fields that are not a division of this rank's rows.
+    """
+    start, end = matrix.getOwnershipRange()
+    block_size = matrix.getBlockSize()
+    given = near_nullspace is None, coordinates is None, None if fields is None else tuple(fields)
+    wrong = _wrong_coordinates(coordinates, end - start, block_size, near_nullspace is not None)
+    raise_together(comm, wrong or _wrong_fields(fields, start, end))
+    if len(set(private(comm).agreement.allgather(given))) > 1:
+        raise InputError(
+            "the ranks gave one operator different kinds of data for its preconditioner: "
+            "near_nullspace, coordinates and the names of fields must be the same on every rank"
+        )
+    data = PreconditionerData(
+        create_near_nullspace(comm, end - start, near_nullspace),
+        None if coordinates is None else np.array(coordinates, dtype=np.float64, order="C"),
+        {name: _index_set(comm, rows) for name, rows in (fields or {}).items()},
+    )
+    data.attach_to_matrix(matrix)
+    return data
+
+
+def wrong_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
+    """What is wrong with a block size on this rank, if anything."""
+    whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
+    if not whole or block_size < 1:
+        return InputError(f"block_size must be an integer of at least 1, not {block_size!r}")
+    for rows, where in ((n, "in all"), (n_local, "on this rank")):
+        if rows is not None and rows % block_size:
+            return InputError(
+                f"block_size={block_size} does not divide the {rows} rows {where}: the unknowns of "
+                "a node must be neighbouring rows of one rank"
+            )
+    return None
+
+
+def _index_set(comm: MPI.Comm, rows: ArrayLike) -> Any:
+    return PETSc.IS().createGeneral(np.sort(np.asarray(rows)).astype(PETSc.IntType), comm=comm)
+
+
+def _wrong_coordinates(
+    coordinates: ArrayLike | None, n_local: int, block_size: int, besides: bool
+) -> InputError | None:
+    if coordinates is None:
+        return None
+    if besides:
+        return InputError(
+            "near_nullspace and coordinates each say what multigrid has to interpolate exactly "
+            "(coordinates: the motions of a rigid body): give one of them"
+        )
+    array, nodes = np.asarray(coordinates), n_local // block_size
+    wanted = (1, 2, 3) if block_size == 1 else (block_size,)
+    if array.ndim != 2 or len(array) != nodes or array.shape[1] not in wanted:
+        return InputError(
+            f"coordinates must have one row per node of this rank, shape ({nodes}, dim) with dim "
+            f"{' or '.join(map(str, wanted))} for block_size={block_size}, not {array.shape}; for "
+            "other unknowns per node give near_nullspace"
+        )
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        return InputError("coordinates must be finite real numbers")
+    return None
+
+
+def _wrong_fields(fields: Fields | None, start: int, end: int) -> InputError | None:
+    if fields is None:
+        return None
+    if not fields or not all(isinstance(name, str) and name.isidentifier() for name in fields):
+        return InputError(
+            f"fields must name each field by a word, as {{'velocity': rows, 'pressure': rows}}, "
+            f"not {list(fields)}"
+        )
+    parts = [np.asarray(rows) for rows in fields.values()]
+    if not all(part.ndim == 1 and (part.dtype.kind in "iu" or not part.size) for part in parts):
+        return InputError("each of fields must be a list of global row numbers (integers)")
+    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(start, end)):
+        return InputError(
+            f"fields must hold each of this rank's rows {start} to {end - 1} exactly once, by "
+            "their global numbers"
+        )
+    return None

@@ -1,0 +1,74 @@
+"""Another matrix than the one that is solved with, to make preconditioners from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.torch_petsc import to_host
+
+if TYPE_CHECKING:
+    from prdp_hpc.linalg.operator import Operator
+
+
+class PreconditioningMatrix:
+    """An operator P with its values, which takes the place of A where preconditioners are set up.
+
+    PETSc manual page: KSPSetOperators, where it is called Pmat.
+
+    Attributes
+    ----------
+    operator : P.
+    values : its values, in double precision on the host, a copy.
+    """
+
+    def __init__(self, operator: Operator, values: Tensor | None) -> None:
+        self.operator = operator
+        self.values = None if values is None else np.array(to_host(values))
+
+    def load(self) -> None:
+        """Put the values into the matrix unless they are there; collective."""
+        if anywhere(self.operator.comm, self.operator.differs(self.values)):
+            self.operator.load(self.values)
+
+
+def create_preconditioning_matrix(operator: Operator, pair: Any) -> PreconditioningMatrix | None:
+    """What an operator's argument `preconditioner` stands for, checked; collective.
+
+    Raises
+    ------
+    ValueError
+        On all ranks: for what is no pair of an operator of the same rows and its values.
+    """
+    raise_together(operator.comm, _wrong(operator, pair))
+    return None if pair is None else PreconditioningMatrix(*pair)
+
+
+def _wrong(operator: Operator, pair: Any) -> Exception | None:
+    if pair is None:
+        return None
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[0], "check_form"):
+        return InputError(
+            "preconditioner must be a pair (operator, values) whose matrix the preconditioner is "
+            "made from, as from SparseOperator.from_scipy; for a function give "
+            "Solver(pc=ShellPreconditioner(...))"
+        )
+    other, values = pair
+    if other is operator:
+        return InputError("an operator is preconditioned with its own matrix anyway: give another")
+    if other.row_range != operator.row_range:
+        return InputError(
+            f"the preconditioner's matrix has rows {other.row_range} (first, and one after the "
+            f"last) on this rank, the operator {operator.row_range}: they must be divided alike"
+        )
+    wrong: Exception | None = other.check_form(values)
+    if wrong is None and isinstance(values, Tensor) and other.takes_batches and values.dim() == 2:
+        wrong = InputError("a preconditioner is made from one matrix: its values are (nnz_local,)")
+    if wrong is None and values is not None:
+        wrong = other.check_numbers(to_host(values))
+    return wrong

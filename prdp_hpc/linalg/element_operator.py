@@ -189,11 +189,10 @@ class ElementOperator(SparseOperator):
         """See `Operator`; 1 at constrained dofs."""
         return torch.where(self._constrained, 1.0, self._products.diagonal(values))
 
-    def _put(self, host: Array | None) -> None:
+    def coo_values(self, host: Array | None) -> Array | None:
+        """See `SparseOperator`; the last ones are those of constrained rows."""
         assert host is not None
-        self.matrix.setValuesCOO(
-            np.append(host if self._kept is None else host[self._kept], self._ones)
-        )
+        return np.append(host if self._kept is None else host[self._kept], self._ones)
 
 
 class _Constraints:

@@ -338,8 +338,12 @@ class SparseOperator(Operator):
             )
         return None
 
+    def coo_values(self, host: Array | None) -> Array | None:
+        """The numbers of the pattern's entries, in its order, of values on the host."""
+        return host
+
     def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(host)
+        self.matrix.setValuesCOO(self.coo_values(host))
 
     def has_single_values(self) -> bool:
         """See `Operator`."""

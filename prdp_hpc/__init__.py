@@ -17,6 +17,7 @@ _HOMES = {
     "Grid": "grid.structured",
     "SparseOperator": "linalg",
     "AssembledOperator": "linalg",
+    "ElementOperator": "linalg",
     "FunctionOperator": "linalg",
     "Solver": "linalg",
     "ShellPreconditioner": "linalg",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
+    from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner

@@ -105,13 +105,20 @@ def command(ranks, *arguments):
 
 def prdp_hpc(ranks, *arguments, timeout=60):
     """Run `prdp-hpc` to its end; stdout and stderr as text."""
+    return _run(command(ranks, *arguments), timeout)
+
+
+def python(ranks, *arguments, timeout=60):
+    """Run Python on some ranks to its end, which must be a success; stdout and stderr as text."""
+    words = [str(BIN / "mpiexec"), "-n", str(ranks), sys.executable, *map(str, arguments)]
+    ended = _run(words, timeout)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def _run(words, timeout):
     return subprocess.run(
-        command(ranks, *arguments),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment(),
-        check=False,
+        words, capture_output=True, text=True, timeout=timeout, env=environment(), check=False
     )
 
 

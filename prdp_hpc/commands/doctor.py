@@ -163,19 +163,20 @@ def _launch() -> list[Finding]:
     from prdp_hpc.distributed.process_mesh import check_launch
     from prdp_hpc.distributed.rendezvous import common_address
     from prdp_hpc.distributed.topology import describe, each_has_a_gpu
-    from prdp_hpc.distributed.topology_discovery import seats_of
+    from prdp_hpc.distributed.topology_discovery import rank_locations
 
     world = mpi.COMM_WORLD
     try:
         check_launch(world)
         if world.size == 1:
             return []
-        seats = seats_of(world)
-        through = "NCCL" if each_has_a_gpu(seats) else "gloo"
-        address = common_address(world, seats[world.rank].node)
+        locations = rank_locations(world)
+        through = "NCCL" if each_has_a_gpu(locations) else "gloo"
+        address = common_address(world, locations[world.rank].node)
         return [
             Finding(
-                "launch", f"{describe(seats)}, reductions through {through}, rank 0 at {address}"
+                "launch",
+                f"{describe(locations)}, reductions through {through}, rank 0 at {address}",
             )
         ]
     except PrdpError as error:

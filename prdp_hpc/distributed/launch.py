@@ -169,7 +169,7 @@ def _join_torchrun() -> None:
     port, token = store.get("manager").decode().split()
     address = os.environ["MASTER_ADDR"], int(port)
     node = os.environ.get("GROUP_RANK", "0")
-    _open_line(address, f"cmd=join rank={rank} node={node} token={token}\n")
+    _open_connection(address, f"cmd=join rank={rank} node={node} token={token}\n")
     os.environ |= {
         "PMI_PORT": "{}:{}".format(*address),
         "PMI_ID": str(rank),
@@ -193,22 +193,22 @@ def _start_manager(size: int) -> str:
     return manager.stdout.readline().strip()
 
 
-def _open_line(address: tuple[str, int], said: str) -> None:
+def _open_connection(address: tuple[str, int], said: str) -> None:
     """Have the kernel kill this process when the process manager ends: in a library that waits, no
     Python would run.
     """
-    line = socket.create_connection(address, timeout=60)
-    stay_alive(line)
-    line.sendall(said.encode())
-    line.setblocking(False)
-    fcntl(line, F_SETSIG, signal.SIGKILL)
-    fcntl(line, F_SETOWN, os.getpid())
-    fcntl(line, F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    connection = socket.create_connection(address, timeout=60)
+    stay_alive(connection)
+    connection.sendall(said.encode())
+    connection.setblocking(False)
+    fcntl(connection, F_SETSIG, signal.SIGKILL)
+    fcntl(connection, F_SETOWN, os.getpid())
+    fcntl(connection, F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     with suppress(BlockingIOError):  # nothing has come, as it should be
-        line.recv(1)
+        connection.recv(1)
         raise ConnectionError("the process manager of this job has ended: see what rank 0 says")
     # Not a Python object, which would be closed before MPI is finalised.
-    line.detach()
+    connection.detach()
 
 
 def _mpich_without_pmix() -> bool:

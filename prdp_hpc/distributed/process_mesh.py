@@ -17,8 +17,15 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
 from prdp_hpc.distributed.rendezvous import common_address, use_interface_to
-from prdp_hpc.distributed.topology import Seat, each_has_a_gpu, gpus_of, order, sharing, threads_of
-from prdp_hpc.distributed.topology_discovery import seats_of
+from prdp_hpc.distributed.topology import (
+    MeshPlan,
+    RankLocation,
+    each_has_a_gpu,
+    plan_mesh,
+    sharing,
+    threads_of,
+)
+from prdp_hpc.distributed.topology_discovery import rank_locations
 from prdp_hpc.errors import InputError
 
 
@@ -29,7 +36,7 @@ class ProcessMesh:
     The ranks of one replica share one grid (each holds a part of every field and the same samples);
     the replicas hold the same network and different samples. Rank `r` of `world` is grid rank `r %
     grid_ranks` of replica `r // grid_ranks`; `world` numbers the ranks so that the grid ranks of a
-    replica sit on one node where that is possible (`topology`), which changes nothing where the
+    replica are on one node where that is possible (`topology`), which changes nothing where the
     launcher places them node by node.
 
     Attributes
@@ -42,7 +49,7 @@ class ProcessMesh:
     grid_group : the ranks of this replica for `torch.distributed`, where halos travel between GPUs
         by NCCL; else None.
     device : where this rank's network lives; a GPU of this node if there is one.
-    seats : where every rank of `world` sits.
+    locations : the node of every rank of `world`, and what it may use there.
     """
 
     world: MPI.Comm
@@ -51,7 +58,7 @@ class ProcessMesh:
     replica_group: dist.ProcessGroup | None
     grid_group: dist.ProcessGroup | None
     device: torch.device
-    seats: tuple[Seat, ...]
+    locations: tuple[RankLocation, ...]
     _opened: tuple[dist.ProcessGroup | None, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
@@ -59,7 +66,7 @@ class ProcessMesh:
         """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start
         `torch.distributed` on it.
 
-        The grid ranks of a replica sit on one node where that is possible, whatever the launcher's
+        The grid ranks of a replica are on one node where that is possible, whatever the launcher's
         placement. Each rank gets its share of the node's cores as torch threads, at most
         SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any; a
         warning says where ranks have to share one. torch.distributed uses NCCL where each rank has
@@ -76,36 +83,27 @@ class ProcessMesh:
         """
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
-        _check_split(given, grid_ranks)
-        seats = seats_of(given)
-        places = order([seat.node for seat in seats], grid_ranks)
+        plan = plan_mesh(rank_locations(given), grid_ranks)
         # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a
         # failure.
-        world = given.Split(0, places.index(given.rank))
-        seats = [seats[rank] for rank in places]
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(threads_of(seats, world.rank))
-        gpu = gpus_of(seats)[world.rank]
-        device = torch.device("cpu") if gpu is None else torch.device("cuda", gpu)
-        if gpu is not None:
-            torch.cuda.set_device(device)
+        world = given.Split(0, plan.order.index(given.rank))
         if world.rank == 0:
-            _warn_of_shared_gpus(seats)
+            _warn_of_shared_gpus(plan.locations)
+        device = _configure(plan, world.rank)
+        return cls._start(world, plan, device)
+
+    @classmethod
+    def _start(cls, world: MPI.Comm, plan: MeshPlan, device: torch.device) -> ProcessMesh:
+        """Make the communicators and groups; collective."""
         opened: list[dist.ProcessGroup | None] = []
-        if world.size > 1:
-            running = dist.is_initialized()
-            raise_together(world, _wrong_process_group(world))
-            if not running:
-                _start_torch_distributed(world, seats)
-                opened.append(dist.group.WORLD)
-        replica, grid_rank = divmod(world.rank, grid_ranks)
-        replicas = world.size // grid_ranks
-        across = [[first + i * grid_ranks for i in range(replicas)] for first in range(grid_ranks)]
-        within = [[i * grid_ranks + rank for rank in range(grid_ranks)] for i in range(replicas)]
+        if world.size > 1 and _start_torch_distributed(world, plan.locations):
+            opened.append(dist.group.WORLD)
+        replica, grid_rank = divmod(world.rank, plan.grid_ranks)
+        several = world.size > plan.grid_ranks
+        replica_groups = _groups(plan.counterparts) if several else []
         # Between CPUs halos go through MPI.
-        needed = world.size > 1 and grid_ranks > 1 and dist.get_backend() == "nccl"
-        replica_groups = _groups(across) if replicas > 1 else []
-        grid_groups = _groups(within) if needed else []
+        by_nccl = world.size > 1 and plan.grid_ranks > 1 and dist.get_backend() == "nccl"
+        grid_groups = _groups(plan.replicas) if by_nccl else []
         return cls(
             world,
             world.Split(replica, grid_rank),
@@ -113,7 +111,7 @@ class ProcessMesh:
             replica_groups[grid_rank] if replica_groups else None,
             grid_groups[replica] if grid_groups else None,
             device,
-            tuple(seats),
+            plan.locations,
             (*replica_groups, *grid_groups, *opened),
         )
 
@@ -190,13 +188,16 @@ def check_launch(comm: MPI.Comm) -> None:
         )
 
 
-def _check_split(comm: MPI.Comm, grid_ranks: int) -> None:
-    if grid_ranks < 1 or comm.size % grid_ranks:
-        fitting = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
-        raise InputError(
-            f"{comm.size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
-            f"grid_ranks must be one of {fitting}, or start another number of ranks"
-        )
+def _configure(plan: MeshPlan, rank: int) -> torch.device:
+    """Give this process its threads and its GPU."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads_of(plan.locations, rank))
+    gpu = plan.gpus[rank]
+    if gpu is None:
+        return torch.device("cpu")
+    device = torch.device("cuda", gpu)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _wrong_process_group(world: MPI.Comm) -> InputError | None:
@@ -220,8 +221,8 @@ def _wrong_process_group(world: MPI.Comm) -> InputError | None:
     )
 
 
-def _warn_of_shared_gpus(seats: Sequence[Seat]) -> None:
-    shared = sharing(seats)
+def _warn_of_shared_gpus(locations: Sequence[RankLocation]) -> None:
+    shared = sharing(locations)
     if shared:
         shown = ", ".join(
             f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4]
@@ -235,10 +236,19 @@ def _warn_of_shared_gpus(seats: Sequence[Seat]) -> None:
         )
 
 
-def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
+def _start_torch_distributed(world: MPI.Comm, locations: Sequence[RankLocation]) -> bool:
+    """Whether it was started here, and not by the user before; collective."""
+    running = dist.is_initialized()
+    raise_together(world, _wrong_process_group(world))
+    if not running:
+        _init_process_group(world, locations)
+    return not running
+
+
+def _init_process_group(world: MPI.Comm, locations: Sequence[RankLocation]) -> None:
     """Rank 0 chooses a free port at an address that all nodes reach; MPI tells the others."""
-    address = common_address(world, seats[world.rank].node)
-    if len({seat.node for seat in seats}) == 1:
+    address = common_address(world, locations[world.rank].node)
+    if len({location.node for location in locations}) == 1:
         # A machine without a network (or without an entry for its own name) must work too.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     else:
@@ -252,7 +262,7 @@ def _start_torch_distributed(world: MPI.Comm, seats: Sequence[Seat]) -> None:
     port = world.bcast(store.port if store is not None else None)
     if store is None:
         store = tcp_store(address, port, world.size, is_master=False)
-    backend = "nccl" if dist.is_nccl_available() and each_has_a_gpu(seats) else "gloo"
+    backend = "nccl" if dist.is_nccl_available() and each_has_a_gpu(locations) else "gloo"
     dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
 
 

@@ -1,4 +1,4 @@
-"""Where the ranks of this job sit: their nodes, GPUs and cores."""
+"""Where the ranks of this job are: their nodes, GPUs and cores."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from mpi4py import MPI
 
-from prdp_hpc.distributed.topology import Seat
+from prdp_hpc.distributed.topology import RankLocation
 
 
-def seats_of(comm: MPI.Comm) -> list[Seat]:
-    """Where all ranks sit; collective."""
+def rank_locations(comm: MPI.Comm) -> list[RankLocation]:
+    """Where all ranks are; collective."""
     shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
     node = shared.bcast(comm.rank)
     shared.Free()
     promised = os.environ.get("SLURM_CPUS_PER_TASK", "")
     most_threads = int(promised) if promised.isdigit() else None
-    seats: list[Seat] = comm.allgather(
-        Seat(node, socket.gethostname(), visible_gpus(), cores(), most_threads)
+    locations: list[RankLocation] = comm.allgather(
+        RankLocation(node, socket.gethostname(), visible_gpus(), cores(), most_threads)
     )
-    return seats
+    return locations
 
 
 def visible_gpus() -> tuple[str, ...]:

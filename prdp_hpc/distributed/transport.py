@@ -43,12 +43,12 @@ TRAFFIC = Traffic()
 
 @dataclass(frozen=True)
 class Message:
-    """A contiguous tensor to send to a rank, or to receive from it; `way` tells two messages
+    """A contiguous tensor to send to a rank, or to receive from it; `tag` tells two messages
     between the same ranks apart.
     """
 
     rank: int
-    way: int
+    tag: int
     tensor: Tensor
 
 
@@ -58,7 +58,7 @@ class Transport(Protocol):
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
         """Send and receive; returns when the received tensors are filled."""
 
-    def total(self, partial: Tensor) -> Tensor:
+    def all_reduce(self, partial: Tensor) -> Tensor:
         """The sum over all ranks, in a new tensor."""
 
 
@@ -117,7 +117,7 @@ class MpiTransport:
                 message.tensor.copy_(buffer)
         _count(sent)
 
-    def total(self, partial: Tensor) -> Tensor:
+    def all_reduce(self, partial: Tensor) -> Tensor:
         own = partial.detach().contiguous().clone()
         # MPI cannot add numbers of half precision.
         summed = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
@@ -144,44 +144,45 @@ class TorchTransport:
 
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
         # NCCL has no tags: two messages between the same ranks are told apart by their order, which
-        # `way` gives on both sides.
+        # `tag` gives on both sides.
         works: list[tuple[int, Any, Message]] = [
-            (message.way, dist.isend, message) for message in sent
+            (message.tag, dist.isend, message) for message in sent
         ]
-        works += [(message.way, dist.irecv, message) for message in received]
+        works += [(message.tag, dist.irecv, message) for message in received]
         operations = [
             dist.P2POp(
                 kind,
                 message.tensor,
                 dist.get_global_rank(self._group, message.rank),
                 self._group,
-                tag=way,
+                tag=tag,
             )
-            for way, kind, message in sorted(works, key=lambda work: work[0])
+            for tag, kind, message in sorted(works, key=lambda work: work[0])
         ]
         if operations:
             for request in dist.batch_isend_irecv(operations):
                 request.wait()
         _count(sent)
 
-    def total(self, partial: Tensor) -> Tensor:
+    def all_reduce(self, partial: Tensor) -> Tensor:
         own = partial.detach().contiguous().clone()
         dist.all_reduce(own, group=self._group)
         TRAFFIC.reductions += 1
         return own
 
 
-def total(partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The sum of all ranks' tensors of one shape, alike on every rank; differentiable to any order,
-    collective.
+def all_reduce_sum(
+    partial: Tensor, comm: MPI.Comm, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The sum of all ranks' tensors of one shape, replicated on every rank; differentiable to any
+    order, collective.
 
-    Each rank sees its own part of what the loss owes to the sum, so the adjoint is a sum over the
-    ranks too.
+    Each rank has a part of the sum's cotangent, so the adjoint is an all-reduce too.
     """
     if comm.size == 1:
         return partial
     transport = transport_for(comm, group, partial.device)
-    return LinearMap(transport.total, transport.total)(partial)
+    return LinearMap(transport.all_reduce, transport.all_reduce)(partial)
 
 
 def _wait_for(request: MPI.Request, rank: int, wanted: int) -> InputError | None:
@@ -204,7 +205,7 @@ def _wait_for(request: MPI.Request, rank: int, wanted: int) -> InputError | None
 
 def _tag(message: Message) -> int:
     """Exchanges of the CPU and of a GPU are told apart: autograd runs them in two threads."""
-    return message.way if message.tensor.device.type == "cpu" else DEVICE_TAGS + message.way
+    return message.tag if message.tensor.device.type == "cpu" else DEVICE_TAGS + message.tag
 
 
 def as_bytes(tensor: Tensor) -> Any:

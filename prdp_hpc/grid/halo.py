@@ -73,7 +73,7 @@ class Halo:
                 f"rank {self.partition.comm.rank}: a field on this rank must end in the local "
                 f"shape {self._local_shape}, this one has {tuple(local.shape)}"
             )
-        return LinearMap(self.pad, self.fold)(local)
+        return LinearMap(self.pad, self.reverse_exchange)(local)
 
     def pad(self, local: Tensor) -> Tensor:
         """The padded fields, without gradients."""
@@ -86,12 +86,12 @@ class Halo:
             self._fill(padded, axis)
         return padded
 
-    def fold(self, padded: Tensor) -> Tensor:
+    def reverse_exchange(self, padded: Tensor) -> Tensor:
         """The adjoint of `pad`: what stands in ghost points is added to their owners."""
-        total = padded.clone(memory_format=_memory_format(padded))
+        padded = padded.clone(memory_format=_memory_format(padded))
         for axis in reversed(range(self.partition.dim)):
-            self._add(total, axis)
-        return total[self._inside].contiguous(memory_format=_memory_format(padded))
+            self._add(padded, axis)
+        return padded[self._inside].contiguous(memory_format=_memory_format(padded))
 
     def _fill(self, padded: Tensor, axis: int) -> None:
         """The ghost points of an axis; those of earlier axes are there already."""
@@ -99,7 +99,7 @@ class Halo:
         below, above = self._neighbours(axis)
         sent = self._messages(padded, (below, DOWN, first), (above, UP, last))
         received = self._messages(padded, (above, DOWN, after), (below, UP, before), empty=True)
-        self._travel(padded, sent, received)
+        self._exchange(padded, sent, received)
         self._store(padded, received, {DOWN: after, UP: before}, add=False)
         for rank, ghost, source, edge in ((below, before, last, 0), (above, after, first, -1)):
             if rank == self.partition.comm.rank:
@@ -107,19 +107,19 @@ class Halo:
             elif rank is None:
                 padded[ghost] = padded[self._edge(axis, edge)] if self._nearest[axis] else 0.0
 
-    def _add(self, total: Tensor, axis: int) -> None:
+    def _add(self, padded: Tensor, axis: int) -> None:
         """The adjoint of `_fill`."""
         first, last, before, after = self._slabs(axis)
         below, above = self._neighbours(axis)
-        sent = self._messages(total, (below, DOWN, before), (above, UP, after))
-        received = self._messages(total, (above, DOWN, last), (below, UP, first), empty=True)
-        self._travel(total, sent, received)
-        self._store(total, received, {DOWN: last, UP: first}, add=True)
+        sent = self._messages(padded, (below, DOWN, before), (above, UP, after))
+        received = self._messages(padded, (above, DOWN, last), (below, UP, first), empty=True)
+        self._exchange(padded, sent, received)
+        self._store(padded, received, {DOWN: last, UP: first}, add=True)
         for rank, ghost, source, edge in ((below, before, last, 0), (above, after, first, -1)):
             if rank == self.partition.comm.rank:
-                total[source] += total[ghost]
+                padded[source] += padded[ghost]
             elif rank is None and self._nearest[axis]:
-                total[self._edge(axis, edge)] += total[ghost].sum(
+                padded[self._edge(axis, edge)] += padded[ghost].sum(
                     axis - self.partition.dim, keepdim=True
                 )
 
@@ -152,11 +152,11 @@ class Halo:
     def _messages(
         self, fields: Tensor, *ends: tuple[int | None, int, Index], empty: bool = False
     ) -> list[Message]:
-        """One to or from each other rank that has points to give; ordered by way, as both sides
+        """One to or from each other rank that has points to give; ordered by tag, as both sides
         must be.
         """
         messages = []
-        for rank, way, index in ends:
+        for rank, tag, index in ends:
             if rank is None or rank == self.partition.comm.rank:
                 continue
             slab = fields[index]
@@ -167,10 +167,10 @@ class Halo:
                     else slab.contiguous()
                 )
                 # A slab that is contiguous already is a view of the fields.
-                messages.append(Message(rank, way, tensor))
+                messages.append(Message(rank, tag, tensor))
         return messages
 
-    def _travel(self, fields: Tensor, sent: list[Message], received: list[Message]) -> None:
+    def _exchange(self, fields: Tensor, sent: list[Message], received: list[Message]) -> None:
         if sent or received:
             transport_for(self.partition.comm, self.partition.group, fields.device).exchange(
                 sent, received
@@ -181,9 +181,9 @@ class Halo:
     ) -> None:
         for message in received:
             if add:
-                fields[places[message.way]] += message.tensor
+                fields[places[message.tag]] += message.tensor
             else:
-                fields[places[message.way]] = message.tensor
+                fields[places[message.tag]] = message.tensor
 
     def _check(self) -> None:
         """Together, since ranks with different halos would wait for messages that nobody sends."""
@@ -203,7 +203,7 @@ class Halo:
         for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):
             width, narrowest = max(a, b), self.partition.narrowest(axis)
             if narrowest < width and (
-                self.partition.boundary[axis] == "periodic" or self.partition.parts[axis] > 1
+                self.partition.boundary[axis] == "periodic" or self.partition.process_grid[axis] > 1
             ):
                 return InputError(
                     f"a halo of {width} points does not fit: the grid {self.partition.shape} on "

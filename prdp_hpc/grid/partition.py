@@ -23,20 +23,20 @@ class Partition:
 
     Attributes
     ----------
-    bounds : per axis, where the parts start, and the end: part i is `bounds[i] … bounds[i + 1] −
-        1`.
+    ownership_ranges : per axis, where the parts start, and the end: part i is `ranges[i] …
+        ranges[i + 1] − 1`.
     boundary : per axis "dirichlet", "neumann" or "periodic".
     comm : the ranks, as many as there are blocks.
     group : the same ranks in torch.distributed, for exchanges between GPUs; None: through MPI.
     """
 
-    bounds: tuple[tuple[int, ...], ...]
+    ownership_ranges: tuple[tuple[int, ...], ...]
     boundary: tuple[str, ...]
     comm: MPI.Comm = field(default_factory=lambda: MPI.COMM_SELF, compare=False)
     group: dist.ProcessGroup | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        blocks = math.prod(len(bounds) - 1 for bounds in self.bounds)
+        blocks = math.prod(len(bounds) - 1 for bounds in self.ownership_ranges)
         if blocks != self.comm.size:
             raise InputError(
                 f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}"
@@ -58,43 +58,44 @@ class Partition:
     @property
     def dim(self) -> int:
         """Number of axes."""
-        return len(self.bounds)
+        return len(self.ownership_ranges)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Points of the whole grid per axis."""
-        return tuple(bounds[-1] for bounds in self.bounds)
+        return tuple(bounds[-1] for bounds in self.ownership_ranges)
 
     @property
-    def parts(self) -> tuple[int, ...]:
+    def process_grid(self) -> tuple[int, ...]:
         """Number of parts per axis."""
-        return tuple(len(bounds) - 1 for bounds in self.bounds)
+        return tuple(len(bounds) - 1 for bounds in self.ownership_ranges)
 
     @cached_property
-    def place(self) -> tuple[int, ...]:
+    def coordinates(self) -> tuple[int, ...]:
         """Which part of each axis this rank has."""
-        return self._place_of(self.comm.rank)
+        return self._coordinates_of(self.comm.rank)
 
-    def _place_of(self, rank: int) -> tuple[int, ...]:
-        place = []
-        for count in reversed(self.parts):
+    def _coordinates_of(self, rank: int) -> tuple[int, ...]:
+        coordinates = []
+        for count in reversed(self.process_grid):
             rank, part = divmod(rank, count)
-            place.append(part)
-        return tuple(reversed(place))
+            coordinates.append(part)
+        return tuple(reversed(coordinates))
 
     @property
     def local_slices(self) -> tuple[slice, ...]:
         """This rank's points of the whole grid."""
-        return self._slices_of(self.place)
+        return self._slices_of(self.coordinates)
 
     @cached_property
     def blocks(self) -> list[tuple[slice, ...]]:
         """The `local_slices` of every rank; not collective."""
-        return [self._slices_of(self._place_of(rank)) for rank in range(self.comm.size)]
+        return [self._slices_of(self._coordinates_of(rank)) for rank in range(self.comm.size)]
 
-    def _slices_of(self, place: tuple[int, ...]) -> tuple[slice, ...]:
+    def _slices_of(self, coordinates: tuple[int, ...]) -> tuple[slice, ...]:
         return tuple(
-            slice(bounds[i], bounds[i + 1]) for bounds, i in zip(self.bounds, place, strict=True)
+            slice(bounds[i], bounds[i + 1])
+            for bounds, i in zip(self.ownership_ranges, coordinates, strict=True)
         )
 
     @property
@@ -104,20 +105,20 @@ class Partition:
 
     def narrowest(self, axis: int) -> int:
         """Points of the smallest part along an axis."""
-        return min(stop - start for start, stop in pairwise(self.bounds[axis]))
+        return min(stop - start for start, stop in pairwise(self.ownership_ranges[axis]))
 
     def neighbour(self, axis: int, step: int) -> int | None:
         """The rank `step` (−1 or 1) parts further along an axis, across a periodic boundary too;
         None beyond another boundary.
         """
-        place, count = list(self.place), self.parts[axis]
-        place[axis] += step
+        coordinates, count = list(self.coordinates), self.process_grid[axis]
+        coordinates[axis] += step
         if self.boundary[axis] == "periodic":
-            place[axis] %= count
-        elif not 0 <= place[axis] < count:
+            coordinates[axis] %= count
+        elif not 0 <= coordinates[axis] < count:
             return None
         rank = 0
-        for part, parts in zip(place, self.parts, strict=True):
+        for part, parts in zip(coordinates, self.process_grid, strict=True):
             rank = rank * parts + part
         return rank
 
@@ -133,11 +134,13 @@ class Partition:
                     f"axis {axis} of the periodic grid {self.shape} cannot be coarsened: {n} is "
                     f"not a multiple of {factor}"
                 )
-        bounds = tuple(tuple(-(-start // factor) for start in starts) for starts in self.bounds)
+        bounds = tuple(
+            tuple(-(-start // factor) for start in starts) for starts in self.ownership_ranges
+        )
         coarse = Partition(bounds, self.boundary, self.comm, self.group)
         if min(coarse.narrowest(axis) for axis in range(self.dim)) < 1:
             raise InputError(
-                f"the grid {self.shape} on {self.parts} parts is too small to coarsen: a part "
-                "would be empty; use fewer ranks"
+                f"the grid {self.shape} on {self.process_grid} parts is too small to coarsen: a "
+                "part would be empty; use fewer ranks"
             )
         return coarse

@@ -243,7 +243,7 @@ class Grid:
         return LinearMap(_same, self._sum)(parameter)
 
     def _sum(self, own: Tensor) -> Tensor:
-        return transport_for(self.comm, None, own.device).total(own)
+        return transport_for(self.comm, None, own.device).all_reduce(own)
 
     @property
     def _whole_of_parts(self) -> LinearMap:

@@ -1,6 +1,7 @@
 """Differentiable distributed linear algebra."""
 
 from prdp_hpc.linalg.assembled_operator import AssembledOperator
+from prdp_hpc.linalg.element_operator import ElementOperator
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.function_operator import FunctionOperator
 from prdp_hpc.linalg.implicit import solve
@@ -13,6 +14,7 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 __all__ = [
     "AssembledOperator",
+    "ElementOperator",
     "FunctionOperator",
     "Operator",
     "Refinement",

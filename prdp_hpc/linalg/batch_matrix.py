@@ -65,7 +65,7 @@ class BatchMatrix(Operator):
         self.shared.attach_preconditioner(pc, name)
 
     def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(host)
+        self.matrix.setValuesCOO(self.shared.coo_values(host))
 
     def diagonal_of(self, values: Tensor) -> Tensor:
         """See `SparseOperator`."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
 
@@ -69,9 +70,8 @@ class GhostedIndex:
         """The foreign entries of each row, `(rows, foreign)`."""
         fetched = np.empty((len(rows), self._n_foreign))
         for row, ghosts in zip(rows.contiguous().numpy(), fetched, strict=True):
-            self._source.placeArray(row)
-            self._scatter.scatter(self._source, self._ghosts)
-            self._source.resetArray()
+            with placed((self._source, row)):
+                self._scatter.scatter(self._source, self._ghosts)
             ghosts[:] = self._ghosts.getArray(readonly=True)
         return torch.from_numpy(fetched)
 
@@ -79,14 +79,13 @@ class GhostedIndex:
         """Add this rank's sums for foreign entries to the owners' rows, in place."""
         for row, ghosts in zip(rows.numpy(), foreign.numpy(), strict=True):
             self._ghosts.setArray(ghosts)
-            self._source.placeArray(row)
-            self._scatter.scatter(
-                self._ghosts,
-                self._source,
-                addv=PETSc.InsertMode.ADD_VALUES,
-                mode=PETSc.ScatterMode.REVERSE,
-            )
-            self._source.resetArray()
+            with placed((self._source, row)):
+                self._scatter.scatter(
+                    self._ghosts,
+                    self._source,
+                    addv=PETSc.InsertMode.ADD_VALUES,
+                    mode=PETSc.ScatterMode.REVERSE,
+                )
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -42,10 +42,12 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
 
     Parameters
     ----------
-    operator : a `SparseOperator`, `AssembledOperator` or `FunctionOperator`.
+    operator : a `SparseOperator`, `ElementOperator`, `AssembledOperator` or
+        `FunctionOperator`.
     values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from
         solve to solve, in any way: they are compared with the loaded ones, number by number. `(M,
-        nnz_local)` stands for M matrices.
+        nnz_local)` stands for M matrices. For an `ElementOperator`: `(n_cells, k, k)` or `(M,
+        n_cells, k, k)`.
     b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B,
         n_local)`; any floating-point type and device. The solve itself runs in double precision on
         the host. With M matrices `(M R, n_local)`: R right-hand sides in a row for each.
@@ -64,6 +66,7 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
+    values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver)
     needs = tuple(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, placed
 
 ROUNDING = 1e-10
 """Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is rounding."""
@@ -97,11 +97,6 @@ class BatchedInverse:
         result = np.empty_like(right)
         source, target = self._vectors
         for row, out in zip(right, result, strict=True):
-            source.placeArray(row)
-            target.placeArray(out)
-            try:
+            with placed((source, row), (target, out)):
                 apply(source, target)
-            finally:
-                source.resetArray()
-                target.resetArray()
         return result

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
+from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import (
@@ -22,7 +23,6 @@ from prdp_hpc.linalg.options import (
 )
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.shell_preconditioner import ShellContext
-from prdp_hpc.linalg.stacked import StackedRichardson, stacked_richardson
 from prdp_hpc.linalg.steepest_descent import line_search
 from prdp_hpc.petsc import PETSc
 
@@ -80,7 +80,7 @@ class KspPair:
     max_it: int = DEFAULT_MAX_IT
     prefix: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    stacked: StackedRichardson | None = None
+    stacked: MultiRhsRichardson | None = None
 
     @property
     def is_one_ksp(self) -> bool:
@@ -140,7 +140,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         divtol=ksp.getTolerances()[2],
         prefix=prefix,
         options=dict(solver.petsc_options),
-        stacked=None if operator.preconditioner else stacked_richardson(ksp, operator.matrix),
+        stacked=None if operator.preconditioner else multi_rhs_richardson(ksp, operator.matrix),
     )
     weakref.finalize(pair, remove_options, names)
     return pair

@@ -35,7 +35,7 @@ from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import ResidualChecks
 from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
@@ -345,13 +345,8 @@ class LinearSystem(ResidualChecks):
         return True
 
     def _on_arrays(self, run: Any, right: Array, result: Array) -> None:
-        self._b.placeArray(right)
-        self._x.placeArray(result)
-        try:
+        with placed((self._b, right), (self._x, result)):
             run(self._b, self._x)
-        finally:
-            self._b.resetArray()
-            self._x.resetArray()
 
     def _repeated(self, direction: Direction, code: int, right: Array, result: Array) -> int:
         """How a solve ends that is repeated until only rounding is left, at most the fixed number

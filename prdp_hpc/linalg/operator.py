@@ -124,6 +124,12 @@ class Operator(ABC):
         start, end = self.matrix.getOwnershipRange()
         return int(start), int(end)
 
+    def as_entries(self, values: Any) -> Any:
+        """What `solve` is given, in the form that the other methods take; unchanged where its form
+        is wrong. Differentiable, and not collective.
+        """
+        return values
+
     @abstractmethod
     def check_form(self, values: Any) -> Exception | None:
         """What is wrong with the kind or shape of the values on this rank, if anything; cheap, not

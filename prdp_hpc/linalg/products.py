@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
 MOST_TRANSPOSED = 50_000
@@ -42,13 +43,8 @@ class BatchedProduct:
         product = self._matrix.multTranspose if transposed else self._matrix.mult
         source, target = self._vectors
         for row, out in zip(x.contiguous().numpy(), result.numpy(), strict=True):
-            source.placeArray(row)
-            target.placeArray(out)
-            try:
+            with placed((source, row), (target, out)):
                 product(source, target)
-            finally:
-                source.resetArray()
-                target.resetArray()
         return result
 
     def _all(self, x: Tensor, transposed: bool) -> Tensor:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from prdp_hpc.metric_names import SOLVER_PARTS
+
 
 class PartTimer:
     """Wall-clock seconds by part of the work, each second counted once.
@@ -60,10 +62,6 @@ class PartTimer:
         self._since = now
 
 
-PARTS = ("assembly", "set_up", "solve", "gradient")
-"""Parts of a solve's time, as attributes `<part>_seconds` of `Counters`."""
-
-
 @dataclass
 class Counters:
     """Work of one direction.
@@ -90,9 +88,11 @@ class Counters:
     @property
     def seconds(self) -> float:
         """Wall-clock seconds of all parts together."""
-        return (
-            self.assembly_seconds + self.set_up_seconds + self.solve_seconds + self.gradient_seconds
-        )
+        return sum(self.seconds_of(part) for part in SOLVER_PARTS)
+
+    def seconds_of(self, part: str) -> float:
+        """Wall-clock seconds of one of `SOLVER_PARTS`."""
+        return float(getattr(self, f"{part}_seconds"))
 
 
 @dataclass
@@ -107,7 +107,7 @@ class SolveReport:
     timer: PartTimer = field(default_factory=PartTimer, compare=False, repr=False)
 
     def part(self, direction: str, name: str) -> Any:
-        """A block that counts as a part (`PARTS`) of a direction, "forward" or "adjoint"."""
+        """A block that counts as a part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
         return self.timer.part(self.counters(direction), name)
 
     def counters(self, direction: str) -> Counters:

@@ -15,7 +15,7 @@ from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.method_types import DIRECT_PCS
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
 
 # A relative residual that is rounding: what is left after a breakdown of a method that had
@@ -130,16 +130,11 @@ class ResidualChecks(ABC):
         self, direction: Direction, right: Array, result: Array
     ) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""
-        self._b.placeArray(right)
-        self._x.placeArray(result)
-        try:
+        with placed((self._b, right), (self._x, result)):
             product = self._matrix.multTranspose if direction.transposed else self._matrix.mult
             product(self._x, self._residual)
             self._residual.aypx(-1.0, self._b)
             return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
-        finally:
-            self._b.resetArray()
-            self._x.resetArray()
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.nullspaces import create_nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pattern import entries_of, wrong_pattern
@@ -138,7 +139,9 @@ class SparseOperator(Operator):
         )
         self.preconditioner = preconditioner
         self.matrices: Pool[BatchMatrix] = Pool()
-        self._products = PatternProducts(self._rows, self._cols, self.matrix.createVecLeft())
+        self._products: BilinearProducts = PatternProducts(
+            self._rows, self._cols, self.matrix.createVecLeft()
+        )
 
     def _owned(self, n_local: int, block_size: int) -> int:
         """Rows of this rank, also where PETSc divides them."""
@@ -335,8 +338,12 @@ class SparseOperator(Operator):
             )
         return None
 
+    def coo_values(self, host: Array | None) -> Array | None:
+        """The numbers of the pattern's entries, in its order, of values on the host."""
+        return host
+
     def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(host)
+        self.matrix.setValuesCOO(self.coo_values(host))
 
     def has_single_values(self) -> bool:
         """See `Operator`."""

@@ -7,6 +7,8 @@ non-contiguous tensor.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,22 @@ def to_host(tensor: Tensor | Array) -> Array:
     # NumPy has no lazy sign, as that of the imaginary part of a conjugate.
     array: Array = detached.contiguous().resolve_neg().numpy()
     return array
+
+
+@contextmanager
+def placed(*pairs: tuple[Any, Array]) -> Iterator[None]:
+    """PETSc vectors that use these arrays in place of their own, while the block runs.
+
+    The arrays must be contiguous float64 ones: PETSc places a copy of others. PETSc manual page:
+    VecPlaceArray.
+    """
+    for vector, array in pairs:
+        vector.placeArray(array)
+    try:
+        yield
+    finally:
+        for vector, _ in pairs:
+            vector.resetArray()
 
 
 def in_double(tensor: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ def _reach(fine: Partition, kernel: int, padding: int) -> tuple[list[int], list[
     after.
     """
     lower, upper = [], []
-    for bounds in fine.bounds:
+    for bounds in fine.ownership_ranges:
         parts = list(pairwise(bounds))
         first = [-(-start // 2) - -(-(start + padding - kernel + 1) // 2) for start, _ in parts]
         last = [(stop - 1 + padding) // 2 - (-(-stop // 2) - 1) for _, stop in parts]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from prdp_hpc.distributed.transport import total
+from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
 
@@ -66,4 +66,4 @@ class GroupNorm(nn.Module):
         return scaled.to(field.dtype)
 
     def _mean(self, partial: Tensor) -> Tensor:
-        return total(partial, self._partition.comm, self._partition.group) / self._count
+        return all_reduce_sum(partial, self._partition.comm, self._partition.group) / self._count

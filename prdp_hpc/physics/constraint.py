@@ -11,7 +11,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prdp_hpc.distributed.transport import total
+from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.fourier import FourierTransform
@@ -148,7 +148,7 @@ class DifferentiableConstraint:
         momentum = diagonal[:, : grid.dim * grid.n_local]
         self._stokes = stokes
         self._weights = torch.nn.functional.pad(DAMPING / momentum, (0, grid.n_local))
-        self._viscosity: Tensor = stokes.viscosity(total(momentum.sum(dim=1), grid.comm))
+        self._viscosity: Tensor = stokes.viscosity(all_reduce_sum(momentum.sum(dim=1), grid.comm))
 
     def __call__(self, r: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
         """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product`

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from prdp_hpc.files import file_errors
+from prdp_hpc.metric_names import SAVED, SUMMARY_NUMBERS
 from prdp_hpc.report.runs import ReportError, RunRecord, load_object, load_run, need
 
 EQUAL_WITHIN = 0.1
 """Two errors count as equal where PRDP's is at most this fraction above full refinement's."""
-
-SAVED_KEYS = ("inner_iterations", "solver_seconds", "total_seconds")
-COSTS = ("level", "forward_iterations", "adjoint_iterations", *SAVED_KEYS, "network_seconds")
 
 _CONTENT = ("name", "seeds", "variants", "error_ratio", "equal_accuracy", "savings", "targets")
 
@@ -130,7 +128,7 @@ def compare_runs(
     ours, theirs = table["prdp"]["error"], table["full"]["error"]
     equal = equal_errors(ours["mean"], theirs["mean"])
     savings = {
-        other: {key: _saved(table["prdp"][key], table[other][key]) for key in SAVED_KEYS}
+        other: {key: _saved(table["prdp"][key], table[other][key]) for key in SAVED}
         for other in variants
         if other != "prdp" and not other.startswith("constant_")
     }
@@ -190,7 +188,8 @@ def _variant(runs: Sequence[RunRecord]) -> dict[str, Statistics]:
     summaries = [_summary(run) for run in runs]
     errors = [key for key in summaries[0] if key == "error" or key.startswith("error_")]
     return {
-        key: _statistics([summary.get(key) for summary in summaries]) for key in (*errors, *COSTS)
+        key: _statistics([summary.get(key) for summary in summaries])
+        for key in (*errors, *SUMMARY_NUMBERS)
     }
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prdp_hpc.files import atomic_path
+from prdp_hpc.metric_names import ITERATIONS
 from prdp_hpc.report.runs import Column, ReportError, RunRecord
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class Curve:
     @property
     def work(self) -> Column:
         """Inner iterations so far, forward and adjoint; shape (runs, epochs)."""
-        return self.column("forward_iterations") + self.column("adjoint_iterations")
+        forward, adjoint = (self.column(key) for key in ITERATIONS)
+        total: Column = forward + adjoint
+        return total
 
     @property
     def one_level(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prdp_hpc.metric_names import SAVED
 from prdp_hpc.report.comparisons import equal_errors, ratio
 from prdp_hpc.report.tables import align, error_text, label
 
@@ -26,7 +27,7 @@ HEAD = (
     "total",
     "targets",
 )
-_SHORT = {"inner_iterations": "it.", "solver_seconds": "solver", "total_seconds": "total"}
+_SHORT = dict(zip(SAVED, ("it.", "solver", "total"), strict=True))
 
 
 def paper_table(results: Sequence[Result], quick: bool) -> str:

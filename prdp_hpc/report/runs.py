@@ -13,31 +13,9 @@ from numpy.typing import NDArray
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors
+from prdp_hpc.metric_names import ITERATIONS, LINE_NUMBERS, SUMMARY_NUMBERS
 
 Column = NDArray[Any]
-
-COUNTERS = (
-    "epoch",
-    "level",
-    "adjoint_level",
-    "forward_iterations",
-    "adjoint_iterations",
-    "solver_seconds",
-    "network_seconds",
-    "total_seconds",
-)
-"""Keys of each line of `metrics.jsonl` that must be numbers; the others may be null."""
-
-SUMMARY_NUMBERS = (
-    "level",
-    "forward_iterations",
-    "adjoint_iterations",
-    "inner_iterations",
-    "solver_seconds",
-    "network_seconds",
-    "total_seconds",
-)
-"""Keys of `summary.json` that must be numbers."""
 
 
 class ReportError(InputError):
@@ -69,7 +47,8 @@ class RunRecord:
         """Inner iterations, forward and adjoint together, since the start of the run; shape
         (epochs,).
         """
-        total: Column = self.metrics["forward_iterations"] + self.metrics["adjoint_iterations"]
+        forward, adjoint = (self.metrics[key] for key in ITERATIONS)
+        total: Column = forward + adjoint
         return total
 
 
@@ -136,8 +115,8 @@ def _check_line(line: object, where: str) -> None:
         raise ReportError(
             f"{where}: must be a JSON object, one an epoch, not {type(line).__name__}"
         )
-    need(line, (*COUNTERS, "error"), where)
-    for key in COUNTERS:
+    need(line, (*LINE_NUMBERS, "error"), where)
+    for key in LINE_NUMBERS:
         _number(line[key], f"{where}, {key}")
     if not isinstance(line["epoch"], int) or line["epoch"] < 0:
         raise ReportError(

@@ -6,15 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prdp_hpc.report.comparisons import EQUAL_WITHIN, SAVED_KEYS, equal_errors, ratio
+from prdp_hpc.metric_names import ITERATIONS, SAVED, SHOWN_SECONDS
+from prdp_hpc.report.comparisons import EQUAL_WITHIN, equal_errors, ratio
 from prdp_hpc.report.runs import RunRecord
 
 LABELS = {"prdp": "PRDP", "full": "full refinement"}
-MEASURES = {
-    "inner_iterations": "inner iterations",
-    "solver_seconds": "solver time",
-    "total_seconds": "total time",
-}
+MEASURES = dict(zip(SAVED, ("inner iterations", "solver time", "total time"), strict=True))
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
@@ -93,14 +90,8 @@ def _variants_table(comparison: Mapping[str, Any]) -> str:
                 found["level"], lambda level: f"{level:.4g}", lambda spread: f"{spread:.2g}"
             )
         )
-        cells += [
-            _with_spread(found[key], _count, _count)
-            for key in ("forward_iterations", "adjoint_iterations")
-        ]
-        cells += [
-            _with_spread(found[key], _seconds, _seconds)
-            for key in ("solver_seconds", "network_seconds", "total_seconds")
-        ]
+        cells += [_with_spread(found[key], _count, _count) for key in ITERATIONS]
+        cells += [_with_spread(found[key], _seconds, _seconds) for key in SHOWN_SECONDS]
         rows.append([label(variant), *cells])
     return align(rows, "<" + ">" * (len(head) - 1))
 
@@ -129,7 +120,7 @@ def _steps(found: Mapping[str, Any]) -> list[int]:
 def _savings_table(comparison: Mapping[str, Any]) -> str:
     rows = [["saved by PRDP against", *MEASURES.values()]]
     for other, saved in comparison["savings"].items():
-        rows.append([label(other), *(percent(saved[key]) for key in SAVED_KEYS)])
+        rows.append([label(other), *(percent(saved[key]) for key in SAVED)])
     progressive, incomplete = (
         percent(comparison[key]) for key in ("progressive_refinement", "incomplete_convergence")
     )
@@ -233,11 +224,8 @@ def _run_row(record: RunRecord) -> list[str]:
         epochs,
         _level(state["level"]),
         _error(state["error"]),
-        _count(state["forward_iterations"]),
-        _count(state["adjoint_iterations"]),
-        _seconds(state["solver_seconds"]),
-        _seconds(state["network_seconds"]),
-        _seconds(state["total_seconds"]),
+        *(_count(state[key]) for key in ITERATIONS),
+        *(_seconds(state[key]) for key in SHOWN_SECONDS),
         _percent(saved),
     ]
 

@@ -17,7 +17,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.linalg.garbage import free_dropped_objects
-from prdp_hpc.linalg.report import PARTS as SOLVER_PARTS
+from prdp_hpc.metric_names import CUMULATIVE, SECONDS, SOLVER_PARTS
 from prdp_hpc.refinement import Schedule
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.allocation import keep_freed_memory
@@ -29,27 +29,6 @@ from prdp_hpc.training.checkpoint import (
 )
 from prdp_hpc.training.metrics import MetricsWriter, Progress
 from prdp_hpc.training.requeue import note_start
-
-CUMULATIVE = (
-    "forward_iterations",
-    "adjoint_iterations",
-    "solves",
-    "adjoint_solves",
-    "solver_seconds",
-    *(f"{part}_seconds" for part in SOLVER_PARTS),
-    "network_seconds",
-    "data_seconds",
-    "validation_seconds",
-    "total_seconds",
-)
-"""Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier
-parts of it had.
-
-`solver_seconds` is the sum of its parts, assembly, set-up, solve and gradient. With network, data
-and validation it makes up the total but for metrics and checkpoints. All seconds are means over the
-ranks: the parts of each rank add up to its time, in which those that wait for it are counted by the
-part in which they wait.
-"""
 
 
 @dataclass
@@ -251,23 +230,20 @@ class Trainer:
         }
 
     def _mean_seconds(self) -> list[float]:
-        """As in `CUMULATIVE`; collective."""
+        """As in `SECONDS`; collective."""
         report, outside = self.task.solver.report, self.task.stopwatch
-        directions = report.forward, report.adjoint
-        parts = [
-            sum(getattr(counters, f"{part}_seconds") for counters in directions)
+        found = {
+            f"{part}_seconds": report.forward.seconds_of(part) + report.adjoint.seconds_of(part)
             for part in SOLVER_PARTS
-        ]
-        seconds = np.array(
-            [
-                sum(parts),
-                *parts,
-                outside.network_seconds,
-                outside.data_seconds,
-                outside.validation_seconds,
-                time.perf_counter() - self._start,
-            ]
-        )
+        }
+        found |= {
+            "solver_seconds": sum(found.values()),
+            "network_seconds": outside.network_seconds,
+            "data_seconds": outside.data_seconds,
+            "validation_seconds": outside.validation_seconds,
+            "total_seconds": time.perf_counter() - self._start,
+        }
+        seconds = np.array([found[key] for key in SECONDS])
         self.mesh.world.Allreduce(MPI.IN_PLACE, seconds)
         means: list[float] = (seconds / self.mesh.world.size).tolist()
         return means

@@ -142,13 +142,13 @@ def test_a_cycle_of_gmres_holds_its_basis_once(slow):
     [("richardson", 0), ("steepest_descent", 1), ("cg", 2), ("bcgs", 3), ("gmres", 2)],
 )
 def test_reductions_do_not_depend_on_the_batch(monkeypatch, ksp, each):
-    calls, real = [0], reductions.summed
+    calls, real = [0], reductions.all_reduce
 
     def counted(local, comm):
         calls[0] += 1
         return real(local, comm)
 
-    monkeypatch.setattr(reductions, "summed", counted)
+    monkeypatch.setattr(reductions, "all_reduce", counted)
     operator, values = sparse(dominant(40, symmetric=True), symmetric=True)
     found = set()
     for batch in (1, 7):

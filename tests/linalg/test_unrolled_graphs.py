@@ -200,13 +200,13 @@ def test_what_the_report_counts(ksp, level):
     ],
 )
 def test_reductions_with_a_tolerance_and_across_restarts(monkeypatch, ksp, start, each, cycle):
-    calls, real = [0], reductions.summed
+    calls, real = [0], reductions.all_reduce
 
     def counted(local, comm):
         calls[0] += 1
         return real(local, comm)
 
-    monkeypatch.setattr(reductions, "summed", counted)
+    monkeypatch.setattr(reductions, "all_reduce", counted)
     operator, values = sparse(dominant(40, True), symmetric=True)
     for batch in (1, 5):
         for most in (3, 8, 9):

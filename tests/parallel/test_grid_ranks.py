@@ -79,7 +79,7 @@ def check_halo(grid, width):
 
 def check_the_planner_counts_what_is_sent(grid):
     """Halos and PETSc's products, of the rank that sends most."""
-    model = surface(grid.shape, grid.boundary, grid.partition.parts)
+    model = surface(grid.shape, grid.boundary, grid.partition.process_grid)
     before = copy.copy(TRAFFIC)
     grid.halo(torch.zeros(3, *grid.local_shape, dtype=torch.float64))
     assert WORLD.allreduce(TRAFFIC.messages - before.messages, op=MPI.MAX) == model.neighbours
@@ -100,7 +100,7 @@ def check_the_planner_counts_what_is_sent(grid):
     # Messages sent and received; to the neighbour on both sides of a periodic axis goes one.
     twice = sum(
         n == 2 and kind == "periodic"
-        for n, kind in zip(grid.partition.parts, grid.boundary, strict=True)
+        for n, kind in zip(grid.partition.process_grid, grid.boundary, strict=True)
     )
     sent = WORLD.allreduce((after["numMessages"] - before["numMessages"]) / 2, op=MPI.MAX)
     assert sent == model.neighbours - twice

@@ -13,7 +13,7 @@ from mpi4py import MPI
 from torch.nn.parallel import DistributedDataParallel
 
 from prdp_hpc import Grid, ProcessMesh
-from prdp_hpc.distributed.transport import TRAFFIC, TorchTransport, total
+from prdp_hpc.distributed.transport import TRAFFIC, TorchTransport, all_reduce_sum
 from prdp_hpc.grid import halo
 from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import Convolution, GroupNorm, Pooling, ResNet, TransposedConvolution, UNet
@@ -36,7 +36,7 @@ def built(kind, partition, *arguments, **options):
 
 
 def summed(tensor):
-    return total(tensor, WORLD)
+    return all_reduce_sum(tensor, WORLD)
 
 
 def cut(whole, partition):
@@ -105,7 +105,7 @@ def check_that_torch_carries_halos_and_sums_as_mpi_does(monkeypatch):
         for by_mpi, by_torch in zip(*results, strict=True):
             assert torch.equal(by_mpi, by_torch)
     part = torch.full((3,), float(WORLD.rank + 1))
-    assert torch.equal(through_torch.total(part), summed(part))
+    assert torch.equal(through_torch.all_reduce(part), summed(part))
     mesh.close()
 
 
@@ -142,7 +142,7 @@ def check_that_a_rank_works_and_sends_in_proportion_to_its_part():
     assert all(np.prod(shape[2:]) <= padded for shape in seen)
     # Three convolutions, 1, 4 and 4 channels in, 8 bytes a number, 5 samples; two slabs along each
     # axis that is divided.
-    parts = grid.partition.parts
+    parts = grid.partition.process_grid
     slabs = 2 * sum(
         int(padded / (n + 2)) for n, count in zip(grid.local_shape, parts, strict=True) if count > 1
     )

@@ -8,7 +8,7 @@ from mpi4py import MPI
 from systems import dominant
 
 from prdp_hpc import FunctionOperator, Grid, Heat, Solver, SparseOperator, solve
-from prdp_hpc.distributed.transport import total
+from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.physics import Burgers
 
@@ -154,7 +154,7 @@ def check_exchanges_of_grids():
             part = shared * grid.scatter(field**2)
             padded = grid.halo(part)
             whole = grid.gather(padded[1:-1] * (padded[:-2] + padded[2:]) * shared)
-            mean = total(part.pow(2).sum(), grid.comm)
+            mean = all_reduce_sum(part.pow(2).sum(), grid.comm)
             return grid.scatter(whole.sin()) * mean
 
         # Scales and whole fields are alike on all ranks, and so are their gradients.

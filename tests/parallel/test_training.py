@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -83,24 +82,7 @@ def trained(tmp_path_factory):
             name = f"{ranks}-{grid_ranks}"
             lines += runs_of(configs, grid_ranks, name)
             lines.append(["run", *paper, f"parallel.grid_ranks={grid_ranks}", f"name=paper-{name}"])
-        command = [
-            str(tiny.BIN / "mpiexec"),
-            "-n",
-            str(ranks),
-            sys.executable,
-            "-c",
-            MANY,
-            json.dumps(lines),
-        ]
-        ended = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env=tiny.environment(),
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
+        tiny.python(ranks, "-c", MANY, json.dumps(lines), timeout=240)
     return folder
 
 
@@ -230,19 +212,7 @@ def test_a_resume_rounds_as_the_undisturbed_run(ranks, splits, tmp_path):
             [*words, f"name=resumed-{grid_ranks}", "training.epochs=1"],
             [*words, f"name=resumed-{grid_ranks}", "training.epochs=4", "--resume"],
         ]
-    command = [
-        str(tiny.BIN / "mpiexec"),
-        "-n",
-        str(ranks),
-        sys.executable,
-        "-c",
-        MANY,
-        json.dumps(lines),
-    ]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env=tiny.environment(), check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+    tiny.python(ranks, "-c", MANY, json.dumps(lines), timeout=100)
     for grid_ranks in splits:
         whole, resumed = (tmp_path / f"{kind}-{grid_ranks}" for kind in ("whole", "resumed"))
         networks = [

@@ -17,7 +17,7 @@ from prdp_hpc.physics import Poisson
 
 WORLD = MPI.COMM_WORLD
 DOUBLE = {"dtype": torch.float64}
-SUMMED = reductions.summed
+SUMMED = reductions.all_reduce
 CASES = [
     ("richardson", False),
     ("steepest_descent", True),
@@ -116,7 +116,7 @@ class CountingComm(MPI.Intracomm):
 
 
 def counted_sum(local, comm):
-    """`reductions.summed`, which reduces on a private communicator, counted too."""
+    """`reductions.all_reduce`, which reduces on a private communicator, counted too."""
     CountingComm.reductions += 1
     return SUMMED(local, comm)
 
@@ -132,7 +132,7 @@ def check_messages(ksp, each):
     # Not before PETSc's objects are made: they take none but mpi4py's own.
     operator.comm = CountingComm(WORLD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reductions, "summed", counted_sum)
+        patch.setattr(reductions, "all_reduce", counted_sum)
         counts = count_messages(operator, values, solver)
     assert counts[:4] == counts[4:]
     few, few_back, many, many_back = counts[:4]

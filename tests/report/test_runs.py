@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prdp_hpc.metric_names import LINE_NUMBERS
 from prdp_hpc.report import ReportError, load_run, read_metrics
-from prdp_hpc.report.runs import COUNTERS
 
 WriteRun = Callable[..., Path]
 
@@ -62,7 +62,7 @@ def test_a_running_run_has_no_summary_and_may_end_in_half_a_line(write_run: Writ
 def test_after_resumes_the_later_lines_win(
     tmp_path_factory: pytest.TempPathFactory, resumed_at: list[int], steps: int
 ) -> None:
-    keys = [*COUNTERS, "error"]
+    keys = [*LINE_NUMBERS, "error"]
     file = tmp_path_factory.mktemp("run") / "metrics.jsonl"
     epochs = [
         (epoch, attempt)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from prdp_hpc import Grid, Solver, SolveReport, SparseOperator
-from prdp_hpc.linalg.report import PARTS, PartTimer
+from prdp_hpc.linalg.report import PartTimer
 from prdp_hpc.linalg.solver import LinearSystem
 from prdp_hpc.linalg.unrolled.run import Run
+from prdp_hpc.metric_names import SOLVER_PARTS
 from prdp_hpc.physics import Burgers
 from prdp_hpc.tasks.task import Stopwatch
 
@@ -51,7 +52,7 @@ def parts_of(report, stopwatch):
     found = {
         part: getattr(report.forward, f"{part}_seconds")
         + getattr(report.adjoint, f"{part}_seconds")
-        for part in PARTS
+        for part in SOLVER_PARTS
     }
     for part in ("network", "data", "validation"):
         found[part] = getattr(stopwatch, f"{part}_seconds")
@@ -108,7 +109,7 @@ def test_every_second_is_counted_once(differentiation):
     # validation one second is nobody's.
     assert sum(found.values()) == next(looks) - 2
     assert solver.report.forward.seconds + solver.report.adjoint.seconds == sum(
-        found[part] for part in PARTS
+        found[part] for part in SOLVER_PARTS
     )
 
 

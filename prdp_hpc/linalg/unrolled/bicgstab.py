@@ -2,50 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio
+from prdp_hpc.linalg.unrolled.convergence import ConvergenceTest
+from prdp_hpc.linalg.unrolled.methods import Method, preconditioned_product, ratio
 from prdp_hpc.linalg.unrolled.reductions import dots
+from prdp_hpc.linalg.unrolled.state import ResidualState
 from prdp_hpc.linalg.unrolled.system import System
-from prdp_hpc.linalg.unrolled.watch import Watch
 from prdp_hpc.petsc import PETSc
 
 _BREAKDOWN = PETSc.KSP.ConvergedReason.DIVERGED_BREAKDOWN
 
 
-class BiCGStab(Method):
-    """PETSc manual page: KSPBCGS. The state is x, r, r̃, the direction p, and ρ = ⟨r, r̃⟩."""
+@dataclass(frozen=True)
+class _BiState(ResidualState):
+    """The shadow residual r̃, the direction p, and `rho = ⟨r, r̃⟩`."""
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
+    shadow: Tensor
+    p: Tensor
+    rho: Tensor
+
+
+class BiCGStab(Method[_BiState]):
+    """PETSc manual page: KSPBCGS."""
+
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> _BiState:
         """From zero."""
         r = b if system.right_side else system.precondition(b)
         (rho,) = dots(system.comm, (r, r))
-        watch.begin(rho)
-        return torch.zeros_like(b), r, r, r, rho
+        test.begin(rho)
+        return _BiState(torch.zeros_like(b), r, r, r, rho)
 
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: _BiState, test: ConvergenceTest) -> _BiState:
         """One step of BiCG and one of minimal residual; three reductions."""
-        x, r, shadow, p, rho = state
+        r, shadow, p, rho = state.r, state.shadow, state.p, state.rho
         v = preconditioned_product(system, p)
         (vs,) = dots(system.comm, (v, shadow))
-        watch.drop((vs == 0.0) | (rho.detach() == 0.0), _BREAKDOWN)
-        active = watch.active
+        test.drop((vs == 0.0) | (rho.detach() == 0.0), _BREAKDOWN)
+        active = test.active
         alpha = active * ratio(rho, vs)
         s = torch.addcmul(r, alpha, v, value=-1.0)
         t = preconditioned_product(system, s)
         st, tt = dots(system.comm, (s, t), (t, t))
         omega = active * ratio(st, tt)
-        x = torch.addcmul(torch.addcmul(x, alpha, p), omega, s)
-        if watch.is_last:
-            watch.done(None)
-            return x, r, shadow, p, rho
+        x = torch.addcmul(torch.addcmul(state.x, alpha, p), omega, s)
+        if test.is_last:
+            test.done(None)
+            return _BiState(x, r, shadow, p, rho)
         r = torch.addcmul(s, omega, t, value=-1.0)
         following, rr = dots(system.comm, (r, shadow), (r, r))
-        watch.done(rr)
+        test.done(rr)
         beta = ratio(following, rho) * ratio(alpha, omega)
-        return x, r, shadow, r + beta * (p - omega * v), following
+        return _BiState(x, r, shadow, r + beta * (p - omega * v), following)
 
-    def solution(self, system: System, state: State) -> Tensor:
+    def solution(self, system: System, state: _BiState) -> Tensor:
         """x, with the preconditioner on the right applied at last."""
-        return system.precondition(state[0]) if system.right_side else state[0]
+        return system.precondition(state.x) if system.right_side else state.x

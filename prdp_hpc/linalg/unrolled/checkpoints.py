@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-State = tuple[Tensor, ...]
+from prdp_hpc.linalg.unrolled.state import State
 
 
 class Checkpoints:
@@ -35,7 +35,7 @@ class Checkpoints:
     @property
     def tensors(self) -> list[Tensor]:
         """All that is kept."""
-        return [tensor for _, state in self._kept for tensor in state]
+        return [tensor for _, state in self._kept for tensor in state.tensors]
 
     def segments(self, end: int) -> Iterator[tuple[int, int, State]]:
         """(first iteration, end, state before it), last segment first; `end`: the number of all

@@ -144,14 +144,14 @@ def _rows(b: Tensor) -> Tensor:
     return torch.from_numpy(np.atleast_2d(to_host(b)))
 
 
-def _method(solver: Solver, system: UnrolledSystem) -> Method:
+def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:
     """The iteration of a solver's KSP, with its options."""
     options = PETSc.Options(system.ksp.getOptionsPrefix())
     if solver.ksp == "richardson":
         return Richardson(options.getReal("ksp_richardson_scale", 1.0))
     if solver.ksp == "gmres":
         return GMRES(options.getInt("ksp_gmres_restart", GMRES_RESTART))
-    others: dict[str, Callable[[], Method]] = {
+    others: dict[str, Callable[[], Method[Any]]] = {
         "steepest_descent": SteepestDescent,
         "cg": ConjugateGradients,
         "bcgs": BiCGStab,

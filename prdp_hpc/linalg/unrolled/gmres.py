@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from prdp_hpc.linalg.unrolled.methods import Method, State, preconditioned_product, ratio, root
+from prdp_hpc.linalg.unrolled.convergence import ConvergenceTest
+from prdp_hpc.linalg.unrolled.methods import Method, preconditioned_product, ratio, root
 from prdp_hpc.linalg.unrolled.reductions import combine, dots, orthogonalise
+from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import System
-from prdp_hpc.linalg.unrolled.watch import Watch
 from prdp_hpc.petsc import PETSc
 
 ROUNDING = 1e-14
@@ -18,58 +20,72 @@ ROUNDING = 1e-14
 _REASONS = PETSc.KSP.ConvergedReason
 
 
-class GMRES(Method):
+@dataclass(frozen=True)
+class _Cycle(State):
+    """Within a cycle, after j of its iterations. Basis vectors and columns of stopped right-hand
+    sides are 0 and take no part.
+
+    Attributes
+    ----------
+    x : the iterate at the start of the cycle.
+    beta : the norm of its residual.
+    null : g `(B, j + 1)` with `gᵀ H = 0` and `g₀ = 1`; it gives the residual's norm `β / ‖g‖`
+        without solving for it.
+    basis : j + 1 vectors.
+    columns : the j columns of the Hessenberg matrix H, `(B, i + 2)` for column i.
+    """
+
+    beta: Tensor
+    null: Tensor
+    basis: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+
+
+class GMRES(Method[State]):
     """GMRES(m) with classical Gram–Schmidt. PETSc manual page: KSPGMRES.
 
-    Between cycles the state is x. Within one it is x, β, g, then j + 1 basis vectors, then the j
-    columns of the Hessenberg matrix H, `(B, i + 2)` for column i. g `(B, j + 1)` with `gᵀ H = 0`
-    and `g₀ = 1` gives the residual's norm `β / ‖g‖` without solving for it. Basis vectors and
-    columns of stopped right-hand sides are 0 and take no part.
+    Between cycles the state is x alone.
     """
 
     def __init__(self, restart: int) -> None:
         self.restart = self.period = restart
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> State:
         """From zero."""
         r = b if system.right_side else system.precondition(b)
         (square,) = dots(system.comm, (r, r))
-        watch.begin(square)
-        return _cycle(torch.zeros_like(b), r, square, watch.active)
+        test.begin(square)
+        return _cycle(torch.zeros_like(b), r, square, test.active)
 
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: State, test: ConvergenceTest) -> State:
         """One more basis vector; two reductions, and one at the start of a cycle."""
-        if len(state) == 1:
-            r = b - system.product(state[0])
+        if not isinstance(state, _Cycle):
+            r = b - system.product(state.x)
             r = r if system.right_side else system.precondition(r)
-            state = _cycle(state[0], r, dots(system.comm, (r, r))[0], watch.active)
-        x, beta, null, basis, columns = _parts(state)
+            state = _cycle(state.x, r, dots(system.comm, (r, r))[0], test.active)
+        null, basis = state.null, state.basis
         w, h = orthogonalise(system.comm, preconditioned_product(system, basis[-1]), basis)
         (square,) = dots(system.comm, (w, w))
         norm = root(square)
         lost = _is_lost(null, h, norm)
-        watch.drop(lost, _REASONS.DIVERGED_BREAKDOWN)
-        columns = [*columns, watch.active * torch.cat([h, norm], dim=1)]
+        test.drop(lost, _REASONS.DIVERGED_BREAKDOWN)
+        columns = (*state.columns, test.active * torch.cat([h, norm], dim=1))
         with torch.no_grad():
             following_null = -(null * h).sum(dim=1, keepdim=True) / norm
             null = torch.cat([null, torch.where(lost, 0.0, following_null)], dim=1)
             # Where the norm is 0 the Krylov space holds the solution, and g has no limit.
             residual = torch.where(
-                norm == 0.0, 0.0, beta.square() / null.square().sum(dim=1, keepdim=True)
+                norm == 0.0, 0.0, state.beta.square() / null.square().sum(dim=1, keepdim=True)
             )
-        ends = watch.is_last or len(columns) == self.restart
-        following = () if ends else (watch.active * ratio(w, norm),)
-        watch.done(residual)
-        if ends:
-            return (_iterate(system, x, beta, basis, columns),)
-        return x, beta, null, *basis, *following, *columns
+        ends = test.is_last or len(columns) == self.restart
+        following = () if ends else (test.active * ratio(w, norm),)
+        test.done(residual)
+        cycle = _Cycle(state.x, state.beta, null, (*basis, *following), columns)
+        return State(_iterate(system, cycle)) if ends else cycle
 
     def solution(self, system: System, state: State) -> Tensor:
         """x and the minimiser over the basis."""
-        if len(state) == 1:
-            return state[0]
-        x, beta, _, basis, columns = _parts(state)
-        return _iterate(system, x, beta, basis, columns)
+        return _iterate(system, state) if isinstance(state, _Cycle) else state.x
 
 
 @torch.no_grad()
@@ -84,26 +100,21 @@ def _is_lost(null: Tensor, h: Tensor, norm: Tensor) -> Tensor:
     return lost
 
 
-def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> State:
+def _cycle(x: Tensor, r: Tensor, square: Tensor, active: Tensor) -> _Cycle:
     beta = active * root(square)
-    return x, beta, torch.ones_like(beta), ratio(active * r, beta)
+    return _Cycle(x, beta, torch.ones_like(beta), (ratio(active * r, beta),), ())
 
 
-def _iterate(
-    system: System, x: Tensor, beta: Tensor, basis: list[Tensor], columns: list[Tensor]
-) -> Tensor:
+def _iterate(system: System, cycle: _Cycle) -> Tensor:
+    columns = cycle.columns
     if not columns:
-        return x
-    update = combine(_least_squares(_hessenberg(columns), beta), basis[: len(columns)])
-    return x + (system.precondition(update) if system.right_side else update)
+        return cycle.x
+    weights = _least_squares(_hessenberg(columns), cycle.beta)
+    update = combine(weights, cycle.basis[: len(columns)])
+    return cycle.x + (system.precondition(update) if system.right_side else update)
 
 
-def _parts(state: State) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
-    count = (len(state) - 4) // 2
-    return state[0], state[1], state[2], list(state[3 : 4 + count]), list(state[4 + count :])
-
-
-def _hessenberg(columns: list[Tensor]) -> Tensor:
+def _hessenberg(columns: tuple[Tensor, ...]) -> Tensor:
     """`(B, j + 1, j)`."""
     height = len(columns) + 1
     return torch.stack(

@@ -1,28 +1,32 @@
 """Iterations, as PETSc's KSPs of these names do them from a zero start.
 
-A method is a start, a step and a solution on states: tuples of tensors, so that states can be kept
-and differentiated from. Vectors are `(B, n_local)`, scalars `(B, 1)`. Right-hand sides that have
-stopped take steps of length 0.
+A method is a start, a step and a solution on states. Vectors are `(B, n_local)`, scalars `(B, 1)`.
+Right-hand sides that have stopped take steps of length 0.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from prdp_hpc.linalg.unrolled.convergence import ConvergenceTest, last_iteration
 from prdp_hpc.linalg.unrolled.reductions import dots
+from prdp_hpc.linalg.unrolled.state import ResidualState, State
 from prdp_hpc.linalg.unrolled.system import System, UnrolledSystem
-from prdp_hpc.linalg.unrolled.watch import Watch, last_iteration
 from prdp_hpc.petsc import PETSc
 
-State = tuple[Tensor, ...]
 _REASONS = PETSc.KSP.ConvergedReason
 
 
-class Method(ABC):
-    """One KSP.
+S = TypeVar("S", bound=State)
+
+
+class Method(ABC, Generic[S]):
+    """One KSP, with states of type S.
 
     Attributes
     ----------
@@ -37,19 +41,19 @@ class Method(ABC):
     period = 1
 
     @abstractmethod
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> S:
         """The state before the first iteration."""
 
     @abstractmethod
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: S, test: ConvergenceTest) -> S:
         """The state one iteration later; of the last one only the solution is right."""
 
-    def solution(self, system: System, state: State) -> Tensor:
+    def solution(self, system: System, state: S) -> Tensor:
         """The iterate of a state."""
-        return state[0]
+        return state.x
 
 
-class Richardson(Method):
+class Richardson(Method[ResidualState]):
     """`x ← x + ω M⁻¹ (b − A x)`; with Jacobi's preconditioner, Jacobi's method. PETSc manual page:
     KSPRICHARDSON.
     """
@@ -59,23 +63,25 @@ class Richardson(Method):
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> ResidualState:
         """From zero; the state is x and the preconditioned residual."""
         z = system.precondition(b)
-        if watch.is_tested:
-            watch.begin(dots(system.comm, (z, z))[0])
-        return torch.zeros_like(b), z
+        if test.is_tested:
+            test.begin(dots(system.comm, (z, z))[0])
+        return ResidualState(torch.zeros_like(b), z)
 
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(
+        self, system: System, b: Tensor, state: ResidualState, test: ConvergenceTest
+    ) -> ResidualState:
         """One preconditioned residual further; no reduction unless the norm is asked for."""
-        x, z = state
-        x = torch.addcmul(x, watch.active, z, value=self.scale)
-        if watch.is_last:
-            watch.done(None)
-            return x, z
+        x, z = state.x, state.r
+        x = torch.addcmul(x, test.active, z, value=self.scale)
+        if test.is_last:
+            test.done(None)
+            return ResidualState(x, z)
         z = system.precondition(b - system.product(x))
-        watch.done(dots(system.comm, (z, z))[0] if watch.is_tested else None)
-        return x, z
+        test.done(dots(system.comm, (z, z))[0] if test.is_tested else None)
+        return ResidualState(x, z)
 
     def transposed(self, system: UnrolledSystem, grad: Tensor, counts: Tensor) -> Tensor:
         """The adjoint of each right-hand side's K steps: K steps with Aᵀ and M⁻ᵀ, since `Σ (I − ω
@@ -88,63 +94,73 @@ class Richardson(Method):
         return system.without_left_nullspace(x)
 
 
-class SteepestDescent(Method):
+class SteepestDescent(Method[ResidualState]):
     """`x ← x + α z`, `z = M⁻¹ r`, `α = ⟨r, z⟩ / ⟨z, A z⟩`: exact line search; for symmetric
     positive definite matrices.
     """
 
     norm = PETSc.KSP.NormType.UNPRECONDITIONED
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
-        """From zero; the state is x, r."""
-        if watch.is_tested:
-            watch.begin(dots(system.comm, (b, b))[0])
-        return torch.zeros_like(b), b
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> ResidualState:
+        """From zero."""
+        if test.is_tested:
+            test.begin(dots(system.comm, (b, b))[0])
+        return ResidualState(torch.zeros_like(b), b)
 
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(
+        self, system: System, b: Tensor, state: ResidualState, test: ConvergenceTest
+    ) -> ResidualState:
         """Down the preconditioned gradient to the lowest point; one reduction, and one for the
         norm.
         """
-        x, r = state
+        x, r = state.x, state.r
         z = system.precondition(r)
         az = system.product(z)
         rz, zaz = dots(system.comm, (r, z), (z, az))
-        watch.solved((rz == 0.0) & (zaz == 0.0))
-        alpha = watch.active * ratio(rz, zaz)
+        test.solved((rz == 0.0) & (zaz == 0.0))
+        alpha = test.active * ratio(rz, zaz)
         x, r = torch.addcmul(x, alpha, z), torch.addcmul(r, alpha, az, value=-1.0)
-        watch.done(dots(system.comm, (r, r))[0] if watch.is_tested else None)
-        return x, r
+        test.done(dots(system.comm, (r, r))[0] if test.is_tested else None)
+        return ResidualState(x, r)
 
 
-class ConjugateGradients(Method):
-    """PETSc manual page: KSPCG. The state is x, r, the direction p, ⟨z, r⟩, and ⟨p, A p⟩ of the
-    step before.
-    """
+@dataclass(frozen=True)
+class _CGState(ResidualState):
+    """The direction p, `zr = ⟨z, r⟩`, and `⟨p, A p⟩` of the step before."""
 
-    def start(self, system: System, b: Tensor, watch: Watch) -> State:
+    p: Tensor
+    zr: Tensor
+    pap: Tensor
+
+
+class ConjugateGradients(Method[_CGState]):
+    """PETSc manual page: KSPCG."""
+
+    def start(self, system: System, b: Tensor, test: ConvergenceTest) -> _CGState:
         """From zero."""
         z = system.precondition(b)
         zr, zz = dots(system.comm, (z, b), (z, z))
-        watch.begin(zz)
-        return torch.zeros_like(b), b, z, zr, torch.zeros_like(zr)
+        test.begin(zz)
+        return _CGState(torch.zeros_like(b), b, z, zr, torch.zeros_like(zr))
 
-    def step(self, system: System, b: Tensor, state: State, watch: Watch) -> State:
+    def step(self, system: System, b: Tensor, state: _CGState, test: ConvergenceTest) -> _CGState:
         """One conjugate direction further; two reductions."""
-        x, r, p, zr, before = state
+        p, zr = state.p, state.zr
         ap = system.product(p)
         (pap,) = dots(system.comm, (p, ap))
-        watch.drop((pap == 0.0) | (pap * before < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
-        alpha = watch.active * ratio(zr, pap)
-        x = torch.addcmul(x, alpha, p)
-        if watch.is_last:
-            watch.done(None)
-            return x, r, p, zr, pap.detach()
-        r = torch.addcmul(r, alpha, ap, value=-1.0)
+        test.drop((pap == 0.0) | (pap * state.pap < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
+        alpha = test.active * ratio(zr, pap)
+        x = torch.addcmul(state.x, alpha, p)
+        if test.is_last:
+            test.done(None)
+            return _CGState(x, state.r, p, zr, pap.detach())
+        r = torch.addcmul(state.r, alpha, ap, value=-1.0)
         z = system.precondition(r)
         following, zz = dots(system.comm, (z, r), (z, z))
-        watch.done(zz)
-        watch.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
-        return x, r, torch.addcmul(z, ratio(following, zr), p), following, pap.detach()
+        test.done(zz)
+        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
+        p = torch.addcmul(z, ratio(following, zr), p)
+        return _CGState(x, r, p, following, pap.detach())
 
 
 def preconditioned_product(system: System, x: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Scalar products of batches of distributed vectors, differentiable, one reduction each.
 
-A scalar is the same on every rank, and each rank sees its own part of what the loss owes to it: the
-adjoint of a reduction is a reduction too.
+A scalar is replicated, and each rank has a part of its cotangent: the adjoint of an all-reduce is
+an all-reduce too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from prdp_hpc.distributed.communicators import private
 Pair = tuple[Tensor, Tensor]
 
 
-def summed(local: Tensor, comm: MPI.Comm) -> Tensor:
+def all_reduce(local: Tensor, comm: MPI.Comm) -> Tensor:
     """The sum over all ranks, in a new tensor."""
     total = local.detach().contiguous().clone()
     if comm.size > 1:
@@ -34,7 +35,7 @@ def dots(comm: MPI.Comm, *pairs: Pair) -> list[Tensor]:
     return list(products.split(1, dim=1))
 
 
-def orthogonalise(comm: MPI.Comm, w: Tensor, basis: list[Tensor]) -> tuple[Tensor, Tensor]:
+def orthogonalise(comm: MPI.Comm, w: Tensor, basis: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Classical Gram–Schmidt: `w − Σ h_i v_i` and `h_i = ⟨w, v_i⟩ (B, j)`; one reduction.
 
     The basis is kept by reference: j vectors for a whole cycle of GMRES, not j² / 2.
@@ -44,7 +45,7 @@ def orthogonalise(comm: MPI.Comm, w: Tensor, basis: list[Tensor]) -> tuple[Tenso
     return rest, coefficients
 
 
-def combine(weights: Tensor, basis: list[Tensor]) -> Tensor:
+def combine(weights: Tensor, basis: Sequence[Tensor]) -> Tensor:
     """`Σ y_i v_i` for weights `(B, j)`; the basis is kept by reference."""
     result: Tensor = _Combine.apply(weights, *basis)  # type: ignore[no-untyped-call]
     return result
@@ -58,12 +59,12 @@ class _Dots(torch.autograd.Function):
         local = [
             torch.linalg.vecdot(x, y) for x, y in zip(vectors[::2], vectors[1::2], strict=True)
         ]
-        return summed(torch.stack(local, dim=1), comm)
+        return all_reduce(torch.stack(local, dim=1), comm)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         vectors = ctx.saved_tensors
-        total = summed(grads[0], ctx.comm).split(1, dim=1)
+        total = all_reduce(grads[0], ctx.comm).split(1, dim=1)
         pairs = zip(total, vectors[::2], vectors[1::2], strict=True)
         return (None, *(gradient for g, x, y in pairs for gradient in (g * y, g * x)))
 
@@ -71,7 +72,7 @@ class _Dots(torch.autograd.Function):
 class _Orthogonalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, comm: MPI.Comm, w: Tensor, *basis: Tensor) -> tuple[Tensor, Tensor]:
-        h = summed(torch.stack([torch.linalg.vecdot(w, v) for v in basis], dim=1), comm)
+        h = all_reduce(torch.stack([torch.linalg.vecdot(w, v) for v in basis], dim=1), comm)
         rest = w.clone()
         for coefficient, v in zip(h.split(1, dim=1), basis, strict=True):
             rest.addcmul_(coefficient, v, value=-1.0)
@@ -84,7 +85,7 @@ class _Orthogonalise(torch.autograd.Function):
         grad, grad_h = grads
         h, w, *basis = ctx.saved_tensors
         along = torch.stack([torch.linalg.vecdot(grad, v) for v in basis], dim=1)
-        total = summed(grad_h - along, ctx.comm).split(1, dim=1)
+        total = all_reduce(grad_h - along, ctx.comm).split(1, dim=1)
         grad_w, grad_basis = grad.clone(), []
         for g, coefficient, v in zip(total, h.split(1, dim=1), basis, strict=True):
             grad_w.addcmul_(g, v)
@@ -103,7 +104,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        # Each rank's own part of what is owed to the weights, which all ranks hold alike.
+        # Each rank's part of the cotangent of the weights, which are replicated.
         weights, *basis = ctx.saved_tensors
         along = torch.stack([torch.linalg.vecdot(grads[0], v) for v in basis], dim=1)
         return along, *(weight * grads[0] for weight in weights.split(1, dim=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import has_bad_numbers
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
-from prdp_hpc.linalg.unrolled.methods import Method, Richardson, State
+from prdp_hpc.linalg.unrolled.convergence import DefaultTest, ReplayedTest, last_iteration
+from prdp_hpc.linalg.unrolled.methods import Method, Richardson
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.scaling import Scaling
+from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
-from prdp_hpc.linalg.unrolled.watch import Replay, Test, last_iteration
 from prdp_hpc.petsc import PETSc
 
 PROJECTED = 1e-13
@@ -39,12 +41,12 @@ class Run:
     ----------
     checkpoints : the states that are kept.
     counts : iterations of each right-hand side, `(B, 1)`.
-    exact : right-hand sides `(B, 1)` that are differentiated implicitly, see `Test`.
+    exact : right-hand sides `(B, 1)` that are differentiated implicitly, see `DefaultTest`.
     """
 
     def __init__(
         self,
-        method: Method,
+        method: Method[Any],
         system: UnrolledSystem,
         solver: Solver,
         keeps_states: bool,
@@ -78,10 +80,10 @@ class Run:
             return self._forward(b)
 
     def _forward(self, b: Tensor) -> Tensor:
-        x, watch = self._iterate(self.system, b, self.checkpoints.offer)
-        self.counts, self.exact = watch.counts, watch.exact
-        self._count(self._report.forward, len(b), watch.counts)
-        self._judge("forward", self.system, watch, b, x)
+        x, test = self._iterate(self.system, b, self.checkpoints.offer)
+        self.counts, self.exact = test.counts, test.exact
+        self._count(self._report.forward, len(b), test.counts)
+        self._judge("forward", self.system, test, b, x)
         if self.exact.any():
             # Of its own: the caller may change x in place.
             self._exact_x = torch.where(self.exact, x, 0.0)
@@ -89,17 +91,17 @@ class Run:
 
     def _iterate(
         self, system: System, b: Tensor, offer: Callable[[int, State], None]
-    ) -> tuple[Tensor, Test]:
+    ) -> tuple[Tensor, DefaultTest]:
         """The last iterates, and when each right-hand side stopped; `offer` gets every state."""
         _, absolute, divergence, _ = self.system.ksp.getTolerances()
-        watch = Test(len(b), self._level, absolute, divergence)
+        test = DefaultTest(len(b), self._level, absolute, divergence)
         with torch.no_grad():
             right = _in_range(system, b)
-            state = self.method.start(system, right, watch)
-            while watch.goes_on:
-                offer(watch.iteration, state)
-                state = self.method.step(system, right, state, watch)
-            return self._solution(system, state), watch
+            state = self.method.start(system, right, test)
+            while test.goes_on:
+                offer(test.iteration, state)
+                state = self.method.step(system, right, state, test)
+            return self._solution(system, state), test
 
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
@@ -140,9 +142,9 @@ class Run:
         right = torch.where(self.exact, grad, 0.0)
         scaling = Scaling(self.system.comm, right) if self.is_to_be_scaled else Scaling()
         right = scaling.scaled(right)
-        adjoint, watch = self._iterate(self.adjoint, right, lambda iteration, state: None)
-        self._count(self._report.adjoint, int(self.exact.sum()), watch.counts)
-        self._judge("adjoint", self.adjoint, watch, right, adjoint)
+        adjoint, test = self._iterate(self.adjoint, right, lambda iteration, state: None)
+        self._count(self._report.adjoint, int(self.exact.sum()), test.counts)
+        self._judge("adjoint", self.adjoint, test, right, adjoint)
         adjoint = scaling.unscaled(adjoint)
         if not with_values:
             return b_grad + adjoint, 0.0
@@ -161,29 +163,34 @@ class Run:
         with torch.enable_grad():
             for first, stop, state in self.checkpoints.segments(end):
                 system = self.system.with_values(values)
-                begin = tuple(tensor.detach().requires_grad_() for tensor in state)
+                begin = state.map(lambda tensor: tensor.detach().requires_grad_())
                 current = self._repeat(
                     system,
                     system.without_left_nullspace(leaf),
                     begin,
-                    Replay(self.counts, first),
+                    ReplayedTest(self.counts, first),
                     stop - first,
                 )
-                outputs = (self._solution(system, current),) if stop == end else current
-                grads = gradients.pull(outputs, grads, begin)
+                outputs = [self._solution(system, current)] if stop == end else current.tensors
+                grads = gradients.vjp(outputs, grads, begin.tensors)
             if end:
                 system = self.system.with_values(values)
                 start = self.method.start(
-                    system, system.without_left_nullspace(leaf), Replay(self.counts, 0)
+                    system, system.without_left_nullspace(leaf), ReplayedTest(self.counts, 0)
                 )
-                gradients.pull(start, grads, ())
+                gradients.vjp(start.tensors, grads, [])
         return gradients.totals[1] if values is not None else None, gradients.totals[0]
 
     def _repeat(
-        self, system: UnrolledSystem, right: Tensor, state: State, watch: Replay, iterations: int
+        self,
+        system: UnrolledSystem,
+        right: Tensor,
+        state: State,
+        test: ReplayedTest,
+        iterations: int,
     ) -> State:
         for _ in range(iterations):
-            state = self.method.step(system, right, state, watch)
+            state = self.method.step(system, right, state, test)
         return state
 
     def _solution(self, system: System, state: State) -> Tensor:
@@ -199,12 +206,14 @@ class Run:
             (self._level.max_it or 0) * solves if self._level.is_fixed else int(counts.sum())
         )
 
-    def _judge(self, direction: str, system: System, watch: Test, b: Tensor, x: Tensor) -> None:
-        comm, last = system.comm, last_iteration(watch.counts)
+    def _judge(
+        self, direction: str, system: System, test: DefaultTest, b: Tensor, x: Tensor
+    ) -> None:
+        comm, last = system.comm, last_iteration(test.counts)
         is_bad = anywhere(comm, has_bad_numbers(x.numpy()))
-        if (is_bad or watch.failures) and anywhere(comm, has_bad_numbers(b.numpy())):
+        if (is_bad or test.failures) and anywhere(comm, has_bad_numbers(b.numpy())):
             raise errors.bad_numbers(direction, self._name, 0, self._level, in_input=True)
-        for reason, iteration, which in watch.failures:
+        for reason, iteration, which in test.failures:
             if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
                 raise errors.bad_numbers(
                     direction, self._name, iteration, self._level, in_input=False
@@ -216,7 +225,7 @@ class Run:
                 self.exact = self.exact | which
         if is_bad:
             raise errors.bad_numbers(direction, self._name, last, self._level, in_input=False)
-        if self._level.max_it is None and watch.active.any():
+        if self._level.max_it is None and test.active.any():
             raise errors.failed_solve(
                 direction, self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level
             )
@@ -248,7 +257,7 @@ class _Gradients:
         self._inputs = inputs
         self.totals = [torch.zeros_like(tensor) for tensor in inputs]
 
-    def pull(self, outputs: State, grads: list[Tensor], state: State) -> list[Tensor]:
+    def vjp(self, outputs: list[Tensor], grads: list[Tensor], state: list[Tensor]) -> list[Tensor]:
         """The gradients of a segment's begin from those of its end."""
         moved = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
         wanted = [*state, *self._inputs]

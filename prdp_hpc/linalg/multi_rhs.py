@@ -11,7 +11,7 @@ import numpy as np
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
 
-MOST_STACKED = 1_000_000
+MOST_NUMBERS = 1_000_000
 """Numbers of a batch on a rank (on average) up to which they are put together; a solve keeps five
 vectors of that length.
 """
@@ -19,7 +19,7 @@ MOST_SIZES = 4
 """Batch sizes whose KSPs are kept."""
 
 
-class StackedRichardson:
+class MultiRhsRichardson:
     """K steps of Richardson's method with Jacobi or no preconditioner, for all right-hand sides of
     a batch at once.
 
@@ -35,11 +35,11 @@ class StackedRichardson:
     def __init__(self, matrix: Any, pc: str) -> None:
         self._matrix, self._pc = matrix, pc
         self._share = matrix.getSize()[0] / matrix.comm.size
-        self._ksps: dict[int, _StackedKsp] = {}
+        self._ksps: dict[int, _MultiRhsKsp] = {}
 
     def fits(self, count: int) -> bool:
         """Whether a batch of `count` is to be put together; equal on all ranks."""
-        return count > 1 and count * self._share <= MOST_STACKED
+        return count > 1 and count * self._share <= MOST_NUMBERS
 
     def solve(self, b: Array, x: Array, max_it: int, transposed: bool) -> bool:
         """Solve for each row of `b (B, n_local)` into `x`; collective. False if that failed, with
@@ -50,12 +50,12 @@ class StackedRichardson:
         if found is None:
             while len(self._ksps) >= MOST_SIZES:
                 self._ksps.pop(next(iter(self._ksps))).destroy()
-            found = self._ksps[count] = _StackedKsp(self._matrix, self._pc, count)
+            found = self._ksps[count] = _MultiRhsKsp(self._matrix, self._pc, count)
         return found.solve(b, x, max_it, transposed)
 
 
-def stacked_richardson(ksp: Any, matrix: Any) -> StackedRichardson | None:
-    """The stacked solves that do the same as this KSP at a fixed number of iterations; None if
+def multi_rhs_richardson(ksp: Any, matrix: Any) -> MultiRhsRichardson | None:
+    """The expanded solves that do the same as this KSP at a fixed number of iterations; None if
     there are none.
     """
     prefix, pc = ksp.getOptionsPrefix(), ksp.getPC().getType()
@@ -68,24 +68,24 @@ def stacked_richardson(ksp: Any, matrix: Any) -> StackedRichardson | None:
         return None
     if _create_maij() is None or not str(matrix.getType()).endswith("aij") or matrix.getNullSpace():
         return None
-    return StackedRichardson(matrix, pc)
+    return MultiRhsRichardson(matrix, pc)
 
 
-class _StackedKsp:
+class _MultiRhsKsp:
     """The KSP for one batch size. Its vectors have the B numbers of a row of A side by side."""
 
     def __init__(self, matrix: Any, pc: str, count: int) -> None:
         create = _create_maij()
         assert create is not None
         self._matrix, self._count, self._state = matrix, count, -1
-        stacked = create(matrix, count)
-        self._b, self._x = stacked.createVecs()
+        expanded = create(matrix, count)
+        self._b, self._x = expanded.createVecs()
         # A MAIJ matrix does not know its diagonal.
-        self._own_diagonal, self._diagonal = matrix.createVecLeft(), stacked.createVecLeft()
+        self._own_diagonal, self._diagonal = matrix.createVecLeft(), expanded.createVecLeft()
         self._ksp = PETSc.KSP().create(comm=matrix.comm)
         self._ksp.setType(PETSc.KSP.Type.RICHARDSON)
         self._ksp.getPC().setType(pc)
-        self._operators = stacked, PETSc.Mat().createDiagonal(self._diagonal)
+        self._operators = expanded, PETSc.Mat().createDiagonal(self._diagonal)
         self._ksp.setNormType(PETSc.KSP.NormType.NONE)
         self._ksp.setConvergenceTest(None)
 
@@ -130,10 +130,10 @@ def _create_maij() -> Callable[[Any, int], Any] | None:
         code = create(matrix.handle, count, ctypes.byref(handle))
         if code:
             raise PETSc.Error(code)
-        stacked = wrap(handle.value)
+        expanded = wrap(handle.value)
         # The wrapper holds a reference of its own.
-        PETSc.Object.decRef(stacked)
-        return stacked
+        PETSc.Object.decRef(expanded)
+        return expanded
 
     return create_maij
 

@@ -1,4 +1,4 @@
-"""Which right-hand sides of a batch still iterate."""
+"""Convergence tests: which right-hand sides of a batch are active."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ useful derivative.
 _REASONS = PETSc.KSP.ConvergedReason
 
 
-class Watch(Protocol):
-    """What a method asks and tells while it iterates.
+class ConvergenceTest(Protocol):
+    """What a method calls while it iterates.
 
     Attributes
     ----------
-    active : `(B, 1)`, 1 for right-hand sides that iterate, 0 for those that have stopped.
+    active : `(B, 1)`, 1 for active right-hand sides, 0 for those that have stopped.
     is_tested : whether the method must give residual norms.
     is_last : whether this iteration is known to be the last one, so that nothing need be prepared
         for another.
@@ -47,7 +47,7 @@ class Watch(Protocol):
         """At the end of an iteration; the squared norm `(B, 1)` of the residual, if it is known."""
 
 
-class Test:
+class DefaultTest:
     """Stops each right-hand side at its own iteration, as KSPConvergedDefault does.
 
     Attributes
@@ -80,30 +80,30 @@ class Test:
 
     @property
     def is_last(self) -> bool:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         return not self.is_tested and self.iteration == self.limit - 1
 
     def begin(self, squared_norm: Tensor) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         self._first = squared_norm.detach()
         self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
         self.solved(self._first <= self._absolute)
 
     def drop(self, which: Tensor, reason: int) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         which = which & (self.active > 0.0)
         if which.any():
             self.failures.append((reason, self.iteration, which))
             self._stop(which)
 
     def solved(self, which: Tensor) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         which = which & (self.active > 0.0)
         self.exact |= which
         self._stop(which)
 
     def done(self, squared_norm: Tensor | None) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         self.counts += self.active.to(torch.int64)
         self.iteration += 1
         if squared_norm is None:
@@ -122,8 +122,8 @@ class Test:
         self.active = torch.where(which, 0.0, self.active)
 
 
-class Replay:
-    """Repeats the decisions of an earlier `Test`, from an iteration on."""
+class ReplayedTest:
+    """Repeats the decisions of an earlier `DefaultTest`, from an iteration on."""
 
     is_tested = False
 
@@ -133,20 +133,20 @@ class Replay:
 
     @property
     def is_last(self) -> bool:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         return self._iteration == self._end - 1
 
     def begin(self, squared_norm: Tensor) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
 
     def drop(self, which: Tensor, reason: int) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
 
     def solved(self, which: Tensor) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
 
     def done(self, squared_norm: Tensor | None) -> None:
-        """See `Watch`."""
+        """See `ConvergenceTest`."""
         self._iteration += 1
         self.active = (self._counts > self._iteration).to(torch.float64)
 

@@ -5,16 +5,16 @@ import torch
 from systems import dominant, sparse
 
 from prdp_hpc import Solver, solve
-from prdp_hpc.linalg import stacked
+from prdp_hpc.linalg import multi_rhs
 
 
 @pytest.fixture
 def solves(monkeypatch):
     """How many batches were put together."""
     seen = []
-    ours = stacked.StackedRichardson.solve
+    ours = multi_rhs.MultiRhsRichardson.solve
     monkeypatch.setattr(
-        stacked.StackedRichardson,
+        multi_rhs.MultiRhsRichardson,
         "solve",
         lambda self, b, *rest: seen.append(len(b)) or ours(self, b, *rest),
     )

@@ -1,0 +1,44 @@
+"""States of an iteration: what is kept of one, and differentiated from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """The iterate; a method's own state adds fields, each a tensor or a tuple of tensors.
+
+    Vectors are `(B, n_local)`, scalars `(B, 1)`.
+    """
+
+    x: Tensor
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order of the fields."""
+        found: list[Tensor] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            found += value if isinstance(value, tuple) else [value]
+        return found
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same state with `function(tensor)` for each tensor."""
+        mapped: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            several = isinstance(value, tuple)
+            mapped[field.name] = tuple(map(function, value)) if several else function(value)
+        return replace(self, **mapped)
+
+
+@dataclass(frozen=True)
+class ResidualState(State):
+    """The iterate and a residual, as the method has it."""
+
+    r: Tensor

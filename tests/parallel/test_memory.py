@@ -95,6 +95,8 @@ def each_stepper(side):
 
 def check_a_run(folder):
     """Training frees what its set-up has dropped, once an epoch."""
+    gc.collect()
+    PETSc.garbage_cleanup(MPI.COMM_WORLD)  # what the tests before have left
     config = validate(tiny.emulator(folder, parallel={"grid_ranks": 2}), "test")
     run_experiment(config, ProcessMesh.from_world(2), folder / "tiny")
     assert garbage() == 0

@@ -95,14 +95,23 @@ def each_stepper(side):
 
 def check_a_run(folder):
     """Training frees what its set-up has dropped, once an epoch."""
-    gc.collect()
-    PETSc.garbage_cleanup(MPI.COMM_WORLD)  # what the tests before have left
     config = validate(tiny.emulator(folder, parallel={"grid_ranks": 2}), "test")
     run_experiment(config, ProcessMesh.from_world(2), folder / "tiny")
     assert garbage() == 0
 
 
+@pytest.fixture
+def nothing_left():
+    """No garbage of the tests before, nor their modules for Python's collector to look through."""
+    gc.collect()
+    PETSc.garbage_cleanup(MPI.COMM_WORLD)
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parallel(nprocs=2)
+@pytest.mark.usefixtures("nothing_left")
 def test_steps_drop_no_parallel_objects(tmp_path):
     check_a_run(Path(MPI.COMM_WORLD.bcast(str(tmp_path))))
     for name, step in each_stepper(side=8):

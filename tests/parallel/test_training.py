@@ -18,7 +18,7 @@ from prdp_hpc import cli
 from prdp_hpc.training.checkpoint import Checkpoints
 
 # One worker has all, as the tests share their runs.
-pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.timeout(600)]
 
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
 EPOCHS = 4

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 settings.register_profile("repository", deadline=None, max_examples=25)
@@ -20,7 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # ever giving their core away, and a reduction on 4 ranks then takes 6 ms instead of 0.7.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
-from mpi4py import MPI  # noqa: E402 - reads its settings when it is loaded
+# These read their settings when they are loaded.
+import torch  # noqa: E402
+from mpi4py import MPI  # noqa: E402
 from rank_starts import REPORTS, RankStarts, ranks_of, write_report  # noqa: E402
 
 _TESTS = Path(__file__).parent

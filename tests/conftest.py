@@ -30,6 +30,7 @@ _FIRST = ("docker", "faults", "slurm", "parallel", "adversarial")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     items.sort(key=_place)
     for item in items:

@@ -30,7 +30,6 @@ _FIRST = ("docker", "faults", "slurm", "parallel", "adversarial")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     items.sort(key=_place)
     for item in items:
@@ -49,12 +48,31 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.xdist_group("ranks"))
         elif long:
             item.add_marker(pytest.mark.timeout(factor * 100))
+    if getattr(config.option, "loadgroup", False):
+        _name_groups(items)
     # By the environment, which the ranks of a parallel test see too.
     if "PRDP_LONG_TESTS" not in os.environ:
         config.hook.pytest_deselected(
             items=[item for item, long in zip(items, is_long, strict=True) if long]
         )
         items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]
+
+
+def _name_groups(items):
+    """Add groups to the names of tests, where xdist looks for them.
+
+    xdist 3.8 does so before the hook above has given the groups, and in an attribute that pytest
+    9.2 does not read any more. Without groups, both workers would start ranks and a SLURM.
+    """
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            continue
+        name = f"{item.nodeid}@{mark.args[0]}"
+        if hasattr(item, "_id"):
+            item._id = type(item._id).parse(name)
+        else:
+            item._nodeid = name
 
 
 def _place(item):

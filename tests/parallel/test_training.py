@@ -25,7 +25,6 @@ EPOCHS = 4
 RESUMED = {3: [3], 4: [1, 2]}
 # A line may wait 2 s for its checkpoint, so a run that is killed twice must take much longer.
 KILLED_EPOCHS = 45
-KILLED = ["run", "parallel.grid_ranks=2"]
 # Figures would take longer than these trainings.
 NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = lambda *_: None"
 
@@ -132,18 +131,19 @@ def moved_runs(folder):
     return {1: one, 2: two}
 
 
-def killed_config(folder):
+def killed_words(folder):
+    """The command line of a run that takes long enough to be killed twice."""
     content = tiny.emulator(
         folder, training={"epochs": KILLED_EPOCHS, "batch_size": 5}, data={"train": 300}
     )
-    return tiny.write(folder / "killed.yaml", content)
+    return ["run", tiny.write(folder / "killed.yaml", content), "parallel.grid_ranks=2"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of all runs that nothing disturbs."""
     folder = tmp_path_factory.mktemp("training")
-    undisturbed = {2: [[*KILLED, killed_config(folder), "name=undisturbed"]]}
+    undisturbed = {2: [[*killed_words(folder), "name=undisturbed"]]}
     kinds = split_runs(folder), resumed_runs(folder), moved_runs(folder), undisturbed
     for ranks in (1, 2, 3, 4):
         train_all(ranks, [words for lines in kinds for words in lines.get(ranks, [])])
@@ -224,7 +224,7 @@ def kill_while_training(rank, words, folder):
         env=tiny.environment(),
     )
     wait_for(lambda: lines_of(metrics) > before + 4)
-    os.kill(rank_process(rank, words[2]), signal.SIGKILL)
+    os.kill(rank_process(rank, words[1]), signal.SIGKILL)
     start = time.monotonic()
     try:
         job.communicate(timeout=60)
@@ -236,14 +236,13 @@ def kill_while_training(rank, words, folder):
 
 
 def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(trained, tmp_path):
-    config = killed_config(tmp_path)
-    folder, words = tmp_path / "killed", [*KILLED, config, "name=killed"]
+    folder, words = tmp_path / "killed", [*killed_words(tmp_path), "name=killed"]
     for rank, option in ((1, []), (0, ["--resume"])):
         code, seconds = kill_while_training(rank, [*words, *option], folder)
         assert code != 0
         assert seconds < 30
         assert not (folder / "summary.json").exists()
-        assert rank_process(1 - rank, config) is None
+        assert rank_process(1 - rank, words[1]) is None
     resumed = tiny.prdp_hpc(2, *words, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert tiny.rows(folder) == tiny.rows(trained / "undisturbed")

@@ -9,7 +9,7 @@ from harness import Bench, Case, cases, table
 
 KILL, USR1 = signal.SIGKILL, signal.SIGUSR1
 CHOSEN = [
-    Case(2, 1, "node", KILL, "saving", 0.3),
+    Case(2, 2, "node", KILL, "saving", 0.3),
     Case(2, 1, "launcher", USR1, "first step", 0.5),
     Case(1, 1, "disk", None, "any", 0.4),
 ]

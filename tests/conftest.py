@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 settings.register_profile("repository", deadline=None, max_examples=25)
@@ -20,7 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # ever giving their core away, and a reduction on 4 ranks then takes 6 ms instead of 0.7.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
-from mpi4py import MPI  # noqa: E402 - reads its settings when it is loaded
+# These read their settings when they are loaded.
+import torch  # noqa: E402
+from mpi4py import MPI  # noqa: E402
+from rank_starts import REPORTS, RankStarts, ranks_of, write_report  # noqa: E402
 
 _TESTS = Path(__file__).parent
 # These take the longest, and nothing is left to do beside them if they come last.
@@ -29,7 +31,7 @@ _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: _place(item.path))
+    items.sort(key=_place)
     for item in items:
         if item.path.parent == _TESTS / "slurm":
             # Its daemons serve one worker.
@@ -42,10 +44,12 @@ def pytest_collection_modifyitems(config, items):
             # the whole session.
             seconds, method = (150, "thread") if _UNDER_MPIEXEC else (200, "signal")
             item.add_marker(pytest.mark.timeout(factor * seconds, method=method))
-            # One after the other: the ranks of two of them would share the cores.
+            # One after the other, by one worker, which starts those on as many ranks together.
             item.add_marker(pytest.mark.xdist_group("ranks"))
         elif long:
             item.add_marker(pytest.mark.timeout(factor * 100))
+    if getattr(config.option, "loadgroup", False):
+        _name_groups(items)
     # By the environment, which the ranks of a parallel test see too.
     if "PRDP_LONG_TESTS" not in os.environ:
         config.hook.pytest_deselected(
@@ -54,21 +58,60 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item, long in zip(items, is_long, strict=True) if not long]
 
 
-def _place(path):
-    """Where the tests of a file come in the order."""
-    folder = path.relative_to(_TESTS).parts[0]
-    return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+def _name_groups(items):
+    """Add groups to the names of tests, where xdist looks for them.
+
+    xdist 3.8 does so before the hook above has given the groups, and in an attribute that pytest
+    9.2 does not read any more. Without groups, both workers would start ranks and a SLURM.
+    """
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is None:
+            continue
+        name = f"{item.nodeid}@{mark.args[0]}"
+        if hasattr(item, "_id"):
+            item._id = type(item._id).parse(name)
+        else:
+            item._nodeid = name
+
+
+def _place(item):
+    """Where a test comes in the order: those on several ranks first, by their number."""
+    folder = item.path.relative_to(_TESTS).parts[0]
+    place = _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+    ranks = ranks_of(item)
+    return (ranks == 1, ranks, place)
+
+
+@pytest.fixture(scope="session")
+def rank_starts(request):
+    """The starts of mpiexec for this session's tests on several ranks."""
+    starts = RankStarts(request.session.items)
+    yield starts
+    starts.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    if _UNDER_MPIEXEC or ranks_of(pyfuncitem) == 1:
+        return None
+    pyfuncitem._request.getfixturevalue("rank_starts").run(pyfuncitem)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
-    if _UNDER_MPIEXEC and report.failed:
+    if not _UNDER_MPIEXEC:
+        return report
+    if report.failed:
         # The other ranks may wait in a collective call that this rank has left.
         print(f"rank {MPI.COMM_WORLD.rank}, {item.name}:", file=sys.stderr)
         print(report.longreprtext, file=sys.stderr)
         sys.stderr.flush()
         MPI.COMM_WORLD.Abort(1)
+    if REPORTS in os.environ and MPI.COMM_WORLD.rank == 0:
+        write_report(item, report)
     return report
 
 

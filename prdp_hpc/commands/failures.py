@@ -33,7 +33,7 @@ ORIGIN_SPEAKS = 5.0
 """Seconds that a rank waits which has only heard of an error, so that its origin speaks."""
 NEIGHBOURS = 8
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _TAG = 857
 """Of the messages by which ranks that fail alone say so."""
 
@@ -110,7 +110,7 @@ def report_of(error: Exception) -> Report:
     missing = missing_library(error) if isinstance(error, ImportError) else None
     expected = isinstance(error, PrdpError) or missing is not None
     place, text = _last_frame(error), str(missing or error)
-    echo = place is not None and place.filename == str(_PACKAGE / "collective.py")
+    echo = place is not None and place.filename == str(_PACKAGE / "distributed" / "collective.py")
     if not expected:
         text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     return Report(

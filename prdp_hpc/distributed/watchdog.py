@@ -35,7 +35,7 @@ DEFAULT_SECONDS = 600.0
 LOOKS = 20
 """How often it looks within the limit."""
 
-_PACKAGE = str(Path(__file__).parent) + os.sep
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 calls = [0]
 """How many collective calls this process has begun, in its only element."""

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import pytest
 import tiny
 
+# One worker has all: it starts the jobs together.
+pytestmark = [pytest.mark.xdist_group("failures"), pytest.mark.timeout(400)]
+
 SECONDS = 100
 """More than any failure may take, on a machine that is busy with other work."""
 
@@ -162,7 +165,6 @@ def jobs(request):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.timeout(400)
 def test_a_failure_ends_all_ranks_and_is_told_once(jobs, name):
     job, case = jobs[name].result(), CASES[name]
     assert job.returncode == case.code, job.stderr
@@ -172,7 +174,6 @@ def test_a_failure_ends_all_ranks_and_is_told_once(jobs, name):
 
 
 @pytest.mark.parametrize("name", WELL)
-@pytest.mark.timeout(400)
 def test_ranks_that_leave_in_order_say_nothing(jobs, name):
     job = jobs[name].result()
     assert (job.returncode, job.stderr) == (WELL[name][1], "")

@@ -100,7 +100,18 @@ def check_a_run(folder):
     assert garbage() == 0
 
 
+@pytest.fixture
+def nothing_left():
+    """No garbage of the tests before, nor their modules for Python's collector to look through."""
+    gc.collect()
+    PETSc.garbage_cleanup(MPI.COMM_WORLD)
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.parallel(nprocs=2)
+@pytest.mark.usefixtures("nothing_left")
 def test_steps_drop_no_parallel_objects(tmp_path):
     check_a_run(Path(MPI.COMM_WORLD.bcast(str(tmp_path))))
     for name, step in each_stepper(side=8):

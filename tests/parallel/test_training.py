@@ -2,7 +2,6 @@
 can be killed and resumed.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -18,34 +17,34 @@ import torch
 from prdp_hpc import cli
 from prdp_hpc.training.checkpoint import Checkpoints
 
+# One worker has all, as the tests share their runs.
+pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.timeout(600)]
+
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
 EPOCHS = 4
-# One start of MPI for all runs on as many ranks: importing torch on four ranks takes longer than
-# these trainings.
-MANY = (
-    "import json, sys\nfrom prdp_hpc.cli import main\nfor words in json.loads(sys.argv[1]): "
-    "main(words)"
-)
+RESUMED = {3: [3], 4: [1, 2]}
+# Figures would take longer than these trainings.
+NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = lambda *_: None"
 
 
-def runs_of(configs, grid_ranks, name):
-    """Command lines of one run of each config, divided in this way."""
-    return [
-        ["run", config, f"parallel.grid_ranks={grid_ranks}", f"name={Path(config).stem}-{name}"]
-        for config in configs
-    ]
+def train_all(ranks, lines):
+    """Run command lines one after the other, on one rank in this process."""
+    if ranks == 1:
+        for words in lines:
+            cli.main(words)
+        return
+    for done in tiny.many(ranks, lines, NO_FIGURES):
+        assert done.codes == [0] * ranks, done.stderr
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of runs of five configs on 1 rank and in every split.
+def split_runs(folder):
+    """Five configs on 1 rank and in every split: command lines by the number of ranks.
 
     double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of
     four replicas have none; corrector: a ResNet through Navier-Stokes, two solves a step, with as
     few samples; unet: a U-Net on the ranks' uneven parts; paper: the paper's 1-D emulator as it is,
     in float32.
     """
-    folder = tmp_path_factory.mktemp("training")
     double = tiny.emulator(
         folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55}
     )
@@ -70,19 +69,73 @@ def trained(tmp_path_factory):
         network={"kind": "unet", "channels": 4, "depth": 1},
     )
     contents = {"double": double, "few": few, "corrector": corrector, "unet": unet}
-    configs = [tiny.write(folder / f"{name}.yaml", content) for name, content in contents.items()]
-    paper = [
-        str(tiny.REPOSITORY / "configs" / "heat_1d.yaml"),
-        f"output={folder}",
-        f"training.epochs={EPOCHS}",
+    configs = {name: [tiny.write(folder / f"{name}.yaml", one)] for name, one in contents.items()}
+    heat = str(tiny.REPOSITORY / "configs" / "heat_1d.yaml")
+    configs["paper"] = [heat, f"output={folder}", f"training.epochs={EPOCHS}"]
+    lines = {1: [], 2: [], 3: [], 4: []}
+    for ranks, grid_ranks in [(1, 1), *SPLITS]:
+        lines[ranks] += [
+            [
+                "run",
+                *words,
+                f"parallel.grid_ranks={grid_ranks}",
+                f"name={name}-{ranks}-{grid_ranks}",
+            ]
+            for name, words in configs.items()
+        ]
+    return lines
+
+
+def resumed_runs(folder):
+    """A run in one go and one that is resumed: command lines by the number of ranks."""
+    network = {"kind": "resnet", "channels": 4, "blocks": 1}
+    content = tiny.emulator(
+        folder,
+        grid={"shape": [16]},
+        network=network,
+        training={"batch_size": 4},
+        data={"train": 12},
+    )
+    config, lines = tiny.write(folder / "resumed.yaml", content), {}
+    for ranks, splits in RESUMED.items():
+        lines[ranks] = []
+        for grid_ranks in splits:
+            words, name = (
+                ["run", config, f"parallel.grid_ranks={grid_ranks}"],
+                f"{ranks}-{grid_ranks}",
+            )
+            lines[ranks] += [
+                [*words, f"name=whole-{name}", "training.epochs=4"],
+                [*words, f"name=resumed-{name}", "training.epochs=1"],
+                [*words, f"name=resumed-{name}", "training.epochs=4", "--resume"],
+            ]
+    return lines
+
+
+def moved_runs(folder):
+    """Data made on 1 and on 2 ranks, a run on 1 rank, and one that goes on on 2."""
+    config = tiny.write(folder / "moved.yaml", tiny.emulator(folder, grid={"shape": [6, 5]}))
+    files = {ranks: str(folder / f"{ranks}.h5") for ranks in (1, 2)}
+    words = ["run", config, f"data.file={files[1]}"]
+    one = [
+        ["generate", config, "--out", files[1]],
+        [*words, "name=unmoved", "training.epochs=6"],
+        [*words, "name=moved", "training.epochs=3"],
     ]
+    two = [
+        ["generate", config, "--out", files[2]],
+        [*words, "name=moved", "training.epochs=6", "parallel.grid_ranks=2", "--resume"],
+    ]
+    return {1: one, 2: two}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of all runs that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("training")
+    kinds = split_runs(folder), resumed_runs(folder), moved_runs(folder)
     for ranks in (1, 2, 3, 4):
-        lines = []
-        for grid_ranks in [g for n, g in SPLITS if n == ranks] or [1]:
-            name = f"{ranks}-{grid_ranks}"
-            lines += runs_of(configs, grid_ranks, name)
-            lines.append(["run", *paper, f"parallel.grid_ranks={grid_ranks}", f"name=paper-{name}"])
-        tiny.python(ranks, "-c", MANY, json.dumps(lines), timeout=240)
+        train_all(ranks, [words for lines in kinds for words in lines.get(ranks, [])])
     return folder
 
 
@@ -102,7 +155,6 @@ def difference(folder, config, split):
     return np.abs(many / one - 1).max()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{split[0]} ranks, {split[1]} a grid")
 @pytest.mark.parametrize("config", ["double", "few", "corrector", "unet", "paper"])
 def test_same_training_on_any_split(config, split, trained):
@@ -166,7 +218,6 @@ def kill_while_training(rank, at_epoch, words, folder):
     return job.returncode, time.monotonic() - start
 
 
-@pytest.mark.timeout(300)
 def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_path):
     # A line may wait 2 s for its checkpoint, so the run must take much longer than that.
     epochs = 60
@@ -191,30 +242,13 @@ def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_pat
     assert tiny.summary(folder, "name") == tiny.summary(tmp_path / "undisturbed", "name")
 
 
-@pytest.mark.parametrize(("ranks", "splits"), [(3, [3]), (4, [1, 2])], ids=["3 ranks", "4 ranks"])
-def test_a_resume_rounds_as_the_undisturbed_run(ranks, splits, tmp_path):
+@pytest.mark.parametrize("ranks", RESUMED, ids=lambda ranks: f"{ranks} ranks")
+def test_a_resume_rounds_as_the_undisturbed_run(ranks, trained):
     """Sums of three and more numbers depend on their order, which DDP changes after its first
     pass.
     """
-    network = {"kind": "resnet", "channels": 4, "blocks": 1}
-    content = tiny.emulator(
-        tmp_path,
-        grid={"shape": [16]},
-        network=network,
-        training={"batch_size": 4},
-        data={"train": 12},
-    )
-    config, lines = tiny.write(tmp_path / "config.yaml", content), []
-    for grid_ranks in splits:
-        words = ["run", config, f"parallel.grid_ranks={grid_ranks}"]
-        lines += [
-            [*words, f"name=whole-{grid_ranks}", "training.epochs=4"],
-            [*words, f"name=resumed-{grid_ranks}", "training.epochs=1"],
-            [*words, f"name=resumed-{grid_ranks}", "training.epochs=4", "--resume"],
-        ]
-    tiny.python(ranks, "-c", MANY, json.dumps(lines), timeout=100)
-    for grid_ranks in splits:
-        whole, resumed = (tmp_path / f"{kind}-{grid_ranks}" for kind in ("whole", "resumed"))
+    for grid_ranks in RESUMED[ranks]:
+        whole, resumed = (trained / f"{kind}-{ranks}-{grid_ranks}" for kind in ("whole", "resumed"))
         networks = [
             Checkpoints(folder / "checkpoints").load_latest()["task"]["network"]
             for folder in (whole, resumed)
@@ -223,35 +257,17 @@ def test_a_resume_rounds_as_the_undisturbed_run(ranks, splits, tmp_path):
         assert tiny.rows(resumed) == tiny.rows(whole)
 
 
-def test_generated_data_and_resume_on_other_ranks(tmp_path):
-    config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, grid={"shape": [6, 5]}))
-    files = {ranks: tmp_path / f"{ranks}.h5" for ranks in (1, 2)}
-    cli.main(["generate", config, "--out", str(files[1])])
-    two = tiny.prdp_hpc(2, "generate", config, "--out", files[2])
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count(str(files[2])) == 1
-    with h5py.File(files[1]) as one, h5py.File(files[2]) as two_ranks:
+def test_generated_data_is_the_same_on_other_ranks(trained):
+    with h5py.File(trained / "1.h5") as one, h5py.File(trained / "2.h5") as two_ranks:
         for group in ("train", "validation"):
             name = f"{group}/trajectories"
             assert one[name].shape == two_ranks[name].shape
             # float32 of solutions that agree to 1e-12: at most the last bit may differ
             np.testing.assert_allclose(two_ranks[name][:], one[name][:], rtol=2e-7, atol=1e-9)
 
-    data = f"data.file={files[1]}"
-    cli.main(["run", config, data, "name=whole", "training.epochs=6"])
-    cli.main(["run", config, data, "name=moved", "training.epochs=3"])
-    moved = tiny.prdp_hpc(
-        2,
-        "run",
-        config,
-        data,
-        "name=moved",
-        "training.epochs=6",
-        "parallel.grid_ranks=2",
-        "--resume",
-    )
-    assert moved.returncode == 0, moved.stderr
-    whole, other = (tiny.rows(tmp_path / name) for name in ("whole", "moved"))
+
+def test_a_run_goes_on_on_other_ranks(trained):
+    whole, other = (tiny.rows(trained / name) for name in ("unmoved", "moved"))
     assert (
         [row.pop("loss") for row in other[:1]] == [row.pop("loss") for row in whole[:1]] == [None]
     )

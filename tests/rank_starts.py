@@ -1,0 +1,146 @@
+"""Tests on several ranks: one start of mpiexec for all tests on the same number of ranks.
+
+mpi-pytest starts one for each test, and importing torch on every rank takes longer than most of
+them. Here the first of a session's tests on N ranks starts `mpiexec -n N pytest` for all of them;
+each then waits for its own result. The ranks abort when a test fails: what is left then begins with
+a new start.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+REPORTS = "PRDP_RANK_REPORTS"
+"""The variable that tells rank 0 the file for its reports."""
+
+# mpi-pytest's, for ranks that pytest itself has started.
+_CHILD = "_PYTEST_MPI_CHILD_PROCESS"
+_QUIET = ("--tb=no", "--no-summary", "--no-header", "--disable-warnings", "--show-capture=no")
+_LINES = 200
+
+
+def ranks_of(item):
+    """The number of ranks that a test is for."""
+    marker = item.get_closest_marker("parallel")
+    if marker is None:
+        return 1
+    if "_nprocs" in getattr(getattr(item, "callspec", None), "params", {}):
+        return item.callspec.params["_nprocs"]
+    (ranks,) = marker.args or marker.kwargs.values()
+    return ranks
+
+
+def test_id(item):
+    """A test's name for pytest's command line; xdist adds the group to `item.nodeid`."""
+    return f"{item.path}::{item.name}"
+
+
+def write_report(item, report):
+    """On rank 0: tell the session that waits what has become of a test."""
+    line = {"test": test_id(item), "when": report.when, "outcome": report.outcome}
+    if report.skipped:
+        line["reason"] = report.longrepr[2]
+    with open(os.environ[REPORTS], "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+class Start:
+    """One mpiexec that runs some tests one after the other."""
+
+    def __init__(self, ranks, tests, folder):
+        self._log, self._reports = folder / "log", folder / "reports"
+        self._reports.touch()
+        pytest_words = [sys.executable, "-m", "pytest", "--runxfail", "-s", "-q"]
+        first = ["mpiexec", "-n", "1", *pytest_words, *tests]
+        others = ["-n", str(ranks - 1), *pytest_words, *_QUIET, *tests]
+        with self._log.open("wb") as log:
+            self._job = subprocess.Popen(
+                [*first, ":", *others],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, _CHILD: "1", REPORTS: str(self._reports)},
+            )
+
+    def wait(self, test):
+        """Wait until a test is done on all ranks; its reports, fewer than three if it failed."""
+        while True:
+            ended = self._job.poll() is not None
+            lines = [json.loads(line) for line in self._whole_lines()]
+            mine = [line for line in lines if line["test"] == test]
+            if ended or any(line["when"] == "teardown" for line in mine):
+                return mine
+            time.sleep(0.02)
+
+    def end(self):
+        """Wait until all ranks have ended; their exit code."""
+        return self._job.wait()
+
+    def kill(self):
+        """End what still runs."""
+        self._job.terminate()
+        try:
+            self._job.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._job.kill()
+
+    def said(self):
+        """The end of what all ranks wrote."""
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LINES:])
+
+    def _whole_lines(self):
+        text = self._reports.read_text()
+        return text[: text.rfind("\n") + 1].splitlines()
+
+
+class RankStarts:
+    """The starts of a session, at most one at a time."""
+
+    def __init__(self, items):
+        self._left = {}
+        for item in items:
+            self._left.setdefault(ranks_of(item), []).append(test_id(item))
+        self._folder = tempfile.TemporaryDirectory()
+        self._start = self._ranks = None
+        self._count = 0
+
+    def run(self, item):
+        """The result of a test on several ranks: returns, skips or fails."""
+        ranks, test = ranks_of(item), test_id(item)
+        if self._ranks != ranks or self._start is None:
+            self._begin(ranks)
+        self._left[ranks].remove(test)
+        try:
+            reports = self._start.wait(test)
+            code = None if self._left[ranks] else self._start.end()
+        except BaseException:  # a timeout too
+            self.close()
+            raise
+        skipped = [report["reason"] for report in reports if report["outcome"] == "skipped"]
+        whole = [report["when"] for report in reports] == ["setup", "call", "teardown"]
+        if (not whole and not skipped) or code:
+            said = self._start.said()
+            self.close()
+            pytest.fail(f"on {ranks} ranks:\n{said}", pytrace=False)
+        if skipped:
+            pytest.skip(skipped[0])
+
+    def close(self):
+        """End the ranks that still run."""
+        if self._start is not None:
+            self._start.kill()
+        self._start = None
+
+    def _begin(self, ranks):
+        self.close()
+        self._count += 1
+        folder = Path(self._folder.name) / str(self._count)
+        folder.mkdir()
+        self._start, self._ranks = Start(ranks, self._left[ranks], folder), ranks

@@ -143,6 +143,8 @@ class AssembledOperator(Operator):
 
     def _put(self, host: Array | None) -> None:
         theta = None if host is None else torch.from_numpy(host.copy())
+        # Until it is done: an exception leaves some of other numbers behind.
+        self._loaded_state = -1
         _collective_call(self, lambda: self.assemble(theta, self.matrix))
         self.matrix.assemble()
         # Entries may have been written past PETSc, into the arrays of the matrix.

@@ -9,6 +9,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.linalg.promises import row_maxima
+from prdp_hpc.linalg.torch_petsc import is_aij
 
 
 def bad_row(matrix: Any, work: Any, in_set_up: bool) -> str:
@@ -16,7 +17,7 @@ def bad_row(matrix: Any, work: Any, in_set_up: bool) -> str:
 
     `work` is a vector of the matrix that is overwritten.
     """
-    if not str(matrix.getType()).endswith("aij"):
+    if not is_aij(matrix):
         return ""
     comm: MPI.Comm = matrix.comm.tompi4py()
     end = matrix.getSize()[0]

@@ -84,7 +84,7 @@ class KspPair:
 
     @property
     def is_one_ksp(self) -> bool:
-        """Whether one KSP does the solves of both directions."""
+        """Whether one KSP, which the user made, does the solves of both directions."""
         return self.forward.ksp is self.adjoint.ksp
 
     def keep(self) -> None:

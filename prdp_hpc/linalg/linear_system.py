@@ -35,7 +35,7 @@ from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import ResidualChecks
 from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
-from prdp_hpc.linalg.torch_petsc import Array, placed
+from prdp_hpc.linalg.torch_petsc import Array, is_aij, placed
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ class LinearSystem(ResidualChecks):
         self._residual = self._matrix.createVecLeft()
         make = create_pair if solver.adopted is None else adopted_pair
         self._pair = make(operator, solver, transposed)
-        self._adopted = solver.adopted is not None
 
     @property
     def ksp_name(self) -> str:
@@ -167,7 +166,7 @@ class LinearSystem(ResidualChecks):
             self._check_promises()
             self._check_rows(direction)
             self.forward_ksp.setOperators(self._matrix, self._pair.pmat)
-            if self._adopted:
+            if self._pair.is_one_ksp:
                 set_up(ksp, self._used_operator())
             else:
                 ksp.setUp()
@@ -391,6 +390,5 @@ class LinearSystem(ResidualChecks):
     def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
         # On this rank alone: the others may not have failed.
         matrix, level = self._pair.pmat, self._direction(direction).level
-        stored = str(matrix.getType()).endswith("aij")
-        row = zero_diagonal(matrix, self._residual) if stored else None
+        row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
         return errors.petsc_failure(direction, self.method, error, level, row)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, is_aij
 from prdp_hpc.petsc import PETSc
 
 MOST_NUMBERS = 1_000_000
@@ -66,7 +66,7 @@ def multi_rhs_richardson(ksp: Any, matrix: Any) -> MultiRhsRichardson | None:
     # Options change the method (its scale, the diagonal that is taken).
     if not plain or any(name.startswith(prefix) for name in PETSc.Options().getAll()):
         return None
-    if _create_maij() is None or not str(matrix.getType()).endswith("aij") or matrix.getNullSpace():
+    if _create_maij() is None or not is_aij(matrix) or matrix.getNullSpace():
         return None
     return MultiRhsRichardson(matrix, pc)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prdp_hpc.linalg.torch_petsc import placed
+from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
 
 MOST_TRANSPOSED = 50_000
@@ -31,7 +31,7 @@ class BatchedProduct:
         self._vectors = matrix.createVecs()
         self._dense: dict[tuple[int, bool], tuple[Any, Any]] = {}
         self._share = matrix.getSize()[0] / matrix.comm.size
-        self._is_stored = str(matrix.getType()).endswith("aij")
+        self._is_stored = is_aij(matrix)
 
     def __call__(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x`, or `Aᵀ x`, for float64 `(B, n_local)`; a new tensor."""

@@ -16,7 +16,7 @@ from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.nullspaces import Nullspace, Nullspaces
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, is_aij
 from prdp_hpc.petsc import PETSc
 
 DOUBLE, SINGLE = 1e-8, 1e-5
@@ -54,7 +54,7 @@ class PromiseCheck:
         self.matrix, self._is_single = matrix, is_single
         self._comm: MPI.Comm = matrix.comm.tompi4py()
         self._x, self._y = matrix.createVecs()
-        self._is_stored = str(matrix.getType()).endswith("aij")
+        self._is_stored = is_aij(matrix)
         self._symmetric: tuple[int, str | None] = (-1, None)
         self._nullspaces_state = -1
         self._probes: dict[int, Array] = {}

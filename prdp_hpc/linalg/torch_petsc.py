@@ -73,6 +73,12 @@ def has_bad_numbers(array: Array) -> bool:
         return not np.isfinite(array.sum()) and not bool(np.isfinite(array).all())
 
 
+def is_aij(matrix: Any) -> bool:
+    """Whether a PETSc matrix stores rows entry by entry, not in blocks (baij, sbaij)."""
+    kind = str(matrix.getType()).removeprefix("seq").removeprefix("mpi")
+    return kind.startswith("aij")
+
+
 def is_real_tensor(value: Any) -> bool:
     """Whether `value` is a tensor of real floating-point numbers."""
     return isinstance(value, Tensor) and value.is_floating_point()

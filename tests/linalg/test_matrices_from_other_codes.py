@@ -208,6 +208,23 @@ def check_mistakes_of_users_code(comm):
     if comm.size == 1:  # on several ranks the others wait in their assembly
         with pytest.raises(RuntimeError, match="no such file"):
             solved(assemble=fails_on_one_rank)
+        failing = [False]
+
+        def assemble(theta, matrix):
+            if failing[0]:
+                raise RuntimeError("no such file")
+            code.assemble(theta, matrix)
+
+        operator = AssembledOperator(code.matrix, assemble, code.vjp)
+        b, solver = torch.ones(N, dtype=torch.float64), Solver("gmres", "jacobi", 1e-12)
+        solve(operator, theta, b, solver)
+        # What was there before the failure is not taken for the new matrix.
+        for failing[0] in (True, True, False):
+            if failing[0]:
+                with pytest.raises(RuntimeError, match="no such file"):
+                    solve(operator, theta + 1.0, b, solver)
+        wanted = torch.linalg.solve(code.dense(theta + 1.0), b)
+        torch.testing.assert_close(solve(operator, theta + 1.0, b, solver), wanted)
     x = solved(vjp=fails_on_one_rank)
     raises_everywhere(comm, RuntimeError, "no such file", lambda: x.sum().backward())
     wrong = {"vjp": lambda *_: np.zeros(3 if last else 2)}
@@ -228,6 +245,7 @@ ASSEMBLED = [
     (True, "cg", "gamg"),
     (False, "bcgs", "bjacobi"),
     (True, "cg", "jacobi", "sbaij"),
+    (False, "richardson", "jacobi", "baij"),
 ]
 
 

@@ -32,9 +32,12 @@ class Served:
         ):
 
             def ask(line, answers=1):
-                stream.write(line + "\n")
-                stream.flush()
-                return [stream.readline().strip() for _ in range(answers)]
+                try:
+                    stream.write(line + "\n")
+                    stream.flush()
+                    return [stream.readline().strip() for _ in range(answers)]
+                except ConnectionError:  # closed with something that was not read
+                    return [""] * answers
 
             ask(first, 0)
             yield ask

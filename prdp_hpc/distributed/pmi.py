@@ -91,23 +91,24 @@ class ProcessManager:
             stay_alive(connection)
             with connection.makefile("r", encoding="ascii", newline="\n") as lines:
                 said = _fields(lines.readline())
-                if said.get("cmd") == "join" and self._is_one_of_us(said):
-                    self._wait_for_the_end(lines, int(said["rank"]), int(said["node"]), host)
+                if said.get("cmd") == "join" and self._joins(said, host):
+                    self._wait_for_the_end(lines, int(said["rank"]))
                 elif said.get("cmd") == "initack" and self._may_initialise(said, host):
                     self._serve_mpi(connection, lines, int(said["pmiid"]))
 
-    def _is_one_of_us(self, said: dict[str, str]) -> bool:
-        """Whether a process knows the token and is a rank that has not joined yet."""
+    def _joins(self, said: dict[str, str], host: str) -> bool:
+        """Let a process join that knows the token and is a rank which has not joined yet."""
         known = secrets.compare_digest(said["token"].encode(), self.token.encode())
+        rank, node = int(said["rank"]), int(said["node"])
         with self._changed:
-            return (
-                known
-                and 0 <= int(said["rank"]) < self._size
-                and int(said["rank"]) not in self._nodes
-            )
+            joins = known and 0 <= rank < self._size and rank not in self._nodes
+            if joins:
+                self._nodes[rank], self._hosts[rank] = node, host
+                self._changed.notify_all()
+            return joins
 
     def _may_initialise(self, said: dict[str, str], host: str) -> bool:
-        """Whether it is a rank that has joined from this host: MPI itself cannot tell the token.
+        """Let a rank start MPI once that has joined from this host: MPI cannot tell the token.
 
         A rank says that it joins before it starts MPI, but on another connection, which may be
         read later.
@@ -115,12 +116,13 @@ class ProcessManager:
         rank = int(said["pmiid"])
         with self._changed:
             self._changed.wait_for(lambda: rank in self._hosts, JOIN_DELAY)
-            return self._hosts.get(rank) == host and rank not in self._initialised
+            may = self._hosts.get(rank) == host and rank not in self._initialised
+            if may:
+                self._initialised.add(rank)
+                self._changed.notify_all()
+            return may
 
-    def _wait_for_the_end(self, lines: TextIO, rank: int, node: int, host: str) -> None:
-        with self._changed:
-            self._nodes[rank], self._hosts[rank] = node, host
-            self._changed.notify_all()
+    def _wait_for_the_end(self, lines: TextIO, rank: int) -> None:
         try:
             lines.read()
         finally:
@@ -129,9 +131,6 @@ class ProcessManager:
                 self._changed.notify_all()
 
     def _serve_mpi(self, connection: socket.socket, lines: TextIO, rank: int) -> None:
-        with self._changed:
-            self._initialised.add(rank)
-            self._changed.notify_all()
         _say(
             connection,
             "cmd=initack",

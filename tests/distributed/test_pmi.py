@@ -155,13 +155,14 @@ def test_a_process_without_the_token_is_no_process_of_the_job(monkeypatch):
     with (
         served.join(0),
         served.join(1),
-        served.join(1) as again,
         served.connection("cmd=initack pmiid=0") as first,
         served.connection("cmd=initack pmiid=1") as second,
     ):
-        assert again("x", 1) == [""]
-        assert first("cmd=finalize", 5)[-1] == "cmd=finalize_ack rc=0"
-        assert second("cmd=finalize", 5)[-1] == "cmd=finalize_ack rc=0"
+        assert [ask("cmd=get_maxes", 5)[-1][:9] for ask in (first, second)] == ["cmd=maxes"] * 2
+        with served.join(1) as again:
+            assert again("x", 1) == [""]
+        assert first("cmd=finalize", 1)[-1] == "cmd=finalize_ack rc=0"
+        assert second("cmd=finalize", 1)[-1] == "cmd=finalize_ack rc=0"
         with served.connection("cmd=initack pmiid=0") as stranger:
             assert stranger("cmd=finalize", 1) == [""]
     assert served.reason() == ""

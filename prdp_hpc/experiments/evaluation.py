@@ -47,11 +47,11 @@ def evaluate(
         print(evaluate("runs/heat_1d", "other.h5")["error"])
     """
     world = MPI.COMM_WORLD
+    config = call_together(world, lambda: trained_config(folder, components, NEEDED))
     # Read by one rank: of a run that goes on, others might find a newer checkpoint.
     state = world.bcast(
         call_together(world, lambda: trained_state(folder) if world.rank == 0 else None)
     )
-    config = call_together(world, lambda: trained_config(folder, components, NEEDED))
     if data is not None:
         changed = config.data.model_copy(update={"file": str(data)})
         config = config.model_copy(update={"data": changed})

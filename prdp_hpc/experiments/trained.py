@@ -35,8 +35,8 @@ def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Modul
         For a folder without a config or a readable checkpoint, for a component that `components`
         does not name, and for a task without a network.
     """
-    state = trained_state(folder)
     config = trained_config(folder, components, needed=("network.kind",))
+    state = trained_state(folder)
     weights, kind = state["task"]["network"], component_of(config.network)
     inside, outside = state["task"].get("channels") or _first_layer(kind, config, weights)
     network = build_network(

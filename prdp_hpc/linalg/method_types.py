@@ -11,7 +11,6 @@ from prdp_hpc.petsc import PETSc
 
 OWN_PRECONDITIONERS = ("constraint",)
 """Names of preconditioners that PETSc does not have, and an operator may bring along."""
-USER_PCS = ("shell", "python")
 """These are nothing without functions of the user's."""
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
@@ -135,7 +134,7 @@ def unfit(what: str, name: str) -> str | None:
 
 def _check_fit(what: str, name: Any) -> None:
     why = unfit(what, name) if isinstance(name, str) else None
-    if what == "pc" and name in USER_PCS:
+    if what == "pc" and name == "shell":
         why = "it needs functions: give Solver(pc=ShellPreconditioner(apply, apply_transpose))"
     if why is not None:
         raise InputError(f"{what}={name!r} cannot be used in a Solver: {why}")

@@ -67,8 +67,9 @@ class SupervisedTask(ABC):
         self.mesh, self.grid, self.stepper, self.recipe = mesh, stepper.grid, stepper, recipe
         self._dtype = recipe.dtype
         call_together(mesh.world, lambda: self._check(data))
+        train = self._read(data, "train") if data.count("train") else None
         self.validation = self._read(data, "validation")
-        self._train = self._read(data, "train") if data.count("train") else self.validation[:0]
+        self._train = self.validation[:0] if train is None else train
         self.channels = channel_names(stepper, self.validation.shape[2])
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)

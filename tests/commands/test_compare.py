@@ -14,6 +14,7 @@ from prdp_hpc.experiments.run import run_experiment
 
 RUN_FILES = {
     "starts.json",
+    "components.json",
     "config.yaml",
     "metrics.jsonl",
     "summary.json",

@@ -60,7 +60,7 @@ WORDS = [
     (["run", "CONFIG", "training.epochs=few"], "training.epochs: must be a valid integer"),
     (["run", "CONFIG", "trainings.epochs=5"], "trainings: unknown key; did you mean 'training'?"),
     (["run", "CONFIG", "task=inverse"], "data: unknown key"),
-    (["run", "CONFIG", "task=[1]"], "task: [1] is not known"),
+    (["run", "CONFIG", "task=[1]"], "task: must be a name, not [1]"),
     (
         ["compare", "CONFIG", "grid.shape=[8, 0]"],
         "grid.shape.1: must be greater than or equal to 2",

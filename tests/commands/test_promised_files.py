@@ -11,6 +11,7 @@ from prdp_hpc import cli
 
 RUN_FILES = {
     "starts.json",
+    "components.json",
     "config.yaml",
     "metrics.jsonl",
     "summary.json",

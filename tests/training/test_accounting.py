@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from prdp_hpc import Grid, Solver, SolveReport, SparseOperator
+from prdp_hpc import Grid, Solver, SolveReport
+from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.report import PartTimer
 from prdp_hpc.linalg.solver import LinearSystem
 from prdp_hpc.linalg.unrolled.run import Run
@@ -80,7 +81,7 @@ def counted(differentiation, clock):
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
 def test_each_part_gets_what_belongs_to_it(monkeypatch, differentiation):
     clock = Clock()
-    clock.delayed(monkeypatch, SparseOperator, "load", 1.0)
+    clock.delayed(monkeypatch, BatchMatrix, "load", 1.0)
     clock.delayed(monkeypatch, Burgers, "values", 20.0)
     clock.delayed(monkeypatch, SparseOperator, "values_gradient", 300.0)
     solver, stopwatch, step = counted(differentiation, clock)

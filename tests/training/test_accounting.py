@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from prdp_hpc import Grid, Solver, SolveReport
+from prdp_hpc import Grid, Solver, SolveReport, SparseOperator
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.report import PartTimer
 from prdp_hpc.linalg.solver import LinearSystem

@@ -205,9 +205,9 @@ def _add_traceback(parser: argparse.ArgumentParser, default: Any) -> None:
 
 
 def _count(text: str) -> int:
-    """A positive whole number, for argparse."""
+    """A positive integer, for argparse."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
     return int(text)
 
 

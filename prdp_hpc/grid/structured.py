@@ -185,8 +185,8 @@ class Grid:
         return tuple(torch.meshgrid(*axes, indexing="ij"))
 
     def scatter(self, whole: Tensor) -> Tensor:
-        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that every rank
-        holds alike.
+        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that is
+        replicated on the ranks.
 
         Differentiable: in the backward pass each rank gets the gradient of the whole field,
         gathered from all parts, so whatever the ranks compute alike from whole fields (a network)
@@ -235,7 +235,7 @@ class Grid:
         return self._halos[width](local)
 
     def replicated(self, parameter: Tensor) -> Tensor:
-        """A parameter that every rank of the grid holds alike; its gradient is summed over the
+        """A parameter that is replicated on the ranks of the grid; its gradient is summed over the
         ranks.
         """
         if self.comm.size == 1 or not parameter.requires_grad:
@@ -339,7 +339,7 @@ def _wrong(
         or not all(isinstance(n, Integral) and n >= 2 for n in shape)
     ):
         return InputError(
-            f"a grid's shape is a list of 1 to 3 whole numbers, each at least 2, not {shape!r}"
+            f"a grid's shape is a list of 1 to 3 integers, each at least 2, not {shape!r}"
         )
     boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
     if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):

@@ -64,7 +64,7 @@ class FunctionOperator(Operator):
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
         fits = isinstance(n_local, int) and n_local >= 0
-        wrong = None if fits else InputError(f"n_local must be a whole number ≥ 0, not {n_local!r}")
+        wrong = None if fits else InputError(f"n_local must be an integer ≥ 0, not {n_local!r}")
         raise_together(self.comm, wrong)
         self.apply = apply
         self.apply_transpose = apply_transpose

@@ -99,7 +99,7 @@ def wrong_pattern(
     if rows.size and not (
         np.issubdtype(rows.dtype, np.integer) and np.issubdtype(cols.dtype, np.integer)
     ):
-        return InputError(f"rows and cols must be whole numbers, not {rows.dtype} and {cols.dtype}")
+        return InputError(f"rows and cols must be integers, not {rows.dtype} and {cols.dtype}")
     for name, index in (("rows", rows), ("cols", cols)):
         if index.size and (index.min() < 0 or index.max() >= shape[0]):
             return InputError(

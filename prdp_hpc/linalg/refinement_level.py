@@ -36,13 +36,13 @@ class Refinement:
             object.__setattr__(self, "rtol", 1e-8)
         whole = isinstance(self.max_it, Integral) and not isinstance(self.max_it, bool)
         if self.max_it is not None and (not whole or self.max_it < 1):
-            raise InputError(f"max_it must be a whole number of at least 1, not {self.max_it!r}")
+            raise InputError(f"max_it must be an integer of at least 1, not {self.max_it!r}")
         if self.rtol is not None and not (math.isfinite(self.rtol) and 0 < self.rtol < 1):
             raise InputError(f"rtol must lie between 0 and 1, not {self.rtol!r}")
 
     @classmethod
     def of(cls, level: Refinement | int | float) -> Refinement:
-        """A level of a ladder: a whole number means iterations, another number a tolerance."""
+        """A level of a ladder: an integer means iterations, another number a tolerance."""
         if isinstance(level, Refinement):
             return level
         if isinstance(level, Integral) and not isinstance(level, bool):

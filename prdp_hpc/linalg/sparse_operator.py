@@ -177,7 +177,7 @@ class SparseOperator(Operator):
     @matrix_sets.setter
     def matrix_sets(self, count: int) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError(f"matrix_sets must be a whole number of at least 1, not {count!r}")
+            raise InputError(f"matrix_sets must be an integer of at least 1, not {count!r}")
         self.matrices.most = count
 
     def acquire_matrices(self, count: int) -> Lease[BatchMatrix]:

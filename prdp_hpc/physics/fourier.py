@@ -26,7 +26,7 @@ class FourierTransform:
 
     Attributes
     ----------
-    frequencies : `k_d` of this rank's coefficients along each axis, whole numbers that broadcast to
+    frequencies : `k_d` of this rank's coefficients along each axis, integers that broadcast to
         the shape of a transformed field.
     """
 

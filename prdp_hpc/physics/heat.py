@@ -26,8 +26,8 @@ class Heat(DiffusionStepper):
     Parameters
     ----------
     grid : where `u` lives.
-    diffusivity : κ > 0 in length² / time: a number, a tensor of shape `()` that every rank holds
-        alike, or this rank's field of shape `local_shape`. Tensors may require a gradient.
+    diffusivity : κ > 0 in length² / time: a number, a replicated tensor of shape `()`, or this
+        rank's field of shape `local_shape`. Tensors may require a gradient.
     dt : time step, > 0.
     solver : solves the step; `solver.refine` sets how accurately.
 

@@ -159,7 +159,7 @@ def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -
         or picard_iterations < 1
     ):
         return InputError(
-            f"picard_iterations must be a whole number of at least 1, not {picard_iterations!r}"
+            f"picard_iterations must be an integer of at least 1, not {picard_iterations!r}"
         )
     if gradient not in ("full", "reduced"):
         return InputError(f"gradient must be 'full' or 'reduced', not {gradient!r}")

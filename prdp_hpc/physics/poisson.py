@@ -21,7 +21,7 @@ class Poisson(DiffusionStepper):
     ----------
     grid : where `u` and `f` live.
     solver : solves the system.
-    diffusivity : κ > 0: a number, a tensor of shape `()` that every rank holds alike, or this
+    diffusivity : κ > 0: a number, a replicated tensor of shape `()`, or this
         rank's field of shape `local_shape`; tensors may require a gradient. Default 1.
 
     Raises

@@ -64,7 +64,7 @@ class Coordinator:
                 raise InputError(f"{name} must be a positive number, not {threshold!r}")
         for name, window in (("ema_window", ema_window), ("error_window", error_window)):
             if isinstance(window, bool) or int(window) != window or window < 1:
-                raise InputError(f"{name} must be a whole number of at least 1, not {window!r}")
+                raise InputError(f"{name} must be an integer of at least 1, not {window!r}")
         self.ladder, self.adjoint_ladder = ladder, adjoint_ladder
         self.step_threshold, self.stop_threshold = step_threshold, stop_threshold
         self.ema_window, self.error_window = ema_window, error_window

@@ -31,7 +31,7 @@ class Ladder(Protocol):
 class IterationLadder:
     """KSP iterations `start, start + step, …`, the last one `stop`.
 
-    Raises `ValueError` unless all are whole numbers, `start ≥ 1`, `step ≥ 1` and `stop ≥ start`.
+    Raises `ValueError` unless all are integers, `start ≥ 1`, `step ≥ 1` and `stop ≥ start`.
     """
 
     start: int = 1
@@ -43,8 +43,7 @@ class IterationLadder:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise InputError(
-                    f"an iteration ladder's {name} must be a whole number of at least 1, not "
-                    f"{number!r}"
+                    f"an iteration ladder's {name} must be an integer of at least 1, not {number!r}"
                 )
         if self.stop < self.start:
             raise InputError(
@@ -102,7 +101,7 @@ class ToleranceLadder:
 
 @dataclass(frozen=True)
 class ExplicitLadder:
-    """Levels given one by one: whole numbers (iterations) that rise, or tolerances that fall.
+    """Levels given one by one: integers (iterations) that rise, or tolerances that fall.
 
     Raises `ValueError` for an empty list, a mixture of both, or an order that does not refine.
     """
@@ -119,7 +118,7 @@ class ExplicitLadder:
         if len(kinds) > 1:
             given = list(self.levels)
             raise InputError(
-                "levels must be all iterations (whole numbers) or all tolerances, not a mixture: "
+                "levels must be all iterations (integers) or all tolerances, not a mixture: "
                 f"{given}"
             )
         pairs = list(zip(self.levels, self.levels[1:], strict=False))
@@ -175,11 +174,11 @@ def looser(level: Level, factor: float) -> Level:
 
 
 def check_level(level: Level) -> None:
-    """Raise `ValueError` unless `level` is a whole number ≥ 1 (iterations) or a number between 0
+    """Raise `ValueError` unless `level` is an integer ≥ 1 (iterations) or a number between 0
     and 1 (tolerance).
     """
     if isinstance(level, bool) or not isinstance(level, int | float):
-        raise InputError(f"a level is a whole number of iterations or a tolerance, not {level!r}")
+        raise InputError(f"a level is an integer of iterations or a tolerance, not {level!r}")
     if isinstance(level, int) and level < 1:
         raise InputError(f"a level of iterations must be at least 1, not {level}")
     if isinstance(level, float) and not 0 < level < 1:

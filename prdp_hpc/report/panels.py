@@ -2,7 +2,7 @@
 of the lines.
 
 matplotlib's `Figure` is used without pyplot, so nothing looks for a display and no global state
-changes. It is loaded when the first figure is made: all ranks of a training import this room, and
+changes. It is loaded when the first figure is made: all ranks of a training import it, and
 one of them draws, at the end.
 """
 

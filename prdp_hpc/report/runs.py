@@ -119,9 +119,7 @@ def _check_line(line: object, where: str) -> None:
     for key in LINE_NUMBERS:
         _number(line[key], f"{where}, {key}")
     if not isinstance(line["epoch"], int) or line["epoch"] < 0:
-        raise ReportError(
-            f"{where}, epoch: must be a whole number from 0 on, not {line['epoch']!r}"
-        )
+        raise ReportError(f"{where}, epoch: must be an integer from 0 on, not {line['epoch']!r}")
 
 
 def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, Column]:

@@ -18,7 +18,7 @@ import torch
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import atomic_path, remove_leftovers, to_json
 from prdp_hpc.training.background import BackgroundWriter
-from prdp_hpc.training.checksummed import DamagedError, load_sealed, save_sealed
+from prdp_hpc.training.checksummed import DamagedError, load_checksummed, save_checksummed
 
 FORMAT = "prdp-hpc checkpoint 3"
 SHARE = 0.02
@@ -148,7 +148,7 @@ class Checkpoints:
     def _write(self, path: Path, content: Any) -> None:
         remove_leftovers(self.folder / "epoch_*.pt")
         with atomic_path(path) as temporary:
-            save_sealed(content, temporary)
+            save_checksummed(content, temporary)
         earlier = [other for other in self._paths() if _place(other) <= _place(path)]
         for other in self._paths():
             if other not in earlier[-self.keep :]:
@@ -292,7 +292,7 @@ def _place(path: Path) -> tuple[int, int]:
 def _read(path: Path) -> dict[str, Any]:
     advice = "remove the file and resume from the one before it, or start the run anew"
     try:
-        content = load_sealed(path)
+        content = load_checksummed(path)
     except DamagedError as error:
         raise CheckpointError(f"{path}: {error}; {advice}") from error
     except FileNotFoundError as error:

@@ -20,7 +20,7 @@ class DamagedError(InputError):
     """A file is not what was written; the message says what is wrong with it."""
 
 
-def save_sealed(content: Any, path: Path) -> None:
+def save_checksummed(content: Any, path: Path) -> None:
     """`torch.save`, with the SHA-256 of the file as the comment at its end; the file stays one that
     `torch.load` reads.
     """
@@ -46,9 +46,10 @@ def save_sealed(content: Any, path: Path) -> None:
         file.write(SEAL + digest)
 
 
-def load_sealed(path: Path) -> Any:
-    """What `save_sealed` wrote, on the CPU; nothing in the file is executed. `DamagedError` if a
-    single bit differs.
+def load_checksummed(path: Path) -> Any:
+    """What `save_checksummed` wrote, on the CPU; nothing in the file is executed.
+
+    Raises `DamagedError` if a single bit differs.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

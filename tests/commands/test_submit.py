@@ -111,7 +111,7 @@ def test_mistakes(config, tmp_path, capsys, monkeypatch):
         "4 ranks, which do not divide evenly over 3 nodes; --nodes may be one of [1, 2, 4]"
         in refused(capsys, config, "--replicas=2", "--grid-ranks=2", "--nodes=3")
     )
-    assert "argument --nodes: must be a whole number" in refused(capsys, config, "--nodes=0")
+    assert "argument --nodes: must be an integer" in refused(capsys, config, "--nodes=0")
     assert "training.epochs: must be a valid integer" in refused(
         capsys, config, "training.epochs=few"
     )

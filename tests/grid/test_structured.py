@@ -134,11 +134,11 @@ def test_coarsening_ends():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((30,), "list of 1 to 3 whole numbers"),
+        ((30,), "list of 1 to 3 integers"),
         (((),), "list of 1 to 3"),
         (((2, 2, 2, 2),), "list of 1 to 3"),
         (((1, 5),), "at least 2"),
-        (((3.5,),), "whole numbers"),
+        (((3.5,),), "integers"),
         (((4,), "robin"), "boundary must be one of"),
         (((4, 4), ("periodic",)), "for each of 2 axes"),
         (((4,), "periodic", None, 0.0), "length must be positive"),

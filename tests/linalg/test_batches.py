@@ -287,7 +287,7 @@ def test_the_number_of_sets_is_the_users(solver, made):
         done = solver.report.forward.set_ups + solver.report.adjoint.set_ups - set_ups
         assert done == 3 * (6 - most)
     for wrong in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="matrix_sets must be a whole number of at least 1"):
+        with pytest.raises(ValueError, match="matrix_sets must be an integer of at least 1"):
             operator.matrix_sets = wrong
 
 

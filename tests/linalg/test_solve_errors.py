@@ -116,7 +116,7 @@ def test_wrong_values_also_after_right_ones(before):
         (lambda: SparseOperator([0], [0, 1], (2, 2)), "same length"),
         (lambda: SparseOperator([0, 2], [0, 1], (2, 2)), "must lie in 0 … 1"),
         (lambda: SparseOperator([0, -1], [0, 1], (2, 2)), "must lie in 0 … 1"),
-        (lambda: SparseOperator([0.5], [0], (2, 2)), "whole numbers"),
+        (lambda: SparseOperator([0.5], [0], (2, 2)), "integers"),
         (lambda: SparseOperator([0], [0], (2, 3)), "square"),
         (
             lambda: SparseOperator([0], [0], (2, 2), grid=Grid((3,), comm=MPI.COMM_SELF)),

@@ -311,7 +311,7 @@ def test_channels():
         ({"viscosity": -1e-9}, "viscosity must not be negative"),
         ({"viscosity": math.nan}, "viscosity must not be negative, and finite"),
         ({"gradient": "none"}, "gradient must be 'full' or 'reduced', not 'none'"),
-        ({"picard_iterations": 0}, "picard_iterations must be a whole number of at least 1, not 0"),
+        ({"picard_iterations": 0}, "picard_iterations must be an integer of at least 1, not 0"),
         ({"picard_iterations": 1.5}, "picard_iterations"),
         ({"picard_iterations": True}, "picard_iterations"),
         ({"viscosity": torch.tensor(0.1, requires_grad=True)}, "no gradient with respect to visc"),

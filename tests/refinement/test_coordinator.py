@@ -139,5 +139,5 @@ def test_thresholds_out_of_range(name, value):
 @pytest.mark.parametrize("name", ["ema_window", "error_window"])
 @pytest.mark.parametrize("value", [0, -3, 1.5, True])
 def test_windows_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
         Coordinator(IterationLadder(), **{name: value})

@@ -59,10 +59,10 @@ def test_explicit_levels_are_what_was_given(levels):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IterationLadder(0, 1, 5), "start must be a whole number of at least 1, not 0"),
-        (lambda: IterationLadder(1, 0, 5), "step must be a whole number"),
-        (lambda: IterationLadder(1, 1.5, 5), "step must be a whole number"),
-        (lambda: IterationLadder(True, 1, 5), "start must be a whole number"),
+        (lambda: IterationLadder(0, 1, 5), "start must be an integer of at least 1, not 0"),
+        (lambda: IterationLadder(1, 0, 5), "step must be an integer"),
+        (lambda: IterationLadder(1, 1.5, 5), "step must be an integer"),
+        (lambda: IterationLadder(True, 1, 5), "start must be an integer"),
         (lambda: IterationLadder(6, 1, 5), r"stop \(5\) must not be below its start \(6\)"),
         (lambda: ToleranceLadder(1.0, 0.1, 0.1), "start must lie between 0 and 1"),
         (lambda: ToleranceLadder(0.1, 1.0, 0.01), "factor must lie between 0 and 1"),
@@ -77,8 +77,8 @@ def test_explicit_levels_are_what_was_given(levels):
         (lambda: ExplicitLadder([1, 0.1]), "not a mixture"),
         (lambda: ExplicitLadder([1, 2.0]), "between 0 and 1, not 2.0"),
         (lambda: IterationLadder().level(-1), "rungs count from 0"),
-        (lambda: check_level(True), "whole number of iterations or a tolerance"),
-        (lambda: check_level("3"), "whole number of iterations or a tolerance"),
+        (lambda: check_level(True), "integer of iterations or a tolerance"),
+        (lambda: check_level("3"), "integer of iterations or a tolerance"),
         (lambda: check_level(0), "at least 1"),
     ],
 )

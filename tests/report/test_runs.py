@@ -98,7 +98,7 @@ def test_a_broken_line_is_named(write_run: WriteRun) -> None:
         ({"level": None}, r"line 3, level: must be a number, not None"),
         ({"solver_seconds": "fast"}, r"line 3, solver_seconds: must be a number, not 'fast'"),
         ({"error": True}, r"line 3, error: must be a number, not True"),
-        ({"epoch": 1.5}, r"line 3, epoch: must be a whole number"),
+        ({"epoch": 1.5}, r"line 3, epoch: must be an integer"),
         ({"forward_iterations": 10**400}, r"line 3, forward_iterations: is too large"),
         ({"parameters": [1.0]}, r"line 1, parameters: must be a list"),
     ],

@@ -26,7 +26,7 @@ from prdp_hpc.training.checkpoint import (
     random_state,
     restore_random_state,
 )
-from prdp_hpc.training.checksummed import DamagedError, load_sealed, save_sealed
+from prdp_hpc.training.checksummed import DamagedError, load_checksummed, save_checksummed
 
 SETTINGS: dict[str, Any] = {
     "task": "emulator",
@@ -155,7 +155,7 @@ def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> Non
     ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
-    save_sealed({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
+    save_checksummed({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError,
         match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run anew",
@@ -168,7 +168,7 @@ def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> Non
     "content", [{"weights": torch.zeros(2)}, torch.zeros(2), {"format": "prdp-hpc checkpoint 1"}]
 )
 def test_another_programs_file_is_refused(tmp_path: Path, content: object) -> None:
-    save_sealed(content, tmp_path / "epoch_0001.pt")
+    save_checksummed(content, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError, match=r"epoch_0001\.pt: is not a checkpoint of this version"
     ):
@@ -218,9 +218,9 @@ def test_a_single_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
             content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
         )
         with pytest.raises(DamagedError):
-            load_sealed(path)
+            load_checksummed(path)
     path.write_bytes(content)
-    assert torch.equal(load_sealed(path)["weights"], torch.arange(100.0))
+    assert torch.equal(load_checksummed(path)["weights"], torch.arange(100.0))
 
 
 def test_steps_of_an_epoch_lie_between_epochs(tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_saving_goes_on_beside_training_and_takes_what_was_there(
 
     def slow(content: object, path: Path) -> None:
         assert may_write.wait(10)
-        save_sealed(content, path)
+        save_checksummed(content, path)
 
-    monkeypatch.setattr(checkpoint, "save_sealed", slow)
+    monkeypatch.setattr(checkpoint, "save_checksummed", slow)
     path = checkpoints.save_soon(1, {"weights": weights})
     weights += 1
     assert not path.exists()

@@ -11,6 +11,7 @@ from typing import Any
 from prdp_hpc.commands.run import figure_of, remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, components, load_config
 from prdp_hpc.config.models import RefinementSection
+from prdp_hpc.config.slots import Imports
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
@@ -110,9 +111,12 @@ def _train(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bo
 
 
 def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
-    """Whether a run of the same config has come to its end in `folder`."""
+    """Whether a run of the same config has come to its end in `folder`. Only the components of this
+    config are imported, whatever the folder's names.
+    """
+    own = Imports(tuple(component.name for component in components(config).values()))
     try:
-        run, before = load_run(folder), load_config(folder / "config.yaml")
+        run, before = load_run(folder), load_config(folder / "config.yaml", imports=own)
     except PrdpError:
         return False
     if run.summary is None or not figure_of(folder).exists():

@@ -146,6 +146,20 @@ def test_nothing_is_imported_because_a_run_folder_says_so(folder):
     assert "MLP" in said.stdout, said.stderr
 
 
+def test_a_comparison_that_goes_on_imports_nothing_either(folder, capsys):
+    small = ["comparison.seeds=1", "training.epochs=1", "refinement.schedule=prdp"]
+    path = config_in(folder)
+    main(["compare", path, *small])
+    (folder / "evil.py").write_text("raise SystemExit('imported')")
+    resolved = next((folder / "runs" / "tiny-compare").rglob("prdp/config.yaml"))
+    text = resolved.read_text()
+    resolved.write_text(text.replace("torch.optim:SGD", f"{folder}/evil.py:X"))
+    capsys.readouterr()
+    main(["compare", path, *small, "--resume"])  # would end with "imported"
+    assert "saved by PRDP against" in capsys.readouterr().out
+    assert resolved.read_text() == text
+
+
 def test_a_resume_is_the_undisturbed_run_and_says_what_code_has_changed(folder, capfd):
     path = config_in(folder)
     train(path, ["name=whole", "training.epochs=4"])

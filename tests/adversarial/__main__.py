@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         search = Search(Path(folder), arguments.ranks, set(arguments.leave_out))
         end = time.monotonic() + 60.0 * arguments.minutes
-        for seed, count in _batches(arguments.seed, arguments.cases):
-            if time.monotonic() > end:
-                break
-            search.batch(seed, count)
+        # Stopped by Ctrl-C, it tells what it has found.
+        with suppress(KeyboardInterrupt):
+            for seed, count in _batches(arguments.seed, arguments.cases):
+                if time.monotonic() > end:
+                    break
+                search.batch(seed, count)
     print(f"{sum(search.counts.values())} cases: {dict(search.counts)}")
     if arguments.verbose:
         print(f"unclear: {dict(search.unclear)}\nfaults again: {dict(search.seen)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -82,9 +83,9 @@ class SupervisedConfig(_Experiment):
     data: DataSection = DataSection()
 
     @property
+    @abstractmethod
     def steps(self) -> int:
         """Steps that trajectories must have."""
-        raise NotImplementedError
 
     @property
     def task_name(self) -> str:

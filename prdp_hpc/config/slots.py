@@ -76,7 +76,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Imports:
-    """Which components of somebody's own may be imported, and which are needed at all.
+    """Which user components may be imported, and which are needed at all.
 
     Attributes
     ----------
@@ -191,7 +191,7 @@ def _unnamed(slot: Slot, value: Any) -> str:
 
 
 def _leave_out(slot: Slot, content: dict[str, Any], changes: Changes) -> None:
-    """Have a slot say what it says without its component: its default, or keys of any kind."""
+    """Replace a component that is not imported by the slot's default, or accept any keys."""
     if slot.default is None:
         changes[slot.path[:-1] if slot.whole else slot.path] = Any
     elif slot.whole:
@@ -202,8 +202,8 @@ def _leave_out(slot: Slot, content: dict[str, Any], changes: Changes) -> None:
 
 def _refused(name: str) -> str:
     raise ConfigError(
-        f"{name!r} is code of somebody's own, which is not run only because a file names it: name "
-        f"it yourself, with --component {name} or components=[{name!r}]"
+        f"{name!r} is user code, which is not imported only because a file names it: name it "
+        f"yourself, with --component {name} or components=[{name!r}]"
     )
 
 

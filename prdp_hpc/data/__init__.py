@@ -6,7 +6,6 @@ from prdp_hpc.data.layout import GROUPS, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
 from prdp_hpc.data.writer import TrajectoryWriter, write_trajectories
-from prdp_hpc.physics.initial_conditions import normalised_fourier, truncated_fourier
 
 __all__ = [
     "GROUPS",
@@ -17,8 +16,6 @@ __all__ = [
     "TrajectoryFile",
     "TrajectoryWriter",
     "check_numbers",
-    "normalised_fourier",
     "share",
-    "truncated_fourier",
     "write_trajectories",
 ]

@@ -101,7 +101,7 @@ class TrajectoryFile:
     def _own_shape(self) -> tuple[int, ...]:
         if "grid_shape" not in self.attributes:
             raise DataError(
-                f"{self.path}: says nothing about its grid (attribute grid_shape): give the shape, "
+                f"{self.path}: has no attribute grid_shape: give the shape of the grid, "
                 "TrajectoryFile(path, shape)"
             )
         return tuple(int(n) for n in np.atleast_1d(self.attributes["grid_shape"]))

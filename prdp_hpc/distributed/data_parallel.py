@@ -63,9 +63,10 @@ class DataParallel(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.loss_weight, self._grid = network, loss_weight, grid
+        self.network, self.loss_weight = network, loss_weight
         self._device, self._autocast = device, autocast
-        self._on_parts = on_parts(network)
+        # Where whole fields have to be gathered.
+        self._grid = None if on_parts(network) else grid
         # Not a submodule: its parameters are the network's.
         self._reducer: list[nn.Module] = []
         if loss_weight > 1 and any(p.requires_grad for p in network.parameters()):
@@ -81,16 +82,15 @@ class DataParallel(nn.Module):
         # Without gradients there is nothing to reduce.
         reduces = bool(self._reducer) and torch.is_grad_enabled()
         network: Any = self._reducer[0] if reduces else self.network
-        whole = self._grid is not None and not self._on_parts
         # Entering autocast takes as long as a layer of a small network, switched off too.
         with (
             torch.autocast(self._device.type, self._autocast)
             if self._autocast is not None
             else nullcontext()
         ):
-            given = self._grid.gather(fields) if whole and self._grid is not None else fields
+            given = fields if self._grid is None else self._grid.gather(fields)
             output: Tensor = network(given).to(fields.dtype)
-        return self._grid.scatter(output) if whole and self._grid is not None else output
+        return output if self._grid is None else self._grid.scatter(output)
 
     def settle(self, example: Tensor) -> None:
         """Choose the buckets of the all-reduce of gradients, by a step on fields of this shape

@@ -171,10 +171,10 @@ def workload_of(
     """
     physics = physics or physics_workload(config)
     if physics is None:
-        raise InputError("physics.pde: says nothing of its workload, and none was measured")
+        raise InputError("physics.pde: does not define its workload, and none was measured")
     found = layers or network_layers(config, physics)
     if found is None:
-        raise InputError("network.kind: says nothing of its layers, and none were measured")
+        raise InputError("network.kind: does not define its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
     count = _iterations(config, iterations)
     unroll = getattr(getattr(config, "corrector", None), "unroll", 1)

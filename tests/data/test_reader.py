@@ -203,7 +203,7 @@ def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
         check_numbers(data, {"viscosity": 1.0}, "a.h5")
     plain = TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE)
     check_numbers(plain, {"dt": 0.25}, "b.h5")
-    with pytest.raises(DataError, match="says nothing about its grid"):
+    with pytest.raises(DataError, match="has no attribute grid_shape"):
         TrajectoryFile(tmp_path / "b.h5")
 
 

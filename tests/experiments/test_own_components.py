@@ -107,8 +107,7 @@ def test_gradients_through_an_own_chain_are_right(mesh, folder):
     check_gradient(fresh_task)
 
 
-def test_networks_on_parts_and_on_whole_fields_train_alike(mesh, folder):
-    """A network that knows nothing of ranks is the same map as one on parts, on one rank."""
+def test_a_network_on_whole_fields_gets_the_state_and_the_other_inputs(mesh, folder):
     config = load_config(config_in(folder, network={"kind": "mine.py:Whole"}))
     task = build_task(config, mesh)
     assert task.network.first.in_channels == 4  # two species, x, and the PDE's own field

@@ -6,13 +6,14 @@ import tiny
 import torch
 
 from prdp_hpc.config import validate
-from prdp_hpc.data import DataError, TrajectoryFile, truncated_fourier
+from prdp_hpc.data import DataError, TrajectoryFile
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.build import ConfigParts
 from prdp_hpc.generation.generate import generate, generated_path, reference_grid
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics import NavierStokes
+from prdp_hpc.physics.initial_conditions import truncated_fourier
 
 REFERENCE = tiny.REPOSITORY.parent / "shared" / "reference"
 BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.data import normalised_fourier, truncated_fourier
+from prdp_hpc.physics.initial_conditions import normalised_fourier, truncated_fourier
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "heat_1d.h5"
 X = (np.arange(30) + 1) / 31

@@ -30,7 +30,7 @@ class TrajectoryFile:
     Raises
     ------
     DataError
-        When the file cannot be read, says nothing about its grid where `shape` is not given, or a
+        When the file cannot be read, has no `grid_shape` where `shape` is not given, or a
         data set is missing or not of the expected shape or type.
     """
 

@@ -152,7 +152,7 @@ class PhysicsWorkload:
 
 
 def physics_workload(config: SupervisedConfig) -> PhysicsWorkload | None:
-    """What the config's PDE says of itself; None where it says nothing."""
+    """The workload that the config's PDE defines; None where it defines none."""
     own = getattr(config.physics, "workload", None)
     return None if own is None else PhysicsWorkload(**own(tuple(config.grid.shape)))
 
@@ -214,7 +214,7 @@ def input_channels(config: SupervisedConfig, physics: PhysicsWorkload) -> int:
 
 
 def network_layers(config: SupervisedConfig, physics: PhysicsWorkload) -> Sequence[Layer] | None:
-    """The layers of the config's network; None where it says nothing of them."""
+    """The layers that the config's network defines; None where it defines none."""
     own = getattr(config.network, "layers", None)
     if own is None:
         return None

@@ -120,7 +120,8 @@ def test_options_leave_the_database_with_their_solver():
                 )
     del solver
     gc.collect()
-    assert PETSc.Options().getAll() == before
+    # Solvers of other tests may have taken theirs along meanwhile.
+    assert PETSc.Options().getAll().items() <= before.items()
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])

@@ -12,7 +12,8 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
-from prdp_hpc.physics.diffusion import DiffusionStepper
+from prdp_hpc.physics.boundaries import Boundaries
+from prdp_hpc.physics.diffusion import DiffusionStepper, FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
 from prdp_hpc.physics.stepper import unit_axes
 
@@ -20,21 +21,26 @@ from prdp_hpc.physics.stepper import unit_axes
 class Heat(DiffusionStepper):
     """`u_t = ∇·(κ ∇u) + f`, backward Euler in time and central in space.
 
-    One step solves `(I − dt ∇·κ∇) u⁺ = u + dt f`, with the boundary values 0, no flux, or periodic,
-    as the grid says. First order in `dt`, second in `h`; stable for every `dt`.
+    One step solves `(I − dt ∇·κ∇) u⁺ = u + dt f` with a condition on each side. First order in
+    `dt`, second in `h`; stable for every `dt`.
 
     Parameters
     ----------
     grid : where `u` lives.
     diffusivity : κ > 0 in length² / time: a number, a replicated tensor of shape `()`, or this
-        rank's field of shape `local_shape`. Tensors may require a gradient.
+        rank's field of shape `local_shape`, or `(M, *local_shape)` with one for each sample.
+        Tensors may require a gradient.
     dt : time step, > 0.
     solver : solves the step; `solver.refine` sets how accurately.
+    boundaries : for each axis the conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`; default: as the grid says (value 0, no flux, periodic).
+    face_mean : κ between two points: "arithmetic" (default), or "harmonic" for κ that jumps.
 
     Raises
     ------
     ValueError
-        If κ or dt is not positive, or of a wrong shape.
+        If κ or dt is not positive, or of a wrong shape, or for conditions that the grid cannot
+        have.
 
     Source: paper, section on the heat emulator.
     """
@@ -43,11 +49,19 @@ class Heat(DiffusionStepper):
     channelwise = True
     scheme = "backward Euler, central differences, conjugate gradients to rtol 1e-12"
 
-    def __init__(self, grid: Grid, diffusivity: float | Tensor, dt: float, solver: Solver) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        diffusivity: float | Tensor,
+        dt: float,
+        solver: Solver,
+        boundaries: Boundaries | None = None,
+        face_mean: FaceMean = "arithmetic",
+    ) -> None:
         if not 0 < dt < math.inf:
             raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
         self._dt = float(dt)
-        super().__init__(grid, diffusivity, solver, mass=1.0, scale=self._dt)
+        super().__init__(grid, diffusivity, solver, 1.0, self._dt, boundaries, face_mean)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Heat:
@@ -78,11 +92,15 @@ class Heat(DiffusionStepper):
         """The time step; the matrix has it too, so that another one needs another stepper."""
         return self._dt
 
-    def __call__(self, u: Tensor, source: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, u: Tensor, source: Tensor | None = None, time: float | Tensor | None = None
+    ) -> Tensor:
         """The state one step later.
 
         `u`: `(B, C, *local_shape)` (any leading axes will do); every channel diffuses alone.
-        `source`: f at the new time, of a shape that broadcasts with `u`. Differentiable in `u`,
-        `source` and κ; collective.
+        `source`: f at the new time, of a shape that broadcasts with `u`. `time`: of `u`; functions
+        on the sides that take the time get the new one, `time + dt`. Differentiable in `u`,
+        `source`, κ and what the sides say; collective.
         """
-        return self._solve(u if source is None else u + self.dt * source)
+        right = u if source is None else u + self.dt * source
+        return self._solve(right, None if time is None else time + self.dt)

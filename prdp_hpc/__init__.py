@@ -25,6 +25,10 @@ _HOMES = {
     "Refinement": "linalg",
     "SolveError": "linalg",
     "solve": "linalg",
+    "solve_nonlinear": "linalg",
+    "NonlinearSolver": "linalg",
+    "NonlinearSolveError": "linalg",
+    "ColouredJacobian": "linalg",
     "Heat": "physics",
     "Poisson": "physics",
     "Burgers": "physics",
@@ -70,8 +74,11 @@ if TYPE_CHECKING:
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
+    from prdp_hpc.linalg import ColouredJacobian as ColouredJacobian
     from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
+    from prdp_hpc.linalg import NonlinearSolveError as NonlinearSolveError
+    from prdp_hpc.linalg import NonlinearSolver as NonlinearSolver
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner
     from prdp_hpc.linalg import SolveError as SolveError
@@ -79,6 +86,7 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import SolveReport as SolveReport
     from prdp_hpc.linalg import SparseOperator as SparseOperator
     from prdp_hpc.linalg import solve as solve
+    from prdp_hpc.linalg import solve_nonlinear as solve_nonlinear
     from prdp_hpc.networks import MLP as MLP
     from prdp_hpc.networks import Convolution as Convolution
     from prdp_hpc.networks import Network as Network

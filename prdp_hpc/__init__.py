@@ -31,8 +31,10 @@ _HOMES = {
     "ColouredJacobian": "linalg",
     "Heat": "physics",
     "Poisson": "physics",
+    "AllenCahn": "physics",
     "Burgers": "physics",
     "NavierStokes": "physics",
+    "NonlinearDiffusion": "physics",
     "Coordinator": "refinement",
     "IterationLadder": "refinement",
     "ToleranceLadder": "refinement",
@@ -92,9 +94,11 @@ if TYPE_CHECKING:
     from prdp_hpc.networks import Network as Network
     from prdp_hpc.networks import ResNet as ResNet
     from prdp_hpc.networks import UNet as UNet
+    from prdp_hpc.physics import AllenCahn as AllenCahn
     from prdp_hpc.physics import Burgers as Burgers
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes
+    from prdp_hpc.physics import NonlinearDiffusion as NonlinearDiffusion
     from prdp_hpc.physics import Poisson as Poisson
     from prdp_hpc.physics import Stepper as Stepper
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule

@@ -28,7 +28,7 @@ def run(function, start=START, parameters=(), solver=None, **options):
 
 def test_no_root_names_reason_iteration_level_and_what_to_try():
     solver = NonlinearSolver()
-    with pytest.raises(NonlinearSolveError, match="(?s)LOCAL_MIN|LINE_SEARCH") as caught:
+    with pytest.raises(NonlinearSolveError, match=r"LOCAL_MIN|LINE_SEARCH") as caught:
         run(lambda u: u**2 + 1.0, START + 1.0, solver=solver)
     assert "Newton iteration" in str(caught.value)
     assert "level rtol=1e-08" in str(caught.value)

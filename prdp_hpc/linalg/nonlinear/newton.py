@@ -72,8 +72,8 @@ class Newton:
 
     Its KSP applies a preconditioner in Python once, which calls the solver: all that the solver
     does beside PETSc's (fixed numbers of iterations, checks, counting, one preconditioner for
-    forward and adjoint solves) holds for Newton's method as well. The tolerances of Eisenstat and Walker
-    are read off that KSP, which SNES sets them for.
+    forward and adjoint solves) holds for Newton's method as well. The tolerances of Eisenstat and
+    Walker are read off that KSP, which SNES sets them for.
     """
 
     def __init__(self, operator: Operator, solver: Solver, options: Mapping[str, Any]) -> None:

@@ -71,6 +71,7 @@ class Counters:
     solves : right-hand sides solved (a batch of B counts B).
     iterations : KSP iterations of all of them together.
     set_ups : preconditioner set-ups.
+    set_ups_skipped : new values for which a lagged preconditioner was kept.
     nonlinear_solves : nonlinear systems solved (a batch of B counts B).
     newton_iterations : of all of them together; each is one of `solves`.
     function_evaluations : of their residuals.
@@ -85,6 +86,7 @@ class Counters:
     solves: int = 0
     iterations: int = 0
     set_ups: int = 0
+    set_ups_skipped: int = 0
     nonlinear_solves: int = 0
     newton_iterations: int = 0
     function_evaluations: int = 0

@@ -187,6 +187,14 @@ class NonlinearSolver:
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
 
+    def state_dict(self) -> dict[str, Any]:
+        """That of `solver`."""
+        return self.solver.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """That of `solver`."""
+        self.solver.load_state_dict(state)
+
     def system(self, operator: Operator) -> Newton:
         """Newton's method with one Jacobian, made on first use; collective then."""
         found = self._systems.get(operator)

@@ -181,7 +181,7 @@ class DiffusionStepper:
                 self._values, self._seen = values, kappa.clone()
         return values
 
-    def _solve(self, right: Tensor) -> Tensor:
+    def _solve(self, right: Tensor, state: Tensor | None = None) -> Tensor:
         shape, error = right.shape, None
         if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
             wanted = self.grid.local_shape
@@ -191,8 +191,14 @@ class DiffusionStepper:
             )
         values = self._values_after(error)
         fields = math.prod(shape[: -self.grid.dim])
+        guess = None if state is None else self.solver.guess_of(state)
+        rows = (fields, self.grid.n_local)
         return solve(
-            self.operator, values, right.reshape(fields, self.grid.n_local), self.solver
+            self.operator,
+            values,
+            right.reshape(rows),
+            self.solver,
+            None if guess is None else guess.expand(shape).reshape(rows),
         ).reshape(shape)
 
 

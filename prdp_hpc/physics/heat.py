@@ -85,4 +85,4 @@ class Heat(DiffusionStepper):
         `source`: f at the new time, of a shape that broadcasts with `u`. Differentiable in `u`,
         `source` and κ; collective.
         """
-        return self._solve(u if source is None else u + self.dt * source)
+        return self._solve(u if source is None else u + self.dt * source, u)

@@ -1,9 +1,19 @@
 """Ready-made PDEs, each a differentiable stepper over a `Grid` and a `Solver`."""
 
+from prdp_hpc.physics.boundaries import Dirichlet, Neumann, Robin
 from prdp_hpc.physics.burgers import Burgers
 from prdp_hpc.physics.heat import Heat
 from prdp_hpc.physics.navier_stokes import NavierStokes
 from prdp_hpc.physics.poisson import Poisson
 from prdp_hpc.physics.stepper import Stepper
 
-__all__ = ["Burgers", "Heat", "NavierStokes", "Poisson", "Stepper"]
+__all__ = [
+    "Burgers",
+    "Dirichlet",
+    "Heat",
+    "NavierStokes",
+    "Neumann",
+    "Poisson",
+    "Robin",
+    "Stepper",
+]

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
-from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
@@ -190,13 +189,15 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _set_up_earlier(self, direction: str, lag: LagRule, earlier: dict[str, Any]) -> None:
         """Set up for the values of an earlier run's last set-up, so that this one goes on to the
-        same numbers.
+        same numbers; not if they are other ranks' parts.
         """
+        self._earlier = None
         host = None if earlier["values"] is None else to_host(earlier["values"])
         source = self._source
         loaded = source.loaded.copy
-        error = _wrong_values(host, loaded)
-        raise_together(self._comm, error)
+        shapes = [None if values is None else values.shape for values in (host, loaded)]
+        if anywhere(self._comm, shapes[0] != shapes[1]):
+            return
         with source.holding(host):
             self.set_up_anew(direction)
         self._set_up_values = host
@@ -204,7 +205,6 @@ class PreconditionerSetUp(ResidualChecks):
         # Whether the values of the next solve are other ones than those of the last.
         is_other = anywhere(self._comm, digest(loaded) != earlier["loaded"])
         self._state = self._used_operator().loads, source.loads - is_other
-        self._earlier = None
 
     def _set_up(self, direction: Direction) -> None:
         ksp = direction.ksp
@@ -310,14 +310,3 @@ class PreconditionerSetUp(ResidualChecks):
         matrix, level = self._pair.pmat, self._direction(direction).level
         row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
         return errors.petsc_failure(direction, self.method, error, level, row)
-
-
-def _wrong_values(host: Array | None, loaded: Array | None) -> InputError | None:
-    shapes = [None if values is None else values.shape for values in (host, loaded)]
-    if shapes[0] == shapes[1]:
-        return None
-    return InputError(
-        f"the checkpoint's preconditioner was made from values of shape {shapes[0]} on this rank, "
-        f"and the operator's are of shape {shapes[1]}: go on with the same operators, in the same "
-        "order, on the same ranks"
-    )

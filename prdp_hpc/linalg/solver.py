@@ -328,6 +328,16 @@ class Solver:
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
 
 
+def recollection_of(
+    solver: Solver, operator: Operator, b: Tensor
+) -> tuple[Recollection | None, InputError | None]:
+    """What the next solve for b starts from, or what is wrong on this rank; not collective."""
+    try:
+        return solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1), None
+    except InputError as error:
+        return None, error
+
+
 def _checked_guess(name: str) -> str:
     if name not in INITIAL_GUESSES:
         raise InputError(f"initial_guess must be one of {', '.join(INITIAL_GUESSES)}, not {name!r}")

@@ -283,7 +283,7 @@ class LinearSystem(PreconditionerSetUp):
             if self._solve_stacked(direction, b, x):
                 return int(direction.level.max_it or 0)
             aims: Any = [None] * len(b) if self._aims is None else self._aims
-            absolute = float(ksp.getTolerances()[1])
+            absolute = 0.0 if self._aims is None else float(ksp.getTolerances()[1])
             for right, result, aim in zip(b, x, aims, strict=True):
                 if aim is not None and not self._is_left_to_do(direction, right, aim, absolute):
                     result[:], iterations = 0.0, 0

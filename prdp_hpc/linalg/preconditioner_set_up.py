@@ -114,8 +114,11 @@ class PreconditionerSetUp(ResidualChecks):
         """Set a lagged preconditioner up for the values that the matrix holds; collective."""
         assert self._lag is not None
         assert self._pair.lagged is not None
+        # Until it is done: after an error nothing is left to be kept.
+        state, self._state = self._state, None
         self._pair.lagged.take_values()
         self._set_up_counted(direction)
+        self._state = state
         self._set_up_values = self._source.loaded.copy
         self._lag.was_set_up()
         self._unmeasured = {"forward", "adjoint"}

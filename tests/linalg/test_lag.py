@@ -164,6 +164,22 @@ def test_new_values_are_checked_although_nothing_is_set_up(wrong):
     lopsided[1] += 0.5
     with pytest.raises(ValueError, match="A = Aᵀ"):
         solve(operator, lopsided, b, solver)
+    torch.testing.assert_close(matrix @ solve(operator, values, b, solver), b)
+
+
+def test_after_a_set_up_that_failed_the_next_is_a_new_one():
+    matrix = dominant(6, symmetric=True)
+    operator, values = sparse(matrix, symmetric=True)
+    solver = Solver("cg", "icc", 1e-8, lag_preconditioner=2)
+    b = torch.ones(6, dtype=torch.float64)
+    for scale in (1.0, 2.0):
+        solve(operator, scale * values, b, solver)
+    lopsided = values.clone()
+    lopsided[1] += 0.5
+    with pytest.raises(ValueError, match="A = Aᵀ"):
+        solve(operator, lopsided, b, solver)
+    torch.testing.assert_close(matrix @ solve(operator, values, b, solver), b)
+    assert counts(solver) == (2, 1)
 
 
 @pytest.mark.parametrize("level", [4, 1e-8])

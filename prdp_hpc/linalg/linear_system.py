@@ -261,7 +261,7 @@ class LinearSystem(PreconditionerSetUp):
             self._check_transposed(direction)
         if self._lag is None:
             return self._solve_rows(direction, b, x)
-        solves = self._report.counters(direction.name).solves
+        solves, self._costs = self._report.counters(direction.name).solves, []
         try:
             iterations = self._solve_rows(direction, b, x)
             if self._is_trusted(direction, b, x):
@@ -270,6 +270,7 @@ class LinearSystem(PreconditionerSetUp):
             if not self._lag.is_stale:
                 raise
         self.set_up_anew(direction.name)
+        self._costs = []
         self._report.counters(direction.name).solves = solves
         iterations = self._solve_rows(direction, b, x)
         self._is_trusted(direction, b, x)

@@ -184,6 +184,8 @@ class PreconditionerSetUp(ResidualChecks):
             "values": None if values is None else torch.from_numpy(values),
             "loaded": digest(loaded),
             "rule": self._lag.state_dict(),
+            "unmeasured": sorted(self._unmeasured),
+            "left": dict(self._left),
         }
 
     def load_lag_state(self, state: dict[str, Any]) -> None:
@@ -205,6 +207,7 @@ class PreconditionerSetUp(ResidualChecks):
             self.set_up_anew(direction)
         self._set_up_values = host
         lag.load_state_dict(earlier["rule"])
+        self._unmeasured, self._left = set(earlier["unmeasured"]), dict(earlier["left"])
         # Whether the values of the next solve are other ones than those of the last.
         is_other = anywhere(self._comm, digest(loaded) != earlier["loaded"])
         self._state = self._used_operator().loads, source.loads - is_other

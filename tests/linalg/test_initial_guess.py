@@ -148,6 +148,20 @@ def test_a_zero_right_hand_side_has_the_solution_zero():
         assert x[1].any()
 
 
+@pytest.mark.parametrize(("ksp", "pc"), [("cg", "jacobi"), ("richardson", "jacobi")])
+@pytest.mark.parametrize("level", [4, 1e-8])
+def test_what_overflows_is_an_error(ksp, pc, level):
+    operator, values = sparse(dominant(5, symmetric=True) * 1e3, symmetric=True)
+    b = torch.ones(5, dtype=torch.float64)
+    solver = Solver(ksp, pc, level)
+    for right, guess in ((b * float("nan"), b), (b, b * 1e307)):
+        with pytest.raises(SolveError, match=r"NaN or infinity|NANORINF"):
+            solve(operator, values, right, solver, guess)
+    torch.testing.assert_close(
+        solve(operator, values, b, solver), solve(operator, values, b, solver, 0.0 * b)
+    )
+
+
 def test_what_is_wrong_with_a_guess():
     operator, values = sparse(dominant(4))
     b = torch.ones(4, dtype=torch.float64)

@@ -98,7 +98,9 @@ class NewtonSection(Section):
 
 
 class AllenCahnSection(Section):
-    """`u_t = ε² Δu + u − u³`: width of an interface ε in units of length, time step dt < 1."""
+    """`u_t = ε² Δu + u − u³`: width of an interface ε in units of length, time step dt < 1; what is
+    given on the sides.
+    """
 
     component: ClassVar[str] = "prdp_hpc.physics.allen_cahn:AllenCahn"
     has_steps: ClassVar[bool] = True
@@ -106,7 +108,13 @@ class AllenCahnSection(Section):
     pde: str = "allen_cahn"
     interface: Positive
     dt: Share
+    boundaries: BoundariesSection | None = None
     newton: NewtonSection = NewtonSection()
+
+    def check_grid(self, grid: GridSection) -> None:
+        """Raise `InputError` for sides that the grid does not have."""
+        if self.boundaries is not None:
+            self.boundaries.check_grid(grid)
 
     @property
     def levels_count_inner_iterations(self) -> bool:
@@ -121,7 +129,8 @@ class AllenCahnSection(Section):
 
 class NonlinearDiffusionSection(Section):
     """`u_t = ∇·(κ(u) ∇u)`: diffusivity κ₀ in length² / time, time step dt; κ is κ₀ (1 + β u²)
-    (`law: quadratic`) or κ₀ |u|^β (`law: power`), with the `exponent` β.
+    (`law: quadratic`) or κ₀ |u|^β (`law: power`), with the `exponent` β; what is given on the
+    sides.
     """
 
     component: ClassVar[str] = "prdp_hpc.physics.nonlinear_diffusion:NonlinearDiffusion"
@@ -132,7 +141,13 @@ class NonlinearDiffusionSection(Section):
     dt: Positive
     law: Literal["quadratic", "power"] = "quadratic"
     exponent: Annotated[Float, Field(ge=0)] = 1.0
+    boundaries: BoundariesSection | None = None
     newton: NewtonSection = NewtonSection()
+
+    def check_grid(self, grid: GridSection) -> None:
+        """Raise `InputError` for sides that the grid does not have."""
+        if self.boundaries is not None:
+            self.boundaries.check_grid(grid)
 
     @property
     def levels_count_inner_iterations(self) -> bool:

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Solver, solve_nonlinear
 from prdp_hpc.linalg.nonlinear.solve import GivenJacobian
+from prdp_hpc.physics.boundaries import Boundaries, SideConditions, numbers_of
+from prdp_hpc.physics.face_fluxes import FaceFluxes
 
 
 class NewtonKeys(Protocol):
@@ -52,7 +54,8 @@ def newton_solver(solver: Solver | NonlinearSolver, keys: NewtonKeys) -> Nonline
 class NewtonStepper(ABC):
     """One step of backward Euler, `F(u⁺, u) = 0`, for fields of one channel.
 
-    A subclass has `residual(u, old, *parameters)` on `(b, 1, *local_shape)`, and `jacobian`.
+    A subclass has `residual(u, old, *parameters, sides)` on `(b, 1, *local_shape)`, and `jacobian`;
+    `sides` are the numbers of `FaceFluxes.side_numbers`.
 
     Raises
     ------
@@ -64,17 +67,29 @@ class NewtonStepper(ABC):
     channelwise = True
     residual: Callable[..., Tensor]
 
-    def __init__(self, grid: Grid, dt: float, solver: NonlinearSolver) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        dt: float,
+        solver: NonlinearSolver,
+        boundaries: Boundaries | None = None,
+    ) -> None:
         error = None
         if not 0 < dt < math.inf:
             error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
         raise_together(grid.comm, error or wrong_solver(solver))
         self.grid, self.solver, self._dt = grid, solver, float(dt)
+        self.boundaries = boundaries or [None] * grid.dim
+        self.fluxes = FaceFluxes(grid, SideConditions(grid, boundaries))
 
     @property
     def dt(self) -> float:
         """The time step."""
         return self._dt
+
+    def attributes(self) -> dict[str, float]:
+        """`dt`, and the numbers on the sides."""
+        return {"dt": self.dt, **numbers_of(self.boundaries)}
 
     @property
     @abstractmethod
@@ -84,6 +99,7 @@ class NewtonStepper(ABC):
     def _step(self, state: Tensor, parameters: Sequence[Any] = ()) -> Tensor:
         """The state one step later; every channel by itself, from the state itself as start."""
         fields = self._fields(state)
+        parameters = (*parameters, self.side_numbers())
         stepped = solve_nonlinear(
             self.residual,
             fields,
@@ -94,6 +110,10 @@ class NewtonStepper(ABC):
             per_sample=(True, *(False for _ in parameters)),
         )
         return stepped.reshape(state.shape)
+
+    def side_numbers(self) -> list[tuple[Tensor, ...]]:
+        """The last parameter of the residual; an error in a condition on all ranks."""
+        return call_together(self.grid.comm, self.fluxes.side_numbers)
 
     def _fields(self, state: Tensor) -> Tensor:
         """All fields of a batch as samples of one channel; collective."""

@@ -20,7 +20,8 @@ from prdp_hpc.linalg import (
     Solver,
     solve_nonlinear,
 )
-from prdp_hpc.physics.face_fluxes import flux_divergence
+from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
+from prdp_hpc.physics.face_fluxes import SideNumbers
 from prdp_hpc.physics.initial_conditions import normalised_fourier
 from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
 from prdp_hpc.physics.stepper import unit_axes
@@ -50,6 +51,8 @@ class NonlinearDiffusion(NewtonStepper):
     solver : a `NonlinearSolver`.
     law : "quadratic" (default) or "power".
     exponent : β ≥ 0, of "power" ≥ 1; default 1.
+    boundaries : for each axis the conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`, with κ = κ(u); default: as the grid says.
 
     Raises
     ------
@@ -69,15 +72,16 @@ class NonlinearDiffusion(NewtonStepper):
         solver: NonlinearSolver,
         law: str = "quadratic",
         exponent: float = 1.0,
+        boundaries: Boundaries | None = None,
     ) -> None:
         raise_together(grid.comm, _wrong(diffusivity, law, exponent))
-        super().__init__(grid, dt, solver)
+        super().__init__(grid, dt, solver, boundaries)
         self.diffusivity, self.law, self.exponent = diffusivity, law, float(exponent)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Any) -> NonlinearDiffusion:
-        """The stepper of a section `physics` with `diffusivity`, `dt`, `law`, `exponent` and
-        `newton`; collective.
+        """The stepper of a section `physics` with `diffusivity`, `dt`, `law`, `exponent`,
+        `boundaries` and `newton`; collective.
         """
         return cls(
             grid,
@@ -86,6 +90,7 @@ class NonlinearDiffusion(NewtonStepper):
             newton_solver(solver, section.newton),
             section.law,
             section.exponent,
+            boundaries_of(section.boundaries, grid.dim),
         )
 
     @staticmethod
@@ -94,9 +99,9 @@ class NonlinearDiffusion(NewtonStepper):
         return NonlinearSolver(Solver("gmres", "bjacobi"), Refinement(rtol=1e-10), inner=1e-6)
 
     def attributes(self) -> dict[str, float]:
-        """`dt`, `diffusivity` and `exponent`."""
+        """`dt`, `diffusivity`, `exponent` and the numbers on the sides."""
         numbers = {"diffusivity": float(self.diffusivity), "exponent": self.exponent}
-        return {"dt": self.dt, **numbers}
+        return {**super().attributes(), **numbers}
 
     def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
         """This rank's part of states between 0 and 1, `(count, 1, *local_shape)`: squares of random
@@ -105,20 +110,25 @@ class NonlinearDiffusion(NewtonStepper):
         whole = normalised_fourier(generator, count, 1, unit_axes(self.grid), modes) ** 2
         return self.grid.scatter(torch.from_numpy(whole))
 
-    def conductivity(self, u: Tensor) -> Tensor:
-        """`κ(u) / κ₀`, point by point."""
+    def conductivity(self, u: Tensor, diffusivity: float | Tensor) -> Tensor:
+        """`κ(u)` for κ₀, point by point."""
         if self.law == "quadratic":
-            return 1.0 + self.exponent * u**2
-        return u.abs() ** self.exponent
+            return diffusivity * (1.0 + self.exponent * u**2)
+        return diffusivity * u.abs() ** self.exponent
 
-    def residual(self, u: Tensor, old: Tensor, diffusivity: Tensor, source: Any) -> Tensor:
+    def residual(
+        self, u: Tensor, old: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
+    ) -> Tensor:
         """F of fields `(b, 1, *local_shape)`; differentiable, collective."""
-        flux = diffusivity * flux_divergence(self.grid, u, self.conductivity)
+        flux = -self.steady_residual(u, diffusivity, None, sides)
         return u - old - self.dt * flux - (0.0 if source is None else self.dt * source)
 
-    def steady_residual(self, u: Tensor, diffusivity: Tensor, source: Tensor) -> Tensor:
+    def steady_residual(
+        self, u: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
+    ) -> Tensor:
         """`−∇·(κ(u) ∇u) − f` of fields `(b, 1, *local_shape)`; differentiable, collective."""
-        return -diffusivity * flux_divergence(self.grid, u, self.conductivity) - source
+        flux = self.fluxes.divergence(u, lambda v: self.conductivity(v, diffusivity), sides)
+        return -flux - (0.0 if source is None else source)
 
     @cached_property
     def jacobian(self) -> ColouredJacobian:
@@ -138,12 +148,12 @@ class NonlinearDiffusion(NewtonStepper):
 
         `start`: where Newton's method begins; default 0 ("power": 1, since κ(0) = 0).
         Differentiable in f and κ₀; collective. Raises ValueError where no boundary is Dirichlet:
-        there is no unique solution then.
+        and no Robin: there is no unique solution then.
         """
         error = None
-        if self.grid.is_singular:
+        if self.fluxes.conditions.constants == "free":
             error = InputError(
-                "a steady state needs a Dirichlet boundary along some axis: without one, any "
+                "a steady state needs a Dirichlet or Robin boundary somewhere: without one, any "
                 "constant can be added to it"
             )
         raise_together(self.grid.comm, error)
@@ -151,11 +161,11 @@ class NonlinearDiffusion(NewtonStepper):
         return solve_nonlinear(
             self.steady_residual,
             first if start is None else start,
-            (replicated(self.grid, self.diffusivity), source),
+            (replicated(self.grid, self.diffusivity), source, self.side_numbers()),
             self.solver,
             jacobian=self.jacobian,
             grid=self.grid,
-            per_sample=(False, True),
+            per_sample=(False, True, False),
         )
 
 

@@ -23,6 +23,7 @@ from prdp_hpc import (
 )
 from prdp_hpc.config import ConfigError, validate
 from prdp_hpc.errors import InputError
+from prdp_hpc.physics import Dirichlet, Neumann, Robin
 from prdp_hpc.planning.workload import workload_of
 
 SELF = MPI.COMM_SELF
@@ -146,6 +147,47 @@ def test_steps_of_a_decaying_solution_converge_in_dt():
     assert 1.7 < errors[1] / errors[2] < 2.4
 
 
+@pytest.mark.parametrize("kind", ["dirichlet", "neumann", "robin"])
+def test_conditions_on_the_sides_keep_the_order(kind):
+    # −(κ u')' = f on (0, 1) with κ = 1 + u² and u = 1 + sin(x), so that κ u' at 1 is known.
+    errors, u_1 = [], 1.0 + math.sin(1.0)
+    flux = (1.0 + u_1**2) * math.cos(1.0)
+    high = {
+        "dirichlet": Dirichlet(u_1),
+        "neumann": Neumann(flux),
+        "robin": Robin(2.0, flux + 2.0 * u_1),
+    }[kind]
+    for n in (16, 32, 64):
+        grid = Grid((n,), "neumann", SELF)
+        (x,) = grid.coordinates()
+        u, slope = 1.0 + torch.sin(x), torch.cos(x)
+        source = -(2.0 * u * slope**2 - (1.0 + u**2) * torch.sin(x))
+        sides = [(Dirichlet(1.0), high)]
+        physics = NonlinearDiffusion(grid, 1.0, 0.1, tight(), boundaries=sides)
+        found = physics.steady(source[None, None])
+        errors.append(float((found[0, 0] - u).abs().max()))
+        # The steady state is one of the time steps as well.
+        torch.testing.assert_close(physics(found, source), found, rtol=1e-8, atol=1e-8)
+    assert errors[0] / errors[1] > 3.5
+    assert errors[1] / errors[2] > 3.5
+
+
+@pytest.mark.parametrize("kind", ["allen_cahn", "diffusion"])
+def test_gradients_of_what_is_given_on_the_sides_are_derivatives(kind):
+    grid = Grid((4, 3), "neumann", SELF)
+    numbers = torch.tensor([0.3, 0.5, 0.2, 0.4], dtype=torch.float64, requires_grad=True)
+    u = states(grid, 1) * 0.5
+
+    def step(numbers):
+        low, flux, coefficient, value = numbers
+        sides = [(Dirichlet(low), Neumann(flux)), (None, Robin(coefficient, value))]
+        if kind == "allen_cahn":
+            return AllenCahn(grid, 0.3, 0.5, tight("cg", "jacobi"), sides)(u)
+        return NonlinearDiffusion(grid, 0.2, 0.5, tight(), boundaries=sides)(u)
+
+    assert torch.autograd.gradcheck(step, numbers)
+
+
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("kind", ["allen_cahn", "quadratic", "power"])
 def test_gradients_of_steps_are_derivatives(boundary, kind):
@@ -195,7 +237,7 @@ def test_newton_s_burgers_step_is_the_limit_of_picard_s_and_so_is_its_gradient(s
         (lambda g: NonlinearDiffusion(g, 1.0, 1.0, tight(), "power", 0.5), "at least 1"),
         (
             lambda g: NonlinearDiffusion(g, 1.0, 1.0, tight()).steady(torch.ones(1, 1, 4)),
-            "Dirichlet boundary",
+            "Dirichlet or Robin boundary",
         ),
         (lambda g: AllenCahn(g, 0.1, 0.5, tight())(torch.ones(1, 1, 5)), "local shape"),
     ],

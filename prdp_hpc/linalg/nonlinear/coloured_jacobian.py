@@ -21,11 +21,12 @@ from prdp_hpc.linalg.nonlinear.jacobians import (
     check_products,
     collective,
     linearised,
-    load_values,
+    random_vector,
 )
 from prdp_hpc.linalg.nonlinear.linearisation import Linearisation
 from prdp_hpc.linalg.nonlinear.problem import Problem
 from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.validation import check_and_load
 
 Indices = NDArray[np.int64]
 
@@ -143,11 +144,14 @@ class ColouredJacobian(Jacobian):
         """See `Jacobian`."""
         comm = self.operator.comm
         recorded = linearised(comm, problem, sample, u, tensors)
-        load_values(self.operator, collective(comm, lambda: self._values(recorded)))
+        v = random_vector(self.operator)
+        values, product = collective(comm, lambda: (self._values(recorded), recorded.product(v)))
+        check_and_load(self.operator, values, (1, -1), ())
         # Each time: an entry may be 0 at one u and not at another.
         check_products(
             self.operator,
-            recorded,
+            v,
+            product,
             "the residual depends on unknowns that the pattern of ColouredJacobian leaves out: add "
             "them to rows and cols, or give on_grid a larger width, or box=True",
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from mpi4py import MPI
 
+from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers
 
@@ -25,9 +26,10 @@ def linear_solve(
     """
     method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
     result = np.zeros_like(right)
-    if anywhere(operator.comm, has_bad_numbers(right)):
+    bad, nonzero = _kind_of(operator, right)
+    if bad:
         raise errors.bad_numbers(direction, method, 0, level, in_input=True)
-    if zero_rows(operator.comm, right[np.newaxis])[0]:
+    if not nonzero:
         return result
     system = solver.system(operator)
     system.set_up(direction)
@@ -35,3 +37,13 @@ def linear_solve(
     if anywhere(operator.comm, has_bad_numbers(result)):
         raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
     return result
+
+
+def _kind_of(operator: Operator, right: Array) -> tuple[bool, bool]:
+    """Whether a right-hand side holds NaN or infinity, and whether any number that is not 0;
+    collective.
+    """
+    flags = np.array([has_bad_numbers(right), bool(np.any(right))])
+    if operator.comm.size > 1:
+        private(operator.comm).sums.Allreduce(MPI.IN_PLACE, flags, op=MPI.LOR)
+    return bool(flags[0]), bool(flags[1])

@@ -133,9 +133,12 @@ class UserJacobian(Jacobian):
         # Where torch records nothing there is nothing to compare with.
         if anywhere(comm, not recorded.depends):
             return
+        v = random_vector(self.operator)
+        product = collective(comm, lambda: recorded.product(v))
         check_products(
             self.operator,
-            recorded,
+            v,
+            product,
             "the values of the Jacobian are not the derivative of the residual, so that gradients "
             "would be wrong: look at the function that gives them; or leave jacobian= out, for "
             "torch's own",
@@ -148,17 +151,19 @@ def linearised(
     """The recorded residual of one sample; collective, and an InputError where torch recorded
     nothing.
     """
-    function = problem.of_sample(sample, tensors)
-    recorded: Linearisation = collective(comm, lambda: Linearisation(function, u))
-    wrong = None
-    if not recorded.depends:
-        wrong = InputError(
-            "the residual does not depend on the unknowns u as far as torch recorded it (does it "
-            "use NumPy, or detach u?): write it in torch, or give jacobian=(operator, function) "
-            "with the derivative"
-        )
-    raise_together(comm, wrong)
-    return recorded
+
+    def record() -> Linearisation:
+        recorded = Linearisation(problem.of_sample(sample, tensors), u)
+        if not recorded.depends:
+            raise InputError(
+                "the residual does not depend on the unknowns u as far as torch recorded it (does "
+                "it use NumPy, or detach u?): write it in torch, or give jacobian=(operator, "
+                "function) with the derivative"
+            )
+        return recorded
+
+    found: Linearisation = collective(comm, record)
+    return found
 
 
 def load_values(operator: Operator, values: Any) -> None:
@@ -167,14 +172,8 @@ def load_values(operator: Operator, values: Any) -> None:
     check_and_load(operator, values, (1, -1), (), error)
 
 
-def check_products(operator: Operator, recorded: Linearisation, problem: str) -> None:
-    """Raise an InputError unless the matrix maps a vector as the recorded residual does;
-    collective.
-    """
-    # The same on every run and, up to the order of unknowns, on any number of ranks.
-    generator = torch.Generator().manual_seed(20 + operator.comm.rank)
-    v = torch.rand(operator.n_local, generator=generator, dtype=torch.float64) + 0.5
-    exact = collective(operator.comm, lambda: recorded.product(v))
+def check_products(operator: Operator, v: Tensor, exact: Tensor, problem: str) -> None:
+    """Raise an InputError unless the matrix maps `v` to `exact`; collective."""
     x, y = operator.matrix.createVecRight(), operator.matrix.createVecLeft()
     with placed((x, to_host(v))):
         operator.matrix.mult(x, y)
@@ -186,6 +185,12 @@ def check_products(operator: Operator, recorded: Linearisation, problem: str) ->
     if not squares[0] <= EXACT**2 * squares[1]:
         share = float((squares[0] / max(squares[1], 1e-300)) ** 0.5)
         raise InputError(f"{problem} (a product is off by {share:.2g} of itself)")
+
+
+def random_vector(operator: Operator) -> Tensor:
+    """This rank's part of a vector without zeros, the same in every run."""
+    generator = torch.Generator().manual_seed(20 + operator.comm.rank)
+    return torch.rand(operator.n_local, generator=generator, dtype=torch.float64) + 0.5
 
 
 def collective(comm: MPI.Comm, call: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ from prdp_hpc.physics.burgers import Burgers
 from prdp_hpc.physics.heat import Heat
 from prdp_hpc.physics.navier_stokes import NavierStokes
 from prdp_hpc.physics.poisson import Poisson
+from prdp_hpc.physics.rollout import rollout
 from prdp_hpc.physics.stepper import Stepper
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Poisson",
     "Robin",
     "Stepper",
+    "rollout",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from prdp_hpc.config.boundaries import BoundariesSection
-from prdp_hpc.config.models import Count, Float, GridSection, Positive, Section
+from prdp_hpc.config.models import Count, Float, GridSection, Positive, Section, _number
 from prdp_hpc.errors import InputError
 
 
@@ -47,7 +47,9 @@ class PoissonSection(DiffusionSection):
 
 
 class HeatSection(DiffusionSection):
-    """`u_t = ∇·(κ ∇u) + source`: diffusivity κ in length² / time, time step dt."""
+    """`u_t = ∇·(κ ∇u) + source`: diffusivity κ in length² / time, time step dt; theta: of the
+    scheme in time, 1 (backward Euler) to 0.5 (Crank–Nicolson).
+    """
 
     component: ClassVar[str] = "prdp_hpc.physics.heat:Heat"
     has_steps: ClassVar[bool] = True
@@ -55,6 +57,7 @@ class HeatSection(DiffusionSection):
     pde: str = "heat"
     dt: Positive
     source: Float = 0.0
+    theta: Annotated[float, BeforeValidator(_number), Field(ge=0.5, le=1)] = 1.0
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`."""

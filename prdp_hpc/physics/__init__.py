@@ -7,8 +7,12 @@ from prdp_hpc.physics.navier_stokes import NavierStokes
 from prdp_hpc.physics.poisson import Poisson
 from prdp_hpc.physics.rollout import rollout
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.physics.time_integration import BDF2, CNAB2, SBDF2, ThetaScheme
 
 __all__ = [
+    "BDF2",
+    "CNAB2",
+    "SBDF2",
     "Burgers",
     "Dirichlet",
     "Heat",
@@ -17,5 +21,6 @@ __all__ = [
     "Poisson",
     "Robin",
     "Stepper",
+    "ThetaScheme",
     "rollout",
 ]

@@ -21,6 +21,7 @@ from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
+from prdp_hpc.linalg.solver_levels import register
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
 INITIAL_GUESSES = ("zero", "state", "last")
@@ -128,6 +129,7 @@ class Solver:
         self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
+        register(self)
 
     @classmethod
     def from_ksp(
@@ -221,10 +223,14 @@ class Solver:
         solver was made; if none ever was, the same level as forward. A solve keeps both levels that
         it was made with, for its derivatives too.
         """
-        self.refinement = Refinement.of(level)
+        refinement = Refinement.of(level)
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
-        self.adjoint = self._own_adjoint or self.refinement
+        self.set_levels(refinement, self._own_adjoint or refinement)
+
+    def set_levels(self, refinement: Refinement, adjoint: Refinement) -> None:
+        """Change both levels, and not which one adjoint solves will have after `refine`."""
+        self.refinement, self.adjoint = refinement, adjoint
         for system in self._systems.values():
             system.refine(self.refinement, self.adjoint)
 

@@ -36,7 +36,8 @@ def paper(arguments: argparse.Namespace) -> None:
     made_with = provenance(arguments.line)
     advice = "wait until it ends or end it, or choose another --out"
     with locked(MPI.COMM_WORLD, out, advice, folder=True):
-        failures = _all(path, listed, names, out, arguments.quick, made_with)
+        changes = _changes(arguments.schedules)
+        failures = _all(path, listed, names, out, arguments.quick, changes, made_with)
     if MPI.COMM_WORLD.rank == 0:
         table = paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)
         print(f"\n{table}\n\nresults: {out}")
@@ -50,12 +51,13 @@ def _all(
     names: Sequence[str],
     out: Path,
     quick: bool,
+    changes: Sequence[str],
     made_with: dict[str, Any],
 ) -> dict[str, str]:
     """Each experiment, and after each the summary of all; what failed, and why."""
     failures: dict[str, str] = {}
     for name in names:
-        message = _attempt(partial(_experiment, path, listed, name, out, quick, made_with))
+        message = _attempt(partial(_experiment, path, listed, name, out, quick, changes, made_with))
         if message is not None:
             failures[name] = message
         call_together(MPI.COMM_WORLD, partial(_summarise, out, listed, failures, quick, made_with))
@@ -72,17 +74,23 @@ def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
     return [name for name in listed.experiments if not only or name in only]
 
 
+def _changes(schedules: Sequence[str] | None) -> list[str]:
+    """Changes of every config; wrong names are found when the first one is loaded."""
+    return [] if schedules is None else [f"comparison.schedules=[{', '.join(schedules)}]"]
+
+
 def _experiment(
     path: Path,
     listed: Paper,
     name: str,
     out: Path,
     quick: bool,
+    changes: Sequence[str],
     made_with: dict[str, Any],
     stack: ExitStack,
 ) -> None:
     """One comparison, with its results in `<name>.json` and its figure in `figures/`."""
-    config = load_experiment(path, name, listed.experiments[name], quick).model_copy(
+    config = load_experiment(path, name, listed.experiments[name], quick, changes).model_copy(
         update={"output": str(out)}
     )
     mesh = process_mesh(config)

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prdp_hpc.metric_names import SAVED
-from prdp_hpc.report.comparisons import equal_errors, ratio
-from prdp_hpc.report.tables import align, error_text, label
+from prdp_hpc.report.statistics import equal_errors, ratio
+from prdp_hpc.report.tables import (
+    align,
+    error_key,
+    error_text,
+    interval_text,
+    label,
+    outcomes,
+)
 
 Result = Mapping[str, Any]
 """The content of `<experiment>.json`: that of `comparison.json` and `experiment`; or `experiment`
@@ -16,9 +23,11 @@ and `failed`, a message.
 
 HEAD = (
     "experiment",
-    "error PRDP",
+    "error",
     "error full",
+    "on",
     "ratio",
+    "95 % interval",
     "equal",
     "PR",
     "IC",
@@ -31,10 +40,10 @@ _SHORT = dict(zip(SAVED, ("it.", "solver", "total"), strict=True))
 
 
 def paper_table(results: Sequence[Result], quick: bool) -> str:
-    """One row an experiment, and one for each further baseline; failures below. Savings are those
-    of the means.
+    """One row an experiment, and one for each further baseline and schedule; failures below.
+    Savings are those of the means.
     """
-    table = align([HEAD, *_rows(results)], "<" + ">" * 9 + "<")
+    table = align([HEAD, *_rows(results)], "<" + ">" * 11 + "<")
     return "\n".join([size_text(quick), _NOTE, "", table, *_failures(results)])
 
 
@@ -47,7 +56,7 @@ def paper_markdown(results: Sequence[Result], quick: bool, command: str, machine
         _NOTE,
         "",
     ]
-    table = [HEAD, ("---", *["---:"] * 9, "---"), *_rows(results)]
+    table = [HEAD, ("---", *["---:"] * 11, "---"), *_rows(results)]
     lines += [f"| {' | '.join(cells)} |" for cells in table]
     lines += ["", *(f"- {failure}" for failure in _failures(results))]
     return "\n".join(lines).rstrip() + "\n"
@@ -59,8 +68,10 @@ def size_text(quick: bool) -> str:
 
 
 _NOTE = (
-    "Error: mean ± spread over the seeds. Equal: PRDP's is within 10 % of full refinement's. "
-    "PR, IC, inner it., solver, total: shares saved by PRDP."
+    "Error: mean ± spread over the seeds, of PRDP or of the schedule that is named, on the samples "
+    "under `on`: test, which nothing else saw, or validation. Interval: bootstrap over samples and "
+    "seeds. Equal: within 10 % of full refinement's. PR, IC, inner it., solver, total: shares "
+    "saved; what a schedule's probes take is counted."
 )
 
 
@@ -69,25 +80,38 @@ def _rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _experiment_rows(result: Result) -> list[tuple[str, ...]]:
-    parts = [
-        _percent(result[key]["mean"])
-        for key in ("progressive_refinement", "incomplete_convergence")
+    return [
+        row
+        for schedule, found in outcomes(result).items()
+        for row in _schedule_rows(result, schedule, found)
     ]
-    rows = []
-    for other in result["savings"]:
-        ours, theirs = (result["variants"][variant]["error"] for variant in ("prdp", other))
+
+
+def _schedule_rows(
+    result: Result, schedule: str, found: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    parts = [
+        _percent(found[key]["mean"]) for key in ("progressive_refinement", "incomplete_convergence")
+    ]
+    key, rows = error_key(result), []
+    group = "" if result["task"] == "inverse" else str(result.get("error_group", "validation"))
+    for other in found["savings"]:
+        ours, theirs = (result["variants"][variant][key] for variant in (schedule, other))
         first = other == "full"
         verdict = "yes" if equal_errors(ours["mean"], theirs["mean"]) else "MISS"
+        name = result["experiment"] if schedule == "prdp" else f"  {label(schedule)}"
         rows.append(
             (
-                result["experiment"] if first else f"  against {label(other)}",
+                name if first else f"  against {label(other)}",
                 error_text(ours) if first else "",
                 error_text(theirs),
+                group if first else "",
                 _ratio(ratio(ours["mean"], theirs["mean"])),
+                interval_text(found, other),
                 verdict,
                 *(parts if first else ("", "")),
-                *(_percent(result["savings"][other][key]["mean"]) for key in _SHORT),
-                _targets(result, other),
+                *(_percent(found["savings"][other][measure]["mean"]) for measure in _SHORT),
+                _targets(found, other),
             )
         )
     return rows

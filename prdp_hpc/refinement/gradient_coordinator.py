@@ -180,9 +180,7 @@ class GradientCoordinator:
     def _limit(self, here: MeasuredGradient) -> float:
         return max(self.theta**2 * here.squared_norm(), self.theta_noise**2 * here.variance)
 
-    def _settle(
-        self, rungs: Rungs, here: MeasuredGradient, at: AtLevel
-    ) -> MeasuredGradient | None:
+    def _settle(self, rungs: Rungs, here: MeasuredGradient, at: AtLevel) -> MeasuredGradient | None:
         """Test in one direction, and refine or loosen; the gradient at the level chosen, None where
         it was not measured.
         """

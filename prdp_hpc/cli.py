@@ -132,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         help="compare these schedules with full refinement, as prdp,gradient (default: those of "
         "each config)",
     )
+    paper.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="how many, in experiments in which something is random (default: those of each "
+        "config)",
+    )
     paper.add_argument("--only", nargs="+", metavar="NAME", help="these experiments of the list")
     paper.add_argument(
         "--out",

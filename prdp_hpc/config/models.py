@@ -190,7 +190,7 @@ class RefinementSection(Section):
     error_window: Count = 3
     theta: Share = 0.25
     theta_noise: Positive = 1.0
-    probe_share: Share = 0.05
+    probe_share: Share = 0.1
     level: Level | None = None
     manual: dict[int, Level] = {}
 

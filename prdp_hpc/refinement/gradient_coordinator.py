@@ -20,7 +20,7 @@ HYSTERESIS = 0.5
 """A coarser level must pass the test with this part of the limit."""
 PATIENCE = 2
 """Probes in a row in which the coarser level must pass before it is taken."""
-EAGER = 8.0
+EAGER = 3.0
 """Times `probe_share` for the next probe after one that refined."""
 LEAST_DECREASE = 0.01
 """The least factor by which the (squared) limit is expected to fall until the next probe."""
@@ -62,8 +62,8 @@ class GradientCoordinator:
     theta : θ, between 0 and 1; default 0.25.
     theta_noise : θ_noise, above 0; default 1: an error as large as the noise.
     probe_share : the inner iterations of a probe, as a share of those that training takes until the
-        next one is due, eight times this share after a probe that refined; between 0 and 1, default
-        0.05. In a loop of your own you decide when to call `probe`.
+        next one is due, three times this share after a probe that refined; between 0 and 1, default
+        0.1. In a loop of your own you decide when to call `probe`.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class GradientCoordinator:
         adjoint_ladder: Ladder | None = None,
         theta: float = 0.25,
         theta_noise: float = 1.0,
-        probe_share: float = 0.05,
+        probe_share: float = 0.1,
     ) -> None:
         for name, value in (("theta", theta), ("probe_share", probe_share)):
             if not 0 < value < 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from prdp_hpc.files import file_errors
 from prdp_hpc.metric_names import ITERATIONS, PROBES, SUMMARY_NUMBERS
-from prdp_hpc.report.outcomes import deciding_error, outcome, test_error
+from prdp_hpc.report.outcomes import deciding_error, outcome, tested_error
 from prdp_hpc.report.runs import ReportError, RunRecord, load_object, load_run, need
 from prdp_hpc.report.statistics import Statistics, statistics
 
@@ -173,7 +173,7 @@ def _variant(runs: Sequence[RunRecord]) -> dict[str, Statistics]:
         key: statistics([summary.get(key) for summary in summaries])
         for key in (*errors, *SUMMARY_NUMBERS)
     }
-    tested = [test_error(run) for run in runs]
+    tested = [tested_error(run) for run in runs]
     if None not in tested:
         table["test_error"] = statistics(tested)
     if all("probe_seconds" in summary for summary in summaries):

@@ -62,7 +62,7 @@ def deciding_error(table: Mapping[str, Mapping[str, Any]]) -> str:
     return "test_error" if all("test_error" in found for found in table.values()) else "error"
 
 
-def test_error(run: RunRecord) -> float | None:
+def tested_error(run: RunRecord) -> float | None:
     """The mean error over the samples of the test group; None without one."""
     tested = (run.summary or {}).get("test")
     if not tested or tested["group"] != "test":

@@ -25,9 +25,7 @@ HEAD = (
     "experiment",
     "error",
     "error full",
-    "on",
     "ratio",
-    "95 % interval",
     "equal",
     "PR",
     "IC",
@@ -43,8 +41,8 @@ def paper_table(results: Sequence[Result], quick: bool) -> str:
     """One row an experiment, and one for each further baseline and schedule; failures below.
     Savings are those of the means.
     """
-    table = align([HEAD, *_rows(results)], "<" + ">" * 11 + "<")
-    return "\n".join([size_text(quick), _NOTE, "", table, *_failures(results)])
+    table = align([HEAD, *_rows(results)], "<" + ">" * 9 + "<")
+    return "\n".join([size_text(quick), *_NOTE, "", table, *_failures(results)])
 
 
 def paper_markdown(results: Sequence[Result], quick: bool, command: str, machine: str) -> str:
@@ -53,10 +51,10 @@ def paper_markdown(results: Sequence[Result], quick: bool, command: str, machine
         f"# The paper's experiments: {size_text(quick)}",
         "",
         f"Made by `{command}` on {machine}.",
-        _NOTE,
+        *_NOTE,
         "",
     ]
-    table = [HEAD, ("---", *["---:"] * 11, "---"), *_rows(results)]
+    table = [HEAD, ("---", *["---:"] * 9, "---"), *_rows(results)]
     lines += [f"| {' | '.join(cells)} |" for cells in table]
     lines += ["", *(f"- {failure}" for failure in _failures(results))]
     return "\n".join(lines).rstrip() + "\n"
@@ -68,10 +66,10 @@ def size_text(quick: bool) -> str:
 
 
 _NOTE = (
-    "Error: mean ± spread over the seeds, of PRDP or of the schedule that is named, on the samples "
-    "under `on`: test, which nothing else saw, or validation. Interval: bootstrap over samples and "
-    "seeds. Equal: within 10 % of full refinement's. PR, IC, inner it., solver, total: shares "
-    "saved; what a schedule's probes take is counted."
+    "Error: mean ± spread over the seeds, of PRDP or the schedule that is named, on the test",
+    "group, which nothing else saw; where marked, on validation samples. Ratio: with its 95 %",
+    "bootstrap interval over samples and seeds. Equal: within 10 % of full refinement's. PR, IC,",
+    "inner it., solver, total: shares saved, with what a schedule's probes take counted.",
 )
 
 
@@ -94,20 +92,21 @@ def _schedule_rows(
         _percent(found[key]["mean"]) for key in ("progressive_refinement", "incomplete_convergence")
     ]
     key, rows = error_key(result), []
-    group = "" if result["task"] == "inverse" else str(result.get("error_group", "validation"))
+    tested = result["task"] == "inverse" or result.get("error_group") == "test"
     for other in found["savings"]:
         ours, theirs = (result["variants"][variant][key] for variant in (schedule, other))
         first = other == "full"
         verdict = "yes" if equal_errors(ours["mean"], theirs["mean"]) else "MISS"
-        name = result["experiment"] if schedule == "prdp" else f"  {label(schedule)}"
+        interval = interval_text(found, other)
+        name = result["experiment"] + ("" if tested else " (validation)")
+        name = name if schedule == "prdp" else f"  {label(schedule)}"
         rows.append(
             (
                 name if first else f"  against {label(other)}",
                 error_text(ours) if first else "",
                 error_text(theirs),
-                group if first else "",
-                _ratio(ratio(ours["mean"], theirs["mean"])),
-                interval_text(found, other),
+                _ratio(ratio(ours["mean"], theirs["mean"]))
+                + (f" ({interval})" if interval else ""),
                 verdict,
                 *(parts if first else ("", "")),
                 *(_percent(found["savings"][other][measure]["mean"]) for measure in _SHORT),

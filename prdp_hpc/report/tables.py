@@ -153,9 +153,9 @@ def error_key(comparison: Mapping[str, Any]) -> str:
 
 
 def interval_text(found: Mapping[str, Any], other: str) -> str:
-    """The interval of the ratio of errors, as 0.95 to 1.1; empty where there is none."""
+    """The interval of the ratio of errors, as 0.95–1.1; empty where there is none."""
     interval = found.get("error_intervals", {}).get(other)
-    return "" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}"
+    return "" if interval is None else f"{interval[0]:.3g}–{interval[1]:.3g}"
 
 
 def _verdicts(comparison: Mapping[str, Any], schedule: str, found: Mapping[str, Any]) -> str:

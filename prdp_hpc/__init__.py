@@ -25,10 +25,16 @@ _HOMES = {
     "Refinement": "linalg",
     "SolveError": "linalg",
     "solve": "linalg",
+    "solve_nonlinear": "linalg",
+    "NonlinearSolver": "linalg",
+    "NonlinearSolveError": "linalg",
+    "ColouredJacobian": "linalg",
     "Heat": "physics",
     "Poisson": "physics",
+    "AllenCahn": "physics",
     "Burgers": "physics",
     "NavierStokes": "physics",
+    "NonlinearDiffusion": "physics",
     "Coordinator": "refinement",
     "IterationLadder": "refinement",
     "ToleranceLadder": "refinement",
@@ -70,8 +76,11 @@ if TYPE_CHECKING:
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
+    from prdp_hpc.linalg import ColouredJacobian as ColouredJacobian
     from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
+    from prdp_hpc.linalg import NonlinearSolveError as NonlinearSolveError
+    from prdp_hpc.linalg import NonlinearSolver as NonlinearSolver
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner
     from prdp_hpc.linalg import SolveError as SolveError
@@ -79,14 +88,17 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import SolveReport as SolveReport
     from prdp_hpc.linalg import SparseOperator as SparseOperator
     from prdp_hpc.linalg import solve as solve
+    from prdp_hpc.linalg import solve_nonlinear as solve_nonlinear
     from prdp_hpc.networks import MLP as MLP
     from prdp_hpc.networks import Convolution as Convolution
     from prdp_hpc.networks import Network as Network
     from prdp_hpc.networks import ResNet as ResNet
     from prdp_hpc.networks import UNet as UNet
+    from prdp_hpc.physics import AllenCahn as AllenCahn
     from prdp_hpc.physics import Burgers as Burgers
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes
+    from prdp_hpc.physics import NonlinearDiffusion as NonlinearDiffusion
     from prdp_hpc.physics import Poisson as Poisson
     from prdp_hpc.physics import Stepper as Stepper
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule

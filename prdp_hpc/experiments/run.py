@@ -194,8 +194,10 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
 
 def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     """Share of the inner iterations that every solve at the full level would have taken; None for
-    tolerances.
+    tolerances, and where a level counts something else, as Newton iterations.
     """
+    if not getattr(config.physics, "levels_count_inner_iterations", True):
+        return None
     forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
     if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None

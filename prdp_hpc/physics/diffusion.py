@@ -290,7 +290,12 @@ class DiffusionStepper:
         """A number that is replicated on the ranks, for use with their parts of fields."""
         return self.grid.replicated(in_double(number)) if isinstance(number, Tensor) else number
 
-    def _solve(self, right: Tensor, time: float | Tensor | None = None) -> Tensor:
+    def _solve(
+        self,
+        right: Tensor,
+        time: float | Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> Tensor:
         error: Exception | None = None
         try:
             whole = self._with_sides(right, time)
@@ -298,8 +303,12 @@ class DiffusionStepper:
             whole, error = right, own
         values = self._values_after(error, time)
         fields = math.prod(whole.shape[: -self.grid.dim])
-        flat = whole.reshape(fields, self.grid.n_local)
-        return like(solve(self.operator, values, flat, self.solver).reshape(whole.shape), right)
+        rows = (fields, self.grid.n_local)
+        guess = None if state is None else self.solver.guess_of(state)
+        if guess is not None:
+            guess = guess.expand(whole.shape).reshape(rows)
+        x = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
+        return like(x.reshape(whole.shape), right)
 
     def _with_sides(self, right: Tensor, time: float | Tensor | None) -> Tensor:
         """The right-hand side with what the sides add; not collective."""

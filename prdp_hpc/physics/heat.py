@@ -145,5 +145,5 @@ class Heat(DiffusionStepper):
         right = u if source is None else u + length * source
         if isinstance(self.source, Tensor) or self.source != 0.0:
             right = right + length * self.source
-        between = self._solve(right, None if time is None else time + self._scale)
+        between = self._solve(right, None if time is None else time + self._scale, state=u)
         return extrapolated(u, between, self.theta)

@@ -228,6 +228,11 @@ class Solver:
             self._own_adjoint = Refinement.of(adjoint)
         self.set_levels(refinement, self._own_adjoint or refinement)
 
+    @property
+    def own_levels(self) -> tuple[Refinement, Refinement]:
+        """Of forward and of adjoint solves."""
+        return self.refinement, self.adjoint
+
     def set_levels(self, refinement: Refinement, adjoint: Refinement) -> None:
         """Change both levels, and not which one adjoint solves will have after `refine`."""
         self.refinement, self.adjoint = refinement, adjoint

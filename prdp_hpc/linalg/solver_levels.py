@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-from prdp_hpc.linalg.refinement_level import Refinement
-
-if TYPE_CHECKING:
-    from prdp_hpc.linalg.solver import Solver
-
-Levels = Mapping["Solver", tuple[Refinement, Refinement]]
-
-_SOLVERS: weakref.WeakSet[Solver] = weakref.WeakSet()
+from typing import Any, Protocol
 
 
-def register(solver: Solver) -> None:
+class Levelled(Protocol):
+    """A solver: what `refine` changes can be read, and set again."""
+
+    @property
+    def own_levels(self) -> tuple[Any, ...]:
+        """What `refine` changes."""
+        ...
+
+    def set_levels(self, *levels: Any) -> None:
+        """Set what `own_levels` was."""
+        ...
+
+
+Levels = list[tuple[weakref.ref[Any], tuple[Any, ...]]]
+
+_SOLVERS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def register(solver: Levelled) -> None:
     """Add a new solver; it is forgotten when nothing else refers to it."""
     _SOLVERS.add(solver)
 
 
 def current_levels() -> Levels:
-    """Forward and adjoint level of each solver there is."""
-    levels: weakref.WeakKeyDictionary[Solver, tuple[Refinement, Refinement]]
-    levels = weakref.WeakKeyDictionary()
-    for solver in list(_SOLVERS):
-        levels[solver] = (solver.refinement, solver.adjoint)
-    return levels
+    """Those of each solver there is."""
+    return [(weakref.ref(solver), solver.own_levels) for solver in list(_SOLVERS)]
 
 
 @contextmanager
@@ -36,8 +41,8 @@ def at_levels(levels: Levels) -> Iterator[None]:
     """Solve at these levels while the block runs; afterwards each solver has its own again."""
     changed = [
         (solver, then, now)
-        for solver, then in list(levels.items())
-        if (now := (solver.refinement, solver.adjoint)) != then
+        for reference, then in levels
+        if (solver := reference()) is not None and (now := solver.own_levels) != then
     ]
     for solver, then, _ in changed:
         solver.set_levels(*then)

@@ -19,7 +19,7 @@ from prdp_hpc.linalg.solver_levels import Levels, at_levels, current_levels
 State = tuple[Tensor, ...]
 Step = Callable[..., Any]
 
-SAME = 1e-9
+SAME = 1e-6
 """Relative difference of the norms of a state and of the same state computed again, up to which
 they are taken for the same.
 """
@@ -372,7 +372,7 @@ def _check_same(norms: list[float], after: State, number: int) -> None:
                 f"rollout: step {number} gave a state of norm {before:.12g} in the forward pass "
                 f"and {now:.12g} when it was computed again: the stepper must not change between "
                 "both (its parameters and fields), and must not depend on what was solved before "
-                "(a solver's initial guess)"
+                "(a solver's initial_guess='last' or lag_preconditioner with loose levels)"
             )
 
 

@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 from torch import nn
 
-from prdp_hpc import Burgers, Grid, Heat, Solver
+from prdp_hpc import Burgers, Grid, Heat, NonlinearSolver, Solver
 from prdp_hpc.autograd.binomial import default_checkpoints, extra_steps, reversible, split
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.rollout import rollout
@@ -246,6 +246,23 @@ def test_what_is_computed_again_is_solved_at_the_level_of_the_forward_pass():
     assert (solver.refinement.max_it, solver.adjoint.max_it) == (40, 40)
     solver.refine(5)
     assert solver.adjoint.max_it == 40
+
+
+def test_the_levels_of_newtons_method_are_kept_too():
+    grid = Grid((9,), "periodic", MPI.COMM_SELF)
+    solver = NonlinearSolver(Solver("gmres", "jacobi", 4), 1, adjoint=5)
+    burgers = Burgers(grid, 0.05, 0.05, solver)
+    u = torch.randn(1, 1, 9, **DOUBLE, requires_grad=True)
+    state = u
+    for _ in range(6):
+        state = burgers(state)
+    (wanted,) = torch.autograd.grad(state.square().sum(), u)
+    end = rollout(burgers, u, 6, 2)
+    solver.refine(8, 30)
+    solver.solver.refine(40)
+    (found,) = torch.autograd.grad(end.square().sum(), u)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
+    assert (solver.newton.max_it, solver.solver.refinement.max_it) == (8, 40)
 
 
 def test_second_backward_passes_and_second_derivatives():

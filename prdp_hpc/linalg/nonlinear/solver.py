@@ -18,6 +18,7 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver_levels import register
 
 REFINES = ("newton", "inner")
 
@@ -106,6 +107,7 @@ class NonlinearSolver:
             self.solver.refine(self.solver.refinement, adjoint)
         self._systems: weakref.WeakKeyDictionary[Operator, Newton] = weakref.WeakKeyDictionary()
         self._matrix_free: dict[Any, MatrixFreeJacobian] = {}
+        register(self)
 
     def __repr__(self) -> str:
         inner = EISENSTAT_WALKER if self.uses_eisenstat_walker else str(self.solver.refinement)
@@ -187,6 +189,15 @@ class NonlinearSolver:
         self.newton = Refinement.of(level)
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
+
+    @property
+    def own_levels(self) -> tuple[Refinement, Refinement | None]:
+        """Those that `solver` does not have."""
+        return self.newton, self._own_adjoint
+
+    def set_levels(self, newton: Refinement, adjoint: Refinement | None) -> None:
+        """Set what `own_levels` was."""
+        self.newton, self._own_adjoint = newton, adjoint
 
     def state_dict(self) -> dict[str, Any]:
         """That of `solver`."""

@@ -46,7 +46,7 @@ from prdp_hpc.tasks.inversion.unknown import (
 )
 from prdp_hpc.tasks.task import Parts
 
-CONVERGED = 1e-10
+CONVERGED = 1e-12
 """Relative residual of the solves that make synthetic data."""
 
 

@@ -90,13 +90,14 @@ class GridSection(Section):
 
 class SolverSection(Section):
     """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc
-    options; how to differentiate.
+    options; how to differentiate; when to set up again (docs/solving.md).
     """
 
     ksp: str = "richardson"
     pc: str = "jacobi"
     petsc_options: dict[str, str | int | float | bool | None] = {}
     differentiation: Literal["implicit", "unrolled"] = "implicit"
+    lag_preconditioner: Count | Literal["auto"] | None = None
 
     @field_validator("ksp", "pc")
     @classmethod

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from prdp_hpc.config.models import Count, GridSection, Positive, Section
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from prdp_hpc.config.boundaries import BoundariesSection
+from prdp_hpc.config.models import Count, Float, GridSection, Positive, Section
 from prdp_hpc.errors import InputError
 
 
-class PoissonSection(Section):
-    """`−∇·(κ ∇u) = f`: diffusivity κ."""
+class DiffusionSection(Section):
+    """What equations with the term `∇·(κ ∇u)` share: diffusivity κ; what is given on the sides; how
+    κ between two points comes from theirs ("harmonic" where it jumps).
+    """
+
+    diffusivity: Positive = 1.0
+    boundaries: BoundariesSection | None = None
+    face_mean: Literal["arithmetic", "harmonic"] = "arithmetic"
+
+    def check_grid(self, grid: GridSection) -> None:
+        """Raise `InputError` for sides that the grid does not have."""
+        if self.boundaries is not None:
+            self.boundaries.check_grid(grid)
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys that are left at their defaults, which older files do not have: names of
+        generated data are made from what is written here.
+        """
+        kept: dict[str, Any] = dump(self)
+        for key, field in type(self).model_fields.items():
+            if key not in ("pde", "diffusivity", "dt") and kept.get(key) == field.default:
+                kept.pop(key, None)
+        return kept
+
+
+class PoissonSection(DiffusionSection):
+    """`−∇·(κ ∇u) = f`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.poisson:Poisson"
     has_steps: ClassVar[bool] = False
 
     pde: str = "poisson"
-    diffusivity: Positive = 1.0
 
 
-class HeatSection(Section):
-    """`u_t = κ Δu`: diffusivity κ in length² / time, time step dt."""
+class HeatSection(DiffusionSection):
+    """`u_t = ∇·(κ ∇u) + source`: diffusivity κ in length² / time, time step dt."""
 
     component: ClassVar[str] = "prdp_hpc.physics.heat:Heat"
     has_steps: ClassVar[bool] = True
 
     pde: str = "heat"
-    diffusivity: Positive = 1.0
     dt: Positive
+    source: Float = 0.0
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`."""

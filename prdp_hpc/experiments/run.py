@@ -30,6 +30,7 @@ CODE = "components.json"
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
     "data": {"format": "hdf5"},
+    "solver": {"lag_preconditioner": None},
     "network_inputs": [],
 }
 """Defaults of settings that came later: checkpoints from before have none of them."""

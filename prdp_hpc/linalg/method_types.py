@@ -60,6 +60,8 @@ DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
 """These fail on a rank that has a row with a zero, or nothing, on its diagonal."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is meant to be the solution."""
+FACTORING_PCS = DIRECT_PCS | {"ilu", "icc", "bjacobi", "asm", "gasm"}
+"""These, or what they use for their blocks, fail for an empty row."""
 _UNFIT_KSPS = {
     **dict.fromkeys(
         ("qcg", "nash", "stcg", "gltr"),

@@ -71,6 +71,7 @@ class Counters:
     solves : right-hand sides solved (a batch of B counts B).
     iterations : KSP iterations of all of them together.
     set_ups : preconditioner set-ups.
+    set_ups_skipped : new values for which a lagged preconditioner was kept.
     assembly_seconds : wall-clock seconds of checking and loading matrix values; in training, of
         everything else in a physics step too (its matrices and right-hand sides, conversions).
     set_up_seconds, solve_seconds : of preconditioner set-ups, and of the iterations.
@@ -80,6 +81,7 @@ class Counters:
     solves: int = 0
     iterations: int = 0
     set_ups: int = 0
+    set_ups_skipped: int = 0
     assembly_seconds: float = 0.0
     set_up_seconds: float = 0.0
     solve_seconds: float = 0.0

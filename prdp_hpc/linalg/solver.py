@@ -8,6 +8,8 @@ from typing import Any
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.adopted_ksp import check_adoptable, level_of
+from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
 from prdp_hpc.linalg.operator import Operator
@@ -43,6 +45,10 @@ class Solver:
         called `petsc4py.init(sys.argv)`: with "heat_", `-heat_ksp_type cg -heat_pc_type icc` choose
         the method, and others go before those of `petsc_options`. They are read when the solver is
         made. Default: none are read; options without a prefix are never read.
+    lag_preconditioner : when the preconditioner is set up again. None (default): for all new values
+        of the matrix; n: for every n-th new values; "auto": once solves need half as many
+        iterations again as with a new one, see docs/solving.md. Not for M matrices at once, for
+        functions in place of a matrix, or with `differentiation="unrolled"`.
 
     The initial guess is zero always. The solver may serve several operators; for each it keeps a
     forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
@@ -74,6 +80,7 @@ class Solver:
         petsc_options: Mapping[str, Any] | None = None,
         differentiation: str = "implicit",
         options_prefix: str | None = None,
+        lag_preconditioner: Lag = None,
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise InputError(
@@ -97,10 +104,15 @@ class Solver:
         self.pc = "shell" if self.shell is not None else checked_pc(pc)
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
+        self.lag_preconditioner = checked_lag(lag_preconditioner)
+        check_lag(self.lag_preconditioner, self.ksp, differentiation)
         self.report = SolveReport()
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
         )
+        # The order in which operators came, by which those of another process are found again.
+        self._numbers: weakref.WeakKeyDictionary[Operator, int] = weakref.WeakKeyDictionary()
+        self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
 
@@ -110,6 +122,7 @@ class Solver:
         ksp: Any,
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
+        lag_preconditioner: Lag = None,
     ) -> Solver:
         """A solver that uses a petsc4py KSP which the user made and configured, for one operator.
 
@@ -124,7 +137,8 @@ class Solver:
             from now on, which sets its relative tolerance, norm and iterations at each solve.
         refinement : default: `Refinement(rtol=…)` with the KSP's rtol, where its maximum of
             iterations is an error; a KSP that computes no norm: as many iterations as its maximum.
-        adjoint : as for `Solver`.
+        adjoint, lag_preconditioner : as for `Solver`; "auto" takes the KSP's history of residuals,
+            and a KSP with a matrix of its own for its preconditioner has no lag.
 
         Raises
         ------
@@ -152,6 +166,8 @@ class Solver:
         solver = cls(refinement=level_of(ksp) if refinement is None else refinement)
         solver.ksp, solver.pc = str(ksp.getType()), str(ksp.getPC().getType())
         solver.adopted = ksp
+        solver.lag_preconditioner = checked_lag(lag_preconditioner)
+        check_lag(solver.lag_preconditioner, solver.ksp, solver.differentiation)
         solver.refine(solver.refinement, adjoint)
         return solver
 
@@ -176,6 +192,7 @@ class Solver:
             "petsc_options": dict(self.petsc_options),
             "differentiation": self.differentiation,
             "options_prefix": self.options_prefix,
+            "lag_preconditioner": self.lag_preconditioner,
         }
         return _with_settings, (settings,)
 
@@ -203,7 +220,35 @@ class Solver:
             found = LinearSystem(operator, self)
             found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
+            self._go_on(operator, found)
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next solves depend on besides their arguments and the level, on this rank: of
+        lagged preconditioners the values that they were made from. Not collective.
+        """
+        lags = dict(self._earlier)
+        for operator, system in self._systems.items():
+            state = system.lag_state()
+            if state is not None:
+                lags[self._numbers[operator]] = state
+        return {"lags": lags}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`, to the same numbers; not collective. Operators are told apart
+        by the order of their first solves.
+        """
+        self._earlier = dict(state["lags"])
+        for operator, system in self._systems.items():
+            self._go_on(operator, system)
+
+    def _go_on(self, operator: Operator, system: LinearSystem) -> None:
+        """Give a system what an earlier run left for it."""
+        if isinstance(operator, BatchMatrix):
+            return
+        number = self._numbers.setdefault(operator, len(self._numbers))
+        if number in self._earlier:
+            system.load_lag_state(self._earlier.pop(number))
 
     def _check_adopted(self, found: LinearSystem | None) -> None:
         """Raise a ValueError where another system would need another KSP."""

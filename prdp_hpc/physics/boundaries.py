@@ -250,6 +250,35 @@ class SideConditions:
         return 2.0 * near / (side.coefficient(time) * h + 2.0 * near) / h
 
 
+def boundaries_of(section: Any, dim: int) -> Boundaries | None:
+    """The conditions of a section `physics.boundaries` of a config; None for None."""
+    if section is None:
+        return None
+
+    def condition(side: Any) -> Condition | None:
+        if side is None:
+            return None
+        if side.kind == "robin":
+            return Robin(side.coefficient, side.value)
+        return Dirichlet(side.value) if side.kind == "dirichlet" else Neumann(side.flux)
+
+    return [
+        None if axis is None else (condition(axis.low), condition(axis.high))
+        for axis in section.axes[:dim]
+    ]
+
+
+def numbers_of(boundaries: Boundaries) -> dict[str, float]:
+    """The numbers other than 0 in conditions, by their keys in a config."""
+    return {
+        f"boundaries.axis_{axis}.{end}.{key}": float(value)
+        for axis, pair in enumerate(boundaries)
+        for end, condition in zip(ENDS, pair or (), strict=False)
+        for key, value in ({} if condition is None else vars(condition)).items()
+        if isinstance(value, float | int) and value != 0
+    }
+
+
 def _number(value: Value) -> float | None:
     return float(value) if isinstance(value, float | int) else None
 

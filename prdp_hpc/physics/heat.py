@@ -12,7 +12,7 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
-from prdp_hpc.physics.boundaries import Boundaries
+from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper, FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
 from prdp_hpc.physics.stepper import unit_axes
@@ -35,6 +35,8 @@ class Heat(DiffusionStepper):
     boundaries : for each axis the conditions at its low and its high end, see
         `prdp_hpc.physics.boundaries`; default: as the grid says (value 0, no flux, periodic).
     face_mean : κ between two points: "arithmetic" (default), or "harmonic" for κ that jumps.
+    source : f of every step, a number, or a tensor that broadcasts with states; may require a
+        gradient where it is this rank's field. Default 0.
 
     Raises
     ------
@@ -57,16 +59,22 @@ class Heat(DiffusionStepper):
         solver: Solver,
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
+        source: float | Tensor = 0.0,
     ) -> None:
         if not 0 < dt < math.inf:
             raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
         self._dt = float(dt)
+        self.source = source if isinstance(source, Tensor) else float(source)
         super().__init__(grid, diffusivity, solver, 1.0, self._dt, boundaries, face_mean)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Heat:
-        """The stepper of a section `physics` with `diffusivity` and `dt`; collective."""
-        return cls(grid, section.diffusivity, section.dt, solver)
+        """The stepper of a section `physics` with `diffusivity`, `dt`, `boundaries`, `face_mean`
+        and `source`; collective.
+        """
+        sides = boundaries_of(section.boundaries, grid.dim)
+        kappa, dt, mean = section.diffusivity, section.dt, section.face_mean
+        return cls(grid, kappa, dt, solver, sides, mean, source=section.source)
 
     @staticmethod
     def reference_solver() -> Solver:
@@ -74,9 +82,10 @@ class Heat(DiffusionStepper):
         return Solver("cg", "jacobi", Refinement(rtol=1e-12))
 
     def attributes(self) -> dict[str, float]:
-        """`dt` and, where it is one number, `diffusivity`."""
+        """`dt` and, where they are numbers, `diffusivity`, `source` and those on the sides."""
         kappa = {} if self.diffusivity.dim() else {"diffusivity": self.diffusivity.item()}
-        return {"dt": self.dt, **kappa}
+        source = {"source": self.source} if isinstance(self.source, float) and self.source else {}
+        return {"dt": self.dt, **kappa, **source, **numbers_of(self.boundaries)}
 
     def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
         """This rank's part of truncated Fourier series of `modes` modes, `(count, 1,
@@ -98,9 +107,12 @@ class Heat(DiffusionStepper):
         """The state one step later.
 
         `u`: `(B, C, *local_shape)` (any leading axes will do); every channel diffuses alone.
-        `source`: f at the new time, of a shape that broadcasts with `u`. `time`: of `u`; functions
+        `source`: what f has at the new time beside the stepper's own, of a shape that broadcasts
+        with `u`. `time`: of `u`; functions
         on the sides that take the time get the new one, `time + dt`. Differentiable in `u`,
         `source`, κ and what the sides say; collective.
         """
         right = u if source is None else u + self.dt * source
+        if isinstance(self.source, Tensor) or self.source != 0.0:
+            right = right + self.dt * self.source
         return self._solve(right, None if time is None else time + self.dt)

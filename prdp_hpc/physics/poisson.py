@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
-from prdp_hpc.physics.boundaries import Boundaries
+from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
 from prdp_hpc.physics.diffusion import DiffusionStepper, FaceMean
 
 
@@ -62,8 +62,11 @@ class Poisson(DiffusionStepper):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Poisson:
-        """The solve of a section `physics` with `diffusivity`; collective."""
-        return cls(grid, solver, section.diffusivity)
+        """The solve of a section `physics` with `diffusivity`, `boundaries` and `face_mean`;
+        collective.
+        """
+        sides = boundaries_of(section.boundaries, grid.dim)
+        return cls(grid, solver, section.diffusivity, sides, section.face_mean)
 
     @staticmethod
     def reference_solver() -> Solver:

@@ -47,7 +47,7 @@ def load_fields(folder: str | Path) -> Fields:
             file_errors(path, "cannot be read", "run again to write it anew"),
             np.load(path) as own,
         ):
-            truth = own["truth"] if "truth" in own else None
+            truth = own.get("truth")
             return Fields(own["log_permeability"], truth)
     except (ValueError, KeyError) as error:
         raise ReportError(

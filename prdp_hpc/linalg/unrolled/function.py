@@ -12,6 +12,7 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.lag import check_lag
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
@@ -164,6 +165,7 @@ def _check(solver: Solver, operator: Operator, values_need_gradient: bool) -> No
         raise _not_offered("a KSP that the user made (Solver.from_ksp)")
     # Again: the differentiation may be set after the solver was made.
     check_unrolled(solver.ksp, solver.pc)
+    check_lag(solver.lag_preconditioner, solver.ksp, "unrolled")
     for key in solver.petsc_options:
         if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
             raise InputError(

@@ -20,6 +20,7 @@ from prdp_hpc.linalg.options import (
     remove_options,
     repeatable,
     set_options,
+    smoothing,
     take_options,
 )
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
@@ -134,7 +135,12 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         pc.setUseAmat(False)
     # No right-hand side is too small to be solved for.
     ksp.setTolerances(atol=0.0)
-    defaults = {**hierarchy, **repeatable(solver.pc, solver.petsc_options)}
+    given = solver.petsc_options
+    defaults = {
+        **hierarchy,
+        **repeatable(solver.pc, given),
+        **smoothing(solver.ksp, solver.pc, given),
+    }
     names = set_options(prefix, {**defaults, **solver.petsc_options})
     take_options(ksp, {**defaults, **solver.petsc_options})
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)

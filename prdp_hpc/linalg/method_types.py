@@ -14,23 +14,11 @@ OWN_PRECONDITIONERS = ("constraint",)
 """These are nothing without functions of the user's."""
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
-SYMMETRIC_KSPS = frozenset(
-    {
-        "cg",
-        "pipecg",
-        "pipecg2",
-        "pipecgrr",
-        "pipeprcg",
-        "groppcg",
-        "fcg",
-        "pipefcg",
-        "minres",
-        "symmlq",
-        "cr",
-        "pipecr",
-        "steepest_descent",
-    }
+CONJUGATE_GRADIENTS = frozenset(
+    {"cg", "pipecg", "pipecg2", "pipecgrr", "pipeprcg", "groppcg", "fcg", "pipefcg"}
 )
+"""These are for positive definite matrices."""
+SYMMETRIC_KSPS = CONJUGATE_GRADIENTS | {"minres", "symmlq", "cr", "pipecr", "steepest_descent"}
 """These are only right for A = Aᵀ, so the adjoint solve may use A itself."""
 SYMMETRIC_PCS = frozenset({"cholesky", "icc"})
 """These read one triangle of the matrix and take the other to be the same."""

@@ -30,7 +30,7 @@ CODE = "components.json"
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
     "data": {"format": "hdf5"},
-    "solver": {"lag_preconditioner": None},
+    "solver": {"lag_preconditioner": None, "initial_guess": "zero"},
     "network_inputs": [],
 }
 """Defaults of settings that came later: checkpoints from before have none of them."""

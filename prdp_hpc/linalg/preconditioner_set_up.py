@@ -23,7 +23,6 @@ from prdp_hpc.linalg.method_types import (
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
-from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import meaningless, unused_options
 from prdp_hpc.linalg.reductions import anywhere
@@ -51,12 +50,6 @@ class PreconditionerSetUp(ResidualChecks):
     _pair: KspPair
     _report: SolveReport
     _operator: weakref.ref[Operator]
-    _nullspaces: Nullspaces | None
-
-    @property
-    @abstractmethod
-    def ksp_name(self) -> str:
-        """The live type of the KSPs."""
 
     @abstractmethod
     def _direction(self, name: str) -> Direction: ...

@@ -280,7 +280,9 @@ class DiffusionStepper:
                 self._values, self._seen = values, [t.clone() for t in made_from]
         return values
 
-    def _solve(self, right: Tensor, time: float | Tensor | None = None) -> Tensor:
+    def _solve(
+        self, right: Tensor, time: float | Tensor | None = None, state: Tensor | None = None
+    ) -> Tensor:
         error: Exception | None = None
         try:
             whole = self._with_sides(right, time)
@@ -288,8 +290,12 @@ class DiffusionStepper:
             whole, error = right, own
         values = self._values_after(error, time)
         fields = math.prod(whole.shape[: -self.grid.dim])
-        flat = whole.reshape(fields, self.grid.n_local)
-        return like(solve(self.operator, values, flat, self.solver).reshape(whole.shape), right)
+        rows = (fields, self.grid.n_local)
+        guess = None if state is None else self.solver.guess_of(state)
+        if guess is not None:
+            guess = guess.expand(whole.shape).reshape(rows)
+        found = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
+        return like(found.reshape(whole.shape), right)
 
     def _with_sides(self, right: Tensor, time: float | Tensor | None) -> Tensor:
         """The right-hand side with what the sides add; not collective."""

@@ -115,4 +115,4 @@ class Heat(DiffusionStepper):
         right = u if source is None else u + self.dt * source
         if isinstance(self.source, Tensor) or self.source != 0.0:
             right = right + self.dt * self.source
-        return self._solve(right, None if time is None else time + self.dt)
+        return self._solve(right, None if time is None else time + self.dt, u)

@@ -37,6 +37,7 @@ def train(mesh, tmp_path):
         {"training": {"checkpoint_every": 2}},
         {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
         {"refinement": {"ladder": {"kind": "tolerances", "stop": 1e-3}}},
+        {"solver": {"initial_guess": "last", "lag_preconditioner": "auto"}},
         {"make": tiny.inverse, "refinement": {"ema_window": 1, "error_window": 1}},
         {
             "make": tiny.corrector,
@@ -45,7 +46,16 @@ def train(mesh, tmp_path):
             "training": {"schedule": "cosine", "decay": 0.1},
         },
     ],
-    ids=["plain", "float32 decaying", "every 2", "manual", "tolerances", "inverse", "corrector"],
+    ids=[
+        "plain",
+        "float32 decaying",
+        "every 2",
+        "manual",
+        "tolerances",
+        "starts",
+        "inverse",
+        "corrector",
+    ],
 )
 def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
     train("whole", **changes)

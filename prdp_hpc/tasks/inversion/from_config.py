@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -56,8 +55,9 @@ def settings(parts: Parts) -> dict[str, Any]:
     own = _Measured(parts)
     fitted, validation = own.divided()
     training = config.training
-    exact = copy.copy(parts.solver)
-    exact.refine(config.validation.tolerance, config.validation.tolerance)
+    solver, tolerance = parts.solver, config.validation.tolerance
+    # Without what it solved before: validation is the same after a resume.
+    exact = Solver(solver.ksp, solver.pc, tolerance, petsc_options=solver.petsc_options)
     optimizer, keys = made("inversion_optimizers", training.optimizer)
     rate, rate_keys = made("rates", training.schedule)
     if rate.__module__ == "prdp_hpc.tasks.recipe":

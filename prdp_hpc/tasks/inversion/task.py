@@ -113,6 +113,8 @@ class FieldInversion:
         self._evaluations, self._set_ups_before = 0, 0
         self._misfit: float | None = None
         self._level: list[Any] | None = None
+        # What solves start from is kept apart from what does not belong to the search.
+        self._purpose = "search"
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> FieldInversion:
@@ -140,6 +142,7 @@ class FieldInversion:
         """
         before = [parameter.grad for parameter in self.unknown.parameters]
         counted, misfit = self._evaluations, self._misfit
+        self._purpose = "gradient"
         with self.stopwatch.part("network"):
             self._evaluate()
             found = torch.cat(
@@ -148,7 +151,7 @@ class FieldInversion:
                     for parameter in self.unknown.parameters
                 ]
             ).detach()
-        self._evaluations, self._misfit = counted, misfit
+        self._evaluations, self._misfit, self._purpose = counted, misfit, "search"
         for parameter, gradient in zip(self.unknown.parameters, before, strict=True):
             parameter.grad = gradient
         return found
@@ -171,7 +174,7 @@ class FieldInversion:
         collective.
         """
         with torch.no_grad():
-            found = {"log_permeability": self.grid.gather(self.unknown().detach()).numpy()}
+            found = {"log_permeability": self.grid.gather(self.unknown().detach()).numpy().copy()}
             if self._truth is not None:
                 found["truth"] = self.grid.gather(self._truth).numpy()
         return found
@@ -234,7 +237,8 @@ class FieldInversion:
 
     def _solutions(self, m: Tensor) -> Tensor:
         some = self._experiments
-        return self.stopwatch.physics(lambda kappa: _solve(self._physics, kappa, some), m.exp())
+        with self.solver.samples([f"{self._purpose} {e}" for e in range(some.count)]):
+            return self.stopwatch.physics(lambda kappa: _solve(self._physics, kappa, some), m.exp())
 
     def _validation_squares(self, m: Tensor) -> float:
         """`Σ ‖O u − d‖² / σ²` over all experiments for validation; collective."""

@@ -122,7 +122,7 @@ UnknownSection = Annotated[
 
 
 class H1Section(Section):
-    """Smooth fields, see `prdp_hpc.tasks.inversion.regularisation.H1`."""
+    """Smooth fields, see `prdp_hpc.tasks.inversion.regularisation.H1Regularisation`."""
 
     kind: Literal["h1"]
     weight: Weight = 1.0

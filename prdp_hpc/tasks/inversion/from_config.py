@@ -27,7 +27,7 @@ from prdp_hpc.tasks.inversion.experiments import (
 from prdp_hpc.tasks.inversion.files import InversionFile
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE, coefficient_pde
 from prdp_hpc.tasks.inversion.positions import Positions, lattice
-from prdp_hpc.tasks.inversion.regularisation import H1, TotalVariation
+from prdp_hpc.tasks.inversion.regularisation import H1Regularisation, TotalVariation
 from prdp_hpc.tasks.inversion.synthetic import (
     Wells,
     noise,
@@ -298,5 +298,5 @@ def _regularisation(section: Any, grid: Grid) -> Any:
     if section is None:
         return None
     if section.kind == "h1":
-        return H1(grid, section.weight)
+        return H1Regularisation(grid, section.weight)
     return TotalVariation(grid, section.weight, section.smoothing)

@@ -12,7 +12,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.tasks.inversion.differences import ForwardDifferences
 
 
-class H1:
+class H1Regularisation:
     """`weight / 2 · ∫ |∇m|²` by forward differences: smooth fields.
 
     The integral is the sum over the cells times their volume, so that the weight does not depend on
@@ -35,7 +35,7 @@ class TotalVariation:
     """`weight · ∫ (√(|∇m|² + ε²) − ε)` by forward differences: fields with jumps.
 
     `smoothing` is ε, in units of m per length: gradients well below it are smoothed as by H¹, those
-    above cost as much as the jump is high. See `H1` for the integral.
+    above cost as much as the jump is high. See `H1Regularisation` for the integral.
 
     Raises ValueError for a negative weight or an ε that is not positive. Collective.
 

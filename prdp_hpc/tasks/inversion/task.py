@@ -45,8 +45,8 @@ class FieldInversion:
     experiments : those that are fitted, all of them on every rank; a replica keeps its share.
     mesh : the ranks.
     unknown : how m is represented; default: one number per point, from 0 everywhere.
-    regularisation : `R`: from this rank's part of m to this rank's part of the value, as `H1`;
-        default: none.
+    regularisation : `R`: from this rank's part of m to this rank's part of the value, as
+        `H1Regularisation`; default: none.
     optimizer : `optimizer(parameters, lr=learning_rate)`: `LBFGS`, or one of torch's that works
         entry by entry; default Adam.
     learning_rate : of the first step; for `LBFGS` see there.
@@ -74,7 +74,7 @@ class FieldInversion:
         observe = PointObservations(Positions(grid, lattice(grid, 12)))
         experiments = Experiments(sources, observe, data, noise=1e-3)
         task = FieldInversion(
-            physics, experiments, mesh, regularisation=H1(grid, 1e-2), exact=exact
+            physics, experiments, mesh, regularisation=H1Regularisation(grid, 10.0), exact=exact
         )
         Trainer(task, Coordinator(IterationLadder(1, 1, 10)), "runs/mine", epochs=100).run()
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -321,6 +321,10 @@ class Solver:
         if self._samples is None:
             return Recollection(self._last, ((number, -1, rows),))
         return Recollection(self._last, self._samples.keys(number, rows))
+
+    def restored_solutions(self) -> AbstractContextManager[None]:
+        """After a block, solves start from the solutions that were kept before it."""
+        return self._last.restored()
 
     @property
     def last_solution_bytes(self) -> int:

@@ -68,10 +68,11 @@ def test_errors_that_are_not_finite_have_no_interval(wrong: float) -> None:
     assert ratio_interval(errors, 0 * errors) is None
 
 
-def with_samples(folder: Path, group: str, errors: list[float | None]) -> Any:
-    """A run with the errors of its samples in its summary."""
+def with_samples(folder: Path, group: str, error: float, errors: list[float]) -> Any:
+    """A run with the errors of its samples, and the last validation's, in its summary."""
     run = load_run(folder)
     assert run.summary is not None
+    run.summary["error"] = error
     run.summary["test"] = {"group": group, "samples": {"error": errors}}
     return run
 
@@ -79,15 +80,15 @@ def with_samples(folder: Path, group: str, errors: list[float | None]) -> Any:
 def test_the_test_group_decides_where_all_runs_have_one(write_run: WriteRun) -> None:
     """Else the errors of the last validation do."""
     better, worse = [0.1, 0.3], [0.2, 0.2]
-    prdp = with_samples(write_run("prdp", error=0.5), "test", worse)
-    full = with_samples(write_run("full", error=0.1), "test", better)
+    prdp = with_samples(write_run("prdp"), "test", 0.5, worse)
+    full = with_samples(write_run("full"), "test", 0.1, better)
     found = compare_runs("heat", [1], {"prdp": [prdp], "full": [full]})
     assert found["error_group"] == "test"
     assert found["error_ratio"] == pytest.approx(1.0)
     assert found["equal_accuracy"]
     low, high = found["error_intervals"]["full"]
     assert (low, high) == pytest.approx((0.2 / 0.3, 2.0))
-    full = with_samples(write_run("full_2", error=0.1), "validation", better)
+    full = with_samples(write_run("full_2"), "validation", 0.1, better)
     found = compare_runs("heat", [1], {"prdp": [prdp], "full": [full]})
     assert found["error_group"] == "validation"
     assert found["error_ratio"] == pytest.approx(5.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mpi4py import MPI
@@ -205,6 +206,10 @@ class NonlinearSolver:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """That of `solver`."""
         self.solver.load_state_dict(state)
+
+    def restored_solutions(self) -> AbstractContextManager[None]:
+        """That of `solver`."""
+        return self.solver.restored_solutions()
 
     def system(self, operator: Operator) -> Newton:
         """Newton's method with one Jacobian, made on first use; collective then."""

@@ -36,6 +36,8 @@ _HOMES = {
     "NavierStokes": "physics",
     "NonlinearDiffusion": "physics",
     "Coordinator": "refinement",
+    "GradientCoordinator": "refinement",
+    "MeasuredGradient": "refinement",
     "IterationLadder": "refinement",
     "ToleranceLadder": "refinement",
     "ExplicitLadder": "refinement",
@@ -104,8 +106,10 @@ if TYPE_CHECKING:
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule
     from prdp_hpc.refinement import Coordinator as Coordinator
     from prdp_hpc.refinement import ExplicitLadder as ExplicitLadder
+    from prdp_hpc.refinement import GradientCoordinator as GradientCoordinator
     from prdp_hpc.refinement import IterationLadder as IterationLadder
     from prdp_hpc.refinement import ManualSchedule as ManualSchedule
+    from prdp_hpc.refinement import MeasuredGradient as MeasuredGradient
     from prdp_hpc.refinement import ToleranceLadder as ToleranceLadder
     from prdp_hpc.tasks.corrector import Corrector as Corrector
     from prdp_hpc.tasks.emulator import Emulator as Emulator

@@ -60,6 +60,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "losses": {"squared": "prdp_hpc.tasks.recipe:squared"},
     "schedules": {
         "prdp": "prdp_hpc.refinement.coordinator:Coordinator",
+        "gradient": "prdp_hpc.refinement.gradient_coordinator:GradientCoordinator",
         "constant": "prdp_hpc.refinement.schedules:ConstantSchedule",
         "manual": "prdp_hpc.refinement.schedules:ManualSchedule",
     },

@@ -13,7 +13,16 @@ from pydantic import (
 )
 
 from prdp_hpc.config.boundaries import BoundariesSection
-from prdp_hpc.config.models import Count, Float, GridSection, Level, Positive, Section, Share
+from prdp_hpc.config.models import (
+    Count,
+    Float,
+    GridSection,
+    Level,
+    Positive,
+    Section,
+    Share,
+    _number,
+)
 from prdp_hpc.errors import InputError
 
 
@@ -53,7 +62,9 @@ class PoissonSection(DiffusionSection):
 
 
 class HeatSection(DiffusionSection):
-    """`u_t = ∇·(κ ∇u) + source`: diffusivity κ in length² / time, time step dt."""
+    """`u_t = ∇·(κ ∇u) + source`: diffusivity κ in length² / time, time step dt; theta: of the
+    scheme in time, 1 (backward Euler) to 0.5 (Crank–Nicolson).
+    """
 
     component: ClassVar[str] = "prdp_hpc.physics.heat:Heat"
     has_steps: ClassVar[bool] = True
@@ -61,6 +72,7 @@ class HeatSection(DiffusionSection):
     pde: str = "heat"
     dt: Positive
     source: Float = 0.0
+    theta: Annotated[float, BeforeValidator(_number), Field(ge=0.5, le=1)] = 1.0
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`."""

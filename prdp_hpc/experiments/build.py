@@ -37,6 +37,7 @@ def build_solver(config: ExperimentConfig) -> Solver:
         petsc_options=section.petsc_options,
         differentiation=section.differentiation,
         lag_preconditioner=section.lag_preconditioner,
+        initial_guess=section.initial_guess,
     )
 
 

@@ -36,8 +36,8 @@ def check_adoptable(ksp: Any) -> None:
             raise InputError(f"a KSP with {what}={name!r} cannot be used in a Solver: {why}")
     if ksp.getInitialGuessNonzero() or ksp.getInitialGuessKnoll():
         raise InputError(
-            "the KSP starts from a guess, and a Solver starts at zero always, so that the "
-            "derivative is that of the solve: call setInitialGuessNonzero(False)"
+            "the KSP starts from a guess of its own, and a Solver's solves from that of "
+            "Solver.from_ksp(ksp, initial_guess=...): call setInitialGuessNonzero(False)"
         )
     if ksp.getConvergenceTest() is not None:
         raise InputError(

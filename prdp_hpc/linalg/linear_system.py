@@ -6,6 +6,8 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import adopted_pair
@@ -29,7 +31,8 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
+from prdp_hpc.linalg.residual_checks import longer_rows, zero_rows
+from prdp_hpc.linalg.scaling import exponents_of, scaled_guess, times_power_of_two
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
 from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
@@ -65,6 +68,8 @@ class LinearSystem(PreconditionerSetUp):
         make = create_pair if solver.adopted is None else adopted_pair
         self._pair = make(operator, solver, transposed)
         self._prepare_lag(solver.lag_preconditioner)
+        # The right-hand sides that tolerances refer to, while corrections are solved for.
+        self._aims: Array | None = None
 
     @property
     def ksp_name(self) -> str:
@@ -159,9 +164,19 @@ class LinearSystem(PreconditionerSetUp):
                 "max_it=1"
             )
 
-    def solve(self, direction: str, b: Array, x: Array, level: Refinement | None = None) -> int:
+    def solve(
+        self,
+        direction: str,
+        b: Array,
+        x: Array,
+        level: Refinement | None = None,
+        guess: Array | None = None,
+        is_guarded: bool = False,
+    ) -> int:
         """Solve for each row of `b (B, n_local)` into `x`, at the level given or else set last;
         collective. Returns the iterations of the last one.
+
+        `guess (B, n_local)`: where to start; a guarded one is not used where zero leaves less.
 
         Raises
         ------
@@ -177,8 +192,11 @@ class LinearSystem(PreconditionerSetUp):
         with self._report.part(direction, "solve"):
             exponents = exponents_of(self._comm, b) if self._is_to_be_scaled(own) else None
             if exponents is None:
-                return self._solve_in_range(own, b, x)
-            iterations = self._solve_in_range(own, times_power_of_two(b, exponents, -1), x)
+                return self._solve_in_range(own, b, x, guess, is_guarded)
+            if guess is not None:
+                guess = scaled_guess(self._comm, guess, exponents)
+            right = times_power_of_two(b, exponents, -1)
+            iterations = self._solve_in_range(own, right, x, guess, is_guarded)
             x[:] = times_power_of_two(x, exponents)
             return iterations
 
@@ -191,15 +209,49 @@ class LinearSystem(PreconditionerSetUp):
             return False
         return not direction.has_absolute_tolerance
 
-    def _solve_in_range(self, direction: Direction, b: Array, x: Array) -> int:
-        """Solve without the parts of b and x in the nullspaces."""
-        if self._nullspaces is None:
-            return self._solve_each(direction, b, x)
-        adjoint = direction.name == "adjoint"
-        right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
-        iterations = self._solve_each(direction, right, x)
-        x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
+    def _solve_in_range(
+        self, direction: Direction, b: Array, x: Array, guess: Array | None, is_guarded: bool
+    ) -> int:
+        """Solve without the parts of b, the guess and x in the nullspaces."""
+        adjoint, spaces = direction.name == "adjoint", self._nullspaces
+        right = b if spaces is None else spaces.of_right_hand_side(adjoint).removed_from(b)
+        if guess is None:
+            iterations = self._solve_each(direction, right, x)
+        else:
+            iterations = self._solve_from(direction, right, x, guess, is_guarded)
+        if spaces is not None:
+            x[:] = spaces.of_result(adjoint).removed_from(x)
         return iterations
+
+    def _solve_from(
+        self, direction: Direction, b: Array, x: Array, guess: Array, is_guarded: bool
+    ) -> int:
+        """`x = g + A⁻¹ (b − A g)`, which any method can do; a tolerance still refers to b."""
+        adjoint, spaces = direction.name == "adjoint", self._nullspaces
+        start = guess.copy() if spaces is None else spaces.of_result(adjoint).removed_from(guess)
+        # The solution of 0 is known.
+        start[zero_rows(self._comm, b)] = 0.0
+        rest = b - self._product(direction, start)
+        if is_guarded:
+            worse = longer_rows(self._comm, rest, b)
+            start[worse], rest[worse] = 0.0, b[worse]
+        if spaces is not None:
+            rest = spaces.of_right_hand_side(adjoint).removed_from(rest)
+        self._aims = b
+        try:
+            iterations = self._solve_each(direction, rest, x)
+        finally:
+            self._aims = None
+        x += start
+        return iterations
+
+    def _product(self, direction: Direction, x: Array) -> Array:
+        try:
+            product = self.product(torch.from_numpy(x), direction.transposed)
+        except PETSc.Error as error:
+            raise self.failure(direction.name, error) from error
+        result: Array = product.numpy()
+        return result
 
     def _solve_each(self, direction: Direction, b: Array, x: Array) -> int:
         """Solve for right-hand sides in the range of the matrix; a failure with an old
@@ -209,7 +261,7 @@ class LinearSystem(PreconditionerSetUp):
             self._check_transposed(direction)
         if self._lag is None:
             return self._solve_rows(direction, b, x)
-        solves = self._report.counters(direction.name).solves
+        solves, self._costs = self._report.counters(direction.name).solves, []
         try:
             iterations = self._solve_rows(direction, b, x)
             if self._is_trusted(direction, b, x):
@@ -218,6 +270,7 @@ class LinearSystem(PreconditionerSetUp):
             if not self._lag.is_stale:
                 raise
         self.set_up_anew(direction.name)
+        self._costs = []
         self._report.counters(direction.name).solves = solves
         iterations = self._solve_rows(direction, b, x)
         self._is_trusted(direction, b, x)
@@ -230,13 +283,24 @@ class LinearSystem(PreconditionerSetUp):
         try:
             if self._solve_stacked(direction, b, x):
                 return int(direction.level.max_it or 0)
-            for right, result in zip(b, x, strict=True):
-                self._on_arrays(run, right, result)
+            aims: Any = [None] * len(b) if self._aims is None else self._aims
+            absolute = 0.0 if self._aims is None else float(ksp.getTolerances()[1])
+            for right, result, aim in zip(b, x, aims, strict=True):
+                if aim is not None and not self._is_left_to_do(direction, right, aim, absolute):
+                    result[:], iterations = 0.0, 0
+                    counters.solves += 1
+                    continue
+                try:
+                    self._on_arrays(run, right, result)
+                finally:
+                    if aim is not None:
+                        self._apply_level(direction)
+                        ksp.setTolerances(atol=absolute)
                 iterations = int(ksp.getIterationNumber())
                 code = ksp.getConvergedReason()
                 counters.iterations += iterations
                 counters.solves += 1
-                self._judge_end(direction, code, iterations, right, result)
+                self._judge_end(direction, code, iterations, right, result, aim)
                 self._note_cost(direction, iterations)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
@@ -250,20 +314,30 @@ class LinearSystem(PreconditionerSetUp):
             raise errors.no_transpose(self.method, direction.level)
 
     def _judge_end(
-        self, direction: Direction, code: int, iterations: int, right: Array, result: Array
+        self,
+        direction: Direction,
+        code: int,
+        iterations: int,
+        right: Array,
+        result: Array,
+        aim: Array | None,
     ) -> None:
-        """Raise SolveError unless the result of a solve that ended with a code is right."""
+        """Raise SolveError unless the result of a solve that ended with a code is right. `aim`: the
+        right-hand side of the whole where this is a correction.
+        """
+        whole = right if aim is None else aim
         if code < 0:
             repeated = self._repeated(direction, code, right, result)
-            self._judge(direction, code, repeated, iterations, right, result)
+            self._judge(direction, code, repeated, iterations, right, result, whole)
         elif direction.level.rtol is None:
             return
         elif iterations == 0:
-            self._judge_no_iteration(direction, right)
+            if aim is None:
+                self._judge_no_iteration(direction, right)
         elif self.ksp_name in ONE_APPLICATION_KSPS:
-            self._judge_one_application(direction, right, result)
+            self._judge_one_application(direction, right, result, whole)
         elif self.ksp_name in RECURRENCE_KSPS:
-            self._judge_recurrence(direction, iterations, right, result)
+            self._judge_recurrence(direction, iterations, right, result, whole)
 
     def _solve_stacked(self, direction: Direction, b: Array, x: Array) -> bool:
         """Solve all at once, if the method and the level allow it; a failure is left to those that

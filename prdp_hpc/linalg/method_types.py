@@ -42,6 +42,9 @@ RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
 """The residual that these keep by recurrences may be far from that of their solution; minres takes
 the end of its Krylov space for convergence, on singular matrices too.
 """
+RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
+"""These may take an absolute tolerance for one of something else than their norm of the residual.
+"""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
 """The natural norm costs these no reduction of its own."""
 DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})

@@ -15,7 +15,7 @@ SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", 
 ADJOINT = "adjoint_"
 """What the adjoint KSP's own options begin with."""
 _LEVEL = "give the level as Solver(refinement=Refinement(rtol=..., max_it=...))"
-_START = "the initial guess is zero always"
+_START = "give it as Solver(initial_guess=...), or to solve(..., guess=...)"
 _OWNED = {
     "ksp_type": "give it as Solver(ksp=...)",
     "pc_type": "give it as Solver(pc=...)",

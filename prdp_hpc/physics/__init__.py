@@ -7,9 +7,14 @@ from prdp_hpc.physics.heat import Heat
 from prdp_hpc.physics.navier_stokes import NavierStokes
 from prdp_hpc.physics.nonlinear_diffusion import NonlinearDiffusion
 from prdp_hpc.physics.poisson import Poisson
+from prdp_hpc.physics.rollout import rollout
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.physics.time_integration import BDF2, CNAB2, SBDF2, ThetaScheme
 
 __all__ = [
+    "BDF2",
+    "CNAB2",
+    "SBDF2",
     "AllenCahn",
     "Burgers",
     "Dirichlet",
@@ -20,4 +25,6 @@ __all__ = [
     "Poisson",
     "Robin",
     "Stepper",
+    "ThetaScheme",
+    "rollout",
 ]

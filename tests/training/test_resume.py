@@ -15,6 +15,7 @@ from prdp_hpc.report.runs import ReportError
 from prdp_hpc.training.checkpoint import CheckpointError
 
 EPOCHS = 6
+GRADIENT = {"schedule": "gradient", "theta": 0.05, "theta_noise": 0.05, "probe_share": 0.5}
 RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 
 
@@ -37,6 +38,9 @@ def train(mesh, tmp_path):
         {"training": {"checkpoint_every": 2}},
         {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
         {"refinement": {"ladder": {"kind": "tolerances", "stop": 1e-3}}},
+        {"solver": {"initial_guess": "last", "lag_preconditioner": "auto"}},
+        {"refinement": GRADIENT},
+        {"make": tiny.inverse, "refinement": GRADIENT},
         {"make": tiny.inverse, "refinement": {"ema_window": 1, "error_window": 1}},
         {
             "make": tiny.corrector,
@@ -45,7 +49,18 @@ def train(mesh, tmp_path):
             "training": {"schedule": "cosine", "decay": 0.1},
         },
     ],
-    ids=["plain", "float32 decaying", "every 2", "manual", "tolerances", "inverse", "corrector"],
+    ids=[
+        "plain",
+        "float32 decaying",
+        "every 2",
+        "manual",
+        "tolerances",
+        "starts",
+        "gradient",
+        "gradient inverse",
+        "inverse",
+        "corrector",
+    ],
 )
 def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
     train("whole", **changes)

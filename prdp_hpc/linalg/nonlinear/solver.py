@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mpi4py import MPI
@@ -17,6 +18,7 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver_levels import register
 
 REFINES = ("newton", "inner")
 
@@ -105,6 +107,7 @@ class NonlinearSolver:
             self.solver.refine(self.solver.refinement, adjoint)
         self._systems: weakref.WeakKeyDictionary[Operator, Newton] = weakref.WeakKeyDictionary()
         self._matrix_free: dict[Any, MatrixFreeJacobian] = {}
+        register(self)
 
     def __repr__(self) -> str:
         inner = EISENSTAT_WALKER if self.uses_eisenstat_walker else str(self.solver.refinement)
@@ -187,6 +190,15 @@ class NonlinearSolver:
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
 
+    @property
+    def own_levels(self) -> tuple[Refinement, Refinement | None]:
+        """Those that `solver` does not have."""
+        return self.newton, self._own_adjoint
+
+    def set_levels(self, newton: Refinement, adjoint: Refinement | None) -> None:
+        """Set what `own_levels` was."""
+        self.newton, self._own_adjoint = newton, adjoint
+
     def state_dict(self) -> dict[str, Any]:
         """That of `solver`."""
         return self.solver.state_dict()
@@ -194,6 +206,10 @@ class NonlinearSolver:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """That of `solver`."""
         self.solver.load_state_dict(state)
+
+    def restored_solutions(self) -> AbstractContextManager[None]:
+        """That of `solver`."""
+        return self.solver.restored_solutions()
 
     def system(self, operator: Operator) -> Newton:
         """Newton's method with one Jacobian, made on first use; collective then."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from contextlib import AbstractContextManager
 from typing import Any
 
 from mpi4py import MPI
@@ -212,10 +211,6 @@ class NonlinearSolver:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """That of `solver`."""
         self.solver.load_state_dict(state)
-
-    def restored_solutions(self) -> AbstractContextManager[None]:
-        """That of `solver`."""
-        return self.solver.restored_solutions()
 
     def samples(self, names: Sequence[Any]) -> AbstractContextManager[None]:
         """That of `solver`; linear solves of Newton steps start from 0."""

@@ -57,6 +57,18 @@ _HOMES = {
     "Emulator": "tasks.emulator",
     "Corrector": "tasks.corrector",
     "Inverse": "tasks.inverse",
+    "FieldInversion": "tasks.inversion.task",
+    "Conductivity": "tasks.inversion.physics",
+    "Experiments": "tasks.inversion.experiments",
+    "PointObservations": "tasks.inversion.experiments",
+    "FieldObservations": "tasks.inversion.experiments",
+    "Positions": "tasks.inversion.positions",
+    "H1Regularisation": "tasks.inversion.regularisation",
+    "TotalVariation": "tasks.inversion.regularisation",
+    "FieldUnknown": "tasks.inversion.unknown",
+    "NetworkUnknown": "tasks.inversion.unknown",
+    "CoordinateNetwork": "tasks.inversion.unknown",
+    "LBFGS": "tasks.inversion.lbfgs",
     "Trainer": "training.trainer",
     "Checkpoints": "training.checkpoint",
     "PreemptionWatch": "distributed.preemption",
@@ -114,6 +126,18 @@ if TYPE_CHECKING:
     from prdp_hpc.tasks.corrector import Corrector as Corrector
     from prdp_hpc.tasks.emulator import Emulator as Emulator
     from prdp_hpc.tasks.inverse import Inverse as Inverse
+    from prdp_hpc.tasks.inversion.experiments import Experiments as Experiments
+    from prdp_hpc.tasks.inversion.experiments import FieldObservations as FieldObservations
+    from prdp_hpc.tasks.inversion.experiments import PointObservations as PointObservations
+    from prdp_hpc.tasks.inversion.lbfgs import LBFGS as LBFGS
+    from prdp_hpc.tasks.inversion.physics import Conductivity as Conductivity
+    from prdp_hpc.tasks.inversion.positions import Positions as Positions
+    from prdp_hpc.tasks.inversion.regularisation import H1Regularisation as H1Regularisation
+    from prdp_hpc.tasks.inversion.regularisation import TotalVariation as TotalVariation
+    from prdp_hpc.tasks.inversion.task import FieldInversion as FieldInversion
+    from prdp_hpc.tasks.inversion.unknown import CoordinateNetwork as CoordinateNetwork
+    from prdp_hpc.tasks.inversion.unknown import FieldUnknown as FieldUnknown
+    from prdp_hpc.tasks.inversion.unknown import NetworkUnknown as NetworkUnknown
     from prdp_hpc.tasks.recipe import Recipe as Recipe
     from prdp_hpc.tasks.supervised import SupervisedTask as SupervisedTask
     from prdp_hpc.tasks.task import Task as Task

@@ -50,9 +50,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "emulator": "prdp_hpc.config.experiment:EmulatorConfig",
         "inverse": "prdp_hpc.config.experiment:InverseConfig",
         "corrector": "prdp_hpc.config.experiment:CorrectorConfig",
+        "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
     },
     "formats": {"hdf5": "prdp_hpc.data.reader:TrajectoryFile"},
     "optimizers": {"adam": "prdp_hpc.tasks.recipe:adam"},
+    "inversion_optimizers": {
+        "adam": "prdp_hpc.tasks.recipe:adam",
+        "lbfgs": "prdp_hpc.config.inversion:LBFGSSection",
+    },
     "rates": {
         "exponential": "prdp_hpc.tasks.recipe:exponential",
         "cosine": "prdp_hpc.tasks.recipe:cosine",

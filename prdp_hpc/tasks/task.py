@@ -73,7 +73,7 @@ class Task(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes."""
+        """Everything that training changes, whole on rank 0; collective."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

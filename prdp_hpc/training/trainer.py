@@ -292,11 +292,13 @@ class Trainer:
     def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
         self._submitted = epoch
         random_states = self.mesh.world.gather(random_state())
+        # On all ranks: a task whose state is divided among them puts it together.
+        task_state = call_together(self.mesh.world, self.task.state_dict)
         solver_states = self.mesh.world.gather(self.task.solver.state_dict())
 
         def save() -> None:
             state = {
-                "task": self.task.state_dict(),
+                "task": task_state,
                 "schedule": self.schedule.state_dict(),
                 "random": random_states,
                 "solver": solver_states,

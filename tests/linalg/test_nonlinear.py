@@ -9,6 +9,7 @@ from mpi4py import MPI
 from nonlinear_systems import (
     KINDS,
     N,
+    check_slopes,
     dense_newton,
     flux_divergence,
     jacobian,
@@ -68,8 +69,20 @@ def test_derivatives_of_every_order_are_derivatives(kind):
     def function(a, c, s):
         return solved(solver, own, a, c, s)
 
-    assert torch.autograd.gradcheck(function, parameters(), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(function, parameters(), check_fwd_over_rev=True)
+    check_slopes(function, *parameters(), second=True)
+
+
+def test_derivatives_along_tangents_and_of_gradients_along_them_are_derivatives():
+    solver, start = tight(), torch.zeros(2, dtype=torch.float64)
+
+    def function(a):
+        return solve_nonlinear(
+            lambda u, a: 2.0 * u + a * u.flip(0) ** 3 - 1.0, start, a, solver, comm=SELF
+        )
+
+    a = torch.tensor([0.3, 0.8], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, a, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, a, check_fwd_over_rev=True)
 
 
 def test_the_adjoint_is_one_solve_whatever_newton_did_and_the_start_has_no_gradient():
@@ -180,7 +193,7 @@ def test_a_batch_is_its_samples_one_by_one(grid_form):
     grads = torch.autograd.grad(whole.square().sum(), (old, rate))
     expected = torch.autograd.grad(each.square().sum(), (old, rate))
     torch.testing.assert_close(grads, expected)
-    assert torch.autograd.gradcheck(batch, (old, rate, scale.requires_grad_()))
+    check_slopes(batch, old, rate, scale)
 
 
 def test_refine_drives_newton_or_its_linear_solves():

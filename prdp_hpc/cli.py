@@ -125,6 +125,20 @@ def _parser() -> argparse.ArgumentParser:
     paper.add_argument(
         "--quick", action="store_true", help="smaller sizes, 8 to 17 minutes on 2 cores"
     )
+    paper.add_argument(
+        "--schedules",
+        type=lambda text: text.split(","),
+        metavar="NAME,NAME",
+        help="compare these schedules with full refinement, as prdp,gradient (default: those of "
+        "each config)",
+    )
+    paper.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="how many, in experiments in which something is random (default: those of each "
+        "config)",
+    )
     paper.add_argument("--only", nargs="+", metavar="NAME", help="these experiments of the list")
     paper.add_argument(
         "--out",

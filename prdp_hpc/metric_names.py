@@ -26,6 +26,10 @@ CUMULATIVE = (*COUNTS, *SECONDS)
 """Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier
 parts of it had.
 """
+PROBES = (*(f"probe_{name}" for name in COUNTS), "probe_seconds")
+"""What a schedule's measurements of gradients took, cumulative too; in the other entries as well.
+Only in runs with a schedule that measures gradients.
+"""
 INNER_ITERATIONS = "inner_iterations"
 """Forward and adjoint iterations together; in summaries only."""
 SHOWN_SECONDS = ("solver_seconds", "network_seconds", "total_seconds")

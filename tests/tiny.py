@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Numbers that differ from run to run: they are measured.
 SOLVER_PARTS = ["assembly_seconds", "set_up_seconds", "solve_seconds", "gradient_seconds"]
 OTHER_PARTS = ["network_seconds", "data_seconds", "validation_seconds"]
-SECONDS = {"solver_seconds", "total_seconds", *SOLVER_PARTS, *OTHER_PARTS}
+SECONDS = {"solver_seconds", "total_seconds", "probe_seconds", *SOLVER_PARTS, *OTHER_PARTS}
 
 
 def emulator(output, **changes):

@@ -82,8 +82,8 @@ def compare_variants(
 
 
 def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
-    """The configs of a comparison by name: `prdp`, `full`, `constant_<level>`, and the
-    baselines'.
+    """The configs of a comparison by name: `prdp`, `full`, further schedules, `constant_<level>`,
+    and the baselines'.
     """
     full = config.refinement.full_level
     found = {"prdp": _refined(config, config.refinement.model_copy(update={"schedule": "prdp"}))}
@@ -94,6 +94,8 @@ def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
             schedule="constant", level=full, adjoint_ladder=config.refinement.adjoint_ladder
         ),
     )
+    for name in config.comparison.further_schedules:
+        found[name] = _refined(config, config.refinement.model_copy(update={"schedule": name}))
     for level in config.comparison.constant_levels:
         # A schedule made by hand leaves alone what full refinement is, at which correctors are
         # validated.
@@ -159,7 +161,8 @@ def _report(
         name: section.model_dump(exclude_none=True)
         for name, section in config.comparison.targets.items()
     }
-    content = compare_runs(config.name, config.seeds, runs, targets)
+    schedules = config.comparison.further_schedules
+    content = compare_runs(config.name, config.seeds, runs, targets, schedules)
     write_json(folder / "comparison.json", content)
     record = ComparisonRecord(folder, config.name, runs, content)
     plot_comparison(record, figure, _title(config))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ from mpi4py import MPI
 from prdp_hpc.commands.compare import compare_variants
 from prdp_hpc.commands.failures import Report, first, report_of
 from prdp_hpc.commands.provenance import machine_text, provenance
-from prdp_hpc.config import ConfigError, Paper, find_list, load_experiment, load_paper, nearest
+from prdp_hpc.config import (
+    ConfigError,
+    ExperimentConfig,
+    Paper,
+    find_list,
+    load_experiment,
+    load_paper,
+    nearest,
+)
 from prdp_hpc.distributed.collective import all_ranks_come, call_together
 from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json, write_text
@@ -36,7 +45,8 @@ def paper(arguments: argparse.Namespace) -> None:
     made_with = provenance(arguments.line)
     advice = "wait until it ends or end it, or choose another --out"
     with locked(MPI.COMM_WORLD, out, advice, folder=True):
-        failures = _all(path, listed, names, out, arguments.quick, made_with)
+        changes = _Changes(arguments.schedules, arguments.seeds)
+        failures = _all(path, listed, names, out, arguments.quick, changes, made_with)
     if MPI.COMM_WORLD.rank == 0:
         table = paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)
         print(f"\n{table}\n\nresults: {out}")
@@ -50,12 +60,13 @@ def _all(
     names: Sequence[str],
     out: Path,
     quick: bool,
+    changes: _Changes,
     made_with: dict[str, Any],
 ) -> dict[str, str]:
     """Each experiment, and after each the summary of all; what failed, and why."""
     failures: dict[str, str] = {}
     for name in names:
-        message = _attempt(partial(_experiment, path, listed, name, out, quick, made_with))
+        message = _attempt(partial(_experiment, path, listed, name, out, quick, changes, made_with))
         if message is not None:
             failures[name] = message
         call_together(MPI.COMM_WORLD, partial(_summarise, out, listed, failures, quick, made_with))
@@ -72,19 +83,36 @@ def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
     return [name for name in listed.experiments if not only or name in only]
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """What the command line says about all experiments."""
+
+    schedules: Sequence[str] | None
+    seeds: int | None
+
+    def load(self, path: Path, name: str, listed: Paper, quick: bool) -> ExperimentConfig:
+        """The config of an experiment of the list."""
+        schedules = f"comparison.schedules=[{', '.join(self.schedules or ())}]"
+        changes = [] if self.schedules is None else [schedules]
+        config = load_experiment(path, name, listed.experiments[name], quick, changes)
+        if self.seeds is None or config.default_seeds == 1:
+            return config
+        changes = [*changes, f"comparison.seeds={self.seeds}"]
+        return load_experiment(path, name, listed.experiments[name], quick, changes)
+
+
 def _experiment(
     path: Path,
     listed: Paper,
     name: str,
     out: Path,
     quick: bool,
+    changes: _Changes,
     made_with: dict[str, Any],
     stack: ExitStack,
 ) -> None:
     """One comparison, with its results in `<name>.json` and its figure in `figures/`."""
-    config = load_experiment(path, name, listed.experiments[name], quick).model_copy(
-        update={"output": str(out)}
-    )
+    config = changes.load(path, name, listed, quick).model_copy(update={"output": str(out)})
     mesh = process_mesh(config)
     stack.callback(mesh.close)
     comparison = compare_variants(

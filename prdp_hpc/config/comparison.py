@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -11,7 +11,7 @@ from prdp_hpc.config.models import Count, Level, Section, Share, SolverSection
 from prdp_hpc.errors import InputError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_OWN_NAMES = re.compile(r"prdp|full|constant_.*|seed_.*|figures")
+_OWN_NAMES = re.compile(r"prdp|gradient|full|constant_.*|seed_.*|figures")
 
 
 def _baseline_name(name: str) -> str:
@@ -44,14 +44,17 @@ class TargetSection(Section):
 
 
 class ComparisonSection(Section):
-    """Runs of a comparison: how many seeds (`seed`, `seed + 1`, …), which constant levels and
-    baselines, which targets.
+    """Runs of a comparison: how many seeds (`seed`, `seed + 1`, …), which schedules, constant
+    levels and baselines, which targets.
+
+    `schedules` are compared with full refinement; "prdp" is always one of them.
 
     `targets` names what PRDP is measured against: `full` or a baseline. `seeds` null: 3, and 1 for
     an inverse problem, in which nothing is random.
     """
 
     seeds: Count | None = None
+    schedules: tuple[Literal["prdp", "gradient"], ...] = ("prdp",)
     constant_levels: tuple[Level, ...] = ()
     baselines: dict[BaselineName, BaselineSection] = Field(default_factory=dict)
     targets: dict[str, TargetSection] = Field(default_factory=dict)
@@ -62,6 +65,11 @@ class ComparisonSection(Section):
         if len(set(value)) < len(value):
             raise InputError(f"constant_levels are given twice: {list(value)}")
         return value
+
+    @property
+    def further_schedules(self) -> tuple[str, ...]:
+        """The schedules beside PRDP, each once."""
+        return tuple(dict.fromkeys(name for name in self.schedules if name != "prdp"))
 
     @model_validator(mode="after")
     def _targets_exist(self) -> ComparisonSection:

@@ -35,6 +35,8 @@ from prdp_hpc.config.errors import ConfigError, nearest
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "physics": {
         "heat": "prdp_hpc.config.physics:HeatSection",
+        "allen_cahn": "prdp_hpc.config.physics:AllenCahnSection",
+        "nonlinear_diffusion": "prdp_hpc.config.physics:NonlinearDiffusionSection",
         "burgers": "prdp_hpc.config.physics:BurgersSection",
         "navier_stokes": "prdp_hpc.config.physics:NavierStokesSection",
         "poisson": "prdp_hpc.config.physics:PoissonSection",
@@ -64,6 +66,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "losses": {"squared": "prdp_hpc.tasks.recipe:squared"},
     "schedules": {
         "prdp": "prdp_hpc.refinement.coordinator:Coordinator",
+        "gradient": "prdp_hpc.refinement.gradient_coordinator:GradientCoordinator",
         "constant": "prdp_hpc.refinement.schedules:ConstantSchedule",
         "manual": "prdp_hpc.refinement.schedules:ManualSchedule",
     },

@@ -23,6 +23,7 @@ from prdp_hpc.refinement import (
     ConstantSchedule,
     Coordinator,
     ExplicitLadder,
+    GradientCoordinator,
     IterationLadder,
     Ladder,
     LooserLadder,
@@ -173,10 +174,12 @@ LadderSection = Annotated[
 
 
 class RefinementSection(Section):
-    """Which schedule chooses the solver's level, and its parameters (see `Coordinator`).
+    """Which schedule chooses the solver's level, and its parameters (see `Coordinator` and
+    `GradientCoordinator`).
 
-    `schedule`: "prdp", "constant", "manual", or a class of the user's own, see `Schedule`: made by
-    `Name(ladder, adjoint_ladder, **keys)`.
+    `schedule`: "prdp", "gradient", "constant", "manual", or a class of the user's own, see
+    `Schedule` and `ProbingSchedule`: made by `Name(ladder, adjoint_ladder, **keys)`. `theta` and
+    `probe_share` are those of "gradient"; the thresholds and windows those of "prdp".
     """
 
     schedule: str = "prdp"
@@ -187,6 +190,9 @@ class RefinementSection(Section):
     stop_threshold: Positive = 0.9
     ema_window: Count = 6
     error_window: Count = 3
+    theta: Share = 0.25
+    theta_noise: Positive = 1.0
+    probe_share: Share = 0.1
     level: Level | None = None
     manual: dict[int, Level] = {}
 
@@ -236,6 +242,10 @@ class RefinementSection(Section):
                 start: looser(level, self.adjoint_factor) for start, level in self.manual.items()
             }
             return ManualSchedule(self.manual, adjoint_levels)
+        if self.schedule == "gradient":
+            return GradientCoordinator(
+                ladder, adjoint, self.theta, self.theta_noise, self.probe_share
+            )
         if self.schedule != "prdp":
             kind, keys = made("schedules", self.schedule)
             own: Schedule = kind(ladder, adjoint, **keys)
@@ -340,7 +350,8 @@ class CorrectorSection(Section):
 
 class DataSection(Section):
     """A file of trajectories and its format; or, with file null, how many to generate, from how
-    many Fourier modes and which seed.
+    many Fourier modes and which seed. `test` samples are evaluated at the end of a run, and nothing
+    else sees them; a file has as many as it has.
 
     Navier–Stokes starts from noise instead of Fourier modes. format: "hdf5" (see
     `prdp_hpc.data.layout`), or a class of the user's own, see `TrajectoryDataset`.
@@ -350,6 +361,7 @@ class DataSection(Section):
     format: str = "hdf5"
     train: Count = 200
     validation: Count = 5
+    test: Annotated[int, Field(ge=0, strict=True)] = 0
     modes: Count = 5
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -48,13 +49,19 @@ def load_paper(path: Path) -> Paper:
 
 
 def load_experiment(
-    path: Path, name: str, experiment: PaperExperiment, quick: bool
+    path: Path,
+    name: str,
+    experiment: PaperExperiment,
+    quick: bool,
+    changes: Sequence[str] = (),
 ) -> ExperimentConfig:
-    """The config of one experiment of the list in `path`, in the size asked for; raises
-    `ConfigError`.
+    """The config of one experiment of the list in `path`, in the size asked for, with further
+    changes; raises `ConfigError`.
     """
     try:
-        config = load_config(path.parent / experiment.config, experiment.quick if quick else ())
+        config = load_config(
+            path.parent / experiment.config, (*(experiment.quick if quick else ()), *changes)
+        )
     except ConfigError as error:
         raise ConfigError(f"{path}: {name}: {error}") from None
     return config.model_copy(update={"name": name})

@@ -2,13 +2,14 @@
 
 from prdp_hpc.data.agreement import check_numbers
 from prdp_hpc.data.dataset import TrajectoryDataset
-from prdp_hpc.data.layout import GROUPS, DataError, TrajectoryAttributes
+from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
 from prdp_hpc.data.writer import TrajectoryWriter, write_trajectories
 
 __all__ = [
     "GROUPS",
+    "TEST",
     "DataError",
     "EpochSampler",
     "TrajectoryAttributes",

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 @runtime_checkable
 class TrajectoryDataset(Protocol):
-    """Trajectories in groups: "train" and "validation".
+    """Trajectories in groups: "train", "validation", and where it says so "test".
 
     A class of one's own reads any format. In a config it is named by `data.format` and made by
     `Name(path, **keys)` on every rank, or by its class method `open(path, shape, groups, **keys)`
     where it has one: the points of the grid, and the groups that are needed.
 
     Optional: `attributes`, a mapping with numbers such as `dt` that are compared with the PDE's;
-    `path`, by which messages call it.
+    `path`, by which messages call it; `groups`, the names of all groups: where "test" is among
+    them, its samples are evaluated once, at the end of a run, and nothing else sees them.
 
     Attributes
     ----------

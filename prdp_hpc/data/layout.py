@@ -2,6 +2,7 @@
 
     /train/trajectories        (samples, steps + 1, [channels,] *grid shape), float32 or float64
     /validation/trajectories   the same, other samples
+    /test/trajectories         the same, other samples again; may be missing
     attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity or viscosity,
     channels, scheme, axes, format
 
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from prdp_hpc.errors import InputError
 
 GROUPS = ("train", "validation")
+TEST = "test"
+"""The group that nothing sees but the evaluation at the end of a run; a data set may lack it."""
 DATASET = "trajectories"
 FORMAT = "prdp-hpc trajectories 1"
 

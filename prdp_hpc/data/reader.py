@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from prdp_hpc.data.layout import DATASET, GROUPS, DataError, reason_of
+from prdp_hpc.data.layout import DATASET, GROUPS, TEST, DataError, reason_of
 
 
 class TrajectoryFile:
@@ -20,12 +20,14 @@ class TrajectoryFile:
     ----------
     path : the file.
     shape : points of the grid; default: what the file's attribute `grid_shape` says.
-    groups : those that are needed; the file may lack the others.
+    groups : those that are needed; the file may lack the others. With "train", the group "test" is
+        there too where the file has it.
 
     Attributes
     ----------
     steps : steps of a trajectory after its initial state.
     attributes : what the file says about itself.
+    groups : the names of its groups.
 
     Raises
     ------
@@ -44,13 +46,15 @@ class TrajectoryFile:
         with self._open() as file:
             self.attributes = dict(file.attrs)
             self.shape = tuple(shape) if shape is not None else self._own_shape()
-            shapes = {group: self._checked(file, group).shape for group in groups}
+            there = [*groups, TEST] if "train" in groups and TEST in file else list(groups)
+            shapes = {group: self._checked(file, group).shape for group in dict.fromkeys(there)}
         if len({found[1:] for found in shapes.values()}) > 1:
+            names = " and ".join(f"{group}/{DATASET}" for group in shapes)
             raise DataError(
-                f"{self.path}: train/{DATASET} and validation/{DATASET} must agree in all but the "
-                "number of samples: "
-                f"{shapes['train']} and {shapes['validation']}"
+                f"{self.path}: {names} must agree in all but the number of samples: "
+                f"{' and '.join(str(found) for found in shapes.values())}"
             )
+        self.groups = tuple(shapes)
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
         self.steps = int(shapes[groups[0]][1]) - 1
 

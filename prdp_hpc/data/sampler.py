@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from prdp_hpc.errors import InputError
 
+_APART = 1
+"""Distinguishes the stream of `EpochSampler.parts` from those of the epochs."""
+
 
 class EpochSampler:
     """Shuffled mini-batches, the same for each (seed, epoch) whatever came before.
@@ -35,6 +38,18 @@ class EpochSampler:
             order[start : start + self._batch_size]
             for start in range(0, self._count, self._batch_size)
         ]
+
+    def parts(self, draw: int, count: int) -> list[NDArray[np.int64]]:
+        """Up to `count` disjoint parts, all of one size, of a random batch that belongs to no
+        epoch: number `draw` of a stream of its own.
+
+        Together they have the size of a batch, rounded down to equal parts; of batches of one
+        sample, two parts where there are two samples.
+        """
+        order = np.random.default_rng((self._seed, draw, _APART)).permutation(self._count)
+        size = max(min(self._batch_size, self._count), min(2, self._count))
+        parts = min(count, size)
+        return list(order[: size - size % parts].reshape(parts, -1))
 
     def state_dict(self) -> dict[str, Any]:
         """What the batches depend on."""

@@ -29,8 +29,9 @@ CODE = "components.json"
 
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
-    "data": {"format": "hdf5"},
     "solver": {"lag_preconditioner": None, "initial_guess": "zero"},
+    "data": {"format": "hdf5", "test": 0},
+    "refinement": {"theta": 0.25, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }
 """Defaults of settings that came later: checkpoints from before have none of them."""
@@ -147,7 +148,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _write_code(mesh, config, folder, resume)
     last = trainer.run()
     _write_fields(task, mesh, folder)
-    summary = summarise(config, mesh, last)
+    summary = summarise(config, mesh, last) | {"test": trainer.tested}
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
 
@@ -212,12 +213,17 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
 
 def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     """Share of the inner iterations that every solve at the full level would have taken; None for
-    tolerances.
+    tolerances, and where a level counts something else, as Newton iterations.
     """
+    if not getattr(config.physics, "levels_count_inner_iterations", True):
+        return None
     forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
     if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None
-    full = forward * (last["solves"] - last["adjoint_solves"]) + adjoint * last["adjoint_solves"]
+    # Full refinement would have solved what was trained on, and measured nothing.
+    adjoint_solves = last["adjoint_solves"] - last.get("probe_adjoint_solves", 0)
+    forward_solves = last["solves"] - last.get("probe_solves", 0) - adjoint_solves
+    full = forward * forward_solves + adjoint * adjoint_solves
     return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / full)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from prdp_hpc.config import SupervisedConfig, components
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import own_keys
-from prdp_hpc.data import TrajectoryAttributes, TrajectoryWriter
+from prdp_hpc.data import TEST, TrajectoryAttributes, TrajectoryWriter
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import (
     Stepper,
@@ -32,11 +32,13 @@ SAMPLES_AT_ONCE = 25
 def generated_path(config: SupervisedConfig) -> Path:
     """Where the generated data of a config lie; the name carries everything that shapes them."""
     pde = components(config)["physics.pde"]
+    # Without a test group the name is what it was before there were any.
+    without = {"file", "format"} if config.data.test else {"file", "format", "test"}
     code = pde.record().get("sha256")
     shape = {
         "grid": config.grid.model_dump(),
         "physics": config.physics.model_dump(exclude={"gradient"}),
-        "data": config.data.model_dump(exclude={"file", "format"}),
+        "data": config.data.model_dump(exclude=without),
         "steps": config.steps,
         **({} if code is None else {"code": code}),
     }
@@ -64,7 +66,9 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     keys = own_keys(config.physics)
     stepper = made_stepper(kind, config.physics, keys, fine, reference_solver(kind))
     generator = np.random.default_rng(config.data.seed)
+    # In this order: the samples of one group do not depend on the number of those after it.
     counts = {"train": config.data.train, "validation": config.data.validation}
+    counts |= {TEST: config.data.test} if config.data.test else {}
     shapes = {
         group: (count, config.steps + 1, len(stepper.channels), *grid.shape)
         for group, count in counts.items()

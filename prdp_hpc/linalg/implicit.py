@@ -19,7 +19,7 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
-from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
 from prdp_hpc.linalg.unrolled import unrolled_solve
@@ -89,6 +89,9 @@ def solve(
     )
     is_missing = guess is None and solver.initial_guess == "state"
     error = wrong_form(operator, values, b) or wrong_guess(b, guess, is_missing)
+    recollection = None
+    if error is None and solver.initial_guess == "last" and not _are_transformed(values, b):
+        recollection, error = recollection_of(solver, operator, b)
     if error is not None:
         # The other ranks are told in the reduction of their forward pass.
         check_and_load(operator, None, (1, -1), needs, error)
@@ -99,8 +102,7 @@ def solve(
     if isinstance(operator, SparseOperator) and is_batch(values):
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
-    if solver.initial_guess == "last" and not _are_transformed(values, b):
-        call.recollection = solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1)
+    call.recollection = recollection
     start = None if guess is None else in_double(guess.detach()).reshape(shape)
     return like(apply(_Solve, values, in_double(b).reshape(shape), start, call).reshape(b.shape), b)
 

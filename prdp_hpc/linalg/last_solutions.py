@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,15 @@ class LastSolutions:
         """Keep a copy of `(rows, n_local)` for the next time."""
         for key, own in zip(keys, np.split(solutions, len(keys)), strict=True):
             self._kept[key] = own.copy()
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """After a block, be as before it."""
+        before = dict(self._kept)
+        try:
+            yield
+        finally:
+            self._kept = before
 
     def state_dict(self) -> dict[str, Any]:
         """All of them, as plain values and tensors."""

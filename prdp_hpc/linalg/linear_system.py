@@ -261,7 +261,7 @@ class LinearSystem(PreconditionerSetUp):
             self._check_transposed(direction)
         if self._lag is None:
             return self._solve_rows(direction, b, x)
-        solves = self._report.counters(direction.name).solves
+        solves, self._costs = self._report.counters(direction.name).solves, []
         try:
             iterations = self._solve_rows(direction, b, x)
             if self._is_trusted(direction, b, x):
@@ -270,6 +270,7 @@ class LinearSystem(PreconditionerSetUp):
             if not self._lag.is_stale:
                 raise
         self.set_up_anew(direction.name)
+        self._costs = []
         self._report.counters(direction.name).solves = solves
         iterations = self._solve_rows(direction, b, x)
         self._is_trusted(direction, b, x)
@@ -283,7 +284,7 @@ class LinearSystem(PreconditionerSetUp):
             if self._solve_stacked(direction, b, x):
                 return int(direction.level.max_it or 0)
             aims: Any = [None] * len(b) if self._aims is None else self._aims
-            absolute = float(ksp.getTolerances()[1])
+            absolute = 0.0 if self._aims is None else float(ksp.getTolerances()[1])
             for right, result, aim in zip(b, x, aims, strict=True):
                 if aim is not None and not self._is_left_to_do(direction, right, aim, absolute):
                     result[:], iterations = 0.0, 0

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
-from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
@@ -115,8 +114,11 @@ class PreconditionerSetUp(ResidualChecks):
         """Set a lagged preconditioner up for the values that the matrix holds; collective."""
         assert self._lag is not None
         assert self._pair.lagged is not None
+        # Until it is done: after an error nothing is left to be kept.
+        state, self._state = self._state, None
         self._pair.lagged.take_values()
         self._set_up_counted(direction)
+        self._state = state
         self._set_up_values = self._source.loaded.copy
         self._lag.was_set_up()
         self._unmeasured = {"forward", "adjoint"}
@@ -182,6 +184,8 @@ class PreconditionerSetUp(ResidualChecks):
             "values": None if values is None else torch.from_numpy(values),
             "loaded": digest(loaded),
             "rule": self._lag.state_dict(),
+            "unmeasured": sorted(self._unmeasured),
+            "left": dict(self._left),
         }
 
     def load_lag_state(self, state: dict[str, Any]) -> None:
@@ -190,21 +194,23 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _set_up_earlier(self, direction: str, lag: LagRule, earlier: dict[str, Any]) -> None:
         """Set up for the values of an earlier run's last set-up, so that this one goes on to the
-        same numbers.
+        same numbers; not if they are other ranks' parts.
         """
+        self._earlier = None
         host = None if earlier["values"] is None else to_host(earlier["values"])
         source = self._source
         loaded = source.loaded.copy
-        error = _wrong_values(host, loaded)
-        raise_together(self._comm, error)
+        shapes = [None if values is None else values.shape for values in (host, loaded)]
+        if anywhere(self._comm, shapes[0] != shapes[1]):
+            return
         with source.holding(host):
             self.set_up_anew(direction)
         self._set_up_values = host
         lag.load_state_dict(earlier["rule"])
+        self._unmeasured, self._left = set(earlier["unmeasured"]), dict(earlier["left"])
         # Whether the values of the next solve are other ones than those of the last.
         is_other = anywhere(self._comm, digest(loaded) != earlier["loaded"])
         self._state = self._used_operator().loads, source.loads - is_other
-        self._earlier = None
 
     def _set_up(self, direction: Direction) -> None:
         ksp = direction.ksp
@@ -310,14 +316,3 @@ class PreconditionerSetUp(ResidualChecks):
         matrix, level = self._pair.pmat, self._direction(direction).level
         row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
         return errors.petsc_failure(direction, self.method, error, level, row)
-
-
-def _wrong_values(host: Array | None, loaded: Array | None) -> InputError | None:
-    shapes = [None if values is None else values.shape for values in (host, loaded)]
-    if shapes[0] == shapes[1]:
-        return None
-    return InputError(
-        f"the checkpoint's preconditioner was made from values of shape {shapes[0]} on this rank, "
-        f"and the operator's are of shape {shapes[1]}: go on with the same operators, in the same "
-        "order, on the same ranks"
-    )

@@ -159,8 +159,9 @@ class ResidualChecks(ABC):
             return True
         norm = ksp.getNormType()
         target = rtol * self._norm_of(direction, aim, norm)
-        if target == 0.0 and not zero_rows(self._comm, aim[None])[0]:
+        if target == absolute == 0.0 and not zero_rows(self._comm, aim[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
+        self._require_finite(direction, target)
         if ksp.getType() not in RELATIVE_KSPS:
             ksp.setTolerances(rtol=0.0, atol=max(target, absolute))
             return True
@@ -168,11 +169,17 @@ class ResidualChecks(ABC):
         # residual's own norm.
         plain = PETSc.KSP.NormType.UNPRECONDITIONED
         targets = target, rtol * self._norm_of(direction, aim, plain)
-        found = (self._norm_of(direction, right, kind) for kind in (norm, plain))
+        found = [self._norm_of(direction, right, kind) for kind in (norm, plain)]
+        self._require_finite(direction, *targets, *found)
         ratios = [t / n for t, n in zip(targets, found, strict=True) if n > t]
         if ratios:
             ksp.setTolerances(rtol=min(ratios))
         return bool(ratios)
+
+    def _require_finite(self, direction: Direction, *norms: float) -> None:
+        if not np.isfinite(norms).all():
+            reason = PETSc.KSP.ConvergedReason.DIVERGED_NANORINF
+            raise errors.failed_solve(direction.name, self.method, reason, 0, direction.level)
 
     def _norm_of(self, direction: Direction, row: Array, kind: Any) -> float:
         """The norm of a right-hand side by which a KSP measures residuals; collective."""

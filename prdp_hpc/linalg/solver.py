@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,7 @@ from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
+from prdp_hpc.linalg.solver_levels import register
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
 INITIAL_GUESSES = ("zero", "state", "last")
@@ -128,6 +129,7 @@ class Solver:
         self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
+        register(self)
 
     @classmethod
     def from_ksp(
@@ -221,10 +223,19 @@ class Solver:
         solver was made; if none ever was, the same level as forward. A solve keeps both levels that
         it was made with, for its derivatives too.
         """
-        self.refinement = Refinement.of(level)
+        refinement = Refinement.of(level)
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
-        self.adjoint = self._own_adjoint or self.refinement
+        self.set_levels(refinement, self._own_adjoint or refinement)
+
+    @property
+    def own_levels(self) -> tuple[Refinement, Refinement]:
+        """Of forward and of adjoint solves."""
+        return self.refinement, self.adjoint
+
+    def set_levels(self, refinement: Refinement, adjoint: Refinement) -> None:
+        """Change both levels, and not which one adjoint solves will have after `refine`."""
+        self.refinement, self.adjoint = refinement, adjoint
         for system in self._systems.values():
             system.refine(self.refinement, self.adjoint)
 
@@ -311,6 +322,10 @@ class Solver:
             return Recollection(self._last, ((number, -1, rows),))
         return Recollection(self._last, self._samples.keys(number, rows))
 
+    def restored_solutions(self) -> AbstractContextManager[None]:
+        """After a block, solves start from the solutions that were kept before it."""
+        return self._last.restored()
+
     @property
     def last_solution_bytes(self) -> int:
         """What the solutions that are kept for `initial_guess="last"` take on this rank."""
@@ -326,6 +341,16 @@ class Solver:
         elif found is not None:
             return
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
+
+
+def recollection_of(
+    solver: Solver, operator: Operator, b: Tensor
+) -> tuple[Recollection | None, InputError | None]:
+    """What the next solve for b starts from, or what is wrong on this rank; not collective."""
+    try:
+        return solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1), None
+    except InputError as error:
+        return None, error
 
 
 def _checked_guess(name: str) -> str:

@@ -12,9 +12,16 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver, SparseOperator
+from prdp_hpc.linalg import (
+    ColouredJacobian,
+    NonlinearSolver,
+    Solver,
+    SparseOperator,
+    solve_nonlinear,
+)
+from prdp_hpc.physics.newton import newton_solver
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
-from prdp_hpc.physics.shifts import moved
+from prdp_hpc.physics.shifts import moved, neighbour
 
 
 class Burgers(PicardStepper):
@@ -29,13 +36,17 @@ class Burgers(PicardStepper):
     with the wind's means `w₋`, `w₊` at the faces before and after the point, so that shocks move at
     the right speed. First order in `dt` and `h`; stable for every `dt`.
 
+    With a `NonlinearSolver` Newton's method solves the step instead: `F(u⁺) = u⁺ + dt (u⁺·∇_h − ν
+    Δ_h) u⁺ − u = 0`, which Picard iterations converge to, from u and with the Jacobian by
+    colouring.
+
     Parameters
     ----------
     grid : periodic.
     viscosity : ν ≥ 0 in length² / time.
     dt : time step, > 0.
-    solver : solves the systems, which are not symmetric.
-    picard_iterations : linear systems a step; default 1.
+    solver : solves the systems, which are not symmetric; a `NonlinearSolver`: by Newton's method.
+    picard_iterations : linear systems a step; default 1. Not used by Newton's method.
     gradient : "full" (default): through the matrices and the right-hand side; "reduced": the
         matrices are taken as constant.
 
@@ -55,7 +66,7 @@ class Burgers(PicardStepper):
         grid: Grid,
         viscosity: float,
         dt: float,
-        solver: Solver,
+        solver: Solver | NonlinearSolver,
         picard_iterations: int = 1,
         gradient: Gradient = "full",
     ) -> None:
@@ -66,7 +77,21 @@ class Burgers(PicardStepper):
             else InputError(f"Burgers' equation needs a periodic grid, not {grid.boundary}")
         )
         raise_together(grid.comm, wrong)
-        super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)
+        super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, section: Any, grid: Grid, solver: Any) -> Burgers:
+        """The stepper of a section `physics`, also with `nonlinear: newton`; collective."""
+        if getattr(section, "nonlinear", "picard") == "newton":
+            solver = newton_solver(solver, section.newton)
+        return super().from_config(section, grid, solver)
+
+    @property
+    def scheme(self) -> str:
+        """How reference solutions are made, for their file."""
+        if isinstance(self.solver, NonlinearSolver):
+            return "backward Euler, first-order upwind, Newton's method"
+        return super().scheme
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -105,6 +130,40 @@ class Burgers(PicardStepper):
 
     def _right(self, state: Tensor) -> Tensor:
         return state.reshape(-1, self.grid.n_local)
+
+    @cached_property
+    def jacobian(self) -> ColouredJacobian:
+        """The matrix of Newton's method, for all components together; made on first use,
+        collective then.
+        """
+        return ColouredJacobian.on_grid(self.grid, channels=self.grid.dim)
+
+    def residual(self, u: Tensor, old: Tensor) -> Tensor:
+        """`F = A(u) u − u_old` of velocities `(b, dim, *local_shape)`; differentiable,
+        collective.
+        """
+        dim = self.grid.dim
+        padded = self.grid.halo(u)
+        sides = [{axis: side} for axis in range(dim) for side in (-1, 1)]
+        entries = self.values(u).view(len(u), 2 * dim + 1, 1, *self.grid.local_shape)
+        product = sum(
+            entries[:, position] * neighbour(padded, dim, side)
+            for position, side in enumerate([*sides, {}])
+        )
+        return product - old
+
+    def _step(self, state: Tensor) -> Tensor:
+        if not isinstance(self.solver, NonlinearSolver):
+            return super()._step(state)
+        return solve_nonlinear(
+            self.residual,
+            state,
+            state,
+            self.solver,
+            jacobian=self.jacobian,
+            grid=self.grid,
+            per_sample=True,
+        )
 
 
 def _line(dim: int, axis: int) -> Any:

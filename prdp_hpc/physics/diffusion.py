@@ -173,7 +173,7 @@ class DiffusionStepper:
         diffusivity: float | Tensor,
         solver: Solver,
         mass: float,
-        scale: float,
+        scale: float | Tensor,
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
     ) -> None:
@@ -253,7 +253,7 @@ class DiffusionStepper:
                 coefficients = conditions.coefficients(time)
             except Exception as own:
                 error = own
-        made_from = [kappa, *coefficients]
+        made_from = [kappa, *self._scale_tensor, *coefficients]
         stale = not _same(made_from, self._seen)
         if stale and error is None:
             error = _wrong_diffusivity(kappa, self.grid)
@@ -274,14 +274,27 @@ class DiffusionStepper:
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
             usable = [t.clone() if t.is_inference() else t for t in (shared, *coefficients)]
-            values = self._stencil.values(in_double(usable[0]), self._mass, self._scale, usable[1:])
+            values = self._stencil.values(
+                in_double(usable[0]), self._mass, self._shared(self._scale), usable[1:]
+            )
             self._values, self._seen = None, []
             if not any(t.requires_grad for t in made_from):
                 self._values, self._seen = values, [t.clone() for t in made_from]
         return values
 
+    @property
+    def _scale_tensor(self) -> list[Tensor]:
+        return [self._scale] if isinstance(self._scale, Tensor) else []
+
+    def _shared(self, number: float | Tensor) -> float | Tensor:
+        """A number that is replicated on the ranks, for use with their parts of fields."""
+        return self.grid.replicated(in_double(number)) if isinstance(number, Tensor) else number
+
     def _solve(
-        self, right: Tensor, time: float | Tensor | None = None, state: Tensor | None = None
+        self,
+        right: Tensor,
+        time: float | Tensor | None = None,
+        state: Tensor | None = None,
     ) -> Tensor:
         error: Exception | None = None
         try:
@@ -294,8 +307,8 @@ class DiffusionStepper:
         guess = None if state is None else self.solver.guess_of(state)
         if guess is not None:
             guess = guess.expand(whole.shape).reshape(rows)
-        found = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
-        return like(found.reshape(whole.shape), right)
+        x = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
+        return like(x.reshape(whole.shape), right)
 
     def _with_sides(self, right: Tensor, time: float | Tensor | None) -> Tensor:
         """The right-hand side with what the sides add; not collective."""
@@ -321,7 +334,7 @@ class DiffusionStepper:
         added = self._stencil.conditions.right_hand_side(in_double(kappa), time)
         if added is None:
             return right
-        whole = in_double(right) + self._scale * added
+        whole = in_double(right) + self._shared(self._scale) * added
         if self._diffusivity.dim() > dim and len(whole.shape) > len(right.shape):
             raise InputError(
                 f"boundaries: values with the leading axes {tuple(added.shape[:-dim])} do not fit "

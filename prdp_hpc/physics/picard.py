@@ -120,6 +120,9 @@ class PicardStepper(ABC):
                 f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): "
                 "every rank must give the same"
             )
+        return self._step(state)
+
+    def _step(self, state: Tensor) -> Tensor:
         right, wind, start = self._right(state), state[:, : self.grid.dim], state
         for last in range(1 - self.picard_iterations, 1):
             # With constant matrices nothing flows back through a wind: its solve would keep

@@ -1,28 +1,37 @@
 """When to refine the solver, and to which level. Pure Python: no MPI, no torch, no PETSc."""
 
 from prdp_hpc.refinement.coordinator import Coordinator, RefinementError
+from prdp_hpc.refinement.gradient_coordinator import GradientCoordinator
 from prdp_hpc.refinement.ladders import (
     ExplicitLadder,
     IterationLadder,
     Ladder,
+    Level,
     LooserLadder,
     ToleranceLadder,
     check_level,
     looser,
 )
+from prdp_hpc.refinement.probing import Measure, MeasuredGradient, ProbingSchedule, is_probing
 from prdp_hpc.refinement.schedules import ConstantSchedule, ManualSchedule, Schedule
 
 __all__ = [
     "ConstantSchedule",
     "Coordinator",
     "ExplicitLadder",
+    "GradientCoordinator",
     "IterationLadder",
     "Ladder",
+    "Level",
     "LooserLadder",
     "ManualSchedule",
+    "Measure",
+    "MeasuredGradient",
+    "ProbingSchedule",
     "RefinementError",
     "Schedule",
     "ToleranceLadder",
     "check_level",
+    "is_probing",
     "looser",
 ]

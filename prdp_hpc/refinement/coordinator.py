@@ -125,11 +125,13 @@ class Coordinator:
         self.history, self._ema = list(state["history"]), list(state["ema"])
 
 
-def checked_error(error: float, observed: int, level: Level) -> float:
+def checked_error(
+    error: float, observed: int, level: Level, what: str = "validation error"
+) -> float:
     """`error` as a float, or a `RefinementError` if it is not finite."""
     if not math.isfinite(error):
         raise RefinementError(
-            f"validation error number {observed} is {error}, at level {level}: training has "
+            f"{what} number {observed} is {error}, at level {level}: training has "
             "diverged; "
             "lower the learning rate, start from a finer level, or look at the data"
         )

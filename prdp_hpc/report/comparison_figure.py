@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prdp_hpc.report.comparisons import EQUAL_WITHIN, ComparisonRecord
+from prdp_hpc.report.comparisons import ComparisonRecord
 from prdp_hpc.report.panels import (
     COLOURS,
     LABEL_SIZE,
@@ -23,11 +23,15 @@ from prdp_hpc.report.panels import (
     save,
     work_panel,
 )
+from prdp_hpc.report.statistics import EQUAL_WITHIN
+from prdp_hpc.report.tables import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BAND = "#DDDDDD"
+SCHEDULES = ("gradient",)
+"""Variants with the solver of PRDP and full refinement, beside them."""
 
 
 def plot_comparison(comparison: ComparisonRecord, path: str | Path, title: str) -> None:
@@ -43,8 +47,9 @@ def plot_comparison(comparison: ComparisonRecord, path: str | Path, title: str) 
     # PRDP comes last: where two errors are equal, the wide line still shows on both sides of the
     # narrow one.
     prdp, full = _prdp_and_full(comparison)
-    constants, baselines = _constants(comparison), _baselines(comparison)
-    curves = [*constants, *baselines, full, prdp]
+    constants, others = _constants(comparison), _others(comparison)
+    schedules = [curve for name, curve in others.items() if name in SCHEDULES]
+    curves = [*constants, *others.values(), full, prdp]
     saved, subtitle = _outcome(prdp, full)
     figure, (error, level, work) = panels(
         title, subtitle, (2.0, 1.2, 1.2), height_for(curves, 7.4), curves
@@ -55,7 +60,7 @@ def plot_comparison(comparison: ComparisonRecord, path: str | Path, title: str) 
     iterations = prdp.column("level").min() >= 1
     of_one_kind = [
         curve
-        for curve in (*constants, full, prdp)
+        for curve in (*constants, full, *schedules, prdp)
         if (curve.column("level").min() >= 1) == iterations
     ]
     level_panel(level, of_one_kind)
@@ -90,7 +95,8 @@ def _constants(comparison: ComparisonRecord) -> list[Curve]:
     ]
 
 
-def _baselines(comparison: ComparisonRecord) -> list[Curve]:
+def _others(comparison: ComparisonRecord) -> dict[str, Curve]:
+    """Further schedules and baselines."""
     names = [
         name
         for name in comparison.variants
@@ -98,10 +104,10 @@ def _baselines(comparison: ComparisonRecord) -> list[Curve]:
     ]
     found = [(name, comparison.variants[name]) for name in names if comparison.variants[name]]
     colours = [COLOURS[2 + index % (len(COLOURS) - 2)] for index in range(len(found))]
-    return [
-        Curve(runs, name.replace("_", " "), colour)
+    return {
+        name: Curve(runs, label(name), colour)
         for (name, runs), colour in zip(found, colours, strict=True)
-    ]
+    }
 
 
 def _band(ax: Axes, full: Curve) -> None:

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from prdp_hpc.files import file_errors
-from prdp_hpc.metric_names import SAVED, SUMMARY_NUMBERS
+from prdp_hpc.metric_names import ITERATIONS, PROBES, SUMMARY_NUMBERS
+from prdp_hpc.report.outcomes import deciding_error, outcome, tested_error
 from prdp_hpc.report.runs import ReportError, RunRecord, load_object, load_run, need
-
-EQUAL_WITHIN = 0.1
-"""Two errors count as equal where PRDP's is at most this fraction above full refinement's."""
+from prdp_hpc.report.statistics import Statistics, statistics
 
 _CONTENT = ("name", "seeds", "variants", "error_ratio", "equal_accuracy", "savings", "targets")
-
-Statistics = dict[str, Any]
-"""`values`: one a seed, null where there is no finite one; `mean` and `spread` (sample standard
-deviation, null for one).
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,52 +101,46 @@ def compare_runs(
     seeds: Sequence[int],
     variants: Mapping[str, Sequence[RunRecord]],
     targets: Mapping[str, Mapping[str, float]] | None = None,
+    schedules: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The content of `comparison.json` from finished runs, one a seed of each variant.
 
     `variants` gives each one's `Statistics`: all errors, the final level, iterations and seconds.
-    Errors are equal where the mean of PRDP's is at most 10 % above the mean of full refinement's;
-    without finite errors they never are. `savings` against every variant that is no constant level:
-    `1 − PRDP / other`, as `mean` of the means and `values` by seed.
+    `error_group` says on which samples errors are compared: those of the group "test", evaluated
+    once at the end of each run, where the data have one, else "validation". Errors are equal where
+    the mean of PRDP's is at most 10 % above the mean of full refinement's; without finite errors
+    they never are. `error_intervals` are bootstrap intervals of the ratios, see `ratio_interval`;
+    null where there are no errors of single samples. `savings` against every variant that is no
+    constant level: `1 − PRDP / other`, as `mean` of the means and `values` by seed.
 
     The paper's two savings of inner iterations: with C what the whole run would have cost at PRDP's
     own final level, `incomplete_convergence = 1 − C / full` and `progressive_refinement = 1 − PRDP
     / C`, so that `(1 − PR) (1 − IC) = PRDP / full`.
 
     A target (`targets[other][measure]`, a share) is met where that much was saved at equal
-    accuracy. Raises `ReportError` for a run that has not finished.
+    accuracy. `schedules` holds the same for the variants that are named there, further schedules in
+    PRDP's place. Raises `ReportError` for a run that has not finished.
     """
     table = {variant: _variant(runs) for variant, runs in variants.items()}
-    ours, theirs = table["prdp"]["error"], table["full"]["error"]
-    equal = equal_errors(ours["mean"], theirs["mean"])
-    savings = {
-        other: {key: _saved(table["prdp"][key], table[other][key]) for key in SAVED}
+    baselines = [
+        other
         for other in variants
-        if other != "prdp" and not other.startswith("constant_")
-    }
-    constant = _statistics([cost_at_final_level(run) for run in variants["prdp"]])
+        if other not in ("prdp", *schedules) and not other.startswith("constant_")
+    ]
+
+    def of(schedule: str) -> dict[str, Any]:
+        at_final_level = [cost_at_final_level(run) for run in variants[schedule]]
+        return outcome(schedule, table, variants, baselines, at_final_level, targets or {})
+
     return {
         "name": name,
         "task": _summary(variants["prdp"][0])["task"],
         "seeds": list(seeds),
         "epochs": _summary(variants["prdp"][0])["epochs"],
+        "error_group": "test" if deciding_error(table) == "test_error" else "validation",
         "variants": table,
-        "error_ratio": ratio(ours["mean"], theirs["mean"]),
-        "error_ratio_by_seed": [
-            ratio(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)
-        ],
-        "equal_accuracy": equal,
-        "equal_accuracy_by_seed": [
-            equal_errors(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)
-        ],
-        "savings": savings,
-        "progressive_refinement": _saved(table["prdp"]["inner_iterations"], constant),
-        "incomplete_convergence": _saved(constant, table["full"]["inner_iterations"]),
-        "targets": [
-            _target(savings, other, key, share, equal)
-            for other, shares in (targets or {}).items()
-            for key, share in shares.items()
-        ],
+        **of("prdp"),
+        "schedules": {schedule: of(schedule) for schedule in schedules},
     }
 
 
@@ -168,29 +154,31 @@ def cost_at_final_level(run: RunRecord) -> float | None:
         return None
     levels = np.stack([run.metrics["level"], run.metrics["adjoint_level"]])
     final = (levels == levels[:, -1:]).all(axis=0)[1:]
-    iterations, solves = (
-        np.diff(column)[final].sum() for column in (run.inner_iterations, run.metrics["solves"])
-    )
-    return float(iterations / solves * run.metrics["solves"][-1]) if solves > 0 else None
+    # Without what a schedule measured: those solves are at other levels.
+    all_iterations = sum(_trained(run, key) for key in ITERATIONS)
+    all_solves = _trained(run, "solves")
+    iterations, solves = (np.diff(column)[final].sum() for column in (all_iterations, all_solves))
+    return float(iterations / solves * all_solves[-1]) if solves > 0 else None
 
 
-def equal_errors(ours: float | None, theirs: float | None) -> bool:
-    """Whether an error is at most 10 % above another; never where one is missing."""
-    return ours is not None and theirs is not None and ours <= theirs * (1 + EQUAL_WITHIN)
-
-
-def ratio(ours: float | None, theirs: float | None) -> float | None:
-    """`ours / theirs`, or None where that has no value."""
-    return None if ours is None or not theirs else ours / theirs
+def _trained(run: RunRecord, key: str) -> Any:
+    """A count of the metrics without the probes' part of it; shape (epochs,)."""
+    return run.metrics[key] - run.metrics.get(f"probe_{key}", 0)
 
 
 def _variant(runs: Sequence[RunRecord]) -> dict[str, Statistics]:
     summaries = [_summary(run) for run in runs]
     errors = [key for key in summaries[0] if key == "error" or key.startswith("error_")]
-    return {
-        key: _statistics([summary.get(key) for summary in summaries])
+    table = {
+        key: statistics([summary.get(key) for summary in summaries])
         for key in (*errors, *SUMMARY_NUMBERS)
     }
+    tested = [tested_error(run) for run in runs]
+    if None not in tested:
+        table["test_error"] = statistics(tested)
+    if all("probe_seconds" in summary for summary in summaries):
+        table |= {key: statistics([summary[key] for summary in summaries]) for key in PROBES}
+    return table
 
 
 def _summary(run: RunRecord) -> dict[str, Any]:
@@ -202,56 +190,17 @@ def _summary(run: RunRecord) -> dict[str, Any]:
     return run.summary
 
 
-def _statistics(numbers: Iterable[Any]) -> Statistics:
-    values = [
-        float(number) if number is not None and math.isfinite(number) else None
-        for number in numbers
-    ]
-    finite = [value for value in values if value is not None]
-    whole = len(finite) == len(values)
-    return {
-        "mean": fmean(finite) if whole else None,
-        "spread": stdev(finite) if whole and len(finite) > 1 else None,
-        "values": values,
-    }
-
-
-def _saved(ours: Statistics, theirs: Statistics) -> Statistics:
-    by_seed = _statistics(
-        [_share(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)]
-    )
-    return {**by_seed, "mean": _share(ours["mean"], theirs["mean"])}
-
-
-def _share(ours: float | None, theirs: float | None) -> float | None:
-    """Negative where ours cost more; None where theirs cost nothing."""
-    return None if ours is None or theirs is None or theirs <= 0 else 1 - ours / theirs
-
-
-def _target(
-    savings: Mapping[str, Any], other: str, key: str, share: float, equal: bool
-) -> dict[str, Any]:
-    saved = savings[other][key]["mean"]
-    return {
-        "against": other,
-        "measure": key,
-        "target": share,
-        "saved": saved,
-        "met": bool(equal and saved and saved >= share),
-    }
-
-
 def _variants_in(seeds: Sequence[Path]) -> list[str]:
     found = {file.parent.name for seed in seeds for file in seed.glob("*/metrics.jsonl")}
     return sorted(found, key=_place)
 
 
 def _place(variant: str) -> tuple[int, float, str]:
-    """PRDP, full refinement, constant levels from coarse to fine, then baselines."""
+    """PRDP, full refinement, further schedules, constant levels from coarse to fine, baselines."""
     level = variant.removeprefix("constant_")
     if level != variant:
-        return 2, float(level), ""
-    return {"prdp": 0, "full": 1}.get(variant, 3), 0.0, variant
+        return 3, float(level), ""
+    return {"prdp": 0, "full": 1, "gradient": 2}.get(variant, 4), 0.0, variant
 
 
 def _runs_of(variant: str, seeds: Sequence[Path]) -> tuple[RunRecord, ...]:

@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from prdp_hpc.metric_names import ITERATIONS
-from prdp_hpc.report.comparisons import ratio
 from prdp_hpc.report.runs import RunRecord
+from prdp_hpc.report.statistics import ratio
 from prdp_hpc.report.tables import align, label
 
 CLOSE = 0.05

@@ -65,6 +65,17 @@ class Curve:
         return total
 
     @property
+    def probed(self) -> Column:
+        """The epochs before which the schedule of the first run measured gradients; bool, shape
+        (epochs,).
+        """
+        metrics = self.records[0].metrics
+        if "probe_solves" not in metrics:
+            return np.zeros(len(self.epochs), dtype=bool)
+        solves = metrics["probe_solves"][: len(self.epochs)]
+        return np.diff(solves, prepend=solves[:1]) > 0
+
+    @property
     def one_level(self) -> bool:
         """Whether adjoint solves are at the level of forward solves throughout."""
         return np.array_equal(self.column("level"), self.column("adjoint_level"))
@@ -152,18 +163,24 @@ def label_errors(ax: Axes, curves: Sequence[Curve]) -> None:
 
 
 def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
-    """Draw the levels, forward and where it differs adjoint."""
+    """Draw the levels, forward and where it differs adjoint, and mark the epochs before which
+    gradients were measured.
+    """
     tolerances = min(curve.column("level").min() for curve in curves) < 1
-    _heading(
-        ax,
+    heading = (
         "Level: relative tolerance of a solve (finer upwards)"
         if tolerances
-        else "Level: inner iterations of a solve",
+        else "Level: inner iterations of a solve"
     )
+    probing = any(curve.probed.any() for curve in curves)
+    _heading(ax, f"{heading}; ticks: after a probe" if probing else heading)
     ends = []
     for curve in curves:
         level, adjoint = curve.column("level"), curve.column("adjoint_level")
         _lines(ax, curve, level, step=True)
+        probed = curve.probed
+        style = {"linestyle": "none", "marker": "|", "markersize": 7, "color": curve.colour}
+        ax.plot(curve.epochs[probed], level.mean(axis=0)[probed], **style, clip_on=False)
         end = level.mean(axis=0)[-1]
         if curve.one_level:
             ends.append((end, f"{curve.label}  {end:.3g}".strip(), curve.colour))

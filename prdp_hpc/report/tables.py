@@ -7,27 +7,42 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prdp_hpc.metric_names import ITERATIONS, SAVED, SHOWN_SECONDS
-from prdp_hpc.report.comparisons import EQUAL_WITHIN, equal_errors, ratio
 from prdp_hpc.report.runs import RunRecord
+from prdp_hpc.report.statistics import EQUAL_WITHIN, equal_errors, ratio
 
-LABELS = {"prdp": "PRDP", "full": "full refinement"}
+LABELS = {"prdp": "PRDP", "full": "full refinement", "gradient": "gradient test"}
 MEASURES = dict(zip(SAVED, ("inner iterations", "solver time", "total time"), strict=True))
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
     """The content of `comparison.json` as text.
 
-    One row a variant, with the mean and the spread over the seeds; below, what PRDP saved against
-    each full refinement, the paper's two savings apart, and the verdicts on accuracy and targets. A
-    miss is marked MISS.
+    One row a variant, with the mean and the spread over the seeds; below, what PRDP, and each
+    further schedule, saved against each full refinement, the paper's two savings apart, and the
+    verdicts on accuracy and targets. A miss is marked MISS.
     """
-    parts = [
-        _title(comparison),
-        _variants_table(comparison),
-        _savings_table(comparison),
-        _verdicts(comparison),
-    ]
+    parts = [_title(comparison), _variants_table(comparison)]
+    for schedule, found in outcomes(comparison).items():
+        parts += [_savings_table(schedule, found), _verdicts(comparison, schedule, found)]
+        parts += _probes(comparison["variants"][schedule])
     return "\n\n".join(parts)
+
+
+def outcomes(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What each schedule saved, and at which error, PRDP first."""
+    return {"prdp": comparison, **comparison.get("schedules", {})}
+
+
+def _probes(found: Mapping[str, Any]) -> list[str]:
+    """What a schedule's measurements of gradients took, where it made any."""
+    if "probe_seconds" not in found:
+        return []
+    iterations = sum(found[f"probe_{key}"]["mean"] for key in ITERATIONS)
+    share = iterations / found["inner_iterations"]["mean"]
+    return [
+        f"its probes, counted in all of these: {_count(iterations)} inner iterations ("
+        f"{share * 100:.0f} %), {_seconds(found['probe_seconds']['mean'])} s"
+    ]
 
 
 def label(variant: str) -> str:
@@ -103,12 +118,13 @@ def error_columns(comparison: Mapping[str, Any]) -> dict[str, str]:
     if comparison["task"] == "inverse":
         return {"error": "parameter error"}
     found = comparison["variants"]["prdp"]
+    test = {"test_error": "test error"} if comparison.get("error_group") == "test" else {}
     last = _steps(found)[-1:]
     columns = {
         f"error_{step}": f"error after {step} step{'s' if step > 1 else ''}" for step in last
     }
     same = bool(last) and found["error"]["values"] == found[f"error_{last[0]}"]["values"]
-    return columns if same else {"error": "error"} | columns
+    return (columns if same else {"error": "error"} | columns) | test
 
 
 def _steps(found: Mapping[str, Any]) -> list[int]:
@@ -117,12 +133,12 @@ def _steps(found: Mapping[str, Any]) -> list[int]:
     )
 
 
-def _savings_table(comparison: Mapping[str, Any]) -> str:
-    rows = [["saved by PRDP against", *MEASURES.values()]]
-    for other, saved in comparison["savings"].items():
+def _savings_table(schedule: str, found: Mapping[str, Any]) -> str:
+    rows = [[f"saved by {label(schedule)} against", *MEASURES.values()]]
+    for other, saved in found["savings"].items():
         rows.append([label(other), *(percent(saved[key]) for key in SAVED)])
     progressive, incomplete = (
-        percent(comparison[key]) for key in ("progressive_refinement", "incomplete_convergence")
+        percent(found[key]) for key in ("progressive_refinement", "incomplete_convergence")
     )
     parts = (
         f"of the inner iterations: progressive refinement (PR) {progressive}, incomplete "
@@ -131,32 +147,49 @@ def _savings_table(comparison: Mapping[str, Any]) -> str:
     return align(rows, "<>>>") + "\n" + parts
 
 
-def _verdicts(comparison: Mapping[str, Any]) -> str:
-    prdp, full = (comparison["variants"][variant] for variant in ("prdp", "full"))
+def error_key(comparison: Mapping[str, Any]) -> str:
+    """Which of a variant's errors are compared."""
+    return "test_error" if comparison.get("error_group") == "test" else "error"
+
+
+def interval_text(found: Mapping[str, Any], other: str) -> str:
+    """The interval of the ratio of errors, as 0.95–1.1; empty where there is none."""
+    interval = found.get("error_intervals", {}).get(other)
+    return "" if interval is None else f"{interval[0]:.3g}–{interval[1]:.3g}"
+
+
+def _verdicts(comparison: Mapping[str, Any], schedule: str, found: Mapping[str, Any]) -> str:
+    ours, full = (comparison["variants"][variant] for variant in (schedule, "full"))
+    key, interval = error_key(comparison), interval_text(found, "full")
     lines = [
-        "error against full refinement's: "
-        f"{_accuracy(prdp['error']['mean'], full['error']['mean'])}"
+        f"{_compared(comparison)} against full refinement's: "
+        f"{_accuracy(ours[key]['mean'], full[key]['mean'])}"
+        + (f"; 95 % interval {interval}" if interval else "")
     ]
     if len(comparison["seeds"]) > 1:
-        pairs = zip(
-            comparison["error_ratio_by_seed"], comparison["equal_accuracy_by_seed"], strict=True
-        )
-        seeds = (f"{_number(found)}{'' if same else ' MISS'}" for found, same in pairs)
+        pairs = zip(found["error_ratio_by_seed"], found["equal_accuracy_by_seed"], strict=True)
+        seeds = (f"{_number(one)}{'' if same else ' MISS'}" for one, same in pairs)
         lines.append(f"  by seed: {', '.join(seeds)}")
     steps = [
-        f"{_ratio_text(prdp[key]['mean'], full[key]['mean'])} ({_words(key)})"
-        for key in prdp
+        f"{_ratio_text(ours[key]['mean'], full[key]['mean'])} ({_words(key)})"
+        for key in ours
         if key.startswith("error_")
     ]
     if len(steps) > 1:
         lines.append(f"  after steps: {', '.join(steps)}")
-    for target in comparison["targets"]:
+    for target in found["targets"]:
         what = (
             f"{MEASURES[target['measure']]} saved against {label(target['against'])}, at least "
             f"{target['target'] * 100:g} %"
         )
-        lines.append(f"target: {what}: {target_text(target, comparison['equal_accuracy'])}")
+        lines.append(f"target: {what}: {target_text(target, found['equal_accuracy'])}")
     return "\n".join(lines)
+
+
+def _compared(comparison: Mapping[str, Any]) -> str:
+    if comparison["task"] == "inverse" or "error_group" not in comparison:
+        return "error"
+    return f"{comparison['error_group']} error"
 
 
 def _words(key: str) -> str:

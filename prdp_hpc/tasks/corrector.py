@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from mpi4py import MPI
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import DataError, TrajectoryDataset, share
+from prdp_hpc.data import TEST, DataError, TrajectoryDataset, share
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import Solver
@@ -74,7 +75,9 @@ class Corrector(SupervisedTask):
                 f"corrector.measure: {self._measured!r} is not a channel; choose one of {known}"
             )
         self._full_stepper = full_stepper
-        self._check_scales(data)
+        self._check_scales(data, self.validation, "validation")
+        if self._test is not None:
+            self._check_scales(data, self._test, TEST)
         mine = share(np.arange(self.validation.shape[0]), mesh.replica, mesh.replicas)
         self._validation_count = self.validation.shape[0]
         self.validation = self.validation[torch.from_numpy(mine)]
@@ -103,16 +106,26 @@ class Corrector(SupervisedTask):
         """The normalised squared errors after the validation steps: of the measured channel, and of
         each by name.
         """
-        errors: dict[str, Any] = {}
         with self.evaluating():
-            state = self.validation[:, 0]
-            for step in range(1, self._validation_steps[-1] + 1):
-                coarse = self._full_stepper(state) if state.shape[0] else state
-                state = coarse + self.network_on(coarse)
-                if step in self._validation_steps:
-                    by_channel = dict(zip(self.channels, self._errors(state, step), strict=True))
-                    errors[f"error_{step}"] = by_channel[self._measured]
-                    errors |= {f"error_{step}_{name}": error for name, error in by_channel.items()}
+            found = self.sample_errors(self.validation)
+        sums = np.array([errors.sum() for errors in found.values()])
+        self.mesh.replica_comm.Allreduce(MPI.IN_PLACE, sums)
+        means = (sums / self._validation_count).tolist()
+        return dict(zip(found, means, strict=True))
+
+    def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
+        """The normalised squared errors as in `validate`, of each trajectory."""
+        errors: dict[str, NDArray[np.float64]] = {}
+        state = trajectories[:, 0]
+        for step in range(1, self._validation_steps[-1] + 1):
+            coarse = self._full_stepper(state) if state.shape[0] else state
+            state = coarse + self.network_on(coarse)
+            if step in self._validation_steps:
+                truth = trajectories[:, step]
+                relative = self.squares(state - truth) / self.squares(truth)
+                by_channel = dict(zip(self.channels, relative.T, strict=True))
+                errors[f"error_{step}"] = by_channel[self._measured]
+                errors |= {f"error_{step}_{name}": error for name, error in by_channel.items()}
         return {"error": errors[f"error_{self._validation_steps[-1]}"], **errors}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
@@ -124,21 +137,13 @@ class Corrector(SupervisedTask):
             losses.append(self.pointwise_loss(state, trajectories[:, step]))
         return sum(losses[1:], losses[0])
 
-    def _errors(self, state: Tensor, step: int) -> list[float]:
-        """The errors of one step by channel, means over the samples of all replicas."""
-        truth = self.validation[:, step]
-        relative = (self.squares(state - truth) / self.squares(truth)).sum(axis=0)
-        self.mesh.replica_comm.Allreduce(MPI.IN_PLACE, relative)
-        errors: list[float] = (relative / self._validation_count).tolist()
-        return errors
-
-    def _check_scales(self, data: TrajectoryDataset) -> None:
+    def _check_scales(self, data: TrajectoryDataset, trajectories: Tensor, group: str) -> None:
         for step in self._validation_steps:
-            squares = self.squares(self.validation[:, step])
+            squares = self.squares(trajectories[:, step])
             if not squares.all():
                 sample, channel = (int(i) for i in np.argwhere(squares == 0.0)[0])
                 raise DataError(
-                    f"{dataset_name(data)}: validation/trajectories is zero everywhere in sample "
+                    f"{dataset_name(data)}: {group}/trajectories is zero everywhere in sample "
                     f"{sample}, step {step}, channel {self.channels[channel]}, and errors are "
                     "measured relative to it: leave that sample out"
                 )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import DataError, TrajectoryDataset
+from prdp_hpc.data import TEST, DataError, TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.recipe import Recipe
@@ -46,7 +46,9 @@ class Emulator(SupervisedTask):
         inputs: Tensor | None = None,
     ) -> None:
         super().__init__(stepper, network, data, mesh, recipe, inputs)
-        self._scales = self._validation_scales(data)
+        self._scales = self._checked_scales(data, self.validation, "validation")
+        if self._test is not None:
+            self._checked_scales(data, self._test, TEST)
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Emulator:
@@ -56,28 +58,44 @@ class Emulator(SupervisedTask):
 
     def validate(self) -> dict[str, Any]:
         """The normalised squared errors of the network alone after 1 and 2 steps."""
-        errors = {}
         with self.evaluating():
-            state = self.validation[:, 0]
-            for step, scales in enumerate(self._scales, start=1):
-                state = self.network_on(state)
-                squares = self.squares(state - self.validation[:, step]).sum(axis=1)
-                errors[f"error_{step}"] = float((squares / scales).mean())
-        return {"error": errors[f"error_{self.steps}"], **errors}
+            errors = self._errors(self.validation, self._scales)
+        return {name: float(found.mean()) for name, found in errors.items()}
+
+    def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
+        """The normalised squared errors of the network alone after 1 and 2 steps."""
+        return self._errors(trajectories, self._scales_of(trajectories))
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
         """Of the chain's last state against the data's."""
         last = self.step(self.network_on(trajectories[:, 0]))
         return self.pointwise_loss(last, trajectories[:, self.steps])
 
-    def _validation_scales(self, data: TrajectoryDataset) -> list[NDArray[np.float64]]:
+    def _errors(
+        self, trajectories: Tensor, scales: list[NDArray[np.float64]]
+    ) -> dict[str, NDArray[np.float64]]:
+        """The errors of each trajectory, in units of the scales of each step."""
+        errors, state = {}, trajectories[:, 0]
+        for step, scale in enumerate(scales, start=1):
+            # A replica without samples has nothing to evaluate.
+            state = self.network_on(state) if state.shape[0] else state
+            squares = self.squares(state - trajectories[:, step]).sum(axis=1)
+            errors[f"error_{step}"] = squares / scale
+        return {"error": errors[f"error_{self.steps}"], **errors}
+
+    def _scales_of(self, trajectories: Tensor) -> list[NDArray[np.float64]]:
         """What the errors of each step are measured by: the squares of the state before it."""
-        scales = [self.squares(self.validation[:, step]).sum(axis=1) for step in range(self.steps)]
+        return [self.squares(trajectories[:, step]).sum(axis=1) for step in range(self.steps)]
+
+    def _checked_scales(
+        self, data: TrajectoryDataset, trajectories: Tensor, group: str
+    ) -> list[NDArray[np.float64]]:
+        scales = self._scales_of(trajectories)
         for step, squares in enumerate(scales):
             if not squares.all():
                 sample = int(np.argmin(squares))
                 raise DataError(
-                    f"{dataset_name(data)}: validation/trajectories is zero everywhere in sample "
+                    f"{dataset_name(data)}: {group}/trajectories is zero everywhere in sample "
                     f"{sample}, step {step}, "
                     "and errors are measured relative to it: leave that sample out"
                 )

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import DataError, EpochSampler, TrajectoryDataset, share
+from prdp_hpc.data import TEST, DataError, EpochSampler, TrajectoryDataset, share
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -24,6 +24,8 @@ from prdp_hpc.tasks.task import AfterStep, Stopwatch
 
 SMALL = 10_000_000
 """Products of a network's forward pass over a batch, below which one thread is fastest."""
+PARTS = 4
+"""Of a batch, from which the variance of its gradient is estimated."""
 
 
 class SupervisedTask(ABC):
@@ -69,6 +71,10 @@ class SupervisedTask(ABC):
         call_together(mesh.world, lambda: self._check(data))
         train = self._read(data, "train") if data.count("train") else None
         self.validation = self._read(data, "validation")
+        # Read now: what is wrong with it must not be found at the end of a long run.
+        has_test = train is not None and TEST in getattr(data, "groups", ())
+        self._test = self._read(data, TEST) if has_test else None
+        self._all_validation = self.validation
         self._train = self.validation[:0] if train is None else train
         self.channels = channel_names(stepper, self.validation.shape[2])
         self.network = network.to(device=mesh.device, dtype=self._dtype)
@@ -92,6 +98,30 @@ class SupervisedTask(ABC):
         """The loss of a batch `(b, steps + 1, C, *local_shape)`, summed over its samples, its
         channels and this rank's points; b may be 0.
         """
+
+    def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
+        """The errors of each trajectory by name, each `(samples,)`; `error` is the coordinator's.
+
+        Without gradients, the network in evaluation mode; collective. A task of one's own that has
+        it is evaluated at the end of a run, see `test`.
+        """
+        raise NotImplementedError
+
+    def test(self) -> dict[str, Any] | None:
+        """The errors of the group "test", or of "validation" where the data have no test group:
+        `group`, and `samples`: by name a list with one error a sample. None for a task without
+        `sample_errors`. Collective, equal on all ranks.
+        """
+        if type(self).sample_errors is SupervisedTask.sample_errors:
+            return None
+        group = "validation" if self._test is None else TEST
+        states = self._all_validation if self._test is None else self._test
+        mine = share(np.arange(states.shape[0]), self.mesh.replica, self.mesh.replicas)
+        with self.evaluating():
+            errors = self.sample_errors(states[torch.from_numpy(mine)])
+        whole = self.mesh.replica_comm.allgather({k: v.tolist() for k, v in errors.items()})
+        samples = {key: [error for part in whole for error in part[key]] for key in whole[0]}
+        return self.mesh.world.bcast({"group": group, "samples": samples})  # type: ignore[no-any-return]
 
     def network_on(self, state: Tensor) -> Tensor:
         """This rank's part of what the network makes of states `(b, C, *local_shape)`;
@@ -151,13 +181,31 @@ class SupervisedTask(ABC):
         """The gradient of the first batch's loss for all parameters, as one vector; collective,
         equal on all ranks.
         """
-        self._backward(self._sampler.batches(1)[0])
-        parts = [
-            parameter.grad.reshape(-1)
-            for parameter in self.network.parameters()
-            if parameter.grad is not None
-        ]
-        return torch.cat(parts).detach().cpu()
+        with self._unchanged():
+            return self._gradient_of(self._sampler.batches(1)[0])
+
+    def sampled_gradient(self, draw: int) -> tuple[Tensor, float]:
+        """The gradient of a training batch, number `draw` of a stream of its own, and the variance
+        of a mini-batch gradient, summed over its entries; collective, equal on all ranks.
+
+        The batch is divided into up to 4 parts of one size, whatever the number of replicas, and
+        the variance is estimated from those of the parts' gradients. It is 0 where there is one
+        sample only.
+        """
+        parts = self._sampler.parts(draw, PARTS)
+        squares = 0.0
+        with self._unchanged():
+            total = torch.zeros(())
+            for part in parts:
+                gradient = self._gradient_of(part)
+                total = total + gradient
+                squares += float(gradient.double().square().sum())
+        mean = total / len(parts)
+        if len(parts) == 1:
+            return mean, 0.0
+        between = squares - len(parts) * float(mean.double().square().sum())
+        of_a_part = max(between, 0.0) / (len(parts) - 1)
+        return mean, of_a_part * len(parts[0]) / self.recipe.batch_size
 
     def state_dict(self) -> dict[str, Any]:
         """Network with its channels in and out, optimiser, learning rate and sampler."""
@@ -210,6 +258,27 @@ class SupervisedTask(ABC):
             loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _gradient_of(self, batch: NDArray[np.int64]) -> Tensor:
+        self._backward(batch)
+        parts = [
+            parameter.grad.reshape(-1)
+            for parameter in self.network.parameters()
+            if parameter.grad is not None
+        ]
+        return torch.cat(parts).detach().cpu()
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Leave no gradients behind, and the network's buffers as they were."""
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        try:
+            yield
+        finally:
+            self._optimiser.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
 
     def _with_inputs(self, state: Tensor) -> Tensor:
         if self._inputs is None:

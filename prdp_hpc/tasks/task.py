@@ -28,6 +28,12 @@ class Task(Protocol):
     `task: {kind: file.py:Name, key: value}`, validated by its pydantic model `Config` where it has
     one. Trajectories have at least its attribute `steps` steps.
 
+    `gradient` is needed by `prdp-hpc gradients` and by schedules that measure gradients. A task
+    whose loss has samples may also have `sampled_gradient(draw)`: the gradient of a random batch,
+    the same for the same integer `draw`, and `Var(g)/|B|`, the variance of such gradients summed
+    over their entries; without it the loss counts as one without noise. A task whose validation
+    errors are those of single samples may have `test()`, see `SupervisedTask.test`.
+
     Attributes
     ----------
     mesh : the ranks.

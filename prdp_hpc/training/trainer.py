@@ -17,8 +17,8 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.linalg.garbage import free_dropped_objects
-from prdp_hpc.metric_names import CUMULATIVE, SECONDS, SOLVER_PARTS
-from prdp_hpc.refinement import Schedule
+from prdp_hpc.metric_names import CUMULATIVE, PROBES, SECONDS, SOLVER_PARTS
+from prdp_hpc.refinement import Schedule, is_probing
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.allocation import keep_freed_memory
 from prdp_hpc.training.checkpoint import (
@@ -28,6 +28,7 @@ from prdp_hpc.training.checkpoint import (
     restore_random_state,
 )
 from prdp_hpc.training.metrics import MetricsWriter, Progress
+from prdp_hpc.training.probes import Probes, total_counts
 from prdp_hpc.training.requeue import note_start
 
 
@@ -36,8 +37,9 @@ class Trainer:
     """Trains a task for a number of epochs and keeps its solver at the schedule's level.
 
     Before the first epoch and after each one the task is validated; the error goes to the schedule,
-    whose level holds for the next epoch. Decisions are made on rank 0's error and hold on all
-    ranks.
+    whose level holds for the next epoch. A schedule that measures gradients (`ProbingSchedule`) may
+    do so before an epoch; it needs a task with `gradient`. Decisions are made on rank 0's numbers
+    and hold on all ranks.
 
     Checkpoints are written while training goes on; where that would take more than 2 % of the time
     they are put off, by at most 2 s. An epoch is shown, in `metrics.jsonl` too, once a kill cannot
@@ -56,6 +58,11 @@ class Trainer:
     checkpoints : default: the last two, in `folder/checkpoints`, of whatever settings.
     checkpoint_every : epochs between two checkpoints; the last epoch is saved always.
 
+    Attributes
+    ----------
+    tested : what the task's `test()` returned after the last epoch, see `SupervisedTask.test`; None
+        before, and for a task without it.
+
     Example
     -------
         trainer = Trainer(task, Coordinator(IterationLadder(1, 1, 60)), "runs/mine", epochs=100)
@@ -70,6 +77,7 @@ class Trainer:
     label: str = ""
     checkpoints: Checkpoints = field(default=None)  # type: ignore[assignment]
     checkpoint_every: int = 1
+    tested: dict[str, Any] | None = field(default=None, init=False)
     _first: int = field(default=0, init=False)
     _earlier: list[float] = field(default_factory=list, init=False)
     _resumed: bool = field(default=False, init=False)
@@ -79,12 +87,15 @@ class Trainer:
     _ready: bool = field(default=True, init=False)
     _submitted: int = field(default=-1, init=False)
     _before: dict[str, Any] = field(default_factory=dict, init=False)
+    _probes: Probes | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
         self.label = self.label or self.folder.name
         if self.checkpoints is None:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        if is_probing(self.schedule):
+            self._probes = Probes(self.task, self.schedule)
 
     @property
     def mesh(self) -> ProcessMesh:
@@ -122,6 +133,8 @@ class Trainer:
                 self.task.solver.load_state_dict(state["solver"][world.rank])
         self._row, self._unshown = state["row"], state["unshown"]
         self._before, self._earlier = state["work"], state["losses"]
+        if self._probes is not None:
+            self._probes.work |= {key: self._before[key] for key in self._probes.work}
         self._first, self._submitted = epoch + 1, epoch
 
     def run(self) -> dict[str, Any]:
@@ -163,6 +176,8 @@ class Trainer:
                 if self._due(epoch):
                     self._save(epoch, [], self._cumulative())
             self._finish()
+        test = getattr(self.task, "test", None)
+        self.tested = test() if test is not None else None
         self.task.close()
         return self._row
 
@@ -205,6 +220,9 @@ class Trainer:
 
     def _one_epoch(self, epoch: int, watch: PreemptionWatch) -> None:
         """Epoch 0 only validates the untrained network."""
+        # An epoch that a signal cut short was probed for before its first step.
+        if self._probes is not None and epoch > 0 and not self._earlier:
+            self._probes.run(epoch, self._row)
         level, adjoint_level = self.schedule.level, self.schedule.adjoint_level
         self.task.solver.refine(level, adjoint_level)
         after_step = partial(self._after_step, epoch, watch)
@@ -221,16 +239,12 @@ class Trainer:
 
     def _work(self) -> dict[str, Any]:
         """Cumulative iterations and right-hand sides solved, and the ranks' mean seconds."""
-        report = self.task.solver.report
-        solved = (report.forward.solves + report.adjoint.solves, report.adjoint.solves)
-        counts = [report.forward.iterations, report.adjoint.iterations, *solved]
-        # The ranks of a replica share each solve; the replicas solve for different samples.
-        totals = [self.mesh.replica_comm.allreduce(n, op=MPI.SUM) for n in counts]
-        since_start = (*totals, *self._mean_seconds())
-        return {
+        since_start = (*total_counts(self.task), *self._mean_seconds())
+        work = {
             key: self._before.get(key, 0) + value
             for key, value in zip(CUMULATIVE, since_start, strict=True)
         }
+        return work if self._probes is None else work | self._probes.work
 
     def _mean_seconds(self) -> list[float]:
         """As in `SECONDS`; collective."""
@@ -252,7 +266,7 @@ class Trainer:
         return means
 
     def _cumulative(self) -> dict[str, Any]:
-        return {key: self._row[key] for key in CUMULATIVE}
+        return {key: self._row[key] for key in (*CUMULATIVE, *PROBES) if key in self._row}
 
     def _after_step(
         self, epoch: int, watch: PreemptionWatch, losses: Callable[[], list[float]]

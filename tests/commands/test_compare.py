@@ -171,3 +171,34 @@ def test_full_refinement_is_full_both_ways_whatever_the_factor(tmp_path):
     config = validate(tiny.emulator(tmp_path, refinement={"adjoint_factor": 0.25}), "here")
     full = variants(config)["full"].refinement.build()
     assert (full.level, full.adjoint_level) == (4, 4)
+
+
+def test_schedules_are_compared_on_the_test_group(config, tmp_path, capsys):
+    cli.main(
+        [
+            "compare",
+            config,
+            "training.epochs=2",
+            "comparison.seeds=1",
+            "comparison.schedules=[prdp,gradient]",
+            "data.test=4",
+        ]
+    )
+    folder = tmp_path / "runs" / "tiny-compare"
+    comparison = json.loads((folder / "comparison.json").read_text())
+    assert list(comparison["variants"]) == ["prdp", "full", "gradient"]
+    assert comparison["error_group"] == "test"
+    gradient = tiny.summary(folder / "gradient")
+    assert gradient["schedule"] == "gradient"
+    assert (
+        comparison["variants"]["gradient"]["probe_solves"]["mean"] == gradient["probe_solves"] > 0
+    )
+    full = tiny.summary(folder / "full")
+    ours, theirs = (sum(run["test"]["samples"]["error"]) for run in (gradient, full))
+    found = comparison["schedules"]["gradient"]
+    assert found["error_ratio"] == pytest.approx(ours / theirs)
+    low, high = found["error_intervals"]["full"]
+    assert low <= found["error_ratio"] <= high
+    out = capsys.readouterr().out
+    assert "saved by gradient test against" in out
+    assert "its probes, counted in all of these" in out

@@ -26,17 +26,18 @@ def heat(folder="out", sides=SIDES, grid=CELLS, **keys):
 
 
 def test_a_config_says_what_the_sides_have(tmp_path):
-    config = validate(heat(face_mean="harmonic", source=2.0), "here")
+    config = validate(heat(face_mean="harmonic", source=2.0, theta=0.5), "here")
     grid = Grid((6, 5), "neumann", MPI.COMM_SELF)
     stepper = Heat.from_config(config.physics, grid, Solver("cg", "jacobi", 1e-12))
     wanted = [(Dirichlet(1.0), Neumann()), (Neumann(), Robin(2.0, -0.1))]
-    same = Heat(grid, 0.1, 0.5, stepper.solver, wanted, "harmonic")
+    same = Heat(grid, 0.1, 0.5, stepper.solver, wanted, "harmonic", theta=0.5)
     u = torch.randn(2, 1, 6, 5, dtype=torch.float64)
     assert torch.equal(stepper(u), same(u, torch.full_like(u, 2.0)))
     assert stepper.attributes() == {
         "dt": 0.5,
         "diffusivity": 0.1,
         "source": 2.0,
+        "theta": 0.5,
         "boundaries.axis_0.low.value": 1.0,
         "boundaries.axis_1.high.coefficient": 2.0,
         "boundaries.axis_1.high.value": -0.1,

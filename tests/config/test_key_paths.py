@@ -31,7 +31,7 @@ SIDES = {
 }
 DIFFUSION = {"diffusivity": 1.0, "boundaries": SIDES, "face_mean": "harmonic"}
 PHYSICS = [
-    {"pde": "heat", **DIFFUSION, "dt": 0.1, "source": 1.0},
+    {"pde": "heat", **DIFFUSION, "dt": 0.1, "source": 1.0, "theta": 0.5},
     {"pde": "burgers", **FLOW},
     {"pde": "navier_stokes", **FLOW},
 ]

@@ -263,3 +263,20 @@ def test_reference_files(name, shape, counts, steps, channels):
     data = TrajectoryFile(REFERENCE / f"{name}.h5", shape)
     assert (data.count("train"), data.count("validation"), data.steps) == (*counts, steps)
     assert data.read("validation").shape == (counts[1], steps + 1, channels, *shape)
+
+
+def test_a_test_group_is_there_where_the_file_has_it(tmp_path):
+    groups = {"train": fields(4), "validation": fields(2), "test": fields(3)}
+    write_trajectories(tmp_path / "a.h5", groups, attributes())
+    found = TrajectoryFile(tmp_path / "a.h5", SHAPE)
+    assert (found.groups, found.count("test")) == (("train", "validation", "test"), 3)
+    np.testing.assert_array_equal(found.read("test"), groups["test"])
+    validating = TrajectoryFile(tmp_path / "a.h5", SHAPE, ["validation"])
+    assert (validating.groups, validating.count("test")) == (("validation",), 0)
+
+
+def test_a_test_group_of_other_steps_is_refused(tmp_path):
+    groups = {"train": fields(), "validation": fields(), "test": fields(steps=3)}
+    write_trajectories(tmp_path / "a.h5", groups, attributes())
+    with pytest.raises(DataError, match="train/trajectories and validation/trajectories and test/"):
+        TrajectoryFile(tmp_path / "a.h5", SHAPE)

@@ -199,3 +199,17 @@ def test_the_authors_files_say_their_coefficients_in_their_own_words():
         DataError, match=r"diffusivity_times_dt = 0.001, .* is 0.01: give physics.diffusivity=0.001"
     ):
         fitting_file("heat_2d", {"shape": [30, 30]}, heat | {"diffusivity": 1e-2}, tiny.emulator)
+
+
+def test_a_test_group_changes_neither_the_others_nor_the_names_of_files_without_one(tmp_path):
+    without, with_test = (config_of(tmp_path, data={"test": count}) for count in (0, 4))
+    assert generated_path(without) == generated_path(config_of(tmp_path))
+    assert generated_path(with_test) != generated_path(without)
+    plain, _ = made(without, tmp_path / "plain.h5")
+    tested, _ = made(with_test, tmp_path / "tested.h5")
+    for group in ("train", "validation"):
+        np.testing.assert_array_equal(plain.read(group), tested.read(group))
+    assert (plain.groups, plain.count("test")) == (("train", "validation"), 0)
+    assert (tested.groups, tested.count("test")) == (("train", "validation", "test"), 4)
+    initial = [state.ravel() for group in tested.groups for state in tested.read(group)[:, 0]]
+    assert len(np.unique(np.array(initial), axis=0)) == 10 + 3 + 4

@@ -148,6 +148,20 @@ def test_a_zero_right_hand_side_has_the_solution_zero():
         assert x[1].any()
 
 
+@pytest.mark.parametrize(("ksp", "pc"), [("cg", "jacobi"), ("richardson", "jacobi")])
+@pytest.mark.parametrize("level", [4, 1e-8])
+def test_what_overflows_is_an_error(ksp, pc, level):
+    operator, values = sparse(dominant(5, symmetric=True) * 1e3, symmetric=True)
+    b = torch.ones(5, dtype=torch.float64)
+    solver = Solver(ksp, pc, level)
+    for right, guess in ((b * float("nan"), b), (b, b * 1e307)):
+        with pytest.raises(SolveError, match=r"NaN or infinity|NANORINF"):
+            solve(operator, values, right, solver, guess)
+    torch.testing.assert_close(
+        solve(operator, values, b, solver), solve(operator, values, b, solver, 0.0 * b)
+    )
+
+
 def test_what_is_wrong_with_a_guess():
     operator, values = sparse(dominant(4))
     b = torch.ones(4, dtype=torch.float64)
@@ -382,24 +396,27 @@ def test_on_several_ranks():
     comm = MPI.COMM_WORLD
     grid, alone = Grid((17, 12), comm=comm), Grid((17, 12), comm=MPI.COMM_SELF)
     whole = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 1, 17, 12)))
-    for guess in ("state", "last"):
-        for differentiation in ("implicit", "unrolled"):
-            for level in (3, 1e-11):
-                found = []
-                for own in (grid, alone):
-                    solver = Solver(
-                        "cg", "jacobi", level, differentiation=differentiation, initial_guess=guess
-                    )
-                    heat = Heat(own, 1e-2, 1.0, solver)
-                    for scale in (0.9, 1.0):
-                        state = (scale * own.scatter(whole)).requires_grad_()
-                        with solver.samples([3, 1, 2]):
-                            x = heat(state)
-                        x.square().sum().backward()
-                    found.append((own.gather(x.detach()), own.gather(state.grad)))
-                    found[-1] += (torch.tensor(iterations(solver)),)
-                for ours, theirs in zip(*found, strict=True):
-                    assert torch.allclose(ours.double(), theirs.double(), rtol=1e-8, atol=1e-9)
+    for guess, differentiation, level in (
+        ("state", "implicit", 3),
+        ("state", "unrolled", 4),
+        ("last", "implicit", 1e-10),
+        ("last", "unrolled", 3),
+    ):
+        found = []
+        for own in (grid, alone):
+            solver = Solver(
+                "cg", "jacobi", level, differentiation=differentiation, initial_guess=guess
+            )
+            heat = Heat(own, 1e-2, 1.0, solver)
+            for scale in (0.9, 1.0):
+                state = (scale * own.scatter(whole)).requires_grad_()
+                with solver.samples([3, 1, 2]):
+                    x = heat(state)
+                x.square().sum().backward()
+            counts = torch.tensor(iterations(solver))
+            found.append((own.gather(x.detach()), own.gather(state.grad), counts))
+        for ours, theirs in zip(*found, strict=True):
+            assert torch.allclose(ours.double(), theirs.double(), rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parallel(nprocs=2)

@@ -164,6 +164,22 @@ def test_new_values_are_checked_although_nothing_is_set_up(wrong):
     lopsided[1] += 0.5
     with pytest.raises(ValueError, match="A = Aᵀ"):
         solve(operator, lopsided, b, solver)
+    torch.testing.assert_close(matrix @ solve(operator, values, b, solver), b)
+
+
+def test_after_a_set_up_that_failed_the_next_is_a_new_one():
+    matrix = dominant(6, symmetric=True)
+    operator, values = sparse(matrix, symmetric=True)
+    solver = Solver("cg", "icc", 1e-8, lag_preconditioner=2)
+    b = torch.ones(6, dtype=torch.float64)
+    for scale in (1.0, 2.0):
+        solve(operator, scale * values, b, solver)
+    lopsided = values.clone()
+    lopsided[1] += 0.5
+    with pytest.raises(ValueError, match="A = Aᵀ"):
+        solve(operator, lopsided, b, solver)
+    torch.testing.assert_close(matrix @ solve(operator, values, b, solver), b)
+    assert counts(solver) == (2, 1)
 
 
 @pytest.mark.parametrize("level", [4, 1e-8])
@@ -288,7 +304,9 @@ def test_a_users_ksp():
 @pytest.mark.parametrize("level", [4, 1e-7])
 @pytest.mark.parametrize("stop", [1, 4, 5])
 def test_who_goes_on_comes_to_the_same_numbers(lag, level, stop):
-    """Bit for bit, wherever it stopped; also where the next values are the last ones."""
+    """Bit for bit, wherever it stopped; also where the next values are the last ones. What belongs
+    to other ranks is left.
+    """
     matrix = dominant(24, symmetric=True)
     rows, cols = matrix.nonzero(as_tuple=True)
     steps = [m[rows, cols] for m in drifting(matrix, 0.5)]
@@ -314,8 +332,8 @@ def test_who_goes_on_comes_to_the_same_numbers(lag, level, stop):
     operator, values = sparse(dominant(3))
     other = Solver("gmres", "ilu", lag_preconditioner=lag)
     other.load_state_dict(again.state_dict())
-    with pytest.raises(ValueError, match="made from values of shape"):
-        solve(operator, values, torch.ones(3, dtype=torch.float64), other)
+    solve(operator, values, torch.ones(3, dtype=torch.float64), other)
+    assert counts(other) == (1, 0)
 
 
 def test_old_reports_are_still_read():
@@ -343,15 +361,17 @@ def drift_on_a_grid(pc, lag, level, comm):
 
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_all_ranks_decide_alike():
-    for pc in ("gamg", "mg", "bjacobi"):
-        for lag in (2, "auto"):
-            for level in (1e-11, 8):
-                done, *found = drift_on_a_grid(pc, lag, level, MPI.COMM_WORLD)
-                assert done < 6
-                if level == 1e-11:
-                    _, *alone = drift_on_a_grid(pc, lag, level, MPI.COMM_SELF)
-                    for ours, theirs in zip(found, alone, strict=True):
-                        assert np.allclose(ours, theirs, rtol=1e-7, atol=1e-9)
+    _, *alone = drift_on_a_grid("icc", None, 1e-11, MPI.COMM_SELF)
+    for pc, lag, level in (
+        ("gamg", 2, 1e-11),
+        ("mg", "auto", 1e-11),
+        ("bjacobi", "auto", 1e-11),
+        ("gamg", "auto", 8),
+    ):
+        done, *found = drift_on_a_grid(pc, lag, level, MPI.COMM_WORLD)
+        assert done < 6
+        for ours, theirs in zip(found, alone, strict=True):
+            assert level == 8 or np.allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parallel(nprocs=2)

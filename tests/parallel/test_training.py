@@ -38,12 +38,12 @@ def train_all(ranks, lines):
 
 
 def split_runs(folder):
-    """Five configs on 1 rank and in every split: command lines by the number of ranks.
+    """Six configs on 1 rank and in every split: command lines by the number of ranks.
 
     double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of
     four replicas have none; corrector: a ResNet through Navier-Stokes, two solves a step, with as
-    few samples; unet: a U-Net on the ranks' uneven parts; paper: the paper's 1-D emulator as it is,
-    in float32.
+    few samples; unet: a U-Net on the ranks' uneven parts; probed: levels chosen from gradients of
+    batches of 6 in 4 parts; paper: the paper's 1-D emulator as it is, in float32.
     """
     double = tiny.emulator(
         folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55}
@@ -68,7 +68,14 @@ def split_runs(folder):
         grid={"shape": [9, 8], "boundary": "neumann"},
         network={"kind": "unet", "channels": 4, "depth": 1},
     )
+    probed = tiny.emulator(
+        folder,
+        training={"epochs": EPOCHS, "batch_size": 6},
+        data={"train": 20},
+        refinement={"schedule": "gradient", "theta": 0.05, "theta_noise": 0.05, "probe_share": 0.5},
+    )
     contents = {"double": double, "few": few, "corrector": corrector, "unet": unet}
+    contents |= {"probed": probed}
     configs = {name: [tiny.write(folder / f"{name}.yaml", one)] for name, one in contents.items()}
     heat = str(tiny.REPOSITORY / "configs" / "heat_1d.yaml")
     configs["paper"] = [heat, f"output={folder}", f"training.epochs={EPOCHS}"]
@@ -156,7 +163,7 @@ def difference(folder, config, split):
 
 
 @pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{split[0]} ranks, {split[1]} a grid")
-@pytest.mark.parametrize("config", ["double", "few", "corrector", "unet", "paper"])
+@pytest.mark.parametrize("config", ["double", "few", "corrector", "unet", "probed", "paper"])
 def test_same_training_on_any_split(config, split, trained):
     assert difference(trained, config, split) < (1e-6 if config == "paper" else 1e-9)
     counted = (
@@ -166,6 +173,7 @@ def test_same_training_on_any_split(config, split, trained):
         "adjoint_iterations",
         "solves",
         "adjoint_solves",
+        *(["probe_forward_iterations", "probe_adjoint_solves"] if config == "probed" else []),
     )
     one, many = (trained / f"{config}-{name}" for name in ("1-1", f"{split[0]}-{split[1]}"))
     np.testing.assert_array_equal(curve(many, counted), curve(one, counted))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from prdp_hpc.metric_names import PROBES
 from prdp_hpc.report import comparison_table, load_run, paper_markdown, paper_table, run_table
 
 
@@ -162,7 +163,7 @@ def test_the_papers_table_shows_misses_failures_and_its_size() -> None:
     table = paper_table(results, quick=True)
     assert table.startswith("QUICK")
     assert row(table, "heat_1d").endswith("  it. 80 %: MISS")
-    assert row(table, "heat_2d").split()[3:5] == ["2", "MISS"]
+    assert row(table, "heat_2d (validation)").split()[4:6] == ["2", "MISS"]
     assert row(table, "  against plain").split()[3:5] == ["1", "yes"]
     assert row(table, "heat_3d") == "heat_3d: FAILED: no such file"
     assert max(map(len, table.splitlines())) <= 150
@@ -187,3 +188,33 @@ def test_runs_are_shown_finished_or_not(write_run: Callable[..., Path]) -> None:
     assert table[2].endswith("50.0 %")
     assert table[3].split()[:4] == ["now", "3", "(running)", "2"]
     assert table[3].endswith("-")
+
+
+def tested(**more: Any) -> dict[str, Any]:
+    """A comparison of two schedules on a test group."""
+    content = comparison(error_group="test", error_intervals={"full": [0.9, 1.25]}, **more)
+    content["variants"]["gradient"] = variant(0.02, 100, **dict.fromkeys(PROBES, 20))
+    for name, error in (("prdp", 0.033), ("full", 0.03), ("gradient", 0.06)):
+        content["variants"][name]["test_error"] = statistics(error)
+    keys = ("savings", "progressive_refinement", "incomplete_convergence", "targets")
+    outcome = {key: content[key] for key in keys}
+    content["schedules"] = {"gradient": {**outcome, "equal_accuracy": False}}
+    return content
+
+
+def test_the_ratio_is_of_the_test_group_with_its_interval() -> None:
+    table = comparison_table(tested())
+    verdict, second = (line for line in table.splitlines() if line.startswith("test error against"))
+    assert verdict.endswith("ratio 1.1, equal within 10 %; 95 % interval 0.9–1.25")
+    assert second.endswith("ratio 2, MISS: more than 10 % above")
+    assert "saved by gradient test against" in table
+    assert "its probes, counted in all of these: 40 inner iterations (20 %)" in table
+    assert "test error" in table.splitlines()[2]
+
+
+def test_the_papers_table_has_a_row_for_each_schedule() -> None:
+    table = paper_table([tested() | {"experiment": "heat_1d"}], quick=True)
+    assert "heat_1d (validation)" not in table
+    first = row(table, "heat_1d").split()
+    assert first[:6] == ["heat_1d", "3.300e-02", "3.000e-02", "1.1", "(0.9–1.25)", "yes"]
+    assert row(table, "  gradient test").split()[2:6] == ["6.000e-02", "3.000e-02", "2", "MISS"]

@@ -15,6 +15,7 @@ from prdp_hpc.report.runs import ReportError
 from prdp_hpc.training.checkpoint import CheckpointError
 
 EPOCHS = 6
+GRADIENT = {"schedule": "gradient", "theta": 0.05, "theta_noise": 0.05, "probe_share": 0.5}
 RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 
 
@@ -38,6 +39,8 @@ def train(mesh, tmp_path):
         {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
         {"refinement": {"ladder": {"kind": "tolerances", "stop": 1e-3}}},
         {"solver": {"initial_guess": "last", "lag_preconditioner": "auto"}},
+        {"refinement": GRADIENT},
+        {"make": tiny.inverse, "refinement": GRADIENT},
         {"make": tiny.inverse, "refinement": {"ema_window": 1, "error_window": 1}},
         {
             "make": tiny.corrector,
@@ -53,6 +56,8 @@ def train(mesh, tmp_path):
         "manual",
         "tolerances",
         "starts",
+        "gradient",
+        "gradient inverse",
         "inverse",
         "corrector",
     ],

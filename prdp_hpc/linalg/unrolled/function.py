@@ -15,7 +15,7 @@ from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.lag import check_lag
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_host
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
@@ -73,8 +73,8 @@ def unrolled_solve(
             raise not_offered("torch.func's transforms and batched gradients")
     error = wrong_guess(b, guess, guess is None and solver.initial_guess == "state")
     recollection = None
-    if solver.initial_guess == "last" and isinstance(b, Tensor):
-        recollection = solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1)
+    if error is None and isinstance(b, Tensor):
+        recollection, error = recollection_of(solver, operator, b)
     is_plain = guess is None and error is None and recollection is None
     if is_plain or not isinstance(b, Tensor):
         return _solved(operator, values, b, solver, None)

@@ -14,7 +14,6 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import Array, in_double, like, to_host
 from prdp_hpc.linalg.unrolled.system import plain_product
@@ -55,7 +54,7 @@ def guessed(
         start = in_double(guess.given)
     if guess.recollection is not None:
         last = np.atleast_2d(to_host(start)).copy()
-        if anywhere(operator.comm, guess.recollection.recall("forward", last)):
+        if guess.recollection.recall("forward", last):
             start = torch.from_numpy(last).view(start.shape)
     error = guess.error or bad_guess(start)
     found: tuple[Tensor, Tensor] = _Rest.apply(  # type: ignore[no-untyped-call]

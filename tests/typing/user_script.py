@@ -8,22 +8,30 @@ import scipy.sparse as sp
 import torch
 
 from prdp_hpc import (
+    LBFGS,
     MLP,
     AllenCahn,
     AssembledOperator,
     Burgers,
     Checkpoints,
     ColouredJacobian,
+    Conductivity,
     ConstantSchedule,
     Convolution,
+    CoordinateNetwork,
     Coordinator,
     Corrector,
     ElementOperator,
     Emulator,
+    Experiments,
     ExplicitLadder,
+    FieldInversion,
+    FieldObservations,
+    FieldUnknown,
     FunctionOperator,
     GradientCoordinator,
     Grid,
+    H1Regularisation,
     Heat,
     Inverse,
     IterationLadder,
@@ -31,10 +39,13 @@ from prdp_hpc import (
     MeasuredGradient,
     NavierStokes,
     Network,
+    NetworkUnknown,
     NonlinearDiffusion,
     NonlinearSolveError,
     NonlinearSolver,
+    PointObservations,
     Poisson,
+    Positions,
     PreemptionWatch,
     ProcessMesh,
     Recipe,
@@ -48,6 +59,7 @@ from prdp_hpc import (
     SupervisedTask,
     Task,
     ToleranceLadder,
+    TotalVariation,
     Trainer,
     TrajectoryDataset,
     TrajectoryFile,
@@ -134,3 +146,22 @@ Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs="many")  # typ
 PreemptionWatch("world")
 train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]
 evaluate(5)  # type: ignore[arg-type]
+
+darcy = Conductivity(Poisson(grid, solver))
+sensors = PointObservations(Positions(grid, [[0.5]]))
+Positions(grid)  # type: ignore[call-arg]
+FieldObservations(5)  # type: ignore[arg-type]
+pumping = Experiments(torch.ones(2, 8), sensors, torch.ones(2, 1), noise=1e-3)
+Experiments(torch.ones(2, 8), sensors, torch.ones(2, 1))  # type: ignore[call-arg]
+coordinates_to_field = NetworkUnknown(CoordinateNetwork(1), grid, mesh)
+FieldUnknown(grid, mesh, start="anywhere")  # type: ignore[arg-type]
+search: Task = FieldInversion(
+    darcy,
+    pumping,
+    mesh,
+    unknown=coordinates_to_field,
+    regularisation=TotalVariation(grid, 1.0),
+    optimizer=LBFGS,
+)
+FieldInversion(darcy, pumping, mesh, learning_rate="fast")  # type: ignore[arg-type]
+H1Regularisation(grid, "strong")  # type: ignore[arg-type]

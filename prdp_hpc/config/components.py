@@ -50,6 +50,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "emulator": "prdp_hpc.config.experiment:EmulatorConfig",
         "inverse": "prdp_hpc.config.experiment:InverseConfig",
         "corrector": "prdp_hpc.config.experiment:CorrectorConfig",
+        "amortised_inversion": "prdp_hpc.config.amortised:AmortisedInversionConfig",
         "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
     },
     "formats": {"hdf5": "prdp_hpc.data.reader:TrajectoryFile"},

@@ -70,7 +70,7 @@ def evaluate(
     finally:
         mesh.close()
     own = config.data if isinstance(config, SupervisedConfig) else config.experiments
-    name = str(data or own.file or "its own validation data")
+    name = str(data or getattr(own, "file", None) or "its own validation data")
     return {"epoch": state["epoch"], "data": name, **errors}
 
 

@@ -327,3 +327,22 @@ def test_newton_on_a_grid_solves_a_nonlinear_poisson_problem_to_second_order():
         errors.append(float((found[0, 0] - u.detach()).abs().max()))
     assert errors[0] / errors[1] > 3.5
     assert errors[1] / errors[2] > 3.5
+
+
+def test_a_lagged_preconditioner_is_set_up_less_often_for_the_same_gradient():
+    grid, results = Grid((12, 12), "dirichlet", SELF), {}
+    for lag in (None, "auto"):
+        solver = NonlinearSolver(Solver("gmres", "gamg", 1e-10, lag_preconditioner=lag), 1e-10)
+        source = torch.full((1, 1, 12, 12), 20.0, dtype=torch.float64, requires_grad=True)
+        u = solve_nonlinear(
+            lambda u, f: -flux_divergence(grid, u, lambda w: 1 + w**2) - f,
+            torch.zeros_like(source),
+            source,
+            solver,
+            jacobian=ColouredJacobian.on_grid(grid),
+            grid=grid,
+        )
+        (gradient,) = torch.autograd.grad(u.square().sum(), source)
+        results[lag] = gradient, solver.report.forward.set_ups
+    torch.testing.assert_close(results["auto"][0], results[None][0], rtol=1e-6, atol=1e-8)
+    assert results["auto"][1] < results[None][1]

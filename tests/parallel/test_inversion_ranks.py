@@ -21,8 +21,9 @@ CASES = [
         "grid": {"boundary": "neumann"},
         "regularisation": {"kind": "tv"},
     },
-    {"unknown": {"kind": "network"}, "experiments": {"points": None}},
+    {"unknown": {"kind": "network", "features": 4}, "experiments": {"points": None}},
 ]
+AMORTISED = [{}, {"experiments": {"points": 4}, "training": {"batch_size": 3}}]
 
 
 def run(changes, mesh):
@@ -58,6 +59,25 @@ def test_every_division_finds_the_same(case):
         np.testing.assert_allclose(field, expected[2], rtol=1e-9, atol=1e-9)
         scale = expected[3].abs().max().item()
         assert (gradient - expected[3]).abs().max().item() < 1e-8 * scale
+        mesh.close()
+    alone.close()
+
+
+def train(changes, mesh):
+    """Losses and errors of two epochs of an amortised inversion."""
+    task = build_task(validate(tiny.amortised_inversion("", **changes), "here"), mesh)
+    task.solver.refine(1e-13)
+    return [number for e in (1, 2) for number in (task.train_epoch(e), *task.validate().values())]
+
+
+@pytest.mark.parallel(nprocs=[2, 4])
+def test_every_division_trains_the_same_network():
+    alone = ProcessMesh.from_world(1, MPI.COMM_SELF)
+    expected = [train(changes, alone) for changes in AMORTISED]
+    for grid_ranks in {1, 2, WORLD.size}:
+        mesh = ProcessMesh.from_world(grid_ranks)
+        for changes, rows in zip(AMORTISED, expected, strict=True):
+            assert train(changes, mesh) == pytest.approx(rows, rel=1e-9)
         mesh.close()
     alone.close()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from differences import check_gradient
 
 from prdp_hpc.config import ConfigError, load_config, validate
 from prdp_hpc.data import DataError
@@ -341,3 +342,34 @@ def test_shipped_configs_are_valid():
         config = load_config(path)
         assert config.task == "field_inversion"
         assert json.dumps(config.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("points", [None, 5])
+def test_amortised_gradient_is_the_finite_difference_of_its_loss(points, make_task):
+    changes = {"experiments": {"points": points}, "training": {"batch_size": 8}}
+    check_gradient(lambda: make_task(tiny.amortised_inversion, 1e-13, **changes)[0], 1)
+
+
+def test_amortised_inversion_learns_and_resumes(mesh, tmp_path):
+    def config(epochs):
+        content = tiny.amortised_inversion(tmp_path, training={"epochs": epochs})
+        return validate(content, "here")
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    summary = run_experiment(config(12), mesh, whole)
+    rows = tiny.rows(whole)
+    assert rows[-1]["loss"] < 0.7 * rows[1]["loss"]
+    run_experiment(config(2), mesh, stopped)
+    run_experiment(config(12), mesh, stopped, resume=True)
+    assert tiny.rows(stopped) == rows
+    assert evaluate(whole)["error"] == summary["error"]
+
+
+def test_an_amortised_inversion_refuses_what_is_not_for_it(tmp_path):
+    for changes, said in (
+        ({"experiments": {"file": "own.h5"}}, "file, sides and reference_factor are not for it"),
+        ({"network_inputs": ["coordinates"]}, "network_inputs: .* gets none"),
+        ({"data": {"trained": 3}}, "data.trained: unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            validate(tiny.amortised_inversion(tmp_path, **changes), "here")

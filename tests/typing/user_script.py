@@ -22,11 +22,13 @@ from prdp_hpc import (
     Emulator,
     ExplicitLadder,
     FunctionOperator,
+    GradientCoordinator,
     Grid,
     Heat,
     Inverse,
     IterationLadder,
     ManualSchedule,
+    MeasuredGradient,
     NavierStokes,
     Network,
     NonlinearDiffusion,
@@ -84,6 +86,8 @@ ladder = IterationLadder(start="one")  # type: ignore[arg-type]
 ToleranceLadder(start="one")  # type: ignore[arg-type]
 ExplicitLadder(levels=3)  # type: ignore[arg-type]
 Coordinator(ladder, step_threshold="low")  # type: ignore[arg-type]
+GradientCoordinator(ladder, theta="low")  # type: ignore[arg-type]
+MeasuredGradient(torch.ones(3), variance="none")  # type: ignore[arg-type]
 ConstantSchedule("five")  # type: ignore[arg-type]
 ManualSchedule([1, 2])  # type: ignore[arg-type]
 load_network(5)  # type: ignore[arg-type]
@@ -125,6 +129,7 @@ task: Task = emulator
 learning: SupervisedTask = emulator
 Checkpoints(folder=1)  # type: ignore[arg-type]
 trainer = Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs=100)
+Trainer(emulator, GradientCoordinator(ladder), folder="runs/mine", epochs=100)
 Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs="many")  # type: ignore[arg-type]
 PreemptionWatch("world")
 train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]

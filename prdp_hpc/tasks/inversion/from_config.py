@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import made_stepper, reference_solver
+from prdp_hpc.tasks.inversion.amortised import FieldSamples
 from prdp_hpc.tasks.inversion.experiments import (
     Experiments,
     FieldObservations,
@@ -78,6 +81,55 @@ def settings(parts: Parts) -> dict[str, Any]:
     }
 
 
+def amortised_settings(parts: Parts) -> dict[str, Any]:
+    """The arguments of `AmortisedInversion`; collective."""
+    config, grid, mesh, recipe = parts.config, parts.grid, parts.mesh, parts.recipe
+    own = _Measured(parts)
+    sources = own.sources(grid)
+    observe = own.observe(grid)
+    data, truth = config.data, config.truth
+    first = data.seed * 1_000_000
+
+    def field(number: int) -> Tensor:
+        return synthetic_field(
+            grid, truth.kind, truth.contrast, truth.waves, truth.modes, first + number
+        )
+
+    count = data.train + data.validation
+    physics = own.reference_physics(grid)
+
+    def solve(numbers: NDArray[np.int64]) -> Tensor:
+        found = [observe(physics(field(int(number)).exp(), sources)) for number in numbers]
+        shape = (len(sources), *observe.shape)
+        return torch.stack(found) if found else torch.zeros((0, *shape), dtype=torch.float64)
+
+    exact = predictions(solve, count, mesh)
+    level = noise_level(exact, observe, mesh.grid_comm, config.experiments.noise)
+    errors = noise(grid, observe, count * len(sources), data.seed).reshape(exact.shape)
+    fields = torch.stack([field(number) for number in range(count)])
+    samples = FieldSamples(exact + level * errors, fields)
+    train, validation = (
+        FieldSamples(samples.data[part], samples.fields[part])
+        for part in (slice(data.train), slice(data.train, None))
+    )
+    kind, keys = component_of(config.network), own_keys(config.network)
+    network = call_together(
+        mesh.world,
+        lambda: build_network(kind, grid.partition, len(sources), 1, keys, seed=config.seed),
+    )
+    return {
+        "physics": coefficient_pde(parts.stepper()),
+        "network": network,
+        "sources": sources,
+        "observe": observe,
+        "noise": level,
+        "train": train,
+        "validation": validation,
+        "mesh": mesh,
+        "recipe": recipe,
+    }
+
+
 class _Measured:
     """The experiments of a config: what its file has, and what is made."""
 
@@ -86,8 +138,16 @@ class _Measured:
         self._section, self._grid = parts.config.experiments, parts.grid
         world, path = parts.mesh.world, self._section.file
         self._file = None if path is None else call_together(world, lambda: InversionFile(path))
-        self.truth = call_together(world, self._truth)
-        self._all = self._measured()
+
+    @cached_property
+    def truth(self) -> Tensor | None:
+        """This rank's part of the true field; None where it is not known. Collective."""
+        found: Tensor | None = call_together(self._parts.mesh.world, self._truth)
+        return found
+
+    @cached_property
+    def _all(self) -> Experiments:
+        return self._measured()
 
     def divided(self) -> tuple[Experiments, Experiments | None]:
         """Those that are fitted, and those for validation; None: the same."""
@@ -147,8 +207,8 @@ class _Measured:
 
     def _measured(self) -> Experiments:
         world, grid = self._parts.mesh.world, self._grid
-        sources = call_together(world, lambda: self._sources(grid))
-        observe = call_together(world, lambda: self._observe(grid))
+        sources = call_together(world, lambda: self.sources(grid))
+        observe = call_together(world, lambda: self.observe(grid))
         sides = call_together(world, lambda: self._sides(grid, len(sources)))
         if self._has("observations"):
             return call_together(world, lambda: self._from_file(sources, observe, sides))
@@ -187,7 +247,7 @@ class _Measured:
             fine, sources, observe, truth = self._finer(factor)
             sides = self._sides(fine, len(sources))
         assert truth is not None
-        physics = self._reference_physics(fine)
+        physics = self.reference_physics(fine)
         kappa = truth.exp()
 
         def solve(numbers: NDArray[np.int64]) -> Tensor:
@@ -213,9 +273,10 @@ class _Measured:
             for n, kind in zip(grid.shape, grid.boundary, strict=True)
         ]
         fine = Grid(shape, grid.boundary, grid.comm, grid.length)
-        return fine, self._sources(fine), self._observe(fine), self._synthetic(fine)
+        return fine, self.sources(fine), self.observe(fine), self._synthetic(fine)
 
-    def _reference_physics(self, grid: Grid) -> CoefficientPDE:
+    def reference_physics(self, grid: Grid) -> CoefficientPDE:
+        """The PDE with a solver for reference solutions; collective."""
         section = self._config.physics
         kind = component_of(section)
         solver = reference_solver(kind)
@@ -223,7 +284,8 @@ class _Measured:
             solver = Solver("cg", "gamg", Refinement(rtol=CONVERGED))
         return coefficient_pde(made_stepper(kind, section, own_keys(section), grid, solver))
 
-    def _sources(self, grid: Grid) -> Tensor:
+    def sources(self, grid: Grid) -> Tensor:
+        """Right-hand sides `(E, *local_shape)`; not collective."""
         if self._has("sources"):
             assert self._file is not None
             found = self._file.fields("sources", grid.local_slices, grid.shape)
@@ -247,7 +309,8 @@ class _Measured:
             return int(self._file.shapes["observations"][0])
         return int(self._section.number)
 
-    def _observe(self, grid: Grid) -> Observations:
+    def observe(self, grid: Grid) -> Observations:
+        """What is measured; not collective."""
         if self._has("positions"):
             assert self._file is not None
             points = self._file.numbers("positions", (None, grid.dim))

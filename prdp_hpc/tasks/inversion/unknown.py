@@ -87,7 +87,8 @@ class FieldUnknown:
 
     def part(self, whole: Tensor) -> Tensor:
         """This rank's part of a whole field."""
-        found: Tensor = whole[self._grid.local_slices]
+        # Fused optimisers take the numbers in the order of memory.
+        found: Tensor = whole[self._grid.local_slices].contiguous()
         return found
 
 

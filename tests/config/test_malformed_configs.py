@@ -57,7 +57,7 @@ EMULATOR = [
     (
         "physics",
         BURGERS | {"diffusivity": 1.0},
-        ["physics.diffusivity: unknown key; known here: dt, gradient"],
+        ["physics.diffusivity: unknown key; known here: boundaries, dt, gradient"],
     ),
     (
         "physics",

@@ -116,7 +116,10 @@ def fill(
     for slot, place, key in _named(slots, filled.content):
         if not isinstance(place[key], str):
             filled.problems.append(_unnamed(slot, place[key]))
-            changes[slot.path[:-1]] = Any
+            if slot.whole:
+                changes[slot.path[:-1]] = Any
+            else:
+                _leave_out(slot, filled.content, changes)
             continue
         name = imports.permitted(place[key])
         if name is None and not imports.needs(slot):
@@ -173,19 +176,23 @@ def _named(
             key = slot.path[-1]
             if slot.default is not None:
                 place.setdefault(key, slot.default)
-            if isinstance(place.get(key), dict) and not slot.whole:
+            has_keys = isinstance(place.get(key), dict) and not slot.whole
+            if has_keys:
                 place, key = place[key], "kind"
-            if slot.whole:
+            if slot.whole or has_keys:
                 place.setdefault(key, None)
-            if slot.whole or isinstance(place.get(key), str):
+            if slot.whole or has_keys or isinstance(place.get(key), str):
                 yield slot, place, key
 
 
 def _unnamed(slot: Slot, value: Any) -> str:
     """What is wrong where a section has no name of its component."""
     section, key = slot.path
+    words = ", ".join(map(repr, fitting_names(slot.group, slot.has_steps)))
+    if not slot.whole:
+        where = f"{slot.dotted}: the key kind" if value is None else f"{slot.dotted}.kind: it"
+        return f"{where} must name one of {words}, or {OWN}"
     if value is None or isinstance(value, dict):
-        words = ", ".join(map(repr, fitting_names(slot.group, slot.has_steps)))
         return f"{slot.dotted}: must be given, one of {words}, or {OWN}"
     return f"{section}: must be a section with the key {key}, not {value!r}"
 

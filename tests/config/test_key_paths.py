@@ -29,11 +29,36 @@ SIDES = {
     },
     "axis_1": {"low": {"kind": "neumann", "flux": 1.0}},
 }
+NEWTON = {"refines": "inner", "level": 3, "inner": 0.1}
+FLUXES = {"axis_0": {"low": {"kind": "neumann", "flux": 1.0}}}
 DIFFUSION = {"diffusivity": 1.0, "boundaries": SIDES, "face_mean": "harmonic"}
 PHYSICS = [
     {"pde": "heat", **DIFFUSION, "dt": 0.1, "source": 1.0, "theta": 0.5},
-    {"pde": "burgers", **FLOW},
+    {"pde": "allen_cahn", "interface": 0.1, "dt": 0.5, "boundaries": FLUXES, "newton": NEWTON},
+    {
+        "pde": "nonlinear_diffusion", "diffusivity": 1.0, "dt": 0.1, "law": "power",
+        "exponent": 2.0, "boundaries": FLUXES, "newton": NEWTON,
+    },
+    {"pde": "burgers", **FLOW, "boundaries": FLUXES},
+    {"pde": "burgers", **FLOW, "nonlinear": "newton", "newton": NEWTON},
     {"pde": "navier_stokes", **FLOW},
+]  # fmt: skip
+WELLS = [[{"position": [0.2, 0.3], "rate": 1.0}], [{"position": [0.5, 1.5], "rate": -1.0}]]
+EXPERIMENTS = {
+    "file": None, "count": 2, "noise": 0.1, "reference_factor": 2,
+    "sides": [{"axis": 0, "end": "low", "values": [1.0, 2.0]}],
+}  # fmt: skip
+FIELDS = [
+    {
+        "experiments": {**EXPERIMENTS, "wells": WELLS, "points": [[0.1, 0.2], [0.5, 0.5]]},
+        "unknown": {"kind": "field", "start": 1.0},
+        "regularisation": {"kind": "h1", "weight": 2.0},
+    },
+    {
+        "experiments": {**EXPERIMENTS, "wells": 3, "points": 4},
+        "unknown": {"kind": "network", "features": 4, "bandwidth": 2.0, "hidden": [8, 8]},
+        "regularisation": {"kind": "tv", "weight": 2.0, "smoothing": 0.2},
+    },
 ]
 # Names that are also words of pydantic's for a union's members.
 NAMES = ["mlp", "levels", "int", "heat", "iterations"]
@@ -43,7 +68,8 @@ SOLVER = {"ksp": "cg", "pc": "none", "petsc_options": dict.fromkeys([*NAMES, "st
 def sections(ladder):
     return {
         "grid": {"shape": [8, 8], "boundary": ["periodic"] * 2, "length": [1.0, 2.0]},
-        "solver": SOLVER | {"differentiation": "implicit"},
+        "solver": SOLVER
+        | {"differentiation": "implicit", "lag_preconditioner": "auto", "initial_guess": "last"},
         "refinement": {
             "schedule": "manual",
             "ladder": ladder,
@@ -53,11 +79,15 @@ def sections(ladder):
             "stop_threshold": 0.9,
             "ema_window": 2,
             "error_window": 2,
+            "theta": 0.2,
+            "theta_noise": 1.5,
+            "probe_share": 0.2,
             "level": 3,
             "manual": {0: 1, 5: 0.1},
         },
         "comparison": {
             "seeds": 2,
+            "schedules": ["prdp", "gradient"],
             "constant_levels": [2, 0.1],
             "baselines": {name: {"solver": SOLVER, "level": 2} for name in NAMES},
             "targets": {
@@ -70,15 +100,17 @@ def sections(ladder):
 
 
 def contents():
-    """Configs in which every key of every section is given, in each kind of network, PDE and
+    """Configs in which every key of every section is given, with each kind of network, PDE and
     ladder.
     """
-    for ladder, network, physics in itertools.product(LADDERS, NETWORKS, PHYSICS):
+    kinds = zip(itertools.cycle(LADDERS), itertools.cycle(NETWORKS), PHYSICS, strict=False)
+    for ladder, network, physics in kinds:
         data = {
             "file": "a.h5",
             "format": "hdf5",
             "train": 2,
             "validation": 2,
+            "test": 2,
             "modes": 2,
             "seed": 1,
         }
@@ -88,7 +120,7 @@ def contents():
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
-        if physics["pde"] == "heat":
+        if "boundaries" in physics:
             common["grid"] = common["grid"] | {"boundary": ["neumann"] * 2}
         supervised = common | {"network": network, "physics": physics, "training": training}
         yield supervised | {
@@ -98,7 +130,7 @@ def contents():
         }
         yield supervised | {"task": "emulator", "data": data, "network_inputs": ["coordinates"]}
         yield supervised | {"task": "own_components:Residual", "data": data}
-    for ladder in LADDERS:
+    for ladder in LADDERS[:1]:
         inverse = {"modes": 2, "reference": [1.0, 2.0], "start": [1.0, 2.0]}
         yield {"task": "inverse", "name": "a", "seed": 1, "output": "runs"} | sections(ladder) | {
             "grid": {"shape": [8], "boundary": "neumann", "length": 1.0},
@@ -110,6 +142,22 @@ def contents():
             },
             "inverse": inverse,
         }  # fmt: skip
+        optimizers = ["adam", {"kind": "lbfgs", "history": 3, "evaluations": 5}]
+        for kinds, optimizer in zip(FIELDS, optimizers, strict=True):
+            yield {"task": "field_inversion", "name": "a", "seed": 1, "output": "runs"} | sections(
+                ladder
+            ) | {
+                "grid": {"shape": [8, 8], "boundary": ["neumann"] * 2, "length": [1.0, 2.0]},
+                "physics": {"pde": "poisson", **DIFFUSION},
+                "truth": {"kind": "channels", "contrast": 10.0, "waves": 2.0, "modes": 3},
+                "validation": {"experiments": 1, "points": None, "tolerance": 1e-3},
+                **kinds,
+                "training": {
+                    "epochs": 2, "steps": 3, "learning_rate": 0.1, "optimizer": optimizer,
+                    "schedule": "cosine", "decay": 0.5, "decay_steps": 3,
+                    "checkpoint_every": 1, "keep_checkpoints": 1,
+                },
+            }  # fmt: skip
 
 
 def copied(value):
@@ -161,10 +209,17 @@ def given_fields(model):
     kinds = [kind for kind in type(model).__mro__ if issubclass(kind, Section)]
     for name in type(model).model_fields:
         yield from ((kind, name) for kind in kinds if name in kind.model_fields)
-        value = getattr(model, name)
-        for inner in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(inner, Section):
-                yield from given_fields(inner)
+        for inner in sections_in(getattr(model, name)):
+            yield from given_fields(inner)
+
+
+def sections_in(value):
+    """The models in a key's value."""
+    if isinstance(value, Section):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from sections_in(inner)
 
 
 def subclasses(kind):

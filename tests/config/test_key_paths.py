@@ -112,6 +112,42 @@ def contents():
         }  # fmt: skip
 
 
+def inversions():
+    """Field inversions and amortised ones, likewise."""
+    experiments = {"wells": [[{"position": [0.5, 0.5], "rate": 1.0}]] * 2, "points": 2}
+    experiments |= {"noise": 0.1, "reference_factor": 1}
+    physics = {"pde": "poisson", "diffusivity": 1.0}
+    truth = {"kind": "gaussian", "contrast": 10.0, "waves": 1.0, "modes": 2}
+    common = {"name": "a", "physics": physics, "truth": truth}
+    common |= {"grid": {"shape": [8, 8]}, "network_inputs": []}
+    search = {
+        "epochs": 2, "steps": 2, "learning_rate": 0.1, "schedule": "cosine", "decay": 0.5,
+        "decay_steps": 3, "checkpoint_every": 1, "keep_checkpoints": 1,
+        "optimizer": {"kind": "lbfgs", "history": 3, "evaluations": 5},
+    }  # fmt: skip
+    sides = [{"axis": 0, "end": "low", "values": [1.0, 2.0]}]
+    for unknown, known in (
+        ({"kind": "field", "start": 0.1}, {"kind": "h1", "weight": 1.0}),
+        (
+            {"kind": "network", "features": 2, "bandwidth": 1.0, "hidden": [2]},
+            {"kind": "tv", "weight": 1.0, "smoothing": 0.1},
+        ),
+    ):
+        yield {key: value for key, value in common.items() if key != "network_inputs"} | {
+            "task": "field_inversion",
+            "experiments": experiments | {"file": None, "count": 2, "sides": sides},
+            "validation": {"experiments": 1, "points": None, "tolerance": 1e-3},
+            "unknown": unknown,
+            "regularisation": known,
+            "training": search,
+        }
+    yield common | {
+        "task": "amortised_inversion",
+        "experiments": experiments,
+        "data": {"train": 2, "validation": 2, "seed": 1},
+    }
+
+
 def copied(value):
     """A copy whose parts are all its own; `deepcopy` keeps what two keys share."""
     if isinstance(value, dict):
@@ -150,6 +186,15 @@ def open_ended(keys):
     return keys[-1] in ("petsc_options", "manual", "baselines", "targets", "experiments")
 
 
+def parts(value):
+    """The sections that a value of a validated config holds."""
+    if isinstance(value, Section):
+        yield value
+    elif isinstance(value, dict | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from parts(inner)
+
+
 def message(check, content):
     with pytest.raises(ConfigError) as caught:
         check(content)
@@ -161,10 +206,8 @@ def given_fields(model):
     kinds = [kind for kind in type(model).__mro__ if issubclass(kind, Section)]
     for name in type(model).model_fields:
         yield from ((kind, name) for kind in kinds if name in kind.model_fields)
-        value = getattr(model, name)
-        for inner in value.values() if isinstance(value, dict) else [value]:
-            if isinstance(inner, Section):
-                yield from given_fields(inner)
+        for inner in parts(getattr(model, name)):
+            yield from given_fields(inner)
 
 
 def subclasses(kind):
@@ -174,11 +217,16 @@ def subclasses(kind):
 def test_each_key_of_each_model_is_named_by_its_path():
     seen, tried = set(), set()
     listed = {"experiments": {name: {"config": "a.yaml", "quick": ["a=1"]} for name in NAMES}}
-    cases = [(lambda content: validate(content, "here"), content) for content in contents()]
+    cases = [
+        (lambda content: validate(content, "here"), content)
+        for content in (*contents(), *inversions())
+    ]
     cases.append((lambda content: validated(Paper, content, "here"), listed))
     for check, content in cases:
         seen.update(given_fields(check(content)))
         for keys in places(content):
+            if keys[-2:] == ("optimizer", "kind"):
+                continue  # A name in a mapping is told with the mapping's key.
             wrong, extra = spoiled(content, keys)
             # The same part of another config says nothing new.
             if repr((keys, wrong, extra)) in tried:

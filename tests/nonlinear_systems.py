@@ -1,5 +1,6 @@
 """Nonlinear systems with their Jacobians, for tests."""
 
+import pytest
 import torch
 
 from prdp_hpc import ColouredJacobian, SparseOperator
@@ -65,3 +66,37 @@ def flux_divergence(grid, u, conductivity):
         divergence = flux.narrow(along, 1, n) - flux.narrow(along, 0, n)
         total = total + divergence / grid.spacing[axis] ** 2
     return total
+
+
+def check_slopes(function, *inputs, second=False, step=1e-5):
+    """Gradients, and their gradients, along random directions against central differences."""
+    generator = torch.Generator().manual_seed(7)
+
+    def draw(like):
+        return torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+    weights = draw(function(*inputs).detach())
+
+    def gradients(shift=0.0, along=None, graph=False):
+        points = [
+            (x.detach() + (0.0 if along is None else shift * d)).requires_grad_()
+            for x, d in zip(inputs, along or inputs, strict=True)
+        ]
+        loss = (function(*points) * weights).sum()
+        return loss, torch.autograd.grad(loss, points, create_graph=graph), points
+
+    first, then = ([draw(x) for x in inputs] for _ in range(2))
+    _, found, points = gradients(graph=second)
+    slope = sum((g * d).sum() for g, d in zip(found, first, strict=True))
+    ends = [gradients(shift, first)[0].item() for shift in (step, -step)]
+    assert slope.item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6, abs=1e-8)
+    if not second:
+        return
+    curvature = sum(
+        (g * d).sum() for g, d in zip(torch.autograd.grad(slope, points), then, strict=True)
+    )
+    ends = [
+        sum((g * d).sum().item() for g, d in zip(gradients(shift, then)[1], first, strict=True))
+        for shift in (step, -step)
+    ]
+    assert curvature.item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5, abs=1e-7)

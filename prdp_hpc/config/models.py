@@ -190,7 +190,7 @@ class RefinementSection(Section):
     stop_threshold: Positive = 0.9
     ema_window: Count = 6
     error_window: Count = 3
-    theta: Share = 0.25
+    theta: Share = 0.35
     theta_noise: Positive = 1.0
     probe_share: Share = 0.1
     level: Level | None = None

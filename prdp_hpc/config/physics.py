@@ -201,11 +201,14 @@ class FlowSection(Section):
 
 
 class BurgersSection(FlowSection):
-    """`u_t + (u·∇)u = ν Δu`; `nonlinear`: by Picard iterations, or by Newton's method."""
+    """`u_t + (u·∇)u = ν Δu`; `nonlinear`: by Picard iterations, or by Newton's method; with
+    `boundaries`, what is given on the sides, dirichlet or neumann, of a grid of cell centres.
+    """
 
     component: ClassVar[str] = "prdp_hpc.physics.burgers:Burgers"
 
     pde: str = "burgers"
+    boundaries: BoundariesSection | None = None
     nonlinear: Literal["picard", "newton"] = "picard"
     newton: NewtonSection = NewtonSection()
 
@@ -218,10 +221,32 @@ class BurgersSection(FlowSection):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without keys that say nothing: what is generated for a config keeps its name."""
         found: dict[str, Any] = handler(self)
+        if self.boundaries is None:
+            found.pop("boundaries", None)
         if self.nonlinear == "picard":
             found.pop("nonlinear", None)
             found.pop("newton", None)
         return found
+
+    def check_grid(self, grid: GridSection) -> None:
+        """Raise `InputError` for a grid that the PDE cannot be solved on."""
+        if self.boundaries is None:
+            super().check_grid(grid)
+            return
+        if "dirichlet" in grid.boundaries:
+            raise InputError(
+                "physics.boundaries: burgers takes conditions on the sides of cell centres: give "
+                "grid.boundary=neumann"
+            )
+        self.boundaries.check_grid(grid)
+        for axis, sides in enumerate(self.boundaries.axes):
+            for end in ("low", "high"):
+                side = None if sides is None else getattr(sides, end)
+                if side is not None and side.kind == "robin":
+                    raise InputError(
+                        f"physics.boundaries.axis_{axis}.{end}.kind: burgers takes dirichlet or "
+                        "neumann, not robin"
+                    )
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`: a system for each component, by Newton's method

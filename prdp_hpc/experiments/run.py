@@ -31,7 +31,7 @@ _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
     "solver": {"lag_preconditioner": None, "initial_guess": "zero"},
     "data": {"format": "hdf5", "test": 0},
-    "refinement": {"theta": 0.25, "theta_noise": 1.0, "probe_share": 0.1},
+    "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }
 """Defaults of settings that came later: checkpoints from before have none of them."""

@@ -20,12 +20,13 @@ HYSTERESIS = 0.5
 """A coarser level must pass the test with this part of the limit."""
 PATIENCE = 2
 """Probes in a row in which the coarser level must pass before it is taken."""
-EAGER = 3.0
+EAGER = 2.0
 """Times `probe_share` for the next probe after one that refined."""
 LEAST_DECREASE = 0.01
 """The least factor by which the (squared) limit is expected to fall until the next probe."""
 
 AtLevel = Callable[[Level], MeasuredGradient]
+Measured = tuple[Level, MeasuredGradient]
 
 
 class GradientCoordinator:
@@ -59,10 +60,10 @@ class GradientCoordinator:
     ----------
     ladder : levels of forward solves; training begins at the coarsest.
     adjoint_ladder : levels of adjoint solves; default: `ladder`.
-    theta : θ, between 0 and 1; default 0.25.
+    theta : θ, between 0 and 1; default 0.35.
     theta_noise : θ_noise, above 0; default 1: an error as large as the noise.
     probe_share : the inner iterations of a probe, as a share of those that training takes until the
-        next one is due, three times this share after a probe that refined; between 0 and 1, default
+        next one is due, twice this share after a probe that refined; between 0 and 1, default
         0.1. In a loop of your own you decide when to call `probe`.
 
     Raises
@@ -87,7 +88,7 @@ class GradientCoordinator:
         self,
         ladder: Ladder,
         adjoint_ladder: Ladder | None = None,
-        theta: float = 0.25,
+        theta: float = 0.35,
         theta_noise: float = 1.0,
         probe_share: float = 0.1,
     ) -> None:
@@ -149,11 +150,11 @@ class GradientCoordinator:
         falls = 0.0 < limit < self._last_limit
         self._decrease = max(limit / self._last_limit, LEAST_DECREASE) if falls else 1.0
         self._last_limit = limit
-        settled = self._settle(
+        forward, here = self._settle(
             self._forward, here, lambda level: measure(level, self.adjoint_level)
         )
-        if settled is not None and self._adjoint.matters:
-            self._settle(self._adjoint, settled, lambda level: measure(self.level, level))
+        if self._adjoint.matters:
+            self._settle(self._adjoint, here, lambda level: measure(forward, level))
         self._refined = self._forward.rung > rungs[0] or self._adjoint.rung > rungs[1]
         return rungs != (self._forward.rung, self._adjoint.rung)
 
@@ -180,9 +181,9 @@ class GradientCoordinator:
     def _limit(self, here: MeasuredGradient) -> float:
         return max(self.theta**2 * here.squared_norm(), self.theta_noise**2 * here.variance)
 
-    def _settle(self, rungs: Rungs, here: MeasuredGradient, at: AtLevel) -> MeasuredGradient | None:
-        """Test in one direction, and refine or loosen; the gradient at the level chosen, None where
-        it was not measured.
+    def _settle(self, rungs: Rungs, here: MeasuredGradient, at: AtLevel) -> Measured:
+        """Test in one direction, and refine or loosen; the last level that was measured on the way
+        to the one chosen, and the gradient there.
         """
         reference = rungs.reference
         if reference is None:
@@ -193,41 +194,42 @@ class GradientCoordinator:
             return self._refine(rungs, squares, finer, at)
         if rungs is self._adjoint and squares == 0.0 < here.squared_norm():
             rungs.matters = False
-            return here
+            return rungs.level, here
         if squares <= HYSTERESIS**2 * limit:
             return self._loosen(rungs, here, finer, at)
         rungs.slack = 0
-        return here
+        return rungs.level, here
 
     def _refine(
         self, rungs: Rungs, squares: float, finer: MeasuredGradient, at: AtLevel
-    ) -> MeasuredGradient | None:
+    ) -> Measured:
         """One rung up, and on to where the test would hold if the difference from `finer` went on
         falling as over this rung.
         """
         reference, below = rungs.reference, rungs.rung
         rungs.climb()
-        here = finer if rungs.level == reference else at(rungs.level)
+        level = rungs.level
+        here = finer if level == reference else at(level)
         now, limit = here.squared_distance(finer), self._limit(here) * self._decrease
         if now <= limit or limit <= 0.0:
-            return here
+            return level, here
         further = 1
         if now < squares:
             further = math.ceil(math.log(limit / now) / math.log(now / squares) - 1e-9)
         rungs.jump(further * (rungs.rung - below))
-        return None
+        return level, here
 
     def _loosen(
         self, rungs: Rungs, here: MeasuredGradient, finer: MeasuredGradient, at: AtLevel
-    ) -> MeasuredGradient:
+    ) -> Measured:
         """One rung down, where it has passed the test in some probes in a row."""
         below = rungs.neighbour(-1)
         if below is None:
-            return here
+            return rungs.level, here
         coarser = at(rungs.ladder.level(below))
         passes = coarser.squared_distance(finer) <= HYSTERESIS**2 * self._limit(here)
         rungs.slack = rungs.slack + 1 if passes else 0
         if rungs.slack < PATIENCE:
-            return here
+            return rungs.level, here
         rungs.rung, rungs.slack = below, 0
-        return coarser
+        return rungs.level, coarser

@@ -213,6 +213,7 @@ def test_wrong_arguments_are_refused(options, words):
         ({"inner": "eisenstat_walker", "refines": "inner"}, "needs an inner level"),
         ({"refinement": 0}, "max_it"),
         ({"solver": Solver("cg", "jacobi", differentiation="unrolled")}, "implicitly"),
+        ({"solver": Solver(initial_guess="last")}, "start from 0"),
         ({"petsc_options": {"snes_rtol": 1e-3}}, "snes_rtol.*give the level"),
         ({"petsc_options": {"snes_mf": True}}, "give solve_nonlinear a jacobian"),
         ({"petsc_options": {"ksp_rtol": 1e-3}}, "not an option of SNES"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import Grid, Heat, Poisson, Solver
+from prdp_hpc import Burgers, Grid, Heat, Poisson, Solver
 from prdp_hpc.physics import Dirichlet, Neumann, Robin
 
 WORLD = MPI.COMM_WORLD
@@ -48,6 +48,18 @@ def run(grid, method):
     return [grid.gather(after.detach()), *(t.grad for t in (kappa, low, rate, high, flux))]
 
 
+def burgers(grid):
+    """A step with an inlet and an outlet, and its gradients."""
+    u = (draw(2, 2, *grid.shape) - 0.8).requires_grad_()
+    value = (draw(2, 1, grid.shape[1]) - 0.8).requires_grad_()
+    inlet = Dirichlet(on_side(grid, value, 0, "low"))
+    sides = [(inlet, Neumann(0.3)), (None, Dirichlet(0.5))]
+    step = Burgers(grid, 0.1, 0.1, Solver("gmres", "jacobi", 1e-13), 2, boundaries=sides)
+    after = step(grid.scatter(u))
+    (after * grid.scatter(draw(2, 2, *grid.shape))).sum().backward()
+    return [grid.gather(after.detach()), u.grad, value.grad]
+
+
 def wrong_on_one_rank_raises_on_all():
     grid, last = Grid((8, 8), "neumann"), WORLD.rank == WORLD.size - 1
     field = torch.ones(grid.local_shape, dtype=torch.float64)
@@ -86,4 +98,8 @@ def test_equal_results_on_any_number_of_ranks():
             whole = run(Grid(shape, boundary, comm=MPI.COMM_SELF), method)
             for mine, alone in zip(divided, whole, strict=True):
                 torch.testing.assert_close(mine, alone, rtol=1e-9, atol=1e-9)
+    alone = burgers(Grid((7, 6), "neumann", MPI.COMM_SELF))
+    pairs = zip(burgers(Grid((7, 6), "neumann")), alone, strict=True)
+    for mine, other in pairs:
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
     wrong_on_one_rank_raises_on_all()

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from mpi4py import MPI
+from nonlinear_systems import check_slopes
 
 from prdp_hpc import (
     AllenCahn,
@@ -185,7 +186,7 @@ def test_gradients_of_what_is_given_on_the_sides_are_derivatives(kind):
             return AllenCahn(grid, 0.3, 0.5, tight("cg", "jacobi"), sides)(u)
         return NonlinearDiffusion(grid, 0.2, 0.5, tight(), boundaries=sides)(u)
 
-    assert torch.autograd.gradcheck(step, numbers)
+    check_slopes(step, numbers)
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -199,14 +200,14 @@ def test_gradients_of_steps_are_derivatives(boundary, kind):
     front = AllenCahn(grid, 1.0, 0.5, tight())
     flow = NonlinearDiffusion(grid, 1.0, 0.5, tight(), "power" if kind == "power" else "quadratic")
 
-    def step(u, number, source):
+    def step(u, number, source=None):
         front.interface = flow.diffusivity = number
         return front(u) if kind == "allen_cahn" else flow(u, source)
 
-    assert torch.autograd.gradcheck(step, (u, number, source))
+    check_slopes(step, u, number, *(() if kind == "allen_cahn" else (source,)))
 
 
-@pytest.mark.parametrize("shape", [(9,), (4, 5), (3, 2, 4)])
+@pytest.mark.parametrize("shape", [(9,), (3, 4), (2, 3, 2)])
 def test_newton_s_burgers_step_is_the_limit_of_picard_s_and_so_is_its_gradient(shape):
     grid = Grid(shape, "periodic", SELF)
     generator = torch.Generator().manual_seed(0)
@@ -253,6 +254,14 @@ def content(folder, **physics):
         grid={"shape": [8], "boundary": "periodic"},
         physics={"pde": "allen_cahn", "diffusivity": None, "interface": 0.2, "dt": 0.5, **physics},
         solver={"ksp": "cg", "pc": "jacobi"},
+        data={"train": 6, "validation": 2, "modes": 2},
+        training={"epochs": 4, "batch_size": 6, "learning_rate": 1e-2, "precision": "float64"},
+        refinement={
+            "ladder": {"kind": "iterations", "stop": 3},
+            "ema_window": 1,
+            "error_window": 1,
+            "step_threshold": 0.5,
+        },
     )
 
 
@@ -266,9 +275,13 @@ def without_none(content):
     [
         ({"newton": {"inner": 1e-2}}, "newton"),
         ({"newton": {"refines": "inner", "level": 2}}, "inner"),
-        ({"newton": {"inner": "eisenstat_walker"}}, "newton"),
         (
-            {"pde": "nonlinear_diffusion", "diffusivity": 0.01, "interface": None},
+            {
+                "pde": "nonlinear_diffusion",
+                "diffusivity": 0.01,
+                "interface": None,
+                "newton": {"inner": "eisenstat_walker"},
+            },
             "newton",
         ),
         (

@@ -214,3 +214,17 @@ def test_spread_labels_keep_order_and_distance(positions: list[float], gap: floa
 def test_labels_with_room_stay(places: list[int]) -> None:
     positions = [place / 9 for place in places]
     assert spread(positions, 0.1) == pytest.approx(positions)
+
+
+def test_epochs_after_a_probe_are_marked(write_run: WriteRun, drawn: list[Figure]) -> None:
+    folder = write_run("probing", epochs=5)
+    metrics = folder / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line, solves in zip(lines, (0, 8, 8, 8, 24, 24), strict=True):
+        line["probe_solves"] = solves
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot_run(load_run(folder), folder / "figure.png")
+    level = drawn[0].axes[1]
+    (marks,) = (line for line in level.lines if line.get_marker() == "|")
+    assert list(marks.get_xdata()) == [1, 4]
+    assert level.get_title(loc="left").endswith("ticks: after a probe")

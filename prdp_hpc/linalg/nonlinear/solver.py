@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -61,7 +61,7 @@ class NonlinearSolver:
     ------
     ValueError
         For a level out of range, options that an argument is there for, or a solver that
-        differentiates through its iterations.
+        differentiates through its iterations or does not start from 0.
 
     Notes
     -----
@@ -90,6 +90,11 @@ class NonlinearSolver:
             raise InputError(
                 "a NonlinearSolver differentiates implicitly: give it a "
                 "Solver(differentiation='implicit'), not 'unrolled'"
+            )
+        if self.solver.initial_guess != "zero":
+            raise InputError(
+                "the linear solves of Newton's method start from 0, where a Newton step begins: "
+                f"give it a Solver(initial_guess='zero'), not {self.solver.initial_guess!r}"
             )
         self.refines, self.uses_eisenstat_walker = refines, inner == EISENSTAT_WALKER
         if refines == "inner" and self.uses_eisenstat_walker:
@@ -206,6 +211,10 @@ class NonlinearSolver:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """That of `solver`."""
         self.solver.load_state_dict(state)
+
+    def samples(self, names: Sequence[Any]) -> AbstractContextManager[None]:
+        """That of `solver`; linear solves of Newton steps start from 0."""
+        return self.solver.samples(names)
 
     def restored_solutions(self) -> AbstractContextManager[None]:
         """That of `solver`."""

@@ -158,6 +158,16 @@ def contents():
                     "checkpoint_every": 1, "keep_checkpoints": 1,
                 },
             }  # fmt: skip
+    yield {
+        "name": "a",
+        "grid": {"shape": [8, 8]},
+        "physics": {"pde": "poisson", "diffusivity": 1.0},
+        "truth": {"kind": "gaussian", "contrast": 10.0, "waves": 1.0, "modes": 2},
+        "network_inputs": [],
+        "task": "amortised_inversion",
+        "experiments": {"wells": WELLS, "points": 2, "noise": 0.1, "reference_factor": 1},
+        "data": {"train": 2, "validation": 2, "seed": 1},
+    }
 
 
 def copied(value):

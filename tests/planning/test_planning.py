@@ -23,6 +23,7 @@ from prdp_hpc.networks import build_network
 from prdp_hpc.planning import (
     MACHINES,
     best,
+    inversion_workload,
     load_machine,
     plan_table,
     splits,
@@ -97,10 +98,28 @@ def test_a_square_is_cut_both_ways():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_can_be_planned(path: Path) -> None:
-    work = workload_of(load_config(path))
+    config = load_config(path)
+    work = inversion_workload(config) if "inversion" in path.stem else workload_of(config)
     found = splits(work, MACHINES["cpu"], 8)
     assert all(split.ranks == 8 for split in found)
     assert "* best: parallel.grid_ranks=" in plan_table(found, MACHINES["cpu"])
+
+
+def test_an_inversion_divides_its_experiments_and_sums_its_gradient():
+    content = tiny.field_inversion("", experiments={"count": 10}, grid={"shape": [64, 64]})
+    work = inversion_workload(validate(content, "here"), iterations=5)
+    assert (work.batch, work.solves, work.iterations, work.parameters) == (8, 1, 5, 0)
+    costs = {replicas: step_cost(work, MACHINES["cpu"], replicas, 1) for replicas in (1, 2, 8)}
+    # Solves are divided, the assembly of the one matrix is not; the field's gradient is summed.
+    assert costs[8].solver == pytest.approx(costs[1].solver / 8)
+    assert costs[8].assembly == costs[1].assembly > 0
+    assert costs[1].reduction == 0.0 < costs[2].reduction
+    network = content | {"unknown": {"kind": "network", "features": 3, "hidden": [4]}}
+    work = inversion_workload(validate(network, "here"), iterations=5)
+    assert work.parameters == (6 * 4 + 4) + (4 + 1)
+    tolerances = validate(content | {"refinement": {"ladder": {"kind": "tolerances"}}}, "here")
+    with pytest.raises(ValueError, match="give --iterations"):
+        inversion_workload(tolerances)
 
 
 def ideal(machine):

@@ -79,7 +79,10 @@ EMULATOR = [
     (
         "refinement.schedule",
         "pdrp",
-        ["refinement.schedule: 'pdrp' is not known here", "'prdp', 'constant', 'manual'"],
+        [
+            "refinement.schedule: 'pdrp' is not known here",
+            "'prdp', 'gradient', 'constant', 'manual'",
+        ],
     ),
     (
         "refinement.schedule",

@@ -3,9 +3,10 @@
 PYTHON ?=
 VENV := .venv/bin
 DEMO_DATA ?=
+DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo test test-all test-adversarial test-faults lint benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -13,10 +14,17 @@ help:  ## this list
 environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 1 to 15 minutes, then seconds)
 	@$(or $(PYTHON),python3) tools/environment.py
 
-demo: environment  ## train the 2-D heat emulator with PRDP and with full refinement; table and figure
+# As many ranks as there are cores, at most 2: the replicas divide the experiments.
+DEMO_RANKS := $(shell test $$(nproc 2>/dev/null || echo 1) -ge 2 && echo 2 || echo 1)
+
+demo: environment  ## find a 3-D permeability field with PRDP and with full refinement; table and figures
 	@$(VENV)/prdp-hpc doctor
+	@OMP_NUM_THREADS=1 $(VENV)/mpiexec -n $(DEMO_RANKS) $(VENV)/prdp-hpc compare configs/field_inversion_3d.yaml \
+		--overwrite name=demo grid.shape=[32,32,32] $(DEMO)
+
+demo-heat: environment  ## train the paper's 2-D heat emulator with PRDP and with full refinement
 	@# A checkpoint has 280 MB here; one every 10 epochs keeps the disk out of the comparison.
-	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo comparison.seeds=1 \
+	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo_heat comparison.seeds=1 \
 		training.checkpoint_every=10 $(if $(DEMO_DATA),data.file=$(DEMO_DATA))
 
 # pytest rewrites the assertions of what it imports, and would do so anew at each start of a rank if it could not keep them.

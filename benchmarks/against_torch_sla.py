@@ -15,16 +15,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.side_by_side import Results, measure, peak_mib, start_autograd, under_mpiexec
 
 POINTS, TOLERANCE = 1000, 1e-8
 FORWARD_TARGET, BACKWARD_TARGET = 8.0, 15.0
@@ -34,21 +32,6 @@ OURS = {
     "prdp-hpc mg, 2 ranks": ("mg", 2),
     "prdp-hpc gamg, 2 ranks": ("gamg", 2),
 }
-
-
-def peak_mib(pid: int | str = "self") -> float:
-    """Peak resident memory of a process in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-def start_autograd() -> None:
-    """Its first backward pass in a process starts threads and loads modules, whoever asks for
-    it.
-    """
-    import torch
-
-    (2 * torch.ones(1, requires_grad=True)).backward(torch.ones(1))
 
 
 def ours(pc: str) -> None:
@@ -131,24 +114,10 @@ def theirs(backend: str, method: str) -> None:
     print(json.dumps(content))
 
 
-def run_once(command: list[str]) -> dict[str, Any] | str:
-    """The measurement that a process prints; or the last line of its complaint."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
-    )
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or ["failed"])[-1]
-    content: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return content
-
-
 def commands(sla_python: str | None) -> dict[str, list[str]]:
     """Each side's command line."""
-    here, mpiexec = str(Path(__file__).resolve()), str(Path(sys.executable).with_name("mpiexec"))
-    found = {
-        name: [mpiexec, "-n", str(ranks), sys.executable, here, "--ours", pc]
-        for name, (pc, ranks) in OURS.items()
-    }
+    here = str(Path(__file__).resolve())
+    found = {name: under_mpiexec(ranks, here, "--ours", pc) for name, (pc, ranks) in OURS.items()}
     if sla_python is not None:
         found |= {
             name: [sla_python, here, "--theirs", *setting] for name, setting in THEIRS.items()
@@ -156,28 +125,7 @@ def commands(sla_python: str | None) -> dict[str, list[str]]:
     return found
 
 
-def measure(
-    plan: dict[str, list[str]], repetitions: int, run: Callable[[list[str]], Any]
-) -> dict[str, dict[str, Any]]:
-    """Medians of every side, which take turns; sides that fail are reported and left out."""
-    collected: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
-    for _ in range(repetitions):
-        for name in list(plan):
-            result = run(plan[name])
-            if isinstance(result, str):
-                print(f"left out: {name}: {result}")
-                del plan[name], collected[name]
-            else:
-                collected[name].append(result)
-    return {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        | {"repetitions": len(runs)}
-        for name, runs in collected.items()
-        if runs
-    }
-
-
-def report(results: dict[str, dict[str, Any]]) -> None:
+def report(results: Results) -> None:
     """Print the table and the ratios against torch-sla's best; write the JSON."""
     from benchmarks.common import save, table
 
@@ -208,9 +156,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
     save("against_torch_sla", content)
 
 
-def _ratios(
-    results: dict[str, dict[str, Any]], against: dict[str, Any]
-) -> dict[str, dict[str, float]]:
+def _ratios(results: Results, against: dict[str, Any]) -> dict[str, dict[str, float]]:
     ours = {name: r for name, r in results.items() if name in OURS}
     return {
         name: {
@@ -245,7 +191,7 @@ def main() -> None:
                 "torch-sla is not installed: pip install -e '.[benchmarks]', or give "
                 "--torch-sla-python"
             )
-        report(measure(commands(sla), 1 if arguments.quick else 5, run_once))
+        report(measure(commands(sla), 1 if arguments.quick else 5))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,16 @@ _HOMES = {
     "Refinement": "linalg",
     "SolveError": "linalg",
     "solve": "linalg",
+    "solve_nonlinear": "linalg",
+    "NonlinearSolver": "linalg",
+    "NonlinearSolveError": "linalg",
+    "ColouredJacobian": "linalg",
     "Heat": "physics",
     "Poisson": "physics",
+    "AllenCahn": "physics",
     "Burgers": "physics",
     "NavierStokes": "physics",
+    "NonlinearDiffusion": "physics",
     "Coordinator": "refinement",
     "GradientCoordinator": "refinement",
     "MeasuredGradient": "refinement",
@@ -51,6 +57,18 @@ _HOMES = {
     "Emulator": "tasks.emulator",
     "Corrector": "tasks.corrector",
     "Inverse": "tasks.inverse",
+    "FieldInversion": "tasks.inversion.task",
+    "Conductivity": "tasks.inversion.physics",
+    "Experiments": "tasks.inversion.experiments",
+    "PointObservations": "tasks.inversion.experiments",
+    "FieldObservations": "tasks.inversion.experiments",
+    "Positions": "tasks.inversion.positions",
+    "H1Regularisation": "tasks.inversion.regularisation",
+    "TotalVariation": "tasks.inversion.regularisation",
+    "FieldUnknown": "tasks.inversion.unknown",
+    "NetworkUnknown": "tasks.inversion.unknown",
+    "CoordinateNetwork": "tasks.inversion.unknown",
+    "LBFGS": "tasks.inversion.lbfgs",
     "Trainer": "training.trainer",
     "Checkpoints": "training.checkpoint",
     "PreemptionWatch": "distributed.preemption",
@@ -72,8 +90,11 @@ if TYPE_CHECKING:
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
+    from prdp_hpc.linalg import ColouredJacobian as ColouredJacobian
     from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
+    from prdp_hpc.linalg import NonlinearSolveError as NonlinearSolveError
+    from prdp_hpc.linalg import NonlinearSolver as NonlinearSolver
     from prdp_hpc.linalg import Refinement as Refinement
     from prdp_hpc.linalg import ShellPreconditioner as ShellPreconditioner
     from prdp_hpc.linalg import SolveError as SolveError
@@ -81,14 +102,17 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg import SolveReport as SolveReport
     from prdp_hpc.linalg import SparseOperator as SparseOperator
     from prdp_hpc.linalg import solve as solve
+    from prdp_hpc.linalg import solve_nonlinear as solve_nonlinear
     from prdp_hpc.networks import MLP as MLP
     from prdp_hpc.networks import Convolution as Convolution
     from prdp_hpc.networks import Network as Network
     from prdp_hpc.networks import ResNet as ResNet
     from prdp_hpc.networks import UNet as UNet
+    from prdp_hpc.physics import AllenCahn as AllenCahn
     from prdp_hpc.physics import Burgers as Burgers
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes
+    from prdp_hpc.physics import NonlinearDiffusion as NonlinearDiffusion
     from prdp_hpc.physics import Poisson as Poisson
     from prdp_hpc.physics import Stepper as Stepper
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule
@@ -102,6 +126,18 @@ if TYPE_CHECKING:
     from prdp_hpc.tasks.corrector import Corrector as Corrector
     from prdp_hpc.tasks.emulator import Emulator as Emulator
     from prdp_hpc.tasks.inverse import Inverse as Inverse
+    from prdp_hpc.tasks.inversion.experiments import Experiments as Experiments
+    from prdp_hpc.tasks.inversion.experiments import FieldObservations as FieldObservations
+    from prdp_hpc.tasks.inversion.experiments import PointObservations as PointObservations
+    from prdp_hpc.tasks.inversion.lbfgs import LBFGS as LBFGS
+    from prdp_hpc.tasks.inversion.physics import Conductivity as Conductivity
+    from prdp_hpc.tasks.inversion.positions import Positions as Positions
+    from prdp_hpc.tasks.inversion.regularisation import H1Regularisation as H1Regularisation
+    from prdp_hpc.tasks.inversion.regularisation import TotalVariation as TotalVariation
+    from prdp_hpc.tasks.inversion.task import FieldInversion as FieldInversion
+    from prdp_hpc.tasks.inversion.unknown import CoordinateNetwork as CoordinateNetwork
+    from prdp_hpc.tasks.inversion.unknown import FieldUnknown as FieldUnknown
+    from prdp_hpc.tasks.inversion.unknown import NetworkUnknown as NetworkUnknown
     from prdp_hpc.tasks.recipe import Recipe as Recipe
     from prdp_hpc.tasks.supervised import SupervisedTask as SupervisedTask
     from prdp_hpc.tasks.task import Task as Task

@@ -39,3 +39,5 @@ LINE_NUMBERS = ("epoch", *LEVELS, *ITERATIONS, *SHOWN_SECONDS)
 """Keys of each line of `metrics.jsonl` that must be numbers; the others may be null."""
 SUMMARY_NUMBERS = ("level", *ITERATIONS, INNER_ITERATIONS, *SHOWN_SECONDS)
 """Keys of `summary.json` that must be numbers, and of which a comparison has statistics."""
+FIELDS = "fields.npz"
+"""The file of a run folder with the fields that a task has found."""

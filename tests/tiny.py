@@ -70,6 +70,51 @@ def inverse(output, **changes):
     )
 
 
+def field_inversion(output, **changes):
+    """A config of a field inversion on 8 × 8 points, with little noise."""
+    return _changed(
+        {
+            "task": "field_inversion",
+            "name": "tiny_field",
+            "output": str(output),
+            "grid": {"shape": [8, 8]},
+            "physics": {"pde": "poisson"},
+            "solver": {"ksp": "cg", "pc": "jacobi"},
+            "refinement": {
+                "ladder": {"kind": "iterations", "start": 4, "stop": 12},
+                "level": 1e-12,
+                "ema_window": 1,
+                "error_window": 1,
+            },
+            "experiments": {"count": 5, "wells": 4, "points": 5},
+            "regularisation": {"kind": "h1", "weight": 1e-2},
+            "training": {"epochs": 3, "steps": 2},
+        },
+        changes,
+    )
+
+
+def amortised_inversion(output, **changes):
+    """A config of an amortised inversion on 8 × 8 points."""
+    return _changed(
+        {
+            "task": "amortised_inversion",
+            "name": "tiny_amortised",
+            "output": str(output),
+            "grid": {"shape": [8, 8]},
+            "physics": {"pde": "poisson"},
+            "solver": {"ksp": "cg", "pc": "jacobi"},
+            "refinement": {"ladder": {"kind": "iterations", "start": 4, "stop": 12}},
+            "network": {"kind": "unet", "channels": 4, "depth": 1, "activation": "tanh"},
+            "truth": {"waves": 0.5, "contrast": 10.0},
+            "experiments": {"count": 3, "wells": 4, "points": None},
+            "training": {"epochs": 3, "batch_size": 4, "learning_rate": 1e-2},
+            "data": {"train": 8, "validation": 3},
+        },
+        changes,
+    )
+
+
 def write(path, content):
     """A config as a YAML file; returns its path as text."""
     Path(path).write_text(yaml.safe_dump(content))

@@ -23,7 +23,9 @@ def make_task(mesh, tmp_path):
 
     def make(content, level, **changes):
         config = validate(content(tmp_path, **changes), "here")
-        task = build_task(config, mesh, Solver(config.solver.ksp, config.solver.pc))
+        given = config.solver
+        solver = Solver(given.ksp, given.pc, initial_guess=given.initial_guess)
+        task = build_task(config, mesh, solver)
         task.solver.refine(level)
         return task, config
 

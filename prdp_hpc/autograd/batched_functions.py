@@ -29,8 +29,24 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             result, dim = function.vmap(info, in_dims, *given)
             wrapped: Tensor = _torch._add_batch_dim(result, dim, level)
             return wrapped
-    plain: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
-    return plain
+    if not _is_recorded(arguments):
+        # What `Function.apply` would do, without its look at signatures and contexts, which take as
+        # long as a small solve.
+        with torch.no_grad():
+            plain: Tensor = function.forward(*arguments)
+        return plain
+    recorded: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return recorded
+
+
+def _is_recorded(arguments: tuple[Any, ...]) -> bool:
+    """Whether a derivative of any kind may be asked for."""
+    if torch.is_grad_enabled():
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                return True
+    in_forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return in_forward_mode or bool(_torch._C._are_functorch_transforms_active())
 
 
 def _nesting() -> int:

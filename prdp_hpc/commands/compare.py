@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.commands.run import figure_of, remove, train_and_plot
+from prdp_hpc.commands.run import fields_figure_of, figure_of, remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, components, load_config
 from prdp_hpc.config.models import RefinementSection
 from prdp_hpc.config.slots import Imports
@@ -21,8 +21,12 @@ from prdp_hpc.report import (
     ComparisonRecord,
     compare_runs,
     comparison_table,
+    has_fields,
+    inversion_table,
+    load_comparison,
     load_run,
     plot_comparison,
+    plot_inversion,
     seed_folders,
 )
 
@@ -40,14 +44,16 @@ def compare(arguments: argparse.Namespace) -> None:
     with run_lock(mesh, folder):
         if arguments.overwrite:
             remove(mesh, folder)
-        comparison = compare_variants(
+        compare_variants(
             config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
         )
     if mesh.is_root:
         print(
-            f"\n{comparison_table(comparison)}\n\nrun folders: {folder}\nfigure:      "
+            f"\n{table_of(load_comparison(folder))}\n\nrun folders: {folder}\nfigure:      "
             f"{folder / 'figures' / 'comparison.png'}"
         )
+        if fields_figure_of(folder).is_file():
+            print(f"fields:      {fields_figure_of(folder)}")
     mesh.close()
 
 
@@ -131,6 +137,21 @@ def _numbers(config: ExperimentConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=_NO_MATTER)
 
 
+def table_of(comparison: ComparisonRecord) -> str:
+    """The table of a finished comparison, as its task has one."""
+    assert comparison.content is not None
+    if comparison.content["task"] == "field_inversion":
+        return inversion_table(comparison.content, comparison.variants)
+    return comparison_table(comparison.content)
+
+
+def draw_fields(comparison: ComparisonRecord, title: str) -> None:
+    """The figure of the fields that the runs of the first seed have found, where they have."""
+    first = {name: runs[0] for name, runs in comparison.variants.items() if runs}
+    if all(has_fields(first[name].path) for name in ("prdp", "full")):
+        plot_inversion(first, fields_figure_of(comparison.path), title)
+
+
 def _report(
     config: ExperimentConfig, names: list[str], folder: Path, figure: Path
 ) -> dict[str, Any]:
@@ -143,7 +164,9 @@ def _report(
     schedules = config.comparison.further_schedules
     content = compare_runs(config.name, config.seeds, runs, targets, schedules)
     write_json(folder / "comparison.json", content)
-    plot_comparison(ComparisonRecord(folder, config.name, runs, content), figure, _title(config))
+    record = ComparisonRecord(folder, config.name, runs, content)
+    plot_comparison(record, figure, _title(config))
+    draw_fields(record, _title(config))
     return content
 
 

@@ -6,13 +6,14 @@ import argparse
 import importlib
 from typing import Any
 
-from prdp_hpc.config import SupervisedConfig, load_config
+from prdp_hpc.config import FieldInversionConfig, InverseConfig, SupervisedConfig, load_config
 from prdp_hpc.errors import InputError
 from prdp_hpc.planning import (
     Layer,
     PhysicsWorkload,
     Workload,
     input_channels,
+    inversion_workload,
     load_machine,
     network_layers,
     physics_workload,
@@ -27,13 +28,17 @@ def plan(arguments: argparse.Namespace) -> None:
     enough.
     """
     config = load_config(arguments.config, arguments.overrides)
-    if not isinstance(config, SupervisedConfig):
+    if isinstance(config, InverseConfig):
         raise InputError(
             "an inverse problem has no samples to divide: all ranks share its grid, there is "
             "nothing to plan"
         )
     machine = load_machine(arguments.machine)
-    work = _workload(config, arguments.iterations)
+    work = (
+        inversion_workload(config, arguments.iterations)
+        if isinstance(config, FieldInversionConfig)
+        else _workload(config, arguments.iterations)
+    )
     candidates = splits(work, machine, arguments.ranks)
     shape = " × ".join(map(str, work.shape))
     print(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from prdp_hpc.commands.compare import draw_fields, table_of
+from prdp_hpc.commands.run import draw
 from prdp_hpc.report import (
-    comparison_table,
     is_comparison,
     load_comparison,
     load_run,
     plot_comparison,
-    plot_run,
     plot_runs,
     run_table,
 )
@@ -28,7 +28,7 @@ def plot(arguments: argparse.Namespace) -> None:
     records = [load_run(folder) for folder in folders]
     if len(records) == 1:
         figure = Path(arguments.out or folders[0] / "figures" / "error_and_level.png")
-        plot_run(records[0], figure)
+        draw(folders[0], figure)
     else:
         figure = Path(arguments.out or "runs.png")
         plot_runs(records, figure)
@@ -39,6 +39,7 @@ def _plot_comparison(folder: Path, out: str | None) -> None:
     comparison = load_comparison(folder)
     figure = Path(out or folder / "figures" / "comparison.png")
     plot_comparison(comparison, figure, comparison.name)
+    draw_fields(comparison, comparison.name)
     if comparison.content is not None:
-        print(comparison_table(comparison.content))
+        print(table_of(comparison))
     print(f"\nfigure: {figure}")

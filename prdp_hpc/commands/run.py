@@ -19,7 +19,7 @@ from prdp_hpc.experiments.run import (
 )
 from prdp_hpc.files import file_errors
 from prdp_hpc.locks import FOLDER_LOCK, LockedError, is_locked
-from prdp_hpc.report import load_run, plot_run, run_table
+from prdp_hpc.report import has_fields, load_run, plot_inversion, plot_run, run_table
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     if mesh.is_root:
         print(run_table([load_run(folder)]))
         print(f"\nrun folder: {folder}\nfigure:     {figure_of(folder)}")
+        if has_fields(folder):
+            print(f"fields:     {fields_figure_of(folder)}")
     mesh.close()
 
 
@@ -42,10 +44,21 @@ def train_and_plot(
 ) -> dict[str, Any]:
     """One run with its figure; the run's summary. Collective."""
     summary = run_experiment(config, mesh, folder, resume)
-    call_together(
-        mesh.world, lambda: plot_run(load_run(folder), figure_of(folder)) if mesh.is_root else None
-    )
+    call_together(mesh.world, lambda: draw(folder) if mesh.is_root else None)
     return summary
+
+
+def draw(folder: Path, figure: Path | None = None) -> None:
+    """The figure of a run, and that of its fields where it has some."""
+    record = load_run(folder)
+    plot_run(record, figure or figure_of(folder))
+    if has_fields(folder):
+        plot_inversion({record.name: record}, fields_figure_of(folder), record.name)
+
+
+def fields_figure_of(folder: Path) -> Path:
+    """Where the figure of a run's or a comparison's fields lies."""
+    return folder / "figures" / "fields.png"
 
 
 def figure_of(folder: Path) -> Path:

@@ -35,6 +35,8 @@ from prdp_hpc.config.errors import ConfigError, nearest
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "physics": {
         "heat": "prdp_hpc.config.physics:HeatSection",
+        "allen_cahn": "prdp_hpc.config.physics:AllenCahnSection",
+        "nonlinear_diffusion": "prdp_hpc.config.physics:NonlinearDiffusionSection",
         "burgers": "prdp_hpc.config.physics:BurgersSection",
         "navier_stokes": "prdp_hpc.config.physics:NavierStokesSection",
         "poisson": "prdp_hpc.config.physics:PoissonSection",
@@ -48,9 +50,15 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "emulator": "prdp_hpc.config.experiment:EmulatorConfig",
         "inverse": "prdp_hpc.config.experiment:InverseConfig",
         "corrector": "prdp_hpc.config.experiment:CorrectorConfig",
+        "amortised_inversion": "prdp_hpc.config.amortised:AmortisedInversionConfig",
+        "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
     },
     "formats": {"hdf5": "prdp_hpc.data.reader:TrajectoryFile"},
     "optimizers": {"adam": "prdp_hpc.tasks.recipe:adam"},
+    "inversion_optimizers": {
+        "adam": "prdp_hpc.tasks.recipe:adam",
+        "lbfgs": "prdp_hpc.config.inversion:LBFGSSection",
+    },
     "rates": {
         "exponential": "prdp_hpc.tasks.recipe:exponential",
         "cosine": "prdp_hpc.tasks.recipe:cosine",

@@ -14,6 +14,16 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.errors import ConfigError, nearest, problems
+from prdp_hpc.config.inversion import (
+    ExperimentsSection,
+    FieldSection,
+    H1Section,
+    HeldOutSection,
+    InversionTrainingSection,
+    RegularisationSection,
+    TruthSection,
+    UnknownSection,
+)
 from prdp_hpc.config.models import (
     CorrectorDataSection,
     CorrectorSection,
@@ -189,7 +199,42 @@ class InverseConfig(_Experiment):
         return self
 
 
-ExperimentConfig = SupervisedConfig | InverseConfig
+class FieldInversionConfig(_Experiment):
+    """A coefficient field is found from observations."""
+
+    slots: ClassVar[tuple[Slot, ...]] = (
+        _SCHEDULE,
+        Slot(("training", "optimizer"), "inversion_optimizers", "adam"),
+        Slot(("training", "schedule"), "rates", "exponential"),
+        Slot(("physics", "pde"), "physics", whole=True, has_steps=False),
+    )
+    component: ClassVar[str] = "prdp_hpc.tasks.inversion.task:FieldInversion"
+    default_seeds: ClassVar[int] = 1
+
+    task: Literal["field_inversion"]
+    truth: TruthSection = TruthSection()
+    experiments: ExperimentsSection = ExperimentsSection()
+    validation: HeldOutSection = HeldOutSection()
+    unknown: UnknownSection = FieldSection(kind="field")
+    regularisation: RegularisationSection | None = H1Section(kind="h1")
+    training: InversionTrainingSection = InversionTrainingSection()
+
+    @property
+    def task_name(self) -> str:
+        """What the task is called in the run's files."""
+        return self.task
+
+    @model_validator(mode="after")
+    def _enough_experiments(self) -> Self:
+        if self.experiments.file is None and self.validation.experiments >= self.experiments.number:
+            raise InputError(
+                f"validation.experiments={self.validation.experiments} leaves none of "
+                f"{self.experiments.number} experiments to be fitted"
+            )
+        return self
+
+
+ExperimentConfig = SupervisedConfig | InverseConfig | FieldInversionConfig
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -226,7 +271,7 @@ def validate(
     filled = fill(found.model, found.model.slots, found.content, Path(folder), imports)
     filled.problems[:0] = found.problems
     config = validated(filled.model, filled.content, source, filled.problems)
-    assert isinstance(config, SupervisedConfig | InverseConfig)
+    assert isinstance(config, ExperimentConfig)
     return config
 
 

@@ -91,13 +91,15 @@ class GridSection(Section):
 
 class SolverSection(Section):
     """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc
-    options; how to differentiate.
+    options; how to differentiate; when to set up again, and where to start (docs/solving.md).
     """
 
     ksp: str = "richardson"
     pc: str = "jacobi"
     petsc_options: dict[str, str | int | float | bool | None] = {}
     differentiation: Literal["implicit", "unrolled"] = "implicit"
+    lag_preconditioner: Count | Literal["auto"] | None = None
+    initial_guess: Literal["zero", "state", "last"] = "zero"
 
     @field_validator("ksp", "pc")
     @classmethod

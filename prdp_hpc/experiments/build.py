@@ -36,6 +36,8 @@ def build_solver(config: ExperimentConfig) -> Solver:
         section.pc,
         petsc_options=section.petsc_options,
         differentiation=section.differentiation,
+        lag_preconditioner=section.lag_preconditioner,
+        initial_guess=section.initial_guess,
     )
 
 

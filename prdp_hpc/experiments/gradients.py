@@ -57,7 +57,7 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
         task = build_task(config, mesh, solver)
         found = []
         for level in levels:
-            solver.refine(level)
+            task.solver.refine(level)
             difference = task.gradient() - exact
             found.append(
                 float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(exact))

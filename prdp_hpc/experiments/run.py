@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
@@ -16,8 +17,10 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_task
-from prdp_hpc.files import file_errors, write_json
+from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
+from prdp_hpc.metric_names import FIELDS
+from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.trainer import Trainer
 
@@ -26,6 +29,7 @@ CODE = "components.json"
 
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
+    "solver": {"lag_preconditioner": None, "initial_guess": "zero"},
     "data": {"format": "hdf5", "test": 0},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
@@ -143,9 +147,24 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume)
     last = trainer.run()
+    _write_fields(task, mesh, folder)
     summary = summarise(config, mesh, last) | {"test": trainer.tested}
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
+    """Keep the fields that a task has found, if it has a method `fields()`; collective."""
+    own: Any = getattr(task, "fields", None)
+    if own is None:
+        return
+    found = own()
+
+    def write() -> None:
+        with atomic_path(folder / FIELDS) as temporary:
+            np.savez(temporary, **found)
+
+    _on_root(mesh, write)
 
 
 def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -> None:
@@ -194,8 +213,10 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
 
 def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     """Share of the inner iterations that every solve at the full level would have taken; None for
-    tolerances.
+    tolerances, and where a level counts something else, as Newton iterations.
     """
+    if not getattr(config.physics, "levels_count_inner_iterations", True):
+        return None
     forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
     if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from prdp_hpc.config import SupervisedConfig, load_config
+from prdp_hpc.config import ExperimentConfig, SupervisedConfig, load_config
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import Imports, own_keys
 from prdp_hpc.distributed.data_parallel import on_parts
@@ -58,11 +58,18 @@ def trained_config(
     """The config of a run folder, with the components of the slots `needed` (default: of all);
     raises as `load_network`.
     """
-    imports = Imports(tuple(components), needed)
-    config = load_config(Path(folder) / "config.yaml", imports=imports)
+    config = run_config(folder, components, needed)
     if not isinstance(config, SupervisedConfig):
         raise InputError(f"{folder}: the task {config.task_name} has no network")
     return config
+
+
+def run_config(
+    folder: str | Path, components: Sequence[str] = (), needed: tuple[str, ...] | None = None
+) -> ExperimentConfig:
+    """The same of a run of any task."""
+    imports = Imports(tuple(components), needed)
+    return load_config(Path(folder) / "config.yaml", imports=imports)
 
 
 def trained_state(folder: str | Path) -> dict[str, Any]:

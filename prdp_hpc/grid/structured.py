@@ -30,6 +30,7 @@ from prdp_hpc.grid.dmda import (
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import linear_weights
 from prdp_hpc.grid.partition import BOUNDARIES, Partition
+from prdp_hpc.grid.sides import End, face_coordinates, face_shape
 from prdp_hpc.petsc import PETSc
 
 
@@ -46,6 +47,9 @@ class Grid:
           is 0;
         - neumann: `x_i = (i + 1/2) h`, `h = L / n`: cell centres, no flux through both ends;
         - periodic: `x_i = i h`, `h = L / n`.
+
+        A PDE may have other conditions on the sides of the first two, see
+        `prdp_hpc.physics.boundaries`.
     comm : the ranks that share the grid; default: all.
     length : length of the domain, one for all axes or one per axis; default 1.
     group : the same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL);
@@ -183,6 +187,18 @@ class Grid:
             torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)
         ]
         return tuple(torch.meshgrid(*axes, indexing="ij"))
+
+    def face_shape(self, axis: int, end: End) -> tuple[int, ...]:
+        """The shape of this rank's part of a side, the end "low" or "high" of an axis:
+        `local_shape` with 1 along `axis`, or 0 where this rank does not touch the side.
+        """
+        return face_shape(self, axis, end)
+
+    def face_coordinates(self, axis: int, end: End) -> tuple[Tensor, ...]:
+        """Coordinates of this rank's points of a side, one float64 tensor of `face_shape` per
+        axis.
+        """
+        return face_coordinates(self, axis, end)
 
     def scatter(self, whole: Tensor) -> Tensor:
         """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that is

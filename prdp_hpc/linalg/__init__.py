@@ -5,6 +5,12 @@ from prdp_hpc.linalg.element_operator import ElementOperator
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.function_operator import FunctionOperator
 from prdp_hpc.linalg.implicit import solve
+from prdp_hpc.linalg.nonlinear import (
+    ColouredJacobian,
+    NonlinearSolveError,
+    NonlinearSolver,
+    solve_nonlinear,
+)
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
@@ -14,8 +20,11 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 __all__ = [
     "AssembledOperator",
+    "ColouredJacobian",
     "ElementOperator",
     "FunctionOperator",
+    "NonlinearSolveError",
+    "NonlinearSolver",
     "Operator",
     "Refinement",
     "ShellPreconditioner",
@@ -24,4 +33,5 @@ __all__ = [
     "Solver",
     "SparseOperator",
     "solve",
+    "solve_nonlinear",
 ]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.fixed_iterations import skips_norm
-from prdp_hpc.linalg.ksp_pair import Direction, KspPair
+from prdp_hpc.linalg.ksp_pair import Direction, KspPair, iterate_with_the_matrix
+from prdp_hpc.linalg.lagged_matrix import create_lagged_matrix
 from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import unfit
 from prdp_hpc.linalg.operator import Operator
@@ -35,8 +36,8 @@ def check_adoptable(ksp: Any) -> None:
             raise InputError(f"a KSP with {what}={name!r} cannot be used in a Solver: {why}")
     if ksp.getInitialGuessNonzero() or ksp.getInitialGuessKnoll():
         raise InputError(
-            "the KSP starts from a guess, and a Solver starts at zero always, so that the "
-            "derivative is that of the solve: call setInitialGuessNonzero(False)"
+            "the KSP starts from a guess of its own, and a Solver's solves from that of "
+            "Solver.from_ksp(ksp, initial_guess=...): call setInitialGuessNonzero(False)"
         )
     if ksp.getConvergenceTest() is not None:
         raise InputError(
@@ -89,6 +90,11 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
     pmat = own if is_other else operator.matrix
     if operator.preconditioner is not None:
         pmat = operator.preconditioning_operator.matrix
+    # Another matrix of the user's own has values that come by another way.
+    lag = None if pmat is own else solver.lag_preconditioner
+    lagged = create_lagged_matrix(operator, lag, solver.pc)
+    if lagged is not None:
+        pmat = lagged.matrix
     try:
         ksp.setOperators(operator.matrix, pmat)
     except PETSc.Error as error:
@@ -96,6 +102,9 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
             "the KSP was made for other ranks, or set up for a matrix of other sizes, than this "
             "operator's: make another KSP, or call its reset()"
         ) from error
+    iterate_with_the_matrix(ksp)
+    if lagged is not None:
+        ksp.getPC().setUseAmat(False)
     norm = ksp.getNormType()
     counts = norm == PETSc.KSP.NormType.NONE
     norm = PETSc.KSP.NormType.DEFAULT if counts else norm
@@ -109,6 +118,7 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
         can_skip_norm=skips_norm(ksp),
         divtol=tolerances[2],
         max_it=DEFAULT_MAX_IT if counts else int(tolerances[3]),
+        lagged=lagged,
     )
 
 

@@ -25,7 +25,7 @@ class BatchMatrix(Operator):
         # The operator owns the pool that owns this: a strong reference back would keep all of them
         # until Python looks for cycles.
         self._shared = weakref.ref(shared)
-        self.matrix = _duplicate(shared.matrix)
+        self.matrix = duplicate(shared.matrix)
         self.nullspaces, self.promises_hold = shared.nullspaces, shared.promises_hold
 
     @property
@@ -82,9 +82,11 @@ class BatchMatrix(Operator):
         return self.shared.tangent_product(values, tangent, x, transposed)
 
 
-def _duplicate(matrix: Any) -> Any:
-    """A matrix of the same pattern, without values; PETSc does not hand its nullspaces on."""
-    twin = matrix.duplicate()
+def duplicate(matrix: Any, copy: bool = False) -> Any:
+    """A matrix of the same pattern, without values unless they are copied; PETSc does not hand its
+    nullspaces on.
+    """
+    twin = matrix.duplicate(copy=copy)
     for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):
         nullspace = getattr(matrix, f"get{kind}")()
         if nullspace:

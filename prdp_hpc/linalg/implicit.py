@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,22 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prdp_hpc.autograd.batched_functions import apply
+from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
-from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
 from prdp_hpc.linalg.unrolled import unrolled_solve
-from prdp_hpc.linalg.validation import check_and_load, is_batch, sizes_of, wrong_form
+from prdp_hpc.linalg.validation import (
+    bad_guess,
+    check_and_load,
+    is_batch,
+    sizes_of,
+    wrong_form,
+    wrong_guess,
+)
 
 
-def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
+def solve(
+    operator: Operator, values: Any, b: Tensor, solver: Solver, guess: Tensor | None = None
+) -> Tensor:
     """Solve `A(values) x = b`, differentiably with respect to `values` and `b`.
 
     With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see
@@ -52,6 +63,10 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
         n_local)`; any floating-point type and device. The solve itself runs in double precision on
         the host. With M matrices `(M R, n_local)`: R right-hand sides in a row for each.
     solver : method, preconditioner and level.
+    guess : where the solve starts, of the shape of b; default: see `initial_guess` of `Solver`. A
+        tolerance refers to b all the same, and a guess that is within it needs no iteration. Its
+        gradient is zero, which is that of the solution; with "unrolled" it is that of the
+        iterations.
 
     Returns
     -------
@@ -68,23 +83,32 @@ def solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
     """
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
-        return unrolled_solve(operator, values, b, solver)
+        return unrolled_solve(operator, values, b, solver, guess)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
     )
-    error = wrong_form(operator, values, b)
+    is_missing = guess is None and solver.initial_guess == "state"
+    error = wrong_form(operator, values, b) or wrong_guess(b, guess, is_missing)
+    recollection = None
+    if error is None and solver.initial_guess == "last" and not _are_transformed(values, b):
+        recollection, error = recollection_of(solver, operator, b)
     if error is not None:
         # The other ranks are told in the reduction of their forward pass.
         check_and_load(operator, None, (1, -1), needs, error)
     levels = {False: solver.refinement, True: solver.adjoint}
-    call = _Call(operator, solver, levels, sizes_of(operator, values, b), needs, any(needs))
-    right = in_double(b)
+    given = (*needs, guess is not None)
+    call = _Call(operator, solver, levels, sizes_of(operator, values, b), given, any(needs))
+    shape: tuple[int, ...] = (1, *b.shape) if b.dim() == 1 else tuple(b.shape)
     if isinstance(operator, SparseOperator) and is_batch(values):
         # Not −1 for R: a rank may have no rows.
-        right = right.reshape(len(values), len(b) // len(values), b.shape[-1])
-    elif b.dim() == 1:
-        right = right.unsqueeze(0)
-    return like(apply(_Solve, values, right, call).reshape(b.shape), b)
+        shape = (len(values), len(b) // len(values), b.shape[-1])
+    call.recollection = recollection
+    start = None if guess is None else in_double(guess.detach()).reshape(shape)
+    return like(apply(_Solve, values, in_double(b).reshape(shape), start, call).reshape(b.shape), b)
+
+
+def _are_transformed(*tensors: Any) -> bool:
+    return any(isinstance(one, Tensor) and is_transformed(one) for one in tensors)
 
 
 @dataclass
@@ -98,6 +122,8 @@ class _Call:
     recording : whether derivatives may be asked for later.
     transposed : whether to solve with Aᵀ.
     held : the matrices, once they are loaded; in a derivative those of the solve itself.
+    recollection : where this solve and its adjoint start, and keep their solutions.
+    is_derivative : whether it is not the solve itself.
     """
 
     operator: Operator
@@ -108,6 +134,8 @@ class _Call:
     recording: bool
     transposed: bool = False
     held: HeldMatrices | None = None
+    recollection: Recollection | None = None
+    is_derivative: bool = False
 
     @property
     def direction(self) -> str:
@@ -117,17 +145,19 @@ class _Call:
     def level(self) -> Refinement:
         return self.levels[self.transposed]
 
-    def solve(self, values: Tensor | None, right: Tensor) -> Tensor:
+    def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
         """The solution, without gradients; collective."""
         first = self.held is None
         with self.solver.report.part(self.direction, "assembly"):
             if self.held is None:
-                host = check_and_load(self.operator, values, self.sizes, self.needs)
+                error = bad_guess(guess)
+                host = check_and_load(self.operator, values, self.sizes, self.needs, error)
                 self.held = HeldMatrices(self.operator, host)
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
         try:
-            x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right)))
+            start = self._start(guess, tuple(right.shape))
+            x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right), start))
         except Exception:
             self.held.release()
             raise
@@ -135,24 +165,38 @@ class _Call:
             self.held.release()
         return x
 
+    def _start(self, guess: Tensor | None, shape: tuple[int, ...]) -> Array | None:
+        """Where to start; the last solution, where there is one, before what was given."""
+        given = None if guess is None else to_host(guess)
+        if self.recollection is None:
+            return given
+        start = np.zeros(shape) if given is None else given.copy()
+        is_known = self.recollection.recall(self.direction, _rows(start))
+        # Together: a start costs a product, which is collective.
+        return start if anywhere(self.operator.comm, is_known) else given
+
     def release(self) -> None:
         """The matrices are not needed, unless a derivative is asked for once more."""
         if self.held is not None:
             self.held.release()
 
-    def _solve_each(self, operators: list[Operator], right: Array) -> Array:
+    def _solve_each(self, operators: list[Operator], right: Array, start: Array | None) -> Array:
         """Solve with each matrix; their results are looked at together."""
         x, iterations = np.zeros_like(right), 0
+        is_guarded = self.recollection is not None
         rows, results = (a if a.ndim == 3 else a[np.newaxis] for a in (right, x))
-        for operator, own, result in zip(operators, rows, results, strict=True):
+        starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
+        for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
             system.set_up(self.direction)
             try:
-                iterations = system.solve(self.direction, own, result, self.level)
+                iterations = system.solve(
+                    self.direction, own, result, self.level, guess, is_guarded
+                )
             except errors.SolveError:
                 self._blame_input(right)
                 raise
-        comm, flat = self.operator.comm, x.reshape(-1, x.shape[-1]) if x.size else x
+        comm, flat = self.operator.comm, _rows(x)
         if anywhere(comm, has_bad_numbers(x)):
             # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
             flat[zero_rows(comm, right.reshape(flat.shape))] = 0.0
@@ -161,6 +205,8 @@ class _Call:
                 raise errors.bad_numbers(
                     self.direction, self._method, iterations, self.level, in_input=False
                 )
+        if self.recollection is not None:
+            self.recollection.keep(self.direction, flat)
         return x
 
     def _blame_input(self, right: Array) -> None:
@@ -175,34 +221,40 @@ class _Call:
         return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
 
 
+def _rows(fields: Array) -> Array:
+    """`(rows, n_local)` of `(M, R, n_local)` too; a view."""
+    return fields.reshape(math.prod(fields.shape[:-1]), fields.shape[-1])
+
+
 class _Solve(torch.autograd.Function):
-    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision on the host: b and x `(B, n_local)`, or `(M, R,
-    n_local)` for M matrices.
+    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision on the host: b, the guess and x `(B, n_local)`, or
+    `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
     """
 
     @staticmethod
-    def forward(values: Tensor | None, b: Tensor, call: _Call) -> Tensor:
-        return call.solve(values, b)
+    def forward(values: Tensor | None, b: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
+        return call.solve(values, b, guess)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, _, ctx.call = inputs
+        values, _, _, ctx.call = inputs
         # The solution is only needed for the gradient of the values. Torch sees a change in place.
         ctx.save_for_backward(values, output if ctx.needs_input_grad[0] else None)
         if values is not None:
             ctx.save_for_forward(values, output)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         (values, x), call = ctx.saved_tensors, ctx.call
         try:
-            adjoint = _derivative(values, grads[0], call, not call.transposed)
+            own = None if call.is_derivative else call.recollection
+            adjoint = _derivative(values, grads[0], call, not call.transposed, own)
             if not ctx.needs_input_grad[0]:
-                return None, adjoint, None
+                return None, adjoint, None, None
             left, right = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
                 values_grad = call.operator.values_gradient(values, left, right)
-            return like(values_grad, values).view(values.shape), adjoint, None
+            return like(values_grad, values).view(values.shape), adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
                 call.release()
@@ -220,13 +272,26 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], values: Any, b: Tensor, call: _Call
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        values: Any,
+        b: Tensor,
+        guess: Tensor | None,
+        call: _Call,
     ) -> tuple[Tensor, int]:
         if in_dims[0] is None:
-            assert in_dims[1] is not None
             # The same matrices for all: more right-hand sides for each.
-            many = b.movedim(in_dims[1], -3)
-            x = _batch(values, many.flatten(-3, -2), call)
+            many, starts = (
+                _batched(info.batch_size, dim, one, -3)
+                for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
+            )
+            assert many is not None
+            x = _batch(
+                values,
+                many.flatten(-3, -2),
+                None if starts is None else starts.flatten(-3, -2),
+                call,
+            )
             # Torch's older batches need their axis to be the first in memory.
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
@@ -234,23 +299,53 @@ class _Solve(torch.autograd.Function):
                 f"vmap over the values of a {type(call.operator).__name__} is not offered, since "
                 "its functions take one set of values: call solve once for each set"
             )
-        many = (
-            b.expand(info.batch_size, *b.shape) if in_dims[1] is None else b.movedim(in_dims[1], 0)
+        many, starts = (
+            _batched(info.batch_size, dim, one, 0)
+            for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
         )
-        x = _batch(values.movedim(in_dims[0], 0).flatten(0, -2), many.flatten(0, -3), call)
+        assert many is not None
+        x = _batch(
+            values.movedim(in_dims[0], 0).flatten(0, -2),
+            many.flatten(0, -3),
+            None if starts is None else starts.flatten(0, -3),
+            call,
+        )
         return x.view(many.shape), 0
 
 
-def _derivative(values: Tensor | None, right: Tensor, call: _Call, transposed: bool) -> Tensor:
+def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tensor | None:
+    """A tensor with the axis of a batch at `where`, whether it had one (at `dim`) or not."""
+    if one is None:
+        return None
+    if dim is not None:
+        return one.movedim(dim, where)
+    shape = list(one.shape)
+    shape.insert(where if where >= 0 else one.dim() + 1 + where, size)
+    return one.unsqueeze(where).expand(shape)
+
+
+def _derivative(
+    values: Tensor | None,
+    right: Tensor,
+    call: _Call,
+    transposed: bool,
+    recollection: Recollection | None = None,
+) -> Tensor:
     """A solve with the matrices of another one."""
-    recording = torch.is_grad_enabled()
-    return apply(_Solve, values, right, replace(call, transposed=transposed, recording=recording))
+    inner = replace(
+        call,
+        transposed=transposed,
+        recording=torch.is_grad_enabled(),
+        recollection=None if _are_transformed(right) else recollection,
+        is_derivative=True,
+    )
+    return apply(_Solve, values, right, None, inner)
 
 
-def _batch(values: Tensor | None, right: Tensor, call: _Call) -> Tensor:
+def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
     """The solve that a batch of torch's comes to; derivatives of the batch use its matrices."""
     matrices = 1 if right.dim() == 2 else len(right)
-    inner = replace(call, sizes=(matrices, matrices * right.shape[-2]))
-    x = apply(_Solve, values, right, inner)
+    inner = replace(call, sizes=(matrices, matrices * right.shape[-2]), recollection=None)
+    x = apply(_Solve, values, right, guess, inner)
     call.held = inner.held
     return x

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
+from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
@@ -19,6 +20,7 @@ from prdp_hpc.linalg.options import (
     remove_options,
     repeatable,
     set_options,
+    smoothing,
     take_options,
 )
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
@@ -69,6 +71,7 @@ class KspPair:
     prefix : of the options of the KSPs in PETSc's database.
     options : those that the user gave, until it is known whether each means something.
     stacked : solves of many right-hand sides at once, where they do the same.
+    lagged : `pmat` where it is a copy of earlier values, see `Solver`.
     """
 
     forward: Direction
@@ -81,6 +84,7 @@ class KspPair:
     prefix: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     stacked: MultiRhsRichardson | None = None
+    lagged: LaggedMatrix | None = None
 
     @property
     def is_one_ksp(self) -> bool:
@@ -116,7 +120,8 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     # when they are made.
     prefix = new_prefix()
     ksp.setOptionsPrefix(prefix)
-    pmat = operator.preconditioning_operator.matrix
+    lagged = create_lagged_matrix(operator, solver.lag_preconditioner, solver.pc)
+    pmat = operator.preconditioning_operator.matrix if lagged is None else lagged.matrix
     ksp.setOperators(operator.matrix, pmat)
     if solver.ksp == "steepest_descent":
         pc = line_search(ksp)
@@ -124,23 +129,38 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         ksp.setType(solver.ksp)
         pc = ksp.getPC()
     hierarchy = _set_preconditioner(pc, operator, solver, transposed)
+    if lagged is not None:
+        # Multigrid smooths the finest level with A, which fits its old bounds of the spectrum no
+        # more.
+        pc.setUseAmat(False)
     # No right-hand side is too small to be solved for.
     ksp.setTolerances(atol=0.0)
-    defaults = {**hierarchy, **repeatable(solver.pc, solver.petsc_options)}
+    given = solver.petsc_options
+    defaults = {
+        **hierarchy,
+        **repeatable(solver.pc, given),
+        **smoothing(solver.ksp, solver.pc, given),
+    }
     names = set_options(prefix, {**defaults, **solver.petsc_options})
     take_options(ksp, {**defaults, **solver.petsc_options})
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)
     forward = Direction("forward", ksp, ksp.getNormType())
+    adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)
+    for one in (ksp, adjoint.ksp):
+        iterate_with_the_matrix(one)
     pair = KspPair(
         forward,
-        _adjoint_of(forward, prefix, solver.petsc_options, transposed),
+        adjoint,
         pmat=pmat,
         preconditioner=pc,
         can_skip_norm=can_skip_norm,
         divtol=ksp.getTolerances()[2],
         prefix=prefix,
         options=dict(solver.petsc_options),
-        stacked=None if operator.preconditioner else multi_rhs_richardson(ksp, operator.matrix),
+        stacked=None
+        if operator.preconditioner
+        else multi_rhs_richardson(ksp, operator.matrix, pmat),
+        lagged=lagged,
     )
     weakref.finalize(pair, remove_options, names)
     return pair
@@ -166,6 +186,16 @@ def _allow_skipping_the_norm(ksp: Any, solver: Solver) -> bool:
     except PETSc.Error as error:
         # A side or a norm that the method does not have, which PETSc notices only now.
         raise refused(solver.petsc_options, error) from error
+
+
+def iterate_with_the_matrix(ksp: Any) -> None:
+    """Keep Richardson's method from leaving its iterations to a preconditioner that is made from
+    another matrix: PETSc's SOR and multigrid would solve with that one (3.26). It does so only
+    without a monitor.
+    """
+    matrix, pmat = ksp.getOperators()
+    if ksp.getType() == PETSc.KSP.Type.RICHARDSON and matrix.handle != pmat.handle:
+        ksp.setMonitor(lambda ksp, iteration, norm: None)
 
 
 def _adjoint_of(

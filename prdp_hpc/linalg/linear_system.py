@@ -6,15 +6,14 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
+import torch
+
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.adopted_ksp import adopted_pair, set_up
-from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
+from prdp_hpc.linalg.adopted_ksp import adopted_pair
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
-    DIAGONAL_PCS,
     DIRECT_PCS,
     NATURAL_NORM_KSPS,
     NO_TRANSPOSE_KSPS,
@@ -29,13 +28,13 @@ from prdp_hpc.linalg.method_types import (
     WITHOUT_PRODUCTS,
 )
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.options import meaningless, unused_options
+from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.residual_checks import ResidualChecks
-from prdp_hpc.linalg.scaling import exponents_of, times_power_of_two
+from prdp_hpc.linalg.residual_checks import longer_rows, zero_rows
+from prdp_hpc.linalg.scaling import exponents_of, scaled_guess, times_power_of_two
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
-from prdp_hpc.linalg.torch_petsc import Array, is_aij, placed
+from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
@@ -47,13 +46,12 @@ ROUNDING = 1e-14
 NEVER = 1e150
 
 
-class LinearSystem(ResidualChecks):
+class LinearSystem(PreconditionerSetUp):
     """The two KSPs of one solver for one operator, and what solving with them takes."""
 
     def __init__(self, operator: Operator, solver: Solver) -> None:
         if solver.shell is None:
             operator.check_preconditioner(solver.pc)
-        # Set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
         self.broken = False
         self._operator = weakref.ref(operator)
         self._report, self._comm = solver.report, operator.comm
@@ -64,12 +62,14 @@ class LinearSystem(ResidualChecks):
         # The transpose of a preconditioner of one triangle is itself, whatever A is.
         by_triangle = solver.pc in SYMMETRIC_PCS and operator.preconditioner is None
         transposed = not (operator.symmetric or solver.ksp in SYMMETRIC_KSPS or by_triangle)
-        self._state: Any = None
         # These only carry arrays that belong to the caller.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
         self._residual = self._matrix.createVecLeft()
         make = create_pair if solver.adopted is None else adopted_pair
         self._pair = make(operator, solver, transposed)
+        self._prepare_lag(solver.lag_preconditioner)
+        # The right-hand sides that tolerances refer to, while corrections are solved for.
+        self._aims: Array | None = None
 
     @property
     def ksp_name(self) -> str:
@@ -146,45 +146,6 @@ class LinearSystem(ResidualChecks):
         max_it = level.max_it or pair.max_it
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
 
-    def set_up(self, direction: str) -> None:
-        """Set the preconditioner up if one of the matrices changed since; collective."""
-        operator = self._used_operator()
-        if operator.preconditioner is not None:
-            operator.preconditioner.load()
-        state = self._matrix.stateGet(), self._pair.pmat.stateGet()
-        if state == self._state:
-            return
-        with self._report.part(direction, "set_up"):
-            self._set_up(self._direction(direction))
-        self._report.counters(direction).set_ups += 1
-        self._state = state
-        self._check_options()
-
-    def _set_up(self, direction: Direction) -> None:
-        ksp = direction.ksp
-        try:
-            self._check_promises()
-            self._check_rows(direction)
-            self.forward_ksp.setOperators(self._matrix, self._pair.pmat)
-            if self._pair.is_one_ksp:
-                set_up(ksp, self._used_operator())
-            else:
-                ksp.setUp()
-            ksp.setUpOnBlocks()
-            # What belongs to one rank alone may have failed there.
-            raise_together(self._comm, None)
-        except PETSc.Error as error:
-            raise self.failure(direction.name, error) from error
-        except RemoteError:
-            # The ranks that failed make new KSPs next time, which is collective.
-            self._give_up()
-            raise
-
-    def _used_operator(self) -> Operator:
-        operator = self._operator()
-        assert operator is not None, "its solver outlived an operator that is being used"
-        return operator
-
     def _stops_at_rounding(self) -> bool:
         """Whether a fixed number of iterations must end early where only rounding is left.
 
@@ -203,49 +164,19 @@ class LinearSystem(ResidualChecks):
                 "max_it=1"
             )
 
-    def _check_rows(self, direction: Direction) -> None:
-        """Raise SolveError for a zero on the diagonal where the preconditioner would fail on the
-        rank that has it and leave the others waiting.
-        """
-        if self._comm.size == 1 or self.pc_name not in DIAGONAL_PCS:
-            return
-        where = bad_row(self._pair.pmat, self._residual, in_set_up=True)
-        if where:
-            reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
-            raise errors.failed_solve(
-                direction.name, self.method, reason, 0, direction.level, where
-            )
-
-    def _check_promises(self) -> None:
-        """Raise ValueError if the values break what the operator promises or the method needs."""
-        operator = self._used_operator()
-        relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
-        by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
-        if operator.preconditioner is None:
-            relying += by_pc
-        else:
-            self._require_symmetric(operator.preconditioning_operator, by_pc)
-        relying += ["symmetric=True"] if operator.symmetric else []
-        self._require_symmetric(operator, relying)
-        if self._nullspaces is not None and not operator.promises_hold:
-            operator.promises.require_nullspaces(self._nullspaces, operator.symmetric)
-
-    def _require_symmetric(self, operator: Operator, relying: list[str]) -> None:
-        if relying and not (operator.symmetric and operator.promises_hold):
-            operator.promises.require_symmetric(" and ".join(relying))
-            operator.failure = None  # A function without a transpose is not at fault.
-
-    def _check_options(self) -> None:
-        """Raise ValueError for options that nothing asked for by the end of the first set-up."""
-        unused = unused_options(self._pair.prefix, self._pair.options)
-        self._pair.options = {}
-        if unused:
-            self._give_up()
-            raise meaningless(unused, self.method)
-
-    def solve(self, direction: str, b: Array, x: Array, level: Refinement | None = None) -> int:
+    def solve(
+        self,
+        direction: str,
+        b: Array,
+        x: Array,
+        level: Refinement | None = None,
+        guess: Array | None = None,
+        is_guarded: bool = False,
+    ) -> int:
         """Solve for each row of `b (B, n_local)` into `x`, at the level given or else set last;
         collective. Returns the iterations of the last one.
+
+        `guess (B, n_local)`: where to start; a guarded one is not used where zero leaves less.
 
         Raises
         ------
@@ -261,8 +192,11 @@ class LinearSystem(ResidualChecks):
         with self._report.part(direction, "solve"):
             exponents = exponents_of(self._comm, b) if self._is_to_be_scaled(own) else None
             if exponents is None:
-                return self._solve_in_range(own, b, x)
-            iterations = self._solve_in_range(own, times_power_of_two(b, exponents, -1), x)
+                return self._solve_in_range(own, b, x, guess, is_guarded)
+            if guess is not None:
+                guess = scaled_guess(self._comm, guess, exponents)
+            right = times_power_of_two(b, exponents, -1)
+            iterations = self._solve_in_range(own, right, x, guess, is_guarded)
             x[:] = times_power_of_two(x, exponents)
             return iterations
 
@@ -275,33 +209,99 @@ class LinearSystem(ResidualChecks):
             return False
         return not direction.has_absolute_tolerance
 
-    def _solve_in_range(self, direction: Direction, b: Array, x: Array) -> int:
-        """Solve without the parts of b and x in the nullspaces."""
-        if self._nullspaces is None:
-            return self._solve_each(direction, b, x)
-        adjoint = direction.name == "adjoint"
-        right = self._nullspaces.of_right_hand_side(adjoint).removed_from(b)
-        iterations = self._solve_each(direction, right, x)
-        x[:] = self._nullspaces.of_result(adjoint).removed_from(x)
+    def _solve_in_range(
+        self, direction: Direction, b: Array, x: Array, guess: Array | None, is_guarded: bool
+    ) -> int:
+        """Solve without the parts of b, the guess and x in the nullspaces."""
+        adjoint, spaces = direction.name == "adjoint", self._nullspaces
+        right = b if spaces is None else spaces.of_right_hand_side(adjoint).removed_from(b)
+        if guess is None:
+            iterations = self._solve_each(direction, right, x)
+        else:
+            iterations = self._solve_from(direction, right, x, guess, is_guarded)
+        if spaces is not None:
+            x[:] = spaces.of_result(adjoint).removed_from(x)
         return iterations
 
+    def _solve_from(
+        self, direction: Direction, b: Array, x: Array, guess: Array, is_guarded: bool
+    ) -> int:
+        """`x = g + A⁻¹ (b − A g)`, which any method can do; a tolerance still refers to b."""
+        adjoint, spaces = direction.name == "adjoint", self._nullspaces
+        start = guess.copy() if spaces is None else spaces.of_result(adjoint).removed_from(guess)
+        # The solution of 0 is known.
+        start[zero_rows(self._comm, b)] = 0.0
+        rest = b - self._product(direction, start)
+        if is_guarded:
+            worse = longer_rows(self._comm, rest, b)
+            start[worse], rest[worse] = 0.0, b[worse]
+        if spaces is not None:
+            rest = spaces.of_right_hand_side(adjoint).removed_from(rest)
+        self._aims = b
+        try:
+            iterations = self._solve_each(direction, rest, x)
+        finally:
+            self._aims = None
+        x += start
+        return iterations
+
+    def _product(self, direction: Direction, x: Array) -> Array:
+        try:
+            product = self.product(torch.from_numpy(x), direction.transposed)
+        except PETSc.Error as error:
+            raise self.failure(direction.name, error) from error
+        result: Array = product.numpy()
+        return result
+
     def _solve_each(self, direction: Direction, b: Array, x: Array) -> int:
-        """Solve for right-hand sides in the range of the matrix."""
-        ksp, counters = direction.ksp, self._report.counters(direction.name)
+        """Solve for right-hand sides in the range of the matrix; a failure with an old
+        preconditioner is none yet.
+        """
         if direction.transposed:
             self._check_transposed(direction)
+        if self._lag is None:
+            return self._solve_rows(direction, b, x)
+        solves, self._costs = self._report.counters(direction.name).solves, []
+        try:
+            iterations = self._solve_rows(direction, b, x)
+            if self._is_trusted(direction, b, x):
+                return iterations
+        except errors.SolveError:
+            if not self._lag.is_stale:
+                raise
+        self.set_up_anew(direction.name)
+        self._costs = []
+        self._report.counters(direction.name).solves = solves
+        iterations = self._solve_rows(direction, b, x)
+        self._is_trusted(direction, b, x)
+        return iterations
+
+    def _solve_rows(self, direction: Direction, b: Array, x: Array) -> int:
+        ksp, counters = direction.ksp, self._report.counters(direction.name)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         iterations = 0
         try:
             if self._solve_stacked(direction, b, x):
                 return int(direction.level.max_it or 0)
-            for right, result in zip(b, x, strict=True):
-                self._on_arrays(run, right, result)
+            aims: Any = [None] * len(b) if self._aims is None else self._aims
+            absolute = 0.0 if self._aims is None else float(ksp.getTolerances()[1])
+            for right, result, aim in zip(b, x, aims, strict=True):
+                if aim is not None and not self._is_left_to_do(direction, right, aim, absolute):
+                    result[:], iterations = 0.0, 0
+                    counters.solves += 1
+                    continue
+                try:
+                    self._on_arrays(run, right, result)
+                finally:
+                    if aim is not None:
+                        self._apply_level(direction)
+                        ksp.setTolerances(atol=absolute)
                 iterations = int(ksp.getIterationNumber())
                 code = ksp.getConvergedReason()
                 counters.iterations += iterations
                 counters.solves += 1
-                self._judge_end(direction, code, iterations, right, result)
+                self._judge_end(direction, code, iterations, right, result, aim)
+                self._note_cost(direction, iterations)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
         return iterations
@@ -314,20 +314,30 @@ class LinearSystem(ResidualChecks):
             raise errors.no_transpose(self.method, direction.level)
 
     def _judge_end(
-        self, direction: Direction, code: int, iterations: int, right: Array, result: Array
+        self,
+        direction: Direction,
+        code: int,
+        iterations: int,
+        right: Array,
+        result: Array,
+        aim: Array | None,
     ) -> None:
-        """Raise SolveError unless the result of a solve that ended with a code is right."""
+        """Raise SolveError unless the result of a solve that ended with a code is right. `aim`: the
+        right-hand side of the whole where this is a correction.
+        """
+        whole = right if aim is None else aim
         if code < 0:
             repeated = self._repeated(direction, code, right, result)
-            self._judge(direction, code, repeated, iterations, right, result)
+            self._judge(direction, code, repeated, iterations, right, result, whole)
         elif direction.level.rtol is None:
             return
         elif iterations == 0:
-            self._judge_no_iteration(direction, right)
+            if aim is None:
+                self._judge_no_iteration(direction, right)
         elif self.ksp_name in ONE_APPLICATION_KSPS:
-            self._judge_one_application(direction, right, result)
+            self._judge_one_application(direction, right, result, whole)
         elif self.ksp_name in RECURRENCE_KSPS:
-            self._judge_recurrence(direction, iterations, right, result)
+            self._judge_recurrence(direction, iterations, right, result, whole)
 
     def _solve_stacked(self, direction: Direction, b: Array, x: Array) -> bool:
         """Solve all at once, if the method and the level allow it; a failure is left to those that
@@ -365,30 +375,3 @@ class LinearSystem(ResidualChecks):
             return int(ksp.getConvergedReason())
         finally:
             self._apply_level(direction)
-
-    def failure(self, direction: str, error: PETSc.Error) -> Exception:
-        """What to raise for a PETSc call that failed: the exception of the operator's or
-        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
-        call.
-        """
-        self._give_up()
-        operator = self._operator()
-        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
-        if operator is not None:
-            failure, operator.failure = operator.failure or failure, None
-        if failure is None:
-            failure = self._petsc_failure(direction, error)
-        tell_or_end_job(self._comm, failure)
-        return failure
-
-    def _give_up(self) -> None:
-        """Have these KSPs replaced before the next solve, and never freed."""
-        if not self.broken:
-            self.broken = True
-            self._pair.keep()
-
-    def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
-        # On this rank alone: the others may not have failed.
-        matrix, level = self._pair.pmat, self._direction(direction).level
-        row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
-        return errors.petsc_failure(direction, self.method, error, level, row)

@@ -61,7 +61,7 @@ class LoadedValues:
         load = self._current()
         # Only where a solve remembers the earlier values: a digest is a pass over them.
         if load is not None:
-            load.digest = _digest(self.copy)
+            load.digest = digest(self.copy)
         self._load = None
         self.loads += 1
         self.copy = None if host is None else host.copy()
@@ -80,12 +80,12 @@ class LoadedValues:
 
     def changed_since(self, load: Load, host: Array | None) -> bool:
         """Whether these are other numbers than the ones of an earlier load, on this rank."""
-        return self.differ_from(host) if self.hold(load) else _digest(host) != load.digest
+        return self.differ_from(host) if self.hold(load) else digest(host) != load.digest
 
     def _current(self) -> Load | None:
         return None if self._load is None else self._load()
 
 
-def _digest(host: Array | None) -> int:
+def digest(host: Array | None) -> int:
     """A number by which other values are noticed without a copy of the ones that were there."""
     return 0 if host is None else zlib.crc32(host.reshape(-1).view(np.uint8).data)

@@ -14,23 +14,11 @@ OWN_PRECONDITIONERS = ("constraint",)
 """These are nothing without functions of the user's."""
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
-SYMMETRIC_KSPS = frozenset(
-    {
-        "cg",
-        "pipecg",
-        "pipecg2",
-        "pipecgrr",
-        "pipeprcg",
-        "groppcg",
-        "fcg",
-        "pipefcg",
-        "minres",
-        "symmlq",
-        "cr",
-        "pipecr",
-        "steepest_descent",
-    }
+CONJUGATE_GRADIENTS = frozenset(
+    {"cg", "pipecg", "pipecg2", "pipecgrr", "pipeprcg", "groppcg", "fcg", "pipefcg"}
 )
+"""These are for positive definite matrices."""
+SYMMETRIC_KSPS = CONJUGATE_GRADIENTS | {"minres", "symmlq", "cr", "pipecr", "steepest_descent"}
 """These are only right for A = Aᵀ, so the adjoint solve may use A itself."""
 SYMMETRIC_PCS = frozenset({"cholesky", "icc"})
 """These read one triangle of the matrix and take the other to be the same."""
@@ -54,12 +42,17 @@ RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
 """The residual that these keep by recurrences may be far from that of their solution; minres takes
 the end of its Krylov space for convergence, on singular matrices too.
 """
+RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
+"""These may take an absolute tolerance for one of something else than their norm of the residual.
+"""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
 """The natural norm costs these no reduction of its own."""
 DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
 """These fail on a rank that has a row with a zero, or nothing, on its diagonal."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is meant to be the solution."""
+FACTORING_PCS = DIRECT_PCS | {"ilu", "icc", "bjacobi", "asm", "gasm"}
+"""These, or what they use for their blocks, fail for an empty row."""
 _UNFIT_KSPS = {
     **dict.fromkeys(
         ("qcg", "nash", "stcg", "gltr"),

@@ -29,11 +29,12 @@ class MultiRhsRichardson:
     neighbour serve the whole batch, and so does one call of the KSP: a sixth of the time for 25
     systems of 30 unknowns, two thirds for 900.
 
-    `matrix` is an AIJ matrix without a nullspace. New values in it are seen.
+    `matrix` is an AIJ matrix without a nullspace, `pmat` the one whose diagonal is taken. New
+    values in them are seen.
     """
 
-    def __init__(self, matrix: Any, pc: str) -> None:
-        self._matrix, self._pc = matrix, pc
+    def __init__(self, matrix: Any, pmat: Any, pc: str) -> None:
+        self._matrix, self._pmat, self._pc = matrix, pmat, pc
         self._share = matrix.getSize()[0] / matrix.comm.size
         self._ksps: dict[int, _MultiRhsKsp] = {}
 
@@ -50,11 +51,11 @@ class MultiRhsRichardson:
         if found is None:
             while len(self._ksps) >= MOST_SIZES:
                 self._ksps.pop(next(iter(self._ksps))).destroy()
-            found = self._ksps[count] = _MultiRhsKsp(self._matrix, self._pc, count)
+            found = self._ksps[count] = _MultiRhsKsp(self._matrix, self._pmat, self._pc, count)
         return found.solve(b, x, max_it, transposed)
 
 
-def multi_rhs_richardson(ksp: Any, matrix: Any) -> MultiRhsRichardson | None:
+def multi_rhs_richardson(ksp: Any, matrix: Any, pmat: Any) -> MultiRhsRichardson | None:
     """The expanded solves that do the same as this KSP at a fixed number of iterations; None if
     there are none.
     """
@@ -68,16 +69,16 @@ def multi_rhs_richardson(ksp: Any, matrix: Any) -> MultiRhsRichardson | None:
         return None
     if _create_maij() is None or not is_aij(matrix) or matrix.getNullSpace():
         return None
-    return MultiRhsRichardson(matrix, pc)
+    return MultiRhsRichardson(matrix, pmat, pc)
 
 
 class _MultiRhsKsp:
     """The KSP for one batch size. Its vectors have the B numbers of a row of A side by side."""
 
-    def __init__(self, matrix: Any, pc: str, count: int) -> None:
+    def __init__(self, matrix: Any, pmat: Any, pc: str, count: int) -> None:
         create = _create_maij()
         assert create is not None
-        self._matrix, self._count, self._state = matrix, count, -1
+        self._pmat, self._count, self._state = pmat, count, -1
         expanded = create(matrix, count)
         self._b, self._x = expanded.createVecs()
         # A MAIJ matrix does not know its diagonal.
@@ -104,10 +105,10 @@ class _MultiRhsKsp:
             each.destroy()
 
     def _take_diagonal(self) -> None:
-        state = self._matrix.stateGet()
+        state = self._pmat.stateGet()
         if state == self._state:
             return
-        self._matrix.getDiagonal(self._own_diagonal)
+        self._pmat.getDiagonal(self._own_diagonal)
         own = self._own_diagonal.getArray(readonly=True)
         self._diagonal.setArray(np.repeat(own, self._count))
         self._operators[1].setDiagonal(self._diagonal)

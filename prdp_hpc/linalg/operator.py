@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mpi4py import MPI
@@ -169,6 +170,17 @@ class Operator(ABC):
         host = None if values is None else to_host(values)
         self.loaded.replace(host)
         self._put(host)
+
+    @contextmanager
+    def holding(self, host: Array | None) -> Iterator[None]:
+        """Other values in the matrix while the block runs, which do not count as loaded;
+        collective.
+        """
+        self._put(host)
+        try:
+            yield
+        finally:
+            self._put(self.loaded.copy)
 
     @abstractmethod
     def _put(self, host: Array | None) -> None: ...

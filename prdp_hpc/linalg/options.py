@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS
 from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
@@ -14,7 +15,7 @@ SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", 
 ADJOINT = "adjoint_"
 """What the adjoint KSP's own options begin with."""
 _LEVEL = "give the level as Solver(refinement=Refinement(rtol=..., max_it=...))"
-_START = "the initial guess is zero always"
+_START = "give it as Solver(initial_guess=...), or to solve(..., guess=...)"
 _OWNED = {
     "ksp_type": "give it as Solver(ksp=...)",
     "pc_type": "give it as Solver(pc=...)",
@@ -31,6 +32,8 @@ _OWNED = {
     "pc='jacobi'",
 }
 _NO_NORM = "without a norm no rtol is reached; a level with max_it alone computes none"
+WEAK_CONNECTION = 0.003
+"""Up to which GAMG drops `|a_ij| / √(a_ii a_jj)` from the graph that it coarsens."""
 _numbers = itertools.count()
 
 
@@ -111,6 +114,23 @@ def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith("pc_type") and value == "gamg":
             chosen[f"{name.removesuffix('type')}gamg_reuse_interpolation"] = False
     return chosen
+
+
+def smoothing(ksp: str, pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What GAMG uses on its levels under conjugate gradients, unless the user says something of it:
+    one symmetric SOR sweep before and after, and an interpolation without very weak connections.
+
+    PETSc's own default, two Chebyshev steps with Jacobi, took more iterations or more time on
+    almost all of the problems of `benchmarks/gamg_options.py`. SOR is left to methods that need a
+    positive definite matrix, since PETSc has no transpose of it for others.
+    """
+    if pc != "gamg" or ksp not in CONJUGATE_GRADIENTS:
+        return {}
+    chosen: dict[str, Any] = {"pc_gamg_threshold": WEAK_CONNECTION}
+    if any(key.lstrip("-").startswith("mg_") for key in options):
+        return chosen
+    sweep = {"ksp_type": "richardson", "pc_type": "sor", "ksp_max_it": 1}
+    return chosen | {f"mg_levels_{name}": value for name, value in sweep.items()}
 
 
 def unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:

@@ -71,6 +71,12 @@ class Counters:
     solves : right-hand sides solved (a batch of B counts B).
     iterations : KSP iterations of all of them together.
     set_ups : preconditioner set-ups.
+    set_ups_skipped : new values for which a lagged preconditioner was kept.
+    nonlinear_solves : nonlinear systems solved (a batch of B counts B).
+    newton_iterations : of all of them together; each is one of `solves`.
+    function_evaluations : of their residuals.
+    line_search_evaluations : those of them that the line search needed beyond the start's and one
+        for each Newton iteration.
     assembly_seconds : wall-clock seconds of checking and loading matrix values; in training, of
         everything else in a physics step too (its matrices and right-hand sides, conversions).
     set_up_seconds, solve_seconds : of preconditioner set-ups, and of the iterations.
@@ -80,6 +86,11 @@ class Counters:
     solves: int = 0
     iterations: int = 0
     set_ups: int = 0
+    set_ups_skipped: int = 0
+    nonlinear_solves: int = 0
+    newton_iterations: int = 0
+    function_evaluations: int = 0
+    line_search_evaluations: int = 0
     assembly_seconds: float = 0.0
     set_up_seconds: float = 0.0
     solve_seconds: float = 0.0

@@ -14,7 +14,8 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
-from prdp_hpc.linalg.method_types import DIRECT_PCS
+from prdp_hpc.linalg.method_types import DIRECT_PCS, ONE_APPLICATION_KSPS, RELATIVE_KSPS
+from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.torch_petsc import Array, placed
 from prdp_hpc.petsc import PETSc
 
@@ -37,11 +38,17 @@ class ResidualChecks(ABC):
     _b: Any
     _x: Any
     _residual: Any
+    _nullspaces: Nullspaces | None
 
     @property
     @abstractmethod
     def method(self) -> str:
         """KSP and PC in words."""
+
+    @property
+    @abstractmethod
+    def ksp_name(self) -> str:
+        """The live type of the KSPs."""
 
     @property
     @abstractmethod
@@ -61,9 +68,11 @@ class ResidualChecks(ABC):
         iterations: int,
         right: Array,
         result: Array,
+        whole: Array,
     ) -> None:
         """Raise SolveError for a solve that ended with a negative code, and when repeated with
-        another, unless the result is right.
+        another, unless the result is right: as measured by the right-hand side `whole`, of which
+        `right` is what a guess left.
         """
         level = direction.level
         if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
@@ -74,20 +83,23 @@ class ResidualChecks(ABC):
             if zero_rows(self._comm, right[None])[0]:
                 result[:] = 0.0
                 return
-            residual, length, _ = self._lengths(direction, right, result)
-            if residual <= SOLVED * length < np.inf:
+            residual = self._lengths(direction, right, result)[0]
+            if residual <= SOLVED * self._length_of(whole) < np.inf:
                 return
         where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
         raise errors.failed_solve(direction.name, self.method, code, iterations, level, where)
 
-    def _judge_one_application(self, direction: Direction, right: Array, result: Array) -> None:
+    def _judge_one_application(
+        self, direction: Direction, right: Array, result: Array, whole: Array
+    ) -> None:
         """Raise SolveError unless one application of the preconditioner reached the tolerance:
         PETSc does not look.
         """
         level = direction.level
         if level.max_it == 1:
             return
-        residual, length, size = self._lengths(direction, right, result)
+        residual, _, size = self._lengths(direction, right, result)
+        length = self._length_of(whole)
         if residual <= float(level.rtol or 0.0) * length:
             return
         # Near a singular matrix a factorisation cannot do better than rounding.
@@ -104,7 +116,7 @@ class ResidualChecks(ABC):
             raise errors.vanished(direction.name, self.method, direction.level)
 
     def _judge_recurrence(
-        self, direction: Direction, iterations: int, right: Array, result: Array
+        self, direction: Direction, iterations: int, right: Array, result: Array, whole: Array
     ) -> None:
         """Raise SolveError if the residual that a method kept by recurrences is not that of its
         solution.
@@ -112,7 +124,7 @@ class ResidualChecks(ABC):
         level, residual = direction.level, np.empty_like(right)
         self._lengths(direction, right, result)
         residual[:] = self._residual.getArray(readonly=True)
-        pair = np.stack([residual, right])
+        pair = np.stack([residual, whole])
         if direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
             pair = self.inverse.applied(pair, by_transposed=direction.transposed)
         squares = private(self._comm).sums.allreduce((pair**2).sum(axis=1))
@@ -135,6 +147,65 @@ class ResidualChecks(ABC):
             product(self._x, self._residual)
             self._residual.aypx(-1.0, self._b)
             return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
+
+    def _is_left_to_do(
+        self, direction: Direction, right: Array, aim: Array, absolute: float
+    ) -> bool:
+        """Let the KSP stop where the residual of a correction is within the tolerance of the
+        right-hand side `aim` of the whole; False where it is already.
+        """
+        rtol, ksp = direction.level.rtol, direction.ksp
+        if rtol is None or self.ksp_name in ONE_APPLICATION_KSPS:
+            return True
+        norm = ksp.getNormType()
+        target = rtol * self._norm_of(direction, aim, norm)
+        if target == absolute == 0.0 and not zero_rows(self._comm, aim[None])[0]:
+            raise errors.vanished(direction.name, self.method, direction.level)
+        self._require_finite(direction, target)
+        if ksp.getType() not in RELATIVE_KSPS:
+            ksp.setTolerances(rtol=0.0, atol=max(target, absolute))
+            return True
+        # Richardson's method may leave its iterations to a preconditioner, which looks at the
+        # residual's own norm.
+        plain = PETSc.KSP.NormType.UNPRECONDITIONED
+        targets = target, rtol * self._norm_of(direction, aim, plain)
+        found = [self._norm_of(direction, right, kind) for kind in (norm, plain)]
+        self._require_finite(direction, *targets, *found)
+        ratios = [t / n for t, n in zip(targets, found, strict=True) if n > t]
+        if ratios:
+            ksp.setTolerances(rtol=min(ratios))
+        return bool(ratios)
+
+    def _require_finite(self, direction: Direction, *norms: float) -> None:
+        if not np.isfinite(norms).all():
+            reason = PETSc.KSP.ConvergedReason.DIVERGED_NANORINF
+            raise errors.failed_solve(direction.name, self.method, reason, 0, direction.level)
+
+    def _norm_of(self, direction: Direction, row: Array, kind: Any) -> float:
+        """The norm of a right-hand side by which a KSP measures residuals; collective."""
+        types, z = PETSc.KSP.NormType, row
+        if kind != types.UNPRECONDITIONED and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
+            z = self.inverse.applied(row[None], by_transposed=direction.transposed)[0]
+            if self._nullspaces is not None:
+                spaces = self._nullspaces.of_result(direction.name == "adjoint")
+                z = spaces.removed_from(z[None])[0]
+        square = np.vdot(row if kind == types.NATURAL else z, z)
+        return float(np.sqrt(abs(private(self._comm).sums.allreduce(float(square)))))
+
+    def _length_of(self, right: Array) -> float:
+        with placed((self._b, right)):
+            return float(self._b.norm())
+
+
+def longer_rows(comm: MPI.Comm, first: Array, second: Array) -> NDArray[np.bool_]:
+    """Which rows of a batch `(B, n_local)` are at least as long as those of another, or not finite;
+    collective.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.stack([(rows**2).sum(axis=1) for rows in (first, second)])
+    private(comm).sums.Allreduce(MPI.IN_PLACE, squares)
+    longer: NDArray[np.bool_] = np.logical_not(squares[0] < squares[1])
+    return longer
 
 
 def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:

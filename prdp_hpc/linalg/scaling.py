@@ -20,6 +20,10 @@ ORDINARY = 40
 """Right-hand sides whose largest number is between 2^−40 and 2^40 are left as they are."""
 
 
+DISPROPORTIONATE = 400
+"""Powers of two by which a guess may be larger than its right-hand side, where that is extreme."""
+
+
 def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
     the others, `(B, 1)`; None if there are no extreme ones; collective.
@@ -40,6 +44,16 @@ def largest(comm: MPI.Comm, rows: Array) -> Array:
     if comm.size > 1:
         private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     return sizes
+
+
+def scaled_guess(comm: MPI.Comm, guess: Array, exponents: Exponents) -> Array:
+    """The guesses `(B, n_local)` of solutions to right-hand sides that were divided so; 0 where one
+    is out of all proportion to its right-hand side. Collective.
+    """
+    scaled = times_power_of_two(guess, exponents, -1)
+    sizes = np.frexp(largest(comm, guess))[1][:, None] - exponents
+    scaled[np.broadcast_to(sizes > DISPROPORTIONATE, scaled.shape)] = 0.0
+    return scaled
 
 
 def times_power_of_two(rows: Array, exponents: Exponents, sign: int = 1) -> Array:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.adopted_ksp import check_adoptable, level_of
+from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
+from prdp_hpc.linalg.last_solutions import LastSolutions, Recollection, SampleNames
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
 from prdp_hpc.linalg.operator import Operator
@@ -15,8 +21,10 @@ from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
+from prdp_hpc.linalg.solver_levels import register
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
+INITIAL_GUESSES = ("zero", "state", "last")
 
 
 class Solver:
@@ -43,8 +51,16 @@ class Solver:
         called `petsc4py.init(sys.argv)`: with "heat_", `-heat_ksp_type cg -heat_pc_type icc` choose
         the method, and others go before those of `petsc_options`. They are read when the solver is
         made. Default: none are read; options without a prefix are never read.
+    lag_preconditioner : when the preconditioner is set up again. None (default): for all new values
+        of the matrix; n: for every n-th new values; "auto": once solves need half as many
+        iterations again as with a new one, see docs/solving.md. Not for M matrices at once, for
+        functions in place of a matrix, or with `differentiation="unrolled"`.
+    initial_guess : where solves start, see docs/solving.md. "zero" (default), but for those that
+        are given a guess; "state": at the state before the step, which each `solve` must be given
+        as its guess; "last": at the last solution of the same sample (see `samples`), forward and
+        adjoint. Adjoint solves start at zero but with "last".
 
-    The initial guess is zero always. The solver may serve several operators; for each it keeps a
+    The solver may serve several operators; for each it keeps a
     forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
     values changed.
 
@@ -74,6 +90,8 @@ class Solver:
         petsc_options: Mapping[str, Any] | None = None,
         differentiation: str = "implicit",
         options_prefix: str | None = None,
+        lag_preconditioner: Lag = None,
+        initial_guess: str = "zero",
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise InputError(
@@ -97,12 +115,21 @@ class Solver:
         self.pc = "shell" if self.shell is not None else checked_pc(pc)
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
+        self.lag_preconditioner = checked_lag(lag_preconditioner)
+        check_lag(self.lag_preconditioner, self.ksp, differentiation)
+        self.initial_guess = _checked_guess(initial_guess)
+        self._last = LastSolutions()
+        self._samples: SampleNames | None = None
         self.report = SolveReport()
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
         )
+        # The order in which operators came, by which those of another process are found again.
+        self._numbers: weakref.WeakKeyDictionary[Operator, int] = weakref.WeakKeyDictionary()
+        self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
+        register(self)
 
     @classmethod
     def from_ksp(
@@ -110,6 +137,8 @@ class Solver:
         ksp: Any,
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
+        lag_preconditioner: Lag = None,
+        initial_guess: str = "zero",
     ) -> Solver:
         """A solver that uses a petsc4py KSP which the user made and configured, for one operator.
 
@@ -124,7 +153,8 @@ class Solver:
             from now on, which sets its relative tolerance, norm and iterations at each solve.
         refinement : default: `Refinement(rtol=…)` with the KSP's rtol, where its maximum of
             iterations is an error; a KSP that computes no norm: as many iterations as its maximum.
-        adjoint : as for `Solver`.
+        adjoint, lag_preconditioner, initial_guess : as for `Solver`; "auto" takes the KSP's history
+            of residuals, and a KSP with a matrix of its own for its preconditioner has no lag.
 
         Raises
         ------
@@ -152,6 +182,9 @@ class Solver:
         solver = cls(refinement=level_of(ksp) if refinement is None else refinement)
         solver.ksp, solver.pc = str(ksp.getType()), str(ksp.getPC().getType())
         solver.adopted = ksp
+        solver.lag_preconditioner = checked_lag(lag_preconditioner)
+        check_lag(solver.lag_preconditioner, solver.ksp, solver.differentiation)
+        solver.initial_guess = _checked_guess(initial_guess)
         solver.refine(solver.refinement, adjoint)
         return solver
 
@@ -176,6 +209,8 @@ class Solver:
             "petsc_options": dict(self.petsc_options),
             "differentiation": self.differentiation,
             "options_prefix": self.options_prefix,
+            "lag_preconditioner": self.lag_preconditioner,
+            "initial_guess": self.initial_guess,
         }
         return _with_settings, (settings,)
 
@@ -188,10 +223,19 @@ class Solver:
         solver was made; if none ever was, the same level as forward. A solve keeps both levels that
         it was made with, for its derivatives too.
         """
-        self.refinement = Refinement.of(level)
+        refinement = Refinement.of(level)
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
-        self.adjoint = self._own_adjoint or self.refinement
+        self.set_levels(refinement, self._own_adjoint or refinement)
+
+    @property
+    def own_levels(self) -> tuple[Refinement, Refinement]:
+        """Of forward and of adjoint solves."""
+        return self.refinement, self.adjoint
+
+    def set_levels(self, refinement: Refinement, adjoint: Refinement) -> None:
+        """Change both levels, and not which one adjoint solves will have after `refine`."""
+        self.refinement, self.adjoint = refinement, adjoint
         for system in self._systems.values():
             system.refine(self.refinement, self.adjoint)
 
@@ -203,7 +247,89 @@ class Solver:
             found = LinearSystem(operator, self)
             found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
+            self._go_on(operator, found)
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next solves depend on besides their arguments and the level, on this rank: of
+        lagged preconditioners the values that they were made from, and with `initial_guess="last"`
+        the solutions that are kept. Not collective.
+        """
+        lags = dict(self._earlier)
+        for operator, system in self._systems.items():
+            state = system.lag_state()
+            if state is not None:
+                lags[self._numbers[operator]] = state
+        return {"lags": lags, "last": self._last.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`, to the same numbers; not collective. Operators are told apart
+        by the order of their first solves.
+        """
+        self._last.load_state_dict(state["last"])
+        self._earlier = dict(state["lags"])
+        for operator, system in self._systems.items():
+            self._go_on(operator, system)
+
+    def _go_on(self, operator: Operator, system: LinearSystem) -> None:
+        """Give a system what an earlier run left for it."""
+        if isinstance(operator, BatchMatrix):
+            return
+        number = self._number(operator)
+        if number in self._earlier:
+            system.load_lag_state(self._earlier.pop(number))
+
+    def _number(self, operator: Operator) -> int:
+        return self._numbers.setdefault(operator, len(self._numbers))
+
+    @contextmanager
+    def samples(self, names: Sequence[Any]) -> Iterator[None]:
+        """Say which samples the right-hand sides of the solves in a block are for, so that with
+        `initial_guess="last"` each starts where it ended last, in its adjoint solve too; equal on
+        all ranks that solve together.
+
+        `names`: integers or words, one for each sample; a solve of B right-hand sides has B /
+        len(names) in a row for each. The first solve of an operator in a block starts from the
+        first one of earlier blocks, the second from the second. Without such a block a solve starts
+        from the last one of the same operator with as many right-hand sides.
+
+        Example
+        -------
+        ::
+
+            with solver.samples(batch):
+                loss = loss_of(stepper(states[batch]))
+            loss.backward()
+        """
+        before, self._samples = self._samples, SampleNames(names)
+        try:
+            yield
+        finally:
+            self._samples = before
+
+    def guess_of(self, state: Tensor) -> Tensor | None:
+        """What a stepper gives `solve` as guess: the state before the step, if solves start
+        there.
+        """
+        return state if self.initial_guess == "state" else None
+
+    def recollection(self, operator: Operator, rows: int) -> Recollection | None:
+        """What the next solve starts from; None unless `initial_guess` is "last"."""
+        if self.initial_guess != "last":
+            return None
+        number = self._number(operator)
+        if self._samples is None:
+            return Recollection(self._last, ((number, -1, rows),))
+        return Recollection(self._last, self._samples.keys(number, rows))
+
+    def restored_solutions(self) -> AbstractContextManager[None]:
+        """After a block, solves start from the solutions that were kept before it."""
+        return self._last.restored()
+
+    @property
+    def last_solution_bytes(self) -> int:
+        """What the solutions that are kept for `initial_guess="last"` take on this rank."""
+        return self._last.nbytes
 
     def _check_adopted(self, found: LinearSystem | None) -> None:
         """Raise a ValueError where another system would need another KSP."""
@@ -215,6 +341,22 @@ class Solver:
         elif found is not None:
             return
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
+
+
+def recollection_of(
+    solver: Solver, operator: Operator, b: Tensor
+) -> tuple[Recollection | None, InputError | None]:
+    """What the next solve for b starts from, or what is wrong on this rank; not collective."""
+    try:
+        return solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1), None
+    except InputError as error:
+        return None, error
+
+
+def _checked_guess(name: str) -> str:
+    if name not in INITIAL_GUESSES:
+        raise InputError(f"initial_guess must be one of {', '.join(INITIAL_GUESSES)}, not {name!r}")
+    return name
 
 
 def _with_settings(settings: dict[str, Any]) -> Solver:

@@ -18,6 +18,8 @@ def line_search(ksp: Any) -> Any:
     # the error.
     ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
     ksp.getPC().setType(PETSc.PC.Type.KSP)
+    # The search is one for the matrix that is solved with, whatever M is made from.
+    ksp.getPC().setUseAmat(True)
     inner = ksp.getPC().getKSP()
     inner.setType(PETSc.KSP.Type.CG)
     inner.setNormType(PETSc.KSP.NormType.NONE)

@@ -14,7 +14,7 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, is_real_tensor, to_host
+from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, is_real_tensor, to_host
 
 
 def is_batch(values: Any) -> bool:
@@ -39,14 +39,47 @@ def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
     return len(values) if several else 1, b.shape[0] if b.dim() > 1 else -1
 
 
+def wrong_guess(b: Any, guess: Any, is_missing: bool) -> Exception | None:
+    """What is wrong with the kind and shape of a guess on this rank, if anything; not
+    collective.
+    """
+    if is_missing:
+        return InputError(
+            "a solver with initial_guess='state' starts at the state before the step: give it as "
+            "solve(..., guess=state); where there is none, use initial_guess='last' or 'zero'"
+        )
+    if guess is None or not isinstance(b, Tensor):
+        return None
+    if not is_real_tensor(guess):
+        kind = guess.dtype if isinstance(guess, Tensor) else type(guess).__name__
+        return InputError(f"guess must be a tensor of real floating-point numbers, not {kind}")
+    if guess.shape != b.shape:
+        return InputError(
+            f"guess must have the shape {tuple(b.shape)} of b on this rank, not "
+            f"{tuple(guess.shape)}"
+        )
+    return None
+
+
+def bad_guess(guess: Tensor | None) -> Exception | None:
+    """An error for NaN or infinity in a guess on this rank; not collective."""
+    if guess is None or not has_bad_numbers(to_host(guess)):
+        return None
+    return InputError("guess holds NaN or infinity: look at what produced it")
+
+
 def prepare(
-    operator: Operator, values: Any, b: Tensor, needs_grad: tuple[bool, ...]
+    operator: Operator,
+    values: Any,
+    b: Tensor,
+    needs_grad: tuple[bool, ...],
+    guess_error: Exception | None = None,
 ) -> Array | None:
     """Check the input and load the values of one matrix, with one reduction when all is well.
 
     Those of several matrices are only checked. Returns the values in double precision on the host.
     """
-    error = wrong_form(operator, values, b)
+    error = wrong_form(operator, values, b) or guess_error
     sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
     return check_and_load(operator, values, sizes, needs_grad, error)
 
@@ -110,8 +143,8 @@ def _agree(
         )
     if needs[0] != needs[1]:
         raise InputError(
-            "some ranks ask for gradients of values or b and others do not: requires_grad must be "
-            "the same on every rank"
+            "some ranks ask for gradients of values or b, or give a guess, and others do not: "
+            "requires_grad and guess must be the same on every rank"
         )
     return bool(most[1]), [bool(used) for used in most[8:]]
 

@@ -12,13 +12,23 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver, SparseOperator
+from prdp_hpc.linalg import (
+    ColouredJacobian,
+    NonlinearSolver,
+    Solver,
+    SparseOperator,
+    solve_nonlinear,
+)
+from prdp_hpc.linalg.torch_petsc import in_double
+from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
+from prdp_hpc.physics.newton import newton_solver
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
-from prdp_hpc.physics.shifts import moved
+from prdp_hpc.physics.shifts import moved, neighbour
+from prdp_hpc.physics.velocity_walls import VelocityWalls
 
 
 class Burgers(PicardStepper):
-    """`u_t + (u·∇)u = ν Δu` on a periodic grid in 1-D, 2-D or 3-D.
+    """`u_t + (u·∇)u = ν Δu` in 1-D, 2-D or 3-D, periodic or with a condition on each side.
 
     Backward Euler, first-order upwind: each Picard iteration solves `(I + dt (w·∇_h − ν Δ_h)) u⁺ =
     u` with the wind w of the iteration before (at first u itself), for all components with one
@@ -29,21 +39,33 @@ class Burgers(PicardStepper):
     with the wind's means `w₋`, `w₊` at the faces before and after the point, so that shocks move at
     the right speed. First order in `dt` and `h`; stable for every `dt`.
 
+    Axes of cell centres have sides: where `Dirichlet` values flow in they are carried in, and the
+    viscosity holds on to them half a cell away; with `Neumann`, an outlet, `ν ∂u/∂n` is given and
+    what is inside flows out.
+
+    With a `NonlinearSolver` Newton's method solves the step instead: `F(u⁺) = u⁺ + dt (u⁺·∇_h − ν
+    Δ_h) u⁺ − u = 0`, which Picard iterations converge to, from u and with the Jacobian by
+    colouring.
+
     Parameters
     ----------
-    grid : periodic.
+    grid : each axis periodic, or of cell centres (`boundary="neumann"`).
     viscosity : ν ≥ 0 in length² / time.
     dt : time step, > 0.
-    solver : solves the systems, which are not symmetric.
-    picard_iterations : linear systems a step; default 1.
+    solver : solves the systems, which are not symmetric; a `NonlinearSolver`: by Newton's method.
+    picard_iterations : linear systems a step; default 1. Not used by Newton's method.
     gradient : "full" (default): through the matrices and the right-hand side; "reduced": the
         matrices are taken as constant.
+    boundaries : for each axis the conditions at its low and its high end, `Dirichlet` or `Neumann`,
+        see `prdp_hpc.physics.boundaries`; default: no flux. What they say is for all samples: a
+        number or a tensor of shape `()` or of the side's for all components, or `(dim,
+        *face_shape)`.
 
     Raises
     ------
     ValueError
-        For a grid that is not periodic, a viscosity below 0, dt ≤ 0, no iteration, or an unknown
-        gradient.
+        For another grid, a Robin condition, a viscosity below 0, dt ≤ 0, no iteration, or an
+        unknown gradient.
 
     A state is `(B, dim, *local_shape)`: velocity_x (along the last axis), velocity_y, velocity_z.
 
@@ -55,18 +77,46 @@ class Burgers(PicardStepper):
         grid: Grid,
         viscosity: float,
         dt: float,
-        solver: Solver,
+        solver: Solver | NonlinearSolver,
         picard_iterations: int = 1,
         gradient: Gradient = "full",
+        boundaries: Boundaries | None = None,
     ) -> None:
-        periodic = all(boundary == "periodic" for boundary in grid.boundary)
-        wrong = (
-            None
-            if periodic
-            else InputError(f"Burgers' equation needs a periodic grid, not {grid.boundary}")
-        )
+        wrong = None
+        if "dirichlet" in grid.boundary:
+            wrong = InputError(
+                f"Burgers' equation needs a periodic grid, not {grid.boundary}; or, for conditions "
+                "on sides, axes of cell centres (boundary='neumann')"
+            )
         raise_together(grid.comm, wrong)
-        super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)
+        self._walls = VelocityWalls(grid, boundaries)
+        super().__init__(grid, viscosity, dt, solver, picard_iterations, gradient)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_config(cls, section: Any, grid: Grid, solver: Any) -> Burgers:
+        """The stepper of a section `physics`, also with `nonlinear: newton`; collective."""
+        if section.nonlinear == "newton":
+            solver = newton_solver(solver, section.newton)
+        return cls(
+            grid,
+            section.viscosity,
+            section.dt,
+            solver,
+            section.picard_iterations,
+            section.gradient,
+            boundaries_of(section.boundaries, grid.dim),
+        )
+
+    def attributes(self) -> dict[str, float]:
+        """`dt`, `viscosity`, and the numbers on the sides."""
+        return {**super().attributes(), **numbers_of(self._walls.boundaries)}
+
+    @property
+    def scheme(self) -> str:
+        """How reference solutions are made, for their file."""
+        if isinstance(self.solver, NonlinearSolver):
+            return "backward Euler, first-order upwind, Newton's method"
+        return super().scheme
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -80,13 +130,31 @@ class Burgers(PicardStepper):
         sides = [{axis: side} for axis in range(grid.dim) for side in (-1, 1)]
         cols = np.stack([numbers[moved(grid.dim, shift)].ravel() for shift in [*sides, {}]])
         rows = np.broadcast_to(cols[-1], cols.shape)
+        inside = cols >= 0
         return SparseOperator(
-            rows.ravel(), cols.ravel(), (grid.size, grid.size), grid.comm, grid=grid
+            rows[inside], cols[inside], (grid.size, grid.size), grid.comm, grid=grid
         )
+
+    @cached_property
+    def _inside(self) -> Tensor | None:
+        """Which entries are those of points of the grid, flat; None where all are."""
+        if not self._walls.sides:
+            return None
+        numbers, dim = self.grid.numbering, self.grid.dim
+        sides = [{axis: side} for axis in range(dim) for side in (-1, 1)]
+        cols = np.stack([numbers[moved(dim, shift)].ravel() for shift in [*sides, {}]])
+        return torch.from_numpy(cols.ravel() >= 0)
 
     def values(self, wind: Tensor) -> Tensor:
         """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
         collective.
+        """
+        found = self._entries(wind, self._walls.numbers()).flatten(1)
+        return found if self._inside is None else found[:, self._inside]
+
+    def _entries(self, wind: Tensor, sides: list[Tensor]) -> Tensor:
+        """Before and after along each axis, and here: `(B, 2 dim + 1, *local_shape)`; 0 beyond the
+        sides.
         """
         dim = self.grid.dim
         padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
@@ -100,11 +168,62 @@ class Burgers(PicardStepper):
             )
             entries.append(-viscous - faces.narrow(along, 0, n).clamp(min=0.0))
             entries.append(faces.narrow(along, 1, n).clamp(max=0.0) - viscous)
+        held = torch.zeros(())
+        for side, numbers in zip(self._walls.sides, sides, strict=True):
+            position = 2 * side.axis + (side.end == "high")
+            entries[position] = entries[position] * self._walls.elsewhere(side)
+            held = held + side.spread(self._walls.weight(side, numbers, self.viscosity))
         diagonal = 1.0 - torch.stack(entries).sum(dim=0)
-        return torch.stack([*entries, diagonal], dim=1).flatten(1)
+        if self._walls.sides:
+            diagonal = diagonal + self.dt * held
+        return torch.stack([*entries, diagonal], dim=1)
 
     def _right(self, state: Tensor) -> Tensor:
-        return state.reshape(-1, self.grid.n_local)
+        return self._with_sides(state, self._walls.numbers()).reshape(-1, self.grid.n_local)
+
+    def _with_sides(self, state: Tensor, sides: list[Tensor]) -> Tensor:
+        """The right-hand side: the state, and what the sides bring in a step."""
+        if not self._walls.sides:
+            return state
+        added = [
+            side.spread(self._walls.brought(side, numbers, self.viscosity))
+            for side, numbers in zip(self._walls.sides, sides, strict=True)
+        ]
+        return in_double(state) + self.dt * torch.stack(added).sum(dim=0)
+
+    @cached_property
+    def jacobian(self) -> ColouredJacobian:
+        """The matrix of Newton's method, for all components together; made on first use,
+        collective then.
+        """
+        return ColouredJacobian.on_grid(self.grid, channels=self.grid.dim)
+
+    def residual(self, u: Tensor, old: Tensor, sides: list[Tensor]) -> Tensor:
+        """`F = A(u) u − u_old`, less what the sides bring, of velocities `(b, dim, *local_shape)`;
+        differentiable, collective.
+        """
+        dim = self.grid.dim
+        padded = self.grid.halo(u)
+        shifts = [{axis: step} for axis in range(dim) for step in (-1, 1)]
+        entries = self._entries(u, sides).unsqueeze(2)
+        product = sum(
+            entries[:, position] * neighbour(padded, dim, shift)
+            for position, shift in enumerate([*shifts, {}])
+        )
+        return product - self._with_sides(old, sides)
+
+    def _step(self, state: Tensor) -> Tensor:
+        if not isinstance(self.solver, NonlinearSolver):
+            return super()._step(state)
+        return solve_nonlinear(
+            self.residual,
+            state,
+            (state, self._walls.numbers()),
+            self.solver,
+            jacobian=self.jacobian,
+            grid=self.grid,
+            per_sample=(True, False),
+        )
 
 
 def _line(dim: int, axis: int) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,49 +15,68 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.sides import ENDS, End
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
-from prdp_hpc.linalg.torch_petsc import in_double
+from prdp_hpc.linalg.torch_petsc import in_double, like
 from prdp_hpc.petsc import PETSc
+from prdp_hpc.physics.boundaries import Boundaries, SideConditions
 from prdp_hpc.physics.shifts import moved
+
+FaceMean = Literal["arithmetic", "harmonic"]
+"""How κ between two points comes from theirs."""
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One side of every point along one axis."""
+class _Neighbours:
+    """The neighbours of every point on one side along one axis."""
 
     position: int  # among a row's entries
-    shift: tuple[slice, ...]  # from an array with one halo layer to the neighbours on this side
+    shift: Any  # from an array with one halo layer to the neighbours
     inside: Tensor  # whether the neighbour is a point of the grid, flat
-    wall: float  # face coefficient at a boundary, as a multiple of the point's diffusivity
+    place: tuple[int, End]  # the axis and the direction
+    wall: float  # see `Side.wall`
     per_area: float  # 1 / h²
 
 
 class DiffusionStencil:
     """Second-order central differences of `mass · u − scale · ∇·(κ ∇u)` as a `SparseOperator`.
 
-    Between two points κ is the mean of both; at a Dirichlet boundary the point's own; at a Neumann
-    boundary the flux is 0. The truncation error is O(h²) for smooth κ.
+    Between two points κ is the mean of both, arithmetic or harmonic; at a side the point's own. A
+    Dirichlet side lies one spacing (inner points) or half of one (cell centres) from its points;
+    a Neumann side adds nothing to the matrix; a Robin side with the coefficient a, half a spacing
+    away, the face coefficient `2 κ a h / (a h + 2 κ) / h²`, what remains after the value at the
+    face is eliminated. What sides add to the right-hand side is `SideConditions.right_hand_side`.
+    The truncation error is O(h²) for smooth κ, O(h) in the points next to a Dirichlet or Robin
+    side, where it does not lower the order of the solution.
 
     Each row's entries stand together and in the order of their columns: PETSc sorts the pattern,
     and so it is sorted already where one rank has the grid.
     """
 
-    def __init__(self, grid: Grid, constant_nullspace: bool) -> None:
-        self.grid = grid
+    def __init__(
+        self,
+        grid: Grid,
+        constant_nullspace: bool,
+        conditions: SideConditions | None = None,
+        face_mean: FaceMean = "arithmetic",
+    ) -> None:
+        self.grid, self.face_mean = grid, face_mean
+        self.conditions = SideConditions(grid) if conditions is None else conditions
+        walls = {side.place: side.wall for side in self.conditions.sides}
         numbers = grid.numbering
         own = numbers[(slice(1, -1),) * grid.dim].reshape(-1)
         neighbours = np.empty((own.size, 2 * grid.dim + 1), dtype=PETSc.IntType)
         neighbours[:, grid.dim] = own
-        self._sides = []
+        self._neighbours = []
         for axis in range(grid.dim):
-            wall = 1.0 if grid.boundary[axis] == "dirichlet" else 0.0
-            for step, position in ((-1, axis), (1, 2 * grid.dim - axis)):
+            for end, step, position in zip(ENDS, (-1, 1), (axis, 2 * grid.dim - axis), strict=True):
                 shift = moved(grid.dim, {axis: step})
                 neighbours[:, position] = numbers[shift].reshape(-1)
                 inside = torch.from_numpy(neighbours[:, position] >= 0)
-                self._sides.append(
-                    _Side(position, shift, inside, wall, 1.0 / grid.spacing[axis] ** 2)
+                per_area, wall = 1.0 / grid.spacing[axis] ** 2, walls.get((axis, end), 0.0)
+                self._neighbours.append(
+                    _Neighbours(position, (..., *shift), inside, (axis, end), wall, per_area)
                 )
         present = neighbours >= 0
         self._present = torch.from_numpy(present)
@@ -71,38 +92,65 @@ class DiffusionStencil:
         # Both entries of a face are the same number, and each row's add up to the mass.
         self.operator.promises_hold = True
 
-    def values(self, diffusivity: Tensor, mass: float, scale: float) -> Tensor:
-        """The operator's values for a diffusivity of shape `()` or `local_shape`; differentiable,
-        collective.
+    def values(
+        self,
+        diffusivity: Tensor,
+        mass: float,
+        scale: float | Tensor,
+        coefficients: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """The operator's values for a diffusivity of shape `()` or `(..., *local_shape)`, `(...,
+        nnz_local)`; differentiable, collective.
+
+        `coefficients`: of the Robin sides, as `SideConditions.coefficients` gives them.
         """
         if diffusivity.dim() == 0:
-            values = self._unit_values * (diffusivity * scale)
-            return values + mass * self._identity if mass else values
-        own = diffusivity.reshape(-1)
+            if not coefficients:
+                values = self._unit_values * (diffusivity * scale)
+                return values + mass * self._identity if mass else values
+            diffusivity = diffusivity.expand(self.grid.local_shape)
+        robin = {
+            side.place: (side, coefficient)
+            for side, coefficient in zip(self.conditions.robin, coefficients, strict=True)
+        }
+        own = self._flat(diffusivity)
         padded = self.grid.halo(diffusivity)
         entries = [torch.empty(0)] * (2 * self.grid.dim + 1)
         diagonal = torch.full_like(own, mass)
-        for side in self._sides:
-            between = 0.5 * (own + padded[side.shift].reshape(-1))
-            face = torch.where(side.inside, between, side.wall * own) * (scale * side.per_area)
+        for near in self._neighbours:
+            between = self._mean(own, self._flat(padded[near.shift]))
+            wall = near.wall * own
+            if near.place in robin:
+                side, coefficient = robin[near.place]
+                rate = self._flat(side.spread(coefficient * side.spacing))
+                wall = 2.0 * own * rate / (rate + 2.0 * own)
+            face = torch.where(near.inside, between, wall) * (scale * near.per_area)
             diagonal = diagonal + face
-            entries[side.position] = -face
+            entries[near.position] = -face
         entries[self.grid.dim] = diagonal
-        return torch.stack(entries, dim=-1)[self._present]
+        return torch.stack(entries, dim=-1)[..., self._present]
+
+    def _flat(self, field: Tensor) -> Tensor:
+        return field.reshape(*field.shape[: -self.grid.dim], self.grid.n_local)
+
+    def _mean(self, one: Tensor, other: Tensor) -> Tensor:
+        if self.face_mean == "arithmetic":
+            return 0.5 * (one + other)
+        return 2.0 * one * other / (one + other)
 
     @cached_property
     def _unit_values(self) -> Tensor:
-        """The values for κ = 1, mass 0 and scale 1: those for any number κ are a multiple of
-        them.
+        """The values for κ = 1, mass 0 and scale 1 without Robin sides: those for any number κ are
+        a multiple of them.
         """
         row = torch.empty(2 * self.grid.dim + 1, dtype=torch.float64)
-        for side in self._sides:
-            row[side.position] = -side.per_area
-        row[self.grid.dim] = sum(side.per_area for side in self._sides)
+        for near in self._neighbours:
+            row[near.position] = -near.per_area
+        row[self.grid.dim] = sum(near.per_area for near in self._neighbours)
         entries = row.repeat(self._present.shape[0], 1)
-        for side in self._sides:
-            if side.wall == 0.0:
-                entries[~side.inside, self.grid.dim] -= side.per_area
+        for near in self._neighbours:
+            if near.wall != 1.0:
+                entries[~near.inside, self.grid.dim] += (near.wall - 1.0) * near.per_area
         return entries[self._present]
 
     @cached_property
@@ -113,7 +161,11 @@ class DiffusionStencil:
 
 
 class DiffusionStepper:
-    """Base of the steppers: a stencil, its values for the diffusivity, and the solve on fields."""
+    """Base of the steppers: a stencil, its values for the diffusivity and the conditions on the
+    sides, and the solve on fields.
+
+    One solve is `(mass − scale ∇·κ∇) u = right`, with what the sides add.
+    """
 
     def __init__(
         self,
@@ -121,12 +173,16 @@ class DiffusionStepper:
         diffusivity: float | Tensor,
         solver: Solver,
         mass: float,
-        scale: float,
-        constant_nullspace: bool = False,
+        scale: float | Tensor,
+        boundaries: Boundaries | None = None,
+        face_mean: FaceMean = "arithmetic",
     ) -> None:
+        raise_together(grid.comm, _wrong_mean(face_mean))
         self.grid, self.solver = grid, solver
         self._mass, self._scale = mass, scale
-        self._stencil = DiffusionStencil(grid, constant_nullspace)
+        conditions = SideConditions(grid, boundaries)
+        singular = mass == 0.0 and conditions.constants == "free"
+        self._stencil = DiffusionStencil(grid, singular, conditions, face_mean)
         self.diffusivity = diffusivity  # type: ignore[assignment]
 
     @property
@@ -135,9 +191,35 @@ class DiffusionStepper:
         return self._stencil.operator
 
     @property
+    def face_mean(self) -> FaceMean:
+        """How κ at faces comes from the points."""
+        return self._stencil.face_mean
+
+    @property
+    def boundaries(self) -> Boundaries:
+        """The conditions on the sides, per axis (low, high). Set others of the same kinds, as with
+        other values; collective.
+        """
+        pairs: list[Any] = [(None, None)] * self.grid.dim
+        sides = self._stencil.conditions.sides
+        for low, high in zip(sides[::2], sides[1::2], strict=True):
+            pairs[low.axis] = (low.condition, high.condition)
+        return pairs
+
+    @boundaries.setter
+    def boundaries(self, boundaries: Boundaries) -> None:
+        conditions = SideConditions(self.grid, boundaries)
+        if conditions.kinds != self._stencil.conditions.kinds:
+            raise InputError(
+                "boundaries: the new conditions are of other kinds, which need another matrix: "
+                f"make another {type(self).__name__}"
+            )
+        self._stencil.conditions = conditions
+
+    @property
     def diffusivity(self) -> Tensor:
-        """κ: shape `()` or `local_shape`, float64. Set a float, or a tensor with or without
-        gradient.
+        """κ, float64: of shape `()`, `local_shape`, or `(M, *local_shape)` with one field for each
+        sample. Set a float, or a tensor with or without gradient.
         """
         return self._diffusivity
 
@@ -149,23 +231,41 @@ class DiffusionStepper:
         raise_together(self.grid.comm, _wrong_diffusivity(kappa, self.grid))
         self._diffusivity = kappa
         self._values: Tensor | None = None
-        self._seen: Tensor | None = None
+        self._seen: list[Tensor] = []
 
-    def values(self) -> Tensor:
-        """The matrix values; computed anew only if κ changed or needs a gradient. Collective."""
-        return self._values_after(None)
+    def values(self, time: float | Tensor | None = None) -> Tensor:
+        """The matrix values; computed anew only if κ or a Robin coefficient changed or needs a
+        gradient. Collective.
+        """
+        return self._values_after(None, time)
 
-    def _values_after(self, error: Exception | None) -> Tensor:
+    def _values_after(self, error: Exception | None, time: float | Tensor | None) -> Tensor:
         """The same, or an error on all ranks where one has one: with one reduction.
 
-        κ is compared number by number with a copy, so that every change is noticed; and it changed
-        for all ranks if it did for one, since its halo is exchanged.
+        What the values are made from is compared number by number with a copy, so that every change
+        is noticed; and it changed for all ranks if it did for one, since the halo of κ is
+        exchanged.
         """
-        kappa = self._diffusivity
-        stale = kappa.requires_grad or self._seen is None or not torch.equal(self._seen, kappa)
+        kappa, conditions = self._diffusivity, self._stencil.conditions
+        coefficients: list[Tensor] = []
+        if error is None:
+            try:
+                coefficients = conditions.coefficients(time)
+            except Exception as own:
+                error = own
+        made_from = [kappa, *self._scale_tensor, *coefficients]
+        stale = not _same(made_from, self._seen)
         if stale and error is None:
             error = _wrong_diffusivity(kappa, self.grid)
-        stale = _agree(self.grid.comm, error, stale)
+        needs_robin = self._mass == 0.0 and conditions.constants == "by Robin"
+        fixed = not needs_robin or any(bool((a.detach() > 0).any()) for a in coefficients)
+        stale, fixed = _agree(self.grid.comm, error, stale, fixed)
+        if not fixed:
+            raise InputError(
+                "boundaries: the coefficients of all Robin sides are 0, and no other side fixes "
+                "the constant of the solution: give a Dirichlet side, a coefficient above 0, or "
+                "Neumann(flux) sides only, which give the solution with mean 0"
+            )
         if self._values is not None and not stale:
             return self._values
         shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
@@ -173,45 +273,106 @@ class DiffusionStepper:
         # inference mode would switch gradients on.
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
-            if shared.is_inference():
-                shared = shared.clone()
-            values = self._stencil.values(in_double(shared), self._mass, self._scale)
-            self._values, self._seen = None, None
-            if not kappa.requires_grad:
-                self._values, self._seen = values, kappa.clone()
+            usable = [t.clone() if t.is_inference() else t for t in (shared, *coefficients)]
+            values = self._stencil.values(
+                in_double(usable[0]), self._mass, self._shared(self._scale), usable[1:]
+            )
+            self._values, self._seen = None, []
+            if not any(t.requires_grad for t in made_from):
+                self._values, self._seen = values, [t.clone() for t in made_from]
         return values
 
-    def _solve(self, right: Tensor) -> Tensor:
-        shape, error = right.shape, None
-        if tuple(shape[-self.grid.dim :]) != self.grid.local_shape:
-            wanted = self.grid.local_shape
-            error = InputError(
-                f"a field on this rank must end in the grid's local shape {wanted}, this one has "
-                f"{tuple(shape)}"
+    @property
+    def _scale_tensor(self) -> list[Tensor]:
+        return [self._scale] if isinstance(self._scale, Tensor) else []
+
+    def _shared(self, number: float | Tensor) -> float | Tensor:
+        """A number that is replicated on the ranks, for use with their parts of fields."""
+        return self.grid.replicated(in_double(number)) if isinstance(number, Tensor) else number
+
+    def _solve(
+        self,
+        right: Tensor,
+        time: float | Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        error: Exception | None = None
+        try:
+            whole = self._with_sides(right, time)
+        except Exception as own:
+            whole, error = right, own
+        values = self._values_after(error, time)
+        fields = math.prod(whole.shape[: -self.grid.dim])
+        rows = (fields, self.grid.n_local)
+        guess = None if state is None else self.solver.guess_of(state)
+        if guess is not None:
+            guess = guess.expand(whole.shape).reshape(rows)
+        x = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
+        return like(x.reshape(whole.shape), right)
+
+    def _with_sides(self, right: Tensor, time: float | Tensor | None) -> Tensor:
+        """The right-hand side with what the sides add; not collective."""
+        dim, kappa = self.grid.dim, self._diffusivity
+        if tuple(right.shape[-dim:]) != self.grid.local_shape:
+            raise InputError(
+                "a field on this rank must end in the grid's local shape "
+                f"{self.grid.local_shape}, this one has {tuple(right.shape)}"
             )
-        values = self._values_after(error)
-        fields = math.prod(shape[: -self.grid.dim])
-        return solve(
-            self.operator, values, right.reshape(fields, self.grid.n_local), self.solver
-        ).reshape(shape)
+        if kappa.dim() > dim:
+            samples = len(kappa)
+            if right.dim() == dim:
+                right = right.expand(samples, *right.shape)
+            if len(right) != samples:
+                raise InputError(
+                    f"diffusivity has {samples} fields, one for each sample, and the right-hand "
+                    f"side {len(right)} samples (shape {tuple(right.shape)})"
+                )
+            leading = (samples, *(1,) * (right.dim() - dim - 1))
+            kappa = kappa.reshape(*leading, *self.grid.local_shape)
+        if kappa.dim() == 0:
+            kappa = self.grid.replicated(kappa)
+        added = self._stencil.conditions.right_hand_side(in_double(kappa), time)
+        if added is None:
+            return right
+        whole = in_double(right) + self._shared(self._scale) * added
+        if self._diffusivity.dim() > dim and len(whole.shape) > len(right.shape):
+            raise InputError(
+                f"boundaries: values with the leading axes {tuple(added.shape[:-dim])} do not fit "
+                f"{samples} samples with a diffusivity each"
+            )
+        return whole
 
 
-def _agree(comm: MPI.Comm, error: Exception | None, flag: bool) -> bool:
-    """Whether the flag is set on any rank; an error on all ranks if one has one. Collective."""
+def _same(tensors: Sequence[Tensor], seen: Sequence[Tensor]) -> bool:
+    """Whether values that were made from `seen` are those of `tensors`, and without gradient."""
+    return len(tensors) == len(seen) and all(
+        not t.requires_grad and torch.equal(s, t) for t, s in zip(tensors, seen, strict=True)
+    )
+
+
+def _agree(comm: MPI.Comm, error: Exception | None, *own: bool) -> tuple[bool, ...]:
+    """Whether each flag is set on any rank; an error on all ranks if one has one. Collective."""
     if comm.size > 1:
-        flags = np.array([error is not None, flag])
+        flags = np.array([error is not None, *own])
         comm.Allreduce(MPI.IN_PLACE, flags, op=MPI.LOR)
         if not flags[0]:
-            return bool(flags[1])
+            return tuple(map(bool, flags[1:]))
     raise_together(comm, error)
-    return flag
+    return own
+
+
+def _wrong_mean(face_mean: str) -> InputError | None:
+    if face_mean in get_args(FaceMean):
+        return None
+    return InputError(f"face_mean must be 'arithmetic' or 'harmonic', not {face_mean!r}")
 
 
 def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
-    if not kappa.is_floating_point() or tuple(kappa.shape) not in ((), grid.local_shape):
+    fits = kappa.dim() <= grid.dim + 1 and tuple(kappa.shape[-grid.dim :]) == grid.local_shape
+    if not kappa.is_floating_point() or not (fits or kappa.dim() == 0):
         return InputError(
             "diffusivity must be a number, a tensor of shape (), or this rank's field of shape "
-            f"{grid.local_shape}, "
+            f"{grid.local_shape}, or one field for each sample, (M, *{grid.local_shape}), "
             f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
         )
     if not bool(((kappa.detach() > 0) & kappa.detach().isfinite()).all()):

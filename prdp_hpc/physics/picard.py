@@ -120,7 +120,10 @@ class PicardStepper(ABC):
                 f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): "
                 "every rank must give the same"
             )
-        right, wind = self._right(state), state[:, : self.grid.dim]
+        return self._step(state)
+
+    def _step(self, state: Tensor) -> Tensor:
+        right, wind, start = self._right(state), state[:, : self.grid.dim], state
         for last in range(1 - self.picard_iterations, 1):
             # With constant matrices nothing flows back through a wind: its solve would keep
             # matrices that nobody asks for.
@@ -128,7 +131,10 @@ class PicardStepper(ABC):
                 torch.is_grad_enabled() and (self.gradient == "full" or last == 0)
             ):
                 values = self.values(wind.detach() if self.gradient == "reduced" else wind)
-                result = solve(self.operator, values, right, self.solver).reshape(state.shape)
+                guess = self.solver.guess_of(start)
+                guess = None if guess is None else guess.reshape(right.shape)
+                result = solve(self.operator, values, right, self.solver, guess)
+                result = start = result.reshape(state.shape)
             wind = result[:, : self.grid.dim]
         return result
 

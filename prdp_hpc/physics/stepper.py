@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.linalg import NonlinearSolver, Refinement, Solver
 from prdp_hpc.physics.initial_conditions import normalised_fourier
 
 
@@ -72,7 +72,7 @@ class Stepper(Protocol):
         ...
 
     @property
-    def solver(self) -> Solver:
+    def solver(self) -> Solver | NonlinearSolver:
         """Which the coordinator refines."""
         ...
 

@@ -3,6 +3,7 @@ run.
 """
 
 from prdp_hpc.planning.cost import StepCost, step_cost
+from prdp_hpc.planning.inversion import inversion_workload
 from prdp_hpc.planning.machine import MACHINES, Machine, load_machine
 from prdp_hpc.planning.plan import Split, best, plan_table, splits
 from prdp_hpc.planning.workload import (
@@ -25,6 +26,7 @@ __all__ = [
     "Workload",
     "best",
     "input_channels",
+    "inversion_workload",
     "load_machine",
     "network_layers",
     "physics_workload",

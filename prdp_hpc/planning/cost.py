@@ -122,14 +122,12 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     forward = solves * (work.iterations * one.seconds + machine.solve_overhead / at_once)
     adjoint = solves * (work.adjoint_iterations * one.seconds + machine.solve_overhead / at_once)
     iterations = solves * (work.iterations + work.adjoint_iterations)
-    assembly = (
-        solves * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth
-        if work.assembled
-        else 0.0
-    )
+    assembled = work.matrices + (solves if work.assembled else 0)
+    assembly = assembled * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth
     network = _network(work, machine, parts, samples, grid_ranks)
     reducing = replicas if work.whole else replicas * grid_ranks
     exchanged = 2 * (reducing - 1) / reducing * work.parameters * SINGLE
+    exchanged += 2 * (replicas - 1) / replicas * work.exchanged_fields * local * VALUE
     all_reduce = exchanged / machine.link_among(replicas * grid_ranks) + _sum(
         machine.network_latency, reducing
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prdp_hpc.config import SupervisedConfig
+from prdp_hpc.config.models import RefinementSection
 from prdp_hpc.errors import InputError
 
 VALUE, INDEX = 8, 4
@@ -83,6 +84,8 @@ class Workload:
         one.
     krylov : vectors that the KSPs of a system keep, forward and adjoint.
     kept : vectors that a solve keeps for its backward pass.
+    matrices : that are assembled in a step whatever the samples, and kept.
+    exchanged_fields : fields of the grid, in double precision, that the replicas sum in a step.
     """
 
     shape: tuple[int, ...]
@@ -107,6 +110,8 @@ class Workload:
     value: int
     krylov: float
     kept: float
+    matrices: int = 0
+    exchanged_fields: int = 0
 
     @property
     def zero_outside(self) -> bool:
@@ -176,7 +181,7 @@ def workload_of(
     if found is None:
         raise InputError("network.kind: does not define its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
-    count = _iterations(config, iterations)
+    count = level_iterations(config.refinement, iterations)
     unroll = getattr(getattr(config, "corrector", None), "unroll", 1)
     stored = (config.data.train + config.data.validation) * (config.steps + 1) * physics.channels
     return Workload(
@@ -222,11 +227,14 @@ def network_layers(config: SupervisedConfig, physics: PhysicsWorkload) -> Sequen
     return [Layer(**layer) for layer in own(tuple(config.grid.shape), inside, physics.channels)]
 
 
-def _iterations(config: SupervisedConfig, given: int | None) -> int:
+def level_iterations(refinement: RefinementSection, given: int | None) -> int:
+    """The iterations of a solve: as given, or those of the full level, or the ladder's top;
+    `ValueError` where both are tolerances.
+    """
     if given is not None:
         return given
-    ladder = config.refinement.ladder.build()
-    for level in (config.refinement.full_level, ladder.level(ladder.top)):
+    ladder = refinement.ladder.build()
+    for level in (refinement.full_level, ladder.level(ladder.top)):
         if isinstance(level, int):
             return level
     raise InputError(

@@ -12,6 +12,8 @@ from prdp_hpc.report.comparisons import (
 )
 from prdp_hpc.report.figures import plot_run, plot_runs
 from prdp_hpc.report.gradients import gradients_table, plot_gradients
+from prdp_hpc.report.inversion_figure import has_fields, plot_inversion
+from prdp_hpc.report.inversion_table import inversion_table
 from prdp_hpc.report.paper import paper_markdown, paper_table
 from prdp_hpc.report.runs import ReportError, RunRecord, load_run, read_metrics
 from prdp_hpc.report.tables import comparison_table, run_table
@@ -24,6 +26,8 @@ __all__ = [
     "comparison_table",
     "cost_at_final_level",
     "gradients_table",
+    "has_fields",
+    "inversion_table",
     "is_comparison",
     "load_comparison",
     "load_run",
@@ -31,6 +35,7 @@ __all__ = [
     "paper_table",
     "plot_comparison",
     "plot_gradients",
+    "plot_inversion",
     "plot_run",
     "plot_runs",
     "read_metrics",

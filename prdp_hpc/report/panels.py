@@ -255,6 +255,8 @@ def _heading(ax: Axes, text: str) -> None:
 def _error_heading(record: RunRecord) -> str:
     if record.inverse:
         return "Relative error of the parameters"
+    if "misfit" in record.metrics:
+        return "Misfit of the experiments held out, in standard deviations of the noise"
     for key, column in record.metrics.items():
         step = key.removeprefix("error_")
         if step.isdigit() and np.array_equal(column, record.metrics["error"], equal_nan=True):

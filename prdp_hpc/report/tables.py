@@ -38,7 +38,7 @@ def _probes(found: Mapping[str, Any]) -> list[str]:
     if "probe_seconds" not in found:
         return []
     iterations = sum(found[f"probe_{key}"]["mean"] for key in ITERATIONS)
-    share = iterations / found["inner_iterations"]["mean"]
+    share = iterations / sum(found[key]["mean"] for key in ITERATIONS)
     return [
         f"its probes, counted in all of these: {_count(iterations)} inner iterations ("
         f"{share * 100:.0f} %), {_seconds(found['probe_seconds']['mean'])} s"

@@ -254,7 +254,8 @@ class SupervisedTask(ABC):
             trajectories = self._train[mine]
         self._optimiser.zero_grad(set_to_none=True)
         entries = len(batch) * self._train.shape[2] * self.grid.size
-        loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
+        with self.solver.samples(mine.tolist()):
+            loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

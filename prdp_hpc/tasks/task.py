@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Solver, SolveReport
+from prdp_hpc.linalg import NonlinearSolver, Solver, SolveReport
 from prdp_hpc.tasks.recipe import Recipe
 
 AfterStep = Callable[[Callable[[], list[float]]], None]
@@ -42,8 +42,12 @@ class Task(Protocol):
     """
 
     mesh: ProcessMesh
-    solver: Solver
     stopwatch: Stopwatch
+
+    @property
+    def solver(self) -> Solver | NonlinearSolver:
+        """Whose level the coordinator changes."""
+        ...
 
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
@@ -69,7 +73,7 @@ class Task(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes."""
+        """Everything that training changes, whole on rank 0; collective."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -143,7 +147,9 @@ class Stopwatch:
     validation_seconds : of validation, with solves by a solver of its own.
     """
 
-    def __init__(self, solver: Solver, device: torch.device | None = None) -> None:
+    def __init__(
+        self, solver: Solver | NonlinearSolver, device: torch.device | None = None
+    ) -> None:
         self.network_seconds = self.data_seconds = self.validation_seconds = 0.0
         self._report = solver.report
         if device is not None and device.type == "cuda":

@@ -24,7 +24,7 @@ class Probes:
 
     Each probe has a batch of its own, and random numbers of its own, the same for each of its
     gradients. Nothing that training goes on with is changed: neither random numbers, nor the
-    network, nor the optimiser.
+    network, nor the optimiser, nor the solutions that solves start from.
 
     Attributes
     ----------
@@ -60,7 +60,8 @@ class Probes:
             def measure(level: Level, adjoint_level: Level) -> MeasuredGradient:
                 solver.refine(level, adjoint_level)
                 _seed(epoch)
-                return self._measured(epoch)
+                with solver.restored_solutions():
+                    return self._measured(epoch)
 
             self._schedule.probe(measure)
 

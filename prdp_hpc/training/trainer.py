@@ -128,6 +128,9 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if len(state["random"]) == world.size:
             restore_random_state(state["random"][world.rank])
+            # Parts of fields, which are other ones on other ranks.
+            if "solver" in state:
+                self.task.solver.load_state_dict(state["solver"][world.rank])
         self._row, self._unshown = state["row"], state["unshown"]
         self._before, self._earlier = state["work"], state["losses"]
         if self._probes is not None:
@@ -289,12 +292,16 @@ class Trainer:
     def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
         self._submitted = epoch
         random_states = self.mesh.world.gather(random_state())
+        # On all ranks: a task whose state is divided among them puts it together.
+        task_state = call_together(self.mesh.world, self.task.state_dict)
+        solver_states = self.mesh.world.gather(self.task.solver.state_dict())
 
         def save() -> None:
             state = {
-                "task": self.task.state_dict(),
+                "task": task_state,
                 "schedule": self.schedule.state_dict(),
                 "random": random_states,
+                "solver": solver_states,
                 "row": self._row,
                 "unshown": self._unshown,
                 "work": work,

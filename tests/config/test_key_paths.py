@@ -22,8 +22,16 @@ NETWORKS = [
     {"kind": "unet", "channels": 8, "depth": 2, "activation": "relu"},
 ]
 FLOW = {"viscosity": 1e-2, "dt": 0.1, "picard_iterations": 1, "gradient": "full"}
+SIDES = {
+    "axis_0": {
+        "low": {"kind": "dirichlet", "value": 1.0},
+        "high": {"kind": "robin", "coefficient": 2.0, "value": 1.0},
+    },
+    "axis_1": {"low": {"kind": "neumann", "flux": 1.0}},
+}
+DIFFUSION = {"diffusivity": 1.0, "boundaries": SIDES, "face_mean": "harmonic"}
 PHYSICS = [
-    {"pde": "heat", "diffusivity": 1.0, "dt": 0.1},
+    {"pde": "heat", **DIFFUSION, "dt": 0.1, "source": 1.0, "theta": 0.5},
     {"pde": "burgers", **FLOW},
     {"pde": "navier_stokes", **FLOW},
 ]
@@ -80,6 +88,8 @@ def contents():
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
+        if physics["pde"] == "heat":
+            common["grid"] = common["grid"] | {"boundary": ["neumann"] * 2}
         supervised = common | {"network": network, "physics": physics, "training": training}
         yield supervised | {
             "task": "corrector",
@@ -91,8 +101,10 @@ def contents():
     for ladder in LADDERS:
         inverse = {"modes": 2, "reference": [1.0, 2.0], "start": [1.0, 2.0]}
         yield {"task": "inverse", "name": "a", "seed": 1, "output": "runs"} | sections(ladder) | {
-            "grid": {"shape": [8], "boundary": "periodic", "length": 1.0},
-            "physics": {"pde": "poisson", "diffusivity": 1.0},
+            "grid": {"shape": [8], "boundary": "neumann", "length": 1.0},
+            "physics": {
+                "pde": "poisson", **DIFFUSION, "boundaries": {"axis_0": SIDES["axis_0"]}
+            },
             "training": {
                 "epochs": 2, "learning_rate": 0.1, "checkpoint_every": 1, "keep_checkpoints": 1,
             },

@@ -39,9 +39,13 @@ EMULATOR = [
     ("grid.length", [1.0, 2.0], ["grid: length has 2 entries for 1 axes"]),
     ("grid.length", 0, ["grid.length: must be greater than 0, not 0"]),
     ("grid.size", 8, ["grid.size: unknown key; known here: boundary, length, shape"]),
-    ("physics.pde", "wave", ["physics.pde: 'wave' is not known here", "'heat', 'burgers'"]),
-    ("physics.pde", "poisson", ["physics.pde: 'poisson' is not known here", "'heat', 'burgers'"]),
-    ("physics", {"dt": 1.0, "pde": None}, ["physics", "pde", "'heat', 'burgers'"]),
+    ("physics.pde", "wave", ["physics.pde: 'wave' is not known here", "'heat', 'allen_cahn'"]),
+    (
+        "physics.pde",
+        "poisson",
+        ["physics.pde: 'poisson' is not known here", "'heat', 'allen_cahn'"],
+    ),
+    ("physics", {"dt": 1.0, "pde": None}, ["physics", "pde", "'heat', 'allen_cahn'"]),
     ("physics", {"pde": "heat", "diffusivity": 1.0}, ["physics.dt: must be given"]),
     ("physics.viscosity", 1.0, ["physics.viscosity: unknown key; did you mean 'diffusivity'?"]),
     ("physics", {"pde": "burgers", "dt": 1.0}, ["physics.viscosity: must be given"]),
@@ -237,7 +241,7 @@ CORRECTOR = [
     (
         "physics",
         {"pde": "poisson"},
-        ["physics.pde: 'poisson' is not known here", "'heat', 'burgers', 'navier_stokes'"],
+        ["physics.pde: 'poisson' is not known here", "'burgers', 'navier_stokes'"],
     ),
     (
         "physics",

@@ -174,7 +174,7 @@ def check_refused(comm):
 
     for words, ksp in (
         ("no ksp type", PETSc.KSP().create(comm=comm)),
-        ("starts at zero", changed(lambda ksp: ksp.setInitialGuessNonzero(True))),
+        ("starts from a guess of its own", changed(lambda ksp: ksp.setInitialGuessNonzero(True))),
         ("convergence test", changed(lambda ksp: ksp.setConvergenceTest(lambda *_: True))),
         ("which is no level", changed(lambda ksp: ksp.setTolerances(rtol=0.0))),
         ("its iteration is user code", changed(lambda _: None, ksp_type="python")),

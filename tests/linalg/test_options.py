@@ -254,3 +254,21 @@ def test_a_tiny_right_hand_side_is_solved_for():
     for ksp in ("cg", "gmres", "bcgs", "minres", "richardson"):
         x = solve(operator, values, 1e-60 * ONES, Solver(ksp, "jacobi", 1e-10))
         torch.testing.assert_close(matrix @ x * 1e60, ONES)
+
+
+@pytest.mark.parametrize(
+    ("ksp", "given", "wanted"),
+    [
+        ("cg", {}, ("richardson", "sor", 1)),
+        ("cg", {"mg_levels_ksp_max_it": 3}, ("chebyshev", "jacobi", 3)),
+        ("gmres", {}, ("chebyshev", "jacobi", 2)),
+    ],
+)
+def test_gamg_smooths_by_a_sweep_under_conjugate_gradients(ksp, given, wanted):
+    poisson = Poisson(Grid((40, 40)), Solver(ksp, "gamg", 1e-10, petsc_options=given))
+    u = poisson(torch.ones(40, 40, dtype=torch.float64))
+    smoother = poisson.solver.system(poisson.operator).preconditioner.getMGSmoother(1)
+    found = smoother.getType(), smoother.getPC().getType(), smoother.getTolerances()[3]
+    assert found == wanted
+    exact = Poisson(Grid((40, 40)), Solver("cg", "jacobi", 1e-12))
+    torch.testing.assert_close(u, exact(torch.ones_like(u)), rtol=1e-7, atol=1e-9)

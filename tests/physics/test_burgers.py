@@ -304,7 +304,7 @@ def test_channels():
             {"grid": Grid((4, 4), "dirichlet", MPI.COMM_SELF)},
             "needs a periodic grid, not .*dirichlet",
         ),
-        ({"grid": Grid((4, 4), ("periodic", "neumann"), MPI.COMM_SELF)}, "needs a periodic grid"),
+        ({"grid": Grid((4, 4), ("periodic", "dirichlet"), MPI.COMM_SELF)}, "needs a periodic grid"),
         ({"dt": 0.0}, "dt must be positive"),
         ({"dt": -0.1}, "dt must be positive"),
         ({"dt": math.inf}, "dt must be positive and finite"),

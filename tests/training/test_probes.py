@@ -38,10 +38,10 @@ def noisy(make_task, tmp_path):
     """Makes tasks whose network has statistics of its batches and random numbers."""
     (tmp_path / "noisy.py").write_text(NETWORK)
 
-    def make():
+    def make(**sections):
         torch.manual_seed(3)
         kind = f"{tmp_path / 'noisy.py'}:Noisy"
-        return make_task(tiny.emulator, 4, network={"kind": kind})[0]
+        return make_task(tiny.emulator, 4, network={"kind": kind}, **sections)[0]
 
     return make
 
@@ -76,10 +76,11 @@ def trained(task, schedule, folder):
     )
 
 
-def test_probes_change_nothing_else(noisy, tmp_path):
-    schedule = Measuring()
-    probed = trained(noisy(), schedule, tmp_path / "probed")
-    plain = trained(noisy(), ConstantSchedule(4), tmp_path / "plain")
+@pytest.mark.parametrize("guess", ["zero", "last"])
+def test_probes_change_nothing_else(guess, noisy, tmp_path):
+    schedule, solver = Measuring(), {"solver": {"initial_guess": guess}}
+    probed = trained(noisy(**solver), schedule, tmp_path / "probed")
+    plain = trained(noisy(**solver), ConstantSchedule(4), tmp_path / "plain")
     assert probed[:2] == plain[:2]
     assert len(plain[2]) == 3
     assert all(torch.equal(a, b) for a, b in zip(probed[2], plain[2], strict=True))

@@ -8,20 +8,30 @@ import scipy.sparse as sp
 import torch
 
 from prdp_hpc import (
+    LBFGS,
     MLP,
+    AllenCahn,
     AssembledOperator,
     Burgers,
     Checkpoints,
+    ColouredJacobian,
+    Conductivity,
     ConstantSchedule,
     Convolution,
+    CoordinateNetwork,
     Coordinator,
     Corrector,
     ElementOperator,
     Emulator,
+    Experiments,
     ExplicitLadder,
+    FieldInversion,
+    FieldObservations,
+    FieldUnknown,
     FunctionOperator,
     GradientCoordinator,
     Grid,
+    H1Regularisation,
     Heat,
     Inverse,
     IterationLadder,
@@ -29,7 +39,13 @@ from prdp_hpc import (
     MeasuredGradient,
     NavierStokes,
     Network,
+    NetworkUnknown,
+    NonlinearDiffusion,
+    NonlinearSolveError,
+    NonlinearSolver,
+    PointObservations,
     Poisson,
+    Positions,
     PreemptionWatch,
     ProcessMesh,
     Recipe,
@@ -43,6 +59,7 @@ from prdp_hpc import (
     SupervisedTask,
     Task,
     ToleranceLadder,
+    TotalVariation,
     Trainer,
     TrajectoryDataset,
     TrajectoryFile,
@@ -51,6 +68,7 @@ from prdp_hpc import (
     load_config,
     load_network,
     solve,
+    solve_nonlinear,
     train,
 )
 
@@ -68,6 +86,12 @@ ElementOperator([[0, 1]], n="two")  # type: ignore[arg-type]
 FunctionOperator("product", 8)  # type: ignore[arg-type]
 Heat(grid, diffusivity="fast", dt=1.0, solver=solver)  # type: ignore[arg-type]
 Poisson()  # type: ignore[call-arg]
+newton = NonlinearSolver(solver, "tight")  # type: ignore[arg-type]
+failed: NonlinearSolveError = newton.report  # type: ignore[assignment]
+solve_nonlinear(lambda u: u, 1.0)  # type: ignore[arg-type]
+ColouredJacobian.on_grid(grid, channels="two")  # type: ignore[arg-type]
+NonlinearDiffusion(grid, 1.0, 0.1, solver)  # type: ignore[arg-type]
+front: Stepper = AllenCahn(grid, 0.1, 0.5, newton)
 Burgers(grid, viscosity=None, dt=1.0, solver=solver)  # type: ignore[arg-type]
 NavierStokes()  # type: ignore[call-arg]
 ladder = IterationLadder(start="one")  # type: ignore[arg-type]
@@ -122,3 +146,22 @@ Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs="many")  # typ
 PreemptionWatch("world")
 train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]
 evaluate(5)  # type: ignore[arg-type]
+
+darcy = Conductivity(Poisson(grid, solver))
+sensors = PointObservations(Positions(grid, [[0.5]]))
+Positions(grid)  # type: ignore[call-arg]
+FieldObservations(5)  # type: ignore[arg-type]
+pumping = Experiments(torch.ones(2, 8), sensors, torch.ones(2, 1), noise=1e-3)
+Experiments(torch.ones(2, 8), sensors, torch.ones(2, 1))  # type: ignore[call-arg]
+coordinates_to_field = NetworkUnknown(CoordinateNetwork(1), grid, mesh)
+FieldUnknown(grid, mesh, start="anywhere")  # type: ignore[arg-type]
+search: Task = FieldInversion(
+    darcy,
+    pumping,
+    mesh,
+    unknown=coordinates_to_field,
+    regularisation=TotalVariation(grid, 1.0),
+    optimizer=LBFGS,
+)
+FieldInversion(darcy, pumping, mesh, learning_rate="fast")  # type: ignore[arg-type]
+H1Regularisation(grid, "strong")  # type: ignore[arg-type]

@@ -50,6 +50,9 @@ class ConvergenceTest(Protocol):
 class DefaultTest:
     """Stops each right-hand side at its own iteration, as KSPConvergedDefault does.
 
+    `whole`: the squared norms `(B, 1)` that a tolerance refers to; default: those of the first
+    residuals.
+
     Attributes
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
@@ -60,7 +63,14 @@ class DefaultTest:
         derivative there.
     """
 
-    def __init__(self, batch: int, level: Refinement, absolute: float, divergence: float) -> None:
+    def __init__(
+        self,
+        batch: int,
+        level: Refinement,
+        absolute: float,
+        divergence: float,
+        whole: Tensor | None = None,
+    ) -> None:
         self.is_tested = level.rtol is not None
         self.active = torch.ones(batch, 1, dtype=torch.float64)
         self.counts = torch.zeros(batch, 1, dtype=torch.int64)
@@ -72,6 +82,7 @@ class DefaultTest:
         self._absolute = absolute**2 if self.is_tested else 0.0
         self._divergence = divergence**2
         self._first = torch.zeros(batch, 1, dtype=torch.float64)
+        self._whole = whole if self.is_tested else None
 
     @property
     def goes_on(self) -> bool:
@@ -87,7 +98,11 @@ class DefaultTest:
         """See `ConvergenceTest`."""
         self._first = squared_norm.detach()
         self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
-        self.solved(self._first <= self._absolute)
+        is_solved = self._first <= self._absolute
+        if self._whole is not None:
+            is_solved |= self._first <= self._target * self._whole
+            self._first = torch.where(self._whole > 0.0, self._whole, self._first)
+        self.solved(is_solved)
 
     def drop(self, which: Tensor, reason: int) -> None:
         """See `ConvergenceTest`."""

@@ -12,23 +12,27 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.lag import check_lag
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import like, to_host
+from prdp_hpc.linalg.solver import Solver, recollection_of
+from prdp_hpc.linalg.torch_petsc import in_double, like, to_host
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
+from prdp_hpc.linalg.unrolled.guess import Guess, guessed, not_offered
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
 from prdp_hpc.linalg.unrolled.run import Run
 from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
-from prdp_hpc.linalg.validation import prepare
+from prdp_hpc.linalg.validation import prepare, wrong_guess
 from prdp_hpc.petsc import PETSc
 
 GMRES_RESTART = 30  # PETSc's default
 
 
-def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -> Tensor:
+def unrolled_solve(
+    operator: Operator, values: Any, b: Tensor, solver: Solver, guess: Tensor | None = None
+) -> Tensor:
     """As `solve`, differentiated through the iterations: the derivative of what was computed, not
     of the exact solution.
 
@@ -47,6 +51,9 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     tolerance this holds for right-hand sides that need no iteration; for others the derivative is
     that of the iterations done, whose accuracy the tolerance does not control.
 
+    With a guess g it is `g + P(b − A g)`, where P are the iterations from zero, and g has the
+    gradient of that.
+
     `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi,
     lu and cholesky are differentiated too; other linear ones are taken as constant and serve only
     where the values need no gradient. The gradient needs `M⁻ᵀ`: of preconditioners that are not
@@ -61,18 +68,42 @@ def unrolled_solve(operator: Operator, values: Any, b: Tensor, solver: Solver) -
     SolveError
         As `solve`.
     """
-    for tensor in (values, b):
+    for tensor in (values, b, guess):
         if isinstance(tensor, Tensor) and is_transformed(tensor):
-            raise _not_offered("torch.func's transforms and batched gradients")
+            raise not_offered("torch.func's transforms and batched gradients")
+    error = wrong_guess(b, guess, guess is None and solver.initial_guess == "state")
+    recollection = None
+    if error is None and isinstance(b, Tensor):
+        recollection, error = recollection_of(solver, operator, b)
+    is_plain = guess is None and error is None and recollection is None
+    if is_plain or not isinstance(b, Tensor):
+        return _solved(operator, values, b, solver, None)
+    start, rest = guessed(operator, values, b, solver, Guess(guess, error, recollection))
+    x = start + _solved(operator, values, rest, solver, in_double(b).detach())
+    if recollection is not None:
+        recollection.keep("forward", _rows(x).numpy())
+    return like(x, b)
+
+
+def _solved(
+    operator: Operator, values: Any, b: Tensor, solver: Solver, whole: Tensor | None
+) -> Tensor:
     # Asked here: inside a forward pass torch records nothing.
-    x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    recording = torch.is_grad_enabled()
+    x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, recording, whole)  # type: ignore[no-untyped-call]
     return x
 
 
 class _UnrolledSolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Any, b: Tensor, operator: Operator, solver: Solver, recording: bool
+        ctx: Any,
+        values: Any,
+        b: Tensor,
+        operator: Operator,
+        solver: Solver,
+        recording: bool,
+        whole: Tensor | None,
     ) -> Tensor:
         needs = ctx.needs_input_grad[:2]
         _check(solver, operator, needs[0])
@@ -88,7 +119,8 @@ class _UnrolledSolve(torch.autograd.Function):
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver, keeps_states)
             scaling = Scaling(operator.comm, _rows(b)) if run.is_to_be_scaled else Scaling()
-            x = scaling.unscaled(run.forward(scaling.scaled(_rows(b)))).view(b.shape)
+            aim = None if whole is None else scaling.scaled(_rows(whole))
+            x = scaling.unscaled(run.forward(scaling.scaled(_rows(b)), aim)).view(b.shape)
             keeps = records
         finally:
             if not keeps:
@@ -103,16 +135,16 @@ class _UnrolledSolve(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        raise _not_offered("forward-mode derivatives")
+        raise not_offered("forward-mode derivatives")
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         # Always: `once_differentiable` lets torch.autograd.grad leave the second derivative out.
         if torch.is_grad_enabled():
-            raise _not_offered("second derivatives (create_graph=True)")
+            raise not_offered("second derivatives (create_graph=True)")
         (grad,), run = grads, ctx.run
         if is_transformed(grad):
-            raise _not_offered("batched gradients")
+            raise not_offered("batched gradients")
         values, b = ctx.saved_tensors
         try:
             with ctx.report.part("adjoint", "assembly"):
@@ -130,13 +162,7 @@ class _UnrolledSolve(torch.autograd.Function):
         finally:
             ctx.held.release()
         wanted = None if values_grad is None else like(values_grad, values)
-        return wanted, like(b_grad, grad).view(grad.shape), None, None, None
-
-
-def _not_offered(what: str) -> InputError:
-    return InputError(
-        f"differentiation='unrolled' does not offer {what}: use differentiation='implicit'"
-    )
+        return wanted, like(b_grad, grad).view(grad.shape), None, None, None, None
 
 
 def _rows(b: Tensor) -> Tensor:
@@ -161,9 +187,10 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:
 
 def _check(solver: Solver, operator: Operator, values_need_gradient: bool) -> None:
     if solver.adopted is not None:
-        raise _not_offered("a KSP that the user made (Solver.from_ksp)")
+        raise not_offered("a KSP that the user made (Solver.from_ksp)")
     # Again: the differentiation may be set after the solver was made.
     check_unrolled(solver.ksp, solver.pc)
+    check_lag(solver.lag_preconditioner, solver.ksp, "unrolled")
     for key in solver.petsc_options:
         if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
             raise InputError(

@@ -68,8 +68,9 @@ class Run:
         products = not (self.method.is_stationary and self._level.is_fixed)
         return products and self.system.ksp.getTolerances()[1] == 0.0
 
-    def forward(self, b: Tensor) -> Tensor:
-        """The last iterates, `(B, n_local)`.
+    def forward(self, b: Tensor, whole: Tensor | None = None) -> Tensor:
+        """The last iterates, `(B, n_local)`. A tolerance refers to right-hand sides `whole`, of
+        which b is what a guess left.
 
         Raises
         ------
@@ -77,10 +78,10 @@ class Run:
             For NaN in b or x, a breakdown, or a tolerance that was not reached.
         """
         with self._report.part("forward", "solve"):
-            return self._forward(b)
+            return self._forward(b, whole)
 
-    def _forward(self, b: Tensor) -> Tensor:
-        x, test = self._iterate(self.system, b, self.checkpoints.offer)
+    def _forward(self, b: Tensor, whole: Tensor | None) -> Tensor:
+        x, test = self._iterate(self.system, b, self.checkpoints.offer, whole)
         self.counts, self.exact = test.counts, test.exact
         self._count(self._report.forward, len(b), test.counts)
         self._judge("forward", self.system, test, b, x)
@@ -90,18 +91,31 @@ class Run:
         return x
 
     def _iterate(
-        self, system: System, b: Tensor, offer: Callable[[int, State], None]
+        self,
+        system: System,
+        b: Tensor,
+        offer: Callable[[int, State], None],
+        whole: Tensor | None = None,
     ) -> tuple[Tensor, DefaultTest]:
         """The last iterates, and when each right-hand side stopped; `offer` gets every state."""
         _, absolute, divergence, _ = self.system.ksp.getTolerances()
-        test = DefaultTest(len(b), self._level, absolute, divergence)
         with torch.no_grad():
+            squares = None
+            if whole is not None and not self._level.is_fixed:
+                squares = self._squares(system, _in_range(system, whole))
+            test = DefaultTest(len(b), self._level, absolute, divergence, squares)
             right = _in_range(system, b)
             state = self.method.start(system, right, test)
             while test.goes_on:
                 offer(test.iteration, state)
                 state = self.method.step(system, right, state, test)
             return self._solution(system, state), test
+
+    def _squares(self, system: System, b: Tensor) -> Tensor:
+        """The squared norms of right-hand sides as the method measures residuals."""
+        is_plain = self.method.norm == PETSc.KSP.NormType.UNPRECONDITIONED or system.right_side
+        z = b if is_plain else system.precondition(b)
+        return dots(system.comm, (z, z))[0]
 
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None

@@ -161,7 +161,7 @@ class UnrolledSystem:
 
     def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x` or `Aᵀ x` without recording."""
-        return self._each(x, transposed, lambda system, part: system.product(part, transposed))
+        return plain_product(self.systems, x, transposed)
 
     def plain_precondition(self, r: Tensor, transposed: bool = False) -> Tensor:
         """`M⁻¹ r` or `M⁻ᵀ r` without recording."""
@@ -173,19 +173,7 @@ class UnrolledSystem:
         def run(system: LinearSystem, part: Tensor) -> Tensor:
             return torch.from_numpy(system.inverse(part.contiguous().numpy(), transposed))
 
-        return self._each(r, transposed, run)
-
-    def _each(
-        self, x: Tensor, transposed: bool, run: Callable[[LinearSystem, Tensor], Tensor]
-    ) -> Tensor:
-        """Serve the right-hand sides of each matrix."""
-        results = []
-        for system, part in zip(self.systems, x.tensor_split(len(self.systems)), strict=True):
-            try:
-                results.append(run(system, part))
-            except PETSc.Error as error:
-                raise system.failure("adjoint" if transposed else "forward", error) from error
-        return results[0] if len(results) == 1 else torch.cat(results)
+        return _each(self.systems, r, transposed, run)
 
     def values_gradient(self, adjoint: Tensor, solution: Tensor) -> Tensor:
         """`∂(λᵀ A x)/∂values`, summed over the right-hand sides of each matrix."""
@@ -218,6 +206,27 @@ class UnrolledSystem:
         return torch.stack(
             [member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)]
         )
+
+
+def plain_product(systems: list[LinearSystem], x: Tensor, transposed: bool) -> Tensor:
+    """`A x` or `Aᵀ x` without recording; the rows of x are those of each matrix in turn."""
+    return _each(systems, x, transposed, lambda system, part: system.product(part, transposed))
+
+
+def _each(
+    systems: list[LinearSystem],
+    x: Tensor,
+    transposed: bool,
+    run: Callable[[LinearSystem, Tensor], Tensor],
+) -> Tensor:
+    """Serve the right-hand sides of each matrix."""
+    results = []
+    for system, part in zip(systems, x.tensor_split(len(systems)), strict=True):
+        try:
+            results.append(run(system, part))
+        except PETSc.Error as error:
+            raise system.failure("adjoint" if transposed else "forward", error) from error
+    return results[0] if len(results) == 1 else torch.cat(results)
 
 
 class AdjointSystem:

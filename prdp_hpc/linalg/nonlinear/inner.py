@@ -1,0 +1,49 @@
+"""One linear solve with a Jacobian, and its failures in words."""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+
+from prdp_hpc.distributed.communicators import private
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers
+
+
+def linear_solve(
+    operator: Operator, solver: Solver, direction: str, right: Array, level: Refinement
+) -> Array:
+    """`J⁻¹ b` ("forward") or `J⁻ᵀ b` ("adjoint") for one right-hand side `(n_local,)`; collective.
+
+    Raises
+    ------
+    SolveError
+        On all ranks, as a `Solver` does, and for NaN on either side.
+    """
+    method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
+    result = np.zeros_like(right)
+    bad, nonzero = _kind_of(operator, right)
+    if bad:
+        raise errors.bad_numbers(direction, method, 0, level, in_input=True)
+    if not nonzero:
+        return result
+    system = solver.system(operator)
+    system.set_up(direction)
+    iterations = system.solve(direction, right[np.newaxis], result[np.newaxis], level)
+    if anywhere(operator.comm, has_bad_numbers(result)):
+        raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
+    return result
+
+
+def _kind_of(operator: Operator, right: Array) -> tuple[bool, bool]:
+    """Whether a right-hand side holds NaN or infinity, and whether any number that is not 0;
+    collective.
+    """
+    flags = np.array([has_bad_numbers(right), bool(np.any(right))])
+    if operator.comm.size > 1:
+        private(operator.comm).sums.Allreduce(MPI.IN_PLACE, flags, op=MPI.LOR)
+    return bool(flags[0]), bool(flags[1])

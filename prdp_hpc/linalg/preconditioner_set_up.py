@@ -1,0 +1,318 @@
+"""When and how the preconditioner of a linear system is set up."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from abc import abstractmethod
+from typing import Any
+
+import torch
+
+from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.adopted_ksp import set_up
+from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
+from prdp_hpc.linalg.ksp_pair import Direction, KspPair
+from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
+from prdp_hpc.linalg.loaded_values import digest
+from prdp_hpc.linalg.method_types import (
+    DIAGONAL_PCS,
+    FACTORING_PCS,
+    SYMMETRIC_KSPS,
+    SYMMETRIC_PCS,
+)
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.options import meaningless, unused_options
+from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.report import SolveReport
+from prdp_hpc.linalg.residual_checks import ResidualChecks
+from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, is_aij, to_host
+from prdp_hpc.petsc import PETSc
+
+# A reduction of the residual that is the end of what there is to measure.
+SMALLEST = 1e-16
+# How much of the residual, or times what was left after the set-up, shows divergence: some methods
+# reduce another norm, and leave more than there was for some iterations.
+DIVERGED = 10.0
+
+
+class PreconditionerSetUp(ResidualChecks):
+    """The part of a `LinearSystem` that keeps the preconditioner up to date; all of it collective.
+
+    Attributes
+    ----------
+    broken : set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
+    """
+
+    broken: bool
+    _pair: KspPair
+    _report: SolveReport
+    _operator: weakref.ref[Operator]
+
+    @abstractmethod
+    def _direction(self, name: str) -> Direction: ...
+
+    def _prepare_lag(self, n: Lag) -> None:
+        self._state: Any = None
+        self._lag: LagRule | None = None
+        if self._pair.lagged is not None:
+            self._lag = LagRule(n if isinstance(n, int) else None)
+            if self._lag.is_measured:
+                for direction in (self._pair.forward, self._pair.adjoint):
+                    direction.ksp.setConvergenceHistory(length=1, reset=True)
+        # Directions whose solves with a fixed number of iterations have not been looked at since
+        # the values changed; iterations and factors of ten of the rows of one solve with a
+        # tolerance.
+        self._unmeasured: set[str] = set()
+        self._costs: list[tuple[int, float]] = []
+        # What solves with a fixed number of iterations left of the residual after a set-up.
+        self._left: dict[str, float] = {}
+        # Of the last set-up, and of a run that this one goes on after.
+        self._set_up_values: Array | None = None
+        self._earlier: dict[str, Any] | None = None
+
+    @property
+    def _source(self) -> Operator:
+        """The operator whose values preconditioners are made from."""
+        return self._used_operator().preconditioning_operator
+
+    def set_up(self, direction: str) -> None:
+        """Set the preconditioner up if one of the matrices changed since, or with a lag once it is
+        time to; collective.
+        """
+        operator = self._used_operator()
+        if operator.preconditioner is not None:
+            operator.preconditioner.load()
+        if self._lag is not None:
+            self._set_up_lagged(direction, self._lag)
+            return
+        state = self._matrix.stateGet(), self._pair.pmat.stateGet()
+        if state != self._state:
+            self._set_up_counted(direction)
+            self._state = state
+
+    def _set_up_lagged(self, direction: str, lag: LagRule) -> None:
+        if self._earlier is not None:
+            self._set_up_earlier(direction, lag, self._earlier)
+        # Not the matrix's own count of changes: earlier values may have been in it for a moment.
+        state = self._used_operator().loads, self._source.loads
+        changed = state != self._state
+        if self._state is not None and state[1] != self._state[1]:
+            lag.changed()
+        if self._state is None or lag.is_due:
+            self.set_up_anew(direction)
+        elif changed:
+            with self._report.part(direction, "set_up"):
+                self._check_kept(self._direction(direction))
+            self._report.counters(direction).set_ups_skipped += 1
+        if changed:
+            self._unmeasured = {"forward", "adjoint"}
+        self._state = state
+
+    def set_up_anew(self, direction: str) -> None:
+        """Set a lagged preconditioner up for the values that the matrix holds; collective."""
+        assert self._lag is not None
+        assert self._pair.lagged is not None
+        # Until it is done: after an error nothing is left to be kept.
+        state, self._state = self._state, None
+        self._pair.lagged.take_values()
+        self._set_up_counted(direction)
+        self._state = state
+        self._set_up_values = self._source.loaded.copy
+        self._lag.was_set_up()
+        self._unmeasured = {"forward", "adjoint"}
+
+    def _set_up_counted(self, direction: str) -> None:
+        with self._report.part(direction, "set_up"):
+            self._set_up(self._direction(direction))
+        self._report.counters(direction).set_ups += 1
+        self._check_options()
+
+    def _note_cost(self, direction: Direction, iterations: int) -> None:
+        """Keep what a solve with a tolerance cost; the norms are those that it computed."""
+        if self._lag is None or not self._lag.is_measured or direction.level.is_fixed:
+            return
+        first = direction.ksp.getConvergenceHistory()[:1]
+        last = float(direction.ksp.getResidualNorm())
+        if iterations and len(first) and last < first[0]:
+            self._costs.append((iterations, math.log10(first[0] / max(last, SMALLEST * first[0]))))
+
+    def _is_trusted(self, direction: Direction, b: Array, x: Array) -> bool:
+        """Tell the lag what the solves cost. Whether they are those of a preconditioner that still
+        fits, as far as one can see: with a fixed number of iterations, whether all numbers are
+        finite and the residual of the first right-hand side has not grown; collective.
+        """
+        lag, level = self._lag, direction.level
+        assert lag is not None
+        if not level.is_fixed:
+            self._tell_cost(direction, lag)
+            return True
+        if lag.is_stale and anywhere(self._comm, has_bad_numbers(x)):
+            return False
+        is_known = direction.name not in self._unmeasured or not (lag.is_stale or lag.is_measured)
+        if is_known or len(b) == 0:
+            return True
+        residual, length, _ = self._lengths(direction, b[0], x[0])
+        if length == 0.0:
+            return True
+        self._unmeasured.discard(direction.name)
+        left = residual / length
+        if lag.is_stale and not left <= DIVERGED * max(1.0, self._left.get(direction.name, 0.0)):
+            return False
+        if not lag.is_stale:
+            self._left[direction.name] = left
+        if lag.is_measured:
+            lag.measured(direction.name, level, max(left, SMALLEST))
+        return True
+
+    def _tell_cost(self, direction: Direction, lag: LagRule) -> None:
+        costs, self._costs = self._costs, []
+        if costs:
+            iterations, decades = map(sum, zip(*costs, strict=True))
+            slack = FLOOR * len(costs) / decades
+            lag.measured(direction.name, direction.level, iterations / decades, slack)
+
+    def lag_state(self) -> dict[str, Any] | None:
+        """What the preconditioner depends on besides the values of the next solve: the values of
+        the last set-up, on this rank, and when the next one is due. None without a lag.
+        """
+        if self._lag is None or self._state is None:
+            return self._earlier
+        values, loaded = self._set_up_values, self._source.loaded.copy
+        return {
+            "values": None if values is None else torch.from_numpy(values),
+            "loaded": digest(loaded),
+            "rule": self._lag.state_dict(),
+            "unmeasured": sorted(self._unmeasured),
+            "left": dict(self._left),
+        }
+
+    def load_lag_state(self, state: dict[str, Any]) -> None:
+        """Go on from `lag_state()` at the next solve."""
+        self._earlier = state
+
+    def _set_up_earlier(self, direction: str, lag: LagRule, earlier: dict[str, Any]) -> None:
+        """Set up for the values of an earlier run's last set-up, so that this one goes on to the
+        same numbers; not if they are other ranks' parts.
+        """
+        self._earlier = None
+        host = None if earlier["values"] is None else to_host(earlier["values"])
+        source = self._source
+        loaded = source.loaded.copy
+        shapes = [None if values is None else values.shape for values in (host, loaded)]
+        if anywhere(self._comm, shapes[0] != shapes[1]):
+            return
+        with source.holding(host):
+            self.set_up_anew(direction)
+        self._set_up_values = host
+        lag.load_state_dict(earlier["rule"])
+        self._unmeasured, self._left = set(earlier["unmeasured"]), dict(earlier["left"])
+        # Whether the values of the next solve are other ones than those of the last.
+        is_other = anywhere(self._comm, digest(loaded) != earlier["loaded"])
+        self._state = self._used_operator().loads, source.loads - is_other
+
+    def _set_up(self, direction: Direction) -> None:
+        ksp = direction.ksp
+        try:
+            self._check_promises()
+            self._check_rows(direction)
+            self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
+            if self._pair.is_one_ksp:
+                set_up(ksp, self._used_operator())
+            else:
+                ksp.setUp()
+            ksp.setUpOnBlocks()
+            # What belongs to one rank alone may have failed there.
+            raise_together(self._comm, None)
+        except PETSc.Error as error:
+            raise self.failure(direction.name, error) from error
+        except RemoteError:
+            # The ranks that failed make new KSPs next time, which is collective.
+            self._give_up()
+            raise
+
+    def _used_operator(self) -> Operator:
+        operator = self._operator()
+        assert operator is not None, "its solver outlived an operator that is being used"
+        return operator
+
+    def _check_kept(self, direction: Direction) -> None:
+        """Check new values for which the preconditioner is kept as if it were set up."""
+        try:
+            self._check_promises()
+        except PETSc.Error as error:
+            raise self.failure(direction.name, error) from error
+        divides = self.pc_name in DIAGONAL_PCS
+        if divides or self.pc_name in FACTORING_PCS:
+            self._raise_bad_row(direction, self._source.matrix, in_set_up=divides)
+
+    def _check_rows(self, direction: Direction) -> None:
+        """Raise SolveError for a zero on the diagonal where the preconditioner would fail on the
+        rank that has it and leave the others waiting.
+        """
+        if self._comm.size == 1 or self.pc_name not in DIAGONAL_PCS:
+            return
+        self._raise_bad_row(direction, self._pair.pmat, in_set_up=True)
+
+    def _raise_bad_row(self, direction: Direction, matrix: Any, in_set_up: bool) -> None:
+        where = bad_row(matrix, self._residual, in_set_up)
+        if where:
+            reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
+            raise errors.failed_solve(
+                direction.name, self.method, reason, 0, direction.level, where
+            )
+
+    def _check_promises(self) -> None:
+        """Raise ValueError if the values break what the operator promises or the method needs."""
+        operator = self._used_operator()
+        relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
+        by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
+        if operator.preconditioner is None:
+            relying += by_pc
+        else:
+            self._require_symmetric(operator.preconditioning_operator, by_pc)
+        relying += ["symmetric=True"] if operator.symmetric else []
+        self._require_symmetric(operator, relying)
+        if self._nullspaces is not None and not operator.promises_hold:
+            operator.promises.require_nullspaces(self._nullspaces, operator.symmetric)
+
+    def _require_symmetric(self, operator: Operator, relying: list[str]) -> None:
+        if relying and not (operator.symmetric and operator.promises_hold):
+            operator.promises.require_symmetric(" and ".join(relying))
+            operator.failure = None  # A function without a transpose is not at fault.
+
+    def _check_options(self) -> None:
+        """Raise ValueError for options that nothing asked for by the end of the first set-up."""
+        unused = unused_options(self._pair.prefix, self._pair.options)
+        self._pair.options = {}
+        if unused:
+            self._give_up()
+            raise meaningless(unused, self.method)
+
+    def failure(self, direction: str, error: PETSc.Error) -> Exception:
+        """What to raise for a PETSc call that failed: the exception of the operator's or
+        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
+        call.
+        """
+        self._give_up()
+        operator = self._operator()
+        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
+        if operator is not None:
+            failure, operator.failure = operator.failure or failure, None
+        if failure is None:
+            failure = self._petsc_failure(direction, error)
+        tell_or_end_job(self._comm, failure)
+        return failure
+
+    def _give_up(self) -> None:
+        """Have these KSPs replaced before the next solve, and never freed."""
+        if not self.broken:
+            self.broken = True
+            self._pair.keep()
+
+    def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
+        # On this rank alone: the others may not have failed.
+        matrix, level = self._pair.pmat, self._direction(direction).level
+        row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
+        return errors.petsc_failure(direction, self.method, error, level, row)

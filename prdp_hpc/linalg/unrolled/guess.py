@@ -1,0 +1,135 @@
+"""Where an unrolled solve starts, and what is left to solve for, as differentiable maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prdp_hpc.autograd.batched_functions import is_transformed
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.torch_petsc import Array, in_double, like, to_host
+from prdp_hpc.linalg.unrolled.system import plain_product
+from prdp_hpc.linalg.validation import bad_guess, prepare
+
+
+def not_offered(what: str) -> InputError:
+    """The error for what only implicit differentiation does."""
+    return InputError(
+        f"differentiation='unrolled' does not offer {what}: use differentiation='implicit'"
+    )
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Where to start.
+
+    Attributes
+    ----------
+    given : what the user gave.
+    error : what is wrong with that on this rank, which all ranks raise together.
+    recollection : last solutions, which come before it.
+    """
+
+    given: Tensor | None
+    error: Exception | None
+    recollection: Recollection | None
+
+
+def guessed(
+    operator: Operator, values: Any, b: Tensor, solver: Solver, guess: Guess
+) -> tuple[Tensor, Tensor]:
+    """The start g and `b − A g`, in double precision on the host, of the shape of b; differentiable
+    with respect to the values, b and a guess that was given; collective.
+    """
+    start = torch.zeros_like(in_double(b).detach())
+    if guess.error is None and guess.given is not None:
+        start = in_double(guess.given)
+    if guess.recollection is not None:
+        last = np.atleast_2d(to_host(start)).copy()
+        if guess.recollection.recall("forward", last):
+            start = torch.from_numpy(last).view(start.shape)
+    error = guess.error or bad_guess(start)
+    found: tuple[Tensor, Tensor] = _Rest.apply(  # type: ignore[no-untyped-call]
+        values, in_double(b), start, operator, solver, error
+    )
+    return found
+
+
+class _Rest(torch.autograd.Function):
+    """`P g`, without its part in the nullspace, and `b − A P g`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Any,
+        b: Tensor,
+        start: Tensor,
+        operator: Operator,
+        solver: Solver,
+        error: Exception | None,
+    ) -> tuple[Tensor, Tensor]:
+        needs = ctx.needs_input_grad[:3]
+        with solver.report.part("forward", "assembly"):
+            held = HeldMatrices(operator, prepare(operator, values, b, (*needs, True), error))
+        systems = [solver.system(member) for member in held.operators]
+        rows = _in_range(operator, _rows(start))
+        ctx.held, ctx.systems, ctx.operator, ctx.report = held, systems, operator, solver.report
+        ctx.save_for_backward(values if isinstance(values, Tensor) else None, rows)
+        product = plain_product(systems, rows, transposed=False)
+        if not any(needs):
+            held.release()
+        return rows.clone().view(start.shape), b - product.view(b.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor]:
+        raise not_offered("forward-mode derivatives")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise not_offered("second derivatives (create_graph=True)")
+        (start_grad, grad), (values, start) = grads, ctx.saved_tensors
+        if is_transformed(grad):
+            raise not_offered("batched gradients")
+        values_grad = guess_grad = None
+        try:
+            with ctx.report.part("adjoint", "assembly"):
+                ctx.held.restore(values, values_are_read=True)
+            if ctx.needs_input_grad[0]:
+                with ctx.report.part("adjoint", "gradient"):
+                    values_grad = _values_gradient(ctx, values, _rows(grad), start)
+            if ctx.needs_input_grad[2]:
+                product = plain_product(ctx.systems, _rows(grad), transposed=True)
+                guess_grad = _in_range(ctx.operator, _rows(start_grad) - product).view(grad.shape)
+        finally:
+            ctx.held.release()
+        return values_grad, grad, guess_grad, None, None, None
+
+
+def _in_range(operator: Operator, x: Tensor) -> Tensor:
+    """`x (B, n_local)` without its part in the nullspace; collective."""
+    if operator.nullspaces is None:
+        return x
+    return torch.from_numpy(operator.nullspaces.right.removed_from(x.numpy()))
+
+
+def _values_gradient(ctx: Any, values: Tensor, grad: Tensor, start: Tensor) -> Tensor:
+    members = len(ctx.systems)
+    if ctx.held.operators[0] is not ctx.operator:
+        shape = (members, len(grad) // members, grad.shape[-1])
+        grad, start = grad.reshape(shape), start.reshape(shape)
+    return like(ctx.operator.values_gradient(values, grad, start), values).view(values.shape)
+
+
+def _rows(b: Tensor) -> Tensor:
+    """`(B, n_local)` on the host."""
+    rows: Array = np.atleast_2d(to_host(b))
+    return torch.from_numpy(rows)

@@ -1,0 +1,146 @@
+"""Implicit steps of nonlinear equations by Newton's method: what their PDEs share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from prdp_hpc.distributed.collective import call_together, raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg import NonlinearSolver, Solver, solve_nonlinear
+from prdp_hpc.linalg.nonlinear.solve import GivenJacobian
+from prdp_hpc.physics.boundaries import Boundaries, SideConditions, numbers_of
+from prdp_hpc.physics.face_fluxes import FaceFluxes
+
+
+class NewtonKeys(Protocol):
+    """The keys of a section `newton` of a config; see `prdp_hpc.config.physics.NewtonSection`."""
+
+    @property
+    def refines(self) -> str:
+        """Whose level the coordinator changes."""
+        ...
+
+    @property
+    def level(self) -> int | float:
+        """Newton's, where it does not."""
+        ...
+
+    @property
+    def inner(self) -> int | float | str:
+        """The linear solves', where it does not."""
+        ...
+
+
+def newton_solver(solver: Solver | NonlinearSolver, keys: NewtonKeys) -> NonlinearSolver:
+    """The nonlinear solver of a section `newton` around the linear solver of a config.
+
+    The level that the linear solver comes with is that of what is refined. A nonlinear solver, as
+    that of reference solutions, stays as it is.
+    """
+    if isinstance(solver, NonlinearSolver):
+        return solver
+    if keys.refines == "inner":
+        return NonlinearSolver(solver, keys.level, refines="inner")
+    return NonlinearSolver(solver, solver.refinement, inner=keys.inner)
+
+
+class NewtonStepper(ABC):
+    """One step of backward Euler, `F(u⁺, u) = 0`, for fields of one channel.
+
+    A subclass has `residual(u, old, *parameters, sides)` on `(b, 1, *local_shape)`, and `jacobian`;
+    `sides` are the numbers of `FaceFluxes.side_numbers`.
+
+    Raises
+    ------
+    ValueError
+        For a time step that is not positive and finite, or another solver than a `NonlinearSolver`.
+    """
+
+    channels: tuple[str, ...] = ("u",)
+    channelwise = True
+    residual: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        grid: Grid,
+        dt: float,
+        solver: NonlinearSolver,
+        boundaries: Boundaries | None = None,
+    ) -> None:
+        error = None
+        if not 0 < dt < math.inf:
+            error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
+        raise_together(grid.comm, error or wrong_solver(solver))
+        self.grid, self.solver, self._dt = grid, solver, float(dt)
+        self.boundaries = boundaries or [None] * grid.dim
+        self.fluxes = FaceFluxes(grid, SideConditions(grid, boundaries))
+
+    @property
+    def dt(self) -> float:
+        """The time step."""
+        return self._dt
+
+    def attributes(self) -> dict[str, float]:
+        """`dt`, and the numbers on the sides."""
+        return {"dt": self.dt, **numbers_of(self.boundaries)}
+
+    @property
+    @abstractmethod
+    def jacobian(self) -> GivenJacobian:
+        """Of the residual, as `solve_nonlinear` takes it."""
+
+    def _step(self, state: Tensor, parameters: Sequence[Any] = ()) -> Tensor:
+        """The state one step later; every channel by itself, from the state itself as start."""
+        fields = self._fields(state)
+        parameters = (*parameters, self.side_numbers())
+        stepped = solve_nonlinear(
+            self.residual,
+            fields,
+            (fields, *parameters),
+            self.solver,
+            jacobian=self.jacobian,
+            grid=self.grid,
+            per_sample=(True, *(False for _ in parameters)),
+        )
+        return stepped.reshape(state.shape)
+
+    def side_numbers(self) -> list[tuple[Tensor, ...]]:
+        """The last parameter of the residual; an error in a condition on all ranks."""
+        return call_together(self.grid.comm, self.fluxes.side_numbers)
+
+    def _fields(self, state: Tensor) -> Tensor:
+        """All fields of a batch as samples of one channel; collective."""
+        local, error = self.grid.local_shape, None
+        if tuple(state.shape[-self.grid.dim :]) != local:
+            error = InputError(
+                f"a field on this rank must end in the grid's local shape {local}, this one has "
+                f"{tuple(state.shape)}"
+            )
+        raise_together(self.grid.comm, error)
+        return state.reshape(math.prod(state.shape[: -self.grid.dim]), 1, *local)
+
+
+def wrong_solver(solver: Any) -> InputError | None:
+    """Why a step of Newton's method cannot be solved with this, if it cannot."""
+    if isinstance(solver, NonlinearSolver):
+        return None
+    return InputError(
+        "this PDE is nonlinear: its solver must be a NonlinearSolver(Solver(...)), not a "
+        f"{type(solver).__name__}"
+    )
+
+
+def replicated(grid: Grid, number: float | Tensor) -> Tensor:
+    """A number that every rank holds, in double precision; its gradient is summed over the
+    ranks.
+    """
+    if not isinstance(number, Tensor):
+        return torch.tensor(float(number), dtype=torch.float64)
+    return grid.replicated(number)

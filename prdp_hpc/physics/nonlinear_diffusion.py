@@ -1,0 +1,182 @@
+"""Diffusion whose coefficient depends on the solution, one implicit step a call."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg import (
+    ColouredJacobian,
+    NonlinearSolver,
+    Refinement,
+    Solver,
+    solve_nonlinear,
+)
+from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
+from prdp_hpc.physics.face_fluxes import SideNumbers
+from prdp_hpc.physics.initial_conditions import normalised_fourier
+from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
+from prdp_hpc.physics.stepper import unit_axes
+
+LAWS = ("quadratic", "power")
+
+
+class NonlinearDiffusion(NewtonStepper):
+    """`u_t = ∇·(κ(u) ∇u) + f`, and `−∇·(κ(u) ∇u) = f`.
+
+    With `law="quadratic"` `κ(u) = κ₀ (1 + β u²)`, as of conductors that heat conducts better in
+    when hot; with `law="power"` `κ(u) = κ₀ |u|^β`, the porous medium equation, whose fronts move at
+    a finite speed. Backward Euler in time, central differences with the mean κ at each face:
+    Newton's method solves
+
+        `F(u⁺) = u⁺ − u − dt ∇_h·(κ(u⁺) ∇_h u⁺) − dt f = 0`
+
+    from the state before. The Jacobian is not symmetric; it is assembled by colouring. First order
+    in dt; second in h where κ is smooth.
+
+    Parameters
+    ----------
+    grid : where u lives.
+    diffusivity : κ₀ > 0 in length² / time ("power": / unit of u^β); a number, or a replicated
+        tensor of shape `()`, which may require a gradient.
+    dt : time step, > 0.
+    solver : a `NonlinearSolver`.
+    law : "quadratic" (default) or "power".
+    exponent : β ≥ 0, of "power" ≥ 1; default 1.
+    boundaries : for each axis the conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`, with κ = κ(u); default: as the grid says.
+
+    Raises
+    ------
+    ValueError
+        For a number out of range, or another kind of solver.
+
+    Source: Vázquez, The Porous Medium Equation (2007).
+    """
+
+    scheme = "backward Euler, central differences, Newton to rtol 1e-10"
+
+    def __init__(
+        self,
+        grid: Grid,
+        diffusivity: float | Tensor,
+        dt: float,
+        solver: NonlinearSolver,
+        law: str = "quadratic",
+        exponent: float = 1.0,
+        boundaries: Boundaries | None = None,
+    ) -> None:
+        raise_together(grid.comm, _wrong(diffusivity, law, exponent))
+        super().__init__(grid, dt, solver, boundaries)
+        self.diffusivity, self.law, self.exponent = diffusivity, law, float(exponent)
+
+    @classmethod
+    def from_config(cls, section: Any, grid: Grid, solver: Any) -> NonlinearDiffusion:
+        """The stepper of a section `physics` with `diffusivity`, `dt`, `law`, `exponent`,
+        `boundaries` and `newton`; collective.
+        """
+        return cls(
+            grid,
+            section.diffusivity,
+            section.dt,
+            newton_solver(solver, section.newton),
+            section.law,
+            section.exponent,
+            boundaries_of(section.boundaries, grid.dim),
+        )
+
+    @staticmethod
+    def reference_solver() -> NonlinearSolver:
+        """A solver for reference solutions."""
+        return NonlinearSolver(Solver("gmres", "bjacobi"), Refinement(rtol=1e-10), inner=1e-6)
+
+    def attributes(self) -> dict[str, float]:
+        """`dt`, `diffusivity`, `exponent` and the numbers on the sides."""
+        numbers = {"diffusivity": float(self.diffusivity), "exponent": self.exponent}
+        return {**super().attributes(), **numbers}
+
+    def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
+        """This rank's part of states between 0 and 1, `(count, 1, *local_shape)`: squares of random
+        Fourier series; collective.
+        """
+        whole = normalised_fourier(generator, count, 1, unit_axes(self.grid), modes) ** 2
+        return self.grid.scatter(torch.from_numpy(whole))
+
+    def conductivity(self, u: Tensor, diffusivity: float | Tensor) -> Tensor:
+        """`κ(u)` for κ₀, point by point."""
+        if self.law == "quadratic":
+            return diffusivity * (1.0 + self.exponent * u**2)
+        return diffusivity * u.abs() ** self.exponent
+
+    def residual(
+        self, u: Tensor, old: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
+    ) -> Tensor:
+        """F of fields `(b, 1, *local_shape)`; differentiable, collective."""
+        flux = -self.steady_residual(u, diffusivity, None, sides)
+        return u - old - self.dt * flux - (0.0 if source is None else self.dt * source)
+
+    def steady_residual(
+        self, u: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
+    ) -> Tensor:
+        """`−∇·(κ(u) ∇u) − f` of fields `(b, 1, *local_shape)`; differentiable, collective."""
+        flux = self.fluxes.divergence(u, lambda v: self.conductivity(v, diffusivity), sides)
+        return -flux - (0.0 if source is None else source)
+
+    @cached_property
+    def jacobian(self) -> ColouredJacobian:
+        """The matrix of the linear systems; made on first use, collective then."""
+        return ColouredJacobian.on_grid(self.grid)
+
+    def __call__(self, u: Tensor, source: Tensor | None = None) -> Tensor:
+        """The state one step later.
+
+        `u`: `(B, C, *local_shape)`; every channel by itself. `source`: f at the new time, this
+        rank's field `local_shape`. Differentiable in u, f and κ₀; collective.
+        """
+        return self._step(u, (replicated(self.grid, self.diffusivity), source))
+
+    def steady(self, source: Tensor, start: Tensor | None = None) -> Tensor:
+        """The solution of `−∇·(κ(u) ∇u) = f` for this rank's fields `source (B, 1, *local_shape)`.
+
+        `start`: where Newton's method begins; default 0 ("power": 1, since κ(0) = 0).
+        Differentiable in f and κ₀; collective. Raises ValueError where no boundary is Dirichlet:
+        and no Robin: there is no unique solution then.
+        """
+        error = None
+        if self.fluxes.conditions.constants == "free":
+            error = InputError(
+                "a steady state needs a Dirichlet or Robin boundary somewhere: without one, any "
+                "constant can be added to it"
+            )
+        raise_together(self.grid.comm, error)
+        first = torch.zeros_like(source) if self.law == "quadratic" else torch.ones_like(source)
+        return solve_nonlinear(
+            self.steady_residual,
+            first if start is None else start,
+            (replicated(self.grid, self.diffusivity), source, self.side_numbers()),
+            self.solver,
+            jacobian=self.jacobian,
+            grid=self.grid,
+            per_sample=(False, True, False),
+        )
+
+
+def _wrong(diffusivity: float | Tensor, law: str, exponent: float) -> InputError | None:
+    if law not in LAWS:
+        return InputError(f"law must be one of {', '.join(LAWS)}, not {law!r}")
+    least = 1.0 if law == "power" else 0.0
+    if not least <= exponent < math.inf:
+        return InputError(
+            f"exponent must be at least {least:g} for law={law!r}, and finite, not {exponent!r}"
+        )
+    if not 0 < float(diffusivity) < math.inf:
+        return InputError(f"diffusivity must be positive and finite, not {diffusivity!r}")
+    return None

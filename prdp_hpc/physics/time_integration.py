@@ -1,0 +1,249 @@
+"""Schemes of second order in time, made from backward Euler steps.
+
+Each takes a function that makes a backward Euler stepper of any length: `h ↦ (u ↦ v)` with
+`(v − u) / h = L(v) + f`, as `lambda h: Heat(grid, kappa, h, solver)`. What the schemes need of the
+solver is then what the stepper needs, and conditions on sides, coefficients and gradients are the
+stepper's. L may be nonlinear in `ThetaScheme` and `BDF2`.
+
+The stepper is called as `stepper(u)`, with `source=f` where there is a source, and with `time=…`
+where the step is given one: the time of `u`, so that `time + h` is the time of `v`, for which the
+scheme wants conditions and sources.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from prdp_hpc.errors import InputError
+
+Length = float | Tensor
+Pair = tuple[Tensor, Tensor]
+Explicit = Callable[..., Tensor]
+
+
+class _Scheme:
+    """What all have: the steppers by their length, as multiples of dt; collective.
+
+    They are made here, where gradients are recorded: a rollout's first steps do not record any.
+    """
+
+    def __init__(self, implicit: Callable[[Any], Any], dt: Length, *shares: float) -> None:
+        self.dt = checked_dt(dt)
+        self.share = shares[0]
+        self._steppers = {share: implicit(share * self.dt) for share in shares}
+
+    @property
+    def grid(self) -> Any:
+        """The stepper's."""
+        return self._stepper.grid
+
+    @property
+    def solver(self) -> Any:
+        """The stepper's."""
+        return self._stepper.solver
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The stepper's."""
+        found: tuple[str, ...] = self._stepper.channels
+        return found
+
+    @property
+    def _stepper(self) -> Any:
+        return self._steppers[self.share]
+
+    def _backward_euler(
+        self, share: float, u: Tensor, source: Tensor | None, time: Any, ends: float
+    ) -> Tensor:
+        """A step of length `share · dt` whose sources and conditions are those of the time
+        `time + ends · dt`.
+        """
+        options: dict[str, Any] = {} if source is None else {"source": source}
+        if time is not None:
+            options["time"] = time + (ends - share) * self.dt
+        after: Tensor = self._steppers[share](u, **options)
+        return after
+
+
+class ThetaScheme(_Scheme):
+    """`(u⁺ − u) / dt = L(w) + f` with `w = θ u⁺ + (1 − θ) u`, of second order for θ = 1/2 and of
+    first for others; stable for every dt if θ ≥ 1/2.
+
+    w is a backward Euler step of length `θ dt` from u, then `u⁺ = u + (w − u) / θ`. θ = 1 is
+    backward Euler, θ = 1/2 the implicit midpoint rule, which for linear L is Crank–Nicolson's;
+    it hardly damps fast modes, so that rough states oscillate (take θ a little above 1/2, or BDF2).
+
+    Parameters
+    ----------
+    implicit : makes the backward Euler stepper of a length.
+    dt : the time step, a number or a tensor of shape `()`, with or without gradient, which
+        `implicit` then gets a multiple of.
+    theta : 0 < θ ≤ 1, default 1/2.
+
+    Example
+    -------
+    ::
+
+        scheme = ThetaScheme(lambda h: Heat(grid, 1.0, h, solver), dt=0.01)
+        after = rollout(scheme, initial, 100)
+    """
+
+    def __init__(self, implicit: Callable[[Any], Any], dt: Length, theta: float = 0.5) -> None:
+        self.theta = checked_theta(theta)
+        super().__init__(implicit, dt, self.theta)
+
+    def __call__(self, u: Tensor, source: Tensor | None = None, time: Any = None) -> Tensor:
+        """The state after a step; `source` is f at `time + θ dt`. Differentiable; collective."""
+        between = self._backward_euler(self.theta, u, source, time, self.theta)
+        return extrapolated(u, between, self.theta)
+
+
+class _TwoStates(_Scheme, ABC):
+    """Schemes whose state is a pair: u now and one step before."""
+
+    def __call__(self, states: Pair, source: Tensor | None = None, time: Any = None) -> Pair:
+        """The pair one step later. `time`: of the newer state. Differentiable; collective."""
+        now, before = states
+        return self._next(now, before, source, time), now
+
+    @abstractmethod
+    def start(self, u: Tensor, source: Tensor | None = None, time: Any = None) -> Pair:
+        """The pair after the first step, by a scheme of first order, which does not lower the order
+        of the others.
+        """
+
+    @abstractmethod
+    def _next(self, now: Tensor, before: Tensor, source: Tensor | None, time: Any) -> Tensor: ...
+
+
+class BDF2(_TwoStates):
+    """`(3 u⁺ − 4 u + u⁻) / (2 dt) = L(u⁺) + f`, of second order; damps fast modes; stable for
+    every dt.
+
+    A step is a backward Euler step of length `2/3 dt` from `(4 u − u⁻) / 3`. Its state is the pair
+    `(u, u⁻)`; the first step, `start`, is backward Euler's.
+
+    Parameters
+    ----------
+    implicit : makes the backward Euler stepper of a length.
+    dt : the time step, a number or a tensor of shape `()`.
+
+    Example
+    -------
+    ::
+
+        scheme = BDF2(lambda h: Heat(grid, 1.0, h, solver), dt=0.01)
+        after, _ = rollout(scheme, scheme.start(initial), 99)  # 100 steps in all
+    """
+
+    def __init__(self, implicit: Callable[[Any], Any], dt: Length) -> None:
+        super().__init__(implicit, dt, 2 / 3, 1.0)
+
+    def start(self, u: Tensor, source: Tensor | None = None, time: Any = None) -> Pair:
+        """The pair after the first step, a backward Euler step of length dt."""
+        return self._backward_euler(1.0, u, source, time, 1.0), u
+
+    def _next(self, now: Tensor, before: Tensor, source: Tensor | None, time: Any) -> Tensor:
+        """`source` is f at `time + dt`."""
+        return self._backward_euler(self.share, (4 * now - before) / 3, source, time, 1.0)
+
+
+class _Imex(_TwoStates):
+    """What both IMEX schemes have: the explicit term."""
+
+    length: ClassVar[float]
+
+    def __init__(self, implicit: Callable[[Any], Any], explicit: Explicit, dt: Length) -> None:
+        super().__init__(implicit, dt, self.length, 1.0)
+        self.explicit = explicit
+
+    def start(self, u: Tensor, source: Tensor | None = None, time: Any = None) -> Pair:
+        """The pair after the first step, explicit Euler in N and backward Euler in L."""
+        added = _sum(self._term(u, time, 0.0), source)
+        return self._backward_euler(1.0, u, added, time, 1.0), u
+
+    def _term(self, u: Tensor, time: Any, ends: float) -> Tensor:
+        """N at `time + ends · dt`."""
+        return self.explicit(u) if time is None else self.explicit(u, time + ends * self.dt)
+
+
+class SBDF2(_Imex):
+    """`(3 u⁺ − 4 u + u⁻) / (2 dt) = L u⁺ + 2 N(u) − N(u⁻) + f`: diffusion L implicit, the rest
+    N explicit; second order. Damps fast modes; dt is bounded by N alone.
+
+    Its state is the pair `(u, u⁻)`; the first step is `start`.
+
+    Parameters
+    ----------
+    implicit : makes the backward Euler stepper of L of a length; it takes `source`.
+    explicit : N, of fields of the state's shape; called as `explicit(u)`, or `explicit(u, time)`
+        where the step is given a time.
+    dt : the time step, a number or a tensor of shape `()`.
+
+    Example
+    -------
+    Diffusion and reaction::
+
+        scheme = SBDF2(lambda h: Heat(grid, 1e-3, h, solver), lambda u: u - u**3, dt=0.01)
+        after, _ = rollout(scheme, scheme.start(initial), 99)
+
+    Source: Ascher, Ruuth and Wetton, SIAM J. Numer. Anal. 32 (1995).
+    """
+
+    length = 2 / 3
+
+    def _next(self, now: Tensor, before: Tensor, source: Tensor | None, time: Any) -> Tensor:
+        term = 2 * self._term(now, time, 0.0) - self._term(before, time, -1.0)
+        right = (4 * now - before) / 3
+        return self._backward_euler(self.share, right, _sum(term, source), time, 1.0)
+
+
+class CNAB2(_Imex):
+    """`(u⁺ − u) / dt = L (u⁺ + u) / 2 + 3/2 N(u) − 1/2 N(u⁻) + f`: Crank–Nicolson for diffusion L,
+    Adams–Bashforth for the rest N; second order. Hardly damps fast modes (`SBDF2` does); dt is
+    bounded by N alone.
+
+    Its state is the pair `(u, u⁻)`; the first step is `start`. Parameters as of `SBDF2`; f is that
+    at `time + dt / 2`.
+
+    Source: Ascher, Ruuth and Wetton, SIAM J. Numer. Anal. 32 (1995).
+    """
+
+    length = 0.5
+
+    def _next(self, now: Tensor, before: Tensor, source: Tensor | None, time: Any) -> Tensor:
+        term = 1.5 * self._term(now, time, 0.0) - 0.5 * self._term(before, time, -1.0)
+        between = self._backward_euler(self.share, now, _sum(term, source), time, self.share)
+        return extrapolated(now, between, self.share)
+
+
+def extrapolated(u: Tensor, between: Tensor, theta: float) -> Tensor:
+    """`u + (w − u) / θ`; w itself for θ = 1."""
+    return between if theta == 1.0 else u + (between - u) / theta
+
+
+def checked_dt(dt: Length) -> Length:
+    """A time step, a float or a tensor; InputError unless it is positive and finite."""
+    number = float(dt.detach()) if isinstance(dt, Tensor) else float(dt)
+    if not 0 < number < math.inf:
+        raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
+    return dt if isinstance(dt, Tensor) else number
+
+
+def checked_theta(theta: float) -> float:
+    """θ as a float; InputError unless 0 < θ ≤ 1."""
+    if not 0 < theta <= 1:
+        raise InputError(
+            f"theta must be above 0 and at most 1 (1: backward Euler, 0.5: Crank–Nicolson), not "
+            f"{theta!r}"
+        )
+    return float(theta)
+
+
+def _sum(term: Tensor, source: Tensor | None) -> Tensor:
+    return term if source is None else term + source

@@ -1,0 +1,1 @@
+"""Field inversion: a coefficient field is found from observations of several experiments."""

@@ -1,0 +1,215 @@
+"""Amortised inversion: a network that finds coefficient fields from measurements at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prdp_hpc.data import EpochSampler, share
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
+from prdp_hpc.tasks.inversion.experiments import Observations, PointObservations
+from prdp_hpc.tasks.inversion.physics import CoefficientPDE
+from prdp_hpc.tasks.recipe import Recipe
+from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
+
+
+@dataclass(frozen=True)
+class FieldSamples:
+    """The same experiments on many fields.
+
+    Attributes
+    ----------
+    data : what was measured, `(N, E, *observe.shape)`.
+    fields : this rank's part of the true m of each, `(N, *local_shape)`.
+    """
+
+    data: Tensor
+    fields: Tensor
+
+
+class AmortisedInversion:
+    """A network from what E experiments measure of a field to its `m = ln κ`.
+
+    It is trained without the true fields: the loss of a sample is `½ Σ ‖O u − d‖² / σ² / n` over
+    its n measurements, where u solves the PDE with `κ = exp(net(d))` at the solver's level. The
+    network gets the measurements as E fields, in units of the root mean square of the training
+    data: whole solutions as they are, those of sensors spread to the grid points beside them.
+    Validation compares fields: `error` is the mean over samples of `‖m − m*‖² / ‖m*‖²`, without
+    any solve. Batches are divided among the replicas, fields among the grid ranks.
+
+    Parameters
+    ----------
+    physics : the PDE, see `CoefficientPDE`, for a coefficient per sample: `(M, *local_shape)` with
+        sources `(M, E, *local_shape)`.
+    network : from `(B, E, …)` to `(B, 1, …)`, on whole fields or on parts, see `Network`.
+    sources : of the E experiments, `(E, *local_shape)`.
+    observe : what is measured of each solution.
+    noise : σ.
+    train, validation : the samples.
+    mesh : the ranks.
+    recipe : optimiser, learning rate, batch size; its loss and its precision are not used, the
+        network computes in float64.
+
+    Raises
+    ------
+    ValueError
+        For a validation sample whose true m is zero everywhere, or a network of another output.
+    """
+
+    def __init__(
+        self,
+        physics: CoefficientPDE,
+        network: nn.Module,
+        sources: Tensor,
+        observe: Observations,
+        noise: float,
+        train: FieldSamples,
+        validation: FieldSamples,
+        mesh: ProcessMesh,
+        recipe: Recipe | None = None,
+    ) -> None:
+        recipe = recipe or Recipe()
+        self.mesh, self.grid, self.solver = mesh, physics.grid, physics.solver
+        self.stopwatch = Stopwatch(physics.solver)
+        self._physics, self._sources, self._observe, self._noise = physics, sources, observe, noise
+        self._train, self._validation = train, validation
+        self._scale = self._root_mean_square(train.data if len(train.data) else validation.data)
+        self.network = network.to(torch.float64)
+        self._parallel = mesh.data_parallel(self.network, self.grid)
+        self._numbers = len(sources) * self._count()
+        self._parallel.settle(self._images(validation.data[:1]))
+        self._squares = self._field_squares(validation.fields)
+        raise_together(mesh.world, self._wrong())
+        self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
+        self._sampler = EpochSampler(len(train.data), recipe.batch_size, recipe.seed)
+
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> AmortisedInversion:
+        """The inversion of a config; collective."""
+        from prdp_hpc.tasks.inversion.from_config import amortised_settings
+
+        return cls(**amortised_settings(parts))
+
+    def train_epoch(
+        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
+    ) -> float:
+        """One pass over the training samples; the mean of the batches' losses."""
+        losses = list(earlier)
+        batches = self._sampler.batches(epoch)
+        with self.stopwatch.part("network"):
+            for batch in batches[len(losses) :]:
+                losses.append(self._backward(batch))
+                self._optimiser.step()
+                self._schedule.step()
+                if after_step is not None and len(losses) < len(batches):
+                    after_step(lambda: losses)
+        return float(np.mean(losses))
+
+    def gradient(self) -> Tensor:
+        """The gradient of the first batch's loss for all parameters, as one vector; collective,
+        equal on all ranks.
+        """
+        self._backward(self._sampler.batches(1)[0])
+        parts = [p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None]
+        found = torch.cat(parts).detach()
+        self._optimiser.zero_grad(set_to_none=True)
+        return found
+
+    def validate(self) -> dict[str, Any]:
+        """The mean normalised squared error of the fields; collective."""
+        self.network.eval()
+        with torch.no_grad():
+            found = self._fields(self._validation.data)
+        self.network.train()
+        squares = self._field_squares(found - self._validation.fields)
+        return {"error": float((squares / self._squares).mean())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network with its channels in and out, optimiser, learning rate and sampler."""
+        return {
+            "network": self.network.state_dict(),
+            "channels": [len(self._sources), 1],
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": {"last_epoch": self._schedule.last_epoch},
+            "sampler": self._sampler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.load_network(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.last_epoch = state["schedule"]["last_epoch"]
+        self._sampler.load_state_dict(state["sampler"])
+
+    def load_network(self, parameters: dict[str, Tensor]) -> None:
+        """The network's part of `state_dict()` alone, to validate it."""
+        self.network.load_state_dict(parameters)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _backward(self, batch: NDArray[np.int64]) -> float:
+        """Put the gradient of a batch's loss into the parameters; the loss, on all ranks."""
+        mine = torch.from_numpy(share(batch, self.mesh.replica, self.mesh.replicas))
+        self._optimiser.zero_grad(set_to_none=True)
+        data = self._train.data[mine]
+        m = self._fields(data)
+        misfit = self._misfit(m, data) if len(mine) else m.sum()
+        part = misfit / (len(batch) * self._numbers)
+        (self._parallel.loss_weight * part).backward()
+        counts = self._observe.local or self.mesh.grid_comm.rank == 0
+        return self.mesh.sum(part.item() if counts else 0.0)
+
+    def _misfit(self, m: Tensor, data: Tensor) -> Tensor:
+        """`½ Σ ‖O u − d‖² / σ²` over this rank's part of a batch."""
+        sources = self._sources.expand(len(m), *self._sources.shape)
+        u = self.stopwatch.physics(lambda kappa: self._physics(kappa, sources), m.exp())
+        return 0.5 * ((self._observe(u) - data) / self._noise).square().sum()
+
+    def _fields(self, data: Tensor) -> Tensor:
+        """This rank's part of the m of each sample, `(b, *local_shape)`; collective."""
+        found: Tensor = self._parallel(self._images(data))
+        return found[:, 0]
+
+    def _images(self, data: Tensor) -> Tensor:
+        """What the network gets, `(b, E, *local_shape)`."""
+        observe, scaled = self._observe, data / self._scale
+        if isinstance(observe, PointObservations):
+            return observe.positions.sources(scaled) * float(np.prod(self.grid.spacing))
+        return scaled
+
+    def _count(self) -> int:
+        """Numbers that one experiment measures; collective."""
+        mine = int(np.prod(self._observe.shape))
+        comm = self.mesh.grid_comm
+        return int(comm.allreduce(mine, op=MPI.SUM)) if self._observe.local else mine
+
+    def _root_mean_square(self, data: Tensor) -> float:
+        sums = np.array([data.square().sum().item(), float(data.numel())])
+        if self._observe.local:
+            self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
+        return float(np.sqrt(sums[0] / sums[1])) or 1.0
+
+    def _field_squares(self, fields: Tensor) -> NDArray[np.float64]:
+        """Σ m² of each sample over the whole grid; collective."""
+        squares: NDArray[np.float64] = fields.square().flatten(1).sum(dim=1).numpy().copy()
+        self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, squares)
+        return squares
+
+    def _wrong(self) -> InputError | None:
+        if not self._squares.all():
+            return InputError(
+                f"validation: the true m of sample {int(np.argmin(self._squares))} is zero "
+                "everywhere, and errors are measured relative to it: leave that sample out"
+            )
+        return None

@@ -1,0 +1,307 @@
+"""The task: find a coefficient field from observations of several experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from prdp_hpc.data import share
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
+from prdp_hpc.tasks.inversion.experiments import Experiments
+from prdp_hpc.tasks.inversion.optimisation import Optimisation
+from prdp_hpc.tasks.inversion.physics import CoefficientPDE
+from prdp_hpc.tasks.inversion.unknown import FieldUnknown, Unknown
+from prdp_hpc.tasks.recipe import adam, exponential
+from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
+
+Regularisation = Callable[[Tensor], Tensor]
+
+
+class FieldInversion:
+    """Find `m`, the logarithm of a coefficient field `κ = exp(m)`, from measurements.
+
+    Minimises `½ Σ_e ‖O u_e − d_e‖² / σ² + R(m)` over m, where `u_e` solves the PDE with κ and the
+    sources of experiment e at the solver's level. The experiments are divided among the replicas of
+    the mesh, the fields among the grid ranks of each; up to rounding, the result is the same
+    whatever the division. An epoch is a number of steps of the optimiser.
+
+    Validation solves for experiments that the search does not see, with a solver of its own. The
+    coordinator gets `error = √(Σ ‖O u − d‖² / σ² / n)` over their n numbers: about 1 once the
+    predictions are as good as the measurements. `error_field` is `‖m − m*‖ / ‖m*‖` where the truth
+    m* is known; the coordinator does not see it. `misfit` is the same quantity as `error` of the
+    experiments that are fitted, in the last evaluation. Evaluations of loss and gradient, and
+    set-ups of the preconditioner, are counted as `evaluations` and `set_ups`.
+
+    Parameters
+    ----------
+    physics : the PDE, see `CoefficientPDE`; `Conductivity(Poisson(grid, solver))` for example.
+    experiments : those that are fitted, all of them on every rank; a replica keeps its share.
+    mesh : the ranks.
+    unknown : how m is represented; default: one number per point, from 0 everywhere.
+    regularisation : `R`: from this rank's part of m to this rank's part of the value, as
+        `H1Regularisation`; default: none.
+    optimizer : `optimizer(parameters, lr=learning_rate)`: `LBFGS`, or one of torch's that works
+        entry by entry; default Adam.
+    learning_rate : of the first step; for `LBFGS` see there.
+    rate : the learning rate after n steps is `rate(n) · learning_rate`; default: constant.
+    steps : of the optimiser in an epoch.
+    validation : the experiments for validation; default: those that are fitted.
+    exact : the same PDE with a solver of its own, converged, for validation; default: `physics`, at
+        the level of the search.
+    truth : this rank's part of the true m, if it is known.
+
+    Raises
+    ------
+    ValueError
+        For no experiments, or fields that do not fit the grid.
+
+    Example
+    -------
+    ::
+
+        mesh = ProcessMesh.from_world(grid_ranks=2)
+        grid = Grid((64, 64), comm=mesh.grid_comm)
+        physics = Conductivity(Poisson(grid, Solver("cg", "gamg")))
+        exact = Conductivity(Poisson(grid, Solver("cg", "gamg", 1e-8)))
+        sources = well_sources(grid, random_wells(grid, experiments=8, wells=4, seed=0))
+        observe = PointObservations(Positions(grid, lattice(grid, 12)))
+        experiments = Experiments(sources, observe, data, noise=1e-3)
+        task = FieldInversion(
+            physics, experiments, mesh, regularisation=H1Regularisation(grid, 10.0), exact=exact
+        )
+        Trainer(task, Coordinator(IterationLadder(1, 1, 10)), "runs/mine", epochs=100).run()
+    """
+
+    def __init__(
+        self,
+        physics: CoefficientPDE,
+        experiments: Experiments,
+        mesh: ProcessMesh,
+        *,
+        unknown: Unknown | None = None,
+        regularisation: Regularisation | None = None,
+        optimizer: Callable[..., Any] = adam,
+        learning_rate: float = 0.1,
+        rate: Callable[[int], float] | None = None,
+        steps: int = 1,
+        validation: Experiments | None = None,
+        exact: CoefficientPDE | None = None,
+        truth: Tensor | None = None,
+    ) -> None:
+        self.mesh, self.grid, self.solver = mesh, physics.grid, physics.solver
+        self.stopwatch = Stopwatch(physics.solver)
+        held_out = experiments if validation is None else validation
+        raise_together(mesh.world, self._wrong(experiments, held_out, steps, truth))
+        self.unknown = unknown or FieldUnknown(self.grid, mesh)
+        self._physics, self._exact = physics, exact or physics
+        self._experiments = _share(experiments, mesh)
+        self._validation = _share(held_out, mesh)
+        self._fitted_numbers, self._validated_numbers = (
+            float(some.numbers(mesh.grid_comm)) for some in (experiments, held_out)
+        )
+        self._regularisation, self._truth, self._steps = regularisation, truth, steps
+        self._optimisation = Optimisation(
+            self.unknown, optimizer, learning_rate, rate or exponential(), mesh
+        )
+        self._evaluations, self._set_ups_before = 0, 0
+        self._misfit: float | None = None
+        self._level: list[Any] | None = None
+        # What solves start from is kept apart from what does not belong to the search.
+        self._purpose = "search"
+
+    @classmethod
+    def from_config(cls, section: Any, parts: Parts) -> FieldInversion:
+        """The inversion of a config; collective."""
+        from prdp_hpc.tasks.inversion.from_config import settings
+
+        return cls(**settings(parts))
+
+    def train_epoch(
+        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
+    ) -> float:
+        """Some steps of the optimiser; the mean of the losses before each."""
+        self._note_level()
+        losses = list(earlier)
+        with self.stopwatch.part("network"):
+            while len(losses) < self._steps:
+                losses.append(self._optimisation.step(self._evaluate))
+                if after_step is not None and len(losses) < self._steps:
+                    after_step(lambda: losses)
+        return float(np.mean(losses))
+
+    def gradient(self) -> Tensor:
+        """The gradient of the loss for all parameters, of the whole field on every rank;
+        collective.
+        """
+        before = [parameter.grad for parameter in self.unknown.parameters]
+        counted, misfit = self._evaluations, self._misfit
+        self._purpose = "gradient"
+        with self.stopwatch.part("network"):
+            self._evaluate()
+            found = torch.cat(
+                [
+                    self.unknown.whole(self._gradient_of(parameter)).reshape(-1)
+                    for parameter in self.unknown.parameters
+                ]
+            ).detach()
+        self._evaluations, self._misfit, self._purpose = counted, misfit, "search"
+        for parameter, gradient in zip(self.unknown.parameters, before, strict=True):
+            parameter.grad = gradient
+        return found
+
+    def validate(self) -> dict[str, Any]:
+        """The misfit of the experiments for validation, and what else is said above."""
+        with torch.no_grad():
+            m = self.unknown().detach()
+            squares = self._validation_squares(m)
+        found: dict[str, Any] = {"error": (squares / self._validated_numbers) ** 0.5}
+        if self._truth is not None:
+            found["error_field"] = self._field_error(m)
+        found["misfit"] = self._misfit
+        found["evaluations"] = self._evaluations
+        found["set_ups"] = self._set_ups_before + self._set_ups()
+        return found
+
+    def fields(self) -> dict[str, Any]:
+        """The whole fields that a run keeps: m as it is found, and the truth if it is known;
+        collective.
+        """
+        with torch.no_grad():
+            found = {"log_permeability": self.grid.gather(self.unknown().detach()).numpy().copy()}
+            if self._truth is not None:
+                found["truth"] = self.grid.gather(self._truth).numpy()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters and optimiser as whole vectors, and the counters; collective."""
+        return {
+            "parameters": [self.unknown.whole(p.detach()) for p in self.unknown.parameters],
+            **self._optimisation.state_dict(),
+            "evaluations": self._evaluations,
+            "set_ups": self._set_ups_before + self._set_ups(),
+            "misfit": self._misfit,
+            "level": self._level,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`, on any number of ranks; collective."""
+        self.load_parameters(state)
+        self._optimisation.load_state_dict(state)
+        self._evaluations, self._misfit = state["evaluations"], state["misfit"]
+        self._level = state["level"]
+        self._set_ups_before = state["set_ups"] - self._set_ups()
+
+    def load_parameters(self, state: dict[str, Any]) -> None:
+        """Those of a `state_dict()` alone, to validate them."""
+        saved = state["parameters"]
+        with torch.no_grad():
+            for parameter, whole in zip(self.unknown.parameters, saved, strict=True):
+                parameter.copy_(self.unknown.part(whole))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _evaluate(self) -> float:
+        """The loss, and its gradient in the parameters; collective, equal on all ranks."""
+        for parameter in self.unknown.parameters:
+            parameter.grad = None
+        m = self.unknown()
+        own = torch.zeros(2, dtype=torch.float64)
+        loss = torch.zeros((), dtype=torch.float64)
+        if self._experiments.count:
+            misfit = self._experiments.misfit(self._solutions(m))
+            loss = loss + misfit
+            if self._experiments.observe.local or self.mesh.grid_comm.rank == 0:
+                own[0] = misfit.detach()
+        if self._regularisation is not None:
+            # Every replica takes an equal part of it.
+            value = self._regularisation(m) / self.mesh.replicas
+            loss = loss + value
+            own[1] = value.detach()
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in self.unknown.parameters:
+            parameter.grad = self._gradient_of(parameter)
+        self.unknown.reduce()
+        self.mesh.world.Allreduce(MPI.IN_PLACE, own.numpy())
+        self._evaluations += 1
+        self._misfit = (2.0 * own[0].item() / self._fitted_numbers) ** 0.5
+        return own.sum().item()
+
+    def _solutions(self, m: Tensor) -> Tensor:
+        some = self._experiments
+        with self.solver.samples([f"{self._purpose} {e}" for e in range(some.count)]):
+            return self.stopwatch.physics(lambda kappa: _solve(self._physics, kappa, some), m.exp())
+
+    def _validation_squares(self, m: Tensor) -> float:
+        """`Σ ‖O u − d‖² / σ²` over all experiments for validation; collective."""
+        some, own = self._validation, 0.0
+        if some.count:
+            own = 2.0 * some.misfit(_solve(self._exact, m.exp(), some)).item()
+        own = some.whole(self.mesh.grid_comm, own)
+        return float(self.mesh.replica_comm.allreduce(own, op=MPI.SUM))
+
+    def _field_error(self, m: Tensor) -> float:
+        assert self._truth is not None
+        squares = torch.stack([(m - self._truth).square().sum(), self._truth.square().sum()])
+        self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, squares.numpy())
+        return float((squares[0] / squares[1]).sqrt())
+
+    def _set_ups(self) -> int:
+        """Of the solver so far, on all replicas together; collective."""
+        report = self.solver.report
+        mine = report.forward.set_ups + report.adjoint.set_ups
+        return int(self.mesh.replica_comm.allreduce(mine, op=MPI.SUM))
+
+    def _note_level(self) -> None:
+        """An optimiser that keeps the last loss must evaluate it anew at another level."""
+        levels = (self.solver.refinement, self.solver.adjoint)
+        now = [[level.max_it, level.rtol] for level in levels]
+        if now != self._level:
+            self._optimisation.function_changed()
+        self._level = now
+
+    @staticmethod
+    def _gradient_of(parameter: Tensor) -> Tensor:
+        return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+    def _wrong(
+        self, experiments: Experiments, validation: Experiments, steps: int, truth: Tensor | None
+    ) -> InputError | None:
+        shape = self.grid.local_shape
+        for name, some in (("experiments", experiments), ("validation", validation)):
+            if not some.count:
+                return InputError(f"{name}: there is no experiment; give at least one")
+            if tuple(some.sources.shape[1:]) != shape:
+                return InputError(
+                    f"{name}: sources must be this rank's parts of fields, (E, *{shape}), not "
+                    f"{tuple(some.sources.shape)}"
+                )
+        if steps < 1:
+            return InputError(f"steps: an epoch has at least 1 step, not {steps!r}")
+        if truth is not None and tuple(truth.shape) != shape:
+            return InputError(
+                f"truth must be this rank's part of a field, {shape}, not {tuple(truth.shape)}"
+            )
+        return None
+
+
+def _share(experiments: Experiments, mesh: ProcessMesh) -> Experiments:
+    """Those of this rank's replica."""
+    numbers = np.arange(experiments.count)
+    return experiments.select(share(numbers, mesh.replica, mesh.replicas))
+
+
+def _solve(physics: Any, kappa: Tensor, some: Experiments) -> Tensor:
+    """The solutions of some experiments; collective over the grid ranks."""
+    found: Tensor = (
+        physics(kappa, some.sources, some.sides) if some.sides else physics(kappa, some.sources)
+    )
+    return found

@@ -78,7 +78,7 @@ def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, c
     assert [one["experiment"] for one in summary["experiments"]] == ["heat", "broken", "poisson"]
     assert "failed" in summary["experiments"][1]
     page = (out / "summary.md").read_text()
-    assert "| heat |" in page
+    assert "| heat (validation) |" in page
     assert "- broken: FAILED" in page
 
     trained.clear()

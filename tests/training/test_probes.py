@@ -202,3 +202,23 @@ def test_gradients_without_samples_have_no_noise(make_task, mesh, tmp_path):
     assert isinstance(found[0], MeasuredGradient)
     assert [one.variance for one in found] == [0.0, 0.0, 0.0]
     assert found[0].squared_norm() == pytest.approx(float(found[0].vector.square().sum()))
+
+
+def test_probes_leave_kept_initial_guesses_alone(mesh, tmp_path):
+    """With `initial_guess="last"` a run of one level is the same with and without probes."""
+    errors = []
+    for schedule in ("constant", "gradient"):
+        content = tiny.emulator(
+            tmp_path,
+            solver={"initial_guess": "last"},
+            refinement={
+                "schedule": schedule,
+                "ladder": {"kind": "iterations", "start": 2, "stop": 2},
+                "probe_share": 0.9,
+            },
+        )
+        run_experiment(validate(content, "here"), mesh, tmp_path / schedule)
+        rows = tiny.rows(tmp_path / schedule)
+        errors.append([(row["loss"], row["error"]) for row in rows])
+    assert rows[-1]["probe_solves"] > 0
+    assert errors[0] == errors[1]

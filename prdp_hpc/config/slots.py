@@ -187,11 +187,11 @@ def _named(
 
 def _unnamed(slot: Slot, value: Any) -> str:
     """What is wrong where a section has no name of its component."""
-    section, key = slot.path
     words = ", ".join(map(repr, fitting_names(slot.group, slot.has_steps)))
     if not slot.whole:
         where = f"{slot.dotted}: the key kind" if value is None else f"{slot.dotted}.kind: it"
         return f"{where} must name one of {words}, or {OWN}"
+    section, key = slot.path
     if value is None or isinstance(value, dict):
         return f"{slot.dotted}: must be given, one of {words}, or {OWN}"
     return f"{section}: must be a section with the key {key}, not {value!r}"

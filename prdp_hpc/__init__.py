@@ -35,6 +35,14 @@ _HOMES = {
     "Burgers": "physics",
     "NavierStokes": "physics",
     "NonlinearDiffusion": "physics",
+    "Dirichlet": "physics",
+    "Neumann": "physics",
+    "Robin": "physics",
+    "ThetaScheme": "physics",
+    "BDF2": "physics",
+    "SBDF2": "physics",
+    "CNAB2": "physics",
+    "rollout": "physics",
     "Coordinator": "refinement",
     "GradientCoordinator": "refinement",
     "MeasuredGradient": "refinement",
@@ -108,13 +116,21 @@ if TYPE_CHECKING:
     from prdp_hpc.networks import Network as Network
     from prdp_hpc.networks import ResNet as ResNet
     from prdp_hpc.networks import UNet as UNet
+    from prdp_hpc.physics import BDF2 as BDF2
+    from prdp_hpc.physics import CNAB2 as CNAB2
+    from prdp_hpc.physics import SBDF2 as SBDF2
     from prdp_hpc.physics import AllenCahn as AllenCahn
     from prdp_hpc.physics import Burgers as Burgers
+    from prdp_hpc.physics import Dirichlet as Dirichlet
     from prdp_hpc.physics import Heat as Heat
     from prdp_hpc.physics import NavierStokes as NavierStokes
+    from prdp_hpc.physics import Neumann as Neumann
     from prdp_hpc.physics import NonlinearDiffusion as NonlinearDiffusion
     from prdp_hpc.physics import Poisson as Poisson
+    from prdp_hpc.physics import Robin as Robin
     from prdp_hpc.physics import Stepper as Stepper
+    from prdp_hpc.physics import ThetaScheme as ThetaScheme
+    from prdp_hpc.physics import rollout as rollout
     from prdp_hpc.refinement import ConstantSchedule as ConstantSchedule
     from prdp_hpc.refinement import Coordinator as Coordinator
     from prdp_hpc.refinement import ExplicitLadder as ExplicitLadder

@@ -6,8 +6,15 @@ import math
 import numpy as np
 import torch
 
-from prdp_hpc import ConstantSchedule, Coordinator, ExplicitLadder, Grid, NavierStokes, Solver
-from prdp_hpc.physics import rollout
+from prdp_hpc import (
+    ConstantSchedule,
+    Coordinator,
+    ExplicitLadder,
+    Grid,
+    NavierStokes,
+    Solver,
+    rollout,
+)
 
 LEVELS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Iterations of a solve, from PRDP's first level to full refinement."""

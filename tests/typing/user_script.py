@@ -8,8 +8,11 @@ import scipy.sparse as sp
 import torch
 
 from prdp_hpc import (
+    BDF2,
+    CNAB2,
     LBFGS,
     MLP,
+    SBDF2,
     AllenCahn,
     AssembledOperator,
     Burgers,
@@ -21,6 +24,7 @@ from prdp_hpc import (
     CoordinateNetwork,
     Coordinator,
     Corrector,
+    Dirichlet,
     ElementOperator,
     Emulator,
     Experiments,
@@ -40,6 +44,7 @@ from prdp_hpc import (
     NavierStokes,
     Network,
     NetworkUnknown,
+    Neumann,
     NonlinearDiffusion,
     NonlinearSolveError,
     NonlinearSolver,
@@ -51,6 +56,7 @@ from prdp_hpc import (
     Recipe,
     Refinement,
     ResNet,
+    Robin,
     ShellPreconditioner,
     Solver,
     SolveReport,
@@ -58,6 +64,7 @@ from prdp_hpc import (
     Stepper,
     SupervisedTask,
     Task,
+    ThetaScheme,
     ToleranceLadder,
     TotalVariation,
     Trainer,
@@ -67,6 +74,7 @@ from prdp_hpc import (
     evaluate,
     load_config,
     load_network,
+    rollout,
     solve,
     solve_nonlinear,
     train,
@@ -165,3 +173,13 @@ search: Task = FieldInversion(
 )
 FieldInversion(darcy, pumping, mesh, learning_rate="fast")  # type: ignore[arg-type]
 H1Regularisation(grid, "strong")  # type: ignore[arg-type]
+
+held = Poisson(grid, solver, boundaries=[(Dirichlet(1.0), Robin(2.0, 1.0))])
+Poisson(grid, solver, boundaries=[(Neumann("much"), None)])  # type: ignore[arg-type]
+heat_step = Heat(grid, 1e-2, 0.1, solver)
+states = rollout(heat_step, torch.ones(1, 1, 8), steps=20, checkpoints=4)
+rollout(heat_step, steps=20)  # type: ignore[call-arg]
+ThetaScheme()  # type: ignore[call-arg]
+BDF2(5, 0.1)  # type: ignore[arg-type]
+SBDF2(heat_step, dt=0.1)  # type: ignore[call-arg]
+CNAB2(heat_step, dt=0.1)  # type: ignore[call-arg]

@@ -1,7 +1,7 @@
 """Finite element bars to a relative residual of 1e-10 on 2 cores, forward and gradient: ours
 against torch-fem.
 
-    python benchmarks/against_torch_fem.py [--quick] [--problem heat] [--torch-fem-python PATH]
+    python benchmarks/against_torch_fem.py [--quick] [--repetitions 3] [--problem heat] [--torch-fem-python PATH]
 
 torch-fem is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter
 of another environment that has it. The problems are those of `bar.py`, the gradient is that of the
@@ -237,6 +237,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="the smallest sizes, once each")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each; default: 3")
     parser.add_argument("--problem", choices=sorted(DOFS), help="one of the two; default: both")
     parser.add_argument("--torch-fem-python", metavar="PATH", help="interpreter that has torch-fem")
     parser.add_argument("--ours", nargs=3, help=argparse.SUPPRESS)
@@ -267,7 +268,7 @@ def compare(arguments: argparse.Namespace) -> None:
         for problem in ([arguments.problem] if arguments.problem else DOFS)
         for nx in (SIZES[problem][:1] if arguments.quick else SIZES[problem])
     ]
-    repetitions = 1 if arguments.quick else 3
+    repetitions = 1 if arguments.quick else arguments.repetitions
     content = [
         report(problem, nx, measure(commands(problem, nx, fem), repetitions))
         for problem, nx in cases

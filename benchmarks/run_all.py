@@ -9,7 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("overhead.py", "against_torch_sla.py", "scaling.py")
+BENCHMARKS = (
+    "overhead.py",
+    "gamg_options.py",
+    "lag_and_guess.py",
+    "against_torch_sla.py",
+    "against_torch_fem.py",
+    "scaling.py",
+)
 
 
 def main() -> None:

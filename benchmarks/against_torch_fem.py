@@ -1,7 +1,8 @@
 """Finite element bars to a relative residual of 1e-10 on 2 cores, forward and gradient: ours
 against torch-fem.
 
-    python benchmarks/against_torch_fem.py [--quick] [--repetitions 3] [--problem heat] [--torch-fem-python PATH]
+    python benchmarks/against_torch_fem.py [--quick] [--repetitions 3] [--problem heat]
+        [--torch-fem-python PATH]
 
 torch-fem is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter
 of another environment that has it. The problems are those of `bar.py`, the gradient is that of the

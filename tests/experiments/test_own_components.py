@@ -281,7 +281,8 @@ def test_networks_are_loaded_without_petsc(tmp_path):
 def test_no_second_list_of_the_built_in_names():
     """A PDE's name stands in its own file, its section, and the list of names."""
     package = tiny.REPOSITORY / "prdp_hpc"
-    allowed = {f"config/{name}.py" for name in ("components", "experiment", "physics", "networks")}
+    sections = ("components", "experiment", "amortised", "physics", "networks")
+    allowed = {f"config/{name}.py" for name in sections}
     for path in package.rglob("*.py"):
         if str(path.relative_to(package)) in allowed or path.parent.name in ("physics", "networks"):
             continue

@@ -246,7 +246,9 @@ def check_failures_on_one_rank():
     for which in (values, b):
         which.requires_grad_(last)
         raised_everywhere(
-            ValueError, "requires_grad must be the same", lambda: solve(operator, values, b, solver)
+            ValueError,
+            "requires_grad and guess must be the same",
+            lambda: solve(operator, values, b, solver),
         )
         which.requires_grad_(False)
     raised_everywhere(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from prdp_hpc.report import ReportError, load_run
 from prdp_hpc.training.metrics import MetricsError, MetricsWriter, Progress
@@ -99,7 +100,11 @@ def test_a_broken_file_is_not_resumed(tmp_path: Path) -> None:
         MetricsWriter(tmp_path, active=True, resume_epoch=1)
 
 
-def test_tensorboard_holds_the_numbers_of_the_last_attempt(tmp_path: Path) -> None:
+def test_tensorboard_holds_the_numbers_of_the_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files of one second and process are read in the order of the names' last number as text.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     write_rows(tmp_path, range(4), error=1.0, parameters=[3.0])
     write_rows(tmp_path, range(2, 4), resume_epoch=1, error=2.0, parameters=[4.0])
     events = EventAccumulator(str(tmp_path / "tensorboard"))

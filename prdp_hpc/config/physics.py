@@ -109,17 +109,14 @@ class NewtonSection(Section):
         return self.inner if isinstance(self.inner, int) else 10
 
 
-class AllenCahnSection(Section):
-    """`u_t = ε² Δu + u − u³`: width of an interface ε in units of length, time step dt < 1; what is
-    given on the sides.
+class NewtonStepSection(Section):
+    """What equations of one channel share whose steps Newton's method does: what is given on the
+    sides, and how Newton's method is refined.
     """
 
-    component: ClassVar[str] = "prdp_hpc.physics.allen_cahn:AllenCahn"
     has_steps: ClassVar[bool] = True
 
-    pde: str = "allen_cahn"
-    interface: Positive
-    dt: Share
+    pde: str
     boundaries: BoundariesSection | None = None
     newton: NewtonSection = NewtonSection()
 
@@ -139,43 +136,37 @@ class AllenCahnSection(Section):
         return {"channels": 1, "entries": entries, "solves": solves}
 
 
-class NonlinearDiffusionSection(Section):
+class AllenCahnSection(NewtonStepSection):
+    """`u_t = ε² Δu + u − u³`: width of an interface ε in units of length, time step dt < 1; what is
+    given on the sides.
+    """
+
+    component: ClassVar[str] = "prdp_hpc.physics.allen_cahn:AllenCahn"
+
+    pde: str = "allen_cahn"
+    interface: Positive
+    dt: Share
+
+
+class NonlinearDiffusionSection(NewtonStepSection):
     """`u_t = ∇·(κ(u) ∇u)`: diffusivity κ₀ in length² / time, time step dt; κ is κ₀ (1 + β u²)
     (`law: quadratic`) or κ₀ |u|^β (`law: power`), with the `exponent` β; what is given on the
     sides.
     """
 
     component: ClassVar[str] = "prdp_hpc.physics.nonlinear_diffusion:NonlinearDiffusion"
-    has_steps: ClassVar[bool] = True
 
     pde: str = "nonlinear_diffusion"
     diffusivity: Positive
     dt: Positive
     law: Literal["quadratic", "power"] = "quadratic"
     exponent: Annotated[Float, Field(ge=0)] = 1.0
-    boundaries: BoundariesSection | None = None
-    newton: NewtonSection = NewtonSection()
-
-    def check_grid(self, grid: GridSection) -> None:
-        """Raise `InputError` for sides that the grid does not have."""
-        if self.boundaries is not None:
-            self.boundaries.check_grid(grid)
-
-    @property
-    def levels_count_inner_iterations(self) -> bool:
-        """Whether a level that is an integer counts iterations of the linear solves."""
-        return self.newton.refines == "inner"
 
     @model_validator(mode="after")
     def _smooth(self) -> NonlinearDiffusionSection:
         if self.law == "power" and self.exponent < 1:
             raise InputError("exponent must be at least 1 for law: power")
         return self
-
-    def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
-        """See `prdp_hpc.planning.PhysicsWorkload`."""
-        entries, solves = 2 * len(shape) + 1, self.newton.linear_solves
-        return {"channels": 1, "entries": entries, "solves": solves}
 
 
 class FlowSection(Section):

@@ -14,13 +14,14 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import TEST, DataError, EpochSampler, TrajectoryDataset, share
+from prdp_hpc.data import TEST, DataError, TrajectoryDataset, share
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import AfterStep, Stopwatch
+from prdp_hpc.tasks.trained_network import TrainedNetwork
 
 SMALL = 10_000_000
 """Products of a network's forward pass over a batch, below which one thread is fastest."""
@@ -28,7 +29,7 @@ PARTS = 4
 """Of a batch, from which the variance of its gradient is estimated."""
 
 
-class SupervisedTask(ABC):
+class SupervisedTask(TrainedNetwork, ABC):
     """A network trained on mini-batches of trajectories, through a physics step at the solver's
     level.
 
@@ -83,11 +84,8 @@ class SupervisedTask(ABC):
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
         raise_together(mesh.world, self._wrong_output())
         count, extra = self.validation.shape[2], 0 if inputs is None else inputs.shape[0]
-        self._network_channels = [count + extra, count]
         self._parallel.settle(self._with_inputs(self.validation[:1, 0]))
-        self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
-        self._sampler = EpochSampler(self._train.shape[0], recipe.batch_size, recipe.seed)
+        self._prepare_training([count + extra, count], self._train.shape[0], recipe)
 
     @abstractmethod
     def validate(self) -> dict[str, Any]:
@@ -207,28 +205,7 @@ class SupervisedTask(ABC):
         of_a_part = max(between, 0.0) / (len(parts) - 1)
         return mean, of_a_part * len(parts[0]) / self.recipe.batch_size
 
-    def state_dict(self) -> dict[str, Any]:
-        """Network with its channels in and out, optimiser, learning rate and sampler."""
-        return {
-            "network": self.network.state_dict(),
-            "channels": self._network_channels,
-            "optimiser": self._optimiser.state_dict(),
-            "schedule": {"last_epoch": self._schedule.last_epoch},
-            "sampler": self._sampler.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.load_network(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._schedule.last_epoch = state["schedule"]["last_epoch"]
-        self._sampler.load_state_dict(state["sampler"])
-
-    def load_network(self, parameters: dict[str, Tensor]) -> None:
-        """The network's part of `state_dict()` alone, to validate it."""
-        self.network.load_state_dict(parameters)
-
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Nothing stays open: the samples are in memory."""
 
     def squares(self, fields: Tensor) -> NDArray[np.float64]:
@@ -261,12 +238,7 @@ class SupervisedTask(ABC):
 
     def _gradient_of(self, batch: NDArray[np.int64]) -> Tensor:
         self._backward(batch)
-        parts = [
-            parameter.grad.reshape(-1)
-            for parameter in self.network.parameters()
-            if parameter.grad is not None
-        ]
-        return torch.cat(parts).detach().cpu()
+        return self._parameter_gradient()
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import EpochSampler, share
+from prdp_hpc.data import share
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -20,6 +20,7 @@ from prdp_hpc.tasks.inversion.experiments import Observations, PointObservations
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
+from prdp_hpc.tasks.trained_network import TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FieldSamples:
     fields: Tensor
 
 
-class AmortisedInversion:
+class AmortisedInversion(TrainedNetwork):
     """A network from what E experiments measure of a field to its `m = ln κ`.
 
     It is trained without the true fields: the loss of a sample is `½ Σ ‖O u − d‖² / σ² / n` over
@@ -89,9 +90,7 @@ class AmortisedInversion:
         self._parallel.settle(self._images(validation.data[:1]))
         self._squares = self._field_squares(validation.fields)
         raise_together(mesh.world, self._wrong())
-        self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
-        self._sampler = EpochSampler(len(train.data), recipe.batch_size, recipe.seed)
+        self._prepare_training([len(sources), 1], len(train.data), recipe)
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> AmortisedInversion:
@@ -120,8 +119,7 @@ class AmortisedInversion:
         equal on all ranks.
         """
         self._backward(self._sampler.batches(1)[0])
-        parts = [p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None]
-        found = torch.cat(parts).detach()
+        found = self._parameter_gradient()
         self._optimiser.zero_grad(set_to_none=True)
         return found
 
@@ -133,27 +131,6 @@ class AmortisedInversion:
         self.network.train()
         squares = self._field_squares(found - self._validation.fields)
         return {"error": float((squares / self._squares).mean())}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network with its channels in and out, optimiser, learning rate and sampler."""
-        return {
-            "network": self.network.state_dict(),
-            "channels": [len(self._sources), 1],
-            "optimiser": self._optimiser.state_dict(),
-            "schedule": {"last_epoch": self._schedule.last_epoch},
-            "sampler": self._sampler.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.load_network(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._schedule.last_epoch = state["schedule"]["last_epoch"]
-        self._sampler.load_state_dict(state["sampler"])
-
-    def load_network(self, parameters: dict[str, Tensor]) -> None:
-        """The network's part of `state_dict()` alone, to validate it."""
-        self.network.load_state_dict(parameters)
 
     def close(self) -> None:
         """Nothing is open."""

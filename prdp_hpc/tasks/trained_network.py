@@ -1,0 +1,53 @@
+"""What the training of a network changes, and how it goes into a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prdp_hpc.data import EpochSampler
+from prdp_hpc.tasks.recipe import Recipe
+
+
+class TrainedNetwork:
+    """Base of tasks that train `network` batch by batch."""
+
+    network: nn.Module
+
+    def _prepare_training(self, channels: list[int], samples: int, recipe: Recipe) -> None:
+        """Make optimiser, learning rate and sampler once the network is where it is trained.
+
+        `channels`: how many go into the network and come out; `samples`: in the training group.
+        """
+        self._network_channels = channels
+        self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
+        self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network with its channels in and out, optimiser, learning rate and sampler."""
+        return {
+            "network": self.network.state_dict(),
+            "channels": self._network_channels,
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": {"last_epoch": self._schedule.last_epoch},
+            "sampler": self._sampler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.load_network(state["network"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.last_epoch = state["schedule"]["last_epoch"]
+        self._sampler.load_state_dict(state["sampler"])
+
+    def load_network(self, parameters: dict[str, Tensor]) -> None:
+        """The network's part of `state_dict()` alone, to validate it."""
+        self.network.load_state_dict(parameters)
+
+    def _parameter_gradient(self) -> Tensor:
+        """The gradients of all parameters that have one, as one vector on the host."""
+        parts = [p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None]
+        return torch.cat(parts).detach().cpu()

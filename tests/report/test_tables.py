@@ -190,7 +190,7 @@ def test_runs_are_shown_finished_or_not(write_run: Callable[..., Path]) -> None:
     assert table[3].endswith("-")
 
 
-def tested(**more: Any) -> dict[str, Any]:
+def with_test_group(**more: Any) -> dict[str, Any]:
     """A comparison of two schedules on a test group."""
     content = comparison(error_group="test", error_intervals={"full": [0.9, 1.25]}, **more)
     content["variants"]["gradient"] = variant(0.02, 100, **dict.fromkeys(PROBES, 20))
@@ -203,7 +203,7 @@ def tested(**more: Any) -> dict[str, Any]:
 
 
 def test_the_ratio_is_of_the_test_group_with_its_interval() -> None:
-    table = comparison_table(tested())
+    table = comparison_table(with_test_group())
     verdict, second = (line for line in table.splitlines() if line.startswith("test error against"))
     assert verdict.endswith("ratio 1.1, equal within 10 %; 95 % interval 0.9–1.25")
     assert second.endswith("ratio 2, MISS: more than 10 % above")
@@ -213,7 +213,7 @@ def test_the_ratio_is_of_the_test_group_with_its_interval() -> None:
 
 
 def test_the_papers_table_has_a_row_for_each_schedule() -> None:
-    table = paper_table([tested() | {"experiment": "heat_1d"}], quick=True)
+    table = paper_table([with_test_group() | {"experiment": "heat_1d"}], quick=True)
     assert "heat_1d (validation)" not in table
     first = row(table, "heat_1d").split()
     assert first[:6] == ["heat_1d", "3.300e-02", "3.000e-02", "1.1", "(0.9–1.25)", "yes"]

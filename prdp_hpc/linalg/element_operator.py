@@ -21,54 +21,65 @@ from prdp_hpc.petsc import PETSc
 
 
 class ElementOperator(SparseOperator):
-    """The matrix of a finite element method, `A = Σ_e P_eᵀ K_e P_e`, where P_e takes the k numbers
-    of a cell out of a vector. Its values, which come with each solve, are the element matrices K_e.
+    """The matrix of a finite element method, `A = Σ_e P_eᵀ K_e P_e`.
 
-    `solve(operator, K, b, solver)` takes K as `(n_cells, k, k)`, or `(M, n_cells, k, k)` for M
-    matrices, and works as for a `SparseOperator`, to any order of derivatives and with batches of
-    right-hand sides. The gradient is `∂L/∂K_e = −λ_e x_eᵀ` with the adjoint solution λ, cell by
-    cell, so that `∂L/∂p = −Σ_e λ_eᵀ (∂K_e/∂p) x_e` for what the element matrices are computed from.
+    P_e selects the k numbers of cell e from a vector. The values, which are passed to each solve,
+    are the element matrices K_e: `solve(operator, K, b, solver)` takes K as `(n_cells, k, k)`, or
+    `(M, n_cells, k, k)` for M matrices, and works as for a `SparseOperator`, to any order of
+    derivatives and with batches of right-hand sides. The gradient is `∂L/∂K_e = −λ_e x_eᵀ` with the
+    adjoint solution λ, cell by cell, so `∂L/∂p = −Σ_e λ_eᵀ (∂K_e/∂p) x_e` for parameters p of the
+    element matrices.
 
-    Rows of constrained dofs become those of the identity, their columns are 0 in the other rows,
-    and so the matrix stays symmetric if the K_e are:
+    Rows of constrained dofs become those of the identity, and their columns are 0 in the other
+    rows, so the matrix stays symmetric if the K_e are:
 
         ⎡ A_ff  0 ⎤ ⎡ x_f ⎤   ⎡ b_f ⎤
         ⎣  0    I ⎦ ⎣ x_c ⎦ = ⎣ b_c ⎦
 
-    Hence x is what b holds at constrained dofs, and does not act on the others. A load vector
-    must be 0 there for homogeneous conditions; `right_hand_side` makes b of a load and of
-    prescribed values that are not 0.
+    Hence x equals b at constrained dofs, which do not affect the others. A load vector must be 0
+    there for homogeneous conditions; `right_hand_side` computes b from a load and from non-zero
+    prescribed values.
 
     Parameters
     ----------
-    cells : global dof numbers of this rank's cells, `(n_cells, k)`; each cell is on one rank, and
-        may touch dofs of other ranks. Without cells: an array of shape `(0, k)`.
-    n : number of dofs. Their rows are divided among the ranks in contiguous ranges, see
-        `row_range`; what is close in the mesh should have close numbers.
-    comm : the ranks that share the matrix; default: all.
-    dirichlet : global numbers of constrained dofs. Each may be given by any rank, or by several.
-    **options : those of `SparseOperator`: `symmetric`, `n_local`, `nullspace` and so on.
+    cells : array_like of int, shape (n_cells, k)
+        Global dof numbers of this rank's cells. Each cell is on one rank and may touch dofs of
+        other ranks. A rank without cells gives an array of shape `(0, k)`.
+    n : int
+        Number of dofs. Their rows are divided among the ranks in contiguous ranges (`row_range`),
+        so dofs that are close in the mesh should have close numbers.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the matrix. Default: all ranks.
+    dirichlet : array_like of int, optional
+        Global numbers of constrained dofs, shape `(n_constrained,)`. Each may be given by any rank,
+        or by several.
+    **options : Any
+        Keyword arguments of `SparseOperator`: `symmetric`, `n_local`, `nullspace` and others.
 
     Raises
     ------
-    ValueError
-        On all ranks: for cells or dofs of a wrong kind or range, and as `SparseOperator`.
+    InputError
+        On all ranks: for cells or dofs of a wrong kind or range, and as for `SparseOperator`.
 
     Notes
     -----
     PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO. The pattern is set up once; an
-    assembly is one call, and sends what belongs to other ranks.
+    assembly is one call, which sends entries to the ranks that own their rows.
 
-    Example
-    -------
-    A rod of three elements, `−(κ u′)′ = 0`, `u(0) = 0`, `u(1) = 1`::
+    Examples
+    --------
+    A rod of three elements, `−(κ u′)′ = 0`, `u(0) = 0`, `u(1) = 1`:
 
-        cells = [[0, 1], [1, 2], [2, 3]]
-        operator = ElementOperator(cells, 4, MPI.COMM_SELF, dirichlet=[0, 3], symmetric=True)
-        kappa = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
-        K = 3.0 * kappa[:, None, None] * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-        b = operator.right_hand_side(K, torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0]))
-        u = solve(operator, K, b, Solver("cg", "jacobi", Refinement(rtol=1e-10)))
+    >>> import torch
+    >>> from prdp_hpc import ElementOperator, Refinement, Solver, solve
+    >>> cells = [[0, 1], [1, 2], [2, 3]]
+    >>> operator = ElementOperator(cells, 4, dirichlet=[0, 3], symmetric=True)
+    >>> kappa = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
+    >>> K = 3.0 * kappa[:, None, None] * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    >>> b = operator.right_hand_side(K, torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    >>> u = solve(operator, K, b, Solver("cg", "jacobi", Refinement(rtol=1e-10)))
+    >>> u.detach()
+    tensor([0.0000, 0.5714, 0.8571, 1.0000])
     """
 
     def __init__(
@@ -109,22 +120,30 @@ class ElementOperator(SparseOperator):
     def right_hand_side(
         self, values: Tensor, load: Tensor, prescribed: Tensor | float = 0.0
     ) -> Tensor:
-        """The right-hand side with which `solve` gives x the prescribed values: `b_c = g`, `b_f =
-        load_f − A_fc g`.
+        """Return the right-hand side with which `solve` gives x the prescribed values.
 
-        Differentiable to any order with respect to all three; collective.
+        It is `b_c = g`, `b_f = load_f − A_fc g`. Differentiable to any order with respect to all
+        three arguments; collective.
 
         Parameters
         ----------
-        values : element matrices, as for `solve`.
-        load : this rank's part of the load vector, `(n_local,)` or `(B, n_local)`; not read at
+        values : Tensor
+            Element matrices, shape `(n_cells, k, k)` or `(M, n_cells, k, k)`.
+        load : Tensor
+            This rank's part of the load vector, shape `(n_local,)` or `(B, n_local)`; not read at
             constrained dofs.
-        prescribed : g, of the load's shape, or one that broadcasts to it; read at constrained dofs
+        prescribed : Tensor or float, default 0.0
+            The values g, of the load's shape or one that broadcasts to it; read at constrained dofs
             only.
+
+        Returns
+        -------
+        Tensor
+            The right-hand side b, of the load's shape.
 
         Raises
         ------
-        ValueError
+        InputError
             On all ranks, for wrong shapes or types.
         """
         matrices = self.as_entries(values)
@@ -152,13 +171,11 @@ class ElementOperator(SparseOperator):
 
     @property
     def nnz_local(self) -> int:
-        """Numbers of this rank's element matrices, `n_cells k k`."""
+        """Number of values of this rank's element matrices, `n_cells k k`."""
         return int(self._cells.size * self._cells.shape[1])
 
     def as_entries(self, values: Any) -> Any:
-        """The matrices of the cells one after the other: `(n_cells, k, k)` to `(n_cells k k,)`,
-        and each of a batch likewise.
-        """
+        """Flatten the element matrices: `(n_cells, k, k)` to `(n_cells k k,)`, also in a batch."""
         shape = (*self._cells.shape, self._cells.shape[1])
         is_right = is_real_tensor(values) and values.dim() in (3, 4) and values.shape[-3:] == shape
         return values.flatten(-3) if is_right else values
@@ -176,7 +193,7 @@ class ElementOperator(SparseOperator):
         )
 
     def check_numbers(self, host: Array | None) -> Exception | None:
-        """A ValueError that names the first cell whose matrix is not finite."""
+        """Return an InputError that names the first cell whose matrix is not finite, else None."""
         if host is not None and has_bad_numbers(host):
             cell = int(np.argwhere(~np.isfinite(host))[0, -1]) // self._cells.shape[1] ** 2
             return InputError(

@@ -39,14 +39,31 @@ _REASONS = {
 
 
 class SolveError(PrdpError, RuntimeError):
-    """A linear solve failed.
+    """A linear solve that failed; raised on all ranks of the operator together.
 
-    The message names the direction, the KSP's reason, the iteration, the level and what to try.
+    The message states the direction (forward or adjoint), the KSP's reason, the iteration, the
+    level and what to try.
 
-    Attributes
+    Parameters
     ----------
-    reason : PETSc's name of the reason, as `DIVERGED_MAX_IT`; "" if the failure was not the KSP's.
-    iteration : the iteration at which it stopped.
+    message : str
+        The text.
+    reason : str, default ""
+        PETSc's name of the reason, e.g. "DIVERGED_MAX_IT"; "" if the KSP was not the cause.
+    iteration : int, default 0
+        The iteration at which the solve stopped.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Solver, SolveError, SparseOperator, solve
+    >>> operator = SparseOperator([0, 1], [0, 1], (2, 2))
+    >>> values, b = torch.tensor([2.0, 4.0]).double(), torch.tensor([1.0, float("nan")]).double()
+    >>> try:
+    ...     solve(operator, values, b, Solver("cg", "jacobi"))
+    ... except SolveError as error:
+    ...     print(error)
+    forward solve with ... the right-hand side holds NaN or infinity: look at what produced it
     """
 
     def __init__(self, message: str, reason: str = "", iteration: int = 0) -> None:

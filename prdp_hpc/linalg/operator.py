@@ -1,4 +1,4 @@
-"""What a solve needs of the matrix that it solves with."""
+"""The interface that a solve needs of its matrix."""
 
 from __future__ import annotations
 
@@ -28,27 +28,37 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Operator(ABC):
-    """A square linear map `A(values)` on vectors divided among the ranks of `comm`.
+    """A square linear map `A(values)` on vectors that are divided among the ranks of `comm`.
 
     Attributes
     ----------
-    matrix : the PETSc matrix that the KSPs see; it holds the values loaded last.
-    n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
-    symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
-    grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
-    loaded : which values the matrix holds.
-    is_read_by_derivatives : whether derivatives of a solve read the values once more, and not only
-        the matrix.
-    takes_batches : whether values of two dimensions are those of several matrices.
-    failure : the exception that the operator's own code raised inside a PETSc call, until a solver
-        passes it on.
-    nullspaces : those of the matrix and its transpose, if they were given.
-    preconditioner_data : near-nullspace, coordinates and fields, if they were given.
-    promises_hold : whether `symmetric` and `nullspaces` hold by the way in which the values are
-        made, so that they need no check.
+    matrix : petsc4py.PETSc.Mat
+        The matrix of the KSPs; it holds the values that were loaded last.
+    symmetric : bool
+        Whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
+    grid : Grid or None
+        The grid of the vectors, if there is one (needed for `pc="mg"`).
+    loaded : LoadedValues
+        Which values the matrix holds.
+    is_read_by_derivatives : bool
+        Whether derivatives of a solve read the values again, and not only the matrix.
+    takes_batches : bool
+        Whether values of two dimensions are those of several matrices.
+    failure : Exception or None
+        An exception that the operator's own code raised inside a PETSc call, until a solver raises
+        it.
+    nullspaces : Nullspaces or None
+        Those of the matrix and its transpose, if they were given.
+    preconditioner_data : PreconditionerData or None
+        Near-nullspace, coordinates and fields, if they were given.
+    promises_hold : bool
+        Whether `symmetric` and `nullspaces` hold by construction of the values, so that no check is
+        needed.
 
-    A copy, also a deep one, is the operator itself: the values come with each solve. An operator
-    cannot be pickled.
+    Notes
+    -----
+    A copy, also a deep one, is the operator itself, because the values are passed to each solve. An
+    operator cannot be pickled.
     """
 
     matrix: Any
@@ -84,23 +94,21 @@ class Operator(ABC):
 
     @property
     def promises(self) -> PromiseCheck:
-        """The check of what this operator promises and methods rely on; made on first use."""
+        """The check of the properties that methods rely on; made on first use."""
         if self._promises is None or self._promises.matrix is not self.matrix:
             self._promises = PromiseCheck(self.matrix, self.has_single_values)
         return self._promises
 
     def has_single_values(self) -> bool:
-        """Whether the values that were loaded last are numbers in single precision, on this
-        rank.
-        """
+        """Return whether the loaded values are in single precision on this rank."""
         return False
 
     @property
     def preconditioner(self) -> PreconditioningMatrix | None:
         """Another matrix that preconditioners are made from; None: the matrix itself.
 
-        Set it to a pair `(operator, values)`, an operator whose rows are divided alike and its
-        values, or to None; collective. Gradients do not depend on it, but by the accuracy of the
+        Set it to a pair `(operator, values)`, where the rows of the other operator are divided in
+        the same way, or to None; collective. It affects gradients only through the accuracy of the
         solves.
         """
         return self._preconditioning
@@ -116,66 +124,61 @@ class Operator(ABC):
 
     @property
     def n_local(self) -> int:
-        """Entries of a vector on this rank."""
+        """Number of entries of a vector on this rank."""
         return int(self.matrix.getLocalSize()[0])
 
     @property
     def row_range(self) -> tuple[int, int]:
-        """Global numbers of this rank's rows: first, and one after the last."""
+        """Global numbers of this rank's rows: first, and last plus one."""
         start, end = self.matrix.getOwnershipRange()
         return int(start), int(end)
 
     def as_entries(self, values: Any) -> Any:
-        """What `solve` is given, in the form that the other methods take; unchanged where its form
-        is wrong. Differentiable, and not collective.
+        """Return the argument `values` of `solve` in the form of the other methods.
+
+        Values of a wrong form are returned unchanged. Differentiable, not collective.
         """
         return values
 
     @abstractmethod
     def check_form(self, values: Any) -> Exception | None:
-        """What is wrong with the kind or shape of the values on this rank, if anything; cheap, not
-        collective.
+        """Return an error for values of a wrong kind or shape on this rank, else None.
+
+        Cheap, not collective.
         """
 
     @abstractmethod
     def check_numbers(self, host: Array | None) -> Exception | None:
-        """A ValueError if values of the right form, on the host, hold NaN or infinity on this rank;
-        not collective.
+        """Return an InputError for values with NaN or infinity on this rank, else None.
+
+        The values are on the host and of the right form; not collective.
         """
 
     def check_preconditioner(self, pc: str) -> None:  # noqa: B027 - most operators take any
-        """Raise a ValueError if this operator cannot be preconditioned with `pc`."""
+        """Raise an InputError if this operator cannot be preconditioned with `pc`."""
 
     @property
     def loads(self) -> int:
-        """How often values were put into the matrix; tells whether it still holds what it held
-        before.
-        """
+        """How often values were loaded; by this number a later change is detected."""
         return self.loaded.loads
 
     def differs(self, values: Tensor | Array | None) -> bool:
-        """Whether `values`, of the right form, are other numbers than the loaded ones, on this
-        rank; a comparison number by number.
-        """
+        """Return whether `values` differ from the loaded ones on this rank, number by number."""
         return self.loaded.differ_from(None if values is None else to_host(values))
 
     def holds(self, load: Load) -> bool:
-        """Whether the matrix still holds what it held at an earlier load, on this rank."""
+        """Return whether the matrix still holds the values of an earlier load on this rank."""
         return self.loaded.hold(load)
 
     def load(self, values: Tensor | Array | None) -> None:
-        """Put the values into the matrix; collective. Every solver sees the change and sets up
-        again.
-        """
+        """Put the values into the matrix; collective. Solvers then set up again."""
         host = None if values is None else to_host(values)
         self.loaded.replace(host)
         self._put(host)
 
     @contextmanager
     def holding(self, host: Array | None) -> Iterator[None]:
-        """Other values in the matrix while the block runs, which do not count as loaded;
-        collective.
-        """
+        """Load other values during a block, which `loads` does not count; collective."""
         self._put(host)
         try:
             yield
@@ -187,29 +190,28 @@ class Operator(ABC):
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B,
-        n_local)`. Differentiable to any order; collective.
+        """Return `−∂(λᵀ A(values) x)/∂values`, summed over a batch.
+
+        `adjoint` is λ and `solution` is x, both `(B, n_local)`. Differentiable to any order;
+        collective.
         """
 
     @abstractmethod
     def tangent_product(
         self, values: Any, tangent: Tensor, x: Tensor, transposed: bool = False
     ) -> Tensor:
-        """`Ȧ x`, or `Ȧᵀ x`, with the derivative Ȧ of `A(values)` along `tangent`; x `(B, n_local)`.
-        Differentiable to any order; collective.
+        """Return `Ȧ x`, or `Ȧᵀ x`, with the derivative Ȧ of `A(values)` along `tangent`.
+
+        x is `(B, n_local)`. Differentiable to any order; collective.
         """
 
     @abstractmethod
     def diagonal_of(self, values: Any) -> Tensor:
-        """The diagonal `(n_local,)` of `A(values)`, differentiable with respect to the values;
-        collective.
-        """
+        """Return the diagonal `(n_local,)` of `A(values)`; differentiable, collective."""
 
     @property
     def nullspace_basis(self) -> Tensor | None:
-        """This rank's part `(k, n_local)` of orthonormal vectors that the matrix maps to 0, if they
-        were given.
-        """
+        """This rank's part `(k, n_local)` of an orthonormal basis of the nullspace, or None."""
         return None if self.nullspaces is None else self.nullspaces.right.tensor
 
     @property
@@ -218,9 +220,7 @@ class Operator(ABC):
         return None if self.nullspaces is None else self.nullspaces.left.tensor
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
-        """Give a PETSc PC what it needs of this operator: coordinates, fields of "fieldsplit", or
-        one of our own.
-        """
+        """Give a PETSc PC this operator's data: coordinates, fields, or its own preconditioner."""
         if name in OWN_PRECONDITIONERS:
             raise _no_own(name)
         for operator in dict.fromkeys((self, self.preconditioning_operator)):
@@ -229,11 +229,10 @@ class Operator(ABC):
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor
     ) -> Callable[[Tensor, Product], Tensor]:
-        """One of our own in torch, `(r, product) ↦ M⁻¹ r`, for M matrices with these diagonals `(M,
-        n_local)`; collective.
+        """Return the operator's own preconditioner in torch, `(r, product) ↦ M⁻¹ r`; collective.
 
-        Differentiable with respect to `r (M R, n_local)`, the diagonals, and what `product(x) = A
-        x` is differentiable in.
+        It is for M matrices with these diagonals `(M, n_local)`, and differentiable with respect to
+        `r (M R, n_local)`, the diagonals, and the inputs of `product(x) = A x`.
         """
         raise _no_own(name)
 

@@ -108,9 +108,32 @@ class Counters:
 
 @dataclass
 class SolveReport:
-    """Work of a `Solver` since it was made or since `reset`, forward and adjoint apart.
+    """Work of a `Solver` since it was made or reset, separately for forward and adjoint solves.
 
-    `timer` counts the seconds.
+    The counters are plain numbers on this rank; iterations and set-ups are equal on all ranks that
+    solve together.
+
+    Parameters
+    ----------
+    forward : Counters, optional
+        Solves, iterations, set-ups and seconds of forward solves. Default: all 0.
+    adjoint : Counters, optional
+        The same for adjoint solves.
+    timer : PartTimer, optional
+        The clock that measures the seconds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Solver, SparseOperator, solve
+    >>> operator, solver = SparseOperator([0, 1], [0, 1], (2, 2)), Solver("cg", "none", 1e-8)
+    >>> values, b = torch.tensor([2.0, 4.0]).double(), torch.ones(3, 2).double()
+    >>> x = solve(operator, values, b, solver)
+    >>> solver.report.forward.solves, solver.report.forward.iterations
+    (3, 6)
+    >>> solver.report.reset()
+    >>> solver.report.forward.solves
+    0
     """
 
     forward: Counters = field(default_factory=Counters)
@@ -118,21 +141,21 @@ class SolveReport:
     timer: PartTimer = field(default_factory=PartTimer, compare=False, repr=False)
 
     def part(self, direction: str, name: str) -> Any:
-        """A block that counts as a part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
+        """Measure a block as one part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
         return self.timer.part(self.counters(direction), name)
 
     def counters(self, direction: str) -> Counters:
-        """Those of "forward" or "adjoint"."""
+        """Return the counters of a direction, "forward" or "adjoint"."""
         return self.adjoint if direction == "adjoint" else self.forward
 
     def reset(self) -> None:
-        """Set everything to zero."""
+        """Set all counters to zero."""
         self.forward, self.adjoint = Counters(), Counters()
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters as plain numbers."""
+        """Return the counters as plain numbers."""
         return {"forward": asdict(self.forward), "adjoint": asdict(self.adjoint)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from the counters of `state_dict()`."""
         self.forward, self.adjoint = Counters(**state["forward"]), Counters(**state["adjoint"])

@@ -28,13 +28,30 @@ _REASONS = {
 
 
 class NonlinearSolveError(SolveError):
-    """A nonlinear solve failed.
+    """A nonlinear solve that failed; raised on all ranks together.
 
-    Attributes
+    It is a `SolveError`, so the same handler catches linear and nonlinear failures.
+
+    Parameters
     ----------
-    reason : PETSc's name of the reason, as `DIVERGED_LINE_SEARCH`, of the first sample that failed.
-    iteration : the Newton iteration at which it stopped.
-    samples : the numbers of the samples of the batch that failed, from 0.
+    message : str
+        The text: reason, Newton iteration, level, residual, and what to try.
+    reason : str, default ""
+        PETSc's name of the reason of the first sample that failed, e.g. "DIVERGED_LINE_SEARCH".
+    iteration : int, default 0
+        The Newton iteration at which the solve stopped.
+    samples : tuple of int, default ()
+        Indices of the samples of the batch that failed, from 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import NonlinearSolveError, solve_nonlinear
+    >>> try:
+    ...     solve_nonlinear(lambda u: u**2 + 1.0, torch.ones(1).double())
+    ... except NonlinearSolveError as error:
+    ...     print(error.reason)
+    DIVERGED_...
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class Jacobian(ABC):
         """
 
     def release(self) -> None:  # noqa: B027 - most keep nothing
-        """Forget what was recorded for products."""
+        """Free the recorded graph that products use."""
 
 
 class MatrixFreeJacobian(Jacobian):

@@ -1,4 +1,4 @@
-"""Matrices that the user's own code assembles from parameters, with its own derivative."""
+"""Matrices that the user's code assembles from parameters, with the user's derivative."""
 
 from __future__ import annotations
 
@@ -157,11 +157,11 @@ class AssembledOperator(Operator):
 
     def _put(self, host: Array | None) -> None:
         theta = None if host is None else torch.from_numpy(host.copy())
-        # Until it is done: an exception leaves some of other numbers behind.
+        # Invalid until `assemble` returns: after an exception some entries may be new.
         self._loaded_state = -1
         _collective_call(self, lambda: self.assemble(theta, self.matrix))
         self.matrix.assemble()
-        # Entries may have been written past PETSc, into the arrays of the matrix.
+        # Entries may have been written directly into the arrays of the matrix, without PETSc.
         self.matrix.stateIncrease()
         self._loaded_state = self.matrix.stateGet()
 
@@ -182,8 +182,8 @@ class AssembledOperator(Operator):
         return total
 
     def _gradient_of_row(self, theta: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        assert self.vjp is not None, "checked when the values came"
-        # Copies: what the user does to them changes nothing here.
+        assert self.vjp is not None, "checked by check_form"
+        # Copies, so that changes by the user's code have no effect here.
         vectors = [
             PETSc.Vec().createWithArray(np.array(to_host(row)), comm=self.comm)
             for row in (left, right)
@@ -197,11 +197,11 @@ class AssembledOperator(Operator):
         gradient = found.to("cpu", torch.float64)
         if gradient.shape != theta.shape:
             raise InputError(
-                f"vjp of an AssembledOperator must give the shape of the parameters, "
+                f"vjp of an AssembledOperator must return the shape of the parameters, "
                 f"{tuple(theta.shape)}, not {tuple(gradient.shape)}"
             )
         if not torch.isfinite(gradient).all():
-            raise InputError("vjp of an AssembledOperator gave NaN or infinity")
+            raise InputError("vjp of an AssembledOperator returned NaN or infinity")
         return gradient
 
     def tangent_product(
@@ -215,15 +215,15 @@ class AssembledOperator(Operator):
         if isinstance(values, Tensor) and values.requires_grad:
             raise InputError(
                 "differentiation='unrolled' with pc='jacobi' needs the derivative of the diagonal, "
-                "which an AssembledOperator's vjp does not give: use another pc, or "
+                "which an AssembledOperator's vjp does not compute: use another pc, or "
                 "differentiation='implicit'"
             )
         return torch.from_numpy(np.array(self.matrix.getDiagonal().getArray(readonly=True)))
 
 
 def _collective_call(operator: AssembledOperator, call: Callable[[], Any]) -> Any:
-    """Call the user's code, which may communicate; an exception on one rank must not leave the
-    others waiting in it.
+    """Call the user's code, which may communicate; an exception on one rank ends the job if others
+    wait in a collective call of that code.
     """
     try:
         result = call()
@@ -236,13 +236,13 @@ def _collective_call(operator: AssembledOperator, call: Callable[[], Any]) -> An
 
 def _not_offered(what: str) -> InputError:
     return InputError(
-        f"an AssembledOperator does not offer {what} with respect to its parameters: its vjp is a "
+        f"an AssembledOperator has no {what} with respect to its parameters: its vjp is a "
         "first derivative; use SparseOperator.from_petsc and compute the values in torch"
     )
 
 
 class _UserGradient(torch.autograd.Function):
-    """The user's vjp as a function that torch sees, so that a derivative of it raises."""
+    """The user's vjp as a torch function, so that a derivative of it raises an error."""
 
     @staticmethod
     def forward(
@@ -273,8 +273,8 @@ class _UserGradient(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         if in_dims[0] is not None:
             raise InputError(
-                "vmap over the parameters of an AssembledOperator is not offered: call solve once "
-                "for each set"
+                "vmap over the parameters of an AssembledOperator is not available: call solve "
+                "once for each set"
             )
         pairs = [
             [tensor] * info.batch_size if dim is None else tensor.unbind(dim)

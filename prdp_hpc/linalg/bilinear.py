@@ -21,8 +21,8 @@ from prdp_hpc.petsc import PETSc
 class BilinearProducts(ABC):
     """`A(v) x` with a matrix that is linear in its values, and the pairing `∂(λᵀ A(v) x)/∂v`.
 
-    Both are linear in each argument, and each is made of the other's derivatives, so that the two
-    are differentiable to any order. All methods are collective, also in backward passes.
+    Both are linear in each argument, and the derivatives of each are products of the two kinds, so
+    both are differentiable to any order. All methods are collective, also in backward passes.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ class BilinearProducts(ABC):
         return apply(_Pairing, left, right, self, scale)
 
     def diagonal(self, values: Tensor) -> Tensor:
-        """The sum of each row's values on the diagonal, whichever rank gave them: `(*L, nnz)` on
-        any device to `(*L, n_local)`, float64 on the host; differentiable.
+        """The sum of each row's values on the diagonal, over all ranks: `(*L, nnz)` on any device
+        to `(*L, n_local)`, float64 on the host; differentiable.
         """
         where, rows = self._diagonal
         own = values.index_select(-1, where.to(values.device))
@@ -107,10 +107,10 @@ class _Product(torch.autograd.Function):
             values, x = (_first(t, d, info) for t, d in zip((values, x), in_dims, strict=False))
             return products.product(values, x, transposed), 0
         assert in_dims[1] is not None
-        # One matrix for all: the batch is more vectors for it.
+        # One matrix is shared by the batch, which is a set of further vectors for it.
         many = x.movedim(in_dims[1], -3)
         result = products.product(values, many.flatten(-3, -2), transposed)
-        # Torch's older batches need their axis to be the first in memory.
+        # Torch's legacy batching needs the batch axis first in memory.
         return result.view(many.shape).movedim(-3, 0).contiguous(), 0
 
 
@@ -152,7 +152,7 @@ class _Pairing(torch.autograd.Function):
 
 
 def _save_factors(ctx: Any, one: Tensor, other: Tensor) -> None:
-    """Keep the factors of something bilinear: each is the derivative in the other."""
+    """Save the factors of a bilinear function: each is the derivative in the other."""
     ctx.save_for_backward(
         one if ctx.needs_input_grad[1] else None, other if ctx.needs_input_grad[0] else None
     )
@@ -170,7 +170,7 @@ def _tangent(
 
 
 def _first(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
-    """A batch with its axis first; what is the same for all is repeated."""
+    """A batch with its axis first; a tensor without batch axis is repeated."""
     if dim is None:
         return tensor.expand(info.batch_size, *tensor.shape)
     return tensor.movedim(dim, 0)

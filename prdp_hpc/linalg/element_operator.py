@@ -99,7 +99,7 @@ class ElementOperator(SparseOperator):
         self._cells = cells.astype(PETSc.IntType)
         constraints = _Constraints(dofs.astype(PETSc.IntType), n, comm)
         free = ~constraints.hold(self._cells)
-        # What the pattern has of each element matrix; all of it where nothing is constrained.
+        # Which entries of each element matrix are in the pattern; all without constraints.
         kept = (free[:, :, None] & free[:, None, :]).reshape(-1)
         self._kept = None if kept.all() else kept
         self._ones = np.ones(len(constraints.given))
@@ -111,7 +111,7 @@ class ElementOperator(SparseOperator):
         self._constrained = torch.from_numpy(constraints.hold(np.arange(*self.row_range)))
         template, mask = self.matrix.createVecLeft(), torch.from_numpy(free.astype(np.float64))
         self._products = ElementProducts(self._cells, template, mask, mask)
-        # Only through these cells do prescribed values act on other dofs.
+        # Prescribed values affect other dofs through these cells only.
         border = np.flatnonzero(~free.all(axis=1))
         inside = mask[border]
         self._border = torch.from_numpy(border)
@@ -158,13 +158,13 @@ class ElementOperator(SparseOperator):
         return like(torch.where(fixed, given, free), load)
 
     def _border_entries(self, entries: Tensor) -> Tensor:
-        """Those of the cells that touch constrained dofs, where and how a solve computes."""
+        """The entries of cells with constrained dofs, in double precision on the host."""
         size = self._cells.shape[1] ** 2
         cells = entries.reshape(*entries.shape[:-1], len(self._cells), size)
         return in_double(cells.index_select(-2, self._border.to(entries.device))).flatten(-2)
 
     def _check_terms(self, entries: Any, load: Any, prescribed: Any) -> None:
-        """Raise a ValueError on all ranks for what does not fit, or ranks that disagree."""
+        """Raise an InputError on all ranks for invalid terms, or if ranks disagree."""
         raise_together(self.comm, wrong_form(self, entries, load))
         call_together(self.comm, lambda: _validate_prescribed(prescribed, load))
         _require_equal(self.comm, "matrices and loads", sizes_of(self, entries, load))
@@ -213,7 +213,7 @@ class ElementOperator(SparseOperator):
 
 
 class _Constraints:
-    """Which dofs are constrained, whichever ranks gave them; collective.
+    """Which dofs are constrained on any rank; collective.
 
     Attributes
     ----------
@@ -235,19 +235,19 @@ class _Constraints:
 
 
 def _require_equal(comm: MPI.Comm, what: str, value: Any) -> None:
-    """Raise a ValueError on all ranks unless all gave the same; collective."""
+    """Raise an InputError on all ranks unless the value is equal on all; collective."""
     if comm.size > 1 and len(given := set(comm.allgather(value))) > 1:
         raise InputError(f"the ranks gave different {what}: {sorted(given)}")
 
 
 def _validate_mesh(cells: Any, dofs: Any, n: int) -> None:
-    """Raise an `InputError` for cells and constrained dofs of this rank that do not fit."""
+    """Raise an `InputError` for invalid cells or constrained dofs of this rank."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise InputError(f"n must be the number of dofs, an integer of at least 1, not {n!r}")
     if cells.ndim != 2 or cells.shape[1] == 0:
         raise InputError(
             "cells must have shape (n_cells, k), the dof numbers of each cell of this rank, "
-            f"(0, k) where it has none, not {cells.shape}"
+            f"or (0, k) on a rank without cells, not {cells.shape}"
         )
     if dofs.ndim != 1:
         raise InputError(f"dirichlet must be a list of dof numbers, not of shape {dofs.shape}")
@@ -256,13 +256,13 @@ def _validate_mesh(cells: Any, dofs: Any, n: int) -> None:
             raise InputError(f"{name} must hold integers, the numbers of dofs, not {numbers.dtype}")
         if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
             raise InputError(
-                f"{name} must hold dof numbers in 0 … {n - 1}, but reach from {numbers.min()} to "
-                f"{numbers.max()}"
+                f"{name} must hold dof numbers in 0 … {n - 1}, but has numbers from "
+                f"{numbers.min()} to {numbers.max()}"
             )
 
 
 def _validate_prescribed(prescribed: Any, load: Tensor) -> None:
-    """Raise an `InputError` for values that are not as `right_hand_side` takes them."""
+    """Raise an `InputError` for invalid prescribed values, see `right_hand_side`."""
     shape = prescribed.shape if isinstance(prescribed, Tensor) else ()
     try:
         fits = torch.broadcast_shapes(shape, load.shape) == load.shape

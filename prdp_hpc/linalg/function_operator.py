@@ -130,7 +130,7 @@ class FunctionOperator(Operator):
             )
 
     def _put(self, host: Array | None) -> None:
-        # The private copy, which nobody else writes to.
+        # The private copy, which no other code writes to.
         self.values = None if host is None else torch.from_numpy(self.loaded.copy)
         self.matrix.assemble()
         self.matrix.stateIncrease()
@@ -159,38 +159,38 @@ class FunctionOperator(Operator):
         return gradient_of(partial(self._recorded, values), 0)(torch.zeros_like(y), y)
 
     def _recorded(self, values: Any, x: Tensor) -> Tensor:
-        """`A(values) x` for an x that is differentiated in."""
+        """`A(values) x`, recorded for the derivative in x."""
         result = self.apply(values, x)
         if not result.requires_grad:
             raise InputError(
-                "torch records nothing of this function operator's apply (does it use NumPy, or "
-                "detach x?), so its transpose is not known: give "
+                "torch recorded no operation of this function operator's apply (does it use NumPy, "
+                "or detach x?), so its transpose cannot be derived: give "
                 "FunctionOperator(apply_transpose=...)"
             )
         return result
 
 
 def _rows(function: Apply, values: Tensor, x: Tensor) -> Tensor:
-    """A function of vectors for each row of a batch."""
+    """Apply a function of vectors to each row of a batch."""
     return torch.stack([function(values, row) for row in x])
 
 
 class _Context:
-    """What PETSc calls back; PETSc manual page: MATPYTHON.
+    """The callbacks of a PETSc shell matrix; PETSc manual page: MATPYTHON.
 
-    An exception here comes out of PETSc as an error without its type, so the operator keeps it for
-    the solver.
+    PETSc replaces an exception in a callback by its own error, so the operator keeps the exception
+    for the solver.
     """
 
     def __init__(self, operator: FunctionOperator) -> None:
-        # The operator owns the matrix, the matrix this: a strong reference back would keep all
-        # three for ever.
+        # The operator owns the matrix, and the matrix owns this object: a strong reference to the
+        # operator would be a cycle through PETSc, which is never freed.
         self._operator = weakref.ref(operator)
 
     @property
     def operator(self) -> FunctionOperator:
         operator = self._operator()
-        assert operator is not None, "the matrix of a function operator outlived it"
+        assert operator is not None, "the matrix is used after its operator was freed"
         return operator
 
     def _put(self, compute: Callable[[], Tensor], name: str, y: PETSc.Vec) -> None:
@@ -200,7 +200,7 @@ class _Context:
             if tuple(result.shape) != (self.operator.n_local,):
                 wanted = (self.operator.n_local,)
                 raise InputError(
-                    f"{name} of a function operator must give shape {wanted}, not "
+                    f"{name} of a function operator must return shape {wanted}, not "
                     f"{tuple(result.shape)}"
                 )
             y.setArray(to_host(result))

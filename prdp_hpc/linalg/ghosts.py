@@ -1,4 +1,4 @@
-"""Numbers of a distributed vector at any global indices, and sums back into it."""
+"""Entries of a distributed vector at arbitrary global indices, and the adjoint sum."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class GhostedIndex:
         total = torch.zeros(
             *entries.shape[:-1], self._n_local + self._n_foreign, dtype=torch.float64
         )
-        # Row by row, since torch adds along the last of several axes entry by entry.
+        # Row by row: along the last of several axes, torch adds entry by entry, which is slow.
         for row, own in zip(_rows(total), _rows(entries), strict=True):
             row.index_add_(0, self.position, own)
         if self._scatter is None:
@@ -89,5 +89,5 @@ class GhostedIndex:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """All leading axes as one; a view where that is possible."""
+    """Flatten the leading axes; a view where that is possible."""
     return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])

@@ -1,4 +1,4 @@
-"""The matrices of one solve, from its forward pass to its last derivative."""
+"""The matrices of one solve, from the forward pass to the last derivative."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from prdp_hpc.linalg.torch_petsc import Array, to_host
 
 
 class HeldMatrices:
-    """The operator, or for M matrices one of the pool for each, with the values that were loaded.
+    """The matrices of a solve with their values: the operator's, or M matrices of its pool.
 
-    Derivatives of a solve are taken with the numbers that it was made with: a matrix that other
-    values came into in the meantime gets its own again, and an error says so where the tensor they
-    were in has other numbers by then.
+    Derivatives of a solve use the values of the solve. If other values were loaded into a matrix in
+    the meantime, the earlier ones are loaded again; it is an error if the tensor of the values was
+    changed in place.
 
     Parameters
     ----------
-    operator : what the values belong to.
+    operator : the operator of the values.
     host : the values in double precision on the host; those of one matrix are loaded already.
 
     Attributes
@@ -45,9 +45,9 @@ class HeldMatrices:
         self._loads = [one.loaded.remember() for one in self.operators]
 
     def restore(self, values: Tensor | None, values_are_read: bool = False) -> None:
-        """Load the values again where others took their place; collective.
+        """Load the values again where others have replaced them; collective.
 
-        `values_are_read`: whether they are used besides the matrices, and so must be the same.
+        `values_are_read`: whether derivatives read the tensor too, so that it must be unchanged.
 
         Raises
         ------
@@ -68,20 +68,20 @@ class HeldMatrices:
         )
         raise_together(self._operator.comm, _changed() if changed else None)
         for index, (one, own) in enumerate(zip(self.operators, rows, strict=True)):
-            # One matrix may have come back to the same values in the meantime.
+            # The same values may have been loaded into one matrix again in the meantime.
             if gone[index] and (self._lease is not None or anywhere(one.comm, one.differs(own))):
                 one.load(own)
             self._loads[index] = one.loaded.remember()
 
     def release(self) -> None:
-        """The matrices are not needed, unless a derivative is asked for once more."""
+        """Release the matrices; a later derivative acquires them again."""
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
             self._operator.release_matrices(self._lease)
 
 
 def _changed() -> InputError:
     return InputError(
-        "the values were changed after the solve whose derivative is asked for, past autograd "
+        "the values were changed between the solve and its derivative, without autograd "
         "(through .data, NumPy or a view without version): change them after the backward pass, or "
-        "give solve a copy (values.clone())"
+        "pass a copy to solve (values.clone())"
     )

@@ -1,4 +1,4 @@
-"""Which values a matrix holds."""
+"""The values that a matrix holds."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 from prdp_hpc.linalg.torch_petsc import Array
 
 BLOCK = 32_768
-"""Values that are compared at a time."""
+"""Number of values per block of a comparison."""
 
 
 class Load:
-    """One load of values into a matrix, as a solve remembers it.
+    """Identifies one load of values into a matrix, for the derivatives of a solve.
 
     Attributes
     ----------
-    digest : of the values, once others took their place.
+    digest : of the values, computed when others replace them.
     """
 
     digest = 0
 
 
 class LoadedValues:
-    """A private copy of the values that a matrix holds, so that every other set of numbers is
-    noticed, however it was written: by torch, through `.data`, or by NumPy into the same memory.
+    """A private copy of the values that a matrix holds, by which every change is detected: by
+    torch, through `.data`, or by NumPy in the same memory.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class LoadedValues:
         self._load: weakref.ref[Load] | None = None
 
     def differ_from(self, host: Array | None) -> bool:
-        """Whether these are other numbers (or of another shape) than the loaded ones, on this
+        """Whether these numbers (or their shape) differ from the loaded ones, on this
         rank.
         """
         if host is None or self.copy is None:
@@ -53,13 +53,13 @@ class LoadedValues:
         return not all(np.array_equal(ours[block], theirs[block]) for block in blocks)
 
     def are_single(self) -> bool:
-        """Whether they are numbers in single precision, on this rank."""
+        """Whether all values are single-precision numbers, on this rank."""
         return self.copy is not None and bool((self.copy.astype(np.float32) == self.copy).all())
 
     def replace(self, host: Array | None) -> None:
-        """Note that these are loaded now."""
+        """Register that these values are loaded now."""
         load = self._current()
-        # Only where a solve remembers the earlier values: a digest is a pass over them.
+        # Only if a solve refers to the earlier values, because a digest reads all of them.
         if load is not None:
             load.digest = digest(self.copy)
         self._load = None
@@ -75,11 +75,11 @@ class LoadedValues:
         return load
 
     def hold(self, load: Load) -> bool:
-        """Whether the matrix still holds what it held then."""
+        """Whether the matrix still holds the values of that load."""
         return self._current() is load
 
     def changed_since(self, load: Load, host: Array | None) -> bool:
-        """Whether these are other numbers than the ones of an earlier load, on this rank."""
+        """Whether these numbers differ from those of an earlier load, on this rank."""
         return self.differ_from(host) if self.hold(load) else digest(host) != load.digest
 
     def _current(self) -> Load | None:
@@ -87,5 +87,5 @@ class LoadedValues:
 
 
 def digest(host: Array | None) -> int:
-    """A number by which other values are noticed without a copy of the ones that were there."""
+    """A checksum by which changed values are detected without a copy of the earlier ones."""
     return 0 if host is None else zlib.crc32(host.reshape(-1).view(np.uint8).data)

@@ -1,4 +1,4 @@
-"""How accurate a solve is to be."""
+"""The level of a solve."""
 
 from __future__ import annotations
 

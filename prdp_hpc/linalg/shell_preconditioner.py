@@ -1,4 +1,4 @@
-"""Preconditioners that are functions of the user's."""
+"""Preconditioners that are functions of the user."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def missing_transpose() -> InputError:
     """The error for an adjoint solve that needs a transpose which was not given."""
     return InputError(
         "the adjoint solve of a matrix that is not symmetric needs the transpose of the "
-        "preconditioner: give ShellPreconditioner(apply, apply_transpose), or symmetric=True to an "
+        "preconditioner: pass ShellPreconditioner(apply, apply_transpose), or symmetric=True to an "
         "operator that is"
     )
 
@@ -97,7 +97,7 @@ def _put(name: str, function: Apply, x: Any, y: Any) -> None:
     if not isinstance(result, Tensor) or result.shape != residual.shape:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise InputError(
-            f"{name} of a ShellPreconditioner must give a tensor of shape "
+            f"{name} of a ShellPreconditioner must return a tensor of shape "
             f"{tuple(residual.shape)}, not {shape}"
         )
     y.setArray(to_host(result))

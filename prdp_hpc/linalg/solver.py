@@ -1,4 +1,4 @@
-"""How linear systems are solved."""
+"""`Solver`: how linear systems are solved."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Solver:
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
         )
-        # The order in which operators came, by which those of another process are found again.
+        # The order of the operators' first solves, which identifies them in a resumed run.
         self._numbers: weakref.WeakKeyDictionary[Operator, int] = weakref.WeakKeyDictionary()
         self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
@@ -237,8 +237,8 @@ class Solver:
         """Copy or pickle the settings only: the copy is a new solver without KSPs."""
         if self.adopted is not None:
             raise InputError(
-                "a Solver made from a KSP cannot be copied or pickled, since PETSc cannot copy a "
-                "KSP: make another KSP, and Solver.from_ksp of it"
+                "a Solver made from a KSP cannot be copied or pickled, because PETSc cannot copy a "
+                "KSP: make another KSP, and call Solver.from_ksp with it"
             )
         settings = {
             "ksp": self.ksp,
@@ -292,7 +292,7 @@ class Solver:
             found = LinearSystem(operator, self)
             found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
-            self._go_on(operator, found)
+            self._resume(operator, found)
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -326,10 +326,10 @@ class Solver:
         self._last.load_state_dict(state["last"])
         self._earlier = dict(state["lags"])
         for operator, system in self._systems.items():
-            self._go_on(operator, system)
+            self._resume(operator, system)
 
-    def _go_on(self, operator: Operator, system: LinearSystem) -> None:
-        """Give a system what an earlier run left for it."""
+    def _resume(self, operator: Operator, system: LinearSystem) -> None:
+        """Load a system's state from an earlier run."""
         if isinstance(operator, BatchMatrix):
             return
         number = self._number(operator)
@@ -398,12 +398,12 @@ class Solver:
         return self._last.nbytes
 
     def _check_adopted(self, found: LinearSystem | None) -> None:
-        """Raise a ValueError where another system would need another KSP."""
+        """Raise an InputError if another system would need another KSP."""
         if self.adopted is None or not self._systems:
             return
-        what = "solves with one matrix, and this is another operator or a batch of matrices"
+        what = "solves with one matrix, but this is another operator or a batch of matrices"
         if found is not None and found.broken:
-            what = "failed half-way in its last solve"
+            what = "failed inside PETSc in its last solve"
         elif found is not None:
             return
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
@@ -412,7 +412,7 @@ class Solver:
 def recollection_of(
     solver: Solver, operator: Operator, b: Tensor
 ) -> tuple[Recollection | None, InputError | None]:
-    """What the next solve for b starts from, or what is wrong on this rank; not collective."""
+    """Where the next solve for b starts, or the error on this rank; not collective."""
     try:
         return solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1), None
     except InputError as error:
@@ -426,7 +426,7 @@ def _checked_guess(name: str) -> str:
 
 
 def _with_settings(settings: dict[str, Any]) -> Solver:
-    # What the prefix chose is among the settings; the options may have changed since.
+    # The settings include options under the prefix, which may have changed since.
     prefix = settings.pop("options_prefix")
     solver = Solver(**settings)
     solver.options_prefix = prefix

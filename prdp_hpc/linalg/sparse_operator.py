@@ -170,7 +170,7 @@ class SparseOperator(Operator):
         )
 
     def _owned(self, n_local: int, block_size: int) -> int:
-        """Rows of this rank, also where PETSc divides them."""
+        """Number of rows of this rank, also if PETSc divides them."""
         sizes = (n_local, self.shape[0])
         return int(PETSc.Sys.splitOwnership(sizes, bsize=int(block_size), comm=self.comm)[0])
 
@@ -180,7 +180,7 @@ class SparseOperator(Operator):
         matrix.setSizes(((self._n_local, n), (self._n_local, n)))
         matrix.setType("aij")
         matrix.setBlockSize(self._block_size)
-        # PETSc may reorder what it is given.
+        # Copies, because PETSc may reorder the arrays.
         matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
         if self.symmetric:
             matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)

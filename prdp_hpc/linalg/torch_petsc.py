@@ -20,22 +20,22 @@ Array = NDArray[np.float64]
 
 
 def to_host(tensor: Tensor | Array) -> Array:
-    """A C-contiguous float64 array of the tensor's numbers; shares memory with it where that is
-    possible. What is on the host already is given back.
+    """A C-contiguous float64 array of the tensor's numbers, which shares memory with it if
+    possible. An array is returned unchanged.
     """
     if isinstance(tensor, np.ndarray):
         return tensor
     detached = tensor.detach()
     if detached.dtype is not torch.float64 or not detached.is_cpu:
         detached = detached.to(device="cpu", dtype=torch.float64)
-    # NumPy has no lazy sign, as that of the imaginary part of a conjugate.
+    # NumPy has no lazy negation, which e.g. the imaginary part of a conjugate has.
     array: Array = detached.contiguous().resolve_neg().numpy()
     return array
 
 
 @contextmanager
 def placed(*pairs: tuple[Any, Array]) -> Iterator[None]:
-    """PETSc vectors that use these arrays in place of their own, while the block runs.
+    """PETSc vectors that use these arrays as their memory during a block.
 
     The arrays must be contiguous float64 ones: PETSc places a copy of others. PETSc manual page:
     VecPlaceArray.
@@ -50,7 +50,7 @@ def placed(*pairs: tuple[Any, Array]) -> Iterator[None]:
 
 
 def in_double(tensor: Tensor) -> Tensor:
-    """The tensor where and how a solve computes: on the host, in double precision;
+    """The tensor on the host in double precision, as solves compute;
     differentiable.
     """
     return tensor.to(device="cpu", dtype=torch.float64)
@@ -66,8 +66,8 @@ def like(result: Tensor, model: Tensor) -> Tensor:
 
 
 def has_bad_numbers(array: Array) -> bool:
-    """Whether NaN or infinity occurs; the sum is one pass without a temporary and carries either
-    along.
+    """Whether NaN or infinity occurs; the sum is NaN or infinite then, and needs one pass without a
+    temporary array.
     """
     with np.errstate(invalid="ignore"):
         return not np.isfinite(array.sum()) and not bool(np.isfinite(array).all())

@@ -180,13 +180,13 @@ class ColouredJacobian(Jacobian):
         v = random_vector(self.operator)
         values, product = collective(comm, lambda: (self._values(recorded), recorded.product(v)))
         check_and_load(self.operator, values, (1, -1), ())
-        # Each time: an entry may be 0 at one u and not at another.
+        # At each load, because an entry may be 0 at one u and not at another.
         check_products(
             self.operator,
             v,
             product,
-            "the residual depends on unknowns that the pattern of ColouredJacobian leaves out: add "
-            "them to rows and cols, or give on_grid a larger width, or box=True",
+            "the residual depends on unknowns that are not in the pattern of ColouredJacobian: add "
+            "them to rows and cols, or use on_grid with a larger width or box=True",
         )
 
     def _values(self, recorded: Linearisation) -> Tensor:
@@ -207,13 +207,13 @@ class ColouredJacobian(Jacobian):
 def _wrong_rows(rows: Indices, cols: Indices, start: int, end: int) -> InputError | None:
     if rows.shape != cols.shape or rows.dtype.kind not in "iu" or cols.dtype.kind not in "iu":
         return InputError(
-            "rows and cols of a ColouredJacobian must be integers, as many of the one as of the "
-            f"other, not {rows.shape} of {rows.dtype} and {cols.shape} of {cols.dtype}"
+            "rows and cols of a ColouredJacobian must be integer arrays of the same "
+            f"shape, not {rows.shape} of {rows.dtype} and {cols.shape} of {cols.dtype}"
         )
     if rows.size and not (start <= rows.min() and rows.max() < end):
         return InputError(
             f"this rank has rows {start} to {end - 1}, and its pattern has rows from {rows.min()} "
-            f"to {rows.max()}: give each rank the entries of its own rows"
+            f"to {rows.max()}: pass each rank the entries of its own rows"
         )
     return None
 
@@ -222,7 +222,7 @@ def _wrong_colours(colours: Indices, n_local: int) -> InputError | None:
     if colours.shape == (n_local,) and (colours.size == 0 or colours.min() >= 0):
         return None
     return InputError(
-        f"colours must be {n_local} integers of at least 0, one for each of this rank's unknowns, "
+        f"colours must be {n_local} integers of at least 0, one per unknown of this rank, "
         f"not of shape {colours.shape}"
     )
 
@@ -238,7 +238,7 @@ def _stencil_pattern(grid: Grid, channels: int, width: int, box: bool) -> tuple[
     n, comm = channels * grid.n_local, private(grid.comm).agreement
     start = comm.scan(n) - n
     own = torch.arange(start, start + n).view(channels, *grid.local_shape)
-    # Beyond a boundary stands 0.
+    # Beyond a boundary the halo is 0.
     padded = grid.halo((own + 1).to(torch.float64), width).to(torch.int64).numpy() - 1
     rows, cols = [], []
     for shift in np.ndindex(*(2 * width + 1,) * grid.dim):

@@ -148,12 +148,12 @@ def solve_nonlinear(
 
 @dataclass
 class _Call:
-    """One solve, and what its derivatives work with besides its tensors.
+    """The arguments of one solve besides its tensors, for its derivatives.
 
     Attributes
     ----------
     start : the starts `(B, n_local)`.
-    checks_closure : whether to look for tensors with a gradient that are no parameters.
+    checks_closure : whether to look for tensors with a gradient that are not parameters.
     """
 
     problem: Problem
@@ -193,8 +193,8 @@ class _Call:
                 found = function(u)
             if found.requires_grad:
                 raise InputError(
-                    "the residual depends on a tensor that requires a gradient and is not among "
-                    "the parameters, so that its gradient would be lost: give it in "
+                    "the residual depends on a tensor that requires a gradient but is not one of "
+                    "the parameters, so its gradient would be lost: pass it in "
                     "solve_nonlinear(parameters=...), or detach it"
                 )
             return found
@@ -344,14 +344,14 @@ def _agreed_sizes(
         )
     if len({needs for _, _, needs in found}) > 1:
         raise InputError(
-            "the ranks gave different numbers of parameters, or some ask for gradients that others "
+            "the ranks gave different numbers of parameters, or some need gradients that others "
             "do not: parameters and requires_grad must be the same on every rank"
         )
     return tuple(n for n, _, _ in found)
 
 
 def _empty(u0: Tensor, grid: Grid | None) -> Tensor:
-    """A start without numbers, `(B, n_local)`: 0 cannot stand for B in a reshape."""
+    """A start without numbers, `(B, n_local)`: reshape cannot infer B from 0 numbers."""
     batch = _batch_of(u0, grid)
     samples = 1 if batch is None else batch
     return torch.zeros(samples, u0.numel() // max(samples, 1), dtype=torch.float64)
@@ -380,6 +380,6 @@ def _wrong_jacobian(jacobian: Jacobian, n_local: int) -> InputError | None:
     if jacobian.operator.n_local == n_local:
         return None
     return InputError(
-        f"the Jacobian has {jacobian.operator.n_local} unknowns on this rank, and u0 {n_local} for "
-        "each sample"
+        f"the Jacobian has {jacobian.operator.n_local} unknowns on this rank, but u0 has {n_local} "
+        "per sample"
     )

@@ -108,13 +108,13 @@ class NonlinearSolver:
         self.solver = Solver("gmres", "none") if solver is None else solver
         if self.solver.differentiation != "implicit":
             raise InputError(
-                "a NonlinearSolver differentiates implicitly: give it a "
+                "a NonlinearSolver differentiates implicitly: use a "
                 "Solver(differentiation='implicit'), not 'unrolled'"
             )
         if self.solver.initial_guess != "zero":
             raise InputError(
-                "the linear solves of Newton's method start from 0, where a Newton step begins: "
-                f"give it a Solver(initial_guess='zero'), not {self.solver.initial_guess!r}"
+                "the linear solves of Newton's method start from 0: "
+                f"use a Solver(initial_guess='zero'), not {self.solver.initial_guess!r}"
             )
         self.refines, self.uses_eisenstat_walker = refines, inner == EISENSTAT_WALKER
         if refines == "inner" and self.uses_eisenstat_walker:

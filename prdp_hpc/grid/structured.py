@@ -1,4 +1,4 @@
-"""Structured grids over MPI ranks, seen by torch as `(B, C, *local_shape)`."""
+"""Structured grids over MPI ranks, with fields as torch tensors `(B, C, *local_shape)`."""
 
 from __future__ import annotations
 
@@ -197,12 +197,12 @@ class Grid:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Grid:
-        return self  # Nothing in it changes.
+        return self  # A grid is immutable.
 
     def __reduce__(self) -> Any:
         raise InputError(
             "a Grid belongs to the processes of its communicator and cannot be pickled: pickle its "
-            "shape, boundary and length, and make it again where it is needed"
+            "shape, boundary and length, and make the grid from them"
         )
 
     @property
@@ -345,7 +345,7 @@ class Grid:
         InputError
             On all ranks, if one rank has a field of another shape.
         """
-        # Together: beside the exchange of whole fields this reduction of one number is nothing.
+        # On all ranks together: compared to the exchange of fields, the reduction costs nothing.
         raise_together(self.comm, self._wrong_local(local))
         if self.comm.size == 1:
             return local
@@ -386,7 +386,7 @@ class Grid:
         if wrong is not None:
             raise wrong
         if width < 1:
-            raise InputError(f"a halo is at least 1 point wide, not {width}")
+            raise InputError(f"a halo needs a width of at least 1 point, not {width}")
         if width not in self._halos:
             self._halos[width] = Halo(self.partition, width, width)
         return self._halos[width](local)
@@ -413,7 +413,7 @@ class Grid:
 
     @property
     def _whole_of_parts(self) -> LinearMap:
-        """Parts to whole; the adjoint takes this rank's part."""
+        """The map of parts to the whole field; its adjoint selects this rank's part."""
 
         def part(whole: Tensor) -> Tensor:
             return whole[_fields(self.local_slices)].clone()
@@ -427,7 +427,7 @@ class Grid:
 
     @cached_property
     def numbering(self) -> NDArray[np.int32]:
-        """PETSc's global numbers of this rank's points with one halo layer; -1 beyond a boundary.
+        """PETSc's global numbers of this rank's points with one halo layer; −1 beyond a boundary.
 
         Shape `local_shape + 2` per axis.
         """
@@ -525,7 +525,7 @@ def _wrong(
         or not all(isinstance(n, Integral) and n >= 2 for n in shape)
     ):
         return InputError(
-            f"a grid's shape is a list of 1 to 3 integers, each at least 2, not {shape!r}"
+            f"a grid's shape must be a list of 1 to 3 integers of at least 2, not {shape!r}"
         )
     boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
     if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):

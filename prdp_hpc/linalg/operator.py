@@ -88,8 +88,8 @@ class Operator(ABC):
     def __reduce__(self) -> Any:
         raise InputError(
             f"a {type(self).__name__} belongs to the processes of its communicator and cannot be "
-            "pickled: pickle what it is made from (the pattern, the grid's shape, the values), and "
-            "make it again where it is needed"
+            "pickled: pickle its data (the pattern, the grid's shape, the values), and make "
+            "the operator from them"
         )
 
     @property
@@ -238,6 +238,4 @@ class Operator(ABC):
 
 
 def _no_own(pc: str) -> ValueError:
-    return InputError(
-        f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc"
-    )
+    return InputError(f"pc={pc!r} is available for the operators of some PDEs only: use another pc")

@@ -20,9 +20,9 @@ Fields = NDArray[Any]
 class FourierTransform:
     """Real-to-complex transforms of fields `(C, *local_shape)` on a periodic grid.
 
-    The ranks first share the fields by slabs of the first axis and transform the others, then by
-    slabs of the last axis and transform the first: each rank holds its share of the fields at any
-    time.
+    The fields are first divided into slabs of the first axis, and the other axes are transformed;
+    then they are divided into slabs of the last axis, and the first axis is transformed. Each rank
+    stores only its part of the fields at any time.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class FourierTransform:
         )
 
     def forward(self, fields: Fields) -> Fields:
-        """The coefficients; collective."""
+        """Return the coefficients of fields; collective."""
         inner = tuple(range(2, self._dim + 1))
         if self._comm.size == 1:
             return np.fft.rfftn(fields, axes=(1, *inner))
@@ -59,7 +59,7 @@ class FourierTransform:
         return np.fft.fft(self._to_columns(partly), axis=1)
 
     def backward(self, coefficients: Fields) -> Fields:
-        """The fields of coefficients; collective."""
+        """Return the fields of coefficients; collective."""
         inner = tuple(range(2, self._dim + 1))
         if self._comm.size == 1:
             return np.fft.irfftn(coefficients, s=self._shape, axes=(1, *inner))
@@ -68,14 +68,14 @@ class FourierTransform:
 
 
 class Redistribution:
-    """Moves fields `(C, *block)` from one division of a grid into rectangular blocks to another.
+    """Redistributes fields `(C, *block)` from one division of a grid into blocks to another.
 
     Parameters
     ----------
-    comm : its ranks own one block each of both divisions.
+    comm : the ranks, which own one block of each division.
     source, target : the blocks of all ranks, as slices of the whole grid.
 
-    PETSc-free: one `MPI_Alltoallv` of packed intersections.
+    It is one `MPI_Alltoallv` of packed intersections, without PETSc.
     """
 
     def __init__(self, comm: MPI.Comm, source: Sequence[Block], target: Sequence[Block]) -> None:
@@ -86,7 +86,7 @@ class Redistribution:
         self._received = [_within(_meet(other, ours), ours) for other in source]
 
     def __call__(self, fields: Fields) -> Fields:
-        """This rank's part in the other division; collective."""
+        """Return this rank's part in the other division; collective."""
         channels = fields.shape[0]
         send = np.concatenate([fields[(slice(None), *part)].ravel() for part in self._sent])
         counts = [channels * _size(part) for part in self._sent]
@@ -103,8 +103,8 @@ class Redistribution:
 
 
 def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
-    """Blocks that divide one axis as evenly as it goes; some are empty if there are more ranks than
-    points.
+    """Blocks that divide one axis as evenly as possible; some are empty if there are more ranks
+    than points.
     """
     ends = [shape[axis] * rank // ranks for rank in range(ranks + 1)]
     whole = [slice(0, n) for n in shape]
@@ -118,7 +118,7 @@ def _meet(one: Block, other: Block) -> Block:
 
 
 def _within(part: Block, block: Block) -> Block:
-    """A part of the grid as slices of the block that holds it; an empty part stays empty."""
+    """A part of the grid as slices of the block that contains it; an empty part stays empty."""
     if _size(part) == 0:
         return tuple(slice(0, 0) for _ in part)
     return tuple(

@@ -219,8 +219,8 @@ class NonlinearDiffusion(NewtonStepper):
         error = None
         if self.fluxes.conditions.constants == "free":
             error = InputError(
-                "a steady state needs a Dirichlet or Robin boundary somewhere: without one, any "
-                "constant can be added to it"
+                "a steady state needs a Dirichlet or Robin condition on a side: without one, it is "
+                "determined only up to a constant"
             )
         raise_together(self.grid.comm, error)
         first = torch.zeros_like(source) if self.law == "quadratic" else torch.ones_like(source)

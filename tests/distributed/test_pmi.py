@@ -181,7 +181,7 @@ def test_processes_that_do_not_come_are_counted(monkeypatch):
     monkeypatch.setattr("prdp_hpc.distributed.pmi.PATIENCE", 0.2)
     served = Served(3)
     with served.join(0):
-        assert served.reason() == "only 1 of 3 processes have come in 0 s"
+        assert served.reason() == "only 1 of 3 processes have connected within 0 s"
 
 
 def expanded(mapping):

@@ -126,7 +126,7 @@ def test_ranks_share_gpus_evenly_and_neighbours_together(gpus: int, ranks: int) 
 
 
 def test_nodes_without_gpus_beside_nodes_with_are_named() -> None:
-    with pytest.raises(ValueError, match=r"those on n1 see none: give all nodes GPUs"):
+    with pytest.raises(ValueError, match=r"those on n1 have none: request GPUs"):
         gpus_of(locations([0], gpus=1) + locations([1], gpus=0))
 
 
@@ -142,5 +142,5 @@ def test_threads_are_the_share_of_cores() -> None:
 def test_the_description_counts_ranks_by_node() -> None:
     assert (
         describe(locations([0, 0, 1], gpus=2))
-        == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) a node"
+        == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) per node"
     )

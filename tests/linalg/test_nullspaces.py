@@ -97,7 +97,7 @@ def check_a_flux_matrix(comm):
     wanted = torch.linalg.pinv(matrix, rtol=1e-10).T @ ones
     torch.testing.assert_close(b.grad, wanted[own], rtol=1e-7, atol=1e-9)
     alone, values, own = of_this_rank(matrix, comm, nullspace=right)
-    refused(comm, "give left_nullspace", lambda: solve(alone, values, b, Solver()))
+    refused(comm, "pass left_nullspace", lambda: solve(alone, values, b, Solver()))
 
 
 def test_a_flux_matrix():

@@ -93,7 +93,7 @@ def test_derivatives_use_the_numbers_of_their_solve_or_say_why_not(kind, reloade
     values.data.mul_(2.0)
     # An unrolled derivative reads the values once more, as that of functions does.
     if reloaded or kind == "functions" or solver.differentiation == "unrolled":
-        with pytest.raises(InputError, match="changed after the solve"):
+        with pytest.raises(InputError, match="changed between the solve"):
             x.sum().backward()
     else:
         x.sum().backward()

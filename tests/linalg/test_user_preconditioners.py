@@ -168,7 +168,7 @@ def check_mistakes(comm):
         raise RuntimeError("my own error")
 
     refused(comm, RuntimeError, "my own error", lambda: with_functions(fails))
-    refused(comm, ValueError, "must give a tensor", lambda: with_functions(lambda r: r.sum()))
+    refused(comm, ValueError, "must return a tensor", lambda: with_functions(lambda r: r.sum()))
     x = with_functions(lambda r: r, fails)
     refused(comm, RuntimeError, "my own error", lambda: x.sum().backward())
     small, few = SparseOperator.from_scipy(np.eye(N - 1), comm)

@@ -147,7 +147,7 @@ MLP_OF = {"hidden": [5], "activation": "relu"}
             r"'swish' is not known; choose one of relu, tanh, gelu",
         ),
         ("mlp", [4], 1, MLP_OF | {"hidden": [5, 0]}, "layer widths must be at least 1"),
-        ("mlp", [4, 0], 1, MLP_OF, "at least 1 point an axis"),
+        ("mlp", [4, 0], 1, MLP_OF, "at least 1 point per axis"),
         ("mlp", [4], 0, MLP_OF, "1 channel"),
         (
             "resnet",

@@ -94,10 +94,10 @@ CASES = {
     ),
     "sys.exit": Case("rank == 1 and sys.exit(3)\nagain()", "rank 1 left", "exit code 3", 3),
     "SystemExit": Case(
-        "if rank == 1: raise SystemExit('bye')\nagain()", "bye", "rank 1 left with exit code 1"
+        "if rank == 1: raise SystemExit('bye')\nagain()", "bye", "rank 1 exited with code 1"
     ),
     "another hook": Case(
-        "sys.excepthook = sys.__excepthook__\nfall()\nagain()", rank="rank 1 left with exit code 1"
+        "sys.excepthook = sys.__excepthook__\nfall()\nagain()", rank="rank 1 exited with code 1"
     ),
     "an interrupt": Case(
         "if rank == 1: raise KeyboardInterrupt\nagain()", "KeyboardInterrupt", code=130
@@ -119,7 +119,7 @@ CASES = {
     ),
     "a rank that has ended": Case(
         "x = again()\nif rank == 1: x.sum().backward()",
-        "rank 0 has come to its program's end",
+        "rank 0 has reached the end of its program",
         "rank 1 of 2 has been in one call since",
         watchdog="3",
     ),

@@ -328,7 +328,7 @@ def test_conditions_that_a_grid_cannot_have(boundary, sides, message):
 VALUES = [
     (Dirichlet(torch.ones(4, 3)), r"has the shape \(1, 3\)"),
     (Dirichlet(torch.ones(1, 3).long()), "floating-point"),
-    (Neumann(lambda x, y, t: t), "takes the time"),
+    (Neumann(lambda x, y, t: t), "needs the time"),
     (Robin(-1.0), "at least 0"),
     (Robin(math.nan), "finite"),
     (Robin(torch.ones(2, 1, 3)), "all samples share"),

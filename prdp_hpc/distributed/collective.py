@@ -24,7 +24,7 @@ __all__ = [
     "all_ranks_come",
     "call_together",
     "raise_together",
-    "tell_or_end_job",
+    "share_or_end_job",
 ]
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
         raise remote
 
 
-def tell_or_end_job(comm: MPI.Comm, error: Exception) -> None:
+def share_or_end_job(comm: MPI.Comm, error: Exception) -> None:
     """Ensure that no other rank waits inside a collective library call that failed on this rank.
 
     Call it before raising the error. It returns if the other ranks call this function with an

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mpi4py import MPI
 
 from prdp_hpc.distributed import watchdog
-from prdp_hpc.distributed.job_end import abort, ranks_use_package, take_part
+from prdp_hpc.distributed.job_end import abort, ranks_use_package, register_thread
 
 
 class Private(NamedTuple):
@@ -41,7 +41,7 @@ def private(comm: MPI.Comm) -> Private:
     MPI_Comm_create_keyval, MPI_Comm_dup.
     """
     watchdog.calls[0] += 1
-    take_part()
+    register_thread()
     if not _keyvals:
         _keyvals.append(MPI.Comm.Create_keyval(delete_fn=_free))
     found: Private | None = comm.Get_attr(_keyvals[0])

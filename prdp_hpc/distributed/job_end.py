@@ -84,14 +84,14 @@ def fail_alone(error: BaseException) -> None:
 
 def show(error: BaseException, headline: str) -> None:
     """Print an exception as the user's `sys.excepthook` does, under a headline."""
-    say(headline)
+    print_now(headline)
     _state.print_exception(type(error), error, error.__traceback__)
     # torch.distributed wraps other hooks and buffers their output until the end.
     if isinstance(sys.stderr, io.StringIO):
-        say(sys.stderr.getvalue().rstrip())
+        print_now(sys.stderr.getvalue().rstrip())
 
 
-def say(text: str) -> None:
+def print_now(text: str) -> None:
     """Print to the process's original standard error, unbuffered."""
     print(text, file=sys.__stderr__, flush=True)
 
@@ -134,23 +134,23 @@ def install() -> None:
     _state.print_exception, sys.excepthook = sys.excepthook, _on_exception
     _state.print_thread_exception = threading.excepthook
     threading.excepthook = _on_thread_exception
-    exit_code.watch(_come_first)
+    exit_code.watch(_run_first)
     atexit.register(_on_exit)
 
 
 def ranks_use_package(comm: MPI.Comm) -> None:
     """Register that all ranks of a communicator use this package."""
     _state.everyone |= comm.size == MPI.COMM_WORLD.size
-    _come_first()
+    _run_first()
 
 
-def take_part() -> None:
+def register_thread() -> None:
     """Register that this thread participates in a collective call."""
     if threading.current_thread() is not threading.main_thread():
         _state.threads.add(threading.get_ident())
 
 
-def _come_first() -> None:
+def _run_first() -> None:
     """Run before the callbacks of libraries imported later, since petsc4py's is collective."""
     atexit.unregister(_on_exit)
     atexit.register(_on_exit)
@@ -160,18 +160,18 @@ def _on_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     _state.failed = True
-    _come_first()
+    _run_first()
     if not _state.is_a_rank():
         _state.print_exception(kind, error, trace)
         return
     world = MPI.COMM_WORLD
-    others = _meet(_identity(error), RENDEZVOUS_SECONDS)
+    others = _exchange_on_exit(_identity(error), RENDEZVOUS_SECONDS)
     if others is None:
         show(error, f"rank {world.rank} failed, ending the job on all {world.size} ranks:")
         abort(world, 130 if isinstance(error, KeyboardInterrupt) else 1)
         return
     _state.met = True
-    ranks = _who_failed(others)
+    ranks = _failed_ranks(others)
     if world.rank == ranks[0]:
         many = "s" if len(ranks) > 1 else ""
         show(error, f"rank{many} {', '.join(map(str, ranks))} failed:")
@@ -182,9 +182,9 @@ def _on_thread_exception(arguments: threading.ExceptHookArgs) -> None:
     takes_part = threading.get_ident() in _state.threads and _state.is_a_rank()
     if not takes_part or issubclass(arguments.exc_type, SystemExit):
         return
-    if _meet((-1, 1), RENDEZVOUS_SECONDS) is None:
+    if _exchange_on_exit((-1, 1), RENDEZVOUS_SECONDS) is None:
         world = MPI.COMM_WORLD
-        say(f"rank {world.rank} failed in a thread, ending the job on all {world.size} ranks")
+        print_now(f"rank {world.rank} failed in a thread, ending the job on all {world.size} ranks")
         abort(world, 1)
 
 
@@ -201,8 +201,8 @@ def _on_exit() -> None:
     if code == 0:
         if _state.everyone:
             _wait_for_all()
-    elif _meet((-1, code), EXIT_SECONDS) is None:
-        say(
+    elif _exchange_on_exit((-1, code), EXIT_SECONDS) is None:
+        print_now(
             f"rank {world.rank} exited with code {code} while other ranks continue, ending the job "
             f"on all {world.size} ranks"
         )
@@ -212,10 +212,12 @@ def _on_exit() -> None:
 def _wait_for_all() -> None:
     """Wait until all ranks exit, before any collective finalisation."""
     world = MPI.COMM_WORLD
-    request, _ = _come((-1, 0))
+    request, _ = _start_exchange((-1, 0))
     seconds = watchdog.limit() / 2
     if seconds > 0.0 and not completes(request, seconds):
-        say(f"rank {world.rank} has reached the end of its program and waits for the other ranks")
+        print_now(
+            f"rank {world.rank} has reached the end of its program and waits for the other ranks"
+        )
     completes(request, math.inf)
 
 
@@ -229,13 +231,13 @@ def _code() -> int:
     return int(_state.failed or unseen)
 
 
-def _meet(mine: tuple[int, int], seconds: float) -> NDArray[np.int64] | None:
+def _exchange_on_exit(mine: tuple[int, int], seconds: float) -> NDArray[np.int64] | None:
     """The values that the ranks sent on exit, `(size, 2)`; None if a rank does not exit soon."""
-    request, told = _come(mine)
+    request, told = _start_exchange(mine)
     return told if completes(request, seconds) else None
 
 
-def _come(mine: tuple[int, int]) -> tuple[MPI.Request, NDArray[np.int64]]:
+def _start_exchange(mine: tuple[int, int]) -> tuple[MPI.Request, NDArray[np.int64]]:
     world = MPI.COMM_WORLD
     told = np.empty((world.size, 2), dtype=np.int64)
     return world.Iallgather(np.array(mine, dtype=np.int64), told), told
@@ -251,8 +253,8 @@ def _identity(error: BaseException) -> tuple[int, int]:
     return origin, int.from_bytes(number, "big")
 
 
-def _who_failed(others: NDArray[np.int64]) -> list[int]:
-    """The ranks that raised the same exception as this one, or else received it."""
+def _failed_ranks(others: NDArray[np.int64]) -> list[int]:
+    """The ranks that raised the same exception as this one, otherwise those that received it."""
     same = others[:, 1] == others[MPI.COMM_WORLD.rank, 1]
     own = same & (others[:, 0] == np.arange(len(others)))
     return [int(rank) for rank in np.flatnonzero(own if own.any() else same)]

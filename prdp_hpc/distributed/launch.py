@@ -190,13 +190,13 @@ def _start_manager(size: int) -> str:
     return manager.stdout.readline().strip()
 
 
-def _open_connection(address: tuple[str, int], said: str) -> None:
+def _open_connection(address: tuple[str, int], request: str) -> None:
     """Make the kernel kill this process when the process manager ends, because Python code does not
     run while a library waits.
     """
     connection = socket.create_connection(address, timeout=60)
     stay_alive(connection)
-    connection.sendall(said.encode())
+    connection.sendall(request.encode())
     connection.setblocking(False)
     fcntl(connection, F_SETSIG, signal.SIGKILL)
     fcntl(connection, F_SETOWN, os.getpid())
@@ -215,9 +215,9 @@ def _mpich_without_pmix() -> bool:
     spec = importlib.util.find_spec("mpi4py.MPI")
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(spec.origin if spec is not None else None)
-        said, length = ctypes.create_string_buffer(8192), ctypes.c_int()
-        library.MPI_Get_library_version(said, ctypes.byref(length))
-        return said.value.startswith(b"MPICH") and not hasattr(library, "PMIx_Init")
+        version, length = ctypes.create_string_buffer(8192), ctypes.c_int()
+        library.MPI_Get_library_version(version, ctypes.byref(length))
+        return version.value.startswith(b"MPICH") and not hasattr(library, "PMIx_Init")
     return False
 
 

@@ -90,16 +90,16 @@ class ProcessManager:
         with connection, suppress(OSError, ValueError, KeyError, threading.BrokenBarrierError):
             stay_alive(connection)
             with connection.makefile("r", encoding="ascii", newline="\n") as lines:
-                said = _fields(lines.readline())
-                if said.get("cmd") == "join" and self._joins(said, host):
-                    self._wait_for_the_end(lines, int(said["rank"]))
-                elif said.get("cmd") == "initack" and self._may_initialise(said, host):
-                    self._serve_mpi(connection, lines, int(said["pmiid"]))
+                message = _fields(lines.readline())
+                if message.get("cmd") == "join" and self._joins(message, host):
+                    self._wait_for_the_end(lines, int(message["rank"]))
+                elif message.get("cmd") == "initack" and self._may_initialise(message, host):
+                    self._serve_mpi(connection, lines, int(message["pmiid"]))
 
-    def _joins(self, said: dict[str, str], host: str) -> bool:
+    def _joins(self, message: dict[str, str], host: str) -> bool:
         """Accept a process with the right token whose rank has not joined yet."""
-        known = secrets.compare_digest(said["token"].encode(), self.token.encode())
-        rank, node = int(said["rank"]), int(said["node"])
+        known = secrets.compare_digest(message["token"].encode(), self.token.encode())
+        rank, node = int(message["rank"]), int(message["node"])
         with self._changed:
             joins = known and 0 <= rank < self._size and rank not in self._nodes
             if joins:
@@ -107,13 +107,13 @@ class ProcessManager:
                 self._changed.notify_all()
             return joins
 
-    def _may_initialise(self, said: dict[str, str], host: str) -> bool:
+    def _may_initialise(self, message: dict[str, str], host: str) -> bool:
         """Allow a rank that has joined from this host to start MPI, once: MPI sends no token.
 
         A rank sends `join` before it starts MPI, but on another connection, which may be read
         later.
         """
-        rank = int(said["pmiid"])
+        rank = int(message["pmiid"])
         with self._changed:
             self._changed.wait_for(lambda: rank in self._hosts, JOIN_DELAY)
             may = self._hosts.get(rank) == host and rank not in self._initialised
@@ -131,7 +131,7 @@ class ProcessManager:
                 self._changed.notify_all()
 
     def _serve_mpi(self, connection: socket.socket, lines: TextIO, rank: int) -> None:
-        _say(
+        _send(
             connection,
             "cmd=initack",
             f"cmd=set size={self._size}",
@@ -139,15 +139,15 @@ class ProcessManager:
             "cmd=set debug=0",
         )
         for line in lines:
-            _say(connection, self._answer(_fields(line), rank))
+            _send(connection, self._answer(_fields(line), rank))
 
-    def _answer(self, said: dict[str, str], rank: int) -> str:
-        command = said["cmd"]
+    def _answer(self, message: dict[str, str], rank: int) -> str:
+        command = message["cmd"]
         if command == "get":
             value = (
                 self._mapping()
-                if said["key"] == "PMI_process_mapping"
-                else self._values.get(said["key"])
+                if message["key"] == "PMI_process_mapping"
+                else self._values.get(message["key"])
             )
             return (
                 "cmd=get_result rc=-1 msg=key_not_found"
@@ -155,7 +155,7 @@ class ProcessManager:
                 else f"cmd=get_result rc=0 msg=success value={value}"
             )
         if command == "put":
-            self._values[said["key"]] = said["value"]
+            self._values[message["key"]] = message["value"]
         if command == "barrier_in":
             self._barrier.wait()
         if command == "finalize":
@@ -223,5 +223,5 @@ def _fields(line: str) -> dict[str, str]:
     return found | ({"value": value} if value else {})
 
 
-def _say(connection: socket.socket, *lines: str) -> None:
+def _send(connection: socket.socket, *lines: str) -> None:
     connection.sendall("".join(f"{line}\n" for line in lines).encode())

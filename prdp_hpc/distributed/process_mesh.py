@@ -262,7 +262,7 @@ def _configure(plan: MeshPlan, rank: int) -> torch.device:
     return device
 
 
-def _wrong_process_group(world: MPI.Comm) -> InputError | None:
+def _validate_process_group(world: MPI.Comm) -> InputError | None:
     """The error for a torch.distributed that the user started with other ranks; collective."""
     mine = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else None
     found = world.allgather(mine)
@@ -301,7 +301,7 @@ def _warn_of_shared_gpus(locations: Sequence[RankLocation]) -> None:
 def _start_torch_distributed(world: MPI.Comm, locations: Sequence[RankLocation]) -> bool:
     """Start torch.distributed unless it runs; returns whether it was started; collective."""
     running = dist.is_initialized()
-    raise_together(world, _wrong_process_group(world))
+    raise_together(world, _validate_process_group(world))
     if not running:
         _init_process_group(world, locations)
     return not running

@@ -97,7 +97,7 @@ def _watch(rank: int, size: int, seconds: float, end_job: Callable[[], None]) ->
         for thread, count in looks.items():
             ours = _is_ours(frames[thread])
             if count == LOOKS // 2 and (ours or thread == threading.main_thread().ident):
-                _tell(rank, size, frames[thread], count * seconds / LOOKS, seconds)
+                _print_call(rank, size, frames[thread], count * seconds / LOOKS, seconds)
             # Some more checks, so that ranks which arrived later print where they wait.
             if count > LOOKS + 1 and ours:
                 print(f"rank {rank}: ending the job on all {size} ranks", file=sys.__stderr__)
@@ -130,7 +130,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _tell(rank: int, size: int, frame: FrameType, waited: float, seconds: float) -> None:
+def _print_call(rank: int, size: int, frame: FrameType, waited: float, seconds: float) -> None:
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
     end = (
         f"; after {seconds:.0f} s the job ends ({VARIABLE}). Does every rank make this call?"

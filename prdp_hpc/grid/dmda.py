@@ -61,7 +61,7 @@ def create_dmda(
         ) from error
 
 
-def wrong_ownership_ranges(
+def validate_ownership_ranges(
     ranges: OwnershipRanges | None, shape: Sequence[int], ranks: int
 ) -> InputError | None:
     """The error for an invalid division among ranks, or None."""

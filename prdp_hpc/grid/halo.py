@@ -187,11 +187,11 @@ class Halo:
     def _check(self) -> None:
         """Raise errors on all ranks together: with different widths, messages would not match."""
         comm, widths = self.partition.comm, (self._lower, self._upper)
-        raise_together(comm, self._wrong_widths())
+        raise_together(comm, self._validate_widths())
         if comm.size > 1 and len(set(comm.allgather(widths))) > 1:
             raise InputError("the ranks gave one halo different widths")
 
-    def _wrong_widths(self) -> InputError | None:
+    def _validate_widths(self) -> InputError | None:
         dim = self.partition.dim
         widths = [*self._lower, *self._upper]
         if len(self._lower) != dim or len(self._upper) != dim or min(widths) < 0:

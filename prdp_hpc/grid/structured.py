@@ -25,7 +25,7 @@ from prdp_hpc.grid.dmda import (
     OwnershipRanges,
     create_dmda,
     layout_of,
-    wrong_ownership_ranges,
+    validate_ownership_ranges,
 )
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import linear_weights
@@ -111,8 +111,8 @@ class Grid:
         ownership_ranges: OwnershipRanges | None = None,
     ) -> None:
         self.comm = MPI.COMM_WORLD if comm is None else comm
-        wrong = _wrong(shape, boundary, length)
-        wrong = wrong or wrong_ownership_ranges(ownership_ranges, shape, self.comm.size)
+        wrong = _validate(shape, boundary, length)
+        wrong = wrong or validate_ownership_ranges(ownership_ranges, shape, self.comm.size)
         raise_together(self.comm, wrong)
         self.shape = tuple(int(n) for n in shape)
         self.boundary = _per_axis(boundary, len(self.shape))
@@ -346,7 +346,7 @@ class Grid:
             On all ranks, if one rank has a field of another shape.
         """
         # On all ranks together: compared to the exchange of fields, the reduction costs nothing.
-        raise_together(self.comm, self._wrong_local(local))
+        raise_together(self.comm, self._validate_local(local))
         if self.comm.size == 1:
             return local
         return self._whole_of_parts(local)
@@ -382,7 +382,7 @@ class Grid:
         >>> Grid((3,), boundary="periodic").halo(torch.tensor([[[1.0, 2.0, 3.0]]]))
         tensor([[[3., 1., 2., 3., 1.]]])
         """
-        wrong = self._wrong_local(local)
+        wrong = self._validate_local(local)
         if wrong is not None:
             raise wrong
         if width < 1:
@@ -503,7 +503,7 @@ class Grid:
         sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
         return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
 
-    def _wrong_local(self, local: Tensor) -> InputError | None:
+    def _validate_local(self, local: Tensor) -> InputError | None:
         if tuple(local.shape[-self.dim :]) == self.local_shape:
             return None
         return InputError(
@@ -516,7 +516,7 @@ def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     return (value,) * dim if np.ndim(value) == 0 else tuple(value)
 
 
-def _wrong(
+def _validate(
     shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
 ) -> ValueError | None:
     if (
@@ -552,7 +552,7 @@ def _assemble(grid: Grid, local: Tensor) -> Tensor:
     host = local.detach().cpu().contiguous()
     counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in grid.blocks]
     flat = torch.empty(sum(counts), dtype=host.dtype)
-    # As bytes: neither MPI nor NumPy knows all of torch's types.
+    # As bytes, because neither MPI nor NumPy has all of torch's types.
     sizes = [count * host.element_size() for count in counts]
     comm = private(grid.comm).sums
     comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])

@@ -128,7 +128,7 @@ def set_up(ksp: Any, operator: Operator) -> None:
     Raises
     ------
     ValueError
-        If it computes a matrix of its own then, by KSPSetComputeOperators.
+        If the KSP computes its matrix itself (KSPSetComputeOperators).
     """
     before = operator.matrix.stateGet()
     ksp.setUp()

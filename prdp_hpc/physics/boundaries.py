@@ -254,7 +254,7 @@ class SideConditions:
 
     def __init__(self, grid: Grid, boundaries: Boundaries | None = None) -> None:
         self.grid = grid
-        raise_together(grid.comm, _wrong(grid, boundaries))
+        raise_together(grid.comm, _validate(grid, boundaries))
         self.sides = [
             Side(grid, axis, end, condition)
             for axis, pair in enumerate(_completed(grid, boundaries))
@@ -361,7 +361,7 @@ def _completed(
     return pairs
 
 
-def _wrong(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
+def _validate(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
     if boundaries is None:
         return None
     if isinstance(boundaries, str) or not isinstance(boundaries, Sequence):
@@ -382,13 +382,13 @@ def _wrong(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
                 f"{pair!r}"
             )
         for end, condition in zip(ENDS, pair, strict=True):
-            text = _wrong_condition(grid, axis, condition)
+            text = _validate_condition(grid, axis, condition)
             if text is not None:
                 return InputError(f"boundaries: the {end} side of axis {axis} {text}")
     return None
 
 
-def _wrong_condition(grid: Grid, axis: int, condition: Any) -> str | None:
+def _validate_condition(grid: Grid, axis: int, condition: Any) -> str | None:
     if condition is None:
         return None
     if not isinstance(condition, Condition):

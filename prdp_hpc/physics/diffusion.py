@@ -175,7 +175,7 @@ class DiffusionStepper:
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
     ) -> None:
-        raise_together(grid.comm, _wrong_mean(face_mean))
+        raise_together(grid.comm, _validate_mean(face_mean))
         self.grid, self.solver = grid, solver
         self._mass, self._scale = mass, scale
         conditions = SideConditions(grid, boundaries)
@@ -229,7 +229,7 @@ class DiffusionStepper:
         kappa = (
             value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
         )
-        raise_together(self.grid.comm, _wrong_diffusivity(kappa, self.grid))
+        raise_together(self.grid.comm, _validate_diffusivity(kappa, self.grid))
         self._diffusivity = kappa
         self._values: Tensor | None = None
         self._seen: list[Tensor] = []
@@ -258,7 +258,7 @@ class DiffusionStepper:
         made_from = [kappa, *self._scale_tensor, *coefficients]
         stale = not _same(made_from, self._seen)
         if stale and error is None:
-            error = _wrong_diffusivity(kappa, self.grid)
+            error = _validate_diffusivity(kappa, self.grid)
         needs_robin = self._mass == 0.0 and conditions.constants == "by Robin"
         fixed = not needs_robin or any(bool((a.detach() > 0).any()) for a in coefficients)
         stale, fixed = _agree(self.grid.comm, error, stale, fixed)
@@ -363,13 +363,13 @@ def _agree(comm: MPI.Comm, error: Exception | None, *own: bool) -> tuple[bool, .
     return own
 
 
-def _wrong_mean(face_mean: str) -> InputError | None:
+def _validate_mean(face_mean: str) -> InputError | None:
     if face_mean in get_args(FaceMean):
         return None
     return InputError(f"face_mean must be 'arithmetic' or 'harmonic', not {face_mean!r}")
 
 
-def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
+def _validate_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
     fits = kappa.dim() <= grid.dim + 1 and tuple(kappa.shape[-grid.dim :]) == grid.local_shape
     if not kappa.is_floating_point() or not (fits or kappa.dim() == 0):
         return InputError(

@@ -82,8 +82,8 @@ class Redistribution:
         self._comm = comm
         mine, ours = source[comm.rank], target[comm.rank]
         self._shape = tuple(part.stop - part.start for part in ours)
-        self._sent = [_within(_meet(mine, other), mine) for other in target]
-        self._received = [_within(_meet(other, ours), ours) for other in source]
+        self._sent = [_within(_intersection(mine, other), mine) for other in target]
+        self._received = [_within(_intersection(other, ours), ours) for other in source]
 
     def __call__(self, fields: Fields) -> Fields:
         """Return this rank's part in the other division; collective."""
@@ -111,7 +111,7 @@ def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
     return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in pairwise(ends)]
 
 
-def _meet(one: Block, other: Block) -> Block:
+def _intersection(one: Block, other: Block) -> Block:
     starts = [max(a.start, b.start) for a, b in zip(one, other, strict=True)]
     stops = [min(a.stop, b.stop) for a, b in zip(one, other, strict=True)]
     return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))

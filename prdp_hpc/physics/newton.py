@@ -78,7 +78,7 @@ class NewtonStepper(ABC):
         error = None
         if not 0 < dt < math.inf:
             error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
-        raise_together(grid.comm, error or wrong_solver(solver))
+        raise_together(grid.comm, error or validate_solver(solver))
         self.grid, self.solver, self._dt = grid, solver, float(dt)
         self.boundaries = boundaries or [None] * grid.dim
         self.fluxes = FaceFluxes(grid, SideConditions(grid, boundaries))
@@ -128,7 +128,7 @@ class NewtonStepper(ABC):
         return state.reshape(math.prod(state.shape[: -self.grid.dim]), 1, *local)
 
 
-def wrong_solver(solver: Any) -> InputError | None:
+def validate_solver(solver: Any) -> InputError | None:
     """The error for a solver that is not a `NonlinearSolver`, or None."""
     if isinstance(solver, NonlinearSolver):
         return None

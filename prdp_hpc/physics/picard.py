@@ -40,7 +40,7 @@ class PicardStepper(ABC):
         picard_iterations: int = 1,
         gradient: Gradient = "full",
     ) -> None:
-        raise_together(grid.comm, _wrong(viscosity, dt, picard_iterations, gradient))
+        raise_together(grid.comm, _validate(viscosity, dt, picard_iterations, gradient))
         self.grid, self.solver = grid, solver
         self._viscosity, self._dt = float(viscosity), float(dt)
         self.picard_iterations, self.gradient = picard_iterations, gradient
@@ -116,7 +116,7 @@ class PicardStepper(ABC):
         Differentiable; collective.
         """
         comm = self.grid.comm
-        raise_together(comm, self._wrong_state(state))
+        raise_together(comm, self._validate_state(state))
         # The solve detects this too, but only after halos have been exchanged.
         if comm.size > 1 and len(batches := set(comm.allgather(len(state)))) > 1:
             raise InputError(
@@ -141,7 +141,7 @@ class PicardStepper(ABC):
             wind = result[:, : self.grid.dim]
         return result
 
-    def _wrong_state(self, state: Tensor) -> ValueError | None:
+    def _validate_state(self, state: Tensor) -> ValueError | None:
         expected = (len(self.channels), *self.grid.local_shape)
         if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
             return InputError(
@@ -152,7 +152,9 @@ class PicardStepper(ABC):
         return None
 
 
-def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -> ValueError | None:
+def _validate(
+    viscosity: float, dt: float, picard_iterations: int, gradient: str
+) -> ValueError | None:
     for name, number in (("viscosity", viscosity), ("dt", dt)):
         if isinstance(number, torch.Tensor) and number.requires_grad:
             return InputError(

@@ -1,4 +1,4 @@
-"""Properties of who does what, for placements that no machine here has."""
+"""Properties of the arrangement of ranks, for placements that this machine does not have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prdp_hpc.distributed.topology import (
 def locations(
     nodes: list[int], gpus: list[str] | int = 0, cores: list[set[int]] | None = None
 ) -> list[RankLocation]:
-    """`gpus`: how many each node shows to all its ranks, or the letters that each rank sees."""
+    """`gpus`: the number that is visible to all ranks of a node, or the letters for each rank."""
     own = [
         tuple(f"{node}-{i}" for i in range(gpus)) if isinstance(gpus, int) else tuple(gpus[k])
         for k, node in enumerate(nodes)

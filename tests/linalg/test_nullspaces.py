@@ -140,7 +140,7 @@ def check_that_broken_promises_are_refused(comm):
         "as many",
         lambda: of_this_rank(matrix, comm, nullspace=right, left_nullspace=left[:1]),
     )
-    refused(comm, "give both", lambda: of_this_rank(matrix, comm, left_nullspace=left))
+    refused(comm, "pass both", lambda: of_this_rank(matrix, comm, left_nullspace=left))
     poisoned = right.clone()
     poisoned[1, -1] = torch.nan
     refused(comm, "finite", lambda: of_this_rank(matrix, comm, nullspace=poisoned))

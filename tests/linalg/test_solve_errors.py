@@ -109,8 +109,8 @@ def test_wrong_values_also_after_right_ones(before):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Solver("gmress"), "no ksp called 'gmress': did you mean gmres"),
-        (lambda: Solver("cg", "jacobbi"), "no pc called 'jacobbi': did you mean jacobi"),
+        (lambda: Solver("gmress"), "no ksp named 'gmress': did you mean gmres"),
+        (lambda: Solver("cg", "jacobbi"), "no pc named 'jacobbi': did you mean jacobi"),
         (lambda: Solver(refinement=0), "max_it"),
         (lambda: Solver(refinement="high"), "a level is"),
         (lambda: SparseOperator([0], [0, 1], (2, 2)), "same length"),

@@ -174,7 +174,7 @@ def check_mistakes(comm):
     small, few = SparseOperator.from_scipy(np.eye(N - 1), comm)
     last = comm.rank == comm.size - 1
     for words, pair in (
-        ("divided alike", (small, few)),
+        ("they must be equal", (small, few)),
         ("shape", (on(comm, matrix)[0], values[:-1] if last and len(values) else values)),
         ("one matrix", (on(comm, matrix)[0], values[None])),
         ("NaN", (on(comm, matrix)[0], values * (float("nan") if last else 1.0))),

@@ -113,7 +113,7 @@ def test_the_seed_alone_decides_and_no_generator_moves(
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
-    # Normalisations start at 1 and 0, whatever the seed.
+    # Normalisations start at 1 and 0, for any seed.
     drawn = [
         (a, b)
         for a, b in zip(first.parameters(), other.parameters(), strict=True)

@@ -159,7 +159,7 @@ def check_exchanges_of_grids():
             mean = all_reduce_sum(part.pow(2).sum(), grid.comm)
             return grid.scatter(whole.sin()) * mean
 
-        # Scales and whole fields are alike on all ranks, and so are their gradients.
+        # Scales and whole fields are replicated on all ranks, and so are their gradients.
         inputs = [torch.tensor(0.3, dtype=torch.float64), same_on_all(13)]
         directions = [torch.tensor(1.0, dtype=torch.float64), same_on_all(13, seed=1)]
         first = [t.clone().requires_grad_() for t in inputs]

@@ -306,7 +306,7 @@ def test_the_precision_of_a_field_is_kept():
 
 WRONG = [
     ("neumann", [(Dirichlet(), None)], "has 1 entries for 2 axes"),
-    ("neumann", [(1.0, None), None], r"low side of axis 0 takes Dirichlet\(…\)"),
+    ("neumann", [(1.0, None), None], r"low side of axis 0 needs Dirichlet\(…\)"),
     ("neumann", [Dirichlet(), None], r"boundaries\[0\] must be a pair"),
     ("periodic", [None, (None, Neumann())], "high side of axis 1 does not exist: .* periodic"),
     ("dirichlet", [(Dirichlet(), Robin(1.0)), None], "Dirichlet values only, not Robin"),

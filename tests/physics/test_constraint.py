@@ -1,5 +1,5 @@
-"""Property: the constraint preconditioner is what it says, keeps the divergence at zero, and makes
-GMRES converge.
+"""Property: the constraint preconditioner equals its formula, keeps the divergence at zero, and
+makes GMRES converge.
 """
 
 from pathlib import Path

@@ -89,11 +89,11 @@ def solve(
     SolveError
         If the solve diverged or NaN came in or out; on all ranks together.
     """
-    if isinstance(b, Tensor):
-        operator = operator.on(b.device)
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
+    if isinstance(b, Tensor):
+        operator = operator.on(b.device)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from prdp_hpc.petsc import PETSc
@@ -42,6 +43,20 @@ class Memory:
 HOST = Memory(torch.device("cpu"))
 # With torch for AMD's GPUs the devices are called "cuda" too. The types for HIP were never run.
 _DEVICE_TYPES = {"CUDA": "aijcusparse", "HIP": "aijhipsparse"}
+
+
+class Constant:
+    """A tensor that does not change, and its copies on the devices that needed it."""
+
+    def __init__(self, host: torch.Tensor) -> None:
+        self._copies = {host.device: host}
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The tensor on a device."""
+        found = self._copies.get(device)
+        if found is None:
+            found = self._copies[device] = self._copies[torch.device("cpu")].to(device)
+        return found
 
 
 def memory_of(device: torch.device) -> Memory:
@@ -94,6 +109,38 @@ def call(name: str, *pointers: int | None) -> None:
     function = c_function(name, len(pointers))
     assert function is not None, f"PETSc has no {name}"
     _check(function(*pointers))
+
+
+@contextmanager
+def viewed(vector: Any, memory: Memory, how: str) -> Iterator[torch.Tensor]:
+    """The numbers of a PETSc vector as a tensor, inside a function that PETSc calls; `how`: "Read"
+    or "Write". On the host what is read is a copy. Work on the tensor is in PETSc's order.
+    """
+    if not memory.kind:
+        array = np.array(vector.getArray(readonly=True)) if how == "Read" else vector.getArray()
+        yield torch.from_numpy(array)
+        return
+    address = ctypes.c_void_p()
+    call(f"Vec{memory.kind}GetArray{how}", vector.handle, ctypes.addressof(address))
+    try:
+        with torch.cuda.stream(torch.cuda.default_stream(memory.device)):
+            yield torch.as_tensor(
+                _DeviceArray(address, vector.getLocalSize()), device=memory.device
+            )
+    finally:
+        call(f"Vec{memory.kind}RestoreArray{how}", vector.handle, ctypes.addressof(address))
+
+
+class _DeviceArray:
+    """Float64 numbers at an address of a device, as torch takes them without a copy."""
+
+    def __init__(self, address: ctypes.c_void_p, size: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (size,),
+            "typestr": "<f8",
+            "data": (address.value or 0, False),
+            "version": 3,
+        }
 
 
 def put_coo_values(matrix: Any, values: torch.Tensor) -> None:

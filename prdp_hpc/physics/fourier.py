@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -55,9 +55,11 @@ class FourierTransform:
         if self._comm.size == 1:
             whole: Tensor = torch.fft.rfftn(fields, dim=(1, *inner))
             return whole
-        partly = torch.fft.rfftn(self._to_rows(fields), dim=inner)
-        part: Tensor = torch.fft.fft(self._to_columns(partly), dim=1)
-        return part
+        rows = self._to_rows(fields)
+        half = (*rows.shape[:-1], self._shape[-1] // 2 + 1)
+        partly = _unless_empty(rows, half, lambda: torch.fft.rfftn(rows, dim=inner))
+        columns = self._to_columns(partly.to(torch.complex128))
+        return _unless_empty(columns, columns.shape, lambda: torch.fft.fft(columns, dim=1))
 
     def backward(self, coefficients: Tensor) -> Tensor:
         """The fields of coefficients; collective."""
@@ -65,8 +67,14 @@ class FourierTransform:
         if self._comm.size == 1:
             whole: Tensor = torch.fft.irfftn(coefficients, s=self._shape, dim=(1, *inner))
             return whole
-        partly = self._to_half(torch.fft.ifft(coefficients, dim=1))
-        return self._from_rows(torch.fft.irfftn(partly, s=self._shape[1:], dim=inner))
+        shape = coefficients.shape
+        partly = _unless_empty(coefficients, shape, lambda: torch.fft.ifft(coefficients, dim=1))
+        half = self._to_half(partly)
+        size = (*half.shape[:2], *self._shape[1:])
+        rows = _unless_empty(
+            half, size, lambda: torch.fft.irfftn(half, s=self._shape[1:], dim=inner)
+        )
+        return self._from_rows(rows.to(torch.float64))
 
 
 class Redistribution:
@@ -102,6 +110,11 @@ class Redistribution:
             result[(slice(None), *part)] = received[start : start + count].reshape(shape)
             start += count
         return torch.from_numpy(result).to(fields.device)
+
+
+def _unless_empty(fields: Tensor, shape: Sequence[int], transform: Callable[[], Tensor]) -> Tensor:
+    """The transform of fields; MKL refuses those of a rank that has none."""
+    return transform() if fields.numel() else fields.new_empty(tuple(shape))
 
 
 def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:

@@ -227,8 +227,8 @@ def test_errors_are_the_same(where):
                 continue
             with pytest.raises(kind, match=text):
                 solve(operator, given.to(device), b, solver)
+        bad = torch.full((N,), float("nan"), dtype=torch.float64, device=device)
         with pytest.raises(SolveError, match="NaN or infinity"):
-            bad = torch.full((N,), float("nan"), dtype=torch.float64, device=device)
             solve(operator, values.to(device), bad, Solver("gmres", "none", 3))
 
 

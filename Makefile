@@ -1,12 +1,13 @@
 # Each target prepares what it needs. PYTHON: the interpreter that .venv is made from (default: the
 # newest one that PETSc's binaries fit, else python3). PETSC=build: build PETSc for this processor.
+# TORCH=cuda or cpu: with or without CUDA (default: with it where there is an NVIDIA GPU).
 PYTHON ?=
 VENV := .venv/bin
 DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint lock benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -57,6 +58,10 @@ lint: environment  ## style, types, layers
 	@$(VENV)/mypy --warn-unused-ignores --follow-imports=silent tests/typing/user_script.py
 	@$(VENV)/lint-imports
 	@$(VENV)/hadolint docker/Dockerfile docker/Dockerfile.cuda
+
+lock: environment  ## renew the pinned versions and hashes in tools/*.txt from pyproject.toml
+	@$(VENV)/python -m pip install -q uv
+	@$(VENV)/python tools/lock.py
 
 benchmarks: environment  ## speed: tables, and JSON in benchmarks/results
 	@$(VENV)/python -m pip install -q -e '.[benchmarks]'

@@ -101,9 +101,7 @@ def install_petsc() -> None:
                 install_binary()
             return
         except SetupError as error:
-            reason = (
-                f"the binaries could not be installed or loaded ({str(error).splitlines()[-1]})"
-            )
+            reason = f"the binaries could not be installed or loaded ({error.reason()})"
             remove_binary()
     if wanted == "binary":
         raise SetupError(f"there is no binary of PETSc for this machine: {reason}")

@@ -24,6 +24,12 @@ CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
 class SetupError(Exception):
     """Something on this machine is missing; the message says what to do."""
 
+    def reason(self) -> str:
+        """One line: the first error that pip reports, else the last line of the message."""
+        lines = [line.strip() for line in str(self).splitlines()]
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        return (errors or lines[-1:])[0][:200]
+
 
 def say(text: str) -> None:
     print(f"[setup] {text}", flush=True)

@@ -45,7 +45,7 @@ def install_torch() -> None:
         with Step(f"{TORCH} without CUDA's libraries, since {_reason_against()}"):
             install_without_cuda()
     except SetupError as error:
-        say(f"torch does not work without CUDA's libraries here: {str(error).splitlines()[-1]}")
+        say(f"torch does not work without CUDA's libraries here: {error.reason()}")
         with Step(f"{TORCH} with CUDA ({DOWNLOAD})"):
             install_with_cuda()
 

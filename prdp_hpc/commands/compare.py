@@ -10,7 +10,7 @@ from typing import Any
 
 from prdp_hpc.commands.run import fields_figure_of, figure_of, remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, components, load_config
-from prdp_hpc.config.models import RefinementSection
+from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import Imports
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh

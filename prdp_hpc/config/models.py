@@ -58,7 +58,7 @@ class GridSection(Section):
     shape: tuple[Annotated[int, Field(ge=2, strict=True)], ...] = Field(min_length=1, max_length=3)
     """Number of points per axis, for 1 to 3 axes; the last axis is x."""
     boundary: Boundary | tuple[Boundary, ...] = "dirichlet"
-    """Boundary type for all axes or per axis: dirichlet (0), neumann (no flux), periodic."""
+    """Boundary type, one or per axis: dirichlet (0), neumann (no flux), periodic."""
     length: Positive | tuple[Positive, ...] = 1.0
     """Length of the domain for all axes or per axis, in units of length."""
 
@@ -91,7 +91,7 @@ class SolverSection(Section):
     differentiation: Literal["implicit", "unrolled"] = "implicit"
     """Gradients by an adjoint solve (implicit) or through the iterations (unrolled)."""
     lag_preconditioner: Count | Literal["auto"] | None = None
-    """Set-up of the preconditioner for every n-th matrix; auto: on slow solves; null: each."""
+    """Set up the preconditioner every n matrices, or on slow solves (auto); null: 1."""
     initial_guess: Literal["zero", "state", "last"] = "zero"
     """Initial guess of a solve: zero, the state, or the last solution of the sample."""
 
@@ -137,7 +137,7 @@ class SupervisedTrainingSection(Section):
     decay_steps: Count = 100
     """Number of steps after which the rate is `decay · learning_rate`."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Floating-point type of the network; bfloat16: layers only, parameters in float32."""
+    """Floating-point type of the network; bfloat16: layers only, rest in float32."""
     checkpoint_every: Count = 1
     """Epochs between two checkpoints."""
     keep_checkpoints: Count = 2
@@ -188,7 +188,7 @@ class CorrectorSection(Section):
     unroll: Count = 2
     """Number of time steps through which the loss is differentiated."""
     validation_steps: tuple[Count, ...] = Field(default=(1, 2, 5), min_length=1)
-    """Numbers of steps after which the error is computed; the coordinator uses the last."""
+    """Steps after which the error is computed; the coordinator uses the last one."""
     measure: str | None = None
     """Channel whose error the coordinator uses, e.g. velocity_x; null: the first."""
 

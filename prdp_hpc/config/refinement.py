@@ -110,11 +110,11 @@ class RefinementSection(Section):
     adjoint_ladder: LadderSection | None = None
     """Levels of adjoint solves; null: those of forward solves, see `adjoint_factor`."""
     adjoint_factor: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
-    """Iterations of adjoint solves relative to forward solves; tolerances are divided by it."""
+    """Ratio of adjoint to forward iterations; tolerances are divided by it."""
     step_threshold: Positive = 0.98
     """prdp: error ratio above which the smoothed error is on a plateau (τ_step)."""
     stop_threshold: Positive = 0.9
-    """prdp: error ratio above which a refinement has not helped, which stops it (τ_stop)."""
+    """prdp: error ratio above which a refinement has not helped (τ_stop)."""
     ema_window: Count = 6
     """prdp: window of the exponential moving average of errors, in epochs."""
     error_window: Count = 3

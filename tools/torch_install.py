@@ -33,20 +33,20 @@ assert torch.distributed.is_gloo_available() and not torch.cuda.is_available()
 def install_torch() -> None:
     """Install torch; with `TORCH` set, as it asks: cpu, cuda, or a requirement of pip."""
     if CHOICE not in ("", "cpu", "cuda"):
-        with Step(f"torch: {CHOICE}, since TORCH asks for it"):
+        with Step(f"installing torch: {CHOICE}, since TORCH asks for it"):
             install(CHOICE)
         return
     wanted = reason_for_cuda()
     if wanted:
-        with Step(f"{TORCH} with CUDA ({DOWNLOAD}), since {wanted}"):
+        with Step(f"installing {TORCH} with CUDA ({DOWNLOAD}), since {wanted}"):
             install_with_cuda()
         return
     try:
-        with Step(f"{TORCH} without CUDA's libraries, since {_reason_against()}"):
+        with Step(f"installing {TORCH} without CUDA's libraries, since {_reason_against()}"):
             install_without_cuda()
     except SetupError as error:
         say(f"torch does not work without CUDA's libraries here: {error.reason()}")
-        with Step(f"{TORCH} with CUDA ({DOWNLOAD})"):
+        with Step(f"installing {TORCH} with CUDA ({DOWNLOAD})"):
             install_with_cuda()
 
 

@@ -29,6 +29,7 @@ class Table(str):
     sides: str
 
     def __new__(cls, rows: Sequence[Sequence[str]], sides: str) -> Table:
+        """Lay out the rows as text."""
         table = super().__new__(cls, _aligned(rows, sides))
         table.rows, table.sides = tuple(tuple(row) for row in rows), sides
         return table
@@ -40,6 +41,7 @@ class Report(str):
     parts: tuple[str, ...]
 
     def __new__(cls, parts: Sequence[str], between: str = "\n\n") -> Report:
+        """Join the parts."""
         report = super().__new__(cls, between.join(parts))
         report.parts = tuple(parts)
         return report

@@ -175,7 +175,7 @@ def test_overwrite_removes_runs_only(config, tmp_path, capsys):
     for command, folder in (("run", "tiny"), ("compare", "tiny-compare")):
         precious.parent.rename(tmp_path / "runs" / folder)
         precious = tmp_path / "runs" / folder / "thesis.tex"
-        assert "holds no run, so --overwrite does not remove it" in fails(
+        assert "has no run in it, so --overwrite does not remove it" in fails(
             capsys, command, config, "--overwrite"
         )
         assert precious.read_text() == "years of work"

@@ -17,8 +17,11 @@ class FieldSamplesSection(Section):
     """How many random fields are drawn for training and for validation, and from which seed."""
 
     train: Count = 64
+    """Random fields for training."""
     validation: Count = 20
+    """Random fields for validation."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Seed of the random fields."""
 
 
 class AmortisedInversionConfig(SupervisedConfig):
@@ -34,9 +37,13 @@ class AmortisedInversionConfig(SupervisedConfig):
     component: ClassVar[str] = "prdp_hpc.tasks.inversion.amortised:AmortisedInversion"
 
     task: Literal["amortised_inversion"]
+    """A network maps measurements to coefficient fields."""
     truth: TruthSection = TruthSection()
+    """The random fields."""
     experiments: ExperimentsSection = ExperimentsSection(count=4)
+    """The experiments, the same for every field."""
     data: FieldSamplesSection = FieldSamplesSection()  # type: ignore[assignment]
+    """How many random fields there are."""
 
     @property
     def steps(self) -> int:

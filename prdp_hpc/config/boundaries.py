@@ -16,22 +16,29 @@ class DirichletSide(Section):
     """`u = value`."""
 
     kind: Literal["dirichlet"]
+    """`u = value`."""
     value: Float = 0.0
+    """The value of u."""
 
 
 class NeumannSide(Section):
     """`κ ∂u/∂n = flux`, inwards positive."""
 
     kind: Literal["neumann"]
+    """`κ ∂u/∂n = flux`."""
     flux: Float = 0.0
+    """The flux into the domain."""
 
 
 class RobinSide(Section):
     """`κ ∂u/∂n + coefficient · u = value`."""
 
     kind: Literal["robin"]
+    """`κ ∂u/∂n + coefficient · u = value`."""
     coefficient: NotNegative
+    """The coefficient of u, at least 0."""
     value: Float = 0.0
+    """The right-hand side."""
 
 
 SideSection = Annotated[
@@ -46,15 +53,20 @@ class AxisSides(Section):
     """The two ends of an axis; without one, as the grid's boundary says."""
 
     low: SideSection | None = None
+    """Condition at the low end; null: that of `grid.boundary`."""
     high: SideSection | None = None
+    """Condition at the high end; null: that of `grid.boundary`."""
 
 
 class BoundariesSection(Section):
     """The sides by axis, in the order of `grid.shape`."""
 
     axis_0: AxisSides | None = None
+    """Conditions on the two sides of the first axis."""
     axis_1: AxisSides | None = None
+    """Conditions on the two sides of the second axis."""
     axis_2: AxisSides | None = None
+    """Conditions on the two sides of the third axis."""
 
     @property
     def axes(self) -> tuple[AxisSides | None, ...]:

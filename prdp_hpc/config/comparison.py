@@ -32,15 +32,20 @@ class BaselineSection(Section):
     """
 
     solver: SolverSection
+    """The solver of this baseline."""
     level: Level | None = None
+    """Its level; null: that of the config's full refinement."""
 
 
 class TargetSection(Section):
     """Shares (between 0 and 1) that PRDP must save; null: no target."""
 
     inner_iterations: Share | None = None
+    """Share of the inner iterations to be saved."""
     solver_seconds: Share | None = None
+    """Share of the solver's seconds to be saved."""
     total_seconds: Share | None = None
+    """Share of all seconds to be saved."""
 
 
 class ComparisonSection(Section):
@@ -54,10 +59,15 @@ class ComparisonSection(Section):
     """
 
     seeds: Count | None = None
+    """Number of seeds: `seed`, `seed + 1`, …; null: 3, or 1 for an inverse problem."""
     schedules: tuple[Literal["prdp", "gradient"], ...] = ("prdp",)
+    """Schedules that are compared with full refinement."""
     constant_levels: tuple[Level, ...] = ()
+    """Constant levels that are trained at as well."""
     baselines: dict[BaselineName, BaselineSection] = Field(default_factory=dict)
+    """Further full refinements with other solvers, by name."""
     targets: dict[str, TargetSection] = Field(default_factory=dict)
+    """Savings to be reached against `full` or a baseline, by its name."""
 
     @field_validator("constant_levels")
     @classmethod

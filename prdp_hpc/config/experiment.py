@@ -56,14 +56,23 @@ class _Experiment(Section):
     divides_samples: ClassVar[bool] = True
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its folder is `<output>/<name>`."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 1
+    """Seed of the network's parameters and of the order of samples."""
     output: str = "runs"
+    """Folder of all runs."""
     grid: GridSection
+    """The grid."""
     physics: SerializeAsAny[Any]
+    """The PDE and its coefficients."""
     solver: SolverSection = SolverSection()
+    """The linear solver."""
     refinement: RefinementSection = RefinementSection()
+    """What chooses the accuracy of the solver."""
     comparison: ComparisonSection = ComparisonSection()
+    """What `prdp-hpc compare` trains besides PRDP."""
     parallel: ParallelSection = ParallelSection()
+    """How the ranks are divided."""
 
     @property
     def seeds(self) -> range:
@@ -87,10 +96,17 @@ class SupervisedConfig(_Experiment):
     )
 
     task: Any
+    """What is trained."""
     network: SerializeAsAny[Any]
+    """The network."""
     network_inputs: tuple[Literal["coordinates", "physics"], ...] = ()
+    """Fields that the network receives besides the state: `coordinates`, `physics` (those that the
+    PDE offers).
+    """
     training: SupervisedTrainingSection = SupervisedTrainingSection()
+    """Optimiser, epochs and checkpoints."""
     data: DataSection = DataSection()
+    """The trajectories."""
 
     @property
     @abstractmethod
@@ -127,6 +143,7 @@ class EmulatorConfig(SupervisedConfig):
     component: ClassVar[str] = "prdp_hpc.tasks.emulator:Emulator"
 
     task: Literal["emulator"]
+    """A network learns one time step of a PDE."""
 
     @property
     def steps(self) -> int:
@@ -140,8 +157,11 @@ class CorrectorConfig(SupervisedConfig):
     component: ClassVar[str] = "prdp_hpc.tasks.corrector:Corrector"
 
     task: Literal["corrector"]
+    """A network corrects the time steps of a coarse solver."""
     corrector: CorrectorSection = CorrectorSection()
+    """Number of time steps, and what is validated."""
     data: CorrectorDataSection = CorrectorDataSection()
+    """The trajectories."""
 
     @property
     def steps(self) -> int:
@@ -161,6 +181,7 @@ class OwnTaskConfig(SupervisedConfig):
     )
 
     data: CorrectorDataSection = CorrectorDataSection()
+    """The trajectories."""
 
     @property
     def steps(self) -> int:
@@ -181,8 +202,11 @@ class InverseConfig(_Experiment):
     divides_samples: ClassVar[bool] = False
 
     task: Literal["inverse"]
+    """The parameters of a source are found."""
     training: InverseTrainingSection = InverseTrainingSection()
+    """Gradient descent."""
     inverse: InverseSection = InverseSection()
+    """The parameters and their initial values."""
 
     @property
     def task_name(self) -> str:
@@ -212,12 +236,19 @@ class FieldInversionConfig(_Experiment):
     default_seeds: ClassVar[int] = 1
 
     task: Literal["field_inversion"]
+    """A coefficient field is found from measurements."""
     truth: TruthSection = TruthSection()
+    """The synthetic field."""
     experiments: ExperimentsSection = ExperimentsSection()
+    """What was measured."""
     validation: HeldOutSection = HeldOutSection()
+    """What is held out."""
     unknown: UnknownSection = FieldSection(kind="field")
+    """How the field is represented."""
     regularisation: RegularisationSection | None = H1Section(kind="h1")
+    """The regularisation; null: none."""
     training: InversionTrainingSection = InversionTrainingSection()
+    """Optimiser, epochs and checkpoints."""
 
     @property
     def task_name(self) -> str:

@@ -62,15 +62,18 @@ Boundary = Literal["dirichlet", "neumann", "periodic"]
 class Section(BaseModel):
     """A part of a config; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class GridSection(Section):
     """Points per axis, boundary and length (one for all axes, or a list)."""
 
     shape: tuple[Annotated[int, Field(ge=2, strict=True)], ...] = Field(min_length=1, max_length=3)
+    """Points per axis; 1 to 3 axes. The last axis is x, the one before it y."""
     boundary: Boundary | tuple[Boundary, ...] = "dirichlet"
+    """Of all axes, or one per axis: "dirichlet" (value 0), "neumann" (no flux) or "periodic"."""
     length: Positive | tuple[Positive, ...] = 1.0
+    """Length of the domain; of all axes, or one per axis."""
 
     @property
     def boundaries(self) -> set[str]:
@@ -95,11 +98,25 @@ class SolverSection(Section):
     """
 
     ksp: str = "richardson"
+    """PETSc's name of the Krylov method, or "steepest_descent"."""
     pc: str = "jacobi"
+    """PETSc's name of the preconditioner. "mg" is geometric multigrid on the grid, "gamg" algebraic
+    multigrid, "constraint" that of Navier–Stokes.
+    """
     petsc_options: dict[str, str | int | float | bool | None] = {}
+    """Any other PETSc options, without the dash. An option that no object reads is an error."""
     differentiation: Literal["implicit", "unrolled"] = "implicit"
+    """"implicit": the backward pass solves the adjoint system. "unrolled": it differentiates the
+    iterations of the forward solve.
+    """
     lag_preconditioner: Count | Literal["auto"] | None = None
+    """Set up the preconditioner for every n-th new matrix (n), or when solves have become 50 % more
+    expensive ("auto"). null: for every new matrix.
+    """
     initial_guess: Literal["zero", "state", "last"] = "zero"
+    """Where a solve starts: "zero", "state" (the state before the step) or "last" (the last
+    solution of the same sample).
+    """
 
     @field_validator("ksp", "pc")
     @classmethod
@@ -116,9 +133,13 @@ class IterationLadderSection(Section):
     """Iterations start, start + step, …, stop."""
 
     kind: Literal["iterations"]
+    """Fixed numbers of iterations."""
     start: Count = 1
+    """First level, in iterations."""
     step: Count = 1
+    """Iterations between two levels."""
     stop: Count = 60
+    """Last level, in iterations."""
 
     @model_validator(mode="after")
     def _buildable(self) -> IterationLadderSection:
@@ -134,9 +155,13 @@ class ToleranceLadderSection(Section):
     """Tolerances start, start · factor, …, stop."""
 
     kind: Literal["tolerances"]
+    """Relative tolerances."""
     start: Share = 1e-1
+    """First level: relative residual at which a solve stops."""
     factor: Share = 1e-1
+    """Ratio of two successive levels."""
     stop: Share = 1e-8
+    """Last level."""
 
     @model_validator(mode="after")
     def _buildable(self) -> ToleranceLadderSection:
@@ -152,7 +177,9 @@ class ExplicitLadderSection(Section):
     """Levels one by one: rising iterations or falling tolerances."""
 
     kind: Literal["levels"]
+    """A list of levels."""
     levels: tuple[Level, ...]
+    """Rising iterations (integers) or falling tolerances."""
 
     @field_validator("levels")
     @classmethod
@@ -183,18 +210,35 @@ class RefinementSection(Section):
     """
 
     schedule: str = "prdp"
+    """What chooses the level: "prdp", "gradient", "constant", "manual" or a class of your own."""
     ladder: LadderSection = IterationLadderSection(kind="iterations")
+    """The levels of forward solves, from coarse to fine."""
     adjoint_ladder: LadderSection | None = None
+    """The levels of adjoint solves; null: those of `ladder`."""
     adjoint_factor: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    """Share of the forward iterations that adjoint solves do (a tolerance is divided by it). Not
+    together with `adjoint_ladder`.
+    """
     step_threshold: Positive = 0.98
+    """Of "prdp": a plateau is reached when the smoothed error falls to more than this share of its
+    former value.
+    """
     stop_threshold: Positive = 0.9
+    """Of "prdp": refinement ends when the last one has not reduced the error to this share."""
     ema_window: Count = 6
+    """Of "prdp": window of the exponential moving average, in epochs."""
     error_window: Count = 3
+    """Of "prdp": epochs between the two errors that are compared."""
     theta: Share = 0.35
+    """Of "gradient": permitted error of the gradient relative to its norm."""
     theta_noise: Positive = 1.0
+    """Of "gradient": permitted error of the gradient relative to its standard deviation."""
     probe_share: Share = 0.1
+    """Of "gradient": share of the inner iterations that measurements may take."""
     level: Level | None = None
+    """The level of "constant" and of full refinement; null: the last level of the ladder."""
     manual: dict[int, Level] = {}
+    """Of "manual": the level from each epoch on, e.g. {0: 1, 20: 5}."""
 
     @model_validator(mode="after")
     def _buildable(self) -> RefinementSection:
@@ -283,33 +327,53 @@ class SupervisedTrainingSection(Section):
     """
 
     epochs: Count = 100
+    """Passes over the training samples."""
     batch_size: Count = 25
+    """Samples per step, divided among the replicas."""
     learning_rate: Positive = 1e-3
+    """Initial learning rate."""
     optimizer: str = "adam"
+    """"adam" or a class of your own, e.g. {kind: "torch.optim:SGD", momentum: 0.9}."""
     loss: str = "squared"
+    """"squared" or a class of your own."""
     schedule: str = "exponential"
+    """Of the learning rate: "exponential", "cosine" (half a wave over `decay_steps`, then constant)
+    or a class of your own.
+    """
     decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    """Share of the learning rate that is left after `decay_steps` steps."""
     decay_steps: Count = 100
+    """Steps over which the learning rate falls by the factor `decay`."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of the network. bfloat16 holds for its layers only. Solves are in double precision always."""
     checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
     keep_checkpoints: Count = 2
+    """Number of checkpoints that are kept."""
 
 
 class InverseTrainingSection(Section):
     """Gradient descent, one step an epoch."""
 
     epochs: Count = 180
+    """Steps of gradient descent."""
     learning_rate: Positive = 275.0
+    """Step size."""
     checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
     keep_checkpoints: Count = 2
+    """Number of checkpoints that are kept."""
 
 
 class InverseSection(Section):
     """Source `Σ_m θ_m sin(2π m x)`: the reference θ to be found, and where to start."""
 
     modes: Count = 1
+    """Number of modes m of the source."""
     reference: tuple[Float, ...] = (2.0,)
+    """The parameters θ to be found, one per mode."""
     start: tuple[Float, ...] = (5.0,)
+    """The initial parameters, one per mode."""
 
     @model_validator(mode="after")
     def _one_per_mode(self) -> InverseSection:
@@ -332,8 +396,12 @@ class CorrectorSection(Section):
     """
 
     unroll: Count = 2
+    """Time steps that training differentiates through."""
     validation_steps: tuple[Count, ...] = Field(default=(1, 2, 5), min_length=1)
+    """Time steps after which validation measures; the coordinator receives the error of the last.
+    """
     measure: str | None = None
+    """Channel whose error the coordinator receives, e.g. velocity_x; null: the first."""
 
     @field_validator("validation_steps")
     @classmethod
@@ -358,12 +426,19 @@ class DataSection(Section):
     """
 
     file: str | None = None
+    """File of trajectories; null: they are generated."""
     format: str = "hdf5"
+    """"hdf5" or a reader of your own."""
     train: Count = 200
+    """Generated trajectories for training."""
     validation: Count = 5
+    """Generated trajectories for validation."""
     test: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Generated trajectories that are evaluated once, at the end of the run."""
     modes: Count = 5
+    """Fourier modes per axis of generated initial states; not of Navier–Stokes."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Seed of generated initial states."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:
@@ -378,6 +453,7 @@ class CorrectorDataSection(DataSection):
     """
 
     reference_factor: Count = 1
+    """Generated data are solved on a grid that is finer by this factor per axis."""
 
 
 class ParallelSection(Section):
@@ -388,3 +464,6 @@ class ParallelSection(Section):
     """
 
     grid_ranks: Count | None = None
+    """Ranks that share one grid; the other ranks are replicas. null: 1 for tasks with samples, all
+    ranks for an inverse problem.
+    """

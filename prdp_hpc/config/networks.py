@@ -22,8 +22,11 @@ class MLPSection(Section):
     component: ClassVar[str] = "prdp_hpc.networks.mlp:MLP"
 
     kind: str = "mlp"
+    """A multilayer perceptron on whole fields."""
     hidden: tuple[Count, ...] = Field(default=(64, 64, 64), min_length=1)
+    """Widths of the hidden layers."""
     activation: Activation = "relu"
+    """Activation function."""
 
     def layers(self, shape: tuple[int, ...], inside: int, outside: int) -> list[Layer]:
         """See `prdp_hpc.planning.Layer`."""
@@ -38,9 +41,13 @@ class ResNetSection(Section):
     component: ClassVar[str] = "prdp_hpc.networks.resnet:ResNet"
 
     kind: str = "resnet"
+    """A convolutional residual network, divided among the grid ranks."""
     channels: Count = 64
+    """Width."""
     blocks: Count = 3
+    """Residual blocks."""
     activation: Activation = "relu"
+    """Activation function."""
 
     def layers(self, shape: tuple[int, ...], inside: int, outside: int) -> list[Layer]:
         """See `prdp_hpc.planning.Layer`."""
@@ -56,9 +63,13 @@ class UNetSection(Section):
     component: ClassVar[str] = "prdp_hpc.networks.unet:UNet"
 
     kind: str = "unet"
+    """A U-Net, divided among the grid ranks."""
     channels: Count = 32
+    """Width of the finest level."""
     depth: Count = 3
+    """Number of coarser levels. A periodic axis needs a multiple of 2^depth points."""
     activation: Activation = "relu"
+    """Activation function."""
 
     def layers(self, shape: tuple[int, ...], inside: int, outside: int) -> list[Layer]:
         """See `prdp_hpc.planning.Layer`."""

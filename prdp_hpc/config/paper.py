@@ -22,7 +22,9 @@ class PaperExperiment(Section):
     """
 
     config: str
+    """The config, relative to the folder of the list."""
     quick: tuple[str, ...] = ()
+    """Changes that `--quick` makes."""
 
 
 class Paper(Section):
@@ -31,6 +33,7 @@ class Paper(Section):
     experiments: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], PaperExperiment
     ] = Field(min_length=1)
+    """The experiments by name, in the order in which they run."""
 
 
 def find_list(given: str | None = None) -> Path:

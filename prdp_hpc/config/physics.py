@@ -32,8 +32,11 @@ class DiffusionSection(Section):
     """
 
     diffusivity: Positive = 1.0
+    """Diffusivity κ, in length² / time."""
     boundaries: BoundariesSection | None = None
+    """Conditions on the sides; null: those of `grid.boundary`."""
     face_mean: Literal["arithmetic", "harmonic"] = "arithmetic"
+    """How κ at a face follows from its two points; "harmonic" where κ jumps."""
 
     def check_grid(self, grid: GridSection) -> None:
         """Raise `InputError` for sides that the grid does not have."""
@@ -59,6 +62,7 @@ class PoissonSection(DiffusionSection):
     has_steps: ClassVar[bool] = False
 
     pde: str = "poisson"
+    """The equation `−∇·(κ ∇u) = f`."""
 
 
 class HeatSection(DiffusionSection):
@@ -70,9 +74,13 @@ class HeatSection(DiffusionSection):
     has_steps: ClassVar[bool] = True
 
     pde: str = "heat"
+    """The equation `u_t = ∇·(κ ∇u) + source`."""
     dt: Positive
+    """Time step."""
     source: Float = 0.0
+    """Source term, in units of u / time."""
     theta: Annotated[float, BeforeValidator(_number), Field(ge=0.5, le=1)] = 1.0
+    """Time scheme: 1 is backward Euler, 0.5 is Crank–Nicolson."""
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`."""
@@ -95,8 +103,13 @@ class NewtonSection(Section):
     """
 
     refines: Literal["newton", "inner"] = "newton"
+    """What the levels of `refinement` belong to: Newton's method ("newton") or its linear solves
+    ("inner").
+    """
     level: Level = 1e-8
+    """Level of Newton's method with `refines: inner`."""
     inner: Annotated[Level | Literal["eisenstat_walker"], BeforeValidator(_inner)] = 1e-2
+    """Level of the linear solves with `refines: newton`, or "eisenstat_walker"."""
 
     @property
     def linear_solves(self) -> int:
@@ -117,8 +130,11 @@ class NewtonStepSection(Section):
     has_steps: ClassVar[bool] = True
 
     pde: str
+    """The name of the equation."""
     boundaries: BoundariesSection | None = None
+    """Conditions on the sides; null: those of `grid.boundary`."""
     newton: NewtonSection = NewtonSection()
+    """Newton's method and its refinement."""
 
     def check_grid(self, grid: GridSection) -> None:
         """Raise `InputError` for sides that the grid does not have."""
@@ -144,8 +160,11 @@ class AllenCahnSection(NewtonStepSection):
     component: ClassVar[str] = "prdp_hpc.physics.allen_cahn:AllenCahn"
 
     pde: str = "allen_cahn"
+    """The equation `u_t = ε² Δu + u − u³`."""
     interface: Positive
+    """Width ε of an interface, in units of length."""
     dt: Share
+    """Time step, below 1."""
 
 
 class NonlinearDiffusionSection(NewtonStepSection):
@@ -157,10 +176,15 @@ class NonlinearDiffusionSection(NewtonStepSection):
     component: ClassVar[str] = "prdp_hpc.physics.nonlinear_diffusion:NonlinearDiffusion"
 
     pde: str = "nonlinear_diffusion"
+    """The equation `u_t = ∇·(κ(u) ∇u)`."""
     diffusivity: Positive
+    """Diffusivity κ₀, in length² / time."""
     dt: Positive
+    """Time step."""
     law: Literal["quadratic", "power"] = "quadratic"
+    """κ(u): "quadratic" is κ₀ (1 + β u²), "power" is κ₀ abs(u)^β."""
     exponent: Annotated[Float, Field(ge=0)] = 1.0
+    """The number β of `law`."""
 
     @model_validator(mode="after")
     def _smooth(self) -> NonlinearDiffusionSection:
@@ -178,10 +202,16 @@ class FlowSection(Section):
     has_steps: ClassVar[bool] = True
 
     pde: str
+    """The name of the equation."""
     viscosity: Positive
+    """Viscosity ν, in length² / time."""
     dt: Positive
+    """Time step."""
     picard_iterations: Count = 1
+    """Linear solves per time step."""
     gradient: Literal["full", "reduced"] = "full"
+    """"full": also through the matrix values. "reduced": the matrix values are treated as constant.
+    """
 
     def check_grid(self, grid: GridSection) -> None:
         """Raise `InputError` for a grid that the PDE cannot be solved on."""
@@ -199,9 +229,15 @@ class BurgersSection(FlowSection):
     component: ClassVar[str] = "prdp_hpc.physics.burgers:Burgers"
 
     pde: str = "burgers"
+    """The equation `u_t + (u·∇)u = ν Δu`."""
     boundaries: BoundariesSection | None = None
+    """Conditions on the sides of a grid of cell centres: dirichlet or neumann. null: a periodic
+    grid.
+    """
     nonlinear: Literal["picard", "newton"] = "picard"
+    """How a step is solved: "picard" or "newton"."""
     newton: NewtonSection = NewtonSection()
+    """Of `nonlinear: newton`: Newton's method and its refinement."""
 
     @property
     def levels_count_inner_iterations(self) -> bool:
@@ -257,6 +293,7 @@ class NavierStokesSection(FlowSection):
     component: ClassVar[str] = "prdp_hpc.physics.navier_stokes:NavierStokes"
 
     pde: str = "navier_stokes"
+    """The equations `u_t + (u·∇)u + ∇p = ν Δu`, `∇·u = 0`."""
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`: one coupled system."""

@@ -1,6 +1,6 @@
 """The names of what a run measures: keys of `metrics.jsonl`, `summary.json` and `comparison.json`.
 
-A new one is added here, and to `docs/architecture.md`. Loads nothing, since reports use it.
+A new one is added here, and to `docs/reference/metrics.md`. Loads nothing, since reports use it.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from prdp_hpc.planning import (
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Print the model's times of every split (docs/scaling.md); nothing is run, and one rank is
-    enough.
+    """Print the model's times of every split (docs/results/scaling.md); nothing is run, and one
+    rank is enough.
     """
     config = load_config(arguments.config, arguments.overrides)
     if isinstance(config, InverseConfig):

@@ -94,7 +94,7 @@ class GridSection(Section):
 
 class SolverSection(Section):
     """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc
-    options; how to differentiate; when to set up again, and where to start (docs/solving.md).
+    options; how to differentiate; when to set up again, and where to start (docs/howto/solving.md).
     """
 
     ksp: str = "richardson"

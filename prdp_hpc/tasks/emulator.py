@@ -24,7 +24,7 @@ class Emulator(SupervisedTask):
     error of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`, and the coordinator
     gets that of step 2.
 
-    Parameters and example: see `SupervisedTask` and docs/own_components.md.
+    Parameters and example: see `SupervisedTask` and docs/howto/own_components.md.
 
     Raises
     ------

@@ -42,8 +42,8 @@ class InversionFile:
         self.shapes = self._found()
         if not self.shapes:
             raise DataError(
-                f"{self.path}: holds none of {', '.join(NAMES)}; see docs/inversion.md for what "
-                "they are"
+                f"{self.path}: holds none of {', '.join(NAMES)}; see docs/howto/inversion.md for "
+                "what they are"
             )
 
     def __contains__(self, name: str) -> bool:

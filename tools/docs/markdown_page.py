@@ -22,11 +22,13 @@ class Block:
     language : the word after the fence; "" for indented blocks.
     text : the code, without the fence.
     line : the number of its first line in the page, from 1.
+    title : the file that the block is the content of, from `title="..."` after the language.
     """
 
     language: str
     text: str
     line: int
+    title: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class Page:
                 end += 1
             indent = len(fence["indent"])
             text = "\n".join(line[indent:] for line in lines[number + 1 : end])
-            blocks.append(Block(fence["language"], text, number + 2))
+            title = re.search(r'title="([^"]+)"', fence["rest"])
+            name = title.group(1) if title else None
+            blocks.append(Block(fence["language"], text, number + 2, name))
             number = end + 1
         return blocks, prose
 

@@ -1,7 +1,8 @@
 """Execute the tutorials: `python tools/docs/run_tutorials.py [NAME...]` writes their figures.
 
 The Python blocks of a page share one namespace, in the order of the page. A block of the language
-`text` right after a Python block is what that block prints.
+`text` right after a Python block is what that block prints. A block with a title is the content of
+the file that the title names.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ def execute(path: Path) -> list[Printed]:
     names: dict[str, object] = {"__name__": "__tutorial__"}
     results = []
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-        if block.language != "python":
+        if block.title is not None:
+            Path(block.title).write_text(block.text + "\n", encoding="utf-8")
             continue
+        if block.language != "python" or "--8<--" in block.text:
+            continue  # included files are imported, not executed
         output = io.StringIO()
         code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
         with contextlib.redirect_stdout(output):
@@ -53,7 +57,7 @@ def execute(path: Path) -> list[Printed]:
     return results
 
 
-def differences(results: list[Printed], tolerance: float = 0.2) -> Iterator[str]:
+def differences(results: list[Printed], tolerance: float = 0.3) -> Iterator[str]:
     """What a page shows otherwise than it was printed. Numbers may differ by a share, since they
     depend on the versions of PETSc and torch.
     """
@@ -76,11 +80,23 @@ def scratch_folder() -> Iterator[Path]:
         (folder / "figures").mkdir()
         for shared in ("examples", "configs"):
             (folder / shared).symlink_to(ROOT / shared)
+        modules = set(sys.modules)
         os.chdir(folder)
+        sys.path.insert(0, name)
         try:
             yield folder
         finally:
             os.chdir(before)
+            sys.path.remove(name)
+            _forget_modules_of(folder, modules)
+
+
+def _forget_modules_of(folder: Path, before: set[str]) -> None:
+    """Remove the modules that a tutorial has written, since another may have one of that name."""
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(folder):
+            del sys.modules[name]
 
 
 def main() -> None:

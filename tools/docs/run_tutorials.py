@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,7 +43,7 @@ def execute(path: Path) -> list[Printed]:
     blocks = Page(path).blocks
     names: dict[str, object] = {"__name__": "__tutorial__"}
     results = []
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for block, following in zip_longest(blocks, blocks[1:]):
         if block.title is not None:
             Path(block.title).write_text(block.text + "\n", encoding="utf-8")
             continue

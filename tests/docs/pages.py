@@ -4,6 +4,7 @@ import ast
 import builtins
 import re
 import shlex
+from importlib.util import find_spec
 
 import tiny
 from markdown_page import Page
@@ -50,7 +51,7 @@ def python_blocks(page):
 
 
 def is_complete(block):
-    """Whether a block defines or imports every name that it uses."""
+    """Whether a block defines or imports every name that it uses, from what is installed."""
     tree = ast.parse(block.text)
     used, made = set(), set(dir(builtins))
     for node in ast.walk(tree):
@@ -58,6 +59,8 @@ def is_complete(block):
             (used if isinstance(node.ctx, ast.Load) else made).add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             made.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and find_spec(node.module.partition(".")[0]) is None:
+            return False
         elif isinstance(node, ast.alias):
             made.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, ast.arg):

@@ -87,9 +87,20 @@ def _page(target: str, root: Path) -> str:
     if path.is_file():
         return path.read_text(encoding="utf-8") if path.suffix == ".md" else _shown(path, root)
     readme = _readme(target, root)
-    title = f"# `{target}`\n" if readme == path else readme.read_text(encoding="utf-8")
+    title = _contents(path, target) if readme == path else readme.read_text(encoding="utf-8")
     files = [file for file in sorted(path.iterdir()) if file.suffix in LANGUAGES]
     return "\n\n".join([title, *(_shown(file, root, "##") for file in files)])
+
+
+def _contents(path: Path, target: str) -> str:
+    """The title of a folder, and links to the folders in it that have a README."""
+    inner = sorted(folder for folder in path.iterdir() if (folder / "README.md").is_file())
+    heads = [(folder / "README.md").read_text(encoding="utf-8").splitlines()[0] for folder in inner]
+    links = [
+        f"- [`{folder.name}`]({path.name}/{folder.name}.md): {head.removeprefix('# ')}"
+        for folder, head in zip(inner, heads, strict=True)
+    ]
+    return "\n".join([f"# `{target}`", "", *links])
 
 
 def _shown(path: Path, root: Path, heading: str = "#") -> str:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.loaded_values import Load, LoadedValues
+from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
@@ -22,7 +25,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
     create_preconditioning_matrix,
 )
 from prdp_hpc.linalg.promises import PromiseCheck
-from prdp_hpc.linalg.torch_petsc import Array, to_host
+from prdp_hpc.linalg.torch_petsc import to_memory
 
 Product = Callable[[Tensor], Tensor]
 
@@ -33,6 +36,7 @@ class Operator(ABC):
     Attributes
     ----------
     matrix : the PETSc matrix that the KSPs see; it holds the values loaded last.
+    memory : where the matrix and the vectors of its solves are.
     n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
     symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
@@ -57,6 +61,7 @@ class Operator(ABC):
     grid: Grid | None
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
+    memory: Memory = HOST
     is_read_by_derivatives = False
     takes_batches = False
 
@@ -86,7 +91,7 @@ class Operator(ABC):
     def promises(self) -> PromiseCheck:
         """The check of what this operator promises and methods rely on; made on first use."""
         if self._promises is None or self._promises.matrix is not self.matrix:
-            self._promises = PromiseCheck(self.matrix, self.has_single_values)
+            self._promises = PromiseCheck(self.matrix, self.has_single_values, self.memory)
         return self._promises
 
     def has_single_values(self) -> bool:
@@ -114,6 +119,12 @@ class Operator(ABC):
         """The operator whose matrix preconditioners are made from."""
         return self if self.preconditioner is None else self.preconditioner.operator
 
+    def on(self, device: torch.device) -> Operator:
+        """The operator that solves for tensors on a device: itself, or one of the same pattern in
+        that device's memory. An operator that calls the user's code stays on the host.
+        """
+        return self
+
     @property
     def n_local(self) -> int:
         """Entries of a vector on this rank."""
@@ -138,7 +149,7 @@ class Operator(ABC):
         """
 
     @abstractmethod
-    def check_numbers(self, host: Array | None) -> Exception | None:
+    def check_numbers(self, host: Numbers | None) -> Exception | None:
         """A ValueError if values of the right form, on the host, hold NaN or infinity on this rank;
         not collective.
         """
@@ -153,26 +164,26 @@ class Operator(ABC):
         """
         return self.loaded.loads
 
-    def differs(self, values: Tensor | Array | None) -> bool:
+    def differs(self, values: Tensor | Numbers | None) -> bool:
         """Whether `values`, of the right form, are other numbers than the loaded ones, on this
         rank; a comparison number by number.
         """
-        return self.loaded.differ_from(None if values is None else to_host(values))
+        return self.loaded.differ_from(None if values is None else to_memory(values, self.memory))
 
     def holds(self, load: Load) -> bool:
         """Whether the matrix still holds what it held at an earlier load, on this rank."""
         return self.loaded.hold(load)
 
-    def load(self, values: Tensor | Array | None) -> None:
+    def load(self, values: Tensor | Numbers | None) -> None:
         """Put the values into the matrix; collective. Every solver sees the change and sets up
         again.
         """
-        host = None if values is None else to_host(values)
-        self.loaded.replace(host)
-        self._put(host)
+        numbers = None if values is None else to_memory(values, self.memory)
+        self.loaded.replace(numbers)
+        self._put(numbers)
 
     @contextmanager
-    def holding(self, host: Array | None) -> Iterator[None]:
+    def holding(self, host: Numbers | None) -> Iterator[None]:
         """Other values in the matrix while the block runs, which do not count as loaded;
         collective.
         """
@@ -183,7 +194,7 @@ class Operator(ABC):
             self._put(self.loaded.copy)
 
     @abstractmethod
-    def _put(self, host: Array | None) -> None: ...
+    def _put(self, host: Numbers | None) -> None: ...
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:

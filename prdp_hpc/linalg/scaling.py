@@ -12,7 +12,13 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import (
+    HostArray,
+    Numbers,
+    largest_of_rows,
+    set_rows,
+    times_power_of_two,
+)
 
 Exponents = NDArray[np.int32]
 
@@ -24,7 +30,7 @@ DISPROPORTIONATE = 400
 """Powers of two by which a guess may be larger than its right-hand side, where that is extreme."""
 
 
-def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
+def exponents_of(comm: MPI.Comm, rows: Numbers) -> Exponents | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
     the others, `(B, 1)`; None if there are no extreme ones; collective.
     """
@@ -34,30 +40,22 @@ def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
     return exponents[:, None] if exponents.any() else None
 
 
-def largest(comm: MPI.Comm, rows: Array) -> Array:
+def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:
     """The largest size of a number in each row, `(B,)`; NaN and infinity are left out of it;
     collective.
     """
-    # Two passes without a temporary of the rows' size.
-    sizes = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    sizes = largest_of_rows(rows)
     sizes = np.where(np.isfinite(sizes), sizes, 0.0)
     if comm.size > 1:
         private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     return sizes
 
 
-def scaled_guess(comm: MPI.Comm, guess: Array, exponents: Exponents) -> Array:
+def scaled_guess(comm: MPI.Comm, guess: Numbers, exponents: Exponents) -> Numbers:
     """The guesses `(B, n_local)` of solutions to right-hand sides that were divided so; 0 where one
     is out of all proportion to its right-hand side. Collective.
     """
     scaled = times_power_of_two(guess, exponents, -1)
-    sizes = np.frexp(largest(comm, guess))[1][:, None] - exponents
-    scaled[np.broadcast_to(sizes > DISPROPORTIONATE, scaled.shape)] = 0.0
-    return scaled
-
-
-def times_power_of_two(rows: Array, exponents: Exponents, sign: int = 1) -> Array:
-    """`rows · 2^(sign · exponents)`, a new array."""
-    with np.errstate(over="ignore", under="ignore"):
-        scaled: Array = np.ldexp(rows, sign * exponents)
+    sizes = np.frexp(largest(comm, guess))[1] - exponents[:, 0]
+    set_rows(scaled, sizes > DISPROPORTIONATE, 0.0)
     return scaled

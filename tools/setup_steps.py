@@ -1,4 +1,4 @@
-"""What the steps of the set-up share: messages, subprocesses, pip and the wheel cache."""
+"""Helpers of the set-up: messages, subprocesses, pip and the wheel cache."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
-# An image, or a shared installation, has prdp-hpc itself in it instead of a link to this clone.
+# An image or a shared installation contains prdp-hpc itself instead of a link to this clone.
 PREFIX = os.environ.get("PRDP_VENV")
 VENV = Path(PREFIX).absolute() if PREFIX else ROOT / ".venv"
 CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
 
 
 class SetupError(Exception):
-    """Something on this machine is missing; the message says what to do."""
+    """The set-up failed; the message contains the reason and what to do."""
 
 
 def say(text: str) -> None:
@@ -29,7 +29,7 @@ def say(text: str) -> None:
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> None:
-    """Run a command quietly; on failure show the end of what it printed."""
+    """Run a command without output; on failure raise `SetupError` with the end of its output."""
     merged = {**os.environ, **(env or {})}
     done = subprocess.run(
         command, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -40,7 +40,7 @@ def run(command: list[str], env: dict[str, str] | None = None) -> None:
 
 
 class Step:
-    """Says what a long step does before it starts and what it took afterwards."""
+    """Prints what a long step does when it starts, and the time it took when it ends."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -59,35 +59,36 @@ def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
 
 
 def install(*arguments: str) -> None:
-    """`pip install`, leaving the compilation of Python files to their first import: most are never
-    imported.
+    """`pip install` without compiling Python files: each is compiled at its first import, and most
+    are never imported.
     """
     pip("install", "-q", "--no-compile", *arguments)
 
 
 def uninstall(*names: str) -> None:
-    """`pip uninstall` of whatever of these is there."""
+    """`pip uninstall` of those of these distributions that are installed."""
     pip("uninstall", "-q", "-y", *names)
 
 
 def install_wheels(*wheels: Path) -> None:
-    """Install our own builds; pip would take another build of the same version for the same."""
+    """Install wheels built here. `--force-reinstall` is needed, because pip does not distinguish
+    two builds of the same version.
+    """
     install("--no-deps", "--force-reinstall", *map(str, wheels))
 
 
 def compile_modules() -> None:
-    """Compile every installed Python file where nobody will at its first import: torch alone takes
-    2 s of each start else.
+    """Compile every installed Python file, for environments that are read-only at run time. Without
+    this, each start compiles torch anew, which takes 2 s.
     """
     site = next((VENV / "lib").glob("python3*/site-packages"))
     command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0", str(site)]
-    # Some packages have files in them that are no Python of this version; the exit code would tell
-    # of these.
+    # The exit code is ignored, because some packages contain files for other versions of Python.
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def wheel_folder(*parts: str) -> Path:
-    """Where wheels shaped by `parts`, this Python and this machine are kept."""
+    """The cache folder of wheels that depend on `parts`, this Python and this machine."""
     shape = "|".join(
         [
             *parts,
@@ -100,17 +101,17 @@ def wheel_folder(*parts: str) -> Path:
 
 
 def cached_wheel(
-    folder: Path, requirement: str, env: dict[str, str], says: str, sha256: str | None = None
+    folder: Path, requirement: str, env: dict[str, str], text: str, sha256: str | None = None
 ) -> Path:
-    """Build `requirement` into `folder` unless it is there; written beside and renamed.
+    """Build `requirement` into `folder` unless it has been built; the write is atomic.
 
-    `sha256` is the expected hash of its source archive.
+    `text` describes the step, and `sha256` is the expected hash of the source archive.
     """
     name = requirement.split("=")[0]
     found = sorted(folder.glob(f"{name}-*.whl"))
     if not found:
         folder.mkdir(parents=True, exist_ok=True)
-        with Step(says), tempfile.TemporaryDirectory(dir=folder) as beside:
+        with Step(text), tempfile.TemporaryDirectory(dir=folder) as beside:
             pinned = Path(beside) / "requirement.txt"
             pinned.write_text(f"{requirement} --hash=sha256:{sha256}" if sha256 else requirement)
             source = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:")

@@ -1,4 +1,4 @@
-"""`prdp-hpc evaluate`: the validation errors of a trained network on other data."""
+"""`prdp-hpc evaluate`: compute the validation errors of a trained network, e.g. on other data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prdp_hpc.files import write_json
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Validate the network of a run's last checkpoint on the group `validation` of a data file;
+    """Validate the network of a run's last checkpoint on the group `validation` of a data file and
     print the errors.
     """
     world = MPI.COMM_WORLD

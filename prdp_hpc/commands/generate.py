@@ -1,4 +1,4 @@
-"""`prdp-hpc generate`: trajectories for an emulator or a corrector."""
+"""`prdp-hpc generate`: generate trajectories for an emulator or a corrector."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from prdp_hpc.grid.structured import Grid
 
 
 def generate(arguments: argparse.Namespace) -> None:
-    """Solve for the trajectories of a config and write them; all ranks share the grid."""
+    """Compute the trajectories of a config and write them; all ranks share the grid."""
     config = load_config(arguments.config, arguments.overrides)
     if not isinstance(config, SupervisedConfig):
         raise ConfigError(
-            f"{arguments.config}: an inverse problem is not trained on trajectories and makes its "
-            "own reference"
+            f"{arguments.config}: an inverse problem is not trained on trajectories, so there is "
+            "nothing to generate"
         )
     path = Path(arguments.out) if arguments.out else generated_path(config)
     mesh = ProcessMesh.from_world(MPI.COMM_WORLD.size)

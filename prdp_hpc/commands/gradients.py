@@ -1,4 +1,4 @@
-"""`prdp-hpc gradients`: the error of gradients over K, implicit and unrolled."""
+"""`prdp-hpc gradients`: measure the error of implicit and unrolled gradients against K."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prdp_hpc.report import gradients_table, plot_gradients
 
 
 def gradients(arguments: argparse.Namespace) -> None:
-    """Compute, print the table, draw the figure; all numbers go into `gradients.json`."""
+    """Compute the errors, write them to `gradients.json`, print the table and draw the figure."""
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     content = {"name": config.name, **gradient_errors(config, mesh), **provenance(arguments.line)}

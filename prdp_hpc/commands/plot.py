@@ -1,4 +1,4 @@
-"""`prdp-hpc plot`: figures and tables of runs, from their files alone."""
+"""`prdp-hpc plot`: draw figures and print tables of runs, from their files only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from prdp_hpc.report import (
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """One run: its figure. Several: one figure of all. A comparison's folder: its figure and
-    table.
-    """
+    """Draw the figure of one run, of several runs, or of a comparison, and print its table."""
     folders = [Path(run) for run in arguments.runs]
     if len(folders) == 1 and is_comparison(folders[0]):
         _plot_comparison(folders[0], arguments.out)

@@ -58,6 +58,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, field: Tensor) -> Tensor:
+        """Map fields `(B, C_in, *shape)` to fields `(B, C_out, *shape)`."""
         if field.ndim < 2 or math.prod(field.shape[1:]) != self.in_features:
             raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with "

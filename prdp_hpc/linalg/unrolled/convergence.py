@@ -32,7 +32,8 @@ class ConvergenceTest(Protocol):
     is_tested: bool
 
     @property
-    def is_last(self) -> bool: ...
+    def is_last(self) -> bool:
+        """Whether this iteration is known to be the last one."""
 
     def begin(self, squared_norm: Tensor) -> None:
         """Before the first iteration; the squared norm `(B, 1)` of the first residual."""

@@ -15,11 +15,12 @@ from prdp_hpc.distributed.collective import raise_together, share_or_end_job
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.nullspaces import nullspaces_of
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.petsc_matrices import checked_matrix, wrong_layout
 from prdp_hpc.linalg.preconditioner_data import Fields, create_preconditioner_data
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.linalg.torch_petsc import Array, in_double, is_real_tensor, to_host
 from prdp_hpc.petsc import PETSc
 
 Assemble = Callable[[Any, Any], None]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import put_values
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -25,6 +26,7 @@ class BatchMatrix(Operator):
         # The operator owns the pool that owns this object: a strong reference to the operator would
         # be a cycle, which is freed only by Python's garbage collection.
         self._shared = weakref.ref(shared)
+        self.memory = shared.memory
         self.matrix = duplicate(shared.matrix)
         self.nullspaces, self.promises_hold = shared.nullspaces, shared.promises_hold
 
@@ -52,7 +54,7 @@ class BatchMatrix(Operator):
         """See `SparseOperator`."""
         return self.shared.check_form(values)
 
-    def check_numbers(self, host: Array | None) -> Exception | None:
+    def check_numbers(self, host: Numbers | None) -> Exception | None:
         """See `SparseOperator`."""
         return self.shared.check_numbers(host)
 
@@ -64,8 +66,8 @@ class BatchMatrix(Operator):
         """See `Operator`."""
         self.shared.attach_preconditioner(pc, name)
 
-    def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(self.shared.coo_values(host))
+    def _put(self, host: Numbers | None) -> None:
+        put_values(self.matrix, self.shared.coo_values(host))
 
     def diagonal_of(self, values: Tensor) -> Tensor:
         """See `SparseOperator`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import apply
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.petsc import PETSc
 
 
@@ -27,13 +28,14 @@ class BilinearProducts(ABC):
     Parameters
     ----------
     template : a PETSc vector with the rows' layout.
+    memory : where values and vectors are; default: the host.
 
     Shapes: values `(*L, nnz)`, vectors `(*L, R, n_local)` with the same leading axes L (those of
-    M matrices, or none) and R vectors for each; float64 on the host.
+    M matrices, or none) and R vectors for each; float64 in that memory.
     """
 
-    def __init__(self, template: PETSc.Vec) -> None:
-        self.template = template
+    def __init__(self, template: PETSc.Vec, memory: Memory = HOST) -> None:
+        self.template, self.memory = template, memory
 
     def product(self, values: Tensor, x: Tensor, transposed: bool = False) -> Tensor:
         """`A(values) x`, or `A(values)ᵀ x`, shape of x."""
@@ -44,18 +46,18 @@ class BilinearProducts(ABC):
         return apply(_Pairing, left, right, self, scale)
 
     def diagonal(self, values: Tensor) -> Tensor:
-        """The sum of each row's values on the diagonal, over all ranks: `(*L, nnz)` on any device
-        to `(*L, n_local)`, float64 on the host; differentiable.
+        """The sum of each row's values on the diagonal, whichever rank gave them: `(*L, nnz)` on
+        any device to `(*L, n_local)`, float64 in the memory; differentiable.
         """
         where, rows = self._diagonal
         own = values.index_select(-1, where.to(values.device))
-        return LinearMap(rows.scatter_add, rows.gather)(own.to("cpu", torch.float64))
+        return LinearMap(rows.scatter_add, rows.gather)(own.to(self.memory.device, torch.float64))
 
     @cached_property
     def _diagonal(self) -> tuple[Tensor, GhostedIndex]:
         """Which values are on the diagonal, and their rows."""
         where, rows = self.diagonal_entries()
-        return torch.from_numpy(where), GhostedIndex(rows, self.template)
+        return torch.from_numpy(where), GhostedIndex(rows, self.template, self.memory)
 
     @abstractmethod
     def diagonal_entries(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import Numbers, as_tensor, has_bad_numbers, on_host
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, like
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.validation import sizes_of, wrong_form
 from prdp_hpc.petsc import PETSc
 
@@ -101,21 +102,33 @@ class ElementOperator(SparseOperator):
         free = ~constraints.hold(self._cells)
         # Which entries of each element matrix are in the pattern; all without constraints.
         kept = (free[:, :, None] & free[:, None, :]).reshape(-1)
-        self._kept = None if kept.all() else kept
-        self._ones = np.ones(len(constraints.given))
+        self._kept_entries = None if kept.all() else np.flatnonzero(kept)
+        self._count, self._free = len(constraints.given), free
+        self._constraints = constraints
         rows, cols = (
             np.append(entry.reshape(-1)[kept], constraints.given)
             for entry in np.broadcast_arrays(self._cells[:, :, None], self._cells[:, None, :])
         )
         super().__init__(rows, cols, (n, n), comm, **options)
-        self._constrained = torch.from_numpy(constraints.hold(np.arange(*self.row_range)))
-        template, mask = self.matrix.createVecLeft(), torch.from_numpy(free.astype(np.float64))
-        self._products = ElementProducts(self._cells, template, mask, mask)
+
+    def _place(self) -> None:
+        device = self.memory.device
+        self._kept = None
+        if self._kept_entries is not None:
+            self._kept = torch.from_numpy(self._kept_entries).to(device)
+        self._ones = torch.ones(self._count, dtype=torch.float64, device=device)
+        own = self._constraints.hold(np.arange(*self.row_range))
+        self._constrained = torch.from_numpy(own).to(device)
+        template, free = self.matrix.createVecLeft(), self._free
+        mask = torch.from_numpy(free.astype(np.float64)).to(device)
+        self._products = ElementProducts(self._cells, template, mask, mask, self.memory)
         # Prescribed values affect other dofs through these cells only.
         border = np.flatnonzero(~free.all(axis=1))
-        inside = mask[border]
-        self._border = torch.from_numpy(border)
-        self._coupling = ElementProducts(self._cells[border], template, inside, 1.0 - inside)
+        self._border = torch.from_numpy(border).to(device)
+        inside = mask[self._border]
+        self._coupling = ElementProducts(
+            self._cells[border], template, inside, 1.0 - inside, self.memory
+        )
 
     def right_hand_side(
         self, values: Tensor, load: Tensor, prescribed: Tensor | float = 0.0
@@ -146,22 +159,31 @@ class ElementOperator(SparseOperator):
         InputError
             On all ranks, for wrong shapes or types.
         """
+        if isinstance(load, Tensor):
+            own = self.on(load.device)
+            assert isinstance(own, ElementOperator)
+            return own._right_hand_side(values, load, prescribed)
+        return self._right_hand_side(values, load, prescribed)
+
+    def _right_hand_side(self, values: Tensor, load: Tensor, prescribed: Tensor | float) -> Tensor:
+        device = self.memory.device
         matrices = self.as_entries(values)
         self._check_terms(matrices, load, prescribed)
         given, fixed = torch.as_tensor(prescribed, dtype=torch.float64), self._constrained
-        given = torch.where(fixed, given.to("cpu"), 0.0).expand_as(load)
+        given = torch.where(fixed, given.to(device), 0.0).expand_as(load)
         count = len(load) if load.dim() == 2 else 1
         batch = (len(matrices), count // len(matrices)) if matrices.dim() == 2 else (count,)
         vectors = given.reshape(*batch, self.n_local)
         moved = self._coupling.product(self._border_entries(matrices), vectors)
-        free = in_double(load) - moved.reshape(load.shape)
+        free = in_double(load, device) - moved.reshape(load.shape)
         return like(torch.where(fixed, given, free), load)
 
     def _border_entries(self, entries: Tensor) -> Tensor:
         """The entries of cells with constrained dofs, in double precision on the host."""
         size = self._cells.shape[1] ** 2
         cells = entries.reshape(*entries.shape[:-1], len(self._cells), size)
-        return in_double(cells.index_select(-2, self._border.to(entries.device))).flatten(-2)
+        own = cells.index_select(-2, self._border.to(entries.device))
+        return in_double(own, self.memory.device).flatten(-2)
 
     def _check_terms(self, entries: Any, load: Any, prescribed: Any) -> None:
         """Raise an InputError on all ranks for invalid terms, or if ranks disagree."""
@@ -192,10 +214,12 @@ class ElementOperator(SparseOperator):
             f"{what}"
         )
 
-    def check_numbers(self, host: Array | None) -> Exception | None:
+    def check_numbers(self, numbers: Numbers | None) -> Exception | None:
         """Return an InputError that names the first cell whose matrix is not finite, else None."""
-        if host is not None and has_bad_numbers(host):
-            cell = int(np.argwhere(~np.isfinite(host))[0, -1]) // self._cells.shape[1] ** 2
+        if numbers is not None and has_bad_numbers(numbers):
+            cell = (
+                int(np.argwhere(~np.isfinite(on_host(numbers)))[0, -1]) // self._cells.shape[1] ** 2
+            )
             return InputError(
                 f"the element matrices hold NaN or infinity, first in cell {cell} of this rank "
                 f"(dofs {self._cells[cell].tolist()}): look at what produced them"
@@ -206,10 +230,11 @@ class ElementOperator(SparseOperator):
         """See `Operator`; 1 at constrained dofs."""
         return torch.where(self._constrained, 1.0, self._products.diagonal(values))
 
-    def coo_values(self, host: Array | None) -> Array | None:
+    def coo_values(self, numbers: Numbers | None) -> Numbers | None:
         """See `SparseOperator`; the last ones are those of constrained rows."""
-        assert host is not None
-        return np.append(host if self._kept is None else host[self._kept], self._ones)
+        entries = as_tensor(numbers)
+        kept = entries if self._kept is None else entries.index_select(0, self._kept)
+        return to_memory(torch.cat([kept, self._ones]), self.memory)
 
 
 class _Constraints:

@@ -15,8 +15,9 @@ from prdp_hpc.autograd.recomputed import gradient_of, recomputed, tangent_of
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.linalg.torch_petsc import Array, in_double, is_real_tensor, to_host
 from prdp_hpc.petsc import PETSc
 
 Apply = Callable[[Any, Tensor], Tensor]

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pool import Lease
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, to_host
+from prdp_hpc.linalg.torch_petsc import to_memory
 
 
 class HeldMatrices:
@@ -26,14 +27,15 @@ class HeldMatrices:
     Parameters
     ----------
     operator : the operator of the values.
-    host : the values in double precision on the host; those of one matrix are loaded already.
+    host : the values in double precision in the operator's memory; those of one matrix are
+        loaded already.
 
     Attributes
     ----------
     operators : one for each matrix.
     """
 
-    def __init__(self, operator: Operator, host: Array | None) -> None:
+    def __init__(self, operator: Operator, host: Numbers | None) -> None:
         self._operator = operator
         self._lease: Lease[BatchMatrix] | None = None
         self.operators: list[Any] = [operator]
@@ -60,7 +62,7 @@ class HeldMatrices:
         gone = [not one.holds(load) for one, load in pairs]
         if not any(gone) and not values_are_read:
             return
-        host = None if values is None else to_host(values)
+        host = None if values is None else to_memory(values, self._operator.memory)
         rows: Any = [host] if self._lease is None else host
         changed = any(
             one.loaded.changed_since(load, own)

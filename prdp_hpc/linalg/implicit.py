@@ -6,13 +6,20 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    as_tensor,
+    copied,
+    has_bad_numbers,
+    set_rows,
+    zeros_like,
+)
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
@@ -21,7 +28,7 @@ from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
+from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     bad_guess,
@@ -66,7 +73,8 @@ def solve(
     b : Tensor
         This rank's part of the right-hand side, shape `(n_local,)`, or `(B, n_local)` for a batch;
         any floating-point type and device. With M matrices the shape is `(M R, n_local)`, with R
-        consecutive right-hand sides per matrix. The solve runs in double precision on the host.
+        consecutive right-hand sides per matrix. The solve runs in double precision on the device of
+        b if PETSc was built for it, else on the host.
     solver : Solver
         Method, preconditioner and level.
     guess : Tensor, optional
@@ -110,6 +118,8 @@ def solve(
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
+    if isinstance(b, Tensor):
+        operator = operator.on(b.device)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
     )
@@ -129,8 +139,10 @@ def solve(
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
     call.recollection = recollection
-    start = None if guess is None else in_double(guess.detach()).reshape(shape)
-    return like(apply(_Solve, values, in_double(b).reshape(shape), start, call).reshape(b.shape), b)
+    device = operator.memory.device
+    start = None if guess is None else in_double(guess.detach(), device).reshape(shape)
+    right = in_double(b, device).reshape(shape)
+    return like(apply(_Solve, values, right, start, call).reshape(b.shape), b)
 
 
 def _are_transformed(*tensors: Any) -> bool:
@@ -182,8 +194,9 @@ class _Call:
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
         try:
-            start = self._start(guess, tuple(right.shape))
-            x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right), start))
+            start = self._start(guess, right)
+            numbers = to_memory(right, self.operator.memory)
+            x = as_tensor(self._solve_each(self.held.operators, numbers, start))
         except Exception:
             self.held.release()
             raise
@@ -191,12 +204,13 @@ class _Call:
             self.held.release()
         return x
 
-    def _start(self, guess: Tensor | None, shape: tuple[int, ...]) -> Array | None:
+    def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:
         """The initial guess: the stored last solution if there is one, else the given guess."""
-        given = None if guess is None else to_host(guess)
+        memory = self.operator.memory
+        given = None if guess is None else to_memory(guess, memory)
         if self.recollection is None:
             return given
-        start = np.zeros(shape) if given is None else given.copy()
+        start = to_memory(torch.zeros_like(right), memory) if given is None else copied(given)
         is_known = self.recollection.recall(self.direction, _rows(start))
         # On all ranks together, because a guess needs a product, which is collective.
         return start if anywhere(self.operator.comm, is_known) else given
@@ -206,11 +220,13 @@ class _Call:
         if self.held is not None:
             self.held.release()
 
-    def _solve_each(self, operators: list[Operator], right: Array, start: Array | None) -> Array:
+    def _solve_each(
+        self, operators: list[Operator], right: Numbers, start: Numbers | None
+    ) -> Numbers:
         """Solve with each matrix; the results are checked together."""
-        x, iterations = np.zeros_like(right), 0
+        x, iterations = zeros_like(right), 0
         is_guarded = self.recollection is not None
-        rows, results = (a if a.ndim == 3 else a[np.newaxis] for a in (right, x))
+        rows, results = (a if a.ndim == 3 else a[None] for a in (right, x))
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
         for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
@@ -225,7 +241,7 @@ class _Call:
         comm, flat = self.operator.comm, _rows(x)
         if anywhere(comm, has_bad_numbers(x)):
             # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
-            flat[zero_rows(comm, right.reshape(flat.shape))] = 0.0
+            set_rows(flat, zero_rows(comm, right.reshape(flat.shape)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
                 self._blame_input(right)
                 raise errors.bad_numbers(
@@ -235,7 +251,7 @@ class _Call:
             self.recollection.keep(self.direction, flat)
         return x
 
-    def _blame_input(self, right: Array) -> None:
+    def _blame_input(self, right: Numbers) -> None:
         """Raise an error if a failure is due to NaN in the right-hand side; checked only after a
         failure, because it reads all numbers.
         """
@@ -247,14 +263,14 @@ class _Call:
         return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
 
 
-def _rows(fields: Array) -> Array:
+def _rows(fields: Numbers) -> Numbers:
     """`(rows, n_local)` of `(M, R, n_local)` too; a view."""
     return fields.reshape(math.prod(fields.shape[:-1]), fields.shape[-1])
 
 
 class _Solve(torch.autograd.Function):
-    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision on the host: b, the guess and x `(B, n_local)`, or
-    `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
+    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision in the operator's memory: b, the guess and x are
+    `(B, n_local)`, or `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
     """
 
     @staticmethod

@@ -139,7 +139,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     defaults = {
         **hierarchy,
         **repeatable(solver.pc, given),
-        **smoothing(solver.ksp, solver.pc, given),
+        **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }
     names = set_options(prefix, {**defaults, **solver.petsc_options})
     take_options(ksp, {**defaults, **solver.petsc_options})
@@ -158,7 +158,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         prefix=prefix,
         options=dict(solver.petsc_options),
         stacked=None
-        if operator.preconditioner
+        if operator.preconditioner or operator.memory.uses_tensors
         else multi_rhs_richardson(ksp, operator.matrix, pmat),
         lagged=lagged,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import Numbers, copied, in_memory_of, on_host, split_rows
 
 Sample = int | str
 Key = tuple[Sample, ...]
@@ -23,7 +23,7 @@ class LastSolutions:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Key, Array] = {}
+        self._kept: dict[Key, Numbers] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -33,21 +33,21 @@ class LastSolutions:
         """The memory of the solutions on this rank, in bytes."""
         return sum(rows.nbytes for rows in self._kept.values())
 
-    def recall(self, keys: Sequence[Key], start: Array) -> bool:
+    def recall(self, keys: Sequence[Key], start: Numbers) -> bool:
         """Copy stored solutions into the start `(rows, n_local)` of solves, with equally many rows
         per key; returns whether any was stored.
         """
         is_known = False
-        for key, own in zip(keys, np.split(start, len(keys)), strict=True):
+        for key, own in zip(keys, split_rows(start, len(keys)), strict=True):
             found = self._kept.get(key)
             if found is not None and found.shape == own.shape:
-                own[:], is_known = found, True
+                own[:], is_known = in_memory_of(found, own), True
         return is_known
 
-    def keep(self, keys: Sequence[Key], solutions: Array) -> None:
+    def keep(self, keys: Sequence[Key], solutions: Numbers) -> None:
         """Store a copy of the solutions `(rows, n_local)`."""
-        for key, own in zip(keys, np.split(solutions, len(keys)), strict=True):
-            self._kept[key] = own.copy()
+        for key, own in zip(keys, split_rows(solutions, len(keys)), strict=True):
+            self._kept[key] = copied(own)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
@@ -62,7 +62,7 @@ class LastSolutions:
         """All stored solutions, as plain values and tensors."""
         return {
             "keys": [list(key) for key in self._kept],
-            "solutions": [torch.from_numpy(rows) for rows in self._kept.values()],
+            "solutions": [torch.from_numpy(on_host(rows)) for rows in self._kept.values()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -84,11 +84,11 @@ class Recollection:
     kept: LastSolutions
     keys: tuple[Key, ...]
 
-    def recall(self, direction: str, start: Array) -> bool:
+    def recall(self, direction: str, start: Numbers) -> bool:
         """See `LastSolutions.recall`."""
         return self.kept.recall(self._of(direction), start)
 
-    def keep(self, direction: str, solutions: Array) -> None:
+    def keep(self, direction: str, solutions: Numbers) -> None:
         """See `LastSolutions.keep`."""
         self.kept.keep(self._of(direction), solutions)
 

@@ -6,11 +6,12 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import adopted_pair
+from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_power_of_two
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
@@ -32,9 +33,9 @@ from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import longer_rows, zero_rows
-from prdp_hpc.linalg.scaling import exponents_of, scaled_guess, times_power_of_two
+from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
-from prdp_hpc.linalg.torch_petsc import Array, placed
+from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class LinearSystem(PreconditionerSetUp):
         self.broken = False
         self._operator = weakref.ref(operator)
         self._report, self._comm = solver.report, operator.comm
-        self._matrix = operator.matrix
+        self._matrix, self._memory = operator.matrix, operator.memory
         self._nullspaces = operator.nullspaces
         self._names, self._shell = (solver.ksp, solver.pc), solver.shell
         self._made_for = operator.preconditioning_operator.matrix
@@ -69,7 +70,7 @@ class LinearSystem(PreconditionerSetUp):
         self._pair = make(operator, solver, transposed)
         self._prepare_lag(solver.lag_preconditioner)
         # The right-hand sides that tolerances refer to, while corrections are solved for.
-        self._aims: Array | None = None
+        self._aims: Numbers | None = None
 
     @property
     def ksp_name(self) -> str:
@@ -114,7 +115,7 @@ class LinearSystem(PreconditionerSetUp):
     @cached_property
     def inverse(self) -> BatchedInverse:
         """Applications of the preconditioner."""
-        return BatchedInverse(self.preconditioner, self._pair.pmat)
+        return BatchedInverse(self.preconditioner, self._pair.pmat, self._memory)
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
         """Set tolerances and tests of both KSPs, without a set-up."""
@@ -167,10 +168,10 @@ class LinearSystem(PreconditionerSetUp):
     def solve(
         self,
         direction: str,
-        b: Array,
-        x: Array,
+        b: Numbers,
+        x: Numbers,
         level: Refinement | None = None,
-        guess: Array | None = None,
+        guess: Numbers | None = None,
         is_guarded: bool = False,
     ) -> int:
         """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
@@ -211,7 +212,7 @@ class LinearSystem(PreconditionerSetUp):
         return not direction.has_absolute_tolerance
 
     def _solve_in_range(
-        self, direction: Direction, b: Array, x: Array, guess: Array | None, is_guarded: bool
+        self, direction: Direction, b: Numbers, x: Numbers, guess: Numbers | None, is_guarded: bool
     ) -> int:
         """Solve without the parts of b, the guess and x in the nullspaces."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
@@ -225,17 +226,18 @@ class LinearSystem(PreconditionerSetUp):
         return iterations
 
     def _solve_from(
-        self, direction: Direction, b: Array, x: Array, guess: Array, is_guarded: bool
+        self, direction: Direction, b: Numbers, x: Numbers, guess: Numbers, is_guarded: bool
     ) -> int:
         """`x = g + A⁻¹ (b − A g)`, for any method; a tolerance still refers to b."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
-        start = guess.copy() if spaces is None else spaces.of_result(adjoint).removed_from(guess)
+        start = copied(guess) if spaces is None else spaces.of_result(adjoint).removed_from(guess)
         # The solution for a right-hand side of 0 is 0.
-        start[zero_rows(self._comm, b)] = 0.0
+        set_rows(start, zero_rows(self._comm, b), 0.0)
         rest = b - self._product(direction, start)
         if is_guarded:
             worse = longer_rows(self._comm, rest, b)
-            start[worse], rest[worse] = 0.0, b[worse]
+            set_rows(start, worse, 0.0)
+            set_rows(rest, worse, b)
         if spaces is not None:
             rest = spaces.of_right_hand_side(adjoint).removed_from(rest)
         self._aims = b
@@ -246,15 +248,14 @@ class LinearSystem(PreconditionerSetUp):
         x += start
         return iterations
 
-    def _product(self, direction: Direction, x: Array) -> Array:
+    def _product(self, direction: Direction, x: Numbers) -> Numbers:
         try:
-            product = self.product(torch.from_numpy(x), direction.transposed)
+            product = self.product(as_tensor(x), direction.transposed)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
-        result: Array = product.numpy()
-        return result
+        return product if isinstance(x, Tensor) else product.numpy()
 
-    def _solve_each(self, direction: Direction, b: Array, x: Array) -> int:
+    def _solve_each(self, direction: Direction, b: Numbers, x: Numbers) -> int:
         """Solve for right-hand sides in the range of the matrix; a failure with a lagged
         preconditioner is repeated with a new one.
         """
@@ -277,7 +278,7 @@ class LinearSystem(PreconditionerSetUp):
         self._is_trusted(direction, b, x)
         return iterations
 
-    def _solve_rows(self, direction: Direction, b: Array, x: Array) -> int:
+    def _solve_rows(self, direction: Direction, b: Numbers, x: Numbers) -> int:
         ksp, counters = direction.ksp, self._report.counters(direction.name)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         iterations = 0
@@ -319,9 +320,9 @@ class LinearSystem(PreconditionerSetUp):
         direction: Direction,
         code: int,
         iterations: int,
-        right: Array,
-        result: Array,
-        aim: Array | None,
+        right: Numbers,
+        result: Numbers,
+        aim: Numbers | None,
     ) -> None:
         """Raise SolveError unless the result of a solve, which stopped with a code, is right.
         `aim`: the original right-hand side, if the solve is for a correction.
@@ -340,7 +341,7 @@ class LinearSystem(PreconditionerSetUp):
         elif self.ksp_name in RECURRENCE_KSPS:
             self._judge_recurrence(direction, iterations, right, result, whole)
 
-    def _solve_stacked(self, direction: Direction, b: Array, x: Array) -> bool:
+    def _solve_stacked(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
         """Solve for all right-hand sides at once, if the method and the level allow it; after a
         failure they are solved one by one.
         """
@@ -354,11 +355,11 @@ class LinearSystem(PreconditionerSetUp):
         counters.solves += len(b)
         return True
 
-    def _on_arrays(self, run: Any, right: Array, result: Array) -> None:
+    def _on_arrays(self, run: Any, right: Numbers, result: Numbers) -> None:
         with placed((self._b, right), (self._x, result)):
             run(self._b, self._x)
 
-    def _repeated(self, direction: Direction, code: int, right: Array, result: Array) -> int:
+    def _repeated(self, direction: Direction, code: int, right: Numbers, result: Numbers) -> int:
         """Repeat a solve that broke down without computing a norm; returns its code.
 
         It stops when only rounding is left, at most after the fixed number of iterations. PETSc's

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import weakref
-import zlib
 
-import numpy as np
-
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest
 
 BLOCK = 32_768
 """Number of values per block of a comparison."""
@@ -36,10 +33,10 @@ class LoadedValues:
 
     def __init__(self) -> None:
         self.loads = 0
-        self.copy: Array | None = None
+        self.copy: Numbers | None = None
         self._load: weakref.ref[Load] | None = None
 
-    def differ_from(self, host: Array | None) -> bool:
+    def differ_from(self, host: Numbers | None) -> bool:
         """Whether these numbers (or their shape) differ from the loaded ones, on this
         rank.
         """
@@ -47,16 +44,13 @@ class LoadedValues:
             return self.loads == 0 or (host is None) != (self.copy is None)
         if self.copy.shape != host.shape:
             return True
-        ours, theirs = self.copy.reshape(-1), host.reshape(-1)
-        # Block by block, so that what is compared stays in the cache.
-        blocks = (slice(start, start + BLOCK) for start in range(0, ours.size, BLOCK))
-        return not all(np.array_equal(ours[block], theirs[block]) for block in blocks)
+        return differ(self.copy, host, BLOCK)
 
     def are_single(self) -> bool:
         """Whether all values are single-precision numbers, on this rank."""
-        return self.copy is not None and bool((self.copy.astype(np.float32) == self.copy).all())
+        return self.copy is not None and are_single(self.copy)
 
-    def replace(self, host: Array | None) -> None:
+    def replace(self, host: Numbers | None) -> None:
         """Register that these values are loaded now."""
         load = self._current()
         # Only if a solve refers to the earlier values, because a digest reads all of them.
@@ -64,7 +58,7 @@ class LoadedValues:
             load.digest = digest(self.copy)
         self._load = None
         self.loads += 1
-        self.copy = None if host is None else host.copy()
+        self.copy = None if host is None else copied(host)
 
     def remember(self) -> Load:
         """The load of the values that the matrix holds now."""
@@ -78,14 +72,9 @@ class LoadedValues:
         """Whether the matrix still holds the values of that load."""
         return self._current() is load
 
-    def changed_since(self, load: Load, host: Array | None) -> bool:
+    def changed_since(self, load: Load, host: Numbers | None) -> bool:
         """Whether these numbers differ from those of an earlier load, on this rank."""
         return self.differ_from(host) if self.hold(load) else digest(host) != load.digest
 
     def _current(self) -> Load | None:
         return None if self._load is None else self._load()
-
-
-def digest(host: Array | None) -> int:
-    """A checksum by which changed values are detected without a copy of the earlier ones."""
-    return 0 if host is None else zlib.crc32(host.reshape(-1).view(np.uint8).data)

@@ -52,7 +52,10 @@ def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str,
     pc.setMGLevels(len(grids))
     for level in range(1, len(grids)):
         fine, coarse = grids[-1 - level], grids[-level]
-        pc.setMGInterpolation(level, fine.interpolation_from(coarse))
+        matrix = fine.interpolation_from(coarse)
+        if operator.memory.kind:
+            matrix.convert(operator.memory.matrix_type)
+        pc.setMGInterpolation(level, matrix)
     if operator.nullspaces is not None:
         coarse = pc.getMGCoarseSolve().getPC()
         coarse.setType(PETSc.PC.Type.PYTHON)
@@ -60,7 +63,8 @@ def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str,
     return {
         "pc_mg_galerkin": "both",
         "mg_levels_ksp_type": "richardson",
-        **(_TRANSPOSED_SMOOTHER if transposed else _SYMMETRIC_SMOOTHER),
+        # SOR would run on the host.
+        **(_TRANSPOSED_SMOOTHER if transposed or operator.memory.kind else _SYMMETRIC_SMOOTHER),
     }
 
 

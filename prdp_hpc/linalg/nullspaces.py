@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from mpi4py import MPI
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -13,7 +12,17 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    as_tensor,
+    copied,
+    in_memory_of,
+    on_host,
+    set_rows,
+    squares_of_rows,
+)
+from prdp_hpc.linalg.memory import HOST, Memory
+from prdp_hpc.linalg.torch_petsc import Array, to_memory
 from prdp_hpc.petsc import PETSc
 
 DEPENDENT = 1e-10
@@ -34,15 +43,22 @@ class Nullspace:
     is_constant : whether it is the constant only, for which PETSc needs no vector.
     """
 
-    def __init__(self, comm: MPI.Comm, basis: Array, is_constant: bool = False) -> None:
+    def __init__(
+        self, comm: MPI.Comm, basis: Array, is_constant: bool = False, memory: Memory = HOST
+    ) -> None:
         self.comm, self.basis, self.is_constant = comm, basis, is_constant
-        vectors = [] if is_constant else [PETSc.Vec().createWithArray(z, comm=comm) for z in basis]
+        self._own = to_memory(basis, memory)
+        vectors = [] if is_constant else [_vector(z, comm, memory) for z in basis]
         self.petsc = PETSc.NullSpace().create(constant=is_constant, vectors=vectors, comm=comm)
 
     def __len__(self) -> int:
         return len(self.basis)
 
-    def removed_from(self, vectors: Array) -> Array:
+    def in_memory(self, memory: Memory) -> Nullspace:
+        """The same span for vectors in another memory."""
+        return Nullspace(self.comm, self.basis, self.is_constant, memory)
+
+    def removed_from(self, vectors: Numbers) -> Numbers:
         """`(B, n_local)` without their parts in the span, a new array; collective.
 
         A vector inside the span becomes exactly 0, so that no solve is done for rounding errors.
@@ -53,23 +69,23 @@ class Nullspace:
             return rest
         rest, left, along = self._split(rest)
         left -= (along**2).sum(axis=1)
-        rest[mostly & (left <= ROUNDING**2 * whole)] = 0.0
+        set_rows(rest, mostly & (left <= ROUNDING**2 * whole), 0.0)
         return rest
 
-    def _split(self, vectors: Array) -> tuple[Array, Array, Array]:
+    def _split(self, vectors: Numbers) -> tuple[Numbers, Array, Array]:
         """The remainder, the squared lengths `(B,)` and the components `(B, k)` in the span."""
         sums = np.empty((len(vectors), len(self) + 1))
-        np.matmul(vectors, self.basis.T, out=sums[:, :-1])
-        np.einsum("bi,bi->b", vectors, vectors, out=sums[:, -1])
+        sums[:, :-1] = on_host(vectors @ self._own.T)
+        sums[:, -1] = squares_of_rows(vectors)
         if self.comm.size > 1:
             private(self.comm).sums.Allreduce(MPI.IN_PLACE, sums)
         along = sums[:, :-1]
-        return vectors - along @ self.basis, sums[:, -1], along
+        return vectors - in_memory_of(along, vectors) @ self._own, sums[:, -1], along
 
     @property
     def tensor(self) -> Tensor:
-        """A copy of the basis as a tensor `(k, n_local)`."""
-        return torch.from_numpy(self.basis.copy())
+        """The basis as a tensor `(k, n_local)`, a copy, in the memory of the vectors."""
+        return as_tensor(copied(self._own))
 
 
 class Nullspaces:
@@ -83,6 +99,12 @@ class Nullspaces:
 
     def __init__(self, right: Nullspace, left: Nullspace, left_is_given: bool) -> None:
         self.right, self.left, self.left_is_given = right, left, left_is_given
+
+    def in_memory(self, memory: Memory) -> Nullspaces:
+        """The same for vectors in another memory."""
+        right = self.right.in_memory(memory)
+        left = right if self.left is self.right else self.left.in_memory(memory)
+        return Nullspaces(right, left, self.left_is_given)
 
     def attach(self, matrix: Any) -> None:
         """Attach them to a PETSc matrix, for its KSPs and PCs; PETSc manual pages:
@@ -205,6 +227,18 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
             )
         vector /= length
     return basis
+
+
+def _vector(z: Array, comm: MPI.Comm, memory: Memory) -> Any:
+    """A PETSc vector of these numbers."""
+    vector = PETSc.Vec().createWithArray(z, comm=comm)
+    if not memory.kind:
+        return vector
+    own = PETSc.Vec().create(comm=comm)
+    own.setSizes(vector.getSizes())
+    own.setType(memory.kind.lower())
+    vector.copy(own)
+    return own
 
 
 def _length(comm: MPI.Comm, vector: Array) -> float:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.loaded_values import Load, LoadedValues
+from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
@@ -22,7 +25,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
     create_preconditioning_matrix,
 )
 from prdp_hpc.linalg.promises import PromiseCheck
-from prdp_hpc.linalg.torch_petsc import Array, to_host
+from prdp_hpc.linalg.torch_petsc import to_memory
 
 Product = Callable[[Tensor], Tensor]
 
@@ -34,6 +37,8 @@ class Operator(ABC):
     ----------
     matrix : petsc4py.PETSc.Mat
         The matrix of the KSPs; it holds the values that were loaded last.
+    memory : Memory
+        The memory of the matrix and of the vectors of its solves.
     symmetric : bool
         Whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : Grid or None
@@ -67,6 +72,7 @@ class Operator(ABC):
     grid: Grid | None
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
+    memory: Memory = HOST
     is_read_by_derivatives = False
     takes_batches = False
 
@@ -96,7 +102,7 @@ class Operator(ABC):
     def promises(self) -> PromiseCheck:
         """The check of the properties that methods rely on; made on first use."""
         if self._promises is None or self._promises.matrix is not self.matrix:
-            self._promises = PromiseCheck(self.matrix, self.has_single_values)
+            self._promises = PromiseCheck(self.matrix, self.has_single_values, self.memory)
         return self._promises
 
     def has_single_values(self) -> bool:
@@ -121,6 +127,14 @@ class Operator(ABC):
     def preconditioning_operator(self) -> Operator:
         """The operator whose matrix preconditioners are made from."""
         return self if self.preconditioner is None else self.preconditioner.operator
+
+    def on(self, device: torch.device) -> Operator:
+        """Return the operator for tensors on a device: itself, or one of the same pattern.
+
+        The other operator is in the memory of that device. Operators that call the user's code stay
+        on the host.
+        """
+        return self
 
     @property
     def n_local(self) -> int:
@@ -148,7 +162,7 @@ class Operator(ABC):
         """
 
     @abstractmethod
-    def check_numbers(self, host: Array | None) -> Exception | None:
+    def check_numbers(self, host: Numbers | None) -> Exception | None:
         """Return an InputError for values with NaN or infinity on this rank, else None.
 
         The values are on the host and of the right form; not collective.
@@ -162,22 +176,22 @@ class Operator(ABC):
         """How often values were loaded; by this number a later change is detected."""
         return self.loaded.loads
 
-    def differs(self, values: Tensor | Array | None) -> bool:
+    def differs(self, values: Tensor | Numbers | None) -> bool:
         """Return whether `values` differ from the loaded ones on this rank, number by number."""
-        return self.loaded.differ_from(None if values is None else to_host(values))
+        return self.loaded.differ_from(None if values is None else to_memory(values, self.memory))
 
     def holds(self, load: Load) -> bool:
         """Return whether the matrix still holds the values of an earlier load on this rank."""
         return self.loaded.hold(load)
 
-    def load(self, values: Tensor | Array | None) -> None:
+    def load(self, values: Tensor | Numbers | None) -> None:
         """Put the values into the matrix; collective. Solvers then set up again."""
-        host = None if values is None else to_host(values)
-        self.loaded.replace(host)
-        self._put(host)
+        numbers = None if values is None else to_memory(values, self.memory)
+        self.loaded.replace(numbers)
+        self._put(numbers)
 
     @contextmanager
-    def holding(self, host: Array | None) -> Iterator[None]:
+    def holding(self, host: Numbers | None) -> Iterator[None]:
         """Load other values during a block, which `loads` does not count; collective."""
         self._put(host)
         try:
@@ -186,7 +200,7 @@ class Operator(ABC):
             self._put(self.loaded.copy)
 
     @abstractmethod
-    def _put(self, host: Array | None) -> None: ...
+    def _put(self, host: Numbers | None) -> None: ...
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:

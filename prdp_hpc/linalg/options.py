@@ -116,18 +116,21 @@ def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def smoothing(ksp: str, pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def smoothing(
+    ksp: str, pc: str, options: Mapping[str, Any], on_device: bool = False
+) -> dict[str, Any]:
     """Default options of GAMG under conjugate gradients, unless the user sets them: one symmetric
     SOR sweep before and after, and an interpolation without very weak connections.
 
     PETSc's default, two Chebyshev steps with Jacobi, took more iterations or more time on almost
     all problems of `benchmarks/gamg_options.py`. SOR is used only with methods for positive
-    definite matrices, because PETSc cannot apply its transpose for others.
+    definite matrices, because PETSc cannot apply its transpose for others. On a device PETSc's
+    default is kept, because SOR would run on the host.
     """
     if pc != "gamg" or ksp not in CONJUGATE_GRADIENTS:
         return {}
     chosen: dict[str, Any] = {"pc_gamg_threshold": WEAK_CONNECTION}
-    if any(key.lstrip("-").startswith("mg_") for key in options):
+    if on_device or any(key.lstrip("-").startswith("mg_") for key in options):
         return chosen
     sweep = {"ksp_type": "richardson", "pc_type": "sor", "ksp_max_it": 1}
     return chosen | {f"mg_levels_{name}": value for name, value in sweep.items()}

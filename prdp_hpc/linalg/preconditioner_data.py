@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.memory import Memory
 from prdp_hpc.linalg.nullspaces import Nullspace, create_near_nullspace
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
@@ -34,6 +35,11 @@ class PreconditionerData:
     near_nullspace: Nullspace | None = None
     coordinates: Array | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+
+    def in_memory(self, memory: Memory) -> PreconditionerData:
+        """The same for a matrix in another memory."""
+        near = self.near_nullspace
+        return replace(self, near_nullspace=None if near is None else near.in_memory(memory))
 
     def attach_to_matrix(self, matrix: Any) -> None:
         """Attach the near-nullspace to a matrix, for its PCs; PETSc manual page:

@@ -12,10 +12,10 @@ import torch
 from prdp_hpc.distributed.collective import RemoteError, raise_together, share_or_end_job
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
+from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair
 from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
-from prdp_hpc.linalg.loaded_values import digest
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
@@ -27,7 +27,7 @@ from prdp_hpc.linalg.options import meaningless, unused_options
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.residual_checks import ResidualChecks
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, is_aij, to_host
+from prdp_hpc.linalg.torch_petsc import is_aij, to_memory
 from prdp_hpc.petsc import PETSc
 
 # A reduction of the residual beyond which only rounding is left to measure.
@@ -69,7 +69,7 @@ class PreconditionerSetUp(ResidualChecks):
         # Residuals of solves with a fixed number of iterations after a set-up.
         self._left: dict[str, float] = {}
         # The state of the last set-up, and that of an earlier run which this run continues.
-        self._set_up_values: Array | None = None
+        self._set_up_values: Numbers | None = None
         self._earlier: dict[str, Any] | None = None
 
     @property
@@ -138,7 +138,7 @@ class PreconditionerSetUp(ResidualChecks):
         if iterations and len(first) and last < first[0]:
             self._costs.append((iterations, math.log10(first[0] / max(last, SMALLEST * first[0]))))
 
-    def _is_trusted(self, direction: Direction, b: Array, x: Array) -> bool:
+    def _is_trusted(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
         """Register the cost of the solves, and return whether the preconditioner may be kept: with
         a fixed number of iterations, whether all numbers are finite and the residual of the first
         right-hand side has not grown; collective.
@@ -181,7 +181,7 @@ class PreconditionerSetUp(ResidualChecks):
             return self._earlier
         values, loaded = self._set_up_values, self._source.loaded.copy
         return {
-            "values": None if values is None else torch.from_numpy(values),
+            "values": None if values is None else torch.from_numpy(on_host(values)),
             "loaded": digest(loaded),
             "rule": self._lag.state_dict(),
             "unmeasured": sorted(self._unmeasured),
@@ -197,8 +197,10 @@ class PreconditionerSetUp(ResidualChecks):
         the same numbers; not if the rows are divided differently.
         """
         self._earlier = None
-        host = None if earlier["values"] is None else to_host(earlier["values"])
         source = self._source
+        host = None
+        if earlier["values"] is not None:
+            host = to_memory(earlier["values"], source.memory)
         loaded = source.loaded.copy
         shapes = [None if values is None else values.shape for values in (host, loaded)]
         if anywhere(self._comm, shapes[0] != shapes[1]):

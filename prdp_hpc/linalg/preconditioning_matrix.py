@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import as_tensor, copied
 from prdp_hpc.linalg.reductions import anywhere
-from prdp_hpc.linalg.torch_petsc import to_host
+from prdp_hpc.linalg.torch_petsc import to_memory
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.operator import Operator
@@ -24,12 +25,18 @@ class PreconditioningMatrix:
     Attributes
     ----------
     operator : P.
-    values : its values, in double precision on the host, a copy.
+    values : its values, in double precision in the operator's memory, a copy.
     """
 
     def __init__(self, operator: Operator, values: Tensor | None) -> None:
         self.operator = operator
-        self.values = None if values is None else np.array(to_host(values))
+        self.values = None if values is None else copied(to_memory(values, operator.memory))
+
+    def on(self, device: torch.device) -> PreconditioningMatrix:
+        """The same for an operator on a device; collective."""
+        return PreconditioningMatrix(
+            self.operator.on(device), None if self.values is None else as_tensor(self.values)
+        )
 
     def load(self) -> None:
         """Load the values into the matrix unless they are loaded; collective."""
@@ -74,5 +81,5 @@ def _wrong(operator: Operator, pair: Any) -> Exception | None:
             "a preconditioner is made from one matrix: its values have shape (nnz_local,)"
         )
     if wrong is None and values is not None:
-        wrong = other.check_numbers(to_host(values))
+        wrong = other.check_numbers(to_memory(values, other.memory))
     return wrong

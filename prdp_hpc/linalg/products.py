@@ -29,7 +29,8 @@ class BatchedProduct:
         self._vectors = matrix.createVecs()
         self._dense: dict[tuple[int, bool], tuple[Any, Any]] = {}
         self._share = matrix.getSize()[0] / matrix.comm.size
-        self._is_stored = is_aij(matrix)
+        # PETSc's dense matrices are filled on the host.
+        self._is_stored = is_aij(matrix) and "cu" not in matrix.getType()
 
     def __call__(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x`, or `Aᵀ x`, for float64 `(B, n_local)`, in a new tensor."""

@@ -11,12 +11,19 @@ from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    empty_like,
+    inner,
+    nonzero_rows,
+    squares_of_rows,
+)
 from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.method_types import DIRECT_PCS, ONE_APPLICATION_KSPS, RELATIVE_KSPS
 from prdp_hpc.linalg.nullspaces import Nullspaces
-from prdp_hpc.linalg.torch_petsc import Array, placed
+from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
 # A relative residual that is attributed to rounding, after a breakdown of a converged method.
@@ -65,9 +72,9 @@ class ResidualChecks(ABC):
         code: int,
         repeated: int,
         iterations: int,
-        right: Array,
-        result: Array,
-        whole: Array,
+        right: Numbers,
+        result: Numbers,
+        whole: Numbers,
     ) -> None:
         """Raise SolveError for a solve that stopped with a negative code, and with another when
         repeated, unless the result is right relative to the right-hand side `whole`. `right` is the
@@ -88,7 +95,7 @@ class ResidualChecks(ABC):
         raise errors.failed_solve(direction.name, self.method, code, iterations, level, where)
 
     def _judge_one_application(
-        self, direction: Direction, right: Array, result: Array, whole: Array
+        self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError unless one application of the preconditioner reached the tolerance,
         which PETSc does not check.
@@ -106,7 +113,7 @@ class ResidualChecks(ABC):
             return
         raise errors.inexact_application(direction.name, self.method, residual / length, level)
 
-    def _judge_no_iteration(self, direction: Direction, right: Array) -> None:
+    def _judge_no_iteration(self, direction: Direction, right: Numbers) -> None:
         """Raise SolveError if a non-zero right-hand side needed no iteration, because its
         preconditioned residual is 0.
         """
@@ -114,18 +121,19 @@ class ResidualChecks(ABC):
             raise errors.vanished(direction.name, self.method, direction.level)
 
     def _judge_recurrence(
-        self, direction: Direction, iterations: int, right: Array, result: Array, whole: Array
+        self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError if the recursively updated residual of a method is not that of its
         solution.
         """
-        level, residual = direction.level, np.empty_like(right)
-        self._lengths(direction, right, result)
-        residual[:] = self._residual.getArray(readonly=True)
-        pair = np.stack([residual, whole])
+        level, residual = direction.level, empty_like(right)
+        with placed((self._residual, residual)):
+            self._lengths(direction, right, result)
+        pair = [row[None] for row in (residual, whole)]
         if direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            pair = self.inverse.applied(pair, by_transposed=direction.transposed)
-        squares = private(self._comm).sums.allreduce((pair**2).sum(axis=1))
+            pair = [self.inverse.applied(row, direction.transposed) for row in pair]
+        own = np.concatenate([squares_of_rows(row) for row in pair])
+        squares = private(self._comm).sums.allreduce(own)
         rtol = float(level.rtol or 0.0)
         if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
             raise errors.lost_residual(
@@ -137,7 +145,7 @@ class ResidualChecks(ABC):
             )
 
     def _lengths(
-        self, direction: Direction, right: Array, result: Array
+        self, direction: Direction, right: Numbers, result: Numbers
     ) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""
         with placed((self._b, right), (self._x, result)):
@@ -147,7 +155,7 @@ class ResidualChecks(ABC):
             return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
 
     def _is_left_to_do(
-        self, direction: Direction, right: Array, aim: Array, absolute: float
+        self, direction: Direction, right: Numbers, aim: Numbers, absolute: float
     ) -> bool:
         """Set the tolerance of a correction so that it refers to the original right-hand side
         `aim`; False if the residual is within it already.
@@ -179,7 +187,7 @@ class ResidualChecks(ABC):
             reason = PETSc.KSP.ConvergedReason.DIVERGED_NANORINF
             raise errors.failed_solve(direction.name, self.method, reason, 0, direction.level)
 
-    def _norm_of(self, direction: Direction, row: Array, kind: Any) -> float:
+    def _norm_of(self, direction: Direction, row: Numbers, kind: Any) -> float:
         """A right-hand side in the norm in which the KSP measures residuals; collective."""
         types, z = PETSc.KSP.NormType, row
         if kind != types.UNPRECONDITIONED and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
@@ -187,27 +195,26 @@ class ResidualChecks(ABC):
             if self._nullspaces is not None:
                 spaces = self._nullspaces.of_result(direction.name == "adjoint")
                 z = spaces.removed_from(z[None])[0]
-        square = np.vdot(row if kind == types.NATURAL else z, z)
-        return float(np.sqrt(abs(private(self._comm).sums.allreduce(float(square)))))
+        square = inner(row if kind == types.NATURAL else z, z)
+        return float(np.sqrt(abs(private(self._comm).sums.allreduce(square))))
 
-    def _length_of(self, right: Array) -> float:
+    def _length_of(self, right: Numbers) -> float:
         with placed((self._b, right)):
             return float(self._b.norm())
 
 
-def longer_rows(comm: MPI.Comm, first: Array, second: Array) -> NDArray[np.bool_]:
+def longer_rows(comm: MPI.Comm, first: Numbers, second: Numbers) -> NDArray[np.bool_]:
     """Which rows of a batch `(B, n_local)` are at least as long as those of another batch, or not
     finite; collective.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.stack([(rows**2).sum(axis=1) for rows in (first, second)])
+    squares = np.stack([squares_of_rows(rows) for rows in (first, second)])
     private(comm).sums.Allreduce(MPI.IN_PLACE, squares)
     longer: NDArray[np.bool_] = np.logical_not(squares[0] < squares[1])
     return longer
 
 
-def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
+def zero_rows(comm: MPI.Comm, right: Numbers) -> NDArray[np.bool_]:
     """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
-    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
+    nonzero = nonzero_rows(right)
     private(comm).sums.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
     return np.logical_not(nonzero)

@@ -13,7 +13,13 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import (
+    HostArray,
+    Numbers,
+    largest_of_rows,
+    set_rows,
+    times_power_of_two,
+)
 
 Exponents = NDArray[np.int32]
 
@@ -25,7 +31,7 @@ DISPROPORTIONATE = 400
 """Largest power of two by which a guess may exceed an extreme right-hand side."""
 
 
-def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
+def exponents_of(comm: MPI.Comm, rows: Numbers) -> Exponents | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
     the others, `(B, 1)`; None without extreme rows; collective.
     """
@@ -35,30 +41,22 @@ def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
     return exponents[:, None] if exponents.any() else None
 
 
-def largest(comm: MPI.Comm, rows: Array) -> Array:
+def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:
     """The largest absolute value in each row, `(B,)`, without NaN and infinity;
     collective.
     """
-    # Two passes without a temporary of the rows' size.
-    sizes = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    sizes = largest_of_rows(rows)
     sizes = np.where(np.isfinite(sizes), sizes, 0.0)
     if comm.size > 1:
         private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     return sizes
 
 
-def scaled_guess(comm: MPI.Comm, guess: Array, exponents: Exponents) -> Array:
+def scaled_guess(comm: MPI.Comm, guess: Numbers, exponents: Exponents) -> Numbers:
     """The guesses `(B, n_local)` for scaled right-hand sides, 0 where a guess is far larger than
     its right-hand side; collective.
     """
     scaled = times_power_of_two(guess, exponents, -1)
-    sizes = np.frexp(largest(comm, guess))[1][:, None] - exponents
-    scaled[np.broadcast_to(sizes > DISPROPORTIONATE, scaled.shape)] = 0.0
-    return scaled
-
-
-def times_power_of_two(rows: Array, exponents: Exponents, sign: int = 1) -> Array:
-    """`rows · 2^(sign · exponents)`, a new array."""
-    with np.errstate(over="ignore", under="ignore"):
-        scaled: Array = np.ldexp(rows, sign * exponents)
+    sizes = np.frexp(largest(comm, guess))[1] - exponents[:, 0]
+    set_rows(scaled, sizes > DISPROPORTIONATE, 0.0)
     return scaled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.bilinear import BilinearProducts
+from prdp_hpc.linalg.memory import Memory, memory_of
 from prdp_hpc.linalg.nullspaces import create_nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pattern import entries_of, wrong_pattern
@@ -35,7 +38,11 @@ from prdp_hpc.linalg.preconditioner_data import (
     create_preconditioner_data,
     wrong_block_size,
 )
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor
+from prdp_hpc.linalg.preconditioning_matrix import (
+    PreconditioningMatrix,
+    create_preconditioning_matrix,
+)
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, put_values
 from prdp_hpc.petsc import PETSc
 
 
@@ -165,9 +172,10 @@ class SparseOperator(Operator):
         )
         self.preconditioner = preconditioner
         self.matrices: Pool[BatchMatrix] = Pool()
-        self._products: BilinearProducts = PatternProducts(
-            self._rows, self._cols, self.matrix.createVecLeft()
-        )
+        self._place()
+        self._twins: dict[torch.device, SparseOperator] = {}
+        self._origin: weakref.ref[SparseOperator] | None = None
+        self._moved: tuple[PreconditioningMatrix, PreconditioningMatrix] | None = None
 
     def _owned(self, n_local: int, block_size: int) -> int:
         """Number of rows of this rank, also if PETSc divides them."""
@@ -178,7 +186,7 @@ class SparseOperator(Operator):
         n = self.shape[0]
         matrix = PETSc.Mat().create(comm=self.comm)
         matrix.setSizes(((self._n_local, n), (self._n_local, n)))
-        matrix.setType("aij")
+        matrix.setType(self.memory.matrix_type)
         matrix.setBlockSize(self._block_size)
         # Copies, because PETSc may reorder the arrays.
         matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
@@ -188,6 +196,55 @@ class SparseOperator(Operator):
         if self.nullspaces is not None:
             self.nullspaces.attach(matrix)
         return matrix
+
+    def on(self, device: torch.device) -> SparseOperator:
+        """Return the operator for tensors on a device: itself, or one of the same pattern.
+
+        It is made on first use, which is collective.
+        """
+        memory = memory_of(device)
+        if memory == self.memory:
+            return self
+        if device not in self._twins:
+            self._twins[device] = self._twin(memory)
+        return self._twins[device]
+
+    def _twin(self, memory: Memory) -> SparseOperator:
+        twin = object.__new__(type(self))
+        twin.__dict__ = dict(self.__dict__)
+        Operator.__init__(twin, self.comm, self.symmetric, self.grid)
+        twin.memory, twin.promises_hold = memory, self.promises_hold
+        if self.nullspaces is not None:
+            twin.nullspaces = self.nullspaces.in_memory(memory)
+        twin.matrix = twin._create_matrix()
+        twin.preconditioner_data = self.preconditioner_data.in_memory(memory)
+        twin.preconditioner_data.attach_to_matrix(twin.matrix)
+        twin._origin = weakref.ref(self)
+        twin.matrices, twin._twins = Pool(self.matrices.most), {}
+        twin._place()
+        return twin
+
+    @property
+    def preconditioner(self) -> PreconditioningMatrix | None:
+        """See `Operator`; that of an operator in another memory is made from the original's."""
+        origin = None if self._origin is None else self._origin()
+        given = None if origin is None else origin.preconditioner
+        if given is None:
+            return self._preconditioning if origin is None else None
+        if self._moved is None or self._moved[0] is not given:
+            self._moved = given, given.on(self.memory.device)
+        return self._moved[1]
+
+    @preconditioner.setter
+    def preconditioner(self, pair: Any) -> None:
+        self._preconditioning = create_preconditioning_matrix(self, pair)
+
+    def _place(self) -> None:
+        """Make what computes with values and vectors in the operator's memory; collective."""
+        template = self.matrix.createVecLeft()
+        self._products: BilinearProducts = PatternProducts(
+            self._rows, self._cols, template, self.memory
+        )
 
     @property
     def matrix_sets(self) -> int:
@@ -402,22 +459,22 @@ class SparseOperator(Operator):
             )
         return None
 
-    def check_numbers(self, host: Array | None) -> Exception | None:
+    def check_numbers(self, numbers: Numbers | None) -> Exception | None:
         """Return an InputError that names the first entry that is not finite, else None."""
-        if host is not None and has_bad_numbers(host):
-            bad = int(np.argwhere(~np.isfinite(host))[0, -1])
+        if numbers is not None and has_bad_numbers(numbers):
+            bad = int(np.argwhere(~np.isfinite(on_host(numbers)))[0, -1])
             return InputError(
                 f"the matrix values hold NaN or infinity, first in entry {bad} "
                 f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
             )
         return None
 
-    def coo_values(self, host: Array | None) -> Array | None:
-        """Return the numbers of the pattern's entries, in its order, for values on the host."""
-        return host
+    def coo_values(self, numbers: Numbers | None) -> Numbers | None:
+        """Return the numbers of the pattern's entries, in its order, in the matrix's memory."""
+        return numbers
 
-    def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(self.coo_values(host))
+    def _put(self, numbers: Numbers | None) -> None:
+        put_values(self.matrix, self.coo_values(numbers))
 
     def has_single_values(self) -> bool:
         """See `Operator`."""
@@ -442,7 +499,7 @@ class SparseOperator(Operator):
 
         For a tangent `(M, nnz_local)`, x has the shape `(M, R, n_local)`.
         """
-        return self._products.product(in_double(tangent), x, transposed)
+        return self._products.product(in_double(tangent, self.memory.device), x, transposed)
 
 
 def _kind(value: Any) -> str:

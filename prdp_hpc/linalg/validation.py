@@ -12,9 +12,10 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, is_real_tensor, to_host
+from prdp_hpc.linalg.torch_petsc import is_real_tensor, to_memory
 
 
 def is_batch(values: Any) -> bool:
@@ -61,7 +62,7 @@ def wrong_guess(b: Any, guess: Any, is_missing: bool) -> Exception | None:
 
 def bad_guess(guess: Tensor | None) -> Exception | None:
     """An error for NaN or infinity in a guess on this rank; not collective."""
-    if guess is None or not has_bad_numbers(to_host(guess)):
+    if guess is None or not has_bad_numbers(guess.detach()):
         return None
     return InputError("guess holds NaN or infinity: look at what produced it")
 
@@ -72,10 +73,11 @@ def prepare(
     b: Tensor,
     needs_grad: tuple[bool, ...],
     guess_error: Exception | None = None,
-) -> Array | None:
+) -> Numbers | None:
     """Check the input and load the values of one matrix, with one reduction if there is no error.
 
-    Values of several matrices are only checked. Returns the values in float64 on the host.
+    Those of several matrices are only checked. Returns the values in double precision in the
+    operator's memory.
     """
     error = wrong_form(operator, values, b) or guess_error
     sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
@@ -88,9 +90,11 @@ def check_and_load(
     sizes: tuple[int, int],
     needs_grad: Sequence[bool],
     error: Exception | None = None,
-) -> Array | None:
+) -> Numbers | None:
     """As `prepare`, for values and sizes of the right form, or with the error that was found."""
-    host = None if error is not None or values is None else to_host(values)
+    host = None
+    if error is None and values is not None:
+        host = to_memory(values, operator.memory)
     several = isinstance(operator, SparseOperator) and host is not None and host.ndim == 2
     changed = error is None and (several or operator.differs(host))
     if changed:

@@ -187,7 +187,7 @@ class Side:
         face, along = face.expand(shape), self.axis - self.grid.dim
         rest = list(shape)
         rest[along] = self.grid.local_shape[self.axis] - shape[along]
-        zeros = torch.zeros(rest, dtype=face.dtype)
+        zeros = torch.zeros(rest, dtype=face.dtype, device=face.device)
         return torch.cat([face, zeros] if self.end == "low" else [zeros, face], dim=along)
 
     def evaluated(self, value: Value, time: float | Tensor | None) -> Tensor:
@@ -287,6 +287,11 @@ class SideConditions:
             return "fixed"
         return "by Robin" if self.robin else "free"
 
+    @property
+    def are_homogeneous(self) -> bool:
+        """Whether no side adds anything to a right-hand side."""
+        return all(_is_zero(side.right_hand_side) for side in self.sides)
+
     def coefficients(self, time: float | Tensor | None) -> list[Tensor]:
         """The coefficients of the Robin sides; not collective."""
         return [side.coefficient(time) for side in self.robin]
@@ -299,9 +304,10 @@ class SideConditions:
         total = None
         for side in self.sides:
             value = side.right_hand_side
-            if isinstance(value, float | int) and value == 0:
+            if _is_zero(value):
                 continue
-            part = side.spread(self._weight(side, kappa, time) * side.evaluated(value, time))
+            given = side.evaluated(value, time).to(kappa.device)
+            part = side.spread(self._weight(side, kappa, time) * given)
             total = part if total is None else total + part
         return total
 
@@ -311,8 +317,9 @@ class SideConditions:
         if isinstance(side.condition, Dirichlet):
             return side.wall * near / h**2
         if isinstance(side.condition, Neumann):
-            return torch.tensor(1.0 / h, dtype=torch.float64)
-        return 2.0 * near / (side.coefficient(time) * h + 2.0 * near) / h
+            return torch.tensor(1.0 / h, dtype=torch.float64, device=kappa.device)
+        coefficient = side.coefficient(time).to(kappa.device)
+        return 2.0 * near / (coefficient * h + 2.0 * near) / h
 
 
 def boundaries_of(section: Any, dim: int) -> Boundaries | None:
@@ -342,6 +349,10 @@ def numbers_of(boundaries: Boundaries) -> dict[str, float]:
         for key, value in ({} if condition is None else vars(condition)).items()
         if isinstance(value, float | int) and value != 0
     }
+
+
+def _is_zero(value: Value) -> bool:
+    return isinstance(value, float | int) and value == 0
 
 
 def _number(value: Value) -> float | None:

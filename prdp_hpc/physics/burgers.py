@@ -19,6 +19,7 @@ from prdp_hpc.linalg import (
     SparseOperator,
     solve_nonlinear,
 )
+from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.newton import newton_solver
@@ -161,29 +162,31 @@ class Burgers(PicardStepper):
         )
 
     @cached_property
-    def _inside(self) -> Tensor | None:
+    def _inside(self) -> Constant | None:
         """Which entries belong to points of the grid, flat; None if all do."""
         if not self._walls.sides:
             return None
         numbers, dim = self.grid.numbering, self.grid.dim
         sides = [{axis: side} for axis in range(dim) for side in (-1, 1)]
         cols = np.stack([numbers[moved(dim, shift)].ravel() for shift in [*sides, {}]])
-        return torch.from_numpy(cols.ravel() >= 0)
+        return Constant(torch.from_numpy(cols.ravel() >= 0))
 
     def values(self, wind: Tensor) -> Tensor:
         """Return the values `(B, nnz_local)` of the matrices for winds `(B, dim, *local_shape)`.
 
         Differentiable, collective.
         """
-        found = self._entries(wind, self._walls.numbers()).flatten(1)
-        return found if self._inside is None else found[:, self._inside]
+        device = self.operator.on(wind.device).memory.device
+        numbers = [side.to(device) for side in self._walls.numbers()]
+        found = self._entries(in_double(wind, device), numbers).flatten(1)
+        return found if self._inside is None else found[:, self._inside.on(device)]
 
     def _entries(self, wind: Tensor, sides: list[Tensor]) -> Tensor:
         """The entries before and after along each axis, and the diagonal:
         `(B, 2 dim + 1, *local_shape)`; 0 beyond the sides.
         """
         dim = self.grid.dim
-        padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
+        padded = self.grid.halo(wind)
         entries = []
         for axis, h in enumerate(self.grid.spacing):
             viscous, n = self.dt * self.viscosity / h**2, self.grid.local_shape[axis]
@@ -194,10 +197,10 @@ class Burgers(PicardStepper):
             )
             entries.append(-viscous - faces.narrow(along, 0, n).clamp(min=0.0))
             entries.append(faces.narrow(along, 1, n).clamp(max=0.0) - viscous)
-        held = torch.zeros(())
+        held = torch.zeros((), device=wind.device)
         for side, numbers in zip(self._walls.sides, sides, strict=True):
             position = 2 * side.axis + (side.end == "high")
-            entries[position] = entries[position] * self._walls.elsewhere(side)
+            entries[position] = entries[position] * self._walls.elsewhere(side).to(wind.device)
             held = held + side.spread(self._walls.weight(side, numbers, self.viscosity))
         diagonal = 1.0 - torch.stack(entries).sum(dim=0)
         if self._walls.sides:
@@ -205,7 +208,12 @@ class Burgers(PicardStepper):
         return torch.stack([*entries, diagonal], dim=1)
 
     def _right(self, state: Tensor) -> Tensor:
-        return self._with_sides(state, self._walls.numbers()).reshape(-1, self.grid.n_local)
+        if not self._walls.sides:
+            return state.reshape(-1, self.grid.n_local)
+        device = self.operator.on(state.device).memory.device
+        numbers = [side.to(device) for side in self._walls.numbers()]
+        right = self._with_sides(in_double(state, device), numbers)
+        return right.reshape(-1, self.grid.n_local)
 
     def _with_sides(self, state: Tensor, sides: list[Tensor]) -> Tensor:
         """The right-hand side: the state plus the contributions of the sides in a step."""
@@ -215,7 +223,7 @@ class Burgers(PicardStepper):
             side.spread(self._walls.contribution(side, numbers, self.viscosity))
             for side, numbers in zip(self._walls.sides, sides, strict=True)
         ]
-        return in_double(state) + self.dt * torch.stack(added).sum(dim=0)
+        return state + self.dt * torch.stack(added).sum(dim=0)
 
     @cached_property
     def jacobian(self) -> ColouredJacobian:
@@ -237,7 +245,7 @@ class Burgers(PicardStepper):
             entries[:, position] * neighbour(padded, dim, shift)
             for position, shift in enumerate([*shifts, {}])
         )
-        return product - self._with_sides(old, sides)
+        return product - self._with_sides(in_double(old, u.device), sides)
 
     def _step(self, state: Tensor) -> Tensor:
         if not isinstance(self.solver, NonlinearSolver):

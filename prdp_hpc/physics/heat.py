@@ -196,9 +196,10 @@ class Heat(DiffusionStepper):
         Tensor
             The state, of the shape of `u`.
         """
-        length: Any = self._shared(self._scale)
+        length: Any = self._shared(self._scale, u.device)
         right = u if source is None else u + length * source
         if isinstance(self.source, Tensor) or self.source != 0.0:
-            right = right + length * self.source
+            own = self.source
+            right = right + length * (own.to(u.device) if isinstance(own, Tensor) else own)
         between = self._solve(right, None if time is None else time + self._scale, state=u)
         return extrapolated(u, between, self.theta)

@@ -15,6 +15,7 @@ PENDING = {
     PACKAGE / name
     for name in (
         "__main__.py",
+        "console.py",
         "cli.py",
         "commands",
         "config",

@@ -7,11 +7,12 @@ from mpi4py import MPI
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers
+from prdp_hpc.linalg.torch_petsc import Array
 
 
 def linear_solve(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import share_or_end_job
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.nonlinear.errors import bad_start, failed_newton, reason_name
 from prdp_hpc.linalg.nonlinear.inner import linear_solve
@@ -29,7 +30,7 @@ from prdp_hpc.linalg.options import (
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, to_host
+from prdp_hpc.linalg.torch_petsc import Array, to_host
 from prdp_hpc.petsc import PETSc
 
 MOST_ITERATIONS = 50

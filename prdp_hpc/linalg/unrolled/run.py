@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import Counters
 from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import has_bad_numbers
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest, ReplayedTest, last_iteration
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson

@@ -9,7 +9,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.linalg.scaling import ORDINARY, exponents_of, largest, times_power_of_two
+from prdp_hpc.linalg.arrays import times_power_of_two
+from prdp_hpc.linalg.scaling import ORDINARY, exponents_of, largest
 
 Backward = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor | None, Tensor]]
 

@@ -46,7 +46,7 @@ class BilinearProducts(ABC):
         return apply(_Pairing, left, right, self, scale)
 
     def diagonal(self, values: Tensor) -> Tensor:
-        """The sum of each row's values on the diagonal, whichever rank gave them: `(*L, nnz)` on
+        """The sum of each row's values on the diagonal, over all ranks: `(*L, nnz)` on
         any device to `(*L, n_local)`, float64 in the memory; differentiable.
         """
         where, rows = self._diagonal

@@ -42,8 +42,8 @@ class InversionFile:
         self.shapes = self._found()
         if not self.shapes:
             raise DataError(
-                f"{self.path}: contains none of {', '.join(NAMES)}; docs/inversion.md describes "
-                "these arrays"
+                f"{self.path}: contains none of {', '.join(NAMES)}; docs/howto/inversion.md "
+                "describes these arrays"
             )
 
     def __contains__(self, name: str) -> bool:

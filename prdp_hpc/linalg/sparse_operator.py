@@ -198,8 +198,10 @@ class SparseOperator(Operator):
         return matrix
 
     def on(self, device: torch.device) -> SparseOperator:
-        """The operator of the same pattern in the memory in which solves for tensors of a device
-        run; made on first use, collective then.
+        """Return the operator of the same pattern for tensors of a device.
+
+        It is in the memory in which such solves run. It is created on first use, which is
+        collective.
         """
         memory = memory_of(device)
         if memory == self.memory:

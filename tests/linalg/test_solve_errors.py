@@ -1,4 +1,4 @@
-"""Property: what fails says what, where and what to do."""
+"""Property: errors state what is wrong, where, and what to do."""
 
 import math
 

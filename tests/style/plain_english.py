@@ -9,13 +9,15 @@ import ast
 import io
 import re
 import tokenize
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 # Regular expressions, searched for without regard to case in text whose line breaks are blanks.
 BANNED = {
     # Private metaphors.
-    r"\brooms?\b": "package, module, layer",
+    r"\brooms\b": "packages, modules, layers",
     r"\bseats?\b": "rank location, topology",
     r"\bdeaf to\b": "ignores (a signal)",
     r"\bstill iterates?\b": "is active",
@@ -38,13 +40,14 @@ BANNED = {
     r"\b(it|that|this|file|grid|solver|rank|operator|config|launcher|user) says\b": "is, states",
     r"\bas the (grid|config|file|user|launcher) says\b": "the default of",
     r"\bsees? to it\b": "ensures",
+    r"\bsays? (so|what|which|whether|where|how|why)\b": "states, reports",
+    r"\b(it|network|rank|process|user|job|run) sees\b": "has, receives, detects",
     r"\b(torch|petsc|mpi|numpy|python|nccl|solver|rank|grid|network) (sees|knows|wants|asks)\b": (
         "detects, has, needs, calls"
     ),
     r"\b(does|do) not know\b": "does not have; does not support",
     r"\blets? (it|them) know\b": "sends",
-    r"\bis (still )?asked for\b": "is needed",
-    r"\bask(s|ed)? for\b": "needs; requests",
+    r"\b(is|was|were|are) asked for\b": "is needed",
     r"\bon its own terms\b": "itself",
     r"\btakes? its turn\b": "is next",
     r"\bcomes? (along|by|of it|out of)\b": "is returned by; results from",
@@ -55,7 +58,7 @@ BANNED = {
     r"\blikewise\b": "in the same way",
     r"\banew\b": "again",
     r"\bor else\b(?! a| an| none)": "otherwise",
-    r"\belse\.": "otherwise",
+    r"(?<!anything )(?<!nothing )(?<!everything )\belse\.": "otherwise",
     r"\bat once\b(?=[.,;:]? (and|but|the others))": "together; immediately",
     r"\bonce more\b": "again",
     r"\bwithout (more )?ado\b": "directly",
@@ -63,7 +66,7 @@ BANNED = {
     r"\bdoes not do\b": "is invalid",
     r"\bwill not do\b": "is invalid",
     r"\bwill do\b": "is valid; can be used",
-    r"\bas (it|they) (is|are|was|were)(?=[.,;:)]|$)": "unchanged",
+    r"\bas (it|they) (is|are|was|were)(?=[.,;:)]|\n|$)": "unchanged",
     r"\bwhat is wrong with\b": "the error for",
     r"\bin words\b": "a description of",
     r"\bas you like\b": "any; to any order",
@@ -71,25 +74,34 @@ BANNED = {
     r"\bgoes wrong\b": "fails",
     r"\bbrings? along\b": "has",
     r"\bis no (more|longer than)\b": "is at most",
-    r"\bno more\b(?=[.,;:)]|$)": "no longer",
+    r"\bno more\b(?=[.,;:)]|\n|$)": "no longer",
     r"\bamong which\b": "where",
     r"\bone (an?|per) \w+ (an?|per) \w+\b": "one per",
-    r"\b(one|two|\d+) (?!for\b)\w+ an? (rank|step|node|call|sample|file|axis|point|batch)\b": "per",
+    r"\b(one|samples|products|sums|transforms|writes|reductions|messages|bytes|solves|points"
+    r"|epochs|halos) an? (rank|step|iteration|sample|node|axis|epoch|batch|second|point|seed)\b": (
+        "per"
+    ),
+    r"\b(one|two|\d+) (?!for\b|if\b)\w+ an? "
+    r"(rank|step|node|call|sample|file|axis|point|batch)\b": "per",
 }
 
+_SEPARATOR = ".\n"
 _PATTERNS = {re.compile(phrase, re.IGNORECASE): better for phrase, better in BANNED.items()}
 
 
 def findings(path: Path) -> list[str]:
     """Banned phrases in a Python file, as "path:line: phrase (better)"."""
+    texts = sorted(_texts(path.read_text(encoding="utf-8")))
+    flat = [re.sub(r"\s+", " ", text) for _, text in texts]
+    # All texts are searched at once; the separator ends each of them.
+    ends = list(accumulate(len(text) + len(_SEPARATOR) for text in flat))
+    whole = "".join(text + _SEPARATOR for text in flat)
     found = []
-    for line, text in sorted(_texts(path.read_text(encoding="utf-8"))):
-        flat = re.sub(r"\s+", " ", text)
-        for pattern, better in _PATTERNS.items():
-            hit = pattern.search(flat)
-            if hit is not None:
-                around = flat[max(0, hit.start() - 30) : hit.end() + 30].strip()
-                found.append(f"{path}:{line}: “{hit[0]}” in “{around}”; better: {better}")
+    for pattern, better in _PATTERNS.items():
+        for hit in pattern.finditer(whole):
+            line = texts[bisect_right(ends, hit.start())][0]
+            around = whole[max(0, hit.start() - 30) : hit.end() + 30].replace(_SEPARATOR, " ")
+            found.append(f"{path}:{line}: “{hit[0]}” in “{around}”; better: {better}")
     return found
 
 

@@ -10,10 +10,12 @@ from torch import Tensor
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.petsc import PETSc
 
-EXACT = 1e-15
+EXACT = {torch.float64: 1e-15, torch.float32: 1e-7}
 """A residual this small relative to the first is rounding, and iterations on rounding have no
 useful derivative.
 """
+INTERVAL = 8
+"""Iterations between two looks at who is active, where a look makes the host wait for a device."""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
@@ -50,13 +52,22 @@ class ConvergenceTest(Protocol):
 class DefaultTest:
     """Stops each right-hand side at its own iteration, as KSPConvergedDefault does.
 
-    `whole`: the squared norms `(B, 1)` that a tolerance refers to; default: those of the first
-    residuals.
+    On the CPU it ends with the last active right-hand side. On another device it reads nothing back
+    before the end of a fixed number of iterations, and with a tolerance once in `INTERVAL`
+    iterations: right-hand sides that have stopped do not change, so results and counts are the
+    same.
+
+    Parameters
+    ----------
+    b : right-hand sides `(B, n_local)`, for their device, precision and number.
+    level : when to stop.
+    absolute, divergence : see KSPSetTolerances.
+    whole : the squared norms `(B, 1)` that a tolerance refers to; default: those of the first
+        residuals.
 
     Attributes
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
-    failures : (reason, iteration, which right-hand sides) of what went wrong.
     exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
         the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
         homogeneous, but not linear, in the residual; so the map that all iterations make has no
@@ -65,29 +76,43 @@ class DefaultTest:
 
     def __init__(
         self,
-        batch: int,
+        b: Tensor,
         level: Refinement,
         absolute: float,
         divergence: float,
         whole: Tensor | None = None,
     ) -> None:
         self.is_tested = level.rtol is not None
-        self.active = torch.ones(batch, 1, dtype=torch.float64)
-        self.counts = torch.zeros(batch, 1, dtype=torch.int64)
-        self.failures: list[tuple[int, int, Tensor]] = []
-        self.exact = torch.zeros(batch, 1, dtype=torch.bool)
+        self.active = torch.ones(len(b), 1, dtype=b.dtype, device=b.device)
+        self.counts = torch.zeros(len(b), 1, dtype=torch.int64, device=b.device)
+        self.exact = torch.zeros(len(b), 1, dtype=torch.bool, device=b.device)
         self.iteration = 0
         self.limit = level.max_it or DEFAULT_MAX_IT
-        self._target = (EXACT if level.rtol is None else level.rtol) ** 2
+        self._target = (EXACT[b.dtype] if level.rtol is None else level.rtol) ** 2
         self._absolute = absolute**2 if self.is_tested else 0.0
         self._divergence = divergence**2
-        self._first = torch.zeros(batch, 1, dtype=torch.float64)
+        self._first = torch.zeros_like(self.active)
         self._whole = whole if self.is_tested else None
+        self._reads = b.is_cpu
+        # Of each failure the reason, the iteration and the right-hand sides.
+        self._dropped: list[tuple[int, int, Tensor]] = []
+
+    @property
+    def failures(self) -> list[tuple[int, int, Tensor]]:
+        """(reason, iteration, which right-hand sides) of what went wrong."""
+        if not self._dropped:
+            return []
+        # One look for all of them.
+        occurred = torch.cat([which for _, _, which in self._dropped], dim=1).any(dim=0).tolist()
+        return [drop for drop, is_one in zip(self._dropped, occurred, strict=True) if is_one]
 
     @property
     def goes_on(self) -> bool:
         """Whether there is another iteration to do."""
-        return self.iteration < self.limit and bool(self.active.any())
+        if self.iteration >= self.limit:
+            return False
+        is_read = self._reads or (self.is_tested and self.iteration % INTERVAL == 0)
+        return not is_read or bool(self.active.any())
 
     @property
     def is_last(self) -> bool:
@@ -107,8 +132,8 @@ class DefaultTest:
     def drop(self, which: Tensor, reason: int) -> None:
         """See `ConvergenceTest`."""
         which = which & (self.active > 0.0)
-        if which.any():
-            self.failures.append((reason, self.iteration, which))
+        if not self._reads or which.any():
+            self._dropped.append((reason, self.iteration, which))
             self._stop(which)
 
     def solved(self, which: Tensor) -> None:

@@ -189,6 +189,10 @@ class ElementOperator(SparseOperator):
         """See `Operator`; 1 at constrained dofs."""
         return torch.where(self._constrained, 1.0, self._products.diagonal(values))
 
+    def coo_pattern(self) -> tuple[Any, Any, Any, int]:
+        """See `SparseOperator`; the last ones are those of constrained rows."""
+        return self._rows, self._cols, self._kept, len(self._ones)
+
     def coo_values(self, host: Array | None) -> Array | None:
         """See `SparseOperator`; the last ones are those of constrained rows."""
         assert host is not None

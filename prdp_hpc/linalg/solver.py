@@ -15,7 +15,13 @@ from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
 from prdp_hpc.linalg.last_solutions import LastSolutions, Recollection, SampleNames
 from prdp_hpc.linalg.linear_system import LinearSystem
-from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
+from prdp_hpc.linalg.method_types import (
+    BATCHED_KSPS,
+    check_batched,
+    check_unrolled,
+    checked_ksp,
+    checked_pc,
+)
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
@@ -33,7 +39,9 @@ class Solver:
     Parameters
     ----------
     ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default
-        "gmres". Also "steepest_descent", for symmetric positive definite matrices.
+        "gmres". Also "steepest_descent", for symmetric positive definite matrices; and
+        "batched_cg", "batched_gmres", "batched_bcgs", "batched_richardson", which solve for all
+        right-hand sides together in tensors on their device, see docs/batched.md.
     pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
         "none"; default "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's
         grid; "constraint" the one that the Navier–Stokes operator brings along; a
@@ -59,6 +67,8 @@ class Solver:
         are given a guess; "state": at the state before the step, which each `solve` must be given
         as its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. Adjoint solves start at zero but with "last".
+    precision : "float64" (default); "float32" for the iterations of a batched method, see
+        docs/batched.md.
 
     The solver may serve several operators; for each it keeps a
     forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
@@ -66,6 +76,8 @@ class Solver:
 
     Attributes
     ----------
+    batched : PETSc's name of the iteration of a batched method; None for others.
+    engine : what batched solves keep, made on first use.
     report : a `SolveReport`: solves, iterations, set-ups, and the seconds of each part, forward and
         adjoint apart.
 
@@ -92,6 +104,7 @@ class Solver:
         options_prefix: str | None = None,
         lag_preconditioner: Lag = None,
         initial_guess: str = "zero",
+        precision: str = "float64",
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise InputError(
@@ -113,6 +126,10 @@ class Solver:
             self.petsc_options |= chosen
         self.ksp = checked_ksp(ksp)
         self.pc = "shell" if self.shell is not None else checked_pc(pc)
+        check_batched(self.ksp, self.pc, precision, differentiation)
+        self.precision = precision
+        self.batched = BATCHED_KSPS.get(self.ksp)
+        self.engine: Any = None
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
         self.lag_preconditioner = checked_lag(lag_preconditioner)
@@ -211,6 +228,7 @@ class Solver:
             "options_prefix": self.options_prefix,
             "lag_preconditioner": self.lag_preconditioner,
             "initial_guess": self.initial_guess,
+            "precision": self.precision,
         }
         return _with_settings, (settings,)
 

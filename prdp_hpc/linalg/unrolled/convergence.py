@@ -39,8 +39,10 @@ class ConvergenceTest(Protocol):
     def begin(self, squared_norm: Tensor) -> None:
         """Before the first iteration; the squared norm `(B, 1)` of the first residual."""
 
-    def drop(self, which: Tensor, reason: int) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down."""
+    def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
+        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down.
+        `begun`: iterations that PETSc's KSP counts by then beyond those that are done.
+        """
 
     def solved(self, which: Tensor) -> None:
         """Stop right-hand sides `(B, 1)` before this iteration's step: their residual is 0."""
@@ -68,6 +70,7 @@ class DefaultTest:
     Attributes
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
+    reference : the squared norms `(B, 1)` that the tolerance refers to.
     exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
         the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
         homogeneous, but not linear, in the residual; so the map that all iterations make has no
@@ -91,7 +94,7 @@ class DefaultTest:
         self._target = (EXACT[b.dtype] if level.rtol is None else level.rtol) ** 2
         self._absolute = absolute**2 if self.is_tested else 0.0
         self._divergence = divergence**2
-        self._first = torch.zeros_like(self.active)
+        self.reference = torch.zeros_like(self.active)
         self._whole = whole if self.is_tested else None
         self._reads = b.is_cpu
         # Of each failure the reason, the iteration and the right-hand sides.
@@ -121,19 +124,19 @@ class DefaultTest:
 
     def begin(self, squared_norm: Tensor) -> None:
         """See `ConvergenceTest`."""
-        self._first = squared_norm.detach()
-        self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
-        is_solved = self._first <= self._absolute
+        self.reference = squared_norm.detach()
+        self.drop(~torch.isfinite(self.reference), _REASONS.DIVERGED_NANORINF)
+        is_solved = self.reference <= self._absolute
         if self._whole is not None:
-            is_solved |= self._first <= self._target * self._whole
-            self._first = torch.where(self._whole > 0.0, self._whole, self._first)
+            is_solved |= self.reference <= self._target * self._whole
+            self.reference = torch.where(self._whole > 0.0, self._whole, self.reference)
         self.solved(is_solved)
 
-    def drop(self, which: Tensor, reason: int) -> None:
+    def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
         """See `ConvergenceTest`."""
         which = which & (self.active > 0.0)
         if not self._reads or which.any():
-            self._dropped.append((reason, self.iteration, which))
+            self._dropped.append((reason, self.iteration + begun, which))
             self._stop(which)
 
     def solved(self, which: Tensor) -> None:
@@ -151,8 +154,8 @@ class DefaultTest:
         norm = squared_norm.detach()
         self.drop(~torch.isfinite(norm), _REASONS.DIVERGED_NANORINF)
         if self.is_tested:
-            self.drop(norm >= self._divergence * self._first, _REASONS.DIVERGED_DTOL)
-        reached = norm <= torch.clamp(self._target * self._first, min=self._absolute)
+            self.drop(norm >= self._divergence * self.reference, _REASONS.DIVERGED_DTOL)
+        reached = norm <= torch.clamp(self._target * self.reference, min=self._absolute)
         if self.is_tested or self.iteration == self.limit:
             self._stop(reached)
         else:
@@ -179,7 +182,7 @@ class ReplayedTest:
     def begin(self, squared_norm: Tensor) -> None:
         """See `ConvergenceTest`."""
 
-    def drop(self, which: Tensor, reason: int) -> None:
+    def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
         """See `ConvergenceTest`."""
 
     def solved(self, which: Tensor) -> None:

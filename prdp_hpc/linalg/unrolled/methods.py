@@ -148,7 +148,8 @@ class ConjugateGradients(Method[_CGState]):
         p, zr = state.p, state.zr
         ap = system.product(p)
         (pap,) = dots(system.comm, (p, ap))
-        test.drop((pap == 0.0) | (pap * state.pap < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
+        lost = (pap == 0.0) | (pap * state.pap < 0.0)
+        test.drop(lost, _REASONS.DIVERGED_INDEFINITE_MAT, begun=1)
         alpha = test.active * ratio(zr, pap)
         x = torch.addcmul(state.x, alpha, p)
         if test.is_last:
@@ -158,7 +159,7 @@ class ConjugateGradients(Method[_CGState]):
         z = system.precondition(r)
         following, zz = dots(system.comm, (z, r), (z, z))
         test.done(zz)
-        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
+        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC, begun=1)
         p = torch.addcmul(z, ratio(following, zr), p)
         return _CGState(x, r, p, following, pap.detach())
 

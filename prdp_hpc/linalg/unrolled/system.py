@@ -145,19 +145,11 @@ class UnrolledSystem:
 
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
-        return self._without(self._nullspaces[0], x)
+        return without_span(self.comm, self._nullspaces[0], x)
 
     def without_left_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the nullspace of the transpose."""
-        return self._without(self._nullspaces[1], x)
-
-    def _without(self, basis: Tensor | None, x: Tensor) -> Tensor:
-        if basis is None:
-            return x
-        vectors = [z.expand_as(x) for z in basis]
-        for along, z in zip(dots(self.comm, *((x, z) for z in vectors)), vectors, strict=True):
-            x = x - along * z
-        return x
+        return without_span(self.comm, self._nullspaces[1], x)
 
     def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x` or `Aᵀ x` without recording."""
@@ -206,6 +198,18 @@ class UnrolledSystem:
         return torch.stack(
             [member.diagonal_of(own) for member, own in zip(self.members, each, strict=True)]
         )
+
+
+def without_span(comm: MPI.Comm, basis: Tensor | None, x: Tensor) -> Tensor:
+    """`x (B, n_local)` minus its part in the span of an orthonormal basis `(k, n_local)`, if there
+    is one; one reduction.
+    """
+    if basis is None:
+        return x
+    vectors = [z.expand_as(x) for z in basis]
+    for along, z in zip(dots(comm, *((x, z) for z in vectors)), vectors, strict=True):
+        x = x - along * z
+    return x
 
 
 def plain_product(systems: list[LinearSystem], x: Tensor, transposed: bool) -> Tensor:

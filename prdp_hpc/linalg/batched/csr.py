@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -48,6 +50,7 @@ class CsrPattern(BatchedPattern):
             rows=torch.from_numpy(rows),
             columns=torch.from_numpy(columns),
             order=torch.from_numpy(order),
+            back=torch.from_numpy(np.argsort(order, kind="stable")),
             diagonal=torch.from_numpy(diagonal),
         )
         self.straight = CsrStructure(rows, columns, self.n_local, width)
@@ -88,7 +91,7 @@ class CsrPattern(BatchedPattern):
         """`(..., n_local)` with the entries of other ranks behind."""
         return torch.cat([x, self.ghosts.fetch(x)], dim=-1) if self.ghosts.is_needed else x
 
-    def index_on(self, device: torch.device) -> object:
+    def index_on(self, device: torch.device) -> SimpleNamespace:
         """The index tensors on a device."""
         return self._index.on(device)
 
@@ -136,7 +139,7 @@ class CsrMatrix(BatchedMatrix):
     Parameters
     ----------
     pattern : where the entries are.
-    values : `(M, slots)`, by rows.
+    values : `(M, slots)`, by the rows of these matrices; products read them where they are.
     is_turned : whether these are the transposes.
     """
 
@@ -159,10 +162,12 @@ class CsrMatrix(BatchedMatrix):
 
     def transposed(self) -> CsrMatrix:
         """See `BatchedMatrix`."""
-        return CsrMatrix(self.pattern, self.values, not self._is_turned)
+        order = self._index.back if self._is_turned else self._index.order
+        values = self.values.index_select(-1, order)
+        return CsrMatrix(self.pattern, values, not self._is_turned)
 
     def diagonal(self) -> Tensor:
-        """See `BatchedMatrix`."""
+        """See `BatchedMatrix`; of the matrices, not their transposes."""
         index = self._index
         found = self.values.new_zeros(self.count, self.pattern.n_local)
         found[:, index.rows[index.diagonal]] = self.values[:, index.diagonal]
@@ -174,22 +179,26 @@ class CsrMatrix(BatchedMatrix):
         rows = self._index.rows.expand_as(self.values)
         return found.scatter_reduce_(1, rows, self.values.abs(), "amax")
 
-    def in_precision(self, dtype: torch.dtype) -> CsrMatrix:
+    @property
+    def tensors(self) -> list[Tensor]:
         """See `BatchedMatrix`."""
-        return CsrMatrix(self.pattern, self.values.to(dtype), self._is_turned)
+        return [self.values]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> CsrMatrix:
+        """See `BatchedMatrix`."""
+        return CsrMatrix(self.pattern, function(self.values), self._is_turned)
 
     @property
-    def _index(self):  # type: ignore[no-untyped-def]
+    def _index(self) -> SimpleNamespace:
         return self.pattern.index_on(self.values.device)
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self._sparse is None:
             structure = self.pattern.turned if self._is_turned else self.pattern.straight
-            values = self.values
-            if self._is_turned:
-                values = values.index_select(-1, self._index.order)
-            self._sparse = structure.tensor(values)
+            self._sparse = structure.tensor(self.values)
         each = len(x) // self.count
+        if len(x) == 1:
+            return (self._sparse @ x[0])[None]
         if self.count == 1:
             return (self._sparse @ x.mT).mT.contiguous()
         if each == 1:

@@ -134,7 +134,8 @@ class BatchedEngine:
         if key in held.systems:
             return held.systems[key]
         if dtype != torch.float64:
-            made = self._system(held, direction, torch.float64).in_precision(dtype)
+            double = self._system(held, direction, torch.float64)
+            made = double.map(lambda tensor: tensor.to(dtype))
         elif direction == "forward":
             made = self._forward_system(held)
         else:

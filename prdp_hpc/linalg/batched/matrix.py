@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class BatchedMatrix(ABC):
         not recorded.
         """
 
+    def product_and_dot(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`A x`, and this rank's part of `⟨x, A x⟩`, `(B, 1)`."""
+        product = self.product(x)
+        return product, torch.linalg.vecdot(x, product)[:, None]
+
     @abstractmethod
     def transposed(self) -> BatchedMatrix:
         """The transposes; collective."""
@@ -41,9 +47,14 @@ class BatchedMatrix(ABC):
     def row_sizes(self) -> Tensor:
         """The largest size of an entry of each row, `(M, n_local)`."""
 
+    @property
     @abstractmethod
-    def in_precision(self, dtype: torch.dtype) -> BatchedMatrix:
-        """The same matrices in another precision."""
+    def tensors(self) -> list[Tensor]:
+        """What the products read besides index tensors."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchedMatrix:
+        """The same with `function(tensor)` for each of `tensors`: in another precision, say."""
 
 
 class BatchedPattern(BilinearProducts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -17,8 +18,12 @@ class BatchedPreconditioner(Protocol):
     def transposed(self) -> BatchedPreconditioner:
         """`M⁻ᵀ`."""
 
-    def in_precision(self, dtype: torch.dtype) -> BatchedPreconditioner:
-        """The same in another precision."""
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What an application reads."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchedPreconditioner:
+        """The same with `function(tensor)` for each of `tensors`."""
 
 
 class Identity:
@@ -32,7 +37,12 @@ class Identity:
         """See `BatchedPreconditioner`."""
         return self
 
-    def in_precision(self, dtype: torch.dtype) -> Identity:
+    @property
+    def tensors(self) -> list[Tensor]:
+        """See `BatchedPreconditioner`."""
+        return []
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Identity:
         """See `BatchedPreconditioner`."""
         return self
 
@@ -63,6 +73,11 @@ class Jacobi:
         """See `BatchedPreconditioner`."""
         return self
 
-    def in_precision(self, dtype: torch.dtype) -> Jacobi:
+    @property
+    def tensors(self) -> list[Tensor]:
         """See `BatchedPreconditioner`."""
-        return Jacobi(self.inverse.to(dtype))
+        return [self.inverse]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Jacobi:
+        """See `BatchedPreconditioner`."""
+        return Jacobi(function(self.inverse))

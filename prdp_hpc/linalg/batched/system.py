@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.linalg.batched.device_kernels import kernels_for
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix
-from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner
+from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner, Identity, Jacobi
+from prdp_hpc.linalg.unrolled.operations import PlainOperations
+from prdp_hpc.linalg.unrolled.reductions import all_reduce
 from prdp_hpc.linalg.unrolled.system import without_span
 
 
 @dataclass(eq=False)
-class BatchedSystem:
+class BatchedSystem(PlainOperations):
     """M matrices or their transposes with preconditioners and nullspaces: see `System` of
     `prdp_hpc.linalg.unrolled.system`. Nothing is recorded.
 
@@ -41,6 +45,42 @@ class BatchedSystem:
         z = self.preconditioner.apply(r)
         return z if self.right_side else self.without_nullspace(z)
 
+    def curvature(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PlainOperations`."""
+        ap, own = self.matrix.product_and_dot(p)
+        return ap, all_reduce(own, self.comm)
+
+    def descend(
+        self, x: Tensor, r: Tensor, alpha: Tensor, p: Tensor, ap: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """See `PlainOperations`; where one pass does it, `turn` computes z again from r."""
+        kernels = self._kernels(r)
+        if kernels is None:
+            return super().descend(x, r, alpha, p, ap)
+        x, r, own = kernels.descend(x, r, alpha, p, ap, self._inverse)
+        zr, zz = all_reduce(own, self.comm).split(1, dim=1)
+        return x, r, r, zr, zz
+
+    def turn(self, z: Tensor, beta: Tensor, p: Tensor) -> Tensor:
+        """See `PlainOperations`."""
+        kernels = self._kernels(z)
+        if kernels is None:
+            return super().turn(z, beta, p)
+        result: Tensor = kernels.turn(z, beta, p, self._inverse)
+        return result
+
+    @property
+    def _inverse(self) -> Tensor | None:
+        """The inverse of the diagonal that preconditions."""
+        return self.preconditioner.inverse if isinstance(self.preconditioner, Jacobi) else None
+
+    def _kernels(self, r: Tensor) -> Any:
+        """The kernels that do a step in fewer passes, where they can."""
+        is_diagonal = isinstance(self.preconditioner, Jacobi | Identity)
+        if not is_diagonal or self.nullspaces[0] is not None or self.right_side:
+            return None
+        return kernels_for(r)
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
         return without_span(self.comm, self.nullspaces[0], x)
@@ -59,16 +99,21 @@ class BatchedSystem:
             nullspaces=self.nullspaces[::-1],
         )
 
-    def in_precision(self, dtype: torch.dtype) -> BatchedSystem:
-        """The same in another precision."""
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What products and preconditioners read besides index tensors."""
+        bases = [basis for basis in self.nullspaces if basis is not None]
+        return [*self.matrix.tensors, *self.preconditioner.tensors, *bases]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchedSystem:
+        """The same with `function(tensor)` for each of `tensors`."""
         right, left = self.nullspaces
         return replace(
             self,
-            matrix=self.matrix.in_precision(dtype),
-            preconditioner=self.preconditioner.in_precision(dtype),
-            nullspaces=(_in_precision(right, dtype), _in_precision(left, dtype)),
+            matrix=self.matrix.map(function),
+            preconditioner=self.preconditioner.map(function),
+            nullspaces=(
+                None if right is None else function(right),
+                None if left is None else function(left),
+            ),
         )
-
-
-def _in_precision(basis: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if basis is None else basis.to(dtype)

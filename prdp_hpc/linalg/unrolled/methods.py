@@ -146,21 +146,18 @@ class ConjugateGradients(Method[_CGState]):
     def step(self, system: System, b: Tensor, state: _CGState, test: ConvergenceTest) -> _CGState:
         """One conjugate direction further; two reductions."""
         p, zr = state.p, state.zr
-        ap = system.product(p)
-        (pap,) = dots(system.comm, (p, ap))
+        ap, pap = system.curvature(p)
         lost = (pap == 0.0) | (pap * state.pap < 0.0)
         test.drop(lost, _REASONS.DIVERGED_INDEFINITE_MAT, begun=1)
         alpha = test.active * ratio(zr, pap)
-        x = torch.addcmul(state.x, alpha, p)
         if test.is_last:
             test.done(None)
+            x = torch.addcmul(state.x, alpha, p)
             return _CGState(x, state.r, p, zr, pap.detach())
-        r = torch.addcmul(state.r, alpha, ap, value=-1.0)
-        z = system.precondition(r)
-        following, zz = dots(system.comm, (z, r), (z, z))
+        x, r, z, following, zz = system.descend(state.x, state.r, alpha, p, ap)
         test.done(zz)
         test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC, begun=1)
-        p = torch.addcmul(z, ratio(following, zr), p)
+        p = system.turn(z, ratio(following, zr), p)
         return _CGState(x, r, p, following, pap.detach())
 
 

@@ -15,6 +15,7 @@ from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.unrolled.operations import PlainOperations
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.validation import is_batch
 from prdp_hpc.petsc import PETSc
@@ -51,6 +52,17 @@ class System(Protocol):
     def precondition(self, r: Tensor) -> Tensor:
         """`M⁻¹ r`."""
 
+    def curvature(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PlainOperations`."""
+
+    def descend(
+        self, x: Tensor, r: Tensor, alpha: Tensor, p: Tensor, ap: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """See `PlainOperations`."""
+
+    def turn(self, z: Tensor, beta: Tensor, p: Tensor) -> Tensor:
+        """See `PlainOperations`."""
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
 
@@ -58,7 +70,7 @@ class System(Protocol):
         """`x` minus its part in the nullspace of the transpose."""
 
 
-class UnrolledSystem:
+class UnrolledSystem(PlainOperations):
     """`A x`, `M⁻¹ r` for a batch `(B, n_local)`, differentiable with respect to vectors and values.
 
     Parameters
@@ -233,7 +245,7 @@ def _each(
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-class AdjointSystem:
+class AdjointSystem(PlainOperations):
     """The system of the adjoint solve, as a method asks for it, without recording; the same that
     implicit differentiation solves.
 

@@ -15,11 +15,13 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.batched.csr import CsrPattern
 from prdp_hpc.linalg.batched.dia import DiaPattern
 from prdp_hpc.linalg.batched.entries import OwnedEntries
+from prdp_hpc.linalg.batched.graphs import Graphs
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix, BatchedPattern
 from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner, Identity, Jacobi
 from prdp_hpc.linalg.batched.promises import BatchedPromises
 from prdp_hpc.linalg.batched.scaling import exponents_of, scaled_guess, times_power_of_two
 from prdp_hpc.linalg.batched.settings import Settings, settings_of
+from prdp_hpc.linalg.batched.single import SingleSolve
 from prdp_hpc.linalg.batched.stencil import stencil_of
 from prdp_hpc.linalg.batched.system import BatchedSystem
 from prdp_hpc.linalg.operator import Operator
@@ -72,6 +74,7 @@ class BatchedEngine:
         self._patterns: weakref.WeakKeyDictionary[Operator, BatchedPattern] = (
             weakref.WeakKeyDictionary()
         )
+        self._graphs: weakref.WeakKeyDictionary[Operator, Graphs] = weakref.WeakKeyDictionary()
         self._last: weakref.WeakKeyDictionary[Operator, Held] = weakref.WeakKeyDictionary()
 
     @cached_property
@@ -239,11 +242,52 @@ class BatchedEngine:
     ) -> Tensor:
         own = self._settings[direction]
         criteria = Criteria(level, own.absolute, own.divergence)
-        x, test = iterate(own.method(), system, b, criteria, whole)
-        self._count(direction, level, test)
+        if self._single:
+            return self._solve_in_single(held, direction, system, b, whole, criteria)
+        x, test = self._iterate(held, direction, system, b, whole, criteria)
+        self._count(direction, level, len(b), test.counts)
         judge(direction, self.method, system, level, test, b, x, where=held.bad_row)
         if not level.is_fixed and own.absolute == 0.0:
             self._judge_vanished(direction, system, test, b if whole is None else whole, level)
+        return x
+
+    def _iterate(
+        self,
+        held: Held,
+        direction: str,
+        system: BatchedSystem,
+        b: Tensor,
+        whole: Tensor | None,
+        criteria: Criteria,
+    ) -> tuple[Tensor, DefaultTest]:
+        method = self._settings[direction].method()
+        if not criteria.level.is_fixed:
+            return iterate(method, system, b, criteria, whole)
+        graphs = self._graphs.setdefault(held.operator, Graphs())
+        key = (direction, criteria.level.max_it, b.shape, held.matrix.count, b.dtype, b.device)
+        return graphs.iterate(key, method, system, b, criteria)
+
+    def _solve_in_single(
+        self,
+        held: Held,
+        direction: str,
+        system: BatchedSystem,
+        b: Tensor,
+        whole: Tensor | None,
+        criteria: Criteria,
+    ) -> Tensor:
+        method, single = self._settings[direction].method(), torch.float32
+        systems = system, self._system(held, direction, single)
+        solve = SingleSolve(direction, self.method, method, criteria, *systems)
+        if not criteria.level.is_fixed:
+            x = solve.refined(b, b if whole is None else whole)
+            assert solve.counts is not None
+            self._count(direction, criteria.level, len(b), solve.counts)
+            return x
+        x, test = solve.fixed(
+            b, lambda method, own, b, level: self._iterate(held, direction, own, b, None, level)
+        )
+        self._count(direction, criteria.level, len(b), test.counts)
         return x
 
     def _judge_vanished(
@@ -256,14 +300,12 @@ class BatchedEngine:
         if zero.any() and (zero & (dots(system.comm, (b, b))[0] > 0.0)).any():
             raise errors.vanished(direction, self.method, level)
 
-    def _count(self, direction: str, level: Refinement, test: DefaultTest) -> None:
-        counters, solves = self._report.counters(direction), len(test.counts)
+    def _count(self, direction: str, level: Refinement, solves: int, counts: Tensor) -> None:
+        counters = self._report.counters(direction)
         counters.solves += solves
         # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
         # on rounding.
-        counters.iterations += (
-            (level.max_it or 0) * solves if level.is_fixed else int(test.counts.sum())
-        )
+        counters.iterations += (level.max_it or 0) * solves if level.is_fixed else int(counts.sum())
 
 
 def engine_of(solver: Solver) -> BatchedEngine:

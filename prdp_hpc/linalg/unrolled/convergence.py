@@ -99,15 +99,20 @@ class DefaultTest:
         self._reads = b.is_cpu
         # Of each failure the reason, the iteration and the right-hand sides.
         self._dropped: list[tuple[int, int, Tensor]] = []
+        self._occurred: Tensor | None = None
 
     @property
     def failures(self) -> list[tuple[int, int, Tensor]]:
         """(reason, iteration, which right-hand sides) of what went wrong."""
-        if not self._dropped:
+        if self._occurred is None:
             return []
-        # One look for all of them.
-        occurred = torch.cat([which for _, _, which in self._dropped], dim=1).any(dim=0).tolist()
-        return [drop for drop, is_one in zip(self._dropped, occurred, strict=True) if is_one]
+        found = zip(self._dropped, self._occurred.tolist(), strict=True)
+        return [drop for drop, occurred in found if occurred]
+
+    def finish(self) -> None:
+        """After the last iteration: prepare one look at all that may have gone wrong."""
+        if self._dropped:
+            self._occurred = torch.cat([which for _, _, which in self._dropped], dim=1).any(dim=0)
 
     @property
     def goes_on(self) -> bool:

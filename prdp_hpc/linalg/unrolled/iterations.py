@@ -68,6 +68,7 @@ def iterate(
         if offer is not None:
             offer(test.iteration, state)
         state = method.step(system, right, state, test)
+    test.finish()
     return solution(method, system, state), test
 
 
@@ -103,7 +104,7 @@ def judge(
     SolveError
         For NaN in b or x, a breakdown, or a tolerance that was not reached.
     """
-    comm, last, failures = system.comm, last_iteration(test.counts), test.failures
+    comm, failures = system.comm, test.failures
     is_bad = anywhere(comm, not all_finite(x))
     exact = torch.zeros_like(test.exact)
     if (is_bad or failures) and anywhere(comm, not all_finite(b)):
@@ -118,10 +119,11 @@ def judge(
         if level.is_fixed:
             exact = exact | which
     if is_bad:
+        last = last_iteration(test.counts)
         raise errors.bad_numbers(direction, name, last, level, in_input=False)
     if level.max_it is None and test.active.any():
-        reason = _REASONS.DIVERGED_MAX_IT
-        raise errors.failed_solve(direction, name, reason, last, level, where() if where else "")
+        last, explained = last_iteration(test.counts), where() if where else ""
+        raise errors.failed_solve(direction, name, errors.MAX_IT, last, level, explained)
     return exact
 
 
@@ -137,6 +139,11 @@ def in_range(system: System, b: Tensor) -> Tensor:
 def all_finite(x: Tensor) -> bool:
     """Whether there is neither NaN nor infinity; the sum is one pass without a temporary."""
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def norms(method: Method[Any], system: System, b: Tensor) -> Tensor:
+    """The norms `(B, 1)` of right-hand sides as a method measures residuals."""
+    return _squares(method, system, in_range(system, b)).sqrt()
 
 
 def _squares(method: Method[Any], system: System, b: Tensor) -> Tensor:

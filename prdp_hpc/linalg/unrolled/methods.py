@@ -34,11 +34,13 @@ class Method(ABC, Generic[S]):
         KSP.
     is_stationary : linear in b and the same in each step, so that its adjoint needs no iterates.
     period : iterations from one small state to the next.
+    needs_no_host : whether a step can be done without waiting for the device.
     """
 
     norm: int = PETSc.KSP.NormType.PRECONDITIONED
     is_stationary = False
     period = 1
+    needs_no_host = True
 
     @abstractmethod
     def start(self, system: System, b: Tensor, test: ConvergenceTest) -> S:

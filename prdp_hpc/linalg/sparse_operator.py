@@ -471,14 +471,17 @@ class SparseOperator(Operator):
 
     @property
     def stencil_grid(self) -> Grid | None:
-        """The grid whose points the unknowns of a rank are, one field after the other, if there is
-        one: products may then be those of a stencil.
+        """The grid whose points are this rank's unknowns, field by field, or None.
+
+        With a grid, products may be computed as those of a stencil.
         """
         return self.grid
 
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
-        """Global rows and columns of this rank's entries, which of the values they are (their
-        positions; None: all), and how many of the last ones are 1 for all values.
+        """Return the pattern of this rank's entries, for batched methods.
+
+        It consists of the global rows and columns, the positions of their values (None: all
+        values), and the number of last entries that are 1 for all values.
         """
         return self._rows, self._cols, None, 0
 

@@ -75,9 +75,7 @@ def poisson_row(n: int, ksp: str, pc: str, rtol: float, copy: float) -> dict[str
         forward = seconds(lambda: poisson(f), repetitions)
     u = poisson(f)
     weights = torch.randn_like(u)
-    backward = seconds(
-        lambda: torch.autograd.grad(u, f, weights, retain_graph=True), repetitions
-    )
+    backward = seconds(lambda: torch.autograd.grad(u, f, weights, retain_graph=True), repetitions)
     size = n * n
     ideal = size * (FIVE_POINT_BYTES + 8 * VECTOR_PASSES) / copy
     return {

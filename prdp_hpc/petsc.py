@@ -11,7 +11,7 @@ import sys
 import petsc4py
 
 _MPI_LIBRARIES = ("libmpi.so.12", "libmpi.so.40", "libmpi.so")
-"""MPICH and its relatives, Open MPI, others; the library that is loaded already is found by name."""
+"""MPICH and its relatives, Open MPI, and others, found by the name of what is loaded."""
 _QUERIES = ("MPIX_Query_cuda_support", "MPIX_Query_hip_support", "MPIX_Query_rocm_support")
 
 
@@ -37,6 +37,6 @@ if "petsc4py.PETSc" not in sys.modules:
     _name = sys.argv[0] if sys.argv else "prdp-hpc"
     petsc4py.init([_name, "-no_signal_handler", "-use_gpu_aware_mpi", _aware])
 
-from petsc4py import PETSc as PETSc
+from petsc4py import PETSc as PETSc  # noqa: E402
 
 __all__ = ["PETSc", "mpi_reports_gpu_support"]

@@ -1,66 +1,82 @@
-# Each target prepares what it needs. PYTHON: the interpreter that .venv is made from (default: the
-# newest one that PETSc's binaries fit, else python3). PETSC=build: build PETSc for this processor.
+# Each target first prepares .venv. PYTHON: the interpreter for it (default: the newest one that
+# PETSc's binaries support, else python3). PETSC=build: build PETSc for this processor.
+# TORCH=cuda or cpu: with or without CUDA (default: with it if the machine has an NVIDIA GPU).
 PYTHON ?=
 VENV := .venv/bin
 DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint docs docs-figures lock benchmarks clean
 
-help:  ## this list
+help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-environment:  ## .venv with MPI, PETSc, torch and prdp-hpc (first time 1 to 15 minutes, then seconds)
+environment:  ## install MPI, PETSc, torch and prdp-hpc into .venv (1 to 15 minutes, then seconds)
 	@$(or $(PYTHON),python3) tools/environment.py
 
-# As many ranks as there are cores, at most 2: the replicas divide the experiments.
+# One rank per core, at most 2: each replica computes a share of the experiments.
 DEMO_RANKS := $(shell test $$(nproc 2>/dev/null || echo 1) -ge 2 && echo 2 || echo 1)
 
-demo: environment  ## find a 3-D permeability field with PRDP and with full refinement; table and figures
+demo: environment  ## recover a 3-D permeability field with PRDP and with full refinement; table and figures
 	@$(VENV)/prdp-hpc doctor
 	@OMP_NUM_THREADS=1 $(VENV)/mpiexec -n $(DEMO_RANKS) $(VENV)/prdp-hpc compare configs/field_inversion_3d.yaml \
 		--overwrite name=demo grid.shape=[32,32,32] $(DEMO)
 
 demo-heat: environment  ## train the paper's 2-D heat emulator with PRDP and with full refinement
-	@# A checkpoint has 280 MB here; one every 10 epochs keeps the disk out of the comparison.
+	@# A checkpoint has 280 MB here; one every 10 epochs keeps its time out of the comparison.
 	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo_heat comparison.seeds=1 \
 		training.checkpoint_every=10 $(if $(DEMO_DATA),data.file=$(DEMO_DATA))
 
-# pytest rewrites the assertions of what it imports, and would do so anew at each start of a rank if it could not keep them.
+# pytest rewrites assertions on import. Without the bytecode cache it would do so again at each start of a rank.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest
 
-# Two workers, whatever the machine: tests that start ranks of their own use the other cores.
+# Two workers on every machine, because some tests start several MPI ranks, which use the other cores.
 WORKERS ?= 2
 LANES := -n $(WORKERS) --dist loadgroup
 
-test: environment  ## the tests (under 15 minutes on 2 cores)
+test: environment  ## run the tests (under 15 minutes on 2 cores)
 	@$(PYTEST) $(LANES) tests
 
 SEED ?= 1
-test-all: environment  ## the tests and the longer ones (SEED=1: where the adversarial hour begins)
+test-all: environment  ## run all tests, also the long ones (SEED=1: first seed of the adversarial tests)
 	@PRDP_LONG_TESTS=1 PRDP_ADVERSARIAL_SEED=$(SEED) $(PYTEST) $(LANES) tests
 
 CASES ?= 10000
 RANKS ?= 1
-test-adversarial: environment  ## solves that nobody would think of (CASES=10000 SEED=1 RANKS=1)
+test-adversarial: environment  ## check random solves against dense references (CASES=10000 SEED=1 RANKS=1)
 	@$(VENV)/python -m tests.adversarial --cases $(CASES) --seed $(SEED) --ranks $(RANKS)
 
 FAULTS ?= 100
-test-faults: environment  ## kill trainings at random moments, resume, compare (FAULTS=100 SEED=1; 15 to 30 minutes)
+test-faults: environment  ## kill trainings at random times, resume and compare them (FAULTS=100 SEED=1; 15 to 30 minutes)
 	@$(VENV)/python tests/faults/harness.py --count $(FAULTS) --seed $(SEED)
 
-lint: environment  ## style, types, layers
+lint: environment  ## check style, types and import layers
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
 	@$(VENV)/mypy --warn-unused-ignores --follow-imports=silent tests/typing/user_script.py
 	@$(VENV)/lint-imports
 	@$(VENV)/hadolint docker/Dockerfile docker/Dockerfile.cuda
+	@$(SITE)
 
-benchmarks: environment  ## speed: tables, and JSON in benchmarks/results
+# Warnings are errors (mkdocs.yml). The variable silences an advertisement for another generator.
+SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --quiet
+
+docs: environment  ## the documentation as HTML, in build/docs
+	@$(SITE)
+	@echo "open build/docs/index.html"
+
+docs-figures: environment  ## run the tutorials anew and write their figures
+	@OMP_NUM_THREADS=1 $(VENV)/python tools/docs/run_tutorials.py
+
+lock: environment  ## renew the pinned versions and hashes in tools/*.txt from pyproject.toml
+	@$(VENV)/python -m pip install -q uv
+	@$(VENV)/python tools/lock.py
+
+benchmarks: environment  ## measure speed; print tables and write benchmarks/results/*.json
 	@$(VENV)/python -m pip install -q -e '.[benchmarks]'
 	@$(VENV)/python benchmarks/run_all.py
 
-clean:  ## remove .venv and what tools left (the wheel cache stays)
+clean:  ## remove .venv and the files of tools (the wheel cache stays)
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

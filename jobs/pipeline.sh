@@ -1,7 +1,7 @@
 #!/bin/bash
-# Generate trajectories, train on them, then compare PRDP with full refinement: three jobs, each starts when the one before
-# has succeeded. Run this on a login node, it does not need a job of its own: jobs/pipeline.sh configs/heat_2d.yaml
-# Change: the nodes, ranks and times of the three, and add --partition and --account of your site to `options`.
+# Generate trajectories, train on them, then compare PRDP with full refinement: three jobs, each of which starts when the
+# previous one has succeeded. Run this script on a login node: jobs/pipeline.sh configs/heat_2d.yaml
+# Change: the nodes, ranks and times of the three jobs, and add --partition and --account of your site to `options`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,7 @@
-"""The names of what a run measures: keys of `metrics.jsonl`, `summary.json` and `comparison.json`.
+"""Names of the measured quantities: keys of `metrics.jsonl`, `summary.json` and `comparison.json`.
 
-A new one is added here, and to `docs/architecture.md`. Loads nothing, since reports use it.
+A new name is added here and in `docs/reference/metrics.md`. This module imports nothing, since
+reports use it and must load neither torch nor PETSc.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ LEVELS = ("level", "adjoint_level")
 ITERATIONS = ("forward_iterations", "adjoint_iterations")
 COUNTS = (*ITERATIONS, "solves", "adjoint_solves")
 SOLVER_PARTS = ("assembly", "set_up", "solve", "gradient")
-"""Parts of a solve's time; the seconds of each are `<part>_seconds`."""
+"""Parts of the time of a solve; the seconds of each are `<part>_seconds`."""
 SECONDS = (
     "solver_seconds",
     *(f"{part}_seconds" for part in SOLVER_PARTS),
@@ -18,26 +19,28 @@ SECONDS = (
     "validation_seconds",
     "total_seconds",
 )
-"""`solver_seconds` is the sum of its parts. With network, data and validation it makes up the total
-but for metrics and checkpoints. All are means over the ranks: the parts of each rank add up to its
-time, in which those that wait for it are counted by the part in which they wait.
+"""`solver_seconds` is the sum of its parts. Together with the network, data and validation seconds
+it is the total time without that of metrics and checkpoints. All are means over the ranks. On each
+rank the parts add up to the total; time spent waiting for other ranks belongs to the part in which
+the rank waits.
 """
 CUMULATIVE = (*COUNTS, *SECONDS)
-"""Entries of an epoch's metrics that count since the run began, whatever number of ranks earlier
-parts of it had.
+"""Entries of the metrics of an epoch that accumulate since the start of the run, also across
+restarts with another number of ranks.
 """
 PROBES = (*(f"probe_{name}" for name in COUNTS), "probe_seconds")
-"""What a schedule's measurements of gradients took, cumulative too; in the other entries as well.
-Only in runs with a schedule that measures gradients.
+"""Cost of a schedule's gradient measurements: cumulative, and included in the other entries. Only
+runs with a schedule that measures gradients have these.
 """
 INNER_ITERATIONS = "inner_iterations"
-"""Forward and adjoint iterations together; in summaries only."""
+"""Sum of forward and adjoint iterations; in summaries only."""
 SHOWN_SECONDS = ("solver_seconds", "network_seconds", "total_seconds")
 SAVED = (INNER_ITERATIONS, "solver_seconds", "total_seconds")
-"""What a comparison compares, and its targets are about."""
+"""Quantities for which a comparison computes savings, and for which it may have targets."""
 LINE_NUMBERS = ("epoch", *LEVELS, *ITERATIONS, *SHOWN_SECONDS)
-"""Keys of each line of `metrics.jsonl` that must be numbers; the others may be null."""
+"""Keys of each line of `metrics.jsonl` whose values must be numbers; other values may be null."""
 SUMMARY_NUMBERS = ("level", *ITERATIONS, INNER_ITERATIONS, *SHOWN_SECONDS)
-"""Keys of `summary.json` that must be numbers, and of which a comparison has statistics."""
+"""Keys of `summary.json` whose values must be numbers, and for which a comparison has statistics.
+"""
 FIELDS = "fields.npz"
-"""The file of a run folder with the fields that a task has found."""
+"""File in a run folder with the fields that an inversion has found."""

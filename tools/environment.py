@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
 """Prepare `.venv`: MPI, PETSc, petsc4py, mpi4py, torch and prdp-hpc itself, without root.
 
-Standard library only, since it runs before anything is installed. PETSc comes as a binary from PyPI
-where one fits, and is built where none does. Built wheels are kept in `$PRDP_CACHE` (default
-`~/.cache/prdp-hpc`), in a folder named after everything that shaped them, so that another clone on
-the same machine installs them in seconds.
+Only the standard library is used, since this runs before anything is installed. PETSc is installed
+as a binary from PyPI if one supports this machine, and built otherwise. Built wheels are cached in
+`$PRDP_CACHE` (default `~/.cache/prdp-hpc`), in a folder named by a hash of everything that affects
+them, so that another clone on the same machine installs them in seconds.
 
-PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14` on the PATH for
-    which PETSc's binary fits, else the one that runs this.
-PETSC : `build` to build PETSc for this processor, `binary` to fail where no binary fits.
-PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; nothing of PETSc is built.
-TORCH : another requirement for torch than the pinned one.
+Environment variables:
+
+PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14` on the PATH that
+    PETSc's binary supports, else the one that runs this file.
+PETSC : `build` to build PETSc for this processor, `binary` to fail if no binary is suitable.
+PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; PETSc is not built.
+TORCH : `cpu` or `cuda` (default: `cuda` if the machine has an NVIDIA GPU), or a requirement for
+    another torch than the pinned one, e.g. `torch==2.11.0`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import time
 from pathlib import Path
 
 from petsc_binary import install_binary, misfit, remove_binary
-from petsc_source import BUILD_TOOLS, NUMPY, PETSC_OPTIONS, build_petsc, compiler, use_petsc
+from petsc_source import BUILD_TOOLS, LOCK, PETSC_OPTIONS, build_petsc, compiler, use_petsc
 from setup_steps import (
     PREFIX,
     ROOT,
@@ -35,19 +38,20 @@ from setup_steps import (
     Step,
     compile_modules,
     install,
+    install_locked,
     run,
     say,
 )
+from torch_install import CHOICE, install_torch, reason_for_cuda
 
 STAMP = VENV / "prdp-environment"
-# On x86-64 the newest torch on PyPI brings several GB of CUDA; TORCH=... asks for another one.
-TORCH = os.environ.get("TORCH", "torch==2.13.0")
 CHOSEN = "PRDP_CHOSEN_PYTHON"
-"""Set for the interpreter that this file has started itself with, which chooses no other."""
+"""Set when this file restarts itself with the chosen interpreter, which then does not choose again.
+"""
 
 
 def newest_fitting_python() -> str | None:
-    """The newest interpreter on the PATH that the binaries of PETSc fit, if there is one."""
+    """The newest interpreter on the PATH that the binaries of PETSc support, if there is one."""
     if os.environ.get("PETSC") == "build" or os.environ.get("PETSC_DIR"):
         return None
     for minor in (14, 13, 12):
@@ -58,14 +62,16 @@ def newest_fitting_python() -> str | None:
 
 
 def works_for_binaries(python: str) -> bool:
-    """Whether an interpreter runs (a pyenv shim may not), can make environments, and fits."""
-    question = "import ensurepip, petsc_binary, sys; sys.exit(bool(petsc_binary.misfit()))"
-    told = subprocess.run([python, "-c", question], cwd=TOOLS, capture_output=True, check=False)
-    return told.returncode == 0
+    """Whether an interpreter runs (a pyenv shim may not), can create virtual environments, and is
+    supported by the binaries.
+    """
+    probe = "import ensurepip, petsc_binary, sys; sys.exit(bool(petsc_binary.misfit()))"
+    done = subprocess.run([python, "-c", probe], cwd=TOOLS, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def choose_python() -> None:
-    """Go on in the interpreter of choice; returns in that one only."""
+    """Restart this file with the chosen interpreter, unless it is the running one."""
     if os.environ.get("PYTHON") or os.environ.get(CHOSEN):
         return
     best = newest_fitting_python()
@@ -74,7 +80,7 @@ def choose_python() -> None:
 
 
 def create_venv() -> None:
-    """An environment of this Python; one of another version is replaced."""
+    """Create the virtual environment of this Python, replacing one of another version."""
     settings = VENV / "pyvenv.cfg"
     version = f"{sys.version_info.major}.{sys.version_info.minor}."
     if settings.is_file() and f"version = {version}" in settings.read_text():
@@ -84,40 +90,43 @@ def create_venv() -> None:
 
 
 def install_petsc() -> None:
-    """MPI, PETSc and their Python bindings, from wherever they can be had."""
+    """Install MPI, PETSc and their Python bindings: an existing PETSc, binaries, or a build."""
     if os.environ.get("PETSC_DIR"):
         remove_binary()
-        install(*BUILD_TOOLS)
+        install_locked(LOCK, *BUILD_TOOLS)
         use_petsc(Path(os.environ["PETSC_DIR"]))
         return
     wanted = os.environ.get("PETSC", "")
     if wanted not in ("", "build", "binary"):
-        raise SetupError(f"PETSC is build, binary or not set, not {wanted!r}")
-    reason = "PETSC=build asks for it" if wanted == "build" else misfit()
+        raise SetupError(f"PETSC must be build, binary or not set, not {wanted!r}")
+    reason = "PETSC=build was given" if wanted == "build" else misfit()
     if not reason:
         try:
-            with Step("PETSc, petsc4py and MPI: binaries from PyPI"):
+            with Step(f"installing PETSc and MPI: binaries from PyPI, since they fit {_machine()}"):
                 install_binary()
             return
         except SetupError as error:
-            reason = (
-                f"the binaries could not be installed or loaded ({str(error).splitlines()[-1]})"
-            )
+            reason = f"the binaries could not be installed or loaded ({error.reason()})"
             remove_binary()
     if wanted == "binary":
-        raise SetupError(f"there is no binary of PETSc for this machine: {reason}")
-    say(f"PETSc is built here instead of taking binaries from PyPI: {reason}")
+        raise SetupError(f"no binary of PETSc supports this machine: {reason}")
+    say(f"building PETSc instead of installing binaries from PyPI: {reason}")
     remove_binary()
-    install(*BUILD_TOOLS)
+    install_locked(LOCK, *BUILD_TOOLS)
     build_petsc(compiler())
 
 
+def _machine() -> str:
+    library = " ".join(platform.libc_ver())
+    return f"Python {platform.python_version()} on {platform.machine()} with {library}"
+
+
 def fingerprint() -> str:
-    """What the environment depends on; when it changes, the set-up runs again."""
+    """A hash of everything that the environment depends on; the set-up runs again if it changes."""
     files = [ROOT / "pyproject.toml", *sorted(TOOLS.glob("*.py")), *sorted(TOOLS.glob("*.txt"))]
     parts = [
         *(file.read_text() for file in files),
-        TORCH,
+        CHOICE or reason_for_cuda(),
         *PETSC_OPTIONS,
         *(os.environ.get(name, "") for name in ("PETSC", "PETSC_DIR", "PETSC_ARCH")),
         sys.version,
@@ -126,7 +135,7 @@ def fingerprint() -> str:
 
 
 def prepare() -> None:
-    if sys.version_info < (3, 11):  # noqa: UP036 - it may well be run by an older one
+    if sys.version_info < (3, 11):  # noqa: UP036 - users may run it with an older Python
         raise SetupError(
             f"Python 3.11 or newer is needed, this is {platform.python_version()}: run make "
             "PYTHON=python3.12"
@@ -135,11 +144,14 @@ def prepare() -> None:
         return
     start = time.monotonic()
     create_venv()
-    with Step(f"installing torch ({TORCH}; downloads up to a few GB)"):
-        install(f"numpy=={NUMPY}", TORCH)
+    with Step("installing packages of pinned versions"):
+        install_locked("packages.txt")
+        if not PREFIX:
+            install_locked("dev.txt")
+    install_torch()
     install_petsc()
-    with Step("installing prdp-hpc and its tools"):
-        install(*([str(ROOT)] if PREFIX else ["-e", f"{ROOT}[dev]"]))
+    with Step("installing prdp-hpc"):
+        install("--no-deps", "--no-build-isolation", *([] if PREFIX else ["-e"]), str(ROOT))
     if PREFIX or sys.dont_write_bytecode:
         with Step("compiling Python files"):
             compile_modules()

@@ -6,12 +6,12 @@ import os
 import platform
 import sys
 
-from setup_steps import TOOLS, VENV, install, run, uninstall
+from setup_steps import TOOLS, VENV, install_locked, run, uninstall
 
 REQUIREMENTS = TOOLS / "petsc-binary.txt"
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 12), (3, 14)
 _OLDEST_GLIBC = (2, 34)
-# As the package does: MPI first, then one object, so that a library that is missing is found now.
+# In the order of the package: MPI first, then a PETSc object, which fails if a library is missing.
 _PROBE = (
     "from mpi4py import MPI; from petsc4py import PETSc; PETSc.Vec().createSeq(1); "
     "assert PETSc.ScalarType().itemsize == 8"
@@ -19,7 +19,7 @@ _PROBE = (
 
 
 def misfit() -> str:
-    """Why the binaries do not fit this Python and machine; empty if they do."""
+    """The reason why the binaries do not support this Python and machine; empty if they do."""
     machine, library = f"{platform.system()} on {platform.machine()}", platform.libc_ver()
     if machine != "Linux on x86_64":
         return f"they are for Linux on x86_64, this is {machine}"
@@ -28,19 +28,19 @@ def misfit() -> str:
     if not _OLDEST_PYTHON <= sys.version_info[:2] <= _NEWEST_PYTHON:
         return f"they are for Python 3.12 to 3.14, this is {platform.python_version()}"
     if os.environ.get("PRDP_PETSC_OPTIONS"):
-        return "PRDP_PETSC_OPTIONS asks for a PETSc of its own"
+        return "PRDP_PETSC_OPTIONS needs a build"
     return ""
 
 
 def install_binary() -> None:
-    """Install the pinned wheels and load them once; SetupError where that fails."""
+    """Install the pinned wheels and load them once; raise `SetupError` if that fails."""
     uninstall("petsc", "petsc4py")
-    install("--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
+    install_locked(REQUIREMENTS.name)
     run([str(VENV / "bin" / "python"), "-c", _PROBE])
 
 
 def remove_binary() -> None:
-    """Remove the wheels: one environment must not hold two builds of PETSc."""
+    """Uninstall the wheels, since one environment must not contain two builds of PETSc."""
     names = [line.split("==")[0] for line in REQUIREMENTS.read_text().splitlines() if "==" in line]
     uninstall(*names)
 

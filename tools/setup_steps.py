@@ -1,10 +1,11 @@
-"""What the steps of the set-up share: messages, subprocesses, pip and the wheel cache."""
+"""Helpers of the set-up: messages, subprocesses, pip and the wheel cache."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -14,14 +15,20 @@ from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
-# An image, or a shared installation, has prdp-hpc itself in it instead of a link to this clone.
+# An image or a shared installation contains prdp-hpc itself instead of a link to this clone.
 PREFIX = os.environ.get("PRDP_VENV")
 VENV = Path(PREFIX).absolute() if PREFIX else ROOT / ".venv"
 CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
 
 
 class SetupError(Exception):
-    """Something on this machine is missing; the message says what to do."""
+    """The set-up failed; the message contains the reason and what to do."""
+
+    def reason(self) -> str:
+        """One line: the first error that pip reports, else the last line of the message."""
+        lines = [line.strip() for line in str(self).splitlines()]
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        return (errors or lines[-1:])[0][:200]
 
 
 def say(text: str) -> None:
@@ -29,7 +36,7 @@ def say(text: str) -> None:
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> None:
-    """Run a command quietly; on failure show the end of what it printed."""
+    """Run a command without output; on failure raise `SetupError` with the end of its output."""
     merged = {**os.environ, **(env or {})}
     done = subprocess.run(
         command, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -40,7 +47,7 @@ def run(command: list[str], env: dict[str, str] | None = None) -> None:
 
 
 class Step:
-    """Says what a long step does before it starts and what it took afterwards."""
+    """Prints what a long step does when it starts, and the time it took when it ends."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -59,35 +66,66 @@ def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
 
 
 def install(*arguments: str) -> None:
-    """`pip install`, leaving the compilation of Python files to their first import: most are never
-    imported.
+    """`pip install` without compiling Python files: each is compiled at its first import, and most
+    are never imported.
     """
     pip("install", "-q", "--no-compile", *arguments)
 
 
+def install_locked(lock: str, *requirements: str, only_binary: bool = False) -> None:
+    """Install from a file of pinned versions and hashes: all of it, or these requirements of it.
+
+    With the hashes, nothing but the file that was pinned is accepted, from whatever index.
+    """
+    if not requirements:
+        install("--no-deps", "--require-hashes", "-r", str(TOOLS / lock))
+        return
+    entries = [locked_entry(lock, requirement) for requirement in requirements]
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Path(folder) / "requirements.txt"
+        chosen.write_text("".join(entries))
+        binary = ("--only-binary", ":all:") if only_binary else ()
+        install("--no-deps", "--require-hashes", *binary, "-r", str(chosen))
+
+
+def locked_entry(lock: str, requirement: str) -> str:
+    """A requirement's lines in a file of pinned versions; `SetupError` if they are not there."""
+    entries = re.findall(r"^[a-z0-9][^#\n]*(?:\n +[^\n]*)*\n?", (TOOLS / lock).read_text(), re.M)
+    found = [entry for entry in entries if re.match(re.escape(requirement) + r"(?![\w.])", entry)]
+    if not found:
+        raise SetupError(f"tools/{lock} has no {requirement}: run `make lock`")
+    return "".join(entry.rstrip("\n") + "\n" for entry in found)
+
+
 def uninstall(*names: str) -> None:
-    """`pip uninstall` of whatever of these is there."""
+    """`pip uninstall` of those of these distributions that are installed."""
     pip("uninstall", "-q", "-y", *names)
 
 
 def install_wheels(*wheels: Path) -> None:
-    """Install our own builds; pip would take another build of the same version for the same."""
+    """Install wheels built here. `--force-reinstall` is needed, because pip does not distinguish
+    two builds of the same version.
+    """
     install("--no-deps", "--force-reinstall", *map(str, wheels))
 
 
 def compile_modules() -> None:
-    """Compile every installed Python file where nobody will at its first import: torch alone takes
-    2 s of each start else.
+    """Compile every installed Python file, for environments that are read-only at run time. Without
+    this, each start compiles torch anew, which takes 2 s.
     """
-    site = next((VENV / "lib").glob("python3*/site-packages"))
-    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0", str(site)]
-    # Some packages have files in them that are no Python of this version; the exit code would tell
-    # of these.
+    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0"]
+    command.append(str(site_packages()))
+    # The exit code is ignored, because some packages contain files for other versions of Python.
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def site_packages() -> Path:
+    """Where the environment's packages lie."""
+    return next((VENV / "lib").glob("python3*/site-packages"))
+
+
 def wheel_folder(*parts: str) -> Path:
-    """Where wheels shaped by `parts`, this Python and this machine are kept."""
+    """The cache folder of wheels that depend on `parts`, this Python and this machine."""
     shape = "|".join(
         [
             *parts,
@@ -100,17 +138,17 @@ def wheel_folder(*parts: str) -> Path:
 
 
 def cached_wheel(
-    folder: Path, requirement: str, env: dict[str, str], says: str, sha256: str | None = None
+    folder: Path, requirement: str, env: dict[str, str], text: str, sha256: str | None = None
 ) -> Path:
-    """Build `requirement` into `folder` unless it is there; written beside and renamed.
+    """Build `requirement` into `folder` unless it has been built; the write is atomic.
 
-    `sha256` is the expected hash of its source archive.
+    `text` describes the step, and `sha256` is the expected hash of the source archive.
     """
     name = requirement.split("=")[0]
     found = sorted(folder.glob(f"{name}-*.whl"))
     if not found:
         folder.mkdir(parents=True, exist_ok=True)
-        with Step(says), tempfile.TemporaryDirectory(dir=folder) as beside:
+        with Step(text), tempfile.TemporaryDirectory(dir=folder) as beside:
             pinned = Path(beside) / "requirement.txt"
             pinned.write_text(f"{requirement} --hash=sha256:{sha256}" if sha256 else requirement)
             source = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:")

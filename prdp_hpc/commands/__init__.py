@@ -1,1 +1,1 @@
-"""The commands of `prdp-hpc`, one a file."""
+"""The commands of `prdp-hpc`, one per file."""

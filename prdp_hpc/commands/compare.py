@@ -1,5 +1,5 @@
-"""`prdp-hpc compare`: PRDP against full refinement, constant levels and other solvers, over several
-seeds.
+"""`prdp-hpc compare`: compare PRDP with full refinement, constant levels and other solvers, over
+several seeds.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 
 from prdp_hpc.commands.run import fields_figure_of, figure_of, remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, components, load_config
-from prdp_hpc.config.models import RefinementSection
+from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import Imports
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
@@ -30,14 +31,12 @@ from prdp_hpc.report import (
     seed_folders,
 )
 
-_NO_MATTER = {"name", "output", "parallel", "comparison"}
-"""Sections that change no number of a run."""
+_WITHOUT_EFFECT = {"name", "output", "parallel", "comparison"}
+"""Keys of the config that have no effect on the numerical results of a run."""
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Train each variant from the same seeds on the same data; print the table and draw the
-    figure.
-    """
+    """Train each variant from the same seeds on the same data; print the table, draw the figure."""
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config).with_name(f"{config.name}-compare")
@@ -48,24 +47,23 @@ def compare(arguments: argparse.Namespace) -> None:
             config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
         )
     if mesh.is_root:
-        print(
-            f"\n{table_of(load_comparison(folder))}\n\nrun folders: {folder}\nfigure:      "
-            f"{folder / 'figures' / 'comparison.png'}"
-        )
+        places = f"run folders: {folder}\nfigure:      {folder / 'figures' / 'comparison.png'}"
         if fields_figure_of(folder).is_file():
-            print(f"fields:      {fields_figure_of(folder)}")
+            places += f"\nfields:      {fields_figure_of(folder)}"
+        show(table_of(load_comparison(folder)), places)
     mesh.close()
 
 
 def compare_variants(
     config: ExperimentConfig, mesh: ProcessMesh, folder: Path, figure: Path, resume: bool
 ) -> dict[str, Any]:
-    """Train what is not there yet, write `comparison.json` and the figure; the content on rank 0,
-    else empty. Collective.
+    """Train the missing variants, write `comparison.json` and draw the figure. Collective.
+
+    Returns the content of `comparison.json` on rank 0 and an empty dictionary on other ranks.
 
     With `resume`, finished runs of the same config are kept and others continue from their
-    checkpoints. The variants of a seed follow each other, and the order moves on by one with each
-    seed, so that what else the machine does hits all alike.
+    checkpoints. The variants of one seed run one after another, and their order is rotated by one
+    with each seed, so that other load on the machine affects all variants equally.
     """
     configs = variants(config)
     folders = seed_folders(folder, config.seeds)
@@ -82,12 +80,12 @@ def compare_variants(
 
 
 def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
-    """The configs of a comparison by name: `prdp`, `full`, further schedules, `constant_<level>`,
-    and the baselines'.
+    """Return the configs of a comparison by name: `prdp`, `full`, further schedules,
+    `constant_<level>` and the baselines.
     """
     full = config.refinement.full_level
     found = {"prdp": _refined(config, config.refinement.model_copy(update={"schedule": "prdp"}))}
-    # Only what matters to them, so that they are not trained again when PRDP's thresholds change.
+    # Only keys that affect full refinement, so that changed PRDP thresholds cause no new training.
     found["full"] = _refined(
         config,
         RefinementSection(
@@ -97,7 +95,7 @@ def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
     for name in config.comparison.further_schedules:
         found[name] = _refined(config, config.refinement.model_copy(update={"schedule": name}))
     for level in config.comparison.constant_levels:
-        # A schedule made by hand leaves alone what full refinement is, at which correctors are
+        # A manual schedule does not change the level of full refinement, at which correctors are
         # validated.
         found[f"constant_{level:g}"] = _refined(
             config, RefinementSection(schedule="manual", manual={0: level}, level=full)
@@ -119,8 +117,8 @@ def _train(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bo
 
 
 def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
-    """Whether a run of the same config has come to its end in `folder`. Only the components of this
-    config are imported, whatever the folder's names.
+    """Whether `folder` has a finished run of the same config. Only the components of this config
+    are imported, not those that the config in the folder names.
     """
     own = Imports(tuple(component.name for component in components(config).values()))
     try:
@@ -129,16 +127,19 @@ def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
         return False
     if run.summary is None or not figure_of(folder).exists():
         return False
-    # The summary may be older than the config: of fewer epochs.
-    return run.summary["epochs"] == config.training.epochs and _numbers(before) == _numbers(config)
+    # The summary may be from an earlier run of fewer epochs, since the config is written first.
+    return run.summary["epochs"] == config.training.epochs and _decisive(before) == _decisive(
+        config
+    )
 
 
-def _numbers(config: ExperimentConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=_NO_MATTER)
+def _decisive(config: ExperimentConfig) -> dict[str, Any]:
+    """The keys of a config that affect the numerical results."""
+    return config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
 
 
 def table_of(comparison: ComparisonRecord) -> str:
-    """The table of a finished comparison, as its task has one."""
+    """The table of a finished comparison, in the form for its task."""
     assert comparison.content is not None
     if comparison.content["task"] == "field_inversion":
         return inversion_table(comparison.content, comparison.variants)
@@ -146,7 +147,7 @@ def table_of(comparison: ComparisonRecord) -> str:
 
 
 def draw_fields(comparison: ComparisonRecord, title: str) -> None:
-    """The figure of the fields that the runs of the first seed have found, where they have."""
+    """Draw the fields that the runs of the first seed have found, if the task finds fields."""
     first = {name: runs[0] for name, runs in comparison.variants.items() if runs}
     if all(has_fields(first[name].path) for name in ("prdp", "full")):
         plot_inversion(first, fields_figure_of(comparison.path), title)

@@ -1,4 +1,4 @@
-"""`prdp-hpc doctor`: what is on this machine, and what is missing."""
+"""`prdp-hpc doctor`: report what this machine has and what is missing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.console import note, show
 from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.errors import PrdpError
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `missing` says what to do when something needed is not there."""
+    """One line of the report; `missing` is empty, or the advice for something that is missing."""
 
     name: str
     found: str
@@ -29,10 +30,10 @@ class Finding:
 
 
 def doctor(arguments: argparse.Namespace) -> None:
-    """Print what was found, on one rank; exit with 1 if something needed is missing."""
+    """Print the findings on one rank; exit with code 1 if a requirement is missing."""
     findings = [finding for check in _CHECKS for finding in check()]
     mpi = sys.modules.get("mpi4py.MPI")
-    # Processes that MPI sees each alone must not all say the same.
+    # Processes that each have an MPI world of size 1 must not all print the same report.
     first = (
         launched_rank() == 0
         if mpi is None or mpi.COMM_WORLD.size == 1
@@ -41,14 +42,13 @@ def doctor(arguments: argparse.Namespace) -> None:
     if not first:
         return
     width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        print(f"{finding.name:<{width}}  {finding.found}")
+    show("\n".join(f"{finding.name:<{width}}  {finding.found}" for finding in findings))
     missing = [finding for finding in findings if finding.missing]
     for finding in missing:
-        print(f"missing: {finding.name}: {finding.missing}", file=sys.stderr)
+        note(f"missing: {finding.name}: {finding.missing}")
     if missing:
         sys.exit(1)
-    print("all that is needed is there")
+    show("nothing is missing")
 
 
 def _python() -> list[Finding]:
@@ -101,14 +101,14 @@ def _petsc() -> list[Finding]:
     if "--with-debugging=0" not in options and options:
         findings.append(
             Finding(
-                "note", "this PETSc was built with debugging: expect it to be several times slower"
+                "note", "this PETSc was built with debugging, which makes it several times slower"
             )
         )
     return findings
 
 
 def _loaded_from() -> Path | None:
-    """The folder of the PETSc in use; petsc4py only remembers where it was built."""
+    """The folder of the loaded PETSc library; petsc4py only has the path at which it was built."""
     maps = Path("/proc/self/maps")
     found = re.search(r"(/\S+)/lib/libpetsc\.so", maps.read_text()) if maps.is_file() else None
     return Path(found.group(1)) if found else None
@@ -157,7 +157,7 @@ def _torch() -> list[Finding]:
 
 
 def _launch() -> list[Finding]:
-    """Where the ranks are, and how they find each other; collective."""
+    """On which nodes the ranks run, and how they connect to each other; collective."""
     if isinstance(mpi := _import("mpi4py.MPI"), str) or isinstance(_import("torch"), str):
         return []
     from prdp_hpc.distributed.process_mesh import check_launch
@@ -180,7 +180,7 @@ def _launch() -> list[Finding]:
             )
         ]
     except PrdpError as error:
-        return [Finding("launch", "not as one job", str(error))]
+        return [Finding("launch", "not one MPI job", str(error))]
 
 
 def _hdf5() -> list[Finding]:
@@ -207,7 +207,7 @@ def _slurm() -> list[Finding]:
 
 
 def _import(name: str) -> Any:
-    """The module, or why it cannot be imported (a broken library shows only there)."""
+    """The module, or the reason why it cannot be imported (a broken library fails only then)."""
     try:
         return importlib.import_module(name)
     except Exception as error:

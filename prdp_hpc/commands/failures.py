@@ -1,6 +1,6 @@
-"""How a command that has failed ends on all ranks: with one message, and for a bug its traceback.
+"""Failure handling of the commands: all ranks exit after one message and, for a bug, one traceback.
 
-Loads MPI only where several processes were started.
+MPI is loaded only if several processes were started.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from prdp_hpc.distributed.signals import block_signals
 from prdp_hpc.errors import InputError, PrdpError
 
 LIBRARIES = (
-    "h5py", "matplotlib", "mpi4py", "numpy", "petsc4py", "pydantic", "tensorboard", "torch",
-    "tqdm", "yaml",
+    "h5py", "matplotlib", "mpi4py", "numpy", "petsc4py", "pydantic", "rich", "shtab", "tensorboard",
+    "torch", "yaml",
 )  # fmt: skip
-"""What this package imports besides Python's own modules."""
+"""Third-party libraries that this package imports."""
 SOME_LIBRARY = "a library"
-ENDED_BY_LAUNCHER = 25.0
-"""Seconds in which launchers end the other processes once one has failed; srun waits for 20."""
+LAUNCHER_GRACE = 25.0
+"""Seconds within which launchers end the other processes after one has failed; srun waits 20 s."""
 
-ORIGIN_SPEAKS = 5.0
-"""Seconds that a rank waits which has only heard of an error, so that its origin speaks."""
+ORIGIN_GRACE = 5.0
+"""Seconds for which a rank with another rank's error waits, so that the origin prints the message.
+"""
 NEIGHBOURS = 8
 
 _PACKAGE = Path(__file__).parents[1]
 _TAG = 857
-"""Of the messages by which ranks that fail alone say so."""
+"""MPI tag of the messages by which failed ranks notify their neighbours."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one rank has to say of an error: `expected` of a user's mistake, `echo` where it only
-    heard of another rank's.
+    """An error on one rank. `expected`: it is a user's mistake; `echo`: it only repeats an error
+    of another rank.
     """
 
     text: str
@@ -59,58 +60,58 @@ def fail(error: Exception, show_traceback: bool, alone: bool = False) -> NoRetur
     """End the job on all ranks: with one message and exit code 2 for a user's mistake, with one
     traceback that names its rank and exit code 1 for a bug.
 
-    `alone`: the other ranks of the job, if there are any, have left already.
+    `alone`: the other ranks of the job, if there are any, have already exited.
     """
     report = report_of(error)
     world = None if alone else _world()
     if world is None or world.size == 1:
-        _fail_by_itself(report, show_traceback)
+        _fail_single_process(report, show_traceback)
     reports = _reports(world, report)
     if reports is None:
         _fail_while_others_wait(world, report, show_traceback)
     rank = first(reports)
     if world.rank == 0:
         chosen = reports[rank]
-        # Of a mistake rank 0 has the whole sentence, which names the rank where that matters.
+        # For a user's mistake, rank 0 has the complete message, including the rank if it matters.
         text = reports[0].text if chosen.expected else chosen.text
-        _say(text, chosen, None if chosen.expected else rank, show_traceback)
+        _print_error(text, chosen, None if chosen.expected else rank, show_traceback)
     sys.exit(reports[rank].code)
 
 
 def missing_library(error: Exception, importing: bool = False) -> InputError | None:
-    """What to tell where a library that this package needs is missing or broken; None for other
-    errors, such as a module of this package that is not there.
+    """The error to report if a library that this package needs is missing or broken; None for
+    other errors, e.g. a missing module of this package.
 
-    `importing`: the error came while this package's modules were imported, so that what other code
-    raised was raised by a library that is being loaded.
+    `importing`: the error occurred while modules of this package were imported. An exception from
+    other code then means that a library failed to load.
     """
-    what = (getattr(error, "name", None) or "").partition(".")[0]
-    if what not in LIBRARIES:
-        what = _foreign(error)
-    if what == SOME_LIBRARY or not isinstance(error, ImportError):
-        what = what if importing else ""
-    if not what or "cannot import name" in str(error):
+    library = (getattr(error, "name", None) or "").partition(".")[0]
+    if library not in LIBRARIES:
+        library = _failed_library(error)
+    if library == SOME_LIBRARY or not isinstance(error, ImportError):
+        library = library if importing else ""
+    if not library or "cannot import name" in str(error):
         return None
     return InputError(
-        f"{what} cannot be imported ({' '.join(str(error).split())}): `prdp-hpc doctor` says what "
-        "is missing and what to do"
+        f"{library} cannot be imported ({' '.join(str(error).split())}): run `prdp-hpc doctor`, "
+        "which lists what is missing and how to install it"
     )
 
 
-def _foreign(error: Exception) -> str:
-    """The library whose code raised an error; empty if this package did."""
-    place = _last_frame(error)
-    if place is None or _is_ours(place.filename):
+def _failed_library(error: Exception) -> str:
+    """The library whose code raised an error; empty if this package raised it."""
+    frame = _last_frame(error)
+    if frame is None or _is_ours(frame.filename):
         return ""
-    return next((one for one in LIBRARIES if f"/{one}/" in place.filename), SOME_LIBRARY)
+    return next((one for one in LIBRARIES if f"/{one}/" in frame.filename), SOME_LIBRARY)
 
 
 def report_of(error: Exception) -> Report:
-    """What to say of an error, as text that can be sent to another rank."""
+    """The report of an error, as text that can be sent to another rank."""
     missing = missing_library(error) if isinstance(error, ImportError) else None
     expected = isinstance(error, PrdpError) or missing is not None
-    place, text = _last_frame(error), str(missing or error)
-    echo = place is not None and place.filename == str(_PACKAGE / "distributed" / "collective.py")
+    frame, text = _last_frame(error), str(missing or error)
+    echo = frame is not None and frame.filename == str(_PACKAGE / "distributed" / "collective.py")
     if not expected:
         text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
     return Report(
@@ -122,7 +123,7 @@ def report_of(error: Exception) -> Report:
 
 
 def _last_frame(error: Exception) -> traceback.FrameSummary | None:
-    """Where an error was raised, leaving out Python's own machinery of imports."""
+    """The frame in which an error was raised, skipping the import system of Python."""
     frames = traceback.extract_tb(error.__traceback__)
     return next(
         (one for one in reversed(frames) if not one.filename.startswith("<frozen importlib")), None
@@ -130,14 +131,14 @@ def _last_frame(error: Exception) -> traceback.FrameSummary | None:
 
 
 def _is_ours(filename: str) -> bool:
-    # `importlib` only passes on what this package asked it to import.
+    # Frames of `importlib` are from imports that this package makes.
     folders = (_PACKAGE, Path(importlib.__file__).parent)
     return any(Path(filename).is_relative_to(folder) for folder in folders)
 
 
 def _world() -> Any:
-    """MPI's world; None where MPI is not in use, or cannot be. A `ProcessMesh` works on a copy, so
-    nothing else is pending on this one.
+    """MPI's world communicator; None if MPI is not in use or not usable. A `ProcessMesh` uses a
+    duplicate, so no other communication is pending on this one.
     """
     if launched_size() > 1 and "mpi4py.MPI" not in sys.modules:
         with suppress(Exception), block_signals():
@@ -146,44 +147,46 @@ def _world() -> Any:
     return None if mpi is None else mpi.COMM_WORLD
 
 
-def _fail_by_itself(report: Report, show_traceback: bool) -> NoReturn:
-    """Of processes that MPI sees each alone, the others speak only where the first does not."""
+def _fail_single_process(report: Report, show_traceback: bool) -> NoReturn:
+    """End a process whose MPI world has size 1. If a launcher started several such processes, the
+    others print their error only if the launcher has not ended them because of the first.
+    """
     rank = launched_rank()
     if rank > 0:
-        time.sleep(ENDED_BY_LAUNCHER)
-    _say(report.text, report, rank if rank > 0 else None, show_traceback)
+        time.sleep(LAUNCHER_GRACE)
+    _print_error(report.text, report, rank if rank > 0 else None, show_traceback)
     sys.exit(report.code)
 
 
 def _reports(world: Any, report: Report) -> Sequence[Report] | None:
-    """What each rank has to say; None where only some of the ranks have failed."""
+    """The report of each rank; None if only some of the ranks have failed."""
     from prdp_hpc.distributed.collective import all_ranks_come  # it loads MPI
 
     return world.allgather(report) if all_ranks_come(world) else None
 
 
 def first(reports: Sequence[Report]) -> int:
-    """The rank whose error is told: a bug rather than a mistake, the origin rather than an echo."""
+    """The rank whose error is printed: bugs before users' mistakes, origins before echoes."""
     ranks = [rank for rank, report in enumerate(reports) if not report.echo] or [0]
     return next((rank for rank in ranks if not reports[rank].expected), ranks[0])
 
 
 def _fail_while_others_wait(world: Any, report: Report, show_traceback: bool) -> NoReturn:
-    """One of the ranks that have failed speaks, and ends the job before others come to speak."""
+    """Print the error of one of the failed ranks and abort the job before others print theirs."""
     from prdp_hpc.distributed.collective import abort  # it loads MPI
 
     if report.echo:
-        time.sleep(ORIGIN_SPEAKS)
+        time.sleep(ORIGIN_GRACE)
     elif _a_neighbour_failed(world):
-        time.sleep(ENDED_BY_LAUNCHER)
-    _say(report.text, report, world.rank, show_traceback)
+        time.sleep(LAUNCHER_GRACE)
+    _print_error(report.text, report, world.rank, show_traceback)
     abort(world, report.code)
     sys.exit(report.code)
 
 
 def _a_neighbour_failed(world: Any) -> bool:
-    """Whether one of the ranks just below has failed as well, as the ranks of a replica do; it is
-    told to those just above.
+    """Notify the next higher ranks, and check whether one of the next lower ranks has failed too,
+    e.g. another rank of the same replica.
     """
     above = range(world.rank + 1, min(world.rank + 1 + NEIGHBOURS, world.size))
     sent = [world.Isend(b"", other, _TAG) for other in above]
@@ -192,21 +195,21 @@ def _a_neighbour_failed(world: Any) -> bool:
         if world.Iprobe(tag=_TAG):
             return True
         time.sleep(0.01)
-    del sent  # kept until here: what is sent must outlive its sending
+    del sent  # Kept until here, because the requests must stay alive until they complete.
     return False
 
 
-def _say(text: str, report: Report, rank: int | None, show_traceback: bool) -> None:
+def _print_error(text: str, report: Report, rank: int | None, show_traceback: bool) -> None:
     where = "" if rank is None else f" (rank {rank})"
-    # Where the log is on the disk that is full, the exit code has to do.
+    # If the log is on a full disk, only the exit code can report the error.
     with suppress(OSError):
         print(f"prdp-hpc: error{where}: {text}", file=sys.stderr)
         if show_traceback or not report.expected:
             sys.stderr.write(report.trace)
         if not report.expected:
             print(
-                "prdp-hpc: this is a bug: please report it, with these lines and what "
-                "`prdp-hpc doctor` says",
+                "prdp-hpc: this is a bug: please report it with these lines and the output of "
+                "`prdp-hpc doctor`",
                 file=sys.stderr,
             )
         sys.stderr.flush()

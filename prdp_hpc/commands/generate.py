@@ -1,4 +1,4 @@
-"""`prdp-hpc generate`: trajectories for an emulator or a corrector."""
+"""`prdp-hpc generate`: generate trajectories for an emulator or a corrector."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from prdp_hpc.config import ConfigError, SupervisedConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.generation.generate import generate as make
 from prdp_hpc.generation.generate import generated_path
@@ -15,12 +16,12 @@ from prdp_hpc.grid.structured import Grid
 
 
 def generate(arguments: argparse.Namespace) -> None:
-    """Solve for the trajectories of a config and write them; all ranks share the grid."""
+    """Compute the trajectories of a config and write them; all ranks share the grid."""
     config = load_config(arguments.config, arguments.overrides)
     if not isinstance(config, SupervisedConfig):
         raise ConfigError(
-            f"{arguments.config}: an inverse problem is not trained on trajectories and makes its "
-            "own reference"
+            f"{arguments.config}: an inverse problem is not trained on trajectories, so there is "
+            "nothing to generate"
         )
     path = Path(arguments.out) if arguments.out else generated_path(config)
     mesh = ProcessMesh.from_world(MPI.COMM_WORLD.size)
@@ -30,7 +31,7 @@ def generate(arguments: argparse.Namespace) -> None:
         path,
     )
     if mesh.is_root:
-        print(
+        show(
             f"{config.data.train} training and {config.data.validation} validation trajectories: "
             f"{path}"
         )

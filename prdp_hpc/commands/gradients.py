@@ -1,4 +1,4 @@
-"""`prdp-hpc gradients`: the error of gradients over K, implicit and unrolled."""
+"""`prdp-hpc gradients`: measure the error of implicit and unrolled gradients against K."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prdp_hpc.commands.provenance import provenance
 from prdp_hpc.config import load_config
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.experiments.gradients import gradient_errors
 from prdp_hpc.experiments.run import process_mesh
@@ -15,7 +16,7 @@ from prdp_hpc.report import gradients_table, plot_gradients
 
 
 def gradients(arguments: argparse.Namespace) -> None:
-    """Compute, print the table, draw the figure; all numbers go into `gradients.json`."""
+    """Compute the errors, write them to `gradients.json`, print the table and draw the figure."""
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     content = {"name": config.name, **gradient_errors(config, mesh), **provenance(arguments.line)}
@@ -28,7 +29,8 @@ def gradients(arguments: argparse.Namespace) -> None:
 
     call_together(mesh.world, lambda: write() if mesh.is_root else None)
     if mesh.is_root:
-        print(
-            f"{gradients_table(content)}\n\nresults: {folder / 'gradients.json'}\nfigure:  {figure}"
+        show(
+            gradients_table(content),
+            f"results: {folder / 'gradients.json'}\nfigure:  {figure}",
         )
     mesh.close()

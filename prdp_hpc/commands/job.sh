@@ -1,54 +1,54 @@
 #!/bin/bash
 # Written by: @@written_by
-# To change more than its options do, edit this file, then: sbatch @@script
+# For changes beyond the options of that command, edit this file and run: sbatch @@script
 @@options
 
-# What each process needs: this environment, and any "module load" of your site.
+# Environment of each process: this one, and any "module load" of your site.
 PATH=@@environment:$PATH
-# How ranks start. Another MPI may want --mpi=pmix ("srun --mpi=list" tells what there is), or all of it be: launch=(mpirun)
+# The launcher. Other MPI libraries may need --mpi=pmix ("srun --mpi=list" lists the choices) or another one: launch=(mpirun)
 launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=20)
 set -- @@command
 
-# ---- From here on the same in every job script.
-# SLURM tells this shell before the end. It tells the ranks, which save after their step and leave with code 85; then the job
-# queues itself again and --resume continues to the same numbers. It also does when it was preempted before there was anything
-# to save, or has lost a node. Any other end is the end.
+# ---- The rest is the same in every job script.
+# Before the time limit SLURM sends SIGUSR1 to this shell, which forwards it to the ranks. They finish the current step, write a
+# checkpoint and exit with code 85; the job then requeues itself, and --resume continues with the same numbers. The job also
+# requeues itself if it was preempted before the first checkpoint, or has lost a node. Any other exit code ends the job.
 set -u
-told='' ranks=''
-trap 'told=yes; [ -z "$ranks" ] || kill -USR1 "$ranks" 2> /dev/null' USR1 TERM
+stopping='' ranks=''
+trap 'stopping=yes; [ -z "$ranks" ] || kill -USR1 "$ranks" 2> /dev/null' USR1 TERM
 job=$SLURM_JOB_ID
 [ -z "${SLURM_ARRAY_TASK_ID-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}" PYTHONUNBUFFERED=1
 echo "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: prdp-hpc $*"
 
-# What cannot listen yet must not end by the signal, so launcher and ranks begin deaf to it; hence it is told until they leave.
+# Start launcher and ranks with SIGUSR1 ignored, because its default action would kill them; resend it until they exit.
 (trap '' USR1 && exec "${launch[@]}" bash -c 'trap "" USR1 && exec prdp-hpc "$@"' rank "$@") &
 ranks=$!
 while kill -0 "$ranks" 2> /dev/null; do
-    if [ -z "$told" ]; then wait "$ranks"; else sleep 1 && kill -USR1 "$ranks" 2> /dev/null; fi # a signal ends wait early
+    if [ -z "$stopping" ]; then wait "$ranks"; else sleep 1 && kill -USR1 "$ranks" 2> /dev/null; fi # signals interrupt wait
 done
 wait "$ranks"
 code=$?
 
 preempted() { scontrol show job "$job" | grep -q 'PreemptTime=[0-9]'; }
-all_nodes_answer() {
+all_nodes_respond() {
     SLURM_OVERLAP=1 timeout 60 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --mpi=none true
 }
 if [ "$code" = 85 ]; then
-    why="stopped early with everything saved"
-elif [ "$code" = 138 ]; then # ended by SIGUSR1 itself, in the moment before a rank was deaf to it
-    why="told to stop before it could listen"
+    why="stopped early with a checkpoint"
+elif [ "$code" = 138 ]; then # killed by SIGUSR1, in the short time before a rank ignores it
+    why="stopped by SIGUSR1 during start-up"
 elif [ "$code" != 0 ] && preempted; then
-    why="preempted before there was anything to save"
-elif [ "$code" != 0 ] && ! all_nodes_answer; then
-    why="a node does not answer"
+    why="preempted before the first checkpoint"
+elif [ "$code" != 0 ] && ! all_nodes_respond; then
+    why="a node does not respond"
 else
-    echo "job $job: ended with code $code"
+    echo "job $job: exited with code $code"
     exit "$code"
 fi
-# A cancelled job must not come back, and a preempted one may be in the queue again already.
+# A cancelled job must not be requeued, and SLURM may already have requeued a preempted one.
 case $(squeue --noheader --jobs="$job" --format=%T/%r) in
-    RUNNING/* | COMPLETING/TimeLimit) echo "job $job: $why, queued again" && scontrol requeue "$job" ;;
+    RUNNING/* | COMPLETING/TimeLimit) echo "job $job: $why, requeued" && scontrol requeue "$job" ;;
     *) echo "job $job: $why" ;;
 esac
 exit "$code"

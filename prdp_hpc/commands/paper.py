@@ -1,4 +1,4 @@
-"""`prdp-hpc paper`: every experiment of the paper, and one table of all."""
+"""`prdp-hpc paper`: run every experiment of the paper and print one table."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from prdp_hpc.config import (
     load_paper,
     nearest,
 )
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import all_ranks_come, call_together
 from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json, write_text
@@ -33,10 +34,10 @@ from prdp_hpc.report import comparison_table, paper_markdown, paper_table, read_
 
 
 def paper(arguments: argparse.Namespace) -> None:
-    """Compare PRDP in each experiment of the list; go on where an earlier call stopped.
+    """Run the comparison of each experiment of the list, resuming an earlier call.
 
-    Prints the table and writes it to `summary.md`, and all results to `summary.json`. An experiment
-    that fails is reported, the others go on; the exit code is then 1.
+    Prints the table, and writes it to `summary.md` and all results to `summary.json`. If an
+    experiment fails, the error is reported, the remaining ones are run, and the exit code is 1.
     """
     path = find_list(arguments.list)
     listed = load_paper(path)
@@ -49,7 +50,7 @@ def paper(arguments: argparse.Namespace) -> None:
         failures = _all(path, listed, names, out, arguments.quick, changes, made_with)
     if MPI.COMM_WORLD.rank == 0:
         table = paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)
-        print(f"\n{table}\n\nresults: {out}")
+        show(table, f"results: {out}")
     if failures:
         sys.exit(1)
 
@@ -63,7 +64,7 @@ def _all(
     changes: _Changes,
     made_with: dict[str, Any],
 ) -> dict[str, str]:
-    """Each experiment, and after each the summary of all; what failed, and why."""
+    """Run each experiment and update the summary after each; return the errors by experiment."""
     failures: dict[str, str] = {}
     for name in names:
         message = _attempt(partial(_experiment, path, listed, name, out, quick, changes, made_with))
@@ -85,7 +86,7 @@ def _chosen(listed: Paper, only: Sequence[str] | None) -> list[str]:
 
 @dataclass(frozen=True)
 class _Changes:
-    """What the command line says about all experiments."""
+    """Changes to all experiments from the command line."""
 
     schedules: Sequence[str] | None
     seeds: int | None
@@ -111,7 +112,7 @@ def _experiment(
     made_with: dict[str, Any],
     stack: ExitStack,
 ) -> None:
-    """One comparison, with its results in `<name>.json` and its figure in `figures/`."""
+    """Run one comparison, with its results in `<name>.json` and its figure in `figures/`."""
     config = changes.load(path, name, listed, quick).model_copy(update={"output": str(out)})
     mesh = process_mesh(config)
     stack.callback(mesh.close)
@@ -119,7 +120,7 @@ def _experiment(
         config, mesh, out / name, out / "figures" / f"{name}.png", resume=True
     )
     if mesh.is_root:
-        print(f"\n{comparison_table(comparison)}", flush=True)
+        show(comparison_table(comparison))
     result = {"experiment": name, "quick": quick, **made_with, **comparison}
     call_together(
         mesh.world, lambda: write_json(out / f"{name}.json", result) if mesh.is_root else None
@@ -127,9 +128,10 @@ def _experiment(
 
 
 def _attempt(action: Callable[[ExitStack], None]) -> str | None:
-    """Do something on all ranks; what went wrong, if all ranks came to an end. Collective.
+    """Run an action on all ranks and return its error message, or None. Collective.
 
-    Where one rank fails and others wait for it, nothing can go on: its error is raised.
+    If a rank fails while others wait for it in a collective call, no further experiment can run, so
+    its error is raised.
     """
     world, report = MPI.COMM_WORLD, None
     with ExitStack() as stack:
@@ -146,7 +148,7 @@ def _attempt(action: Callable[[ExitStack], None]) -> str | None:
         return None
     chosen = reports[first(reports)]
     if world.rank == 0:
-        text = f"failed, going on with the next experiment: {chosen.text}"
+        text = f"failed, continuing with the next experiment: {chosen.text}"
         trace = "" if chosen.expected else chosen.trace
         print(f"prdp-hpc: {text}\n{trace}", end="", file=sys.stderr, flush=True)
     return chosen.text
@@ -155,7 +157,7 @@ def _attempt(action: Callable[[ExitStack], None]) -> str | None:
 def _results(
     out: Path, listed: Paper, failures: dict[str, str], quick: bool
 ) -> list[dict[str, Any]]:
-    """What is there of this size, in the list's order; results of earlier calls too."""
+    """The results of this size in the list's order, including those of earlier calls."""
     found: list[dict[str, Any]] = []
     for name in listed.experiments:
         if name in failures:

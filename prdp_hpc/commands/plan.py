@@ -1,4 +1,4 @@
-"""`prdp-hpc plan`: which split of replicas × grid ranks a training should have."""
+"""`prdp-hpc plan`: predict the best split of ranks into replicas × grid ranks for a training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from prdp_hpc.config import FieldInversionConfig, InverseConfig, SupervisedConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.errors import InputError
 from prdp_hpc.planning import (
     Layer,
@@ -24,13 +25,13 @@ from prdp_hpc.planning import (
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Print the model's times of every split (docs/scaling.md); nothing is run, and one rank is
-    enough.
+    """Print the predicted times of every split (docs/results/scaling.md). Nothing is run, so
+    one rank is enough.
     """
     config = load_config(arguments.config, arguments.overrides)
     if isinstance(config, InverseConfig):
         raise InputError(
-            "an inverse problem has no samples to divide: all ranks share its grid, there is "
+            "an inverse problem has no samples to divide: all ranks share its grid, so there is "
             "nothing to plan"
         )
     machine = load_machine(arguments.machine)
@@ -41,21 +42,19 @@ def plan(arguments: argparse.Namespace) -> None:
     )
     candidates = splits(work, machine, arguments.ranks)
     shape = " × ".join(map(str, work.shape))
-    print(
+    show(
         f"{config.name} on {arguments.ranks} ranks of {machine.name!r}: {shape} points, batch of "
-        f"{work.batch},"
+        f"{work.batch},\n"
+        f"{work.solves} solve(s) per sample with {work.iterations} iterations (adjoint "
+        f"{work.adjoint_iterations}), network of {work.parameters:,} parameters",
+        plan_table(candidates, machine),
     )
-    print(
-        f"{work.solves} solve(s) a sample of {work.iterations} iterations (adjoint "
-        f"{work.adjoint_iterations}),",
-        end=" ",
-    )
-    print(f"network of {work.parameters:,} parameters\n")
-    print(plan_table(candidates, machine))
 
 
 def _workload(config: SupervisedConfig, iterations: int | None) -> Workload:
-    """As the config's components say; those that say nothing are built and measured."""
+    """The workload that the config's components declare; components without a declaration are built
+    and measured.
+    """
     physics = physics_workload(config)
     if physics is None:
         physics = PhysicsWorkload(**_measurements().measured_physics(config))
@@ -67,5 +66,5 @@ def _workload(config: SupervisedConfig, iterations: int | None) -> Workload:
 
 
 def _measurements() -> Any:
-    # Loads torch and PETSc, which plans of built-in components need not.
+    # Imported late, because it loads torch and PETSc, which built-in components do not need here.
     return importlib.import_module("prdp_hpc.experiments.measured")

@@ -1,4 +1,4 @@
-"""`prdp-hpc plot`: figures and tables of runs, from their files alone."""
+"""`prdp-hpc plot`: draw figures and print tables of runs, from their files only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prdp_hpc.commands.compare import draw_fields, table_of
 from prdp_hpc.commands.run import draw
+from prdp_hpc.console import show
 from prdp_hpc.report import (
     is_comparison,
     load_comparison,
@@ -18,9 +19,7 @@ from prdp_hpc.report import (
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """One run: its figure. Several: one figure of all. A comparison's folder: its figure and
-    table.
-    """
+    """Draw the figure of one run, of several runs, or of a comparison, and print its table."""
     folders = [Path(run) for run in arguments.runs]
     if len(folders) == 1 and is_comparison(folders[0]):
         _plot_comparison(folders[0], arguments.out)
@@ -32,7 +31,7 @@ def plot(arguments: argparse.Namespace) -> None:
     else:
         figure = Path(arguments.out or "runs.png")
         plot_runs(records, figure)
-    print(f"{run_table(records)}\n\nfigure: {figure}")
+    show(run_table(records), f"figure: {figure}")
 
 
 def _plot_comparison(folder: Path, out: str | None) -> None:
@@ -40,6 +39,5 @@ def _plot_comparison(folder: Path, out: str | None) -> None:
     figure = Path(out or folder / "figures" / "comparison.png")
     plot_comparison(comparison, figure, comparison.name)
     draw_fields(comparison, comparison.name)
-    if comparison.content is not None:
-        print(table_of(comparison))
-    print(f"\nfigure: {figure}")
+    table = [] if comparison.content is None else [table_of(comparison)]
+    show(*table, f"figure: {figure}")

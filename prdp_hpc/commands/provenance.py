@@ -1,4 +1,4 @@
-"""What results were made with: the command, the versions, the machine."""
+"""Provenance of results: the command, the versions and the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prdp_hpc.petsc import PETSc
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """The entries `command`, `versions` and `machine` of a file of results."""
+    """The entries `command`, `versions` and `machine` of a results file."""
     ranks = MPI.COMM_WORLD.size
     return {
         "command": f"mpirun -n {ranks} {command}" if ranks > 1 else command,
@@ -40,7 +40,7 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def machine_text(machine: dict[str, Any]) -> str:
-    """The machine in a few words."""
+    """A short description of the machine."""
     parts = [
         f"{machine['cores']} cores of {machine['processor']}",
         machine["gpu"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.run import (
@@ -23,7 +24,7 @@ from prdp_hpc.report import has_fields, load_run, plot_inversion, plot_run, run_
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, then print the table and draw the figure of the run."""
+    """Train, print the table and draw the figure of the run."""
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config)
@@ -32,24 +33,24 @@ def run(arguments: argparse.Namespace) -> None:
             remove(mesh, folder)
         train_and_plot(config, mesh, folder, arguments.resume)
     if mesh.is_root:
-        print(run_table([load_run(folder)]))
-        print(f"\nrun folder: {folder}\nfigure:     {figure_of(folder)}")
+        places = f"run folder: {folder}\nfigure:     {figure_of(folder)}"
         if has_fields(folder):
-            print(f"fields:     {fields_figure_of(folder)}")
+            places += f"\nfields:     {fields_figure_of(folder)}"
+        show(run_table([load_run(folder)]), places)
     mesh.close()
 
 
 def train_and_plot(
     config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool
 ) -> dict[str, Any]:
-    """One run with its figure; the run's summary. Collective."""
+    """Train, draw the figure and return the summary of the run. Collective."""
     summary = run_experiment(config, mesh, folder, resume)
     call_together(mesh.world, lambda: draw(folder) if mesh.is_root else None)
     return summary
 
 
 def draw(folder: Path, figure: Path | None = None) -> None:
-    """The figure of a run, and that of its fields where it has some."""
+    """Draw the figure of a run, and that of its fields if it has any."""
     record = load_run(folder)
     plot_run(record, figure or figure_of(folder))
     if has_fields(folder):
@@ -57,19 +58,19 @@ def draw(folder: Path, figure: Path | None = None) -> None:
 
 
 def fields_figure_of(folder: Path) -> Path:
-    """Where the figure of a run's or a comparison's fields lies."""
+    """Path of the figure of a run's or a comparison's fields."""
     return folder / "figures" / "fields.png"
 
 
 def figure_of(folder: Path) -> Path:
-    """Where a run's figure lies."""
+    """Path of a run's figure."""
     return folder / "figures" / "error_and_level.png"
 
 
 def remove(mesh: ProcessMesh, folder: Path) -> None:
-    """Remove what an earlier run or comparison left in its folder, whose lock is held; collective.
+    """Remove an earlier run or comparison from its folder, whose lock this job has. Collective.
 
-    `RunFolderError` for a folder that holds something else.
+    Raises `RunFolderError` for a folder with other content.
     """
     call_together(mesh.world, lambda: _remove(folder) if mesh.is_root else None)
 
@@ -92,8 +93,8 @@ def _check_removable(folder: Path) -> None:
         for folder in (folder, *folder.glob("prdp"), *folder.glob("seed_*/prdp"))
     ):
         raise RunFolderError(
-            f"{folder} holds no run, so --overwrite does not remove it: choose another name=… or "
-            "output=…"
+            f"{folder} has no run in it, so --overwrite does not remove it: choose another name=… "
+            "or output=…"
         )
     used = next((lock.parent for lock in folder.rglob(FOLDER_LOCK) if is_locked(lock)), None)
     if used is not None:

@@ -1,5 +1,5 @@
-"""`prdp-hpc submit`: a SLURM job from a config. Nothing here loads MPI, which login nodes may
-forbid.
+"""`prdp-hpc submit`: submit a SLURM job for a config. This module does not load MPI, which may be
+unusable on login nodes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from importlib import resources
 from pathlib import Path
 
 from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
 SIGNAL_SECONDS = 120
-"""How long before its time limit a job is told to save; SLURM may do so up to 60 s earlier."""
+"""Seconds before the time limit at which SLURM sends SIGUSR1; it may do so up to 60 s earlier."""
 
 _ADVICE = {
-    # What sbatch says, in the order in which to look for it: one message names both the account and
-    # the partition.
+    # Patterns for sbatch's messages, in the order in which they are tried: one message names both
+    # the account and the partition.
     "account": "Give --account; `sacctmgr show associations user=$USER "
     "format=account,partition` lists yours",
     "partition specified|partition name": "Give one of these with --partition: {partitions}",
@@ -32,12 +33,12 @@ _ADVICE = {
     "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or "
     "--partition; "
     "`sinfo -o '%P %D %c %G'` lists how many nodes there are, their cores and their GPUs",
-    "controller|configuration": "SLURM does not answer here: try on a login node, or later",
+    "controller|configuration": "SLURM does not respond here: try on a login node, or later",
 }
 
 
 class SubmitError(InputError):
-    """A job that does not fit the config, or that sbatch refused."""
+    """Options that do not fit the config, or a job that sbatch rejected."""
 
 
 class _Template(string.Template):
@@ -45,16 +46,16 @@ class _Template(string.Template):
 
 
 def submit(arguments: argparse.Namespace) -> None:
-    """Write the batch script of a config into `<output>/slurm`, show it, and hand it to sbatch
+    """Write the batch script of a config into `<output>/slurm`, print it, and pass it to sbatch
     unless `--dry-run` is given.
 
     Raises
     ------
     ConfigError
-        For a config that does not do, before anything is written.
+        For an invalid config, before anything is written.
     SubmitError
-        For ranks that do not fit the nodes or the task; with sbatch's own words where it refuses
-        the job.
+        If the ranks do not fit the nodes or the task, or with sbatch's message if it rejects the
+        job.
     """
     config = load_config(arguments.config, arguments.overrides)
     grid_ranks = arguments.grid_ranks or config.parallel.grid_ranks or 1
@@ -62,32 +63,33 @@ def submit(arguments: argparse.Namespace) -> None:
     name = config.name if arguments.task == "run" else f"{config.name}-{arguments.task}"
     script = Path(config.output) / "slurm" / f"{name}.sh"
     text = _script_text(arguments, name, script, ranks)
-    # SLURM does not make the folder of a log, which lies beside the script. It keeps a copy of the
-    # script with the job.
+    # The log is beside the script, since SLURM does not create the folder of a log. SLURM copies
+    # the script on submission, so that later jobs may overwrite it.
     try:
         write_text(script, text)
     except OSError as error:
         raise SubmitError(
             f"{script}: cannot be written: {error.strerror}; choose another output=…"
         ) from None
-    print(text, flush=True)
+    show(text)
     if arguments.dry_run:
-        print(f"not submitted; to do so: sbatch {shlex.quote(str(script))}")
+        show(f"not submitted; to submit it: sbatch {shlex.quote(str(script))}")
         return
     job = _submitted(script)
-    print(f"job:        {job}\nlog:        {script.with_name(f'{name}-{job}.log')}")
+    places = f"job:        {job}\nlog:        {script.with_name(f'{name}-{job}.log')}"
     if arguments.task != "generate":
-        print(f"run folder: {_results(config, name)}")
+        places += f"\nrun folder: {_results(config, name)}"
+    show(places)
 
 
 def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid_ranks: int) -> int:
-    """How many ranks the job has; `SubmitError` where they do not fit the nodes or the task."""
+    """Return the number of ranks; raise `SubmitError` if they do not fit the nodes or the task."""
     replicas, nodes = arguments.replicas, arguments.nodes
     if not config.divides_samples:
         if arguments.task == "generate":
             raise SubmitError(
-                f"{arguments.config}: an inverse problem makes its own reference, there is nothing "
-                "to generate"
+                f"{arguments.config}: an inverse problem is not trained on trajectories, so there "
+                "is nothing to generate"
             )
         if replicas > 1:
             raise SubmitError(
@@ -115,7 +117,7 @@ def _script_text(arguments: argparse.Namespace, name: str, script: Path, ranks: 
         "time": arguments.time,
         "partition": arguments.partition,
         "account": arguments.account,
-        # %j is the job's id; a per cent sign of the user's own must be written twice.
+        # %j is the id of the job; a percent sign in the path must be written twice.
         "output": str(script.with_name(name)).replace("%", "%%") + "-%j.log",
         "open-mode": "append",
         "signal": f"B:USR1@{SIGNAL_SECONDS}",
@@ -143,29 +145,29 @@ def _script_text(arguments: argparse.Namespace, name: str, script: Path, ranks: 
 
 
 def _submitted(script: Path) -> str:
-    """The id that sbatch gives the job; `SubmitError` with what it says when it refuses."""
+    """Submit the script and return the id of the job; raise `SubmitError` if sbatch rejects it."""
     try:
         ended = subprocess.run(
             ["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         raise SubmitError(
-            "sbatch is not here: submit from a login node of a cluster with SLURM. Elsewhere start "
-            "the ranks with mpirun; "
+            "sbatch was not found: submit from a login node of a cluster with SLURM. Elsewhere "
+            "start the ranks with mpirun; "
             "--dry-run shows the script"
         ) from None
     if ended.returncode:
-        said = "; ".join(
+        message = "; ".join(
             re.sub("^sbatch: |(error|fatal): ", "", line) for line in ended.stderr.splitlines()
         )
-        raise SubmitError(f"sbatch refused {script}: {said}. {_advice(said)}")
-    sys.stderr.write(ended.stderr)  # a site's own remarks
+        raise SubmitError(f"sbatch rejected {script}: {message}. {_advice(message)}")
+    sys.stderr.write(ended.stderr)  # messages of the site
     return ended.stdout.strip().split(";")[0]  # "id;cluster" where there are several
 
 
-def _advice(said: str) -> str:
+def _advice(message: str) -> str:
     for pattern, advice in _ADVICE.items():
-        if re.search(pattern, said, re.IGNORECASE):
+        if re.search(pattern, message, re.IGNORECASE):
             return advice.format(partitions=_partitions()) if "{" in advice else advice
     return "Change the options, or the script, and submit again"
 
@@ -179,4 +181,4 @@ def _partitions() -> str:
 
 def _results(config: ExperimentConfig, name: str) -> str:
     folder = Path(config.output) / name
-    return f"{folder} (there already: the job continues it)" if folder.exists() else str(folder)
+    return f"{folder} (exists: the job continues it)" if folder.exists() else str(folder)

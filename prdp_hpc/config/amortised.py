@@ -1,4 +1,4 @@
-"""The config of an amortised inversion."""
+"""The config of an amortised inversion: a network that maps measurements to a coefficient field."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from prdp_hpc.errors import InputError
 
 
 class FieldSamplesSection(Section):
-    """How many random fields are drawn for training and for validation, and from which seed."""
+    """The random coefficient fields on which the network is trained and validated."""
 
     train: Count = 64
+    """Number of fields for training."""
     validation: Count = 20
+    """Number of fields for validation."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Random seed of the fields and of the noise in their measurements."""
 
 
 class AmortisedInversionConfig(SupervisedConfig):
-    """A network finds coefficient fields from measurements."""
+    """Train a network that computes coefficient fields from measurements."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
         _SCHEDULE,
@@ -34,13 +37,17 @@ class AmortisedInversionConfig(SupervisedConfig):
     component: ClassVar[str] = "prdp_hpc.tasks.inversion.amortised:AmortisedInversion"
 
     task: Literal["amortised_inversion"]
+    """The task: train a network for field inversion."""
     truth: TruthSection = TruthSection()
+    """Distribution of the random coefficient fields."""
     experiments: ExperimentsSection = ExperimentsSection(count=4)
+    """Experiments of each sample; default: 4 experiments."""
     data: FieldSamplesSection = FieldSamplesSection()  # type: ignore[assignment]
+    """Number and random seed of the coefficient fields."""
 
     @property
     def steps(self) -> int:
-        """There are no time steps."""
+        """Number of time steps of a sample: 0, since the PDE is stationary."""
         return 0
 
     @model_validator(mode="after")
@@ -48,9 +55,12 @@ class AmortisedInversionConfig(SupervisedConfig):
         own = self.experiments
         if own.file is not None or own.sides or own.reference_factor != 1:
             raise InputError(
-                "experiments: an amortised inversion makes its own fields and data: file, sides "
-                "and reference_factor are not for it"
+                "experiments: an amortised inversion generates its fields and data, so the keys "
+                "file, sides and reference_factor are not supported: leave them out"
             )
         if self.network_inputs:
-            raise InputError("network_inputs: the network of an amortised inversion gets none")
+            raise InputError(
+                "network_inputs: the network of an amortised inversion has no further inputs: "
+                "leave this key out"
+            )
         return self

@@ -1,4 +1,4 @@
-"""What `prdp-hpc compare` trains beside PRDP, over which seeds, and what must be saved."""
+"""The section `comparison` of a config: variants, seeds and targets of `prdp-hpc compare`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _OWN_NAMES = re.compile(r"prdp|gradient|full|constant_.*|seed_.*|figures")
 def _baseline_name(name: str) -> str:
     if not _NAME.fullmatch(name) or _OWN_NAMES.fullmatch(name):
         raise InputError(
-            "a baseline's name is a word in small letters, as plain_gmres, that no other run has, "
-            f"not {name!r}"
+            "a baseline's name must be a word in lower-case letters that no other run has, e.g. "
+            f"plain_gmres, not {name!r}"
         )
     return name
 
@@ -27,48 +27,49 @@ BaselineName = Annotated[str, AfterValidator(_baseline_name)]
 
 
 class BaselineSection(Section):
-    """A further full refinement with a solver of its own; `level` null: that of the config's full
-    refinement.
-    """
+    """A further variant with full refinement and another solver."""
 
     solver: SolverSection
+    """Linear solver of this variant."""
     level: Level | None = None
+    """Constant level of this variant; null: that of full refinement."""
 
 
 class TargetSection(Section):
-    """Shares (between 0 and 1) that PRDP must save; null: no target."""
+    """Savings that PRDP must reach, as shares between 0 and 1."""
 
     inner_iterations: Share | None = None
+    """Share of forward and adjoint iterations to be saved; null: no target."""
     solver_seconds: Share | None = None
+    """Share of the time in the solver to be saved; null: no target."""
     total_seconds: Share | None = None
+    """Share of the total time to be saved; null: no target."""
 
 
 class ComparisonSection(Section):
-    """Runs of a comparison: how many seeds (`seed`, `seed + 1`, …), which schedules, constant
-    levels and baselines, which targets.
-
-    `schedules` are compared with full refinement; "prdp" is always one of them.
-
-    `targets` names what PRDP is measured against: `full` or a baseline. `seeds` null: 3, and 1 for
-    an inverse problem, in which nothing is random.
-    """
+    """The variants of a comparison, its seeds and its targets."""
 
     seeds: Count | None = None
+    """Number of seeds: `seed`, `seed + 1`, …; null: 3, or 1 for inverse problems."""
     schedules: tuple[Literal["prdp", "gradient"], ...] = ("prdp",)
+    """Schedules to compare with full refinement; "prdp" is always included."""
     constant_levels: tuple[Level, ...] = ()
+    """Constant levels to train with as well, forward and adjoint, e.g. [1, 3, 10]."""
     baselines: dict[BaselineName, BaselineSection] = Field(default_factory=dict)
+    """Further variants by name: full refinement with another solver."""
     targets: dict[str, TargetSection] = Field(default_factory=dict)
+    """Savings to be reached against `full` or a baseline, by its name."""
 
     @field_validator("constant_levels")
     @classmethod
     def _levels(cls, value: Any) -> Any:
         if len(set(value)) < len(value):
-            raise InputError(f"constant_levels are given twice: {list(value)}")
+            raise InputError(f"constant_levels must all be different, not {list(value)}")
         return value
 
     @property
     def further_schedules(self) -> tuple[str, ...]:
-        """The schedules beside PRDP, each once."""
+        """The schedules other than PRDP, without duplicates."""
         return tuple(dict.fromkeys(name for name in self.schedules if name != "prdp"))
 
     @model_validator(mode="after")

@@ -1,17 +1,18 @@
-"""Components by name: what a config can name, whether it is built in or the user's own.
+"""Components by name: the built-in and user-defined classes and functions that a config can name.
 
 A name is one of
 
-- a word: built in (`BUILT_IN`), or announced by an installed package as an entry point of the group
-  `prdp_hpc.<group>`, e.g. `[project.entry-points."prdp_hpc.physics"] shallow_water = "ocean:SWE"`;
-- `package.module:Name`: imported as Python would import it;
-- `file.py:Name`: the file is executed, its folder is put on Python's path; a relative path starts
-  at the folder of the config.
+- a word: built in (`BUILT_IN`), or registered by an installed package as an entry point of the
+  group `prdp_hpc.<group>`, e.g.
+  `[project.entry-points."prdp_hpc.physics"] shallow_water = "ocean:SWE"`;
+- `package.module:Name`: imported as usual;
+- `file.py:Name`: the file is executed, and its folder is added to Python's path; a relative path
+  starts at the folder of the config.
 
-What a name stands for is a class or function. Its attribute `Config`, a pydantic model, validates
-the other keys of its section; without one they are passed on as they are. A name may also stand for
-such a model that says in `component` where the class is ("package.module:Name"): then a config is
-checked without loading torch, MPI or PETSc, as the built-in ones are.
+A name refers to a class or function. Its attribute `Config`, a pydantic model, validates the other
+keys of its section; without this attribute the keys are passed on unchanged. A name may also refer
+to such a model whose class attribute `component` ("package.module:Name") locates the class. Then a
+config is validated without loading torch, MPI or PETSc, which is how the built-in ones work.
 """
 
 from __future__ import annotations
@@ -71,19 +72,19 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "manual": "prdp_hpc.refinement.schedules:ManualSchedule",
     },
 }
-"""The built-in names of each group, and where what they stand for is."""
+"""The built-in names of each group with the object that each refers to, as "module:Name"."""
 
-OWN = "package.module:Name or file.py:Name of your own"
+OWN = "package.module:Name or file.py:Name for user code"
 
 
 @dataclass(frozen=True)
 class Component:
-    """What a name in a config stands for.
+    """The object that a name in a config refers to.
 
     Attributes
     ----------
-    name : as it is kept in the resolved config: a file's path is absolute.
-    where : "module:Name" of what is imported for it.
+    name : the name in the resolved config, in which the path of a file is absolute.
+    where : "module:Name" of the object to import.
     built_in : whether the name is one of `BUILT_IN`.
     """
 
@@ -93,27 +94,27 @@ class Component:
 
     @property
     def label(self) -> str:
-        """The name without the file or module that it comes from."""
+        """The name without its file or module."""
         return self.name.rpartition(":")[2]
 
     @property
     def target(self) -> Any:
-        """The class, or the model that says where it is; imported on first use."""
+        """The class, or the model that locates it; imported on first use."""
         return load_object(self.where)
 
     @property
     def model(self) -> type[BaseModel] | None:
-        """The pydantic model of its keys, or None where they are free."""
+        """The pydantic model of its keys, or None if any keys are accepted."""
         model = self.target if _is_model(self.target) else getattr(self.target, "Config", None)
         return model if _is_model(model) else None
 
     def load(self) -> Any:
-        """The class itself."""
+        """Return the class itself, also if the name refers to a model."""
         where = getattr(self.target, "component", None) if _is_model(self.target) else None
         return self.target if where is None else load_object(where)
 
     def record(self) -> dict[str, str]:
-        """What a run folder keeps of it: the name, and which code it was."""
+        """The entry in a run folder: the name, and for user code its file and hash."""
         module = sys.modules.get(getattr(self.target, "__module__", ""))
         file = None if self.built_in else getattr(module, "__file__", None)
         if file is None:
@@ -123,22 +124,22 @@ class Component:
 
 
 def known_names(group: str) -> list[str]:
-    """The words of a group: built in first, then those that installed packages announce."""
-    return list(dict.fromkeys([*BUILT_IN[group], *_announced(group)]))
+    """The words of a group: first the built-in ones, then those of installed packages."""
+    return list(dict.fromkeys([*BUILT_IN[group], *_registered(group)]))
 
 
 @cache
-def _announced(group: str) -> dict[str, str]:
-    """The names that installed packages announce, and where what they stand for is."""
+def _registered(group: str) -> dict[str, str]:
+    """The names that installed packages register, with "module:Name" of their objects."""
     points = entry_points(group=f"prdp_hpc.{group}")
     return {point.name: f"{point.module}:{point.attr}" for point in points}
 
 
 def resolve(group: str, name: str, folder: Path, has_steps: bool | None = None) -> Component:
-    """What `name` stands for; `folder` is where relative files start.
+    """The component with the name `name`; relative files start at `folder`.
 
-    `has_steps`: leave out the built-in PDEs without time steps, or those with. Raises `ConfigError`
-    for a name that stands for nothing.
+    `has_steps`: accept only built-in PDEs with time steps (True) or without (False). Raises
+    `ConfigError` for an unknown name.
     """
     if ":" in name:
         return _own(name, folder)
@@ -148,11 +149,11 @@ def resolve(group: str, name: str, folder: Path, has_steps: bool | None = None) 
     if name not in words:
         known = ", ".join(map(repr, words))
         raise ConfigError(f"{name!r} is not known here, choose one of {known}, or {OWN}")
-    return Component(name, _announced(group)[name])
+    return Component(name, _registered(group)[name])
 
 
 def fitting_names(group: str, has_steps: bool | None = None) -> list[str]:
-    """The words of a group, of PDEs only those with time steps, or those without."""
+    """The words of a group; for PDEs only those with time steps, or those without."""
     return [word for word in known_names(group) if _fits(group, word, has_steps)]
 
 
@@ -163,7 +164,7 @@ def _fits(group: str, word: str, has_steps: bool | None) -> bool:
 
 
 def load_object(where: str) -> Any:
-    """The object of "package.module:Name"; `ConfigError` where the module has none."""
+    """The object "package.module:Name"; raises `ConfigError` if the module does not have it."""
     module_name, _, attribute = where.partition(":")
     module = sys.modules.get(module_name) or importlib.import_module(module_name)
     found = getattr(module, attribute, None) if attribute else None
@@ -176,14 +177,16 @@ def load_object(where: str) -> Any:
 
 @lru_cache(maxsize=256)
 def section_model(component: Component, key: str) -> type[BaseModel]:
-    """The model of a section whose key `key` names the component."""
+    """The pydantic model of a section whose key `key` names the component."""
     model = component.model
     extra = "allow" if model is None else (model.model_config.get("extra") or "forbid")
     namespace = {
         "__module__": __name__,
         "__annotations__": {key: str},
         "__doc__": None if model is None else model.__doc__,
-        "model_config": ConfigDict(extra=extra, frozen=True, protected_namespaces=()),
+        "model_config": ConfigDict(
+            extra=extra, frozen=True, protected_namespaces=(), use_attribute_docstrings=False
+        ),
         "component_loader": staticmethod(component.load),
         "naming_key": property(lambda self: key),
         key: component.name,
@@ -206,7 +209,7 @@ def _own(name: str, folder: Path) -> Component:
     else:
         _import(where, name)
         found = Component(name, name)
-    found.target  # noqa: B018 - a name that is not there is found here
+    found.target  # noqa: B018 - raises `ConfigError` now if the name does not exist
     return found
 
 
@@ -217,18 +220,18 @@ def _import(module: str, name: str) -> None:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
             raise
         raise ConfigError(
-            f"{name!r}: there is no module {error.name!r}: install it, put its folder into "
-            "PYTHONPATH, or give the file, as path/to/file.py:Name"
+            f"{name!r}: there is no module {error.name!r}: install it, add its folder to "
+            "PYTHONPATH, or give the file, e.g. path/to/file.py:Name"
         ) from None
 
 
 def _module_of(file: Path) -> str:
-    """The name of the module that a file makes; the file is executed once per process."""
+    """The name of the module of a file, which is executed once per process."""
     if not file.is_file():
         there = sorted(other.name for other in file.parent.glob("*.py"))
         hint = f"; {nearest(file.name, there)}" if there else ""
         raise ConfigError(f"{file}: no such file{hint}")
-    # Two files of one name are two modules.
+    # Files with the same name in different folders are different modules.
     name = f"{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return name

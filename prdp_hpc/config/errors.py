@@ -1,4 +1,4 @@
-"""What is wrong with a config, in words."""
+"""Error messages for invalid configs."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class ConfigError(InputError):
-    """A config that does not do; one message lists everything that is wrong with it."""
+    """An invalid config; one message lists all errors in it."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that was probably meant; else all known words."""
+    """A hint at the most similar known word, or a list of all known words if none is similar."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(words)}"
 
 
 def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """Each wrong key once, as `key: what is wrong; what is allowed`.
+    """One message per wrong key, as `key: what is wrong; what is allowed`.
 
-    Raises what a validator raised by mistake, which pydantic takes for a wrong value.
+    An exception that is a bug in a validator is raised again, because pydantic would report it as a
+    wrong value.
     """
     found: dict[tuple[int | str, ...], str] = {}
     for one in error.errors():
         _raise_bug(one.get("ctx", {}).get("error"))
         path = _path(model, dict(one))
-        # One value that fits no member of a union gives one error a member; the first says enough.
-        found.setdefault(path.keys, _sentence(path, dict(one)))
-    # Of a union's members, the one that the value came further with is the one that was meant.
+        # A value that fits no member of a union has one error per member; the first is enough.
+        found.setdefault(path.keys, _message(path, dict(one)))
+    # The deepest error belongs to the member of a union that fits the value best, so keep only it.
     return [
         f"{'.'.join(map(str, keys)) or 'config'}: {text}"
         for keys, text in found.items()
@@ -53,21 +54,23 @@ def _raise_bug(cause: object) -> None:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Whether it comes from a validator of this package, not from a component of the user's own:
-    pydantic's validators refuse values by ValueError.
+    """Whether a validator of this package raised the error, not one of a user's component, in which
+    a ValueError means a wrong value, as usual in pydantic.
     """
     frames = traceback.extract_tb(error.__traceback__)
     return not frames or Path(frames[-1].filename).is_relative_to(_PACKAGE)
 
 
 def _path(model: type[BaseModel], error: dict[str, Any]) -> KeyPath:
-    """Where the key is wrong that chooses the member of a union, pydantic tells the union's."""
+    """The path of the wrong key. If the discriminator of a union is wrong, pydantic's location is
+    that of the union, so the key is appended.
+    """
     path = key_path(model, error["loc"])
     tagged = error["type"] in ("union_tag_invalid", "union_tag_not_found")
     return replace(path, keys=(*path.keys, _discriminator(error))) if tagged else path
 
 
-def _sentence(path: KeyPath, error: dict[str, Any]) -> str:
+def _message(path: KeyPath, error: dict[str, Any]) -> str:
     kind, given = error["type"], error.get("input")
     if kind == "extra_forbidden":
         return f"unknown key; {nearest(str(path.keys[-1]), path.siblings)}"

@@ -1,8 +1,7 @@
-"""Whole configs, read from YAML and changed by `section.key=value`."""
+"""Complete configs: one model per task, and `load_config`, which reads and validates a file."""
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
-from prdp_hpc.config.errors import ConfigError, nearest, problems
+from prdp_hpc.config.errors import ConfigError, problems
 from prdp_hpc.config.inversion import (
     ExperimentsSection,
     FieldSection,
@@ -32,12 +31,13 @@ from prdp_hpc.config.models import (
     InverseSection,
     InverseTrainingSection,
     ParallelSection,
-    RefinementSection,
     Section,
     SolverSection,
     SupervisedTrainingSection,
 )
+from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
+from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
@@ -56,14 +56,23 @@ class _Experiment(Section):
     divides_samples: ClassVar[bool] = True
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; the run folder is `<output>/<name>`."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 1
+    """Random seed of initial parameters, order of samples and synthetic fields."""
     output: str = "runs"
+    """Folder that contains the run folders."""
     grid: GridSection
+    """The structured grid of the PDE."""
     physics: SerializeAsAny[Any]
+    """The PDE and its coefficients; the key `pde` names it."""
     solver: SolverSection = SolverSection()
+    """Linear solver and preconditioner."""
     refinement: RefinementSection = RefinementSection()
+    """Schedule that chooses the level (solve accuracy) of each epoch."""
     comparison: ComparisonSection = ComparisonSection()
+    """Variants, seeds and targets of `prdp-hpc compare`."""
     parallel: ParallelSection = ParallelSection()
+    """Distribution of the MPI ranks."""
 
     @property
     def seeds(self) -> range:
@@ -76,7 +85,7 @@ class _Experiment(Section):
 
 
 class SupervisedConfig(_Experiment):
-    """What learns from trajectories."""
+    """Base of the tasks that train a network on samples, e.g. trajectories."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
         _SCHEDULE,
@@ -87,19 +96,24 @@ class SupervisedConfig(_Experiment):
     )
 
     task: Any
+    """What is trained: a built-in task, or `file.py:Name` of a task in user code."""
     network: SerializeAsAny[Any]
+    """The network and its sizes; the key `kind` names it."""
     network_inputs: tuple[Literal["coordinates", "physics"], ...] = ()
+    """Fields that are added to the state as input: coordinates, or fields of the PDE."""
     training: SupervisedTrainingSection = SupervisedTrainingSection()
+    """Number of epochs, optimiser, loss and checkpoints."""
     data: DataSection = DataSection()
+    """Trajectories for training, validation and testing."""
 
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Steps that trajectories must have."""
+        """Number of time steps that trajectories must have."""
 
     @property
     def task_name(self) -> str:
-        """What the task is called in the run's files."""
+        """Name of the task in the files of a run."""
         name = self.task if isinstance(self.task, str) else str(self.task.kind)
         return name.rpartition(":")[2]
 
@@ -115,42 +129,46 @@ class SupervisedConfig(_Experiment):
         factor = getattr(self.data, "reference_factor", 1)
         if factor > 1 and "neumann" in self.grid.boundaries:
             raise InputError(
-                "data.reference_factor must be 1 with neumann boundaries: the points of a finer "
-                "grid lie elsewhere"
+                "data.reference_factor must be 1 with neumann boundaries, because a finer grid "
+                "does not contain the cell centres of the grid"
             )
         return self
 
 
 class EmulatorConfig(SupervisedConfig):
-    """A network learns one step of a PDE."""
+    """Train a network that replaces one time step of a PDE."""
 
     component: ClassVar[str] = "prdp_hpc.tasks.emulator:Emulator"
 
     task: Literal["emulator"]
+    """The task: train a network that replaces one time step of a PDE."""
 
     @property
     def steps(self) -> int:
-        """Steps that trajectories must have: two of the chain, and of validation."""
+        """Number of time steps that trajectories must have, which training and validation need."""
         return 2
 
 
 class CorrectorConfig(SupervisedConfig):
-    """A network learns to correct the steps of a coarse solver."""
+    """Train a network that corrects the time steps of a coarse solver."""
 
     component: ClassVar[str] = "prdp_hpc.tasks.corrector:Corrector"
 
     task: Literal["corrector"]
+    """The task: train a network that corrects the time steps of a coarse solver."""
     corrector: CorrectorSection = CorrectorSection()
+    """Number of unrolled steps, and what validation measures."""
     data: CorrectorDataSection = CorrectorDataSection()
+    """Trajectories for training, validation and testing."""
 
     @property
     def steps(self) -> int:
-        """Steps that trajectories must have."""
+        """Number of time steps that trajectories must have."""
         return self.corrector.steps
 
 
 class OwnTaskConfig(SupervisedConfig):
-    """A task of the user's own: `task: my.py:MyTask`, or `task: {kind: my.py:MyTask, key: …}`."""
+    """A user-defined task: `task: my.py:MyTask`, or `task: {kind: my.py:MyTask, key: …}`."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
         _SCHEDULE,
@@ -161,32 +179,36 @@ class OwnTaskConfig(SupervisedConfig):
     )
 
     data: CorrectorDataSection = CorrectorDataSection()
+    """Trajectories for training, validation and testing."""
 
     @property
     def steps(self) -> int:
-        """Steps that trajectories must have: the task's `steps`, 2 where it has none."""
+        """Number of time steps that trajectories must have: the task's `steps`, default 2."""
         kind, keys = made("tasks", self.task)
         return int(keys.get("steps", getattr(kind, "steps", 2)))
 
 
 class InverseConfig(_Experiment):
-    """A physical parameter is found from a solution."""
+    """Find the parameters of a source term from a solution of the PDE."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
         _SCHEDULE,
         Slot(("physics", "pde"), "physics", whole=True, has_steps=False),
     )
     component: ClassVar[str] = "prdp_hpc.tasks.inverse:Inverse"
-    default_seeds: ClassVar[int] = 1  # nothing is random
+    default_seeds: ClassVar[int] = 1  # The problem is deterministic.
     divides_samples: ClassVar[bool] = False
 
     task: Literal["inverse"]
+    """The task: find the parameters of a source term."""
     training: InverseTrainingSection = InverseTrainingSection()
+    """Number of epochs, learning rate and checkpoints."""
     inverse: InverseSection = InverseSection()
+    """The source term, its true parameters and the initial guess."""
 
     @property
     def task_name(self) -> str:
-        """What the task is called in the run's files."""
+        """Name of the task in the files of a run."""
         return self.task
 
     @model_validator(mode="after")
@@ -200,7 +222,7 @@ class InverseConfig(_Experiment):
 
 
 class FieldInversionConfig(_Experiment):
-    """A coefficient field is found from observations."""
+    """Find a coefficient field from observations."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
         _SCHEDULE,
@@ -212,24 +234,31 @@ class FieldInversionConfig(_Experiment):
     default_seeds: ClassVar[int] = 1
 
     task: Literal["field_inversion"]
+    """The task: find a coefficient field."""
     truth: TruthSection = TruthSection()
+    """The synthetic field to be found, for experiments without measured data."""
     experiments: ExperimentsSection = ExperimentsSection()
+    """Sources and measurements."""
     validation: HeldOutSection = HeldOutSection()
+    """Measurements that are not fitted, but used for the validation error."""
     unknown: UnknownSection = FieldSection(kind="field")
+    """Representation of the field; default: one value per grid point."""
     regularisation: RegularisationSection | None = H1Section(kind="h1")
+    """Regularisation of the field; default: H1; null: none."""
     training: InversionTrainingSection = InversionTrainingSection()
+    """Number of epochs, optimiser and checkpoints."""
 
     @property
     def task_name(self) -> str:
-        """What the task is called in the run's files."""
+        """Name of the task in the files of a run."""
         return self.task
 
     @model_validator(mode="after")
     def _enough_experiments(self) -> Self:
         if self.experiments.file is None and self.validation.experiments >= self.experiments.number:
             raise InputError(
-                f"validation.experiments={self.validation.experiments} leaves none of "
-                f"{self.experiments.number} experiments to be fitted"
+                f"validation.experiments={self.validation.experiments} leaves none of the "
+                f"{self.experiments.number} experiments to be fitted: give a smaller number"
             )
         return self
 
@@ -243,17 +272,54 @@ def load_config(
 ) -> ExperimentConfig:
     """Read a YAML config, change it by `section.key=value`, and validate it.
 
-    The components of the user's own that it names are imported: all of them, or those that
-    `imports` permits, for a config that somebody else may have written.
+    The user-defined components that it names are imported.
+
+    Parameters
+    ----------
+    path : str or Path
+        The YAML file.
+    overrides : sequence of str, default ()
+        Changes of the form `section.key=value`, e.g. `training.epochs=10`; the value is YAML.
+    imports : Imports, default ALL
+        Which user-defined components may be imported. The default permits all of them; restrict it
+        for a config from an untrusted source, since importing executes code.
+
+    Returns
+    -------
+    SupervisedConfig, InverseConfig or FieldInversionConfig
+        The validated config: an immutable pydantic model with all defaults filled in.
 
     Raises
     ------
     ConfigError
-        One message with the file and, for every wrong key, what is wrong and what is allowed.
+        For an invalid config. One message names the file and, for every wrong key, what is wrong
+        and what is allowed.
+
+    See Also
+    --------
+    train : Train according to a config.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from prdp_hpc import load_config
+    >>> text = '''
+    ... task: emulator
+    ... name: tiny
+    ... grid: {shape: [16]}
+    ... physics: {pde: heat, diffusivity: 0.1, dt: 0.01}
+    ... '''
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "tiny.yaml"
+    ...     _ = file.write_text(text)
+    ...     config = load_config(file, ["training.epochs=10"])
+    >>> config.training.epochs, config.network.kind, config.solver.ksp
+    (10, 'mlp', 'richardson')
     """
     content = read_yaml(Path(path))
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override)
     return validate(content, str(path), Path(path).parent, imports)
 
 
@@ -263,9 +329,9 @@ def validate(
     folder: str | Path = "",
     imports: Imports = ALL,
 ) -> ExperimentConfig:
-    """The config of a nested dictionary; `source` is named in errors.
+    """Validate a nested dictionary; `source` is its name in error messages.
 
-    `folder` is where relative files of components start; `imports`: see `load_config`.
+    `folder`: the start of relative paths of components; `imports`: see `load_config`.
     """
     found = _task(content, source, Path(folder), imports)
     filled = fill(found.model, found.model.slots, found.content, Path(folder), imports)
@@ -283,7 +349,7 @@ def components(config: ExperimentConfig) -> dict[str, Component]:
 
 
 def _task(content: dict[str, Any], source: str, folder: Path, imports: Imports) -> Filled:
-    """The model of the task that a config names, by which the rest is validated."""
+    """Find the model of the task that a config names, which validates the rest of the config."""
     if content.get("task") is None:
         known = ", ".join(known_names("tasks"))
         raise ConfigError(f"{source}: task: must be given; choose one of {known}, or {OWN}")
@@ -301,7 +367,7 @@ def _task(content: dict[str, Any], source: str, folder: Path, imports: Imports) 
 def validated(
     model: type[M], content: dict[str, Any], source: str, already: Sequence[str] = ()
 ) -> M:
-    """A model of a nested dictionary; all that is wrong with it, and `already`, in one
+    """Validate a nested dictionary with a model; report all errors, and those in `already`, in one
     `ConfigError`.
     """
     found = list(already)
@@ -316,82 +382,5 @@ def validated(
 
 
 def write_resolved(config: ExperimentConfig, path: str | Path) -> None:
-    """Write the config with all its defaults; beside and renamed."""
+    """Write the config with all its defaults, atomically."""
     write_text(path, config.to_yaml())
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, which YAML would silently overwrite."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-        if not isinstance(key, str | int | float):
-            raise ConfigError(
-                f"{key!r}: a key must be a word (line {key_node.start_mark.line + 1})"
-            )
-        if key in seen:
-            raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); keep one")
-        seen.add(key)
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a YAML file; `ConfigError` where it cannot be read, or gives a key twice."""
-    try:
-        if path.is_dir():
-            raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        there = sorted(other.name for other in path.parent.glob("*.y*ml"))
-        raise ConfigError(
-            f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror}; give another file, or the right to read it"
-        ) from error
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not a text file; give the YAML file of a config") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path}: must hold sections with keys, as 'task: emulator', not {_what(content)}"
-        )
-    return content
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(re.fullmatch(r"\w+", key) for key in keys):
-        raise ConfigError(
-            f"{override!r} is not of the form section.key=value, as training.epochs=10"
-        )
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{dotted}: the value {text!r} is not valid YAML: {' '.join(str(error).split())}"
-        ) from None
-    section = content
-    for depth, key in enumerate(keys[:-1]):
-        if section.get(key) is None:
-            section[key] = {}
-        inner = section[key]
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{dotted}: {'.'.join(keys[: depth + 1])} is a value, not a section")
-        section = inner
-    section[keys[-1]] = value
-
-
-def _what(content: Any) -> str:
-    return "nothing" if content is None else f"a {type(content).__name__}"

@@ -1,4 +1,4 @@
-"""The sections of a field inversion's config."""
+"""The sections of the config of a field inversion."""
 
 from __future__ import annotations
 
@@ -14,52 +14,65 @@ Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=Fa
 
 
 class TruthSection(Section):
-    """The synthetic field that is to be found, see `prdp_hpc.tasks.inversion.truth`; only where no
-    file has measurements.
+    """The synthetic coefficient field, for data that are not measured; see
+    `prdp_hpc.tasks.inversion.truth`.
     """
 
     kind: Literal["gaussian", "channels"] = "gaussian"
+    """Type of the random field: smooth ("gaussian"), or with channels of high κ."""
     contrast: Above1 = 100.0
+    """Ratio of high to low values of κ, without unit; above 1."""
     waves: Positive = 1.5
+    """Standard deviation of the wave numbers, in waves per length of the domain."""
     modes: Count = 64
+    """Number of random plane waves that are added."""
 
 
 class WellSection(Section):
-    """A well: where it is, in units of the domain's length, and what it pumps in."""
+    """A well, i.e. a point source."""
 
     position: tuple[Float, ...]
+    """Coordinates, one per axis, from 0 to `grid.length` and in the same unit."""
     rate: Float = 1.0
+    """Source strength: the integral of the source; negative: extraction."""
 
 
 class SideValuesSection(Section):
-    """The values of one side in each experiment; its kind of condition is that of `physics`."""
+    """Boundary values of one side by experiment; the type of the condition is that of `physics`."""
 
     axis: Annotated[int, Field(ge=0, strict=True)]
+    """Axis of the side, from 0 in the order of `grid.shape`."""
     end: Literal["low", "high"]
+    """End of the axis."""
     values: tuple[Float, ...]
+    """Value of the boundary condition in each experiment."""
 
 
 class ExperimentsSection(Section):
-    """What was done and measured: from a file, or synthetic.
+    """Sources and measurements, from a file or synthetic.
 
-    `file` may have any of `prdp_hpc.tasks.inversion.files.NAMES`; what it lacks is made as these
-    keys say. `wells`: how many random ones each experiment has, or the wells of each. `points`: how
-    many sensors per axis, on a lattice; or their positions; null: the whole solution is measured.
-    `noise` relative to the root mean square of the data. Synthetic data are solved for on a grid
-    `reference_factor` times as fine.
+    A file may contain any of `prdp_hpc.tasks.inversion.files.NAMES`; the missing ones are generated
+    from the other keys.
     """
 
     file: str | None = None
+    """HDF5 or NumPy file with fields, sources or measurements; null: all synthetic."""
     count: Count | None = None
+    """Number of experiments; null: 10, or the number in `wells` or in the file."""
     wells: Count | tuple[tuple[WellSection, ...], ...] = 8
+    """Number of random wells per experiment, or a list of wells for each experiment."""
     points: Count | tuple[tuple[Float, ...], ...] | None = 16
+    """Number of sensors per axis, or their coordinates; null: the whole solution."""
     noise: Positive = 0.01
+    """Standard deviation of the noise relative to the root mean square of the data."""
     reference_factor: Count = 1
+    """Refinement factor of the grid on which synthetic data are computed."""
     sides: tuple[SideValuesSection, ...] = ()
+    """Boundary values that differ between the experiments."""
 
     @property
     def number(self) -> int:
-        """How many experiments there are, where no file says."""
+        """Number of experiments, if no file determines it."""
         if not isinstance(self.wells, int):
             return len(self.wells)
         return 10 if self.count is None else self.count
@@ -68,8 +81,8 @@ class ExperimentsSection(Section):
     def _agreeing(self) -> ExperimentsSection:
         if not isinstance(self.wells, int) and self.count not in (None, len(self.wells)):
             raise InputError(
-                f"count is {self.count}, but wells are given for {len(self.wells)} experiments: "
-                "leave count out"
+                f"count is {self.count}, but wells has {len(self.wells)} experiments: leave out "
+                "count"
             )
         for side in self.sides:
             if self.file is None and len(side.values) != self.number:
@@ -81,13 +94,14 @@ class ExperimentsSection(Section):
 
 
 class HeldOutSection(Section):
-    """What validation measures: the last `experiments`, which are not fitted; and of the others the
-    share `points` of the sensors. Its solves have a relative tolerance of `tolerance`.
-    """
+    """The measurements that are held out for validation, i.e. not fitted."""
 
     experiments: Annotated[int, Field(ge=0, strict=True)] = 2
+    """Number of experiments to hold out, the last ones."""
     points: Share | None = None
+    """Share of the sensors to hold out in each experiment; null: none."""
     tolerance: Share = 1e-6
+    """Relative tolerance of the solves in validation."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> HeldOutSection:
@@ -100,19 +114,27 @@ class HeldOutSection(Section):
 
 
 class FieldSection(Section):
-    """One number per point, from `start` everywhere."""
+    """The unknown m = ln κ has one value per grid point."""
 
     kind: Literal["field"]
+    """Representation of m = ln κ: one value per grid point."""
     start: Float = 0.0
+    """Initial value of m = ln κ at all points."""
 
 
 class CoordinateNetworkSection(Section):
-    """A network of the coordinates, see `prdp_hpc.tasks.inversion.unknown.CoordinateNetwork`."""
+    """The unknown m = ln κ is a network of the coordinates; see
+    `prdp_hpc.tasks.inversion.unknown.CoordinateNetwork`.
+    """
 
     kind: Literal["network"]
+    """Representation of m = ln κ: a network of the coordinates."""
     features: Count = 64
+    """Number of random Fourier features."""
     bandwidth: Positive = 2.0
+    """Standard deviation of the features, in waves per length of the domain."""
     hidden: tuple[Count, ...] = Field(default=(64, 64), min_length=1)
+    """Widths of the hidden layers."""
 
 
 UnknownSection = Annotated[
@@ -122,18 +144,27 @@ UnknownSection = Annotated[
 
 
 class H1Section(Section):
-    """Smooth fields, see `prdp_hpc.tasks.inversion.regularisation.H1Regularisation`."""
+    """Regularisation for smooth fields; see
+    `prdp_hpc.tasks.inversion.regularisation.H1Regularisation`.
+    """
 
     kind: Literal["h1"]
+    """Type of the regularisation: the squared gradient, for smooth fields."""
     weight: Weight = 1.0
+    """Weight of the regularisation in the loss; at least 0."""
 
 
 class TotalVariationSection(Section):
-    """Fields with jumps, see `prdp_hpc.tasks.inversion.regularisation.TotalVariation`."""
+    """Regularisation for fields with jumps; see
+    `prdp_hpc.tasks.inversion.regularisation.TotalVariation`.
+    """
 
     kind: Literal["tv"]
+    """Type of the regularisation: total variation, for fields with jumps."""
     weight: Weight = 1.0
+    """Weight of the regularisation in the loss; at least 0."""
     smoothing: Positive = 0.1
+    """Gradient norm below which the norm is smoothed, in units of m per length."""
 
 
 RegularisationSection = Annotated[
@@ -143,29 +174,40 @@ RegularisationSection = Annotated[
 
 
 class LBFGSSection(Section):
-    """L-BFGS: pairs of changes that it keeps, and evaluations of a line search at most."""
+    """The keys of the optimiser L-BFGS."""
 
     component: ClassVar[str] = "prdp_hpc.tasks.inversion.lbfgs:LBFGS"
 
     history: Count = 10
+    """Number of pairs of steps and gradient changes that approximate the Hessian."""
     evaluations: Count = 20
+    """Maximum number of evaluations per line search."""
 
 
 class InversionTrainingSection(Section):
-    """`epochs` of `steps` steps of the optimiser each.
+    """Optimisation of the field.
 
-    optimizer: "adam", "lbfgs" (see `LBFGSSection` and `prdp_hpc.tasks.inversion.lbfgs`), or a class
-    of the user's own that works entry by entry, as those of torch: `Name(parameters,
-    lr=learning_rate, **keys)`. schedule, decay, decay_steps: as for networks, counted in steps; not
-    for L-BFGS.
+    `optimizer` is "adam", "lbfgs" (see `LBFGSSection` and `prdp_hpc.tasks.inversion.lbfgs`), or a
+    user-defined class that updates each entry separately like those of torch:
+    `Name(parameters, lr=learning_rate, **keys)`. `schedule`, `decay` and `decay_steps` have the
+    same meaning as for networks and count steps; L-BFGS does not use them.
     """
 
     epochs: Count = 40
+    """Number of epochs; validation follows each epoch."""
     steps: Count = 5
+    """Steps of the optimiser per epoch."""
     learning_rate: Positive = 0.1
+    """Initial learning rate."""
     optimizer: str = "adam"
+    """Optimiser: adam, lbfgs, or a class in user code."""
     schedule: str = "exponential"
+    """Schedule of the learning rate: exponential, cosine, or in user code."""
     decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate after `decay_steps` steps; 1: constant."""
     decay_steps: Count = 100
+    """Number of steps after which the rate is `decay · learning_rate`."""
     checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
     keep_checkpoints: Count = 2
+    """Number of checkpoints to keep, the latest ones."""

@@ -1,4 +1,4 @@
-"""The sections of a config, validated."""
+"""Validated types of numbers, and the sections of a config that most tasks share."""
 
 from __future__ import annotations
 
@@ -10,36 +10,20 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     field_validator,
     model_validator,
 )
 
-from prdp_hpc.config.slots import made
 from prdp_hpc.errors import InputError
-from prdp_hpc.refinement import (
-    ConstantSchedule,
-    Coordinator,
-    ExplicitLadder,
-    GradientCoordinator,
-    IterationLadder,
-    Ladder,
-    LooserLadder,
-    ManualSchedule,
-    Schedule,
-    ToleranceLadder,
-    check_level,
-    looser,
-)
+from prdp_hpc.refinement import check_level
 
 _FLOAT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; users mean the number. Pydantic takes True for 1; users do not
-    mean that.
+    """Accept `1e-3`, which YAML 1.1 reads as text, and reject booleans, which pydantic would accept
+    as 0 and 1.
     """
     if isinstance(value, bool):
         raise InputError(f"must be a number, not {value!r}")
@@ -60,21 +44,27 @@ Boundary = Literal["dirichlet", "neumann", "periodic"]
 
 
 class Section(BaseModel):
-    """A part of a config; unknown keys are refused."""
+    """Base of the sections of a config; unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The string below a field is its description, e.g. in the reference of the config.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class GridSection(Section):
-    """Points per axis, boundary and length (one for all axes, or a list)."""
+    """A structured grid in 1 to 3 dimensions."""
 
     shape: tuple[Annotated[int, Field(ge=2, strict=True)], ...] = Field(min_length=1, max_length=3)
+    """Number of points per axis, for 1 to 3 axes; the last axis is x."""
     boundary: Boundary | tuple[Boundary, ...] = "dirichlet"
+    """Boundary type, one or per axis: dirichlet (0), neumann (no flux), periodic."""
     length: Positive | tuple[Positive, ...] = 1.0
+    """Length of the domain for all axes or per axis, in units of length."""
 
     @property
     def boundaries(self) -> set[str]:
-        """The kinds of boundary that some axis has."""
+        """The boundary types of all axes."""
         return {self.boundary} if isinstance(self.boundary, str) else set(self.boundary)
 
     @model_validator(mode="after")
@@ -84,232 +74,98 @@ class GridSection(Section):
             if isinstance(value, tuple) and len(value) != len(self.shape):
                 raise InputError(
                     f"{name} has {len(value)} entries for {len(self.shape)} axes; give one for "
-                    "all, or one for each"
+                    "all axes, or one per axis"
                 )
         return self
 
 
 class SolverSection(Section):
-    """PETSc's names of method and preconditioner ("mg": geometric multigrid), any other PETSc
-    options; how to differentiate; when to set up again, and where to start (docs/solving.md).
-    """
+    """The linear solver and its derivative; see docs/howto/solving.md."""
 
     ksp: str = "richardson"
+    """PETSc's name of the Krylov method, e.g. cg, gmres; or steepest_descent."""
     pc: str = "jacobi"
+    """PETSc's name of the preconditioner, e.g. gamg, lu; mg: geometric multigrid."""
     petsc_options: dict[str, str | int | float | bool | None] = {}
+    """Further PETSc options without the leading dash; unused options are errors."""
     differentiation: Literal["implicit", "unrolled"] = "implicit"
+    """Gradients by an adjoint solve (implicit) or through the iterations (unrolled)."""
     lag_preconditioner: Count | Literal["auto"] | None = None
+    """Set up the preconditioner every n matrices, or on slow solves (auto); null: 1."""
     initial_guess: Literal["zero", "state", "last"] = "zero"
+    """Initial guess of a solve: zero, the state, or the last solution of the sample."""
 
     @field_validator("ksp", "pc")
     @classmethod
     def _name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
             raise InputError(
-                "must be PETSc's name of a method in small letters, as 'cg' or 'jacobi', not "
-                f"{value!r}"
+                "must be PETSc's name of a method in lower-case letters, e.g. 'cg' or 'jacobi', "
+                f"not {value!r}"
             )
         return value
-
-
-class IterationLadderSection(Section):
-    """Iterations start, start + step, …, stop."""
-
-    kind: Literal["iterations"]
-    start: Count = 1
-    step: Count = 1
-    stop: Count = 60
-
-    @model_validator(mode="after")
-    def _buildable(self) -> IterationLadderSection:
-        self.build()
-        return self
-
-    def build(self) -> IterationLadder:
-        """The ladder; `InputError` if stop is below start."""
-        return IterationLadder(self.start, self.step, self.stop)
-
-
-class ToleranceLadderSection(Section):
-    """Tolerances start, start · factor, …, stop."""
-
-    kind: Literal["tolerances"]
-    start: Share = 1e-1
-    factor: Share = 1e-1
-    stop: Share = 1e-8
-
-    @model_validator(mode="after")
-    def _buildable(self) -> ToleranceLadderSection:
-        self.build()
-        return self
-
-    def build(self) -> ToleranceLadder:
-        """The ladder; `InputError` for numbers that do not descend within (0, 1)."""
-        return ToleranceLadder(self.start, self.factor, self.stop)
-
-
-class ExplicitLadderSection(Section):
-    """Levels one by one: rising iterations or falling tolerances."""
-
-    kind: Literal["levels"]
-    levels: tuple[Level, ...]
-
-    @field_validator("levels")
-    @classmethod
-    def _refining(cls, value: tuple[int | float, ...]) -> tuple[int | float, ...]:
-        ExplicitLadder(value)
-        return value
-
-    def build(self) -> ExplicitLadder:
-        """The ladder; `InputError` for levels that do not refine."""
-        return ExplicitLadder(self.levels)
-
-
-LadderSection = Annotated[
-    Annotated[IterationLadderSection, Tag("iterations")]
-    | Annotated[ToleranceLadderSection, Tag("tolerances")]
-    | Annotated[ExplicitLadderSection, Tag("levels")],
-    Discriminator("kind"),
-]
-
-
-class RefinementSection(Section):
-    """Which schedule chooses the solver's level, and its parameters (see `Coordinator` and
-    `GradientCoordinator`).
-
-    `schedule`: "prdp", "gradient", "constant", "manual", or a class of the user's own, see
-    `Schedule` and `ProbingSchedule`: made by `Name(ladder, adjoint_ladder, **keys)`. `theta` and
-    `probe_share` are those of "gradient"; the thresholds and windows those of "prdp".
-    """
-
-    schedule: str = "prdp"
-    ladder: LadderSection = IterationLadderSection(kind="iterations")
-    adjoint_ladder: LadderSection | None = None
-    adjoint_factor: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
-    step_threshold: Positive = 0.98
-    stop_threshold: Positive = 0.9
-    ema_window: Count = 6
-    error_window: Count = 3
-    theta: Share = 0.35
-    theta_noise: Positive = 1.0
-    probe_share: Share = 0.1
-    level: Level | None = None
-    manual: dict[int, Level] = {}
-
-    @model_validator(mode="after")
-    def _buildable(self) -> RefinementSection:
-        if self.schedule == "manual" and 0 not in self.manual:
-            raise InputError(
-                "schedule manual needs refinement.manual with a level for epoch 0, as {0: 1, 20: 5}"
-            )
-        if self.adjoint_ladder is not None and self.adjoint_factor != 1:
-            raise InputError(
-                "adjoint_ladder and adjoint_factor both say what adjoint solves do: give one of "
-                "them"
-            )
-        self.build()
-        return self
-
-    @property
-    def schedule_name(self) -> str:
-        """What the schedule is called in the run's files."""
-        name = self.schedule if isinstance(self.schedule, str) else str(self.schedule.kind)
-        return name.rpartition(":")[2]
-
-    @property
-    def full_level(self) -> int | float:
-        """Full refinement: `level` if given, else the ladder's top."""
-        ladder = self.ladder.build()
-        return ladder.level(ladder.top) if self.level is None else self.level
-
-    @property
-    def full_adjoint_level(self) -> int | float:
-        """Full refinement of adjoint solves: their ladder's top; without one, as forward, whatever
-        `adjoint_factor`.
-        """
-        if self.adjoint_ladder is None:
-            return self.full_level
-        ladder = self.adjoint_ladder.build()
-        return ladder.level(ladder.top)
-
-    def build(self) -> Schedule:
-        """The schedule; an adjoint ladder that is shorter stays at its top."""
-        ladder, adjoint = self.ladder.build(), self._adjoint_levels()
-        if self.schedule == "constant":
-            return ConstantSchedule(self.full_level, self.full_adjoint_level)
-        if self.schedule == "manual":
-            adjoint_levels = {
-                start: looser(level, self.adjoint_factor) for start, level in self.manual.items()
-            }
-            return ManualSchedule(self.manual, adjoint_levels)
-        if self.schedule == "gradient":
-            return GradientCoordinator(
-                ladder, adjoint, self.theta, self.theta_noise, self.probe_share
-            )
-        if self.schedule != "prdp":
-            kind, keys = made("schedules", self.schedule)
-            own: Schedule = kind(ladder, adjoint, **keys)
-            return own
-        return Coordinator(
-            ladder,
-            self.step_threshold,
-            self.stop_threshold,
-            self.ema_window,
-            self.error_window,
-            adjoint,
-        )
-
-    def _adjoint_levels(self) -> Ladder | None:
-        if self.adjoint_ladder is not None:
-            return self.adjoint_ladder.build()
-        return (
-            None
-            if self.adjoint_factor == 1
-            else LooserLadder(self.ladder.build(), self.adjoint_factor)
-        )
 
 
 class SupervisedTrainingSection(Section):
-    """Adam with a learning rate that reaches `decay · learning_rate` after `decay_steps` steps.
+    """Training of a network.
 
-    schedule: "exponential": `learning_rate · decay^(step / decay_steps)`, which goes on falling;
-    "cosine": half a cosine wave, then constant. `precision` is the network's: bfloat16 keeps
-    parameters, losses and everything else in float32.
+    `schedule` is "exponential", for the rate `learning_rate · decay^(step / decay_steps)`, or
+    "cosine", for half a cosine wave from `learning_rate` to `decay · learning_rate` in
+    `decay_steps` steps and a constant rate after them.
 
-    Of the user's own: optimizer: `Name(parameters, lr=learning_rate, **keys)`, e.g.
-    `{kind: "torch.optim:SGD", momentum: 0.9}`; schedule: `Name(**keys)`, called with the number of
-    steps done, returns a multiple of `learning_rate`; loss: `Name(**keys)`, called with prediction
-    and target of one shape, returns the loss of each entry, in that shape.
+    User-defined components: `optimizer` is created by `Name(parameters, lr=learning_rate, **keys)`,
+    e.g. `{kind: "torch.optim:SGD", momentum: 0.9}`. `schedule` is created by `Name(**keys)`; it is
+    called with the number of completed steps and returns a multiple of `learning_rate`. `loss` is
+    created by `Name(**keys)`; it is called with prediction and target of the same shape and returns
+    the loss of each entry in that shape.
     """
 
     epochs: Count = 100
+    """Number of epochs, i.e. passes over the training data."""
     batch_size: Count = 25
+    """Samples per step of the optimiser, divided among the replicas."""
     learning_rate: Positive = 1e-3
+    """Initial learning rate."""
     optimizer: str = "adam"
+    """Optimiser: adam, or a class in user code."""
     loss: str = "squared"
+    """Loss per entry: squared (mean squared error), or in user code."""
     schedule: str = "exponential"
+    """Schedule of the learning rate: exponential, cosine, or in user code."""
     decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate after `decay_steps` steps; 1: constant."""
     decay_steps: Count = 100
+    """Number of steps after which the rate is `decay · learning_rate`."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Floating-point type of the network; bfloat16: layers only, rest in float32."""
     checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
     keep_checkpoints: Count = 2
+    """Number of checkpoints to keep, the latest ones."""
 
 
 class InverseTrainingSection(Section):
-    """Gradient descent, one step an epoch."""
+    """Gradient descent with one step per epoch."""
 
     epochs: Count = 180
+    """Number of epochs, i.e. of gradient steps."""
     learning_rate: Positive = 275.0
+    """Learning rate of gradient descent; constant."""
     checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
     keep_checkpoints: Count = 2
+    """Number of checkpoints to keep, the latest ones."""
 
 
 class InverseSection(Section):
-    """Source `Σ_m θ_m sin(2π m x)`: the reference θ to be found, and where to start."""
+    """The source `Σ_m θ_m sin(2π m x)`, whose parameters θ are to be found."""
 
     modes: Count = 1
+    """Number of modes, i.e. of parameters θ."""
     reference: tuple[Float, ...] = (2.0,)
+    """True values of θ, with which the data are computed; one per mode."""
     start: tuple[Float, ...] = (5.0,)
+    """Initial values of θ; one per mode."""
 
     @model_validator(mode="after")
     def _one_per_mode(self) -> InverseSection:
@@ -317,7 +173,7 @@ class InverseSection(Section):
             if len(getattr(self, name)) != self.modes:
                 raise InputError(
                     f"{name} has {len(getattr(self, name))} numbers for {self.modes} modes; give "
-                    "one for each"
+                    "one per mode"
                 )
         if not any(self.reference):
             raise InputError(
@@ -327,43 +183,49 @@ class InverseSection(Section):
 
 
 class CorrectorSection(Section):
-    """Steps trained through; steps after which validation measures; the channel that the
-    coordinator sees (null: the first).
-    """
+    """Training and validation of a corrector."""
 
     unroll: Count = 2
+    """Number of time steps through which the loss is differentiated."""
     validation_steps: tuple[Count, ...] = Field(default=(1, 2, 5), min_length=1)
+    """Steps after which the error is computed; the coordinator uses the last one."""
     measure: str | None = None
+    """Channel whose error the coordinator uses, e.g. velocity_x; null: the first."""
 
     @field_validator("validation_steps")
     @classmethod
     def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if list(value) != sorted(set(value)):
-            raise InputError(f"must rise from step to step, as [1, 2, 5], not {list(value)}")
+            raise InputError(f"must be strictly increasing, e.g. [1, 2, 5], not {list(value)}")
         return value
 
     @property
     def steps(self) -> int:
-        """Steps that trajectories must have."""
+        """Number of time steps that trajectories must have."""
         return max(self.unroll, *self.validation_steps)
 
 
 class DataSection(Section):
-    """A file of trajectories and its format; or, with file null, how many to generate, from how
-    many Fourier modes and which seed. `test` samples are evaluated at the end of a run, and nothing
-    else sees them; a file has as many as it has.
+    """Trajectories from a file, or generated by the solver if `file` is null.
 
-    Navier–Stokes starts from noise instead of Fourier modes. format: "hdf5" (see
-    `prdp_hpc.data.layout`), or a class of the user's own, see `TrajectoryDataset`.
+    `format` is "hdf5" (see `prdp_hpc.data.layout`), or a user-defined class, see
+    `TrajectoryDataset`.
     """
 
     file: str | None = None
+    """File of trajectories; null: trajectories are generated."""
     format: str = "hdf5"
+    """Format of the file: hdf5, or a reader in user code."""
     train: Count = 200
+    """Number of training trajectories to generate."""
     validation: Count = 5
+    """Number of validation trajectories to generate."""
     test: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Number of test trajectories to generate; used only once, at the end of a run."""
     modes: Count = 5
+    """Number of Fourier modes of generated initial states; unused for Navier–Stokes."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    """Random seed of generated initial states."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:
@@ -373,18 +235,14 @@ class DataSection(Section):
 
 
 class CorrectorDataSection(DataSection):
-    """Generated data are solved on a grid `reference_factor` times as fine, of which the points of
-    `grid` are kept.
-    """
+    """Trajectories from a file, or generated by the solver on a finer grid."""
 
     reference_factor: Count = 1
+    """Refinement factor of the grid on which trajectories are generated."""
 
 
 class ParallelSection(Section):
-    """How many ranks share one grid; the rest of the ranks are replicas.
-
-    Null is 1 for an emulator or a corrector, and all ranks for an inverse problem, which has no
-    samples to divide.
-    """
+    """Distribution of the MPI ranks: replicas × grid ranks."""
 
     grid_ranks: Count | None = None
+    """Ranks that share one grid; null: 1 to train a network, all for inverse problems."""

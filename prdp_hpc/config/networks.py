@@ -1,4 +1,4 @@
-"""The keys of the built-in networks in the section `network`."""
+"""The section `network` of a config for the built-in networks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Activation = Literal["relu", "tanh", "gelu"]
 
 
 class MLPSection(Section):
-    """A multilayer perceptron on the whole field: widths of its hidden layers and its
-    activation.
-    """
+    """A multilayer perceptron on the whole field."""
 
     component: ClassVar[str] = "prdp_hpc.networks.mlp:MLP"
 
     kind: str = "mlp"
+    """Name of the network."""
     hidden: tuple[Count, ...] = Field(default=(64, 64, 64), min_length=1)
+    """Widths of the hidden layers."""
     activation: Activation = "relu"
+    """Activation function: relu, tanh or gelu."""
 
     def layers(self, shape: tuple[int, ...], inside: int, outside: int) -> list[Layer]:
         """See `prdp_hpc.planning.Layer`."""
@@ -33,14 +34,18 @@ class MLPSection(Section):
 
 
 class ResNetSection(Section):
-    """A convolutional residual network: its width, its residual blocks and its activation."""
+    """A convolutional residual network."""
 
     component: ClassVar[str] = "prdp_hpc.networks.resnet:ResNet"
 
     kind: str = "resnet"
+    """Name of the network."""
     channels: Count = 64
+    """Channels of the hidden layers."""
     blocks: Count = 3
+    """Number of residual blocks, each with two convolutions."""
     activation: Activation = "relu"
+    """Activation function: relu, tanh or gelu."""
 
     def layers(self, shape: tuple[int, ...], inside: int, outside: int) -> list[Layer]:
         """See `prdp_hpc.planning.Layer`."""
@@ -51,14 +56,18 @@ class ResNetSection(Section):
 
 
 class UNetSection(Section):
-    """A U-Net: the width of its finest level, its coarser levels and its activation."""
+    """A U-Net."""
 
     component: ClassVar[str] = "prdp_hpc.networks.unet:UNet"
 
     kind: str = "unet"
+    """Name of the network."""
     channels: Count = 32
+    """Channels of the finest level, doubled on each coarser one."""
     depth: Count = 3
+    """Number of coarser levels; a periodic axis needs a multiple of 2^depth points."""
     activation: Activation = "relu"
+    """Activation function: relu, tanh or gelu."""
 
     def layers(self, shape: tuple[int, ...], inside: int, outside: int) -> list[Layer]:
         """See `prdp_hpc.planning.Layer`."""

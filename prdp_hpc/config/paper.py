@@ -9,33 +9,35 @@ from typing import Annotated
 from pydantic import Field
 
 from prdp_hpc.config.errors import ConfigError
-from prdp_hpc.config.experiment import ExperimentConfig, load_config, read_yaml, validated
+from prdp_hpc.config.experiment import ExperimentConfig, load_config, validated
 from prdp_hpc.config.models import Section
+from prdp_hpc.config.yaml_files import read_yaml
 
 LIST = Path("paper") / "experiments.yaml"
 _SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 
 
 class PaperExperiment(Section):
-    """The config of one experiment, relative to the list's folder, and the changes that make it
-    quick.
-    """
+    """One experiment of the list."""
 
     config: str
+    """The YAML file of the config, relative to the folder of the list."""
     quick: tuple[str, ...] = ()
+    """Changes `section.key=value` to the config with `--quick`."""
 
 
 class Paper(Section):
-    """Experiments by name, in the order in which they are run and shown."""
+    """The list of experiments."""
 
     experiments: dict[
         Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], PaperExperiment
     ] = Field(min_length=1)
+    """Experiments by name, in the order in which they are run and shown."""
 
 
 def find_list(given: str | None = None) -> Path:
-    """The list of experiments: the one given, else `configs/paper/experiments.yaml` here, else the
-    installed package's.
+    """The file with the list of experiments: `given`, or `configs/paper/experiments.yaml` in the
+    working directory, or that of the installed package.
     """
     if given is not None:
         return Path(given)
@@ -55,7 +57,7 @@ def load_experiment(
     quick: bool,
     changes: Sequence[str] = (),
 ) -> ExperimentConfig:
-    """The config of one experiment of the list in `path`, in the size asked for, with further
+    """The config of one experiment of the list in `path`, of full or quick size, with further
     changes; raises `ConfigError`.
     """
     try:

@@ -1,8 +1,8 @@
-"""From pydantic's location of an error to the key that a user wrote.
+"""Map the location in a pydantic error to the key in the YAML file.
 
-Pydantic's locations hold more than keys: the member of a union that it tried (a tag such as `unet`,
-or a type such as `int`), and `[key]` where the key of a dictionary is wrong. Any of these words may
-be a key as well, so which is which follows from the models' annotations alone.
+A location contains more than keys: the member of a union that pydantic tried (a tag such as `unet`,
+or a type such as `int`), and `[key]` if the key of a dictionary is wrong. Each of these words may
+also be a key, so only the annotations of the models determine which parts are keys.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class KeyPath:
 
     @property
     def dotted(self) -> str:
-        """As in `section.key=value`."""
+        """The keys joined by dots, as in `section.key=value`."""
         return ".".join(map(str, self.keys))
 
     def below(self, key: int | str) -> KeyPath:
-        """The same in the value of `key`."""
+        """The same path below `key`."""
         return replace(self, keys=(key, *self.keys))
 
 
 def key_path(model: type[BaseModel], location: Location) -> KeyPath:
-    """The keys that a pydantic error of `model` is about."""
+    """The keys to which a pydantic error of `model` refers."""
     return next(_readings(model, location, ()), KeyPath(location))
 
 
 def tags(annotation: Any, discriminator: str) -> tuple[Any, ...]:
-    """The values of a key by which the models of a union are told apart."""
+    """The values of the key `discriminator` in the models of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get(discriminator)
         value = None if field is None else field.annotation
@@ -50,7 +50,7 @@ def tags(annotation: Any, discriminator: str) -> tuple[Any, ...]:
 
 
 def _readings(annotation: Any, location: Location, siblings: tuple[str, ...]) -> Iterator[KeyPath]:
-    """Each way in which a location can lead through a type; the most probable first."""
+    """All interpretations of a location within a type, the most probable one first."""
     if get_origin(annotation) is Annotated:
         yield from _readings(get_args(annotation)[0], location, siblings)
     elif not location:
@@ -71,7 +71,9 @@ def _readings(annotation: Any, location: Location, siblings: tuple[str, ...]) ->
 def _through_union(
     members: tuple[Any, ...], location: Location, siblings: tuple[str, ...]
 ) -> Iterator[KeyPath]:
-    """Pydantic puts the member that it tried first, unless there is but one besides None."""
+    """Interpretations in a union. The location starts with the member that pydantic tried, unless
+    the union has only one besides None.
+    """
     members = tuple(member for member in members if member is not NoneType)
     if len(members) == 1:
         yield from _readings(members[0], location, siblings)

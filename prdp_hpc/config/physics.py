@@ -1,4 +1,4 @@
-"""The keys of the built-in PDEs in the section `physics`."""
+"""The section `physics` of a config for the built-in PDEs."""
 
 from __future__ import annotations
 
@@ -27,23 +27,24 @@ from prdp_hpc.errors import InputError
 
 
 class DiffusionSection(Section):
-    """What equations with the term `∇·(κ ∇u)` share: diffusivity κ; what is given on the sides; how
-    κ between two points comes from theirs ("harmonic" where it jumps).
-    """
+    """Base of the PDEs with the term `∇·(κ ∇u)`."""
 
     diffusivity: Positive = 1.0
+    """Diffusivity κ, in length² / time (without unit for Poisson)."""
     boundaries: BoundariesSection | None = None
+    """Boundary conditions by axis and end; null: those of `grid.boundary`."""
     face_mean: Literal["arithmetic", "harmonic"] = "arithmetic"
+    """Mean of κ on the face between two points; harmonic: for κ with jumps."""
 
     def check_grid(self, grid: GridSection) -> None:
-        """Raise `InputError` for sides that the grid does not have."""
+        """Raise `InputError` for boundary conditions that the grid does not support."""
         if self.boundaries is not None:
             self.boundaries.check_grid(grid)
 
     @model_serializer(mode="wrap")
-    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without the keys that are left at their defaults, which older files do not have: names of
-        generated data are made from what is written here.
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys with default values, which older configs do not have, because the file
+        names of generated data are hashes of this output.
         """
         kept: dict[str, Any] = dump(self)
         for key, field in type(self).model_fields.items():
@@ -53,26 +54,29 @@ class DiffusionSection(Section):
 
 
 class PoissonSection(DiffusionSection):
-    """`−∇·(κ ∇u) = f`."""
+    """Poisson equation `−∇·(κ ∇u) = f`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.poisson:Poisson"
     has_steps: ClassVar[bool] = False
 
     pde: str = "poisson"
+    """Name of the PDE."""
 
 
 class HeatSection(DiffusionSection):
-    """`u_t = ∇·(κ ∇u) + source`: diffusivity κ in length² / time, time step dt; theta: of the
-    scheme in time, 1 (backward Euler) to 0.5 (Crank–Nicolson).
-    """
+    """Heat equation `u_t = ∇·(κ ∇u) + source`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.heat:Heat"
     has_steps: ClassVar[bool] = True
 
     pde: str = "heat"
+    """Name of the PDE."""
     dt: Positive
+    """Time step, in units of time."""
     source: Float = 0.0
+    """Constant source term, in units of u / time."""
     theta: Annotated[float, BeforeValidator(_number), Field(ge=0.5, le=1)] = 1.0
+    """Parameter θ of the time scheme: 1 backward Euler, 0.5 Crank–Nicolson."""
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`."""
@@ -80,29 +84,30 @@ class HeatSection(DiffusionSection):
 
 
 def _inner(value: Any) -> Any:
-    """A word is checked as one, so that a misspelt one is not taken for a wrong number."""
+    """Check words first, so that the message for a misspelt one is not about a wrong number."""
     if isinstance(value, str) and value[:1].isalpha() and value != "eisenstat_walker":
         raise InputError(f"must be a level or 'eisenstat_walker', not {value!r}")
     return value
 
 
 class NewtonSection(Section):
-    """Newton's method for each step.
+    """Newton's method for each time step.
 
-    `refines`: what the levels of `refinement` are: of Newton's method ("newton": iterations, or a
-    tolerance of the residual), or of its linear solves ("inner"). The other one is fixed: `inner`,
-    the level of each linear solve, or "eisenstat_walker"; or `level`, Newton's.
+    The levels of the section `refinement` are either those of Newton's method or those of its
+    linear solves; the other level is constant.
     """
 
     refines: Literal["newton", "inner"] = "newton"
+    """What the levels of `refinement` apply to: Newton's method, or its linear solves."""
     level: Level = 1e-8
+    """Level of Newton's method with `refines: inner`: iterations or a tolerance."""
     inner: Annotated[Level | Literal["eisenstat_walker"], BeforeValidator(_inner)] = 1e-2
+    """Level of linear solves with `refines: newton`: a level, or eisenstat_walker."""
 
     @property
     def linear_solves(self) -> int:
-        """Linear systems a step for each iteration that a level counts: their product is the linear
-        iterations. Where the fixed part is a tolerance, about 4 Newton iterations, or 10 linear
-        ones.
+        """Linear solves per time step and per iteration that a level counts, for `prdp-hpc plan`.
+        If the constant level is a tolerance, 4 Newton iterations or 10 linear ones are assumed.
         """
         if self.refines == "inner":
             return self.level if isinstance(self.level, int) else 4
@@ -110,18 +115,19 @@ class NewtonSection(Section):
 
 
 class NewtonStepSection(Section):
-    """What equations of one channel share whose steps Newton's method does: what is given on the
-    sides, and how Newton's method is refined.
-    """
+    """Base of the PDEs with one channel whose time steps use Newton's method."""
 
     has_steps: ClassVar[bool] = True
 
     pde: str
+    """Name of the PDE."""
     boundaries: BoundariesSection | None = None
+    """Boundary conditions by axis and end; null: those of `grid.boundary`."""
     newton: NewtonSection = NewtonSection()
+    """Newton's method."""
 
     def check_grid(self, grid: GridSection) -> None:
-        """Raise `InputError` for sides that the grid does not have."""
+        """Raise `InputError` for boundary conditions that the grid does not support."""
         if self.boundaries is not None:
             self.boundaries.check_grid(grid)
 
@@ -137,30 +143,33 @@ class NewtonStepSection(Section):
 
 
 class AllenCahnSection(NewtonStepSection):
-    """`u_t = ε² Δu + u − u³`: width of an interface ε in units of length, time step dt < 1; what is
-    given on the sides.
-    """
+    """Allen–Cahn equation `u_t = ε² Δu + u − u³`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.allen_cahn:AllenCahn"
 
     pde: str = "allen_cahn"
+    """Name of the PDE."""
     interface: Positive
+    """Width ε of an interface, in units of length."""
     dt: Share
+    """Time step, without unit; below 1."""
 
 
 class NonlinearDiffusionSection(NewtonStepSection):
-    """`u_t = ∇·(κ(u) ∇u)`: diffusivity κ₀ in length² / time, time step dt; κ is κ₀ (1 + β u²)
-    (`law: quadratic`) or κ₀ |u|^β (`law: power`), with the `exponent` β; what is given on the
-    sides.
-    """
+    """Nonlinear diffusion `u_t = ∇·(κ(u) ∇u)`, with κ = κ₀ (1 + β u²) or κ = κ₀ |u|^β."""
 
     component: ClassVar[str] = "prdp_hpc.physics.nonlinear_diffusion:NonlinearDiffusion"
 
     pde: str = "nonlinear_diffusion"
+    """Name of the PDE."""
     diffusivity: Positive
+    """Diffusivity κ₀, in length² / time."""
     dt: Positive
+    """Time step, in units of time."""
     law: Literal["quadratic", "power"] = "quadratic"
+    """Diffusivity: κ₀ (1 + β u²) (quadratic) or κ₀ |u|^β (power)."""
     exponent: Annotated[Float, Field(ge=0)] = 1.0
+    """β in the diffusivity; at least 0, and at least 1 for power."""
 
     @model_validator(mode="after")
     def _smooth(self) -> NonlinearDiffusionSection:
@@ -170,21 +179,23 @@ class NonlinearDiffusionSection(NewtonStepSection):
 
 
 class FlowSection(Section):
-    """Viscosity ν in length² / time, time step dt; `picard_iterations` linear solves a step;
-    `gradient`: through the matrix values too ("full"), or through the right-hand sides only
-    ("reduced").
-    """
+    """Base of the flow equations."""
 
     has_steps: ClassVar[bool] = True
 
     pde: str
+    """Name of the PDE."""
     viscosity: Positive
+    """Viscosity ν, in length² / time."""
     dt: Positive
+    """Time step, in units of time."""
     picard_iterations: Count = 1
+    """Picard iterations, i.e. linear solves, per time step."""
     gradient: Literal["full", "reduced"] = "full"
+    """full: gradients include the matrix; reduced: through right-hand sides only."""
 
     def check_grid(self, grid: GridSection) -> None:
-        """Raise `InputError` for a grid that the PDE cannot be solved on."""
+        """Raise `InputError` for a grid that the PDE does not support."""
         if grid.boundaries != {"periodic"}:
             raise InputError(
                 f"physics.pde={self.pde} needs a periodic grid: give grid.boundary=periodic"
@@ -192,16 +203,21 @@ class FlowSection(Section):
 
 
 class BurgersSection(FlowSection):
-    """`u_t + (u·∇)u = ν Δu`; `nonlinear`: by Picard iterations, or by Newton's method; with
-    `boundaries`, what is given on the sides, dirichlet or neumann, of a grid of cell centres.
+    """Burgers equation `u_t + (u·∇)u = ν Δu`.
+
+    The grid is periodic, or has cell centres (`grid.boundary: neumann`) and `boundaries`.
     """
 
     component: ClassVar[str] = "prdp_hpc.physics.burgers:Burgers"
 
     pde: str = "burgers"
+    """Name of the PDE."""
     boundaries: BoundariesSection | None = None
+    """Dirichlet or Neumann conditions by axis and end; null: periodic grid."""
     nonlinear: Literal["picard", "newton"] = "picard"
+    """Nonlinear method of a time step: Picard iterations or Newton's method."""
     newton: NewtonSection = NewtonSection()
+    """Newton's method, with `nonlinear: newton`."""
 
     @property
     def levels_count_inner_iterations(self) -> bool:
@@ -209,8 +225,8 @@ class BurgersSection(FlowSection):
         return self.nonlinear == "picard" or self.newton.refines == "inner"
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without keys that say nothing: what is generated for a config keeps its name."""
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys without effect, so that generated data keep their file names."""
         found: dict[str, Any] = handler(self)
         if self.boundaries is None:
             found.pop("boundaries", None)
@@ -220,14 +236,14 @@ class BurgersSection(FlowSection):
         return found
 
     def check_grid(self, grid: GridSection) -> None:
-        """Raise `InputError` for a grid that the PDE cannot be solved on."""
+        """Raise `InputError` for a grid that the PDE does not support."""
         if self.boundaries is None:
             super().check_grid(grid)
             return
         if "dirichlet" in grid.boundaries:
             raise InputError(
-                "physics.boundaries: burgers takes conditions on the sides of cell centres: give "
-                "grid.boundary=neumann"
+                "physics.boundaries: burgers supports boundary conditions only with cell centres: "
+                "give grid.boundary=neumann"
             )
         self.boundaries.check_grid(grid)
         for axis, sides in enumerate(self.boundaries.axes):
@@ -235,13 +251,13 @@ class BurgersSection(FlowSection):
                 side = None if sides is None else getattr(sides, end)
                 if side is not None and side.kind == "robin":
                     raise InputError(
-                        f"physics.boundaries.axis_{axis}.{end}.kind: burgers takes dirichlet or "
-                        "neumann, not robin"
+                        f"physics.boundaries.axis_{axis}.{end}.kind: burgers supports dirichlet "
+                        "and neumann, not robin"
                     )
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
-        """See `prdp_hpc.planning.PhysicsWorkload`: a system for each component, by Newton's method
-        one for all.
+        """See `prdp_hpc.planning.PhysicsWorkload`: one system per component with Picard iterations,
+        one for all components with Newton's method.
         """
         dim = len(shape)
         if self.nonlinear == "newton":
@@ -252,11 +268,12 @@ class BurgersSection(FlowSection):
 
 
 class NavierStokesSection(FlowSection):
-    """`u_t + (u·∇)u + ∇p = ν Δu`, `∇·u = 0`: the keys of Burgers."""
+    """Incompressible Navier–Stokes equations `u_t + (u·∇)u + ∇p = ν Δu`, `∇·u = 0`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.navier_stokes:NavierStokes"
 
     pde: str = "navier_stokes"
+    """Name of the PDE."""
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:
         """See `prdp_hpc.planning.PhysicsWorkload`: one coupled system."""
@@ -269,7 +286,7 @@ class NavierStokesSection(FlowSection):
         }
 
     def check_grid(self, grid: GridSection) -> None:
-        """Raise `InputError` for a grid that the PDE cannot be solved on."""
+        """Raise `InputError` for a grid that the PDE does not support."""
         super().check_grid(grid)
         if len(grid.shape) == 1:
             raise InputError(

@@ -1,8 +1,9 @@
-"""The places of a config that name a component, and the models that they bring into the config.
+"""Slots: the keys of a config that name a component, and the models that validate its keys.
 
-A config's own models do not know the keys of a component of the user's. So the names are looked up
-first, and the config is validated by a copy of its model in which each such section has the model
-of its component: wrong keys are then told in the same words, whoever wrote the component.
+The model of a config does not contain the keys of user-defined components. Therefore the names are
+looked up first, and the config is validated by a copy of its model in which each such section has
+the model of its component. Wrong keys then have the same messages for built-in and user-defined
+components.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ Changes = dict[tuple[str, ...], Any]
 
 @dataclass(frozen=True)
 class Slot:
-    """One place that names a component.
+    """One key that names a component.
 
     Attributes
     ----------
     path : the keys to the name, e.g. ("physics", "pde").
-    group : of `prdp_hpc.config.components.BUILT_IN`.
-    default : the name where none is given; None where one must be.
-    whole : whether all other keys of the section are the component's; else they are those of a
-        mapping in the name's place, `{kind: NAME, key: value}`.
-    has_steps : of built-in PDEs, whether only those with time steps fit, or only those without;
-        None: all.
+    group : one of `prdp_hpc.config.components.BUILT_IN`.
+    default : the default name; None if a name is required.
+    whole : whether all other keys of the section belong to the component. Otherwise its keys are
+        given in a mapping instead of the name: `{kind: NAME, key: value}`.
+    has_steps : for built-in PDEs, whether only those with time steps are accepted (True) or only
+        those without (False); None: all.
     """
 
     path: tuple[str, ...]
@@ -52,20 +53,20 @@ class Slot:
 
     @property
     def dotted(self) -> str:
-        """As in `section.key=value`."""
+        """The keys joined by dots, as in `section.key=value`."""
         return ".".join(self.path)
 
 
 @dataclass
 class Filled:
-    """A config's content with its components found.
+    """The content of a config and its components.
 
     Attributes
     ----------
-    model : validates the content.
-    content : with absolute paths in the names.
-    components : by dotted key.
-    problems : what is wrong with names, as `key: what is wrong`.
+    model : the model that validates the content.
+    content : the content, with absolute paths in the names.
+    components : the components by dotted key.
+    problems : errors in names, as `key: what is wrong`.
     """
 
     model: Any
@@ -76,20 +77,20 @@ class Filled:
 
 @dataclass(frozen=True)
 class Imports:
-    """Which user components may be imported, and which are needed at all.
+    """Which user-defined components may be imported, and which ones are needed.
 
     Attributes
     ----------
-    own : the names that may be imported; None: whatever the config names.
-    needed : dotted keys of slots; a component of another slot is left out where it may not be
-        imported. None: all.
+    own : the names that may be imported; None: all names in the config.
+    needed : dotted keys of slots. A component of another slot is left out if it must not be
+        imported. None: all slots.
     """
 
     own: tuple[str, ...] | None = None
     needed: tuple[str, ...] | None = None
 
     def permitted(self, name: str) -> str | None:
-        """The name that the caller gives for the same component; None where there is none."""
+        """The caller's name for the same component; None if it must not be imported."""
         if self.own is None or ":" not in name:
             return name
         found = next((given for given in self.own if _short(given) == _short(name)), None)
@@ -110,7 +111,7 @@ def fill(
     folder: Path,
     imports: Imports = ALL,
 ) -> Filled:
-    """Look up the components of `content`; `folder` is where relative files start."""
+    """Look up the components of `content`; relative files start at `folder`."""
     filled = Filled(model, deepcopy(dict(content)))
     changes: Changes = {}
     for slot, place, key in _named(slots, filled.content):
@@ -140,7 +141,7 @@ def fill(
 
 
 def made(group: str, value: Any) -> tuple[Any, dict[str, Any]]:
-    """The class that a validated value of a slot names, and the keys to make it with."""
+    """The class that a validated value of a slot names, and the keys for its constructor."""
     if isinstance(value, str):
         component = resolve(group, value, Path())
         if component.model is None:
@@ -150,7 +151,7 @@ def made(group: str, value: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def own_keys(section: Any) -> dict[str, Any]:
-    """The keys of a validated section but for the one that names its component."""
+    """The keys of a validated section without the one that names its component."""
     values = {name: getattr(section, name) for name in type(section).model_fields}
     values |= section.model_extra or {}
     return {key: value for key, value in values.items() if key != section.naming_key}
@@ -159,8 +160,9 @@ def own_keys(section: Any) -> dict[str, Any]:
 def _named(
     slots: Iterable[Slot], content: dict[str, Any]
 ) -> Iterator[tuple[Slot, dict[str, Any], str]]:
-    """Each slot that holds a name, and where: a mapping and its key. Anything else in a name's
-    place is for the models to refuse, but for the sections that have none without a name.
+    """Each slot with a name, as (slot, mapping, key of the name in the mapping). Values of other
+    types are left to the models, which reject them, except in sections whose model depends on the
+    name.
     """
     for slot in slots:
         place: Any = content
@@ -186,7 +188,7 @@ def _named(
 
 
 def _unnamed(slot: Slot, value: Any) -> str:
-    """What is wrong where a section has no name of its component."""
+    """The message for a section without the name of its component."""
     words = ", ".join(map(repr, fitting_names(slot.group, slot.has_steps)))
     if not slot.whole:
         where = f"{slot.dotted}: the key kind" if value is None else f"{slot.dotted}.kind: it"
@@ -209,13 +211,13 @@ def _leave_out(slot: Slot, content: dict[str, Any], changes: Changes) -> None:
 
 def _refused(name: str) -> str:
     raise ConfigError(
-        f"{name!r} is user code, which is not imported only because a file names it: name it "
-        f"yourself, with --component {name} or components=[{name!r}]"
+        f"{name!r} is user code, which is not imported automatically for a run folder: permit it "
+        f"with --component {name} or components=[{name!r}]"
     )
 
 
 def _from_here(name: str) -> str:
-    """A name whose file is relative to the working directory, not to the config."""
+    """The name with an absolute path of its file, which is relative to the working directory."""
     where, _, attribute = name.rpartition(":")
     return f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else name
 
@@ -227,7 +229,7 @@ def _short(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def _changed(model: type[BaseModel], changes: tuple[tuple[tuple[str, ...], Any], ...]) -> Any:
-    """A copy of a model in which the fields at these paths have other types."""
+    """A copy of a model in which the fields at these paths have the given types."""
     fields: dict[str, Any] = {}
     for name in dict.fromkeys(path[0] for path, _ in changes):
         inside = tuple((path[1:], kind) for path, kind in changes if path[0] == name)

@@ -89,6 +89,13 @@ class MpiTransport:
         self._copies, self._staged = private(comm), staged
 
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
+        """Send and receive all messages; collective over the ranks that they name.
+
+        Raises
+        ------
+        InputError
+            If a message has another size than expected.
+        """
         comm = self._copies.halos
         host = [self._there(message.tensor, fill=False) for message in received]
         outgoing = [self._there(message.tensor, fill=True) for message in sent]
@@ -118,6 +125,7 @@ class MpiTransport:
         _count(sent)
 
     def all_reduce(self, partial: Tensor) -> Tensor:
+        """Return the sum of all ranks' tensors in a new tensor of the same shape; collective."""
         own = partial.detach().contiguous().clone()
         # MPI cannot add numbers of half precision.
         summed = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
@@ -145,6 +153,7 @@ class TorchTransport:
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
         # NCCL has no tags: two messages between the same ranks are told apart by their order, which
         # `tag` gives on both sides.
+        """Send and receive all messages; collective over the ranks that they name."""
         works: list[tuple[int, Any, Message]] = [
             (message.tag, dist.isend, message) for message in sent
         ]
@@ -165,6 +174,7 @@ class TorchTransport:
         _count(sent)
 
     def all_reduce(self, partial: Tensor) -> Tensor:
+        """Return the sum of all ranks' tensors in a new tensor of the same shape; collective."""
         own = partial.detach().contiguous().clone()
         dist.all_reduce(own, group=self._group)
         TRAFFIC.reductions += 1

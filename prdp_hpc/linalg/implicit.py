@@ -6,13 +6,20 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    as_tensor,
+    copied,
+    has_bad_numbers,
+    set_rows,
+    zeros_like,
+)
 from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.last_solutions import Recollection
@@ -22,7 +29,7 @@ from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
+from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     bad_guess,
@@ -61,8 +68,9 @@ def solve(
         nnz_local)` stands for M matrices. For an `ElementOperator`: `(n_cells, k, k)` or `(M,
         n_cells, k, k)`.
     b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B,
-        n_local)`; any floating-point type and device. The solve itself runs in double precision on
-        the host. With M matrices `(M R, n_local)`: R right-hand sides in a row for each.
+        n_local)`; any floating-point type and device. The solve runs in double precision on that
+        device where PETSc was built for it, else on the host. With M matrices `(M R,
+        n_local)`: R right-hand sides in a row for each.
     solver : method, preconditioner and level.
     guess : where the solve starts, of the shape of b; default: see `initial_guess` of `Solver`. A
         tolerance refers to b all the same, and a guess that is within it needs no iteration. Its
@@ -85,6 +93,8 @@ def solve(
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
+    if isinstance(b, Tensor) and solver.batched is None:
+        operator = operator.on(b.device)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
     )
@@ -94,7 +104,7 @@ def solve(
     if error is None and solver.initial_guess == "last" and not _are_transformed(values, b):
         recollection, error = recollection_of(solver, operator, b)
     if error is not None:
-        # The other ranks are told in the reduction of their forward pass.
+        # The other ranks receive the error in the reduction of their forward pass.
         check_and_load(operator, None, (1, -1), needs, error)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
@@ -120,7 +130,7 @@ class _Call(SolveCall):
 
     def working(self, tensor: Tensor) -> Tensor:
         """See `SolveCall`."""
-        return in_double(tensor)
+        return in_double(tensor, self.operator.memory.device)
 
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """See `SolveCall`."""
@@ -141,8 +151,9 @@ class _Call(SolveCall):
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
         try:
-            start = self._start(guess, tuple(right.shape))
-            x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right), start))
+            start = self._start(guess, right)
+            numbers = to_memory(right, self.operator.memory)
+            x = as_tensor(self._solve_each(self.held.operators, numbers, start))
         except Exception:
             self.held.release()
             raise
@@ -150,14 +161,15 @@ class _Call(SolveCall):
             self.held.release()
         return x
 
-    def _start(self, guess: Tensor | None, shape: tuple[int, ...]) -> Array | None:
-        """Where to start; the last solution, where there is one, before what was given."""
-        given = None if guess is None else to_host(guess)
+    def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:
+        """The initial guess: the stored last solution if there is one, else the given guess."""
+        memory = self.operator.memory
+        given = None if guess is None else to_memory(guess, memory)
         if self.recollection is None:
             return given
-        start = np.zeros(shape) if given is None else given.copy()
+        start = to_memory(torch.zeros_like(right), memory) if given is None else copied(given)
         is_known = self.recollection.recall(self.direction, _rows(start))
-        # Together: a start costs a product, which is collective.
+        # On all ranks together, because a guess needs a product, which is collective.
         return start if anywhere(self.operator.comm, is_known) else given
 
     def release(self) -> None:
@@ -165,11 +177,13 @@ class _Call(SolveCall):
         if self.held is not None:
             self.held.release()
 
-    def _solve_each(self, operators: list[Operator], right: Array, start: Array | None) -> Array:
-        """Solve with each matrix; their results are looked at together."""
-        x, iterations = np.zeros_like(right), 0
+    def _solve_each(
+        self, operators: list[Operator], right: Numbers, start: Numbers | None
+    ) -> Numbers:
+        """Solve with each matrix; the results are checked together."""
+        x, iterations = zeros_like(right), 0
         is_guarded = self.recollection is not None
-        rows, results = (a if a.ndim == 3 else a[np.newaxis] for a in (right, x))
+        rows, results = (a if a.ndim == 3 else a[None] for a in (right, x))
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
         for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
@@ -184,7 +198,7 @@ class _Call(SolveCall):
         comm, flat = self.operator.comm, _rows(x)
         if anywhere(comm, has_bad_numbers(x)):
             # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
-            flat[zero_rows(comm, right.reshape(flat.shape))] = 0.0
+            set_rows(flat, zero_rows(comm, right.reshape(flat.shape)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
                 self._blame_input(right)
                 raise errors.bad_numbers(
@@ -194,15 +208,15 @@ class _Call(SolveCall):
             self.recollection.keep(self.direction, flat)
         return x
 
-    def _blame_input(self, right: Array) -> None:
-        """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a
-        pass over it.
+    def _blame_input(self, right: Numbers) -> None:
+        """Raise an error if a failure is due to NaN in the right-hand side; checked only after a
+        failure, because it reads all numbers.
         """
         if anywhere(self.operator.comm, has_bad_numbers(right)):
             raise errors.bad_numbers(self.direction, self.method, 0, self.level, in_input=True)
 
 
-def _rows(fields: Array) -> Array:
+def _rows(fields: Numbers) -> Numbers:
     """`(rows, n_local)` of `(M, R, n_local)` too; a view."""
     return fields.reshape(math.prod(fields.shape[:-1]), fields.shape[-1])
 
@@ -219,7 +233,7 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         values, _, _, ctx.call = inputs
-        # The solution is only needed for the gradient of the values. Torch sees a change in place.
+        # Saved for the gradient of the values; torch detects a change in place.
         ctx.save_for_backward(values, output if ctx.needs_input_grad[0] else None)
         if values is not None:
             ctx.save_for_forward(values, output)
@@ -261,7 +275,7 @@ class _Solve(torch.autograd.Function):
         call: SolveCall,
     ) -> tuple[Tensor, int]:
         if in_dims[0] is None:
-            # The same matrices for all: more right-hand sides for each.
+            # The batch shares the matrices, so it is a set of further right-hand sides of each.
             many, starts = (
                 _batched(info.batch_size, dim, one, -3)
                 for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
@@ -273,12 +287,12 @@ class _Solve(torch.autograd.Function):
                 None if starts is None else starts.flatten(-3, -2),
                 call,
             )
-            # Torch's older batches need their axis to be the first in memory.
+            # Torch's legacy batching needs the batch axis first in memory.
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
             raise InputError(
-                f"vmap over the values of a {type(call.operator).__name__} is not offered, since "
-                "its functions take one set of values: call solve once for each set"
+                f"vmap over the values of a {type(call.operator).__name__} is not available, "
+                "because its functions take one set of values: call solve once per set"
             )
         many, starts = (
             _batched(info.batch_size, dim, one, 0)
@@ -295,7 +309,7 @@ class _Solve(torch.autograd.Function):
 
 
 def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tensor | None:
-    """A tensor with the axis of a batch at `where`, whether it had one (at `dim`) or not."""
+    """A tensor with the batch axis at `where`; without a batch axis (`dim`) it is expanded."""
     if one is None:
         return None
     if dim is not None:
@@ -324,7 +338,7 @@ def _derivative(
 
 
 def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
-    """The solve that a batch of torch's comes to; derivatives of the batch use its matrices."""
+    """The solve of a batch of torch's vmap; derivatives of the batch use its matrices."""
     matrices = 1 if right.dim() == 2 else len(right)
     inner = replace(call, sizes=(matrices, matrices * right.shape[-2]), recollection=None)
     x = apply(_Solve, values, right, guess, inner)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.models import RefinementSection
+from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.errors import InputError
 
 VALUE, INDEX = 8, 4

@@ -54,7 +54,7 @@ def test_bugs_keep_their_traceback(command, error, config, capsys, monkeypatch):
     assert told.startswith(f"prdp-hpc: error: {type(error).__name__}")
     assert told.count("Traceback (most recent call last)") == 1
     assert "in fail\n    raise error" in told
-    assert told.endswith("what `prdp-hpc doctor` says\n")
+    assert told.endswith("the output of `prdp-hpc doctor`\n")
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -85,7 +85,7 @@ def test_a_traceback_of_a_mistake_on_request(words, before, capsys):
 
 def test_doctor_takes_the_option_too(capsys):
     cli.main(["doctor", "--traceback"])
-    assert "all that is needed is there" in capsys.readouterr().out
+    assert "nothing is missing" in capsys.readouterr().out
 
 
 # What each case does, by its number; on the ranks that it names. CONFIG stands for a tiny config.
@@ -183,7 +183,9 @@ def test_a_library_that_cannot_be_imported(config, tmp_path):
         )
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert re.match(r"prdp-hpc: error: .* cannot be imported \(.*\): `prdp-hpc doctor`", line)
+        assert re.match(
+            r"prdp-hpc: error: .* cannot be imported \(.*\): run `prdp-hpc doctor`", line
+        )
         assert ("libpetsc.so.3.99" in line) == (name[0] == "p")
 
 

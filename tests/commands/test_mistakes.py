@@ -137,7 +137,7 @@ def test_data_of_another_time_step(config, tmp_path, capsys):
     capsys.readouterr()
     message = fails(capsys, "run", config, f"data.file={tmp_path / 'a.h5'}", "physics.dt=0.125")
     assert re.search(
-        r"a\.h5: was made with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message
+        r"a\.h5: was generated with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message
     )
 
 
@@ -175,7 +175,7 @@ def test_overwrite_removes_runs_only(config, tmp_path, capsys):
     for command, folder in (("run", "tiny"), ("compare", "tiny-compare")):
         precious.parent.rename(tmp_path / "runs" / folder)
         precious = tmp_path / "runs" / folder / "thesis.tex"
-        assert "holds no run, so --overwrite does not remove it" in fails(
+        assert "has no run in it, so --overwrite does not remove it" in fails(
             capsys, command, config, "--overwrite"
         )
         assert precious.read_text() == "years of work"

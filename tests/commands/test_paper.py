@@ -55,7 +55,7 @@ def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, c
         cli.main(["paper", "--quick", "--list", listed, "--out", str(out)])
     assert ended.value.code == 1
     captured = capsys.readouterr()
-    assert "going on with the next experiment" in captured.err
+    assert "continuing with the next experiment" in captured.err
     assert "Traceback" not in captured.err
     table = captured.out[captured.out.index("QUICK") :]
     assert "broken: FAILED: " in table

@@ -11,7 +11,7 @@ import tiny
 
 from prdp_hpc import cli
 
-COMMON = "# ---- From here on the same in every job script."
+COMMON = "# ---- The rest is the same in every job script."
 SCRIPTS = sorted(tiny.REPOSITORY.glob("jobs/*.sh"))
 TEMPLATE = tiny.REPOSITORY / "prdp_hpc" / "commands" / "job.sh"
 
@@ -116,7 +116,7 @@ def test_mistakes(config, tmp_path, capsys, monkeypatch):
         capsys, config, "training.epochs=few"
     )
     assert "cannot be written" in refused(capsys, config, "output=/proc/nowhere")
-    assert "sbatch is not here: submit from a login node" in refused(capsys, config)
+    assert "sbatch was not found: submit from a login node" in refused(capsys, config)
     inverse = tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))
     assert "give --grid-ranks instead" in refused(capsys, inverse, "--replicas=2")
     assert "there is nothing to generate" in refused(capsys, inverse, "--command=generate")

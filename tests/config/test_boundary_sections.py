@@ -91,7 +91,7 @@ WRONG = [
     (
         {"axis_1": {"high": {"kind": "neumann"}}},
         {"shape": [6, 5], "boundary": "dirichlet"},
-        "axis_1.high: with grid.boundary=dirichlet .* kind dirichlet only, not neumann",
+        "axis_1.high: with grid.boundary=dirichlet .* only kind dirichlet, not neumann",
     ),
 ]
 

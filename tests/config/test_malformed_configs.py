@@ -34,7 +34,7 @@ EMULATOR = [
     (
         "grid.boundary",
         ["dirichlet", "neumann"],
-        ["grid: boundary has 2 entries for 1 axes", "one for each"],
+        ["grid: boundary has 2 entries for 1 axes", "one per axis"],
     ),
     ("grid.length", [1.0, 2.0], ["grid: length has 2 entries for 1 axes"]),
     ("grid.length", 0, ["grid.length: must be greater than 0, not 0"]),
@@ -77,7 +77,11 @@ EMULATOR = [
     ("physics.dt", True, ["physics.dt: must be a number, not True"]),
     ("physics.diffusivity", "fast", ["physics.diffusivity: must be a valid number", "'fast'"]),
     ("physics.diffusivity", float("inf"), ["physics.diffusivity: must be a finite number"]),
-    ("solver.ksp", "CG", ["solver.ksp: must be PETSc's name of a method in small letters", "'CG'"]),
+    (
+        "solver.ksp",
+        "CG",
+        ["solver.ksp: must be PETSc's name of a method in lower-case", "'CG'"],
+    ),
     ("solver.pc", "jacobi; rm", ["solver.pc: must be PETSc's name"]),
     ("solver.petsc_options", "-ksp_view", ["solver.petsc_options: must be a valid dictionary"]),
     (
@@ -140,7 +144,7 @@ EMULATOR = [
     (
         "comparison.constant_levels",
         [1, 1],
-        ["comparison.constant_levels: constant_levels are given twice"],
+        ["comparison.constant_levels: constant_levels must all be different"],
     ),
     (
         "comparison.constant_levels",
@@ -253,9 +257,13 @@ CORRECTOR = [
     (
         "corrector.validation_steps",
         [2, 1],
-        ["corrector.validation_steps: must rise from step to step, as [1, 2, 5], not [2, 1]"],
+        ["corrector.validation_steps: must be strictly increasing, e.g. [1, 2, 5], not [2, 1]"],
     ),
-    ("corrector.validation_steps", [1, 1], ["corrector.validation_steps: must rise"]),
+    (
+        "corrector.validation_steps",
+        [1, 1],
+        ["corrector.validation_steps: must be strictly increasing"],
+    ),
     ("corrector.measures", "u", ["corrector.measures: unknown key; did you mean 'measure'?"]),
     (
         "data.reference_factor",
@@ -271,7 +279,7 @@ INVERSE = [
         ["physics.pde: 'heat' is not known here, choose one of 'poisson'"],
     ),
     ("grid.shape", [8, 8], ["grid.shape must have 1 entry, not 2"]),
-    ("inverse.modes", 2, ["inverse: reference has 1 numbers for 2 modes; give one for each"]),
+    ("inverse.modes", 2, ["inverse: reference has 1 numbers for 2 modes; give one per mode"]),
     ("inverse.reference", [0.0], ["inverse: reference must not be all zeros"]),
     ("inverse.start", [float("nan")], ["inverse.start.0: must be a finite number"]),
     ("inverse.true", [2.0], ["inverse.true: unknown key; known here: modes, reference, start"]),

@@ -25,9 +25,9 @@ OVERRIDES = [
     ("trainin.epochs=3", ["trainin: unknown key; did you mean 'training'?"]),
 ]
 FILES = [
-    (b"", ["must hold sections with keys", "not nothing"]),
-    (b"- a\n- b\n", ["must hold sections with keys", "not a list"]),
-    (b"just words", ["must hold sections with keys", "not a str"]),
+    (b"", ["must contain keys and sections", "not nothing"]),
+    (b"- a\n- b\n", ["must contain keys and sections", "not a list"]),
+    (b"just words", ["must contain keys and sections", "not a str"]),
     (b"task: [emulator", ["is not valid YAML", "line 1"]),
     (
         b"task: emulator\ngrid: {shape: [8]}\ntask: inverse\n",

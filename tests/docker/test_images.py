@@ -22,7 +22,7 @@ def test_the_build_step_makes_an_environment_that_needs_no_clone(tmp_path):
         command, capture_output=True, text=True, timeout=480, env=tiny.environment(), check=False
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    assert "all that is needed is there" in built.stdout
+    assert "nothing is missing" in built.stdout
     inside = {
         "PATH": f"{prefix / 'bin'}:/usr/bin:/bin",
         "HOME": str(tmp_path),

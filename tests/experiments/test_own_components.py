@@ -129,7 +129,7 @@ def test_the_whole_way_of_a_run(folder):
     network = load_network(run, [own[1]])
     assert network(torch.zeros(2, 4, 8, dtype=torch.float64)).shape == (2, 2, 8)
     assert evaluate(run, components=own)["error"] == pytest.approx(summary["error"], rel=1e-12)
-    one_message(lambda: load_network(run), "network.kind", "name it yourself", "--component")
+    one_message(lambda: load_network(run), "network.kind", "permit it with --component")
     one_message(lambda: evaluate(run, components=own[1:]), "physics.pde")
 
 
@@ -250,7 +250,7 @@ def test_plan_and_submit_take_them(folder, capsys):
     path = config_in(folder)
     main(["plan", path, "--ranks", "2"])
     said = capsys.readouterr().out
-    assert "2 solve(s) a sample" in said
+    assert "2 solve(s) per sample" in said
     parameters = 3 * 4 * 3 + 3 + 3 * 3 * 2 + 2
     assert f"network of {parameters} parameters" in said
     main(["submit", path, "--dry-run"])

@@ -76,7 +76,7 @@ def test_what_two_ranks_say_once(config, tmp_path):
             inverse,
             "parallel.grid_ranks=1",
         ],
-        "nan.h5: train/trajectories holds NaN or infinity, first in sample 2, step 1": [
+        "nan.h5: train/trajectories contains NaN or infinity, first in sample 2, step 1": [
             "run",
             config,
             "name=not_finite",
@@ -96,7 +96,7 @@ def test_what_two_ranks_say_once(config, tmp_path):
         assert done.codes == [2, 0 if words[0] == "plot" else 2]
     assert trained.codes == doctor.codes == [0, 0]
     assert trained.stdout.count("run folder: ") == 1
-    assert doctor.stdout.count("all that is needed is there") == 1
+    assert doctor.stdout.count("nothing is missing") == 1
 
 
 def test_a_solve_that_fails_on_one_replica_only(config, tmp_path):

@@ -119,7 +119,7 @@ def test_a_config():
     assert torch.equal(stepper(u), same(u))
     assert stepper.attributes()["boundaries.axis_1.low.value"] == 1.0
     robin = {"axis_0": {"high": {"kind": "robin", "coefficient": 1.0}}}
-    with pytest.raises(ConfigError, match=r"axis_0\.high\.kind: burgers takes dirichlet"):
+    with pytest.raises(ConfigError, match=r"axis_0\.high\.kind: burgers supports dirichlet"):
         validate(config(robin), "here")
     with pytest.raises(ConfigError, match=r"cell centres: give grid\.boundary=neumann"):
         validate(config(sides, "dirichlet"), "here")

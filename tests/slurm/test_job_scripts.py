@@ -78,7 +78,7 @@ def test_an_end_is_an_end(slurm, start):
     (good, good_log), (bad, bad_log) = start("end", 0), start("end", 3)
     slurm.wait(good, good_log, JobState="COMPLETED", ExitCode="0:0", Restarts="0")
     slurm.wait(bad, bad_log, JobState="FAILED", ExitCode="3:0", Restarts="0")
-    assert "ended with code 3" in bad_log.read_text()
+    assert "exited with code 3" in bad_log.read_text()
 
 
 def test_a_cancelled_job_stays_cancelled(slurm, start):
@@ -87,7 +87,7 @@ def test_a_cancelled_job_stays_cancelled(slurm, start):
     slurm.said("scancel", job)
     slurm.wait(job, log, JobState="CANCELLED")
     assert log.read_text().count("saves") == 2
-    assert "queued again" not in log.read_text()
+    assert "requeued" not in log.read_text()
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["from-the-start", "while-loading"])
@@ -103,11 +103,9 @@ def test_a_job_that_is_told_before_it_can_listen_comes_back(begun, slurm, start)
     slurm.release(job, restart=1, log=log)
     if begun:
         assert log.read_text().count("saves") == 2
-        assert "stopped early with everything saved, queued again" in log.read_text()
+        assert "stopped early with a checkpoint, requeued" in log.read_text()
     else:  # a rank may not be deaf yet: then it ends by the signal, with nothing to save
-        assert re.search(
-            r"(everything saved|before it could listen), queued again", log.read_text()
-        )
+        assert re.search(r"(with a checkpoint|during start-up), requeued", log.read_text())
 
 
 @pytest.mark.parametrize("partition", ["normal", "graceless"])
@@ -147,7 +145,7 @@ def test_a_job_comes_back_at_its_time_limit_and_not_when_a_rank_dies(slurm, star
     slurm.release(job, restart=1, log=log)
     started(log, restart=1)
     assert log.read_text().count("saves") == 2
-    assert "stopped early with everything saved, queued again" in log.read_text()
+    assert "stopped early with a checkpoint, requeued" in log.read_text()
 
 
 def test_a_job_that_lost_a_node_comes_back(slurm, start):
@@ -167,7 +165,7 @@ def test_a_failure_of_a_job_whose_node_does_not_answer_is_the_nodes(slurm, start
     slurm.kill_daemon("n2")
     (clone / "now").touch()
     cluster.wait_for(
-        lambda: "a node does not answer, queued again" in log.read_text(), "the job script", log
+        lambda: "a node does not respond, requeued" in log.read_text(), "the job script", log
     )
     slurm.start_node("n2")
     slurm.wait(job, log, JobState="PENDING", Restarts="1")

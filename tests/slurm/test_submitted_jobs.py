@@ -115,5 +115,5 @@ def test_what_sbatch_refuses(options, message, submit):
     assert told.returncode == 2
     assert message in told.stderr
     assert re.fullmatch(
-        r"prdp-hpc: error: sbatch refused \S+/runs/slurm/tiny\.sh: .*\n", told.stderr
+        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny\.sh: .*\n", told.stderr
     )

@@ -368,7 +368,7 @@ def test_amortised_inversion_learns_and_resumes(mesh, tmp_path):
 def test_an_amortised_inversion_refuses_what_is_not_for_it(tmp_path):
     for changes, said in (
         ({"experiments": {"file": "own.h5"}}, "file, sides and reference_factor are not for it"),
-        ({"network_inputs": ["coordinates"]}, "network_inputs: .* gets none"),
+        ({"network_inputs": ["coordinates"]}, "network_inputs: .* has no further inputs"),
         ({"data": {"trained": 3}}, "data.trained: unknown key"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -56,7 +56,7 @@ class OwnedEntries:
         self.cols: Indices = np.concatenate([cols[own], cols_came])
         self._given, self._own_count = len(rows), len(own)
         self._are_all_own = len(own) == len(rows) and not self._exchange.is_needed
-        kept = np.arange(0) if self._kept is None else np.flatnonzero(self._kept)
+        kept = np.arange(0) if self._kept is None else self._kept
         self._index = DeviceTensors(own=torch.from_numpy(own), kept=torch.from_numpy(kept))
 
     def of(self, values: Tensor, constant: float = 1.0) -> Tensor:

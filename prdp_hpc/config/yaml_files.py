@@ -1,0 +1,91 @@
+"""Reading the YAML file of a config, and changing it by `section.key=value`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prdp_hpc.config.errors import ConfigError, nearest
+
+
+class _Loader(yaml.SafeLoader):
+    """Rejects duplicate keys, which PyYAML would silently overwrite."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, str | int | float):
+            raise ConfigError(
+                f"{key!r}: a key must be a word (line {key_node.start_mark.line + 1})"
+            )
+        if key in seen:
+            raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); keep one")
+        seen.add(key)
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read the sections of a YAML file; raise `ConfigError` if it cannot be read, is not valid YAML
+    or contains a key twice.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; give the YAML file of a config")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        there = sorted(other.name for other in path.parent.glob("*.y*ml"))
+        raise ConfigError(
+            f"{path}: no such config file" + (f"; {nearest(path.name, there)}" if there else "")
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; give another file, or the right to read it"
+        ) from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not a text file; give the YAML file of a config") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: must contain keys and sections, e.g. 'task: emulator', not {_kind(content)}"
+        )
+    return content
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Change one key of a config, given as `section.key=value`; the value is YAML."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(re.fullmatch(r"\w+", key) for key in keys):
+        raise ConfigError(
+            f"{override!r} is not of the form section.key=value, e.g. training.epochs=10"
+        )
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{dotted}: the value {text!r} is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
+    section = content
+    for depth, key in enumerate(keys[:-1]):
+        if section.get(key) is None:
+            section[key] = {}
+        inner = section[key]
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+        section = inner
+    section[keys[-1]] = value
+
+
+def _kind(content: Any) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"

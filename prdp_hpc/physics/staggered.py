@@ -14,10 +14,12 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
+from prdp_hpc.linalg.batched.matrix import BatchedMatrix
 from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.constraint import (
+    BatchedConstraint,
     ConstraintPreconditioner,
     DifferentiableConstraint,
     PeriodicStokes,
@@ -63,6 +65,10 @@ class StaggeredOperator(SparseOperator):
             velocity = PETSc.IS().createStride(middle - start, start, 1, comm=self.comm)
             pressure = PETSc.IS().createStride(end - middle, middle, 1, comm=self.comm)
             pc.setFieldSplitIS(("velocity", velocity), ("pressure", pressure))
+
+    def batched_preconditioner(self, name: str, matrix: BatchedMatrix) -> BatchedConstraint:
+        """See `SparseOperator`; that of "constraint"."""
+        return BatchedConstraint.of(self._stokes, matrix)
 
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor

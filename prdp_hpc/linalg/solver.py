@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
@@ -391,6 +392,10 @@ class Solver:
             yield
         finally:
             self._samples = before
+
+    def device_for(self, operator: Operator, device: torch.device) -> torch.device:
+        """Return where solves for tensors of a device compute; collective at first."""
+        return device if self.batched is not None else operator.on(device).memory.device
 
     def guess_of(self, state: Tensor) -> Tensor | None:
         """Return the guess that a stepper passes to `solve`: the state, or None.

@@ -128,11 +128,11 @@ class StaggeredSystem:
         """The grid's axis along which a component of the velocity points."""
         return self.grid.dim - 1 - component
 
-    def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
-        collective.
+    def values(self, wind: Tensor, device: torch.device | None = None) -> Tensor:
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`, on a device
+        (default: where PETSc solves for the wind's); differentiable, collective.
         """
-        device = self.operator.on(wind.device).memory.device
+        device = self.operator.on(wind.device).memory.device if device is None else device
         padded = self.grid.halo(in_double(wind, device))
         rows = [
             torch.stack(self._momentum(padded, c), dim=1).flatten(1) for c in range(self.grid.dim)

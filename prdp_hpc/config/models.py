@@ -95,7 +95,7 @@ class SolverSection(Section):
     initial_guess: Literal["zero", "state", "last"] = "zero"
     """Initial guess of a solve: zero, the state, or the last solution of the sample."""
     precision: Literal["float64", "float32"] = "float64"
-    """Precision of the iterations of a batched method (docs/batched.md)."""
+    """Precision of the iterations of a batched method (docs/howto/batched.md)."""
 
     @field_validator("ksp", "pc")
     @classmethod

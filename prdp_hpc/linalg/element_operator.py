@@ -232,8 +232,7 @@ class ElementOperator(SparseOperator):
 
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
         """See `SparseOperator`; the last ones are those of constrained rows."""
-        kept = None if self._kept is None else self._kept.cpu().numpy()
-        return self._rows, self._cols, kept, len(self._ones)
+        return self._rows, self._cols, self._kept_entries, self._count
 
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
         """See `SparseOperator`; the last ones are those of constrained rows."""

@@ -48,7 +48,7 @@ class Solver:
         PETSc's name of the Krylov method, e.g. "cg", "gmres", "bcgs", "richardson", "preonly"; also
         "steepest_descent", for symmetric positive definite matrices; and "batched_cg",
         "batched_gmres", "batched_bcgs", "batched_richardson", which solve for all right-hand sides
-        together in tensors on their device (docs/batched.md).
+        together in tensors on their device (docs/howto/batched.md).
     pc : str or ShellPreconditioner, default "jacobi"
         PETSc's name of the preconditioner, e.g. "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
         "none". "mg" is geometric multigrid on the operator's grid; "constraint" is the
@@ -82,7 +82,7 @@ class Solver:
         its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. With "zero" and "state", adjoint solves start at zero.
     precision : {"float64", "float32"}, default "float64"
-        Precision of the iterations of a batched method (docs/batched.md).
+        Precision of the iterations of a batched method (docs/howto/batched.md).
 
     Attributes
     ----------

@@ -480,8 +480,8 @@ class SparseOperator(Operator):
         raise no_own_preconditioner(name)
 
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
-        """Global rows and columns of this rank's entries, the indices of their values (None:
-        all), and how many of the last ones are 1 for all values.
+        """Global rows and columns of this rank's entries, which of the values they are (their
+        positions; None: all), and how many of the last ones are 1 for all values.
         """
         return self._rows, self._cols, None, 0
 

@@ -94,7 +94,7 @@ class Run:
         offer: Callable[[int, State], None],
         whole: Tensor | None = None,
     ) -> tuple[Tensor, DefaultTest]:
-        """The last iterates, and when each right-hand side stopped; `offer` gets every state."""
+        """The last iterates, and the convergence test; every state is passed to `offer`."""
         with torch.no_grad():
             return iterate(self.method, system, b, self._criteria, whole, offer)
 

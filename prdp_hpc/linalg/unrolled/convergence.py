@@ -39,7 +39,7 @@ class ConvergenceTest(Protocol):
         """Start, with the squared norm `(B, 1)` of the first residual."""
 
     def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down.
+        """Stop right-hand sides `(B, 1)` before this step, because the method breaks down.
         `begun`: iterations that PETSc's KSP counts by then beyond those that are done.
         """
 
@@ -70,10 +70,10 @@ class DefaultTest:
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
     reference : the squared norms `(B, 1)` that the tolerance refers to.
-    exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
-        the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
-        homogeneous, but not linear, in the residual; so the map that all iterations make has no
-        derivative there.
+    exact : right-hand sides `(B, 1)` that were solved exactly before the last iteration: before
+        the first one, e.g. zeros, or before the last of a fixed number. Krylov methods are
+        homogeneous, but not linear, in the residual, so the map of all iterations has no derivative
+        there.
     """
 
     def __init__(

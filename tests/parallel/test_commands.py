@@ -1,5 +1,5 @@
-"""Reliability: on many ranks a mistake is told once, on one rank only or on all, and the job ends
-at once.
+"""Reliability: on many ranks a mistake, on one rank only or on all, is reported once, and the job
+ends immediately.
 """
 
 import re
@@ -83,7 +83,7 @@ def test_what_two_ranks_say_once(config, tmp_path):
             not_finite(tmp_path),
             "parallel.grid_ranks=2",
         ],
-        "holds a run already": ["run", config],
+        "already contains a run": ["run", config],
         "seed: 1 in the checkpoint, 3 now": ["run", config, "seed=3", "--resume"],
         "metrics.jsonl, line 1: is not JSON": ["run", config, "name=damaged", "--resume"],
         "cannot be written": ["generate", config, "--out", tmp_path],

@@ -108,7 +108,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(
         CheckpointError,
-        match=r"cannot be written \(disk full\); the ones before are whole: make room",
+        match=r"cannot be written \(disk full\); earlier ones are intact: free",
     ):
         checkpoints.save(2, {"done": 20})
     monkeypatch.undo()
@@ -195,7 +195,7 @@ def damage_all(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_all])
-def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path: Path, damage: Any) -> None:
+def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path: Path, damage: Any) -> None:
     checkpoints = Checkpoints(tmp_path)
     for epoch in (1, 2):
         checkpoints.save(epoch, {"weights": torch.ones(4096, dtype=torch.uint8)})
@@ -203,7 +203,7 @@ def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path: Path, damag
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.raises(CheckpointError, match=r"epoch_0002\.pt"):
         checkpoints.load(newest)
-    with pytest.warns(RuntimeWarning, match=r"epoch_0002\.pt.*trying the checkpoint before it"):
+    with pytest.warns(RuntimeWarning, match=r"epoch_0002\.pt.*trying the previous checkpoint"):
         found = checkpoints.load_latest()
     assert found is not None
     assert found["epoch"] == 1
@@ -333,5 +333,5 @@ def test_random_numbers_go_on_as_if_never_stopped(
 
 
 def test_keeping_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep at least 1"):
+    with pytest.raises(ValueError, match="keep must be at least 1"):
         Checkpoints(tmp_path, keep=0)

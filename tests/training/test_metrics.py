@@ -89,7 +89,7 @@ def test_a_resumed_run_reads_as_one_that_never_stopped(
 def test_a_new_run_does_not_write_over_another(tmp_path: Path) -> None:
     write_rows(tmp_path, range(2))
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(MetricsError, match=r"metrics\.jsonl: a run has already written here"):
+    with pytest.raises(MetricsError, match=r"metrics\.jsonl: contains the metrics of another run"):
         MetricsWriter(tmp_path, active=True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 

@@ -143,7 +143,7 @@ def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
     for count in (1, 2):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(count))
         said = note_start(tmp_path, 3, count, resumed=True)
-        assert said == f"restart {count} of SLURM job 77: going on after epoch 3, step {count}"
+        assert said == f"restart {count} of SLURM job 77: continuing after epoch 3, step {count}"
     for _ in range(2):
         note_start(tmp_path, 3, 2, resumed=True)
     with pytest.raises(

@@ -81,7 +81,7 @@ def test_after_a_stop_between_metrics_and_checkpoint(train, tmp_path):
     (tmp_path / "stopped" / "checkpoints" / "epoch_0004.pt").write_bytes(b"cut")
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"epoch": 5, "los')
-    with pytest.warns(RuntimeWarning, match="trying the checkpoint before it"):
+    with pytest.warns(RuntimeWarning, match="trying the previous checkpoint"):
         train("stopped", resume=True)
     assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
 
@@ -146,7 +146,7 @@ def test_metrics_count_on(train, tmp_path):
             r"training\.learning_rate: 0\.01 in the checkpoint, 0\.5 now",
         ),
         (EPOCHS, {"network": {"hidden": [9]}}, r"network\.hidden"),
-        (2, {}, r"epoch_0003\.pt: the run has 3 epochs already; give training\.epochs=3 or more"),
+        (2, {}, r"epoch_0003\.pt: the run already has 3 epochs; give training\.epochs=3 or more"),
     ],
 )
 def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(
@@ -189,7 +189,7 @@ def test_a_second_run_is_refused(train, tmp_path):
     before = tiny.rows(tmp_path / "run")
     with pytest.raises(
         RunFolderError,
-        match=r"holds a run already: continue it with --resume, start anew with --overwrite",
+        match=r"already contains a run: continue it with --resume, start anew with --overwrite",
     ):
         train("run", epochs=1)
     assert tiny.rows(tmp_path / "run") == before

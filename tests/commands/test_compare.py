@@ -201,4 +201,4 @@ def test_schedules_are_compared_on_the_test_group(config, tmp_path, capsys):
     assert low <= found["error_ratio"] <= high
     out = capsys.readouterr().out
     assert "saved by gradient test against" in out
-    assert "its probes, counted in all of these" in out
+    assert "its probes, included in these numbers" in out

@@ -161,7 +161,7 @@ def test_run_folders(config, tmp_path, capsys):
     assert "seed: 1 in the checkpoint, 3 now" in fails(capsys, "run", config, "seed=3", "--resume")
     metrics = tmp_path / "runs" / "tiny" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"error": ', '"errror": '))
-    assert "line 1: lacks error" in fails(capsys, "plot", metrics.parent)
+    assert "line 1: error" in fails(capsys, "plot", metrics.parent)
     for checkpoint in (metrics.parent / "checkpoints").iterdir():
         checkpoint.write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="has no checksum at its end: truncated"):

@@ -211,7 +211,7 @@ def test_a_comparison_of_one_seed_and_of_several_is_read(write_run: WriteRun) ->
         assert load_comparison(root).content == json.loads(to_json(content))
         del content["savings"]
         write_json(root / "comparison.json", content)
-        with pytest.raises(ReportError, match=r"comparison\.json: lacks savings"):
+        with pytest.raises(ReportError, match=r"comparison\.json: savings missing"):
             load_comparison(root)
 
 
@@ -219,6 +219,6 @@ def test_folders_without_a_comparison(write_run: WriteRun, tmp_path: Path) -> No
     with pytest.raises(ReportError, match="no such folder"):
         load_comparison(tmp_path / "nowhere")
     write_run("half/prdp")
-    with pytest.raises(ReportError, match="holds no run named full"):
+    with pytest.raises(ReportError, match="contains no run named full"):
         load_comparison(tmp_path / "half")
     assert not is_comparison(tmp_path)

@@ -69,5 +69,5 @@ def test_figure_is_drawn_with_and_without_a_truth(truth, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert has_fields(tmp_path / "prdp")
     (tmp_path / "full" / "fields.npz").write_bytes(b"broken")
-    with pytest.raises(ReportError, match=r"fields\.npz: holds no fields"):
+    with pytest.raises(ReportError, match=r"fields\.npz: contains no fields"):
         plot_inversion(runs, figure, "title")

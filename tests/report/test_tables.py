@@ -109,7 +109,7 @@ def test_the_coordinators_error_stands_beside_the_last_steps_where_they_differ()
     [
         (0.82, True, "reached 82.0 %: met"),
         (0.72, True, "reached 72.0 %: MISS"),
-        (0.82, False, "reached 82.0 %: MISS, since not at equal accuracy"),
+        (0.82, False, "reached 82.0 %: MISS, because accuracy is not equal"),
         (None, True, "reached -: MISS"),
     ],
 )
@@ -208,7 +208,7 @@ def test_the_ratio_is_of_the_test_group_with_its_interval() -> None:
     assert verdict.endswith("ratio 1.1, equal within 10 %; 95 % interval 0.9–1.25")
     assert second.endswith("ratio 2, MISS: more than 10 % above")
     assert "saved by gradient test against" in table
-    assert "its probes, counted in all of these: 40 inner iterations (20 %)" in table
+    assert "its probes, included in these numbers: 40 inner iterations (20 %)" in table
     assert "test error" in table.splitlines()[2]
 
 

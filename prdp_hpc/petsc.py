@@ -1,8 +1,7 @@
-"""PETSc, started without its signal handler. The package imports `PETSc` from here only.
+"""PETSc, initialised without its signal handler. The package imports `PETSc` from here only.
 
-PETSc's handler answers SIGTERM with an abort from within a library call, and that can wait for ever
-for a lock which this call holds. A program that imported `petsc4py.PETSc` before keeps what it
-chose.
+PETSc's handler aborts on SIGTERM from within a library call, which can deadlock on a lock that this
+call holds. A program that imported `petsc4py.PETSc` before keeps its settings.
 """
 
 import sys

@@ -12,7 +12,7 @@ from hypothesis import settings
 settings.register_profile("repository", deadline=None, max_examples=25)
 settings.load_profile("repository")
 
-# mpi-pytest starts `mpiexec` by name: that of this environment, with one thread a rank.
+# mpi-pytest starts `mpiexec` by name: that of this environment, with one thread per rank.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Two workers of pytest with some ranks each are more ranks than cores. MPICH's ranks wait without

@@ -27,7 +27,7 @@ mesh.close()
 MPIEXEC = str(tiny.BIN / "mpiexec")
 TORCHRUN = (str(tiny.BIN / "torchrun"), "--standalone", "--nproc-per-node")
 NODES = (MPIEXEC, "-launcher", "fork", "-hosts", "a,b", "-ppn", "1", "-n", "4")
-"""Two nodes as MPI sees them, to which ranks are dealt in turn."""
+"""Two nodes in MPI's view, to which ranks are assigned in turn."""
 
 
 def shown(*launcher, grid_ranks=1, code=SHOW, env=None):

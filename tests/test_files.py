@@ -57,7 +57,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
             temporary.write_text("new")
             assert path.read_text() == "old"
         assert path.read_text() == "new"
-        assert reader.read() == "old"  # whoever was reading goes on reading one whole file
+        assert reader.read() == "old"  # a process that was reading continues to read one whole file
 
 
 def test_the_file_can_be_read_by_the_same_people_as_any_other(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def summary(folder, *without):
 
 
 def environment():
-    """This process's environment, as if no MPI launcher had started it; one thread a rank."""
+    """This process's environment without an MPI launcher's variables; one thread per rank."""
     launchers = ("PMI", "HYD", "MPI_", "MPIEXEC")
     return {key: value for key, value in os.environ.items() if not key.startswith(launchers)} | {
         "OMP_NUM_THREADS": "1"

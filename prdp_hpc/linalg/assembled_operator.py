@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
-from prdp_hpc.distributed.collective import raise_together, tell_or_end_job
+from prdp_hpc.distributed.collective import raise_together, share_or_end_job
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
@@ -229,7 +229,7 @@ def _collective_call(operator: AssembledOperator, call: Callable[[], Any]) -> An
     try:
         result = call()
     except Exception as error:
-        tell_or_end_job(operator.comm, error)
+        share_or_end_job(operator.comm, error)
         raise
     raise_together(operator.comm, None)
     return result

@@ -231,7 +231,7 @@ class LinearSystem(PreconditionerSetUp):
         """`x = g + A⁻¹ (b − A g)`, for any method; a tolerance still refers to b."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
         start = copied(guess) if spaces is None else spaces.of_result(adjoint).removed_from(guess)
-        # The solution of 0 is known.
+        # The solution for a right-hand side of 0 is 0.
         set_rows(start, zero_rows(self._comm, b), 0.0)
         rest = b - self._product(direction, start)
         if is_guarded:

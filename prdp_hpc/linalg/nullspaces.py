@@ -84,7 +84,7 @@ class Nullspace:
 
     @property
     def tensor(self) -> Tensor:
-        """The basis as a tensor `(k, n_local)` of its own, in the memory of the vectors."""
+        """The basis as a tensor `(k, n_local)`, a copy, in the memory of the vectors."""
         return as_tensor(copied(self._own))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
+from prdp_hpc.distributed.collective import RemoteError, raise_together, share_or_end_job
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
@@ -61,14 +61,14 @@ class PreconditionerSetUp(ResidualChecks):
             if self._lag.is_measured:
                 for direction in (self._pair.forward, self._pair.adjoint):
                     direction.ksp.setConvergenceHistory(length=1, reset=True)
-        # Directions whose solves with a fixed number of iterations have not been looked at since
+        # Directions whose solves with a fixed number of iterations have not been checked since
         # the values changed; iterations and factors of ten of the rows of one solve with a
         # tolerance.
         self._unmeasured: set[str] = set()
         self._costs: list[tuple[int, float]] = []
-        # What solves with a fixed number of iterations left of the residual after a set-up.
+        # Residuals of solves with a fixed number of iterations after a set-up.
         self._left: dict[str, float] = {}
-        # Of the last set-up, and of a run that this one goes on after.
+        # The state of the last set-up, and that of an earlier run which this run continues.
         self._set_up_values: Numbers | None = None
         self._earlier: dict[str, Any] | None = None
 
@@ -303,7 +303,7 @@ class PreconditionerSetUp(ResidualChecks):
             failure, operator.failure = operator.failure or failure, None
         if failure is None:
             failure = self._petsc_failure(direction, error)
-        tell_or_end_job(self._comm, failure)
+        share_or_end_job(self._comm, failure)
         return failure
 
     def _give_up(self) -> None:

@@ -42,13 +42,13 @@ def probe(start: int, end: int) -> Array:
 
 
 class PromiseCheck:
-    """Tests one matrix, and keeps the outcome until its values change.
+    """Tests one matrix, and stores the result until its values change.
 
     Parameters
     ----------
-    matrix : what is tested, a PETSc matrix.
-    is_single : whether this rank's values were single precision once; asked only where rounding in
-        double precision does not explain a violation.
+    matrix : the PETSc matrix that is tested.
+    is_single : returns whether this rank's values were converted from single precision; called only
+        if rounding in double precision does not explain a violation.
     memory : where the matrix is.
     """
 
@@ -112,7 +112,7 @@ class PromiseCheck:
     def _asymmetry(self) -> str | None:
         """A description of where `A r` and `Aᵀ r` differ, or None."""
         sizes = self._sizes()
-        # With these r all terms of a row are alike where A is scaled from both sides.
+        # With these r all terms of a row have equal size if A is scaled from both sides.
         r = self._probe() / sizes.sqrt()
         products = self._product(r, transposed=False), self._product(r, transposed=True)
         if not self._all(products[0] is not None and products[1] is not None):
@@ -158,8 +158,8 @@ class PromiseCheck:
     def _remainder(self, nullspace: Nullspace, transposed: bool) -> str | None:
         """A description of where the product with a nullspace vector is not zero, or None."""
         name = "Aᵀ w" if transposed else "A z"
-        # The size of the terms of each row: their sums with random weights, of which one may cancel
-        # by chance, but not both.
+        # The size of the terms of each row is estimated by two sums with random weights, because
+        # one of them may cancel by chance.
         basis = nullspace.tensor
         largest = basis.abs().amax(dim=0)
         terms = [self._required(self._probe(n) * largest, transposed) for n in (0, 1)]

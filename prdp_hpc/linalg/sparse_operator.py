@@ -198,10 +198,9 @@ class SparseOperator(Operator):
         return matrix
 
     def on(self, device: torch.device) -> SparseOperator:
-        """Return the operator of the same pattern for tensors of a device.
+        """Return the operator for tensors on a device: itself, or one of the same pattern.
 
-        It is in the memory in which such solves run. It is created on first use, which is
-        collective.
+        It is made on first use, which is collective.
         """
         memory = memory_of(device)
         if memory == self.memory:
@@ -471,7 +470,7 @@ class SparseOperator(Operator):
         return None
 
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
-        """The numbers of the pattern's entries, in its order, of values in the matrix's memory."""
+        """Return the numbers of the pattern's entries, in its order, in the matrix's memory."""
         return numbers
 
     def _put(self, numbers: Numbers | None) -> None:

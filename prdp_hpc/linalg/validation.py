@@ -74,7 +74,7 @@ def prepare(
     needs_grad: tuple[bool, ...],
     guess_error: Exception | None = None,
 ) -> Numbers | None:
-    """Check the input and load the values of one matrix, with one reduction when all is well.
+    """Check the input and load the values of one matrix, with one reduction if there is no error.
 
     Those of several matrices are only checked. Returns the values in double precision in the
     operator's memory.

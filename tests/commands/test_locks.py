@@ -159,7 +159,7 @@ def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(locks.fcntl, "lockf", lockf)
-    told = pytest.warns(RuntimeWarning, match="there are no locks on this file system")
+    told = pytest.warns(RuntimeWarning, match="this file system has no locks")
     with told, locks.locked(ALONE, tmp_path, "wait", folder=True):
         pass
 

@@ -69,7 +69,7 @@ WORDS = [
     (["run", "CONFIG", "solver.pc=jakobi"], "did you mean jacobi"),
     (
         ["run", "CONFIG", "solver.petsc_options={ksp_richardson_skale: 1}"],
-        "'ksp_richardson_skale' means nothing to",
+        "'ksp_richardson_skale' has no effect in",
     ),
     (
         ["run", "CONFIG", "parallel.grid_ranks=2"],

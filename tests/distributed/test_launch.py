@@ -1,5 +1,5 @@
-"""A mesh starts alike under mpirun, on several nodes, and under torchrun; what cannot start says so
-once.
+"""A mesh starts in the same way under mpirun, on several nodes, and under torchrun; if it cannot
+start, there is one error message.
 """
 
 import json
@@ -136,8 +136,8 @@ world.barrier()
 
 
 def runs(process):
-    """Whether a process is there; one that has ended stays in the list until its parent has asked
-    for its exit code.
+    """Whether a process is running; one that has ended stays in the list until its parent has read
+    its exit code.
     """
     try:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()

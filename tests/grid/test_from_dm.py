@@ -76,7 +76,7 @@ def check_refused(comm):
         ("boundary must be one of", lambda: Grid.from_dm(twisted, "free")),
         ("add up to the shape", lambda: Grid((9,), comm=comm, ownership_ranges=[[4]])),
         (
-            "one part to each",
+            "one part per rank",
             lambda: (
                 Grid((9,), comm=comm, ownership_ranges=[[1] * 8 + [1]]) if comm.size != 9 else None
             ),

@@ -1,5 +1,5 @@
-"""Reliability: on many ranks a mistake is told once, on one rank only or on all, and the job ends
-at once.
+"""Reliability: on many ranks a mistake, on one rank only or on all, is reported once, and the job
+ends immediately.
 """
 
 import re

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import tell_or_end_job
+from prdp_hpc.distributed.collective import share_or_end_job
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.nonlinear.errors import bad_start, failed_newton, reason_name
@@ -246,7 +246,7 @@ class Newton:
         if failure is None:
             text = str(error).strip().splitlines()[-1].strip()
             failure = SolveError(f"nonlinear solve failed inside PETSc: {text}")
-        tell_or_end_job(self._comm, failure)
+        share_or_end_job(self._comm, failure)
         return failure
 
     def _give_up(self) -> None:

@@ -155,7 +155,7 @@ def test_generate_for_an_inverse_problem(tmp_path, capsys):
 def test_run_folders(config, tmp_path, capsys):
     cli.main(["run", config, "training.epochs=1"])
     capsys.readouterr()
-    assert "contains a run: continue it with --resume, start anew with --overwrite" in fails(
+    assert "contains a run: continue it with --resume, start again with --overwrite" in fails(
         capsys, "run", config
     )
     assert "seed: 1 in the checkpoint, 3 now" in fails(capsys, "run", config, "seed=3", "--resume")

@@ -151,14 +151,14 @@ def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> Non
     save({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError,
-        match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run anew",
+        match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run again",
     ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
     save_checksummed({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError,
-        match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run anew",
+        match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run again",
     ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()

@@ -189,7 +189,7 @@ def test_a_second_run_is_refused(train, tmp_path):
     before = tiny.rows(tmp_path / "run")
     with pytest.raises(
         RunFolderError,
-        match=r"already contains a run: continue it with --resume, start anew with --overwrite",
+        match=r"already contains a run: continue it with --resume, start again with --overwrite",
     ):
         train("run", epochs=1)
     assert tiny.rows(tmp_path / "run") == before

@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 
 REPORTS = "PRDP_RANK_REPORTS"
-"""The variable that tells rank 0 the file for its reports."""
+"""The variable with the file for the reports of rank 0."""
 
-# mpi-pytest's, for ranks that pytest itself has started.
+# The variable of mpi-pytest for ranks that pytest itself has started.
 _CHILD = "_PYTEST_MPI_CHILD_PROCESS"
 _QUIET = ("--tb=no", "--no-summary", "--no-header", "--disable-warnings", "--show-capture=no")
 _LINES = 200
 
 
 def ranks_of(item):
-    """The number of ranks that a test is for."""
+    """The number of ranks of a test."""
     marker = item.get_closest_marker("parallel")
     if marker is None:
         return 1
@@ -37,12 +37,12 @@ def ranks_of(item):
 
 
 def test_id(item):
-    """A test's name for pytest's command line; xdist adds the group to `item.nodeid`."""
+    """The name of a test for pytest's command line; xdist adds the group to `item.nodeid`."""
     return f"{item.path}::{item.name}"
 
 
 def write_report(item, report):
-    """On rank 0: tell the session that waits what has become of a test."""
+    """On rank 0: send the outcome of a test to the session that waits."""
     line = {"test": test_id(item), "when": report.when, "outcome": report.outcome}
     if report.skipped:
         line["reason"] = report.longrepr[2]
@@ -51,7 +51,7 @@ def write_report(item, report):
 
 
 class Start:
-    """One mpiexec that runs some tests one after the other."""
+    """One mpiexec that runs several tests in sequence."""
 
     def __init__(self, ranks, tests, folder):
         self._log, self._reports = folder / "log", folder / "reports"
@@ -69,7 +69,9 @@ class Start:
             )
 
     def wait(self, test):
-        """Wait until a test is done on all ranks; its reports, fewer than three if it failed."""
+        """Wait until a test has finished on all ranks; return its reports, fewer than three if it
+        failed.
+        """
         while True:
             ended = self._job.poll() is not None
             lines = [json.loads(line) for line in self._whole_lines()]
@@ -79,11 +81,11 @@ class Start:
             time.sleep(0.02)
 
     def end(self):
-        """Wait until all ranks have ended; their exit code."""
+        """Wait until all ranks have exited; return their exit code."""
         return self._job.wait()
 
     def kill(self):
-        """End what still runs."""
+        """End the remaining processes."""
         self._job.terminate()
         try:
             self._job.wait(timeout=10)
@@ -91,7 +93,7 @@ class Start:
             self._job.kill()
 
     def said(self):
-        """The end of what all ranks wrote."""
+        """The end of the output of all ranks."""
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LINES:])
 
@@ -133,7 +135,7 @@ class RankStarts:
             pytest.skip(skipped[0])
 
     def close(self):
-        """End the ranks that still run."""
+        """End the remaining ranks."""
         if self._start is not None:
             self._start.kill()
         self._start = None

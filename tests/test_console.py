@@ -1,4 +1,4 @@
-"""Plain text without a terminal; on one, tables of its width, and colours unless NO_COLOR."""
+"""Plain text without a terminal; with one, tables of its width, and colours without NO_COLOR."""
 
 import io
 import re
@@ -16,7 +16,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 @pytest.fixture
 def written(monkeypatch):
-    """What a function writes on a terminal of 40 columns."""
+    """The output of a function on a terminal of 40 columns."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "40")
     for name in ("NO_COLOR", "FORCE_COLOR"):

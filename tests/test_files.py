@@ -57,7 +57,9 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
             temporary.write_text("new")
             assert path.read_text() == "old"
         assert path.read_text() == "new"
-        assert reader.read() == "old"  # a process that was reading continues to read one whole file
+        assert (
+            reader.read() == "old"
+        )  # a process that is reading continues to read the complete old file
 
 
 def test_the_file_can_be_read_by_the_same_people_as_any_other(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def imported_for_type_checkers():
     for statement in block.body:
         assert isinstance(statement, ast.ImportFrom)
         for alias in statement.names:
-            # Without `as`, a strict type checker takes the name for a private one.
+            # Without `as`, a strict type checker treats the name as private.
             assert alias.asname == alias.name
             yield alias.name, statement.module
 

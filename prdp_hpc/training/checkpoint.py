@@ -300,7 +300,7 @@ class Checkpoints:
         if paths:
             raise CheckpointError(
                 f"{self.folder}: none of the {len(paths)} checkpoints can be read; start the run "
-                "anew"
+                "again"
             )
         return None
 

@@ -1,5 +1,5 @@
-"""Usability: a comparison trains what it promises, goes on where it was stopped, and reports what
-its files say.
+"""Usability: a comparison trains all its variants, continues after a stop, and reports the numbers
+in its files.
 """
 
 import json
@@ -30,7 +30,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The folders of the runs that were trained, or taken up again, since the test began."""
+    """The folders of the runs that were trained or resumed since the start of the test."""
     folders = []
 
     def counting(config, mesh, folder, resume):
@@ -92,7 +92,7 @@ def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
     folder = tmp_path / "runs" / "tiny-compare"
     names = ["prdp", "full", "constant_2", "cg"]
     assert sorted(trained) == sorted(f"seed_{seed}/{name}" for seed in (5, 6) for name in names)
-    # each seed with another one first
+    # each seed starts with another variant
     assert (trained[0], trained[4]) == ("seed_5/prdp", "seed_6/full")
     comparison = json.loads((folder / "comparison.json").read_text())
     assert (comparison["seeds"], list(comparison["variants"])) == ([5, 6], names)
@@ -109,7 +109,7 @@ def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
     assert "MISS" in out
 
     trained.clear()
-    (folder / "seed_6" / "cg" / "summary.json").unlink()  # as of a run that was stopped
+    (folder / "seed_6" / "cg" / "summary.json").unlink()  # as in the folder of a stopped run
     before = tiny.rows(folder / "seed_6" / "cg")
     cli.main([*words, "--resume"])
     assert trained == ["seed_6/cg"]
@@ -127,7 +127,7 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(config, tmp_
     with pytest.raises(SystemExit):
         cli.main([*words, "--resume", "training.learning_rate=0.5"])
     assert "training.learning_rate: 0.01 in the checkpoint, 0.5 now" in capsys.readouterr().err
-    # what is compared changes no run
+    # the section comparison has no effect on a run
     cli.main(
         [
             *words,

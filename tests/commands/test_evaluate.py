@@ -1,4 +1,4 @@
-"""Trained networks are found again in their run folders, and measured on other data."""
+"""Trained networks are loaded from their run folders and evaluated on other data."""
 
 import json
 
@@ -45,8 +45,8 @@ def test_other_data_give_other_errors(run, tmp_path, capsys):
 
 
 def test_held_out_data_need_no_training_trajectories(run, tmp_path):
-    """They are never trained on: any number of them does, none too, and the errors are those of the
-    validation data alone.
+    """Evaluation needs no training data: any number of training samples, also none, gives the same
+    errors on the validation data.
     """
     other = tiny.write(
         tmp_path / "other.yaml", tiny.emulator(tmp_path / "runs", data={"seed": 5, "train": 7})

@@ -1,5 +1,5 @@
-"""Reliability: whatever fails, on whichever ranks, ends the job with one message; what is no
-mistake of the user's keeps its traceback.
+"""Reliability: any failure, on any ranks, ends the job with one message; errors that are not
+mistakes of users keep their traceback.
 """
 
 import re
@@ -26,7 +26,7 @@ BUGS = [
 
 
 def ended(capsys, *words):
-    """The exit code, and what was said on standard error."""
+    """The exit code, and the output on standard error."""
     with pytest.raises(SystemExit) as end:
         cli.main([str(word) for word in words])
     return end.value.code, capsys.readouterr().err
@@ -88,7 +88,8 @@ def test_doctor_takes_the_option_too(capsys):
     assert "nothing is missing" in capsys.readouterr().out
 
 
-# What each case does, by its number; on the ranks that it names. CONFIG stands for a tiny config.
+# The action of each case, by its number, on the given ranks. CONFIG is replaced by the path of a
+# tiny config.
 RANKS = """
 import sys, time
 from mpi4py import MPI
@@ -162,7 +163,7 @@ def test_one_message_on_many_ranks(config, tmp_path):
 
 
 def test_a_library_that_cannot_be_imported(config, tmp_path):
-    """Before MPI is there, and on one rank only: the others are in MPI_Init by then."""
+    """Before MPI is loaded, and on one rank only, while the others are in MPI_Init."""
     broken = {
         "petsc4py/__init__.py": "raise ImportError('libpetsc.so.3.99: cannot open')",
         "torch/__init__.py": "import a_library_of_torch_that_is_not_there",
@@ -200,5 +201,5 @@ def test_what_is_a_missing_library():
     error = ModuleNotFoundError("No module named 'h5py'", name="h5py")
     assert isinstance(missing_library(error), InputError)
     with pytest.raises(RuntimeError) as caught:
-        raise RuntimeError("cannot load MPI library")  # from code that is not this package's
+        raise RuntimeError("cannot load MPI library")  # raised by code outside of this package
     assert isinstance(missing_library(caught.value, importing=True), InputError)

@@ -1,5 +1,5 @@
 """Reliability: each mistake ends with exit code 2 and one clear message, without a traceback, and
-quickly on many ranks.
+within seconds on many ranks.
 """
 
 import json
@@ -15,12 +15,12 @@ from prdp_hpc import cli
 
 @pytest.fixture
 def config(tmp_path):
-    """The path of a tiny config whose runs go to `tmp_path / "runs"`."""
+    """The path of a tiny config with run folders in `tmp_path / "runs"`."""
     return tiny.write(tmp_path / "tiny.yaml", tiny.emulator(tmp_path / "runs"))
 
 
 def fails(capsys, *arguments):
-    """Run in this process; the one message."""
+    """Run the command in this process; return its single message."""
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
@@ -36,7 +36,7 @@ def trajectories(path, train, validation):
         file["train/trajectories"], file["validation/trajectories"] = train, validation
 
 
-# Arguments; CONFIG stands for the path of the config, FOLDER for a folder with nothing in it.
+# Arguments; CONFIG is replaced by the path of the config, FOLDER by that of an empty folder.
 WORDS = [
     ([], "the following arguments are required: COMMAND"),
     (["train"], "invalid choice: 'train' (choose from"),
@@ -115,11 +115,11 @@ def test_words(words, message, config, tmp_path, capsys):
             lambda u: u[:, :, :-1],
             "has shape (6, 3, 7), the grid needs (samples, steps + 1, [channels,] 8)",
         ),
-        (lambda u: u[:, :2], "have 1 step(s), 2 are needed"),
+        (lambda u: u[:, :2], "have 1 step(s), but the task needs 2"),
         (lambda u: u.astype(np.int32), "must be float32 or float64, not int32"),
         (
             lambda u: np.where(u == u[2, 1, 3], np.nan, u),
-            "holds NaN or infinity, first in sample 2, step 1",
+            "contains NaN or infinity, first in sample 2, step 1",
         ),
         (lambda u: u[:0], "needs at least 1 sample"),
     ],
@@ -222,6 +222,9 @@ def test_help_tells_the_commands(capsys):
         "evaluate",
         "submit",
         "doctor",
+        "init",
+        "config",
+        "completion",
     }
 
 

@@ -1,4 +1,4 @@
-"""Reliability: the script that `prdp-hpc submit` writes, without a SLURM (tests/slurm has one)."""
+"""Reliability: the script that `prdp-hpc submit` writes, without SLURM (tests/slurm uses SLURM)."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def shown(config, capsys):
-    """The options and the command of the script that these words write, and its path."""
+    """The options and the command in the script for these arguments, and its path."""
 
     def show(*words):
         cli.main(["submit", config, *words, "--dry-run"])

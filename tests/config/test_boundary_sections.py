@@ -1,4 +1,4 @@
-"""Usability: what a config says about the sides is what the PDE has, and mistakes are told by key;
+"""Usability: the PDE has the boundary conditions of the config, and messages contain the wrong key;
 a run with such a config generates data, trains and is planned.
 """
 

@@ -1,4 +1,6 @@
-"""Correctness: what a config says is what it means, and a resolved config means the same again."""
+"""Correctness: a loaded config has the values of the file, and a resolved config loads as the same
+config.
+"""
 
 import pytest
 import tiny

@@ -1,6 +1,4 @@
-"""Reliability: every mistake in a config is one message that names the file, the key, and what to
-do.
-"""
+"""Reliability: each mistake in a config causes one message with file, key, and what to do."""
 
 import copy
 
@@ -11,7 +9,7 @@ from prdp_hpc.config import ConfigError, validate
 
 BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.1}
 
-# (key to change, its value, what the message must hold)
+# (key to change, its value, parts of the message)
 EMULATOR = [
     ("task", None, ["task: must be given", "emulator, inverse"]),
     ("task", "emulater", ["task: 'emulater' is not known", "'emulator', 'inverse'"]),
@@ -125,7 +123,7 @@ EMULATOR = [
     (
         "refinement.ladder",
         {"kind": "levels", "levels": [3, 2]},
-        ["refinement", "iterations must rise"],
+        ["refinement", "iterations must increase"],
     ),
     ("refinement.ladder", {"kind": "levels", "levels": [1, 0.1]}, ["refinement", "not a mixture"]),
     ("refinement.adjoint_ladder", 3, ["refinement.adjoint_ladder"]),

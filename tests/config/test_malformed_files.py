@@ -1,5 +1,5 @@
-"""Reliability: every mistake in a config file or an override is one message that names the file,
-the key, and what to do.
+"""Reliability: every mistake in a config file or an override causes one message with the file, the
+key, and what to do.
 """
 
 import pytest

@@ -1,5 +1,5 @@
-"""Reliability and correctness: files of trajectories are read as they are, and wrong ones say what
-is wrong.
+"""Reliability and correctness: trajectories are read without changes, and invalid files cause clear
+messages.
 """
 
 import re
@@ -44,7 +44,7 @@ def attributes(shape=SHAPE, **changes):
 
 
 def store(path, train, validation=None, **options):
-    """An HDF5 file as a user may have made it: no attributes."""
+    """An HDF5 file from another program, without attributes."""
     with h5py.File(path, "w") as file:
         file.create_dataset("train/trajectories", data=train, **options)
         file.create_dataset(
@@ -93,7 +93,7 @@ def test_one_channel_may_be_left_out(part, tmp_path):
     )
 
 
-# What the file holds, and what the message must say.
+# The content of the file, and a part of the message.
 WRONG = {
     "no validation": (
         lambda f: f.create_dataset("train/trajectories", data=fields()),

@@ -1,5 +1,5 @@
-"""The images' build step runs here without an image; what the files say holds for the files that
-they copy.
+"""The build step of the images runs here without an image, and the definitions of images copy
+existing files.
 """
 
 import os
@@ -15,7 +15,7 @@ FILES = ["Dockerfile", "Dockerfile.cuda"]
 
 @pytest.mark.timeout(500)
 def test_the_build_step_makes_an_environment_that_needs_no_clone(tmp_path):
-    """With the wheels that this environment was made from, if they are still there."""
+    """Build with the wheels of this environment, if they are still in the cache."""
     prefix = tmp_path / "prefix"
     command = [str(DOCKER / "build.sh"), str(prefix)]
     built = subprocess.run(

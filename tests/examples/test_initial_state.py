@@ -14,7 +14,7 @@ SMALL = ("--size", "6", "--steps", "3", "--checkpoints", "2", "--epochs", "6")
 
 
 def numbers(said):
-    """Errors of both runs and their iterations, what is saved, and the error of the start."""
+    """Errors and iterations of both runs, the savings, and the initial error."""
     return [float(n) for line in said.splitlines() for n in re.findall(r"[\d.]+\d", line)]
 
 

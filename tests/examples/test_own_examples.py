@@ -1,4 +1,6 @@
-"""Usability: the examples of one's own PDE, network and loop run as their READMEs say."""
+"""Usability: the examples of user-defined PDEs, networks and loops run as described in their
+READMEs.
+"""
 
 import shutil
 import subprocess

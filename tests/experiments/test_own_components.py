@@ -1,4 +1,4 @@
-"""Usability: components of the user's own take every place that the built-in ones have."""
+"""Usability: user-defined components can replace every built-in one."""
 
 import json
 import shutil
@@ -42,13 +42,13 @@ OWN = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a user's file."""
+    """A folder with a file of user code."""
     shutil.copy(FILE, tmp_path / "mine.py")
     return tmp_path
 
 
 def config_in(folder, **changes):
-    """A config beside the user's file; its path."""
+    """Write a config beside the file of user code; return its path."""
     return tiny.write(folder / "own.yaml", tiny.emulator(folder / "runs", **{**OWN, **changes}))
 
 
@@ -110,7 +110,7 @@ def test_gradients_through_an_own_chain_are_right(mesh, folder):
 def test_a_network_on_whole_fields_gets_the_state_and_the_other_inputs(mesh, folder):
     config = load_config(config_in(folder, network={"kind": "mine.py:Whole"}))
     task = build_task(config, mesh)
-    assert task.network.first.in_channels == 4  # two species, x, and the PDE's own field
+    assert task.network.first.in_channels == 4  # two species, x, and the field of the PDE
     assert np.isfinite(task.train_epoch(1))
 
 
@@ -154,7 +154,7 @@ def test_a_comparison_that_goes_on_imports_nothing_either(folder, capsys):
     text = resolved.read_text()
     resolved.write_text(text.replace("torch.optim:SGD", f"{folder}/evil.py:X"))
     capsys.readouterr()
-    main(["compare", path, *small, "--resume"])  # would end with "imported"
+    main(["compare", path, *small, "--resume"])  # an import would print "imported"
     assert "saved by PRDP against" in capsys.readouterr().out
     assert resolved.read_text() == text
 
@@ -279,7 +279,7 @@ def test_networks_are_loaded_without_petsc(tmp_path):
 
 
 def test_no_second_list_of_the_built_in_names():
-    """A PDE's name stands in its own file, its section, and the list of names."""
+    """The name of a PDE appears in its file, its section and the list of names."""
     package = tiny.REPOSITORY / "prdp_hpc"
     sections = ("components", "experiment", "amortised", "physics", "networks")
     allowed = {f"config/{name}.py" for name in sections}

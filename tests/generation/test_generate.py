@@ -1,4 +1,4 @@
-"""Correctness: generated data are what the config asks for, from its seed alone."""
+"""Correctness: generated data satisfy the config and depend only on its seed."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_shapes_initial_states_and_steps(section, tmp_path):
     for group, count in (("train", 10), ("validation", 3)):
         expected = truncated_fourier(generator, count, axes, 2)
         np.testing.assert_allclose(data.read(group)[:, 0, 0], expected, atol=1e-6)
-    # diffusion: no step raises a field's largest value
+    # diffusion: no step increases the maximum of a field
     peaks = np.abs(train).max(axis=tuple(range(2, train.ndim)))
     assert (np.diff(peaks, axis=1) < 1e-6).all()
 
@@ -77,7 +77,7 @@ def test_burgers(shape, tmp_path):
     train = data.read("train").astype(np.float64)
     assert train.shape == (10, 4, len(shape), *shape)
     peaks = np.abs(train).max(axis=tuple(range(2, train.ndim)))
-    # the largest |u| is 1 somewhere on the fine grid; upwind and implicit: no step raises it
+    # the maximum of |u| is 1 on the fine grid; upwind and implicit: no step increases it
     assert (peaks[:, 0] <= 1 + 1e-6).all()
     assert peaks[:, 0].max() > 0.9
     assert (np.diff(peaks, axis=1) < 1e-6).all() or len(shape) > 1

@@ -1,4 +1,4 @@
-"""Correctness: ladders refine from rung to rung, start and end where they were told."""
+"""Correctness: ladders refine from rung to rung, and have the given first and last levels."""
 
 from itertools import pairwise
 

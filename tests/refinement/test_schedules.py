@@ -1,4 +1,4 @@
-"""Correctness: schedules made by hand hold each level for the epochs they say."""
+"""Correctness: manual schedules have each level for the given epochs."""
 
 import json
 import math
@@ -15,9 +15,7 @@ tables = st.dictionaries(st.integers(1, 15), st.integers(1, 9), max_size=4).map(
 
 
 def trained(schedule, epochs):
-    """The levels that epochs 1 to `epochs` are trained at, and whether each change was
-    announced.
-    """
+    """The levels of epochs 1 to `epochs`, and whether each change was reported."""
     levels, before = [], schedule.level
     for _ in range(epochs):
         changed = schedule.observe(1.0)

@@ -1,6 +1,4 @@
-"""What was saved follows from the runs alone: the whole, its two parts, and whether it was at equal
-accuracy.
-"""
+"""Savings follow from the runs only: the total, its two parts, and whether accuracy is equal."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ def run(
     seconds: float = 1.0,
     solves: int = 10,
 ) -> RunRecord:
-    """A finished run: `solves` forward solves an epoch and as many adjoint ones, at the levels of
+    """A finished run with `solves` forward and as many adjoint solves per epoch, at the levels of
     each epoch.
     """
     forward, adjoint = (
@@ -81,7 +79,7 @@ def compared(prdp: list[RunRecord], full: list[RunRecord], **targets: float) -> 
 
 
 def test_the_two_savings_of_a_made_up_history() -> None:
-    """4 epochs at 1, 2, 4, 4 both ways against 10: at its own final level PRDP would have cost 16,
+    """4 epochs at 1, 2, 4, 4 in both directions against 10: at its final level PRDP would need 16,
     full refinement 40.
     """
     found = compared([run([(1, 1), (2, 2), (4, 4), (4, 4)])], [run([(10, 10)] * 4)])

@@ -1,4 +1,4 @@
-"""Usability: the table and the figure of a comparison of field inversions, from files alone."""
+"""Usability: the table and the figure of a comparison of field inversions, from files only."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run's record holds what its files say, and a broken file is named with its line."""
+"""The record of a run has the numbers of its files, and errors in files name the line."""
 
 from __future__ import annotations
 

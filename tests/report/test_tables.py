@@ -1,4 +1,4 @@
-"""Tables show what the numbers say, line up, and hide no miss."""
+"""Tables show the numbers of the files in aligned columns, and mark every miss."""
 
 from __future__ import annotations
 

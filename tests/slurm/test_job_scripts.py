@@ -1,5 +1,5 @@
-"""Reliability: how a job of `jobs/` ends, and when it comes back. A stand-in for training, so that
-the script alone is tested.
+"""Reliability: how a job of `jobs/` ends, and when it is requeued. A script replaces training, so
+that only the job script is tested.
 """
 
 import re
@@ -41,7 +41,7 @@ time.sleep(120)
 
 @pytest.fixture
 def clone(tmp_path):
-    """A folder to submit from, with a stand-in for `prdp-hpc`."""
+    """A folder from which to submit, with a replacement of `prdp-hpc`."""
     program = tmp_path / ".venv" / "bin" / "prdp-hpc"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN)
@@ -51,7 +51,7 @@ def clone(tmp_path):
 
 @pytest.fixture
 def start(slurm, clone):
-    """Submit one of `jobs/` on both nodes; the job and its log."""
+    """Submit one of `jobs/` on both nodes; return the job and its log."""
 
     def submit(*words, options=(), script="cpu_nodes.sh"):
         both = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
@@ -62,7 +62,7 @@ def start(slurm, clone):
 
 
 def started(log, restart=0, ranks=2):
-    """Wait until all ranks run, for the time that is asked for."""
+    """Wait until all ranks of this restart are running."""
 
     def begun():
         return (
@@ -104,7 +104,7 @@ def test_a_job_that_is_told_before_it_can_listen_comes_back(begun, slurm, start)
     if begun:
         assert log.read_text().count("saves") == 2
         assert "stopped early with a checkpoint, requeued" in log.read_text()
-    else:  # a rank may not be deaf yet: then it ends by the signal, with nothing to save
+    else:  # a rank may not ignore the signal yet: then it is killed without a checkpoint
         assert re.search(r"(with a checkpoint|during start-up), requeued", log.read_text())
 
 
@@ -136,7 +136,7 @@ def test_a_preempted_job_that_cannot_save_comes_back(slurm, start):
 
 
 def test_a_job_comes_back_at_its_time_limit_and_not_when_a_rank_dies(slurm, start):
-    """Both take long, and go on side by side."""
+    """Both take long and run at the same time."""
     job, log = start("train", options=["--time=1", "--signal=B:USR1@55"])
     crashed, crashed_log = start("crash")
     started(log)
@@ -159,7 +159,7 @@ def test_a_job_that_lost_a_node_comes_back(slurm, start):
 
 
 def test_a_failure_of_a_job_whose_node_does_not_answer_is_the_nodes(slurm, start, clone):
-    """The other ranks may fail long before SLURM gives the node up."""
+    """The other ranks may fail long before SLURM marks the node as down."""
     job, log = start("fail-when", clone / "now")
     started(log)
     slurm.kill_daemon("n2")

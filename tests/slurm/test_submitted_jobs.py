@@ -1,5 +1,5 @@
-"""Reliability: `prdp-hpc submit` on a SLURM; a job that is stopped three times ends with the
-numbers of one left alone.
+"""Reliability: `prdp-hpc submit` with SLURM; a job that is stopped three times ends with the
+numbers of an uninterrupted one.
 """
 
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def submit(slurm, tmp_path):
-    """`prdp-hpc submit`, of a config whose runs go to `tmp_path / "runs"`."""
+    """`prdp-hpc submit` of a config with run folders in `tmp_path / "runs"`."""
     content = tiny.emulator(tmp_path / "runs", training={"epochs": 16}, data={"train": 200})
     config = tiny.write(tmp_path / "config.yaml", content)
 
@@ -57,7 +57,7 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
             f"epoch {count}",
             log,
         )
-        # The job may have come this far before it was stopped.
+        # The job may have reached this state before it was stopped.
         cluster.wait_for(
             lambda: f"restart {restart}, on" in log.read_text(), f"restart {restart}", log
         )

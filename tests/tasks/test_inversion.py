@@ -1,5 +1,5 @@
-"""Accuracy of field inversion: its loss and gradient by dense algebra and finite differences, its
-data, its searches, and that it goes on after a stop as if there had been none.
+"""Accuracy of field inversion: its loss and gradient against dense algebra and finite differences,
+its data, its optimisers, and that a resumed run equals an uninterrupted one.
 """
 
 import json
@@ -32,8 +32,8 @@ from prdp_hpc.tasks.inversion.truth import synthetic_field
 
 
 def dense_laplacian(kappa, h):
-    """`−∇·(κ ∇u)` on inner points with value 0 outside, κ at faces the mean, at walls the point's
-    own.
+    """`−∇·(κ ∇u)` on inner points with value 0 outside; κ at faces is the mean, at walls that of
+    the point.
     """
     n = kappa.shape[0]
     matrix = np.zeros((n, n, n, n))
@@ -179,8 +179,8 @@ def test_both_searches_find_the_field_from_whole_solutions(optimizer, unknown, m
     kept = np.load(tmp_path / "run" / "fields.npz")
     error = np.linalg.norm(kept["log_permeability"] - kept["truth"])
     assert error / np.linalg.norm(kept["truth"]) == pytest.approx(summary["error_field"])
-    # Each evaluation is counted, of line searches too: a solve for each of 3 experiments, and one
-    # for its adjoint.
+    # Evaluations of line searches are counted too: a solve for each of 3 experiments, and an
+    # adjoint solve for each.
     assert summary["solves"] == 6 * summary["evaluations"]
     assert summary["evaluations"] == 40 if optimizer == "adam" else summary["evaluations"] > 40
 
@@ -196,16 +196,14 @@ def test_a_resumed_search_goes_on_to_the_same_numbers(optimizer, mesh, tmp_path)
     run_experiment(config(5), mesh, whole)
     run_experiment(config(3), mesh, stopped)
     run_experiment(config(5), mesh, stopped, resume=True)
-    # The preconditioner is set up once more, for the values that it had.
+    # The preconditioner is set up again, for the previous values.
     assert tiny.rows(stopped, "set_ups") == tiny.rows(whole, "set_ups")
     fields = [np.load(folder / "fields.npz")["log_permeability"] for folder in (whole, stopped)]
     assert np.array_equal(*fields)
 
 
 def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
-    """Data that were made in a script, with dense algebra and wells by hand; the truth known, then
-    not.
-    """
+    """Data from a script, with dense algebra and given wells; with and without a known truth."""
     generator = np.random.default_rng(0)
     m = generator.normal(0, 0.3, (8, 8))
     sources = generator.normal(0, 1, (3, 8, 8))
@@ -230,7 +228,7 @@ def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
     with torch.no_grad():
         task.unknown.parameters[0].copy_(torch.from_numpy(m))
     found = task.validate()
-    # Held out is the last one, which the truth predicts.
+    # The last experiment is held out; the true field predicts it.
     assert found["error_field"] == 0.0
     assert found["error"] < 1e-5
     del arrays["log_permeability"]
@@ -244,7 +242,9 @@ def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
 
 
 def test_values_on_sides_that_differ_between_experiments(mesh):
-    """Laplace's equation between two values is linear in between, whatever the sources."""
+    """The solution of Laplace's equation between two values is linear for any coefficient without
+    sources.
+    """
     grid = Grid((6, 5), "neumann", mesh.grid_comm)
     from prdp_hpc.physics.boundaries import Dirichlet
 
@@ -258,7 +258,7 @@ def test_values_on_sides_that_differ_between_experiments(mesh):
 
 
 def test_a_pde_of_ones_own_in_a_script(mesh, tmp_path):
-    """`κ u = f`: everything is known of it."""
+    """`κ u = f`: all results are known analytically."""
 
     class Local:
         def __init__(self, grid, solver):
@@ -294,7 +294,7 @@ def test_wells_are_the_same_for_any_grid():
         ({"truth": {"contrast": 1.0}}, "truth.contrast: "),
         ({"training": {"optimizer": "lbfg"}}, "training.optimizer: 'lbfg' is not known"),
         ({"regularisation": {"kind": "tv", "smooth": 1}}, "smooth: unknown key; .*'smoothing'"),
-        ({"validation": {"experiments": 5}}, "leaves none of 5 experiments"),
+        ({"validation": {"experiments": 5}}, "leaves none of the 5 experiments"),
         ({"validation": {"points": 0.5}}, "either whole experiments or a share"),
         ({"experiments": {"sides": [{"axis": 0, "end": "low", "values": [1]}]}}, "1 values for 5"),
         ({"physics": {"pde": "heat"}}, "physics.pde: 'heat' is not known"),
@@ -310,10 +310,10 @@ def test_invalid_configs_say_what_is_wrong(changes, said, tmp_path):
     [
         ({"experiments": {"file": "nowhere.h5"}}, "nowhere.h5: cannot be read"),
         ({"experiments": {"points": [[0.5, 1.5]]}}, "position 0, .* lies outside of the domain"),
-        ({"validation": {"experiments": 0, "points": 0.01}}, "are none, or all of them"),
+        ({"validation": {"experiments": 0, "points": 0.01}}, "is none or all of them"),
         (
             {"training": {"optimizer": "torch.optim:LBFGS"}},
-            "give optimizer: lbfgs, which takes them over all ranks",
+            "give optimizer: lbfgs, which computes them over all ranks",
         ),
     ],
 )

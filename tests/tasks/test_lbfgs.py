@@ -32,7 +32,7 @@ def rosenbrock(x):
 
 
 def test_minimum_of_a_quadratic():
-    """With as many pairs as unknowns it is found as by conjugate gradients."""
+    """With as many pairs as unknowns the result is that of conjugate gradients."""
     matrix = torch.from_numpy(np.diag(np.logspace(0, 2, 6)))
     right = torch.arange(1.0, 7.0).double()
     found, losses = search(lambda x: 0.5 * x @ matrix @ x - right @ x, torch.zeros(6), 25)
@@ -80,7 +80,7 @@ def test_numbers_out_of_range_are_refused():
 
 @given(st.floats(0.05, 20.0), st.floats(0.01, 100.0), st.floats(-3.0, 3.0), st.floats(0.0, 2.0))
 def test_a_step_fulfils_the_strong_wolfe_conditions(minimum, first, phase, ripple):
-    """Along a parabola with ripples that go down at 0."""
+    """Along a parabola with ripples that decrease at 0."""
 
     def at(t):
         value = (t - minimum) ** 2 + ripple * np.sin(t + phase)

@@ -1,4 +1,4 @@
-"""A checkpoint gives back what was saved, executes nothing, and never stands half written."""
+"""A checkpoint returns the saved state, executes no code, and is written atomically."""
 
 from __future__ import annotations
 
@@ -212,7 +212,10 @@ def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path: Path, damage: 
 def test_a_single_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path).save(1, {"weights": torch.arange(100.0), "names": ["a", "b"]})
     content = path.read_bytes()
-    assert torch.load(path, weights_only=True)["names"] == ["a", "b"]  # any torch can read it
+    assert torch.load(path, weights_only=True)["names"] == [
+        "a",
+        "b",
+    ]  # any version of torch can read it
     for place in range(len(content)):
         path.write_bytes(
             content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]

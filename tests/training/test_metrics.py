@@ -1,4 +1,4 @@
-"""Metrics come out one whole line an epoch, and progress in a bounded number of lines."""
+"""Each epoch has one complete line of metrics, and the number of progress lines is bounded."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def test_a_broken_file_is_not_resumed(tmp_path: Path) -> None:
 def test_tensorboard_holds_the_numbers_of_the_last_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Files of one second and process are read in the order of the names' last number as text.
+    # Files from the same second and process are read in the order of the last number in their
+    # names, as text.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     write_rows(tmp_path, range(4), error=1.0, parameters=[3.0])
     write_rows(tmp_path, range(2, 4), resume_epoch=1, error=2.0, parameters=[4.0])

@@ -1,5 +1,5 @@
-"""A signalled run leaves with code 85 and goes on, step for step, to the numbers of a run that was
-left alone.
+"""A signalled run exits with code 85, and its resumed run has the same numbers in each step as an
+uninterrupted one.
 """
 
 import os
@@ -37,8 +37,8 @@ def train(mesh, tmp_path):
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """Make the process signal itself during the steps of these numbers, counted since the fixture
-    was made.
+    """Make the process signal itself in the steps with these numbers, counted since the fixture was
+    created.
     """
     steps, count, original = set(), [0], SupervisedTask._train_step
 
@@ -53,7 +53,7 @@ def signalled(monkeypatch):
 
 
 def ended_with(action):
-    """The exit code of an action that a signal ended, else 0."""
+    """The exit code of an action that a signal ended, otherwise 0."""
     try:
         action()
     except Preempted as stop:
@@ -116,8 +116,8 @@ def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_pat
 
 
 def test_a_signal_that_nobody_waits_for_ends_the_process():
-    """PETSc would abort MPI from within its signal handler, which may wait for a lock that the
-    interrupted code holds.
+    """PETSc would abort MPI from within its signal handler, which may wait for a lock of the
+    interrupted code.
     """
     code = "import os, signal\nfrom prdp_hpc import Solver\nos.kill(os.getpid(), signal.SIGTERM)"
     ended = subprocess.run(
@@ -133,7 +133,7 @@ def test_a_watch_of_one_rank():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert watch.after_step()
         assert watch.now()
-    assert take_held()  # the block went on to its end: the next run must hear of it
+    assert take_held()  # the block finished normally, so the next run must receive the signal
     assert not take_held()
 
 
@@ -156,4 +156,4 @@ def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
     assert note_start(tmp_path, 3, 3, resumed=True) is not None
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     for _ in range(5):
-        assert note_start(tmp_path, 3, 3, resumed=True) is None  # by hand as often as you like
+        assert note_start(tmp_path, 3, 3, resumed=True) is None  # without SLURM there is no limit

@@ -1,5 +1,5 @@
-"""Reliability: a run that was stopped goes on to the numbers of a run that was not, or is refused
-and left as it is.
+"""Reliability: a resumed run has the numbers of an uninterrupted one; if it is rejected, the run
+folder is not changed.
 """
 
 import json
@@ -73,8 +73,8 @@ def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
 
 
 def test_after_a_stop_between_metrics_and_checkpoint(train, tmp_path):
-    """What a killed run leaves: lines that are newer than the newest checkpoint, the last one cut
-    short.
+    """The files of a killed run: lines of later epochs than the last checkpoint, the last one
+    incomplete.
     """
     train("whole")
     train("stopped", epochs=4)
@@ -125,7 +125,7 @@ def test_metrics_count_on(train, tmp_path):
     ):
         values = [line[key] for line in lines]
         assert values == sorted(values), key
-    # 10 samples an epoch, each solved once forward and once backward, at the epoch's level
+    # 10 samples per epoch, each with one forward and one adjoint solve, at the level of the epoch
     assert [line["solves"] for line in lines] == [20 * epoch for epoch in range(EPOCHS + 1)]
     for direction, level in (("forward", "level"), ("adjoint", "adjoint_level")):
         work = [

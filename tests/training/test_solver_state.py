@@ -1,4 +1,4 @@
-"""Reliability: what a solver keeps from solve to solve is in the checkpoints of a run."""
+"""Reliability: the solver's state between solves is in the checkpoints of a run."""
 
 import json
 
@@ -13,7 +13,7 @@ from prdp_hpc.training.trainer import Trainer
 
 
 class Conductivity:
-    """Find the slope s of κ = exp(s x) from the solution: each step has another matrix."""
+    """Find the slope s of κ = exp(s x) from the solution; the matrix changes in each step."""
 
     def __init__(self, mesh, solver):
         self.mesh, self.solver, self.stopwatch = mesh, solver, Stopwatch(solver)

@@ -92,7 +92,7 @@ class Start:
         except subprocess.TimeoutExpired:
             self._job.kill()
 
-    def said(self):
+    def output(self):
         """The end of the output of all ranks."""
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LINES:])
@@ -128,9 +128,9 @@ class RankStarts:
         skipped = [report["reason"] for report in reports if report["outcome"] == "skipped"]
         whole = [report["when"] for report in reports] == ["setup", "call", "teardown"]
         if (not whole and not skipped) or code:
-            said = self._start.said()
+            output = self._start.output()
             self.close()
-            pytest.fail(f"on {ranks} ranks:\n{said}", pytrace=False)
+            pytest.fail(f"on {ranks} ranks:\n{output}", pytrace=False)
         if skipped:
             pytest.skip(skipped[0])
 

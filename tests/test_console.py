@@ -38,7 +38,7 @@ def test_a_table_is_text_in_columns():
     )
 
 
-def test_without_a_terminal_the_text_is_written_as_it_is(capsys, monkeypatch):
+def test_without_a_terminal_the_text_is_written_unchanged(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     show(Report(["title", TABLE]), "run folder: runs/a")
     out = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_a_path_is_not_broken_on_a_terminal(written):
 
 
 @pytest.mark.parametrize("no_color", [False, True])
-def test_a_miss_is_red_unless_no_colour_is_wanted(written, monkeypatch, no_color):
+def test_a_miss_is_red_unless_colour_is_disabled(written, monkeypatch, no_color):
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
     assert ("31mMISS" in written(show, TABLE)) is not no_color

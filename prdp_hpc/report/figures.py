@@ -52,9 +52,9 @@ def plot_runs(records: Sequence[RunRecord], path: str | Path) -> None:
     same_task(records)
     curves = []
     for index, (record, label) in enumerate(zip(records, _labels(records), strict=True)):
-        dash, said = DASHES[index // len(COLOURS) % len(DASHES)]
+        dash, output = DASHES[index // len(COLOURS) % len(DASHES)]
         curves.append(
-            Curve((record,), _shorten(label) + said, COLOURS[index % len(COLOURS)], dash=dash)
+            Curve((record,), _shorten(label) + output, COLOURS[index % len(COLOURS)], dash=dash)
         )
     title = f"{len(records)} runs" if len(records) > 1 else records[0].name
     figure, (error, level, work) = panels(

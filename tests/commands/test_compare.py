@@ -121,7 +121,7 @@ def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
     assert figure.is_file()
 
 
-def test_a_finished_run_of_another_config_is_not_taken_for_this_one(config, tmp_path, capsys):
+def test_a_finished_run_of_another_config_is_trained_again(config, tmp_path, capsys):
     words = ["compare", config, "training.epochs=1", "comparison.seeds=1"]
     cli.main(words)
     with pytest.raises(SystemExit):
@@ -167,7 +167,7 @@ def test_variants_differ_from_the_config_in_one_thing(tmp_path):
     )
 
 
-def test_full_refinement_is_full_both_ways_whatever_the_factor(tmp_path):
+def test_full_refinement_is_independent_of_the_adjoint_factor(tmp_path):
     config = validate(tiny.emulator(tmp_path, refinement={"adjoint_factor": 0.25}), "here")
     full = variants(config)["full"].refinement.build()
     assert (full.level, full.adjoint_level) == (4, 4)

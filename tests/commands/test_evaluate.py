@@ -17,7 +17,7 @@ def run(tmp_path):
     return tmp_path / "runs" / "tiny"
 
 
-def test_a_run_is_evaluated_to_the_errors_it_ended_with(run, tmp_path, capsys):
+def test_evaluation_gives_the_final_errors_of_a_run(run, tmp_path, capsys):
     cli.main(["evaluate", str(run), "--out", str(tmp_path / "errors.json")])
     last = tiny.rows(run)[-1]
     errors = json.loads((tmp_path / "errors.json").read_text())
@@ -71,7 +71,7 @@ def test_a_run_of_more_ranks_is_evaluated_on_one(run, tmp_path):
     )
 
 
-def test_data_of_other_channels_are_refused(run, tmp_path, capsys):
+def test_data_with_other_channels_are_rejected(run, tmp_path, capsys):
     wide = tiny.write(
         tmp_path / "wide.yaml", tiny.emulator(tmp_path / "runs", grid={"shape": [8, 8]})
     )

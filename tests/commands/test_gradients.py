@@ -32,7 +32,7 @@ def errors(folder, name):
 @pytest.mark.parametrize(
     ("content", "name", "stop"), [(inverse, "tiny_inverse", 12), (tiny.emulator, "tiny", 8)]
 )
-def test_both_converge_in_their_own_way(tmp_path, capsys, content, name, stop):
+def test_both_differentiations_converge(tmp_path, capsys, content, name, stop):
     config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
     ladder = {"kind": "iterations", "start": 1, "stop": stop}
     cli.main(
@@ -78,7 +78,7 @@ def test_a_corrector_whose_matrices_depend_on_the_state(tmp_path):
     assert found["implicit"][:6] != pytest.approx(found["unrolled"][:6], rel=1e-3)
 
 
-def test_richardson_is_its_own_adjoint_and_many_levels_are_thinned(tmp_path):
+def test_richardson_is_self_adjoint_and_many_levels_are_thinned(tmp_path):
     config = tiny.write(tmp_path / "c.yaml", tiny.inverse(tmp_path))
     cli.main(["gradients", config, 'refinement.ladder={"kind": "iterations", "stop": 200}'])
     levels, found = errors(tmp_path, "tiny_inverse")
@@ -110,7 +110,7 @@ def test_mistakes(tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_a_method_that_cannot_be_unrolled_is_told_before_anything_is_written(tmp_path, capsys):
+def test_a_method_that_cannot_be_unrolled_is_reported_before_anything_is_written(tmp_path, capsys):
     config = tiny.write(tmp_path / "c.yaml", tiny.emulator(tmp_path))
     for ksp, code in (("minres", 2), ("cg", None)):
         with pytest.raises(SystemExit) if code else nullcontext() as ended:

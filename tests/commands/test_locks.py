@@ -91,22 +91,22 @@ def content(folder):
 def refused(capsys, holder, *words):
     with pytest.raises(SystemExit) as ended:
         cli.main([str(word) for word in words])
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     assert ended.value.code == 2
-    assert told.count("prdp-hpc: error: ") == told.count("\n") == 1
+    assert reported.count("prdp-hpc: error: ") == reported.count("\n") == 1
     if holder is not None:
-        assert f"is being written by process {holder.process.pid} on " in told
-        assert time.strftime("since %Y-%m-") in told
-    return told
+        assert f"is being written by process {holder.process.pid} on " in reported
+        assert time.strftime("since %Y-%m-") in reported
+    return reported
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_lock_ends_with_its_process(kind, tmp_path):
     place = tmp_path / "new" / "place"
     with Holder(place, kind, SLURM_JOB_ID="4711") as holder:
-        said = r"process \d+ on .* \(SLURM job 4711, user .*"
+        printed = r"process \d+ on .* \(SLURM job 4711, user .*"
         second = locks.locked(ALONE, place, "wait", folder=kind == "folder")
-        with pytest.raises(locks.LockedError, match=said), second:
+        with pytest.raises(locks.LockedError, match=printed), second:
             pass
         holder.kill()  # the child continues to run
         with locks.locked(ALONE, place, "wait", folder=kind == "folder"):
@@ -159,8 +159,8 @@ def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(locks.fcntl, "lockf", lockf)
-    told = pytest.warns(RuntimeWarning, match="this file system has no locks")
-    with told, locks.locked(ALONE, tmp_path, "wait", folder=True):
+    reported = pytest.warns(RuntimeWarning, match="this file system has no locks")
+    with reported, locks.locked(ALONE, tmp_path, "wait", folder=True):
         pass
 
 
@@ -171,9 +171,9 @@ def test_a_second_training(config, tmp_path, capsys):
     capsys.readouterr()
     with Holder(folder) as holder:
         for option in ([], ["--resume"], ["--overwrite"]):
-            told = refused(capsys, holder, "run", config, *option)
-            assert f"{folder} is being written by" in told
-            assert "wait until it ends or end it, or choose another name=… or output=…" in told
+            reported = refused(capsys, holder, "run", config, *option)
+            assert f"{folder} is being written by" in reported
+            assert "wait until it ends or end it, or choose another name=… or output=…" in reported
         done = tiny.prdp_hpc(2, "run", config, "--resume")
         assert done.returncode == 2
         assert done.stderr.count("prdp-hpc: error: ") == done.stderr.count("\n") == 1
@@ -195,15 +195,15 @@ def test_a_second_comparison(config, tmp_path, capsys):
             refused(capsys, holder, "compare", config, *words, *option)
     # One of its runs, continued with `prdp-hpc run`.
     with Holder(folder / "prdp"):
-        told = refused(capsys, None, "compare", config, *words, "--overwrite")
-        assert f"{folder / 'prdp'} is being written by another job" in told
+        reported = refused(capsys, None, "compare", config, *words, "--overwrite")
+        assert f"{folder / 'prdp'} is being written by another job" in reported
     assert content(tmp_path / "runs") == before
 
 
 def test_a_second_paper(tmp_path, capsys):
     with Holder(tmp_path / "paper") as holder:
-        told = refused(capsys, holder, "paper", "--quick", "--out", tmp_path / "paper")
-        assert "or choose another --out" in told
+        reported = refused(capsys, holder, "paper", "--quick", "--out", tmp_path / "paper")
+        assert "or choose another --out" in reported
     assert content(tmp_path) == {}
 
 
@@ -225,8 +225,8 @@ def test_a_second_generation(config, tmp_path, capsys):
         holder.process.stdin.close()
         capsys.readouterr()
         cli.main(["run", config, "training.epochs=1", "--overwrite"])
-        told = capsys.readouterr().err
-        assert f"prdp-hpc: waiting for {made}, which is being written by process" in told
+        reported = capsys.readouterr().err
+        assert f"prdp-hpc: waiting for {made}, which is being written by process" in reported
     assert content(made.parent) == before
 
 

@@ -189,7 +189,7 @@ def test_by_the_command_itself(config):
         assert re.fullmatch(r"prdp-hpc: error: .*\n", ended.stderr), ended.stderr
 
 
-def test_a_flipped_bit_is_told_in_a_sentence(config, tmp_path):
+def test_a_flipped_bit_is_reported_in_one_line(config, tmp_path):
     cli.main(["run", config, "training.epochs=1", "training.checkpoint_every=1"])
     newest = max((tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
     content = bytearray(newest.read_bytes())
@@ -197,21 +197,21 @@ def test_a_flipped_bit_is_told_in_a_sentence(config, tmp_path):
     newest.write_bytes(content)
     ended = tiny.prdp_hpc(2, "run", config, "training.epochs=1", "--resume")
     assert ended.returncode == 0, ended.stderr
-    told = [line for line in ended.stderr.splitlines() if "warning" in line.lower()]
+    reported = [line for line in ended.stderr.splitlines() if "warning" in line.lower()]
     wanted = (
         r"prdp-hpc: warning: .*epoch_0001\.pt: is damaged: its checksum is "
         r"wrong; .*; trying the previous checkpoint"
     )
-    assert len(told) == 1
-    assert re.fullmatch(wanted, told[0])
+    assert len(reported) == 1
+    assert re.fullmatch(wanted, reported[0])
 
 
-def test_help_tells_the_commands(capsys):
+def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     assert ended.value.code == 0
-    told = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
-    assert told == {
+    reported = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
+    assert reported == {
         "run",
         "compare",
         "paper",

@@ -47,7 +47,7 @@ def trained(monkeypatch):
     return folders
 
 
-def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, capsys):
+def test_a_failure_is_reported_and_the_others_continue(listed, tmp_path, trained, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
         cli.main(["paper", "--quick", "--list", listed, "--out", str(out)])
@@ -90,7 +90,7 @@ def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, c
     ] == ["heat", "poisson"]
 
 
-def test_one_size_does_not_pass_for_the_other(listed, tmp_path, capsys):
+def test_results_of_the_other_size_are_not_used(listed, tmp_path, capsys):
     out = str(tmp_path / "out")
     cli.main(["paper", "--quick", "--list", listed, "--out", out, "--only", "heat"])
     cli.main(["paper", "--list", listed, "--out", out, "--only", "poisson"])

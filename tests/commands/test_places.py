@@ -75,10 +75,10 @@ def check(capsys, words, folder, place):
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         cli.main(filled)
-    told = capsys.readouterr().err
-    assert ended.value.code == 2, told
-    assert "Traceback" not in told
-    (line,) = [line for line in told.splitlines() if line.startswith("prdp-hpc: ")]
+    reported = capsys.readouterr().err
+    assert ended.value.code == 2, reported
+    assert "Traceback" not in reported
+    (line,) = [line for line in reported.splitlines() if line.startswith("prdp-hpc: ")]
     assert str(place) in line
     assert re.search("; |give|choose|no such config file", line), line
 
@@ -124,10 +124,10 @@ def test_a_data_file_that_another_process_writes(folder, capsys, tmp_path):
             check(capsys, [*command, "CONFIG", "data.file=PLACE", "name=b"], folder, path)
         with pytest.raises(SystemExit):
             cli.main(["evaluate", str(folder / "runs" / "tiny"), "--data", str(path)])
-        told = capsys.readouterr().err
-        assert "unable to lock file" in told
-        assert "another process is writing" in told
-        assert "HDF5_USE_FILE_LOCKING=FALSE" in told
+        reported = capsys.readouterr().err
+        assert "unable to lock file" in reported
+        assert "another process is writing" in reported
+        assert "HDF5_USE_FILE_LOCKING=FALSE" in reported
         other.stdin.close()
 
 

@@ -66,7 +66,7 @@ def test_grid_ranks_of_the_config(shown):
     assert command.count("parallel.grid_ranks=2") == 1
 
 
-def test_only_what_is_asked_for_is_asked_of_slurm(shown):
+def test_only_the_given_options_are_in_the_script(shown):
     options, _, _ = shown()
     names = {option.partition("=")[0] for option in options}
     always = {

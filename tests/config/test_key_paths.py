@@ -252,8 +252,8 @@ def test_each_key_of_each_model_is_named_by_its_path():
             dotted = ".".join(map(str, keys))
             assert message(check, wrong).startswith(f"here: {dotted}: ")
             if extra:
-                told = message(check, extra)
-                assert told.startswith(f"here: {dotted}.channel: unknown key; "), told
+                reported = message(check, extra)
+                assert reported.startswith(f"here: {dotted}.channel: unknown key; "), reported
     # Copies of models that contain the models of components have no names in modules.
     defined = {
         model

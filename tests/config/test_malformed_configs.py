@@ -346,12 +346,12 @@ def test_incompressible_flow_on_one_axis(tmp_path):
     )
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_together(tmp_path):
     content = changed(changed(tiny.emulator(tmp_path), "seed", -1), "training.epochs", 0)
     message = one_message(lambda: validate(content, "here.yaml"), "seed:", "training.epochs:")
     assert len(message.splitlines()) == 3
 
 
-def test_a_value_that_fits_no_alternative_is_told_once(tmp_path):
+def test_a_value_that_fits_no_alternative_is_reported_once(tmp_path):
     content = changed(tiny.emulator(tmp_path), "grid.boundary", "robin")
     assert one_message(lambda: validate(content, "here.yaml")).count("grid.boundary") == 1

@@ -143,7 +143,7 @@ def test_the_same_each_time_and_another_for_each_seed(tmp_path):
         {"corrector": {"validation_steps": [4]}},
     ],
 )
-def test_the_files_name_follows_what_shapes_it(changes, tmp_path):
+def test_the_files_name_depends_on_keys_that_affect_the_data(changes, tmp_path):
     make = (
         corrector_of
         if {"reference_factor"} & {*changes.get("data", {})} or "corrector" in changes
@@ -152,7 +152,7 @@ def test_the_files_name_follows_what_shapes_it(changes, tmp_path):
     assert generated_path(make(tmp_path, **changes)) != generated_path(make(tmp_path))
 
 
-def test_the_files_name_does_not_follow_the_rest(tmp_path):
+def test_the_files_name_does_not_depend_on_other_keys(tmp_path):
     others = {
         "seed": 5,
         "training": {"epochs": 9},
@@ -181,7 +181,7 @@ def fitting_file(name, grid, physics, make=tiny.corrector):
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason=f"the authors' data are not there: {REFERENCE}")
-def test_the_authors_files_say_their_coefficients_in_their_own_words():
+def test_the_authors_files_have_other_names_of_coefficients():
     flow = {"pde": "navier_stokes", "viscosity": 1e-4, "dt": 0.1}
     periodic = {"shape": [48, 48], "boundary": "periodic"}
     assert fitting_file("navier_stokes", periodic, flow).steps == 5

@@ -88,7 +88,7 @@ def test_the_process_grid_covers_the_ranks_with_small_faces(axes, ranks):
     assert (found.neighbours > 0) == (ranks > 1)
 
 
-def test_a_square_is_cut_both_ways():
+def test_a_square_is_distributed_along_both_axes():
     assert process_grid((256, 256), ("dirichlet", "dirichlet"), 4) == (2, 2)
     assert surface((256, 256), ("dirichlet", "periodic"), (2, 2)) == Surface(
         neighbours=3, points=3 * 128
@@ -173,7 +173,7 @@ def test_a_batch_that_is_solved_at_once_shares_its_messages():
     assert costs[0].sent > costs[1].sent
 
 
-def test_what_does_not_fit_in_memory_is_not_chosen():
+def test_splits_beyond_the_memory_are_not_chosen():
     small = dataclasses.replace(MACHINES["cpu"], memory=2e8)
     big = config(
         network={"kind": "resnet", "channels": 64, "blocks": 3},
@@ -204,9 +204,9 @@ def test_the_command(tmp_path, capsys):
     machine.write_text(json.dumps({"machine": fitted.to_dict()}))
     assert load_machine(str(machine)) == fitted
     cli.main(["plan", path, "--ranks", "4", "--machine", str(machine), "training.batch_size=6"])
-    said = capsys.readouterr().out
-    assert "4 ranks of 'gpu'" in said
-    assert "batch of 6" in said
+    output = capsys.readouterr().out
+    assert "4 ranks of 'gpu'" in output
+    assert "batch of 6" in output
     machine.write_text("{}")
     for options, message in (
         (["--ranks", "4096"], "4096 ranks are too many"),
@@ -249,7 +249,7 @@ def test_the_solver_does_not_run_on_the_gpu(split):
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("task", [tiny.emulator, tiny.corrector])
-def test_the_trajectories_are_those_that_a_task_holds(tmp_path, task, precision):
+def test_the_trajectories_are_those_of_a_task(tmp_path, task, precision):
     one = validate(task(tmp_path, training={"precision": precision}), "test")
     mesh = ProcessMesh.from_world(1)
     real = build_task(one, mesh, build_solver(one))
@@ -272,7 +272,7 @@ def test_each_replica_holds_all_trajectories(replicas, grid_ranks):
 
 
 @pytest.mark.parametrize("where", ["memory", "host_memory"])
-def test_what_does_not_fit_on_the_gpu_or_beside_it_is_not_chosen(where):
+def test_splits_beyond_the_memory_of_gpu_or_host_are_not_chosen(where):
     work = workload_of(resnet(), 10)
     part = {"memory": "network_memory", "host_memory": "solver_memory"}[where]
     halved = getattr(step_cost(work, MACHINES["gpu"], 4, 2), part)
@@ -283,7 +283,7 @@ def test_what_does_not_fit_on_the_gpu_or_beside_it_is_not_chosen(where):
     assert "take more ranks" in plan_table(splits(work, tight, 8), tight)
 
 
-def test_what_a_solve_keeps():
+def test_memory_of_a_solve():
     """GMRES stores its basis, an unrolled solve about as many states as the square root of its
     iterations.
     """
@@ -306,7 +306,7 @@ def test_what_a_solve_keeps():
     assert more[1] == pytest.approx(2 * more[0])
 
 
-def test_machine_files_from_before(tmp_path):
+def test_older_machine_files(tmp_path):
     """A machine without the numbers of a GPU."""
     content = MACHINES["cpu"].to_dict()
     for key in ("device_link", "device_latency", "host_memory"):

@@ -62,7 +62,7 @@ def rule(history, checkpoint, step_threshold, stop_threshold, ema_window, error_
 
 @settings(max_examples=300)
 @given(errors, ladders, parameters)
-def test_decides_as_the_rule_that_smooths_the_whole_history_anew(history, ladder, parameters):
+def test_decisions_are_those_of_the_rule_on_the_whole_history(history, ladder, parameters):
     coordinator = Coordinator(ladder, **parameters)
     rung, checkpoint = 0, 100.0
     for count in range(1, len(history) + 1):
@@ -102,7 +102,7 @@ def test_state_continues_in_the_middle(history, parameters, cut, through_json):
     assert state == first.state_dict()  # the loaded state is not shared
 
 
-def test_an_adjoint_ladder_that_is_shorter_stays_at_its_top():
+def test_a_shorter_adjoint_ladder_stays_at_its_finest_level():
     coordinator = Coordinator(
         IterationLadder(1, 1, 4),
         ema_window=1,
@@ -117,7 +117,7 @@ def test_an_adjoint_ladder_that_is_shorter_stays_at_its_top():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_an_error_that_is_not_a_number_says_so_and_changes_nothing(bad):
+def test_an_error_that_is_not_finite_is_raised_and_changes_nothing(bad):
     coordinator = Coordinator(IterationLadder(3, 1, 9))
     for error in (3.0, 2.0):
         coordinator.observe(error)

@@ -86,7 +86,7 @@ def test_from_below_the_coarsest_level_that_passes_is_found(problem, theta, thet
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.01, 50), st.floats(0.2, 0.95), st.floats(0.05, 0.9), st.floats(0.1, 3))
-def test_below_known_noise_the_level_is_that_of_the_test_within_one_rung(c, rho, theta, noise):
+def test_with_known_noise_the_level_is_that_of_the_test_within_one_rung(c, rho, theta, noise):
     """If the noise determines the limit, no gradient changes it."""
     problem = Problem(c, rho, variance=noise**2, norm=1e-3)
     coordinator = GradientCoordinator(LADDER, theta=1e-3, theta_noise=theta)
@@ -144,7 +144,7 @@ def test_adjoint_solves_are_refined_alone(a, alpha, theta):
     assert all(forward <= 2 for forward, _ in problem.levels)
 
 
-def test_adjoint_solves_that_make_no_difference_are_tested_once():
+def test_adjoint_solves_without_effect_are_tested_once():
     problem = Problem(c=5.0, rho=0.7)
     coordinator = GradientCoordinator(LADDER)
     settled(coordinator, problem)

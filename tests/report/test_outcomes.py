@@ -45,7 +45,7 @@ def test_the_order_of_seeds_and_samples_does_not_matter_much(number: int) -> Non
     assert ratio_interval(ours[:, order], theirs[:, order]) == pytest.approx(interval, abs=0.03)
 
 
-def test_it_covers_the_true_ratio_as_often_as_it_says() -> None:
+def test_it_has_the_nominal_coverage() -> None:
     """For samples with log-normal errors and one seed: in about 95 % of 300 cases."""
     generator = np.random.default_rng(1)
     covered = 0
@@ -95,14 +95,14 @@ def test_the_test_group_decides_where_all_runs_have_one(write_run: WriteRun) -> 
     assert found["error_intervals"]["full"] is None
 
 
-def test_runs_from_before_there_were_test_groups(write_run: WriteRun) -> None:
+def test_older_runs_without_test_groups(write_run: WriteRun) -> None:
     runs = {name: [load_run(write_run(name))] for name in ("prdp", "full")}
     found = compare_runs("heat", [1], runs)
     assert found["error_group"] == "validation"
     assert found["error_intervals"] == {"full": None}
 
 
-def test_a_further_schedule_has_its_own_outcome(write_run: WriteRun) -> None:
+def test_a_further_schedule_has_a_separate_outcome(write_run: WriteRun) -> None:
     names = ("prdp", "full", "gradient", "plain")
     runs = {name: [load_run(write_run(name))] for name in names}
     found = compare_runs("heat", [1], runs, {"full": {"inner_iterations": 0.5}}, ["gradient"])

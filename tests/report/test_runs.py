@@ -47,7 +47,9 @@ def test_parameters_make_an_inverse_run(write_run: WriteRun) -> None:
     assert record.metrics["parameters"].shape == (6, 1)
 
 
-def test_a_running_run_has_no_summary_and_may_end_in_half_a_line(write_run: WriteRun) -> None:
+def test_an_active_run_has_no_summary_and_may_end_with_an_incomplete_line(
+    write_run: WriteRun,
+) -> None:
     folder = write_run("heat", finished=False, epochs=5)
     whole = load_run(folder)
     text = (folder / "metrics.jsonl").read_text()
@@ -122,7 +124,7 @@ def test_missing_keys_are_named_in_the_last_line_too(write_run: WriteRun) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"epoch": 0, "er'])
-def test_a_run_without_an_epoch_says_so(tmp_path: Path, content: str) -> None:
+def test_a_run_without_an_epoch_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(ReportError, match=r"metrics\.jsonl: contains no finished epoch"):
         load_run(tmp_path)

@@ -94,7 +94,7 @@ def test_a_spread_and_each_seed_are_shown() -> None:
     assert "seeds 1, 2" in table
 
 
-def test_the_coordinators_error_stands_beside_the_last_steps_where_they_differ() -> None:
+def test_the_coordinators_error_has_a_column_if_it_differs_from_the_last_steps() -> None:
     content = comparison()
     for found in content["variants"].values():
         found["error_5"], found["error_5_velocity_x"] = statistics(0.4), statistics(0.3)

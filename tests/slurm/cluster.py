@@ -131,7 +131,7 @@ def down(folder: Path) -> None:
         check=False,
     )
     end = time.monotonic() + 30
-    while time.monotonic() < end and _said(folder, "squeue", "--noheader"):
+    while time.monotonic() < end and _output(folder, "squeue", "--noheader"):
         time.sleep(0.2)
     for process in _processes(folder):
         _signal(process, signal.SIGTERM)
@@ -260,7 +260,7 @@ def _start(folder: Path, program: str, *arguments: str, node: str = "controller"
         )
 
 
-def _said(folder: Path, *words: str) -> str:
+def _output(folder: Path, *words: str) -> str:
     return subprocess.run(
         words, env=environment_of(folder), capture_output=True, text=True, timeout=90, check=False
     ).stdout
@@ -268,7 +268,7 @@ def _said(folder: Path, *words: str) -> str:
 
 def _idle_nodes(folder: Path) -> int:
     return (
-        _said(folder, "sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T")
+        _output(folder, "sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T")
         .split()
         .count("idle")
     )

@@ -18,7 +18,7 @@ class Slurm:
         self.folder = folder
         self.environment = cluster.environment_of(folder)
 
-    def said(self, *words):
+    def output(self, *words):
         """The output of a command, which must succeed."""
         ended = subprocess.run(
             [*map(str, words)],
@@ -33,12 +33,12 @@ class Slurm:
 
     def sbatch(self, *words, cwd):
         """Submit a job; return its id."""
-        return self.said("sbatch", "--parsable", f"--chdir={cwd}", *words)
+        return self.output("sbatch", "--parsable", f"--chdir={cwd}", *words)
 
     def shows(self, job):
         """The attributes of a job in SLURM, e.g. `{"JobState": "RUNNING", "Restarts": "1", …}`."""
         return dict(
-            re.findall(r"(\S+?)=(\S*)", self.said("scontrol", "show", "job", "--oneliner", job))
+            re.findall(r"(\S+?)=(\S*)", self.output("scontrol", "show", "job", "--oneliner", job))
         )
 
     def wait(self, job, log=None, seconds=60, **fields):
@@ -59,7 +59,7 @@ class Slurm:
 
     def preempt(self, job):
         """Preempt both nodes for a short time by a job of a higher partition."""
-        self.said(
+        self.output(
             "sbatch",
             "--partition=urgent",
             "--nodes=2",
@@ -73,7 +73,7 @@ class Slurm:
         self.wait(job, log, JobState="PENDING", Reason="BeginTime")
         # A node rejects a job that starts within a second of its end ("Job credential revoked").
         time.sleep(2)
-        self.said("scontrol", "update", f"jobid={job}", "starttime=now")
+        self.output("scontrol", "update", f"jobid={job}", "starttime=now")
         self.wait(job, log, JobState="RUNNING", Restarts=str(restart))
 
     def kill_node(self, node):
@@ -103,4 +103,4 @@ def slurm():
 @pytest.fixture(autouse=True)
 def _no_jobs_left(slurm):
     yield
-    slurm.said("scancel", "--user", getpass.getuser())
+    slurm.output("scancel", "--user", getpass.getuser())

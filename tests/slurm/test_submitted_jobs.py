@@ -43,10 +43,10 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     alone = subprocess.Popen(
         alone_command, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    told = submit("--nodes", "2", "--replicas", "2", "--time", "10")
-    assert told.returncode == 0, told.stderr
+    reported = submit("--nodes", "2", "--replicas", "2", "--time", "10")
+    assert reported.returncode == 0, reported.stderr
     job, log, folder = re.search(
-        r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", told.stdout
+        r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", reported.stdout
     ).groups()
     log, folder = tmp_path / log, tmp_path / folder
 
@@ -66,9 +66,9 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     slurm.preempt(job)
     slurm.release(job, restart=1, log=log)
     epochs(6, restart=1)
-    slurm.said("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
+    slurm.output("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
     slurm.wait(job, log, JobState="PENDING")
-    slurm.said("scontrol", "update", f"jobid={job}", "partition=graceless")
+    slurm.output("scontrol", "update", f"jobid={job}", "partition=graceless")
     slurm.release(job, restart=2, log=log)
     epochs(10, restart=2)
     slurm.preempt(job)
@@ -110,10 +110,10 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
         ),
     ],
 )
-def test_what_sbatch_refuses(options, message, submit):
-    told = submit(*options)
-    assert told.returncode == 2
-    assert message in told.stderr
+def test_jobs_that_sbatch_rejects(options, message, submit):
+    reported = submit(*options)
+    assert reported.returncode == 2
+    assert message in reported.stderr
     assert re.fullmatch(
-        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny\.sh: .*\n", told.stderr
+        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny\.sh: .*\n", reported.stderr
     )

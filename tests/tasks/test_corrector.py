@@ -93,7 +93,7 @@ def test_loss_is_the_sum_of_the_steps_mean_squares(unroll, task_of):
     assert (report.forward.solves, report.adjoint.solves) == (10 * unroll, 10 * (unroll - 1))
 
 
-def test_validation_has_full_physics_and_a_solver_of_its_own(task_of):
+def test_validation_has_full_refinement_and_a_separate_solver(task_of):
     task, config = task_of(
         1, refinement={"level": 1e-12}, corrector={"validation_steps": [1, 2, 5]}
     )
@@ -119,7 +119,7 @@ def test_validation_has_full_physics_and_a_solver_of_its_own(task_of):
     assert task.validate() == errors
 
 
-def test_the_measured_channel_is_what_the_coordinator_sees(task_of, tmp_path):
+def test_the_coordinator_receives_the_measured_channel(task_of, tmp_path):
     """Heat diffuses each channel separately; data of another file have two channels."""
     fields = np.random.default_rng(0).standard_normal((4, 4, 2, 8))
     changes = {"data": store(tmp_path / "two.h5", fields)}
@@ -151,7 +151,7 @@ def test_data_that_cannot_be_measured_or_are_too_short(task_of, tmp_path):
 
 
 @pytest.mark.parametrize("pde", FLOWS)
-def test_data_of_other_channels_are_refused(pde, task_of, tmp_path):
+def test_data_with_other_channels_are_rejected(pde, task_of, tmp_path):
     physics, solver = FLOWS[pde]
     data = store(tmp_path / "one.h5", np.ones((3, 4, 1, 8, 8)))
     with pytest.raises(

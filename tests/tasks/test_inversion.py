@@ -135,7 +135,7 @@ def test_interpolation_is_exact_for_linear_fields_and_its_transpose_keeps_the_ra
         Positions(grid, [[0.5, 0.5], [0.5, 2.5]])
 
 
-def test_noise_has_the_standard_deviation_that_was_asked_for():
+def test_noise_has_the_given_standard_deviation():
     grid = Grid((20, 30))
     for observe in (
         FieldObservations(grid),
@@ -186,7 +186,7 @@ def test_both_searches_find_the_field_from_whole_solutions(optimizer, unknown, m
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_a_resumed_search_goes_on_to_the_same_numbers(optimizer, mesh, tmp_path):
+def test_a_resumed_optimisation_has_the_same_numbers(optimizer, mesh, tmp_path):
     def config(epochs):
         training = {"optimizer": optimizer, "epochs": epochs}
         solver = {"ksp": "cg", "pc": "icc", "lag_preconditioner": "auto", "initial_guess": "last"}
@@ -202,7 +202,7 @@ def test_a_resumed_search_goes_on_to_the_same_numbers(optimizer, mesh, tmp_path)
     assert np.array_equal(*fields)
 
 
-def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
+def test_fields_sources_and_measurements_from_a_file(mesh, tmp_path):
     """Data from a script, with dense algebra and given wells; with and without a known truth."""
     generator = np.random.default_rng(0)
     m = generator.normal(0, 0.3, (8, 8))
@@ -257,7 +257,7 @@ def test_values_on_sides_that_differ_between_experiments(mesh):
     torch.testing.assert_close(found, values.reshape(2, 1, 1) * x)
 
 
-def test_a_pde_of_ones_own_in_a_script(mesh, tmp_path):
+def test_a_user_defined_pde_in_a_script(mesh, tmp_path):
     """`κ u = f`: all results are known analytically."""
 
     class Local:
@@ -288,7 +288,7 @@ def test_wells_are_the_same_for_any_grid():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"truth": {"kind": "fractal"}}, "truth.kind: .*gaussian"),
         ({"truth": {"contrast": 1.0}}, "truth.contrast: "),
@@ -300,13 +300,13 @@ def test_wells_are_the_same_for_any_grid():
         ({"physics": {"pde": "heat"}}, "physics.pde: 'heat' is not known"),
     ],
 )
-def test_invalid_configs_say_what_is_wrong(changes, said, tmp_path):
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_configs_are_reported(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
         validate(tiny.field_inversion(tmp_path, **changes), "here")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"experiments": {"file": "nowhere.h5"}}, "nowhere.h5: cannot be read"),
         ({"experiments": {"points": [[0.5, 1.5]]}}, "position 0, .* lies outside of the domain"),
@@ -317,9 +317,9 @@ def test_invalid_configs_say_what_is_wrong(changes, said, tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_the_grid_or_the_file_is_told(changes, said, mesh, tmp_path):
+def test_mismatches_with_grid_or_file_are_reported(changes, message, mesh, tmp_path):
     config = validate(tiny.field_inversion(tmp_path, **changes), "here")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         build_task(config, mesh)
 
 
@@ -365,11 +365,11 @@ def test_amortised_inversion_learns_and_resumes(mesh, tmp_path):
     assert evaluate(whole)["error"] == summary["error"]
 
 
-def test_an_amortised_inversion_refuses_what_is_not_for_it(tmp_path):
-    for changes, said in (
-        ({"experiments": {"file": "own.h5"}}, "file, sides and reference_factor are not for it"),
+def test_an_amortised_inversion_rejects_unsupported_keys(tmp_path):
+    for changes, message in (
+        ({"experiments": {"file": "own.h5"}}, "file, sides and reference_factor are not supported"),
         ({"network_inputs": ["coordinates"]}, "network_inputs: .* has no further inputs"),
         ({"data": {"trained": 3}}, "data.trained: unknown key"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             validate(tiny.amortised_inversion(tmp_path, **changes), "here")

@@ -52,7 +52,7 @@ def test_a_minimum_stays():
     assert losses == [0.0] * 3
 
 
-def test_the_state_goes_on_to_the_same_numbers():
+def test_the_state_continues_with_the_same_numbers():
     x = nn.Parameter(torch.tensor([-1.2, 1.0]).double())
     first = LBFGS([x], history=3)
 
@@ -72,7 +72,7 @@ def test_the_state_goes_on_to_the_same_numbers():
     assert [(second.step(closure), x.tolist()) for _ in range(5)] == after
 
 
-def test_numbers_out_of_range_are_refused():
+def test_numbers_out_of_range_are_rejected():
     for keys in ({"lr": 0.0}, {"history": 0}, {"evaluations": 0}):
         with pytest.raises(InputError, match="L-BFGS needs"):
             LBFGS([nn.Parameter(torch.zeros(1))], **keys)

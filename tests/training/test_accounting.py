@@ -79,7 +79,7 @@ def counted(differentiation, clock):
 
 
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
-def test_each_part_gets_what_belongs_to_it(monkeypatch, differentiation):
+def test_each_second_belongs_to_its_part(monkeypatch, differentiation):
     clock = Clock()
     clock.delayed(monkeypatch, BatchMatrix, "load", 1.0)
     clock.delayed(monkeypatch, Burgers, "values", 20.0)
@@ -145,7 +145,7 @@ def test_an_error_leaves_no_part_open():
     assert seconds == (0.0, 2.0, 1.0)
 
 
-def test_the_device_is_waited_for_before_each_look_at_the_clock():
+def test_the_device_is_synchronised_before_each_reading_of_the_clock():
     calls = []
     report = SolveReport()
     report.timer = PartTimer(lambda: calls.append("look") or 0.0)

@@ -73,7 +73,7 @@ def test_other_ranks_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(written=st.integers(1, 5), resume=st.integers(-1, 5), cut=st.integers(0, 30))
-def test_a_resumed_run_reads_as_one_that_never_stopped(
+def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_one(
     tmp_path_factory: pytest.TempPathFactory, written: int, resume: int, cut: int
 ) -> None:
     folder, resume = tmp_path_factory.mktemp("run"), min(resume, written - 1)
@@ -86,7 +86,7 @@ def test_a_resumed_run_reads_as_one_that_never_stopped(
     assert [line["error"] for line in lines] == [1.0] * (resume + 1) + [2.0] * (7 - resume)
 
 
-def test_a_new_run_does_not_write_over_another(tmp_path: Path) -> None:
+def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
     write_rows(tmp_path, range(2))
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(MetricsError, match=r"metrics\.jsonl: contains the metrics of another run"):

@@ -90,7 +90,9 @@ def network(folder):
 @pytest.mark.parametrize(
     "steps", [(1,), (5,), (3, 4, 15)], ids=["first step", "end of an epoch", "three times"]
 )
-def test_a_signalled_run_goes_on_to_the_same_numbers(changes, steps, train, signalled, tmp_path):
+def test_a_signalled_run_continues_with_the_same_numbers(
+    changes, steps, train, signalled, tmp_path
+):
     train("whole", **changes)  # 5 steps an epoch
     signalled(*steps)
     codes = []
@@ -115,7 +117,7 @@ def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_pat
         assert tiny.rows(tmp_path / name) == tiny.rows(tmp_path / "whole")
 
 
-def test_a_signal_that_nobody_waits_for_ends_the_process():
+def test_a_signal_without_a_watch_ends_the_process():
     """PETSc would abort MPI from within its signal handler, which may wait for a lock of the
     interrupted code.
     """
@@ -137,13 +139,13 @@ def test_a_watch_of_one_rank():
     assert not take_held()
 
 
-def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
+def test_a_requeued_job_without_progress_stops(tmp_path, monkeypatch):
     assert note_start(tmp_path, 0, 0, resumed=False) is None
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     for count in (1, 2):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(count))
-        said = note_start(tmp_path, 3, count, resumed=True)
-        assert said == f"restart {count} of SLURM job 77: continuing after epoch 3, step {count}"
+        output = note_start(tmp_path, 3, count, resumed=True)
+        assert output == f"restart {count} of SLURM job 77: continuing after epoch 3, step {count}"
     for _ in range(2):
         note_start(tmp_path, 3, 2, resumed=True)
     with pytest.raises(

@@ -125,7 +125,7 @@ def test_gradients_and_their_spread_are_those_of_the_parts(make_task):
         (1, 5, [1]),
     ],
 )
-def test_variance_is_that_of_a_batch_whatever_the_parts(samples, batch, sizes, make_task):
+def test_variance_is_that_of_a_batch_for_any_parts(samples, batch, sizes, make_task):
     task, _ = make_task(tiny.emulator, 3, data={"train": samples}, training={"batch_size": batch})
     assert [len(part) for part in task._sampler.parts(1, 4)] == sizes
     _, variance = task.sampled_gradient(1)
@@ -164,7 +164,7 @@ def test_cost_is_counted_as_all_solves_and_apart(make, mesh, tmp_path):
     assert 0 < last["probe_seconds"] < last["total_seconds"]
 
 
-def test_a_task_without_gradients_is_refused(make_task, tmp_path):
+def test_a_task_without_gradients_is_rejected(make_task, tmp_path):
     class NoGradients:
         def __init__(self, task):
             self.mesh, self.solver, self.stopwatch = task.mesh, task.solver, task.stopwatch
@@ -174,7 +174,7 @@ def test_a_task_without_gradients_is_refused(make_task, tmp_path):
         Trainer(task, GradientCoordinator(IterationLadder(1, 1, 4)), tmp_path / "run", epochs=1)
 
 
-def test_a_schedule_of_the_users_own_measures_gradients(mesh, tmp_path):
+def test_a_user_defined_schedule_measures_gradients(mesh, tmp_path):
     (tmp_path / "mine.py").write_text(
         "class Mine:\n"
         "    def __init__(self, ladder, adjoint_ladder, at=1):\n"

@@ -55,7 +55,7 @@ class Conductivity:
 
 @pytest.mark.parametrize("level", [4, 1e-5])
 @pytest.mark.parametrize(("lag", "guess"), [(3, "zero"), ("auto", "last")])
-def test_a_resumed_run_has_the_preconditioner_and_the_starts_of_the_whole_one(
+def test_a_resumed_run_has_the_preconditioner_and_initial_guesses_of_the_whole_one(
     lag, guess, level, mesh, tmp_path
 ):
     def train(name, epochs, resume=False):

@@ -1,9 +1,9 @@
 """Tests on several ranks: one start of mpiexec for all tests on the same number of ranks.
 
-mpi-pytest starts one for each test, and importing torch on every rank takes longer than most of
-them. Here the first of a session's tests on N ranks starts `mpiexec -n N pytest` for all of them;
-each then waits for its own result. The ranks abort when a test fails: what is left then begins with
-a new start.
+mpi-pytest starts one per test, and importing torch on every rank takes longer than most tests.
+Here the first test of a session on N ranks starts `mpiexec -n N pytest` for all of them, and each
+test waits for its result. The ranks abort if a test fails; another start then runs the remaining
+tests.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""Kill a training at a random moment, see that it ends, resume it, and compare with one that was
-left alone.
+"""Kill a training at a random time, check that it ends, resume it, and compare it with an
+undisturbed one.
 
     python tests/faults/harness.py [--count 100] [--seed 1] [--out FOLDER]
 

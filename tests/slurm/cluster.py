@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""A real SLURM on this machine: one controller and two virtual nodes, all of whose files lie in one
-folder.
+"""A real SLURM on this machine: one controller and two virtual nodes, with all files in one folder.
 
     tests/slurm/cluster.py up FOLDER      start it; then: export SLURM_CONF=FOLDER/slurm.conf
-    tests/slurm/cluster.py down FOLDER    end what `up` and its jobs started, and nothing else
+    tests/slurm/cluster.py down FOLDER    end only processes that `up` and its jobs started
 
-It has ports, a munge key and a munge socket of its own, so a SLURM that is there already is not
-touched. As root, `up` installs Debian's packages where they are missing, without starting their
-services.
+It has separate ports, a separate munge key and a separate munge socket, so an existing SLURM is not
+affected. As root, `up` installs missing packages of Debian, without starting their services.
 """
 
 from __future__ import annotations

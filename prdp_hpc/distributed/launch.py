@@ -28,7 +28,7 @@ _LAUNCHERS = ("PMI_", "PMI2_", "PMIX_", "HYDI_", "MPI_LOCAL")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_TOLD = (
+_JOB_VARIABLES = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
     "OMPI_COMM_WORLD_RANK",
@@ -135,7 +135,7 @@ def _launched() -> str:
 
 
 def _is_from_launcher(name: str) -> bool:
-    return name.startswith(_LAUNCHERS) or name in _TOLD
+    return name.startswith(_LAUNCHERS) or name in _JOB_VARIABLES
 
 
 def _join_torchrun() -> None:

@@ -9,7 +9,7 @@ Each process first opens a further connection (`join`, with the token of its job
 it, so the end of the connection is the end of the process. If a process ends without finalising MPI
 while others use it, the manager ends too, which closes all connections, so that the other processes
 are killed (`prdp_hpc.distributed.launch`). torchrun only ends the processes of the node on which a
-process has died.
+process has failed.
 
 Source: MPICH, src/pmi (PMI-1 wire protocol).
 """

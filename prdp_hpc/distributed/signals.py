@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGUSR1,) if under_torchrun() else (signal.SIGUSR1, signal.SIG
 """SIGUSR1, which SLURM sends before the time limit if the job script requests it, and SIGTERM,
 which SLURM sends on preemption and cancellation.
 
-torchrun sends SIGTERM to the remaining ranks when one has died, which must end them."""
+torchrun sends SIGTERM to the remaining ranks when one has failed, which must end them."""
 
 _held: list[int] = []
 

@@ -231,7 +231,7 @@ class PreconditionerSetUp(ResidualChecks):
             raise self.failure(direction.name, error) from error
         except RemoteError:
             # All ranks replace their KSPs before the next solve, which is collective.
-            self._give_up()
+            self._discard()
             raise
 
     def _used_operator(self) -> Operator:
@@ -289,14 +289,14 @@ class PreconditionerSetUp(ResidualChecks):
         unused = unused_options(self._pair.prefix, self._pair.options)
         self._pair.options = {}
         if unused:
-            self._give_up()
+            self._discard()
             raise meaningless(unused, self.method)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
         """The exception for a PETSc call that failed: that of the operator's or preconditioner's
         code if it was the cause. Ends the job if other ranks wait inside the call.
         """
-        self._give_up()
+        self._discard()
         operator = self._operator()
         failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
         if operator is not None:
@@ -306,7 +306,7 @@ class PreconditionerSetUp(ResidualChecks):
         share_or_end_job(self._comm, failure)
         return failure
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         """Mark these KSPs for replacement before the next solve; they are never freed."""
         if not self.broken:
             self.broken = True

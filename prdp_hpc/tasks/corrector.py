@@ -24,13 +24,13 @@ from prdp_hpc.tasks.task import Parts
 class Corrector(SupervisedTask):
     """Train a network that corrects the time steps of a coarse solver.
 
-    The trajectory is `u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`, and the loss is `Σ_s mean((u^s
-    − t^s)²)` over the first `unroll` steps. `P` is a time step at the solver's level, `t` the data;
-    the mean is over the batch, the channels and the whole grid. Validation computes `C(P(·))` with
-    full refinement and a separate solver, so that the statistics of the training solver do not
-    change. The error of step s and channel c is the mean over samples of `‖u_c^s − t_c^s‖² /
-    ‖t_c^s‖²`; the schedule receives that of the last validation step and of the measured channel.
-    The validation samples are distributed over the replicas.
+    The trajectory is `u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`, and the loss is
+    `Σ_s mean((u^s − t^s)²)` over the first `unroll` steps. `P` is a time step at the solver's
+    level, `t` the data; the mean is over the batch, the channels and the whole grid. Validation
+    computes `C(P(·))` with full refinement and a separate solver, so that the statistics of the
+    training solver do not change. The error of step s and channel c is the mean over samples of
+    `‖u_c^s − t_c^s‖² / ‖t_c^s‖²`; the schedule receives that of the last validation step and of the
+    measured channel. The validation samples are distributed over the replicas.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class Corrector(SupervisedTask):
     >>> from prdp_hpc import Corrector, Grid, Heat, MLP, ProcessMesh, Solver, TrajectoryFile
     >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
-    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
+    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
     >>> write_trajectories("ones.h5", groups, about)
     >>> mesh = ProcessMesh.from_world()
     >>> grid = Grid((16,), comm=mesh.grid_comm)

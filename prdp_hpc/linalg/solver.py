@@ -61,10 +61,9 @@ class Solver:
         made. Default: none are read; options without a prefix are never read.
     lag_preconditioner : when the preconditioner is set up again. None (default): for all new values
         of the matrix; n: for every n-th new values; "auto": once solves need half as many
-        iterations again as with a new one, see docs/howto/solving.md. Not for M matrices at once,
-        for functions in place of a matrix, or with `differentiation="unrolled"`.
-    initial_guess : where solves start, see docs/howto/solving.md. "zero" (default), but for those
-    that
+        iterations again as with a new one, see docs/solving.md. Not for M matrices at once, for
+        functions in place of a matrix, or with `differentiation="unrolled"`.
+    initial_guess : where solves start, see docs/solving.md. "zero" (default), but for those that
         are given a guess; "state": at the state before the step, which each `solve` must be given
         as its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. Adjoint solves start at zero but with "last".

@@ -258,7 +258,7 @@ def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
 def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and (folder / "metrics.jsonl").exists():
         raise RunFolderError(
-            f"{folder} already contains a run: continue it with --resume, start anew with "
+            f"{folder} already contains a run: continue it with --resume, start again with "
             "--overwrite, or choose another name=…"
         )
 

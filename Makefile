@@ -1,12 +1,13 @@
 # Each target first prepares .venv. PYTHON: the interpreter for it (default: the newest one that
 # PETSc's binaries support, else python3). PETSC=build: build PETSc for this processor.
+# TORCH=cuda or cpu: with or without CUDA (default: with it if the machine has an NVIDIA GPU).
 PYTHON ?=
 VENV := .venv/bin
 DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint docs docs-figures benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint docs docs-figures lock benchmarks clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -68,6 +69,10 @@ docs: environment  ## the documentation as HTML, in build/docs
 
 docs-figures: environment  ## run the tutorials anew and write their figures
 	@OMP_NUM_THREADS=1 $(VENV)/python tools/docs/run_tutorials.py
+
+lock: environment  ## renew the pinned versions and hashes in tools/*.txt from pyproject.toml
+	@$(VENV)/python -m pip install -q uv
+	@$(VENV)/python tools/lock.py
 
 benchmarks: environment  ## measure speed; print tables and write benchmarks/results/*.json
 	@$(VENV)/python -m pip install -q -e '.[benchmarks]'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install prdp-hpc with MPICH, PETSc and torch into PREFIX: the one build step of all images, which also runs without any.
 #   docker/build.sh /opt/prdp-hpc
-# TORCH=…               torch's requirement (default: the one that tools/environment.py pins)
+# TORCH=…               cpu, cuda, or a requirement (default: as tools/environment.py chooses)
 # PRDP_PETSC_OPTIONS=…  further options of PETSc's configure, as --with-cuda=1
 # PRDP_CACHE=…          where built wheels are kept (default ~/.cache/prdp-hpc)
 set -euo pipefail

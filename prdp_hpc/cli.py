@@ -15,11 +15,18 @@ from typing import Any
 
 import prdp_hpc
 from prdp_hpc.commands.failures import fail, missing_library
+from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.distributed.signals import block_signals, hold_signals
 
+_CONFIG_HELP = "a YAML file, or the name of a shipped config, e.g. heat_1d"
+_OVERRIDES_HELP = "changes to the config, e.g. training.epochs=10"
 _TRAINING = ("run", "compare", "paper")
 """Commands that, on SIGUSR1, write a checkpoint and exit with code 85."""
+
+
+_ALONE = ("plot", "plan", "submit", "init", "config", "completion")
+"""Commands that only read and write files, for which one rank is enough."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     With `--traceback` the traceback is always shown.
     """
     arguments = _arguments(argv)
-    alone = arguments.command in ("plot", "plan", "submit")
+    alone = arguments.command in _ALONE
     if alone and launched_rank() > 0:
-        return  # These commands only read and write files, for which one rank is enough.
+        return
     # Busy-waiting OpenMP threads cost little on idle cores but multiply the run time on busy ones.
     # The variable is read when torch is loaded, i.e. when the command's module is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -50,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with ExitStack() as stack:
             with block_signals():
+                _find_config(arguments)
                 command = _command(arguments.command)
                 if trains:
                     stack.enter_context(hold_signals())
@@ -58,6 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(error, arguments.traceback, alone)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _find_config(arguments: argparse.Namespace) -> None:
+    """Replace the name of a shipped config by its file."""
+    if getattr(arguments, "config", None):
+        shipped = importlib.import_module("prdp_hpc.config.shipped")
+        arguments.config = shipped.find_config(arguments.config)
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], None]:
@@ -100,6 +115,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
+    arguments.parser = parser
     arguments.line = shlex.join(["prdp-hpc", *(sys.argv[1:] if argv is None else argv)])
     return arguments
 
@@ -210,6 +226,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--out", metavar="JSON", help="also write the errors to this file")
     _submit_command(commands)
+    _init_command(commands)
+    _show_config_command(commands)
+    completion = commands.add_parser("completion", help="print the completion script of a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="name of the shell")
     commands.add_parser("doctor", help="report what was found on this machine and what is missing")
     for command in commands.choices.values():
         # SUPPRESS keeps the value of an option that stands before the command.
@@ -237,12 +257,12 @@ def _config_command(
     commands: Any, name: str, help_text: str, resumable: bool = False
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, allow_abbrev=False)
-    command.add_argument("config", metavar="CONFIG", help="a YAML file, e.g. configs/heat_2d.yaml")
+    command.add_argument("config", metavar="CONFIG", help=_CONFIG_HELP)
     command.add_argument(
         "overrides",
         nargs="*",
         metavar="section.key=value",
-        help="changes to the config, e.g. training.epochs=10",
+        help=_OVERRIDES_HELP,
     )
     if resumable:
         choice = command.add_mutually_exclusive_group()
@@ -253,6 +273,38 @@ def _config_command(
             "--overwrite", action="store_true", help="first remove an earlier run of this name"
         )
     return command
+
+
+def _init_command(commands: Any) -> None:
+    init = commands.add_parser(
+        "init", help="write a first config with comments, from options or from questions"
+    )
+    init.add_argument("--task", choices=TASKS, help="what is trained (default: emulator)")
+    init.add_argument("--pde", choices=PDES, help="the PDE (default: heat, or poisson)")
+    init.add_argument(
+        "--dimension", type=int, choices=(1, 2, 3), help="axes of the grid (default: 1 or 2)"
+    )
+    init.add_argument(
+        "--points", type=_count, metavar="N", help="points per axis (default: 64, 32 or 16)"
+    )
+    init.add_argument("--network", choices=NETWORKS, help="the network (default: by task and grid)")
+    init.add_argument(
+        "--data", metavar="FILE", help="HDF5 file of trajectories (default: they are generated)"
+    )
+    init.add_argument("--name", metavar="NAME", help="name of the run (default: PDE_TASK)")
+    init.add_argument("--out", metavar="YAML", help="file to write (default: NAME.yaml)")
+    init.add_argument("--defaults", action="store_true", help="ask nothing on a terminal")
+
+
+def _show_config_command(commands: Any) -> None:
+    config = commands.add_parser(
+        "config", help="print a config with all defaults, the shipped configs, or the JSON schema"
+    )
+    config.add_argument("config", nargs="?", metavar="CONFIG", help=_CONFIG_HELP)
+    config.add_argument("overrides", nargs="*", metavar="section.key=value", help=_OVERRIDES_HELP)
+    choice = config.add_mutually_exclusive_group()
+    choice.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
+    choice.add_argument("--list", action="store_true", help="list the shipped configs")
 
 
 def _submit_command(commands: Any) -> None:

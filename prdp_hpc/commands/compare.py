@@ -12,6 +12,7 @@ from prdp_hpc.commands.run import fields_figure_of, figure_of, remove, train_and
 from prdp_hpc.config import ExperimentConfig, components, load_config
 from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import Imports
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
@@ -46,12 +47,10 @@ def compare(arguments: argparse.Namespace) -> None:
             config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
         )
     if mesh.is_root:
-        print(
-            f"\n{table_of(load_comparison(folder))}\n\nrun folders: {folder}\nfigure:      "
-            f"{folder / 'figures' / 'comparison.png'}"
-        )
+        places = f"run folders: {folder}\nfigure:      {folder / 'figures' / 'comparison.png'}"
         if fields_figure_of(folder).is_file():
-            print(f"fields:      {fields_figure_of(folder)}")
+            places += f"\nfields:      {fields_figure_of(folder)}"
+        show(table_of(load_comparison(folder)), places)
     mesh.close()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.console import note, show
 from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.errors import PrdpError
 
@@ -41,14 +42,13 @@ def doctor(arguments: argparse.Namespace) -> None:
     if not first:
         return
     width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        print(f"{finding.name:<{width}}  {finding.found}")
+    show("\n".join(f"{finding.name:<{width}}  {finding.found}" for finding in findings))
     missing = [finding for finding in findings if finding.missing]
     for finding in missing:
-        print(f"missing: {finding.name}: {finding.missing}", file=sys.stderr)
+        note(f"missing: {finding.name}: {finding.missing}")
     if missing:
         sys.exit(1)
-    print("nothing is missing")
+    show("nothing is missing")
 
 
 def _python() -> list[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mpi4py import MPI
 
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.experiments.evaluation import evaluate as errors_of
 from prdp_hpc.files import write_json
@@ -20,10 +21,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     found = errors_of(arguments.run, arguments.data, arguments.component)
     errors = {name: error for name, error in found.items() if name not in ("epoch", "data")}
     if world.rank == 0:
-        print(f"{arguments.run}, epoch {found['epoch']}, on {found['data']}")
         width = max(map(len, errors))
-        for name, error in errors.items():
-            print(f"  {name:<{width}}  {error:.4e}")
+        lines = [f"  {name:<{width}}  {error:.4e}" for name, error in errors.items()]
+        where = f"{arguments.run}, epoch {found['epoch']}, on {found['data']}"
+        show("\n".join([where, *lines]))
     content = {"run": str(arguments.run), **found}
     if arguments.out:
         call_together(

@@ -21,8 +21,8 @@ from prdp_hpc.distributed.signals import block_signals
 from prdp_hpc.errors import InputError, PrdpError
 
 LIBRARIES = (
-    "h5py", "matplotlib", "mpi4py", "numpy", "petsc4py", "pydantic", "tensorboard", "torch",
-    "tqdm", "yaml",
+    "h5py", "matplotlib", "mpi4py", "numpy", "petsc4py", "pydantic", "rich", "shtab", "tensorboard",
+    "torch", "yaml",
 )  # fmt: skip
 """Third-party libraries that this package imports."""
 SOME_LIBRARY = "a library"

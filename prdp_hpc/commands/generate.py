@@ -8,6 +8,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from prdp_hpc.config import ConfigError, SupervisedConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.generation.generate import generate as make
 from prdp_hpc.generation.generate import generated_path
@@ -30,7 +31,7 @@ def generate(arguments: argparse.Namespace) -> None:
         path,
     )
     if mesh.is_root:
-        print(
+        show(
             f"{config.data.train} training and {config.data.validation} validation trajectories: "
             f"{path}"
         )

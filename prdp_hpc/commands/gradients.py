@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prdp_hpc.commands.provenance import provenance
 from prdp_hpc.config import load_config
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.experiments.gradients import gradient_errors
 from prdp_hpc.experiments.run import process_mesh
@@ -28,7 +29,8 @@ def gradients(arguments: argparse.Namespace) -> None:
 
     call_together(mesh.world, lambda: write() if mesh.is_root else None)
     if mesh.is_root:
-        print(
-            f"{gradients_table(content)}\n\nresults: {folder / 'gradients.json'}\nfigure:  {figure}"
+        show(
+            gradients_table(content),
+            f"results: {folder / 'gradients.json'}\nfigure:  {figure}",
         )
     mesh.close()

@@ -25,6 +25,7 @@ from prdp_hpc.config import (
     load_paper,
     nearest,
 )
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import all_ranks_come, call_together
 from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json, write_text
@@ -49,7 +50,7 @@ def paper(arguments: argparse.Namespace) -> None:
         failures = _all(path, listed, names, out, arguments.quick, changes, made_with)
     if MPI.COMM_WORLD.rank == 0:
         table = paper_table(_results(out, listed, failures, arguments.quick), arguments.quick)
-        print(f"\n{table}\n\nresults: {out}")
+        show(table, f"results: {out}")
     if failures:
         sys.exit(1)
 
@@ -119,7 +120,7 @@ def _experiment(
         config, mesh, out / name, out / "figures" / f"{name}.png", resume=True
     )
     if mesh.is_root:
-        print(f"\n{comparison_table(comparison)}", flush=True)
+        show(comparison_table(comparison))
     result = {"experiment": name, "quick": quick, **made_with, **comparison}
     call_together(
         mesh.world, lambda: write_json(out / f"{name}.json", result) if mesh.is_root else None

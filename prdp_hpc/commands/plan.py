@@ -7,6 +7,7 @@ import importlib
 from typing import Any
 
 from prdp_hpc.config import FieldInversionConfig, InverseConfig, SupervisedConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.errors import InputError
 from prdp_hpc.planning import (
     Layer,
@@ -41,17 +42,13 @@ def plan(arguments: argparse.Namespace) -> None:
     )
     candidates = splits(work, machine, arguments.ranks)
     shape = " × ".join(map(str, work.shape))
-    print(
+    show(
         f"{config.name} on {arguments.ranks} ranks of {machine.name!r}: {shape} points, batch of "
-        f"{work.batch},"
-    )
-    print(
+        f"{work.batch},\n"
         f"{work.solves} solve(s) per sample with {work.iterations} iterations (adjoint "
-        f"{work.adjoint_iterations}),",
-        end=" ",
+        f"{work.adjoint_iterations}), network of {work.parameters:,} parameters",
+        plan_table(candidates, machine),
     )
-    print(f"network of {work.parameters:,} parameters\n")
-    print(plan_table(candidates, machine))
 
 
 def _workload(config: SupervisedConfig, iterations: int | None) -> Workload:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prdp_hpc.commands.compare import draw_fields, table_of
 from prdp_hpc.commands.run import draw
+from prdp_hpc.console import show
 from prdp_hpc.report import (
     is_comparison,
     load_comparison,
@@ -30,7 +31,7 @@ def plot(arguments: argparse.Namespace) -> None:
     else:
         figure = Path(arguments.out or "runs.png")
         plot_runs(records, figure)
-    print(f"{run_table(records)}\n\nfigure: {figure}")
+    show(run_table(records), f"figure: {figure}")
 
 
 def _plot_comparison(folder: Path, out: str | None) -> None:
@@ -38,6 +39,5 @@ def _plot_comparison(folder: Path, out: str | None) -> None:
     figure = Path(out or folder / "figures" / "comparison.png")
     plot_comparison(comparison, figure, comparison.name)
     draw_fields(comparison, comparison.name)
-    if comparison.content is not None:
-        print(table_of(comparison))
-    print(f"\nfigure: {figure}")
+    table = [] if comparison.content is None else [table_of(comparison)]
+    show(*table, f"figure: {figure}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.run import (
@@ -32,10 +33,10 @@ def run(arguments: argparse.Namespace) -> None:
             remove(mesh, folder)
         train_and_plot(config, mesh, folder, arguments.resume)
     if mesh.is_root:
-        print(run_table([load_run(folder)]))
-        print(f"\nrun folder: {folder}\nfigure:     {figure_of(folder)}")
+        places = f"run folder: {folder}\nfigure:     {figure_of(folder)}"
         if has_fields(folder):
-            print(f"fields:     {fields_figure_of(folder)}")
+            places += f"\nfields:     {fields_figure_of(folder)}"
+        show(run_table([load_run(folder)]), places)
     mesh.close()
 
 

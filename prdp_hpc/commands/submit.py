@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.console import show
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
@@ -70,14 +71,15 @@ def submit(arguments: argparse.Namespace) -> None:
         raise SubmitError(
             f"{script}: cannot be written: {error.strerror}; choose another output=…"
         ) from None
-    print(text, flush=True)
+    show(text)
     if arguments.dry_run:
-        print(f"not submitted; to submit it: sbatch {shlex.quote(str(script))}")
+        show(f"not submitted; to submit it: sbatch {shlex.quote(str(script))}")
         return
     job = _submitted(script)
-    print(f"job:        {job}\nlog:        {script.with_name(f'{name}-{job}.log')}")
+    places = f"job:        {job}\nlog:        {script.with_name(f'{name}-{job}.log')}"
     if arguments.task != "generate":
-        print(f"run folder: {_results(config, name)}")
+        places += f"\nrun folder: {_results(config, name)}"
+    show(places)
 
 
 def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid_ranks: int) -> int:

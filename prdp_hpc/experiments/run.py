@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
+from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -177,7 +177,7 @@ def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -
         path = folder / CODE
         if resume and path.exists():
             for line in _changed_code(path, now):
-                print(f"{config.name}  {line}", file=sys.stderr, flush=True)
+                note(f"{config.name}  {line}")
         write_json(path, now)
 
     _on_root(mesh, write)

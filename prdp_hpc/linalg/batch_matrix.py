@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class BatchMatrix(Operator):
-    """One of M matrices: a PETSc matrix and its values, and everything else the operator's whose
-    pattern it has.
+    """One of M matrices: a PETSc matrix with values; all other properties are those of the operator
+    whose pattern it shares.
     """
 
     def __init__(self, shared: SparseOperator) -> None:
         super().__init__(shared.comm, shared.symmetric, shared.grid)
-        # The operator owns the pool that owns this: a strong reference back would keep all of them
-        # until Python looks for cycles.
+        # The operator owns the pool that owns this object: a strong reference to the operator would
+        # be a cycle, which is freed only by Python's garbage collection.
         self._shared = weakref.ref(shared)
         self.memory = shared.memory
         self.matrix = duplicate(shared.matrix)
@@ -32,14 +32,14 @@ class BatchMatrix(Operator):
 
     @property
     def shared(self) -> SparseOperator:
-        """The operator whose pattern it has."""
+        """The operator whose pattern this matrix has."""
         shared = self._shared()
-        assert shared is not None, "a matrix of a batch outlived its operator"
+        assert shared is not None, "a matrix of a batch is used after its operator was freed"
         return shared
 
     @property
     def preconditioner(self) -> PreconditioningMatrix | None:
-        """That of the operator."""
+        """The operator's preconditioning matrix."""
         return self.shared.preconditioner
 
     @preconditioner.setter
@@ -85,8 +85,8 @@ class BatchMatrix(Operator):
 
 
 def duplicate(matrix: Any, copy: bool = False) -> Any:
-    """A matrix of the same pattern, without values unless they are copied; PETSc does not hand its
-    nullspaces on.
+    """A matrix of the same pattern, with values only if `copy` is set, and with the nullspaces,
+    which PETSc does not copy.
     """
     twin = matrix.duplicate(copy=copy)
     for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):

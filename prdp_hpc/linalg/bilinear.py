@@ -109,10 +109,10 @@ class _Product(torch.autograd.Function):
             values, x = (_first(t, d, info) for t, d in zip((values, x), in_dims, strict=False))
             return products.product(values, x, transposed), 0
         assert in_dims[1] is not None
-        # One matrix for all: the batch is more vectors for it.
+        # One matrix is shared by the batch, which is a set of further vectors for it.
         many = x.movedim(in_dims[1], -3)
         result = products.product(values, many.flatten(-3, -2), transposed)
-        # Torch's older batches need their axis to be the first in memory.
+        # Torch's legacy batching needs the batch axis first in memory.
         return result.view(many.shape).movedim(-3, 0).contiguous(), 0
 
 
@@ -154,7 +154,7 @@ class _Pairing(torch.autograd.Function):
 
 
 def _save_factors(ctx: Any, one: Tensor, other: Tensor) -> None:
-    """Keep the factors of something bilinear: each is the derivative in the other."""
+    """Save the factors of a bilinear function: each is the derivative in the other."""
     ctx.save_for_backward(
         one if ctx.needs_input_grad[1] else None, other if ctx.needs_input_grad[0] else None
     )
@@ -172,7 +172,7 @@ def _tangent(
 
 
 def _first(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
-    """A batch with its axis first; what is the same for all is repeated."""
+    """A batch with its axis first; a tensor without batch axis is repeated."""
     if dim is None:
         return tensor.expand(info.batch_size, *tensor.shape)
     return tensor.movedim(dim, 0)

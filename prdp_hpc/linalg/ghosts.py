@@ -1,4 +1,4 @@
-"""Numbers of a distributed vector at any global indices, and sums back into it."""
+"""Entries of a distributed vector at arbitrary global indices, and the adjoint sum."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class GhostedIndex:
             dtype=torch.float64,
             device=self._memory.device,
         )
-        # Row by row, since torch adds along the last of several axes entry by entry.
+        # Row by row: along the last of several axes, torch adds entry by entry, which is slow.
         for row, own in zip(_rows(total), _rows(entries), strict=True):
             row.index_add_(0, self.position, own)
         if self._scatter is None:
@@ -100,5 +100,5 @@ class GhostedIndex:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """All leading axes as one; a view where that is possible."""
+    """Flatten the leading axes; a view where that is possible."""
     return tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])

@@ -1,4 +1,4 @@
-"""The matrices of one solve, from its forward pass to its last derivative."""
+"""The matrices of one solve, from the forward pass to the last derivative."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class HeldMatrices:
         self._loads = [one.loaded.remember() for one in self.operators]
 
     def restore(self, values: Tensor | None, values_are_read: bool = False) -> None:
-        """Load the values again where others took their place; collective.
+        """Load the values again where others have replaced them; collective.
 
-        `values_are_read`: whether they are used besides the matrices, and so must be the same.
+        `values_are_read`: whether derivatives read the tensor too, so that it must be unchanged.
 
         Raises
         ------
@@ -70,20 +70,20 @@ class HeldMatrices:
         )
         raise_together(self._operator.comm, _changed() if changed else None)
         for index, (one, own) in enumerate(zip(self.operators, rows, strict=True)):
-            # One matrix may have come back to the same values in the meantime.
+            # The same values may have been loaded into one matrix again in the meantime.
             if gone[index] and (self._lease is not None or anywhere(one.comm, one.differs(own))):
                 one.load(own)
             self._loads[index] = one.loaded.remember()
 
     def release(self) -> None:
-        """The matrices are not needed, unless a derivative is asked for once more."""
+        """Release the matrices; a later derivative acquires them again."""
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
             self._operator.release_matrices(self._lease)
 
 
 def _changed() -> InputError:
     return InputError(
-        "the values were changed after the solve whose derivative is asked for, past autograd "
+        "the values were changed between the solve and its derivative, without autograd "
         "(through .data, NumPy or a view without version): change them after the backward pass, or "
-        "give solve a copy (values.clone())"
+        "pass a copy to solve (values.clone())"
     )

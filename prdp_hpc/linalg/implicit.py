@@ -103,7 +103,7 @@ def solve(
     if error is None and solver.initial_guess == "last" and not _are_transformed(values, b):
         recollection, error = recollection_of(solver, operator, b)
     if error is not None:
-        # The other ranks are told in the reduction of their forward pass.
+        # The other ranks receive the error in the reduction of their forward pass.
         check_and_load(operator, None, (1, -1), needs, error)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
@@ -125,17 +125,17 @@ def _are_transformed(*tensors: Any) -> bool:
 
 @dataclass
 class _Call:
-    """What a solve is made with besides its numbers.
+    """The arguments of a solve besides its tensors.
 
     Attributes
     ----------
     levels : of solves with A (False) and with Aᵀ (True).
-    sizes, needs : what must be equal on all ranks.
-    recording : whether derivatives may be asked for later.
+    sizes, needs : values that must be equal on all ranks.
+    recording : whether derivatives may be computed later.
     transposed : whether to solve with Aᵀ.
     held : the matrices, once they are loaded; in a derivative those of the solve itself.
-    recollection : where this solve and its adjoint start, and keep their solutions.
-    is_derivative : whether it is not the solve itself.
+    recollection : where this solve and its adjoint start, and store their solutions.
+    is_derivative : whether this is a derivative of another solve.
     """
 
     operator: Operator
@@ -179,25 +179,25 @@ class _Call:
         return x
 
     def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:
-        """Where to start; the last solution, where there is one, before what was given."""
+        """The initial guess: the stored last solution if there is one, else the given guess."""
         memory = self.operator.memory
         given = None if guess is None else to_memory(guess, memory)
         if self.recollection is None:
             return given
         start = to_memory(torch.zeros_like(right), memory) if given is None else copied(given)
         is_known = self.recollection.recall(self.direction, _rows(start))
-        # Together: a start costs a product, which is collective.
+        # On all ranks together, because a guess needs a product, which is collective.
         return start if anywhere(self.operator.comm, is_known) else given
 
     def release(self) -> None:
-        """The matrices are not needed, unless a derivative is asked for once more."""
+        """Release the matrices; a later derivative acquires them again."""
         if self.held is not None:
             self.held.release()
 
     def _solve_each(
         self, operators: list[Operator], right: Numbers, start: Numbers | None
     ) -> Numbers:
-        """Solve with each matrix; their results are looked at together."""
+        """Solve with each matrix; the results are checked together."""
         x, iterations = zeros_like(right), 0
         is_guarded = self.recollection is not None
         rows, results = (a if a.ndim == 3 else a[None] for a in (right, x))
@@ -226,8 +226,8 @@ class _Call:
         return x
 
     def _blame_input(self, right: Numbers) -> None:
-        """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a
-        pass over it.
+        """Raise an error if a failure is due to NaN in the right-hand side; checked only after a
+        failure, because it reads all numbers.
         """
         if anywhere(self.operator.comm, has_bad_numbers(right)):
             raise errors.bad_numbers(self.direction, self._method, 0, self.level, in_input=True)
@@ -254,7 +254,7 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         values, _, _, ctx.call = inputs
-        # The solution is only needed for the gradient of the values. Torch sees a change in place.
+        # Saved for the gradient of the values; torch detects a change in place.
         ctx.save_for_backward(values, output if ctx.needs_input_grad[0] else None)
         if values is not None:
             ctx.save_for_forward(values, output)
@@ -296,7 +296,7 @@ class _Solve(torch.autograd.Function):
         call: _Call,
     ) -> tuple[Tensor, int]:
         if in_dims[0] is None:
-            # The same matrices for all: more right-hand sides for each.
+            # The batch shares the matrices, so it is a set of further right-hand sides of each.
             many, starts = (
                 _batched(info.batch_size, dim, one, -3)
                 for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
@@ -308,12 +308,12 @@ class _Solve(torch.autograd.Function):
                 None if starts is None else starts.flatten(-3, -2),
                 call,
             )
-            # Torch's older batches need their axis to be the first in memory.
+            # Torch's legacy batching needs the batch axis first in memory.
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
             raise InputError(
-                f"vmap over the values of a {type(call.operator).__name__} is not offered, since "
-                "its functions take one set of values: call solve once for each set"
+                f"vmap over the values of a {type(call.operator).__name__} is not available, "
+                "because its functions take one set of values: call solve once per set"
             )
         many, starts = (
             _batched(info.batch_size, dim, one, 0)
@@ -330,7 +330,7 @@ class _Solve(torch.autograd.Function):
 
 
 def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tensor | None:
-    """A tensor with the axis of a batch at `where`, whether it had one (at `dim`) or not."""
+    """A tensor with the batch axis at `where`; without a batch axis (`dim`) it is expanded."""
     if one is None:
         return None
     if dim is not None:
@@ -359,7 +359,7 @@ def _derivative(
 
 
 def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
-    """The solve that a batch of torch's comes to; derivatives of the batch use its matrices."""
+    """The solve of a batch of torch's vmap; derivatives of the batch use its matrices."""
     matrices = 1 if right.dim() == 2 else len(right)
     inner = replace(call, sizes=(matrices, matrices * right.shape[-2]), recollection=None)
     x = apply(_Solve, values, right, guess, inner)

@@ -12,7 +12,7 @@ from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.torch_petsc import placed, to_memory
 
 ROUNDING = 1e-10
-"""Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is rounding."""
+"""Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is attributed to rounding."""
 
 
 class BatchedInverse:
@@ -21,9 +21,10 @@ class BatchedInverse:
     A symmetric matrix need not have a symmetric preconditioner: restricted additive Schwarz and a
     forward sweep of SOR are not symmetric. Some symmetric preconditioners have no transposed
     application in PETSc (SOR on a matrix without the option MAT_SYMMETRIC), and one has a wrong
-    application (3.26: restricted additive Schwarz with several blocks on a rank). So neither the
-    matrix nor the type of the PC is trusted: random vectors decide, after each change of the
-    matrix while M is symmetric. PETSc manual page: PCApplyTranspose.
+    application (3.26: restricted additive Schwarz with several blocks on a rank). Therefore the
+    symmetry of M is tested with random vectors, and not derived from the matrix or the type of the
+    PC; it is tested after each change of the matrix while M is symmetric. PETSc manual page:
+    PCApplyTranspose.
     """
 
     def __init__(self, pc: Any, matrix: Any, memory: Memory = HOST) -> None:
@@ -38,8 +39,7 @@ class BatchedInverse:
         self._checked_state = -1
 
     def why_not_transposed(self) -> str | None:
-        """Find out how M⁻ᵀ is applied, before anything depends on it; None, or why it cannot be.
-        Collective.
+        """Determine how M⁻ᵀ is applied; None, or the reason why it cannot be. Collective.
 
         Raises
         ------
@@ -56,7 +56,7 @@ class BatchedInverse:
             transposed = self._run(self._pc.applyTranspose, self._u)
             if not self._are_adjoint(mv, transposed, self._noise(mv)):
                 return "PETSc's transposed application of it is not its transpose"
-            # Part of the method and its options, not of the matrix's values.
+            # This depends on the method and its options, not on the values of the matrix.
             self._uses_transposed = True
         self._checked_state = state
         return None
@@ -68,7 +68,7 @@ class BatchedInverse:
         return self.applied(right, transposed and self._uses_transposed)
 
     def applied(self, right: Numbers, by_transposed: bool) -> Numbers:
-        """What PETSc's application gives for each row of `(B, n_local)`, or its transposed one."""
+        """The result of PETSc's (transposed) application to each row of `(B, n_local)`."""
         return self._run(self._pc.applyTranspose if by_transposed else self._pc.apply, right)
 
     def _is_linear(self, mu: Numbers, mv: Numbers) -> bool:
@@ -79,14 +79,14 @@ class BatchedInverse:
         return self._linear
 
     def _noise(self, mv: Numbers) -> float:
-        """How far rounding moves `M⁻¹ v`, amply; an exact inverse of an ill-conditioned matrix
-        amplifies it.
+        """An upper estimate of the rounding error of `M⁻¹ v`, which an exact inverse of an
+        ill-conditioned matrix amplifies.
         """
         again = self._run(self._pc.apply, 3.0 * self._v) / 3.0
         return 100.0 * self._length(mv - again)
 
     def _are_adjoint(self, mv: Numbers, mu: Numbers, noise: float) -> bool:
-        """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, as it is for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""
+        """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, which holds for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""
         sums = np.array([inner(self._u, mv), inner(self._v, mu)])
         self._comm.Allreduce(MPI.IN_PLACE, sums)
         u, v = self._length(self._u), self._length(self._v)

@@ -1,4 +1,4 @@
-"""Solves with one operator, forward and adjoint, with one preconditioner between them."""
+"""Solves with one operator, forward and adjoint, which share one preconditioner."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from prdp_hpc.petsc import PETSc
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
-# A relative residual by which a Krylov method is stopped where only rounding is left.
+# A relative residual at which a Krylov method is stopped, because only rounding is left.
 ROUNDING = 1e-14
 # A growth of the residual that no solve reaches.
 NEVER = 1e150
 
 
 class LinearSystem(PreconditionerSetUp):
-    """The two KSPs of one solver for one operator, and what solving with them takes."""
+    """The two KSPs of one solver for one operator, with their solves and checks."""
 
     def __init__(self, operator: Operator, solver: Solver) -> None:
         if solver.shell is None:
@@ -60,10 +60,10 @@ class LinearSystem(PreconditionerSetUp):
         self._nullspaces = operator.nullspaces
         self._names, self._shell = (solver.ksp, solver.pc), solver.shell
         self._made_for = operator.preconditioning_operator.matrix
-        # The transpose of a preconditioner of one triangle is itself, whatever A is.
+        # A preconditioner that reads one triangle is symmetric, for any A.
         by_triangle = solver.pc in SYMMETRIC_PCS and operator.preconditioner is None
         transposed = not (operator.symmetric or solver.ksp in SYMMETRIC_KSPS or by_triangle)
-        # These only carry arrays that belong to the caller.
+        # Vectors without memory, into which the caller's arrays are placed.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
         self._residual = self._matrix.createVecLeft()
         make = create_pair if solver.adopted is None else adopted_pair
@@ -86,7 +86,7 @@ class LinearSystem(PreconditionerSetUp):
 
     @property
     def method(self) -> str:
-        """KSP and PC in words."""
+        """Names of KSP and PC, for messages."""
         return f"ksp={self.ksp_name!r}, pc={self.pc_name!r}"
 
     @property
@@ -100,7 +100,7 @@ class LinearSystem(PreconditionerSetUp):
         return self._pair.preconditioner
 
     def is_made_for(self, operator: Operator) -> bool:
-        """Whether the preconditioner is still to be made from the same matrix."""
+        """Whether the preconditioner is made from the matrix that the operator specifies now."""
         return operator.preconditioning_operator.matrix is self._made_for
 
     def _direction(self, name: str) -> Direction:
@@ -118,12 +118,12 @@ class LinearSystem(PreconditionerSetUp):
         return BatchedInverse(self.preconditioner, self._pair.pmat, self._memory)
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
-        """Set tolerances and tests of both KSPs; nothing is set up again."""
+        """Set tolerances and tests of both KSPs, without a set-up."""
         for direction, level in ((self._pair.forward, forward), (self._pair.adjoint, adjoint)):
             self._check_one_application(level)
             if level.is_fixed and not self._pair.can_skip_norm:
                 raise InputError(
-                    f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: give an rtol "
+                    f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: set an rtol "
                     "too, or use another ksp"
                 )
             direction.level = level
@@ -139,19 +139,19 @@ class LinearSystem(PreconditionerSetUp):
         elif level.is_fixed:
             norm = PETSc.KSP.NormType.NONE
         ksp.setNormType(norm)
-        # None means the test that goes with the norm; the norm alone would end as
+        # None selects the test of the norm; the norm alone would end as
         # DIVERGED_MAX_IT.
         ksp.setConvergenceTest(None)
-        # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
-        # but no norm.
+        # 0, because Richardson's method delegates its iterations to some preconditioners, which
+        # read rtol but not the norm type.
         max_it = level.max_it or pair.max_it
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
 
     def _stops_at_rounding(self) -> bool:
-        """Whether a fixed number of iterations must end early where only rounding is left.
+        """Whether a fixed number of iterations must end early when only rounding is left.
 
-        On a singular matrix a Krylov method that goes on breaks down: rounding gives its directions
-        a part in the nullspace, which nothing bounds.
+        On a singular matrix further Krylov iterations break down: through rounding, the directions
+        get an unbounded part in the nullspace.
         """
         singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
         return singular or self.ksp_name in UNGUARDED_KSPS
@@ -174,10 +174,11 @@ class LinearSystem(PreconditionerSetUp):
         guess: Numbers | None = None,
         is_guarded: bool = False,
     ) -> int:
-        """Solve for each row of `b (B, n_local)` into `x`, at the level given or else set last;
-        collective. Returns the iterations of the last one.
+        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
+        the last solve.
 
-        `guess (B, n_local)`: where to start; a guarded one is not used where zero leaves less.
+        Without `level`, the level that was set last is used. `guess (B, n_local)`: where to start;
+        a guarded guess is not used where its residual is larger than that of zero.
 
         Raises
         ------
@@ -202,8 +203,8 @@ class LinearSystem(PreconditionerSetUp):
             return iterations
 
     def _is_to_be_scaled(self, direction: Direction) -> bool:
-        """Whether the size of a right-hand side may matter: for inner products, but not where the
-        user gave an absolute tolerance.
+        """Whether right-hand sides of extreme size are scaled, because inner products would
+        overflow; not if the user set an absolute tolerance.
         """
         fixed = direction.level.is_fixed
         if fixed and self.ksp_name in WITHOUT_PRODUCTS and self.pc_name != PETSc.PC.Type.KSP:
@@ -227,7 +228,7 @@ class LinearSystem(PreconditionerSetUp):
     def _solve_from(
         self, direction: Direction, b: Numbers, x: Numbers, guess: Numbers, is_guarded: bool
     ) -> int:
-        """`x = g + A⁻¹ (b − A g)`, which any method can do; a tolerance still refers to b."""
+        """`x = g + A⁻¹ (b − A g)`, for any method; a tolerance still refers to b."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
         start = copied(guess) if spaces is None else spaces.of_result(adjoint).removed_from(guess)
         # The solution of 0 is known.
@@ -255,8 +256,8 @@ class LinearSystem(PreconditionerSetUp):
         return product if isinstance(x, Tensor) else product.numpy()
 
     def _solve_each(self, direction: Direction, b: Numbers, x: Numbers) -> int:
-        """Solve for right-hand sides in the range of the matrix; a failure with an old
-        preconditioner is none yet.
+        """Solve for right-hand sides in the range of the matrix; a failure with a lagged
+        preconditioner is repeated with a new one.
         """
         if direction.transposed:
             self._check_transposed(direction)
@@ -308,7 +309,7 @@ class LinearSystem(PreconditionerSetUp):
         return iterations
 
     def _check_transposed(self, direction: Direction) -> None:
-        """Raise an error for a method that has no transpose."""
+        """Raise an error for a method without a transposed application."""
         if self._shell is not None and self._shell.apply_transpose is None:
             raise missing_transpose()
         if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
@@ -323,8 +324,8 @@ class LinearSystem(PreconditionerSetUp):
         result: Numbers,
         aim: Numbers | None,
     ) -> None:
-        """Raise SolveError unless the result of a solve that ended with a code is right. `aim`: the
-        right-hand side of the whole where this is a correction.
+        """Raise SolveError unless the result of a solve, which stopped with a code, is right.
+        `aim`: the original right-hand side, if the solve is for a correction.
         """
         whole = right if aim is None else aim
         if code < 0:
@@ -341,8 +342,8 @@ class LinearSystem(PreconditionerSetUp):
             self._judge_recurrence(direction, iterations, right, result, whole)
 
     def _solve_stacked(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
-        """Solve all at once, if the method and the level allow it; a failure is left to those that
-        solve one by one.
+        """Solve for all right-hand sides at once, if the method and the level allow it; after a
+        failure they are solved one by one.
         """
         max_it, stacked = direction.level.max_it, self._pair.stacked
         if stacked is None or not direction.level.is_fixed or max_it is None:
@@ -359,9 +360,10 @@ class LinearSystem(PreconditionerSetUp):
             run(self._b, self._x)
 
     def _repeated(self, direction: Direction, code: int, right: Numbers, result: Numbers) -> int:
-        """How a solve ends that is repeated until only rounding is left, at most the fixed number
-        of iterations, after one that did not look at the norm broke down: PETSc's GMRES does where
-        the Krylov space ends, and then leaves the solution out.
+        """Repeat a solve that broke down without computing a norm; returns its code.
+
+        It stops when only rounding is left, at most after the fixed number of iterations. PETSc's
+        GMRES breaks down where the Krylov space ends, and then does not build the solution.
         """
         ksp = direction.ksp
         fixed = direction.level.is_fixed

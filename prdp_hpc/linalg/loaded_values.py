@@ -1,4 +1,4 @@
-"""Which values a matrix holds."""
+"""The values that a matrix holds."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import weakref
 from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest
 
 BLOCK = 32_768
-"""Values that are compared at a time."""
+"""Number of values per block of a comparison."""
 
 
 class Load:
-    """One load of values into a matrix, as a solve remembers it.
+    """Identifies one load of values into a matrix, for the derivatives of a solve.
 
     Attributes
     ----------
-    digest : of the values, once others took their place.
+    digest : of the values, computed when others replace them.
     """
 
     digest = 0
 
 
 class LoadedValues:
-    """A private copy of the values that a matrix holds, so that every other set of numbers is
-    noticed, however it was written: by torch, through `.data`, or by NumPy into the same memory.
+    """A private copy of the values that a matrix holds, by which every change is detected: by
+    torch, through `.data`, or by NumPy in the same memory.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class LoadedValues:
         self._load: weakref.ref[Load] | None = None
 
     def differ_from(self, host: Numbers | None) -> bool:
-        """Whether these are other numbers (or of another shape) than the loaded ones, on this
+        """Whether these numbers (or their shape) differ from the loaded ones, on this
         rank.
         """
         if host is None or self.copy is None:
@@ -47,13 +47,13 @@ class LoadedValues:
         return differ(self.copy, host, BLOCK)
 
     def are_single(self) -> bool:
-        """Whether they are numbers in single precision, on this rank."""
+        """Whether all values are single-precision numbers, on this rank."""
         return self.copy is not None and are_single(self.copy)
 
     def replace(self, host: Numbers | None) -> None:
-        """Note that these are loaded now."""
+        """Register that these values are loaded now."""
         load = self._current()
-        # Only where a solve remembers the earlier values: a digest is a pass over them.
+        # Only if a solve refers to the earlier values, because a digest reads all of them.
         if load is not None:
             load.digest = digest(self.copy)
         self._load = None
@@ -69,11 +69,11 @@ class LoadedValues:
         return load
 
     def hold(self, load: Load) -> bool:
-        """Whether the matrix still holds what it held then."""
+        """Whether the matrix still holds the values of that load."""
         return self._current() is load
 
     def changed_since(self, load: Load, host: Numbers | None) -> bool:
-        """Whether these are other numbers than the ones of an earlier load, on this rank."""
+        """Whether these numbers differ from those of an earlier load, on this rank."""
         return self.differ_from(host) if self.hold(load) else digest(host) != load.digest
 
     def _current(self) -> Load | None:

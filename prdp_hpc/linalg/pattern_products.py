@@ -16,7 +16,7 @@ from prdp_hpc.linalg.memory import HOST, Memory
 
 
 class PatternProducts(BilinearProducts):
-    """The entries `(row_k, col_k)` of a distributed square matrix, whatever their values; the
+    """The entries `(row_k, col_k)` of a distributed square matrix, without their values; the
     pairing is `λ[row_k] · x[col_k]`.
 
     Parameters

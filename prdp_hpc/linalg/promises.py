@@ -1,7 +1,7 @@
-"""Checks of what is promised of a matrix: that `A = Aᵀ`, and what its nullspaces are.
+"""Checks of the promises about a matrix: that `A = Aᵀ`, and its nullspaces.
 
-Solvers that rely on a promise that does not hold give wrong numbers without noticing, so each set
-of values is tested with one or two products.
+If a promise does not hold, solvers return wrong numbers without an error, so each set of values is
+tested with one or two products.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from prdp_hpc.linalg.torch_petsc import Array, is_aij, placed, to_memory
 from prdp_hpc.petsc import PETSc
 
 DOUBLE, SINGLE = 1e-8, 1e-5
-"""Violations, relative to the terms of a row's sum, that are taken for rounding: of values in
-double precision, and of values that were single precision once.
+"""Violations, relative to the terms of a row's sum, that are attributed to rounding: for values in
+double precision, and for values that were converted from single precision.
 """
 FUNCTION = 1e-6
 """The same for a product given by a function, which may compute in single precision; relative to
@@ -62,8 +62,8 @@ class PromiseCheck:
         self._probes: dict[int, Tensor] = {}
 
     def require_symmetric(self, relying: str) -> None:
-        """Raise a ValueError on all ranks unless `A = Aᵀ`; collective. `relying` names what is only
-        right then.
+        """Raise an InputError on all ranks unless `A = Aᵀ`; collective. `relying` names the method
+        that needs it.
         """
         state = self.matrix.stateGet()
         if self._symmetric[0] != state:
@@ -72,8 +72,8 @@ class PromiseCheck:
         if found is not None:
             raise InputError(
                 f"{relying} relies on A = Aᵀ, but {found}: for values that are not symmetric use "
-                "ksp='gmres' or 'bcgs' with a pc such as 'jacobi', 'ilu' or 'lu', and leave "
-                "symmetric=True out"
+                "ksp='gmres' or 'bcgs' with a pc such as 'jacobi', 'ilu' or 'lu', and omit "
+                "symmetric=True"
             )
 
     def require_nullspaces(self, nullspaces: Nullspaces, symmetric: bool) -> None:
@@ -84,20 +84,20 @@ class PromiseCheck:
         found = self._remainder(nullspaces.right, transposed=False)
         if found is not None:
             raise InputError(
-                f"nullspace promises A z = 0, but {found}: give the vectors that these values map "
+                f"nullspace promises A z = 0, but {found}: pass the vectors that these values map "
                 "to 0, or none"
             )
         if not symmetric or nullspaces.left_is_given:
             found = self._remainder(nullspaces.left, transposed=True)
         if found is not None and nullspaces.left_is_given:
             raise InputError(
-                f"left_nullspace promises Aᵀ w = 0, but {found}: give the vectors that the "
+                f"left_nullspace promises Aᵀ w = 0, but {found}: pass the vectors that the "
                 "transpose maps to 0"
             )
         if found is not None:
             raise InputError(
-                f"nullspace promises Aᵀ z = 0 too, but {found}: the left nullspace is another one, "
-                "so give left_nullspace=, the vectors w with Aᵀ w = 0"
+                f"nullspace promises Aᵀ z = 0 too, but {found}: the left nullspace is different, "
+                "so pass left_nullspace=, the vectors w with Aᵀ w = 0"
             )
         self._nullspaces_state = state
 
@@ -110,7 +110,7 @@ class PromiseCheck:
         return self._probes[which]
 
     def _asymmetry(self) -> str | None:
-        """Where `A r` and `Aᵀ r` differ, in words; None if they do not."""
+        """A description of where `A r` and `Aᵀ r` differ, or None."""
         sizes = self._sizes()
         # With these r all terms of a row are alike where A is scaled from both sides.
         r = self._probe() / sizes.sqrt()
@@ -131,7 +131,7 @@ class PromiseCheck:
         )
 
     def _sizes(self) -> Tensor:
-        """The size of each diagonal entry, of the row's largest where that is zero; 1 for a
+        """The size of each diagonal entry, or of the row's largest if that is zero; 1 for a
         function.
         """
         if not self._is_stored:
@@ -156,7 +156,7 @@ class PromiseCheck:
         return result
 
     def _remainder(self, nullspace: Nullspace, transposed: bool) -> str | None:
-        """Where the product with a vector of the nullspace is not zero, in words."""
+        """A description of where the product with a nullspace vector is not zero, or None."""
         name = "Aᵀ w" if transposed else "A z"
         # The size of the terms of each row: their sums with random weights, of which one may cancel
         # by chance, but not both.
@@ -178,7 +178,7 @@ class PromiseCheck:
         return product
 
     def _product(self, vector: Tensor, transposed: bool) -> Tensor | None:
-        """`A v` or `Aᵀ v`; None on a rank where the matrix has no such product."""
+        """`A v` or `Aᵀ v`; None on a rank where the matrix does not have this product."""
         product = self.matrix.multTranspose if transposed else self.matrix.mult
         try:
             with placed((self._x, to_memory(vector, self._memory))):
@@ -189,11 +189,11 @@ class PromiseCheck:
             return None
 
     def _first_above(self, error: Tensor, scale: Tensor) -> tuple[int, float, float] | None:
-        """The first row whose error is more than rounding, its error and its scale; collective."""
+        """The first row whose error exceeds rounding, its error and its scale; collective."""
         if not self._is_stored:
             scale = torch.full_like(scale, self._largest(scale))
         for tolerance in (DOUBLE, SINGLE) if self._is_stored else (FUNCTION,):
-            # NaN, from products that overflow, tells nothing.
+            # NaN, from products that overflow, is no evidence.
             above = error > tolerance * scale
             found = None
             if bool(above.any()):
@@ -218,7 +218,7 @@ class PromiseCheck:
 
 def row_maxima(matrix: Any, vector: Any) -> Array | None:
     """The largest size of an entry of each of this rank's rows: MatGetRowMaxAbs, which petsc4py
-    leaves out; None where its library does not show it.
+    does not have; None if its library does not export it.
     """
     find = c_function("MatGetRowMaxAbs", 3)
     if find is None:

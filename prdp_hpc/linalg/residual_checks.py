@@ -1,4 +1,4 @@
-"""Whether what a KSP left is the solution, where PETSc does not look at the residual itself."""
+"""Checks that a KSP returned the solution, where PETSc does not compute the residual."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
-# A relative residual that is rounding: what is left after a breakdown of a method that had
-# converged.
+# A relative residual that is attributed to rounding, after a breakdown of a converged method.
 SOLVED = 1e-10
-# How much larger than the tolerance the residual of a solution may be.
+# Largest ratio of the residual of a solution to the tolerance.
 LOST = 100.0
-# A relative residual that no loose tolerance excuses.
+# A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
-# What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
+# Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
 
 
 class ResidualChecks(ABC):
-    """The part of a `LinearSystem` that judges solutions; all of it collective."""
+    """The part of a `LinearSystem` that checks solutions; all methods are collective."""
 
     _matrix: Any
     _comm: MPI.Comm
@@ -50,7 +49,7 @@ class ResidualChecks(ABC):
     @property
     @abstractmethod
     def method(self) -> str:
-        """KSP and PC in words."""
+        """Names of KSP and PC, for messages."""
 
     @property
     @abstractmethod
@@ -77,15 +76,14 @@ class ResidualChecks(ABC):
         result: Numbers,
         whole: Numbers,
     ) -> None:
-        """Raise SolveError for a solve that ended with a negative code, and when repeated with
-        another, unless the result is right: as measured by the right-hand side `whole`, of which
-        `right` is what a guess left.
+        """Raise SolveError for a solve that stopped with a negative code, and with another when
+        repeated, unless the result is right relative to the right-hand side `whole`. `right` is the
+        residual of the guess.
         """
         level = direction.level
         if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
-        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
-        # or nothing is left to.
+        # Without a norm, a Krylov method breaks down if the right-hand side or the residual is 0.
         if level.is_fixed and not errors.is_set_up_failure(code):
             if zero_rows(self._comm, right[None])[0]:
                 result[:] = 0.0
@@ -99,8 +97,8 @@ class ResidualChecks(ABC):
     def _judge_one_application(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
-        """Raise SolveError unless one application of the preconditioner reached the tolerance:
-        PETSc does not look.
+        """Raise SolveError unless one application of the preconditioner reached the tolerance,
+        which PETSc does not check.
         """
         level = direction.level
         if level.max_it == 1:
@@ -109,15 +107,15 @@ class ResidualChecks(ABC):
         length = self._length_of(whole)
         if residual <= float(level.rtol or 0.0) * length:
             return
-        # Near a singular matrix a factorisation cannot do better than rounding.
+        # For nearly singular matrices, rounding limits the accuracy of a factorisation.
         rounding = SOLVED * size * self._matrix.norm(PETSc.NormType.FROBENIUS)
         if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
             return
         raise errors.inexact_application(direction.name, self.method, residual / length, level)
 
     def _judge_no_iteration(self, direction: Direction, right: Numbers) -> None:
-        """Raise SolveError if a right-hand side other than zero needed no iteration: its
-        preconditioned residual vanished, and with it the solution.
+        """Raise SolveError if a non-zero right-hand side needed no iteration, because its
+        preconditioned residual is 0.
         """
         if not direction.has_absolute_tolerance and not zero_rows(self._comm, right[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
@@ -125,7 +123,7 @@ class ResidualChecks(ABC):
     def _judge_recurrence(
         self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
-        """Raise SolveError if the residual that a method kept by recurrences is not that of its
+        """Raise SolveError if the recursively updated residual of a method is not that of its
         solution.
         """
         level, residual = direction.level, empty_like(right)
@@ -159,8 +157,8 @@ class ResidualChecks(ABC):
     def _is_left_to_do(
         self, direction: Direction, right: Numbers, aim: Numbers, absolute: float
     ) -> bool:
-        """Let the KSP stop where the residual of a correction is within the tolerance of the
-        right-hand side `aim` of the whole; False where it is already.
+        """Set the tolerance of a correction so that it refers to the original right-hand side
+        `aim`; False if the residual is within it already.
         """
         rtol, ksp = direction.level.rtol, direction.ksp
         if rtol is None or self.ksp_name in ONE_APPLICATION_KSPS:
@@ -173,8 +171,8 @@ class ResidualChecks(ABC):
         if ksp.getType() not in RELATIVE_KSPS:
             ksp.setTolerances(rtol=0.0, atol=max(target, absolute))
             return True
-        # Richardson's method may leave its iterations to a preconditioner, which looks at the
-        # residual's own norm.
+        # Richardson's method may delegate its iterations to a preconditioner, which uses the
+        # unpreconditioned norm.
         plain = PETSc.KSP.NormType.UNPRECONDITIONED
         targets = target, rtol * self._norm_of(direction, aim, plain)
         found = [self._norm_of(direction, right, kind) for kind in (norm, plain)]
@@ -190,7 +188,7 @@ class ResidualChecks(ABC):
             raise errors.failed_solve(direction.name, self.method, reason, 0, direction.level)
 
     def _norm_of(self, direction: Direction, row: Numbers, kind: Any) -> float:
-        """The norm of a right-hand side by which a KSP measures residuals; collective."""
+        """A right-hand side in the norm in which the KSP measures residuals; collective."""
         types, z = PETSc.KSP.NormType, row
         if kind != types.UNPRECONDITIONED and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
             z = self.inverse.applied(row[None], by_transposed=direction.transposed)[0]
@@ -206,8 +204,8 @@ class ResidualChecks(ABC):
 
 
 def longer_rows(comm: MPI.Comm, first: Numbers, second: Numbers) -> NDArray[np.bool_]:
-    """Which rows of a batch `(B, n_local)` are at least as long as those of another, or not finite;
-    collective.
+    """Which rows of a batch `(B, n_local)` are at least as long as those of another batch, or not
+    finite; collective.
     """
     squares = np.stack([squares_of_rows(rows) for rows in (first, second)])
     private(comm).sums.Allreduce(MPI.IN_PLACE, squares)

@@ -1,4 +1,4 @@
-"""What a solve is given, checked before it starts."""
+"""Checks of the arguments of a solve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_batch(values: Any) -> bool:
 
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
-    """What is wrong with the kinds and shapes on this rank, if anything; not collective."""
+    """The error for invalid kinds and shapes on this rank, or None; not collective."""
     return (
         _wrong_right_hand_side(operator, b)
         or operator.check_form(values)
@@ -33,7 +33,7 @@ def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
 
 
 def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
-    """What must be equal on all ranks: the number of matrices, and of right-hand sides (−1: no
+    """Sizes that must be equal on all ranks: numbers of matrices and of right-hand sides (−1: no
     batch).
     """
     several = isinstance(operator, SparseOperator) and is_batch(values)
@@ -41,13 +41,11 @@ def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
 
 
 def wrong_guess(b: Any, guess: Any, is_missing: bool) -> Exception | None:
-    """What is wrong with the kind and shape of a guess on this rank, if anything; not
-    collective.
-    """
+    """The error for an invalid kind or shape of a guess on this rank, or None; not collective."""
     if is_missing:
         return InputError(
-            "a solver with initial_guess='state' starts at the state before the step: give it as "
-            "solve(..., guess=state); where there is none, use initial_guess='last' or 'zero'"
+            "a solver with initial_guess='state' starts at the state before the step: pass it as "
+            "solve(..., guess=state); without a state use initial_guess='last' or 'zero'"
         )
     if guess is None or not isinstance(b, Tensor):
         return None
@@ -93,7 +91,7 @@ def check_and_load(
     needs_grad: Sequence[bool],
     error: Exception | None = None,
 ) -> Numbers | None:
-    """As `prepare`, for values and sizes of the right form, or with what was wrong with them."""
+    """As `prepare`, for values and sizes of the right form, or with the error that was found."""
     host = None
     if error is None and values is not None:
         host = to_memory(values, operator.memory)
@@ -124,7 +122,7 @@ def _agree(
     needs_grad: Sequence[bool],
 ) -> tuple[bool, list[bool]]:
     """Whether any rank's values changed, and which sets of matrices any rank uses; raises on all
-    ranks if one has an error or they disagree.
+    ranks if one rank has an error or the ranks disagree.
     """
     same = [*sizes, sum(need << i for i, need in enumerate(needs_grad))]
     mine = np.array(
@@ -147,7 +145,7 @@ def _agree(
         )
     if needs[0] != needs[1]:
         raise InputError(
-            "some ranks ask for gradients of values or b, or give a guess, and others do not: "
+            "some ranks need gradients of values or b, or have a guess, but others do not: "
             "requires_grad and guess must be the same on every rank"
         )
     return bool(most[1]), [bool(used) for used in most[8:]]
@@ -157,7 +155,7 @@ def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None
     if not (isinstance(operator, SparseOperator) and is_batch(values)):
         return None
     if len(values) == 0:
-        return InputError("values of 0 matrices came: give at least one")
+        return InputError("values has 0 matrices: pass at least one")
     if b.dim() != 2 or len(b) % len(values):
         return InputError(
             f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand "

@@ -36,22 +36,86 @@ functions return, may require a gradient.
 
 @dataclass(frozen=True, eq=False)
 class Dirichlet:
-    """`u = value`."""
+    """The condition `u = value` on a side of a grid.
+
+    On axes of cell centres (`boundary="neumann"`) the value is that at the face, half a cell from
+    the first point; on axes of interior points (`boundary="dirichlet"`) it is one spacing away.
+
+    Parameters
+    ----------
+    value : float, Tensor or callable, default 0.0
+        A number; a tensor of shape `()` or `(..., *grid.face_shape(axis, end))`, this rank's part
+        of the side, whose leading axes are samples; or a function of the coordinates of the side
+        and optionally the time, which returns one of these. Tensors may require a gradient.
+
+    Examples
+    --------
+    Steady heat between the temperatures 1 and 0:
+
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Poisson, Solver
+    >>> grid = Grid((4,), boundary="neumann")
+    >>> sides = [(Dirichlet(1.0), Dirichlet(0.0))]
+    >>> Poisson(grid, Solver("cg", "jacobi"), boundaries=sides)(torch.zeros(1, 1, 4).double())
+    tensor([[[0.8750, 0.6250, 0.3750, 0.1250]]], dtype=torch.float64)
+    """
 
     value: Value = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Neumann:
-    """`κ ∂u/∂n = flux` with n outward: what comes in per area and time is positive."""
+    """The condition `κ ∂u/∂n = flux` on a side of a grid of cell centres.
+
+    The normal n points outward, so a positive flux, per area and time, enters the domain.
+
+    Parameters
+    ----------
+    flux : float, Tensor or callable, default 0.0
+        The flux: a number, a tensor of shape `()` or `(..., *grid.face_shape(axis, end))`, or a
+        function, as for `Dirichlet`.
+
+    Examples
+    --------
+    A flux of 1 on the left and the value 0 on the right, with the solution `u = 1 − x`:
+
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Neumann, Poisson, Solver
+    >>> grid = Grid((4,), boundary="neumann")
+    >>> sides = [(Neumann(1.0), Dirichlet(0.0))]
+    >>> Poisson(grid, Solver("cg", "jacobi"), boundaries=sides)(torch.zeros(1, 1, 4).double())
+    tensor([[[0.8750, 0.6250, 0.3750, 0.1250]]], dtype=torch.float64)
+    """
 
     flux: Value = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Robin:
-    """`κ ∂u/∂n + coefficient · u = value` with n outward and a coefficient of at least 0, which is
-    one for all samples.
+    """The condition `κ ∂u/∂n + coefficient · u = value` on a side of a grid of cell centres.
+
+    The normal n points outward. The coefficient is at least 0 and shared by all samples, because it
+    is part of the matrix.
+
+    Parameters
+    ----------
+    coefficient : float, Tensor or callable
+        The coefficient: a number, a tensor of shape `()` or `grid.face_shape(axis, end)`, or a
+        function, as for `Dirichlet`.
+    value : float, Tensor or callable, default 0.0
+        The value: a number, a tensor of shape `()` or `(..., *grid.face_shape(axis, end))`, or a
+        function, as for `Dirichlet`.
+
+    Examples
+    --------
+    The value 1 on the left and heat loss `u` on the right, with the solution `u = 1 − x / 2`:
+
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Poisson, Robin, Solver
+    >>> grid = Grid((4,), boundary="neumann")
+    >>> sides = [(Dirichlet(1.0), Robin(coefficient=1.0))]
+    >>> Poisson(grid, Solver("cg", "jacobi"), boundaries=sides)(torch.zeros(1, 1, 4).double())
+    tensor([[[0.9375, 0.8125, 0.6875, 0.5625]]], dtype=torch.float64)
     """
 
     coefficient: Value

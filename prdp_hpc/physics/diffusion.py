@@ -166,10 +166,9 @@ class DiffusionStencil:
 
 
 class DiffusionStepper:
-    """Base of the steppers: a stencil, its values for the diffusivity and the conditions on the
-    sides, and the solve on fields.
+    """Base class of linear diffusion: stencil, values, conditions on the sides, and the solve.
 
-    One solve is `(mass − scale ∇·κ∇) u = right`, with what the sides add.
+    One solve is `(mass − scale ∇·κ∇) u = right`, plus the contributions of the sides.
     """
 
     def __init__(
@@ -197,13 +196,14 @@ class DiffusionStepper:
 
     @property
     def face_mean(self) -> FaceMean:
-        """How κ at faces comes from the points."""
+        """The mean of κ at faces."""
         return self._stencil.face_mean
 
     @property
     def boundaries(self) -> Boundaries:
-        """The conditions on the sides, per axis (low, high). Set others of the same kinds, as with
-        other values; collective.
+        """The conditions on the sides, per axis (low, high).
+
+        They can be replaced by conditions of the same kinds with other values; collective.
         """
         pairs: list[Any] = [(None, None)] * self.grid.dim
         sides = self._stencil.conditions.sides
@@ -223,8 +223,10 @@ class DiffusionStepper:
 
     @property
     def diffusivity(self) -> Tensor:
-        """κ, float64: of shape `()`, `local_shape`, or `(M, *local_shape)` with one field for each
-        sample. Set a float, or a tensor with or without gradient.
+        """The diffusivity κ, a float64 tensor of shape `()`, `local_shape` or `(M, *local_shape)`.
+
+        The last has one field per sample. It can be set to a float, or a tensor with or without
+        gradient.
         """
         return self._diffusivity
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prdp_hpc.console import Report, Table
 from prdp_hpc.errors import InputError
 from prdp_hpc.planning.cost import StepCost, step_cost
 from prdp_hpc.planning.machine import Machine
@@ -71,17 +72,11 @@ def best(candidates: list[Split], machine: Machine) -> Split:
     return min(fitting, key=lambda split: split.cost.total)
 
 
-def plan_table(candidates: list[Split], machine: Machine) -> str:
+def plan_table(candidates: list[Split], machine: Machine) -> Report:
     """All splits as text, the best one marked, and in words below."""
     chosen = best(candidates, machine)
-    rows = [COLUMNS] + [_row(split, chosen) for split in candidates]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*lines, "", _advice(chosen, machine)])
+    rows = [COLUMNS, *(_row(split, chosen) for split in candidates)]
+    return Report([Table(rows, ">" * len(COLUMNS)), _advice(chosen, machine)])
 
 
 def _row(split: Split, chosen: Split) -> tuple[str, ...]:

@@ -8,27 +8,24 @@ from typing import Any
 
 import numpy as np
 
+from prdp_hpc.console import Report, Table
 from prdp_hpc.report.panels import COLOURS, GRID, INK, LABEL_SIZE, empty_figure, positive, save
 
 ROWS = 12
 
 
-def gradients_table(content: Mapping[str, Any]) -> str:
+def gradients_table(content: Mapping[str, Any]) -> Report:
     """The content of `gradients.json` as text: about a dozen of its levels."""
     levels, errors = content["levels"], content["errors"]
     chosen = sorted(
         {round(index) for index in np.linspace(0, len(levels) - 1, min(ROWS, len(levels)))}
     )
-    lines = [
-        f"{_title(content)}: relative error of the gradient",
-        "",
-        "    K" + "".join(f"{name:>12}" for name in errors),
-    ]
-    lines += [
-        f"{levels[index]:5d}" + "".join(f"{column[index]:12.2e}" for column in errors.values())
+    rows = [
+        [str(levels[index]), *(f"{column[index]:.2e}" for column in errors.values())]
         for index in chosen
     ]
-    return "\n".join(lines)
+    table = Table([["K", *errors], *rows], ">" * (1 + len(errors)))
+    return Report([f"{_title(content)}: relative error of the gradient", table])
 
 
 def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from prdp_hpc.console import Report, Table
 from prdp_hpc.metric_names import ITERATIONS
 from prdp_hpc.report.runs import RunRecord
 from prdp_hpc.report.statistics import ratio
-from prdp_hpc.report.tables import align, label
+from prdp_hpc.report.tables import label
 
 CLOSE = 0.05
 """Two fields count as equally good where the error of one is at most this fraction above the
@@ -17,7 +18,7 @@ other's.
 """
 
 
-def inversion_table(content: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]]) -> str:
+def inversion_table(content: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]]) -> Report:
     """One row a variant: errors, level, iterations, set-ups, evaluations, seconds, and the share
     that PRDP saved of each one's total; below, how good its field is against theirs.
 
@@ -32,7 +33,8 @@ def inversion_table(content: Mapping[str, Any], runs: Mapping[str, Sequence[RunR
     seeds = content["seeds"]
     over = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
     title = f"{content['name']}: {content['epochs']} epochs, {over}"
-    return "\n\n".join([title, align(rows, "<" + ">" * (len(head) - 1)), _verdicts(means, known)])
+    table = Table(rows, "<" + ">" * (len(head) - 1))
+    return Report([title, table, _verdicts(means, known)])
 
 
 def _means(runs: Sequence[RunRecord]) -> dict[str, float]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prdp_hpc.console import Report, Table
 from prdp_hpc.metric_names import SAVED
 from prdp_hpc.report.statistics import equal_errors, ratio
 from prdp_hpc.report.tables import (
-    align,
     error_key,
     error_text,
     interval_text,
@@ -37,12 +37,13 @@ HEAD = (
 _SHORT = dict(zip(SAVED, ("it.", "solver", "total"), strict=True))
 
 
-def paper_table(results: Sequence[Result], quick: bool) -> str:
+def paper_table(results: Sequence[Result], quick: bool) -> Report:
     """One row an experiment, and one for each further baseline and schedule; failures below.
     Savings are those of the means.
     """
-    table = align([HEAD, *_rows(results)], "<" + ">" * 9 + "<")
-    return "\n".join([size_text(quick), *_NOTE, "", table, *_failures(results)])
+    table = Table([HEAD, *_rows(results)], "<" + ">" * 9 + "<")
+    head = "\n".join([size_text(quick), *_NOTE, ""])
+    return Report([head, table, *_failures(results)], between="\n")
 
 
 def paper_markdown(results: Sequence[Result], quick: bool, command: str, machine: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from prdp_hpc.console import Report, Table
 from prdp_hpc.metric_names import ITERATIONS, SAVED, SHOWN_SECONDS
 from prdp_hpc.report.runs import RunRecord
 from prdp_hpc.report.statistics import EQUAL_WITHIN, equal_errors, ratio
@@ -14,7 +15,7 @@ LABELS = {"prdp": "PRDP", "full": "full refinement", "gradient": "gradient test"
 MEASURES = dict(zip(SAVED, ("inner iterations", "solver time", "total time"), strict=True))
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> str:
+def comparison_table(comparison: Mapping[str, Any]) -> Report:
     """The content of `comparison.json` as text.
 
     One row a variant, with the mean and the spread over the seeds; below, what PRDP, and each
@@ -23,9 +24,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
     """
     parts = [_title(comparison), _variants_table(comparison)]
     for schedule, found in outcomes(comparison).items():
-        parts += [_savings_table(schedule, found), _verdicts(comparison, schedule, found)]
+        parts += [
+            Report(_savings_table(schedule, found), between="\n"),
+            _verdicts(comparison, schedule, found),
+        ]
         parts += _probes(comparison["variants"][schedule])
-    return "\n\n".join(parts)
+    return Report(parts)
 
 
 def outcomes(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -84,7 +88,7 @@ def _title(comparison: Mapping[str, Any]) -> str:
     return f"{comparison['name']}: {comparison['epochs']} epochs, {over}"
 
 
-def _variants_table(comparison: Mapping[str, Any]) -> str:
+def _variants_table(comparison: Mapping[str, Any]) -> Table:
     variants = comparison["variants"]
     errors = error_columns(comparison)
     head = [
@@ -108,7 +112,7 @@ def _variants_table(comparison: Mapping[str, Any]) -> str:
         cells += [_with_spread(found[key], _count, _count) for key in ITERATIONS]
         cells += [_with_spread(found[key], _seconds, _seconds) for key in SHOWN_SECONDS]
         rows.append([label(variant), *cells])
-    return align(rows, "<" + ">" * (len(head) - 1))
+    return Table(rows, "<" + ">" * (len(head) - 1))
 
 
 def error_columns(comparison: Mapping[str, Any]) -> dict[str, str]:
@@ -133,7 +137,7 @@ def _steps(found: Mapping[str, Any]) -> list[int]:
     )
 
 
-def _savings_table(schedule: str, found: Mapping[str, Any]) -> str:
+def _savings_table(schedule: str, found: Mapping[str, Any]) -> list[str]:
     rows = [[f"saved by {label(schedule)} against", *MEASURES.values()]]
     for other, saved in found["savings"].items():
         rows.append([label(other), *(percent(saved[key]) for key in SAVED)])
@@ -144,7 +148,7 @@ def _savings_table(schedule: str, found: Mapping[str, Any]) -> str:
         f"of the inner iterations: progressive refinement (PR) {progressive}, incomplete "
         f"convergence (IC) {incomplete}"
     )
-    return align(rows, "<>>>") + "\n" + parts
+    return [Table(rows, "<>>>"), parts]
 
 
 def error_key(comparison: Mapping[str, Any]) -> str:
@@ -224,7 +228,7 @@ def _with_spread(
     return text(mean) if spread is None else f"{text(mean)} ± {spread_text(spread)}"
 
 
-def run_table(records: Sequence[RunRecord]) -> str:
+def run_table(records: Sequence[RunRecord]) -> Table:
     """One row a run: epochs, final level, error, inner iterations, times, and the fraction of inner
     iterations saved against running every epoch at the full level. A run without a summary is shown
     as it stands, marked `running`.
@@ -241,7 +245,7 @@ def run_table(records: Sequence[RunRecord]) -> str:
         "total (s)",
         "saved",
     ]
-    return align([head, *(_run_row(record) for record in records)], "<>>>>>>>>>")
+    return Table([head, *(_run_row(record) for record in records)], "<>>>>>>>>>")
 
 
 def _run_row(record: RunRecord) -> list[str]:
@@ -281,16 +285,3 @@ def _count(number: float) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:,.2f}" if seconds < 100 else f"{seconds:,.0f}"
-
-
-def align(rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Rows of cells in columns; the first row is the head."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    columns = list(zip(sides, widths, strict=True))
-    cells = (
-        [f"{cell:{side}{width}}" for cell, (side, width) in zip(row, columns, strict=True)]
-        for row in rows
-    )
-    lines = ["  ".join(line).rstrip() for line in cells]
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    return "\n".join(lines)

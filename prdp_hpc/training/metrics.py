@@ -7,14 +7,12 @@ from __future__ import annotations
 import math
 import numbers
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
+from prdp_hpc.console import Bar, note
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors, to_json, write_text
 from prdp_hpc.report.runs import read_metrics
@@ -115,9 +113,9 @@ class Progress:
         self._every = 1 if total_epochs <= 50 else math.ceil(total_epochs / MOST_LINES)
         self._epoch: int | None = None
         self._level: float | None = None
-        self._bar: Any = None
-        if active and sys.stderr.isatty():
-            self._bar = tqdm(total=total_epochs, desc=label, unit="epoch", dynamic_ncols=True)
+        self._bar: Bar | None = None
+        if active and Bar.is_shown():
+            self._bar = Bar(total_epochs, label, "epoch")
 
     def update(self, row: Row) -> None:
         """Show the epoch of `row`, a line of `metrics.jsonl`; an epoch already shown is not shown
@@ -129,10 +127,9 @@ class Progress:
         first, changed = self._epoch is None, level != self._level
         self._epoch, self._level = epoch, level
         if self._bar is not None:
-            self._bar.n = epoch
-            self._bar.set_postfix_str(f"error {_error(row['error'])}, level {level:g}")
+            self._bar.update(epoch, f"error {_error(row['error'])}, level {level:g}")
         elif first or changed or epoch % self._every == 0 or epoch == self._total:
-            print(self._line(row), file=sys.stderr, flush=True)
+            note(self._line(row))
 
     def close(self) -> None:
         """Leave the bar as it stands."""

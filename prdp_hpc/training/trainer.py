@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -216,7 +216,7 @@ class Trainer:
         )
         said = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
         if said is not None:
-            print(f"{self.label}  {said}", file=sys.stderr, flush=True)
+            note(f"{self.label}  {said}")
 
     def _one_epoch(self, epoch: int, watch: PreemptionWatch) -> None:
         """Epoch 0 only validates the untrained network."""
@@ -282,11 +282,7 @@ class Trainer:
         self._finish()
         if self.mesh.is_root:
             where = self.checkpoints.path(epoch, len(losses))
-            print(
-                f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume",
-                file=sys.stderr,
-                flush=True,
-            )
+            note(f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume")
         raise Preempted
 
     def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One linear solve with a Jacobian, and its failures in words."""
+"""One linear solve with a Jacobian, and its errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def linear_solve(
 
 
 def _kind_of(operator: Operator, right: Array) -> tuple[bool, bool]:
-    """Whether a right-hand side holds NaN or infinity, and whether any number that is not 0;
+    """Whether a right-hand side has NaN or infinity, and whether it has a non-zero number;
     collective.
     """
     flags = np.array([has_bad_numbers(right), bool(np.any(right))])

@@ -11,21 +11,19 @@ from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.petsc import PETSc
 
 EXACT = 1e-15
-"""A residual this small relative to the first is rounding, and iterations on rounding have no
-useful derivative.
+"""Residual, relative to the first, that is rounding; further iterations have no useful derivative.
 """
 _REASONS = PETSc.KSP.ConvergedReason
 
 
 class ConvergenceTest(Protocol):
-    """What a method calls while it iterates.
+    """The convergence test that a method calls while it iterates.
 
     Attributes
     ----------
     active : `(B, 1)`, 1 for active right-hand sides, 0 for those that have stopped.
-    is_tested : whether the method must give residual norms.
-    is_last : whether this iteration is known to be the last one, so that nothing need be prepared
-        for another.
+    is_tested : whether the method must compute residual norms.
+    is_last : whether this is certainly the last iteration, so that no next one is prepared.
     """
 
     active: Tensor
@@ -33,19 +31,19 @@ class ConvergenceTest(Protocol):
 
     @property
     def is_last(self) -> bool:
-        """Whether this iteration is known to be the last one."""
+        """Whether this is certainly the last iteration."""
 
     def begin(self, squared_norm: Tensor) -> None:
-        """Before the first iteration; the squared norm `(B, 1)` of the first residual."""
+        """Start, with the squared norm `(B, 1)` of the first residual."""
 
     def drop(self, which: Tensor, reason: int) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down."""
+        """Stop right-hand sides `(B, 1)` before this step, because the method breaks down."""
 
     def solved(self, which: Tensor) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: their residual is 0."""
+        """Stop right-hand sides `(B, 1)` before this step, because their residual is 0."""
 
     def done(self, squared_norm: Tensor | None) -> None:
-        """At the end of an iteration; the squared norm `(B, 1)` of the residual, if it is known."""
+        """End an iteration, with the squared norm `(B, 1)` of the residual, if it was computed."""
 
 
 class DefaultTest:
@@ -57,11 +55,11 @@ class DefaultTest:
     Attributes
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
-    failures : (reason, iteration, which right-hand sides) of what went wrong.
-    exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
-        the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
-        homogeneous, but not linear, in the residual; so the map that all iterations make has no
-        derivative there.
+    failures : (reason, iteration, which right-hand sides) of the failures.
+    exact : right-hand sides `(B, 1)` that were solved exactly before the last iteration: before
+        the first one, e.g. zeros, or before the last of a fixed number. Krylov methods are
+        homogeneous, but not linear, in the residual, so the map of all iterations has no derivative
+        there.
     """
 
     def __init__(
@@ -139,7 +137,7 @@ class DefaultTest:
 
 
 class ReplayedTest:
-    """Repeats the decisions of an earlier `DefaultTest`, from an iteration on."""
+    """Repeats the decisions of an earlier `DefaultTest`, starting at an iteration."""
 
     is_tested = False
 

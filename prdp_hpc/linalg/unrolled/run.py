@@ -24,17 +24,17 @@ from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSyste
 from prdp_hpc.petsc import PETSc
 
 PROJECTED = 1e-13
-"""What is left of a right-hand side of the nullspace alone, relative to it, is rounding."""
+"""Relative remainder of a right-hand side in the nullspace that is rounding."""
 
 
 class Run:
-    """One solve, and what its backward pass needs to know of it.
+    """One solve, with the data of its backward pass.
 
     Parameters
     ----------
-    method : its iteration.
+    method : the iteration.
     system : the matrix and the preconditioner.
-    solver : gives the level, which says when it stops, and the report where it is counted.
+    solver : the solver with the level, which determines when to stop, and the report.
     keeps_states : whether the backward pass needs states of the iteration.
 
     Attributes
@@ -62,15 +62,15 @@ class Run:
 
     @property
     def is_to_be_scaled(self) -> bool:
-        """Whether the size of a right-hand side may matter: for inner products, but not where the
-        user gave an absolute tolerance.
+        """Whether right-hand sides of extreme size are scaled, because inner products would
+        overflow; not if the user set an absolute tolerance.
         """
         products = not (self.method.is_stationary and self._level.is_fixed)
         return products and self.system.ksp.getTolerances()[1] == 0.0
 
     def forward(self, b: Tensor, whole: Tensor | None = None) -> Tensor:
-        """The last iterates, `(B, n_local)`. A tolerance refers to right-hand sides `whole`, of
-        which b is what a guess left.
+        """The last iterates, `(B, n_local)`. A tolerance refers to the right-hand sides `whole`; b
+        is the residual of a guess.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Run:
         self._count(self._report.forward, len(b), test.counts)
         self._judge("forward", self.system, test, b, x)
         if self.exact.any():
-            # Of its own: the caller may change x in place.
+            # A copy, because the caller may change x in place.
             self._exact_x = torch.where(self.exact, x, 0.0)
         return x
 
@@ -97,7 +97,7 @@ class Run:
         offer: Callable[[int, State], None],
         whole: Tensor | None = None,
     ) -> tuple[Tensor, DefaultTest]:
-        """The last iterates, and when each right-hand side stopped; `offer` gets every state."""
+        """The last iterates, and the convergence test; every state is passed to `offer`."""
         _, absolute, divergence, _ = self.system.ksp.getTolerances()
         with torch.no_grad():
             squares = None
@@ -112,7 +112,7 @@ class Run:
             return self._solution(system, state), test
 
     def _squares(self, system: System, b: Tensor) -> Tensor:
-        """The squared norms of right-hand sides as the method measures residuals."""
+        """The squared norms of right-hand sides in the norm of the method's residuals."""
         is_plain = self.method.norm == PETSc.KSP.NormType.UNPRECONDITIONED or system.right_side
         z = b if is_plain else system.precondition(b)
         return dots(system.comm, (z, z))[0]
@@ -120,7 +120,7 @@ class Run:
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
-        """The gradients of the values, if they are given as a float64 leaf, and of b."""
+        """The gradients of the values, if they are passed as a float64 leaf, and of b."""
         with self._report.part("adjoint", "solve"):
             return self._backward(grad, values, b)
 
@@ -149,10 +149,10 @@ class Run:
     def _implicit(
         self, grad: Tensor, b_grad: Tensor, with_values: bool
     ) -> tuple[Tensor, Tensor | float]:
-        """Complete the gradient of b by adjoint solves λ at the forward level, where the iterations
-        have no derivative; also `∂(λᵀ A x)/∂values`.
+        """Add to the gradient of b by adjoint solves λ at the forward level where the iterations
+        have no derivative; also returns `∂(λᵀ A x)/∂values`.
         """
-        # The others have nothing to solve here, and stop at once.
+        # The other right-hand sides are 0 here and stop at once.
         right = torch.where(self.exact, grad, 0.0)
         scaling = Scaling(self.system.comm, right) if self.is_to_be_scaled else Scaling()
         right = scaling.scaled(right)
@@ -168,8 +168,8 @@ class Run:
     def _reverse(
         self, grad: Tensor, values: Tensor | None, b: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """Segment by segment from the last: recompute it with gradients from the state before it,
-        and go back through it.
+        """Backward pass by segments, from the last: recompute a segment with gradients from the
+        state before it, and differentiate it.
         """
         leaf = b.detach().clone().requires_grad_()
         gradients = _Gradients([leaf] if values is None else [leaf, values])
@@ -209,13 +209,13 @@ class Run:
 
     def _solution(self, system: System, state: State) -> Tensor:
         x = self.method.solution(system, state)
-        # From the left every iterate is orthogonal to it already.
+        # With left preconditioning every iterate is orthogonal to the nullspace already.
         return system.without_nullspace(x) if system.right_side else x
 
     def _count(self, counters: Counters, solves: int, counts: Tensor) -> None:
         counters.solves += solves
-        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
-        # on rounding.
+        # A right-hand side that is solved waits for the others, whereas PETSc's KSP would iterate
+        # on rounding errors.
         counters.iterations += (
             (self._level.max_it or 0) * solves if self._level.is_fixed else int(counts.sum())
         )
@@ -246,7 +246,7 @@ class Run:
 
 
 def _in_range(system: System, b: Tensor) -> Tensor:
-    """b without its part in the left nullspace, and exactly 0 where only rounding is left."""
+    """Remove the part in the left nullspace from b; exactly 0 where only rounding is left."""
     right = system.without_left_nullspace(b)
     if right is b:
         return b
@@ -255,7 +255,7 @@ def _in_range(system: System, b: Tensor) -> Tensor:
 
 
 def _solved(system: System, b: Tensor, x: Tensor) -> Tensor:
-    """Whether the residual is down to rounding, as after a breakdown of a method that had
+    """Whether the residual is at the level of rounding, e.g. after a breakdown of a method that had
     converged; `(B, 1)`.
     """
     with torch.no_grad():
@@ -265,14 +265,14 @@ def _solved(system: System, b: Tensor, x: Tensor) -> Tensor:
 
 
 class _Gradients:
-    """Adds up what each segment gives to the inputs of the whole solve."""
+    """Sums the contributions of all segments to the gradients of the inputs of the solve."""
 
     def __init__(self, inputs: list[Tensor]) -> None:
         self._inputs = inputs
         self.totals = [torch.zeros_like(tensor) for tensor in inputs]
 
     def vjp(self, outputs: list[Tensor], grads: list[Tensor], state: list[Tensor]) -> list[Tensor]:
-        """The gradients of a segment's begin from those of its end."""
+        """The gradients at the start of a segment from those at its end."""
         moved = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
         wanted = [*state, *self._inputs]
         found = torch.autograd.grad(

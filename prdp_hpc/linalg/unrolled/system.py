@@ -19,7 +19,7 @@ from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.validation import is_batch
 from prdp_hpc.petsc import PETSc
 
-# Options with which these preconditioners are no longer what they are differentiated as.
+# Options with which the derivatives of these preconditioners would be wrong.
 _DIFFERENTIATED = {
     "none": "-",
     "jacobi": "pc_jacobi",
@@ -40,7 +40,7 @@ def is_differentiated(solver: Solver, operator: Operator) -> bool:
 
 
 class System(Protocol):
-    """What a method iterates on: see `UnrolledSystem` and `AdjointSystem`."""
+    """The interface of a method to its system: see `UnrolledSystem` and `AdjointSystem`."""
 
     comm: MPI.Comm
     right_side: bool
@@ -63,11 +63,11 @@ class UnrolledSystem:
 
     Parameters
     ----------
-    operator : what `values` belong to.
-    members : one operator for each matrix, loaded; the operator itself if there is one matrix.
+    operator : the operator of `values`.
+    members : one operator per matrix, loaded; the operator itself for one matrix.
     values : `(nnz_local,)`, or `(M, nnz_local)` with M members; gradients are recorded for
         `with_values`.
-    solver : its KSP gives the preconditioner and the side it is on.
+    solver : its KSP determines the preconditioner and its side.
     """
 
     def __init__(self, operator: Operator, members: list[Any], values: Any, solver: Solver) -> None:
@@ -89,12 +89,12 @@ class UnrolledSystem:
         self._own: Any = None
 
     def check_transposed(self) -> None:
-        """Find out how M⁻ᵀ is applied, which the backward pass needs; collective.
+        """Determine how M⁻ᵀ is applied, for the backward pass; collective.
 
         Raises
         ------
         ValueError
-            Where it cannot be applied.
+            If it cannot be applied.
         """
         if self._pc in ("none", "jacobi"):
             return
@@ -111,8 +111,8 @@ class UnrolledSystem:
                 raise errors.no_transposed_preconditioner(system.method, why)
 
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
-        """The same system that records gradients of a float64 leaf of the same values, if one is
-        given.
+        """The same system, which records gradients of a float64 leaf of the same values unless it
+        is None.
         """
         twin = object.__new__(UnrolledSystem)
         twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None, "_own": None}
@@ -124,7 +124,7 @@ class UnrolledSystem:
         return result
 
     def precondition(self, r: Tensor) -> Tensor:
-        """`M⁻¹ r`; from the left, without its part in the nullspace, as PETSc's KSP_PCApply."""
+        """`M⁻¹ r`; on the left side without its part in the nullspace, as PETSc's KSP_PCApply."""
         if self._pc == "none":
             z = r
         elif self._pc == "jacobi":
@@ -191,7 +191,7 @@ class UnrolledSystem:
         """The inverse of the diagonal for each right-hand side."""
         if self._inverse is None:
             diagonal = self._diagonals()
-            # As PETSc's PCJACOBI does.
+            # PETSc's PCJACOBI also replaces zeros by 1.
             self._inverse = 1.0 / torch.where(diagonal == 0.0, 1.0, diagonal)
         return (
             self._inverse
@@ -219,7 +219,7 @@ def _each(
     transposed: bool,
     run: Callable[[LinearSystem, Tensor], Tensor],
 ) -> Tensor:
-    """Serve the right-hand sides of each matrix."""
+    """Apply a function to the right-hand sides of each matrix."""
     results = []
     for system, part in zip(systems, x.tensor_split(len(systems)), strict=True):
         try:
@@ -230,11 +230,10 @@ def _each(
 
 
 class AdjointSystem:
-    """The system of the adjoint solve, as a method asks for it, without recording; the same that
-    implicit differentiation solves.
+    """The system of the adjoint solve, without recording, as in implicit differentiation.
 
-    For a symmetric matrix that is A with M, else Aᵀ with M⁻ᵀ. GMRES then preconditions from the
-    right, see `LinearSystem`.
+    For a symmetric matrix it is A with M, else Aᵀ with M⁻ᵀ; GMRES then uses right preconditioning,
+    see `LinearSystem`.
     """
 
     def __init__(self, system: UnrolledSystem, solver: Solver) -> None:
@@ -249,7 +248,7 @@ class AdjointSystem:
         return self._system.plain_product(x, self._transposed)
 
     def precondition(self, r: Tensor) -> Tensor:
-        """`M⁻ᵀ r`; from the left, without its part in the nullspace of Aᵀ."""
+        """`M⁻ᵀ r`; on the left side without its part in the nullspace of Aᵀ."""
         z = self._system.plain_precondition(r, self._transposed)
         return z if self.right_side else self.without_nullspace(z)
 
@@ -281,7 +280,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Precondition(torch.autograd.Function):
-    """For the inverse of the matrix itself the values' gradient is `−(M⁻ᵀ g)[row] z[col]`."""
+    """If M is the matrix itself, the gradient of the values is `−(M⁻ᵀ g)[row] z[col]`."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor | None, r: Tensor, system: UnrolledSystem) -> Tensor:

@@ -27,7 +27,8 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
     runtime = resolve([*project["dependencies"], *pins])
-    every = resolve([*project["dependencies"], *project["optional-dependencies"]["dev"], *pins])
+    extras = project["optional-dependencies"]
+    every = resolve([*project["dependencies"], *extras["dev"], *extras["docs"], *pins])
     shared = {name: entry for name, entry in every.items() if name in runtime}
     torch = {name: entry for name, entry in shared.items() if name == "torch"}
     cuda = {name: entry for name, entry in shared.items() if _CUDA.match(name)}

@@ -38,6 +38,8 @@ def commands(page):
 
 def _command(line):
     words = shlex.split(line, comments=True)
+    ends = [i for i, word in enumerate(words) if word in (">", "|", "&&", ";")]
+    words = words[: ends[0]] if ends else words
     places = [i for i, word in enumerate(words) if word == "prdp-hpc"]
     if places and not {"docker", "apptainer", "spack"} & set(words[: places[-1]]):
         yield words[places[-1] + 1 :]

@@ -46,10 +46,8 @@ def _command(line):
 
 
 def python_blocks(page):
-    """The Python blocks of a page that are not the contents of included files."""
-    return [
-        block for block in page.blocks if block.language == "python" and "--8<--" not in block.text
-    ]
+    """The Python blocks of a page."""
+    return [block for block in page.blocks if block.language == "python"]
 
 
 def is_complete(block):

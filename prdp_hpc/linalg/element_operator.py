@@ -230,6 +230,10 @@ class ElementOperator(SparseOperator):
         """See `Operator`; 1 at constrained dofs."""
         return torch.where(self._constrained, 1.0, self._products.diagonal(values))
 
+    def coo_pattern(self) -> tuple[Any, Any, Any, int]:
+        """See `SparseOperator`; the last ones are those of constrained rows."""
+        return self._rows, self._cols, self._kept_entries, self._count
+
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
         """See `SparseOperator`; the last ones are those of constrained rows."""
         entries = as_tensor(numbers)

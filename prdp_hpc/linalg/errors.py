@@ -37,6 +37,8 @@ _REASONS = {
     code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)
 }
 
+MAX_IT = PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT
+
 
 class SolveError(PrdpError, RuntimeError):
     """A linear solve that failed; raised on all ranks of the operator together.
@@ -121,6 +123,15 @@ def bad_numbers(
         f"{iteration}, level {level}; " + _ADVICE["DIVERGED_NANORINF"],
         "DIVERGED_NANORINF",
         iteration,
+    )
+
+
+def too_coarse(direction: str, method: str, iteration: int, level: object) -> SolveError:
+    """The error for a tolerance that corrections in single precision do not come nearer to."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: corrections in single precision no "
+        "longer reduce the residual of this matrix: use precision='float64', or loosen rtol",
+        iteration=iteration,
     )
 
 

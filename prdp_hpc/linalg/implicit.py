@@ -20,12 +20,13 @@ from prdp_hpc.linalg.arrays import (
     set_rows,
     zeros_like,
 )
+from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
-from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
+from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
@@ -92,7 +93,7 @@ def solve(
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
-    if isinstance(b, Tensor):
+    if isinstance(b, Tensor) and solver.batched is None:
         operator = operator.on(b.device)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
@@ -107,16 +108,16 @@ def solve(
         check_and_load(operator, None, (1, -1), needs, error)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
-    call = _Call(operator, solver, levels, sizes_of(operator, values, b), given, any(needs))
+    kind = _Call if solver.batched is None else BatchedCall
+    call = kind(operator, solver, levels, sizes_of(operator, values, b), given, any(needs))
     shape: tuple[int, ...] = (1, *b.shape) if b.dim() == 1 else tuple(b.shape)
     if isinstance(operator, SparseOperator) and is_batch(values):
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
     call.recollection = recollection
-    device = operator.memory.device
-    start = None if guess is None else in_double(guess.detach(), device).reshape(shape)
-    right = in_double(b, device).reshape(shape)
-    return like(apply(_Solve, values, right, start, call).reshape(b.shape), b)
+    start = None if guess is None else call.working(guess.detach()).reshape(shape)
+    x = apply(_Solve, values, call.working(b).reshape(shape), start, call)
+    return like(x.reshape(b.shape), b)
 
 
 def _are_transformed(*tensors: Any) -> bool:
@@ -124,41 +125,23 @@ def _are_transformed(*tensors: Any) -> bool:
 
 
 @dataclass
-class _Call:
-    """The arguments of a solve besides its tensors.
+class _Call(SolveCall):
+    """A solve by PETSc's KSPs."""
 
-    Attributes
-    ----------
-    levels : of solves with A (False) and with Aᵀ (True).
-    sizes, needs : values that must be equal on all ranks.
-    recording : whether derivatives may be computed later.
-    transposed : whether to solve with Aᵀ.
-    held : the matrices, once they are loaded; in a derivative those of the solve itself.
-    recollection : where this solve and its adjoint start, and store their solutions.
-    is_derivative : whether this is a derivative of another solve.
-    """
+    def working(self, tensor: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return in_double(tensor, self.operator.memory.device)
 
-    operator: Operator
-    solver: Solver
-    levels: dict[bool, Refinement]
-    sizes: tuple[int, int]
-    needs: tuple[bool, ...]
-    recording: bool
-    transposed: bool = False
-    held: HeldMatrices | None = None
-    recollection: Recollection | None = None
-    is_derivative: bool = False
+    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return self.operator.values_gradient(values, adjoint, solution)
 
-    @property
-    def direction(self) -> str:
-        return "adjoint" if self.transposed else "forward"
-
-    @property
-    def level(self) -> Refinement:
-        return self.levels[self.transposed]
+    def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return self.operator.tangent_product(values, tangent, x, self.transposed)
 
     def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
-        """The solution, without gradients; collective."""
+        """See `SolveCall`."""
         first = self.held is None
         with self.solver.report.part(self.direction, "assembly"):
             if self.held is None:
@@ -190,7 +173,7 @@ class _Call:
         return start if anywhere(self.operator.comm, is_known) else given
 
     def release(self) -> None:
-        """Release the matrices; a later derivative acquires them again."""
+        """See `SolveCall`."""
         if self.held is not None:
             self.held.release()
 
@@ -219,7 +202,7 @@ class _Call:
             if anywhere(comm, has_bad_numbers(x)):
                 self._blame_input(right)
                 raise errors.bad_numbers(
-                    self.direction, self._method, iterations, self.level, in_input=False
+                    self.direction, self.method, iterations, self.level, in_input=False
                 )
         if self.recollection is not None:
             self.recollection.keep(self.direction, flat)
@@ -230,11 +213,7 @@ class _Call:
         failure, because it reads all numbers.
         """
         if anywhere(self.operator.comm, has_bad_numbers(right)):
-            raise errors.bad_numbers(self.direction, self._method, 0, self.level, in_input=True)
-
-    @property
-    def _method(self) -> str:
-        return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
+            raise errors.bad_numbers(self.direction, self.method, 0, self.level, in_input=True)
 
 
 def _rows(fields: Numbers) -> Numbers:
@@ -243,12 +222,12 @@ def _rows(fields: Numbers) -> Numbers:
 
 
 class _Solve(torch.autograd.Function):
-    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision in the operator's memory: b, the guess and x are
-    `(B, n_local)`, or `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
+    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision, where the call computes: b, the guess and x `(B,
+    n_local)`, or `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
     """
 
     @staticmethod
-    def forward(values: Tensor | None, b: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
+    def forward(values: Tensor | None, b: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
         return call.solve(values, b, guess)
 
     @staticmethod
@@ -269,7 +248,7 @@ class _Solve(torch.autograd.Function):
                 return None, adjoint, None, None
             left, right = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
-                values_grad = call.operator.values_gradient(values, left, right)
+                values_grad = call.values_gradient(values, left, right)
             return like(values_grad, values).view(values.shape), adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
@@ -282,7 +261,7 @@ class _Solve(torch.autograd.Function):
         if ctx.saved_tensors:
             values, x = ctx.saved_tensors
         if values_t is not None:
-            change = call.operator.tangent_product(values, values_t, x, call.transposed)
+            change = call.tangent_product(values, values_t, x)
             right = -change if right is None else right - change
         return _derivative(values, right, call, call.transposed)
 
@@ -293,7 +272,7 @@ class _Solve(torch.autograd.Function):
         values: Any,
         b: Tensor,
         guess: Tensor | None,
-        call: _Call,
+        call: SolveCall,
     ) -> tuple[Tensor, int]:
         if in_dims[0] is None:
             # The batch shares the matrices, so it is a set of further right-hand sides of each.
@@ -343,7 +322,7 @@ def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tens
 def _derivative(
     values: Tensor | None,
     right: Tensor,
-    call: _Call,
+    call: SolveCall,
     transposed: bool,
     recollection: Recollection | None = None,
 ) -> Tensor:
@@ -358,7 +337,7 @@ def _derivative(
     return apply(_Solve, values, right, None, inner)
 
 
-def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
+def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
     """The solve of a batch of torch's vmap; derivatives of the batch use its matrices."""
     matrices = 1 if right.dim() == 2 else len(right)
     inner = replace(call, sizes=(matrices, matrices * right.shape[-2]), recollection=None)

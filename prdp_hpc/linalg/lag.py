@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
+from prdp_hpc.linalg.method_types import BATCHED_KSPS, ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.refinement_level import Refinement
 
 Lag = int | Literal["auto"] | None
@@ -38,6 +38,11 @@ def check_lag(lag: Lag, ksp: str, differentiation: str) -> None:
             f"lag_preconditioner={lag!r} with ksp={ksp!r}: an application of a preconditioner of "
             "earlier values is not the solution; use ksp='gmres', 'cg' or 'richardson' with the "
             "same pc"
+        )
+    if ksp in BATCHED_KSPS:
+        raise InputError(
+            f"lag_preconditioner={lag!r} with ksp={ksp!r}: the set-up of its preconditioners is a "
+            "small part of a solve, so there is no lag for it: leave lag_preconditioner out"
         )
     if differentiation == "unrolled":
         raise InputError(

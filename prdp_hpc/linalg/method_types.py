@@ -14,6 +14,13 @@ OWN_PRECONDITIONERS = ("constraint",)
 """These need functions of the user."""
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
+BATCHED_KSPS = {f"batched_{name}": name for name in ("cg", "gmres", "bcgs", "richardson")}
+"""These solve for all right-hand sides together in torch tensors, on any device: the iterations of
+PETSc's KSPs with these names.
+"""
+BATCHED_PCS = ("none", "jacobi")
+"""Preconditioners that they have."""
+PRECISIONS = ("float64", "float32")
 CONJUGATE_GRADIENTS = frozenset(
     {"cg", "pipecg", "pipecg2", "pipecgrr", "pipeprcg", "groppcg", "fcg", "pipefcg"}
 )
@@ -110,6 +117,8 @@ def _is_built(what: str, name: str) -> bool:
 def checked_ksp(name: Any) -> str:
     """Return `name` if it is a KSP that a `Solver` can use, else raise an InputError."""
     _check_fit("ksp", name)
+    if name in BATCHED_KSPS:
+        return str(name)
     return name if name in OWN_KSPS else known_type("ksp", name, PETSc.KSP.Type)
 
 
@@ -117,6 +126,29 @@ def checked_pc(name: Any) -> str:
     """Return `name` if it is a PC that a `Solver` can use, else raise an InputError."""
     _check_fit("pc", name)
     return name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
+
+
+def check_batched(ksp: str, pc: str, precision: str, differentiation: str) -> None:
+    """Raise ValueError for what a batched method does not have, or what only one has."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if ksp not in BATCHED_KSPS:
+        if precision != "float64":
+            raise InputError(
+                f"precision={precision!r} is for the batched methods ({', '.join(BATCHED_KSPS)}); "
+                f"PETSc's ksp={ksp!r} computes in double precision"
+            )
+        return
+    if differentiation != "implicit":
+        raise InputError(
+            f"ksp={ksp!r} is differentiated implicitly: use ksp={BATCHED_KSPS[ksp]!r} with "
+            f"differentiation={differentiation!r}"
+        )
+    if pc not in BATCHED_PCS:
+        raise InputError(
+            f"ksp={ksp!r} has the preconditioners {', '.join(BATCHED_PCS)}, not {pc!r}: use one of "
+            f"them, or PETSc's ksp={BATCHED_KSPS[ksp]!r}"
+        )
 
 
 def unfit(what: str, name: str) -> str | None:

@@ -70,35 +70,14 @@ class PromiseCheck:
             self._symmetric = state, self._asymmetry()
         found = self._symmetric[1]
         if found is not None:
-            raise InputError(
-                f"{relying} relies on A = Aᵀ, but {found}: for values that are not symmetric use "
-                "ksp='gmres' or 'bcgs' with a pc such as 'jacobi', 'ilu' or 'lu', and omit "
-                "symmetric=True"
-            )
+            raise not_symmetric(relying, found)
 
     def require_nullspaces(self, nullspaces: Nullspaces, symmetric: bool) -> None:
         """Raise a ValueError on all ranks unless `A z = 0` and `Aᵀ w = 0`; collective."""
         state = self.matrix.stateGet()
         if self._nullspaces_state == state:
             return
-        found = self._remainder(nullspaces.right, transposed=False)
-        if found is not None:
-            raise InputError(
-                f"nullspace promises A z = 0, but {found}: pass the vectors that these values map "
-                "to 0, or none"
-            )
-        if not symmetric or nullspaces.left_is_given:
-            found = self._remainder(nullspaces.left, transposed=True)
-        if found is not None and nullspaces.left_is_given:
-            raise InputError(
-                f"left_nullspace promises Aᵀ w = 0, but {found}: pass the vectors that the "
-                "transpose maps to 0"
-            )
-        if found is not None:
-            raise InputError(
-                f"nullspace promises Aᵀ z = 0 too, but {found}: the left nullspace is different, "
-                "so pass left_nullspace=, the vectors w with Aᵀ w = 0"
-            )
+        check_nullspaces(nullspaces, symmetric, self._remainder)
         self._nullspaces_state = state
 
     def _probe(self, which: int = 0) -> Tensor:
@@ -125,10 +104,7 @@ class PromiseCheck:
         if found is None:
             return None
         row, error, size = found
-        return (
-            "these values are not symmetric: A r and Aᵀ r differ, for a fixed r, in row "
-            f"{row} by {error / size:.2g} of their size"
-        )
+        return asymmetry(row, error / size)
 
     def _sizes(self) -> Tensor:
         """The size of each diagonal entry, or of the row's largest if that is zero; 1 for a
@@ -157,7 +133,6 @@ class PromiseCheck:
 
     def _remainder(self, nullspace: Nullspace, transposed: bool) -> str | None:
         """A description of where the product with a nullspace vector is not zero, or None."""
-        name = "Aᵀ w" if transposed else "A z"
         # The size of the terms of each row: their sums with random weights, of which one may cancel
         # by chance, but not both.
         basis = nullspace.tensor
@@ -167,9 +142,7 @@ class PromiseCheck:
         for index, vector in enumerate(basis):
             found = self._first_above(self._required(vector, transposed).abs(), scale)
             if found is not None:
-                row, error, size = found
-                which = f" for vector {index}" if len(nullspace) > 1 else ""
-                return f"{name}{which} has {error:.2g} in row {row}, a sum of terms of {size:.2g}"
+                return remainder(transposed, index if len(nullspace) > 1 else None, *found)
         return None
 
     def _required(self, vector: Tensor, transposed: bool) -> Tensor:
@@ -214,6 +187,56 @@ class PromiseCheck:
 
     def _all(self, condition: bool) -> bool:
         return bool(self._comm.allreduce(condition, op=MPI.LAND))
+
+
+def check_nullspaces(
+    nullspaces: Nullspaces, symmetric: bool, remainder: Callable[[Nullspace, bool], str | None]
+) -> None:
+    """Raise a ValueError unless `A z = 0` and `Aᵀ w = 0`; `remainder(nullspace, transposed)` is
+    where the product with one of its vectors is not zero, in words.
+    """
+    found = remainder(nullspaces.right, False)
+    if found is not None:
+        raise InputError(
+            f"nullspace promises A z = 0, but {found}: pass the vectors that these values map "
+            "to 0, or none"
+        )
+    if not symmetric or nullspaces.left_is_given:
+        found = remainder(nullspaces.left, True)
+    if found is not None and nullspaces.left_is_given:
+        raise InputError(
+            f"left_nullspace promises Aᵀ w = 0, but {found}: pass the vectors that the "
+            "transpose maps to 0"
+        )
+    if found is not None:
+        raise InputError(
+            f"nullspace promises Aᵀ z = 0 too, but {found}: the left nullspace is different, "
+            "so pass left_nullspace=, the vectors w with Aᵀ w = 0"
+        )
+
+
+def remainder(transposed: bool, vector: int | None, row: int, error: float, size: float) -> str:
+    """Where the product with a vector of a nullspace is not zero, in words."""
+    name = "Aᵀ w" if transposed else "A z"
+    which = "" if vector is None else f" for vector {vector}"
+    return f"{name}{which} has {error:.2g} in row {row}, a sum of terms of {size:.2g}"
+
+
+def asymmetry(row: int, error: float) -> str:
+    """Where `A r` and `Aᵀ r` differ, in words; `error` relative to their size."""
+    return (
+        "these values are not symmetric: A r and Aᵀ r differ, for a fixed r, in row "
+        f"{row} by {error:.2g} of their size"
+    )
+
+
+def not_symmetric(relying: str, found: str) -> InputError:
+    """The error for values that are not symmetric where something relies on it."""
+    return InputError(
+        f"{relying} relies on A = Aᵀ, but {found}: for values that are not symmetric use "
+        "ksp='gmres' or 'bcgs' with a pc such as 'jacobi', 'ilu' or 'lu', and omit "
+        "symmetric=True"
+    )
 
 
 def row_maxima(matrix: Any, vector: Any) -> Array | None:

@@ -15,7 +15,13 @@ from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
 from prdp_hpc.linalg.last_solutions import LastSolutions, Recollection, SampleNames
 from prdp_hpc.linalg.linear_system import LinearSystem
-from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
+from prdp_hpc.linalg.method_types import (
+    BATCHED_KSPS,
+    check_batched,
+    check_unrolled,
+    checked_ksp,
+    checked_pc,
+)
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
@@ -39,7 +45,9 @@ class Solver:
     ----------
     ksp : str, default "gmres"
         PETSc's name of the Krylov method, e.g. "cg", "gmres", "bcgs", "richardson", "preonly"; also
-        "steepest_descent", for symmetric positive definite matrices.
+        "steepest_descent", for symmetric positive definite matrices; and "batched_cg",
+        "batched_gmres", "batched_bcgs", "batched_richardson", which solve for all right-hand sides
+        together in tensors on their device (docs/howto/batched.md).
     pc : str or ShellPreconditioner, default "jacobi"
         PETSc's name of the preconditioner, e.g. "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
         "none". "mg" is geometric multigrid on the operator's grid; "constraint" is the
@@ -72,6 +80,8 @@ class Solver:
         guess; "state": at the state before the time step, which must be passed to each `solve` as
         its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. With "zero" and "state", adjoint solves start at zero.
+    precision : {"float64", "float32"}, default "float64"
+        Of the iterations of a batched method (docs/howto/batched.md).
 
     Attributes
     ----------
@@ -115,6 +125,7 @@ class Solver:
         options_prefix: str | None = None,
         lag_preconditioner: Lag = None,
         initial_guess: str = "zero",
+        precision: str = "float64",
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise InputError(
@@ -136,6 +147,10 @@ class Solver:
             self.petsc_options |= chosen
         self.ksp = checked_ksp(ksp)
         self.pc = "shell" if self.shell is not None else checked_pc(pc)
+        check_batched(self.ksp, self.pc, precision, differentiation)
+        self.precision = precision
+        self.batched = BATCHED_KSPS.get(self.ksp)
+        self.engine: Any = None
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
         self.lag_preconditioner = checked_lag(lag_preconditioner)
@@ -250,6 +265,7 @@ class Solver:
             "options_prefix": self.options_prefix,
             "lag_preconditioner": self.lag_preconditioner,
             "initial_guess": self.initial_guess,
+            "precision": self.precision,
         }
         return _with_settings, (settings,)
 

@@ -468,6 +468,19 @@ class SparseOperator(Operator):
             )
         return None
 
+    @property
+    def stencil_grid(self) -> Grid | None:
+        """The grid whose points the unknowns of a rank are, one field after the other, if there is
+        one: products may then be those of a stencil.
+        """
+        return self.grid
+
+    def coo_pattern(self) -> tuple[Any, Any, Any, int]:
+        """Global rows and columns of this rank's entries, which of the values they are (their
+        positions; None: all), and how many of the last ones are 1 for all values.
+        """
+        return self._rows, self._cols, None, 0
+
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
         """The numbers of the pattern's entries, in its order, of values in the matrix's memory."""
         return numbers

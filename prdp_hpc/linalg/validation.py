@@ -105,7 +105,7 @@ def check_and_load(
         if error is not None:
             raise error
     else:
-        changed, in_use = _agree(operator.comm, error, changed, in_use, sizes, needs_grad)
+        changed, in_use = agree(operator.comm, error, changed, in_use, sizes, needs_grad)
     if pool is not None:
         pool.reclaim(in_use)
     if changed and not several:
@@ -113,7 +113,7 @@ def check_and_load(
     return host
 
 
-def _agree(
+def agree(
     comm: MPI.Comm,
     error: Exception | None,
     changed: bool,

@@ -47,6 +47,11 @@ class StaggeredOperator(SparseOperator):
         self.staggered_grid = grid
         self._stokes = PeriodicStokes(grid, dt)
 
+    @property
+    def stencil_grid(self) -> Grid:
+        """See `SparseOperator`."""
+        return self.staggered_grid
+
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """The two fields for "fieldsplit"; the context of "constraint"."""
         if name == "constraint":

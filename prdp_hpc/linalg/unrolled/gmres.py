@@ -47,6 +47,8 @@ class GMRES(Method[State]):
     Between cycles the state is x only.
     """
 
+    needs_no_host = False
+
     def __init__(self, restart: int) -> None:
         self.restart = self.period = restart
 

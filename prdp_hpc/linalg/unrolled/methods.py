@@ -33,11 +33,13 @@ class Method(ABC, Generic[S]):
     norm : the residual norm for a tolerance with left preconditioning; PETSc's default for the KSP.
     is_stationary : linear in b and equal in each step, so that its adjoint needs no iterates.
     period : iterations from one small state to the next.
+    needs_no_host : whether a step can be done without waiting for the device.
     """
 
     norm: int = PETSc.KSP.NormType.PRECONDITIONED
     is_stationary = False
     period = 1
+    needs_no_host = True
 
     @abstractmethod
     def start(self, system: System, b: Tensor, test: ConvergenceTest) -> S:
@@ -143,20 +145,18 @@ class ConjugateGradients(Method[_CGState]):
     def step(self, system: System, b: Tensor, state: _CGState, test: ConvergenceTest) -> _CGState:
         """Minimise along the next conjugate direction; two reductions."""
         p, zr = state.p, state.zr
-        ap = system.product(p)
-        (pap,) = dots(system.comm, (p, ap))
-        test.drop((pap == 0.0) | (pap * state.pap < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
+        ap, pap = system.curvature(p)
+        lost = (pap == 0.0) | (pap * state.pap < 0.0)
+        test.drop(lost, _REASONS.DIVERGED_INDEFINITE_MAT, begun=1)
         alpha = test.active * ratio(zr, pap)
-        x = torch.addcmul(state.x, alpha, p)
         if test.is_last:
             test.done(None)
+            x = torch.addcmul(state.x, alpha, p)
             return _CGState(x, state.r, p, zr, pap.detach())
-        r = torch.addcmul(state.r, alpha, ap, value=-1.0)
-        z = system.precondition(r)
-        following, zz = dots(system.comm, (z, r), (z, z))
+        x, r, z, following, zz = system.descend(state.x, state.r, alpha, p, ap)
         test.done(zz)
-        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
-        p = torch.addcmul(z, ratio(following, zr), p)
+        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC, begun=1)
+        p = system.turn(z, ratio(following, zr), p)
         return _CGState(x, r, p, following, pap.detach())
 
 

@@ -13,17 +13,16 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.distributed.communicators import private
+from prdp_hpc.distributed.transport import transport_for
 
 Pair = tuple[Tensor, Tensor]
 
 
 def all_reduce(local: Tensor, comm: MPI.Comm) -> Tensor:
-    """The sum over all ranks, in a new tensor."""
-    total = local.detach().contiguous().clone()
-    if comm.size > 1:
-        private(comm).sums.Allreduce(MPI.IN_PLACE, total.numpy())
-    return total
+    """The sum over all ranks, on any device; the tensor itself on one rank."""
+    if comm.size == 1:
+        return local.detach()
+    return transport_for(comm, None, local.device).all_reduce(local)
 
 
 def dots(comm: MPI.Comm, *pairs: Pair) -> list[Tensor]:

@@ -12,19 +12,14 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import Counters
-from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest, ReplayedTest, last_iteration
+from prdp_hpc.linalg.unrolled.iterations import Criteria, iterate, judge, solution
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson
-from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
-from prdp_hpc.petsc import PETSc
-
-PROJECTED = 1e-13
-"""Relative remainder of a right-hand side in the nullspace that is rounding."""
 
 
 class Run:
@@ -58,6 +53,8 @@ class Run:
         self.exact = torch.zeros(0, 1, dtype=torch.bool)
         self._exact_x: Tensor | None = None
         self._level, self._report = solver.refinement, solver.report
+        _, absolute, divergence, _ = system.ksp.getTolerances()
+        self._criteria = Criteria(solver.refinement, absolute, divergence)
         self._name = system.systems[0].method
 
     @property
@@ -98,24 +95,8 @@ class Run:
         whole: Tensor | None = None,
     ) -> tuple[Tensor, DefaultTest]:
         """The last iterates, and the convergence test; every state is passed to `offer`."""
-        _, absolute, divergence, _ = self.system.ksp.getTolerances()
         with torch.no_grad():
-            squares = None
-            if whole is not None and not self._level.is_fixed:
-                squares = self._squares(system, _in_range(system, whole))
-            test = DefaultTest(len(b), self._level, absolute, divergence, squares)
-            right = _in_range(system, b)
-            state = self.method.start(system, right, test)
-            while test.goes_on:
-                offer(test.iteration, state)
-                state = self.method.step(system, right, state, test)
-            return self._solution(system, state), test
-
-    def _squares(self, system: System, b: Tensor) -> Tensor:
-        """The squared norms of right-hand sides in the norm of the method's residuals."""
-        is_plain = self.method.norm == PETSc.KSP.NormType.UNPRECONDITIONED or system.right_side
-        z = b if is_plain else system.precondition(b)
-        return dots(system.comm, (z, z))[0]
+            return iterate(self.method, system, b, self._criteria, whole, offer)
 
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
@@ -185,7 +166,8 @@ class Run:
                     ReplayedTest(self.counts, first),
                     stop - first,
                 )
-                outputs = [self._solution(system, current)] if stop == end else current.tensors
+                is_end = stop == end
+                outputs = [solution(self.method, system, current)] if is_end else current.tensors
                 grads = gradients.vjp(outputs, grads, begin.tensors)
             if end:
                 system = self.system.with_values(values)
@@ -207,11 +189,6 @@ class Run:
             state = self.method.step(system, right, state, test)
         return state
 
-    def _solution(self, system: System, state: State) -> Tensor:
-        x = self.method.solution(system, state)
-        # With left preconditioning every iterate is orthogonal to the nullspace already.
-        return system.without_nullspace(x) if system.right_side else x
-
     def _count(self, counters: Counters, solves: int, counts: Tensor) -> None:
         counters.solves += solves
         # A right-hand side that is solved waits for the others, whereas PETSc's KSP would iterate
@@ -223,45 +200,9 @@ class Run:
     def _judge(
         self, direction: str, system: System, test: DefaultTest, b: Tensor, x: Tensor
     ) -> None:
-        comm, last = system.comm, last_iteration(test.counts)
-        is_bad = anywhere(comm, has_bad_numbers(x.numpy()))
-        if (is_bad or test.failures) and anywhere(comm, has_bad_numbers(b.numpy())):
-            raise errors.bad_numbers(direction, self._name, 0, self._level, in_input=True)
-        for reason, iteration, which in test.failures:
-            if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
-                raise errors.bad_numbers(
-                    direction, self._name, iteration, self._level, in_input=False
-                )
-            solved = _solved(system, b, x)
-            if (which & ~solved).any():
-                raise errors.failed_solve(direction, self._name, reason, iteration, self._level)
-            if self._level.is_fixed and direction == "forward":
-                self.exact = self.exact | which
-        if is_bad:
-            raise errors.bad_numbers(direction, self._name, last, self._level, in_input=False)
-        if self._level.max_it is None and test.active.any():
-            raise errors.failed_solve(
-                direction, self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level
-            )
-
-
-def _in_range(system: System, b: Tensor) -> Tensor:
-    """Remove the part in the left nullspace from b; exactly 0 where only rounding is left."""
-    right = system.without_left_nullspace(b)
-    if right is b:
-        return b
-    rr, bb = dots(system.comm, (right, right), (b, b))
-    return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
-
-
-def _solved(system: System, b: Tensor, x: Tensor) -> Tensor:
-    """Whether the residual is at the level of rounding, e.g. after a breakdown of a method that had
-    converged; `(B, 1)`.
-    """
-    with torch.no_grad():
-        residual = b - system.product(x)
-        rr, bb = dots(system.comm, (residual, residual), (b, b))
-    return rr <= SOLVED**2 * bb
+        solved = judge(direction, self._name, system, self._criteria.level, test, b, x)
+        if direction == "forward":
+            self.exact = self.exact | solved
 
 
 class _Gradients:

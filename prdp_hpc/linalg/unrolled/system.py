@@ -15,6 +15,7 @@ from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.unrolled.operations import PlainOperations
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.validation import is_batch
 from prdp_hpc.petsc import PETSc
@@ -51,6 +52,17 @@ class System(Protocol):
     def precondition(self, r: Tensor) -> Tensor:
         """`M⁻¹ r`."""
 
+    def curvature(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PlainOperations`."""
+
+    def descend(
+        self, x: Tensor, r: Tensor, alpha: Tensor, p: Tensor, ap: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """See `PlainOperations`."""
+
+    def turn(self, z: Tensor, beta: Tensor, p: Tensor) -> Tensor:
+        """See `PlainOperations`."""
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
 
@@ -58,7 +70,7 @@ class System(Protocol):
         """`x` minus its part in the nullspace of the transpose."""
 
 
-class UnrolledSystem:
+class UnrolledSystem(PlainOperations):
     """`A x`, `M⁻¹ r` for a batch `(B, n_local)`, differentiable with respect to vectors and values.
 
     Parameters
@@ -145,19 +157,11 @@ class UnrolledSystem:
 
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
-        return self._without(self._nullspaces[0], x)
+        return without_span(self.comm, self._nullspaces[0], x)
 
     def without_left_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the nullspace of the transpose."""
-        return self._without(self._nullspaces[1], x)
-
-    def _without(self, basis: Tensor | None, x: Tensor) -> Tensor:
-        if basis is None:
-            return x
-        vectors = [z.expand_as(x) for z in basis]
-        for along, z in zip(dots(self.comm, *((x, z) for z in vectors)), vectors, strict=True):
-            x = x - along * z
-        return x
+        return without_span(self.comm, self._nullspaces[1], x)
 
     def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x` or `Aᵀ x` without recording."""
@@ -208,6 +212,18 @@ class UnrolledSystem:
         )
 
 
+def without_span(comm: MPI.Comm, basis: Tensor | None, x: Tensor) -> Tensor:
+    """`x (B, n_local)` minus its part in the span of an orthonormal basis `(k, n_local)`, if there
+    is one; one reduction.
+    """
+    if basis is None:
+        return x
+    vectors = [z.expand_as(x) for z in basis]
+    for along, z in zip(dots(comm, *((x, z) for z in vectors)), vectors, strict=True):
+        x = x - along * z
+    return x
+
+
 def plain_product(systems: list[LinearSystem], x: Tensor, transposed: bool) -> Tensor:
     """`A x` or `Aᵀ x` without recording; the rows of x are those of each matrix in turn."""
     return _each(systems, x, transposed, lambda system, part: system.product(part, transposed))
@@ -229,7 +245,7 @@ def _each(
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-class AdjointSystem:
+class AdjointSystem(PlainOperations):
     """The system of the adjoint solve, without recording, as in implicit differentiation.
 
     For a symmetric matrix it is A with M, else Aᵀ with M⁻ᵀ; GMRES then uses right preconditioning,

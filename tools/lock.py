@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Renew the files of pinned versions and hashes beside this file (`make lock`).
 
-uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA are
-files of their own, since not every machine gets PyPI's.
+uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA have
+separate files, since not every machine uses those of PyPI.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ def main() -> None:
     """Write packages.txt, dev.txt, torch.txt, torch-cuda.txt and petsc-build.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
-    runtime = resolve([*project["dependencies"], *pins])
-    every = resolve([*project["dependencies"], *project["optional-dependencies"]["dev"], *pins])
+    # tqdm needs colorama on Windows only, mkdocs-material everywhere.
+    runtime = resolve([*project["dependencies"], *pins], "--no-emit-package", "colorama")
+    extras = project["optional-dependencies"]
+    every = resolve([*project["dependencies"], *extras["dev"], *extras["docs"], *pins])
     shared = {name: entry for name, entry in every.items() if name in runtime}
     torch = {name: entry for name, entry in shared.items() if name == "torch"}
     cuda = {name: entry for name, entry in shared.items() if _CUDA.match(name)}
@@ -39,15 +41,19 @@ def main() -> None:
     write("dev.txt", "tools and tests", development)
     write("torch.txt", "torch from PyPI", torch)
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
-    build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])
+    build = resolve(
+        [*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"],
+        "--no-emit-package",
+        "colorama",
+    )
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
 
 
-def resolve(requirements: list[str]) -> dict[str, str]:
+def resolve(requirements: list[str], *options: str) -> dict[str, str]:
     """Pinned requirements with hashes, by name."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--universal", "--no-config"]
     command += ["--python-version", OLDEST_PYTHON, "--generate-hashes", "--no-annotate"]
-    command += ["--no-header", "--quiet", "--no-emit-package", "colorama"]
+    command += ["--no-header", "--quiet", *options]
     done = subprocess.run(
         command, input="\n".join(requirements), capture_output=True, text=True, check=False
     )

@@ -29,7 +29,7 @@ CODE = "components.json"
 
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
-    "solver": {"lag_preconditioner": None, "initial_guess": "zero"},
+    "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
     "data": {"format": "hdf5", "test": 0},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
@@ -258,7 +258,7 @@ def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
 def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and (folder / "metrics.jsonl").exists():
         raise RunFolderError(
-            f"{folder} already contains a run: continue it with --resume, start anew with "
+            f"{folder} already contains a run: continue it with --resume, start again with "
             "--overwrite, or choose another name=…"
         )
 

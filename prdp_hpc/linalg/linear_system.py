@@ -110,7 +110,8 @@ class LinearSystem(PreconditionerSetUp):
     def product(self) -> BatchedProduct:
         """Products with the matrix."""
         operator = self._operator()
-        return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
+        symmetric = operator is not None and operator.symmetric
+        return BatchedProduct(self._matrix, symmetric, self._memory)
 
     @cached_property
     def inverse(self) -> BatchedInverse:

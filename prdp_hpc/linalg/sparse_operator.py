@@ -21,7 +21,7 @@ from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.memory import Memory, memory_of
 from prdp_hpc.linalg.nullspaces import create_nullspaces
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
 from prdp_hpc.linalg.pattern import entries_of, validate_pattern
 from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.petsc_matrices import (
@@ -476,6 +476,10 @@ class SparseOperator(Operator):
         With a grid, products may be computed as those of a stencil.
         """
         return self.grid
+
+    def batched_preconditioner(self, name: str, matrix: Any) -> Any:
+        """One of our own for batched methods, for M matrices of this pattern; collective."""
+        raise no_own_preconditioner(name)
 
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
         """Return the pattern of this rank's entries, for batched methods.

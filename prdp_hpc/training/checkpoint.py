@@ -300,7 +300,7 @@ class Checkpoints:
         if paths:
             raise CheckpointError(
                 f"{self.folder}: none of the {len(paths)} checkpoints can be read; start the run "
-                "anew"
+                "again"
             )
         return None
 
@@ -310,7 +310,7 @@ class Checkpoints:
             if not isinstance(saved, str):
                 raise CheckpointError(
                     f"{path}: was saved without settings, so they cannot be compared with those of "
-                    "this run; start the run anew"
+                    "this run; start the run again"
                 )
             try:
                 check_fit(json.loads(saved), json.loads(self.fingerprint))
@@ -404,14 +404,14 @@ def _place(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    advice = "remove the file and resume from the previous one, or start the run anew"
+    advice = "remove the file and resume from the previous one, or start the run again"
     try:
         content = load_checksummed(path)
     except DamagedError as error:
         raise CheckpointError(f"{path}: {error}; {advice}") from error
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: no such checkpoint; run without resuming to start anew"
+            f"{path}: no such checkpoint; run without resuming to start again"
         ) from error
     except Exception as error:  # a broken or foreign file can raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

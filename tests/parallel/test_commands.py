@@ -90,8 +90,8 @@ def test_what_two_ranks_say_once(config, tmp_path):
         "no such folder": ["plot", tmp_path / "nowhere"],
     }
     # All ranks share the grid of an inverse problem; doctor looks for all of them.
-    *told, trained, doctor = tiny.many(2, [*mistakes.values(), ["run", inverse], ["doctor"]])
-    for (wanted, words), done in zip(mistakes.items(), told, strict=True):
+    *finished, trained, doctor = tiny.many(2, [*mistakes.values(), ["run", inverse], ["doctor"]])
+    for (wanted, words), done in zip(mistakes.items(), finished, strict=True):
         check_message(done.stderr, wanted)
         assert done.codes == [2, 0 if words[0] == "plot" else 2]
     assert trained.codes == doctor.codes == [0, 0]

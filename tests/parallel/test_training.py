@@ -43,7 +43,7 @@ def split_runs(folder):
     double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of
     four replicas have none; corrector: a ResNet through Navier-Stokes, two solves per step, with as
     few samples; unet: a U-Net on the ranks' uneven parts; probed: levels chosen from gradients of
-    batches of 6 in 4 parts; paper: the paper's 1-D emulator as it is, in float32.
+    batches of 6 in 4 parts; paper: the unchanged 1-D emulator of the paper, in float32.
     """
     double = tiny.emulator(
         folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55}

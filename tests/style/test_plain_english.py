@@ -10,26 +10,10 @@ import prdp_hpc
 
 PACKAGE = Path(prdp_hpc.__file__).parent
 TESTS = tiny.REPOSITORY / "tests"
-# Parts that are still being rewritten; empty when the work is done.
-PENDING = {
-    PACKAGE / name
-    for name in (
-        "commands",
-        "config",
-        "console.py",
-        "data",
-        "experiments",
-        "generation",
-        "planning",
-        "report",
-        "tasks",
-        "training",
-    )
-}
 PARTS = [
     part
     for part in sorted({file.parent for file in PACKAGE.rglob("*.py")} | set(PACKAGE.glob("*.py")))
-    if part.parent == PACKAGE and part not in PENDING
+    if part.parent == PACKAGE
 ]
 PARTS += [TESTS / name for name in ("api", "distributed", "grid", "linalg", "networks", "physics")]
 

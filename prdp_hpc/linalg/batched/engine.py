@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from numpy.linalg import LinAlgError
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
@@ -17,9 +18,10 @@ from prdp_hpc.linalg.batched.dia import DiaPattern
 from prdp_hpc.linalg.batched.entries import OwnedEntries
 from prdp_hpc.linalg.batched.graphs import Graphs
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix, BatchedPattern
-from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner, Identity, Jacobi
+from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner
 from prdp_hpc.linalg.batched.promises import BatchedPromises
 from prdp_hpc.linalg.batched.scaling import exponents_of, scaled_guess, times_power_of_two
+from prdp_hpc.linalg.batched.set_up import preconditioner_of
 from prdp_hpc.linalg.batched.settings import Settings, settings_of
 from prdp_hpc.linalg.batched.single import SingleSolve
 from prdp_hpc.linalg.batched.stencil import stencil_of
@@ -82,6 +84,12 @@ class BatchedEngine:
         solver = self._solver()
         assert solver is not None
         return {direction: settings_of(solver, direction) for direction in ("forward", "adjoint")}
+
+    @property
+    def _level(self) -> Refinement:
+        solver = self._solver()
+        assert solver is not None
+        return solver.refinement
 
     @property
     def method(self) -> str:
@@ -167,9 +175,12 @@ class BatchedEngine:
         )
 
     def _preconditioner(self, held: Held) -> BatchedPreconditioner:
-        if self._pc == "none":
-            return Identity()
-        return Jacobi.of(held.matrix.diagonal())
+        own = self._settings["forward"]
+        try:
+            return preconditioner_of(self._pc, held.pattern, held.values, held.matrix, own)
+        except LinAlgError as error:
+            reason, level = errors.SET_UP_FAILED, self._level
+            raise errors.failed_solve("forward", self.method, reason, 0, level) from error
 
     def solve(
         self,

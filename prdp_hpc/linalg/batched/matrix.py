@@ -48,6 +48,12 @@ class BatchedMatrix(ABC):
     def row_sizes(self) -> Tensor:
         """The largest size of an entry of each row, `(M, n_local)`."""
 
+    def row_sums(self) -> Tensor:
+        """The sums of the sizes of each row's entries, `(M, n_local)`; collective."""
+        first = self.tensors[0]
+        n_local = self.diagonal().shape[1]
+        return self.map(torch.abs).product(first.new_ones(self.count, n_local))
+
     @property
     @abstractmethod
     def tensors(self) -> list[Tensor]:

@@ -19,6 +19,7 @@ _DEFAULTS: dict[str, Any] = {
     "ksp_divtol": 1e4,
     "ksp_pc_side": "left",
     "pc_bjacobi_local_blocks": 0,
+    "sub_pc_type": "lu",
     "pc_chebyshev_degree": 4,
     "pc_chebyshev_eigenvalues": "",
 }
@@ -92,6 +93,8 @@ def _settings(ksp: str, chosen: dict[str, Any]) -> Settings:
     side = str(chosen["ksp_pc_side"]).lower()
     if side not in _SIDES[ksp]:
         raise ValueError(f"ksp_pc_side must be one of {', '.join(_SIDES[ksp])}, not {side}")
+    if chosen["sub_pc_type"] != "lu":
+        raise ValueError("sub_pc_type is lu: the blocks are inverted")
     bounds = str(chosen["pc_chebyshev_eigenvalues"])
     eigenvalues = None
     if bounds:

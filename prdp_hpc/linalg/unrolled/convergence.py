@@ -40,8 +40,7 @@ class ConvergenceTest(Protocol):
 
     def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
         """Stop right-hand sides `(B, 1)` before this step, because the method breaks down.
-
-        `begun`: iterations that PETSc's KSP counts in addition to the completed ones.
+        `begun`: iterations that PETSc's KSP counts by then beyond those that are done.
         """
 
     def solved(self, which: Tensor) -> None:
@@ -54,15 +53,15 @@ class ConvergenceTest(Protocol):
 class DefaultTest:
     """Stops each right-hand side at its own iteration, as KSPConvergedDefault does.
 
-    On the CPU the iteration ends with the last active right-hand side. On another device the host
-    reads the state only at the end of a fixed number of iterations, and with a tolerance once per
-    `INTERVAL` iterations. Right-hand sides that have stopped do not change, so results and counts
-    are the same.
+    On the CPU it ends with the last active right-hand side. On another device it reads nothing back
+    before the end of a fixed number of iterations, and with a tolerance once in `INTERVAL`
+    iterations: right-hand sides that have stopped do not change, so results and counts are the
+    same.
 
     Parameters
     ----------
     b : right-hand sides `(B, n_local)`, for their device, precision and number.
-    level : the level of the solve.
+    level : when to stop.
     absolute, divergence : see KSPSetTolerances.
     whole : the squared norms `(B, 1)` that a tolerance refers to; default: those of the first
         residuals.
@@ -71,9 +70,10 @@ class DefaultTest:
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
     reference : the squared norms `(B, 1)` that the tolerance refers to.
-    exact : right-hand sides `(B, 1)` that were solved exactly before the last iteration: before the
-        first one, e.g. zeros, or before the last of a fixed number. Krylov methods are homogeneous,
-        but not linear, in the residual, so the map of all iterations has no derivative there.
+    exact : right-hand sides `(B, 1)` that were solved exactly before the last iteration: before
+        the first one, e.g. zeros, or before the last of a fixed number. Krylov methods are
+        homogeneous, but not linear, in the residual, so the map of all iterations has no derivative
+        there.
     """
 
     def __init__(

@@ -51,6 +51,8 @@ DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
 """These fail on a rank that has a row with a zero, or nothing, on its diagonal."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is meant to be the solution."""
+PARALLEL_FACTORING_PCS = frozenset({"lu", "cholesky"})
+"""For a matrix of several ranks PETSc has these from MUMPS."""
 FACTORING_PCS = DIRECT_PCS | {"ilu", "icc", "bjacobi", "asm", "gasm"}
 """These, or what they use for their blocks, fail for an empty row."""
 _UNFIT_KSPS = {

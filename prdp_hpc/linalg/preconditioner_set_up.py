@@ -19,6 +19,7 @@ from prdp_hpc.linalg.loaded_values import digest
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
+    PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
@@ -217,6 +218,7 @@ class PreconditionerSetUp(ResidualChecks):
         try:
             self._check_promises()
             self._check_rows(direction)
+            self._drop_failed_factors()
             self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
             if self._pair.is_one_ksp:
                 set_up(ksp, self._used_operator())
@@ -231,6 +233,16 @@ class PreconditionerSetUp(ResidualChecks):
             # The ranks that failed make new KSPs next time, which is collective.
             self._give_up()
             raise
+
+    def _drop_failed_factors(self) -> None:
+        """Remove factors that do not exist since the last values were singular: PETSc leaves MUMPS
+        as it is from then on, whatever the values (3.25).
+        """
+        if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
+            return
+        preconditioner = self._pair.preconditioner
+        if anywhere(self._comm, bool(preconditioner.getFailedReason())):
+            preconditioner.reset()
 
     def _used_operator(self) -> Operator:
         operator = self._operator()

@@ -3,6 +3,7 @@ all ranks.
 """
 
 import math
+from functools import partial
 
 import pytest
 import scipy.sparse
@@ -273,10 +274,8 @@ def check_failures_on_one_rank():
     )
     if not HAS_MUMPS:
         for pc in ("lu", "cholesky"):
-            direct = Solver("preonly", pc)
-            raised_everywhere(
-                SolveError, "without MUMPS", lambda: solve(operator, values, b, direct)
-            )
+            direct = partial(solve, operator, values, b, Solver("preonly", pc))
+            raised_everywhere(SolveError, "without MUMPS", direct)
     # after all this everything still works
     torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
 

@@ -7,7 +7,7 @@ DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint lock benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint docs docs-figures lock benchmarks clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -58,6 +58,17 @@ lint: environment  ## check style, types and import layers
 	@$(VENV)/mypy --warn-unused-ignores --follow-imports=silent tests/typing/user_script.py
 	@$(VENV)/lint-imports
 	@$(VENV)/hadolint docker/Dockerfile docker/Dockerfile.cuda
+	@$(SITE)
+
+# Warnings are errors (mkdocs.yml). The variable silences an advertisement for another generator.
+SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --quiet
+
+docs: environment  ## the documentation as HTML, in build/docs
+	@$(SITE)
+	@echo "open build/docs/index.html"
+
+docs-figures: environment  ## run the tutorials anew and write their figures
+	@OMP_NUM_THREADS=1 $(VENV)/python tools/docs/run_tutorials.py
 
 lock: environment  ## renew the pinned versions and hashes in tools/*.txt from pyproject.toml
 	@$(VENV)/python -m pip install -q uv

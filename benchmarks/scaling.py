@@ -8,8 +8,8 @@ ping-pong. It then predicts training steps on several ranks, which are measured:
 on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the halo's own
 count. All of it is done three times in turns, since a machine's speed drifts, and the medians are
 shown. Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and
-`docs/scaling.png`. With `--model` nothing is measured: only what the model says of up to 4,096 GPUs
-of the preset is made again.
+`docs/results/figures/scaling.png`. With `--model` nothing is measured: only what the model says of
+up to 4,096 GPUs of the preset is made again.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ def carry_on(far: list[dict[str, Any]]) -> None:
     print(table(headers, lines))
     path = RESULTS / "scaling.json"
     write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"extrapolated": far})
-    draw(far, Path(__file__).parents[1] / "docs" / "scaling.png")
+    draw(far, Path(__file__).parents[1] / "docs" / "results" / "figures" / "scaling.png")
 
 
 def main() -> None:
@@ -326,7 +326,7 @@ def main() -> None:
     print(f"\n{results_table(rows, cores)}")
     if not quick:
         write_json(RESULTS / "machine.json", each)
-        draw(far, Path(__file__).parents[1] / "docs" / "scaling.png")
+        draw(far, Path(__file__).parents[1] / "docs" / "results" / "figures" / "scaling.png")
         save("scaling", {"alone": one, "fitted": each, "rows": rows, "extrapolated": far})
 
 

@@ -1,7 +1,7 @@
 """Names of the measured quantities: keys of `metrics.jsonl`, `summary.json` and `comparison.json`.
 
-A new name is added here and in `docs/architecture.md`. This module imports nothing, since reports
-use it and must load neither torch nor PETSc.
+A new name is added here and in `docs/reference/metrics.md`. This module imports nothing, since
+reports use it and must load neither torch nor PETSc.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from prdp_hpc.planning import (
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Print the predicted times of every split (docs/scaling.md). Nothing is run, so one rank is
-    enough.
+    """Print the predicted times of every split (docs/results/scaling.md). Nothing is run, so
+    one rank is enough.
     """
     config = load_config(arguments.config, arguments.overrides)
     if isinstance(config, InverseConfig):

@@ -32,7 +32,7 @@ class WellSection(Section):
     """A well, i.e. a point source."""
 
     position: tuple[Float, ...]
-    """Coordinates, one per axis, each in units of the domain's length (0 to 1)."""
+    """Coordinates, one per axis, from 0 to `grid.length` and in the same unit."""
     rate: Float = 1.0
     """Source strength: the integral of the source; negative: extraction."""
 
@@ -62,7 +62,7 @@ class ExperimentsSection(Section):
     wells: Count | tuple[tuple[WellSection, ...], ...] = 8
     """Number of random wells per experiment, or a list of wells for each experiment."""
     points: Count | tuple[tuple[Float, ...], ...] | None = 16
-    """Number of sensors per axis, or their positions (0 to 1); null: whole solution."""
+    """Number of sensors per axis, or their coordinates; null: the whole solution."""
     noise: Positive = 0.01
     """Standard deviation of the noise relative to the root mean square of the data."""
     reference_factor: Count = 1

@@ -80,7 +80,7 @@ class GridSection(Section):
 
 
 class SolverSection(Section):
-    """The linear solver and its derivative; see docs/solving.md."""
+    """The linear solver and its derivative; see docs/howto/solving.md."""
 
     ksp: str = "richardson"
     """PETSc's name of the Krylov method, e.g. cg, gmres; or steepest_descent."""

@@ -1,4 +1,4 @@
-"""Trajectories: layout, writing, reading, and the order of training."""
+"""Trajectories: HDF5 layout, writing, reading, and the order of training samples."""
 
 from prdp_hpc.data.agreement import check_numbers
 from prdp_hpc.data.dataset import TrajectoryDataset

@@ -1,4 +1,4 @@
-"""What a data set is for the rest of the package: `TrajectoryDataset`."""
+"""The interface of a data set: `TrajectoryDataset`."""
 
 from __future__ import annotations
 
@@ -10,47 +10,78 @@ from numpy.typing import NDArray
 
 @runtime_checkable
 class TrajectoryDataset(Protocol):
-    """Trajectories in groups: "train", "validation", and where it says so "test".
+    """Interface of a data set of trajectories in the groups "train" and "validation".
 
-    A class of one's own reads any format. In a config it is named by `data.format` and made by
-    `Name(path, **keys)` on every rank, or by its class method `open(path, shape, groups, **keys)`
-    where it has one: the points of the grid, and the groups that are needed.
+    A user-defined class can read any format. A config names it by `data.format`, and it is created
+    on every rank by its class method `open(path, shape, groups, **keys)`, with the shape of the
+    grid and the groups that are needed, or without this method by `Name(path, **keys)`.
 
-    Optional: `attributes`, a mapping with numbers such as `dt` that are compared with the PDE's;
-    `path`, by which messages call it; `groups`, the names of all groups: where "test" is among
-    them, its samples are evaluated once, at the end of a run, and nothing else sees them.
+    Optional attributes: `attributes`, a mapping with numbers such as `dt` that are compared with
+    those of the PDE; `path`, its name in messages; `groups`, the names of all groups. If `groups`
+    contains "test", the samples of this group are evaluated once, at the end of a run, and used for
+    nothing else.
 
     Attributes
     ----------
-    steps : steps of a trajectory after its initial state.
+    steps : int
+        Number of time steps of a trajectory after its initial state.
 
-    Example
-    -------
-        class Arrays:
-            def __init__(self, path):
-                self._states = numpy.load(path, mmap_mode="r")  # (samples, steps + 1, C, *shape)
-                self.steps = self._states.shape[1] - 1
-
-            def count(self, group):
-                return len(self._states) - 5 if group == "train" else 5
-
-            def read(self, group, samples, part):
-                first = 0 if group == "train" else len(self._states) - 5
-                return numpy.array(self._states[(slice(first + samples[0], first + samples[-1] + 1),
-                                                 slice(None), slice(None), *part)])
+    Examples
+    --------
+    >>> import numpy
+    >>> from prdp_hpc import TrajectoryDataset
+    >>> class Arrays:
+    ...     def __init__(self, states):  # (samples, steps + 1, C, *shape)
+    ...         self._states = {"train": states[:-2], "validation": states[-2:]}
+    ...         self.steps = states.shape[1] - 1
+    ...
+    ...     def count(self, group):
+    ...         return len(self._states.get(group, ()))
+    ...
+    ...     def read(self, group, samples, part):
+    ...         return self._states[group][(list(samples), slice(None), slice(None), *part)]
+    >>> data = Arrays(numpy.zeros((6, 3, 1, 16)))
+    >>> isinstance(data, TrajectoryDataset), data.steps, data.count("train")
+    (True, 2, 4)
+    >>> data.read("train", range(3), (slice(0, 8),)).shape
+    (3, 3, 1, 8)
     """
 
     @property
     def steps(self) -> int:
-        """Steps of a trajectory after its initial state."""
+        """Number of time steps of a trajectory after its initial state."""
         ...
 
     def count(self, group: str) -> int:
-        """Samples of a group; 0 where there is none."""
+        """Return the number of samples in a group.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group, e.g. "train".
+
+        Returns
+        -------
+        int
+            Number of samples; 0 for a group that does not exist.
+        """
         ...
 
     def read(self, group: str, samples: Sequence[int], part: Sequence[slice]) -> NDArray[Any]:
-        """Trajectories `(len(samples), steps + 1, C, *part)`, float32 or float64; `part` is one
-        slice per axis of the grid: this rank's points.
+        """Read a part of some trajectories.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        samples : sequence of int
+            Indices of the samples, in increasing order.
+        part : sequence of slice
+            The points of this rank: one slice per axis of the grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(samples), steps + 1, C, *part)`, float32 or float64.
         """
         ...

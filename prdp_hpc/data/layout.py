@@ -1,14 +1,14 @@
 """The HDF5 layout of trajectories.
 
     /train/trajectories        (samples, steps + 1, [channels,] *grid shape), float32 or float64
-    /validation/trajectories   the same, other samples
-    /test/trajectories         the same, other samples again; may be missing
+    /validation/trajectories   the same layout, other samples
+    /test/trajectories         the same layout, other samples; optional
     attributes of the file     pde, grid_shape, boundary, length, dt, diffusivity or viscosity,
     channels, scheme, axes, format
 
 Step 0 is the initial state. Without a channel axis there is one channel. The last axis is x, the
-one before it y. Files made elsewhere need no attributes; the time step and the coefficient must be
-the config's where a file has them.
+one before it y. Files from other programs need no attributes. If a file has the time step and the
+coefficient, they must equal those of the config.
 """
 
 from __future__ import annotations
@@ -20,35 +20,41 @@ from prdp_hpc.errors import InputError
 
 GROUPS = ("train", "validation")
 TEST = "test"
-"""The group that nothing sees but the evaluation at the end of a run; a data set may lack it."""
+"""The group that is only used for the evaluation at the end of a run; optional."""
 DATASET = "trajectories"
 FORMAT = "prdp-hpc trajectories 1"
 
 
 class DataError(InputError):
-    """A data file that does not do; the message names the file, the data set, and what was
-    expected.
-    """
+    """An invalid data file; the message contains the file, the data set and what was expected."""
 
 
 def reason_of(error: OSError) -> str:
-    """Why HDF5 could not open, read or write a file; of a lock, what to do about it."""
+    """The reason why HDF5 could not open, read or write a file; for a lock also what to do."""
     text = error.strerror or str(error)
     if "unable to lock" not in str(error):
         return text
     return (
         f"{text}: HDF5 locks the files that it opens, so either another process is writing to this "
-        "one: close it there, or wait; or its file system has no locks: set "
+        "one: close it there, or wait; or its file system does not support locks: set "
         "HDF5_USE_FILE_LOCKING=FALSE"
     )
 
 
 @dataclass(frozen=True)
 class TrajectoryAttributes:
-    """What a file says about its trajectories.
+    """Metadata of the trajectories in a file.
 
-    `numbers` by name, such as `dt` in time and `diffusivity` or `viscosity` in length² / time;
-    `length` of the domain (one for all axes, or one per axis), `channels` by name.
+    Attributes
+    ----------
+    pde : name of the PDE.
+    shape : points of the grid per axis.
+    boundary : boundary type, for all axes or per axis.
+    length : length of the domain, for all axes or per axis.
+    numbers : coefficients by name, e.g. `dt` in units of time and `diffusivity` or `viscosity` in
+        length² / time.
+    channels : names of the channels.
+    scheme : name of the time scheme.
     """
 
     pde: str
@@ -60,7 +66,7 @@ class TrajectoryAttributes:
     scheme: str
 
     def as_hdf5(self) -> dict[str, object]:
-        """Attributes that HDF5 can store."""
+        """The metadata as attributes of types that HDF5 supports."""
         boundary = self.boundary if isinstance(self.boundary, str) else ",".join(self.boundary)
         return {
             "format": FORMAT,

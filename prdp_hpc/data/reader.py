@@ -1,4 +1,4 @@
-"""Reading trajectories, each rank its own part."""
+"""Reading trajectories; each rank reads only its part."""
 
 from __future__ import annotations
 
@@ -14,26 +14,57 @@ from prdp_hpc.data.layout import DATASET, GROUPS, TEST, DataError, reason_of
 
 
 class TrajectoryFile:
-    """An HDF5 file of trajectories; see `prdp_hpc.data.layout`.
+    """An HDF5 file of trajectories.
+
+    The layout is described in `prdp_hpc.data.layout`. The file is opened for each read, of which
+    each rank reads only its part.
 
     Parameters
     ----------
-    path : the file.
-    shape : points of the grid; default: what the file's attribute `grid_shape` says.
-    groups : those that are needed; the file may lack the others. With "train", the group "test" is
-        there too where the file has it.
+    path : str or Path
+        The file.
+    shape : sequence of int, optional
+        Points of the grid per axis. Default: the attribute `grid_shape` of the file.
+    groups : sequence of str, default ("train", "validation")
+        Groups that are needed. With "train", an existing group "test" is included.
 
     Attributes
     ----------
-    steps : steps of a trajectory after its initial state.
-    attributes : what the file says about itself.
-    groups : the names of its groups.
+    path : Path
+        The file.
+    shape : tuple of int
+        Points of the grid per axis.
+    steps : int
+        Number of time steps of a trajectory after its initial state.
+    attributes : dict
+        Attributes of the file.
+    groups : tuple of str
+        Names of the groups.
 
     Raises
     ------
     DataError
-        When the file cannot be read, has no `grid_shape` where `shape` is not given, or a
-        data set is missing or not of the expected shape or type.
+        If the file cannot be read, if it has no `grid_shape` and `shape` is not given, or if a
+        data set is missing or has an unexpected shape or type.
+
+    See Also
+    --------
+    TrajectoryDataset : The interface, for other formats.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from prdp_hpc import TrajectoryFile
+    >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
+    >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
+    >>> numbers = {"dt": 0.01, "diffusivity": 0.1}
+    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, numbers, ("u",), "mine")
+    >>> write_trajectories("heat.h5", groups, about)
+    >>> data = TrajectoryFile("heat.h5")
+    >>> data.count("train"), data.steps
+    (4, 2)
+    >>> data.read("train", samples=range(2), part=[slice(0, 8)]).shape
+    (2, 3, 1, 8)
     """
 
     def __init__(
@@ -62,11 +93,37 @@ class TrajectoryFile:
     def open(
         cls, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS
     ) -> TrajectoryFile:
-        """The file of a config's section `data`."""
+        """Open the file of a config's section `data`.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        shape : sequence of int
+            Points of the grid per axis.
+        groups : sequence of str, default ("train", "validation")
+            Groups that are needed.
+
+        Returns
+        -------
+        TrajectoryFile
+            The data set.
+        """
         return cls(path, shape, groups)
 
     def count(self, group: str) -> int:
-        """Samples of a group; 0 for one that is not needed."""
+        """Return the number of samples in a group.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+
+        Returns
+        -------
+        int
+            Number of samples; 0 for a group that is not needed.
+        """
         return self._samples.get(group, 0)
 
     def read(
@@ -75,10 +132,28 @@ class TrajectoryFile:
         samples: Sequence[int] | None = None,
         part: Sequence[slice] | None = None,
     ) -> NDArray[Any]:
-        """Trajectories `(samples, steps + 1, channels, *part)`; `samples`: which, default all;
-        `part`: one slice per axis, default the whole grid.
+        """Read a part of some trajectories.
 
-        Only the part is read from the file. Raises `DataError` for numbers that are not finite.
+        Only this part is read from the file.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        samples : sequence of int, optional
+            Indices of the samples, in increasing order. Default: all.
+        part : sequence of slice, optional
+            The points to read: one slice per axis of the grid. Default: the whole grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(samples), steps + 1, C, *part)`, float32 or float64.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged or a number is not finite.
         """
         slices = (slice(None),) * len(self.shape) if part is None else tuple(part)
         chosen = slice(None) if samples is None else _as_index(samples)
@@ -97,7 +172,7 @@ class TrajectoryFile:
         if not finite.all():
             where = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise DataError(
-                f"{self.path}: {group}/{DATASET} holds NaN or infinity, first in sample "
+                f"{self.path}: {group}/{DATASET} contains NaN or infinity, first in sample "
                 f"{where[0]}, step {where[1]}"
             )
         return np.ascontiguousarray(array)
@@ -115,7 +190,7 @@ class TrajectoryFile:
             if not self.path.exists():
                 raise DataError(
                     f"{self.path}: no such data file; give another data.file, or leave it out to "
-                    "have the data generated"
+                    "generate the data"
                 )
             if self.path.is_dir():
                 raise DataError(f"{self.path}: is a folder; data.file must name an HDF5 file")
@@ -132,10 +207,10 @@ class TrajectoryFile:
         if not isinstance(dataset, h5py.Dataset):
             found: list[str] = []
             file.visit(found.append)
-            held = ", ".join(found) or "nothing"
+            content = ", ".join(found) or "nothing"
             raise DataError(
-                f"{self.path}: data set {name} is missing, expected {expected}; the file holds: "
-                f"{held}"
+                f"{self.path}: data set {name} is missing, expected {expected}; the file contains: "
+                f"{content}"
             )
         if dataset.shape is None:
             raise DataError(f"{self.path}: data set {name} is empty, expected {expected}")
@@ -155,7 +230,7 @@ class TrajectoryFile:
 
 
 def _as_index(samples: Sequence[int]) -> Any:
-    """A slice where they follow each other, which HDF5 reads in one go; else a sorted list."""
+    """A slice for consecutive samples, which HDF5 reads in one operation; otherwise a list."""
     if isinstance(samples, range) and samples.step == 1:
         return slice(samples.start, samples.stop)
     return list(samples)

@@ -1,4 +1,4 @@
-"""Which samples are trained on when, and by which replica."""
+"""The order of the training samples, and their distribution among the replicas."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from prdp_hpc.errors import InputError
 
 _APART = 1
-"""Distinguishes the stream of `EpochSampler.parts` from those of the epochs."""
+"""Part of the seed that distinguishes the batches of `EpochSampler.parts` from those of epochs."""
 
 
 class EpochSampler:
-    """Shuffled mini-batches, the same for each (seed, epoch) whatever came before.
+    """Shuffled mini-batches that depend only on the seed and the epoch.
 
     Parameters
     ----------
-    count : samples; each is drawn once an epoch. None make an epoch without batches.
-    batch_size : samples a batch; the last batch may be smaller.
-    seed : of the shuffling.
+    count : number of samples; each is used once per epoch. With 0 an epoch has no batches.
+    batch_size : samples per batch; the last batch may be smaller.
+    seed : random seed of the shuffling.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
@@ -32,7 +32,7 @@ class EpochSampler:
         self._count, self._batch_size, self._seed = count, batch_size, seed
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
-        """Indices of the batches of an epoch."""
+        """The sample indices of each batch of an epoch."""
         order = np.random.default_rng((self._seed, epoch)).permutation(self._count)
         return [
             order[start : start + self._batch_size]
@@ -40,11 +40,11 @@ class EpochSampler:
         ]
 
     def parts(self, draw: int, count: int) -> list[NDArray[np.int64]]:
-        """Up to `count` disjoint parts, all of one size, of a random batch that belongs to no
-        epoch: number `draw` of a stream of its own.
+        """Split a random batch that belongs to no epoch into up to `count` disjoint parts of equal
+        size. The batch depends on the seed and the integer `draw`.
 
-        Together they have the size of a batch, rounded down to equal parts; of batches of one
-        sample, two parts where there are two samples.
+        Together the parts have the size of a batch, rounded down to equal parts. If batches have
+        one sample, there are two parts as long as there are two samples.
         """
         order = np.random.default_rng((self._seed, draw, _APART)).permutation(self._count)
         size = max(min(self._batch_size, self._count), min(2, self._count))
@@ -52,24 +52,24 @@ class EpochSampler:
         return list(order[: size - size % parts].reshape(parts, -1))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the batches depend on."""
+        """Return everything that determines the batches."""
         return {"count": self._count, "batch_size": self._batch_size, "seed": self._seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that the batches go on as before; `ValueError` if not."""
+        """Check that the batches are those of the checkpoint; raise `InputError` if not."""
         if state != self.state_dict():
             now = self.state_dict()
             raise InputError(
-                f"the checkpoint's batches come from {state}, this run's from {now}: resume with "
-                "the same data"
+                f"the batches of the checkpoint are from {state}, those of this run from {now}: "
+                "resume with the same data"
             )
 
 
 def share(batch: NDArray[np.int64], replica: int, replicas: int) -> NDArray[np.int64]:
-    """The contiguous part of a batch that one replica takes; parts differ by at most one sample and
-    may be empty.
+    """The contiguous part of a batch for one replica. The sizes of the parts differ by at most one
+    sample, and parts may be empty.
     """
-    # By hand: `np.array_split` takes as long as a layer of a small network.
+    # Not by `np.array_split`, which takes as long as a layer of a small network.
     size, rest = divmod(len(batch), replicas)
     start = replica * size + min(replica, rest)
     return batch[start : start + size + (replica < rest)]

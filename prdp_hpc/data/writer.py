@@ -1,4 +1,4 @@
-"""Writing trajectories that are divided among ranks."""
+"""Writing trajectories that are distributed over the ranks."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ from prdp_hpc.locks import locked
 
 
 class TrajectoryWriter:
-    """Writes each rank's part of trajectories; nothing is gathered. A context manager, collective
-    over `comm`.
+    """Writes the parts of trajectories on all ranks without gathering them. A context manager,
+    collective over `comm`.
 
-    Where h5py is built with MPI, all ranks write one file together. Elsewhere each rank writes a
-    file of its own into the folder `<file>.<token>.parts`, and `path` joins them by virtual data
-    sets: with that folder it can be moved and is read as one file. One rank always writes one plain
-    file. `path` appears, whole, when the context ends without an error; until then an earlier file
-    stands. No other job can write to `path` in the meantime (`prdp_hpc.locks`).
+    If h5py was built with MPI, all ranks write one file. Otherwise each rank writes its own file in
+    the folder `<file>.<token>.parts`, and `path` combines them by virtual data sets: it can be
+    moved together with that folder, and is read as one file. A single rank always writes one plain
+    file. The write is atomic: `path` is created or replaced when the context ends without an error.
+    Meanwhile a lock keeps other jobs from writing to `path` (`prdp_hpc.locks`).
 
     Parameters
     ----------
+    path : the file.
+    comm : the ranks.
+    attributes : metadata of the file.
     shapes : for each group the shape of its trajectories on the whole grid, `(samples, steps + 1,
         channels, *grid shape)`.
-    part : this rank's points of the whole grid, one slice per axis; may be empty.
+    part : the points of this rank, one slice per axis of the whole grid; may be empty.
     dtype : float32 (default) or float64.
 
     Raises
@@ -47,7 +50,7 @@ class TrajectoryWriter:
     LockedError
         On all ranks, if another job is writing it.
 
-    Source: HDF5 reference manual, virtual data sets; h5py documentation, Parallel HDF5.
+    References: HDF5 reference manual, virtual data sets; h5py documentation, Parallel HDF5.
     """
 
     def __init__(
@@ -82,21 +85,21 @@ class TrajectoryWriter:
         return self
 
     def write(self, group: str, first: int, trajectories: NDArray[Any]) -> None:
-        """This rank's part of the samples from `first` on, `(samples, steps + 1, channels, *part)`;
-        collective.
+        """Write this rank's part of the samples from `first` on, `(samples, steps + 1, channels,
+        *part)`; collective.
         """
         samples = slice(first, first + len(trajectories))
-        place = (
+        selection = (
             samples,
             slice(None),
             slice(None),
             *(self._part if not self._separate else [slice(None)] * len(self._part)),
         )
 
-        def put() -> None:
-            self._file[f"{group}/{DATASET}"][place] = trajectories
+        def write() -> None:
+            self._file[f"{group}/{DATASET}"][selection] = trajectories
 
-        self._attempt(put)
+        self._attempt(write)
 
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
         with self._lock:
@@ -105,7 +108,7 @@ class TrajectoryWriter:
                 self._attempt(self._finish if self._comm.rank == 0 else lambda: None)
                 self._written = True
             elif not self._together and self._file is not None:
-                # The others may never come here: what is collective must be left alone.
+                # Other ranks may not reach this point, so no collective call is allowed here.
                 self._file.close()
 
     def _make_folders(self) -> None:
@@ -140,7 +143,7 @@ class TrajectoryWriter:
                 os.fsync(written.fileno())
 
     def _finish(self) -> None:
-        """Put the file in its place; remove the parts of the one that it replaces."""
+        """Rename the file to its final path; remove the parts of the file that it replaces."""
         if self._separate:
             with atomic_path(self._path) as temporary:
                 self._join(temporary)
@@ -148,7 +151,7 @@ class TrajectoryWriter:
             with self._temporary.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(self._temporary, self._path)
-        # Those of this file alone: `heat.h5` must leave `heat.fine.h5` and `heat.hdf5` theirs.
+        # Only the parts of this file: those of `heat.fine.h5` are not parts of `heat.h5`.
         own_parts = re.compile(rf"{re.escape(self._path.name)}\.[0-9a-f]{{8}}\.parts")
         for old in self._path.parent.iterdir():
             if own_parts.fullmatch(old.name) and not (self._separate and old == self._parts):
@@ -163,16 +166,16 @@ class TrajectoryWriter:
                 for rank, part in enumerate(self._all_parts):
                     own = (*shape[:3], *(axis.stop - axis.start for axis in part))
                     if all(own):
-                        # By its relative name, so that both can be moved together.
+                        # A relative name, so that the file and the folder can be moved together.
                         name = f"{self._parts.name}/{self._own_file(rank).name}"
                         layout[(..., *part)] = h5py.VirtualSource(
                             name, f"{group}/{DATASET}", own, self._dtype
                         )
-                # A part that is missing later must not read as zeros.
+                # A missing part must not be read as zeros.
                 file.create_group(group).create_virtual_dataset(DATASET, layout, fillvalue=np.nan)
 
     def _clean(self) -> None:
-        """Remove what this attempt wrote, unless it has come to its end."""
+        """Remove the files of this writer, unless they are complete."""
         if self._written:
             return
         with contextlib.suppress(OSError):
@@ -182,9 +185,9 @@ class TrajectoryWriter:
                 self._parts.rmdir()
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do something on all ranks, with one message where it fails."""
+        """Run an action on all ranks, with one error message if it fails."""
 
-        def named() -> None:
+        def explained() -> None:
             try:
                 action()
             except OSError as error:
@@ -193,21 +196,21 @@ class TrajectoryWriter:
                     "output=… or --out"
                 ) from error
 
-        call_together(self._comm, named)
+        call_together(self._comm, explained)
 
 
 def write_trajectories(
     path: str | Path, groups: Mapping[str, NDArray[Any]], attributes: TrajectoryAttributes
 ) -> None:
-    """Write `{group: trajectories}`, each `(samples, steps + 1, channels, *grid shape)`, to an HDF5
-    file; on one rank.
+    """Write `{group: trajectories}`, of shape `(samples, steps + 1, channels, *grid shape)`, to an
+    HDF5 file on one rank.
 
-    float32 and float64 are kept as they are. Written beside and renamed.
+    float32 and float64 arrays are not converted. The write is atomic.
 
     Raises
     ------
     DataError
-        For arrays that are not floating-point or do not end in the grid's shape.
+        For arrays that are not floating-point, or whose shape does not end with that of the grid.
     """
     for group, array in groups.items():
         if array.dtype not in (np.float32, np.float64):

@@ -1,4 +1,4 @@
-"""Leaving in order when the cluster wants its nodes back."""
+"""Graceful shutdown when the cluster preempts a job."""
 
 from __future__ import annotations
 
@@ -14,22 +14,37 @@ from prdp_hpc.distributed.signals import PREEMPTED, SIGNALS, hold, take_held
 
 
 class Preempted(SystemExit):
-    """Ends the process with exit code 85 once its state is saved; no error, and not caught as
-    one.
-    """
+    """Ends the process with exit code 85 after a checkpoint; it is not an error."""
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
 
 
 class PreemptionWatch:
-    """Notes SIGUSR1 and SIGTERM (also those held by `hold_signals`), and lets all ranks leave after
-    the same step.
+    """Detects SIGUSR1 and SIGTERM, so that all ranks stop after the same step.
 
-    A context manager on every rank of `comm`. Outside the main thread, where Python delivers no
-    signals, only those that were held before are noted. A rank that was signalled tells the others
-    with a reduction that completes while the next step is computed, so that asking costs
-    microseconds; all leave after the same step, at most one later.
+    It is a context manager on every rank of `comm`, and includes signals that arrived earlier and
+    were held by `hold_signals`. Outside the main thread Python delivers no signals, so only held
+    signals are detected. A signal on one rank reaches the others by a reduction that runs during
+    the next step, so each check takes microseconds; all ranks stop after the same step, at most one
+    step later.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        The ranks that stop together.
+
+    Examples
+    --------
+    >>> import os, signal
+    >>> from mpi4py import MPI
+    >>> from prdp_hpc import PreemptionWatch
+    >>> with PreemptionWatch(MPI.COMM_SELF) as watch:
+    ...     print(watch.after_step())
+    ...     os.kill(os.getpid(), signal.SIGTERM)
+    ...     print(watch.now())
+    False
+    True
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -56,7 +71,7 @@ class PreemptionWatch:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def after_step(self) -> bool:
-        """Whether all ranks leave after this step; collective, and equal on all ranks."""
+        """Return whether all ranks stop after this step; collective, and equal on all ranks."""
         if self._comm.size == 1:
             return self._signalled
         if self._round_ended():
@@ -66,7 +81,7 @@ class PreemptionWatch:
         return False
 
     def now(self) -> bool:
-        """The same without delay, by a reduction that all ranks wait for."""
+        """Return whether a rank has received a signal, by a blocking reduction; collective."""
         known = self._round_ended()
         return bool(self._comm.allreduce(known or self._signalled, op=MPI.LOR))
 

@@ -33,23 +33,40 @@ from prdp_hpc.errors import InputError
 class ProcessMesh:
     """MPI ranks arranged as `replicas × grid_ranks`.
 
-    The ranks of one replica share one grid (each holds a part of every field and the same samples);
-    the replicas hold the same network and different samples. Rank `r` of `world` is grid rank `r %
-    grid_ranks` of replica `r // grid_ranks`; `world` numbers the ranks so that the grid ranks of a
-    replica are on one node where that is possible (`topology`), which changes nothing where the
-    launcher places them node by node.
+    The ranks of one replica share one grid: each has a part of every field, for the same samples.
+    The replicas have the same network and different samples. Rank `r` of `world` is grid rank `r %
+    grid_ranks` of replica `r // grid_ranks`. `world` numbers the ranks so that the grid ranks of a
+    replica are on one node if possible; the numbers are unchanged if the launcher places ranks node
+    by node. Use `from_world` to make one.
 
-    Attributes
+    Parameters
     ----------
-    world : all ranks.
-    grid_comm : the ranks of this replica; PETSc works on it.
-    replica_comm : the ranks of all replicas that hold the same part of the grid.
-    replica_group : the same ranks for `torch.distributed` (what DDP reduces over); None with one
-        replica.
-    grid_group : the ranks of this replica for `torch.distributed`, where halos travel between GPUs
-        by NCCL; else None.
-    device : where this rank's network lives; a GPU of this node if there is one.
-    locations : the node of every rank of `world`, and what it may use there.
+    world : mpi4py.MPI.Comm
+        All ranks.
+    grid_comm : mpi4py.MPI.Comm
+        The ranks of this replica, for PETSc.
+    replica_comm : mpi4py.MPI.Comm
+        The ranks of all replicas that have the same part of the grid.
+    replica_group : torch.distributed.ProcessGroup or None
+        The same ranks for `torch.distributed` (DDP reduces over them); None with one replica.
+    grid_group : torch.distributed.ProcessGroup or None
+        The ranks of this replica for `torch.distributed`, if halos between GPUs use NCCL.
+    device : torch.device
+        The device of this rank's network: a GPU of this node if there is one.
+    locations : tuple of RankLocation
+        The node of every rank of `world`, with the cores and GPUs that it may use.
+    _opened : tuple of torch.distributed.ProcessGroup
+        The groups that `close` destroys.
+
+    Examples
+    --------
+    >>> from prdp_hpc import ProcessMesh
+    >>> mesh = ProcessMesh.from_world(grid_ranks=1)
+    >>> mesh.replicas, mesh.grid_ranks, mesh.is_root
+    (1, 1, True)
+    >>> mesh.mean(2.5)
+    2.5
+    >>> mesh.close()
     """
 
     world: MPI.Comm
@@ -63,23 +80,33 @@ class ProcessMesh:
 
     @classmethod
     def from_world(cls, grid_ranks: int = 1, comm: MPI.Comm | None = None) -> ProcessMesh:
-        """Split `comm` (default: all ranks that mpirun, srun or torchrun started) and start
-        `torch.distributed` on it.
+        """Make the mesh of all ranks and start `torch.distributed` on it; collective.
 
-        The grid ranks of a replica are on one node where that is possible, whatever the launcher's
-        placement. Each rank gets its share of the node's cores as torch threads, at most
-        SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU of the node if it has any; a
-        warning says where ranks have to share one. torch.distributed uses NCCL where each rank has
-        a GPU of its own, else gloo, through an address of rank 0 that all nodes reach. A process
-        group that was started before is used as it is; its ranks must be numbered as those of
-        `world`.
+        The grid ranks of a replica are on one node if possible, for any placement by the launcher.
+        Each rank gets an equal share of the node's cores as torch threads, at most
+        SLURM_CPUS_PER_TASK, unless OMP_NUM_THREADS is set, and a GPU of the node if there is one; a
+        warning is issued if ranks share a GPU. torch.distributed uses NCCL if each rank has a GPU
+        for itself, else gloo, through an address of rank 0 that all nodes can reach. A process
+        group that was started before is used; its ranks must have the numbers of `world`.
+
+        Parameters
+        ----------
+        grid_ranks : int, default 1
+            Ranks per replica; it must divide the number of ranks.
+        comm : mpi4py.MPI.Comm, optional
+            The ranks to split. Default: all ranks that mpirun, srun or torchrun started.
+
+        Returns
+        -------
+        ProcessMesh
+            The mesh.
 
         Raises
         ------
-        ValueError
+        InputError
             On all ranks: if the number of ranks is not a multiple of `grid_ranks`, if the launcher
-            started processes that MPI does not know, if only some nodes have GPUs, if the nodes
-            cannot reach each other, or if torch.distributed runs already with other ranks.
+            started processes that are not in MPI's world, if only some nodes have GPUs, if the
+            nodes cannot reach each other, or if torch.distributed already runs with other ranks.
         """
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
@@ -117,47 +144,83 @@ class ProcessMesh:
 
     @property
     def grid_ranks(self) -> int:
-        """Ranks that share one grid."""
+        """Number of ranks that share one grid."""
         return int(self.grid_comm.size)
 
     @property
     def replicas(self) -> int:
-        """Copies of the network that see different samples."""
+        """Number of copies of the network, each with different samples."""
         return int(self.replica_comm.size)
 
     @property
     def replica(self) -> int:
-        """Which replica this rank belongs to, from 0."""
+        """The replica of this rank, from 0."""
         return int(self.replica_comm.rank)
 
     @property
     def is_root(self) -> bool:
-        """True on the one rank that writes files and prints."""
+        """Whether this is rank 0 of `world`, the only one that writes files and prints."""
         return bool(self.world.rank == 0)
 
     def data_parallel(
         self, network: nn.Module, grid: Fields | None = None, autocast: torch.dtype | None = None
     ) -> DataParallel:
-        """A network that trains on all ranks of the mesh; collective.
+        """Wrap a network for training on all ranks of the mesh; collective.
 
-        `grid` is where its fields are divided; without one the network gets what it is given. Its
-        parameters must be the same on all ranks, on `device`. `autocast`: the type that its layers
-        run in, where it is another one. See `DataParallel` for the weight of each rank's loss.
+        Its parameters must be equal on all ranks, on `device`. See `DataParallel` for the weight of
+        each rank's loss.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            The network.
+        grid : Grid, optional
+            The grid by which the network's fields are divided. Default: inputs are passed
+            unchanged.
+        autocast : torch.dtype, optional
+            The type of the network's layers, if it differs from that of the parameters.
+
+        Returns
+        -------
+        DataParallel
+            The wrapped network.
         """
         parts = on_parts(network)
         weight, group = (self.world.size, None) if parts else (self.replicas, self.replica_group)
         return DataParallel(network, self.device, weight, group, grid, autocast)
 
     def sum(self, value: float | torch.Tensor) -> float:
-        """The sum of a number over all ranks; collective."""
+        """Return the sum of a number over all ranks; collective.
+
+        Parameters
+        ----------
+        value : float or Tensor
+            This rank's number; a tensor has the shape `()`.
+
+        Returns
+        -------
+        float
+            The sum, equal on all ranks.
+        """
         return float(self.world.allreduce(_number(value), op=MPI.SUM))
 
     def mean(self, value: float | torch.Tensor) -> float:
-        """The mean of a number over all ranks; collective."""
+        """Return the mean of a number over all ranks; collective.
+
+        Parameters
+        ----------
+        value : float or Tensor
+            This rank's number; a tensor has the shape `()`.
+
+        Returns
+        -------
+        float
+            The mean, equal on all ranks.
+        """
         return self.sum(value) / float(self.world.size)
 
     def close(self) -> None:
-        """Free the communicators, and what was opened of `torch.distributed`; collective."""
+        """Free the communicators and the groups of `torch.distributed`; collective."""
         for group in self._opened:
             # Closing the group of all ranks has closed those made of it.
             if dist.is_initialized():

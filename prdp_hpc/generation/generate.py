@@ -1,4 +1,4 @@
-"""Trajectories made by the product's own converged solver."""
+"""Generation of trajectories with the converged solver of this package."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from prdp_hpc.physics.stepper import (
 )
 
 SAMPLES_AT_ONCE = 25
-"""Trajectories solved together, so that memory does not grow with their number."""
+"""Number of trajectories that are computed together, which bounds the memory."""
 
 
 def generated_path(config: SupervisedConfig) -> Path:
-    """Where the generated data of a config lie; the name carries everything that shapes them."""
+    """The path of the generated data of a config, with a hash of everything that affects them."""
     pde = components(config)["physics.pde"]
-    # Without a test group the name is what it was before there were any.
+    # Without a test group the hash is the one of versions that did not have this group.
     without = {"file", "format"} if config.data.test else {"file", "format", "test"}
     code = pde.record().get("sha256")
     shape = {
@@ -51,14 +51,14 @@ def generated_path(config: SupervisedConfig) -> Path:
 
 
 def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
-    """Solve `train` and `validation` trajectories from random initial states and write them to
-    `path`; collective.
+    """Compute the trajectories of a config from random initial states and write them to `path`;
+    collective.
 
-    The initial states come from `data.seed` (see `initial_states`); each step is the config's own,
-    by the PDE's reference solver. With `data.reference_factor` above 1 the trajectories are solved
-    on a finer grid, of whose points those of `grid` are kept. The result does not depend on the
-    number of ranks (to the solver's tolerance). Each rank writes its own part (see
-    `TrajectoryWriter`).
+    The initial states depend on `data.seed` (see `initial_states`). Each time step is that of the
+    config, with the reference solver of the PDE. With `data.reference_factor` above 1 the
+    trajectories are computed on a finer grid and restricted to the points of `grid`. The result
+    does not depend on the number of ranks (up to the tolerance of the solver). Each rank writes its
+    part (see `TrajectoryWriter`).
     """
     fine, kept = reference_grid(grid, _factor(config))
     local, part = kept_part(fine, kept)
@@ -66,7 +66,7 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     keys = own_keys(config.physics)
     stepper = made_stepper(kind, config.physics, keys, fine, reference_solver(kind))
     generator = np.random.default_rng(config.data.seed)
-    # In this order: the samples of one group do not depend on the number of those after it.
+    # In this order, so that the samples of a group do not depend on the sizes of later groups.
     counts = {"train": config.data.train, "validation": config.data.validation}
     counts |= {TEST: config.data.test} if config.data.test else {}
     shapes = {
@@ -82,11 +82,10 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
-    """A grid `factor` times as fine on the same domain and ranks, and which of its points are those
-    of `grid`.
+    """A grid `factor` times as fine on the same domain and ranks, and an index of the last axes
+    that selects the points of `grid`.
 
-    Neumann axes have no such points: their factor must be 1. The second result is an index of the
-    last axes.
+    Fine Neumann axes do not contain the points of coarse ones, so their factor must be 1.
     """
     if factor == 1:
         return grid, ...
@@ -100,10 +99,8 @@ def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
 
 
 def kept_part(fine: Grid, kept: Any) -> tuple[Any, list[slice]]:
-    """Of the points of `reference_grid` that are kept, those of this rank.
-
-    Two indices: into this rank's part of the fine grid, and what that is of the grid whose points
-    are kept.
+    """The kept points of `reference_grid` on this rank, as two indices: into this rank's part of
+    the fine grid, and into the coarse grid.
     """
     if kept is ...:
         return ..., list(fine.local_slices)
@@ -122,8 +119,8 @@ def _factor(config: SupervisedConfig) -> int:
 
 
 def _trajectories(kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> NDArray[np.float32]:
-    """From this rank's initial states `(samples, C, *local_shape)` to `(samples, steps + 1, C,
-    *kept points)`, its part.
+    """Compute this rank's part of trajectories, `(samples, steps + 1, C, *kept points)`, from its
+    part of the initial states, `(samples, C, *local_shape)`.
     """
     states = [initial]
     with torch.no_grad():

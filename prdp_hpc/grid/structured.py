@@ -35,37 +35,70 @@ from prdp_hpc.petsc import PETSc
 
 
 class Grid:
-    """A 1-D, 2-D or 3-D grid of equal cells, divided among the ranks of `comm` by a PETSc DMDA.
+    """A structured grid in 1, 2 or 3 dimensions, divided among MPI ranks by a PETSc DMDA.
+
+    Fields are torch tensors `(B, C, *local_shape)` with this rank's points. With spacing `h`, the
+    points of an axis of length `L` with n points are
+
+    - dirichlet: `x_i = (i + 1) h`, `h = L / (n + 1)`: interior points only; the value at both ends
+      is 0;
+    - neumann: `x_i = (i + 1/2) h`, `h = L / n`: cell centres, without flux through both ends;
+    - periodic: `x_i = i h`, `h = L / n`.
+
+    A PDE may set other conditions on the sides of the first two, see `prdp_hpc.physics.boundaries`.
 
     Parameters
     ----------
-    shape : points per axis, in torch's order (the last axis is contiguous).
-    boundary : "dirichlet", "neumann" or "periodic", one for all axes or one per axis. With spacing
-        `h`, the points of an axis of length `L` are
+    shape : sequence of int
+        Points per axis, in torch's order (the last axis is contiguous).
+    boundary : str or sequence of str, default "dirichlet"
+        "dirichlet", "neumann" or "periodic", one for all axes or one per axis.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the grid. Default: all ranks.
+    length : float or sequence of float, default 1.0
+        Length of the domain, one for all axes or one per axis, in the user's unit of length.
+    group : torch.distributed.ProcessGroup, optional
+        The same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL).
+        Default: through MPI.
+    ownership_ranges : sequence of sequence of int, optional
+        The division of the grid: per axis the points of each part, e.g. `[[3, 5], [8]]` for 8 × 8
+        points on 2 ranks. Default: PETSc's even division.
 
-        - dirichlet: `x_i = (i + 1) h`, `h = L / (n + 1)`: inner points only, the value on both ends
-          is 0;
-        - neumann: `x_i = (i + 1/2) h`, `h = L / n`: cell centres, no flux through both ends;
-        - periodic: `x_i = i h`, `h = L / n`.
-
-        A PDE may have other conditions on the sides of the first two, see
-        `prdp_hpc.physics.boundaries`.
-    comm : the ranks that share the grid; default: all.
-    length : length of the domain, one for all axes or one per axis; default 1.
-    group : the same ranks in torch.distributed, through which fields on GPUs are exchanged (NCCL);
-        default: through MPI.
-    ownership_ranges : how the grid is divided: for each axis the points of each part, as
-        `[[3, 5], [8]]` for 8 × 8 points on 2 ranks; default: PETSc's even division.
+    Attributes
+    ----------
+    local_shape : tuple of int
+        Points of this rank per axis.
+    local_slices : tuple of slice
+        This rank's part of the whole field.
+    n_local : int
+        Number of points of this rank.
+    spacing : tuple of float
+        Spacing per axis.
+    partition : Partition
+        The division, for networks.
+    numbering : ndarray
+        PETSc's global numbers of this rank's points with one halo layer, −1 beyond a boundary;
+        shape `local_shape + 2` per axis.
 
     Raises
     ------
-    ValueError
-        For an impossible shape, boundary or length, for ranks that disagree, and when there are
-        more ranks than the grid can be divided among.
+    InputError
+        For an invalid shape, boundary or length, for ranks that disagree, and for more ranks than
+        the grid can be divided among.
 
     Notes
     -----
     PETSc manual page: DMDACreate.
+
+    Examples
+    --------
+    >>> from prdp_hpc import Grid
+    >>> grid = Grid((4, 3), boundary=["neumann", "periodic"], length=[2.0, 3.0])
+    >>> grid.spacing
+    (0.5, 1.0)
+    >>> y, x = grid.coordinates()
+    >>> y[:, 0]
+    tensor([0.2500, 0.7500, 1.2500, 1.7500], dtype=torch.float64)
     """
 
     def __init__(
@@ -110,31 +143,42 @@ class Grid:
         length: float | Sequence[float] = 1.0,
         group: dist.ProcessGroup | None = None,
     ) -> Grid:
-        """The grid of a petsc4py DMDA that the user made, divided among its ranks as it is.
+        """Make the grid of a petsc4py DMDA, with its division among ranks.
 
-        Sizes, periodic axes, process grid and ownership ranges are those of the DMDA, so that its
-        global vectors are this rank's parts of fields: `vec.getArray().reshape(grid.local_shape)`.
-        Its stencil does not matter: halos are as wide as `halo` is asked for. Axes are in torch's
+        Sizes, periodic axes, process grid and ownership ranges are those of the DMDA, so its global
+        vectors are this rank's parts of fields: `vec.getArray().reshape(grid.local_shape)`. Its
+        stencil width has no effect, because each `halo` has its own width. Axes are in torch's
         order, the reverse of PETSc's.
 
         Parameters
         ----------
-        dm : a DMDA in 1, 2 or 3 dimensions with one number per point.
-        boundary : the kind of the axes that are not periodic, which a DMDA does not have; or of all
-            axes, where each that is periodic must be called so.
-        length, group : as for `Grid`.
+        dm : petsc4py.PETSc.DMDA
+            A DMDA in 1, 2 or 3 dimensions with one number per point.
+        boundary : str or sequence of str, default "dirichlet"
+            The boundary of the axes that are not periodic in the DMDA; or of all axes, with
+            "periodic" for each periodic one.
+        length : float or sequence of float, default 1.0
+            As for `Grid`.
+        group : torch.distributed.ProcessGroup, optional
+            As for `Grid`.
+
+        Returns
+        -------
+        Grid
+            The grid.
 
         Raises
         ------
-        ValueError
-            For another kind of DM, several numbers per point, or a boundary that does not fit.
+        InputError
+            For another kind of DM, several numbers per point, or a boundary that does not match.
 
-        Example
-        -------
-        ::
-
-            dm = PETSc.DMDA().create([64, 32], dof=1, stencil_width=1)
-            grid = Grid.from_dm(dm, boundary="neumann")  # of shape (32, 64)
+        Examples
+        --------
+        >>> from prdp_hpc import Grid
+        >>> from prdp_hpc.petsc import PETSc
+        >>> dm = PETSc.DMDA().create([64, 32], dof=1, stencil_width=1)
+        >>> Grid.from_dm(dm, boundary="neumann").shape
+        (32, 64)
         """
         layout = layout_of(dm, boundary)
         return cls(
@@ -168,7 +212,7 @@ class Grid:
 
     @property
     def size(self) -> int:
-        """Points of the whole grid."""
+        """Number of points of the whole grid."""
         return math.prod(self.shape)
 
     @property
@@ -177,38 +221,99 @@ class Grid:
         return "dirichlet" not in self.boundary
 
     def axis_points(self, axis: int) -> NDArray[np.float64]:
-        """Coordinates of all points of one axis, shape `(shape[axis],)`."""
+        """Return the coordinates of all points of one axis.
+
+        Parameters
+        ----------
+        axis : int
+            The axis, from 0.
+
+        Returns
+        -------
+        ndarray
+            Coordinates, float64, shape `(shape[axis],)`.
+        """
         offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[self.boundary[axis]]
         return (np.arange(self.shape[axis], dtype=np.float64) + offset) * self.spacing[axis]
 
     def coordinates(self) -> tuple[Tensor, ...]:
-        """Coordinates of this rank's points: one float64 tensor per axis, each of `local_shape`."""
+        """Return the coordinates of this rank's points.
+
+        Returns
+        -------
+        tuple of Tensor
+            One float64 tensor per axis, each of shape `local_shape`.
+        """
         axes = [
             torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)
         ]
         return tuple(torch.meshgrid(*axes, indexing="ij"))
 
     def face_shape(self, axis: int, end: End) -> tuple[int, ...]:
-        """The shape of this rank's part of a side, the end "low" or "high" of an axis:
-        `local_shape` with 1 along `axis`, or 0 where this rank does not touch the side.
+        """Return the shape of this rank's part of a side.
+
+        Parameters
+        ----------
+        axis : int
+            The axis, from 0.
+        end : {"low", "high"}
+            The end of the axis.
+
+        Returns
+        -------
+        tuple of int
+            `local_shape` with 1 along `axis`, or 0 if this rank does not touch the side.
         """
         return face_shape(self, axis, end)
 
     def face_coordinates(self, axis: int, end: End) -> tuple[Tensor, ...]:
-        """Coordinates of this rank's points of a side, one float64 tensor of `face_shape` per
-        axis.
+        """Return the coordinates of this rank's points of a side.
+
+        Parameters
+        ----------
+        axis : int
+            The axis, from 0.
+        end : {"low", "high"}
+            The end of the axis.
+
+        Returns
+        -------
+        tuple of Tensor
+            One float64 tensor per axis, each of shape `face_shape(axis, end)`.
         """
         return face_coordinates(self, axis, end)
 
     def scatter(self, whole: Tensor) -> Tensor:
-        """This rank's part `(..., *local_shape)` of a whole field `(..., *shape)` that is
-        replicated on the ranks.
+        """Return this rank's part of a whole field that is replicated on the ranks.
 
-        Differentiable: in the backward pass each rank gets the gradient of the whole field,
-        gathered from all parts, so whatever the ranks compute alike from whole fields (a network)
-        needs no further reduction. The backward pass is collective, and the gradient must be asked
-        for on all ranks or none. A field of a wrong shape raises on its own rank, since this call
-        does not communicate.
+        Differentiable: in the backward pass each rank receives the gradient of the whole field,
+        gathered from all parts, so replicated computations on whole fields (a network) need no
+        further reduction. The backward pass is collective, and the gradient must be needed on all
+        ranks or none.
+
+        Parameters
+        ----------
+        whole : Tensor
+            The field, shape `(..., *shape)`.
+
+        Returns
+        -------
+        Tensor
+            This rank's part, shape `(..., *local_shape)`.
+
+        Raises
+        ------
+        InputError
+            For another shape, on this rank only, because the forward pass does not communicate.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from prdp_hpc import Grid
+        >>> grid = Grid((8,))
+        >>> field = torch.ones(1, 1, 8)
+        >>> torch.equal(grid.gather(grid.scatter(field)), field)
+        True
         """
         if tuple(whole.shape[-self.dim :]) != self.shape:
             raise InputError(
@@ -220,12 +325,25 @@ class Grid:
         return self._whole_of_parts.transposed(whole)
 
     def gather(self, local: Tensor) -> Tensor:
-        """The whole field `(..., *shape)` on every rank, from each rank's part `(...,
-        *local_shape)`; collective.
+        """Return the whole field on every rank, from each rank's part; collective.
 
-        Differentiable, as the counterpart of `scatter`: every rank must use the whole field alike;
-        the backward pass takes each rank's part of the gradient. Raises ValueError on all ranks if
-        one has a field of a wrong shape.
+        Differentiable, the counterpart of `scatter`: the whole field must be used in the same way
+        on every rank; the backward pass returns each rank's part of the gradient.
+
+        Parameters
+        ----------
+        local : Tensor
+            This rank's part, shape `(..., *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            The whole field, shape `(..., *shape)`.
+
+        Raises
+        ------
+        InputError
+            On all ranks, if one rank has a field of another shape.
         """
         # Together: beside the exchange of whole fields this reduction of one number is nothing.
         raise_together(self.comm, self._wrong_local(local))
@@ -234,12 +352,35 @@ class Grid:
         return self._whole_of_parts(local)
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
-        """This rank's part with `width` neighbour points on each side of each axis.
+        """Return this rank's part with `width` neighbour points on each side of each axis.
 
-        From `(..., *local_shape)` to `(..., *(n + 2 width))`; corners included; beyond a boundary
-        that is not periodic the values are 0. Differentiable: the adjoint adds ghost contributions
-        to their owners. Collective. Raises ValueError on all ranks if a part of the grid is
-        narrower than the halo taken from it.
+        Corners are included. Beyond a boundary that is not periodic the values are 0.
+        Differentiable: the adjoint is the reverse halo exchange, which adds ghost contributions to
+        their owners. Collective.
+
+        Parameters
+        ----------
+        local : Tensor
+            This rank's part, shape `(..., *local_shape)`.
+        width : int, default 1
+            Number of neighbour points.
+
+        Returns
+        -------
+        Tensor
+            The part with its halo, shape `(..., *(n + 2 width))` for the sizes n of `local_shape`.
+
+        Raises
+        ------
+        InputError
+            On all ranks, if a part of the grid is narrower than the halo.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from prdp_hpc import Grid
+        >>> Grid((3,), boundary="periodic").halo(torch.tensor([[[1.0, 2.0, 3.0]]]))
+        tensor([[[3., 1., 2., 3., 1.]]])
         """
         wrong = self._wrong_local(local)
         if wrong is not None:
@@ -251,8 +392,17 @@ class Grid:
         return self._halos[width](local)
 
     def replicated(self, parameter: Tensor) -> Tensor:
-        """A parameter that is replicated on the ranks of the grid; its gradient is summed over the
-        ranks.
+        """Return a replicated parameter whose gradient is summed over the ranks of the grid.
+
+        Parameters
+        ----------
+        parameter : Tensor
+            A tensor that is equal on all ranks, of any shape.
+
+        Returns
+        -------
+        Tensor
+            The same numbers, of the same shape.
         """
         if self.comm.size == 1 or not parameter.requires_grad:
             return parameter
@@ -287,7 +437,7 @@ class Grid:
 
     @property
     def axes_to_coarsen(self) -> tuple[int, ...]:
-        """The axes with enough points on every rank for half as many."""
+        """The axes that have enough points on every rank for half as many."""
         processes = self.dm.getProcSizes()[::-1]
         return tuple(
             axis
@@ -296,8 +446,19 @@ class Grid:
         )
 
     def coarsen(self, axes: Sequence[int] | None = None) -> Grid | None:
-        """The grid of half as many points along `axes`, by default all, on the same domain and
-        ranks; None when it gets too small.
+        """Return the grid with half the points along some axes, or None if it is too small.
+
+        Domain and ranks are the same.
+
+        Parameters
+        ----------
+        axes : sequence of int, optional
+            The axes to coarsen. Default: all.
+
+        Returns
+        -------
+        Grid or None
+            The coarser grid.
         """
         halved = set(range(self.dim) if axes is None else axes)
         if not halved <= set(self.axes_to_coarsen) or not halved:
@@ -306,11 +467,20 @@ class Grid:
         return Grid(shape, self.boundary, self.comm, self.length)
 
     def interpolation_from(self, coarse: Grid) -> Any:
-        """Multilinear interpolation from `coarse` to this grid as a PETSc matrix (fine rows, coarse
-        columns).
+        """Return the multilinear interpolation from `coarse` to this grid as a PETSc matrix.
 
-        The two grids share the domain; their points need not coincide. Boundary values are 0
-        (Dirichlet), the nearest point's (Neumann) or wrap around (periodic).
+        The two grids share the domain; their points need not coincide. Beyond the boundary the
+        values are 0 (Dirichlet), the nearest point's (Neumann) or periodic.
+
+        Parameters
+        ----------
+        coarse : Grid
+            The coarser grid.
+
+        Returns
+        -------
+        petsc4py.PETSc.Mat
+            The matrix, with the fine grid's points as rows.
         """
         columns: Any = PETSc.IntType(0)
         weights: Any = 1.0

@@ -1,4 +1,4 @@
-"""KSPs that the user made and configured."""
+"""KSPs that the user made and configured, for `Solver.from_ksp`."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _HONOURED = ("ksp_type", "pc_type", "ksp_rtol", "ksp_max_it", "ksp_norm_type")
 
 
 def check_adoptable(ksp: Any) -> None:
-    """Raise a ValueError for a KSP whose settings a `Solver` cannot keep to; not collective."""
+    """Raise a ValueError for a KSP whose settings a `Solver` cannot use; not collective."""
     if not isinstance(ksp, PETSc.KSP) or not ksp.handle:
         raise InputError(f"from_ksp takes a petsc4py KSP, not {type(ksp).__name__}")
     names = {"ksp": ksp.getType(), "pc": ksp.getPC().getType()}
     for what, name in names.items():
         if name is None:
             raise InputError(
-                f"the KSP has no {what} type yet: call its setFromOptions(), or set the type"
+                f"the KSP has no {what} type yet: set the type, or call its setFromOptions()"
             )
         why = unfit(what, name)
         if why is not None:
             raise InputError(f"a KSP with {what}={name!r} cannot be used in a Solver: {why}")
     if ksp.getInitialGuessNonzero() or ksp.getInitialGuessKnoll():
         raise InputError(
-            "the KSP starts from a guess of its own, and a Solver's solves from that of "
+            "the KSP has an initial guess, but a Solver sets it by "
             "Solver.from_ksp(ksp, initial_guess=...): call setInitialGuessNonzero(False)"
         )
     if ksp.getConvergenceTest() is not None:
         raise InputError(
-            "the KSP has a convergence test in Python, and a Solver sets its own for each level: "
+            "the KSP has a convergence test in Python, but a Solver sets the test of each level: "
             "call setConvergenceTest(None)"
         )
     prefix = ksp.getOptionsPrefix() or ""
@@ -67,7 +67,7 @@ def level_of(ksp: Any) -> Refinement:
         return Refinement(max_it=int(max_it))
     if not 0.0 < rtol < 1.0:
         raise InputError(
-            f"the KSP's rtol is {rtol:g}, which is no level: give "
+            f"the KSP's rtol is {rtol:g}, which is not between 0 and 1: give the level as "
             "Solver.from_ksp(ksp, refinement=...)"
         )
     return Refinement(rtol=float(rtol))
@@ -90,7 +90,7 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
     pmat = own if is_other else operator.matrix
     if operator.preconditioner is not None:
         pmat = operator.preconditioning_operator.matrix
-    # Another matrix of the user's own has values that come by another way.
+    # The values of a separate matrix of the user do not come from this operator.
     lag = None if pmat is own else solver.lag_preconditioner
     lagged = create_lagged_matrix(operator, lag, solver.pc)
     if lagged is not None:
@@ -114,7 +114,7 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
         Direction("adjoint", ksp, norm, transposed),
         pmat=pmat,
         preconditioner=ksp.getPC(),
-        # The level is set before each solve, and the norm with it.
+        # The level and its norm are set before each solve.
         can_skip_norm=skips_norm(ksp),
         divtol=tolerances[2],
         max_it=DEFAULT_MAX_IT if counts else int(tolerances[3]),
@@ -135,9 +135,9 @@ def set_up(ksp: Any, operator: Operator) -> None:
     if ksp.getOperators()[0].handle == operator.matrix.handle:
         if operator.matrix.stateGet() == before:
             return
-        # It was written into.
+        # The set-up has overwritten the values that were loaded.
         operator.loaded = LoadedValues()
     raise InputError(
-        "the KSP computes its matrix itself (setComputeOperators), so it would not solve with this "
-        "operator's: make one without"
+        "the KSP computes its matrix itself (setComputeOperators), so it would not use this "
+        "operator's: make a KSP without setComputeOperators"
     )

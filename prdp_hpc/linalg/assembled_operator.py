@@ -1,4 +1,4 @@
-"""Matrices that the user's own code assembles from parameters, with its own derivative."""
+"""Matrices that the user's code assembles from parameters, with the user's derivative."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from prdp_hpc.distributed.collective import raise_together, tell_or_end_job
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.nullspaces import nullspaces_of
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.petsc_matrices import checked_matrix, wrong_layout
 from prdp_hpc.linalg.preconditioner_data import Fields, create_preconditioner_data
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, to_host
+from prdp_hpc.linalg.torch_petsc import Array, in_double, is_real_tensor, to_host
 from prdp_hpc.petsc import PETSc
 
 Assemble = Callable[[Any, Any], None]
@@ -27,56 +28,69 @@ Vjp = Callable[[Any, Any, Any], "Tensor | Array"]
 
 
 class AssembledOperator(Operator):
-    """A PETSc matrix `A(θ)` that the user's own code assembles.
+    """A PETSc matrix `A(θ)` that the user's code assembles from parameters θ.
+
+    The gradient is computed by the user's `vjp`: `∂L/∂θ = −λᵀ (∂A/∂θ) x` with the adjoint solution
+    λ. θ is a real tensor of any shape, or None if nothing depends on parameters. Both functions
+    receive it in double precision on the host, without a gradient. It is treated as this rank's own
+    data: for parameters that are replicated on all ranks, `vjp` must add the contributions of the
+    ranks (`comm.allreduce`), so that every rank returns the whole gradient.
+
+    Gradients of θ are of first order. A second derivative (`create_graph=True`) and forward-mode
+    derivatives with respect to θ raise an `InputError`.
 
     Parameters
     ----------
-    matrix : the user's petsc4py `Mat`, square, with its type, sizes and preallocation; it need not
-        be assembled yet. Its block size, nullspaces and near-nullspace are used. It belongs to this
-        operator from now on: what else is written into it is lost at the next solve.
-    assemble : `assemble(theta, matrix)` puts `A(θ)` into the matrix and assembles it. Collective.
-        Entries that were there before are the user's to clear (`matrix.zeroEntries()`).
-    vjp : `vjp(theta, adjoint, solution)` gives `−λᵀ (∂A/∂θ) x` for the adjoint λ and the solution
-        x, two petsc4py `Vec` with the layout of the matrix that are valid during the call: the
-        loss' gradient through the matrix, a tensor or an array of the shape of θ. Collective if it
-        communicates; called for one right-hand side after the other, and the results are added.
-        None: no gradient of θ is offered.
-    symmetric, grid : as for `SparseOperator`.
-    coordinates, fields, preconditioner : as for `SparseOperator`.
-
-    Solved by `solve(operator, theta, b, solver)`. θ is a real tensor of any shape, or None if
-    nothing depends on parameters; both functions receive it in double precision on the host,
-    without a gradient. It is taken to be this rank's own: for parameters that every rank holds,
-    `vjp` must add up what the ranks contribute (`comm.allreduce`), so that every rank gives the
-    whole gradient.
-
-    Gradients of θ are of first order. A second derivative (`create_graph=True`) raises an
-    `InputError`, as do forward-mode derivatives with respect to θ.
+    matrix : petsc4py.PETSc.Mat
+        A square matrix with its type, sizes and preallocation; it need not be assembled yet. Its
+        block size, nullspaces and near-nullspace are used. It belongs to this operator afterwards:
+        other entries that are written into it are lost at the next solve.
+    assemble : callable
+        `assemble(theta, matrix)` puts `A(θ)` into the matrix and assembles it; collective. It must
+        clear earlier entries itself (`matrix.zeroEntries()`).
+    vjp : callable, optional
+        `vjp(theta, adjoint, solution)` returns `−λᵀ (∂A/∂θ) x`, a tensor or an array of the shape
+        of θ. λ and x are petsc4py `Vec` with the layout of the matrix, valid during the call. It is
+        called once per right-hand side, and the results are added; collective if it communicates.
+        Default: θ has no gradient.
+    symmetric : bool, default False
+        As for `SparseOperator`.
+    grid : Grid, optional
+        As for `SparseOperator`.
+    coordinates : array_like, optional
+        As for `SparseOperator`, shape `(n_local / block_size, dim)`.
+    fields : dict, optional
+        As for `SparseOperator`.
+    preconditioner : tuple, optional
+        As for `SparseOperator`.
 
     Raises
     ------
-    ValueError
-        On all ranks: for a matrix that is not square or divided unlike its columns, or as
-        `SparseOperator`; at a solve for θ with NaN. An exception in one of the functions comes out
-        of `solve` or `backward` as it is.
+    InputError
+        On all ranks: for a matrix that is not square or whose rows and columns are divided
+        differently, and as for `SparseOperator`; in a solve, for θ with NaN. An exception in one of
+        the functions is raised unchanged by `solve` or `backward`.
 
-    Example
-    -------
-    A diagonal `θ` plus the identity::
+    Examples
+    --------
+    A diagonal matrix θ plus the identity:
 
-        def assemble(theta, matrix):
-            start, end = matrix.getOwnershipRange()
-            for i in range(start, end):
-                matrix.setValue(i, i, 1.0 + float(theta[i - start]))
-            matrix.assemble()
-
-        def vjp(theta, adjoint, solution):
-            return -adjoint.getArray() * solution.getArray()
-
-        matrix = PETSc.Mat().createAIJ(8)
-        operator = AssembledOperator(matrix, assemble, vjp, symmetric=True)
-        theta = torch.ones(operator.n_local, dtype=torch.float64, requires_grad=True)
-        solve(operator, theta, torch.ones_like(theta), Solver("cg", "jacobi")).sum().backward()
+    >>> import torch
+    >>> from prdp_hpc import AssembledOperator, Solver, solve
+    >>> from prdp_hpc.petsc import PETSc
+    >>> def assemble(theta, matrix):
+    ...     start, end = matrix.getOwnershipRange()
+    ...     for i in range(start, end):
+    ...         matrix.setValue(i, i, 1.0 + float(theta[i - start]))
+    ...     matrix.assemble()
+    >>> def vjp(theta, adjoint, solution):
+    ...     return -adjoint.getArray() * solution.getArray()
+    >>> operator = AssembledOperator(PETSc.Mat().createAIJ(2), assemble, vjp, symmetric=True)
+    >>> theta = torch.tensor([1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    >>> x = solve(operator, theta, torch.ones(2).double(), Solver("cg", "jacobi"))
+    >>> x.sum().backward()
+    >>> theta.grad
+    tensor([-0.2500, -0.0625], dtype=torch.float64)
     """
 
     is_read_by_derivatives = True
@@ -105,8 +119,9 @@ class AssembledOperator(Operator):
         self.preconditioner = preconditioner
 
     def check_form(self, values: Any) -> Exception | None:
-        """A ValueError for parameters that are neither None nor a real tensor, or need a gradient
-        that `vjp` is missing for.
+        """Return an InputError for invalid parameters, else None.
+
+        Valid are None and real tensors; a tensor that requires a gradient needs `vjp`.
         """
         if values is None:
             return None
@@ -123,7 +138,7 @@ class AssembledOperator(Operator):
         return None
 
     def check_numbers(self, host: Array | None) -> Exception | None:
-        """A ValueError for parameters that are not finite."""
+        """Return an InputError for parameters that are not finite, else None."""
         if host is not None and has_bad_numbers(host):
             return InputError(
                 "the operator's parameters hold NaN or infinity: look at what produced them"
@@ -131,7 +146,7 @@ class AssembledOperator(Operator):
         return None
 
     def differs(self, values: Tensor | Array | None) -> bool:
-        """Also where something else was written into the matrix since."""
+        """Return whether the parameters differ, or other entries were written into the matrix."""
         return self._was_written_to() or super().differs(values)
 
     def holds(self, load: Any) -> bool:
@@ -143,30 +158,33 @@ class AssembledOperator(Operator):
 
     def _put(self, host: Array | None) -> None:
         theta = None if host is None else torch.from_numpy(host.copy())
-        # Until it is done: an exception leaves some of other numbers behind.
+        # Invalid until `assemble` returns: after an exception some entries may be new.
         self._loaded_state = -1
         _collective_call(self, lambda: self.assemble(theta, self.matrix))
         self.matrix.assemble()
-        # Entries may have been written past PETSc, into the arrays of the matrix.
+        # Entries may have been written directly into the arrays of the matrix, without PETSc.
         self.matrix.stateIncrease()
         self._loaded_state = self.matrix.stateGet()
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`−∂(λᵀ A(θ) x)/∂θ` by the user's `vjp`, summed over the batch; of first order only."""
+        """Return `−∂(λᵀ A(θ) x)/∂θ` by the user's `vjp`, summed over the batch.
+
+        It is of first order only: a second derivative raises an InputError.
+        """
         if torch.is_grad_enabled() and not any(map(is_transformed, (adjoint, solution))):
             raise _not_offered("second derivatives (create_graph=True)")
         return apply(_UserGradient, in_double(values), adjoint, solution, self)
 
     def gradient_of_rows(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`values_gradient` in plain numbers: λ and x `(B, n_local)`."""
+        """Return `values_gradient` without recording, for λ and x `(B, n_local)`."""
         theta, total = values.detach().clone(), torch.zeros_like(values)
         for left, right in zip(adjoint, solution, strict=True):
             total += _collective_call(self, lambda: self._gradient_of_row(theta, left, right))  # noqa: B023
         return total
 
     def _gradient_of_row(self, theta: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        assert self.vjp is not None, "checked when the values came"
-        # Copies: what the user does to them changes nothing here.
+        assert self.vjp is not None, "checked by check_form"
+        # Copies, so that changes by the user's code have no effect here.
         vectors = [
             PETSc.Vec().createWithArray(np.array(to_host(row)), comm=self.comm)
             for row in (left, right)
@@ -180,35 +198,33 @@ class AssembledOperator(Operator):
         gradient = found.to("cpu", torch.float64)
         if gradient.shape != theta.shape:
             raise InputError(
-                f"vjp of an AssembledOperator must give the shape of the parameters, "
+                f"vjp of an AssembledOperator must return the shape of the parameters, "
                 f"{tuple(theta.shape)}, not {tuple(gradient.shape)}"
             )
         if not torch.isfinite(gradient).all():
-            raise InputError("vjp of an AssembledOperator gave NaN or infinity")
+            raise InputError("vjp of an AssembledOperator returned NaN or infinity")
         return gradient
 
     def tangent_product(
         self, values: Any, tangent: Tensor, x: Tensor, transposed: bool = False
     ) -> Tensor:
-        """Not offered: a ValueError."""
+        """Raise an InputError: forward-mode derivatives are not available."""
         raise _not_offered("forward-mode derivatives")
 
     def diagonal_of(self, values: Any) -> Tensor:
-        """The diagonal of the matrix as it is loaded; a ValueError where its derivative is asked
-        for.
-        """
+        """Return the diagonal of the loaded matrix; its derivative is not available."""
         if isinstance(values, Tensor) and values.requires_grad:
             raise InputError(
                 "differentiation='unrolled' with pc='jacobi' needs the derivative of the diagonal, "
-                "which an AssembledOperator's vjp does not give: use another pc, or "
+                "which an AssembledOperator's vjp does not compute: use another pc, or "
                 "differentiation='implicit'"
             )
         return torch.from_numpy(np.array(self.matrix.getDiagonal().getArray(readonly=True)))
 
 
 def _collective_call(operator: AssembledOperator, call: Callable[[], Any]) -> Any:
-    """Call the user's code, which may communicate; an exception on one rank must not leave the
-    others waiting in it.
+    """Call the user's code, which may communicate; an exception on one rank ends the job if others
+    wait in a collective call of that code.
     """
     try:
         result = call()
@@ -221,13 +237,13 @@ def _collective_call(operator: AssembledOperator, call: Callable[[], Any]) -> An
 
 def _not_offered(what: str) -> InputError:
     return InputError(
-        f"an AssembledOperator does not offer {what} with respect to its parameters: its vjp is a "
+        f"an AssembledOperator has no {what} with respect to its parameters: its vjp is a "
         "first derivative; use SparseOperator.from_petsc and compute the values in torch"
     )
 
 
 class _UserGradient(torch.autograd.Function):
-    """The user's vjp as a function that torch sees, so that a derivative of it raises."""
+    """The user's vjp as a torch function, so that a derivative of it raises an error."""
 
     @staticmethod
     def forward(
@@ -258,8 +274,8 @@ class _UserGradient(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         if in_dims[0] is not None:
             raise InputError(
-                "vmap over the parameters of an AssembledOperator is not offered: call solve once "
-                "for each set"
+                "vmap over the parameters of an AssembledOperator is not available: call solve "
+                "once for each set"
             )
         pairs = [
             [tensor] * info.batch_size if dim is None else tensor.unbind(dim)

@@ -13,9 +13,10 @@ from prdp_hpc.linalg.torch_petsc import is_aij
 
 
 def bad_row(matrix: Any, work: Any, in_set_up: bool) -> str:
-    """A row that makes solves fail, or only set-ups, in words; "" if there is none; collective.
+    """A description of a row that makes solves or set-ups fail, "" if there is none; collective.
 
-    `work` is a vector of the matrix that is overwritten.
+    `work` is a vector of the matrix that is overwritten. `in_set_up`: also look for rows that make
+    only set-ups fail.
     """
     if not is_aij(matrix):
         return ""
@@ -23,7 +24,7 @@ def bad_row(matrix: Any, work: Any, in_set_up: bool) -> str:
     end = matrix.getSize()[0]
     kinds = [(zero_row(matrix, work), "is zero, which makes the matrix singular")]
     if in_set_up:
-        kinds.append((zero_diagonal(matrix, work), "has a zero, or nothing, on its diagonal"))
+        kinds.append((zero_diagonal(matrix, work), "has a zero, or no entry, on its diagonal"))
     for own, what in kinds:
         first = comm.allreduce(end if own is None else own, op=MPI.MIN)
         if first < end:
@@ -32,13 +33,13 @@ def bad_row(matrix: Any, work: Any, in_set_up: bool) -> str:
 
 
 def zero_row(matrix: Any, work: Any) -> int | None:
-    """The first of this rank's rows without an entry that is not zero; not collective."""
+    """The first of this rank's rows that has only zeros; not collective."""
     largest = row_maxima(matrix, work)
     return None if largest is None else _first_row(matrix, largest == 0.0)
 
 
 def zero_diagonal(matrix: Any, work: Any) -> int | None:
-    """The first of this rank's rows without a diagonal entry that is not zero; not collective."""
+    """The first of this rank's rows whose diagonal entry is zero or missing; not collective."""
     matrix.getDiagonal(work)
     return _first_row(matrix, work.getArray(readonly=True) == 0.0)
 

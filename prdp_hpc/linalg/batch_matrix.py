@@ -7,37 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import put_values
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 
 class BatchMatrix(Operator):
-    """One of M matrices: a PETSc matrix and its values, and everything else the operator's whose
-    pattern it has.
+    """One of M matrices: a PETSc matrix with values; all other properties are those of the operator
+    whose pattern it shares.
     """
 
     def __init__(self, shared: SparseOperator) -> None:
         super().__init__(shared.comm, shared.symmetric, shared.grid)
-        # The operator owns the pool that owns this: a strong reference back would keep all of them
-        # until Python looks for cycles.
+        # The operator owns the pool that owns this object: a strong reference to the operator would
+        # be a cycle, which is freed only by Python's garbage collection.
         self._shared = weakref.ref(shared)
+        self.memory = shared.memory
         self.matrix = duplicate(shared.matrix)
         self.nullspaces, self.promises_hold = shared.nullspaces, shared.promises_hold
 
     @property
     def shared(self) -> SparseOperator:
-        """The operator whose pattern it has."""
+        """The operator whose pattern this matrix has."""
         shared = self._shared()
-        assert shared is not None, "a matrix of a batch outlived its operator"
+        assert shared is not None, "a matrix of a batch is used after its operator was freed"
         return shared
 
     @property
     def preconditioner(self) -> PreconditioningMatrix | None:
-        """That of the operator."""
+        """The operator's preconditioning matrix."""
         return self.shared.preconditioner
 
     @preconditioner.setter
@@ -52,7 +54,7 @@ class BatchMatrix(Operator):
         """See `SparseOperator`."""
         return self.shared.check_form(values)
 
-    def check_numbers(self, host: Array | None) -> Exception | None:
+    def check_numbers(self, host: Numbers | None) -> Exception | None:
         """See `SparseOperator`."""
         return self.shared.check_numbers(host)
 
@@ -64,8 +66,8 @@ class BatchMatrix(Operator):
         """See `Operator`."""
         self.shared.attach_preconditioner(pc, name)
 
-    def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(self.shared.coo_values(host))
+    def _put(self, host: Numbers | None) -> None:
+        put_values(self.matrix, self.shared.coo_values(host))
 
     def diagonal_of(self, values: Tensor) -> Tensor:
         """See `SparseOperator`."""
@@ -83,8 +85,8 @@ class BatchMatrix(Operator):
 
 
 def duplicate(matrix: Any, copy: bool = False) -> Any:
-    """A matrix of the same pattern, without values unless they are copied; PETSc does not hand its
-    nullspaces on.
+    """A matrix of the same pattern, with values only if `copy` is set, and with the nullspaces,
+    which PETSc does not copy.
     """
     twin = matrix.duplicate(copy=copy)
     for kind in ("NullSpace", "TransposeNullSpace", "NearNullSpace"):

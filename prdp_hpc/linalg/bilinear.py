@@ -15,6 +15,7 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import apply
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.petsc import PETSc
 
 
@@ -27,13 +28,14 @@ class BilinearProducts(ABC):
     Parameters
     ----------
     template : a PETSc vector with the rows' layout.
+    memory : where values and vectors are; default: the host.
 
     Shapes: values `(*L, nnz)`, vectors `(*L, R, n_local)` with the same leading axes L (those of
-    M matrices, or none) and R vectors for each; float64 on the host.
+    M matrices, or none) and R vectors for each; float64 in that memory.
     """
 
-    def __init__(self, template: PETSc.Vec) -> None:
-        self.template = template
+    def __init__(self, template: PETSc.Vec, memory: Memory = HOST) -> None:
+        self.template, self.memory = template, memory
 
     def product(self, values: Tensor, x: Tensor, transposed: bool = False) -> Tensor:
         """`A(values) x`, or `A(values)ᵀ x`, shape of x."""
@@ -45,17 +47,17 @@ class BilinearProducts(ABC):
 
     def diagonal(self, values: Tensor) -> Tensor:
         """The sum of each row's values on the diagonal, whichever rank gave them: `(*L, nnz)` on
-        any device to `(*L, n_local)`, float64 on the host; differentiable.
+        any device to `(*L, n_local)`, float64 in the memory; differentiable.
         """
         where, rows = self._diagonal
         own = values.index_select(-1, where.to(values.device))
-        return LinearMap(rows.scatter_add, rows.gather)(own.to("cpu", torch.float64))
+        return LinearMap(rows.scatter_add, rows.gather)(own.to(self.memory.device, torch.float64))
 
     @cached_property
     def _diagonal(self) -> tuple[Tensor, GhostedIndex]:
         """Which values are on the diagonal, and their rows."""
         where, rows = self.diagonal_entries()
-        return torch.from_numpy(where), GhostedIndex(rows, self.template)
+        return torch.from_numpy(where), GhostedIndex(rows, self.template, self.memory)
 
     @abstractmethod
     def diagonal_entries(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
@@ -107,10 +109,10 @@ class _Product(torch.autograd.Function):
             values, x = (_first(t, d, info) for t, d in zip((values, x), in_dims, strict=False))
             return products.product(values, x, transposed), 0
         assert in_dims[1] is not None
-        # One matrix for all: the batch is more vectors for it.
+        # One matrix is shared by the batch, which is a set of further vectors for it.
         many = x.movedim(in_dims[1], -3)
         result = products.product(values, many.flatten(-3, -2), transposed)
-        # Torch's older batches need their axis to be the first in memory.
+        # Torch's legacy batching needs the batch axis first in memory.
         return result.view(many.shape).movedim(-3, 0).contiguous(), 0
 
 
@@ -152,7 +154,7 @@ class _Pairing(torch.autograd.Function):
 
 
 def _save_factors(ctx: Any, one: Tensor, other: Tensor) -> None:
-    """Keep the factors of something bilinear: each is the derivative in the other."""
+    """Save the factors of a bilinear function: each is the derivative in the other."""
     ctx.save_for_backward(
         one if ctx.needs_input_grad[1] else None, other if ctx.needs_input_grad[0] else None
     )
@@ -170,7 +172,7 @@ def _tangent(
 
 
 def _first(tensor: Tensor, dim: int | None, info: Any) -> Tensor:
-    """A batch with its axis first; what is the same for all is repeated."""
+    """A batch with its axis first; a tensor without batch axis is repeated."""
     if dim is None:
         return tensor.expand(info.batch_size, *tensor.shape)
     return tensor.movedim(dim, 0)

@@ -12,63 +12,75 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import Numbers, as_tensor, has_bad_numbers, on_host
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor, like
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.validation import sizes_of, wrong_form
 from prdp_hpc.petsc import PETSc
 
 
 class ElementOperator(SparseOperator):
-    """The matrix of a finite element method, `A = Σ_e P_eᵀ K_e P_e`, where P_e takes the k numbers
-    of a cell out of a vector. Its values, which come with each solve, are the element matrices K_e.
+    """The matrix of a finite element method, `A = Σ_e P_eᵀ K_e P_e`.
 
-    `solve(operator, K, b, solver)` takes K as `(n_cells, k, k)`, or `(M, n_cells, k, k)` for M
-    matrices, and works as for a `SparseOperator`, to any order of derivatives and with batches of
-    right-hand sides. The gradient is `∂L/∂K_e = −λ_e x_eᵀ` with the adjoint solution λ, cell by
-    cell, so that `∂L/∂p = −Σ_e λ_eᵀ (∂K_e/∂p) x_e` for what the element matrices are computed from.
+    P_e selects the k numbers of cell e from a vector. The values, which are passed to each solve,
+    are the element matrices K_e: `solve(operator, K, b, solver)` takes K as `(n_cells, k, k)`, or
+    `(M, n_cells, k, k)` for M matrices, and works as for a `SparseOperator`, to any order of
+    derivatives and with batches of right-hand sides. The gradient is `∂L/∂K_e = −λ_e x_eᵀ` with the
+    adjoint solution λ, cell by cell, so `∂L/∂p = −Σ_e λ_eᵀ (∂K_e/∂p) x_e` for parameters p of the
+    element matrices.
 
-    Rows of constrained dofs become those of the identity, their columns are 0 in the other rows,
-    and so the matrix stays symmetric if the K_e are:
+    Rows of constrained dofs become those of the identity, and their columns are 0 in the other
+    rows, so the matrix stays symmetric if the K_e are:
 
         ⎡ A_ff  0 ⎤ ⎡ x_f ⎤   ⎡ b_f ⎤
         ⎣  0    I ⎦ ⎣ x_c ⎦ = ⎣ b_c ⎦
 
-    Hence x is what b holds at constrained dofs, and does not act on the others. A load vector
-    must be 0 there for homogeneous conditions; `right_hand_side` makes b of a load and of
-    prescribed values that are not 0.
+    Hence x equals b at constrained dofs, which do not affect the others. A load vector must be 0
+    there for homogeneous conditions; `right_hand_side` computes b from a load and from non-zero
+    prescribed values.
 
     Parameters
     ----------
-    cells : global dof numbers of this rank's cells, `(n_cells, k)`; each cell is on one rank, and
-        may touch dofs of other ranks. Without cells: an array of shape `(0, k)`.
-    n : number of dofs. Their rows are divided among the ranks in contiguous ranges, see
-        `row_range`; what is close in the mesh should have close numbers.
-    comm : the ranks that share the matrix; default: all.
-    dirichlet : global numbers of constrained dofs. Each may be given by any rank, or by several.
-    **options : those of `SparseOperator`: `symmetric`, `n_local`, `nullspace` and so on.
+    cells : array_like of int, shape (n_cells, k)
+        Global dof numbers of this rank's cells. Each cell is on one rank and may touch dofs of
+        other ranks. A rank without cells gives an array of shape `(0, k)`.
+    n : int
+        Number of dofs. Their rows are divided among the ranks in contiguous ranges (`row_range`),
+        so dofs that are close in the mesh should have close numbers.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the matrix. Default: all ranks.
+    dirichlet : array_like of int, optional
+        Global numbers of constrained dofs, shape `(n_constrained,)`. Each may be given by any rank,
+        or by several.
+    **options : Any
+        Keyword arguments of `SparseOperator`: `symmetric`, `n_local`, `nullspace` and others.
 
     Raises
     ------
-    ValueError
-        On all ranks: for cells or dofs of a wrong kind or range, and as `SparseOperator`.
+    InputError
+        On all ranks: for cells or dofs of a wrong kind or range, and as for `SparseOperator`.
 
     Notes
     -----
     PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO. The pattern is set up once; an
-    assembly is one call, and sends what belongs to other ranks.
+    assembly is one call, which sends entries to the ranks that own their rows.
 
-    Example
-    -------
-    A rod of three elements, `−(κ u′)′ = 0`, `u(0) = 0`, `u(1) = 1`::
+    Examples
+    --------
+    A rod of three elements, `−(κ u′)′ = 0`, `u(0) = 0`, `u(1) = 1`:
 
-        cells = [[0, 1], [1, 2], [2, 3]]
-        operator = ElementOperator(cells, 4, MPI.COMM_SELF, dirichlet=[0, 3], symmetric=True)
-        kappa = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
-        K = 3.0 * kappa[:, None, None] * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-        b = operator.right_hand_side(K, torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0]))
-        u = solve(operator, K, b, Solver("cg", "jacobi", Refinement(rtol=1e-10)))
+    >>> import torch
+    >>> from prdp_hpc import ElementOperator, Refinement, Solver, solve
+    >>> cells = [[0, 1], [1, 2], [2, 3]]
+    >>> operator = ElementOperator(cells, 4, dirichlet=[0, 3], symmetric=True)
+    >>> kappa = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
+    >>> K = 3.0 * kappa[:, None, None] * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    >>> b = operator.right_hand_side(K, torch.zeros(4), torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    >>> u = solve(operator, K, b, Solver("cg", "jacobi", Refinement(rtol=1e-10)))
+    >>> u.detach()
+    tensor([0.0000, 0.5714, 0.8571, 1.0000])
     """
 
     def __init__(
@@ -88,77 +100,104 @@ class ElementOperator(SparseOperator):
         self._cells = cells.astype(PETSc.IntType)
         constraints = _Constraints(dofs.astype(PETSc.IntType), n, comm)
         free = ~constraints.hold(self._cells)
-        # What the pattern has of each element matrix; all of it where nothing is constrained.
+        # Which entries of each element matrix are in the pattern; all without constraints.
         kept = (free[:, :, None] & free[:, None, :]).reshape(-1)
-        self._kept = None if kept.all() else kept
-        self._ones = np.ones(len(constraints.given))
+        self._kept_entries = None if kept.all() else np.flatnonzero(kept)
+        self._count, self._free = len(constraints.given), free
+        self._constraints = constraints
         rows, cols = (
             np.append(entry.reshape(-1)[kept], constraints.given)
             for entry in np.broadcast_arrays(self._cells[:, :, None], self._cells[:, None, :])
         )
         super().__init__(rows, cols, (n, n), comm, **options)
-        self._constrained = torch.from_numpy(constraints.hold(np.arange(*self.row_range)))
-        template, mask = self.matrix.createVecLeft(), torch.from_numpy(free.astype(np.float64))
-        self._products = ElementProducts(self._cells, template, mask, mask)
-        # Only through these cells do prescribed values act on other dofs.
+
+    def _place(self) -> None:
+        device = self.memory.device
+        self._kept = None
+        if self._kept_entries is not None:
+            self._kept = torch.from_numpy(self._kept_entries).to(device)
+        self._ones = torch.ones(self._count, dtype=torch.float64, device=device)
+        own = self._constraints.hold(np.arange(*self.row_range))
+        self._constrained = torch.from_numpy(own).to(device)
+        template, free = self.matrix.createVecLeft(), self._free
+        mask = torch.from_numpy(free.astype(np.float64)).to(device)
+        self._products = ElementProducts(self._cells, template, mask, mask, self.memory)
+        # Prescribed values affect other dofs through these cells only.
         border = np.flatnonzero(~free.all(axis=1))
-        inside = mask[border]
-        self._border = torch.from_numpy(border)
-        self._coupling = ElementProducts(self._cells[border], template, inside, 1.0 - inside)
+        self._border = torch.from_numpy(border).to(device)
+        inside = mask[self._border]
+        self._coupling = ElementProducts(
+            self._cells[border], template, inside, 1.0 - inside, self.memory
+        )
 
     def right_hand_side(
         self, values: Tensor, load: Tensor, prescribed: Tensor | float = 0.0
     ) -> Tensor:
-        """The right-hand side with which `solve` gives x the prescribed values: `b_c = g`, `b_f =
-        load_f − A_fc g`.
+        """Return the right-hand side with which `solve` gives x the prescribed values.
 
-        Differentiable to any order with respect to all three; collective.
+        It is `b_c = g`, `b_f = load_f − A_fc g`. Differentiable to any order with respect to all
+        three arguments; collective.
 
         Parameters
         ----------
-        values : element matrices, as for `solve`.
-        load : this rank's part of the load vector, `(n_local,)` or `(B, n_local)`; not read at
+        values : Tensor
+            Element matrices, shape `(n_cells, k, k)` or `(M, n_cells, k, k)`.
+        load : Tensor
+            This rank's part of the load vector, shape `(n_local,)` or `(B, n_local)`; not read at
             constrained dofs.
-        prescribed : g, of the load's shape, or one that broadcasts to it; read at constrained dofs
+        prescribed : Tensor or float, default 0.0
+            The values g, of the load's shape or one that broadcasts to it; read at constrained dofs
             only.
+
+        Returns
+        -------
+        Tensor
+            The right-hand side b, of the load's shape.
 
         Raises
         ------
-        ValueError
+        InputError
             On all ranks, for wrong shapes or types.
         """
+        if isinstance(load, Tensor):
+            own = self.on(load.device)
+            assert isinstance(own, ElementOperator)
+            return own._right_hand_side(values, load, prescribed)
+        return self._right_hand_side(values, load, prescribed)
+
+    def _right_hand_side(self, values: Tensor, load: Tensor, prescribed: Tensor | float) -> Tensor:
+        device = self.memory.device
         matrices = self.as_entries(values)
         self._check_terms(matrices, load, prescribed)
         given, fixed = torch.as_tensor(prescribed, dtype=torch.float64), self._constrained
-        given = torch.where(fixed, given.to("cpu"), 0.0).expand_as(load)
+        given = torch.where(fixed, given.to(device), 0.0).expand_as(load)
         count = len(load) if load.dim() == 2 else 1
         batch = (len(matrices), count // len(matrices)) if matrices.dim() == 2 else (count,)
         vectors = given.reshape(*batch, self.n_local)
         moved = self._coupling.product(self._border_entries(matrices), vectors)
-        free = in_double(load) - moved.reshape(load.shape)
+        free = in_double(load, device) - moved.reshape(load.shape)
         return like(torch.where(fixed, given, free), load)
 
     def _border_entries(self, entries: Tensor) -> Tensor:
-        """Those of the cells that touch constrained dofs, where and how a solve computes."""
+        """The entries of cells with constrained dofs, in double precision on the host."""
         size = self._cells.shape[1] ** 2
         cells = entries.reshape(*entries.shape[:-1], len(self._cells), size)
-        return in_double(cells.index_select(-2, self._border.to(entries.device))).flatten(-2)
+        own = cells.index_select(-2, self._border.to(entries.device))
+        return in_double(own, self.memory.device).flatten(-2)
 
     def _check_terms(self, entries: Any, load: Any, prescribed: Any) -> None:
-        """Raise a ValueError on all ranks for what does not fit, or ranks that disagree."""
+        """Raise an InputError on all ranks for invalid terms, or if ranks disagree."""
         raise_together(self.comm, wrong_form(self, entries, load))
         call_together(self.comm, lambda: _validate_prescribed(prescribed, load))
         _require_equal(self.comm, "matrices and loads", sizes_of(self, entries, load))
 
     @property
     def nnz_local(self) -> int:
-        """Numbers of this rank's element matrices, `n_cells k k`."""
+        """Number of values of this rank's element matrices, `n_cells k k`."""
         return int(self._cells.size * self._cells.shape[1])
 
     def as_entries(self, values: Any) -> Any:
-        """The matrices of the cells one after the other: `(n_cells, k, k)` to `(n_cells k k,)`,
-        and each of a batch likewise.
-        """
+        """Flatten the element matrices: `(n_cells, k, k)` to `(n_cells k k,)`, also in a batch."""
         shape = (*self._cells.shape, self._cells.shape[1])
         is_right = is_real_tensor(values) and values.dim() in (3, 4) and values.shape[-3:] == shape
         return values.flatten(-3) if is_right else values
@@ -175,10 +214,12 @@ class ElementOperator(SparseOperator):
             f"{what}"
         )
 
-    def check_numbers(self, host: Array | None) -> Exception | None:
-        """A ValueError that names the first cell whose matrix is not finite."""
-        if host is not None and has_bad_numbers(host):
-            cell = int(np.argwhere(~np.isfinite(host))[0, -1]) // self._cells.shape[1] ** 2
+    def check_numbers(self, numbers: Numbers | None) -> Exception | None:
+        """Return an InputError that names the first cell whose matrix is not finite, else None."""
+        if numbers is not None and has_bad_numbers(numbers):
+            cell = (
+                int(np.argwhere(~np.isfinite(on_host(numbers)))[0, -1]) // self._cells.shape[1] ** 2
+            )
             return InputError(
                 f"the element matrices hold NaN or infinity, first in cell {cell} of this rank "
                 f"(dofs {self._cells[cell].tolist()}): look at what produced them"
@@ -189,14 +230,19 @@ class ElementOperator(SparseOperator):
         """See `Operator`; 1 at constrained dofs."""
         return torch.where(self._constrained, 1.0, self._products.diagonal(values))
 
-    def coo_values(self, host: Array | None) -> Array | None:
+    def coo_pattern(self) -> tuple[Any, Any, Any, int]:
         """See `SparseOperator`; the last ones are those of constrained rows."""
-        assert host is not None
-        return np.append(host if self._kept is None else host[self._kept], self._ones)
+        return self._rows, self._cols, self._kept_entries, self._count
+
+    def coo_values(self, numbers: Numbers | None) -> Numbers | None:
+        """See `SparseOperator`; the last ones are those of constrained rows."""
+        entries = as_tensor(numbers)
+        kept = entries if self._kept is None else entries.index_select(0, self._kept)
+        return to_memory(torch.cat([kept, self._ones]), self.memory)
 
 
 class _Constraints:
-    """Which dofs are constrained, whichever ranks gave them; collective.
+    """Which dofs are constrained on any rank; collective.
 
     Attributes
     ----------
@@ -218,19 +264,19 @@ class _Constraints:
 
 
 def _require_equal(comm: MPI.Comm, what: str, value: Any) -> None:
-    """Raise a ValueError on all ranks unless all gave the same; collective."""
+    """Raise an InputError on all ranks unless the value is equal on all; collective."""
     if comm.size > 1 and len(given := set(comm.allgather(value))) > 1:
         raise InputError(f"the ranks gave different {what}: {sorted(given)}")
 
 
 def _validate_mesh(cells: Any, dofs: Any, n: int) -> None:
-    """Raise an `InputError` for cells and constrained dofs of this rank that do not fit."""
+    """Raise an `InputError` for invalid cells or constrained dofs of this rank."""
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise InputError(f"n must be the number of dofs, an integer of at least 1, not {n!r}")
     if cells.ndim != 2 or cells.shape[1] == 0:
         raise InputError(
             "cells must have shape (n_cells, k), the dof numbers of each cell of this rank, "
-            f"(0, k) where it has none, not {cells.shape}"
+            f"or (0, k) on a rank without cells, not {cells.shape}"
         )
     if dofs.ndim != 1:
         raise InputError(f"dirichlet must be a list of dof numbers, not of shape {dofs.shape}")
@@ -239,13 +285,13 @@ def _validate_mesh(cells: Any, dofs: Any, n: int) -> None:
             raise InputError(f"{name} must hold integers, the numbers of dofs, not {numbers.dtype}")
         if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
             raise InputError(
-                f"{name} must hold dof numbers in 0 … {n - 1}, but reach from {numbers.min()} to "
-                f"{numbers.max()}"
+                f"{name} must hold dof numbers in 0 … {n - 1}, but has numbers from "
+                f"{numbers.min()} to {numbers.max()}"
             )
 
 
 def _validate_prescribed(prescribed: Any, load: Tensor) -> None:
-    """Raise an `InputError` for values that are not as `right_hand_side` takes them."""
+    """Raise an `InputError` for invalid prescribed values, see `right_hand_side`."""
     shape = prescribed.shape if isinstance(prescribed, Tensor) else ()
     try:
         fits = torch.broadcast_shapes(shape, load.shape) == load.shape

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.memory import HOST, Memory
 
 
 class ElementProducts(BilinearProducts):
@@ -23,6 +24,7 @@ class ElementProducts(BilinearProducts):
     ----------
     cells : global dof numbers of this rank's cells, `(n_cells, k)`.
     template : a PETSc vector with the rows' layout.
+    memory : where values and vectors are; default: the host.
     in_rows, in_cols : which numbers of a cell P_e and Q_e take, `(n_cells, k)` of 1.0 and 0.0;
         the others are 0.
 
@@ -30,15 +32,20 @@ class ElementProducts(BilinearProducts):
     """
 
     def __init__(
-        self, cells: NDArray[np.integer], template: Any, in_rows: Tensor, in_cols: Tensor
+        self,
+        cells: NDArray[np.integer],
+        template: Any,
+        in_rows: Tensor,
+        in_cols: Tensor,
+        memory: Memory = HOST,
     ) -> None:
-        super().__init__(template)
+        super().__init__(template, memory)
         self._cells, self._in_rows, self._in_cols = cells, in_rows, in_cols
 
     def diagonal_entries(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
         """See `BilinearProducts`; a cell may touch a dof twice, as in a periodic mesh."""
         same = self._cells[:, :, None] == self._cells[:, None, :]
-        taken = (self._in_rows[:, :, None] * self._in_cols[:, None, :]).numpy() > 0.0
+        taken = (self._in_rows[:, :, None] * self._in_cols[:, None, :]).cpu().numpy() > 0.0
         cell, row, col = np.nonzero(same & taken)
         k = self._cells.shape[1]
         return (cell * k + row) * k + col, self._cells[cell, row]
@@ -68,4 +75,4 @@ class ElementProducts(BilinearProducts):
 
     @cached_property
     def _index(self) -> GhostedIndex:
-        return GhostedIndex(self._cells.reshape(-1), self.template)
+        return GhostedIndex(self._cells.reshape(-1), self.template, self.memory)

@@ -1,4 +1,4 @@
-"""Failed solves, in words a user can act on."""
+"""Errors of failed solves, with advice for the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ADVICE = {
     "values, or try another ksp and pc",
     "DIVERGED_PCSETUP_FAILED": "the preconditioner could not be set up, as happens for a "
     "singular matrix (a zero pivot): "
-    "look for empty rows, give a nullspace if there is one, or try another pc",
+    "look for empty rows, declare the nullspace if there is one, or try another pc",
 }
 # What an undeclared nullspace can lead to.
 _WHERE_SINGULAR = (
@@ -37,16 +37,35 @@ _REASONS = {
     code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)
 }
 
+MAX_IT = PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT
+
 
 class SolveError(PrdpError, RuntimeError):
-    """A linear solve failed.
+    """A linear solve that failed; raised on all ranks of the operator together.
 
-    The message names the direction, the KSP's reason, the iteration, the level and what to try.
+    The message states the direction (forward or adjoint), the KSP's reason, the iteration, the
+    level and what to try.
 
-    Attributes
+    Parameters
     ----------
-    reason : PETSc's name of the reason, as `DIVERGED_MAX_IT`; "" if the failure was not the KSP's.
-    iteration : the iteration at which it stopped.
+    message : str
+        The text.
+    reason : str, default ""
+        PETSc's name of the reason, e.g. "DIVERGED_MAX_IT"; "" if the KSP was not the cause.
+    iteration : int, default 0
+        The iteration at which the solve stopped.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Solver, SolveError, SparseOperator, solve
+    >>> operator = SparseOperator([0, 1], [0, 1], (2, 2))
+    >>> values, b = torch.tensor([2.0, 4.0]).double(), torch.tensor([1.0, float("nan")]).double()
+    >>> try:
+    ...     solve(operator, values, b, Solver("cg", "jacobi"))
+    ... except SolveError as error:
+    ...     print(error)
+    forward solve with ... the right-hand side holds NaN or infinity: look at what produced it
     """
 
     def __init__(self, message: str, reason: str = "", iteration: int = 0) -> None:
@@ -68,7 +87,7 @@ def is_set_up_failure(code: int) -> bool:
 def failed_solve(
     direction: str, method: str, code: int, iteration: int, level: object, where: str = ""
 ) -> SolveError:
-    """The error for a KSP that ended with a negative reason; `where`: a row that explains it."""
+    """The error for a KSP that stopped with a negative reason; `where`: a row that explains it."""
     name = reason_name(code)
     advice = _ADVICE.get(name, "try another ksp or pc")
     if name in _WHERE_SINGULAR:
@@ -100,21 +119,31 @@ def bad_numbers(
             "DIVERGED_NANORINF",
         )
     return SolveError(
-        f"{direction} solve with {method} gave NaN or infinity: DIVERGED_NANORINF at iteration "
+        f"{direction} solve with {method} returned NaN or infinity: DIVERGED_NANORINF at iteration "
         f"{iteration}, level {level}; " + _ADVICE["DIVERGED_NANORINF"],
         "DIVERGED_NANORINF",
         iteration,
     )
 
 
+def too_coarse(direction: str, method: str, iteration: int, level: object) -> SolveError:
+    """The error for a tolerance that corrections in single precision do not come nearer to."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: corrections in single precision no "
+        "longer reduce the residual of this matrix: use precision='float64', or loosen rtol",
+        iteration=iteration,
+    )
+
+
 def lost_residual(
     direction: str, method: str, residual: float, iteration: int, level: object
 ) -> SolveError:
-    """The error for a method whose residual by recurrences is not that of its solution."""
+    """The error for a recursively updated residual that is not that of the solution."""
     return SolveError(
         f"{direction} solve with {method} at level {level}: after {iteration} iterations the "
-        f"residual of the solution is {residual:.2g} of the right-hand side, and not what this "
-        "method's recurrences make of it: loosen rtol, or use another ksp ('cg', 'gmres', 'bcgs')",
+        f"residual of the solution is {residual:.2g} of the right-hand side, unlike the residual "
+        "that this method updates recursively: loosen rtol, or use another ksp ('cg', 'gmres', "
+        "'bcgs')",
         iteration=iteration,
     )
 
@@ -126,13 +155,13 @@ _NO_TRANSPOSE = (
 
 
 def no_transpose(method: str, level: object) -> SolveError:
-    """The error for an adjoint solve with a method that has none."""
+    """The error for an adjoint solve with a method that has no transposed application."""
     where = f"adjoint solve with {method} failed at iteration 0, level {level}"
     return SolveError(f"{where}: {_NO_TRANSPOSE}")
 
 
 def inexact_application(direction: str, method: str, residual: float, level: object) -> SolveError:
-    """The error for one application of a preconditioner that was to be the solution."""
+    """The error for an application of a preconditioner that is not the solution."""
     return SolveError(
         f"{direction} solve with {method} at level {level}: one application of the preconditioner "
         f"leaves a residual of {residual:.2g} of the right-hand side: use an iterative ksp "
@@ -143,7 +172,7 @@ def inexact_application(direction: str, method: str, residual: float, level: obj
 
 
 def vanished(direction: str, method: str, level: object) -> SolveError:
-    """The error for a right-hand side whose preconditioned residual is 0 though it is not."""
+    """The error for a non-zero right-hand side whose preconditioned residual is 0."""
     return SolveError(
         f"{direction} solve with {method} at level {level}: the preconditioned residual is 0 "
         "although the right-hand side is not, so nothing was solved: the preconditioner is "
@@ -158,7 +187,7 @@ def petsc_failure(
     """The error for a PETSc call that failed outright; `zero_diagonal`: a row of this rank without
     a usable diagonal entry, if there is one.
     """
-    # The last line of PETSc's stack says why; the lines above say where in its source.
+    # The last line of PETSc's stack has the cause; the lines above locate it in the source.
     text = str(error).strip().splitlines()[-1].strip()
     if error.ierr == PETSC_ERR_SUP and direction == "adjoint":
         advice = _NO_TRANSPOSE
@@ -172,8 +201,8 @@ def petsc_failure(
         )
     elif zero_diagonal is not None and ("diagonal" in text or "pivot" in text):
         advice = (
-            f"row {zero_diagonal} has a zero, or nothing, on its diagonal, which this pc divides "
-            "by or needs a place for: add explicit zeros to the pattern, look for empty rows, or "
+            f"row {zero_diagonal} has a zero, or no entry, on its diagonal, which this pc divides "
+            "by or needs an entry for: add explicit zeros to the pattern, look for empty rows, or "
             "use pc='none'"
         )
     else:

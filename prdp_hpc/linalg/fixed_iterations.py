@@ -1,4 +1,4 @@
-"""Which KSPs can do a fixed number of iterations, without looking at a norm."""
+"""Which KSPs can do a fixed number of iterations without computing a norm."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from prdp_hpc.petsc import PETSc
 def allow_skipping_the_norm(ksp: Any) -> bool:
     """Whether the KSP can do a fixed number of iterations.
 
-    Some methods can only skip the norm when they precondition from the right, and are switched to
-    that; PETSc manual page: KSPSetPCSide.
+    Some methods can skip the norm only with right preconditioning; they are switched to it. PETSc
+    manual page: KSPSetPCSide.
     """
     wanted, side = ksp.getNormType(), ksp.getPCSide()
     if skips_norm(ksp):
         ksp.setNormType(wanted)
         return True
-    # PETSc's bcgsl (3.26) leaves out the last application of a right preconditioner and so gives a
-    # wrong solution.
+    # PETSc's bcgsl (3.26) omits the last application of a right preconditioner, so its solution is
+    # wrong.
     if ksp.getType() != PETSc.KSP.Type.BCGSL:
         ksp.setPCSide(PETSc.PC.Side.RIGHT)
         if skips_norm(ksp):
@@ -30,7 +30,7 @@ def allow_skipping_the_norm(ksp: Any) -> bool:
 
 
 def skips_norm(ksp: Any) -> bool:
-    """Whether the KSP, on its side, can do without a norm; its norm is then set to none."""
+    """Set the norm to none if the KSP allows it on its preconditioning side; whether it does."""
     ksp.setNormType(PETSc.KSP.NormType.NONE)
     try:
         ksp.getNormType()

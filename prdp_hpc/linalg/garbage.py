@@ -1,4 +1,4 @@
-"""Parallel PETSc objects that Python has dropped."""
+"""Parallel PETSc objects without references in Python."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from prdp_hpc.petsc import PETSc
 
 
 def free_dropped_objects(*comms: MPI.Comm) -> None:
-    """Free the objects of these communicators that Python has dropped; collective over each.
+    """Free the objects of these communicators that Python no longer references; collective.
 
-    Freeing an object of several ranks is collective, and Python drops it on each rank at another
-    moment. So PETSc keeps it until all ranks come here. PETSc manual page: PetscGarbageCleanup.
+    Freeing an object of several ranks is collective, but Python's last reference ends at different
+    times on different ranks. PETSc therefore keeps the object until all ranks call this function.
+    PETSc manual page: PetscGarbageCleanup.
     """
     for comm in comms:
         PETSc.garbage_cleanup(comm)

@@ -1,4 +1,4 @@
-"""The matrices of one solve, from its forward pass to its last derivative."""
+"""The matrices of one solve, from the forward pass to the last derivative."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pool import Lease
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, to_host
+from prdp_hpc.linalg.torch_petsc import to_memory
 
 
 class HeldMatrices:
@@ -26,14 +27,15 @@ class HeldMatrices:
     Parameters
     ----------
     operator : what the values belong to.
-    host : the values in double precision on the host; those of one matrix are loaded already.
+    host : the values in double precision in the operator's memory; those of one matrix are
+        loaded already.
 
     Attributes
     ----------
     operators : one for each matrix.
     """
 
-    def __init__(self, operator: Operator, host: Array | None) -> None:
+    def __init__(self, operator: Operator, host: Numbers | None) -> None:
         self._operator = operator
         self._lease: Lease[BatchMatrix] | None = None
         self.operators: list[Any] = [operator]
@@ -45,9 +47,9 @@ class HeldMatrices:
         self._loads = [one.loaded.remember() for one in self.operators]
 
     def restore(self, values: Tensor | None, values_are_read: bool = False) -> None:
-        """Load the values again where others took their place; collective.
+        """Load the values again where others have replaced them; collective.
 
-        `values_are_read`: whether they are used besides the matrices, and so must be the same.
+        `values_are_read`: whether derivatives read the tensor too, so that it must be unchanged.
 
         Raises
         ------
@@ -60,7 +62,7 @@ class HeldMatrices:
         gone = [not one.holds(load) for one, load in pairs]
         if not any(gone) and not values_are_read:
             return
-        host = None if values is None else to_host(values)
+        host = None if values is None else to_memory(values, self._operator.memory)
         rows: Any = [host] if self._lease is None else host
         changed = any(
             one.loaded.changed_since(load, own)
@@ -68,20 +70,20 @@ class HeldMatrices:
         )
         raise_together(self._operator.comm, _changed() if changed else None)
         for index, (one, own) in enumerate(zip(self.operators, rows, strict=True)):
-            # One matrix may have come back to the same values in the meantime.
+            # The same values may have been loaded into one matrix again in the meantime.
             if gone[index] and (self._lease is not None or anywhere(one.comm, one.differs(own))):
                 one.load(own)
             self._loads[index] = one.loaded.remember()
 
     def release(self) -> None:
-        """The matrices are not needed, unless a derivative is asked for once more."""
+        """Release the matrices; a later derivative acquires them again."""
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
             self._operator.release_matrices(self._lease)
 
 
 def _changed() -> InputError:
     return InputError(
-        "the values were changed after the solve whose derivative is asked for, past autograd "
+        "the values were changed between the solve and its derivative, without autograd "
         "(through .data, NumPy or a view without version): change them after the backward pass, or "
-        "give solve a copy (values.clone())"
+        "pass a copy to solve (values.clone())"
     )

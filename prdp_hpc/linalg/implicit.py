@@ -6,22 +6,30 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    as_tensor,
+    copied,
+    has_bad_numbers,
+    set_rows,
+    zeros_like,
+)
+from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
-from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
+from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver, recollection_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, like, to_host
+from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     bad_guess,
@@ -60,8 +68,9 @@ def solve(
         nnz_local)` stands for M matrices. For an `ElementOperator`: `(n_cells, k, k)` or `(M,
         n_cells, k, k)`.
     b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B,
-        n_local)`; any floating-point type and device. The solve itself runs in double precision on
-        the host. With M matrices `(M R, n_local)`: R right-hand sides in a row for each.
+        n_local)`; any floating-point type and device. The solve runs in double precision on that
+        device where PETSc was built for it, else on the host. With M matrices `(M R,
+        n_local)`: R right-hand sides in a row for each.
     solver : method, preconditioner and level.
     guess : where the solve starts, of the shape of b; default: see `initial_guess` of `Solver`. A
         tolerance refers to b all the same, and a guess that is within it needs no iteration. Its
@@ -84,6 +93,8 @@ def solve(
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
+    if isinstance(b, Tensor) and solver.batched is None:
+        operator = operator.on(b.device)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
     )
@@ -93,18 +104,20 @@ def solve(
     if error is None and solver.initial_guess == "last" and not _are_transformed(values, b):
         recollection, error = recollection_of(solver, operator, b)
     if error is not None:
-        # The other ranks are told in the reduction of their forward pass.
+        # The other ranks receive the error in the reduction of their forward pass.
         check_and_load(operator, None, (1, -1), needs, error)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
-    call = _Call(operator, solver, levels, sizes_of(operator, values, b), given, any(needs))
+    kind = _Call if solver.batched is None else BatchedCall
+    call = kind(operator, solver, levels, sizes_of(operator, values, b), given, any(needs))
     shape: tuple[int, ...] = (1, *b.shape) if b.dim() == 1 else tuple(b.shape)
     if isinstance(operator, SparseOperator) and is_batch(values):
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
     call.recollection = recollection
-    start = None if guess is None else in_double(guess.detach()).reshape(shape)
-    return like(apply(_Solve, values, in_double(b).reshape(shape), start, call).reshape(b.shape), b)
+    start = None if guess is None else call.working(guess.detach()).reshape(shape)
+    x = apply(_Solve, values, call.working(b).reshape(shape), start, call)
+    return like(x.reshape(b.shape), b)
 
 
 def _are_transformed(*tensors: Any) -> bool:
@@ -112,41 +125,23 @@ def _are_transformed(*tensors: Any) -> bool:
 
 
 @dataclass
-class _Call:
-    """What a solve is made with besides its numbers.
+class _Call(SolveCall):
+    """A solve by PETSc's KSPs."""
 
-    Attributes
-    ----------
-    levels : of solves with A (False) and with Aᵀ (True).
-    sizes, needs : what must be equal on all ranks.
-    recording : whether derivatives may be asked for later.
-    transposed : whether to solve with Aᵀ.
-    held : the matrices, once they are loaded; in a derivative those of the solve itself.
-    recollection : where this solve and its adjoint start, and keep their solutions.
-    is_derivative : whether it is not the solve itself.
-    """
+    def working(self, tensor: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return in_double(tensor, self.operator.memory.device)
 
-    operator: Operator
-    solver: Solver
-    levels: dict[bool, Refinement]
-    sizes: tuple[int, int]
-    needs: tuple[bool, ...]
-    recording: bool
-    transposed: bool = False
-    held: HeldMatrices | None = None
-    recollection: Recollection | None = None
-    is_derivative: bool = False
+    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return self.operator.values_gradient(values, adjoint, solution)
 
-    @property
-    def direction(self) -> str:
-        return "adjoint" if self.transposed else "forward"
-
-    @property
-    def level(self) -> Refinement:
-        return self.levels[self.transposed]
+    def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return self.operator.tangent_product(values, tangent, x, self.transposed)
 
     def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
-        """The solution, without gradients; collective."""
+        """See `SolveCall`."""
         first = self.held is None
         with self.solver.report.part(self.direction, "assembly"):
             if self.held is None:
@@ -156,8 +151,9 @@ class _Call:
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
         try:
-            start = self._start(guess, tuple(right.shape))
-            x = torch.from_numpy(self._solve_each(self.held.operators, to_host(right), start))
+            start = self._start(guess, right)
+            numbers = to_memory(right, self.operator.memory)
+            x = as_tensor(self._solve_each(self.held.operators, numbers, start))
         except Exception:
             self.held.release()
             raise
@@ -165,26 +161,29 @@ class _Call:
             self.held.release()
         return x
 
-    def _start(self, guess: Tensor | None, shape: tuple[int, ...]) -> Array | None:
-        """Where to start; the last solution, where there is one, before what was given."""
-        given = None if guess is None else to_host(guess)
+    def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:
+        """The initial guess: the stored last solution if there is one, else the given guess."""
+        memory = self.operator.memory
+        given = None if guess is None else to_memory(guess, memory)
         if self.recollection is None:
             return given
-        start = np.zeros(shape) if given is None else given.copy()
+        start = to_memory(torch.zeros_like(right), memory) if given is None else copied(given)
         is_known = self.recollection.recall(self.direction, _rows(start))
-        # Together: a start costs a product, which is collective.
+        # On all ranks together, because a guess needs a product, which is collective.
         return start if anywhere(self.operator.comm, is_known) else given
 
     def release(self) -> None:
-        """The matrices are not needed, unless a derivative is asked for once more."""
+        """See `SolveCall`."""
         if self.held is not None:
             self.held.release()
 
-    def _solve_each(self, operators: list[Operator], right: Array, start: Array | None) -> Array:
-        """Solve with each matrix; their results are looked at together."""
-        x, iterations = np.zeros_like(right), 0
+    def _solve_each(
+        self, operators: list[Operator], right: Numbers, start: Numbers | None
+    ) -> Numbers:
+        """Solve with each matrix; the results are checked together."""
+        x, iterations = zeros_like(right), 0
         is_guarded = self.recollection is not None
-        rows, results = (a if a.ndim == 3 else a[np.newaxis] for a in (right, x))
+        rows, results = (a if a.ndim == 3 else a[None] for a in (right, x))
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
         for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
@@ -199,46 +198,42 @@ class _Call:
         comm, flat = self.operator.comm, _rows(x)
         if anywhere(comm, has_bad_numbers(x)):
             # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
-            flat[zero_rows(comm, right.reshape(flat.shape))] = 0.0
+            set_rows(flat, zero_rows(comm, right.reshape(flat.shape)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
                 self._blame_input(right)
                 raise errors.bad_numbers(
-                    self.direction, self._method, iterations, self.level, in_input=False
+                    self.direction, self.method, iterations, self.level, in_input=False
                 )
         if self.recollection is not None:
             self.recollection.keep(self.direction, flat)
         return x
 
-    def _blame_input(self, right: Array) -> None:
-        """After a failure: was it NaN in the right-hand side? Looked at only now, since it costs a
-        pass over it.
+    def _blame_input(self, right: Numbers) -> None:
+        """Raise an error if a failure is due to NaN in the right-hand side; checked only after a
+        failure, because it reads all numbers.
         """
         if anywhere(self.operator.comm, has_bad_numbers(right)):
-            raise errors.bad_numbers(self.direction, self._method, 0, self.level, in_input=True)
-
-    @property
-    def _method(self) -> str:
-        return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
+            raise errors.bad_numbers(self.direction, self.method, 0, self.level, in_input=True)
 
 
-def _rows(fields: Array) -> Array:
+def _rows(fields: Numbers) -> Numbers:
     """`(rows, n_local)` of `(M, R, n_local)` too; a view."""
     return fields.reshape(math.prod(fields.shape[:-1]), fields.shape[-1])
 
 
 class _Solve(torch.autograd.Function):
-    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision on the host: b, the guess and x `(B, n_local)`, or
-    `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
+    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision, where the call computes: b, the guess and x `(B,
+    n_local)`, or `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
     """
 
     @staticmethod
-    def forward(values: Tensor | None, b: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
+    def forward(values: Tensor | None, b: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
         return call.solve(values, b, guess)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         values, _, _, ctx.call = inputs
-        # The solution is only needed for the gradient of the values. Torch sees a change in place.
+        # Saved for the gradient of the values; torch detects a change in place.
         ctx.save_for_backward(values, output if ctx.needs_input_grad[0] else None)
         if values is not None:
             ctx.save_for_forward(values, output)
@@ -253,7 +248,7 @@ class _Solve(torch.autograd.Function):
                 return None, adjoint, None, None
             left, right = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
-                values_grad = call.operator.values_gradient(values, left, right)
+                values_grad = call.values_gradient(values, left, right)
             return like(values_grad, values).view(values.shape), adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
@@ -266,7 +261,7 @@ class _Solve(torch.autograd.Function):
         if ctx.saved_tensors:
             values, x = ctx.saved_tensors
         if values_t is not None:
-            change = call.operator.tangent_product(values, values_t, x, call.transposed)
+            change = call.tangent_product(values, values_t, x)
             right = -change if right is None else right - change
         return _derivative(values, right, call, call.transposed)
 
@@ -277,10 +272,10 @@ class _Solve(torch.autograd.Function):
         values: Any,
         b: Tensor,
         guess: Tensor | None,
-        call: _Call,
+        call: SolveCall,
     ) -> tuple[Tensor, int]:
         if in_dims[0] is None:
-            # The same matrices for all: more right-hand sides for each.
+            # The batch shares the matrices, so it is a set of further right-hand sides of each.
             many, starts = (
                 _batched(info.batch_size, dim, one, -3)
                 for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
@@ -292,12 +287,12 @@ class _Solve(torch.autograd.Function):
                 None if starts is None else starts.flatten(-3, -2),
                 call,
             )
-            # Torch's older batches need their axis to be the first in memory.
+            # Torch's legacy batching needs the batch axis first in memory.
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
         if not isinstance(call.operator, SparseOperator):
             raise InputError(
-                f"vmap over the values of a {type(call.operator).__name__} is not offered, since "
-                "its functions take one set of values: call solve once for each set"
+                f"vmap over the values of a {type(call.operator).__name__} is not available, "
+                "because its functions take one set of values: call solve once per set"
             )
         many, starts = (
             _batched(info.batch_size, dim, one, 0)
@@ -314,7 +309,7 @@ class _Solve(torch.autograd.Function):
 
 
 def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tensor | None:
-    """A tensor with the axis of a batch at `where`, whether it had one (at `dim`) or not."""
+    """A tensor with the batch axis at `where`; without a batch axis (`dim`) it is expanded."""
     if one is None:
         return None
     if dim is not None:
@@ -327,7 +322,7 @@ def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tens
 def _derivative(
     values: Tensor | None,
     right: Tensor,
-    call: _Call,
+    call: SolveCall,
     transposed: bool,
     recollection: Recollection | None = None,
 ) -> Tensor:
@@ -342,8 +337,8 @@ def _derivative(
     return apply(_Solve, values, right, None, inner)
 
 
-def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: _Call) -> Tensor:
-    """The solve that a batch of torch's comes to; derivatives of the batch use its matrices."""
+def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
+    """The solve of a batch of torch's vmap; derivatives of the batch use its matrices."""
     matrices = 1 if right.dim() == 2 else len(right)
     inner = replace(call, sizes=(matrices, matrices * right.shape[-2]), recollection=None)
     x = apply(_Solve, values, right, guess, inner)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.linalg.torch_petsc import Array, placed
+from prdp_hpc.linalg.arrays import Numbers, empty_like, inner
+from prdp_hpc.linalg.memory import HOST, Memory
+from prdp_hpc.linalg.torch_petsc import placed, to_memory
 
 ROUNDING = 1e-10
-"""Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is rounding."""
+"""Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is attributed to rounding."""
 
 
 class BatchedInverse:
@@ -19,24 +21,25 @@ class BatchedInverse:
     A symmetric matrix need not have a symmetric preconditioner: restricted additive Schwarz and a
     forward sweep of SOR are not symmetric. Some symmetric preconditioners have no transposed
     application in PETSc (SOR on a matrix without the option MAT_SYMMETRIC), and one has a wrong
-    application (3.26: restricted additive Schwarz with several blocks on a rank). So neither the
-    matrix nor the type of the PC is trusted: random vectors decide, after each change of the
-    matrix while M is symmetric. PETSc manual page: PCApplyTranspose.
+    application (3.26: restricted additive Schwarz with several blocks on a rank). Therefore the
+    symmetry of M is tested with random vectors, and not derived from the matrix or the type of the
+    PC; it is tested after each change of the matrix while M is symmetric. PETSc manual page:
+    PCApplyTranspose.
     """
 
-    def __init__(self, pc: Any, matrix: Any) -> None:
+    def __init__(self, pc: Any, matrix: Any, memory: Memory = HOST) -> None:
         self._pc, self._matrix = pc, matrix
         self._comm = matrix.comm.tompi4py()
         self._vectors = matrix.createVecs()
         draw = np.random.default_rng(self._comm.rank)
-        self._u, self._v = draw.standard_normal((2, 1, matrix.getLocalSize()[0]))
+        random = draw.standard_normal((2, 1, matrix.getLocalSize()[0]))
+        self._u, self._v = (to_memory(one, memory) for one in random)
         self._linear: bool | None = None
         self._uses_transposed = False
         self._checked_state = -1
 
     def why_not_transposed(self) -> str | None:
-        """Find out how M⁻ᵀ is applied, before anything depends on it; None, or why it cannot be.
-        Collective.
+        """Determine how M⁻ᵀ is applied; None, or the reason why it cannot be. Collective.
 
         Raises
         ------
@@ -53,48 +56,48 @@ class BatchedInverse:
             transposed = self._run(self._pc.applyTranspose, self._u)
             if not self._are_adjoint(mv, transposed, self._noise(mv)):
                 return "PETSc's transposed application of it is not its transpose"
-            # Part of the method and its options, not of the matrix's values.
+            # This depends on the method and its options, not on the values of the matrix.
             self._uses_transposed = True
         self._checked_state = state
         return None
 
-    def __call__(self, right: Array, transposed: bool = False) -> Array:
+    def __call__(self, right: Numbers, transposed: bool = False) -> Numbers:
         """For each row of `(B, n_local)`, in a new array; transposed only after
         `why_not_transposed`.
         """
         return self.applied(right, transposed and self._uses_transposed)
 
-    def applied(self, right: Array, by_transposed: bool) -> Array:
-        """What PETSc's application gives for each row of `(B, n_local)`, or its transposed one."""
+    def applied(self, right: Numbers, by_transposed: bool) -> Numbers:
+        """The result of PETSc's (transposed) application to each row of `(B, n_local)`."""
         return self._run(self._pc.applyTranspose if by_transposed else self._pc.apply, right)
 
-    def _is_linear(self, mu: Array, mv: Array) -> bool:
+    def _is_linear(self, mu: Numbers, mv: Numbers) -> bool:
         if self._linear is None:
             off = self._length(self._run(self._pc.apply, self._u + self._v) - mu - mv)
             size = ROUNDING * (self._length(mu) + self._length(mv))
             self._linear = off <= size or off <= size + self._noise(mv)
         return self._linear
 
-    def _noise(self, mv: Array) -> float:
-        """How far rounding moves `M⁻¹ v`, amply; an exact inverse of an ill-conditioned matrix
-        amplifies it.
+    def _noise(self, mv: Numbers) -> float:
+        """An upper estimate of the rounding error of `M⁻¹ v`, which an exact inverse of an
+        ill-conditioned matrix amplifies.
         """
         again = self._run(self._pc.apply, 3.0 * self._v) / 3.0
         return 100.0 * self._length(mv - again)
 
-    def _are_adjoint(self, mv: Array, mu: Array, noise: float) -> bool:
-        """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, as it is for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""
-        sums = np.array([np.vdot(self._u, mv), np.vdot(self._v, mu)])
+    def _are_adjoint(self, mv: Numbers, mu: Numbers, noise: float) -> bool:
+        """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, which holds for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""
+        sums = np.array([inner(self._u, mv), inner(self._v, mu)])
         self._comm.Allreduce(MPI.IN_PLACE, sums)
         u, v = self._length(self._u), self._length(self._v)
         size = u * self._length(mv) + v * self._length(mu)
         return bool(abs(sums[0] - sums[1]) <= ROUNDING * size + noise * u)
 
-    def _length(self, x: Array) -> float:
-        return float(np.sqrt(self._comm.allreduce(np.vdot(x, x), op=MPI.SUM)))
+    def _length(self, x: Numbers) -> float:
+        return float(np.sqrt(self._comm.allreduce(inner(x, x), op=MPI.SUM)))
 
-    def _run(self, apply: Any, right: Array) -> Array:
-        result = np.empty_like(right)
+    def _run(self, apply: Any, right: Numbers) -> Numbers:
+        result = empty_like(right)
         source, target = self._vectors
         for row, out in zip(right, result, strict=True):
             with placed((source, row), (target, out)):

@@ -1,4 +1,4 @@
-"""The forward and the adjoint KSP of one solver for one operator, configured alike."""
+"""The forward and the adjoint KSP of one solver for one operator, with equal settings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Direction:
     ksp : the KSP.
     norm : the norm that a tolerance refers to.
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
-    level : the level set last.
+    level : the level that was set last.
     """
 
     name: str
@@ -53,24 +53,24 @@ class Direction:
 
     @property
     def has_absolute_tolerance(self) -> bool:
-        """Whether the user gave one, in petsc_options or to the KSP."""
+        """Whether the user set an absolute tolerance, in petsc_options or on the KSP."""
         return bool(self.ksp.getTolerances()[1] > 0.0)
 
 
 @dataclass(eq=False)
 class KspPair:
-    """Both directions, and what they share.
+    """Both directions, and the data that they share.
 
     Attributes
     ----------
     pmat : the matrix that the preconditioner is made from.
     preconditioner : the PC of both.
     can_skip_norm : whether the method can do a fixed number of iterations.
-    divtol, max_it : growth of the residual, and iterations, at which a solve with a tolerance
-        fails.
-    prefix : of the options of the KSPs in PETSc's database.
-    options : those that the user gave, until it is known whether each means something.
-    stacked : solves of many right-hand sides at once, where they do the same.
+    divtol, max_it : growth of the residual, and number of iterations, at which a solve with a
+        tolerance fails.
+    prefix : prefix of the KSPs' options in PETSc's database.
+    options : the user's options, until PETSc has used them.
+    stacked : multi-right-hand-side solves, where they are equivalent.
     lagged : `pmat` where it is a copy of earlier values, see `Solver`.
     """
 
@@ -92,7 +92,7 @@ class KspPair:
         return self.forward.ksp is self.adjoint.ksp
 
     def keep(self) -> None:
-        """Never free the KSPs: PETSc ends the program when it frees some that failed half-way."""
+        """Never free the KSPs: PETSc aborts when it frees KSPs that failed in a set-up."""
         for direction in (self.forward, self.adjoint):
             PETSc.Object.incRef(direction.ksp)
 
@@ -104,7 +104,7 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
     Raises
     ------
     ValueError
-        For a preconditioner that this operator cannot have, or options that PETSc does not take.
+        For a preconditioner that this operator does not support, or options that PETSc refuses.
     """
     check_owned(solver.petsc_options)
     ksp = PETSc.KSP().create(comm=operator.comm)
@@ -116,7 +116,7 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
 
 
 def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) -> KspPair:
-    # The prefix comes first: the levels of a hierarchy, and the parts of a split, take it over
+    # The prefix is set first, because the levels of a hierarchy and the parts of a split copy it
     # when they are made.
     prefix = new_prefix()
     ksp.setOptionsPrefix(prefix)
@@ -130,16 +130,16 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         pc = ksp.getPC()
     hierarchy = _set_preconditioner(pc, operator, solver, transposed)
     if lagged is not None:
-        # Multigrid smooths the finest level with A, which fits its old bounds of the spectrum no
-        # more.
+        # Multigrid smooths the finest level with A, for which its earlier bounds of the spectrum
+        # are no longer valid.
         pc.setUseAmat(False)
-    # No right-hand side is too small to be solved for.
+    # No absolute tolerance: small right-hand sides are solved too.
     ksp.setTolerances(atol=0.0)
     given = solver.petsc_options
     defaults = {
         **hierarchy,
         **repeatable(solver.pc, given),
-        **smoothing(solver.ksp, solver.pc, given),
+        **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }
     names = set_options(prefix, {**defaults, **solver.petsc_options})
     take_options(ksp, {**defaults, **solver.petsc_options})
@@ -158,7 +158,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         prefix=prefix,
         options=dict(solver.petsc_options),
         stacked=None
-        if operator.preconditioner
+        if operator.preconditioner or operator.memory.uses_tensors
         else multi_rhs_richardson(ksp, operator.matrix, pmat),
         lagged=lagged,
     )
@@ -169,7 +169,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
 def _set_preconditioner(
     pc: Any, operator: Operator, solver: Solver, transposed: bool
 ) -> dict[str, Any]:
-    """Set the type and what goes with it; the default options of a hierarchy."""
+    """Set the type and its data; returns the default options of a hierarchy."""
     if solver.shell is not None:
         pc.setType(PETSc.PC.Type.PYTHON)
         pc.setPythonContext(ShellContext(solver.shell))
@@ -184,14 +184,14 @@ def _allow_skipping_the_norm(ksp: Any, solver: Solver) -> bool:
     try:
         return allow_skipping_the_norm(ksp)
     except PETSc.Error as error:
-        # A side or a norm that the method does not have, which PETSc notices only now.
+        # The method does not support this side or norm, which PETSc detects only here.
         raise refused(solver.petsc_options, error) from error
 
 
 def iterate_with_the_matrix(ksp: Any) -> None:
-    """Keep Richardson's method from leaving its iterations to a preconditioner that is made from
-    another matrix: PETSc's SOR and multigrid would solve with that one (3.26). It does so only
-    without a monitor.
+    """Keep Richardson's method from delegating its iterations to a preconditioner that is made from
+    another matrix: PETSc's SOR and multigrid would solve with that matrix (3.26). PETSc delegates
+    only if there is no monitor, so one is set.
     """
     matrix, pmat = ksp.getOperators()
     if ksp.getType() == PETSc.KSP.Type.RICHARDSON and matrix.handle != pmat.handle:
@@ -204,7 +204,7 @@ def _adjoint_of(
     """A KSP of the same type and options that shares the preconditioner."""
     ksp = PETSc.KSP().create(comm=forward.ksp.comm)
     ksp.setType(forward.ksp.getType())
-    # Its options are read without the preconditioner, which has read its own.
+    # Its options are read without the preconditioner, whose options were read before.
     ksp.getPC().setType(PETSc.PC.Type.NONE)
     ksp.setTolerances(atol=0.0)
     for own in (prefix, prefix + ADJOINT):

@@ -1,4 +1,4 @@
-"""When a preconditioner is set up again for new values of its matrix."""
+"""Rules for setting up a preconditioner again after its matrix has changed."""
 
 from __future__ import annotations
 
@@ -6,55 +6,60 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
+from prdp_hpc.linalg.method_types import BATCHED_KSPS, ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.refinement_level import Refinement
 
 Lag = int | Literal["auto"] | None
 
 GROWTH = 1.5
-"""How much more iterations than with a new preconditioner an old one may cost."""
+"""Growth of the number of iterations, compared to a new preconditioner, that causes a set-up."""
 FLOOR = 2.0
-"""More iterations than usual that are never too many, where usual is few."""
+"""Additional iterations that never cause a set-up, for solves of few iterations."""
 
 
 def checked_lag(lag: Any) -> Lag:
-    """`lag` if it is one; else a ValueError."""
+    """Return `lag` if it is valid, else raise an InputError."""
     if lag is None or (isinstance(lag, str) and lag == "auto"):
         return lag  # type: ignore[return-value]
     if isinstance(lag, int) and not isinstance(lag, bool) and lag >= 1:
         return lag
     raise InputError(
         "lag_preconditioner is None (set up for all new values), 'auto', or an integer n of at "
-        f"least 1 (for every n-th new values), not {lag!r}"
+        f"least 1 (set up for every n-th new values), not {lag!r}"
     )
 
 
 def check_lag(lag: Lag, ksp: str, differentiation: str) -> None:
-    """Raise a ValueError where an old preconditioner would be part of the solution."""
+    """Raise an InputError where an old preconditioner would change the solution."""
     if lag in (None, 1):
         return
     if ksp in ONE_APPLICATION_KSPS:
         raise InputError(
-            f"lag_preconditioner={lag!r} with ksp={ksp!r}: one application of a preconditioner of "
+            f"lag_preconditioner={lag!r} with ksp={ksp!r}: an application of a preconditioner of "
             "earlier values is not the solution; use ksp='gmres', 'cg' or 'richardson' with the "
             "same pc"
         )
+    if ksp in BATCHED_KSPS:
+        raise InputError(
+            f"lag_preconditioner={lag!r} with ksp={ksp!r}: the set-up of its preconditioners is a "
+            "small part of a solve, so there is no lag for it: leave lag_preconditioner out"
+        )
     if differentiation == "unrolled":
         raise InputError(
-            f"lag_preconditioner={lag!r} with differentiation='unrolled': the derivative goes "
-            "through the set-up for the values of the solve; use differentiation='implicit'"
+            f"lag_preconditioner={lag!r} with differentiation='unrolled': the derivative includes "
+            "the set-up for the values of the solve; use differentiation='implicit'"
         )
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """What solves of one direction cost with a new preconditioner, and cost last.
+    """The cost of solves of one direction, with a new preconditioner and in the last solve.
 
     Attributes
     ----------
-    level : of these solves; at another they cost something else, whatever the preconditioner.
-    cost : with a new one.
-    latest : of the last solve.
+    level : the level of these solves; the cost depends on it.
+    cost : the cost with a new preconditioner.
+    latest : the cost of the last solve.
     """
 
     level: tuple[int | None, float | None]
@@ -63,27 +68,28 @@ class _Reference:
 
     @property
     def growth(self) -> float:
-        """By how much the cost has grown since the set-up."""
+        """The growth of the cost since the set-up."""
         return max(1.0, self.latest / self.cost)
 
 
 class LagRule:
     """Decides, from numbers that are equal on all ranks, whether new values need a set-up.
 
-    With a number n: every n-th time. Without: once solves cost `GROWTH` times as much as with a new
-    preconditioner. With a tolerance the cost is the iterations for each factor of ten by which the
-    residual falls, which warm starts do not change; with a fixed number of iterations, what is left
-    of the residual.
+    With a number n, every n-th change of the values causes a set-up. Without a number, a set-up is
+    due when solves cost `GROWTH` times as much as with a new preconditioner. For solves with a
+    tolerance, the cost is the number of iterations per factor of ten by which the residual falls,
+    which does not depend on warm starts; for solves with a fixed number of iterations, it is the
+    remaining residual.
 
-    Right-hand sides differ too: the dearest of those that were solved with a new preconditioner
-    counts, and one that costs as much again right after a set-up raises it, so that such right-hand
-    sides cause one set-up and not many. A new level takes over the growth that the old one had
-    reached.
+    The cost also depends on the right-hand side. The reference is therefore the largest cost with a
+    new preconditioner, and a right-hand side that costs as much directly after a set-up raises the
+    reference, so that slow right-hand sides cause only one set-up. After a change of the level the
+    growth that was reached before is kept.
 
     Attributes
     ----------
     every : n, or None.
-    changes : new values since the last set-up; 0: the preconditioner is that of the values.
+    changes : changes of the values since the last set-up; 0: the preconditioner is up to date.
     """
 
     def __init__(self, every: int | None) -> None:
@@ -95,32 +101,32 @@ class LagRule:
 
     @property
     def is_measured(self) -> bool:
-        """Whether it looks at what solves cost."""
+        """Whether the rule depends on the cost of solves."""
         return self.every is None
 
     @property
     def is_stale(self) -> bool:
-        """Whether the preconditioner is one of earlier values."""
+        """Whether the preconditioner was made from earlier values."""
         return self.changes > 0
 
     @property
     def is_due(self) -> bool:
-        """Whether to set up before the next solve."""
+        """Whether a set-up is due before the next solve."""
         too_many = self.every is not None and self.changes >= self.every
         return self.is_stale and (too_many or self._has_grown)
 
     def changed(self) -> None:
-        """Note new values."""
+        """Count a change of the values."""
         self.changes += 1
 
     def was_set_up(self) -> None:
-        """Note a new preconditioner."""
+        """Register a set-up."""
         self.changes, self._has_grown = 0, False
         self._before, self._references = self._references, {}
 
     def measured(self, direction: str, level: Refinement, cost: float, slack: float = 0.0) -> None:
-        """Note what solves of a direction cost, a number above 0; `slack`: by how much more is
-        never too much.
+        """Register the cost of solves of a direction, a positive number; `slack`: an increase that
+        never causes a set-up.
         """
         key = (level.max_it, level.rtol)
         known = self._references.get(direction)
@@ -139,8 +145,8 @@ class LagRule:
     def _first(
         self, direction: str, level: tuple[int | None, float | None], cost: float
     ) -> _Reference:
-        """The reference after a set-up. Where that brought little, the right-hand side was slow and
-        not the old preconditioner bad.
+        """The reference after a set-up. If the cost hardly fell, the cause was the right-hand side
+        and not the old preconditioner.
         """
         before = self._before.get(direction)
         if before is not None and before.level == level and before.latest < GROWTH * cost:

@@ -2,8 +2,8 @@
 
 PETSc's own flag, KSPSetReusePreconditioner, keeps only the outermost preconditioner: the blocks of
 `bjacobi` and `asm`, the parts of `fieldsplit` and the smoothers of multigrid hold references to the
-matrix itself and are set up again, or use its new values as they are (PETSc 3.26). A preconditioner
-that is half of old and half of new values depends on more than one can write into a checkpoint.
+matrix itself and are set up again, or use its new values directly (PETSc 3.26). A preconditioner
+that is made from old and new values depends on more data than a checkpoint can hold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prdp_hpc.petsc import PETSc
 
 
 class LaggedMatrix:
-    """A copy of an operator's matrix, with what belongs to it.
+    """A copy of an operator's matrix, with its preconditioner data.
 
     Attributes
     ----------
@@ -31,20 +31,20 @@ class LaggedMatrix:
         self.matrix = duplicate(self._source, copy=self._source.isAssembled())
         self._structure = PETSc.Mat.Structure.SAME_NONZERO_PATTERN
         if not isinstance(operator, SparseOperator):
-            # The user's own code may write elsewhere each time.
+            # The user's code may change the pattern at each assembly.
             self._structure = PETSc.Mat.Structure.DIFFERENT_NONZERO_PATTERN
             self.matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
 
-    def take_values(self) -> None:
-        """Copy the numbers that the operator's matrix has now; collective."""
+    def copy_values(self) -> None:
+        """Copy the current values of the operator's matrix; collective."""
         self._source.copy(self.matrix, structure=self._structure)
 
 
 def create_lagged_matrix(operator: Operator, lag: Lag, pc: str) -> LaggedMatrix | None:
-    """What a preconditioner for an operator is made from; None where a lag means nothing.
+    """The matrix that a lagged preconditioner of an operator is made from, None without a lag.
 
-    So it is for M matrices: each of them is another sample's at the next batch; where there is
-    nothing to set up; and where no matrix is stored to do it from.
+    There is no lag for M matrices, because each belongs to another sample in the next batch; for
+    preconditioners without a set-up; and where no matrix is stored.
     """
     nothing = pc in (PETSc.PC.Type.NONE, PETSc.PC.Type.SHELL)
     if lag in (None, 1) or nothing or isinstance(operator, BatchMatrix):

@@ -1,4 +1,4 @@
-"""Solutions that are kept to start the next solves from."""
+"""Stored solutions that later solves start from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import Numbers, copied, in_memory_of, on_host, split_rows
 
 Sample = int | str
 Key = tuple[Sample, ...]
@@ -23,35 +23,35 @@ class LastSolutions:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Key, Array] = {}
+        self._kept: dict[Key, Numbers] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
     def nbytes(self) -> int:
-        """What they take on this rank."""
+        """The memory of the solutions on this rank, in bytes."""
         return sum(rows.nbytes for rows in self._kept.values())
 
-    def recall(self, keys: Sequence[Key], start: Array) -> bool:
-        """Put what is kept into the start `(rows, n_local)` of solves, in which each key has as
-        many rows; whether there was something.
+    def recall(self, keys: Sequence[Key], start: Numbers) -> bool:
+        """Copy stored solutions into the start `(rows, n_local)` of solves, with equally many rows
+        per key; returns whether any was stored.
         """
         is_known = False
-        for key, own in zip(keys, np.split(start, len(keys)), strict=True):
+        for key, own in zip(keys, split_rows(start, len(keys)), strict=True):
             found = self._kept.get(key)
             if found is not None and found.shape == own.shape:
-                own[:], is_known = found, True
+                own[:], is_known = in_memory_of(found, own), True
         return is_known
 
-    def keep(self, keys: Sequence[Key], solutions: Array) -> None:
-        """Keep a copy of `(rows, n_local)` for the next time."""
-        for key, own in zip(keys, np.split(solutions, len(keys)), strict=True):
-            self._kept[key] = own.copy()
+    def keep(self, keys: Sequence[Key], solutions: Numbers) -> None:
+        """Store a copy of the solutions `(rows, n_local)`."""
+        for key, own in zip(keys, split_rows(solutions, len(keys)), strict=True):
+            self._kept[key] = copied(own)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """After a block, be as before it."""
+        """Restore the stored solutions after a block."""
         before = dict(self._kept)
         try:
             yield
@@ -59,10 +59,10 @@ class LastSolutions:
             self._kept = before
 
     def state_dict(self) -> dict[str, Any]:
-        """All of them, as plain values and tensors."""
+        """All stored solutions, as plain values and tensors."""
         return {
             "keys": [list(key) for key in self._kept],
-            "solutions": [torch.from_numpy(rows) for rows in self._kept.values()],
+            "solutions": [torch.from_numpy(on_host(rows)) for rows in self._kept.values()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -73,22 +73,22 @@ class LastSolutions:
 
 @dataclass(frozen=True)
 class Recollection:
-    """What one solve, and its adjoint, start from and leave behind.
+    """Where one solve, and its adjoint, start and store their solutions.
 
     Attributes
     ----------
-    kept : where.
-    keys : of the samples of the solve, without the direction.
+    kept : the stored solutions.
+    keys : the keys of the solve's samples, without the direction.
     """
 
     kept: LastSolutions
     keys: tuple[Key, ...]
 
-    def recall(self, direction: str, start: Array) -> bool:
+    def recall(self, direction: str, start: Numbers) -> bool:
         """See `LastSolutions.recall`."""
         return self.kept.recall(self._of(direction), start)
 
-    def keep(self, direction: str, solutions: Array) -> None:
+    def keep(self, direction: str, solutions: Numbers) -> None:
         """See `LastSolutions.keep`."""
         self.kept.keep(self._of(direction), solutions)
 
@@ -97,12 +97,12 @@ class Recollection:
 
 
 class SampleNames:
-    """Which samples the solves of a block are for.
+    """The samples of the solves in a block.
 
     Attributes
     ----------
-    samples : as the user gave them.
-    solves : of each operator, by its number, since the block began.
+    samples : the user's names.
+    solves : number of solves of each operator since the block began.
     """
 
     def __init__(self, samples: Sequence[Any]) -> None:
@@ -110,18 +110,18 @@ class SampleNames:
         self.solves: dict[int, int] = {}
 
     def keys(self, operator: int, rows: int) -> tuple[Key, ...]:
-        """Those of the next solve of an operator. A second solve in a block, as of the next time
-        step, is another one.
+        """The keys of the next solve of an operator. A second solve in a block, e.g. of the next
+        time step, has other keys.
 
         Raises
         ------
         ValueError
-            For a number of right-hand sides that is no multiple of that of the samples.
+            If the number of right-hand sides is not a multiple of the number of samples.
         """
         if not self.samples or rows % len(self.samples):
             raise InputError(
                 f"solver.samples names {len(self.samples)} samples, and this solve has {rows} "
-                "right-hand sides: each sample must have as many as the others"
+                "right-hand sides: each sample must have the same number of them"
             )
         count = self.solves[operator] = self.solves.get(operator, -1) + 1
         return tuple((operator, count, sample) for sample in self.samples)
@@ -132,4 +132,4 @@ def _checked(sample: Any) -> Sample:
         return sample
     if isinstance(sample, int | np.integer) and not isinstance(sample, bool):
         return int(sample)
-    raise InputError(f"solver.samples takes integers and words, not {sample!r}")
+    raise InputError(f"solver.samples must be integers or strings, not {sample!r}")

@@ -1,4 +1,4 @@
-"""Solves with one operator, forward and adjoint, with one preconditioner between them."""
+"""Solves with one operator, forward and adjoint, which share one preconditioner."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import adopted_pair
+from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_power_of_two
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
@@ -32,22 +33,22 @@ from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import longer_rows, zero_rows
-from prdp_hpc.linalg.scaling import exponents_of, scaled_guess, times_power_of_two
+from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
-from prdp_hpc.linalg.torch_petsc import Array, placed
+from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
-# A relative residual by which a Krylov method is stopped where only rounding is left.
+# A relative residual at which a Krylov method is stopped, because only rounding is left.
 ROUNDING = 1e-14
 # A growth of the residual that no solve reaches.
 NEVER = 1e150
 
 
 class LinearSystem(PreconditionerSetUp):
-    """The two KSPs of one solver for one operator, and what solving with them takes."""
+    """The two KSPs of one solver for one operator, with their solves and checks."""
 
     def __init__(self, operator: Operator, solver: Solver) -> None:
         if solver.shell is None:
@@ -55,21 +56,21 @@ class LinearSystem(PreconditionerSetUp):
         self.broken = False
         self._operator = weakref.ref(operator)
         self._report, self._comm = solver.report, operator.comm
-        self._matrix = operator.matrix
+        self._matrix, self._memory = operator.matrix, operator.memory
         self._nullspaces = operator.nullspaces
         self._names, self._shell = (solver.ksp, solver.pc), solver.shell
         self._made_for = operator.preconditioning_operator.matrix
-        # The transpose of a preconditioner of one triangle is itself, whatever A is.
+        # A preconditioner that reads one triangle is symmetric, for any A.
         by_triangle = solver.pc in SYMMETRIC_PCS and operator.preconditioner is None
         transposed = not (operator.symmetric or solver.ksp in SYMMETRIC_KSPS or by_triangle)
-        # These only carry arrays that belong to the caller.
+        # Vectors without memory, into which the caller's arrays are placed.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
         self._residual = self._matrix.createVecLeft()
         make = create_pair if solver.adopted is None else adopted_pair
         self._pair = make(operator, solver, transposed)
         self._prepare_lag(solver.lag_preconditioner)
         # The right-hand sides that tolerances refer to, while corrections are solved for.
-        self._aims: Array | None = None
+        self._aims: Numbers | None = None
 
     @property
     def ksp_name(self) -> str:
@@ -85,7 +86,7 @@ class LinearSystem(PreconditionerSetUp):
 
     @property
     def method(self) -> str:
-        """KSP and PC in words."""
+        """Names of KSP and PC, for messages."""
         return f"ksp={self.ksp_name!r}, pc={self.pc_name!r}"
 
     @property
@@ -99,7 +100,7 @@ class LinearSystem(PreconditionerSetUp):
         return self._pair.preconditioner
 
     def is_made_for(self, operator: Operator) -> bool:
-        """Whether the preconditioner is still to be made from the same matrix."""
+        """Whether the preconditioner is made from the matrix that the operator specifies now."""
         return operator.preconditioning_operator.matrix is self._made_for
 
     def _direction(self, name: str) -> Direction:
@@ -114,15 +115,15 @@ class LinearSystem(PreconditionerSetUp):
     @cached_property
     def inverse(self) -> BatchedInverse:
         """Applications of the preconditioner."""
-        return BatchedInverse(self.preconditioner, self._pair.pmat)
+        return BatchedInverse(self.preconditioner, self._pair.pmat, self._memory)
 
     def refine(self, forward: Refinement, adjoint: Refinement) -> None:
-        """Set tolerances and tests of both KSPs; nothing is set up again."""
+        """Set tolerances and tests of both KSPs, without a set-up."""
         for direction, level in ((self._pair.forward, forward), (self._pair.adjoint, adjoint)):
             self._check_one_application(level)
             if level.is_fixed and not self._pair.can_skip_norm:
                 raise InputError(
-                    f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: give an rtol "
+                    f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: set an rtol "
                     "too, or use another ksp"
                 )
             direction.level = level
@@ -138,19 +139,19 @@ class LinearSystem(PreconditionerSetUp):
         elif level.is_fixed:
             norm = PETSc.KSP.NormType.NONE
         ksp.setNormType(norm)
-        # None means the test that goes with the norm; the norm alone would end as
+        # None selects the test of the norm; the norm alone would end as
         # DIVERGED_MAX_IT.
         ksp.setConvergenceTest(None)
-        # 0: Richardson's method leaves its iterations to some preconditioners, which know rtol
-        # but no norm.
+        # 0, because Richardson's method delegates its iterations to some preconditioners, which
+        # read rtol but not the norm type.
         max_it = level.max_it or pair.max_it
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
 
     def _stops_at_rounding(self) -> bool:
-        """Whether a fixed number of iterations must end early where only rounding is left.
+        """Whether a fixed number of iterations must end early when only rounding is left.
 
-        On a singular matrix a Krylov method that goes on breaks down: rounding gives its directions
-        a part in the nullspace, which nothing bounds.
+        On a singular matrix further Krylov iterations break down: through rounding, the directions
+        get an unbounded part in the nullspace.
         """
         singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
         return singular or self.ksp_name in UNGUARDED_KSPS
@@ -167,16 +168,17 @@ class LinearSystem(PreconditionerSetUp):
     def solve(
         self,
         direction: str,
-        b: Array,
-        x: Array,
+        b: Numbers,
+        x: Numbers,
         level: Refinement | None = None,
-        guess: Array | None = None,
+        guess: Numbers | None = None,
         is_guarded: bool = False,
     ) -> int:
-        """Solve for each row of `b (B, n_local)` into `x`, at the level given or else set last;
-        collective. Returns the iterations of the last one.
+        """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
+        the last solve.
 
-        `guess (B, n_local)`: where to start; a guarded one is not used where zero leaves less.
+        Without `level`, the level that was set last is used. `guess (B, n_local)`: where to start;
+        a guarded guess is not used where its residual is larger than that of zero.
 
         Raises
         ------
@@ -201,8 +203,8 @@ class LinearSystem(PreconditionerSetUp):
             return iterations
 
     def _is_to_be_scaled(self, direction: Direction) -> bool:
-        """Whether the size of a right-hand side may matter: for inner products, but not where the
-        user gave an absolute tolerance.
+        """Whether right-hand sides of extreme size are scaled, because inner products would
+        overflow; not if the user set an absolute tolerance.
         """
         fixed = direction.level.is_fixed
         if fixed and self.ksp_name in WITHOUT_PRODUCTS and self.pc_name != PETSc.PC.Type.KSP:
@@ -210,7 +212,7 @@ class LinearSystem(PreconditionerSetUp):
         return not direction.has_absolute_tolerance
 
     def _solve_in_range(
-        self, direction: Direction, b: Array, x: Array, guess: Array | None, is_guarded: bool
+        self, direction: Direction, b: Numbers, x: Numbers, guess: Numbers | None, is_guarded: bool
     ) -> int:
         """Solve without the parts of b, the guess and x in the nullspaces."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
@@ -224,17 +226,18 @@ class LinearSystem(PreconditionerSetUp):
         return iterations
 
     def _solve_from(
-        self, direction: Direction, b: Array, x: Array, guess: Array, is_guarded: bool
+        self, direction: Direction, b: Numbers, x: Numbers, guess: Numbers, is_guarded: bool
     ) -> int:
-        """`x = g + A⁻¹ (b − A g)`, which any method can do; a tolerance still refers to b."""
+        """`x = g + A⁻¹ (b − A g)`, for any method; a tolerance still refers to b."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
-        start = guess.copy() if spaces is None else spaces.of_result(adjoint).removed_from(guess)
+        start = copied(guess) if spaces is None else spaces.of_result(adjoint).removed_from(guess)
         # The solution of 0 is known.
-        start[zero_rows(self._comm, b)] = 0.0
+        set_rows(start, zero_rows(self._comm, b), 0.0)
         rest = b - self._product(direction, start)
         if is_guarded:
             worse = longer_rows(self._comm, rest, b)
-            start[worse], rest[worse] = 0.0, b[worse]
+            set_rows(start, worse, 0.0)
+            set_rows(rest, worse, b)
         if spaces is not None:
             rest = spaces.of_right_hand_side(adjoint).removed_from(rest)
         self._aims = b
@@ -245,17 +248,16 @@ class LinearSystem(PreconditionerSetUp):
         x += start
         return iterations
 
-    def _product(self, direction: Direction, x: Array) -> Array:
+    def _product(self, direction: Direction, x: Numbers) -> Numbers:
         try:
-            product = self.product(torch.from_numpy(x), direction.transposed)
+            product = self.product(as_tensor(x), direction.transposed)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
-        result: Array = product.numpy()
-        return result
+        return product if isinstance(x, Tensor) else product.numpy()
 
-    def _solve_each(self, direction: Direction, b: Array, x: Array) -> int:
-        """Solve for right-hand sides in the range of the matrix; a failure with an old
-        preconditioner is none yet.
+    def _solve_each(self, direction: Direction, b: Numbers, x: Numbers) -> int:
+        """Solve for right-hand sides in the range of the matrix; a failure with a lagged
+        preconditioner is repeated with a new one.
         """
         if direction.transposed:
             self._check_transposed(direction)
@@ -276,7 +278,7 @@ class LinearSystem(PreconditionerSetUp):
         self._is_trusted(direction, b, x)
         return iterations
 
-    def _solve_rows(self, direction: Direction, b: Array, x: Array) -> int:
+    def _solve_rows(self, direction: Direction, b: Numbers, x: Numbers) -> int:
         ksp, counters = direction.ksp, self._report.counters(direction.name)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         iterations = 0
@@ -307,7 +309,7 @@ class LinearSystem(PreconditionerSetUp):
         return iterations
 
     def _check_transposed(self, direction: Direction) -> None:
-        """Raise an error for a method that has no transpose."""
+        """Raise an error for a method without a transposed application."""
         if self._shell is not None and self._shell.apply_transpose is None:
             raise missing_transpose()
         if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
@@ -318,12 +320,12 @@ class LinearSystem(PreconditionerSetUp):
         direction: Direction,
         code: int,
         iterations: int,
-        right: Array,
-        result: Array,
-        aim: Array | None,
+        right: Numbers,
+        result: Numbers,
+        aim: Numbers | None,
     ) -> None:
-        """Raise SolveError unless the result of a solve that ended with a code is right. `aim`: the
-        right-hand side of the whole where this is a correction.
+        """Raise SolveError unless the result of a solve, which stopped with a code, is right.
+        `aim`: the original right-hand side, if the solve is for a correction.
         """
         whole = right if aim is None else aim
         if code < 0:
@@ -339,9 +341,9 @@ class LinearSystem(PreconditionerSetUp):
         elif self.ksp_name in RECURRENCE_KSPS:
             self._judge_recurrence(direction, iterations, right, result, whole)
 
-    def _solve_stacked(self, direction: Direction, b: Array, x: Array) -> bool:
-        """Solve all at once, if the method and the level allow it; a failure is left to those that
-        solve one by one.
+    def _solve_stacked(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
+        """Solve for all right-hand sides at once, if the method and the level allow it; after a
+        failure they are solved one by one.
         """
         max_it, stacked = direction.level.max_it, self._pair.stacked
         if stacked is None or not direction.level.is_fixed or max_it is None:
@@ -353,14 +355,15 @@ class LinearSystem(PreconditionerSetUp):
         counters.solves += len(b)
         return True
 
-    def _on_arrays(self, run: Any, right: Array, result: Array) -> None:
+    def _on_arrays(self, run: Any, right: Numbers, result: Numbers) -> None:
         with placed((self._b, right), (self._x, result)):
             run(self._b, self._x)
 
-    def _repeated(self, direction: Direction, code: int, right: Array, result: Array) -> int:
-        """How a solve ends that is repeated until only rounding is left, at most the fixed number
-        of iterations, after one that did not look at the norm broke down: PETSc's GMRES does where
-        the Krylov space ends, and then leaves the solution out.
+    def _repeated(self, direction: Direction, code: int, right: Numbers, result: Numbers) -> int:
+        """Repeat a solve that broke down without computing a norm; returns its code.
+
+        It stops when only rounding is left, at most after the fixed number of iterations. PETSc's
+        GMRES breaks down where the Krylov space ends, and then does not build the solution.
         """
         ksp = direction.ksp
         fixed = direction.level.is_fixed

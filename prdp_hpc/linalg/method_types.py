@@ -1,4 +1,4 @@
-"""What is known of PETSc's KSP and PC types by their names."""
+"""Properties of PETSc's KSP and PC types, by their names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.petsc import PETSc
 
 OWN_PRECONDITIONERS = ("constraint",)
-"""Names of preconditioners that PETSc does not have, and an operator may bring along."""
-"""These are nothing without functions of the user's."""
+"""Names of preconditioners that are not PETSc's but an operator's own."""
+"""These need functions of the user."""
 OWN_KSPS = ("steepest_descent",)
 UNROLLED_KSPS = ("richardson", "steepest_descent", "cg", "gmres", "bcgs")
+BATCHED_KSPS = {f"batched_{name}": name for name in ("cg", "gmres", "bcgs", "richardson")}
+"""These solve for all right-hand sides together in torch tensors, on any device: the iterations of
+PETSc's KSPs with these names.
+"""
+BATCHED_PCS = ("none", "jacobi")
+"""Preconditioners that they have."""
+PRECISIONS = ("float64", "float32")
 CONJUGATE_GRADIENTS = frozenset(
     {"cg", "pipecg", "pipecg2", "pipecgrr", "pipeprcg", "groppcg", "fcg", "pipefcg"}
 )
@@ -21,69 +28,68 @@ CONJUGATE_GRADIENTS = frozenset(
 SYMMETRIC_KSPS = CONJUGATE_GRADIENTS | {"minres", "symmlq", "cr", "pipecr", "steepest_descent"}
 """These are only right for A = Aᵀ, so the adjoint solve may use A itself."""
 SYMMETRIC_PCS = frozenset({"cholesky", "icc"})
-"""These read one triangle of the matrix and take the other to be the same."""
+"""These read one triangle of the matrix and assume that the other is equal."""
 MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
-"""These are only fast where M⁻¹A is near the identity in norm. The transpose of a solve
+"""These are fast only if M⁻¹A is near the identity in norm. The transpose of a solve
 preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
 down for badly scaled rows.
 """
 ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
-"""These apply the preconditioner once, whatever the level is."""
+"""These apply the preconditioner once, at every level."""
 STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
 """These do not break down when only rounding is left."""
 WITHOUT_PRODUCTS = frozenset({"richardson", "chebyshev"}) | ONE_APPLICATION_KSPS
 """These compute no inner products when their number of iterations is fixed."""
 UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegcr"})
-"""These go wrong where only rounding is left without a norm to stop at, on regular matrices too."""
+"""Without a norm to stop at, these fail when only rounding is left, on regular matrices too."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
     | {"qmrcgs", "tfqmr", "tcqmr", "minres"}
 )
-"""The residual that these keep by recurrences may be far from that of their solution; minres takes
-the end of its Krylov space for convergence, on singular matrices too.
+"""The recursively updated residual of these may differ from that of their solution; minres treats
+the end of its Krylov space as convergence, on singular matrices too.
 """
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
-"""These may take an absolute tolerance for one of something else than their norm of the residual.
-"""
+"""These may compare an absolute tolerance with another quantity than their residual norm."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
-"""The natural norm costs these no reduction of its own."""
+"""The natural norm needs no additional reduction in these."""
 DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
-"""These fail on a rank that has a row with a zero, or nothing, on its diagonal."""
+"""These fail on a rank that has a row with a zero, or no entry, on its diagonal."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
-"""One application of these is meant to be the solution."""
+"""One application of these is intended to be the solution."""
 PARALLEL_FACTORING_PCS = frozenset({"lu", "cholesky"})
-"""For a matrix of several ranks PETSc has these from MUMPS."""
+"""PETSc factors a matrix of several ranks with MUMPS for these."""
 FACTORING_PCS = DIRECT_PCS | {"ilu", "icc", "bjacobi", "asm", "gasm"}
-"""These, or what they use for their blocks, fail for an empty row."""
+"""These, or their sub-solvers, fail for an empty row."""
 _UNFIT_KSPS = {
     **dict.fromkeys(
         ("qcg", "nash", "stcg", "gltr"),
         "it minimises a quadratic model in a trust region instead of solving A x = b: use ksp='cg'",
     ),
-    "pipelcg": "without good bounds of the eigenvalues PETSc's does not end: use ksp='pipecg'",
+    "pipelcg": "it needs bounds of the eigenvalues to converge: use ksp='pipecg'",
     "fetidp": "it needs a matrix given by subdomains: use another ksp",
-    "python": "its iteration is user code that a Solver has no way to take: use another ksp",
+    "python": "its iteration is user code, which a Solver does not support: use another ksp",
 }
 _UNFIT_PCS = {
-    "deflation": "what it finds for the first values it keeps for all others: use pc='gamg'",
+    "deflation": "it keeps the data of the first values for all later ones: use pc='gamg'",
     "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
 }
 NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr", "ibcgs"})
 NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat"})
-"""PETSc does not refuse to solve with the transpose with these, and gives wrong numbers or ends the
-program.
+"""With these, PETSc solves with the transpose without an error, but the numbers are wrong or the
+program ends.
 """
 PETSC_ERR_UNKNOWN_TYPE = 86
 
 
 def known_type(what: str, name: Any, types: type) -> str:
-    """`name` if this PETSc has a KSP or PC called so.
+    """Return `name` if this PETSc has a KSP or PC of this name.
 
     Raises
     ------
     ValueError
-        With the nearest names for one that no PETSc has; with what to do for one that this PETSc
-        was built without.
+        For an unknown name, with the nearest names; for a type that this PETSc was built without,
+        with advice.
     """
     known = {str(value) for key, value in vars(types).items() if key.isupper()}
     if name in known:
@@ -95,9 +101,9 @@ def known_type(what: str, name: Any, types: type) -> str:
         return str(name)
     near = difflib.get_close_matches(str(name), known, n=3)
     hint = (
-        f"did you mean {' or '.join(near)}?" if near else f"known are: {', '.join(sorted(known))}"
+        f"did you mean {' or '.join(near)}?" if near else f"known names: {', '.join(sorted(known))}"
     )
-    raise InputError(f"PETSc has no {what} called {name!r}: {hint}")
+    raise InputError(f"PETSc has no {what} named {name!r}: {hint}")
 
 
 @cache
@@ -111,36 +117,61 @@ def _is_built(what: str, name: str) -> bool:
 
 
 def checked_ksp(name: Any) -> str:
-    """`name` if it is a KSP that a `Solver` can use; else a ValueError."""
+    """Return `name` if it is a KSP that a `Solver` can use, else raise an InputError."""
     _check_fit("ksp", name)
+    if name in BATCHED_KSPS:
+        return str(name)
     return name if name in OWN_KSPS else known_type("ksp", name, PETSc.KSP.Type)
 
 
 def checked_pc(name: Any) -> str:
-    """`name` if it is a PC that a `Solver` can use; else a ValueError."""
+    """Return `name` if it is a PC that a `Solver` can use, else raise an InputError."""
     _check_fit("pc", name)
     return name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
 
 
+def check_batched(ksp: str, pc: str, precision: str, differentiation: str) -> None:
+    """Raise ValueError for what a batched method does not have, or what only one has."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if ksp not in BATCHED_KSPS:
+        if precision != "float64":
+            raise InputError(
+                f"precision={precision!r} is for the batched methods ({', '.join(BATCHED_KSPS)}); "
+                f"PETSc's ksp={ksp!r} computes in double precision"
+            )
+        return
+    if differentiation != "implicit":
+        raise InputError(
+            f"ksp={ksp!r} is differentiated implicitly: use ksp={BATCHED_KSPS[ksp]!r} with "
+            f"differentiation={differentiation!r}"
+        )
+    if pc not in BATCHED_PCS:
+        raise InputError(
+            f"ksp={ksp!r} has the preconditioners {', '.join(BATCHED_PCS)}, not {pc!r}: use one of "
+            f"them, or PETSc's ksp={BATCHED_KSPS[ksp]!r}"
+        )
+
+
 def unfit(what: str, name: str) -> str | None:
-    """Why a KSP or PC cannot be used in a `Solver`, if it cannot."""
+    """The reason why a KSP or PC cannot be used in a `Solver`, or None."""
     return (_UNFIT_KSPS if what == "ksp" else _UNFIT_PCS).get(name)
 
 
 def _check_fit(what: str, name: Any) -> None:
     why = unfit(what, name) if isinstance(name, str) else None
     if what == "pc" and name == "shell":
-        why = "it needs functions: give Solver(pc=ShellPreconditioner(apply, apply_transpose))"
+        why = "it needs functions: use Solver(pc=ShellPreconditioner(apply, apply_transpose))"
     if why is not None:
         raise InputError(f"{what}={name!r} cannot be used in a Solver: {why}")
 
 
 def check_unrolled(ksp: str, pc: str) -> None:
-    """Raise ValueError for a method that has no unrolled form."""
+    """Raise InputError for a method that cannot be differentiated by unrolling."""
     if ksp not in UNROLLED_KSPS:
         raise InputError(
-            f"differentiation='unrolled' knows the iterations of ksp={', '.join(UNROLLED_KSPS)}, "
-            f"not of {ksp!r}: "
+            f"differentiation='unrolled' supports ksp={', '.join(UNROLLED_KSPS)}, "
+            f"not {ksp!r}: "
             "choose one of them, or differentiation='implicit'"
         )
     if pc == "ksp":

@@ -1,4 +1,4 @@
-"""All right-hand sides of a batch in one solve, where the method treats each alike."""
+"""Multi-right-hand-side solves of a batch, for methods without inner products."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from prdp_hpc.linalg.torch_petsc import Array, is_aij
 from prdp_hpc.petsc import PETSc
 
 MOST_NUMBERS = 1_000_000
-"""Numbers of a batch on a rank (on average) up to which they are put together; a solve keeps five
-vectors of that length.
+"""Largest average size of a batch on a rank, in numbers, for which the batch is solved at once; a
+solve stores five vectors of that length.
 """
 MOST_SIZES = 4
-"""Batch sizes whose KSPs are kept."""
+"""Number of batch sizes whose KSPs are kept."""
 
 
 class MultiRhsRichardson:
     """K steps of Richardson's method with Jacobi or no preconditioner, for all right-hand sides of
     a batch at once.
 
-    B systems `A x = b` are one, `(A ⊗ I) X = B`, whose matrix is A itself read as one with blocks
-    of B × B (PETSc manual page: MatCreateMAIJ). K steps without inner products do the same with it
-    as with each system alone, to the last bit; but one pass over A and one message to each
-    neighbour serve the whole batch, and so does one call of the KSP: a sixth of the time for 25
-    systems of 30 unknowns, two thirds for 900.
+    B systems `A x = b` are written as one system `(A ⊗ I) X = B`, whose matrix refers to A (PETSc
+    manual page: MatCreateMAIJ). K steps without inner products give the same numbers as separate
+    solves, bit for bit, but need one pass over A, one message to each neighbour and one call of
+    the KSP for the whole batch: a sixth of the time for 25 systems of 30 unknowns, two thirds for
+    900.
 
-    `matrix` is an AIJ matrix without a nullspace, `pmat` the one whose diagonal is taken. New
-    values in them are seen.
+    `matrix` is an AIJ matrix without a nullspace, `pmat` the matrix of the diagonal. Changes of
+    their values take effect at the next solve.
     """
 
     def __init__(self, matrix: Any, pmat: Any, pc: str) -> None:
@@ -39,12 +39,13 @@ class MultiRhsRichardson:
         self._ksps: dict[int, _MultiRhsKsp] = {}
 
     def fits(self, count: int) -> bool:
-        """Whether a batch of `count` is to be put together; equal on all ranks."""
+        """Whether a batch of `count` is to be solved at once; equal on all ranks."""
         return count > 1 and count * self._share <= MOST_NUMBERS
 
     def solve(self, b: Array, x: Array, max_it: int, transposed: bool) -> bool:
-        """Solve for each row of `b (B, n_local)` into `x`; collective. False if that failed, with
-        nothing said about why.
+        """Solve for each row of `b (B, n_local)` into `x`; returns whether it succeeded.
+
+        Collective.
         """
         count = len(b)
         found = self._ksps.get(count)
@@ -56,15 +57,15 @@ class MultiRhsRichardson:
 
 
 def multi_rhs_richardson(ksp: Any, matrix: Any, pmat: Any) -> MultiRhsRichardson | None:
-    """The expanded solves that do the same as this KSP at a fixed number of iterations; None if
-    there are none.
+    """The multi-right-hand-side solves that are equivalent to this KSP at a fixed number of
+    iterations; None if there are none.
     """
     prefix, pc = ksp.getOptionsPrefix(), ksp.getPC().getType()
     plain = ksp.getType() == PETSc.KSP.Type.RICHARDSON and pc in (
         PETSc.PC.Type.JACOBI,
         PETSc.PC.Type.NONE,
     )
-    # Options change the method (its scale, the diagonal that is taken).
+    # Options may change the method (its scale, or the diagonal that is used).
     if not plain or any(name.startswith(prefix) for name in PETSc.Options().getAll()):
         return None
     if _create_maij() is None or not is_aij(matrix) or matrix.getNullSpace():
@@ -81,7 +82,7 @@ class _MultiRhsKsp:
         self._pmat, self._count, self._state = pmat, count, -1
         expanded = create(matrix, count)
         self._b, self._x = expanded.createVecs()
-        # A MAIJ matrix does not know its diagonal.
+        # A MAIJ matrix cannot return its diagonal.
         self._own_diagonal, self._diagonal = matrix.createVecLeft(), expanded.createVecLeft()
         self._ksp = PETSc.KSP().create(comm=matrix.comm)
         self._ksp.setType(PETSc.KSP.Type.RICHARDSON)
@@ -99,7 +100,7 @@ class _MultiRhsKsp:
         return bool(self._ksp.getConvergedReason() > 0)
 
     def destroy(self) -> None:
-        """Free everything at once, which PETSc does not do when Python drops it; collective."""
+        """Free all objects now, because PETSc delays it for parallel objects; collective."""
         vectors = self._b, self._x, self._own_diagonal, self._diagonal
         for each in (self._ksp, *self._operators, *vectors):
             each.destroy()
@@ -117,7 +118,7 @@ class _MultiRhsKsp:
 
 
 def _create_maij() -> Callable[[Any, int], Any] | None:
-    """MatCreateMAIJ, which petsc4py leaves out; None where its library does not show it."""
+    """MatCreateMAIJ, which petsc4py does not have; None if its library does not export it."""
     try:
         create = ctypes.CDLL(PETSc.__file__).MatCreateMAIJ
         wrap = _from_c("PyPetscMat_New")
@@ -132,7 +133,7 @@ def _create_maij() -> Callable[[Any, int], Any] | None:
         if code:
             raise PETSc.Error(code)
         expanded = wrap(handle.value)
-        # The wrapper holds a reference of its own.
+        # The wrapper holds another reference.
         PETSc.Object.decRef(expanded)
         return expanded
 

@@ -11,14 +11,14 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.petsc import PETSc
 
 NEARLY = math.sqrt(2.0)
-"""How much wider than the closest points of a grid others may be to be coarsened with them."""
+"""Axes whose spacing is at most this multiple of the smallest spacing are coarsened too."""
 SOLVED_DIRECTLY = 5_000
-"""Points up to which LU of a grid costs less than what a bad coarser one would."""
+"""Largest number of points for which LU of a grid is cheaper than a poor coarser grid."""
 SINGULAR = 1e-10
-"""A product with constants, relative to the matrix, that is taken for 0."""
+"""A product with constants, relative to the matrix, that is treated as 0."""
 
-# One symmetric sweep of Gauss-Seidel smooths best, but PETSc has no transpose of it; two damped
-# Jacobi sweeps have one.
+# A symmetric sweep of Gauss-Seidel is the best smoother, but PETSc cannot apply its transpose; for
+# adjoint solves two damped Jacobi sweeps are used instead.
 _SYMMETRIC_SMOOTHER = {"mg_levels_ksp_max_it": 1, "mg_levels_pc_type": "sor"}
 _TRANSPOSED_SMOOTHER = {
     "mg_levels_ksp_max_it": 2,
@@ -28,12 +28,12 @@ _TRANSPOSED_SMOOTHER = {
 
 
 def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str, Any]:
-    """Give a PCMG its levels: each grid has half the points of the one above along the axes where
-    they are closest.
+    """Set the levels of a PCMG: each coarser grid has half the points along the axes with the
+    smallest spacing.
 
     The coarse matrices are Galerkin products `Pᵀ A P` with multilinear interpolation `P`, so any
-    matrix on the grid will do. `transposed`: whether adjoint solves will apply the transpose.
-    Returns the options that go with the hierarchy, which a user's options may replace.
+    matrix on the grid can be used. `transposed`: whether adjoint solves apply the transpose.
+    Returns the default options of the hierarchy, which the user's options may replace.
 
     Raises
     ------
@@ -46,13 +46,16 @@ def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str,
     """
     if operator.grid is None:
         raise InputError(
-            "pc='mg' makes its hierarchy from a grid, and this operator has none: use pc='gamg'"
+            "pc='mg' makes its hierarchy from a grid, but this operator has no grid: use pc='gamg'"
         )
     grids = hierarchy(operator.grid)
     pc.setMGLevels(len(grids))
     for level in range(1, len(grids)):
         fine, coarse = grids[-1 - level], grids[-level]
-        pc.setMGInterpolation(level, fine.interpolation_from(coarse))
+        matrix = fine.interpolation_from(coarse)
+        if operator.memory.kind:
+            matrix.convert(operator.memory.matrix_type)
+        pc.setMGInterpolation(level, matrix)
     if operator.nullspaces is not None:
         coarse = pc.getMGCoarseSolve().getPC()
         coarse.setType(PETSc.PC.Type.PYTHON)
@@ -60,14 +63,15 @@ def attach_hierarchy(pc: Any, operator: Operator, transposed: bool) -> dict[str,
     return {
         "pc_mg_galerkin": "both",
         "mg_levels_ksp_type": "richardson",
-        **(_TRANSPOSED_SMOOTHER if transposed else _SYMMETRIC_SMOOTHER),
+        # SOR would run on the host.
+        **(_TRANSPOSED_SMOOTHER if transposed or operator.memory.kind else _SYMMETRIC_SMOOTHER),
     }
 
 
 def hierarchy(grid: Grid) -> list[Grid]:
     """The grid and its coarser ones, finest first."""
     grids = [grid]
-    # One level alone would be smoothed, not solved.
+    # With one level only, the system would be smoothed, not solved.
     while (coarse := _coarser(grids[-1])) is not None and (
         len(grids) == 1 or not _is_last(grids[-1], coarse)
     ):
@@ -76,8 +80,8 @@ def hierarchy(grid: Grid) -> list[Grid]:
 
 
 def _coarser(grid: Grid) -> Grid | None:
-    """Half as many points along the axis with the closest points, and along those with nearly as
-    close ones: smoothing one point at a time leaves errors along the others untouched.
+    """The grid with half the points along the axis with the smallest spacing, and along those with
+    nearly the same: pointwise smoothing does not reduce errors along the others.
     """
     closest = min((grid.spacing[axis] for axis in grid.axes_to_coarsen), default=0.0)
     return grid.coarsen(
@@ -86,8 +90,8 @@ def _coarser(grid: Grid) -> Grid | None:
 
 
 def _is_last(grid: Grid, coarse: Grid) -> bool:
-    """Whether a grid is better solved than coarsened: an axis without points to spare has much
-    closer points than the others would have, and the grid is small.
+    """Whether a grid is better solved than coarsened: it is small, and an axis that cannot be
+    coarsened has a much smaller spacing than the others would have.
     """
     kept = [h for h, n, m in zip(grid.spacing, grid.shape, coarse.shape, strict=True) if n == m]
     return grid.size <= SOLVED_DIRECTLY and min(kept, default=1.0) < 0.5 * max(coarse.spacing)
@@ -96,10 +100,11 @@ def _is_last(grid: Grid, coarse: Grid) -> bool:
 class SingularLU:
     """The coarse solve where the matrix may be singular, in PETSc's interface for PCs in Python.
 
-    LU would divide by a pivot of rounding errors, and the huge constant that comes out costs half
-    of the digits. If the coarse matrix maps constants to 0, a number is added to its first diagonal
-    entry, which makes it regular and changes no solution but by a constant; the constant is removed
-    from what comes in and what goes out.
+
+    LU would divide by a pivot of rounding errors, and the large constant in the result would cost
+    half of the digits. If the coarse matrix maps constants to 0, a number is added to its first
+    diagonal entry, which makes it regular and changes solutions only by a constant; the constant
+    is removed from the right-hand side and the solution.
     """
 
     def __init__(self) -> None:
@@ -132,7 +137,7 @@ class SingularLU:
         self._lu.setUp()
 
     def apply(self, pc: Any, x: Any, y: Any) -> None:
-        """`y = A⁺ x`, as far as constants go."""
+        """`y = A⁺ x`, where A may have the constants as its nullspace."""
         self._solve(self._lu.apply, x, y, "in", "out")
 
     def applyTranspose(self, pc: Any, x: Any, y: Any) -> None:  # noqa: N802 - PETSc's name

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from mpi4py import MPI
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -13,17 +12,25 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    as_tensor,
+    copied,
+    in_memory_of,
+    on_host,
+    set_rows,
+    squares_of_rows,
+)
+from prdp_hpc.linalg.memory import HOST, Memory
+from prdp_hpc.linalg.torch_petsc import Array, to_memory
 from prdp_hpc.petsc import PETSc
 
 DEPENDENT = 1e-10
-"""What is left of a vector of length 1 without its part along the vectors before it, below which it
-depends on them.
-"""
+"""Length of the orthogonal part of a unit vector below which it depends on the vectors before."""
 MOSTLY = 1e-6
-"""A squared length, relative to the whole, below which what is left needs a second look."""
+"""A relative squared length of the remainder below which the remainder is checked again."""
 ROUNDING = 1e-14
-"""A length, relative to the whole, below which what is left is rounding."""
+"""A relative length of the remainder below which it is rounding."""
 
 
 class Nullspace:
@@ -33,21 +40,28 @@ class Nullspace:
     ----------
     comm : the ranks that share the vectors.
     basis : this rank's part `(k, n_local)` of k orthonormal vectors.
-    is_constant : whether it is the constant alone, which PETSc treats without a vector.
+    is_constant : whether it is the constant only, for which PETSc needs no vector.
     """
 
-    def __init__(self, comm: MPI.Comm, basis: Array, is_constant: bool = False) -> None:
+    def __init__(
+        self, comm: MPI.Comm, basis: Array, is_constant: bool = False, memory: Memory = HOST
+    ) -> None:
         self.comm, self.basis, self.is_constant = comm, basis, is_constant
-        vectors = [] if is_constant else [PETSc.Vec().createWithArray(z, comm=comm) for z in basis]
+        self._own = to_memory(basis, memory)
+        vectors = [] if is_constant else [_vector(z, comm, memory) for z in basis]
         self.petsc = PETSc.NullSpace().create(constant=is_constant, vectors=vectors, comm=comm)
 
     def __len__(self) -> int:
         return len(self.basis)
 
-    def removed_from(self, vectors: Array) -> Array:
+    def in_memory(self, memory: Memory) -> Nullspace:
+        """The same span for vectors in another memory."""
+        return Nullspace(self.comm, self.basis, self.is_constant, memory)
+
+    def removed_from(self, vectors: Numbers) -> Numbers:
         """`(B, n_local)` without their parts in the span, a new array; collective.
 
-        What has no other part becomes exactly 0, not rounding errors for a solve to work on.
+        A vector inside the span becomes exactly 0, so that no solve is done for rounding errors.
         """
         rest, whole, along = self._split(vectors)
         mostly = whole - (along**2).sum(axis=1) <= MOSTLY * whole
@@ -55,23 +69,23 @@ class Nullspace:
             return rest
         rest, left, along = self._split(rest)
         left -= (along**2).sum(axis=1)
-        rest[mostly & (left <= ROUNDING**2 * whole)] = 0.0
+        set_rows(rest, mostly & (left <= ROUNDING**2 * whole), 0.0)
         return rest
 
-    def _split(self, vectors: Array) -> tuple[Array, Array, Array]:
-        """The rest, the squared lengths `(B,)` and the components `(B, k)` in the span."""
+    def _split(self, vectors: Numbers) -> tuple[Numbers, Array, Array]:
+        """The remainder, the squared lengths `(B,)` and the components `(B, k)` in the span."""
         sums = np.empty((len(vectors), len(self) + 1))
-        np.matmul(vectors, self.basis.T, out=sums[:, :-1])
-        np.einsum("bi,bi->b", vectors, vectors, out=sums[:, -1])
+        sums[:, :-1] = on_host(vectors @ self._own.T)
+        sums[:, -1] = squares_of_rows(vectors)
         if self.comm.size > 1:
             private(self.comm).sums.Allreduce(MPI.IN_PLACE, sums)
         along = sums[:, :-1]
-        return vectors - along @ self.basis, sums[:, -1], along
+        return vectors - in_memory_of(along, vectors) @ self._own, sums[:, -1], along
 
     @property
     def tensor(self) -> Tensor:
-        """The basis as a tensor `(k, n_local)` of its own."""
-        return torch.from_numpy(self.basis.copy())
+        """The basis as a tensor `(k, n_local)` of its own, in the memory of the vectors."""
+        return as_tensor(copied(self._own))
 
 
 class Nullspaces:
@@ -79,26 +93,32 @@ class Nullspaces:
 
     Parameters
     ----------
-    right, left : the two; the same object where they are one.
-    left_is_given : whether the left one was given by itself, or taken to be the right one.
+    right, left : the two nullspaces; the same object if they are equal.
+    left_is_given : whether the left one was given, or is assumed to equal the right one.
     """
 
     def __init__(self, right: Nullspace, left: Nullspace, left_is_given: bool) -> None:
         self.right, self.left, self.left_is_given = right, left, left_is_given
 
+    def in_memory(self, memory: Memory) -> Nullspaces:
+        """The same for vectors in another memory."""
+        right = self.right.in_memory(memory)
+        left = right if self.left is self.right else self.left.in_memory(memory)
+        return Nullspaces(right, left, self.left_is_given)
+
     def attach(self, matrix: Any) -> None:
-        """Make them known to the KSPs and PCs of a PETSc matrix; PETSc manual pages:
+        """Attach them to a PETSc matrix, for its KSPs and PCs; PETSc manual pages:
         MatSetNullSpace, MatSetTransposeNullSpace.
         """
         matrix.setNullSpace(self.right.petsc)
         matrix.setTransposeNullSpace(self.left.petsc)
 
     def of_result(self, transposed: bool) -> Nullspace:
-        """What the solution with A, or with Aᵀ, has no part in."""
+        """The nullspace to which the solution with A, or with Aᵀ, is orthogonal."""
         return self.left if transposed else self.right
 
     def of_right_hand_side(self, transposed: bool) -> Nullspace:
-        """What is removed from the right-hand side for A, or for Aᵀ, since no solution has it."""
+        """The span that is removed from the right-hand side for A, or for Aᵀ."""
         return self.right if transposed else self.left
 
 
@@ -109,7 +129,7 @@ def create_nullspaces(
     right: ArrayLike | None,
     left: ArrayLike | None,
 ) -> Nullspaces | None:
-    """The nullspaces that an operator was given, None if it was given none; collective.
+    """The nullspaces of an operator's arguments, None without any; collective.
 
     Raises
     ------
@@ -137,7 +157,7 @@ def create_nullspaces(
 
 
 def nullspaces_of(comm: MPI.Comm, matrix: Any) -> Nullspaces | None:
-    """Those that a user attached to a PETSc matrix, orthonormal and attached again; None if there
+    """Those that a user attached to a PETSc matrix, made orthonormal and attached; None if there
     are none; collective.
     """
     right, left = matrix.getNullSpace(), matrix.getTransposeNullSpace()
@@ -166,12 +186,12 @@ def vectors_of(nullspace: Any, n_local: int) -> Array:
 def create_near_nullspace(
     comm: MPI.Comm, n_local: int, vectors: ArrayLike | None
 ) -> Nullspace | None:
-    """The span of what an operator maps nearly to 0, None if it was given none; collective.
+    """The span of an operator's near-nullspace, None if it was not given; collective.
 
     Raises
     ------
     ValueError
-        As `create_nullspaces`.
+        As for `create_nullspaces`.
     """
     raise_together(comm, _wrong_vectors(n_local, vectors, "near_nullspace"))
     if vectors is None:
@@ -187,7 +207,7 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     counts = private(comm).sums.allgather(len(basis))
     if len(set(counts)) > 1:
         raise InputError(f"the ranks gave {min(counts)} … {max(counts)} vectors of {name}")
-    # Their sizes first, so that no square overflows or vanishes; a maximum of NaN is not defined.
+    # Scaled by their maxima first, so that no square overflows or underflows; NaN has no maximum.
     sizes = np.where(np.isfinite(basis), np.abs(basis), np.inf).max(axis=1, initial=0.0)
     private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     if not (np.isfinite(sizes).all() and (sizes > 0.0).all()):
@@ -196,17 +216,29 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     for index, vector in enumerate(basis):
         vector /= _length(comm, vector)
         before = basis[:index]
-        # Twice is enough: the second pass removes what rounding left in the first.
+        # Two passes are enough: the second removes the rounding errors of the first.
         for _ in range(2 if index else 0):
             vector -= private(comm).sums.allreduce(before @ vector) @ before
         length = _length(comm, vector)
         if length < DEPENDENT:
             raise InputError(
-                f"vector {index} of {name} is a combination of those before it: give linearly "
+                f"vector {index} of {name} is a combination of those before it: pass linearly "
                 "independent vectors"
             )
         vector /= length
     return basis
+
+
+def _vector(z: Array, comm: MPI.Comm, memory: Memory) -> Any:
+    """A PETSc vector of these numbers."""
+    vector = PETSc.Vec().createWithArray(z, comm=comm)
+    if not memory.kind:
+        return vector
+    own = PETSc.Vec().create(comm=comm)
+    own.setSizes(vector.getSizes())
+    own.setType(memory.kind.lower())
+    vector.copy(own)
+    return own
 
 
 def _length(comm: MPI.Comm, vector: Array) -> float:
@@ -218,13 +250,13 @@ def _wrong_nullspaces(
 ) -> ValueError | None:
     if right is not None and constant:
         return InputError(
-            "constant_nullspace and nullspace each name the whole nullspace: give one of them; "
-            "with other vectors the constant is one of those of nullspace"
+            "constant_nullspace and nullspace both specify the whole nullspace: pass one of them; "
+            "with further vectors, include the constant in nullspace"
         )
     if left is not None and right is None and not constant:
         return InputError(
             "left_nullspace without nullspace: a square matrix has as many vectors on the right as "
-            "on the left, so give both"
+            "on the left, so pass both"
         )
     return _wrong_vectors(n_local, right, "nullspace") or _wrong_vectors(
         n_local, left, "left_nullspace"

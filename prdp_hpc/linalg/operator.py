@@ -1,4 +1,4 @@
-"""What a solve needs of the matrix that it solves with."""
+"""The interface that a solve needs of its matrix."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.loaded_values import Load, LoadedValues
+from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
@@ -22,7 +25,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
     create_preconditioning_matrix,
 )
 from prdp_hpc.linalg.promises import PromiseCheck
-from prdp_hpc.linalg.torch_petsc import Array, to_host
+from prdp_hpc.linalg.torch_petsc import to_memory
 
 Product = Callable[[Tensor], Tensor]
 
@@ -33,6 +36,7 @@ class Operator(ABC):
     Attributes
     ----------
     matrix : the PETSc matrix that the KSPs see; it holds the values loaded last.
+    memory : where the matrix and the vectors of its solves are.
     n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
     symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
@@ -57,6 +61,7 @@ class Operator(ABC):
     grid: Grid | None
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
+    memory: Memory = HOST
     is_read_by_derivatives = False
     takes_batches = False
 
@@ -84,23 +89,21 @@ class Operator(ABC):
 
     @property
     def promises(self) -> PromiseCheck:
-        """The check of what this operator promises and methods rely on; made on first use."""
+        """The check of the properties that methods rely on; made on first use."""
         if self._promises is None or self._promises.matrix is not self.matrix:
-            self._promises = PromiseCheck(self.matrix, self.has_single_values)
+            self._promises = PromiseCheck(self.matrix, self.has_single_values, self.memory)
         return self._promises
 
     def has_single_values(self) -> bool:
-        """Whether the values that were loaded last are numbers in single precision, on this
-        rank.
-        """
+        """Return whether the loaded values are in single precision on this rank."""
         return False
 
     @property
     def preconditioner(self) -> PreconditioningMatrix | None:
         """Another matrix that preconditioners are made from; None: the matrix itself.
 
-        Set it to a pair `(operator, values)`, an operator whose rows are divided alike and its
-        values, or to None; collective. Gradients do not depend on it, but by the accuracy of the
+        Set it to a pair `(operator, values)`, where the rows of the other operator are divided in
+        the same way, or to None; collective. It affects gradients only through the accuracy of the
         solves.
         """
         return self._preconditioning
@@ -114,68 +117,69 @@ class Operator(ABC):
         """The operator whose matrix preconditioners are made from."""
         return self if self.preconditioner is None else self.preconditioner.operator
 
+    def on(self, device: torch.device) -> Operator:
+        """The operator that solves for tensors on a device: itself, or one of the same pattern in
+        that device's memory. An operator that calls the user's code stays on the host.
+        """
+        return self
+
     @property
     def n_local(self) -> int:
-        """Entries of a vector on this rank."""
+        """Number of entries of a vector on this rank."""
         return int(self.matrix.getLocalSize()[0])
 
     @property
     def row_range(self) -> tuple[int, int]:
-        """Global numbers of this rank's rows: first, and one after the last."""
+        """Global numbers of this rank's rows: first, and last plus one."""
         start, end = self.matrix.getOwnershipRange()
         return int(start), int(end)
 
     def as_entries(self, values: Any) -> Any:
-        """What `solve` is given, in the form that the other methods take; unchanged where its form
-        is wrong. Differentiable, and not collective.
+        """Return the argument `values` of `solve` in the form of the other methods.
+
+        Values of a wrong form are returned unchanged. Differentiable, not collective.
         """
         return values
 
     @abstractmethod
     def check_form(self, values: Any) -> Exception | None:
-        """What is wrong with the kind or shape of the values on this rank, if anything; cheap, not
-        collective.
+        """Return an error for values of a wrong kind or shape on this rank, else None.
+
+        Cheap, not collective.
         """
 
     @abstractmethod
-    def check_numbers(self, host: Array | None) -> Exception | None:
-        """A ValueError if values of the right form, on the host, hold NaN or infinity on this rank;
-        not collective.
+    def check_numbers(self, host: Numbers | None) -> Exception | None:
+        """Return an InputError for values with NaN or infinity on this rank, else None.
+
+        The values are on the host and of the right form; not collective.
         """
 
     def check_preconditioner(self, pc: str) -> None:  # noqa: B027 - most operators take any
-        """Raise a ValueError if this operator cannot be preconditioned with `pc`."""
+        """Raise an InputError if this operator cannot be preconditioned with `pc`."""
 
     @property
     def loads(self) -> int:
-        """How often values were put into the matrix; tells whether it still holds what it held
-        before.
-        """
+        """How often values were loaded; by this number a later change is detected."""
         return self.loaded.loads
 
-    def differs(self, values: Tensor | Array | None) -> bool:
-        """Whether `values`, of the right form, are other numbers than the loaded ones, on this
-        rank; a comparison number by number.
-        """
-        return self.loaded.differ_from(None if values is None else to_host(values))
+    def differs(self, values: Tensor | Numbers | None) -> bool:
+        """Return whether `values` differ from the loaded ones on this rank, number by number."""
+        return self.loaded.differ_from(None if values is None else to_memory(values, self.memory))
 
     def holds(self, load: Load) -> bool:
-        """Whether the matrix still holds what it held at an earlier load, on this rank."""
+        """Return whether the matrix still holds the values of an earlier load on this rank."""
         return self.loaded.hold(load)
 
-    def load(self, values: Tensor | Array | None) -> None:
-        """Put the values into the matrix; collective. Every solver sees the change and sets up
-        again.
-        """
-        host = None if values is None else to_host(values)
-        self.loaded.replace(host)
-        self._put(host)
+    def load(self, values: Tensor | Numbers | None) -> None:
+        """Put the values into the matrix; collective. Solvers then set up again."""
+        numbers = None if values is None else to_memory(values, self.memory)
+        self.loaded.replace(numbers)
+        self._put(numbers)
 
     @contextmanager
-    def holding(self, host: Array | None) -> Iterator[None]:
-        """Other values in the matrix while the block runs, which do not count as loaded;
-        collective.
-        """
+    def holding(self, host: Numbers | None) -> Iterator[None]:
+        """Load other values during a block, which `loads` does not count; collective."""
         self._put(host)
         try:
             yield
@@ -183,33 +187,32 @@ class Operator(ABC):
             self._put(self.loaded.copy)
 
     @abstractmethod
-    def _put(self, host: Array | None) -> None: ...
+    def _put(self, host: Numbers | None) -> None: ...
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`−∂(λᵀ A(values) x)/∂values`, summed over a batch; `adjoint` λ, `solution` x: `(B,
-        n_local)`. Differentiable to any order; collective.
+        """Return `−∂(λᵀ A(values) x)/∂values`, summed over a batch.
+
+        `adjoint` is λ and `solution` is x, both `(B, n_local)`. Differentiable to any order;
+        collective.
         """
 
     @abstractmethod
     def tangent_product(
         self, values: Any, tangent: Tensor, x: Tensor, transposed: bool = False
     ) -> Tensor:
-        """`Ȧ x`, or `Ȧᵀ x`, with the derivative Ȧ of `A(values)` along `tangent`; x `(B, n_local)`.
-        Differentiable to any order; collective.
+        """Return `Ȧ x`, or `Ȧᵀ x`, with the derivative Ȧ of `A(values)` along `tangent`.
+
+        x is `(B, n_local)`. Differentiable to any order; collective.
         """
 
     @abstractmethod
     def diagonal_of(self, values: Any) -> Tensor:
-        """The diagonal `(n_local,)` of `A(values)`, differentiable with respect to the values;
-        collective.
-        """
+        """Return the diagonal `(n_local,)` of `A(values)`; differentiable, collective."""
 
     @property
     def nullspace_basis(self) -> Tensor | None:
-        """This rank's part `(k, n_local)` of orthonormal vectors that the matrix maps to 0, if they
-        were given.
-        """
+        """This rank's part `(k, n_local)` of an orthonormal basis of the nullspace, or None."""
         return None if self.nullspaces is None else self.nullspaces.right.tensor
 
     @property
@@ -218,9 +221,7 @@ class Operator(ABC):
         return None if self.nullspaces is None else self.nullspaces.left.tensor
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
-        """Give a PETSc PC what it needs of this operator: coordinates, fields of "fieldsplit", or
-        one of our own.
-        """
+        """Give a PETSc PC this operator's data: coordinates, fields, or its own preconditioner."""
         if name in OWN_PRECONDITIONERS:
             raise _no_own(name)
         for operator in dict.fromkeys((self, self.preconditioning_operator)):
@@ -229,11 +230,10 @@ class Operator(ABC):
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor
     ) -> Callable[[Tensor, Product], Tensor]:
-        """One of our own in torch, `(r, product) ↦ M⁻¹ r`, for M matrices with these diagonals `(M,
-        n_local)`; collective.
+        """Return the operator's own preconditioner in torch, `(r, product) ↦ M⁻¹ r`; collective.
 
-        Differentiable with respect to `r (M R, n_local)`, the diagonals, and what `product(x) = A
-        x` is differentiable in.
+        It is for M matrices with these diagonals `(M, n_local)`, and differentiable with respect to
+        `r (M R, n_local)`, the diagonals, and the inputs of `product(x) = A x`.
         """
         raise _no_own(name)
 

@@ -1,4 +1,4 @@
-"""PETSc's options database: one prefix for each KSP, and what users may set in it."""
+"""PETSc's options database: one prefix per KSP, and the options that users may set."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS
 from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
-"""How options of a solver begin; others under a user's prefix may be those of another solver."""
+"""Beginnings of a solver's options; others under a user's prefix may belong to other solvers."""
 ADJOINT = "adjoint_"
-"""What the adjoint KSP's own options begin with."""
-_LEVEL = "give the level as Solver(refinement=Refinement(rtol=..., max_it=...))"
-_START = "give it as Solver(initial_guess=...), or to solve(..., guess=...)"
+"""Beginning of the options of the adjoint KSP only."""
+_LEVEL = "set the level by Solver(refinement=Refinement(rtol=..., max_it=...))"
+_START = "set it by Solver(initial_guess=...), or by solve(..., guess=...)"
 _OWNED = {
-    "ksp_type": "give it as Solver(ksp=...)",
-    "pc_type": "give it as Solver(pc=...)",
+    "ksp_type": "set it by Solver(ksp=...)",
+    "pc_type": "set it by Solver(pc=...)",
     "ksp_rtol": _LEVEL,
     "ksp_max_it": _LEVEL,
     "ksp_convergence_test": _LEVEL,
-    "ksp_converged_maxits": "a level with max_it and rtol may end at max_it without an error",
+    "ksp_converged_maxits": "a level with max_it and rtol already ends at max_it without an error",
     "ksp_initial_guess_nonzero": _START,
     "ksp_guess_type": _START,
     "ksp_knoll": _START,
@@ -31,21 +31,21 @@ _OWNED = {
     "ksp_diagonal_scale_fix": "it changes the matrix in place: scale the values and b, or use "
     "pc='jacobi'",
 }
-_NO_NORM = "without a norm no rtol is reached; a level with max_it alone computes none"
+_NO_NORM = "without a norm no rtol is reached; a level with max_it only computes no norm"
 WEAK_CONNECTION = 0.003
-"""Up to which GAMG drops `|a_ij| / √(a_ii a_jj)` from the graph that it coarsens."""
+"""GAMG drops entries with `|a_ij| / √(a_ii a_jj)` below this from the graph that it coarsens."""
 _numbers = itertools.count()
 
 
 def new_prefix() -> str:
-    """A prefix that keeps the options of one KSP apart from those of all others in the program."""
+    """A prefix that is unique to one KSP in the program."""
     return f"prdp{next(_numbers)}_"
 
 
 def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
-    """Raise a ValueError for an option that an argument of `Solver` is there for.
+    """Raise an InputError for an option that duplicates an argument of `Solver`.
 
-    `prefix`: the options are from the command line, where they begin with this.
+    `prefix`: the prefix of options from the command line, for the message.
     """
     for key, value in options.items():
         pointer = _OWNED.get(bare(key))
@@ -53,7 +53,7 @@ def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
             pointer = _NO_NORM
         if pointer is not None:
             name = f"petsc_options: {key!r}" if prefix is None else f"the option -{prefix}{key}"
-            raise InputError(f"{name} is not taken by a Solver: {pointer}")
+            raise InputError(f"{name} cannot be set in a Solver: {pointer}")
 
 
 def bare(key: str) -> str:
@@ -62,22 +62,22 @@ def bare(key: str) -> str:
 
 
 def options_under(prefix: str) -> dict[str, str]:
-    """The options of PETSc's database under a prefix that the user chose, without that prefix;
-    they count as used.
+    """The options of PETSc's database under a user's prefix, without that prefix; they are marked
+    as used.
     """
     if not (isinstance(prefix, str) and prefix.rstrip("_") and not prefix.startswith("-")):
-        raise InputError(f"options_prefix must be a word such as 'heat_', not {prefix!r}")
+        raise InputError(f"options_prefix must be a word, e.g. 'heat_', not {prefix!r}")
     database, found = PETSc.Options(), {}
     for key, value in database.getAll().items():
         rest = key.removeprefix(prefix)
         if rest != key and bare(rest).startswith(SOLVER_OPTIONS):
-            database.getString(key, "")  # which counts as a use
+            database.getString(key, "")  # marks the option as used
             found[rest] = value
     return found
 
 
 def set_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
-    """Put options into the database under a prefix; their names there."""
+    """Put options into the database under a prefix; returns their names there."""
     database = PETSc.Options()
     names = [f"{prefix}{key.lstrip('-')}" for key in options]
     for name, value in zip(names, options.values(), strict=True):
@@ -86,9 +86,9 @@ def set_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def take_options(ksp: Any, options: Mapping[str, Any]) -> None:
-    """Let a KSP, and whatever it contains, read its options from the database.
+    """Let a KSP, and the solvers inside it, read their options from the database.
 
-    Raises ValueError for a value that PETSc refuses; `options` are for its message.
+    Raises InputError for a value that PETSc refuses; `options` are for the message.
     """
     try:
         ksp.setFromOptions()
@@ -97,16 +97,16 @@ def take_options(ksp: Any, options: Mapping[str, Any]) -> None:
 
 
 def refused(options: Mapping[str, Any], error: PETSc.Error) -> InputError:
-    """The error for options that PETSc does not take."""
+    """The error for options that PETSc refuses."""
     why = str(error).strip().splitlines()[-1].strip()
-    return InputError(f"PETSc does not take petsc_options={dict(options)}: {why}")
+    return InputError(f"PETSc refuses petsc_options={dict(options)}: {why}")
 
 
 def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes GAMG, wherever it is asked for, build its interpolation anew for new values.
+    """Options with which GAMG computes its interpolation again for new values.
 
-    By default it keeps that of the first values it saw, so the result of a few iterations would
-    depend on which came before.
+    By default it keeps the interpolation of the first values, so the result of a few iterations
+    would depend on earlier values.
     """
     chosen = {}
     for key, value in {"pc_type": pc, **options}.items():
@@ -116,31 +116,34 @@ def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def smoothing(ksp: str, pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def smoothing(
+    ksp: str, pc: str, options: Mapping[str, Any], on_device: bool = False
+) -> dict[str, Any]:
     """What GAMG uses on its levels under conjugate gradients, unless the user says something of it:
     one symmetric SOR sweep before and after, and an interpolation without very weak connections.
 
     PETSc's own default, two Chebyshev steps with Jacobi, took more iterations or more time on
     almost all of the problems of `benchmarks/gamg_options.py`. SOR is left to methods that need a
     positive definite matrix, since PETSc has no transpose of it for others.
+    On a device PETSc's default stays, since SOR would run on the host.
     """
     if pc != "gamg" or ksp not in CONJUGATE_GRADIENTS:
         return {}
     chosen: dict[str, Any] = {"pc_gamg_threshold": WEAK_CONNECTION}
-    if any(key.lstrip("-").startswith("mg_") for key in options):
+    if on_device or any(key.lstrip("-").startswith("mg_") for key in options):
         return chosen
     sweep = {"ksp_type": "richardson", "pc_type": "sor", "ksp_max_it": 1}
     return chosen | {f"mg_levels_{name}": value for name, value in sweep.items()}
 
 
 def unused_options(prefix: str, options: Mapping[str, Any]) -> list[str]:
-    """The options that no part of the solver asked for while it was set up."""
+    """The options that no part of the solver read while it was set up."""
     database = PETSc.Options()
     return [key for key in options if not database.used(f"{prefix}{key.lstrip('-')}")]
 
 
 def remove_options(names: Iterable[str]) -> None:
-    """Take options out of the database; they leave it with the KSP that read them."""
+    """Remove options from the database, when the KSP that read them is freed."""
     if not PETSc.Sys.isInitialized() or PETSc.Sys.isFinalized():
         return
     database = PETSc.Options()
@@ -149,14 +152,14 @@ def remove_options(names: Iterable[str]) -> None:
 
 
 def meaningless(unused: Iterable[str], method: str) -> InputError:
-    """The error for options that nothing asked for."""
+    """The error for options that PETSc did not read."""
     names = list(unused)
-    message = f"petsc_options: {', '.join(map(repr, names))} means nothing to {method}: "
+    message = f"petsc_options: {', '.join(map(repr, names))} has no effect in {method}: "
     if all(bare(name).startswith(SOLVER_OPTIONS) for name in names):
-        message += "look at the spelling, or whether it belongs to another ksp or pc"
+        message += "check the spelling, and whether it belongs to another ksp or pc"
     else:
         message += (
-            "look at the spelling; options of PETSc itself, such as log_view, are read when it "
-            "starts, so put them into the environment variable PETSC_OPTIONS (-log_view)"
+            "check the spelling; general options of PETSc, e.g. log_view, are read when it starts, "
+            "so put them into the environment variable PETSC_OPTIONS (-log_view)"
         )
     return InputError(message)

@@ -1,4 +1,4 @@
-"""Patterns and entries of sparse matrices, as users give them."""
+"""Patterns and entries of sparse matrices in the user's formats."""
 
 from __future__ import annotations
 
@@ -74,22 +74,22 @@ def _check_numbers(dtype: Any, dim: int) -> None:
 def wrong_pattern(
     rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None
 ) -> ValueError | None:
-    """What is wrong with a pattern on this rank, if anything."""
+    """The error for an invalid pattern on this rank, or None."""
     if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
         return InputError(
-            "an operator to solve with must be square with at least one row, not of shape "
+            "the operator of a solve must be square with at least one row, not of shape "
             f"{tuple(shape)}"
         )
     largest = np.iinfo(PETSc.IntType).max
     if max(shape[0], rows.size) > largest:
         return InputError(
-            f"{shape[0]} rows and {rows.size} entries on this rank: PETSc's integers end at "
+            f"{shape[0]} rows and {rows.size} entries on this rank: PETSc's largest integer is "
             f"{largest}, so this needs a PETSc with 64-bit indices (--with-64-bit-indices)"
         )
     if grid is not None and grid.size != shape[0]:
         return InputError(
-            f"the operator has {shape[0]} rows, its grid {grid.size} points: they must be the same "
-            "number"
+            f"the operator has {shape[0]} rows, but its grid has {grid.size} points: the numbers "
+            "must be equal"
         )
     if rows.ndim != 1 or rows.shape != cols.shape:
         return InputError(
@@ -103,7 +103,7 @@ def wrong_pattern(
     for name, index in (("rows", rows), ("cols", cols)):
         if index.size and (index.min() < 0 or index.max() >= shape[0]):
             return InputError(
-                f"{name} must lie in 0 … {shape[0] - 1}, but reach from {index.min()} to "
+                f"{name} must lie in 0 … {shape[0] - 1}, but has values from {index.min()} to "
                 f"{index.max()}"
             )
     return None

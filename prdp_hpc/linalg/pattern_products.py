@@ -12,20 +12,28 @@ from torch import Tensor
 
 from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.memory import HOST, Memory
 
 
 class PatternProducts(BilinearProducts):
-    """The entries `(row_k, col_k)` of a distributed square matrix, whatever their values; the
+    """The entries `(row_k, col_k)` of a distributed square matrix, without their values; the
     pairing is `λ[row_k] · x[col_k]`.
 
     Parameters
     ----------
     rows, cols : global indices of this rank's entries, shape `(nnz,)`.
     template : a PETSc vector with the rows' layout.
+    memory : where values and vectors are; default: the host.
     """
 
-    def __init__(self, rows: NDArray[np.integer], cols: NDArray[np.integer], template: Any) -> None:
-        super().__init__(template)
+    def __init__(
+        self,
+        rows: NDArray[np.integer],
+        cols: NDArray[np.integer],
+        template: Any,
+        memory: Memory = HOST,
+    ) -> None:
+        super().__init__(template, memory)
         self._rows, self._cols = rows, cols
 
     def diagonal_entries(self) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
@@ -45,7 +53,8 @@ class PatternProducts(BilinearProducts):
 
     def pair(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
         """See `BilinearProducts`; one array of the values' size for each argument at a time."""
-        total = torch.zeros(*left.shape[:-2], len(self._rows), dtype=torch.float64)
+        shape = *left.shape[:-2], len(self._rows)
+        total = torch.zeros(shape, dtype=torch.float64, device=left.device)
         for r in range(left.shape[-2]):
             rows, cols = left[..., r, :], right[..., r, :]
             total.addcmul_(self._row_index.gather(rows), self._col_index.gather(cols), value=scale)
@@ -53,8 +62,8 @@ class PatternProducts(BilinearProducts):
 
     @cached_property
     def _row_index(self) -> GhostedIndex:
-        return GhostedIndex(self._rows, self.template)
+        return GhostedIndex(self._rows, self.template, self.memory)
 
     @cached_property
     def _col_index(self) -> GhostedIndex:
-        return GhostedIndex(self._cols, self.template)
+        return GhostedIndex(self._cols, self.template, self.memory)

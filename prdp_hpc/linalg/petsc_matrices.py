@@ -1,4 +1,4 @@
-"""Matrices that another code assembled: PETSc's own, and local rows in CSR form."""
+"""Matrices that another code assembled: PETSc matrices, and local rows in CSR form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
 
 STORED = ("aij", "baij", "sbaij", "dense", "nest")
-"""Kinds of matrices, without "seq" and "mpi", whose entries are read."""
+"""Types of matrices, without "seq" and "mpi", whose entries can be read."""
 
 
 class LocalRows(NamedTuple):
@@ -47,14 +47,14 @@ def rows_of_petsc(matrix: Any) -> LocalRows:
 
 
 def checked_matrix(matrix: Any) -> Any:
-    """`matrix` if it is one of PETSc's; else a ValueError on this rank."""
+    """Return `matrix` if it is a PETSc matrix, else raise an InputError on this rank."""
     if not isinstance(matrix, PETSc.Mat) or not matrix.handle:
         raise InputError(f"a petsc4py Mat is needed, not {type(matrix).__name__}")
     return matrix
 
 
 def wrong_petsc_matrix(matrix: Any) -> InputError | None:
-    """Why the entries of a matrix cannot be taken, if they cannot."""
+    """The error for a matrix whose entries cannot be read, or None."""
     if _kind(matrix) not in STORED:
         return InputError(
             f"from_petsc reads matrices that store their entries ({', '.join(STORED)}), not one of "
@@ -67,19 +67,19 @@ def wrong_petsc_matrix(matrix: Any) -> InputError | None:
 
 
 def wrong_layout(matrix: Any) -> InputError | None:
-    """Why no system can be solved with a matrix of such sizes, if none can."""
+    """The error for a matrix whose sizes do not allow solves, or None."""
     rows, cols = matrix.getSizes()
     if rows[1] != cols[1] or rows[0] != cols[0]:
         return InputError(
-            f"an operator to solve with must be square and have rows and columns divided among the "
-            f"ranks alike; on this rank (local, global) rows are {rows} and columns {cols}"
+            "the operator of a solve must be square, with rows and columns divided among the ranks "
+            f"in the same way; on this rank (local, global) rows are {rows} and columns {cols}"
         )
     return None
 
 
 def attached_to(matrix: Any) -> dict[str, Any]:
-    """What the user attached to a matrix, as options of `SparseOperator`: block size, nullspaces
-    and near-nullspace.
+    """The data that the user attached to a matrix, as options of `SparseOperator`: block size,
+    nullspaces and near-nullspace.
     """
     n_local = matrix.getLocalSize()[0]
     options: dict[str, Any] = {"block_size": matrix.getBlockSize()}
@@ -100,9 +100,9 @@ def attached_to(matrix: Any) -> dict[str, Any]:
 def rows_of_csr(
     comm: MPI.Comm, indptr: ArrayLike, indices: ArrayLike, data: ArrayLike | Tensor
 ) -> LocalRows:
-    """The entries of this rank's rows; collective: the rows of the ranks follow each other.
+    """The entries of this rank's rows, which follow those of the rank before; collective.
 
-    A ValueError on this rank for arrays that are no CSR matrix, after the communication.
+    Raises an InputError on this rank for arrays that are not a CSR matrix, after communication.
     """
     first, cols = np.asarray(indptr), np.asarray(indices)
     numbers = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
@@ -111,8 +111,8 @@ def rows_of_csr(
     whole = first.ndim == 1 and first.size > 0 and first.dtype.kind in "iu"
     if not whole or first[0] != 0 or (np.diff(first) < 0).any() or first[-1] != cols.size:
         raise InputError(
-            "indptr must be integers that rise from 0 to the number of indices, one for each of "
-            f"this rank's rows and one more; it has shape {first.shape}, and there are "
+            "indptr must be increasing integers from 0 to the number of indices, one per row of "
+            f"this rank and one more; it has shape {first.shape}, and there are "
             f"{cols.size} indices"
         )
     if cols.shape != numbers.shape or cols.ndim != 1:

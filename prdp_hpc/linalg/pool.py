@@ -1,4 +1,4 @@
-"""Operators for batches of matrices, made once and used again."""
+"""A pool of operators for batches of matrices."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 MOST_SETS = 8
-"""Sets that a pool keeps unless told otherwise; see `SparseOperator.matrix_sets`."""
+"""Default number of sets in a pool; see `SparseOperator.matrix_sets`."""
 
 T = TypeVar("T")
 
 
 class Lease(list[T]):
-    """The members that one batch uses, from its forward pass until its backward pass is done.
+    """The members that one batch uses, from its forward pass to the end of its backward pass.
 
-    Whoever may need the matrices once more keeps the lease: when nothing refers to it any more on
-    any rank, as after a graph was dropped, its set is free.
+    Code that may use the matrices again keeps a reference to the lease. The set is free when no
+    rank refers to the lease any more, e.g. after a graph was freed.
     """
 
 
 class Pool(Generic[T]):
     """Sets of members, each leased to one batch at a time.
 
-    A batch gets a free set, else a new one, else the set used longest ago, whose earlier batch then
-    has to load its matrices anew. A set is free after `release`, or when its lease is gone on all
-    ranks: garbage is collected at different moments on different ranks, which must all choose the
-    same set, so a set counts as dropped only once the ranks have agreed in `reclaim`.
+    A batch acquires a free set, else a new one, else the least recently used set, whose earlier
+    batch then has to load its matrices again. A set is free after `release`, or when no rank refers
+    to its lease. Garbage is collected at different times on different ranks, but all ranks must
+    choose the same set, so a set becomes free only when the ranks have agreed in `reclaim`.
 
     Attributes
     ----------
-    most : sets kept at most; equal on all ranks.
+    most : largest number of sets; equal on all ranks.
     """
 
     def __init__(self, most: int = MOST_SETS) -> None:
         self.most = most
         self._free: list[list[T]] = []
-        # In the order of their last use.
+        # Sorted by their last use.
         self._leased: list[tuple[weakref.ref[Lease[T]], list[T]]] = []
 
     def in_use(self) -> list[bool]:
@@ -44,7 +44,7 @@ class Pool(Generic[T]):
         return [lease() is not None for lease, _ in self._leased]
 
     def reclaim(self, in_use: Sequence[bool]) -> None:
-        """Free the sets that no rank uses any more: `in_use` of all ranks, combined by "or"."""
+        """Free the sets that no rank uses: `in_use` of all ranks, combined by "or"."""
         leased, self._leased = self._leased, []
         for entry, used in zip(leased, in_use, strict=True):
             if used:
@@ -53,9 +53,7 @@ class Pool(Generic[T]):
                 self._free.append(entry[1])
 
     def acquire(self, count: int, make: Callable[[], T]) -> Lease[T]:
-        """A lease of at least `count` members; `make` makes those that the set lacks; collective
-        where that is.
-        """
+        """A lease of at least `count` members, made by `make`; collective if `make` is."""
         members: list[T] = []
         if self._free:
             members = self._free.pop()
@@ -67,17 +65,15 @@ class Pool(Generic[T]):
         return lease
 
     def touch(self, lease: Lease[T]) -> None:
-        """Note that a batch uses its set once more, also one that was given back or taken by
-        another in the meantime: it is then this batch's again.
+        """Mark a set as used by its batch again, also if it was released or acquired by another
+        batch in the meantime.
         """
         members = self._remove(lease)
         if members is not None:
             self._leased.append((weakref.ref(lease), members))
 
     def release(self, lease: Lease[T]) -> None:
-        """Let the next batch have the set; does nothing for one that was given back, or taken by
-        another, before.
-        """
+        """Free the set unless it was released before or acquired by another batch."""
         for index, (other, members) in enumerate(self._leased):
             if other() is lease:
                 del self._leased[index]
@@ -85,7 +81,7 @@ class Pool(Generic[T]):
                 return
 
     def _remove(self, lease: Lease[T]) -> list[T] | None:
-        """Take the set with a lease's members out of the lists, whoever has it."""
+        """Remove the set with a lease's members from the lists."""
         for index, (_, members) in enumerate(self._leased):
             if members[0] is lease[0]:
                 return self._leased.pop(index)[1]

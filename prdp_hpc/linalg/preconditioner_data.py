@@ -1,9 +1,9 @@
-"""What preconditioners can use of a matrix besides its numbers."""
+"""Data that preconditioners use besides the matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.memory import Memory
 from prdp_hpc.linalg.nullspaces import Nullspace, create_near_nullspace
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
@@ -26,24 +27,29 @@ class PreconditionerData:
 
     Attributes
     ----------
-    near_nullspace : vectors that algebraic multigrid is to interpolate exactly; None: constants.
+    near_nullspace : vectors that algebraic multigrid interpolates exactly; None: constants.
     coordinates : of this rank's nodes, `(n_local / block_size, dim)`, if they were given.
-    fields : an index set for each field of "fieldsplit", by name.
+    fields : an index set per field of "fieldsplit", by name.
     """
 
     near_nullspace: Nullspace | None = None
     coordinates: Array | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
+    def in_memory(self, memory: Memory) -> PreconditionerData:
+        """The same for a matrix in another memory."""
+        near = self.near_nullspace
+        return replace(self, near_nullspace=None if near is None else near.in_memory(memory))
+
     def attach_to_matrix(self, matrix: Any) -> None:
-        """Make the near-nullspace known to the PCs of a matrix; PETSc manual page:
+        """Attach the near-nullspace to a matrix, for its PCs; PETSc manual page:
         MatSetNearNullSpace.
         """
         if self.near_nullspace is not None:
             matrix.setNearNullSpace(self.near_nullspace.petsc)
 
     def attach_to_preconditioner(self, pc: Any) -> None:
-        """Give a PC, whose type and matrix are set, the coordinates and fields; PETSc manual pages:
+        """Set coordinates and fields of a PC with type and matrix; PETSc manual pages:
         PCSetCoordinates, PCFieldSplitSetIS.
         """
         if self.coordinates is not None:
@@ -59,15 +65,15 @@ def create_preconditioner_data(
     coordinates: ArrayLike | None = None,
     fields: Fields | None = None,
 ) -> PreconditionerData:
-    """The data that an operator was given, checked, and attached to its matrix; collective.
+    """The data of an operator's arguments, checked and attached to its matrix; collective.
 
-    The matrix has its sizes and its block size.
+    Sizes and block size of the matrix must be set.
 
     Raises
     ------
     ValueError
-        On all ranks: for near-nullspace vectors that are no basis, coordinates of a wrong shape or
-        besides a near-nullspace, or fields that are not a division of this rank's rows.
+        On all ranks: for near-nullspace vectors that are not a basis, coordinates of a wrong shape
+        or besides a near-nullspace, or fields that are not a division of this rank's rows.
     """
     start, end = matrix.getOwnershipRange()
     block_size = matrix.getBlockSize()
@@ -76,7 +82,7 @@ def create_preconditioner_data(
     raise_together(comm, wrong or _wrong_fields(fields, start, end))
     if len(set(private(comm).agreement.allgather(given))) > 1:
         raise InputError(
-            "the ranks gave one operator different kinds of data for its preconditioner: "
+            "the ranks gave one operator different data for its preconditioner: "
             "near_nullspace, coordinates and the names of fields must be the same on every rank"
         )
     data = PreconditionerData(
@@ -89,15 +95,15 @@ def create_preconditioner_data(
 
 
 def wrong_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
-    """What is wrong with a block size on this rank, if anything."""
+    """The error for an invalid block size on this rank, or None."""
     whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
     if not whole or block_size < 1:
         return InputError(f"block_size must be an integer of at least 1, not {block_size!r}")
-    for rows, where in ((n, "in all"), (n_local, "on this rank")):
+    for rows, where in ((n, "in total"), (n_local, "on this rank")):
         if rows is not None and rows % block_size:
             return InputError(
                 f"block_size={block_size} does not divide the {rows} rows {where}: the unknowns of "
-                "a node must be neighbouring rows of one rank"
+                "a node must be consecutive rows of one rank"
             )
     return None
 
@@ -113,8 +119,8 @@ def _wrong_coordinates(
         return None
     if besides:
         return InputError(
-            "near_nullspace and coordinates each say what multigrid has to interpolate exactly "
-            "(coordinates: the motions of a rigid body): give one of them"
+            "near_nullspace and coordinates both specify what multigrid interpolates exactly "
+            "(coordinates: the rigid-body modes): pass one of them"
         )
     array, nodes = np.asarray(coordinates), n_local // block_size
     wanted = (1, 2, 3) if block_size == 1 else (block_size,)
@@ -122,7 +128,7 @@ def _wrong_coordinates(
         return InputError(
             f"coordinates must have one row per node of this rank, shape ({nodes}, dim) with dim "
             f"{' or '.join(map(str, wanted))} for block_size={block_size}, not {array.shape}; for "
-            "other unknowns per node give near_nullspace"
+            "other unknowns per node pass near_nullspace"
         )
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         return InputError("coordinates must be finite real numbers")
@@ -134,7 +140,7 @@ def _wrong_fields(fields: Fields | None, start: int, end: int) -> InputError | N
         return None
     if not fields or not all(isinstance(name, str) and name.isidentifier() for name in fields):
         return InputError(
-            f"fields must name each field by a word, as {{'velocity': rows, 'pressure': rows}}, "
+            f"fields must name each field, e.g. {{'velocity': rows, 'pressure': rows}}, "
             f"not {list(fields)}"
         )
     parts = [np.asarray(rows) for rows in fields.values()]

@@ -1,4 +1,4 @@
-"""When and how the preconditioner of a linear system is set up."""
+"""The set-up of the preconditioner of a linear system."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
+from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair
 from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
-from prdp_hpc.linalg.loaded_values import digest
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
@@ -28,10 +28,10 @@ from prdp_hpc.linalg.options import meaningless, unused_options
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.residual_checks import ResidualChecks
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, is_aij, to_host
+from prdp_hpc.linalg.torch_petsc import is_aij, to_memory
 from prdp_hpc.petsc import PETSc
 
-# A reduction of the residual that is the end of what there is to measure.
+# A reduction of the residual beyond which only rounding is left to measure.
 SMALLEST = 1e-16
 # How much of the residual, or times what was left after the set-up, shows divergence: some methods
 # reduce another norm, and leave more than there was for some iterations.
@@ -43,7 +43,7 @@ class PreconditionerSetUp(ResidualChecks):
 
     Attributes
     ----------
-    broken : set when a PETSc call failed half-way: locks and counts inside the KSP are then wrong.
+    broken : set when a PETSc call failed: locks and counts inside the KSP may then be wrong.
     """
 
     broken: bool
@@ -70,17 +70,17 @@ class PreconditionerSetUp(ResidualChecks):
         # What solves with a fixed number of iterations left of the residual after a set-up.
         self._left: dict[str, float] = {}
         # Of the last set-up, and of a run that this one goes on after.
-        self._set_up_values: Array | None = None
+        self._set_up_values: Numbers | None = None
         self._earlier: dict[str, Any] | None = None
 
     @property
     def _source(self) -> Operator:
-        """The operator whose values preconditioners are made from."""
+        """The operator whose matrix preconditioners are made from."""
         return self._used_operator().preconditioning_operator
 
     def set_up(self, direction: str) -> None:
-        """Set the preconditioner up if one of the matrices changed since, or with a lag once it is
-        time to; collective.
+        """Set the preconditioner up if a matrix has changed or, with a lag, if a set-up is due;
+        collective.
         """
         operator = self._used_operator()
         if operator.preconditioner is not None:
@@ -96,7 +96,7 @@ class PreconditionerSetUp(ResidualChecks):
     def _set_up_lagged(self, direction: str, lag: LagRule) -> None:
         if self._earlier is not None:
             self._set_up_earlier(direction, lag, self._earlier)
-        # Not the matrix's own count of changes: earlier values may have been in it for a moment.
+        # PETSc's count of changes is not used: it counts values that were loaded temporarily.
         state = self._used_operator().loads, self._source.loads
         changed = state != self._state
         if self._state is not None and state[1] != self._state[1]:
@@ -115,9 +115,9 @@ class PreconditionerSetUp(ResidualChecks):
         """Set a lagged preconditioner up for the values that the matrix holds; collective."""
         assert self._lag is not None
         assert self._pair.lagged is not None
-        # Until it is done: after an error nothing is left to be kept.
+        # Invalid until the set-up succeeds.
         state, self._state = self._state, None
-        self._pair.lagged.take_values()
+        self._pair.lagged.copy_values()
         self._set_up_counted(direction)
         self._state = state
         self._set_up_values = self._source.loaded.copy
@@ -131,7 +131,7 @@ class PreconditionerSetUp(ResidualChecks):
         self._check_options()
 
     def _note_cost(self, direction: Direction, iterations: int) -> None:
-        """Keep what a solve with a tolerance cost; the norms are those that it computed."""
+        """Store the cost of a solve with a tolerance, from the norms that it computed."""
         if self._lag is None or not self._lag.is_measured or direction.level.is_fixed:
             return
         first = direction.ksp.getConvergenceHistory()[:1]
@@ -139,15 +139,15 @@ class PreconditionerSetUp(ResidualChecks):
         if iterations and len(first) and last < first[0]:
             self._costs.append((iterations, math.log10(first[0] / max(last, SMALLEST * first[0]))))
 
-    def _is_trusted(self, direction: Direction, b: Array, x: Array) -> bool:
-        """Tell the lag what the solves cost. Whether they are those of a preconditioner that still
-        fits, as far as one can see: with a fixed number of iterations, whether all numbers are
-        finite and the residual of the first right-hand side has not grown; collective.
+    def _is_trusted(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
+        """Register the cost of the solves, and return whether the preconditioner may be kept: with
+        a fixed number of iterations, whether all numbers are finite and the residual of the first
+        right-hand side has not grown; collective.
         """
         lag, level = self._lag, direction.level
         assert lag is not None
         if not level.is_fixed:
-            self._tell_cost(direction, lag)
+            self._register_cost(direction, lag)
             return True
         if lag.is_stale and anywhere(self._comm, has_bad_numbers(x)):
             return False
@@ -167,7 +167,7 @@ class PreconditionerSetUp(ResidualChecks):
             lag.measured(direction.name, level, max(left, SMALLEST))
         return True
 
-    def _tell_cost(self, direction: Direction, lag: LagRule) -> None:
+    def _register_cost(self, direction: Direction, lag: LagRule) -> None:
         costs, self._costs = self._costs, []
         if costs:
             iterations, decades = map(sum, zip(*costs, strict=True))
@@ -175,14 +175,14 @@ class PreconditionerSetUp(ResidualChecks):
             lag.measured(direction.name, direction.level, iterations / decades, slack)
 
     def lag_state(self) -> dict[str, Any] | None:
-        """What the preconditioner depends on besides the values of the next solve: the values of
-        the last set-up, on this rank, and when the next one is due. None without a lag.
+        """The data that the preconditioner depends on besides the values of the next solve: the
+        values of the last set-up, on this rank, and when the next one is due. None without a lag.
         """
         if self._lag is None or self._state is None:
             return self._earlier
         values, loaded = self._set_up_values, self._source.loaded.copy
         return {
-            "values": None if values is None else torch.from_numpy(values),
+            "values": None if values is None else torch.from_numpy(on_host(values)),
             "loaded": digest(loaded),
             "rule": self._lag.state_dict(),
             "unmeasured": sorted(self._unmeasured),
@@ -190,16 +190,18 @@ class PreconditionerSetUp(ResidualChecks):
         }
 
     def load_lag_state(self, state: dict[str, Any]) -> None:
-        """Go on from `lag_state()` at the next solve."""
+        """Continue from `lag_state()` at the next solve."""
         self._earlier = state
 
     def _set_up_earlier(self, direction: str, lag: LagRule, earlier: dict[str, Any]) -> None:
-        """Set up for the values of an earlier run's last set-up, so that this one goes on to the
-        same numbers; not if they are other ranks' parts.
+        """Set up for the values of an earlier run's last set-up, so that this run continues with
+        the same numbers; not if the rows are divided differently.
         """
         self._earlier = None
-        host = None if earlier["values"] is None else to_host(earlier["values"])
         source = self._source
+        host = None
+        if earlier["values"] is not None:
+            host = to_memory(earlier["values"], source.memory)
         loaded = source.loaded.copy
         shapes = [None if values is None else values.shape for values in (host, loaded)]
         if anywhere(self._comm, shapes[0] != shapes[1]):
@@ -209,7 +211,7 @@ class PreconditionerSetUp(ResidualChecks):
         self._set_up_values = host
         lag.load_state_dict(earlier["rule"])
         self._unmeasured, self._left = set(earlier["unmeasured"]), dict(earlier["left"])
-        # Whether the values of the next solve are other ones than those of the last.
+        # Whether the values of the next solve differ from those of the last.
         is_other = anywhere(self._comm, digest(loaded) != earlier["loaded"])
         self._state = self._used_operator().loads, source.loads - is_other
 
@@ -225,12 +227,12 @@ class PreconditionerSetUp(ResidualChecks):
             else:
                 ksp.setUp()
             ksp.setUpOnBlocks()
-            # What belongs to one rank alone may have failed there.
+            # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
         except RemoteError:
-            # The ranks that failed make new KSPs next time, which is collective.
+            # All ranks replace their KSPs before the next solve, which is collective.
             self._give_up()
             raise
 
@@ -246,11 +248,11 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _used_operator(self) -> Operator:
         operator = self._operator()
-        assert operator is not None, "its solver outlived an operator that is being used"
+        assert operator is not None, "the operator was freed before its solver"
         return operator
 
     def _check_kept(self, direction: Direction) -> None:
-        """Check new values for which the preconditioner is kept as if it were set up."""
+        """Check new values for which the preconditioner is kept as a set-up would check them."""
         try:
             self._check_promises()
         except PETSc.Error as error:
@@ -260,8 +262,8 @@ class PreconditionerSetUp(ResidualChecks):
             self._raise_bad_row(direction, self._source.matrix, in_set_up=divides)
 
     def _check_rows(self, direction: Direction) -> None:
-        """Raise SolveError for a zero on the diagonal where the preconditioner would fail on the
-        rank that has it and leave the others waiting.
+        """Raise SolveError for a zero on the diagonal if the preconditioner would fail on one rank
+        while the others wait.
         """
         if self._comm.size == 1 or self.pc_name not in DIAGONAL_PCS:
             return
@@ -276,7 +278,7 @@ class PreconditionerSetUp(ResidualChecks):
             )
 
     def _check_promises(self) -> None:
-        """Raise ValueError if the values break what the operator promises or the method needs."""
+        """Raise InputError if the values violate the operator's promises or the method's needs."""
         operator = self._used_operator()
         relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
         by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
@@ -292,10 +294,10 @@ class PreconditionerSetUp(ResidualChecks):
     def _require_symmetric(self, operator: Operator, relying: list[str]) -> None:
         if relying and not (operator.symmetric and operator.promises_hold):
             operator.promises.require_symmetric(" and ".join(relying))
-            operator.failure = None  # A function without a transpose is not at fault.
+            operator.failure = None  # A function without a transpose is not an error.
 
     def _check_options(self) -> None:
-        """Raise ValueError for options that nothing asked for by the end of the first set-up."""
+        """Raise InputError for options that are unused at the end of the first set-up."""
         unused = unused_options(self._pair.prefix, self._pair.options)
         self._pair.options = {}
         if unused:
@@ -303,9 +305,8 @@ class PreconditionerSetUp(ResidualChecks):
             raise meaningless(unused, self.method)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
-        """What to raise for a PETSc call that failed: the exception of the operator's or
-        preconditioner's own code if that was why. Ends the job if other ranks wait inside that
-        call.
+        """The exception for a PETSc call that failed: that of the operator's or preconditioner's
+        code if it was the cause. Ends the job if other ranks wait inside the call.
         """
         self._give_up()
         operator = self._operator()
@@ -318,13 +319,13 @@ class PreconditionerSetUp(ResidualChecks):
         return failure
 
     def _give_up(self) -> None:
-        """Have these KSPs replaced before the next solve, and never freed."""
+        """Mark these KSPs for replacement before the next solve; they are never freed."""
         if not self.broken:
             self.broken = True
             self._pair.keep()
 
     def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
-        # On this rank alone: the others may not have failed.
+        # Not collective: the other ranks may not have failed.
         matrix, level = self._pair.pmat, self._direction(direction).level
         row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
         return errors.petsc_failure(direction, self.method, error, level, row)

@@ -11,19 +11,17 @@ from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
 
 MOST_TRANSPOSED = 50_000
-"""Numbers on a rank up to which PETSc's `Aᵀ X` of a dense X is faster than one product for each
-column.
-"""
+"""Largest size of X on a rank for which PETSc's `Aᵀ X` is faster than one product per column."""
 MOST_SIZES = 4
-"""Batch sizes, for `A x` and `Aᵀ x` apart, whose dense matrices are kept."""
+"""Number of batch sizes, separately for `A x` and `Aᵀ x`, whose dense matrices are kept."""
 
 
 class BatchedProduct:
     """`A x` and `Aᵀ x` for batches of distributed vectors; collective.
 
-    A batch of B vectors is a dense matrix of B columns, whose memory is that of a `(B, n_local)`
-    array: one product and one message for all of them (PETSc manual pages: MatMatMult,
-    MatTransposeMatMult). The dense matrices are kept for the latest values of B.
+    A batch of B vectors is a dense matrix of B columns, which shares the memory of a `(B, n_local)`
+    array, so there are one product and one message for all vectors (PETSc manual pages: MatMatMult,
+    MatTransposeMatMult). The dense matrices are kept for the last values of B.
     """
 
     def __init__(self, matrix: Any, symmetric: bool) -> None:
@@ -31,10 +29,11 @@ class BatchedProduct:
         self._vectors = matrix.createVecs()
         self._dense: dict[tuple[int, bool], tuple[Any, Any]] = {}
         self._share = matrix.getSize()[0] / matrix.comm.size
-        self._is_stored = is_aij(matrix)
+        # PETSc's dense matrices are filled on the host.
+        self._is_stored = is_aij(matrix) and "cu" not in matrix.getType()
 
     def __call__(self, x: Tensor, transposed: bool = False) -> Tensor:
-        """`A x`, or `Aᵀ x`, for float64 `(B, n_local)`; a new tensor."""
+        """`A x`, or `Aᵀ x`, for float64 `(B, n_local)`, in a new tensor."""
         transposed = transposed and not self._symmetric
         few = not transposed or len(x) * self._share <= MOST_TRANSPOSED
         if self._is_stored and len(x) > 1 and few:
@@ -52,12 +51,12 @@ class BatchedProduct:
         found = self._dense.get((len(x), transposed))
         if found is None:
             while len(self._dense) >= MOST_SIZES:
-                # At once: what Python drops, PETSc keeps on several ranks.
+                # Freed now, because on several ranks PETSc delays it.
                 for matrix in self._dense.pop(next(iter(self._dense))):
                     matrix.destroy()
             rows = self._matrix.getSizes()[0]
-            # On several ranks PETSc divides the columns' numbers too, which has no effect on where
-            # they lie.
+            # On several ranks PETSc also distributes the column numbers, which does not affect the
+            # memory layout.
             source = PETSc.Mat().createDense((rows, (PETSc.DECIDE, len(x))), comm=self._matrix.comm)
             source.setUp()
             source.getDenseArray()[:] = 0.0

@@ -1,4 +1,4 @@
-"""Agreement of ranks about one condition."""
+"""A condition that holds on any rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How accurate a solve is to be."""
+"""The level of a solve."""
 
 from __future__ import annotations
 
@@ -13,19 +13,41 @@ DEFAULT_MAX_IT = 10_000
 
 @dataclass(frozen=True)
 class Refinement:
-    """The level of a solve.
+    """The level of a solve: a number of iterations, a relative tolerance, or both.
 
-    - `Refinement(max_it=K)`: exactly `K` iterations, no residual norm computed (PRDP's levels);
-    - `Refinement(rtol=r)`: until `‖residual‖ ≤ r ‖b‖`; not getting there in 10 000 iterations is an
-      error;
-    - both: whichever comes first; reaching `max_it` is no error.
+    - `Refinement(max_it=K)`: exactly K iterations; no residual norm is computed. These are PRDP's
+      levels.
+    - `Refinement(rtol=r)`: iterate until `‖b − A x‖ ≤ r ‖b‖`; it is an error if 10 000 iterations
+      do not reach it.
+    - Both: the iteration ends at the first of the two; reaching `max_it` is not an error.
 
-    Default: `rtol=1e-8`. The norm is the one of the KSP type (PETSc manual page: KSPSetTolerances).
+    Without arguments the level is `rtol=1e-8`. The norm is that of the KSP type.
+
+    Parameters
+    ----------
+    max_it : int, optional
+        Number of iterations, at least 1.
+    rtol : float, optional
+        Relative tolerance, between 0 and 1.
 
     Raises
     ------
-    ValueError
+    InputError
         Unless `max_it ≥ 1` and `0 < rtol < 1`.
+
+    Notes
+    -----
+    PETSc manual page: KSPSetTolerances.
+
+    Examples
+    --------
+    >>> from prdp_hpc import Refinement
+    >>> Refinement(max_it=5).is_fixed
+    True
+    >>> Refinement.of(1e-6)
+    Refinement(max_it=None, rtol=1e-06)
+    >>> print(Refinement(max_it=100, rtol=1e-3))
+    max_it=100, rtol=0.001
     """
 
     max_it: int | None = None
@@ -42,7 +64,23 @@ class Refinement:
 
     @classmethod
     def of(cls, level: Refinement | int | float) -> Refinement:
-        """A level of a ladder: an integer means iterations, another number a tolerance."""
+        """Return a level: an int is a number of iterations, a float a relative tolerance.
+
+        Parameters
+        ----------
+        level : Refinement, int or float
+            The level; a `Refinement` is returned unchanged.
+
+        Returns
+        -------
+        Refinement
+            The level.
+
+        Raises
+        ------
+        InputError
+            For another type, or a number out of range.
+        """
         if isinstance(level, Refinement):
             return level
         if isinstance(level, Integral) and not isinstance(level, bool):
@@ -55,7 +93,7 @@ class Refinement:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the number of iterations is fixed and no norm is needed."""
+        """Whether the number of iterations is fixed, so that no norm is needed."""
         return self.rtol is None
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a solver has done, and how long each part took."""
+"""Counters and times of a solver."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from prdp_hpc.metric_names import SOLVER_PARTS
 class PartTimer:
     """Wall-clock seconds by part of the work, each second counted once.
 
-    Parts nest: the seconds of an inner part are not those of the outer one. So the parts add up to
-    the time in which any of them was open. The seconds of a part go to the attribute
-    `<name>_seconds` of the object that it belongs to.
+    Parts nest: the seconds of an inner part do not count for the outer one, so the sum of the parts
+    is the time in which any of them was open. The seconds of a part are added to the attribute
+    `<name>_seconds` of its owner.
 
     Attributes
     ----------
-    synchronise : called before the clock is read, if given: waits until a GPU has done its work.
+    synchronise : called before the clock is read, if given: waits for the work of a GPU.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -31,7 +31,7 @@ class PartTimer:
 
     @contextmanager
     def part(self, owner: object, name: str) -> Iterator[None]:
-        """Count the time of a block; also closes what is left open inside."""
+        """Count the time of a block; also closes parts that are still open inside."""
         depth = len(self._open)
         self.begin(owner, name)
         try:
@@ -41,12 +41,12 @@ class PartTimer:
             del self._open[depth:]
 
     def begin(self, owner: object, name: str) -> None:
-        """Open a part, where a block cannot be written: inside a backward pass."""
+        """Open a part where a `with` block is not possible, e.g. inside a backward pass."""
         self._charge()
         self._open.append((owner, f"{name}_seconds"))
 
     def end(self, owner: object, name: str) -> None:
-        """Close the part that was opened last, if it is this one."""
+        """Close this part if it is the one that was opened last."""
         opened, attribute = self._open[-1] if self._open else (None, "")
         if opened is owner and attribute == f"{name}_seconds":
             self._charge()
@@ -69,18 +69,18 @@ class Counters:
     Attributes
     ----------
     solves : right-hand sides solved (a batch of B counts B).
-    iterations : KSP iterations of all of them together.
+    iterations : KSP iterations of all solves together.
     set_ups : preconditioner set-ups.
     set_ups_skipped : new values for which a lagged preconditioner was kept.
     nonlinear_solves : nonlinear systems solved (a batch of B counts B).
-    newton_iterations : of all of them together; each is one of `solves`.
-    function_evaluations : of their residuals.
-    line_search_evaluations : those of them that the line search needed beyond the start's and one
-        for each Newton iteration.
-    assembly_seconds : wall-clock seconds of checking and loading matrix values; in training, of
-        everything else in a physics step too (its matrices and right-hand sides, conversions).
-    set_up_seconds, solve_seconds : of preconditioner set-ups, and of the iterations.
-    gradient_seconds : of the gradient of the matrix values.
+    newton_iterations : Newton iterations of all nonlinear solves; each is one of `solves`.
+    function_evaluations : evaluations of their residuals.
+    line_search_evaluations : evaluations by the line search, besides one at the start and one per
+        Newton iteration.
+    assembly_seconds : wall-clock seconds of checking and loading matrix values; in training, also
+        of the rest of a physics step (its matrices and right-hand sides, conversions).
+    set_up_seconds, solve_seconds : seconds of preconditioner set-ups, and of the iterations.
+    gradient_seconds : seconds of the gradient of the matrix values.
     """
 
     solves: int = 0
@@ -108,9 +108,32 @@ class Counters:
 
 @dataclass
 class SolveReport:
-    """Work of a `Solver` since it was made or since `reset`, forward and adjoint apart.
+    """Work of a `Solver` since it was made or reset, separately for forward and adjoint solves.
 
-    `timer` counts the seconds.
+    The counters are plain numbers on this rank; iterations and set-ups are equal on all ranks that
+    solve together.
+
+    Parameters
+    ----------
+    forward : Counters, optional
+        Solves, iterations, set-ups and seconds of forward solves. Default: all 0.
+    adjoint : Counters, optional
+        The same for adjoint solves.
+    timer : PartTimer, optional
+        The clock that measures the seconds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Solver, SparseOperator, solve
+    >>> operator, solver = SparseOperator([0, 1], [0, 1], (2, 2)), Solver("cg", "none", 1e-8)
+    >>> values, b = torch.tensor([2.0, 4.0]).double(), torch.ones(3, 2).double()
+    >>> x = solve(operator, values, b, solver)
+    >>> solver.report.forward.solves, solver.report.forward.iterations
+    (3, 6)
+    >>> solver.report.reset()
+    >>> solver.report.forward.solves
+    0
     """
 
     forward: Counters = field(default_factory=Counters)
@@ -118,21 +141,21 @@ class SolveReport:
     timer: PartTimer = field(default_factory=PartTimer, compare=False, repr=False)
 
     def part(self, direction: str, name: str) -> Any:
-        """A block that counts as a part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
+        """Measure a block as one part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
         return self.timer.part(self.counters(direction), name)
 
     def counters(self, direction: str) -> Counters:
-        """Those of "forward" or "adjoint"."""
+        """Return the counters of a direction, "forward" or "adjoint"."""
         return self.adjoint if direction == "adjoint" else self.forward
 
     def reset(self) -> None:
-        """Set everything to zero."""
+        """Set all counters to zero."""
         self.forward, self.adjoint = Counters(), Counters()
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters as plain numbers."""
+        """Return the counters as plain numbers."""
         return {"forward": asdict(self.forward), "adjoint": asdict(self.adjoint)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from the counters of `state_dict()`."""
         self.forward, self.adjoint = Counters(**state["forward"]), Counters(**state["adjoint"])

@@ -1,4 +1,4 @@
-"""Whether what a KSP left is the solution, where PETSc does not look at the residual itself."""
+"""Checks that a KSP returned the solution, where PETSc does not compute the residual."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    empty_like,
+    inner,
+    nonzero_rows,
+    squares_of_rows,
+)
 from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.method_types import DIRECT_PCS, ONE_APPLICATION_KSPS, RELATIVE_KSPS
 from prdp_hpc.linalg.nullspaces import Nullspaces
-from prdp_hpc.linalg.torch_petsc import Array, placed
+from prdp_hpc.linalg.torch_petsc import placed
 from prdp_hpc.petsc import PETSc
 
-# A relative residual that is rounding: what is left after a breakdown of a method that had
-# converged.
+# A relative residual that is attributed to rounding, after a breakdown of a converged method.
 SOLVED = 1e-10
-# How much larger than the tolerance the residual of a solution may be.
+# Largest ratio of the residual of a solution to the tolerance.
 LOST = 100.0
-# A relative residual that no loose tolerance excuses.
+# A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
-# What a direct factorisation of a nearly singular matrix may leave of the right-hand side.
+# Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
 
 
 class ResidualChecks(ABC):
-    """The part of a `LinearSystem` that judges solutions; all of it collective."""
+    """The part of a `LinearSystem` that checks solutions; all methods are collective."""
 
     _matrix: Any
     _comm: MPI.Comm
@@ -43,7 +49,7 @@ class ResidualChecks(ABC):
     @property
     @abstractmethod
     def method(self) -> str:
-        """KSP and PC in words."""
+        """Names of KSP and PC, for messages."""
 
     @property
     @abstractmethod
@@ -66,19 +72,18 @@ class ResidualChecks(ABC):
         code: int,
         repeated: int,
         iterations: int,
-        right: Array,
-        result: Array,
-        whole: Array,
+        right: Numbers,
+        result: Numbers,
+        whole: Numbers,
     ) -> None:
-        """Raise SolveError for a solve that ended with a negative code, and when repeated with
-        another, unless the result is right: as measured by the right-hand side `whole`, of which
-        `right` is what a guess left.
+        """Raise SolveError for a solve that stopped with a negative code, and with another when
+        repeated, unless the result is right relative to the right-hand side `whole`. `right` is the
+        residual of the guess.
         """
         level = direction.level
         if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
-        # A Krylov method that does not look at the norm breaks down when there is nothing to solve,
-        # or nothing is left to.
+        # Without a norm, a Krylov method breaks down if the right-hand side or the residual is 0.
         if level.is_fixed and not errors.is_set_up_failure(code):
             if zero_rows(self._comm, right[None])[0]:
                 result[:] = 0.0
@@ -90,10 +95,10 @@ class ResidualChecks(ABC):
         raise errors.failed_solve(direction.name, self.method, code, iterations, level, where)
 
     def _judge_one_application(
-        self, direction: Direction, right: Array, result: Array, whole: Array
+        self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
-        """Raise SolveError unless one application of the preconditioner reached the tolerance:
-        PETSc does not look.
+        """Raise SolveError unless one application of the preconditioner reached the tolerance,
+        which PETSc does not check.
         """
         level = direction.level
         if level.max_it == 1:
@@ -102,32 +107,33 @@ class ResidualChecks(ABC):
         length = self._length_of(whole)
         if residual <= float(level.rtol or 0.0) * length:
             return
-        # Near a singular matrix a factorisation cannot do better than rounding.
+        # For nearly singular matrices, rounding limits the accuracy of a factorisation.
         rounding = SOLVED * size * self._matrix.norm(PETSc.NormType.FROBENIUS)
         if self.pc_name in DIRECT_PCS and residual <= min(rounding, DIRECT * length):
             return
         raise errors.inexact_application(direction.name, self.method, residual / length, level)
 
-    def _judge_no_iteration(self, direction: Direction, right: Array) -> None:
-        """Raise SolveError if a right-hand side other than zero needed no iteration: its
-        preconditioned residual vanished, and with it the solution.
+    def _judge_no_iteration(self, direction: Direction, right: Numbers) -> None:
+        """Raise SolveError if a non-zero right-hand side needed no iteration, because its
+        preconditioned residual is 0.
         """
         if not direction.has_absolute_tolerance and not zero_rows(self._comm, right[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
 
     def _judge_recurrence(
-        self, direction: Direction, iterations: int, right: Array, result: Array, whole: Array
+        self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
-        """Raise SolveError if the residual that a method kept by recurrences is not that of its
+        """Raise SolveError if the recursively updated residual of a method is not that of its
         solution.
         """
-        level, residual = direction.level, np.empty_like(right)
-        self._lengths(direction, right, result)
-        residual[:] = self._residual.getArray(readonly=True)
-        pair = np.stack([residual, whole])
+        level, residual = direction.level, empty_like(right)
+        with placed((self._residual, residual)):
+            self._lengths(direction, right, result)
+        pair = [row[None] for row in (residual, whole)]
         if direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            pair = self.inverse.applied(pair, by_transposed=direction.transposed)
-        squares = private(self._comm).sums.allreduce((pair**2).sum(axis=1))
+            pair = [self.inverse.applied(row, direction.transposed) for row in pair]
+        own = np.concatenate([squares_of_rows(row) for row in pair])
+        squares = private(self._comm).sums.allreduce(own)
         rtol = float(level.rtol or 0.0)
         if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
             raise errors.lost_residual(
@@ -139,7 +145,7 @@ class ResidualChecks(ABC):
             )
 
     def _lengths(
-        self, direction: Direction, right: Array, result: Array
+        self, direction: Direction, right: Numbers, result: Numbers
     ) -> tuple[float, float, float]:
         """The lengths of the residual, the right-hand side and the solution; collective."""
         with placed((self._b, right), (self._x, result)):
@@ -149,10 +155,10 @@ class ResidualChecks(ABC):
             return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
 
     def _is_left_to_do(
-        self, direction: Direction, right: Array, aim: Array, absolute: float
+        self, direction: Direction, right: Numbers, aim: Numbers, absolute: float
     ) -> bool:
-        """Let the KSP stop where the residual of a correction is within the tolerance of the
-        right-hand side `aim` of the whole; False where it is already.
+        """Set the tolerance of a correction so that it refers to the original right-hand side
+        `aim`; False if the residual is within it already.
         """
         rtol, ksp = direction.level.rtol, direction.ksp
         if rtol is None or self.ksp_name in ONE_APPLICATION_KSPS:
@@ -165,8 +171,8 @@ class ResidualChecks(ABC):
         if ksp.getType() not in RELATIVE_KSPS:
             ksp.setTolerances(rtol=0.0, atol=max(target, absolute))
             return True
-        # Richardson's method may leave its iterations to a preconditioner, which looks at the
-        # residual's own norm.
+        # Richardson's method may delegate its iterations to a preconditioner, which uses the
+        # unpreconditioned norm.
         plain = PETSc.KSP.NormType.UNPRECONDITIONED
         targets = target, rtol * self._norm_of(direction, aim, plain)
         found = [self._norm_of(direction, right, kind) for kind in (norm, plain)]
@@ -181,35 +187,34 @@ class ResidualChecks(ABC):
             reason = PETSc.KSP.ConvergedReason.DIVERGED_NANORINF
             raise errors.failed_solve(direction.name, self.method, reason, 0, direction.level)
 
-    def _norm_of(self, direction: Direction, row: Array, kind: Any) -> float:
-        """The norm of a right-hand side by which a KSP measures residuals; collective."""
+    def _norm_of(self, direction: Direction, row: Numbers, kind: Any) -> float:
+        """A right-hand side in the norm in which the KSP measures residuals; collective."""
         types, z = PETSc.KSP.NormType, row
         if kind != types.UNPRECONDITIONED and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
             z = self.inverse.applied(row[None], by_transposed=direction.transposed)[0]
             if self._nullspaces is not None:
                 spaces = self._nullspaces.of_result(direction.name == "adjoint")
                 z = spaces.removed_from(z[None])[0]
-        square = np.vdot(row if kind == types.NATURAL else z, z)
-        return float(np.sqrt(abs(private(self._comm).sums.allreduce(float(square)))))
+        square = inner(row if kind == types.NATURAL else z, z)
+        return float(np.sqrt(abs(private(self._comm).sums.allreduce(square))))
 
-    def _length_of(self, right: Array) -> float:
+    def _length_of(self, right: Numbers) -> float:
         with placed((self._b, right)):
             return float(self._b.norm())
 
 
-def longer_rows(comm: MPI.Comm, first: Array, second: Array) -> NDArray[np.bool_]:
-    """Which rows of a batch `(B, n_local)` are at least as long as those of another, or not finite;
-    collective.
+def longer_rows(comm: MPI.Comm, first: Numbers, second: Numbers) -> NDArray[np.bool_]:
+    """Which rows of a batch `(B, n_local)` are at least as long as those of another batch, or not
+    finite; collective.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.stack([(rows**2).sum(axis=1) for rows in (first, second)])
+    squares = np.stack([squares_of_rows(rows) for rows in (first, second)])
     private(comm).sums.Allreduce(MPI.IN_PLACE, squares)
     longer: NDArray[np.bool_] = np.logical_not(squares[0] < squares[1])
     return longer
 
 
-def zero_rows(comm: MPI.Comm, right: Array) -> NDArray[np.bool_]:
+def zero_rows(comm: MPI.Comm, right: Numbers) -> NDArray[np.bool_]:
     """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
-    nonzero: NDArray[np.bool_] = np.any(right, axis=1)
+    nonzero = nonzero_rows(right)
     private(comm).sums.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
     return np.logical_not(nonzero)

@@ -1,8 +1,9 @@
-"""Right-hand sides of extreme size, solved at an ordinary one.
+"""Scaling of right-hand sides of extreme size.
 
 Inner products of numbers below 1e-162 are 0 and those of numbers above 1e154 are infinite. A solve
-is homogeneous in its right-hand side, so one of such a size is multiplied by a power of two before
-the solve and its solution is divided by it afterwards, which changes no bit of either.
+is homogeneous in its right-hand side, so an extreme right-hand side is multiplied by a power of two
+before the solve, and its solution is divided by it afterwards, which changes no bit of the
+mantissas.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.arrays import (
+    HostArray,
+    Numbers,
+    largest_of_rows,
+    set_rows,
+    times_power_of_two,
+)
 
 Exponents = NDArray[np.int32]
 
 ORDINARY = 40
-"""Right-hand sides whose largest number is between 2^−40 and 2^40 are left as they are."""
+"""Right-hand sides whose largest number is between 2^−40 and 2^40 are not scaled."""
 
 
 DISPROPORTIONATE = 400
-"""Powers of two by which a guess may be larger than its right-hand side, where that is extreme."""
+"""Largest power of two by which a guess may exceed an extreme right-hand side."""
 
 
-def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
+def exponents_of(comm: MPI.Comm, rows: Numbers) -> Exponents | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
-    the others, `(B, 1)`; None if there are no extreme ones; collective.
+    the others, `(B, 1)`; None without extreme rows; collective.
     """
     sizes = largest(comm, rows)
     exponents: Exponents = np.frexp(sizes)[1].astype(np.int32)
@@ -34,30 +41,22 @@ def exponents_of(comm: MPI.Comm, rows: Array) -> Exponents | None:
     return exponents[:, None] if exponents.any() else None
 
 
-def largest(comm: MPI.Comm, rows: Array) -> Array:
-    """The largest size of a number in each row, `(B,)`; NaN and infinity are left out of it;
+def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:
+    """The largest absolute value in each row, `(B,)`, without NaN and infinity;
     collective.
     """
-    # Two passes without a temporary of the rows' size.
-    sizes = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+    sizes = largest_of_rows(rows)
     sizes = np.where(np.isfinite(sizes), sizes, 0.0)
     if comm.size > 1:
         private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     return sizes
 
 
-def scaled_guess(comm: MPI.Comm, guess: Array, exponents: Exponents) -> Array:
-    """The guesses `(B, n_local)` of solutions to right-hand sides that were divided so; 0 where one
-    is out of all proportion to its right-hand side. Collective.
+def scaled_guess(comm: MPI.Comm, guess: Numbers, exponents: Exponents) -> Numbers:
+    """The guesses `(B, n_local)` for scaled right-hand sides, 0 where a guess is far larger than
+    its right-hand side; collective.
     """
     scaled = times_power_of_two(guess, exponents, -1)
-    sizes = np.frexp(largest(comm, guess))[1][:, None] - exponents
-    scaled[np.broadcast_to(sizes > DISPROPORTIONATE, scaled.shape)] = 0.0
-    return scaled
-
-
-def times_power_of_two(rows: Array, exponents: Exponents, sign: int = 1) -> Array:
-    """`rows · 2^(sign · exponents)`, a new array."""
-    with np.errstate(over="ignore", under="ignore"):
-        scaled: Array = np.ldexp(rows, sign * exponents)
+    sizes = np.frexp(largest(comm, guess))[1] - exponents[:, 0]
+    set_rows(scaled, sizes > DISPROPORTIONATE, 0.0)
     return scaled

@@ -1,4 +1,4 @@
-"""Preconditioners that are functions of the user's."""
+"""Preconditioners that are functions of the user."""
 
 from __future__ import annotations
 
@@ -18,29 +18,39 @@ Apply = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ShellPreconditioner:
-    """A preconditioner `M⁻¹` given by functions, as `Solver("gmres", ShellPreconditioner(apply))`.
+    """A preconditioner `M⁻¹ ≈ A⁻¹` that is given by functions.
+
+    It is passed to a solver in place of a name: `Solver("gmres", ShellPreconditioner(apply))`. An
+    exception in one of the functions is raised unchanged by `solve` or `backward`.
 
     Parameters
     ----------
-    apply : `apply(r) -> z ≈ A⁻¹ r`: this rank's part of a residual and of the correction, float64,
-        shape `(n_local,)`; collective if it communicates. Linear in r, unless the method is a
-        flexible one ("fgmres"). Called without recording gradients.
-    apply_transpose : `apply_transpose(r) -> M⁻ᵀ r ≈ A⁻ᵀ r`, which adjoint solves of a matrix that
-        is not symmetric need; without it these raise an `InputError`. Adjoint solves of a symmetric
-        operator use `apply`.
+    apply : callable
+        `apply(r) -> z` with `z ≈ A⁻¹ r`; r and z are this rank's parts, float64 tensors of shape
+        `(n_local,)`. Collective if it communicates. It must be linear in r, unless the Krylov
+        method is a flexible one ("fgmres"). It is called without recording gradients.
+    apply_transpose : callable, optional
+        `apply_transpose(r) -> M⁻ᵀ r ≈ A⁻ᵀ r`. Adjoint solves of a matrix that is not symmetric need
+        it and raise an `InputError` without it. Adjoint solves of a symmetric operator use `apply`.
 
-    An exception in one of the functions comes out of `solve` or `backward` as it is.
+    Raises
+    ------
+    InputError
+        If an argument is not callable; in a solve, for a result of another shape.
 
     Notes
     -----
     PETSc manual page: PCSHELL.
 
-    Example
-    -------
-    ::
-
-        inverse = 1.0 / diagonal
-        solver = Solver("gmres", ShellPreconditioner(lambda r: inverse * r, lambda r: inverse * r))
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import ShellPreconditioner, Solver, SparseOperator, solve
+    >>> diagonal = torch.tensor([2.0, 4.0]).double()
+    >>> jacobi = ShellPreconditioner(lambda r: r / diagonal, lambda r: r / diagonal)
+    >>> operator = SparseOperator([0, 1], [0, 1], (2, 2))
+    >>> solve(operator, diagonal, torch.ones(2).double(), Solver("gmres", jacobi))
+    tensor([0.5000, 0.2500], dtype=torch.float64)
     """
 
     apply: Apply
@@ -75,7 +85,7 @@ def missing_transpose() -> InputError:
     """The error for an adjoint solve that needs a transpose which was not given."""
     return InputError(
         "the adjoint solve of a matrix that is not symmetric needs the transpose of the "
-        "preconditioner: give ShellPreconditioner(apply, apply_transpose), or symmetric=True to an "
+        "preconditioner: pass ShellPreconditioner(apply, apply_transpose), or symmetric=True to an "
         "operator that is"
     )
 
@@ -87,7 +97,7 @@ def _put(name: str, function: Apply, x: Any, y: Any) -> None:
     if not isinstance(result, Tensor) or result.shape != residual.shape:
         shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise InputError(
-            f"{name} of a ShellPreconditioner must give a tensor of shape "
+            f"{name} of a ShellPreconditioner must return a tensor of shape "
             f"{tuple(residual.shape)}, not {shape}"
         )
     y.setArray(to_host(result))

@@ -1,4 +1,4 @@
-"""How linear systems are solved."""
+"""`Solver`: how linear systems are solved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
 from prdp_hpc.linalg.last_solutions import LastSolutions, Recollection, SampleNames
 from prdp_hpc.linalg.linear_system import LinearSystem
-from prdp_hpc.linalg.method_types import check_unrolled, checked_ksp, checked_pc
+from prdp_hpc.linalg.method_types import (
+    BATCHED_KSPS,
+    check_batched,
+    check_unrolled,
+    checked_ksp,
+    checked_pc,
+)
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import check_owned, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
@@ -33,7 +39,9 @@ class Solver:
     Parameters
     ----------
     ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default
-        "gmres". Also "steepest_descent", for symmetric positive definite matrices.
+        "gmres". Also "steepest_descent", for symmetric positive definite matrices; and
+        "batched_cg", "batched_gmres", "batched_bcgs", "batched_richardson", which solve for all
+        right-hand sides together in tensors on their device, see docs/batched.md.
     pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
         "none"; default "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's
         grid; "constraint" the one that the Navier–Stokes operator brings along; a
@@ -59,6 +67,8 @@ class Solver:
         are given a guess; "state": at the state before the step, which each `solve` must be given
         as its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. Adjoint solves start at zero but with "last".
+    precision : "float64" (default); "float32" for the iterations of a batched method, see
+        docs/batched.md.
 
     The solver may serve several operators; for each it keeps a
     forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
@@ -66,6 +76,8 @@ class Solver:
 
     Attributes
     ----------
+    batched : PETSc's name of the iteration of a batched method; None for others.
+    engine : what batched solves keep, made on first use.
     report : a `SolveReport`: solves, iterations, set-ups, and the seconds of each part, forward and
         adjoint apart.
 
@@ -92,6 +104,7 @@ class Solver:
         options_prefix: str | None = None,
         lag_preconditioner: Lag = None,
         initial_guess: str = "zero",
+        precision: str = "float64",
     ) -> None:
         if differentiation not in DIFFERENTIATIONS:
             raise InputError(
@@ -113,6 +126,10 @@ class Solver:
             self.petsc_options |= chosen
         self.ksp = checked_ksp(ksp)
         self.pc = "shell" if self.shell is not None else checked_pc(pc)
+        check_batched(self.ksp, self.pc, precision, differentiation)
+        self.precision = precision
+        self.batched = BATCHED_KSPS.get(self.ksp)
+        self.engine: Any = None
         if differentiation == "unrolled":
             check_unrolled(self.ksp, self.pc)
         self.lag_preconditioner = checked_lag(lag_preconditioner)
@@ -124,7 +141,7 @@ class Solver:
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
         )
-        # The order in which operators came, by which those of another process are found again.
+        # The order of the operators' first solves, which identifies them in a resumed run.
         self._numbers: weakref.WeakKeyDictionary[Operator, int] = weakref.WeakKeyDictionary()
         self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
@@ -140,43 +157,59 @@ class Solver:
         lag_preconditioner: Lag = None,
         initial_guess: str = "zero",
     ) -> Solver:
-        """A solver that uses a petsc4py KSP which the user made and configured, for one operator.
+        """Make a solver from a petsc4py KSP that the user configured, for one operator.
 
-        The KSP keeps its type, PC (also one in Python, or with another matrix to make it from),
-        options, monitors, absolute tolerance and divergence tolerance; its matrix becomes the
-        operator's. Adjoint solves are its `solveTranspose`, or for a symmetric matrix its `solve`;
+        The KSP keeps its type, its PC (also a PC in Python, or one with another matrix), options,
+        monitors, absolute tolerance and divergence tolerance. Its matrix is replaced by the
+        operator's. Adjoint solves call its `solveTranspose`, or for a symmetric matrix its `solve`;
         a PC in Python then needs `applyTranspose`. `differentiation` is "implicit".
 
         Parameters
         ----------
-        ksp : a `PETSc.KSP` with its types set, on the operator's ranks. It belongs to the solver
-            from now on, which sets its relative tolerance, norm and iterations at each solve.
-        refinement : default: `Refinement(rtol=…)` with the KSP's rtol, where its maximum of
-            iterations is an error; a KSP that computes no norm: as many iterations as its maximum.
-        adjoint, lag_preconditioner, initial_guess : as for `Solver`; "auto" takes the KSP's history
-            of residuals, and a KSP with a matrix of its own for its preconditioner has no lag.
+        ksp : petsc4py.PETSc.KSP
+            A KSP with its types set, on the operator's ranks. It belongs to the solver afterwards,
+            which sets its relative tolerance, norm type and maximum of iterations at each solve.
+        refinement : Refinement, int or float, optional
+            Level of forward solves. Default: the KSP's rtol, where reaching the KSP's maximum of
+            iterations is an error; for a KSP that computes no norm, that many iterations.
+        adjoint : Refinement, int or float, optional
+            Level of adjoint solves, as for `Solver`.
+        lag_preconditioner : int or "auto", optional
+            As for `Solver`. "auto" uses the KSP's residual history; a KSP with a separate matrix
+            for its preconditioner is never lagged.
+        initial_guess : {"zero", "state", "last"}, default "zero"
+            As for `Solver`.
+
+        Returns
+        -------
+        Solver
+            The solver, whose KSP is `ksp`.
 
         Raises
         ------
-        ValueError
-            For a KSP without types, with a guess, with a convergence test of its own, with the
-            diagonal scaled, or of a type that no solver can use; at the first solve for one of
-            other ranks or sizes, or that computes its matrix itself.
+        InputError
+            For a KSP without types, with an initial guess, with a user-defined convergence test,
+            with diagonal scaling, or of a type that a solver cannot use; at the first solve for a
+            KSP of other ranks or sizes, or one that computes its matrix itself.
 
         Notes
         -----
         PETSc manual pages: KSPSolve, KSPSolveTranspose.
 
-        Example
-        -------
-        ::
-
-            ksp = PETSc.KSP().create()
-            ksp.setType("fgmres")
-            ksp.setGMRESRestart(50)
-            ksp.getPC().setType("bjacobi")
-            ksp.setTolerances(rtol=1e-9)
-            x = solve(operator, values, b, Solver.from_ksp(ksp))
+        Examples
+        --------
+        >>> import torch
+        >>> from prdp_hpc import Solver, SparseOperator, solve
+        >>> from prdp_hpc.petsc import PETSc
+        >>> ksp = PETSc.KSP().create()
+        >>> ksp.setType("fgmres")
+        >>> ksp.setGMRESRestart(50)
+        >>> ksp.getPC().setType("bjacobi")
+        >>> ksp.setTolerances(rtol=1e-9)
+        >>> operator = SparseOperator([0, 1], [0, 1], (2, 2))
+        >>> values, b = torch.tensor([2.0, 4.0]).double(), torch.ones(2).double()
+        >>> solve(operator, values, b, Solver.from_ksp(ksp))
+        tensor([0.5000, 0.2500], dtype=torch.float64)
         """
         check_adoptable(ksp)
         solver = cls(refinement=level_of(ksp) if refinement is None else refinement)
@@ -195,11 +228,11 @@ class Solver:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied or pickled: a new solver with the same settings, that has solved nothing yet."""
+        """Copy or pickle the settings only: the copy is a new solver without KSPs."""
         if self.adopted is not None:
             raise InputError(
-                "a Solver made from a KSP cannot be copied or pickled, since PETSc cannot copy a "
-                "KSP: make another KSP, and Solver.from_ksp of it"
+                "a Solver made from a KSP cannot be copied or pickled, because PETSc cannot copy a "
+                "KSP: make another KSP, and call Solver.from_ksp with it"
             )
         settings = {
             "ksp": self.ksp,
@@ -211,17 +244,24 @@ class Solver:
             "options_prefix": self.options_prefix,
             "lag_preconditioner": self.lag_preconditioner,
             "initial_guess": self.initial_guess,
+            "precision": self.precision,
         }
         return _with_settings, (settings,)
 
     def refine(
         self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None
     ) -> None:
-        """Change the level of the solves to come; the preconditioner stays as it is.
+        """Change the level of later solves; preconditioners are kept.
 
-        `adjoint` is the level of the adjoint solves; default: the one given last, here or when the
-        solver was made; if none ever was, the same level as forward. A solve keeps both levels that
-        it was made with, for its derivatives too.
+        A solve keeps the levels that were set when it was called, for its derivatives too.
+
+        Parameters
+        ----------
+        level : Refinement, int or float
+            Level of forward solves.
+        adjoint : Refinement, int or float, optional
+            Level of adjoint solves. Default: the adjoint level that was set last, here or in the
+            constructor; if there is none, `level`.
         """
         refinement = Refinement.of(level)
         if adjoint is not None:
@@ -230,30 +270,36 @@ class Solver:
 
     @property
     def own_levels(self) -> tuple[Refinement, Refinement]:
-        """Of forward and of adjoint solves."""
+        """The levels of forward and of adjoint solves."""
         return self.refinement, self.adjoint
 
     def set_levels(self, refinement: Refinement, adjoint: Refinement) -> None:
-        """Change both levels, and not which one adjoint solves will have after `refine`."""
+        """Set both levels, without changing the adjoint level that `refine` uses by default."""
         self.refinement, self.adjoint = refinement, adjoint
         for system in self._systems.values():
             system.refine(self.refinement, self.adjoint)
 
     def system(self, operator: Operator) -> LinearSystem:
-        """The KSPs for one operator, made on first use; collective then."""
+        """Return the KSPs of one operator; they are made on first use, which is collective."""
         found = self._systems.get(operator)
         if found is None or found.broken or not found.is_made_for(operator):
             self._check_adopted(found)
             found = LinearSystem(operator, self)
             found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
-            self._go_on(operator, found)
+            self._resume(operator, found)
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next solves depend on besides their arguments and the level, on this rank: of
-        lagged preconditioners the values that they were made from, and with `initial_guess="last"`
-        the solutions that are kept. Not collective.
+        """Return the state that later solves depend on, besides levels and arguments, on this rank.
+
+        It holds the values that lagged preconditioners were made from and, with
+        `initial_guess="last"`, the stored solutions. Not collective.
+
+        Returns
+        -------
+        dict
+            Plain values and tensors, for `load_state_dict`.
         """
         lags = dict(self._earlier)
         for operator, system in self._systems.items():
@@ -263,16 +309,22 @@ class Solver:
         return {"lags": lags, "last": self._last.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, to the same numbers; not collective. Operators are told apart
-        by the order of their first solves.
+        """Restore `state_dict()`, so that later solves give the same numbers; not collective.
+
+        Operators are identified by the order of their first solves.
+
+        Parameters
+        ----------
+        state : dict
+            The result of `state_dict`.
         """
         self._last.load_state_dict(state["last"])
         self._earlier = dict(state["lags"])
         for operator, system in self._systems.items():
-            self._go_on(operator, system)
+            self._resume(operator, system)
 
-    def _go_on(self, operator: Operator, system: LinearSystem) -> None:
-        """Give a system what an earlier run left for it."""
+    def _resume(self, operator: Operator, system: LinearSystem) -> None:
+        """Load a system's state from an earlier run."""
         if isinstance(operator, BatchMatrix):
             return
         number = self._number(operator)
@@ -284,22 +336,30 @@ class Solver:
 
     @contextmanager
     def samples(self, names: Sequence[Any]) -> Iterator[None]:
-        """Say which samples the right-hand sides of the solves in a block are for, so that with
-        `initial_guess="last"` each starts where it ended last, in its adjoint solve too; equal on
-        all ranks that solve together.
+        """Name the samples that the right-hand sides of solves in a block belong to.
 
-        `names`: integers or words, one for each sample; a solve of B right-hand sides has B /
-        len(names) in a row for each. The first solve of an operator in a block starts from the
-        first one of earlier blocks, the second from the second. Without such a block a solve starts
-        from the last one of the same operator with as many right-hand sides.
+        With `initial_guess="last"` each solve then starts at the last solution of the same sample,
+        in its adjoint solve too. The n-th solve of an operator in a block starts at the n-th
+        solution of earlier blocks. Without such a block a solve starts at the last solution of the
+        same operator with the same number of right-hand sides.
 
-        Example
-        -------
-        ::
+        Parameters
+        ----------
+        names : sequence of int or str
+            One name per sample, equal on all ranks that solve together. A solve of B right-hand
+            sides has B / len(names) consecutive ones per sample.
 
-            with solver.samples(batch):
-                loss = loss_of(stepper(states[batch]))
-            loss.backward()
+        Examples
+        --------
+        >>> import torch
+        >>> from prdp_hpc import Grid, Heat, Solver
+        >>> heat = Heat(Grid((30,)), 1.0, 1e-3, Solver("cg", "jacobi", 1e-6, initial_guess="last"))
+        >>> states = torch.ones(5, 1, 30).double()
+        >>> for batch in ([0, 1], [1, 2]):
+        ...     with heat.solver.samples(batch):
+        ...         after = heat(states[batch])
+        >>> heat.solver.last_solution_bytes  # of samples 0, 1 and 2
+        720
         """
         before, self._samples = self._samples, SampleNames(names)
         try:
@@ -308,13 +368,14 @@ class Solver:
             self._samples = before
 
     def guess_of(self, state: Tensor) -> Tensor | None:
-        """What a stepper gives `solve` as guess: the state before the step, if solves start
-        there.
+        """Return the guess that a stepper passes to `solve`: the state, or None.
+
+        It is the state before the step if `initial_guess` is "state".
         """
         return state if self.initial_guess == "state" else None
 
     def recollection(self, operator: Operator, rows: int) -> Recollection | None:
-        """What the next solve starts from; None unless `initial_guess` is "last"."""
+        """Return where the next solve starts; None unless `initial_guess` is "last"."""
         if self.initial_guess != "last":
             return None
         number = self._number(operator)
@@ -323,21 +384,21 @@ class Solver:
         return Recollection(self._last, self._samples.keys(number, rows))
 
     def restored_solutions(self) -> AbstractContextManager[None]:
-        """After a block, solves start from the solutions that were kept before it."""
+        """Restore the stored solutions after a block, so that it does not affect later solves."""
         return self._last.restored()
 
     @property
     def last_solution_bytes(self) -> int:
-        """What the solutions that are kept for `initial_guess="last"` take on this rank."""
+        """Bytes on this rank of the solutions that are stored for `initial_guess="last"`."""
         return self._last.nbytes
 
     def _check_adopted(self, found: LinearSystem | None) -> None:
-        """Raise a ValueError where another system would need another KSP."""
+        """Raise an InputError if another system would need another KSP."""
         if self.adopted is None or not self._systems:
             return
-        what = "solves with one matrix, and this is another operator or a batch of matrices"
+        what = "solves with one matrix, but this is another operator or a batch of matrices"
         if found is not None and found.broken:
-            what = "failed half-way in its last solve"
+            what = "failed inside PETSc in its last solve"
         elif found is not None:
             return
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
@@ -346,7 +407,7 @@ class Solver:
 def recollection_of(
     solver: Solver, operator: Operator, b: Tensor
 ) -> tuple[Recollection | None, InputError | None]:
-    """What the next solve for b starts from, or what is wrong on this rank; not collective."""
+    """Where the next solve for b starts, or the error on this rank; not collective."""
     try:
         return solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1), None
     except InputError as error:
@@ -360,7 +421,7 @@ def _checked_guess(name: str) -> str:
 
 
 def _with_settings(settings: dict[str, Any]) -> Solver:
-    # What the prefix chose is among the settings; the options may have changed since.
+    # The settings include options under the prefix, which may have changed since.
     prefix = settings.pop("options_prefix")
     solver = Solver(**settings)
     solver.options_prefix = prefix

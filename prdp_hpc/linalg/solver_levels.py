@@ -1,4 +1,4 @@
-"""The levels of all solvers at a moment, for what is computed again later."""
+"""The levels of all solvers at one time, for steps that are recomputed later."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 
 class Levelled(Protocol):
-    """A solver: what `refine` changes can be read, and set again."""
+    """A solver whose levels can be read and set."""
 
     @property
     def own_levels(self) -> tuple[Any, ...]:
-        """What `refine` changes."""
+        """The levels that `refine` changes."""
         ...
 
     def set_levels(self, *levels: Any) -> None:
-        """Set what `own_levels` was."""
+        """Set the levels that `own_levels` returned."""
         ...
 
 
@@ -27,18 +27,18 @@ _SOLVERS: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def register(solver: Levelled) -> None:
-    """Add a new solver; it is forgotten when nothing else refers to it."""
+    """Add a new solver, by a weak reference."""
     _SOLVERS.add(solver)
 
 
 def current_levels() -> Levels:
-    """Those of each solver there is."""
+    """The levels of all existing solvers."""
     return [(weakref.ref(solver), solver.own_levels) for solver in list(_SOLVERS)]
 
 
 @contextmanager
 def at_levels(levels: Levels) -> Iterator[None]:
-    """Solve at these levels while the block runs; afterwards each solver has its own again."""
+    """Set these levels during a block; afterwards each solver has its earlier levels."""
     changed = [
         (solver, then, now)
         for reference, then in levels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.bilinear import BilinearProducts
+from prdp_hpc.linalg.memory import Memory, memory_of
 from prdp_hpc.linalg.nullspaces import create_nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.pattern import entries_of, wrong_pattern
@@ -35,60 +38,90 @@ from prdp_hpc.linalg.preconditioner_data import (
     create_preconditioner_data,
     wrong_block_size,
 )
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, in_double, is_real_tensor
+from prdp_hpc.linalg.preconditioning_matrix import (
+    PreconditioningMatrix,
+    create_preconditioning_matrix,
+)
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, put_values
 from prdp_hpc.petsc import PETSc
 
 
 class SparseOperator(Operator):
-    """A distributed sparse matrix: a fixed COO pattern and values that come with each solve.
+    """A distributed sparse matrix: a fixed pattern, and values that are passed to each solve.
+
+    The pattern is in COO form: entry k has the value `values[k]` at `(rows[k], cols[k])`, and
+    entries that occur twice are added. The gradient of the values is `∂L/∂value_k = −λ[row_k]
+    x[col_k]` with the adjoint solution λ.
+
+    With nullspaces a solve returns `x = A⁺ b`, the pseudo-inverse: the part of b along the left
+    nullspace is removed, and so is the part of x along the right one. Gradients are those of `A⁺
+    b`, for values whose nullspaces stay the same. Every set of values is checked against the
+    promises.
 
     Parameters
     ----------
-    rows, cols : global indices of this rank's entries, shape `(nnz_local,)`; any rank may hold
-        entries of any row, entries that occur twice are added.
-    shape : global shape `(n, n)`.
-    comm : the ranks that share the matrix; default: all.
-    symmetric : promise that every set of values gives `A = Aᵀ`; the adjoint solve then costs what
-        the forward solve costs, also where the transposed product is slower.
-    grid : gives the division of rows among the ranks, and the hierarchy for `pc="mg"`; default:
-        PETSc's even division.
-    n_local : rows of this rank, where neither the grid's nor PETSc's division will do.
-    constant_nullspace : promise that `A 1 = 0`, and `Aᵀ 1 = 0` unless `left_nullspace` is given, as
-        for periodic and Neumann problems; the solution with mean 0 is found.
-    nullspace : this rank's part `(n_local,)` of another vector z with the promise `A z = 0`, and
-        `Aᵀ z = 0` unless `left_nullspace` is given; or `(k, n_local)` of several, as the 3 or 6
-        motions of a rigid body.
-    left_nullspace : as many vectors w with the promise `Aᵀ w = 0`, where they are other ones: a
-        conservative flux matrix, whose columns sum to 0, has the constant there.
-
-    block_size : unknowns of a node, which are neighbouring rows of one rank; for GAMG and
-        "pbjacobi". Default 1.
-    near_nullspace : this rank's part `(k, n_local)` of vectors that A maps nearly to 0 and that
-        GAMG is to interpolate exactly, as the motions of a rigid body in elasticity; default: one
-        constant for each unknown of a node.
-    coordinates : of this rank's nodes, `(n_local / block_size, dim)`, from which GAMG makes the
-        motions of a rigid body itself; `dim` is the block size.
-    fields : for `pc="fieldsplit"`, the global numbers of this rank's rows in each field, as
-        `{"velocity": rows, "pressure": rows}`; options of a field's solver begin with its name:
+    rows, cols : array_like of int, shape (nnz_local,)
+        Global indices of this rank's entries. Any rank may hold entries of any row.
+    shape : tuple of int
+        Global shape `(n, n)`.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the matrix. Default: all ranks.
+    symmetric : bool, default False
+        Promise that every set of values gives `A = Aᵀ`. The adjoint solve then uses A, also where
+        the transposed product is slower.
+    grid : Grid, optional
+        Determines the rows of each rank, and the hierarchy of `pc="mg"`. Default: PETSc's even
+        division.
+    n_local : int, optional
+        Number of rows of this rank, for divisions other than the grid's and PETSc's.
+    constant_nullspace : bool, default False
+        Promise that `A 1 = 0`, and `Aᵀ 1 = 0` unless `left_nullspace` is given, e.g. for periodic
+        and Neumann problems. The solution with mean 0 is returned.
+    nullspace : array_like, optional
+        This rank's part of another vector z with the promise `A z = 0`, and `Aᵀ z = 0` unless
+        `left_nullspace` is given; shape `(n_local,)`, or `(k, n_local)` for k vectors, e.g. the 3
+        or 6 rigid-body modes.
+    left_nullspace : array_like, optional
+        As many vectors w with the promise `Aᵀ w = 0`, of the same shape, where they differ: e.g. a
+        conservative flux matrix, whose columns sum to 0, has the constant here.
+    block_size : int, default 1
+        Unknowns per node, which are consecutive rows of one rank; for GAMG and "pbjacobi".
+    near_nullspace : array_like, optional
+        This rank's part of k vectors that A maps nearly to 0 and that GAMG interpolates exactly,
+        shape `(k, n_local)`, e.g. the rigid-body modes in elasticity. Default: one constant per
+        unknown of a node.
+    coordinates : array_like, optional
+        Coordinates of this rank's nodes, shape `(n_local / block_size, dim)` with `dim =
+        block_size`, from which GAMG computes the rigid-body modes.
+    fields : dict, optional
+        For `pc="fieldsplit"`: the global numbers of this rank's rows of each field, e.g.
+        `{"velocity": rows, "pressure": rows}`. Options of a field's solver begin with its name:
         `petsc_options={"fieldsplit_velocity_pc_type": "gamg"}`.
-    preconditioner : a pair `(operator, values)`: another matrix that preconditioners are made from,
-        as an assembled approximation; see `Operator.preconditioner`. Default: the matrix itself.
-
-    With nullspaces a solve gives `x = A⁺ b`, the pseudo-inverse: the part of b along the left
-    nullspace is removed, and so is that of x along the right one. Gradients are those of `A⁺ b`,
-    for values among which the nullspaces stay as they are. Every set of values is checked against
-    the promises.
+    preconditioner : tuple, optional
+        A pair `(operator, values)`: another matrix that preconditioners are made from, e.g. an
+        assembled approximation. Default: the matrix itself.
 
     Raises
     ------
-    ValueError
+    InputError
         For a pattern that does not fit the shape, a matrix that is not square, nullspaces of a
-        wrong length, linearly dependent or given in both ways, or ranks that disagree; at a solve,
-        for values that break a promise.
+        wrong length, that are linearly dependent or given twice, or ranks that disagree; in a
+        solve, for values that break a promise.
 
     Notes
     -----
     PETSc manual pages: MatSetPreallocationCOO, MatSetValuesCOO, MatSetNullSpace.
+
+    Examples
+    --------
+    The matrix `[[2, 1], [0, 4]]`:
+
+    >>> import torch
+    >>> from prdp_hpc import Solver, SparseOperator, solve
+    >>> operator = SparseOperator(rows=[0, 0, 1], cols=[0, 1, 1], shape=(2, 2))
+    >>> values = torch.tensor([2.0, 1.0, 4.0], dtype=torch.float64)
+    >>> solve(operator, values, torch.tensor([4.0, 8.0]).double(), Solver("gmres", "jacobi", 1e-12))
+    tensor([1.0000, 2.0000], dtype=torch.float64)
     """
 
     takes_batches = True
@@ -139,12 +172,13 @@ class SparseOperator(Operator):
         )
         self.preconditioner = preconditioner
         self.matrices: Pool[BatchMatrix] = Pool()
-        self._products: BilinearProducts = PatternProducts(
-            self._rows, self._cols, self.matrix.createVecLeft()
-        )
+        self._place()
+        self._twins: dict[torch.device, SparseOperator] = {}
+        self._origin: weakref.ref[SparseOperator] | None = None
+        self._moved: tuple[PreconditioningMatrix, PreconditioningMatrix] | None = None
 
     def _owned(self, n_local: int, block_size: int) -> int:
-        """Rows of this rank, also where PETSc divides them."""
+        """Number of rows of this rank, also if PETSc divides them."""
         sizes = (n_local, self.shape[0])
         return int(PETSc.Sys.splitOwnership(sizes, bsize=int(block_size), comm=self.comm)[0])
 
@@ -152,9 +186,9 @@ class SparseOperator(Operator):
         n = self.shape[0]
         matrix = PETSc.Mat().create(comm=self.comm)
         matrix.setSizes(((self._n_local, n), (self._n_local, n)))
-        matrix.setType("aij")
+        matrix.setType(self.memory.matrix_type)
         matrix.setBlockSize(self._block_size)
-        # PETSc may reorder what it is given.
+        # Copies, because PETSc may reorder the arrays.
         matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
         if self.symmetric:
             matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
@@ -163,14 +197,61 @@ class SparseOperator(Operator):
             self.nullspaces.attach(matrix)
         return matrix
 
+    def on(self, device: torch.device) -> SparseOperator:
+        """The operator of the same pattern in the memory in which solves for tensors of a device
+        run; made on first use, collective then.
+        """
+        memory = memory_of(device)
+        if memory == self.memory:
+            return self
+        if device not in self._twins:
+            self._twins[device] = self._twin(memory)
+        return self._twins[device]
+
+    def _twin(self, memory: Memory) -> SparseOperator:
+        twin = object.__new__(type(self))
+        twin.__dict__ = dict(self.__dict__)
+        Operator.__init__(twin, self.comm, self.symmetric, self.grid)
+        twin.memory, twin.promises_hold = memory, self.promises_hold
+        if self.nullspaces is not None:
+            twin.nullspaces = self.nullspaces.in_memory(memory)
+        twin.matrix = twin._create_matrix()
+        twin.preconditioner_data = self.preconditioner_data.in_memory(memory)
+        twin.preconditioner_data.attach_to_matrix(twin.matrix)
+        twin._origin = weakref.ref(self)
+        twin.matrices, twin._twins = Pool(self.matrices.most), {}
+        twin._place()
+        return twin
+
+    @property
+    def preconditioner(self) -> PreconditioningMatrix | None:
+        """See `Operator`; that of an operator in another memory is made from the original's."""
+        origin = None if self._origin is None else self._origin()
+        given = None if origin is None else origin.preconditioner
+        if given is None:
+            return self._preconditioning if origin is None else None
+        if self._moved is None or self._moved[0] is not given:
+            self._moved = given, given.on(self.memory.device)
+        return self._moved[1]
+
+    @preconditioner.setter
+    def preconditioner(self, pair: Any) -> None:
+        self._preconditioning = create_preconditioning_matrix(self, pair)
+
+    def _place(self) -> None:
+        """Make what computes with values and vectors in the operator's memory; collective."""
+        template = self.matrix.createVecLeft()
+        self._products: BilinearProducts = PatternProducts(
+            self._rows, self._cols, template, self.memory
+        )
+
     @property
     def matrix_sets(self) -> int:
-        """How many batches of matrices `(M, nnz_local)` keep theirs for their derivatives; default
-        8, equal on all ranks.
+        """Number of batches of matrices that keep their PETSc matrices for their derivatives.
 
-        Each set takes the memory of M matrices and their preconditioners. A graph with more batches
-        than sets (a chain of many steps) loads the matrices of the others once more in its backward
-        pass, at the price of one set-up each.
+        Default 8, equal on all ranks. Each set takes the memory of M matrices and their
+        preconditioners. A graph with more batches than sets (a chain of many steps) loads the
+        matrices of the other batches again in its backward pass, which costs one set-up each.
         """
         return self.matrices.most
 
@@ -181,10 +262,10 @@ class SparseOperator(Operator):
         self.matrices.most = count
 
     def acquire_matrices(self, count: int) -> Lease[BatchMatrix]:
-        """At least `count` matrices with this pattern, for values `(count, nnz_local)`; collective.
+        """Return at least `count` matrices with this pattern, from the pool; collective.
 
-        The caller's until it gives the list to `release_matrices`, or drops it on all ranks; they
-        are made once and used again.
+        They are for values `(count, nnz_local)`, and reserved for the caller until it calls
+        `release_matrices` or drops the list on all ranks. They are made once and used again.
         """
         return self.matrices.acquire(count, self._new_matrix)
 
@@ -192,28 +273,50 @@ class SparseOperator(Operator):
         return BatchMatrix(self)
 
     def touch_matrices(self, lease: Lease[BatchMatrix]) -> None:
-        """The matrices are used once more; their values may have changed since."""
+        """Note that the matrices are used again; their values may have changed in the meantime."""
         self.matrices.touch(lease)
 
     def release_matrices(self, lease: Lease[BatchMatrix]) -> None:
-        """The matrices are needed no more, on any rank."""
+        """Return the matrices to the pool, because no rank needs them any more."""
         self.matrices.release(lease)
 
     @classmethod
     def from_scipy(
         cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any
     ) -> tuple[SparseOperator, Tensor]:
-        """The operator of a matrix that every rank holds, and this rank's values.
+        """Make the operator of a matrix that is replicated on all ranks, and this rank's values.
 
-        `matrix` is a SciPy sparse matrix or array, a sparse or dense torch tensor, or a NumPy array
-        (of the last two the numbers that are not 0 make the pattern). Each rank takes the entries
-        of its own rows: `values` has shape `(nnz_local,)`, float64, without a gradient. `options`
-        are those of `SparseOperator`.
+        Each rank selects the entries of its own rows. Collective.
+
+        Parameters
+        ----------
+        matrix : scipy sparse matrix, Tensor or ndarray
+            The whole matrix, of shape `(n, n)`: a SciPy sparse matrix or array, a sparse or dense
+            torch tensor, or a NumPy array. Of dense ones the non-zero numbers make the pattern.
+        comm : mpi4py.MPI.Comm, optional
+            The ranks that share the matrix. Default: all ranks.
+        **options : Any
+            Keyword arguments of `SparseOperator`, e.g. `symmetric`.
+
+        Returns
+        -------
+        operator : SparseOperator
+            The operator.
+        values : Tensor
+            Its values, float64, shape `(nnz_local,)`, without a gradient.
 
         Raises
         ------
-        ValueError
-            For complex numbers, or what is not a matrix of numbers.
+        InputError
+            For complex numbers, or for an object that is not a matrix of numbers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from prdp_hpc import SparseOperator
+        >>> operator, values = SparseOperator.from_scipy(np.array([[2.0, 1.0], [0.0, 4.0]]))
+        >>> values
+        tensor([2., 1., 4.], dtype=torch.float64)
         """
         world = MPI.COMM_WORLD if comm is None else comm
         rows, cols, data, shape = call_together(world, lambda: entries_of(matrix))
@@ -225,31 +328,45 @@ class SparseOperator(Operator):
 
     @classmethod
     def from_petsc(cls, matrix: Any, **options: Any) -> tuple[SparseOperator, Tensor]:
-        """The operator of an assembled petsc4py `Mat`, with the same rows on the same ranks, and
-        this rank's values.
+        """Make the operator of an assembled petsc4py `Mat`, and this rank's values.
 
-        `matrix` is of type aij, baij, sbaij, dense or nest, on any number of ranks. Its block size,
-        nullspace, transpose nullspace and near-nullspace are kept; `options` are those of
-        `SparseOperator`, and replace them. The numbers are copied: `values`, shape `(nnz_local,)`,
-        float64, without a gradient, are those of the matrix's rows in the order of PETSc's
-        `Mat.getValuesCSR()`, so that after another assembly `mat.getValuesCSR()[2]` of an aij
-        matrix are the new values. Collective.
+        The rows stay on their ranks. Block size, nullspace, transpose nullspace and near-nullspace
+        of the matrix are kept unless `options` replaces them. The numbers are copied, in the order
+        of PETSc's `Mat.getValuesCSR()`, so after another assembly `mat.getValuesCSR()[2]` of an aij
+        matrix is the new set of values. Collective.
+
+        Parameters
+        ----------
+        matrix : petsc4py.PETSc.Mat
+            An assembled matrix of type aij, baij, sbaij, dense or nest, on any number of ranks.
+        **options : Any
+            Keyword arguments of `SparseOperator`, e.g. `symmetric`.
+
+        Returns
+        -------
+        operator : SparseOperator
+            The operator, with the same rows on the same ranks.
+        values : Tensor
+            Its values, float64, shape `(nnz_local,)`, without a gradient.
 
         Raises
         ------
-        ValueError
-            For a matrix that is not assembled, not square, or without stored entries.
+        InputError
+            For a matrix that is not assembled, not square, or does not store its entries.
 
         Notes
         -----
         PETSc manual pages: MatConvert, MatGetRow.
 
-        Example
-        -------
-        ::
-
-            operator, values = SparseOperator.from_petsc(mat)
-            x = solve(operator, values.requires_grad_(), b, Solver("cg", "gamg"))
+        Examples
+        --------
+        >>> import torch
+        >>> from prdp_hpc import Solver, SparseOperator, solve
+        >>> from prdp_hpc.petsc import PETSc
+        >>> mat = PETSc.Mat().createAIJ(2, csr=([0, 1, 2], [0, 1], [2.0, 4.0]))
+        >>> operator, values = SparseOperator.from_petsc(mat, symmetric=True)
+        >>> solve(operator, values, torch.ones(2).double(), Solver("cg", "gamg"))
+        tensor([0.5000, 0.2500], dtype=torch.float64)
         """
         comm = communicator_of(checked_matrix(matrix))
         raise_together(comm, wrong_petsc_matrix(matrix))
@@ -265,34 +382,47 @@ class SparseOperator(Operator):
         comm: MPI.Comm | None = None,
         **options: Any,
     ) -> tuple[SparseOperator, Tensor]:
-        """The operator of which each rank gives its own rows, and this rank's values.
+        """Make the operator of which each rank gives its own rows, and this rank's values.
+
+        Collective.
 
         Parameters
         ----------
-        indptr : where each of this rank's rows starts in `indices` and `data`, and their end:
-            shape `(n_local + 1,)`. The rows of a rank follow those of the rank before.
-        indices : global column numbers, `(nnz_local,)`.
-        data : the entries, `(nnz_local,)`, real.
-        comm : the ranks that share the matrix; default: all.
-        options : those of `SparseOperator`.
+        indptr : array_like of int, shape (n_local + 1,)
+            Where each of this rank's rows starts in `indices` and `data`, and the end of the last
+            row. The rows of a rank follow those of the rank before.
+        indices : array_like of int, shape (nnz_local,)
+            Global column numbers.
+        data : array_like or Tensor, shape (nnz_local,)
+            The entries, real numbers.
+        comm : mpi4py.MPI.Comm, optional
+            The ranks that share the matrix. Default: all ranks.
+        **options : Any
+            Keyword arguments of `SparseOperator`, e.g. `symmetric`.
 
         Returns
         -------
-        The operator, and `values` as a copy of `data`: float64, in the same order, without a
-        gradient. Collective.
+        operator : SparseOperator
+            The operator.
+        values : Tensor
+            A copy of `data`, float64, in the same order, shape `(nnz_local,)`, without a gradient.
 
         Raises
         ------
-        ValueError
-            On all ranks, for arrays that are no CSR matrix of real numbers, or not square.
+        InputError
+            On all ranks, for arrays that are not a CSR matrix of real numbers, or a matrix that is
+            not square.
 
-        Example
-        -------
-        ::
+        Examples
+        --------
+        Two rows per rank, with 2 on the diagonal:
 
-            # Two rows on each rank: 2 on the diagonal.
-            first = 2 * MPI.COMM_WORLD.rank
-            operator, values = SparseOperator.from_csr([0, 1, 2], [first, first + 1], [2.0, 2.0])
+        >>> from mpi4py import MPI
+        >>> from prdp_hpc import SparseOperator
+        >>> first = 2 * MPI.COMM_WORLD.rank
+        >>> operator, values = SparseOperator.from_csr([0, 1, 2], [first, first + 1], [2.0, 2.0])
+        >>> operator.row_range
+        (0, 2)
         """
         world = MPI.COMM_WORLD if comm is None else comm
         own = call_together(world, lambda: rows_of_csr(world, indptr, indices, data))
@@ -307,11 +437,11 @@ class SparseOperator(Operator):
 
     @property
     def nnz_local(self) -> int:
-        """Entries that this rank gives."""
+        """Number of entries that this rank gives."""
         return int(self._rows.size)
 
     def check_form(self, values: Any) -> Exception | None:
-        """A ValueError for values of a wrong kind or shape."""
+        """Return an InputError for values of a wrong kind or shape, else None."""
         if not is_real_tensor(values):
             return InputError(
                 f"values must be a tensor of real floating-point numbers, not {_kind(values)}"
@@ -328,45 +458,60 @@ class SparseOperator(Operator):
             )
         return None
 
-    def check_numbers(self, host: Array | None) -> Exception | None:
-        """A ValueError that names the first entry that is not finite."""
-        if host is not None and has_bad_numbers(host):
-            bad = int(np.argwhere(~np.isfinite(host))[0, -1])
+    def check_numbers(self, numbers: Numbers | None) -> Exception | None:
+        """Return an InputError that names the first entry that is not finite, else None."""
+        if numbers is not None and has_bad_numbers(numbers):
+            bad = int(np.argwhere(~np.isfinite(on_host(numbers)))[0, -1])
             return InputError(
                 f"the matrix values hold NaN or infinity, first in entry {bad} "
                 f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
             )
         return None
 
-    def coo_values(self, host: Array | None) -> Array | None:
-        """The numbers of the pattern's entries, in its order, of values on the host."""
-        return host
+    @property
+    def stencil_grid(self) -> Grid | None:
+        """The grid whose points the unknowns of a rank are, one field after the other, if there is
+        one: products may then be those of a stencil.
+        """
+        return self.grid
 
-    def _put(self, host: Array | None) -> None:
-        self.matrix.setValuesCOO(self.coo_values(host))
+    def coo_pattern(self) -> tuple[Any, Any, Any, int]:
+        """Global rows and columns of this rank's entries, which of the values they are (their
+        positions; None: all), and how many of the last ones are 1 for all values.
+        """
+        return self._rows, self._cols, None, 0
+
+    def coo_values(self, numbers: Numbers | None) -> Numbers | None:
+        """The numbers of the pattern's entries, in its order, of values in the matrix's memory."""
+        return numbers
+
+    def _put(self, numbers: Numbers | None) -> None:
+        put_values(self.matrix, self.coo_values(numbers))
 
     def has_single_values(self) -> bool:
         """See `Operator`."""
         return self.loaded.are_single()
 
     def diagonal_of(self, values: Tensor) -> Tensor:
-        """The sum of the entries on each row's diagonal, whichever rank gave them."""
+        """Return the sum of the entries on each row's diagonal, of all ranks."""
         return self._products.diagonal(values)
 
     def values_gradient(self, values: Tensor, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """`∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
+        """Return `∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
 
-        For values `(M, nnz_local)`, λ and x are `(M, R, n_local)` and the sum runs over R.
+        For values `(M, nnz_local)`, λ and x have the shape `(M, R, n_local)` and the sum runs over
+        R.
         """
         return self._products.pairing(adjoint, solution, -1.0)
 
     def tangent_product(
         self, values: Tensor, tangent: Tensor, x: Tensor, transposed: bool = False
     ) -> Tensor:
-        """The product with the pattern that has the tangent for values; for `(M, nnz_local)` x is
-        `(M, R, n_local)`.
+        """Return the product with the matrix whose values are the tangent.
+
+        For a tangent `(M, nnz_local)`, x has the shape `(M, R, n_local)`.
         """
-        return self._products.product(in_double(tangent), x, transposed)
+        return self._products.product(in_double(tangent, self.memory.device), x, transposed)
 
 
 def _kind(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""Torch tensors to NumPy arrays that PETSc can use, and back; the only place that converts.
+"""Torch tensors to numbers that PETSc can use, and back; the only place that converts.
 
-PETSc works here in double precision on the host. A float64, contiguous CPU tensor is shared without
-a copy; everything else is copied, since `placeArray` and DLPack would silently reorder a
-non-contiguous tensor.
+PETSc works here in double precision. A float64, contiguous tensor in the memory of the solve is
+shared without a copy; everything else is copied, since `placeArray` and DLPack would silently
+reorder a non-contiguous tensor.
 """
 
 from __future__ import annotations
@@ -16,30 +16,47 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prdp_hpc.linalg.arrays import Numbers
+from prdp_hpc.linalg.memory import HOST, Memory, call, in_order, put_coo_values
+
 Array = NDArray[np.float64]
 
 
 def to_host(tensor: Tensor | Array) -> Array:
     """A C-contiguous float64 array of the tensor's numbers; shares memory with it where that is
-    possible. What is on the host already is given back.
+    possible. An array is returned as it is.
     """
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    detached = tensor.detach()
-    if detached.dtype is not torch.float64 or not detached.is_cpu:
-        detached = detached.to(device="cpu", dtype=torch.float64)
-    # NumPy has no lazy sign, as that of the imaginary part of a conjugate.
-    array: Array = detached.contiguous().resolve_neg().numpy()
+    array: Array = to_memory(tensor, HOST)
     return array
 
 
-@contextmanager
-def placed(*pairs: tuple[Any, Array]) -> Iterator[None]:
-    """PETSc vectors that use these arrays in place of their own, while the block runs.
-
-    The arrays must be contiguous float64 ones: PETSc places a copy of others. PETSc manual page:
-    VecPlaceArray.
+def to_memory(tensor: Tensor | Array, memory: Memory) -> Numbers:
+    """The tensor's numbers, contiguous float64, in a memory: an array on the host, a tensor on a
+    device. Shares memory with the tensor where that is possible.
     """
+    if isinstance(tensor, np.ndarray):
+        if not memory.uses_tensors:
+            return tensor
+        tensor = torch.from_numpy(tensor)
+    detached = tensor.detach()
+    if detached.dtype is not torch.float64 or detached.device != memory.device:
+        detached = detached.to(device=memory.device, dtype=torch.float64)
+    # NumPy has no lazy sign, as that of the imaginary part of a conjugate.
+    detached = detached.contiguous().resolve_neg()
+    return detached if memory.uses_tensors else detached.numpy()
+
+
+@contextmanager
+def placed(*pairs: tuple[Any, Numbers]) -> Iterator[None]:
+    """PETSc vectors that use these numbers in place of their own, while the block runs.
+
+    The numbers must be contiguous float64 ones in the vector's memory: PETSc places a copy of
+    others. PETSc manual pages: VecPlaceArray, VecCUDAPlaceArray.
+    """
+    if isinstance(pairs[0][1], Tensor):
+        with _placed_tensors(pairs):
+            yield
+        return
     for vector, array in pairs:
         vector.placeArray(array)
     try:
@@ -49,28 +66,48 @@ def placed(*pairs: tuple[Any, Array]) -> Iterator[None]:
             vector.resetArray()
 
 
-def in_double(tensor: Tensor) -> Tensor:
-    """The tensor where and how a solve computes: on the host, in double precision;
+@contextmanager
+def _placed_tensors(pairs: tuple[tuple[Any, Tensor], ...]) -> Iterator[None]:
+    kind = kind_of(pairs[0][1].device)
+    with in_order(pairs[0][1].device):
+        for vector, tensor in pairs:
+            call(f"Vec{kind}PlaceArray", vector.handle, tensor.data_ptr())
+        try:
+            yield
+        finally:
+            for vector, _ in pairs:
+                call(f"Vec{kind}ResetArray", vector.handle)
+
+
+def put_values(matrix: Any, values: Numbers | None) -> None:
+    """Put the values of a matrix's COO pattern into it, from its own memory; collective. PETSc
+    manual page: MatSetValuesCOO.
+    """
+    if isinstance(values, Tensor):
+        put_coo_values(matrix, values)
+    else:
+        matrix.setValuesCOO(values)
+
+
+def kind_of(device: torch.device) -> str:
+    """The word for a device in the names of PETSc's functions; "" for the host."""
+    return "" if device.type == "cpu" else "HIP" if torch.version.hip else "CUDA"
+
+
+def in_double(tensor: Tensor, device: torch.device | None = None) -> Tensor:
+    """The tensor where and how a solve computes: in double precision, on the host or a device;
     differentiable.
     """
-    return tensor.to(device="cpu", dtype=torch.float64)
+    return tensor.to(device="cpu" if device is None else device, dtype=torch.float64)
 
 
 def like(result: Tensor, model: Tensor) -> Tensor:
     """`result` in the precision and on the device of `model`; differentiable."""
     return (
         result
-        if result.dtype is model.dtype and result.is_cpu and model.is_cpu
+        if result.dtype is model.dtype and result.device == model.device
         else result.to(model)
     )
-
-
-def has_bad_numbers(array: Array) -> bool:
-    """Whether NaN or infinity occurs; the sum is one pass without a temporary and carries either
-    along.
-    """
-    with np.errstate(invalid="ignore"):
-        return not np.isfinite(array.sum()) and not bool(np.isfinite(array).all())
 
 
 def is_aij(matrix: Any) -> bool:

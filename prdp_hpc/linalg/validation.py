@@ -1,4 +1,4 @@
-"""What a solve is given, checked before it starts."""
+"""Checks of the arguments of a solve."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, is_real_tensor, to_host
+from prdp_hpc.linalg.torch_petsc import is_real_tensor, to_memory
 
 
 def is_batch(values: Any) -> bool:
@@ -23,7 +24,7 @@ def is_batch(values: Any) -> bool:
 
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
-    """What is wrong with the kinds and shapes on this rank, if anything; not collective."""
+    """The error for invalid kinds and shapes on this rank, or None; not collective."""
     return (
         _wrong_right_hand_side(operator, b)
         or operator.check_form(values)
@@ -32,7 +33,7 @@ def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
 
 
 def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
-    """What must be equal on all ranks: the number of matrices, and of right-hand sides (−1: no
+    """Sizes that must be equal on all ranks: numbers of matrices and of right-hand sides (−1: no
     batch).
     """
     several = isinstance(operator, SparseOperator) and is_batch(values)
@@ -40,13 +41,11 @@ def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
 
 
 def wrong_guess(b: Any, guess: Any, is_missing: bool) -> Exception | None:
-    """What is wrong with the kind and shape of a guess on this rank, if anything; not
-    collective.
-    """
+    """The error for an invalid kind or shape of a guess on this rank, or None; not collective."""
     if is_missing:
         return InputError(
-            "a solver with initial_guess='state' starts at the state before the step: give it as "
-            "solve(..., guess=state); where there is none, use initial_guess='last' or 'zero'"
+            "a solver with initial_guess='state' starts at the state before the step: pass it as "
+            "solve(..., guess=state); without a state use initial_guess='last' or 'zero'"
         )
     if guess is None or not isinstance(b, Tensor):
         return None
@@ -63,7 +62,7 @@ def wrong_guess(b: Any, guess: Any, is_missing: bool) -> Exception | None:
 
 def bad_guess(guess: Tensor | None) -> Exception | None:
     """An error for NaN or infinity in a guess on this rank; not collective."""
-    if guess is None or not has_bad_numbers(to_host(guess)):
+    if guess is None or not has_bad_numbers(guess.detach()):
         return None
     return InputError("guess holds NaN or infinity: look at what produced it")
 
@@ -74,10 +73,11 @@ def prepare(
     b: Tensor,
     needs_grad: tuple[bool, ...],
     guess_error: Exception | None = None,
-) -> Array | None:
+) -> Numbers | None:
     """Check the input and load the values of one matrix, with one reduction when all is well.
 
-    Those of several matrices are only checked. Returns the values in double precision on the host.
+    Those of several matrices are only checked. Returns the values in double precision in the
+    operator's memory.
     """
     error = wrong_form(operator, values, b) or guess_error
     sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
@@ -90,9 +90,11 @@ def check_and_load(
     sizes: tuple[int, int],
     needs_grad: Sequence[bool],
     error: Exception | None = None,
-) -> Array | None:
-    """As `prepare`, for values and sizes of the right form, or with what was wrong with them."""
-    host = None if error is not None or values is None else to_host(values)
+) -> Numbers | None:
+    """As `prepare`, for values and sizes of the right form, or with the error that was found."""
+    host = None
+    if error is None and values is not None:
+        host = to_memory(values, operator.memory)
     several = isinstance(operator, SparseOperator) and host is not None and host.ndim == 2
     changed = error is None and (several or operator.differs(host))
     if changed:
@@ -103,7 +105,7 @@ def check_and_load(
         if error is not None:
             raise error
     else:
-        changed, in_use = _agree(operator.comm, error, changed, in_use, sizes, needs_grad)
+        changed, in_use = agree(operator.comm, error, changed, in_use, sizes, needs_grad)
     if pool is not None:
         pool.reclaim(in_use)
     if changed and not several:
@@ -111,7 +113,7 @@ def check_and_load(
     return host
 
 
-def _agree(
+def agree(
     comm: MPI.Comm,
     error: Exception | None,
     changed: bool,
@@ -120,7 +122,7 @@ def _agree(
     needs_grad: Sequence[bool],
 ) -> tuple[bool, list[bool]]:
     """Whether any rank's values changed, and which sets of matrices any rank uses; raises on all
-    ranks if one has an error or they disagree.
+    ranks if one rank has an error or the ranks disagree.
     """
     same = [*sizes, sum(need << i for i, need in enumerate(needs_grad))]
     mine = np.array(
@@ -143,7 +145,7 @@ def _agree(
         )
     if needs[0] != needs[1]:
         raise InputError(
-            "some ranks ask for gradients of values or b, or give a guess, and others do not: "
+            "some ranks need gradients of values or b, or have a guess, but others do not: "
             "requires_grad and guess must be the same on every rank"
         )
     return bool(most[1]), [bool(used) for used in most[8:]]
@@ -153,7 +155,7 @@ def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None
     if not (isinstance(operator, SparseOperator) and is_batch(values)):
         return None
     if len(values) == 0:
-        return InputError("values of 0 matrices came: give at least one")
+        return InputError("values has 0 matrices: pass at least one")
     if b.dim() != 2 or len(b) % len(values):
         return InputError(
             f"with values of {len(values)} matrices b must have shape (M R, n_local), R right-hand "

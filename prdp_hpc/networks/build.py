@@ -1,4 +1,4 @@
-"""What a network is for the rest of the package: `Network`, and how one is made from a config."""
+"""The interface of a network, `Network`, and how networks are made from a config."""
 
 from __future__ import annotations
 
@@ -16,25 +16,31 @@ from prdp_hpc.grid.partition import Partition
 class Network(Protocol):
     """Any `torch.nn.Module` from fields `(B, in_channels, *shape)` to `(B, out_channels, *shape)`.
 
-    Without more it gets whole fields: each grid rank of a replica gathers them, does the same, and
-    keeps its part of the result. With a class attribute `works_on_parts = True` it gets this rank's
-    part `(B, in_channels, *local_shape)` and sees to the neighbours' points itself (convolutions of
-    `prdp_hpc.networks` do): its parameters are the same on all ranks, and each rank's gradients are
-    its part of the sum.
+    By default it receives whole fields: each grid rank of a replica gathers them, computes the same
+    result, and keeps its part of it. With a class attribute `works_on_parts = True` it receives
+    this rank's part `(B, in_channels, *local_shape)` and must exchange the points of neighbours
+    itself (as the convolutions of `prdp_hpc.networks` do); then its parameters are equal on all
+    ranks, and each rank's gradients are its part of the sum.
 
-    In a config it is made by `Name.build(partition, in_channels, out_channels, **keys)` where it
-    has that class method, else by `Name(in_channels, out_channels, **keys)`; the keys are those of
-    the section `network`, validated by its pydantic model `Config` where it has one.
+    In a config it is made by `Name.build(partition, in_channels, out_channels, **keys)` if it has
+    this class method, else by `Name(in_channels, out_channels, **keys)`. The keys are those of the
+    section `network`, validated by its pydantic model `Config` if there is one.
 
-    Example
-    -------
-        class Linear(nn.Conv2d):
-            def __init__(self, in_channels, out_channels, width=3):
-                super().__init__(in_channels, out_channels, width, padding="same")
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from prdp_hpc import Network
+    >>> class Linear(nn.Conv2d):
+    ...     def __init__(self, in_channels, out_channels, width=3):
+    ...         super().__init__(in_channels, out_channels, width, padding="same")
+    >>> network = Linear(1, 2)
+    >>> isinstance(network, Network), network(torch.ones(5, 1, 8, 8)).shape
+    (True, torch.Size([5, 2, 8, 8]))
     """
 
     def __call__(self, fields: Tensor, /) -> Tensor:
-        """The network on a batch of fields."""
+        """Apply the network to a batch of fields."""
         ...
 
 

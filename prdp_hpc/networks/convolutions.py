@@ -21,28 +21,45 @@ MAXIMA: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class Convolution(nn.Module):
-    """`y_j = b + Σ_k W_k x_{s j + k − p}` on all axes, with kernel size K, stride s and `p = (K −
-    1) // 2`.
+    """A convolution `y_j = b + Σ_k W_k x_{s j + k − p}` of fields that are divided among ranks.
 
-    From `(B, in_channels, *partition.local_shape)` to `(B, out_channels, *output.local_shape)`.
-    Beyond a boundary x goes on as the grid's boundary says: periodic, 0 (Dirichlet), or the
-    outermost point again (Neumann). Collective over the ranks of the partition; weights and biases
-    start uniform in ±1/√fan_in.
+    It acts on all axes, with kernel size K, stride s and `p = (K − 1) // 2`, and maps `(B,
+    in_channels, *partition.local_shape)` to `(B, out_channels, *output.local_shape)`. Beyond the
+    grid's boundary x is periodic, 0 (Dirichlet), or equal to the outermost point (Neumann).
+    Collective over the ranks of the partition; weights and biases are initialised uniformly in
+    ±1/√fan_in.
 
     Parameters
     ----------
-    partition : of the input.
-    kernel : points along each axis; default 3.
-    stride : default 1.
+    partition : Partition
+        The division of the input.
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Channels of the output.
+    kernel : int, default 3
+        Points along each axis, K.
+    stride : int, default 1
+        The stride s.
 
     Attributes
     ----------
-    output : the output's partition; the input's where the stride is 1, else every stride-th point.
+    output : Partition
+        The division of the output: that of the input if the stride is 1, else every stride-th
+        point.
 
     Raises
     ------
-    ValueError
+    InputError
         For a part of the grid that is narrower than the kernel needs, or cannot be coarsened.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Convolution, Grid
+    >>> layer = Convolution(Grid((8, 8), boundary="periodic").partition, 1, 4, stride=2)
+    >>> layer(torch.ones(2, 1, 8, 8)).shape
+    torch.Size([2, 4, 4, 4])
     """
 
     def __init__(
@@ -73,7 +90,7 @@ class Convolution(nn.Module):
         )
 
     def forward(self, field: Tensor) -> Tensor:
-        """The convolution on this rank's part."""
+        """Apply the convolution to this rank's part."""
         output: Tensor = self.convolution(
             field if self._halo is None else self._window(self._halo(field))
         )

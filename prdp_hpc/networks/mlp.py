@@ -15,16 +15,39 @@ from prdp_hpc.networks.activations import activation_of
 
 
 class MLP(nn.Module):
-    """Fully connected layers over the flattened field: `Linear → activation → … → Linear`.
+    """A multilayer perceptron over the flattened field: `Linear → activation → … → Linear`.
 
-    Maps a field of shape (B, C, *shape), with `C · prod(shape) = in_features`, to one of shape (B,
-    C', *shape), with `C' · prod(shape) = out_features`; with as many features out as in, the shape
-    stays.
+    It maps a field of shape `(B, C, *shape)`, with `C · prod(shape) = in_features`, to one of shape
+    `(B, C', *shape)`, with `C' · prod(shape) = out_features`. Weights and biases are initialised
+    uniformly in ±1/√fan_in: torch's default, and that of Equinox, which the paper's code uses.
 
-    Weights and biases start uniform in ±1/√fan_in: torch's own default, and Equinox's, which the
-    paper's code uses. `hidden` lists the widths of the hidden layers, `activation` is one of "relu"
-    (default), "tanh", "gelu". Raises `ValueError` for a width below 1, an unknown activation, or a
-    field that does not fit.
+    Parameters
+    ----------
+    in_features : int
+        Numbers of an input field, over all channels and points.
+    out_features : int
+        Numbers of an output field.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    activation : {"relu", "tanh", "gelu"}, default "relu"
+        The activation.
+
+    Raises
+    ------
+    InputError
+        For a width below 1 or an unknown activation; in a call, for a field of another size.
+
+    Notes
+    -----
+    Source: PRDP (Bhatia, Koehler and Thuerey, ICLR 2025), heat emulators.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import MLP
+    >>> network = MLP(30, 30, hidden=[64, 64, 64])
+    >>> network(torch.ones(2, 1, 30)).shape
+    torch.Size([2, 1, 30])
     """
 
     @classmethod
@@ -36,7 +59,7 @@ class MLP(nn.Module):
         hidden: Sequence[int],
         activation: str = "relu",
     ) -> MLP:
-        """The perceptron on whole fields of a grid."""
+        """Make the perceptron for whole fields of a grid."""
         points = math.prod(partition.shape)
         return cls(in_channels * points, out_channels * points, hidden, activation)
 
@@ -58,7 +81,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, field: Tensor) -> Tensor:
-        """Map fields `(B, C_in, *shape)` to fields `(B, C_out, *shape)`."""
+        """Map fields `(B, C, *shape)` to fields `(B, C', *shape)`."""
         if field.ndim < 2 or math.prod(field.shape[1:]) != self.in_features:
             raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with "

@@ -18,29 +18,48 @@ from prdp_hpc.networks.convolutions import (
 
 
 class ResNet(nn.Module):
-    """Lifting convolution, residual blocks, and a projection of each point.
+    """A convolutional residual network, on whole fields or on each rank's part of them.
 
-    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any
-    partition it is the same map of the whole field. A block is `x → σ(x + conv(σ(conv(x))))`, all
-    convolutions but the projection are 3 points wide and look across the boundary as the grid's
-    says (see `Convolution`). Weights and biases start uniform in ±1/√fan_in, torch's own default.
-    Collective over the ranks of the partition; each rank's gradients of the parameters are its part
-    of the sum.
+    It maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; the map
+    of the whole field is the same for every partition. A lifting convolution is followed by blocks
+    `x → σ(x + conv(σ(conv(x))))` and a pointwise projection. All convolutions except the projection
+    are 3 points wide, with the grid's boundary (see `Convolution`). Weights and biases are
+    initialised uniformly in ±1/√fan_in, torch's default. Collective over the ranks of the
+    partition; each rank's gradients of the parameters are its part of the sum.
 
     Parameters
     ----------
-    partition : `grid.partition`, or `Partition.whole(shape, boundary)`.
-    channels : width between lifting and projection; default 64.
-    blocks : residual blocks, of two convolutions each; default 3.
-    activation : "relu" (default), "tanh" or "gelu".
+    partition : Partition
+        The division of the grid: `grid.partition`, or `Partition.whole(shape, boundary)`.
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Channels of the output.
+    channels : int, default 64
+        Channels between lifting and projection.
+    blocks : int, default 3
+        Residual blocks, of two convolutions each.
+    activation : {"relu", "tanh", "gelu"}, default "relu"
+        The activation σ.
 
     Raises
     ------
-    ValueError
-        For a number out of range or an unknown name; in a call, for a field that does not fit.
+    InputError
+        For a number out of range or an unknown name; in a call, for a field of another shape.
 
-    Source: the classic (post-activation) ResNet, as in the paper's Navier–Stokes corrector: 64
-    channels, 3 blocks.
+    Notes
+    -----
+    Source: the post-activation ResNet of the Navier–Stokes corrector in PRDP (Bhatia, Koehler and
+    Thuerey, ICLR 2025): 64 channels, 3 blocks.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Grid, ResNet
+    >>> grid = Grid((8, 8), boundary="periodic")
+    >>> network = ResNet(grid.partition, in_channels=3, out_channels=3, channels=8, blocks=1)
+    >>> network(torch.ones(2, 3, 8, 8)).shape
+    torch.Size([2, 3, 8, 8])
     """
 
     works_on_parts = True
@@ -49,7 +68,7 @@ class ResNet(nn.Module):
     def build(
         cls, partition: Partition, in_channels: int, out_channels: int, **keys: Any
     ) -> ResNet:
-        """The network of a config."""
+        """Make the network of a config."""
         return cls(partition, in_channels, out_channels, **keys)
 
     def __init__(
@@ -77,7 +96,7 @@ class ResNet(nn.Module):
         fastest_format(self, partition.dim)
 
     def forward(self, field: Tensor) -> Tensor:
-        """The network on this rank's part."""
+        """Apply the network to this rank's part, `(B, in_channels, *local_shape)`."""
         if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
             raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the ResNet needs (B, "

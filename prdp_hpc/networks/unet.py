@@ -25,38 +25,57 @@ GROUPS = 8
 
 
 class UNet(nn.Module):
-    """Down to coarser grids and up again, with what each level had on the way down put beside what
-    comes up.
+    """A U-Net, on whole fields or on each rank's part of them.
 
-    Maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; on any
-    partition it is the same map of the whole field. A level is two times `conv → GroupNorm → σ`; on
-    the way down a convolution of stride 2 halves the points and doubles the channels, on the way up
-    a transposed one does the reverse; the last layer projects each point. Convolutions are 3 points
-    wide and look across the boundary as the grid's says. Collective over the ranks of the
-    partition; each rank's gradients of the parameters are its part of the sum.
+    It maps a field `(B, in_channels, *local_shape)` to `(B, out_channels, *local_shape)`; the map
+    of the whole field is the same for every partition. Each level applies `conv → GroupNorm → σ`
+    twice. On the way down a convolution of stride 2 halves the points and doubles the channels; on
+    the way up a transposed convolution does the reverse, and the result is concatenated with the
+    output of the same level on the way down. The last layer is a pointwise projection. Convolutions
+    are 3 points wide, with the grid's boundary. Collective over the ranks of the partition; each
+    rank's gradients of the parameters are its part of the sum.
 
     Parameters
     ----------
-    partition : `grid.partition`, or `Partition.whole(shape, boundary)`.
-    channels : width of the finest level; default 32.
-    depth : coarser levels; default 3. A periodic axis needs a multiple of `2^depth` points.
-    activation : "relu" (default), "tanh" or "gelu".
+    partition : Partition
+        The division of the grid: `grid.partition`, or `Partition.whole(shape, boundary)`.
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Channels of the output.
+    channels : int, default 32
+        Channels of the finest level.
+    depth : int, default 3
+        Number of coarser levels. A periodic axis needs a multiple of `2^depth` points.
+    activation : {"relu", "tanh", "gelu"}, default "relu"
+        The activation σ.
 
     Raises
     ------
-    ValueError
-        For a number out of range, an unknown name, or a grid or its parts that are too small; in a
-        call, for a field that does not fit.
+    InputError
+        For a number out of range, an unknown name, or a grid or parts that are too small; in a
+        call, for a field of another shape.
 
-    Source: Ronneberger et al., U-Net, 2015; with group normalisation as usual for PDEs (Gupta and
-    Brandstetter, 2022).
+    Notes
+    -----
+    Source: Ronneberger et al., U-Net, 2015; with group normalisation, which is usual for PDEs
+    (Gupta and Brandstetter, 2022).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Grid, UNet
+    >>> grid = Grid((16, 16), boundary="periodic")
+    >>> network = UNet(grid.partition, in_channels=1, out_channels=1, channels=8, depth=2)
+    >>> network(torch.ones(2, 1, 16, 16)).shape
+    torch.Size([2, 1, 16, 16])
     """
 
     works_on_parts = True
 
     @classmethod
     def build(cls, partition: Partition, in_channels: int, out_channels: int, **keys: Any) -> UNet:
-        """The network of a config."""
+        """Make the network of a config."""
         return cls(partition, in_channels, out_channels, **keys)
 
     def __init__(
@@ -97,7 +116,7 @@ class UNet(nn.Module):
         fastest_format(self, partition.dim)
 
     def forward(self, field: Tensor) -> Tensor:
-        """The network on this rank's part."""
+        """Apply the network to this rank's part, `(B, in_channels, *local_shape)`."""
         if tuple(field.shape[1:]) != (self._in_channels, *self._local_shape):
             raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the U-Net needs (B, "

@@ -1,4 +1,4 @@
-"""The Allen–Cahn equation, one implicit step a call."""
+"""The Allen–Cahn equation, one implicit step per call."""
 
 from __future__ import annotations
 
@@ -22,33 +22,51 @@ from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
 
 
 class AllenCahn(NewtonStepper):
-    """`u_t = ε² Δu + u − u³`: two phases, u = ±1, separated by interfaces of width ε.
+    """The Allen–Cahn equation `u_t = ε² Δu + u − u³`, one implicit step per call.
 
-    Backward Euler in time, central differences in space: Newton's method solves
+    It models two phases, u = ±1, that are separated by interfaces of width ε. Backward Euler in
+    time, central differences in space: Newton's method solves
 
-        `F(u⁺) = u⁺ − u − dt (ε² Δ_h u⁺ + u⁺ − u⁺³) = 0`
+        F(u⁺) = u⁺ − u − dt (ε² Δ_h u⁺ + u⁺ − u⁺³) = 0
 
-    from the state before, with the Jacobian `I − dt ε² Δ_h − dt (1 − 3 u²)`, which is symmetric
-    and, for dt < 1, positive definite: `ksp="cg"` is right. First order in dt, second in h. For dt
-    < 1 the step has one solution, and the energy `∫ ε²/2 |∇u|² + (u² − 1)²/4` never grows. Resolve
-    the interface: h ≤ ε.
+    starting at u, with the Jacobian `I − dt ε² Δ_h − dt (1 − 3 u²)`, which is symmetric and, for dt
+    < 1, positive definite, so `ksp="cg"` can be used. First order in dt, second in h. For dt < 1
+    the step has one solution, and the energy `∫ ε²/2 |∇u|² + (u² − 1)²/4` never increases. The grid
+    should resolve the interface: h ≤ ε.
 
     Parameters
     ----------
-    grid : where u lives.
-    interface : ε > 0 in units of length; a number, or a replicated tensor of shape `()`, which may
-        require a gradient.
-    dt : time step in units of the reaction's time, 0 < dt < 1.
-    solver : a `NonlinearSolver`.
-    boundaries : for each axis the conditions at its low and its high end, see
-        `prdp_hpc.physics.boundaries`, with κ = ε²; default: as the grid says.
+    grid : Grid
+        The grid of u.
+    interface : float or Tensor
+        The width ε > 0 in units of length: a number, or a replicated tensor of shape `()`, which
+        may require a gradient.
+    dt : float
+        Time step in units of the reaction's time, 0 < dt < 1.
+    solver : NonlinearSolver
+        Newton's method and its linear solver.
+    boundaries : sequence of tuple, optional
+        Per axis a pair of conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`, with κ = ε². Default: those of the grid.
 
     Raises
     ------
-    ValueError
+    InputError
         For a number out of range, or another kind of solver.
 
+    Notes
+    -----
     Source: Allen and Cahn, A microscopic theory for antiphase boundary motion (1979).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import AllenCahn, Grid, NonlinearSolver, Solver
+    >>> grid = Grid((32,), boundary="neumann")
+    >>> stepper = AllenCahn(grid, 0.1, 0.1, NonlinearSolver(Solver("cg", "jacobi")))
+    >>> u = 0.5 * torch.sin(9.0 * grid.coordinates()[0])[None, None]
+    >>> bool(stepper.energy(stepper(u)) < stepper.energy(u))
+    True
     """
 
     scheme = "backward Euler, central differences, Newton to rtol 1e-10"
@@ -72,8 +90,9 @@ class AllenCahn(NewtonStepper):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Any) -> AllenCahn:
-        """The stepper of a section `physics` with `interface`, `dt`, `boundaries` and `newton`;
-        collective.
+        """Make the stepper of a config's section `physics`; collective.
+
+        Its keys are `interface`, `dt`, `boundaries` and `newton`.
         """
         solver = newton_solver(solver, section.newton)
         sides = boundaries_of(section.boundaries, grid.dim)
@@ -81,17 +100,17 @@ class AllenCahn(NewtonStepper):
 
     @staticmethod
     def reference_solver() -> NonlinearSolver:
-        """A solver for reference solutions."""
+        """Return a solver for reference solutions."""
         return NonlinearSolver(Solver("cg", "jacobi"), Refinement(rtol=1e-10), inner=1e-6)
 
     def attributes(self) -> dict[str, float]:
-        """`dt`, `interface` and the numbers on the sides."""
+        """Return `dt`, `interface` and the numbers on the sides, for data files."""
         return {**super().attributes(), "interface": float(self.interface)}
 
     def residual(
         self, u: Tensor, old: Tensor, squared_interface: Tensor, sides: SideNumbers
     ) -> Tensor:
-        """F of fields `(b, 1, *local_shape)`; differentiable, collective."""
+        """Return F of fields `(b, 1, *local_shape)`; differentiable, collective."""
         diffusion = self.fluxes.divergence(u, squared_interface.expand_as, sides)
         return u - old - self.dt * (diffusion + u - u**3)
 
@@ -113,8 +132,19 @@ class AllenCahn(NewtonStepper):
         return stencil.operator, values
 
     def energy(self, u: Tensor) -> Tensor:
-        """`∫ ε²/2 |∇u|² + (u² − 1)²/4` of each field `(..., *local_shape)`, over the whole grid,
-        for sides with the value 0 or without flux; without a gradient; collective.
+        """Return the energy `∫ ε²/2 |∇u|² + (u² − 1)²/4` of each field, over the whole grid.
+
+        It is valid for sides with the value 0 or without flux. Without a gradient; collective.
+
+        Parameters
+        ----------
+        u : Tensor
+            Fields, shape `(..., *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            Energies, shape `(...)`.
         """
         with torch.no_grad():
             flat = self.fluxes.divergence(u, torch.ones_like, self.side_numbers())
@@ -128,8 +158,18 @@ class AllenCahn(NewtonStepper):
         return total * volume
 
     def __call__(self, u: Tensor) -> Tensor:
-        """The state one step later.
+        """Return the state one step later.
 
-        `u`: `(B, C, *local_shape)`; every channel by itself. Differentiable in u and ε; collective.
+        Differentiable in u and ε; collective.
+
+        Parameters
+        ----------
+        u : Tensor
+            The state, shape `(B, C, *local_shape)`; channels do not interact.
+
+        Returns
+        -------
+        Tensor
+            The state, of the shape of u.
         """
         return self._step(u, (replicated(self.grid, self.interface) ** 2,))

@@ -36,22 +36,86 @@ functions return, may require a gradient.
 
 @dataclass(frozen=True, eq=False)
 class Dirichlet:
-    """`u = value`."""
+    """The condition `u = value` on a side of a grid.
+
+    On axes of cell centres (`boundary="neumann"`) the value is that at the face, half a cell from
+    the first point; on axes of interior points (`boundary="dirichlet"`) it is one spacing away.
+
+    Parameters
+    ----------
+    value : float, Tensor or callable, default 0.0
+        A number; a tensor of shape `()` or `(..., *grid.face_shape(axis, end))`, this rank's part
+        of the side, whose leading axes are samples; or a function of the coordinates of the side
+        and optionally the time, which returns one of these. Tensors may require a gradient.
+
+    Examples
+    --------
+    Steady heat between the temperatures 1 and 0:
+
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Poisson, Solver
+    >>> grid = Grid((4,), boundary="neumann")
+    >>> sides = [(Dirichlet(1.0), Dirichlet(0.0))]
+    >>> Poisson(grid, Solver("cg", "jacobi"), boundaries=sides)(torch.zeros(1, 1, 4).double())
+    tensor([[[0.8750, 0.6250, 0.3750, 0.1250]]], dtype=torch.float64)
+    """
 
     value: Value = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Neumann:
-    """`κ ∂u/∂n = flux` with n outward: what comes in per area and time is positive."""
+    """The condition `κ ∂u/∂n = flux` on a side of a grid of cell centres.
+
+    The normal n points outward, so a positive flux, per area and time, enters the domain.
+
+    Parameters
+    ----------
+    flux : float, Tensor or callable, default 0.0
+        The flux: a number, a tensor of shape `()` or `(..., *grid.face_shape(axis, end))`, or a
+        function, as for `Dirichlet`.
+
+    Examples
+    --------
+    A flux of 1 on the left and the value 0 on the right, with the solution `u = 1 − x`:
+
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Neumann, Poisson, Solver
+    >>> grid = Grid((4,), boundary="neumann")
+    >>> sides = [(Neumann(1.0), Dirichlet(0.0))]
+    >>> Poisson(grid, Solver("cg", "jacobi"), boundaries=sides)(torch.zeros(1, 1, 4).double())
+    tensor([[[0.8750, 0.6250, 0.3750, 0.1250]]], dtype=torch.float64)
+    """
 
     flux: Value = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Robin:
-    """`κ ∂u/∂n + coefficient · u = value` with n outward and a coefficient of at least 0, which is
-    one for all samples.
+    """The condition `κ ∂u/∂n + coefficient · u = value` on a side of a grid of cell centres.
+
+    The normal n points outward. The coefficient is at least 0 and shared by all samples, because it
+    is part of the matrix.
+
+    Parameters
+    ----------
+    coefficient : float, Tensor or callable
+        The coefficient: a number, a tensor of shape `()` or `grid.face_shape(axis, end)`, or a
+        function, as for `Dirichlet`.
+    value : float, Tensor or callable, default 0.0
+        The value: a number, a tensor of shape `()` or `(..., *grid.face_shape(axis, end))`, or a
+        function, as for `Dirichlet`.
+
+    Examples
+    --------
+    The value 1 on the left and heat loss `u` on the right, with the solution `u = 1 − x / 2`:
+
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Poisson, Robin, Solver
+    >>> grid = Grid((4,), boundary="neumann")
+    >>> sides = [(Dirichlet(1.0), Robin(coefficient=1.0))]
+    >>> Poisson(grid, Solver("cg", "jacobi"), boundaries=sides)(torch.zeros(1, 1, 4).double())
+    tensor([[[0.9375, 0.8125, 0.6875, 0.5625]]], dtype=torch.float64)
     """
 
     coefficient: Value
@@ -123,7 +187,7 @@ class Side:
         face, along = face.expand(shape), self.axis - self.grid.dim
         rest = list(shape)
         rest[along] = self.grid.local_shape[self.axis] - shape[along]
-        zeros = torch.zeros(rest, dtype=face.dtype)
+        zeros = torch.zeros(rest, dtype=face.dtype, device=face.device)
         return torch.cat([face, zeros] if self.end == "low" else [zeros, face], dim=along)
 
     def evaluated(self, value: Value, time: float | Tensor | None) -> Tensor:
@@ -223,6 +287,11 @@ class SideConditions:
             return "fixed"
         return "by Robin" if self.robin else "free"
 
+    @property
+    def are_homogeneous(self) -> bool:
+        """Whether no side adds anything to a right-hand side."""
+        return all(_is_zero(side.right_hand_side) for side in self.sides)
+
     def coefficients(self, time: float | Tensor | None) -> list[Tensor]:
         """Those of the Robin sides; not collective."""
         return [side.coefficient(time) for side in self.robin]
@@ -234,9 +303,10 @@ class SideConditions:
         total = None
         for side in self.sides:
             value = side.right_hand_side
-            if isinstance(value, float | int) and value == 0:
+            if _is_zero(value):
                 continue
-            part = side.spread(self._weight(side, kappa, time) * side.evaluated(value, time))
+            given = side.evaluated(value, time).to(kappa.device)
+            part = side.spread(self._weight(side, kappa, time) * given)
             total = part if total is None else total + part
         return total
 
@@ -246,8 +316,9 @@ class SideConditions:
         if isinstance(side.condition, Dirichlet):
             return side.wall * near / h**2
         if isinstance(side.condition, Neumann):
-            return torch.tensor(1.0 / h, dtype=torch.float64)
-        return 2.0 * near / (side.coefficient(time) * h + 2.0 * near) / h
+            return torch.tensor(1.0 / h, dtype=torch.float64, device=kappa.device)
+        coefficient = side.coefficient(time).to(kappa.device)
+        return 2.0 * near / (coefficient * h + 2.0 * near) / h
 
 
 def boundaries_of(section: Any, dim: int) -> Boundaries | None:
@@ -277,6 +348,10 @@ def numbers_of(boundaries: Boundaries) -> dict[str, float]:
         for key, value in ({} if condition is None else vars(condition)).items()
         if isinstance(value, float | int) and value != 0
     }
+
+
+def _is_zero(value: Value) -> bool:
+    return isinstance(value, float | int) and value == 0
 
 
 def _number(value: Value) -> float | None:

@@ -1,4 +1,4 @@
-"""Burgers' equation, one implicit step a call."""
+"""Burgers' equation, one implicit step per call."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from prdp_hpc.linalg import (
     SparseOperator,
     solve_nonlinear,
 )
+from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.newton import newton_solver
@@ -28,48 +29,70 @@ from prdp_hpc.physics.velocity_walls import VelocityWalls
 
 
 class Burgers(PicardStepper):
-    """`u_t + (u·∇)u = ν Δu` in 1-D, 2-D or 3-D, periodic or with a condition on each side.
+    """Burgers' equation `u_t + (u·∇)u = ν Δu` in 1-D, 2-D or 3-D, one implicit step per call.
 
-    Backward Euler, first-order upwind: each Picard iteration solves `(I + dt (w·∇_h − ν Δ_h)) u⁺ =
-    u` with the wind w of the iteration before (at first u itself), for all components with one
-    matrix. Along each axis
+    Backward Euler, first-order upwind: each Picard iteration solves
 
-        `(w·∇_h) u = max(w₋, 0) (u_i − u_{i−1}) / h + min(w₊, 0) (u_{i+1} − u_i) / h`
+        (I + dt (w·∇_h − ν Δ_h)) u⁺ = u
 
-    with the wind's means `w₋`, `w₊` at the faces before and after the point, so that shocks move at
+    with the wind w of the iteration before (initially u), for all components with one matrix. Along
+    each axis
+
+        (w·∇_h) u = max(w₋, 0) (u_i − u_{i−1}) / h + min(w₊, 0) (u_{i+1} − u_i) / h
+
+    with the wind's means `w₋`, `w₊` at the faces before and after the point, so that shocks have
     the right speed. First order in `dt` and `h`; stable for every `dt`.
 
-    Axes of cell centres have sides: where `Dirichlet` values flow in they are carried in, and the
-    viscosity holds on to them half a cell away; with `Neumann`, an outlet, `ν ∂u/∂n` is given and
-    what is inside flows out.
+    Axes of cell centres have sides: `Dirichlet` values are advected inward at inflow and act on the
+    viscous term at half a cell; with `Neumann`, an outlet, `ν ∂u/∂n` is given and the interior
+    values are advected outward.
 
     With a `NonlinearSolver` Newton's method solves the step instead: `F(u⁺) = u⁺ + dt (u⁺·∇_h − ν
-    Δ_h) u⁺ − u = 0`, which Picard iterations converge to, from u and with the Jacobian by
-    colouring.
+    Δ_h) u⁺ − u = 0`, the limit of the Picard iterations, from u and with the Jacobian by colouring.
+    A state is `(B, dim, *local_shape)`: velocity_x (along the last axis), velocity_y, velocity_z.
 
     Parameters
     ----------
-    grid : each axis periodic, or of cell centres (`boundary="neumann"`).
-    viscosity : ν ≥ 0 in length² / time.
-    dt : time step, > 0.
-    solver : solves the systems, which are not symmetric; a `NonlinearSolver`: by Newton's method.
-    picard_iterations : linear systems a step; default 1. Not used by Newton's method.
-    gradient : "full" (default): through the matrices and the right-hand side; "reduced": the
-        matrices are taken as constant.
-    boundaries : for each axis the conditions at its low and its high end, `Dirichlet` or `Neumann`,
-        see `prdp_hpc.physics.boundaries`; default: no flux. What they say is for all samples: a
-        number or a tensor of shape `()` or of the side's for all components, or `(dim,
-        *face_shape)`.
+    grid : Grid
+        Each axis is periodic, or has cell centres (`boundary="neumann"`).
+    viscosity : float
+        The viscosity ν ≥ 0 in length² / time.
+    dt : float
+        Time step, > 0.
+    solver : Solver or NonlinearSolver
+        Solver of the systems, which are not symmetric; a `NonlinearSolver` selects Newton's method.
+    picard_iterations : int, default 1
+        Linear systems per step. Not used by Newton's method.
+    gradient : {"full", "reduced"}, default "full"
+        "full": through the matrices and the right-hand side; "reduced": the matrices are treated as
+        constant.
+    boundaries : sequence of tuple, optional
+        Per axis a pair of conditions at its low and its high end, `Dirichlet` or `Neumann`, see
+        `prdp_hpc.physics.boundaries`. Their values are shared by all samples: a number, a tensor of
+        shape `()` or of the side's shape for all components, or `(dim, *face_shape)`. Default: no
+        flux.
 
     Raises
     ------
-    ValueError
-        For another grid, a Robin condition, a viscosity below 0, dt ≤ 0, no iteration, or an
-        unknown gradient.
+    InputError
+        For another grid, a Robin condition, a viscosity below 0, dt ≤ 0, less than one iteration,
+        or an unknown gradient.
 
-    A state is `(B, dim, *local_shape)`: velocity_x (along the last axis), velocity_y, velocity_z.
+    Notes
+    -----
+    Source: PRDP (Bhatia, Koehler and Thuerey, ICLR 2025), section on the Burgers corrector; the
+    upwinding is that of the authors' code.
 
-    Source: paper, section on the Burgers corrector; upwinding as in the authors' code.
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Burgers, Grid, Solver
+    >>> grid = Grid((64,), boundary="periodic")
+    >>> burgers = Burgers(grid, viscosity=1e-2, dt=0.01, solver=Solver("gmres", "jacobi", 1e-10))
+    >>> u = torch.sin(2 * torch.pi * grid.coordinates()[0])[None, None]
+    >>> after = burgers(u)
+    >>> bool(after.abs().max() < u.abs().max()), abs(round(float(after.mean()), 6))
+    (True, 0.0)
     """
 
     def __init__(
@@ -94,7 +117,10 @@ class Burgers(PicardStepper):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Any) -> Burgers:
-        """The stepper of a section `physics`, also with `nonlinear: newton`; collective."""
+        """Make the stepper of a config's section `physics`; collective.
+
+        With `nonlinear: newton` the steps are solved by Newton's method.
+        """
         if section.nonlinear == "newton":
             solver = newton_solver(solver, section.newton)
         return cls(
@@ -108,19 +134,19 @@ class Burgers(PicardStepper):
         )
 
     def attributes(self) -> dict[str, float]:
-        """`dt`, `viscosity`, and the numbers on the sides."""
+        """Return `dt`, `viscosity` and the numbers on the sides, for data files."""
         return {**super().attributes(), **numbers_of(self._walls.boundaries)}
 
     @property
     def scheme(self) -> str:
-        """How reference solutions are made, for their file."""
+        """Description of the scheme, for the files of reference solutions."""
         if isinstance(self.solver, NonlinearSolver):
             return "backward Euler, first-order upwind, Newton's method"
         return super().scheme
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """velocity_x, velocity_y, velocity_z: as many as there are axes."""
+        """Names of the channels: velocity_x, velocity_y, velocity_z, one per axis."""
         return VELOCITIES[: self.grid.dim]
 
     @cached_property
@@ -136,28 +162,31 @@ class Burgers(PicardStepper):
         )
 
     @cached_property
-    def _inside(self) -> Tensor | None:
+    def _inside(self) -> Constant | None:
         """Which entries are those of points of the grid, flat; None where all are."""
         if not self._walls.sides:
             return None
         numbers, dim = self.grid.numbering, self.grid.dim
         sides = [{axis: side} for axis in range(dim) for side in (-1, 1)]
         cols = np.stack([numbers[moved(dim, shift)].ravel() for shift in [*sides, {}]])
-        return torch.from_numpy(cols.ravel() >= 0)
+        return Constant(torch.from_numpy(cols.ravel() >= 0))
 
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
-        collective.
+        """Return the values `(B, nnz_local)` of the matrices for winds `(B, dim, *local_shape)`.
+
+        Differentiable, collective.
         """
-        found = self._entries(wind, self._walls.numbers()).flatten(1)
-        return found if self._inside is None else found[:, self._inside]
+        device = self.operator.on(wind.device).memory.device
+        numbers = [side.to(device) for side in self._walls.numbers()]
+        found = self._entries(in_double(wind, device), numbers).flatten(1)
+        return found if self._inside is None else found[:, self._inside.on(device)]
 
     def _entries(self, wind: Tensor, sides: list[Tensor]) -> Tensor:
         """Before and after along each axis, and here: `(B, 2 dim + 1, *local_shape)`; 0 beyond the
         sides.
         """
         dim = self.grid.dim
-        padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
+        padded = self.grid.halo(wind)
         entries = []
         for axis, h in enumerate(self.grid.spacing):
             viscous, n = self.dt * self.viscosity / h**2, self.grid.local_shape[axis]
@@ -168,10 +197,10 @@ class Burgers(PicardStepper):
             )
             entries.append(-viscous - faces.narrow(along, 0, n).clamp(min=0.0))
             entries.append(faces.narrow(along, 1, n).clamp(max=0.0) - viscous)
-        held = torch.zeros(())
+        held = torch.zeros((), device=wind.device)
         for side, numbers in zip(self._walls.sides, sides, strict=True):
             position = 2 * side.axis + (side.end == "high")
-            entries[position] = entries[position] * self._walls.elsewhere(side)
+            entries[position] = entries[position] * self._walls.elsewhere(side).to(wind.device)
             held = held + side.spread(self._walls.weight(side, numbers, self.viscosity))
         diagonal = 1.0 - torch.stack(entries).sum(dim=0)
         if self._walls.sides:
@@ -179,7 +208,12 @@ class Burgers(PicardStepper):
         return torch.stack([*entries, diagonal], dim=1)
 
     def _right(self, state: Tensor) -> Tensor:
-        return self._with_sides(state, self._walls.numbers()).reshape(-1, self.grid.n_local)
+        if not self._walls.sides:
+            return state.reshape(-1, self.grid.n_local)
+        device = self.operator.on(state.device).memory.device
+        numbers = [side.to(device) for side in self._walls.numbers()]
+        right = self._with_sides(in_double(state, device), numbers)
+        return right.reshape(-1, self.grid.n_local)
 
     def _with_sides(self, state: Tensor, sides: list[Tensor]) -> Tensor:
         """The right-hand side: the state, and what the sides bring in a step."""
@@ -189,7 +223,7 @@ class Burgers(PicardStepper):
             side.spread(self._walls.brought(side, numbers, self.viscosity))
             for side, numbers in zip(self._walls.sides, sides, strict=True)
         ]
-        return in_double(state) + self.dt * torch.stack(added).sum(dim=0)
+        return state + self.dt * torch.stack(added).sum(dim=0)
 
     @cached_property
     def jacobian(self) -> ColouredJacobian:
@@ -199,8 +233,9 @@ class Burgers(PicardStepper):
         return ColouredJacobian.on_grid(self.grid, channels=self.grid.dim)
 
     def residual(self, u: Tensor, old: Tensor, sides: list[Tensor]) -> Tensor:
-        """`F = A(u) u − u_old`, less what the sides bring, of velocities `(b, dim, *local_shape)`;
-        differentiable, collective.
+        """Return `F = A(u) u − u_old`, less the contributions of the sides, of velocities.
+
+        The shape is `(b, dim, *local_shape)`. Differentiable, collective.
         """
         dim = self.grid.dim
         padded = self.grid.halo(u)
@@ -210,7 +245,7 @@ class Burgers(PicardStepper):
             entries[:, position] * neighbour(padded, dim, shift)
             for position, shift in enumerate([*shifts, {}])
         )
-        return product - self._with_sides(old, sides)
+        return product - self._with_sides(in_double(old, u.device), sides)
 
     def _step(self, state: Tensor) -> Tensor:
         if not isinstance(self.solver, NonlinearSolver):

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.memory import HOST, Constant, Memory, viewed
+from prdp_hpc.linalg.torch_petsc import placed, to_memory
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.fourier import FourierTransform
 from prdp_hpc.physics.shifts import neighbour
@@ -40,11 +42,13 @@ class PeriodicStokes:
             for k, n in zip(self._transform.frequencies, grid.shape, strict=True)
         ]
         # Component c is along the last axis but c.
-        self._gradient = [phase / h for phase, h in zip(phases, grid.spacing, strict=True)][::-1]
-        self._laplacian: Array = sum((-(g * g.conj()).real for g in self._gradient), np.zeros(1))
-        constant = self._laplacian == 0.0
-        self._inverse_laplacian = np.where(
-            constant, 0.0, 1.0 / np.where(constant, 1.0, self._laplacian)
+        gradient = [phase / h for phase, h in zip(phases, grid.spacing, strict=True)][::-1]
+        laplacian: Array = sum((-(g * g.conj()).real for g in gradient), np.zeros(1))
+        constant = laplacian == 0.0
+        inverse = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, laplacian))
+        self._laplacian, self._inverse_laplacian, *self._gradient = (
+            Constant(torch.from_numpy(np.ascontiguousarray(symbol)))
+            for symbol in (laplacian, inverse, *gradient)
         )
         self._stencil_diagonal = 2.0 * sum(1.0 / h**2 for h in grid.spacing)
 
@@ -54,27 +58,27 @@ class PeriodicStokes:
         """
         return (total / (self.grid.dim * self.grid.size) - 1.0 / self._dt) / self._stencil_diagonal
 
-    def momentum(self, viscosity: float) -> Array:
+    def momentum(self, viscosity: float, device: torch.device) -> Tensor:
         """The values of F̂ at this rank's frequencies."""
-        return 1.0 / self._dt - viscosity * self._laplacian
+        return 1.0 / self._dt - viscosity * self._laplacian.on(device)
 
-    def solve(self, momentum: Array, right: Array, transposed: bool = False) -> Array:
+    def solve(self, momentum: Tensor, right: Tensor, transposed: bool = False) -> Tensor:
         """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`;
         collective.
 
         `momentum`: that of the viscosity. The pressure has mean 0.
         """
-        sign = -1.0 if transposed else 1.0
+        sign, device = -1.0 if transposed else 1.0, right.device
+        gradient = [symbol.on(device) for symbol in self._gradient]
         hat = self._transform.forward(right.reshape(self.grid.dim + 1, *self.grid.local_shape))
         hat[-1] *= sign
-        divergence = sum(-g.conj() * r for g, r in zip(self._gradient, hat, strict=False))
-        pressure = self._inverse_laplacian * (divergence - momentum * hat[-1])
-        for g, r in zip(self._gradient, hat, strict=False):
+        divergence = sum(-g.conj() * r for g, r in zip(gradient, hat, strict=False))
+        pressure = self._inverse_laplacian.on(device) * (divergence - momentum * hat[-1])
+        for g, r in zip(gradient, hat, strict=False):
             r -= g * pressure
         hat[:-1] /= momentum
         hat[-1] = sign * pressure
-        fields: Array = self._transform.backward(hat).ravel()
-        return fields
+        return self._transform.backward(hat).flatten()
 
 
 class ConstraintPreconditioner:
@@ -92,8 +96,8 @@ class ConstraintPreconditioner:
     indefinite linear systems (2000); PETSc manual page: PCPYTHON.
     """
 
-    def __init__(self, stokes: PeriodicStokes) -> None:
-        self._stokes = stokes
+    def __init__(self, stokes: PeriodicStokes, memory: Memory = HOST) -> None:
+        self._stokes, self._memory = stokes, memory
         self._n = stokes.grid.dim * stokes.grid.n_local
         self._matrix: Any = None
 
@@ -104,32 +108,45 @@ class ConstraintPreconditioner:
             self._in, self._out = self._matrix.createVecs()
         # Into a vector that stays: PETSc would keep a new one of each set-up on several ranks.
         self._matrix.getDiagonal(self._out)
-        diagonal = self._out.getArray(readonly=True)[: self._n]
-        self._weights = DAMPING / diagonal
-        whole = self._matrix.comm.tompi4py().allreduce(float(diagonal.sum()), op=MPI.SUM)
-        self._momentum = self._stokes.momentum(self._stokes.viscosity(whole))
+        with viewed(self._out, self._memory, "Read") as whole:
+            diagonal = whole[: self._n]
+            self._weights = DAMPING / diagonal
+            own = float(diagonal.sum())
+            viscosity = self._stokes.viscosity(
+                self._matrix.comm.tompi4py().allreduce(own, op=MPI.SUM)
+            )
+            self._momentum = self._stokes.momentum(viscosity, self._memory.device)
 
     def apply(self, pc: PETSc.PC, right: PETSc.Vec, result: PETSc.Vec) -> None:
         """`M⁻¹ r`."""
-        r = right.getArray(readonly=True)
-        velocity = self._weights * r[: self._n]
-        z = self._stokes.solve(self._momentum, r - self._product(velocity, transposed=False))
-        z[: self._n] += velocity
-        result.setArray(z)
+        with (
+            viewed(right, self._memory, "Read") as r,
+            viewed(result, self._memory, "Write") as out,
+        ):
+            velocity = self._weights * r[: self._n]
+            rest = r - self._product(velocity, transposed=False)
+            z = self._stokes.solve(self._momentum, rest)
+            z[: self._n] += velocity
+            out.copy_(z)
 
     def applyTranspose(self, pc: PETSc.PC, right: PETSc.Vec, result: PETSc.Vec) -> None:  # noqa: N802 - PETSc's name
         """`M⁻ᵀ s = t + [ω diag(F)⁻¹ (s − Aᵀ t)_u; 0]`, where t is the transposed solution for s."""
-        s = right.getArray(readonly=True)
-        z = self._stokes.solve(self._momentum, s, transposed=True)
-        z[: self._n] += self._weights * (s - self._product(z, transposed=True))[: self._n]
-        result.setArray(z)
+        with (
+            viewed(right, self._memory, "Read") as s,
+            viewed(result, self._memory, "Write") as out,
+        ):
+            z = self._stokes.solve(self._momentum, s, transposed=True)
+            z[: self._n] += self._weights * (s - self._product(z, transposed=True))[: self._n]
+            out.copy_(z)
 
-    def _product(self, x: Array, transposed: bool) -> Array:
+    def _product(self, x: Tensor, transposed: bool) -> Tensor:
         """`A [x; 0]`, or `Aᵀ x`."""
-        argument = self._in.getArray()
-        argument[: x.size], argument[x.size :] = x, 0.0
-        (self._matrix.multTranspose if transposed else self._matrix.mult)(self._in, self._out)
-        product: Array = self._out.getArray(readonly=True)
+        n_local = self._in.getLocalSize()
+        argument = torch.nn.functional.pad(x, (0, n_local - x.numel()))
+        product = torch.empty_like(argument)
+        numbers = (to_memory(one, self._memory) for one in (argument, product))
+        with placed(*zip((self._in, self._out), numbers, strict=True)):
+            (self._matrix.multTranspose if transposed else self._matrix.mult)(self._in, self._out)
         return product
 
 
@@ -187,9 +204,9 @@ class _StokesSolve(torch.autograd.Function):
 
 
 def _solve_rows(stokes: PeriodicStokes, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:
-    rows = zip(viscosity.tolist(), r.detach().numpy(), strict=True)
-    solved = [stokes.solve(stokes.momentum(c), row, transposed) for c, row in rows]
-    return torch.from_numpy(np.stack(solved))
+    rows = zip(viscosity.tolist(), r.detach(), strict=True)
+    solved = [stokes.solve(stokes.momentum(c, r.device), row, transposed) for c, row in rows]
+    return torch.stack(solved)
 
 
 def _laplacian(grid: Grid, fields: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.sides import ENDS, End
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
+from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.torch_petsc import in_double, like
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.boundaries import Boundaries, SideConditions
@@ -33,7 +34,7 @@ class _Neighbours:
 
     position: int  # among a row's entries
     shift: Any  # from an array with one halo layer to the neighbours
-    inside: Tensor  # whether the neighbour is a point of the grid, flat
+    inside: Constant  # whether the neighbour is a point of the grid, flat
     place: tuple[int, End]  # the axis and the direction
     wall: float  # see `Side.wall`
     per_area: float  # 1 / h²
@@ -73,13 +74,13 @@ class DiffusionStencil:
             for end, step, position in zip(ENDS, (-1, 1), (axis, 2 * grid.dim - axis), strict=True):
                 shift = moved(grid.dim, {axis: step})
                 neighbours[:, position] = numbers[shift].reshape(-1)
-                inside = torch.from_numpy(neighbours[:, position] >= 0)
+                inside = Constant(torch.from_numpy(neighbours[:, position] >= 0))
                 per_area, wall = 1.0 / grid.spacing[axis] ** 2, walls.get((axis, end), 0.0)
                 self._neighbours.append(
                     _Neighbours(position, (..., *shift), inside, (axis, end), wall, per_area)
                 )
         present = neighbours >= 0
-        self._present = torch.from_numpy(present)
+        self._present = Constant(torch.from_numpy(present))
         self.operator = SparseOperator(
             np.repeat(own, present.sum(axis=1)),
             neighbours[present],
@@ -106,8 +107,9 @@ class DiffusionStencil:
         """
         if diffusivity.dim() == 0:
             if not coefficients:
-                values = self._unit_values * (diffusivity * scale)
-                return values + mass * self._identity if mass else values
+                device = diffusivity.device
+                values = self._unit_values.on(device) * (diffusivity * scale)
+                return values + mass * self._identity.on(device) if mass else values
             diffusivity = diffusivity.expand(self.grid.local_shape)
         robin = {
             side.place: (side, coefficient)
@@ -124,11 +126,11 @@ class DiffusionStencil:
                 side, coefficient = robin[near.place]
                 rate = self._flat(side.spread(coefficient * side.spacing))
                 wall = 2.0 * own * rate / (rate + 2.0 * own)
-            face = torch.where(near.inside, between, wall) * (scale * near.per_area)
+            face = torch.where(near.inside.on(own.device), between, wall) * (scale * near.per_area)
             diagonal = diagonal + face
             entries[near.position] = -face
         entries[self.grid.dim] = diagonal
-        return torch.stack(entries, dim=-1)[..., self._present]
+        return torch.stack(entries, dim=-1)[..., self._present.on(own.device)]
 
     def _flat(self, field: Tensor) -> Tensor:
         return field.reshape(*field.shape[: -self.grid.dim], self.grid.n_local)
@@ -139,7 +141,7 @@ class DiffusionStencil:
         return 2.0 * one * other / (one + other)
 
     @cached_property
-    def _unit_values(self) -> Tensor:
+    def _unit_values(self) -> Constant:
         """The values for κ = 1, mass 0 and scale 1 without Robin sides: those for any number κ are
         a multiple of them.
         """
@@ -147,24 +149,26 @@ class DiffusionStencil:
         for near in self._neighbours:
             row[near.position] = -near.per_area
         row[self.grid.dim] = sum(near.per_area for near in self._neighbours)
-        entries = row.repeat(self._present.shape[0], 1)
+        present = self._present.on(row.device)
+        entries = row.repeat(len(present), 1)
         for near in self._neighbours:
             if near.wall != 1.0:
-                entries[~near.inside, self.grid.dim] += (near.wall - 1.0) * near.per_area
-        return entries[self._present]
+                beyond = ~near.inside.on(row.device)
+                entries[beyond, self.grid.dim] += (near.wall - 1.0) * near.per_area
+        return Constant(entries[present])
 
     @cached_property
-    def _identity(self) -> Tensor:
-        entries = torch.zeros(self._present.shape, dtype=torch.float64)
+    def _identity(self) -> Constant:
+        present = self._present.on(torch.device("cpu"))
+        entries = torch.zeros(present.shape, dtype=torch.float64)
         entries[:, self.grid.dim] = 1.0
-        return entries[self._present]
+        return Constant(entries[present])
 
 
 class DiffusionStepper:
-    """Base of the steppers: a stencil, its values for the diffusivity and the conditions on the
-    sides, and the solve on fields.
+    """Base class of linear diffusion: stencil, values, conditions on the sides, and the solve.
 
-    One solve is `(mass − scale ∇·κ∇) u = right`, with what the sides add.
+    One solve is `(mass − scale ∇·κ∇) u = right`, plus the contributions of the sides.
     """
 
     def __init__(
@@ -192,13 +196,14 @@ class DiffusionStepper:
 
     @property
     def face_mean(self) -> FaceMean:
-        """How κ at faces comes from the points."""
+        """The mean of κ at faces."""
         return self._stencil.face_mean
 
     @property
     def boundaries(self) -> Boundaries:
-        """The conditions on the sides, per axis (low, high). Set others of the same kinds, as with
-        other values; collective.
+        """The conditions on the sides, per axis (low, high).
+
+        They can be replaced by conditions of the same kinds with other values; collective.
         """
         pairs: list[Any] = [(None, None)] * self.grid.dim
         sides = self._stencil.conditions.sides
@@ -218,8 +223,10 @@ class DiffusionStepper:
 
     @property
     def diffusivity(self) -> Tensor:
-        """κ, float64: of shape `()`, `local_shape`, or `(M, *local_shape)` with one field for each
-        sample. Set a float, or a tensor with or without gradient.
+        """The diffusivity κ, a float64 tensor of shape `()`, `local_shape` or `(M, *local_shape)`.
+
+        The last has one field per sample. It can be set to a float, or a tensor with or without
+        gradient.
         """
         return self._diffusivity
 
@@ -233,13 +240,19 @@ class DiffusionStepper:
         self._values: Tensor | None = None
         self._seen: list[Tensor] = []
 
-    def values(self, time: float | Tensor | None = None) -> Tensor:
-        """The matrix values; computed anew only if κ or a Robin coefficient changed or needs a
-        gradient. Collective.
+    def values(
+        self, time: float | Tensor | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """The matrix values, on a device (default: κ's); computed anew only if κ or a Robin
+        coefficient changed or needs a gradient. Collective.
         """
-        return self._values_after(None, time)
+        return self._values_after(
+            None, time, self._diffusivity.device if device is None else device
+        )
 
-    def _values_after(self, error: Exception | None, time: float | Tensor | None) -> Tensor:
+    def _values_after(
+        self, error: Exception | None, time: float | Tensor | None, device: torch.device
+    ) -> Tensor:
         """The same, or an error on all ranks where one has one: with one reduction.
 
         What the values are made from is compared number by number with a copy, so that every change
@@ -255,6 +268,7 @@ class DiffusionStepper:
                 error = own
         made_from = [kappa, *self._scale_tensor, *coefficients]
         stale = not _same(made_from, self._seen)
+        stale = stale or self._values is None or self._values.device != device
         if stale and error is None:
             error = _wrong_diffusivity(kappa, self.grid)
         needs_robin = self._mass == 0.0 and conditions.constants == "by Robin"
@@ -274,9 +288,9 @@ class DiffusionStepper:
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
             usable = [t.clone() if t.is_inference() else t for t in (shared, *coefficients)]
-            values = self._stencil.values(
-                in_double(usable[0]), self._mass, self._shared(self._scale), usable[1:]
-            )
+            kappa, *rest = (in_double(t, device) for t in usable)
+            scale = self._shared(self._scale, device)
+            values = self._stencil.values(kappa, self._mass, scale, rest)
             self._values, self._seen = None, []
             if not any(t.requires_grad for t in made_from):
                 self._values, self._seen = values, [t.clone() for t in made_from]
@@ -286,9 +300,11 @@ class DiffusionStepper:
     def _scale_tensor(self) -> list[Tensor]:
         return [self._scale] if isinstance(self._scale, Tensor) else []
 
-    def _shared(self, number: float | Tensor) -> float | Tensor:
+    def _shared(self, number: float | Tensor, device: torch.device) -> float | Tensor:
         """A number that is replicated on the ranks, for use with their parts of fields."""
-        return self.grid.replicated(in_double(number)) if isinstance(number, Tensor) else number
+        if not isinstance(number, Tensor):
+            return number
+        return self.grid.replicated(in_double(number, device))
 
     def _solve(
         self,
@@ -297,11 +313,12 @@ class DiffusionStepper:
         state: Tensor | None = None,
     ) -> Tensor:
         error: Exception | None = None
+        device = self.operator.on(right.device).memory.device
         try:
-            whole = self._with_sides(right, time)
+            whole = self._with_sides(right, time, device)
         except Exception as own:
             whole, error = right, own
-        values = self._values_after(error, time)
+        values = self._values_after(error, time, device)
         fields = math.prod(whole.shape[: -self.grid.dim])
         rows = (fields, self.grid.n_local)
         guess = None if state is None else self.solver.guess_of(state)
@@ -310,7 +327,9 @@ class DiffusionStepper:
         x = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
         return like(x.reshape(whole.shape), right)
 
-    def _with_sides(self, right: Tensor, time: float | Tensor | None) -> Tensor:
+    def _with_sides(
+        self, right: Tensor, time: float | Tensor | None, device: torch.device
+    ) -> Tensor:
         """The right-hand side with what the sides add; not collective."""
         dim, kappa = self.grid.dim, self._diffusivity
         if tuple(right.shape[-dim:]) != self.grid.local_shape:
@@ -331,10 +350,12 @@ class DiffusionStepper:
             kappa = kappa.reshape(*leading, *self.grid.local_shape)
         if kappa.dim() == 0:
             kappa = self.grid.replicated(kappa)
-        added = self._stencil.conditions.right_hand_side(in_double(kappa), time)
-        if added is None:
+        conditions = self._stencil.conditions
+        if conditions.are_homogeneous:
             return right
-        whole = in_double(right) + self._shared(self._scale) * added
+        added = conditions.right_hand_side(in_double(kappa, device), time)
+        assert added is not None
+        whole = in_double(right, device) + self._shared(self._scale, device) * added
         if self._diffusivity.dim() > dim and len(whole.shape) > len(right.shape):
             raise InputError(
                 f"boundaries: values with the leading axes {tuple(added.shape[:-dim])} do not fit "

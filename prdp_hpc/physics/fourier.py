@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+import torch
 from mpi4py import MPI
-from numpy.typing import NDArray
+from torch import Tensor
 
 from prdp_hpc.grid.structured import Grid
 
 Block = tuple[slice, ...]
-Fields = NDArray[Any]
 
 
 class FourierTransform:
@@ -50,21 +49,32 @@ class FourierTransform:
             *(k[part] for k, part in zip(whole, mine, strict=True)), indexing="ij", sparse=True
         )
 
-    def forward(self, fields: Fields) -> Fields:
+    def forward(self, fields: Tensor) -> Tensor:
         """The coefficients; collective."""
         inner = tuple(range(2, self._dim + 1))
         if self._comm.size == 1:
-            return np.fft.rfftn(fields, axes=(1, *inner))
-        partly = np.fft.rfftn(self._to_rows(fields), axes=inner)
-        return np.fft.fft(self._to_columns(partly), axis=1)
+            whole: Tensor = torch.fft.rfftn(fields, dim=(1, *inner))
+            return whole
+        rows = self._to_rows(fields)
+        half = (*rows.shape[:-1], self._shape[-1] // 2 + 1)
+        partly = _unless_empty(rows, half, lambda: torch.fft.rfftn(rows, dim=inner))
+        columns = self._to_columns(partly.to(torch.complex128))
+        return _unless_empty(columns, columns.shape, lambda: torch.fft.fft(columns, dim=1))
 
-    def backward(self, coefficients: Fields) -> Fields:
+    def backward(self, coefficients: Tensor) -> Tensor:
         """The fields of coefficients; collective."""
         inner = tuple(range(2, self._dim + 1))
         if self._comm.size == 1:
-            return np.fft.irfftn(coefficients, s=self._shape, axes=(1, *inner))
-        partly = self._to_half(np.fft.ifft(coefficients, axis=1))
-        return self._from_rows(np.fft.irfftn(partly, s=self._shape[1:], axes=inner))
+            whole: Tensor = torch.fft.irfftn(coefficients, s=self._shape, dim=(1, *inner))
+            return whole
+        shape = coefficients.shape
+        partly = _unless_empty(coefficients, shape, lambda: torch.fft.ifft(coefficients, dim=1))
+        half = self._to_half(partly)
+        size = (*half.shape[:2], *self._shape[1:])
+        rows = _unless_empty(
+            half, size, lambda: torch.fft.irfftn(half, s=self._shape[1:], dim=inner)
+        )
+        return self._from_rows(rows.to(torch.float64))
 
 
 class Redistribution:
@@ -75,7 +85,7 @@ class Redistribution:
     comm : its ranks own one block each of both divisions.
     source, target : the blocks of all ranks, as slices of the whole grid.
 
-    PETSc-free: one `MPI_Alltoallv` of packed intersections.
+    PETSc-free: one `MPI_Alltoallv` of packed intersections, in the host's memory.
     """
 
     def __init__(self, comm: MPI.Comm, source: Sequence[Block], target: Sequence[Block]) -> None:
@@ -85,21 +95,26 @@ class Redistribution:
         self._sent = [_within(_meet(mine, other), mine) for other in target]
         self._received = [_within(_meet(other, ours), ours) for other in source]
 
-    def __call__(self, fields: Fields) -> Fields:
+    def __call__(self, fields: Tensor) -> Tensor:
         """This rank's part in the other division; collective."""
-        channels = fields.shape[0]
-        send = np.concatenate([fields[(slice(None), *part)].ravel() for part in self._sent])
+        channels, host = fields.shape[0], fields.cpu().numpy()
+        send = np.concatenate([host[(slice(None), *part)].ravel() for part in self._sent])
         counts = [channels * _size(part) for part in self._sent]
         expected = [channels * _size(part) for part in self._received]
-        received = np.empty(sum(expected), dtype=fields.dtype)
+        received = np.empty(sum(expected), dtype=host.dtype)
         self._comm.Alltoallv([send, counts], [received, expected])
-        result = np.empty((channels, *self._shape), dtype=fields.dtype)
+        result = np.empty((channels, *self._shape), dtype=host.dtype)
         start = 0
         for part, count in zip(self._received, expected, strict=True):
             shape = (channels, *(s.stop - s.start for s in part))
             result[(slice(None), *part)] = received[start : start + count].reshape(shape)
             start += count
-        return result
+        return torch.from_numpy(result).to(fields.device)
+
+
+def _unless_empty(fields: Tensor, shape: Sequence[int], transform: Callable[[], Tensor]) -> Tensor:
+    """The transform of fields; MKL refuses those of a rank that has none."""
+    return transform() if fields.numel() else fields.new_empty(tuple(shape))
 
 
 def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:

@@ -19,34 +19,62 @@ from prdp_hpc.physics.time_integration import checked_dt, extrapolated
 
 
 class Heat(DiffusionStepper):
-    """`u_t = ∇·(κ ∇u) + f`, backward Euler or the θ-scheme in time and central in space.
+    """The heat equation `u_t = ∇·(κ ∇u) + f`, one implicit step per call.
 
-    One step solves `(I − dt ∇·κ∇) u⁺ = u + dt f` with a condition on each side. First order in
-    `dt`, second in `h`; stable for every `dt`. With `theta` below 1 it solves the same for
-    `w = θ u⁺ + (1 − θ) u` and the time step `θ dt`: Crank–Nicolson for θ = 1/2, of second order.
+    Backward Euler in time and central differences in space: one step solves
+
+        (I − dt ∇·κ∇) u⁺ = u + dt f
+
+    with a condition on each side. First order in `dt`, second in `h`; stable for every `dt`. With
+    `theta` below 1 it solves the same system for `w = θ u⁺ + (1 − θ) u` and the time step `θ dt`:
+    Crank–Nicolson, of second order, for θ = 1/2.
 
     Parameters
     ----------
-    grid : where `u` lives.
-    diffusivity : κ > 0 in length² / time: a number, a replicated tensor of shape `()`, or this
-        rank's field of shape `local_shape`, or `(M, *local_shape)` with one for each sample.
+    grid : Grid
+        The grid of u.
+    diffusivity : float or Tensor
+        The diffusivity κ > 0 in length² / time: a number, a replicated tensor of shape `()`, this
+        rank's field of shape `local_shape`, or `(M, *local_shape)` with one field per sample.
         Tensors may require a gradient.
-    dt : time step, > 0: a number, or a tensor of shape `()` that may require a gradient.
-    solver : solves the step; `solver.refine` sets how accurately.
-    boundaries : for each axis the conditions at its low and its high end, see
-        `prdp_hpc.physics.boundaries`; default: as the grid says (value 0, no flux, periodic).
-    face_mean : κ between two points: "arithmetic" (default), or "harmonic" for κ that jumps.
-    source : f of every step, a number, or a tensor that broadcasts with states; may require a
-        gradient where it is this rank's field. Default 0.
-    theta : θ from 1/2 to 1 (default: backward Euler); see `ThetaScheme`.
+    dt : float or Tensor
+        Time step, > 0: a number, or a tensor of shape `()` that may require a gradient.
+    solver : Solver
+        Solver of a step; `solver.refine` sets its accuracy.
+    boundaries : sequence of tuple, optional
+        Per axis a pair of conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`. Default: those of the grid (value 0, no flux, periodic).
+    face_mean : {"arithmetic", "harmonic"}, default "arithmetic"
+        The mean of κ between two points; "harmonic" for discontinuous κ.
+    source : float or Tensor, default 0.0
+        The source f of every step, in units of u / time: a number, or a tensor of a shape that
+        broadcasts with states; it may require a gradient if it is this rank's field.
+    theta : float, default 1.0
+        The parameter θ from 1/2 to 1, see `ThetaScheme`.
 
     Raises
     ------
-    ValueError
-        If κ or dt is not positive, or of a wrong shape, for another θ, or for conditions that the
-        grid cannot have.
+    InputError
+        If κ or dt is not positive or has another shape, for another θ, or for conditions that the
+        grid does not allow.
 
-    Source: paper, section on the heat emulator.
+    Notes
+    -----
+    Source: PRDP (Bhatia, Koehler and Thuerey, ICLR 2025), section on the heat emulator.
+
+    Examples
+    --------
+    The lowest mode decays by `1 / (1 + dt λ)` with `λ = (2 − 2 cos(π h)) / h²`:
+
+    >>> import torch
+    >>> from prdp_hpc import Grid, Heat, Solver
+    >>> grid = Grid((31,))
+    >>> heat = Heat(grid, diffusivity=1.0, dt=0.1, solver=Solver("cg", "jacobi", 1e-10))
+    >>> (x,) = grid.coordinates()
+    >>> u = torch.sin(torch.pi * x)[None, None]
+    >>> after = heat(u)
+    >>> round(float(after.norm() / u.norm()), 4)
+    0.5035
     """
 
     channels: tuple[str, ...] = ("u",)
@@ -76,8 +104,9 @@ class Heat(DiffusionStepper):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Heat:
-        """The stepper of a section `physics` with `diffusivity`, `dt`, `boundaries`, `face_mean`,
-        `source` and `theta`; collective.
+        """Make the stepper of a config's section `physics`; collective.
+
+        Its keys are `diffusivity`, `dt`, `boundaries`, `face_mean`, `source` and `theta`.
         """
         return cls(
             grid,
@@ -92,18 +121,20 @@ class Heat(DiffusionStepper):
 
     @property
     def scheme(self) -> str:
-        """How reference solutions are made, for their file."""
+        """Description of the scheme, for the files of reference solutions."""
         time = "backward Euler" if self.theta == 1.0 else f"θ-scheme with θ = {self.theta:g}"
         return f"{time}, central differences, conjugate gradients to rtol 1e-12"
 
     @staticmethod
     def reference_solver() -> Solver:
-        """A solver for reference solutions: the matrix is symmetric and well conditioned."""
+        """Return a solver for reference solutions: the matrix is symmetric and well conditioned."""
         return Solver("cg", "jacobi", Refinement(rtol=1e-12))
 
     def attributes(self) -> dict[str, float]:
-        """`dt` and, where they are numbers, `diffusivity`, `source`, those on the sides, and θ
-        where it is not 1.
+        """Return the numbers that data files must agree with.
+
+        They are `dt` and, if they are numbers, `diffusivity`, `source` and those of the sides; and
+        θ unless it is 1.
         """
         kappa = {} if self.diffusivity.dim() else {"diffusivity": self.diffusivity.item()}
         source = {"source": self.source} if isinstance(self.source, float) and self.source else {}
@@ -113,37 +144,62 @@ class Heat(DiffusionStepper):
         return {"dt": dt, **kappa, **source, **sides, **theta}
 
     def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
-        """This rank's part of truncated Fourier series of `modes` modes, `(count, 1,
-        *local_shape)`; collective.
+        """Return random truncated Fourier series, this rank's part; collective.
 
-        Source: paper, appendix on the heat experiments.
+        Source: PRDP, appendix on the heat experiments.
+
+        Parameters
+        ----------
+        generator : numpy.random.Generator
+            A generator in the same state on all ranks.
+        count : int
+            Number of states.
+        modes : int
+            Number of Fourier modes.
+
+        Returns
+        -------
+        Tensor
+            States, float64, shape `(count, 1, *local_shape)`.
         """
         whole = truncated_fourier(generator, count, unit_axes(self.grid), modes)[:, None]
         return self.grid.scatter(torch.from_numpy(whole))
 
     @property
     def dt(self) -> float | Tensor:
-        """The time step; the matrix has it too, so that another one needs another stepper."""
+        """The time step; it is part of the matrix, so another one needs another stepper."""
         return self._dt
 
     @property
     def theta(self) -> float:
-        """θ, fixed likewise."""
+        """The parameter θ; another one needs another stepper."""
         return self._theta
 
     def __call__(
         self, u: Tensor, source: Tensor | None = None, time: float | Tensor | None = None
     ) -> Tensor:
-        """The state one step later.
+        """Return the state one step later.
 
-        `u`: `(B, C, *local_shape)` (any leading axes will do); every channel diffuses alone.
-        `source`: what f has beside the stepper's own, at the new time, `time + θ dt`, of a shape
-        that broadcasts with `u`. `time`: of `u`; functions on the sides that take the time get
-        `time + θ dt`. Differentiable in `u`, `source`, κ, dt and what the sides say; collective.
+        Differentiable in `u`, `source`, κ, dt and the values on the sides; collective.
+
+        Parameters
+        ----------
+        u : Tensor
+            The state, shape `(B, C, *local_shape)` with any leading axes; channels do not interact.
+        source : Tensor, optional
+            Further source at the time `time + θ dt`, of a shape that broadcasts with `u`.
+        time : float or Tensor, optional
+            The time of `u`; time-dependent functions on the sides are evaluated at `time + θ dt`.
+
+        Returns
+        -------
+        Tensor
+            The state, of the shape of `u`.
         """
-        length: Any = self._shared(self._scale)
+        length: Any = self._shared(self._scale, u.device)
         right = u if source is None else u + length * source
         if isinstance(self.source, Tensor) or self.source != 0.0:
-            right = right + length * self.source
+            own = self.source
+            right = right + length * (own.to(u.device) if isinstance(own, Tensor) else own)
         between = self._solve(right, None if time is None else time + self._scale, state=u)
         return extrapolated(u, between, self.theta)

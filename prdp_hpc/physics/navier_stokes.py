@@ -1,4 +1,4 @@
-"""The incompressible Navier–Stokes equations, one implicit step a call."""
+"""The incompressible Navier–Stokes equations, one implicit step per call."""
 
 from __future__ import annotations
 
@@ -22,36 +22,57 @@ SMOOTHING = 3e-3
 
 
 class NavierStokes(PicardStepper):
-    """`u_t + (w·∇)u = −∇p + ν Δu`, `∇·u = 0`, in 2-D or 3-D on a periodic staggered grid; density
-    1.
+    """The incompressible Navier–Stokes equations on a periodic staggered grid, in 2-D or 3-D.
 
-    Backward Euler, first-order upwind, velocity and pressure coupled: each Picard iteration solves
-    one linear system
+    The equations are `u_t + (w·∇)u = −∇p + ν Δu`, `∇·u = 0`, with density 1. Backward Euler,
+    first-order upwind, velocity and pressure coupled: each Picard iteration solves one linear
+    system
 
-        `(1/dt + w·∇_h − ν Δ_h) u⁺ + ∇_h p⁺ = u / dt`,  `∇_h·u⁺ = 0`
+        (1/dt + w·∇_h − ν Δ_h) u⁺ + ∇_h p⁺ = u / dt,    ∇_h·u⁺ = 0
 
-    with the wind w of the iteration before (at first u itself). First order in `dt` and `h`; stable
-    for every `dt`. The pressure has mean 0.
+    with the wind w of the iteration before (initially u). First order in `dt` and `h`; stable for
+    every `dt`. The pressure has mean 0. A state is `(B, dim + 1, *local_shape)`: the velocities,
+    then the pressure.
 
     Parameters
     ----------
-    grid : periodic, 2-D or 3-D.
-    viscosity : ν ≥ 0 in length² / time.
-    dt : time step, > 0.
-    solver : solves the coupled systems. `pc="constraint"` (momentum by Jacobi, then a projection)
-        converges in tens of iterations; `pc="fieldsplit"` finds the fields "velocity" and
-        "pressure".
-    picard_iterations : linear systems a step; default 1.
-    gradient : "full" (default): through the matrices and the right-hand side; "reduced": the
-        matrices are taken as constant.
+    grid : Grid
+        A periodic grid, 2-D or 3-D.
+    viscosity : float
+        The viscosity ν ≥ 0 in length² / time.
+    dt : float
+        Time step, > 0.
+    solver : Solver
+        Solver of the coupled systems. `pc="constraint"` (momentum by Jacobi, then a projection)
+        converges in tens of iterations; `pc="fieldsplit"` has the fields "velocity" and "pressure".
+    picard_iterations : int, default 1
+        Linear systems per step.
+    gradient : {"full", "reduced"}, default "full"
+        "full": through the matrices and the right-hand side; "reduced": the matrices are treated as
+        constant.
 
     Raises
     ------
-    ValueError
+    InputError
         For another grid, a negative viscosity, dt ≤ 0, or an unknown gradient.
 
-    Source: paper, section on the Navier–Stokes corrector; the staggering is that of the authors'
-    code.
+    Notes
+    -----
+    Source: PRDP (Bhatia, Koehler and Thuerey, ICLR 2025), section on the Navier–Stokes corrector;
+    the staggering is that of the authors' code.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from prdp_hpc import Grid, NavierStokes, Solver
+    >>> grid = Grid((8, 8), boundary="periodic")
+    >>> stepper = NavierStokes(grid, 1e-2, 0.1, Solver("gmres", "constraint", 1e-8))
+    >>> state = stepper.initial_states(np.random.default_rng(0), count=1, modes=1)
+    >>> after = stepper(state)
+    >>> after.shape
+    torch.Size([1, 3, 8, 8])
+    >>> bool(stepper.divergence(after).abs().max() < 1e-5)
+    True
     """
 
     reference_pc: ClassVar[str] = "constraint"
@@ -70,8 +91,9 @@ class NavierStokes(PicardStepper):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """velocity_x (along the last axis), velocity_y, (velocity_z,) pressure; a pressure that
-        comes in has no influence.
+        """Names of the channels: the velocities, then the pressure.
+
+        velocity_x is along the last axis. The pressure of an input state has no effect.
         """
         return (*VELOCITIES[: self.grid.dim], "pressure")
 
@@ -81,8 +103,9 @@ class NavierStokes(PicardStepper):
         return self._system.operator
 
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
-        collective.
+        """Return the values `(B, nnz_local)` of the matrices for winds `(B, dim, *local_shape)`.
+
+        Differentiable, collective.
         """
         return self._system.values(wind)
 
@@ -91,13 +114,25 @@ class NavierStokes(PicardStepper):
         return torch.cat([velocity / self.dt, torch.zeros_like(pressure)], dim=1).flatten(1)
 
     def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
-        """This rank's part of random flows `(count, C, *local_shape)`; collective.
+        """Return random divergence-free flows, this rank's part; collective.
 
-        White noise smoothed by one backward Euler step of the heat equation (ν dt = 3e-3), each
-        component brought to mean 0 and standard deviation 1, then made divergence-free; pressure 0.
-        `modes` has no influence.
+        White noise is smoothed by one backward Euler step of the heat equation (ν dt = 3e-3), each
+        component is scaled to mean 0 and standard deviation 1, and the velocity is made
+        divergence-free; the pressure is 0. Source: PRDP, appendix on the Navier–Stokes experiments.
 
-        Source: paper, appendix on the Navier–Stokes experiments.
+        Parameters
+        ----------
+        generator : numpy.random.Generator
+            A generator in the same state on all ranks.
+        count : int
+            Number of states.
+        modes : int
+            Not used.
+
+        Returns
+        -------
+        Tensor
+            States, float64, shape `(count, dim + 1, *local_shape)`.
         """
         grid = self.grid
         noise = torch.from_numpy(generator.standard_normal((count, grid.dim, *grid.shape)))
@@ -114,8 +149,19 @@ class NavierStokes(PicardStepper):
         return flow
 
     def divergence_free(self, state: Tensor) -> Tensor:
-        """The state with its velocity projected: `u − ∇_h q` with `Δ_h q = ∇_h·u`, and q as the
-        pressure. Collective.
+        """Return the state with its velocity projected: `u − ∇_h q` with `Δ_h q = ∇_h·u`.
+
+        The pressure of the result is q. Collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            The state, shape `(B, dim + 1, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            The state, of the same shape.
         """
         raise_together(self.grid.comm, self._wrong_state(state))
         dim = self.grid.dim
@@ -131,7 +177,18 @@ class NavierStokes(PicardStepper):
         )
 
     def divergence(self, state: Tensor) -> Tensor:
-        """`∇_h·u` at the pressure's points, `(B, *local_shape)`; collective."""
+        """Return `∇_h·u` at the points of the pressure; collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            The state, shape `(B, dim + 1, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            The divergence, shape `(B, *local_shape)`.
+        """
         dim = self.grid.dim
         padded = self.grid.halo(state[:, :dim])
         parts = []

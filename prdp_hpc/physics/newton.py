@@ -88,13 +88,13 @@ class NewtonStepper(ABC):
         return self._dt
 
     def attributes(self) -> dict[str, float]:
-        """`dt`, and the numbers on the sides."""
+        """Return `dt` and the numbers on the sides, which data files must agree with."""
         return {"dt": self.dt, **numbers_of(self.boundaries)}
 
     @property
     @abstractmethod
     def jacobian(self) -> GivenJacobian:
-        """Of the residual, as `solve_nonlinear` takes it."""
+        """The Jacobian of the residual, as an argument of `solve_nonlinear`."""
 
     def _step(self, state: Tensor, parameters: Sequence[Any] = ()) -> Tensor:
         """The state one step later; every channel by itself, from the state itself as start."""
@@ -112,7 +112,7 @@ class NewtonStepper(ABC):
         return stepped.reshape(state.shape)
 
     def side_numbers(self) -> list[tuple[Tensor, ...]]:
-        """The last parameter of the residual; an error in a condition on all ranks."""
+        """Return the residual's last parameter; errors in conditions are raised on all ranks."""
         return call_together(self.grid.comm, self.fluxes.side_numbers)
 
     def _fields(self, state: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Diffusion whose coefficient depends on the solution, one implicit step a call."""
+"""Diffusion whose coefficient depends on the solution, one implicit step per call."""
 
 from __future__ import annotations
 
@@ -30,36 +30,55 @@ LAWS = ("quadratic", "power")
 
 
 class NonlinearDiffusion(NewtonStepper):
-    """`u_t = ∇·(κ(u) ∇u) + f`, and `−∇·(κ(u) ∇u) = f`.
+    """Nonlinear diffusion `u_t = ∇·(κ(u) ∇u) + f`, one implicit step per call.
 
-    With `law="quadratic"` `κ(u) = κ₀ (1 + β u²)`, as of conductors that heat conducts better in
-    when hot; with `law="power"` `κ(u) = κ₀ |u|^β`, the porous medium equation, whose fronts move at
-    a finite speed. Backward Euler in time, central differences with the mean κ at each face:
+    With `law="quadratic"`, `κ(u) = κ₀ (1 + β u²)`, e.g. a conductivity that increases with
+    temperature; with `law="power"`, `κ(u) = κ₀ |u|^β`, the porous medium equation, whose fronts
+    have a finite speed. Backward Euler in time, central differences with the mean κ at each face:
     Newton's method solves
 
-        `F(u⁺) = u⁺ − u − dt ∇_h·(κ(u⁺) ∇_h u⁺) − dt f = 0`
+        F(u⁺) = u⁺ − u − dt ∇_h·(κ(u⁺) ∇_h u⁺) − dt f = 0
 
-    from the state before. The Jacobian is not symmetric; it is assembled by colouring. First order
-    in dt; second in h where κ is smooth.
+    starting at u. The Jacobian is not symmetric; it is assembled by colouring. First order in dt;
+    second in h where κ is smooth. `steady` solves `−∇·(κ(u) ∇u) = f`.
 
     Parameters
     ----------
-    grid : where u lives.
-    diffusivity : κ₀ > 0 in length² / time ("power": / unit of u^β); a number, or a replicated
+    grid : Grid
+        The grid of u.
+    diffusivity : float or Tensor
+        The factor κ₀ > 0 in length² / time ("power": per unit of u^β): a number, or a replicated
         tensor of shape `()`, which may require a gradient.
-    dt : time step, > 0.
-    solver : a `NonlinearSolver`.
-    law : "quadratic" (default) or "power".
-    exponent : β ≥ 0, of "power" ≥ 1; default 1.
-    boundaries : for each axis the conditions at its low and its high end, see
-        `prdp_hpc.physics.boundaries`, with κ = κ(u); default: as the grid says.
+    dt : float
+        Time step, > 0.
+    solver : NonlinearSolver
+        Newton's method and its linear solver.
+    law : {"quadratic", "power"}, default "quadratic"
+        The dependence of κ on u.
+    exponent : float, default 1.0
+        The exponent β ≥ 0; for "power" β ≥ 1.
+    boundaries : sequence of tuple, optional
+        Per axis a pair of conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`, with κ = κ(u). Default: those of the grid.
 
     Raises
     ------
-    ValueError
+    InputError
         For a number out of range, or another kind of solver.
 
+    Notes
+    -----
     Source: Vázquez, The Porous Medium Equation (2007).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Grid, NonlinearDiffusion, NonlinearSolver, Solver
+    >>> solver = NonlinearSolver(Solver("gmres", "ilu"))
+    >>> stepper = NonlinearDiffusion(Grid((16,)), diffusivity=1.0, dt=0.01, solver=solver)
+    >>> u = torch.ones(2, 1, 16).double()
+    >>> bool((stepper(u) < u).all())
+    True
     """
 
     scheme = "backward Euler, central differences, Newton to rtol 1e-10"
@@ -80,8 +99,9 @@ class NonlinearDiffusion(NewtonStepper):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Any) -> NonlinearDiffusion:
-        """The stepper of a section `physics` with `diffusivity`, `dt`, `law`, `exponent`,
-        `boundaries` and `newton`; collective.
+        """Make the stepper of a config's section `physics`; collective.
+
+        Its keys are `diffusivity`, `dt`, `law`, `exponent`, `boundaries` and `newton`.
         """
         return cls(
             grid,
@@ -95,23 +115,39 @@ class NonlinearDiffusion(NewtonStepper):
 
     @staticmethod
     def reference_solver() -> NonlinearSolver:
-        """A solver for reference solutions."""
+        """Return a solver for reference solutions."""
         return NonlinearSolver(Solver("gmres", "bjacobi"), Refinement(rtol=1e-10), inner=1e-6)
 
     def attributes(self) -> dict[str, float]:
-        """`dt`, `diffusivity`, `exponent` and the numbers on the sides."""
+        """Return the numbers that data files must agree with.
+
+        They are `dt`, `diffusivity`, `exponent` and the numbers on the sides.
+        """
         numbers = {"diffusivity": float(self.diffusivity), "exponent": self.exponent}
         return {**super().attributes(), **numbers}
 
     def initial_states(self, generator: np.random.Generator, count: int, modes: int) -> Tensor:
-        """This rank's part of states between 0 and 1, `(count, 1, *local_shape)`: squares of random
-        Fourier series; collective.
+        """Return squares of random Fourier series, between 0 and 1, this rank's part; collective.
+
+        Parameters
+        ----------
+        generator : numpy.random.Generator
+            A generator in the same state on all ranks.
+        count : int
+            Number of states.
+        modes : int
+            Number of Fourier modes.
+
+        Returns
+        -------
+        Tensor
+            States, float64, shape `(count, 1, *local_shape)`.
         """
         whole = normalised_fourier(generator, count, 1, unit_axes(self.grid), modes) ** 2
         return self.grid.scatter(torch.from_numpy(whole))
 
     def conductivity(self, u: Tensor, diffusivity: float | Tensor) -> Tensor:
-        """`κ(u)` for κ₀, point by point."""
+        """Return `κ(u)` for κ₀, pointwise."""
         if self.law == "quadratic":
             return diffusivity * (1.0 + self.exponent * u**2)
         return diffusivity * u.abs() ** self.exponent
@@ -119,36 +155,66 @@ class NonlinearDiffusion(NewtonStepper):
     def residual(
         self, u: Tensor, old: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
     ) -> Tensor:
-        """F of fields `(b, 1, *local_shape)`; differentiable, collective."""
+        """Return F of fields `(b, 1, *local_shape)`; differentiable, collective."""
         flux = -self.steady_residual(u, diffusivity, None, sides)
         return u - old - self.dt * flux - (0.0 if source is None else self.dt * source)
 
     def steady_residual(
         self, u: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
     ) -> Tensor:
-        """`−∇·(κ(u) ∇u) − f` of fields `(b, 1, *local_shape)`; differentiable, collective."""
+        """Return `−∇·(κ(u) ∇u) − f` of fields `(b, 1, *local_shape)`.
+
+        Differentiable, collective.
+        """
         flux = self.fluxes.divergence(u, lambda v: self.conductivity(v, diffusivity), sides)
         return -flux - (0.0 if source is None else source)
 
     @cached_property
     def jacobian(self) -> ColouredJacobian:
-        """The matrix of the linear systems; made on first use, collective then."""
+        """The matrix of the linear systems; it is made on first use, which is collective."""
         return ColouredJacobian.on_grid(self.grid)
 
     def __call__(self, u: Tensor, source: Tensor | None = None) -> Tensor:
-        """The state one step later.
+        """Return the state one step later.
 
-        `u`: `(B, C, *local_shape)`; every channel by itself. `source`: f at the new time, this
-        rank's field `local_shape`. Differentiable in u, f and κ₀; collective.
+        Differentiable in u, f and κ₀; collective.
+
+        Parameters
+        ----------
+        u : Tensor
+            The state, shape `(B, C, *local_shape)`; channels do not interact.
+        source : Tensor, optional
+            The source f at the new time, this rank's field of shape `local_shape`.
+
+        Returns
+        -------
+        Tensor
+            The state, of the shape of u.
         """
         return self._step(u, (replicated(self.grid, self.diffusivity), source))
 
     def steady(self, source: Tensor, start: Tensor | None = None) -> Tensor:
-        """The solution of `−∇·(κ(u) ∇u) = f` for this rank's fields `source (B, 1, *local_shape)`.
+        """Return the solution of `−∇·(κ(u) ∇u) = f`.
 
-        `start`: where Newton's method begins; default 0 ("power": 1, since κ(0) = 0).
-        Differentiable in f and κ₀; collective. Raises ValueError where no boundary is Dirichlet:
-        and no Robin: there is no unique solution then.
+        Differentiable in f and κ₀; collective.
+
+        Parameters
+        ----------
+        source : Tensor
+            The source f, this rank's fields of shape `(B, 1, *local_shape)`.
+        start : Tensor, optional
+            Where Newton's method starts, of the shape of f. Default: 0 ("power": 1, because κ(0) =
+            0).
+
+        Returns
+        -------
+        Tensor
+            The solution, of the shape of f.
+
+        Raises
+        ------
+        InputError
+            If no side has a Dirichlet or Robin condition, because there is no unique solution then.
         """
         error = None
         if self.fluxes.conditions.constants == "free":

@@ -49,8 +49,9 @@ class PicardStepper(ABC):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Self:
-        """The stepper of a section `physics` with `viscosity`, `dt`, `picard_iterations` and
-        `gradient`; collective.
+        """Make the stepper of a config's section `physics`; collective.
+
+        Its keys are `viscosity`, `dt`, `picard_iterations` and `gradient`.
         """
         return cls(
             grid,
@@ -63,35 +64,35 @@ class PicardStepper(ABC):
 
     @classmethod
     def reference_solver(cls) -> Solver:
-        """A solver for reference solutions; the matrices are not symmetric."""
+        """Return a solver for reference solutions; the matrices are not symmetric."""
         return Solver("gmres", cls.reference_pc, Refinement(rtol=1e-10))
 
     @property
     def scheme(self) -> str:
-        """How reference solutions are made, for their file."""
+        """Description of the scheme, for the files of reference solutions."""
         return (
             f"backward Euler, first-order upwind, {self.picard_iterations} Picard iteration(s), "
             "linear solves to rtol 1e-10"
         )
 
     def attributes(self) -> dict[str, float]:
-        """`dt` and `viscosity`."""
+        """Return `dt` and `viscosity`, which data files must agree with."""
         return {"dt": self.dt, "viscosity": self.viscosity}
 
     @property
     def viscosity(self) -> float:
-        """ν; what is made once for it is kept, so that another one needs another stepper."""
+        """The viscosity ν; another one needs another stepper."""
         return self._viscosity
 
     @property
     def dt(self) -> float:
-        """The time step, fixed likewise."""
+        """The time step; another one needs another stepper."""
         return self._dt
 
     @property
     @abstractmethod
     def channels(self) -> tuple[str, ...]:
-        """What the channels of a state are."""
+        """Names of the channels of a state."""
 
     @property
     @abstractmethod
@@ -100,8 +101,9 @@ class PicardStepper(ABC):
 
     @abstractmethod
     def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
-        collective.
+        """Return the values `(B, nnz_local)` of the matrices for winds `(B, dim, *local_shape)`.
+
+        Differentiable, collective.
         """
 
     @abstractmethod
@@ -109,8 +111,9 @@ class PicardStepper(ABC):
         """The right-hand sides `(B R, n_local)`: R in a row for each sample."""
 
     def __call__(self, state: Tensor) -> Tensor:
-        """The state one step later; `(B, C, *local_shape)`, see `channels`. Differentiable;
-        collective.
+        """Return the state `(B, C, *local_shape)` one step later.
+
+        Differentiable; collective.
         """
         comm = self.grid.comm
         raise_together(comm, self._wrong_state(state))

@@ -13,41 +13,52 @@ from prdp_hpc.physics.diffusion import DiffusionStepper, FaceMean
 
 
 class Poisson(DiffusionStepper):
-    """`−∇·(κ ∇u) = f` with a condition on each side, central differences of second order.
+    """The Poisson equation `−∇·(κ ∇u) = f` with a condition on each side.
 
-    Where no side has a Dirichlet or Robin condition the solution is fixed up to a constant, and
-    exists only if sources and fluxes balance, `∫ f + ∮ q = 0`: what they leave over is taken from
-    `f` evenly, and the solution with mean 0 is found (constants are given to PETSc as the matrix's
-    nullspace).
+    Central differences of second order. If no side has a Dirichlet or Robin condition, the solution
+    is determined up to a constant and exists only if sources and fluxes balance, `∫ f + ∮ q = 0`:
+    the imbalance is subtracted from `f` uniformly, and the solution with mean 0 is returned
+    (constants are PETSc's nullspace of the matrix).
 
     Parameters
     ----------
-    grid : where `u` and `f` live.
-    solver : solves the system.
-    diffusivity : κ > 0: a number, a replicated tensor of shape `()`, or this
-        rank's field of shape `local_shape`, or `(M, *local_shape)` with one for each sample;
-        tensors may require a gradient. Default 1.
-    boundaries : for each axis the conditions at its low and its high end, see
-        `prdp_hpc.physics.boundaries`; default: as the grid says.
-    face_mean : κ between two points: "arithmetic" (default), or "harmonic", which gives the exact
-        flux where κ jumps at a face in between, as from layer to layer.
+    grid : Grid
+        The grid of u and f.
+    solver : Solver
+        Solver of the system.
+    diffusivity : float or Tensor, default 1.0
+        The diffusivity κ > 0: a number, a replicated tensor of shape `()`, this rank's field of
+        shape `local_shape`, or `(M, *local_shape)` with one field per sample. Tensors may require a
+        gradient.
+    boundaries : sequence of tuple, optional
+        Per axis a pair of conditions at its low and its high end, see
+        `prdp_hpc.physics.boundaries`. Default: those of the grid.
+    face_mean : {"arithmetic", "harmonic"}, default "arithmetic"
+        The mean of κ between two points; "harmonic" gives the exact flux if κ is discontinuous at
+        the face, e.g. between layers.
 
     Raises
     ------
-    ValueError
-        If κ is not positive or of a wrong shape, or for conditions that the grid cannot have.
+    InputError
+        If κ is not positive or has another shape, or for conditions that the grid does not allow.
 
-    Example
-    -------
-    A pressure of 1 on the left of two layers, an outlet that resists on the right, and walls::
+    Notes
+    -----
+    Source: PRDP (Bhatia, Koehler and Thuerey, ICLR 2025), section on the Poisson inverse problem.
 
-        grid = Grid((32, 64), boundary="neumann")  # cell centres
-        sides = [(None, None), (Dirichlet(1.0), Robin(coefficient=2.0, value=0.0))]
-        kappa = torch.where(grid.coordinates()[1] < 0.5, 1.0, 100.0)
-        poisson = Poisson(grid, Solver("cg", "gamg"), kappa, sides, face_mean="harmonic")
-        pressure = poisson(torch.zeros(1, 1, *grid.local_shape))
+    Examples
+    --------
+    A pressure of 1 on the left of two layers, and 0 on the right; all other sides are walls:
 
-    Source: paper, section on the Poisson inverse problem.
+    >>> import torch
+    >>> from prdp_hpc import Dirichlet, Grid, Poisson, Solver
+    >>> grid = Grid((4, 8), boundary="neumann")  # cell centres
+    >>> sides = [None, (Dirichlet(1.0), Dirichlet(0.0))]
+    >>> kappa = torch.where(grid.coordinates()[1] < 0.5, 1.0, 3.0).double()
+    >>> poisson = Poisson(grid, Solver("cg", "jacobi", 1e-10), kappa, sides, face_mean="harmonic")
+    >>> pressure = poisson(torch.zeros(1, 1, *grid.local_shape).double())
+    >>> (32 * pressure[0, 0, 0]).round()
+    tensor([29., 23., 17., 11.,  7.,  5.,  3.,  1.], dtype=torch.float64)
     """
 
     def __init__(
@@ -62,21 +73,32 @@ class Poisson(DiffusionStepper):
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Poisson:
-        """The solve of a section `physics` with `diffusivity`, `boundaries` and `face_mean`;
-        collective.
+        """Make the solve of a config's section `physics`; collective.
+
+        Its keys are `diffusivity`, `boundaries` and `face_mean`.
         """
         sides = boundaries_of(section.boundaries, grid.dim)
         return cls(grid, solver, section.diffusivity, sides, section.face_mean)
 
     @staticmethod
     def reference_solver() -> Solver:
-        """A solver for reference solutions."""
+        """Return a solver for reference solutions."""
         return Solver("cg", "jacobi", Refinement(rtol=1e-12))
 
     def __call__(self, source: Tensor) -> Tensor:
-        """`u` for a source `f` of shape `(B, C, *local_shape)` (any leading axes will do).
+        """Return `u` for a source `f`.
 
-        Differentiable in `f`, κ and what the sides say; collective. Leading axes of values on the
-        sides broadcast with those of `f`.
+        Differentiable in `f`, κ and the values on the sides; collective. Leading axes of values on
+        the sides broadcast with those of `f`.
+
+        Parameters
+        ----------
+        source : Tensor
+            The source f, shape `(B, C, *local_shape)` with any leading axes.
+
+        Returns
+        -------
+        Tensor
+            The solution u, of the shape of f.
         """
         return self._solve(source)

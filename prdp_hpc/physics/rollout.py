@@ -35,57 +35,73 @@ def rollout(
     parameters: Iterable[Tensor] = (),
     numbered: bool = False,
 ) -> Any:
-    """The state after `steps` calls of `stepper`, differentiable with at most `checkpoints` states
-    and what one step records in memory.
+    """Return the state after many steps, differentiable with few states in memory.
 
-    States are kept where binomial checkpointing (revolve) wants them; the backward pass computes
-    the others again. With `l` steps and `c` checkpoints that takes, beside the `l` steps of the
-    forward pass, `r·l − C(c + r, r − 1)` steps, with the smallest `r` for which `l ≤ C(c + r, c)`:
-    the fewest that are possible. 200 steps: 534 with 9 checkpoints, 379 with 19. The gradients are
-    those of the plain loop `for _ in range(steps): state = stepper(state)`.
+    The gradients are those of the plain loop `for _ in range(steps): state = stepper(state)`, but
+    at most `checkpoints` states and the recorded graph of one step are in memory. Checkpoints are
+    placed by binomial checkpointing (revolve), and the backward pass computes the other states
+    again. With `l` steps and `c` checkpoints this takes, besides the `l` steps of the forward pass,
+    `r·l − C(c + r, r − 1)` steps, with the smallest `r` for which `l ≤ C(c + r, c)`, which is the
+    minimum. For 200 steps: 534 with 9 checkpoints, 379 with 19.
 
     Parameters
     ----------
-    stepper : from a state to the next, of the same shape: a PDE, a network, a function of both. It
-        must do the same when it is called again, but for the random numbers of torch on the CPU,
-        which are drawn again alike, and the solvers' levels: what is computed again is solved at
-        the levels that all solvers had when `rollout` was called, whatever `refine` did since.
-    state : a tensor `(B, C, *local_shape)`, or a tuple of tensors that `stepper` takes and returns.
-    steps : at least 1.
-    checkpoints : states kept at a time, the first one included, at least 1; default: the fewest
-        with which no step is computed more than twice again, about `√(2 steps)`.
-    at : numbers of steps, rising from 1 on; then the result is a list of the states after these
-        steps, e.g. those with observations. They are kept as well.
-    parameters : tensors that the stepper is made from and that gradients are wanted for. Those of
-        the last step are found: all leaves with `requires_grad`, as the parameters of a network or
-        a diffusivity. To be given are tensors that the last step does not need; and, to save time,
-        those that come from longer computations (a diffusivity `network(x)`), which else are
-        differentiated through in each step.
-    numbered : call `stepper(state, n)` with the number of the step, from 0, as for forcing or
-        boundary values that change in time.
+    stepper : callable
+        Maps a state to the next state of the same shape: a PDE, a network, a function of both. It
+        must return the same result when it is called again, except for random numbers of torch on
+        the CPU, which are reproduced, and for the solvers' levels: states are recomputed at the
+        levels that all solvers had when `rollout` was called, independently of later calls of
+        `refine`.
+    state : Tensor or tuple of Tensor
+        A tensor of shape `(B, C, *local_shape)`, or a tuple of tensors as in the stepper's
+        signature.
+    steps : int
+        Number of steps, at least 1.
+    checkpoints : int, optional
+        Maximum number of stored states, including the first one, at least 1. Default: the fewest
+        with which no step is recomputed more than twice, about `√(2 steps)`.
+    at : sequence of int, optional
+        Increasing numbers of steps, from 1; then the result is a list of the states after these
+        steps, e.g. those with observations. They are stored in addition.
+    parameters : iterable of Tensor, optional
+        Tensors of any shape that the stepper depends on and that need gradients. Those of the last
+        step are found automatically: all leaves with `requires_grad`, e.g. the parameters of a
+        network or a diffusivity. Pass tensors that the last step does not use; and, to save time,
+        those that are results of longer computations (a diffusivity `network(x)`), which otherwise
+        are differentiated in each step.
+    numbered : bool, default False
+        Call `stepper(state, n)` with the number of the step, from 0, e.g. for time-dependent
+        forcing or boundary values.
 
     Returns
     -------
-    The final state, or a list of states, see `at`. Collective where the stepper is, in the backward
-    pass too: all ranks compute the same steps again in the same order. With `create_graph=True` the
-    backward pass computes all steps again and keeps them, as the plain loop does.
+    Tensor, tuple of Tensor or list
+        The final state, of the shape of `state`, or with `at` a list of states. Collective if the
+        stepper is, also in the backward pass: all ranks recompute the same steps in the same order.
+        With `create_graph=True` the backward pass recomputes all steps and stores them, like the
+        plain loop.
 
     Raises
     ------
-    ValueError
-        For counts below 1, an `at` that does not rise or is too late, and for a state of another
-        kind than the stepper returns; in the backward pass for a stepper that gives another result
-        than before, and for parameters that were not found.
+    InputError
+        For counts below 1, an invalid `at`, or a state of another kind than the stepper returns; in
+        the backward pass for a stepper that returns another result than before, and for parameters
+        that were not found.
 
-    Example
-    -------
-    ::
-
-        heat = Heat(grid, kappa, 1e-3, Solver("cg", "jacobi", 1e-6))
-        end = rollout(heat, initial, 200)
-        (end - observed).square().sum().backward()
-
+    Notes
+    -----
     Source: Griewank and Walther, Algorithm 799: revolve, ACM TOMS 26 (2000).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Grid, Heat, Solver, rollout
+    >>> kappa = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    >>> heat = Heat(Grid((15,)), kappa, 1e-3, Solver("cg", "jacobi", 1e-10))
+    >>> end = rollout(heat, torch.ones(1, 1, 15).double(), 50, checkpoints=5)
+    >>> end.square().sum().backward()
+    >>> bool(kappa.grad < 0.0)  # more diffusion, less heat
+    True
     """
     wanted = [steps] if at is None else list(at)
     _check(steps, checkpoints, wanted)

@@ -14,6 +14,8 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
+from prdp_hpc.linalg.memory import Constant
+from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.constraint import (
     ConstraintPreconditioner,
@@ -45,11 +47,16 @@ class StaggeredOperator(SparseOperator):
         self.staggered_grid = grid
         self._stokes = PeriodicStokes(grid, dt)
 
+    @property
+    def stencil_grid(self) -> Grid:
+        """See `SparseOperator`."""
+        return self.staggered_grid
+
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """The two fields for "fieldsplit"; the context of "constraint"."""
         if name == "constraint":
             pc.setType(PETSc.PC.Type.PYTHON)
-            pc.setPythonContext(ConstraintPreconditioner(self._stokes))
+            pc.setPythonContext(ConstraintPreconditioner(self._stokes, self.memory))
         elif name == "fieldsplit":
             start, end = self.row_range
             middle = start + self.staggered_grid.dim * self.staggered_grid.n_local
@@ -119,11 +126,12 @@ class StaggeredSystem:
         """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
         collective.
         """
-        padded = self.grid.halo(wind.to(device="cpu", dtype=torch.float64))
+        device = self.operator.on(wind.device).memory.device
+        padded = self.grid.halo(in_double(wind, device))
         rows = [
             torch.stack(self._momentum(padded, c), dim=1).flatten(1) for c in range(self.grid.dim)
         ]
-        return torch.cat([*rows, self._divergence_entries.expand(len(wind), -1)], dim=-1)
+        return torch.cat([*rows, self._divergence_entries.on(device).expand(len(wind), -1)], dim=-1)
 
     def _momentum(self, padded: Tensor, c: int) -> list[Tensor]:
         """Entries of the rows of component c: before and after along each axis, here, pressure
@@ -134,9 +142,7 @@ class StaggeredSystem:
             wind, viscous = self._wind(padded, c, axis) / h, self.viscosity / h**2
             entries += [-viscous - wind.clamp(min=0.0), wind.clamp(max=0.0) - viscous]
         here = 1.0 / self.dt - torch.stack(entries).sum(dim=0)
-        after = torch.tensor(1.0 / self.grid.spacing[self.axis(c)], dtype=torch.float64).expand_as(
-            here
-        )
+        after = torch.full_like(here, 1.0 / self.grid.spacing[self.axis(c)])
         return [*entries, here, after, -after]
 
     def _wind(self, padded: Tensor, c: int, axis: int) -> Tensor:
@@ -154,12 +160,12 @@ class StaggeredSystem:
         return 0.25 * _pairs(_pairs(field[plane], own - dim, 0), axis - dim, 1)
 
     @cached_property
-    def _divergence_entries(self) -> Tensor:
+    def _divergence_entries(self) -> Constant:
         h = [self.grid.spacing[self.axis(c)] for c in range(self.grid.dim)]
         row = torch.tensor(
             [sign / step for step in h for sign in (-1, 1)] + [0.0], dtype=torch.float64
         )
-        return row.repeat_interleave(self.grid.n_local)
+        return Constant(row.repeat_interleave(self.grid.n_local))
 
     @cached_property
     def _numbers(self) -> Any:

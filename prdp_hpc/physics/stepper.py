@@ -1,4 +1,4 @@
-"""What a PDE is for the rest of the package: `Stepper`, and how one is made from a config."""
+"""The interface of a PDE, `Stepper`, and how steppers are made from a config."""
 
 from __future__ import annotations
 
@@ -15,69 +15,80 @@ from prdp_hpc.physics.initial_conditions import normalised_fourier
 
 @runtime_checkable
 class Stepper(Protocol):
-    """One time step of a PDE: an ordinary callable class, whose steps solve through `solver`.
+    """One time step of a PDE: any callable class whose steps solve through `solver`.
 
-    Everything else that the package does with a PDE is optional. With none of it, a PDE trains in a
-    script and, if its class can be called as `Name(grid, solver, **keys)`, in a config:
+    All other members are optional. Without them a PDE can be trained in a script and, if its class
+    can be called as `Name(grid, solver, **keys)`, in a config:
 
     - `Config`: a pydantic model of the keys of the section `physics`; its method
-      `check_grid(grid_section)` may raise `ValueError` for a grid that does not fit.
-    - `from_config(section, grid, solver)`: a class method that makes the stepper from such a
-      section, or without `Config` from a section with the keys as attributes.
-    - `attributes() -> dict[str, float]`: numbers that a data file must agree with, e.g.
-      `{"dt": 0.1, "viscosity": 1e-3}`; written into generated files and compared when one is read.
+      `check_grid(grid_section)` may raise `ValueError` for an invalid grid.
+    - `from_config(section, grid, solver)`: a class method that makes the stepper from this section;
+      if there is no `Config`, the section has the keys as attributes.
+    - `attributes() -> dict[str, float]`: numbers that a data file must agree with, e.g. `{"dt":
+      0.1, "viscosity": 1e-3}`; they are written into generated files and compared when a file is
+      read.
     - `initial_states(generator, count, modes) -> Tensor`: `(count, C, *local_shape)`, for generated
-      data; each rank calls it with a `numpy.random.Generator` in the same state. Default: a random
-      Fourier series per channel.
+      data; it is called on each rank with a `numpy.random.Generator` in the same state. Default: a
+      random Fourier series per channel.
     - `reference_solver() -> Solver`: a static method; the solver of reference solutions. Default:
       GMRES with block Jacobi to a relative residual of 1e-10.
-    - `channelwise = True`: each channel is stepped alone, so there may be any number of them.
-    - `network_inputs() -> Tensor`: fields `(E, *local_shape)` that networks get beside the state,
-      such as a coefficient, where `network.inputs` names "physics".
+    - `channelwise = True`: channels do not interact, so their number is arbitrary.
+    - `network_inputs() -> Tensor`: fields `(E, *local_shape)` that are further inputs of networks,
+      e.g. a coefficient, if `network.inputs` contains "physics".
     - `Config.workload(shape)`: for `prdp-hpc plan`, see `prdp_hpc.planning.PhysicsWorkload`;
       without it a step is measured.
 
     Attributes
     ----------
-    channels : one name per channel of a state.
-    grid : where states live.
-    solver : whose level the coordinator refines; every solve of a step goes through it.
+    channels : tuple of str
+        One name per channel of a state.
+    grid : Grid
+        The grid of the states.
+    solver : Solver or NonlinearSolver
+        The solver of every step, whose level the coordinator refines.
 
-    Example
-    -------
+    Examples
+    --------
     Backward Euler for decay, `u⁺ = u − dt λ u⁺`:
 
-        class Decay:
-            channels = ("u",)
-
-            def __init__(self, grid, solver, rate=1.0, dt=0.1):
-                self.grid, self.solver, self.rate, self.dt = grid, solver, rate, dt
-                rows = grid.numbering[(slice(1, -1),) * grid.dim].ravel()
-                self.operator = SparseOperator(rows, rows, (grid.size, grid.size), grid.comm)
-
-            def __call__(self, state):
-                values = torch.full((self.grid.n_local,), 1 + self.dt * self.rate).double()
-                right = state.reshape(-1, self.grid.n_local)
-                return solve(self.operator, values, right, self.solver).reshape(state.shape)
+    >>> import torch
+    >>> from prdp_hpc import Grid, Solver, SparseOperator, Stepper, solve
+    >>> class Decay:
+    ...     channels = ("u",)
+    ...
+    ...     def __init__(self, grid, solver, rate=1.0, dt=0.1):
+    ...         self.grid, self.solver, self.rate, self.dt = grid, solver, rate, dt
+    ...         rows = grid.numbering[(slice(1, -1),) * grid.dim].ravel()
+    ...         self.operator = SparseOperator(rows, rows, (grid.size, grid.size), grid.comm)
+    ...
+    ...     def __call__(self, state):
+    ...         values = torch.full((self.grid.n_local,), 1 + self.dt * self.rate).double()
+    ...         right = state.reshape(-1, self.grid.n_local)
+    ...         return solve(self.operator, values, right, self.solver).reshape(state.shape)
+    >>> decay = Decay(Grid((4,)), Solver("cg", "jacobi"))
+    >>> isinstance(decay, Stepper)
+    True
+    >>> decay(torch.full((1, 1, 4), 1.1).double()).round(decimals=6)
+    tensor([[[1., 1., 1., 1.]]], dtype=torch.float64)
     """
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """One name per channel."""
+        """Names of the channels of a state."""
         ...
 
     @property
     def grid(self) -> Grid:
-        """Where states live."""
+        """The grid of the states."""
         ...
 
     @property
     def solver(self) -> Solver | NonlinearSolver:
-        """Which the coordinator refines."""
+        """The solver whose level the coordinator refines."""
         ...
 
     def __call__(self, state: Tensor, /) -> Tensor:
-        """From a state `(B, C, *local_shape)` to the next; differentiable, collective."""
+        """Return the state `(B, C, *local_shape)` one step later; differentiable, collective."""
         ...
 
 

@@ -83,9 +83,9 @@ class Machine:
 
 
 MACHINES = {
-    # One core of a current server CPU: measured in docs/scaling.md but for what 64 ranks of a node
-    # share: memory (700 GB/s), of which 2 ranks measure only the caches, and the network (100
-    # Gbit/s).
+    # One core of a current server CPU: measured in docs/results/scaling.md but for what 64 ranks of
+    # a node share: memory (700 GB/s), of which 2 ranks measure only the caches, and the network
+    # (100 Gbit/s).
     "cpu": Machine(
         "cpu", 1.1e10, 6.0e9, 7.5e10, 1.1e11, 1.4e9, 3e-6, 5e-5, 1e-4, 1e-3, 2e-6, 2e8, 4e9, 64, 4e9
     ),

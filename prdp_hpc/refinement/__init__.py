@@ -1,4 +1,4 @@
-"""When to refine the solver, and to which level. Pure Python: no MPI, no torch, no PETSc."""
+"""Schedules of solve accuracy and their ladders of levels; pure Python, no MPI, torch or PETSc."""
 
 from prdp_hpc.refinement.coordinator import Coordinator, RefinementError
 from prdp_hpc.refinement.gradient_coordinator import GradientCoordinator

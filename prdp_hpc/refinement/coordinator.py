@@ -1,4 +1,4 @@
-"""The PRDP coordinator: when to refine, and when to stop refining."""
+"""The PRDP coordinator, which decides when to refine and when to stop refining."""
 
 from __future__ import annotations
 
@@ -12,39 +12,65 @@ FIRST_CHECKPOINT = 100.0
 
 
 class RefinementError(InputError):
-    """The validation error is not a number: training has failed, and more accuracy would not mend
-    it.
-    """
+    """The validation error is not finite: training has diverged, which no refinement can repair."""
 
 
 class Coordinator:
-    """Climbs a ladder of levels when the validation error plateaus.
+    """The PRDP schedule: refine when the validation error reaches a plateau.
 
-    With the smoothed error `ema_0 = err_0`, `ema_t = α err_t + (1 − α) ema_{t−1}`, `α = 2 /
-    (ema_window + 1)`, once there are more than `error_window` errors:
+    With the smoothed error `ema_0 = err_0`, `ema_t = α err_t + (1 − α) ema_{t−1}`,
+    `α = 2 / (ema_window + 1)`, and more than `error_window` errors:
 
-    1. no plateau, if `ema[-1] / ema[-error_window] ≤ step_threshold`: keep the level;
-    2. else, with `c = ema[-1] / checkpoint` (the checkpoint is 100 at first): if `c <
-      stop_threshold` (the last refinement
-       paid off) or `c > 1` (the error grows), set `checkpoint = ema[-1]` and go one level up;
-    3. else the last refinement bought nothing: keep the level.
+    1. If `ema[-1] / ema[-error_window] ≤ step_threshold`, there is no plateau: keep the level.
+    2. Otherwise let `c = ema[-1] / checkpoint`, with `checkpoint = 100` at first. If
+       `c < stop_threshold` (the last refinement has reduced the error) or `c > 1` (the error
+       grows), set `checkpoint = ema[-1]` and choose the next finer level.
+    3. Otherwise the last refinement has not helped: keep the level.
 
-    At the top of the ladder the level stays. With `ema_window = 1` the raw error is used.
+    The finest level is kept once it is reached. With `ema_window=1` the error is not smoothed.
 
     Parameters
     ----------
-    ladder : levels of forward solves.
-    step_threshold : τ_step, default 0.98.  stop_threshold : τ_stop, default 0.9.
-    ema_window : w, default 6.  error_window : e, default 3.
-    adjoint_ladder : levels of adjoint solves, by the same rung (its top where it is shorter);
-        default: `ladder`.
+    ladder : Ladder
+        Levels of forward solves.
+    step_threshold : float, default 0.98
+        Ratio τ_step of smoothed errors above which the error is on a plateau.
+    stop_threshold : float, default 0.9
+        Ratio τ_stop of smoothed errors above which a refinement has not helped.
+    ema_window : int, default 6
+        Window of the exponential moving average, in epochs.
+    error_window : int, default 3
+        Number of epochs between the smoothed errors that are compared.
+    adjoint_ladder : Ladder, optional
+        Levels of adjoint solves, selected by the same rung; a shorter ladder stays at its finest
+        level. Default: `ladder`.
+
+    Attributes
+    ----------
+    rung : int
+        Index of the current level on the ladder.
+    checkpoint : float
+        Smoothed error at the last refinement.
+    history : list of float
+        All validation errors.
 
     Raises
     ------
-    ValueError
-        For thresholds that are not positive or windows below 1.
+    InputError
+        If a threshold is not positive or a window is not an integer of at least 1.
 
-    Source: paper, section on the PRDP algorithm.
+    References
+    ----------
+    Progressively Refined Differentiable Physics (PRDP), ICLR 2025, section on the algorithm.
+
+    Examples
+    --------
+    >>> from prdp_hpc import Coordinator, IterationLadder
+    >>> coordinator = Coordinator(IterationLadder(start=1, step=2, stop=9), ema_window=1)
+    >>> [coordinator.observe(error) for error in (1.0, 0.5, 0.49, 0.49, 0.49)]
+    [False, False, False, False, True]
+    >>> coordinator.level
+    3
     """
 
     def __init__(
@@ -84,10 +110,24 @@ class Coordinator:
         return (self.adjoint_ladder or self.ladder).level(self.rung)
 
     def observe(self, error: float) -> bool:
-        """Take the next validation error (the first one before training); True when the level has
-        just changed.
+        """Record the next validation error and choose the level of the next epoch.
 
-        Raises `RefinementError` for an error that is NaN or infinite; nothing is recorded then.
+        The first error is that before training. An error that is not finite is not recorded.
+
+        Parameters
+        ----------
+        error : float
+            Validation error.
+
+        Returns
+        -------
+        bool
+            Whether the level has changed.
+
+        Raises
+        ------
+        RefinementError
+            If the error is NaN or infinite.
         """
         error = checked_error(error, len(self.history), self.level)
         alpha = 2.0 / (self.ema_window + 1)
@@ -111,7 +151,7 @@ class Coordinator:
         return against_checkpoint < self.stop_threshold or against_checkpoint > 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Rung, checkpoint and history, as plain numbers."""
+        """Return rung, checkpoint and history as plain numbers."""
         return {
             "rung": self.rung,
             "checkpoint": self.checkpoint,
@@ -128,16 +168,16 @@ class Coordinator:
 def checked_error(
     error: float, observed: int, level: Level, what: str = "validation error"
 ) -> float:
-    """`error` as a float, or a `RefinementError` if it is not finite."""
+    """Return `error` as a float; raise `RefinementError` if it is not finite."""
     if not math.isfinite(error):
         raise RefinementError(
             f"{what} number {observed} is {error}, at level {level}: training has "
             "diverged; "
-            "lower the learning rate, start from a finer level, or look at the data"
+            "lower the learning rate, start from a finer level, or check the data"
         )
     return float(error)
 
 
 def _ratio(now: float, before: float) -> float:
-    """`now / before`; two zeros are a plateau, not a failure."""
+    """Return `now / before`, or 1 if both are zero, which is a plateau."""
     return now / before if before else (1.0 if now == 0.0 else math.inf)

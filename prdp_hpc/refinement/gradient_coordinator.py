@@ -1,7 +1,7 @@
-"""A coordinator that compares the solver's error in a gradient with the gradient and its noise.
+"""A coordinator that compares the solver's error of a gradient with the gradient and its noise.
 
-What is unusual in it: it needs no plateau of the validation error, which a falling learning rate
-causes as well, and no thresholds that depend on how fast an experiment learns.
+Unlike the PRDP coordinator it does not wait for a plateau of the validation error, which a decaying
+learning rate also causes, and its parameters do not depend on how fast an experiment learns.
 """
 
 from __future__ import annotations
@@ -17,71 +17,86 @@ from prdp_hpc.refinement.probing import Measure, MeasuredGradient
 from prdp_hpc.refinement.rungs import Rungs
 
 HYSTERESIS = 0.5
-"""A coarser level must pass the test with this part of the limit."""
+"""A coarser level must pass the norm test with the limit multiplied by this factor."""
 PATIENCE = 2
-"""Probes in a row in which the coarser level must pass before it is taken."""
+"""Number of consecutive probes in which a coarser level must pass before it is chosen."""
 EAGER = 2.0
-"""Times `probe_share` for the next probe after one that refined."""
+"""Factor of `probe_share` for the next probe after one that refined."""
 LEAST_DECREASE = 0.01
-"""The least factor by which the (squared) limit is expected to fall until the next probe."""
+"""Smallest factor by which the squared limit is expected to decrease until the next probe."""
 
 AtLevel = Callable[[Level], MeasuredGradient]
 Measured = tuple[Level, MeasuredGradient]
 
 
 class GradientCoordinator:
-    """Chooses the levels by the norm test, from gradients of one batch at two levels.
+    """A schedule that chooses the levels by the norm test on gradients.
 
-    With `g_K` the gradient with solves at level K and `g_L` that at the level L that K is compared
-    with, the levels are refined while
+    Let `g_K` be the gradient of one batch with solves at level K, and `g_L` that at a finer level
+    L. The solves are refined while
 
-        ‖g_K − g_L‖² > max(θ² ‖g_K‖², θ_noise² Var(g)/|B|):
+        ‖g_K − g_L‖² > max(θ² ‖g_K‖², θ_noise² Var(g)/|B|),
 
-    where the error that the solver makes in the gradient is above the share θ of the gradient, and
-    above θ_noise times the noise that a mini-batch has anyway. L is the nearest rung with at least
-    twice the iterations, since of a slow solver the next rung shows only the part `1 − ρ` of the
-    error, ρ the factor by which a rung reduces it; of tolerances L is the next rung.
+    i.e. while the solver's error of the gradient is above the fraction θ of the gradient and above
+    θ_noise times the sampling noise of a mini-batch. L is the nearest level with at least twice the
+    iterations, because for a slow solver the next level reveals only the fraction `1 − ρ` of the
+    error, where ρ is the factor by which one level reduces it. For tolerances L is the next level.
 
-    - **Refining**: a probe in which the test fails goes one rung up and measures there; where it
-      fails still, the rung where it would hold is extrapolated from the two differences, to at most
-      twice the rung. If the limit on the right has fallen since the last probe, it is taken to fall
-      by the same factor until the next one (at most 100 in the square).
-    - **Loosening**: where the test holds with half the limit (a quarter of the square), the rung
-      below is measured too. Once it passed with half the limit in two probes in a row, the level
-      goes one rung down. This hysteresis, and the two probes, keep the noise of single batches from
-      moving the level up and down.
-    - **Adjoint solves** have a rung of their own and the same test, with the forward level fixed.
-      Where their level makes no difference at all, as with unrolled differentiation, they are not
-      tested again.
+    - **Refinement**: if the test fails, the next finer level is chosen and measured. If the test
+      fails there too, the level at which it would hold is extrapolated from the two differences, to
+      at most twice the rung. If the limit on the right-hand side has decreased since the last
+      probe, it is assumed to decrease by the same factor until the next one (at most 100 for the
+      square).
+    - **Coarsening**: if the test holds with half the limit (a quarter of the square), the next
+      coarser level is measured too. It is chosen once it has passed with half the limit in two
+      consecutive probes. This hysteresis keeps the noise of single batches from changing the level
+      back and forth.
+    - **Adjoint solves** have their own level and the same test at a fixed forward level. If their
+      level has no effect, e.g. with unrolled differentiation, they are not tested again.
 
     With `theta_noise = theta` the right-hand side is `θ² max(‖g‖², Var(g)/|B|)`.
 
     Parameters
     ----------
-    ladder : levels of forward solves; training begins at the coarsest.
-    adjoint_ladder : levels of adjoint solves; default: `ladder`.
-    theta : θ, between 0 and 1; default 0.35.
-    theta_noise : θ_noise, above 0; default 1: an error as large as the noise.
-    probe_share : the inner iterations of a probe, as a share of those that training takes until the
-        next one is due, twice this share after a probe that refined; between 0 and 1, default
-        0.1. In a loop of your own you decide when to call `probe`.
+    ladder : Ladder
+        Levels of forward solves; training starts at the coarsest one.
+    adjoint_ladder : Ladder, optional
+        Levels of adjoint solves. Default: `ladder`.
+    theta : float, default 0.35
+        Permitted solver error relative to the gradient, θ, between 0 and 1.
+    theta_noise : float, default 1.0
+        Permitted solver error relative to the sampling noise, θ_noise, above 0.
+    probe_share : float, default 0.1
+        Inner iterations of a probe relative to those of training until the next probe, between 0
+        and 1; doubled after a probe that refined. It is used by the `Trainer`; in a user-defined
+        training loop the caller decides when to call `probe`.
 
     Raises
     ------
-    ValueError
-        For parameters out of range.
+    InputError
+        If a parameter is out of range.
 
-    Source: Byrd, Chin, Nocedal, Wu 2012 (Sample size selection in optimization methods for machine
-    learning): the norm test; Bollapragada, Byrd, Nocedal 2018 (Adaptive sampling strategies for
-    stochastic optimization). There it is the sampling error that is bounded by the gradient; here
-    the solver's error is, as in Pedregosa 2016 (HOAG) and Salehi et al. 2024 (MAID), which adapt
-    the accuracy of inner problems.
+    References
+    ----------
+    Byrd, Chin, Nocedal, Wu: Sample size selection in optimization methods for machine learning,
+    2012 (the norm test). Bollapragada, Byrd, Nocedal: Adaptive sampling strategies for stochastic
+    optimization, 2018. There the gradient bounds the sampling error; here it bounds the solver's
+    error, as in Pedregosa 2016 (HOAG) and Salehi et al. 2024 (MAID), which adapt the accuracy of
+    inner problems.
 
-    Example
-    -------
-        coordinator = GradientCoordinator(IterationLadder(1, 1, 60))
-        coordinator.probe(measure)  # measure(level, adjoint_level) -> MeasuredGradient
-        solver.refine(coordinator.level, coordinator.adjoint_level)
+    Examples
+    --------
+    A gradient whose solver error halves with each iteration:
+
+    >>> import numpy
+    >>> from prdp_hpc import GradientCoordinator, IterationLadder, MeasuredGradient
+    >>> def measure(level, adjoint_level):
+    ...     return MeasuredGradient(numpy.array([1.0 + 0.5**level]))
+    >>> coordinator = GradientCoordinator(IterationLadder(1, 1, 60), theta=0.1)
+    >>> coordinator.probe(measure)
+    True
+    >>> coordinator.level
+    2
     """
 
     def __init__(
@@ -117,17 +132,44 @@ class GradientCoordinator:
         return self._adjoint.level
 
     def observe(self, error: float) -> bool:
-        """Take the next validation error, which changes nothing: False.
+        """Check the next validation error, which does not affect the levels.
 
-        Raises `RefinementError` for an error that is NaN or infinite.
+        Parameters
+        ----------
+        error : float
+            Validation error.
+
+        Returns
+        -------
+        bool
+            False: the level has not changed.
+
+        Raises
+        ------
+        RefinementError
+            If the error is NaN or infinite.
         """
         checked_error(error, self._observed, self.level)
         self._observed += 1
         return False
 
     def probe_due(self, training_iterations: int, probe_iterations: int) -> bool:
-        """Whether training has gone on for long enough since the last probe that was due, for what
-        that one took; True at first.
+        """Whether to probe before the next epoch.
+
+        The next probe is due when the iterations of the last one are at most the fraction
+        `probe_share` of those of training since it was due. The first one is always due.
+
+        Parameters
+        ----------
+        training_iterations : int
+            Inner iterations of training so far, forward and adjoint.
+        probe_iterations : int
+            Inner iterations of all probes so far, forward and adjoint.
+
+        Returns
+        -------
+        bool
+            Whether a probe is due.
         """
         if self._last_due is not None:
             trained, probed = self._last_due
@@ -138,10 +180,23 @@ class GradientCoordinator:
         return True
 
     def probe(self, measure: Measure) -> bool:
-        """Test both directions and choose the levels; True when one has changed.
+        """Test the levels of forward and adjoint solves and choose the next ones.
 
-        `measure(level, adjoint_level)` gives the gradient of one batch, the same at each call.
-        Raises `RefinementError` for a gradient that is NaN or infinite.
+        Parameters
+        ----------
+        measure : callable
+            `measure(level, adjoint_level)` returns the `MeasuredGradient` of one batch, which is
+            the same in each call.
+
+        Returns
+        -------
+        bool
+            Whether a level has changed.
+
+        Raises
+        ------
+        RefinementError
+            If a gradient is NaN or infinite.
         """
         rungs = self._forward.rung, self._adjoint.rung
         here = measure(self.level, self.adjoint_level)
@@ -159,7 +214,7 @@ class GradientCoordinator:
         return rungs != (self._forward.rung, self._adjoint.rung)
 
     def state_dict(self) -> dict[str, Any]:
-        """Rungs, counts and the last limit, as plain numbers."""
+        """Return rungs, counts and the last limit as plain numbers."""
         return {
             "observed": self._observed,
             "last_due": self._last_due,
@@ -182,8 +237,8 @@ class GradientCoordinator:
         return max(self.theta**2 * here.squared_norm(), self.theta_noise**2 * here.variance)
 
     def _settle(self, rungs: Rungs, here: MeasuredGradient, at: AtLevel) -> Measured:
-        """Test in one direction, and refine or loosen; the last level that was measured on the way
-        to the one chosen, and the gradient there.
+        """Test forward or adjoint solves, and refine or coarsen them. Returns the measured level
+        nearest to the chosen one, and the gradient there.
         """
         reference = rungs.reference
         if reference is None:
@@ -203,8 +258,8 @@ class GradientCoordinator:
     def _refine(
         self, rungs: Rungs, squares: float, finer: MeasuredGradient, at: AtLevel
     ) -> Measured:
-        """One rung up, and on to where the test would hold if the difference from `finer` went on
-        falling as over this rung.
+        """Refine by one rung, and further to where the test would hold if the difference from
+        `finer` continued to decrease at the same rate.
         """
         reference, below = rungs.reference, rungs.rung
         rungs.climb()
@@ -222,7 +277,7 @@ class GradientCoordinator:
     def _loosen(
         self, rungs: Rungs, here: MeasuredGradient, finer: MeasuredGradient, at: AtLevel
     ) -> Measured:
-        """One rung down, where it has passed the test in some probes in a row."""
+        """Coarsen by one rung if that level has passed the test in enough consecutive probes."""
         below = rungs.neighbour(-1)
         if below is None:
             return rungs.level, here

@@ -1,4 +1,4 @@
-"""Ladders: the levels that refinement climbs, coarsest first."""
+"""Ladders: sequences of levels, the coarsest first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prdp_hpc.errors import InputError
 
 Level = int | float
 LOOSEST = 0.5
-"""The loosest tolerance that `looser` gives."""
+"""The loosest tolerance that `looser` returns."""
 
 
 class Ladder(Protocol):
@@ -19,19 +19,40 @@ class Ladder(Protocol):
 
     @property
     def top(self) -> int:
-        """The highest rung."""
+        """The index of the finest level."""
         ...
 
     def level(self, rung: int) -> Level:
-        """The level of a rung; above the top, the top's."""
+        """The level of a rung; above the top, the finest level."""
         ...
 
 
 @dataclass(frozen=True)
 class IterationLadder:
-    """KSP iterations `start, start + step, …`, the last one `stop`.
+    """A ladder of iteration counts: `start, start + step, …, stop`.
 
-    Raises `ValueError` unless all are integers, `start ≥ 1`, `step ≥ 1` and `stop ≥ start`.
+    At a level K a solve performs exactly K KSP iterations.
+
+    Parameters
+    ----------
+    start : int, default 1
+        Iterations of the coarsest level, at least 1.
+    step : int, default 1
+        Additional iterations of each finer level, at least 1.
+    stop : int, default 60
+        Iterations of the finest level, at least `start`.
+
+    Raises
+    ------
+    InputError
+        If a number is not an integer of at least 1, or if `stop` is below `start`.
+
+    Examples
+    --------
+    >>> from prdp_hpc import IterationLadder
+    >>> ladder = IterationLadder(start=1, step=5, stop=14)
+    >>> [ladder.level(rung) for rung in range(ladder.top + 1)]
+    [1, 6, 11, 14]
     """
 
     start: int = 1
@@ -53,19 +74,51 @@ class IterationLadder:
 
     @property
     def top(self) -> int:
-        """The first rung at which `stop` is reached."""
+        """The index of the finest level."""
         return -(-(self.stop - self.start) // self.step)
 
     def level(self, rung: int) -> int:
-        """`start + rung · step`, never above `stop`."""
+        """Return the iterations of a rung, `min(start + rung · step, stop)`.
+
+        Parameters
+        ----------
+        rung : int
+            Index of the level, from 0; above `top` the finest level is returned.
+
+        Returns
+        -------
+        int
+            Number of iterations.
+        """
         return min(self.start + _checked(rung) * self.step, self.stop)
 
 
 @dataclass(frozen=True)
 class ToleranceLadder:
-    """Relative tolerances `start, start · factor, …`, the last one `stop`.
+    """A ladder of relative tolerances: `start, start · factor, …, stop`.
 
-    Raises `ValueError` unless `0 < stop ≤ start < 1` and `0 < factor < 1`.
+    At a level ε a solve stops when the residual norm is at most `ε ‖b‖`.
+
+    Parameters
+    ----------
+    start : float, default 1e-1
+        Tolerance of the coarsest level, between 0 and 1.
+    factor : float, default 1e-1
+        Ratio of the tolerances of two neighbouring levels, between 0 and 1.
+    stop : float, default 1e-8
+        Tolerance of the finest level, between 0 and `start`.
+
+    Raises
+    ------
+    InputError
+        Unless `0 < stop ≤ start < 1` and `0 < factor < 1`.
+
+    Examples
+    --------
+    >>> from prdp_hpc import ToleranceLadder
+    >>> ladder = ToleranceLadder(start=1e-1, factor=1e-2, stop=1e-4)
+    >>> [float(f"{ladder.level(rung):.0e}") for rung in range(ladder.top + 1)]
+    [0.1, 0.001, 0.0001]
     """
 
     start: float = 1e-1
@@ -87,13 +140,24 @@ class ToleranceLadder:
 
     @property
     def top(self) -> int:
-        """The first rung at which `stop` is reached."""
-        # A quotient of logarithms that is whole may come out a little above: 1e-1 to 1e-8 takes 7
-        # steps, not 8.
+        """The index of the finest level."""
+        # Rounding may make a quotient of logarithms slightly larger than the exact integer: from
+        # 1e-1 to 1e-8 there are 7 steps, not 8.
         return math.ceil(math.log(self.stop / self.start) / math.log(self.factor) - 1e-9)
 
     def level(self, rung: int) -> float:
-        """`start · factor^rung`, never below `stop`."""
+        """Return the tolerance of a rung, `max(start · factor^rung, stop)`.
+
+        Parameters
+        ----------
+        rung : int
+            Index of the level, from 0; above `top` the finest level is returned.
+
+        Returns
+        -------
+        float
+            Relative tolerance.
+        """
         if _checked(rung) >= self.top:
             return self.stop
         return max(self.start * self.factor**rung, self.stop)
@@ -101,9 +165,27 @@ class ToleranceLadder:
 
 @dataclass(frozen=True)
 class ExplicitLadder:
-    """Levels given one by one: integers (iterations) that rise, or tolerances that fall.
+    """A ladder from a list of levels: increasing iterations or decreasing tolerances.
 
-    Raises `ValueError` for an empty list, a mixture of both, or an order that does not refine.
+    Integers are numbers of iterations, other numbers are relative tolerances.
+
+    Parameters
+    ----------
+    levels : sequence of int or float
+        The levels, coarsest first.
+
+    Raises
+    ------
+    InputError
+        For an empty list, a mixture of iterations and tolerances, a level out of range, or an
+        order that does not refine.
+
+    Examples
+    --------
+    >>> from prdp_hpc import ExplicitLadder
+    >>> ladder = ExplicitLadder([1, 3, 10])
+    >>> ladder.top, ladder.level(1), ladder.level(5)
+    (2, 3, 10)
     """
 
     levels: Sequence[Level] = field(default_factory=tuple)
@@ -123,17 +205,28 @@ class ExplicitLadder:
             )
         pairs = list(zip(self.levels, self.levels[1:], strict=False))
         if kinds == {True} and any(b <= a for a, b in pairs):
-            raise InputError(f"iterations must rise from level to level: {list(self.levels)}")
+            raise InputError(f"iterations must increase from level to level: {list(self.levels)}")
         if kinds == {False} and any(b >= a for a, b in pairs):
-            raise InputError(f"tolerances must fall from level to level: {list(self.levels)}")
+            raise InputError(f"tolerances must decrease from level to level: {list(self.levels)}")
 
     @property
     def top(self) -> int:
-        """The last level's rung."""
+        """The index of the finest level."""
         return len(self.levels) - 1
 
     def level(self, rung: int) -> Level:
-        """The level of a rung; above the top, the last."""
+        """Return the level of a rung.
+
+        Parameters
+        ----------
+        rung : int
+            Index of the level, from 0; above `top` the finest level is returned.
+
+        Returns
+        -------
+        int or float
+            Number of iterations or relative tolerance.
+        """
         return self.levels[min(_checked(rung), self.top)]
 
 
@@ -141,7 +234,7 @@ class ExplicitLadder:
 class LooserLadder:
     """Another ladder with every level made coarser by `factor` (see `looser`); for adjoint solves.
 
-    Raises `ValueError` unless `0 < factor ≤ 1`.
+    Raises `InputError` unless `0 < factor ≤ 1`.
     """
 
     ladder: Ladder
@@ -152,20 +245,20 @@ class LooserLadder:
 
     @property
     def top(self) -> int:
-        """The highest rung, that of the other ladder."""
+        """The index of the finest level, that of the other ladder."""
         return self.ladder.top
 
     def level(self, rung: int) -> Level:
-        """The other ladder's level, looser by the factor."""
+        """The level of the other ladder, made coarser by the factor."""
         return looser(self.ladder.level(rung), self.factor)
 
 
 def looser(level: Level, factor: float) -> Level:
-    """`level` made coarser: of iterations, the share `factor`, rounded, at least 1; a tolerance is
-    divided by `factor`.
+    """Make a level coarser: iterations are multiplied by `factor` and rounded, to at least 1; a
+    tolerance is divided by `factor`.
 
-    A tolerance stops at 0.5, beyond which a solve would hardly do anything; one that is looser
-    already stays. Raises `ValueError` unless `0 < factor ≤ 1`.
+    A tolerance is at most 0.5, above which a solve would have hardly any effect; a looser one is
+    not changed. Raises `InputError` unless `0 < factor ≤ 1`.
     """
     _check_factor(factor)
     if isinstance(level, int):
@@ -174,11 +267,14 @@ def looser(level: Level, factor: float) -> Level:
 
 
 def check_level(level: Level) -> None:
-    """Raise `ValueError` unless `level` is an integer ≥ 1 (iterations) or a number between 0
+    """Raise `InputError` unless `level` is an integer ≥ 1 (iterations) or a number between 0
     and 1 (tolerance).
     """
     if isinstance(level, bool) or not isinstance(level, int | float):
-        raise InputError(f"a level is an integer of iterations or a tolerance, not {level!r}")
+        raise InputError(
+            f"a level must be an integer (iterations) or a number between 0 and 1 (tolerance), not "
+            f"{level!r}"
+        )
     if isinstance(level, int) and level < 1:
         raise InputError(f"a level of iterations must be at least 1, not {level}")
     if isinstance(level, float) and not 0 < level < 1:
@@ -188,7 +284,7 @@ def check_level(level: Level) -> None:
 def _check_factor(factor: float) -> None:
     if not 0 < factor <= 1:
         raise InputError(
-            f"a factor that makes levels looser must lie above 0 and be at most 1, not {factor!r}"
+            f"a factor that makes levels coarser must be above 0 and at most 1, not {factor!r}"
         )
 
 

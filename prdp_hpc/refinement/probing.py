@@ -1,4 +1,4 @@
-"""Schedules that measure gradients: what they are given, and how two gradients are compared."""
+"""Schedules that measure gradients: their interface, and the comparison of two gradients."""
 
 from __future__ import annotations
 
@@ -11,21 +11,35 @@ from prdp_hpc.refinement.schedules import Schedule
 
 
 def _same(number: float) -> float:
+    """Return the number unchanged."""
     return number
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredGradient:
-    """The gradient of one batch's loss at one pair of levels.
+    """The gradient of the loss of one batch at one pair of levels.
 
-    Attributes
+    A `GradientCoordinator` compares two of them by `‖g − g'‖²`.
+
+    Parameters
     ----------
-    vector : all its entries, as a one-dimensional tensor or array.
-    variance : `Var(g) / |B|`, the variance of such a mini-batch gradient, summed over its entries;
-        default 0: the loss has no samples, or the batch is all of them.
-    agree : makes a number the same on all ranks, e.g. `mesh.world.bcast`, so that rounding cannot
-        lead to other decisions on other ranks; default: leaves it as it is. Then comparing is
-        collective.
+    vector : Tensor or numpy array
+        All entries of the gradient, of shape `(parameters,)`.
+    variance : float, default 0.0
+        `Var(g) / |B|`, the variance of a mini-batch gradient, summed over its entries; 0 for a
+        loss without samples.
+    agree : callable, optional
+        Makes a number equal on all ranks, e.g. `mesh.world.bcast`, so that rounding cannot lead to
+        different decisions; comparisons are then collective. Default: the number is not changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import MeasuredGradient
+    >>> coarse = MeasuredGradient(torch.tensor([3.0, 4.0]), variance=0.5)
+    >>> fine = MeasuredGradient(torch.tensor([3.0, 5.0]))
+    >>> coarse.squared_norm(), coarse.squared_distance(fine)
+    (25.0, 1.0)
     """
 
     vector: Any
@@ -33,35 +47,46 @@ class MeasuredGradient:
     agree: Callable[[float], float] = _same
 
     def squared_norm(self) -> float:
-        """`‖g‖²`."""
+        """Return `‖g‖²`."""
         return self.agree(_squares(self.vector))
 
     def squared_distance(self, other: MeasuredGradient) -> float:
-        """`‖g − other‖²`."""
+        """Return `‖g − g'‖²`.
+
+        Parameters
+        ----------
+        other : MeasuredGradient
+            The gradient g' of the same batch at another level.
+
+        Returns
+        -------
+        float
+            Squared distance.
+        """
         return self.agree(_squares(self.vector - other.vector))
 
 
 Measure = Callable[[Level, Level], MeasuredGradient]
-"""From a level of forward solves and one of adjoint solves to the gradient of one batch there; the
-batch, and whatever else is random, is the same at each call.
+"""Function from a level of forward solves and one of adjoint solves to the gradient of one batch.
+The batch and all random numbers are the same in each call.
 """
 
 
 class ProbingSchedule(Schedule, Protocol):
-    """A schedule that looks at gradients as well as at validation errors.
+    """A schedule that uses measured gradients in addition to validation errors.
 
-    Before an epoch for which `probe_due` holds, the trainer calls `probe` with a function that
-    measures gradients on a batch of its own. What the probe solves counts like all other solves.
+    If `probe_due` returns True, the trainer calls `probe` before the next epoch, with a function
+    that measures gradients on a separate batch. The solves of a probe count like all others.
     """
 
     def probe_due(self, training_iterations: int, probe_iterations: int) -> bool:
         """Whether to probe before the next epoch, from the inner iterations, forward and adjoint,
-        that training and probes have taken so far.
+        of training and of probes so far.
         """
         ...
 
     def probe(self, measure: Measure) -> bool:
-        """Choose the levels of the epochs to come; True when one has changed."""
+        """Choose the levels of the next epochs; return whether one has changed."""
         ...
 
 

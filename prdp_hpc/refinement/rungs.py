@@ -1,4 +1,4 @@
-"""The place of forward or adjoint solves on their ladder."""
+"""The position of forward or adjoint solves on their ladder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from prdp_hpc.refinement.ladders import Ladder, Level
 
 @dataclass
 class Rungs:
-    """A ladder and a rung of it.
+    """A ladder and an index of one of its levels.
 
     Attributes
     ----------
-    slack : how often in a row a coarser level would have done.
-    matters : whether the level makes a difference.
+    ladder : the levels.
+    rung : index of the current level.
+    slack : number of consecutive probes in which a coarser level has passed.
+    matters : whether the level has an effect on the gradient.
     """
 
     ladder: Ladder = field(repr=False)
@@ -30,8 +32,8 @@ class Rungs:
 
     @property
     def reference(self) -> Level | None:
-        """The level that this one is compared with: of iterations the first of at least twice as
-        many, of tolerances the next; the top where there is none, and None at the top.
+        """The level with which this one is compared: for iterations the first with at least twice
+        as many, for tolerances the next one; otherwise the finest, and None at the finest.
         """
         above = self.neighbour(1)
         if above is None or isinstance(self.level, float):
@@ -41,9 +43,7 @@ class Rungs:
         return next(twice, self.ladder.level(self.ladder.top))
 
     def neighbour(self, step: int) -> int | None:
-        """The nearest rung above (1) or below (-1) that has another level; None where there is
-        none.
-        """
+        """The nearest finer (1) or coarser (-1) rung with a different level, or None."""
         rung = self.rung + step
         while 0 <= rung <= self.ladder.top:
             if self.ladder.level(rung) != self.level:
@@ -52,16 +52,16 @@ class Rungs:
         return None
 
     def climb(self) -> None:
-        """Go to the next level above, where there is one."""
+        """Move to the next finer level, if there is one."""
         above = self.neighbour(1)
         self.rung, self.slack = self.rung if above is None else above, 0
 
     def jump(self, rungs: int) -> None:
-        """Go up by many rungs, to at most twice the rung, and not above the top."""
+        """Move up by several rungs, to at most twice the rung and at most the top."""
         self.rung = min(self.rung + rungs, 2 * self.rung, self.ladder.top)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the ladder, as plain numbers."""
+        """Return everything but the ladder as plain numbers."""
         return {key: getattr(self, key) for key in ("rung", "slack", "matters")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Schedules to compare the coordinator with, behind its interface."""
+"""The interface of schedules, and schedules with fixed levels, for comparison with PRDP."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Schedule(Protocol):
         ...
 
     def observe(self, error: float) -> bool:
-        """Take the next validation error; True when the level has just changed."""
+        """Record the next validation error; return whether the level has changed."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `observe` changes."""
+        """Return everything that `observe` changes."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -37,13 +37,31 @@ class Schedule(Protocol):
 
 
 class ManualSchedule:
-    """Levels by epoch, made by hand.
+    """A schedule with given levels by epoch.
 
-    `levels = {0: 1, 20: 5}`: level 1 for the first 20 epochs, 5 from then on. `observe` is called
-    once before training and once after each epoch; after `n` calls, epoch `n` is the next to train.
+    With `levels = {0: 1, 20: 5}` the level is 1 for the first 20 epochs and 5 afterwards. `observe`
+    is called once before training and once after each epoch.
 
-    Raises `ValueError` unless there is an entry for 0, all epochs are ≥ 0 and all levels are
-    levels.
+    Parameters
+    ----------
+    levels : mapping from int to int or float
+        Levels of forward solves by the number of trained epochs from which they apply.
+    adjoint_levels : mapping from int to int or float, optional
+        Levels of adjoint solves. Default: `levels`.
+
+    Raises
+    ------
+    InputError
+        If there is no level for epoch 0, an epoch is negative, or a level is out of range.
+
+    Examples
+    --------
+    >>> from prdp_hpc import ManualSchedule
+    >>> schedule = ManualSchedule({0: 1, 2: 5})
+    >>> [schedule.observe(error) for error in (1.0, 0.9, 0.8)]
+    [False, False, True]
+    >>> schedule.level
+    5
     """
 
     def __init__(
@@ -70,14 +88,30 @@ class ManualSchedule:
         return max(self._observed - 1, 0)
 
     def observe(self, error: float) -> bool:
-        """Take the next validation error; True when the level has just changed."""
+        """Record the next validation error, which does not affect the levels.
+
+        Parameters
+        ----------
+        error : float
+            Validation error.
+
+        Returns
+        -------
+        bool
+            Whether the level of the next epoch is a different one.
+
+        Raises
+        ------
+        RefinementError
+            If the error is NaN or infinite.
+        """
         checked_error(error, self._observed, self.level)
         before = self.level, self.adjoint_level
         self._observed += 1
         return before != (self.level, self.adjoint_level)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many errors were observed."""
+        """Return the number of recorded errors."""
         return {"observed": self._observed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,7 +120,29 @@ class ManualSchedule:
 
 
 class ConstantSchedule(ManualSchedule):
-    """One level throughout; `adjoint_level` defaults to `level`."""
+    """A schedule with a constant level, e.g. full refinement.
+
+    It is a `ManualSchedule` with one entry.
+
+    Parameters
+    ----------
+    level : int or float
+        Level of forward solves: iterations (int) or a relative tolerance (float).
+    adjoint_level : int or float, optional
+        Level of adjoint solves. Default: `level`.
+
+    Raises
+    ------
+    InputError
+        If a level is out of range.
+
+    Examples
+    --------
+    >>> from prdp_hpc import ConstantSchedule
+    >>> schedule = ConstantSchedule(60, adjoint_level=30)
+    >>> schedule.level, schedule.adjoint_level
+    (60, 30)
+    """
 
     def __init__(self, level: Level, adjoint_level: Level | None = None) -> None:
         super().__init__({0: level}, None if adjoint_level is None else {0: adjoint_level})
@@ -95,7 +151,7 @@ class ConstantSchedule(ManualSchedule):
 def _checked_levels(levels: Mapping[int, Level]) -> dict[int, Level]:
     if 0 not in levels:
         raise InputError(
-            f"a schedule made by hand needs a level for epoch 0, it has {sorted(levels)}"
+            f"a manual schedule needs a level for epoch 0, but its epochs are {sorted(levels)}"
         )
     if min(levels) < 0:
         raise InputError(f"epochs count from 0, not {min(levels)}")

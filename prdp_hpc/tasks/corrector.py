@@ -1,4 +1,4 @@
-"""The corrector: a network that learns what a coarse solver's steps miss."""
+"""The corrector: a network that learns the error of the time steps of a coarse solver."""
 
 from __future__ import annotations
 
@@ -22,33 +22,76 @@ from prdp_hpc.tasks.task import Parts
 
 
 class Corrector(SupervisedTask):
-    """`u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`; loss `Σ_s mean((u^s − t^s)²)` over the first
-    `unroll` steps.
+    """Train a network that corrects the time steps of a coarse solver.
 
-    `P` is a physics step at the solver's level, `t` the data; the mean runs over the batch, the
-    channels and the whole grid. Validation rolls `C(P(·))` out with full physics, by a solver of
-    its own, so that the counters of the training solver stay as they are. The error of step s and
-    channel c is the mean over samples of `‖u_c^s − t_c^s‖² / ‖t_c^s‖²`; the coordinator gets that
-    of the last validation step and of the measured channel. The validation samples are divided
-    among the replicas.
+    The trajectory is `u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`, and the loss is
+    `Σ_s mean((u^s − t^s)²)` over the first `unroll` steps. `P` is a time step at the solver's
+    level, `t` the data; the mean is over the batch, the channels and the whole grid. Validation
+    computes `C(P(·))` with full refinement and a separate solver, so that the statistics of the training
+    solver do not change. The error of step s and channel c is the mean over samples of
+    `‖u_c^s − t_c^s‖² / ‖t_c^s‖²`; the schedule receives that of the last validation step and of the
+    measured channel. The validation samples are distributed over the replicas.
 
     Parameters
     ----------
-    full_stepper : the same PDE with a solver of its own, at full refinement, for validation.
-    unroll : steps that are trained through.
-    validation_steps : after which validation measures, in rising order.
-    measure : the channel that the coordinator gets; default: the first.
+    stepper : Stepper
+        Time step of the PDE, with the solver that the schedule refines.
+    full_stepper : Stepper
+        The same PDE with a separate solver at full refinement, for validation.
+    network : torch.nn.Module
+        Network on whole fields or on parts, see `Network`. It is moved to the mesh's device.
+    data : TrajectoryDataset
+        Trajectories of the groups "train" and "validation". Without "train" the task can only
+        validate.
+    mesh : ProcessMesh
+        The ranks: replicas × grid ranks.
+    recipe : Recipe, optional
+        Optimiser, learning rate, loss, batch size and precision. Default: `Recipe()`.
+    inputs : Tensor, optional
+        Further input fields of the network of shape `(E, *local_shape)`, after the channels of the
+        state. Default: none.
+    unroll : int, default 2
+        Number of time steps through which the loss is differentiated.
+    validation_steps : sequence of int, default (1, 2, 5)
+        Numbers of steps after which the error is computed, in increasing order.
+    measure : str, optional
+        Channel whose error the schedule receives. Default: the first one.
 
-    The others: see `SupervisedTask`.
+    Attributes
+    ----------
+    steps : int
+        Number of time steps that trajectories must have.
 
     Raises
     ------
     DataError
-        For data of too few steps, of other channels, or with a channel that is zero everywhere.
-    ValueError
-        For a channel to measure that is none of the PDE's.
+        If trajectories have too few steps or other channels than the PDE, or if a channel is zero
+        everywhere.
+    InputError
+        If `measure` is not a channel of the PDE, or the network returns another number of channels.
 
-    Source: paper, section on the Navier–Stokes corrector.
+    References
+    ----------
+    Progressively Refined Differentiable Physics (PRDP), ICLR 2025, section on the Navier–Stokes
+    corrector.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from prdp_hpc import Corrector, Grid, Heat, MLP, ProcessMesh, Solver, TrajectoryFile
+    >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
+    >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
+    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
+    >>> write_trajectories("ones.h5", groups, about)
+    >>> mesh = ProcessMesh.from_world()
+    >>> grid = Grid((16,), comm=mesh.grid_comm)
+    >>> coarse, full = (Heat(grid, 0.1, 0.01, Solver("cg", "jacobi", level)) for level in (2, 16))
+    >>> data = TrajectoryFile("ones.h5")
+    >>> task = Corrector(coarse, full, MLP(16, 16, (8,)), data, mesh, validation_steps=(1, 2))
+    >>> loss = task.train_epoch(1)
+    >>> sorted(task.validate())
+    ['error', 'error_1', 'error_1_u', 'error_2', 'error_2_u']
+    >>> mesh.close()
     """
 
     def __init__(
@@ -84,7 +127,20 @@ class Corrector(SupervisedTask):
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Corrector:
-        """The corrector of a config; collective."""
+        """Create the corrector of a config; collective.
+
+        Parameters
+        ----------
+        section : None
+            Not used.
+        parts : Parts
+            Grid, stepper, network, data and the other components of the config.
+
+        Returns
+        -------
+        Corrector
+            The task.
+        """
         config, solver = parts.config, parts.solver
         full = Solver(
             solver.ksp, solver.pc, config.refinement.full_level, petsc_options=solver.petsc_options
@@ -103,8 +159,13 @@ class Corrector(SupervisedTask):
         )
 
     def validate(self) -> dict[str, Any]:
-        """The normalised squared errors after the validation steps: of the measured channel, and of
-        each by name.
+        """Compute the normalised squared errors after the validation steps; collective.
+
+        Returns
+        -------
+        dict
+            `error` for the schedule, `error_<step>` of the measured channel and
+            `error_<step>_<channel>`.
         """
         with self.evaluating():
             found = self.sample_errors(self.validation)
@@ -114,7 +175,18 @@ class Corrector(SupervisedTask):
         return dict(zip(found, means, strict=True))
 
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """The normalised squared errors as in `validate`, of each trajectory."""
+        """Compute the normalised squared errors of each trajectory; collective.
+
+        Parameters
+        ----------
+        trajectories : Tensor
+            States of shape `(samples, steps + 1, C, *local_shape)`.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(samples,)` with the same keys as those of `validate`.
+        """
         errors: dict[str, NDArray[np.float64]] = {}
         state = trajectories[:, 0]
         for step in range(1, self._validation_steps[-1] + 1):
@@ -129,7 +201,18 @@ class Corrector(SupervisedTask):
         return {"error": errors[f"error_{self._validation_steps[-1]}"], **errors}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
-        """Of each step that is trained through, against the data's."""
+        """Compute the loss of a batch over the unrolled steps.
+
+        Parameters
+        ----------
+        trajectories : Tensor
+            States of shape `(b, steps + 1, C, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            Sum over samples, channels and this rank's points, of shape `()`.
+        """
         state, losses = trajectories[:, 0], []
         for step in range(1, self._unroll + 1):
             coarse = self.step(state)

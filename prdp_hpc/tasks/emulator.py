@@ -1,4 +1,4 @@
-"""The emulator: a network that learns one step of a PDE from a chain with the PDE's own solver."""
+"""The emulator: a network that learns one time step of a PDE, trained through the PDE's solver."""
 
 from __future__ import annotations
 
@@ -17,21 +17,63 @@ from prdp_hpc.tasks.task import Parts
 
 
 class Emulator(SupervisedTask):
-    """The paper's mixed chain: `û¹ = net(u⁰)`, `û² = P(û¹)`, loss `mean((û² − u²)²)`.
+    """Train a network that replaces one time step of a PDE.
 
-    `P` is a physics step at the solver's level; the mean runs over the batch, the channels and the
-    whole grid (another loss: `Recipe.loss`). Validation rolls the network alone out two steps; the
-    error of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`, and the coordinator
-    gets that of step 2.
+    The chain is `û¹ = net(u⁰)`, `û² = P(û¹)`, and the loss is `mean((û² − u²)²)`. `P` is a time
+    step at the solver's level; the mean is over the batch, the channels and the whole grid (`Recipe`
+    selects another loss). Validation applies the network alone for two steps. The error of step s
+    is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that of step 2.
 
-    Parameters and example: see `SupervisedTask` and docs/own_components.md.
+    Parameters
+    ----------
+    stepper : Stepper
+        Time step of the PDE, with the solver that the schedule refines.
+    network : torch.nn.Module
+        Network on whole fields or on parts, see `Network`. It is moved to the mesh's device.
+    data : TrajectoryDataset
+        Trajectories of the groups "train" and "validation" with at least 2 steps. Without "train"
+        the task can only validate.
+    mesh : ProcessMesh
+        The ranks: replicas × grid ranks.
+    recipe : Recipe, optional
+        Optimiser, learning rate, loss, batch size and precision. Default: `Recipe()`.
+    inputs : Tensor, optional
+        Further input fields of the network of shape `(E, *local_shape)`, after the channels of the
+        state. Default: none.
+
+    Attributes
+    ----------
+    steps : int
+        Number of time steps that trajectories must have: 2.
 
     Raises
     ------
     DataError
-        For data of too few steps, of other channels, or with a state that is zero everywhere.
+        If trajectories have too few steps or other channels than the PDE, or if a state is zero
+        everywhere.
+    InputError
+        If the network returns another number of channels.
 
-    Source: paper, section on the heat emulator.
+    References
+    ----------
+    Progressively Refined Differentiable Physics (PRDP), ICLR 2025, section on the heat emulator.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> from prdp_hpc import Emulator, Grid, Heat, MLP, ProcessMesh, Solver, TrajectoryFile
+    >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
+    >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
+    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
+    >>> write_trajectories("ones.h5", groups, about)
+    >>> mesh = ProcessMesh.from_world()
+    >>> heat = Heat(Grid((16,), comm=mesh.grid_comm), 0.1, 0.01, Solver("cg", "jacobi"))
+    >>> task = Emulator(heat, MLP(16, 16, (8,)), TrajectoryFile("ones.h5"), mesh)
+    >>> task.solver.refine(2)
+    >>> loss = task.train_epoch(1)
+    >>> sorted(task.validate())
+    ['error', 'error_1', 'error_2']
+    >>> mesh.close()
     """
 
     steps = 2
@@ -52,39 +94,80 @@ class Emulator(SupervisedTask):
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Emulator:
-        """The emulator of a config; collective."""
+        """Create the emulator of a config; collective.
+
+        Parameters
+        ----------
+        section : None
+            Not used.
+        parts : Parts
+            Grid, stepper, network, data and the other components of the config.
+
+        Returns
+        -------
+        Emulator
+            The task.
+        """
         stepper = parts.stepper()
         return cls(stepper, parts.network, parts.data, parts.mesh, parts.recipe, parts.inputs)
 
     def validate(self) -> dict[str, Any]:
-        """The normalised squared errors of the network alone after 1 and 2 steps."""
+        """Compute the normalised squared errors of the network alone; collective.
+
+        Returns
+        -------
+        dict
+            `error_1` and `error_2` after 1 and 2 steps, and `error`, which is `error_2`.
+        """
         with self.evaluating():
             errors = self._errors(self.validation, self._scales)
         return {name: float(found.mean()) for name, found in errors.items()}
 
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """The normalised squared errors of the network alone after 1 and 2 steps."""
+        """Compute the normalised squared errors of each trajectory; collective.
+
+        Parameters
+        ----------
+        trajectories : Tensor
+            States of shape `(samples, steps + 1, C, *local_shape)`.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(samples,)` with the same keys as those of `validate`.
+        """
         return self._errors(trajectories, self._scales_of(trajectories))
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
-        """Of the chain's last state against the data's."""
+        """Compute the loss of a batch from the last state of the chain.
+
+        Parameters
+        ----------
+        trajectories : Tensor
+            States of shape `(b, steps + 1, C, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            Sum over samples, channels and this rank's points, of shape `()`.
+        """
         last = self.step(self.network_on(trajectories[:, 0]))
         return self.pointwise_loss(last, trajectories[:, self.steps])
 
     def _errors(
         self, trajectories: Tensor, scales: list[NDArray[np.float64]]
     ) -> dict[str, NDArray[np.float64]]:
-        """The errors of each trajectory, in units of the scales of each step."""
+        """The squared errors of each trajectory, divided by the scale of each step."""
         errors, state = {}, trajectories[:, 0]
         for step, scale in enumerate(scales, start=1):
-            # A replica without samples has nothing to evaluate.
+            # A replica may have no samples.
             state = self.network_on(state) if state.shape[0] else state
             squares = self.squares(state - trajectories[:, step]).sum(axis=1)
             errors[f"error_{step}"] = squares / scale
         return {"error": errors[f"error_{self.steps}"], **errors}
 
     def _scales_of(self, trajectories: Tensor) -> list[NDArray[np.float64]]:
-        """What the errors of each step are measured by: the squares of the state before it."""
+        """The scales of the errors of each step: the squared norms of the previous state."""
         return [self.squares(trajectories[:, step]).sum(axis=1) for step in range(self.steps)]
 
     def _checked_scales(

@@ -1,4 +1,4 @@
-"""The inverse problem: find the parameters of a Poisson source from the solution."""
+"""The inverse problem: find the parameters of the source of a Poisson equation."""
 
 from __future__ import annotations
 
@@ -17,27 +17,50 @@ from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
 
 
 class Inverse:
-    """Find θ in `−u'' = Σ_m θ_m sin(2π m x)` by gradient descent on `‖u(θ) − u_ref‖² / (2 n)`.
+    """Find the parameters of a source term from the solution of a PDE.
 
-    `u(θ)` comes from the solver at its level, `u_ref` from the true θ at convergence. One epoch is
-    one gradient step. The error is `‖θ − θ_true‖ / ‖θ_true‖`.
+    The source in `−u'' = Σ_m θ_m sin(2π m x)` is found by gradient descent on
+    `‖u(θ) − u_ref‖² / (2 n)`, where `u(θ)` is computed at the solver's level and `u_ref` is the
+    converged solution for the true θ. An epoch is one gradient step. The error is
+    `‖θ − θ_true‖ / ‖θ_true‖`.
 
     Parameters
     ----------
-    physics : from a source `(…, *local_shape)` to the solution, such as `Poisson(grid, solver)`,
-        with `grid` and `solver`.
-    exact : the same with a solver of its own, converged.
-    mesh : the ranks, all of which share the grid.
-    reference : the true θ, one number per mode.
-    start : where the search starts.
-    learning_rate : of gradient descent.
+    physics : callable
+        Map from a source of shape `(..., *local_shape)` to the solution, with the attributes
+        `grid` (one-dimensional) and `solver`, e.g. `Poisson(grid, solver)`.
+    exact : callable
+        The same map with a separate, converged solver.
+    mesh : ProcessMesh
+        The ranks, all of which share the grid.
+    reference : sequence of float
+        The true θ, one number per mode.
+    start : sequence of float
+        Initial guess of θ.
+    learning_rate : float
+        Learning rate of gradient descent.
 
     Raises
     ------
-    ValueError
-        For a mesh of several replicas.
+    InputError
+        If the mesh has several replicas.
 
-    Source: paper, section on the Poisson inverse problem.
+    References
+    ----------
+    Progressively Refined Differentiable Physics (PRDP), ICLR 2025, section on the Poisson inverse
+    problem.
+
+    Examples
+    --------
+    >>> from prdp_hpc import Grid, Inverse, Poisson, ProcessMesh, Solver
+    >>> mesh = ProcessMesh.from_world()
+    >>> grid = Grid((32,), comm=mesh.grid_comm)
+    >>> physics, exact = (Poisson(grid, Solver("cg", "jacobi", 1e-10)) for _ in range(2))
+    >>> task = Inverse(physics, exact, mesh, reference=[2.0], start=[5.0], learning_rate=275.0)
+    >>> loss = [task.train_epoch(epoch) for epoch in (1, 2, 3)]
+    >>> loss[0] > loss[1] > loss[2]
+    True
+    >>> mesh.close()
     """
 
     def __init__(
@@ -70,7 +93,20 @@ class Inverse:
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Inverse:
-        """The inverse problem of a config; collective."""
+        """Create the inverse problem of a config; collective.
+
+        Parameters
+        ----------
+        section : None
+            Not used.
+        parts : Parts
+            Grid, stepper, mesh and config.
+
+        Returns
+        -------
+        Inverse
+            The task.
+        """
         config = parts.config
         converged = Solver("cg", "jacobi", Refinement(rtol=1e-13))
         return cls(
@@ -85,7 +121,22 @@ class Inverse:
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
     ) -> float:
-        """One gradient step; the loss before it."""
+        """Perform one gradient step; collective.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 1; not used.
+        earlier : sequence of float, default ()
+            Not used, since an epoch has one step.
+        after_step : callable, optional
+            Not used.
+
+        Returns
+        -------
+        float
+            The loss before the step.
+        """
         with self.stopwatch.part("network"):
             loss, gradient = self._loss_and_gradient()
             with torch.no_grad():
@@ -93,19 +144,29 @@ class Inverse:
         return float(self.mesh.grid_comm.allreduce(loss.item(), op=MPI.SUM))
 
     def gradient(self) -> Tensor:
-        """The gradient of the loss with respect to θ, at θ as it is; collective, equal on all
-        ranks.
+        """Compute the gradient of the loss with respect to θ; collective.
+
+        Returns
+        -------
+        Tensor
+            Gradient of shape `(modes,)`, float64, equal on all ranks.
         """
         return self._loss_and_gradient()[1]
 
     def validate(self) -> dict[str, Any]:
-        """The relative error of θ."""
+        """Compute the relative error of θ.
+
+        Returns
+        -------
+        dict
+            `error`, and θ as `parameters`.
+        """
         theta = self._theta.detach()
         error = torch.linalg.vector_norm(theta - self._true) / torch.linalg.vector_norm(self._true)
         return {"error": error.item(), "parameters": theta.tolist()}
 
     def state_dict(self) -> dict[str, Any]:
-        """θ."""
+        """Return θ."""
         return {"theta": self._theta.detach().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,10 +175,10 @@ class Inverse:
             self._theta.copy_(state["theta"])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since no file is open."""
 
     def _loss_and_gradient(self) -> tuple[Tensor, Tensor]:
-        """This rank's part of the loss, and the gradient of the whole loss."""
+        """Compute this rank's part of the loss, and the gradient of the whole loss."""
         source = self._source(self._grid.replicated(self._theta))
         error = self.stopwatch.physics(self._physics, source) - self._reference
         loss = error.square().sum() / (2 * self._grid.size)

@@ -1,4 +1,4 @@
-"""How a network is trained: optimiser, learning rate, loss, batch, precision."""
+"""Settings of network training: optimiser, learning rate, loss, batch size and precision."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ PRECISIONS = ("float32", "float64", "bfloat16")
 def adam(parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """Adam with torch's defaults.
 
-    Fused: a step in many small kernels costs a small network more than forward and backward.
+    The fused version is used, because for a small network a step in many small kernels takes longer
+    than its forward and backward pass.
     """
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def exponential(decay: float = 1.0, decay_steps: int = 100) -> Callable[[int], float]:
-    """The learning rate after a number of steps, as a multiple of the first one:
+    """The learning rate after a number of steps relative to the initial one,
     `decay^(step / decay_steps)`.
     """
     return lambda step: decay ** (step / decay_steps)
 
 
 def cosine(decay: float = 1.0, decay_steps: int = 100) -> Callable[[int], float]:
-    """`decay + (1 − decay) (1 + cos(π step / decay_steps)) / 2` until `decay_steps`, then
-    `decay`.
+    """The learning rate after a number of steps relative to the initial one,
+    `decay + (1 − decay) (1 + cos(π step / decay_steps)) / 2` until `decay_steps`, then `decay`.
     """
     return lambda step: (
         decay + (1.0 - decay) * (1.0 + math.cos(math.pi * min(step / decay_steps, 1.0))) / 2.0
@@ -39,32 +40,49 @@ def cosine(decay: float = 1.0, decay_steps: int = 100) -> Callable[[int], float]
 
 
 def squared() -> Callable[[Tensor, Tensor], Tensor]:
-    """`(prediction − target)²`, entry by entry."""
+    """The squared error of each entry, `(prediction − target)²`."""
     return lambda prediction, target: (prediction - target).square()
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the network of a supervised task is trained.
+    """Settings of the training of a network.
 
-    Attributes
+    A `SupervisedTask` reads its optimiser, learning rate, loss, batch size and precision from it.
+
+    Parameters
     ----------
-    batch_size : samples per step, of all replicas together.
-    learning_rate : of the first step.
-    optimizer : `optimizer(parameters, lr=learning_rate)`, e.g. `torch.optim.SGD`; default: fused
-        Adam.
-    rate : the learning rate after `n` steps is `rate(n) · learning_rate`; default: constant.
-    loss : `loss(prediction, target)`, both `(b, C, *local_shape)`, gives the loss of each entry in
-        that shape, e.g. `torch.nn.HuberLoss(reduction="none")`; the mean over the batch, the
-        channels and the whole grid is minimised. Default: the square of the difference.
-    precision : of the network and its fields: "float32" (default), "float64", or "bfloat16", in
-        which the layers run while parameters, fields and losses stay in float32.
-    seed : of the order of samples.
+    batch_size : int, default 25
+        Samples per step of the optimiser, of all replicas together.
+    learning_rate : float, default 1e-3
+        Initial learning rate.
+    optimizer : callable, optional
+        The optimiser is created by `optimizer(parameters, lr=learning_rate)`, e.g.
+        `torch.optim.SGD`. Default: fused Adam.
+    rate : callable, optional
+        The learning rate after `n` steps is `rate(n) · learning_rate`. Default: constant.
+    loss : callable, optional
+        `loss(prediction, target)` with two tensors of shape `(b, C, *local_shape)` returns the loss
+        of each entry in that shape, e.g. `torch.nn.HuberLoss(reduction="none")`. The mean over the
+        batch, the channels and the whole grid is minimised. Default: the squared error.
+    precision : {"float32", "float64", "bfloat16"}, default "float32"
+        Floating-point type of the network and its fields. With "bfloat16" only the layers use it;
+        parameters, fields and losses are float32.
+    seed : int, default 1
+        Random seed of the order of samples.
 
     Raises
     ------
-    ValueError
+    InputError
         For an unknown precision.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Recipe
+    >>> recipe = Recipe(batch_size=8, optimizer=torch.optim.SGD, rate=lambda step: 0.99**step)
+    >>> recipe.dtype, recipe.learning_rate
+    (torch.float32, 0.001)
     """
 
     batch_size: int = 25
@@ -83,11 +101,11 @@ class Recipe:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters, fields and losses."""
+        """Floating-point type of parameters, fields and losses."""
         dtype: torch.dtype = getattr(torch, "float32" if self.autocast else self.precision)
         return dtype
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """In which the layers run, where it is another one."""
+        """Floating-point type of the layers if it differs from `dtype`, or None."""
         return torch.bfloat16 if self.precision == "bfloat16" else None

@@ -1,4 +1,4 @@
-"""What all tasks that learn from trajectories share."""
+"""The base of all tasks that train a network on trajectories."""
 
 from __future__ import annotations
 
@@ -24,34 +24,80 @@ from prdp_hpc.tasks.task import AfterStep, Stopwatch
 from prdp_hpc.tasks.trained_network import TrainedNetwork
 
 SMALL = 10_000_000
-"""Products of a network's forward pass over a batch, below which one thread is fastest."""
+"""Multiplications in the forward pass of a batch below which one thread is fastest."""
 PARTS = 4
-"""Of a batch, from which the variance of its gradient is estimated."""
+"""Number of parts of a batch from which the variance of its gradient is estimated."""
 
 
 class SupervisedTask(TrainedNetwork, ABC):
-    """A network trained on mini-batches of trajectories, through a physics step at the solver's
-    level.
+    """Base of tasks that train a network on trajectories through a time step of a PDE.
 
-    The fields are divided among the grid ranks of a replica, each batch among the replicas
-    (`DataParallel`). A task of one's own is a subclass with `local_loss` and `validate`; it calls
-    `network_on(state)` and `step(state)`, and has the samples of the validation group in
-    `validation`, `(samples, steps + 1, C, *local_shape)`.
+    The fields are distributed over the grid ranks of a replica, each batch over the replicas
+    (`DataParallel`). A user-defined task is a subclass with the methods `local_loss` and
+    `validate`, which call `network_on(state)` and `step(state)`.
 
     Parameters
     ----------
-    stepper : the PDE; its `grid` and its `solver` are the task's.
-    network : on whole fields, or on parts, see `Network`. It is moved to the mesh's device.
-    data : the trajectories, see `TrajectoryDataset`. Without the group "train" the task can only
+    stepper : Stepper
+        Time step of the PDE. The task uses its `grid` and its `solver`.
+    network : torch.nn.Module
+        Network on whole fields or on parts, see `Network`. It is moved to the mesh's device.
+    data : TrajectoryDataset
+        Trajectories of the groups "train" and "validation". Without "train" the task can only
         validate.
-    mesh : the ranks.
-    recipe : optimiser, learning rate, loss, batch size, precision.
-    inputs : fields `(E, *local_shape)` that the network gets beside each state, after its channels:
-        coordinates, coefficients, a forcing. Default: none.
+    mesh : ProcessMesh
+        The ranks: replicas × grid ranks.
+    recipe : Recipe, optional
+        Optimiser, learning rate, loss, batch size and precision. Default: `Recipe()`.
+    inputs : Tensor, optional
+        Further input fields of the network of shape `(E, *local_shape)`, e.g. coordinates,
+        coefficients or a forcing, after the channels of the state. Default: none.
 
     Attributes
     ----------
-    steps : steps that trajectories must have.
+    steps : int
+        Number of time steps that trajectories must have.
+    validation : Tensor
+        Validation samples of shape `(samples, steps + 1, C, *local_shape)`.
+    channels : tuple of str
+        Names of the channels.
+
+    Raises
+    ------
+    DataError
+        If trajectories have too few steps, other channels than the PDE, or numbers that are not
+        finite.
+    InputError
+        If the network returns another number of channels.
+
+    Examples
+    --------
+    A task that trains the network on one time step of the data, followed by one of the PDE:
+
+    >>> import numpy
+    >>> from prdp_hpc import Grid, Heat, MLP, ProcessMesh, Solver, SupervisedTask, TrajectoryFile
+    >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
+    >>> class Mixed(SupervisedTask):
+    ...     steps = 2
+    ...
+    ...     def local_loss(self, trajectories):
+    ...         last = self.step(self.network_on(trajectories[:, 0]))
+    ...         return self.pointwise_loss(last, trajectories[:, 2])
+    ...
+    ...     def validate(self):
+    ...         with self.evaluating():
+    ...             error = self.network_on(self.validation[:, 0]) - self.validation[:, 1]
+    ...         return {"error": float(self.squares(error).mean())}
+    >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
+    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
+    >>> write_trajectories("ones.h5", groups, about)
+    >>> mesh = ProcessMesh.from_world()
+    >>> heat = Heat(Grid((16,), comm=mesh.grid_comm), 0.1, 0.01, Solver("cg", "jacobi", 2))
+    >>> task = Mixed(heat, MLP(16, 16, (8,)), TrajectoryFile("ones.h5"), mesh)
+    >>> loss = task.train_epoch(1)
+    >>> list(task.validate())
+    ['error']
+    >>> mesh.close()
     """
 
     steps = 1
@@ -72,7 +118,7 @@ class SupervisedTask(TrainedNetwork, ABC):
         call_together(mesh.world, lambda: self._check(data))
         train = self._read(data, "train") if data.count("train") else None
         self.validation = self._read(data, "validation")
-        # Read now: what is wrong with it must not be found at the end of a long run.
+        # Read now, so that errors in it are not found only at the end of a long run.
         has_test = train is not None and TEST in getattr(data, "groups", ())
         self._test = self._read(data, TEST) if has_test else None
         self._all_validation = self.validation
@@ -82,33 +128,64 @@ class SupervisedTask(TrainedNetwork, ABC):
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
-        raise_together(mesh.world, self._wrong_output())
+        raise_together(mesh.world, self._output_error())
         count, extra = self.validation.shape[2], 0 if inputs is None else inputs.shape[0]
         self._parallel.settle(self._with_inputs(self.validation[:1, 0]))
         self._prepare_training([count + extra, count], self._train.shape[0], recipe)
 
     @abstractmethod
     def validate(self) -> dict[str, Any]:
-        """The validation error as `error`, and what else belongs in the metrics; collective."""
+        """Compute the validation error; collective.
+
+        Returns
+        -------
+        dict
+            The validation error as `error`, and further entries of the metrics.
+        """
 
     @abstractmethod
     def local_loss(self, trajectories: Tensor) -> Tensor:
-        """The loss of a batch `(b, steps + 1, C, *local_shape)`, summed over its samples, its
-        channels and this rank's points; b may be 0.
+        """Compute the loss of a batch on this rank; collective.
+
+        Parameters
+        ----------
+        trajectories : Tensor
+            States of shape `(b, steps + 1, C, *local_shape)`; b may be 0.
+
+        Returns
+        -------
+        Tensor
+            Sum over samples, channels and this rank's points, of shape `()`.
         """
 
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """The errors of each trajectory by name, each `(samples,)`; `error` is the coordinator's.
+        """Compute the errors of each trajectory; collective, optional.
 
-        Without gradients, the network in evaluation mode; collective. A task of one's own that has
-        it is evaluated at the end of a run, see `test`.
+        It is called without gradients and with the network in evaluation mode. A user-defined task
+        with this method is evaluated at the end of a run, see `test`.
+
+        Parameters
+        ----------
+        trajectories : Tensor
+            States of shape `(samples, steps + 1, C, *local_shape)`.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(samples,)` by name, with the error for the schedule as `error`.
         """
         raise NotImplementedError
 
     def test(self) -> dict[str, Any] | None:
-        """The errors of the group "test", or of "validation" where the data have no test group:
-        `group`, and `samples`: by name a list with one error a sample. None for a task without
-        `sample_errors`. Collective, equal on all ranks.
+        """Compute the errors of each sample of the group "test"; collective, equal on all ranks.
+
+        If the data have no group "test", those of "validation" are computed.
+
+        Returns
+        -------
+        dict or None
+            The name of the group as `group`, and `samples`: lists with one error per sample, by
+            name. None for a task without `sample_errors`.
         """
         if type(self).sample_errors is SupervisedTask.sample_errors:
             return None
@@ -122,31 +199,69 @@ class SupervisedTask(TrainedNetwork, ABC):
         return self.mesh.world.bcast({"group": group, "samples": samples})  # type: ignore[no-any-return]
 
     def network_on(self, state: Tensor) -> Tensor:
-        """This rank's part of what the network makes of states `(b, C, *local_shape)`;
-        collective.
+        """Apply the network to states; collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            This rank's part of the output, of shape `(b, C, *local_shape)`.
         """
         output: Tensor = self._parallel(self._with_inputs(state))
         return output
 
     def step(self, state: Tensor) -> Tensor:
-        """A step of physics at the solver's level; collective."""
-        # A replica without samples has nothing to solve.
+        """Compute a time step of the PDE at the solver's level; collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            The next states, of the same shape.
+        """
+        # A replica may have no samples.
         return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
 
     def pointwise_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The recipe's loss of a batch, summed over its entries on this rank."""
+        """Compute the recipe's loss of a batch, summed over the entries on this rank.
+
+        Parameters
+        ----------
+        prediction : Tensor
+            Predicted states, of shape `(b, C, *local_shape)`.
+        target : Tensor
+            States of the data, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            The sum, of shape `()`.
+
+        Raises
+        ------
+        InputError
+            If the loss does not have the shape of the prediction.
+        """
         loss = self.recipe.loss(prediction, target)
         if loss.shape != prediction.shape:
             raise InputError(
                 f"training.loss: must return the loss of each entry in the shape "
-                f"{tuple(prediction.shape)} of the prediction, not {tuple(loss.shape)}; of torch's "
-                'losses, give reduction="none"'
+                f"{tuple(prediction.shape)} of the prediction, not {tuple(loss.shape)}; for losses "
+                'of torch, give reduction="none"'
             )
         return loss.sum()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Without gradients, and with the network in evaluation mode."""
+        """Return a context without gradients, with the network in evaluation mode."""
         training = self.network.training
         self.network.eval()
         try:
@@ -158,7 +273,22 @@ class SupervisedTask(TrainedNetwork, ABC):
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
     ) -> float:
-        """One pass over the training samples; the mean of the batches' losses."""
+        """Train for one pass over the training samples; collective.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 1, which determines the order of the samples.
+        earlier : sequence of float, default ()
+            Losses of the steps of this epoch that were already done before a restart.
+        after_step : callable, optional
+            Called after each step but the last one, see `Task.train_epoch`.
+
+        Returns
+        -------
+        float
+            Mean of the losses of the batches.
+        """
         parts: list[Tensor] = []
         batches = self._sampler.batches(epoch)[len(earlier) :]
         with self.stopwatch.part("network"):
@@ -169,26 +299,41 @@ class SupervisedTask(TrainedNetwork, ABC):
         return float(np.mean([*earlier, *self._whole_losses(parts)]))
 
     def _whole_losses(self, parts: list[Tensor]) -> list[float]:
-        """The batches' losses from this rank's parts of them; collective."""
+        """Sum the parts of the batch losses over the ranks; collective."""
         total = torch.stack(parts).cpu().to(torch.float64).numpy().copy()
         self.mesh.world.Allreduce(MPI.IN_PLACE, total)
         whole: list[float] = (total / self._parallel.loss_weight).tolist()
         return whole
 
     def gradient(self) -> Tensor:
-        """The gradient of the first batch's loss for all parameters, as one vector; collective,
-        equal on all ranks.
+        """Compute the gradient of the first batch's loss; collective, equal on all ranks.
+
+        Returns
+        -------
+        Tensor
+            Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
         """
         with self._unchanged():
             return self._gradient_of(self._sampler.batches(1)[0])
 
     def sampled_gradient(self, draw: int) -> tuple[Tensor, float]:
-        """The gradient of a training batch, number `draw` of a stream of its own, and the variance
-        of a mini-batch gradient, summed over its entries; collective, equal on all ranks.
+        """Compute the gradient of a random training batch; collective, equal on all ranks.
 
-        The batch is divided into up to 4 parts of one size, whatever the number of replicas, and
-        the variance is estimated from those of the parts' gradients. It is 0 where there is one
-        sample only.
+        The batch is divided into up to 4 parts of equal size, independent of the number of
+        replicas, and the variance is estimated from the gradients of the parts. It is 0 if there is
+        only one sample.
+
+        Parameters
+        ----------
+        draw : int
+            Number that determines the batch, together with the seed of the recipe.
+
+        Returns
+        -------
+        gradient : Tensor
+            Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
+        variance : float
+            Variance of a mini-batch gradient, summed over its entries.
         """
         parts = self._sampler.parts(draw, PARTS)
         squares = 0.0
@@ -206,10 +351,21 @@ class SupervisedTask(TrainedNetwork, ABC):
         return mean, of_a_part * len(parts[0]) / self.recipe.batch_size
 
     def close(self) -> None:
-        """Nothing stays open: the samples are in memory."""
+        """Do nothing, since the samples are in memory and no file is open."""
 
     def squares(self, fields: Tensor) -> NDArray[np.float64]:
-        """The sum of squares over the whole grid, `(B, C)`; collective."""
+        """Compute the sum of squares over the whole grid; collective.
+
+        Parameters
+        ----------
+        fields : Tensor
+            This rank's part of the fields, of shape `(B, C, *local_shape)`.
+
+        Returns
+        -------
+        numpy array
+            Sums of shape `(B, C)`, float64.
+        """
         sums: NDArray[np.float64] = (
             fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
         )
@@ -223,7 +379,7 @@ class SupervisedTask(TrainedNetwork, ABC):
         return loss
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
-        """Put the gradient of a batch's loss into the parameters; this rank's part of the loss."""
+        """Set the gradients of the parameters for a batch; return this rank's part of the loss."""
         with self.stopwatch.part("data"):
             mine = torch.as_tensor(
                 share(batch, self.mesh.replica, self.mesh.replicas), dtype=torch.long
@@ -242,7 +398,7 @@ class SupervisedTask(TrainedNetwork, ABC):
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Leave no gradients behind, and the network's buffers as they were."""
+        """Remove the gradients and restore the buffers of the network afterwards."""
         buffers = [buffer.clone() for buffer in self.network.buffers()]
         try:
             yield
@@ -260,12 +416,12 @@ class SupervisedTask(TrainedNetwork, ABC):
     def _check(self, data: TrajectoryDataset) -> None:
         if data.steps < self.steps:
             raise DataError(
-                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), {self.steps} "
-                "are needed"
+                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), but the task "
+                f"needs {self.steps}: give another data file"
             )
 
-    def _wrong_output(self) -> InputError | None:
-        """What is wrong with the shape of the network's output; collective."""
+    def _output_error(self) -> InputError | None:
+        """The error for a wrong shape of the network's output, or None; collective."""
         state = self.validation[:1, 0]
         with self.evaluating():
             found = self.network_on(state)
@@ -273,30 +429,30 @@ class SupervisedTask(TrainedNetwork, ABC):
             return None
         return InputError(
             f"the network maps {self._with_inputs(state).shape[1]} channels of this rank's part "
-            f"{tuple(state.shape[2:])} to a tensor of shape {tuple(found.shape[1:])}, the task "
-            f"needs {tuple(state.shape[1:])}: as many channels as the state has"
+            f"{tuple(state.shape[2:])} to a tensor of shape {tuple(found.shape[1:])}, but the task "
+            f"needs {tuple(state.shape[1:])}: the number of channels of the state"
         )
 
     def _read(self, data: TrajectoryDataset, group: str) -> Tensor:
-        """This rank's part of all trajectories of a group, `(samples, steps + 1, C,
-        *local_shape)`.
+        """Read this rank's part of all trajectories of a group, `(samples, steps + 1, C,
+        *local_shape)`; collective.
         """
 
         def read() -> Tensor:
             found = data.read(group, range(data.count(group)), self.grid.local_slices)
             array = torch.from_numpy(np.ascontiguousarray(found))
-            wrong = _wrong_read(array, data, group, self.grid.local_shape, self.stepper)
-            if wrong is not None:
-                raise wrong
+            error = _read_error(array, data, group, self.grid.local_shape, self.stepper)
+            if error is not None:
+                raise error
             return array
 
-        # A number that is not finite may lie in one rank's part only.
+        # Only one rank's part may contain a number that is not finite.
         return call_together(self.mesh.world, read).to(self.mesh.device, self._dtype)
 
 
 def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
-    """The stepper's own names; numbered where it takes any number of channels and has more than
-    one.
+    """The channel names of the stepper; numbered if it supports any number of channels and the data
+    have several.
     """
     names = tuple(stepper.channels)
     if len(names) == count:
@@ -304,13 +460,14 @@ def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
     return tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
 
 
-def _wrong_read(
+def _read_error(
     array: Tensor,
     data: TrajectoryDataset,
     group: str,
     local_shape: tuple[int, ...],
     stepper: Stepper,
 ) -> DataError | None:
+    """The error for an array that is not as the task needs it, or None."""
     wanted = (data.count(group), data.steps + 1)
     if tuple(array.shape[:2]) != wanted or tuple(array.shape[3:]) != local_shape:
         return DataError(
@@ -321,21 +478,21 @@ def _wrong_read(
     if count != len(names) and not getattr(stepper, "channelwise", False):
         kind = type(stepper).__name__
         return DataError(
-            f"{dataset_name(data)}: its trajectories have {count} channel(s), {kind} on this grid "
-            f"has {len(names)}: {', '.join(names)}"
+            f"{dataset_name(data)}: its trajectories have {count} channel(s), but {kind} on this "
+            f"grid has {len(names)}: {', '.join(names)}"
         )
     if not bool(array.isfinite().all()):
-        return DataError(f"{dataset_name(data)}: {group} holds NaN or infinity")
+        return DataError(f"{dataset_name(data)}: {group} contains NaN or infinity")
     return None
 
 
 def dataset_name(data: TrajectoryDataset) -> str:
-    """What messages call a data set: its path, or its class."""
+    """The name of a data set in messages: its path, or its class."""
     return str(getattr(data, "path", type(data).__name__))
 
 
 def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:
-    """One thread for a small network: waking more costs more than they bring."""
+    """Use one thread for a small network, for which several threads are slower."""
     weights = (parameter for parameter in network.parameters() if parameter.dim() > 1)
     products = batch_size * sum(w.numel() * (points if w.dim() > 2 else 1) for w in weights)
     if products < SMALL and "OMP_NUM_THREADS" not in os.environ:

@@ -1,4 +1,4 @@
-"""What a trainer needs of a task, and what a task of a config is made of."""
+"""The interface of a task, and the components from which a config creates it."""
 
 from __future__ import annotations
 
@@ -20,25 +20,74 @@ AfterStep = Callable[[Callable[[], list[float]]], None]
 
 
 class Task(Protocol):
-    """Something that is trained epoch by epoch through one solver.
+    """Interface of a task: a loss that is minimised epoch by epoch through one solver.
 
-    A task that learns from trajectories is a short subclass of `SupervisedTask`; anything else has
-    these attributes and methods. In a config it is named by `task: file.py:Name` and made by its
-    class method `from_config(section, parts)`, see `Parts`; `section` are the keys of
-    `task: {kind: file.py:Name, key: value}`, validated by its pydantic model `Config` where it has
-    one. Trajectories have at least its attribute `steps` steps.
+    A task that trains a network on trajectories is a short subclass of `SupervisedTask`; other
+    tasks have these attributes and methods. A config names a user-defined task by
+    `task: file.py:Name`, and its class method `from_config(section, parts)` creates it, see
+    `Parts`; `section` has the keys of `task: {kind: file.py:Name, key: value}`, validated by the
+    pydantic model `Config` of the class if it has one. Trajectories must have at least as many
+    steps as its attribute `steps`.
 
     `gradient` is needed by `prdp-hpc gradients` and by schedules that measure gradients. A task
-    whose loss has samples may also have `sampled_gradient(draw)`: the gradient of a random batch,
-    the same for the same integer `draw`, and `Var(g)/|B|`, the variance of such gradients summed
-    over their entries; without it the loss counts as one without noise. A task whose validation
-    errors are those of single samples may have `test()`, see `SupervisedTask.test`.
+    whose loss has samples may also have `sampled_gradient(draw)`, which returns the gradient of a
+    random batch, equal for equal integers `draw`, and `Var(g)/|B|`, the variance of such gradients
+    summed over their entries. Without it the loss is assumed to have no noise. A task with
+    validation errors of single samples may have `test()`, see `SupervisedTask.test`.
 
     Attributes
     ----------
-    mesh : the ranks.
-    solver : the coordinator refines it.
-    stopwatch : `Stopwatch(solver)`; a task counts what it does in its parts.
+    mesh : ProcessMesh
+        The ranks.
+    solver : Solver or NonlinearSolver
+        The solver that the schedule refines.
+    stopwatch : Stopwatch
+        `Stopwatch(solver)`, with which the task measures its parts.
+
+    Examples
+    --------
+    A task with one parameter and one linear solve per epoch:
+
+    >>> import torch
+    >>> from prdp_hpc import ProcessMesh, Solver, SparseOperator, solve
+    >>> from prdp_hpc.tasks.task import Stopwatch
+    >>> class Scale:
+    ...     def __init__(self, mesh):
+    ...         self.mesh, self.solver = mesh, Solver("cg", "jacobi")
+    ...         self.stopwatch = Stopwatch(self.solver)
+    ...         self._operator = SparseOperator([0, 1], [0, 1], (2, 2), symmetric=True)
+    ...         self._theta = torch.ones((), dtype=torch.float64, requires_grad=True)
+    ...
+    ...     def _loss(self):
+    ...         values, b = torch.tensor([2.0, 4.0]).double(), self._theta.expand(2)
+    ...         return (solve(self._operator, values, b, self.solver) - 1.0).square().sum()
+    ...
+    ...     def train_epoch(self, epoch, earlier=(), after_step=None):
+    ...         with self.stopwatch.part("network"):
+    ...             loss = self._loss()
+    ...             (gradient,) = torch.autograd.grad(loss, self._theta)
+    ...             self._theta.data -= 0.5 * gradient
+    ...         return loss.item()
+    ...
+    ...     def validate(self):
+    ...         return {"error": self._loss().item()}
+    ...
+    ...     def gradient(self):
+    ...         return torch.autograd.grad(self._loss(), self._theta)[0].reshape(1)
+    ...
+    ...     def state_dict(self):
+    ...         return {"theta": self._theta.detach().clone()}
+    ...
+    ...     def load_state_dict(self, state):
+    ...         self._theta.data.copy_(state["theta"])
+    ...
+    ...     def close(self):
+    ...         pass
+    >>> mesh = ProcessMesh.from_world()
+    >>> task = Scale(mesh)
+    >>> task.train_epoch(1) > task.train_epoch(2)
+    True
+    >>> mesh.close()
     """
 
     mesh: ProcessMesh
@@ -46,34 +95,56 @@ class Task(Protocol):
 
     @property
     def solver(self) -> Solver | NonlinearSolver:
-        """Whose level the coordinator changes."""
+        """The solver whose level the schedule chooses."""
         ...
 
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
     ) -> float:
-        """Train one epoch (counted from 1) and return its mean loss; collective.
+        """Train one epoch; collective.
 
-        `earlier`: the losses of the steps that were done before; the epoch goes on after them.
-        `after_step` is called after each step but the last one, with a function that gives the
-        losses so far (collective); it may end the epoch by raising.
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 1.
+        earlier : sequence of float, default ()
+            Losses of the steps of this epoch that were already done before a restart; the epoch
+            continues after them.
+        after_step : callable, optional
+            Called after each step but the last one, with a function that returns the losses so far
+            (collective). It may end the epoch by an exception.
+
+        Returns
+        -------
+        float
+            Mean loss of the epoch.
         """
         ...
 
     def validate(self) -> dict[str, Any]:
-        """The validation error as `error`, and whatever else belongs in the metrics; collective,
-        equal on all ranks.
+        """Compute the validation error; collective, equal on all ranks.
+
+        Returns
+        -------
+        dict
+            The validation error as `error`, and further entries of the metrics.
         """
         ...
 
     def gradient(self) -> Tensor:
-        """The gradient of the loss at the solver's level, as one vector; nothing is changed;
-        collective, equal on all ranks.
+        """Compute the gradient of the loss at the solver's level; collective, equal on all ranks.
+
+        The state of the task is not changed.
+
+        Returns
+        -------
+        Tensor
+            Gradient of shape `(parameters,)`.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that training changes, whole on rank 0; collective."""
+        """Return everything that training changes, complete on rank 0; collective."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -81,18 +152,18 @@ class Task(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close open files."""
         ...
 
 
 class Parts(Protocol):
-    """What a task of a config is made of; each part is made when it is first asked for, on all
-    ranks together.
+    """The components from which a config creates a task. Each component is created at its first
+    use, which is collective.
     """
 
     @property
     def config(self) -> Any:
-        """The whole config, validated."""
+        """The complete, validated config."""
         ...
 
     @property
@@ -102,49 +173,49 @@ class Parts(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """Of the section `grid`."""
+        """The grid of the section `grid`."""
         ...
 
     @property
     def solver(self) -> Solver:
-        """Of the section `solver`, without a level; the coordinator refines it."""
+        """The solver of the section `solver`, without a level, since the schedule chooses it."""
         ...
 
     def stepper(self, solver: Solver | None = None) -> Any:
-        """Of the section `physics`, with `solver` or another one."""
+        """The PDE of the section `physics`, with this config's solver or the given one."""
         ...
 
     @property
     def data(self) -> TrajectoryDataset:
-        """Of the section `data`, generated first where it names no file."""
+        """The data set of the section `data`, which is generated if the section names no file."""
         ...
 
     @property
     def network(self) -> nn.Module:
-        """Of the section `network`, for the data's channels."""
+        """The network of the section `network`, for the channels of the data."""
         ...
 
     @property
     def inputs(self) -> Tensor | None:
-        """The network's other inputs, of `network_inputs`."""
+        """The further input fields of the network, from `network_inputs`."""
         ...
 
     @property
     def recipe(self) -> Recipe:
-        """Of the section `training`."""
+        """The training settings of the section `training`."""
         ...
 
 
 class Stopwatch:
-    """Wall-clock seconds of training outside the solver, on the solver's timer: what a physics step
-    takes inside a part is counted by the solver's report instead.
+    """Wall-clock seconds of training outside the solver, measured by the solver's timer. The time
+    of a PDE's step within a part is in the report of the solver instead.
 
     Attributes
     ----------
-    network_seconds : of networks, losses and the optimiser, forward and backward, with the
+    network_seconds : forward and backward passes of networks, losses, the optimiser, and the
         all-reduce of gradients.
-    data_seconds : of choosing a batch.
-    validation_seconds : of validation, with solves by a solver of its own.
+    data_seconds : selection of batches.
+    validation_seconds : validation, including its solves with a separate solver.
     """
 
     def __init__(
@@ -156,13 +227,11 @@ class Stopwatch:
             self._report.timer.synchronise = partial(torch.cuda.synchronize, device)
 
     def part(self, name: str) -> AbstractContextManager[None]:
-        """Count a block as "network", "data" or "validation"."""
+        """Return a context whose time belongs to "network", "data" or "validation"."""
         return self._report.timer.part(self, name)
 
     def physics(self, step: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
-        """`step(state)`; what the solver's report does not count of it, forward and backward, is
-        assembly.
-        """
+        """Return `step(state)`; its time outside of solves, forward and backward, is assembly."""
         records = torch.is_grad_enabled() and state.requires_grad
         with self._report.part("forward", "assembly"):
             if not records:
@@ -177,10 +246,10 @@ def _mark(x: Tensor, report: SolveReport, begins: bool) -> Tensor:
 
 
 class _Mark(torch.autograd.Function):
-    """The identity; its backward pass begins, or ends, the assembly part of adjoint solves.
+    """The identity. Its backward pass starts or stops the assembly part of adjoint solves.
 
-    Autograd goes through what is between two marks in one go: it takes the functions that were
-    called last first.
+    Autograd runs the functions between two marks without interruption, since it always continues
+    with the function that was called last.
     """
 
     @staticmethod

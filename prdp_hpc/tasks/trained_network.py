@@ -1,4 +1,4 @@
-"""What the training of a network changes, and how it goes into a checkpoint."""
+"""The training state of a network, as it is stored in checkpoints."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from prdp_hpc.tasks.recipe import Recipe
 
 
 class TrainedNetwork:
-    """Base of tasks that train `network` batch by batch."""
+    """Base of tasks that train `network` on mini-batches."""
 
     network: nn.Module
 
     def _prepare_training(self, channels: list[int], samples: int, recipe: Recipe) -> None:
-        """Make optimiser, learning rate and sampler once the network is where it is trained.
+        """Create optimiser, learning-rate schedule and sampler. The network must be on its device.
 
-        `channels`: how many go into the network and come out; `samples`: in the training group.
+        `channels`: numbers of input and output channels; `samples`: size of the training group.
         """
         self._network_channels = channels
         self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
@@ -27,7 +27,7 @@ class TrainedNetwork:
         self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """Network with its channels in and out, optimiser, learning rate and sampler."""
+        """Return the state of network, optimiser, learning rate and sampler."""
         return {
             "network": self.network.state_dict(),
             "channels": self._network_channels,
@@ -44,7 +44,7 @@ class TrainedNetwork:
         self._sampler.load_state_dict(state["sampler"])
 
     def load_network(self, parameters: dict[str, Tensor]) -> None:
-        """The network's part of `state_dict()` alone, to validate it."""
+        """Load the parameters of the network only, e.g. to validate it."""
         self.network.load_state_dict(parameters)
 
     def _parameter_gradient(self) -> Tensor:

@@ -137,7 +137,7 @@ def test_data_of_another_time_step(config, tmp_path, capsys):
     capsys.readouterr()
     message = fails(capsys, "run", config, f"data.file={tmp_path / 'a.h5'}", "physics.dt=0.125")
     assert re.search(
-        r"a\.h5: was made with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message
+        r"a\.h5: was generated with dt = .*, but physics\.dt is 0\.125: give physics\.dt=", message
     )
 
 

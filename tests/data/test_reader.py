@@ -99,7 +99,7 @@ WRONG = {
         lambda f: f.create_dataset("train/trajectories", data=fields()),
         "validation/trajectories is missing",
     ),
-    "nothing": (lambda f: None, "train/trajectories is missing.*the file holds: nothing"),
+    "nothing": (lambda f: None, "train/trajectories is missing.*the file contains: nothing"),
     "another name": (
         lambda f: f.create_dataset("training/u", data=fields()),
         "train/trajectories is missing.*training/u",
@@ -182,7 +182,7 @@ def test_numbers_that_are_not_finite_are_found_where_they_are(bad, tmp_path):
     data = TrajectoryFile(store(tmp_path / "a.h5", array), SHAPE)
     with pytest.raises(
         DataError,
-        match=r"a.h5: train/trajectories holds NaN or infinity, first in sample 2, step 1",
+        match=r"a.h5: train/trajectories contains NaN or infinity, first in sample 2, step 1",
     ):
         data.read("train")
     data.read("train", part=(slice(0, 3), slice(0, 5)))
@@ -196,10 +196,10 @@ def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
     check_numbers(data, {"dt": 0.5, "viscosity": 3.0, "unheard_of": 1.0}, "a.h5")
     with pytest.raises(
         DataError,
-        match=r"a.h5: was made with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5,",
+        match=r"a.h5: was generated with dt = 0.5, but physics.dt is 0.25: give physics.dt=0.5,",
     ):
         check_numbers(data, {"dt": 0.25}, "a.h5")
-    with pytest.raises(DataError, match=r"made with nu = 3, but physics.viscosity is 1"):
+    with pytest.raises(DataError, match=r"generated with nu = 3, but physics.viscosity is 1"):
         check_numbers(data, {"viscosity": 1.0}, "a.h5")
     plain = TrajectoryFile(store(tmp_path / "b.h5", fields()), SHAPE)
     check_numbers(plain, {"dt": 0.25}, "b.h5")

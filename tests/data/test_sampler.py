@@ -50,7 +50,9 @@ def test_shares_are_even_and_make_up_the_batch(batch, replicas):
 def test_state():
     sampler = EpochSampler(20, 5, 3)
     EpochSampler(20, 5, 3).load_state_dict(sampler.state_dict())
-    with pytest.raises(ValueError, match=r"batches come from .*20.*21.*resume with the same data"):
+    with pytest.raises(
+        ValueError, match=r"batches of the checkpoint are from .*20.*21.*resume with the same data"
+    ):
         EpochSampler(21, 5, 3).load_state_dict(sampler.state_dict())
 
 

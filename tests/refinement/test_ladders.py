@@ -72,13 +72,13 @@ def test_explicit_levels_are_what_was_given(levels):
             r"stop \(0.2\) must not be above its start \(0.1\)",
         ),
         (lambda: ExplicitLadder([]), "at least one level"),
-        (lambda: ExplicitLadder([3, 3]), "iterations must rise"),
-        (lambda: ExplicitLadder([0.1, 0.2]), "tolerances must fall"),
+        (lambda: ExplicitLadder([3, 3]), "iterations must increase"),
+        (lambda: ExplicitLadder([0.1, 0.2]), "tolerances must decrease"),
         (lambda: ExplicitLadder([1, 0.1]), "not a mixture"),
         (lambda: ExplicitLadder([1, 2.0]), "between 0 and 1, not 2.0"),
         (lambda: IterationLadder().level(-1), "rungs count from 0"),
-        (lambda: check_level(True), "integer of iterations or a tolerance"),
-        (lambda: check_level("3"), "integer of iterations or a tolerance"),
+        (lambda: check_level(True), "must be an integer \\(iterations\\) or a number"),
+        (lambda: check_level("3"), "must be an integer \\(iterations\\) or a number"),
         (lambda: check_level(0), "at least 1"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_looser_ladder_is_as_long_and_never_coarsens(factor, rung):
 
 @pytest.mark.parametrize("factor", [0, -1, 1.5, float("nan")])
 def test_factors_that_do_not_loosen(factor):
-    with pytest.raises(ValueError, match="must lie above 0 and be at most 1"):
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
         LooserLadder(IterationLadder(), factor)
-    with pytest.raises(ValueError, match="must lie above 0 and be at most 1"):
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
         looser(5, factor)

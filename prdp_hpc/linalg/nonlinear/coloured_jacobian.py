@@ -32,44 +32,65 @@ Indices = NDArray[np.int64]
 
 
 class ColouredJacobian(Jacobian):
-    """The Jacobian of a torch residual, assembled from its pattern: for `pc="gamg"`, "ilu", "lu",
-    "mg", ...
+    """The Jacobian `J = ∂F/∂u` of a torch residual, assembled from its pattern.
 
-    Columns that share no row have the same colour, and one product of torch's with the sum of the
-    columns of a colour gives all their entries. So a Jacobian costs one evaluation of the residual
-    and one product per colour, and is exact (no finite differences). One more product, with a
-    random vector, is compared with the matrix's, so that a pattern in which entries are missing is
-    an error.
+    It is a stored matrix, so every preconditioner can be used: "gamg", "ilu", "lu", "mg" and
+    others. Columns that share no row have the same colour, and one product `J s` with the sum s of
+    the columns of a colour gives all their entries. A Jacobian therefore costs one evaluation of
+    the residual and one product per colour, and is exact (no finite differences). One more product,
+    with a random vector, is compared with that of the matrix, so that a pattern with missing
+    entries is an error.
 
     Parameters
     ----------
-    rows, cols : global indices of the entries of this rank's rows, `(nnz_local,)`; an entry may
-        occur more than once. The diagonal is added where it is missing.
-    n_local : unknowns of this rank.
-    comm : the ranks that share the unknowns; default: all.
-    symmetric : promise that the Jacobian is symmetric; needed for `ksp="cg"`.
-    colours : of this rank's unknowns, `(n_local,)`, from 0, such that no row has two of one colour;
-        default: a greedy distance-2 colouring of the pattern.
-    options : others of `SparseOperator`, as `block_size`, `near_nullspace`, `constant_nullspace`.
+    rows, cols : array_like of int, shape (nnz_local,)
+        Global indices of the entries of this rank's rows; an entry may occur more than once. The
+        diagonal is added where it is missing.
+    n_local : int
+        Unknowns of this rank.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the unknowns. Default: all ranks.
+    symmetric : bool, default False
+        Promise that the Jacobian is symmetric; needed for `ksp="cg"`.
+    colours : array_like of int, optional
+        Colours of this rank's unknowns, shape `(n_local,)`, from 0, such that no row has two
+        unknowns of one colour. Default: a greedy distance-2 colouring of the pattern.
+    **options : Any
+        Keyword arguments of `SparseOperator`, e.g. `block_size`, `near_nullspace`,
+        `constant_nullspace`.
 
     Attributes
     ----------
-    operator : the `SparseOperator`.
-    colours : how many products an assembly takes.
+    operator : SparseOperator
+        The operator that holds the matrix.
+    colours : int
+        The number of colours, i.e. of products per assembly.
 
     Raises
     ------
-    ValueError
-        On all ranks: for a pattern that does not fit, or rows of other ranks; in a solve, where the
-        residual depends on unknowns that the pattern leaves out.
+    InputError
+        On all ranks: for an invalid pattern, or rows of other ranks; in a solve, if the residual
+        depends on unknowns that are not in the pattern.
 
-    Example
-    -------
-    ::
+    Notes
+    -----
+    Source: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (1974).
 
-        jacobian = ColouredJacobian.on_grid(grid)  # a star of width 1
-        u = solve_nonlinear(residual, u0, kappa, NonlinearSolver(Solver("gmres", "gamg")),
-                            grid=grid, jacobian=jacobian)
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import ColouredJacobian, Grid, NonlinearSolver, Solver, solve_nonlinear
+    >>> grid = Grid((8,), boundary="periodic")
+    >>> jacobian = ColouredJacobian.on_grid(grid)  # each point depends on its neighbours
+    >>> def residual(u):
+    ...     near = grid.halo(u)
+    ...     return u + u**3 - 0.1 * (near[..., 2:] - 2.0 * u + near[..., :-2]) - 2.0
+    >>> solver = NonlinearSolver(Solver("gmres", "ilu"))
+    >>> u = solve_nonlinear(
+    ...     residual, torch.zeros(1, 1, 8).double(), solver=solver, grid=grid, jacobian=jacobian
+    ... )
+    >>> bool((u - 1.0).abs().max() < 1e-6)
+    True
     """
 
     def __init__(
@@ -116,16 +137,28 @@ class ColouredJacobian(Jacobian):
         symmetric: bool = False,
         **options: Any,
     ) -> Self:
-        """The Jacobian of a residual on fields `(B, channels, *local_shape)`; collective.
+        """Make the Jacobian of a residual on fields `(B, channels, *local_shape)`; collective.
 
         Parameters
         ----------
-        grid : where the fields live; periodic axes are connected across their seam.
-        channels : fields; each may depend on all of them.
-        width : how far neighbours along an axis are that a point depends on.
-        box : whether a point also depends on neighbours along several axes at once, as for 9 points
-            in 2-D; default: along one axis at a time.
-        symmetric, options : as for `ColouredJacobian`.
+        grid : Grid
+            The grid of the fields; periodic axes are connected across their ends.
+        channels : int, default 1
+            Number of fields; each may depend on all of them.
+        width : int, default 1
+            How many neighbours along an axis, in each direction, a point depends on.
+        box : bool, default False
+            Whether a point also depends on neighbours along several axes at once, e.g. 9 points in
+            2-D. Default: along one axis at a time.
+        symmetric : bool, default False
+            As for `ColouredJacobian`.
+        **options : Any
+            Keyword arguments of `SparseOperator`.
+
+        Returns
+        -------
+        ColouredJacobian
+            The Jacobian.
         """
         rows, cols = _stencil_pattern(grid, channels, width, box)
         colours = lattice_colours(grid, width, box)
@@ -141,19 +174,19 @@ class ColouredJacobian(Jacobian):
     def load(
         self, problem: Problem, sample: int, u: Tensor, tensors: list[Tensor], exact: bool
     ) -> None:
-        """See `Jacobian`."""
+        """Assemble the Jacobian at u, see `Jacobian.load`."""
         comm = self.operator.comm
         recorded = linearised(comm, problem, sample, u, tensors)
         v = random_vector(self.operator)
         values, product = collective(comm, lambda: (self._values(recorded), recorded.product(v)))
         check_and_load(self.operator, values, (1, -1), ())
-        # Each time: an entry may be 0 at one u and not at another.
+        # At each load, because an entry may be 0 at one u and not at another.
         check_products(
             self.operator,
             v,
             product,
-            "the residual depends on unknowns that the pattern of ColouredJacobian leaves out: add "
-            "them to rows and cols, or give on_grid a larger width, or box=True",
+            "the residual depends on unknowns that are not in the pattern of ColouredJacobian: add "
+            "them to rows and cols, or use on_grid with a larger width or box=True",
         )
 
     def _values(self, recorded: Linearisation) -> Tensor:
@@ -174,13 +207,13 @@ class ColouredJacobian(Jacobian):
 def _wrong_rows(rows: Indices, cols: Indices, start: int, end: int) -> InputError | None:
     if rows.shape != cols.shape or rows.dtype.kind not in "iu" or cols.dtype.kind not in "iu":
         return InputError(
-            "rows and cols of a ColouredJacobian must be integers, as many of the one as of the "
-            f"other, not {rows.shape} of {rows.dtype} and {cols.shape} of {cols.dtype}"
+            "rows and cols of a ColouredJacobian must be integer arrays of the same "
+            f"shape, not {rows.shape} of {rows.dtype} and {cols.shape} of {cols.dtype}"
         )
     if rows.size and not (start <= rows.min() and rows.max() < end):
         return InputError(
             f"this rank has rows {start} to {end - 1}, and its pattern has rows from {rows.min()} "
-            f"to {rows.max()}: give each rank the entries of its own rows"
+            f"to {rows.max()}: pass each rank the entries of its own rows"
         )
     return None
 
@@ -189,7 +222,7 @@ def _wrong_colours(colours: Indices, n_local: int) -> InputError | None:
     if colours.shape == (n_local,) and (colours.size == 0 or colours.min() >= 0):
         return None
     return InputError(
-        f"colours must be {n_local} integers of at least 0, one for each of this rank's unknowns, "
+        f"colours must be {n_local} integers of at least 0, one per unknown of this rank, "
         f"not of shape {colours.shape}"
     )
 
@@ -205,7 +238,7 @@ def _stencil_pattern(grid: Grid, channels: int, width: int, box: bool) -> tuple[
     n, comm = channels * grid.n_local, private(grid.comm).agreement
     start = comm.scan(n) - n
     own = torch.arange(start, start + n).view(channels, *grid.local_shape)
-    # Beyond a boundary stands 0.
+    # Beyond a boundary the halo is 0.
     padded = grid.halo((own + 1).to(torch.float64), width).to(torch.int64).numpy() - 1
     rows, cols = [], []
     for shift in np.ndindex(*(2 * width + 1,) * grid.dim):

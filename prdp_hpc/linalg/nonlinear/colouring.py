@@ -1,8 +1,8 @@
 """Colours of a matrix's columns, so that columns of one colour share no row.
 
-The sum of the columns of one colour is then enough to read off each of their entries: one product
-with the Jacobian per colour, however large the matrix is. PETSc's own MatColoring cannot be called
-from Python, and the colours of a regular stencil on a grid are known beforehand.
+All entries of the columns of one colour follow from the sum of these columns, which is one product
+with the Jacobian, for any size of the matrix. PETSc's MatColoring cannot be called from Python, and
+the colours of a regular stencil on a grid have a closed form.
 
 Sources: Curtis, Powell and Reid, On the estimation of sparse Jacobian matrices (1974); Jones and
 Plassmann, A parallel graph coloring heuristic (1993); PETSc manual page: MatColoring.
@@ -24,12 +24,12 @@ from prdp_hpc.linalg.petsc_matrices import rows_of_petsc
 
 Colours = NDArray[np.int64]
 WORD = 63
-"""Colours that are kept as bits of one integer."""
+"""Number of colours that are stored as bits of one integer."""
 
 
 def lattice_colours(grid: Grid, width: int, box: bool) -> Colours | None:
-    """The fewest colours of a stencil's columns, `local_shape`; None where a periodic axis does not
-    fit them across its seam, or none are known. Not collective.
+    """The fewest colours of a stencil's columns, `local_shape`; None if they do not match across
+    the ends of a periodic axis, or if there is no closed form. Not collective.
 
     For a star of width 1 the colour of point (i, j, k) is `i + 2j + 3k mod 2 dim + 1`, for a box of
     width w `i + m j + m² k mod m^dim` with `m = 2w + 1`.
@@ -51,12 +51,11 @@ def lattice_colours(grid: Grid, width: int, box: bool) -> Colours | None:
 
 
 def pattern_colours(matrix: Any, comm: MPI.Comm) -> Colours:
-    """Colours of this rank's columns of a PETSc matrix with ones in the pattern's
-    places; collective.
+    """Colours of this rank's columns of a PETSc matrix whose entries are the pattern; collective.
 
-    Greedy, by Jones and Plassmann: in each round those columns get the smallest free colour that
-    come before all their neighbours without one in a random order, the same on any number of ranks.
-    Two columns are neighbours if some row has both: `AᵀA` has an entry there.
+    Greedy, by Jones and Plassmann: in each round, every column that comes before all its uncoloured
+    neighbours in a random order gets the smallest free colour. The order is the same on any number
+    of ranks. Two columns are neighbours if some row has both, i.e. if `AᵀA` has an entry there.
     """
     neighbours = matrix.transposeMatMult(matrix)
     own = rows_of_petsc(neighbours)
@@ -75,7 +74,7 @@ def pattern_colours(matrix: Any, comm: MPI.Comm) -> Colours:
 
 
 def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A different number for each, in a random order: a permutation of 32 bits."""
+    """Different numbers in a pseudo-random order: a permutation of 32 bits."""
     mixed = numbers.astype(np.uint64) & np.uint64(0xFFFFFFFF)
     for factor in (0x9E3779B1, 0x85EBCA6B):
         mixed = (mixed * np.uint64(factor)) & np.uint64(0xFFFFFFFF)
@@ -84,7 +83,7 @@ def _scrambled(numbers: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 class _Graph:
-    """Which columns are neighbours: this rank's, and those of others beside them."""
+    """The neighbours of this rank's columns, on this rank and on others."""
 
     def __init__(self, sources: NDArray[np.int64], targets: GhostedIndex, n_local: int) -> None:
         self._sources, self._targets, self._n_local = sources, targets, n_local
@@ -94,7 +93,7 @@ class _Graph:
         return found
 
     def come_first(self, order: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which columns have a place that is not −1 and beyond their neighbours'."""
+        """Which columns have a number in `order` that is not −1 and above their neighbours'."""
         most = np.full(self._n_local, -1.0)
         np.maximum.at(most, self._sources, self._of_neighbours(order))
         # A column is its own neighbour.
@@ -102,7 +101,7 @@ class _Graph:
         return first
 
     def colour(self, chosen: NDArray[np.bool_], colours: Colours) -> None:
-        """Give the chosen columns the smallest colours that no neighbour has; in place."""
+        """Set the smallest colours that no neighbour has for the chosen columns; in place."""
         near = self._of_neighbours(colours.astype(np.float64)).astype(np.int64)
         left, word = chosen.copy(), 0
         while left.any():

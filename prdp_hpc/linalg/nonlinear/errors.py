@@ -1,4 +1,4 @@
-"""Failed nonlinear solves, in words a user can act on."""
+"""Errors of failed nonlinear solves, with advice for the user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.petsc import PETSc
 
-_START = "start closer to the solution (a smaller time step, or the solution of an easier problem)"
+_START = "start closer to the solution (a smaller time step, or the solution of a similar problem)"
 _ADVICE = {
     "DIVERGED_MAX_IT": "allow more iterations (petsc_options={'snes_max_it': ...}), loosen the "
     f"tolerance, solve the linear systems more accurately (inner=...), or {_START}",
@@ -28,13 +28,30 @@ _REASONS = {
 
 
 class NonlinearSolveError(SolveError):
-    """A nonlinear solve failed.
+    """A nonlinear solve that failed; raised on all ranks together.
 
-    Attributes
+    It is a `SolveError`, so the same handler catches linear and nonlinear failures.
+
+    Parameters
     ----------
-    reason : PETSc's name of the reason, as `DIVERGED_LINE_SEARCH`, of the first sample that failed.
-    iteration : the Newton iteration at which it stopped.
-    samples : the numbers of the samples of the batch that failed, from 0.
+    message : str
+        The text: reason, Newton iteration, level, residual, and what to try.
+    reason : str, default ""
+        PETSc's name of the reason of the first sample that failed, e.g. "DIVERGED_LINE_SEARCH".
+    iteration : int, default 0
+        The Newton iteration at which the solve stopped.
+    samples : tuple of int, default ()
+        Indices of the samples of the batch that failed, from 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import NonlinearSolveError, solve_nonlinear
+    >>> try:
+    ...     solve_nonlinear(lambda u: u**2 + 1.0, torch.ones(1).double())
+    ... except NonlinearSolveError as error:
+    ...     print(error.reason)
+    DIVERGED_...
     """
 
     def __init__(
@@ -52,10 +69,10 @@ def reason_name(code: int) -> str:
 def failed_newton(
     code: int, iteration: int, residual: float, level: object, inner: Exception | None
 ) -> NonlinearSolveError:
-    """The error for a SNES that ended with a negative reason.
+    """The error for a SNES that stopped with a negative reason.
 
-    `residual`: its norm in terms of the one at the start. `inner`: what was wrong with the linear
-    solve, if that was why.
+    `residual`: its norm relative to that at the start. `inner`: the error of the linear solve, if
+    it was the cause.
     """
     name = reason_name(code)
     advice = _ADVICE.get(name, _START)

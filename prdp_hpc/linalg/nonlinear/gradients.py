@@ -1,4 +1,4 @@
-"""Gradients of one function in several tensors at once, to any order."""
+"""Gradients of one function with respect to several tensors at once, to any order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prdp_hpc.autograd.recomputed import Function, recomputed
 def gradients_of(
     function: Function, tensors: Sequence[Tensor], cotangent: Tensor, needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The cotangent times the derivative of `function(*tensors)` in each of them that is needed.
+    """The vjp of `function(*tensors)` with respect to each tensor that needs it.
 
     The function is evaluated once for all; the result is differentiable to any order.
     """

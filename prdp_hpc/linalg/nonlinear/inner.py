@@ -1,4 +1,4 @@
-"""One linear solve with a Jacobian, and its failures in words."""
+"""One linear solve with a Jacobian, and its errors."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from mpi4py import MPI
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers
+from prdp_hpc.linalg.torch_petsc import Array
 
 
 def linear_solve(
@@ -40,7 +41,7 @@ def linear_solve(
 
 
 def _kind_of(operator: Operator, right: Array) -> tuple[bool, bool]:
-    """Whether a right-hand side holds NaN or infinity, and whether any number that is not 0;
+    """Whether a right-hand side has NaN or infinity, and whether it has a non-zero number;
     collective.
     """
     flags = np.array([has_bad_numbers(right), bool(np.any(right))])

@@ -1,4 +1,4 @@
-"""Where the Jacobian comes from: products by torch, or values by the user's own function."""
+"""Sources of the Jacobian: products by torch, or values by the user's function."""
 
 from __future__ import annotations
 
@@ -23,17 +23,15 @@ from prdp_hpc.linalg.torch_petsc import placed, to_host
 from prdp_hpc.linalg.validation import check_and_load
 
 EXACT = 1e-6
-"""How far a Jacobian may be from torch's, relative to its products, where a gradient depends on
-it.
-"""
+"""Largest relative difference of a product with a Jacobian from torch's, if gradients use it."""
 
 
 class Jacobian(ABC):
-    """`∂F/∂u` in a matrix that linear systems are solved with.
+    """`∂F/∂u` as the matrix of linear systems.
 
     Attributes
     ----------
-    operator : whose matrix it is.
+    operator : the operator that holds the matrix.
     """
 
     operator: Operator
@@ -42,20 +40,19 @@ class Jacobian(ABC):
     def load(
         self, problem: Problem, sample: int, u: Tensor, tensors: list[Tensor], exact: bool
     ) -> None:
-        """Put the Jacobian of one sample at `u (n_local,)` into the operator; collective.
+        """Load the Jacobian of one sample at `u (n_local,)` into the operator; collective.
 
-        `exact`: whether it must be the derivative of the residual, because gradients are taken with
-        it.
+        `exact`: whether it must be the derivative of the residual, because gradients depend on it.
         """
 
-    def release(self) -> None:  # noqa: B027 - most keep nothing
-        """Forget what was recorded for products."""
+    def release(self) -> None:  # noqa: B027 - most store nothing
+        """Free the recorded graph that products use."""
 
 
 class MatrixFreeJacobian(Jacobian):
     """Products by torch, exact and without a matrix.
 
-    No entries are known, so that of PETSc's preconditioners only "none" can be used.
+    There are no entries, so "none" is the only preconditioner of PETSc that can be used.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class MatrixFreeJacobian(Jacobian):
 
     @property
     def _recorded(self) -> Linearisation:
-        assert self._at is not None, "loaded before it is multiplied with"
+        assert self._at is not None, "load must be called before a product"
         return self._at
 
     def load(
@@ -93,9 +90,9 @@ class _ProductOperator(FunctionOperator):
         """A ValueError for a preconditioner that needs entries of the matrix."""
         if pc != "none" and self.preconditioner is None:
             raise InputError(
-                f"pc={pc!r} needs the entries of the Jacobian, and torch gives products only: give "
-                "solve_nonlinear a jacobian=ColouredJacobian(...) with the pattern of its entries, "
-                "or use Solver(pc='none')"
+                f"pc={pc!r} needs the entries of the Jacobian, but torch computes products only: "
+                "pass solve_nonlinear a jacobian=ColouredJacobian(...) with the pattern of its "
+                "entries, or use Solver(pc='none')"
             )
 
 
@@ -104,9 +101,9 @@ class UserJacobian(Jacobian):
 
     Parameters
     ----------
-    operator : a `SparseOperator`, or another that takes values.
-    function : `function(u, *parameters)` gives the operator's values; it gets what the residual
-        gets.
+    operator : a `SparseOperator`, or another operator with values.
+    function : `function(u, *parameters)` returns the operator's values; its arguments are those of
+        the residual.
     """
 
     def __init__(self, operator: Operator, function: Callable[..., Tensor]) -> None:
@@ -130,7 +127,7 @@ class UserJacobian(Jacobian):
     def _check_exact(self, problem: Problem, sample: int, u: Tensor, tensors: list[Tensor]) -> None:
         comm = self.operator.comm
         recorded = collective(comm, lambda: Linearisation(problem.of_sample(sample, tensors), u))
-        # Where torch records nothing there is nothing to compare with.
+        # Without a recorded graph there is no derivative to compare with.
         if anywhere(comm, not recorded.depends):
             return
         v = random_vector(self.operator)
@@ -139,17 +136,17 @@ class UserJacobian(Jacobian):
             self.operator,
             v,
             product,
-            "the values of the Jacobian are not the derivative of the residual, so that gradients "
-            "would be wrong: look at the function that gives them; or leave jacobian= out, for "
-            "torch's own",
+            "the values of the Jacobian are not the derivative of the residual, so gradients "
+            "would be wrong: check the function that returns them, or omit jacobian= to use "
+            "torch's derivative",
         )
 
 
 def linearised(
     comm: MPI.Comm, problem: Problem, sample: int, u: Tensor, tensors: list[Tensor]
 ) -> Linearisation:
-    """The recorded residual of one sample; collective, and an InputError where torch recorded
-    nothing.
+    """The recorded residual of one sample; an InputError if torch recorded no operation of u.
+    Collective.
     """
 
     def record() -> Linearisation:
@@ -157,7 +154,7 @@ def linearised(
         if not recorded.depends:
             raise InputError(
                 "the residual does not depend on the unknowns u as far as torch recorded it (does "
-                "it use NumPy, or detach u?): write it in torch, or give jacobian=(operator, "
+                "it use NumPy, or detach u?): write it in torch, or pass jacobian=(operator, "
                 "function) with the derivative"
             )
         return recorded
@@ -167,7 +164,7 @@ def linearised(
 
 
 def load_values(operator: Operator, values: Any) -> None:
-    """Check values and put them into the matrix, if they are not there already; collective."""
+    """Check values and load them into the matrix unless they are loaded already; collective."""
     error = call_together(operator.comm, lambda: operator.check_form(values))
     check_and_load(operator, values, (1, -1), (), error)
 
@@ -184,7 +181,7 @@ def check_products(operator: Operator, v: Tensor, exact: Tensor, problem: str) -
     private(operator.comm).sums.Allreduce(MPI.IN_PLACE, squares)
     if not squares[0] <= EXACT**2 * squares[1]:
         share = float((squares[0] / max(squares[1], 1e-300)) ** 0.5)
-        raise InputError(f"{problem} (a product is off by {share:.2g} of itself)")
+        raise InputError(f"{problem} (relative error of a product: {share:.2g})")
 
 
 def random_vector(operator: Operator) -> Tensor:
@@ -194,8 +191,8 @@ def random_vector(operator: Operator) -> Tensor:
 
 
 def collective(comm: MPI.Comm, call: Callable[[], Any]) -> Any:
-    """Call the user's code, which may communicate; an exception on one rank must not leave the
-    others waiting in it.
+    """Call the user's code, which may communicate; an exception on one rank ends the job if others
+    wait in a collective call of that code.
     """
     try:
         result = call()

@@ -1,4 +1,4 @@
-"""How accurate a nonlinear solve and its derivatives are to be."""
+"""The levels of a nonlinear solve and its derivatives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prdp_hpc.linalg.refinement_level import Refinement
 
 EISENSTAT_WALKER = "eisenstat_walker"
 TIGHTEST = 1e-10
-"""The smallest tolerance that an adjoint solve is given by counting Newton iterations."""
+"""The smallest tolerance of an adjoint solve whose level is a number of Newton iterations."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Levels:
 
     Attributes
     ----------
-    newton : of Newton's method.
-    inner : of its linear solves; None: by Eisenstat and Walker.
-    adjoint : of the adjoint's linear solve.
+    newton : level of Newton's method.
+    inner : level of its linear solves; None: by Eisenstat and Walker.
+    adjoint : level of the adjoint's linear solve.
     """
 
     newton: Refinement

@@ -18,7 +18,7 @@ class Linearisation:
     Parameters
     ----------
     function : `u (n,) ↦ F(u) (n,)`, in torch.
-    u : where.
+    u : the point of the linearisation, `(n,)`.
 
     Attributes
     ----------

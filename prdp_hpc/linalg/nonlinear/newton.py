@@ -1,4 +1,4 @@
-"""Newton's method for one Jacobian, as PETSc's SNES runs it."""
+"""Newton's method for one Jacobian, by PETSc's SNES."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import tell_or_end_job
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.nonlinear.errors import bad_start, failed_newton, reason_name
 from prdp_hpc.linalg.nonlinear.inner import linear_solve
@@ -29,33 +30,31 @@ from prdp_hpc.linalg.options import (
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import Array, has_bad_numbers, to_host
+from prdp_hpc.linalg.torch_petsc import Array, to_host
 from prdp_hpc.petsc import PETSc
 
 MOST_ITERATIONS = 50
 ROUNDING = 1e-14
-"""A Newton step, relative to the unknowns, that is nothing but rounding."""
+"""A Newton step, relative to the unknowns, that is rounding only."""
 SMALL_STEP = 1e-9
-"""A step at which a line search that finds no smaller residual is at the end of what rounding
-allows.
-"""
+"""A relative step below which a failed line search means that only rounding is left."""
 
 Function = Callable[[Tensor], Tensor]
 
 
 @dataclass
 class _Run:
-    """What one solve works with.
+    """The data of one solve.
 
     Attributes
     ----------
     function : the residual of `u (n_local,)`.
-    load : puts the Jacobian at u into the operator.
-    levels : of the solve.
+    load : loads the Jacobian at u into the operator.
+    levels : the levels of the solve.
     first : the residual at the start, until it is used.
     start : its norm.
     failure : an exception of the user's code.
-    linear_failure : why a linear solve failed.
+    linear_failure : the error of a linear solve.
     """
 
     function: Function
@@ -68,12 +67,12 @@ class _Run:
 
 
 class Newton:
-    """A SNES whose linear systems are solved by a `Solver`; collective in all it does.
+    """A SNES whose linear systems are solved by a `Solver`; all methods are collective.
 
-    Its KSP applies a preconditioner in Python once, which calls the solver: all that the solver
-    does beside PETSc's (fixed numbers of iterations, checks, counting, one preconditioner for
-    forward and adjoint solves) holds for Newton's method as well. The tolerances of Eisenstat and
-    Walker are read off that KSP, which SNES sets them for.
+    Its KSP applies a Python preconditioner once, which calls the solver. So the features of the
+    solver (fixed numbers of iterations, checks, counting, one preconditioner for forward and
+    adjoint solves) are available in Newton's method. The tolerances of Eisenstat and Walker are
+    those that SNES sets on that KSP.
     """
 
     def __init__(self, operator: Operator, solver: Solver, options: Mapping[str, Any]) -> None:
@@ -95,7 +94,7 @@ class Newton:
         snes, callbacks = self._snes, _Callbacks(self)
         snes.setOptionsPrefix(self._prefix)
         snes.setType(PETSc.SNES.Type.NEWTONLS)
-        # The line search of Newton's method is made when it is first asked for.
+        # SNES makes the line search at its first use.
         snes.getLineSearch()
         self._ksp = snes.getKSP()
         try:
@@ -112,14 +111,14 @@ class Newton:
 
     @property
     def operator(self) -> Operator:
-        """Whose matrix is the Jacobian."""
+        """The operator whose matrix is the Jacobian."""
         operator = self._operator()
-        assert operator is not None, "its SNES outlived an operator that is being used"
+        assert operator is not None, "the operator was freed before its SNES"
         return operator
 
     @property
     def run(self) -> _Run:
-        """The solve that is going on."""
+        """The current solve."""
         assert self._run is not None
         return self._run
 
@@ -145,7 +144,7 @@ class Newton:
                 self._run = None
 
     def _start(self, function: Function, u0: Tensor) -> Tensor:
-        """The residual at the start; an error of the user's there leaves PETSc untouched."""
+        """The residual at the start, before PETSc is called, so that errors of it are simple."""
         if anywhere(self._comm, has_bad_numbers(to_host(u0))):
             raise bad_start(in_guess=True)
         first: Tensor = collective(self._comm, lambda: function(u0))
@@ -189,15 +188,15 @@ class Newton:
         )
 
     def _is_solved(self) -> bool:
-        """Whether the last Newton step was so small that only rounding is left."""
+        """Whether the last Newton step was rounding only."""
         step, size = self._snes.getSolutionUpdate().norm(), self._x.norm()
         return bool(step <= SMALL_STEP * size)
 
     def evaluate(self, x: Any, result: Any) -> None:
-        """The residual, where PETSc asks for it."""
+        """Compute the residual at PETSc's vector."""
         run = self.run
         if run.first is not None:
-            # SNES begins at the start.
+            # SNES evaluates the residual at the start first.
             result.setArray(to_host(run.first))
             run.first = None
             return
@@ -221,7 +220,7 @@ class Newton:
         return 0
 
     def solve_linear(self, right: Array) -> Array | None:
-        """A Newton step; None where the linear solve failed on all ranks."""
+        """A Newton step; None if the linear solve failed on all ranks."""
         level = self.run.levels.inner or Refinement(rtol=float(self._ksp.getTolerances()[0]))
         try:
             return linear_solve(self.operator, self._solver, "forward", right, level)
@@ -230,7 +229,7 @@ class Newton:
             return None
 
     def _check_options(self) -> None:
-        """Raise ValueError for options that nothing asked for by the end of the first solve."""
+        """Raise InputError for options that are unused at the end of the first solve."""
         unused = unused_options(self._prefix, self._options)
         self._options = {}
         if unused:
@@ -238,8 +237,8 @@ class Newton:
             raise meaningless(unused, "SNES of type 'newtonls'")
 
     def _failure(self, error: Any) -> Exception:
-        """What to raise for a PETSc call that failed: the user's own exception if that was why.
-        Ends the job if other ranks wait inside that call.
+        """The exception for a PETSc call that failed: that of the user's code if it was the cause.
+        Ends the job if other ranks wait inside the call.
         """
         self._give_up()
         failure = self.run.failure or self.operator.failure
@@ -251,8 +250,8 @@ class Newton:
         return failure
 
     def _give_up(self) -> None:
-        """Have this SNES replaced before the next solve, and never freed: PETSc ends the program
-        when it frees one that failed half-way.
+        """Mark this SNES for replacement before the next solve; it is never freed, because PETSc
+        aborts when it frees a SNES that failed inside a call.
         """
         if not self.broken:
             self.broken = True
@@ -261,10 +260,10 @@ class Newton:
 
 
 class _Callbacks:
-    """What SNES calls; PETSc manual pages: SNESSetFunction, SNESSetJacobian."""
+    """The callbacks of SNES; PETSc manual pages: SNESSetFunction, SNESSetJacobian."""
 
     def __init__(self, newton: Newton) -> None:
-        # SNES keeps these: a strong reference back would keep both for ever.
+        # SNES owns this object: a strong reference to Newton would be a cycle, never freed.
         self._newton = weakref.ref(newton)
 
     def _call(self, call: Callable[[Newton], Any]) -> Any:
@@ -294,7 +293,7 @@ class _InnerSolve:
         self._newton = weakref.ref(newton)
 
     def setUp(self, pc: Any) -> None:
-        """The solver sets up its own."""
+        """Nothing to do: the solver sets up its own preconditioner."""
 
     def apply(self, pc: Any, right: Any, result: Any) -> None:
         newton = self._newton()

@@ -1,4 +1,4 @@
-"""The residual that a user gives, on samples and batches, with its parameters as flat tensors."""
+"""The user's residual, on samples and batches, with its parameters as flat tensors."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Residual = Callable[..., Tensor]
 
 
 class _Slot:
-    """Where a tensor stood, by its number."""
+    """The position of a tensor in nested parameters, by its number."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
 
 class Parameters:
-    """Parameters of any nesting (tuples, lists, dictionaries), taken apart into tensors.
+    """Nested parameters (tuples, lists, dictionaries), flattened into tensors.
 
-    Real floating-point tensors are differentiated in, in double precision on the host; all else is
-    passed on as it is.
+    Real floating-point tensors are differentiable inputs, in double precision on the host; other
+    objects are passed unchanged.
 
     Parameters
     ----------
-    given : one tensor, or a tuple or list of what the residual gets as further arguments.
-    per_sample : for each of these, whether its tensors have one entry for each sample along their
+    given : one tensor, or a tuple or list of the further arguments of the residual.
+    per_sample : for each of these, whether its tensors have one entry per sample along their
         first axis; one value for all.
 
     Attributes
@@ -46,8 +46,8 @@ class Parameters:
         flags = [per_sample] * len(arguments) if isinstance(per_sample, bool) else list(per_sample)
         if len(flags) != len(arguments):
             raise InputError(
-                f"per_sample has {len(flags)} entries for {len(arguments)} parameters: give one "
-                "for each, or one value for all"
+                f"per_sample has {len(flags)} entries for {len(arguments)} parameters: pass one "
+                "per parameter, or one value for all"
             )
         self.tensors: list[Tensor] = []
         self.per_sample: list[bool] = []
@@ -69,12 +69,12 @@ class Parameters:
         return node
 
     def arguments(self, tensors: Sequence[Tensor]) -> list[Any]:
-        """The parameters as the residual gets them, with other tensors in place of the given."""
+        """The arguments of the residual, with these tensors in place of the given ones."""
         return [_filled(node, tensors) for node in self._tree]
 
     def wrong_samples(self, count: int | None) -> InputError | None:
-        """What is wrong with tensors that differ between `count` samples; None: there is no
-        batch.
+        """The error for invalid tensors that differ between `count` samples, or None. `count` is
+        None without a batch.
         """
         for tensor, own in zip(self.tensors, self.per_sample, strict=True):
             if own and count is None:
@@ -82,7 +82,7 @@ class Parameters:
             if own and (tensor.dim() == 0 or tensor.shape[0] != count):
                 return InputError(
                     f"a parameter that differs between samples has shape {tuple(tensor.shape)}: "
-                    f"its first axis must have one entry for each of the {count} samples"
+                    f"its first axis must have {count} entries, one per sample"
                 )
         return None
 
@@ -106,9 +106,9 @@ class Problem:
     Attributes
     ----------
     residual : the user's function.
-    parameters : how its arguments are made from tensors.
+    parameters : the further arguments, as flat tensors.
     shape : of one sample on this rank, `(n_local,)` or with a grid `(C, *local_shape)`.
-    grid : where fields live; None for plain vectors.
+    grid : the grid of the fields; None for plain vectors.
     """
 
     residual: Residual
@@ -132,7 +132,7 @@ class Problem:
         return self.parameters.arguments(own)
 
     def form(self, u: Tensor) -> Tensor:
-        """One sample's unknowns `(n_local,)` as the user's functions get them."""
+        """One sample's unknowns `(n_local,)` in the shape of the user's functions."""
         return u if self.grid is None else u.view(1, *self.shape)
 
     def of_sample(self, sample: int, tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -159,11 +159,11 @@ class Problem:
             )
             raise InputError(
                 f"the residual must return this rank's part, of the shape {wanted} of the unknowns "
-                f"it is given, not {what}"
+                f"that it receives, not {what}"
             )
         if found.dtype is not torch.float64 or not found.is_cpu:
             raise InputError(
                 "the residual must compute in double precision on the host, as the unknowns and "
-                f"parameters that it is given: it returned {found.dtype} on {found.device}"
+                f"parameters that it receives: it returned {found.dtype} on {found.device}"
             )
         return found

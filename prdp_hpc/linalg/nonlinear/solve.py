@@ -46,68 +46,83 @@ def solve_nonlinear(
     """Solve `F(u, p) = 0` for u by Newton's method, differentiably in the parameters p.
 
     The backward pass is one linear solve with the transposed Jacobian at the solution,
-    `Jᵀ λ = ∂L/∂u` with `J = ∂F/∂u`, whatever number of Newton iterations there were, and
-    `∂L/∂p = −(∂F/∂p)ᵀ λ` by torch. It takes the solution as exact: at a level of K Newton
-    iterations it is the same formula at the last iterate, whose error is of the order of the
-    iterate's own. The start `u0` gets no gradient: a converged solution does not depend on it.
+
+        Jᵀ λ = ∂L/∂u with J = ∂F/∂u,    ∂L/∂p = −(∂F/∂p)ᵀ λ (by torch),
+
+    for any number of Newton iterations. It treats the solution as exact: at a level of K Newton
+    iterations it is the same formula at the last iterate, with an error of the order of the
+    iterate's own. The start `u0` has no gradient, because a converged solution does not depend on
+    it.
 
     `create_graph=True`, Hessian-vector products and forward-mode derivatives work to any order;
-    `torch.func.vmap` does not: give a batch.
+    `torch.func.vmap` does not: pass a batch instead.
 
     Parameters
     ----------
-    residual : `residual(u, *parameters) -> F`, in torch, this rank's part; it communicates by
-        differentiable functions such as `grid.halo`, and is collective then. Without `grid`, u and
+    residual : callable
+        `residual(u, *parameters) -> F` in torch, this rank's part; it communicates by
+        differentiable functions such as `grid.halo`, and is then collective. Without `grid`, u and
         F have the shape `(n_local,)`; with it `(b, C, *local_shape)` for any number b of samples,
-        which do not mix. Float64, on the host.
-    u0 : start of this rank's unknowns: `(n_local,)`, or `(B, n_local)` for a batch of B independent
-        systems; with `grid` `(B, C, *local_shape)`. Each sample is solved on its own.
-    parameters : a tensor, or a tuple or list of what the residual gets as further arguments:
-        tensors, or tuples, lists and dictionaries of them, nested as you like. Tensors are passed
-        in double precision on the host; what is no real tensor is passed as it is. A tensor is
-        taken to be this rank's own: wrap those that every rank holds in `Grid.replicated`.
-    solver : Newton's level, line search and linear solver; default `NonlinearSolver()`.
-    jacobian : None: products by torch (no preconditioner); a `ColouredJacobian`: entries by torch;
-        a pair `(operator, function)`: `function(u, *parameters)` gives the values of a
-        `SparseOperator`, or of another operator. In the forward pass such values may be an
-        approximation; where a gradient is taken they are compared with torch's derivative.
-        Whatever is given should be made once and used in each call, since preconditioners and KSPs
-        are kept with it.
-    grid : where fields live.
-    comm : the ranks that share the unknowns; default: those of the grid or the Jacobian, else all.
-    per_sample : which parameters differ between samples, with the samples along their first axis:
-        one bool for each, or one for all. The residual gets those of the samples of its u: without
+        which must not affect each other. Float64, on the host.
+    u0 : Tensor
+        Start of this rank's unknowns: shape `(n_local,)`, or `(B, n_local)` for a batch of B
+        independent systems; with `grid` `(B, C, *local_shape)`. Each sample is solved separately.
+    parameters : Tensor, tuple or list, optional
+        The further arguments of the residual: tensors of any shape, or nested tuples, lists and
+        dictionaries of tensors. Tensors are passed in double precision on the host; other objects
+        are passed unchanged. A tensor is treated as this rank's own data: wrap replicated ones in
+        `Grid.replicated`.
+    solver : NonlinearSolver, optional
+        Newton's level, line search and linear solver. Default: `NonlinearSolver()`.
+    jacobian : ColouredJacobian or tuple, optional
+        None (default): products by torch, without a preconditioner. A `ColouredJacobian`: entries
+        by torch. A pair `(operator, function)`: `function(u, *parameters)` returns the values of a
+        `SparseOperator` or of another operator; in the forward pass they may be an approximation,
+        but where a gradient is needed they are compared with torch's derivative. Make it once and
+        use it in each call, because preconditioners and KSPs are kept with it.
+    grid : Grid, optional
+        The grid of the fields.
+    comm : mpi4py.MPI.Comm, optional
+        The ranks that share the unknowns. Default: those of the grid or the Jacobian, else all
+        ranks.
+    per_sample : bool or sequence of bool, default False
+        Which parameters differ between samples, with the samples along their first axis: one bool
+        per parameter, or one for all. The residual receives those of the samples of its u: without
         a grid one entry of the first axis, with a grid `(b, ...)`.
-    symmetric : promise that the Jacobian is symmetric, where it is torch's products.
+    symmetric : bool, default False
+        Promise that the Jacobian is symmetric, for the default products by torch.
 
     Returns
     -------
-    u with the shape, type and device of `u0`. Collective over the ranks, also in the backward pass.
+    Tensor
+        The solution u, with the shape, type and device of `u0`. Collective over the ranks, also in
+        the backward pass.
 
     Raises
     ------
-    ValueError
-        For wrong shapes or types, ranks that disagree, a residual that does not depend on u or
-        depends on a tensor with a gradient that is no parameter; on all ranks together.
+    InputError
+        On all ranks together: for wrong shapes or types, ranks that disagree, or a residual that
+        does not depend on u or depends on a tensor with a gradient that is not a parameter.
     NonlinearSolveError
-        A `SolveError` with SNES's reason, the Newton iteration, the samples that failed and what to
-        try; on all ranks together.
+        On all ranks together, with SNES's reason, the Newton iteration, the samples that failed and
+        what to try.
 
     Notes
     -----
     PETSc manual pages: SNESSolve, SNESNEWTONLS. Source of the adjoint: the implicit function
     theorem, as in Blondel et al., Efficient and modular implicit differentiation (2022).
 
-    Example
-    -------
-    ::
-
-        def residual(u, a):
-            return u + a * u**3 - 1.0
-
-        a = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64, requires_grad=True)
-        u = solve_nonlinear(residual, torch.zeros(3, dtype=torch.float64), a)
-        u.sum().backward()  # a.grad is −u³ / (1 + 3 a u²)
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import solve_nonlinear
+    >>> def residual(u, a):
+    ...     return u + a * u**3 - 2.0
+    >>> a = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    >>> u = solve_nonlinear(residual, torch.zeros(3, dtype=torch.float64), a)
+    >>> u.sum().backward()
+    >>> a.grad  # −u³ / (1 + 3 a u²) with u = 1
+    tensor([-0.2500, -0.2500, -0.2500], dtype=torch.float64)
     """
     solver = NonlinearSolver() if solver is None else solver
     comm = _comm_of(comm, grid, jacobian)
@@ -133,12 +148,12 @@ def solve_nonlinear(
 
 @dataclass
 class _Call:
-    """One solve, and what its derivatives work with besides its tensors.
+    """The arguments of one solve besides its tensors, for its derivatives.
 
     Attributes
     ----------
     start : the starts `(B, n_local)`.
-    checks_closure : whether to look for tensors with a gradient that are no parameters.
+    checks_closure : whether to look for tensors with a gradient that are not parameters.
     """
 
     problem: Problem
@@ -178,8 +193,8 @@ class _Call:
                 found = function(u)
             if found.requires_grad:
                 raise InputError(
-                    "the residual depends on a tensor that requires a gradient and is not among "
-                    "the parameters, so that its gradient would be lost: give it in "
+                    "the residual depends on a tensor that requires a gradient but is not one of "
+                    "the parameters, so its gradient would be lost: pass it in "
                     "solve_nonlinear(parameters=...), or detach it"
                 )
             return found
@@ -329,14 +344,14 @@ def _agreed_sizes(
         )
     if len({needs for _, _, needs in found}) > 1:
         raise InputError(
-            "the ranks gave different numbers of parameters, or some ask for gradients that others "
+            "the ranks gave different numbers of parameters, or some need gradients that others "
             "do not: parameters and requires_grad must be the same on every rank"
         )
     return tuple(n for n, _, _ in found)
 
 
 def _empty(u0: Tensor, grid: Grid | None) -> Tensor:
-    """A start without numbers, `(B, n_local)`: 0 cannot stand for B in a reshape."""
+    """A start without numbers, `(B, n_local)`: reshape cannot infer B from 0 numbers."""
     batch = _batch_of(u0, grid)
     samples = 1 if batch is None else batch
     return torch.zeros(samples, u0.numel() // max(samples, 1), dtype=torch.float64)
@@ -365,6 +380,6 @@ def _wrong_jacobian(jacobian: Jacobian, n_local: int) -> InputError | None:
     if jacobian.operator.n_local == n_local:
         return None
     return InputError(
-        f"the Jacobian has {jacobian.operator.n_local} unknowns on this rank, and u0 {n_local} for "
-        "each sample"
+        f"the Jacobian has {jacobian.operator.n_local} unknowns on this rank, but u0 has {n_local} "
+        "per sample"
     )

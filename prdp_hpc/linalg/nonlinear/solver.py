@@ -24,48 +24,68 @@ REFINES = ("newton", "inner")
 
 
 class NonlinearSolver:
-    """How nonlinear systems are solved: Newton's method with a line search (PETSc's SNES of type
-    newtonls), its level, and the solver of its linear systems.
+    """How nonlinear systems `F(u) = 0` are solved: Newton's method with a line search.
+
+    It is PETSc's SNES of type newtonls, with a level, a line search (by default PETSc's
+    backtracking, `bt`) and a solver of the linear systems `J δu = −F`. It may be used for several
+    residuals.
 
     Parameters
     ----------
-    solver : of the linear systems, forward and adjoint; default: GMRES without a preconditioner, to
-        a relative residual of 1e-8. It belongs to this solver from now on.
-    refinement : level of Newton's method, default `Refinement(rtol=1e-8)`:
+    solver : Solver, optional
+        Solver of the linear systems, forward and adjoint. It belongs to this solver afterwards.
+        Default: GMRES without a preconditioner, to a relative residual of 1e-8.
+    refinement : Refinement, int or float, optional
+        Level of Newton's method, default `Refinement(rtol=1e-8)`:
 
-        - `Refinement(rtol=r)`: until `‖F(u)‖ ≤ r ‖F(u0)‖`; not getting there in 50 iterations
-          (`snes_max_it`), or a line search that finds no smaller residual, is an error;
-        - `Refinement(max_it=K)`: K Newton iterations and no convergence test; it ends before where
-          the residual is 0, a step is nothing but rounding, or no step makes it smaller;
-        - both: whichever comes first.
-    inner : level of the linear solves: a `Refinement`, an int, a float, or "eisenstat_walker": each
-        as accurate as the Newton iteration is worth (SNESKSPSetUseEW; its parameters are
-        `snes_ksp_ew_...` options). Default: the level of `solver`.
-    adjoint : level of the adjoint's linear solve, as `refine` takes it; default: that of `solver`
-        where it has one of its own, else as accurate as the forward solve.
-    refines : what `refine`, and so a coordinator, changes: "newton" (default) or "inner".
-    petsc_options : PETSc's SNES options, without the dash: `{"snes_linesearch_type": "l2",
-        "snes_max_it": 100}`. Those of KSP and PC belong to `solver`.
-    options_prefix : as for `Solver`: with "flow_" the command line's `-flow_snes_monitor` is read.
-
-    The line search is PETSc's backtracking (`bt`) by default. The solver may serve several
-    residuals.
+        - `Refinement(rtol=r)`: iterate until `‖F(u)‖ ≤ r ‖F(u0)‖`; it is an error if 50 iterations
+          (`snes_max_it`) do not reach it, or if the line search finds no smaller residual;
+        - `Refinement(max_it=K)`: K Newton iterations without a convergence test; fewer if the
+          residual is 0, a step is rounding only, or no step decreases the residual;
+        - both: the iteration ends at the first of the two.
+    inner : Refinement, int, float or "eisenstat_walker", optional
+        Level of the linear solves. "eisenstat_walker" adapts their tolerance to the convergence of
+        Newton's method (SNESKSPSetUseEW; its parameters are `snes_ksp_ew_...` options). Default:
+        the level of `solver`.
+    adjoint : Refinement, int or float, optional
+        Level of the adjoint's linear solve, as for `refine`. Default: the adjoint level of `solver`
+        if it has one, else the level of forward linear solves.
+    refines : {"newton", "inner"}, default "newton"
+        Which level `refine`, and hence a coordinator, changes.
+    petsc_options : dict, optional
+        PETSc's SNES options, without the dash: `{"snes_linesearch_type": "l2", "snes_max_it":
+        100}`. Options of KSP and PC belong to `solver`.
+    options_prefix : str, optional
+        As for `Solver`: with "flow_" the command line's `-flow_snes_monitor` is read.
 
     Attributes
     ----------
-    refinement : the level that `refine` changes.
-    report : that of `solver`: besides its linear solves, Newton iterations and evaluations of the
+    refinement : Refinement
+        The level that `refine` changes.
+    report : SolveReport
+        The report of `solver`: its linear solves, Newton iterations and evaluations of the
         residual.
 
     Raises
     ------
-    ValueError
-        For a level out of range, options that an argument is there for, or a solver that
-        differentiates through its iterations or does not start from 0.
+    InputError
+        For a level out of range, options that duplicate an argument, or a solver that
+        differentiates its iterations or does not start from 0.
 
     Notes
     -----
     PETSc manual pages: SNESNEWTONLS, SNESLINESEARCHBT, SNESKSPSetUseEW.
+
+    Examples
+    --------
+    Three Newton iterations, with linear solves to 1e-3:
+
+    >>> import torch
+    >>> from prdp_hpc import NonlinearSolver, Solver, solve_nonlinear
+    >>> solver = NonlinearSolver(Solver("gmres", "none"), refinement=3, inner=1e-3)
+    >>> u = solve_nonlinear(lambda u: u + u**3 - 2.0, torch.zeros(4).double(), solver=solver)
+    >>> solver.report.forward.newton_iterations
+    3
     """
 
     differentiation = "implicit"
@@ -88,13 +108,13 @@ class NonlinearSolver:
         self.solver = Solver("gmres", "none") if solver is None else solver
         if self.solver.differentiation != "implicit":
             raise InputError(
-                "a NonlinearSolver differentiates implicitly: give it a "
+                "a NonlinearSolver differentiates implicitly: use a "
                 "Solver(differentiation='implicit'), not 'unrolled'"
             )
         if self.solver.initial_guess != "zero":
             raise InputError(
-                "the linear solves of Newton's method start from 0, where a Newton step begins: "
-                f"give it a Solver(initial_guess='zero'), not {self.solver.initial_guess!r}"
+                "the linear solves of Newton's method start from 0: "
+                f"use a Solver(initial_guess='zero'), not {self.solver.initial_guess!r}"
             )
         self.refines, self.uses_eisenstat_walker = refines, inner == EISENSTAT_WALKER
         if refines == "inner" and self.uses_eisenstat_walker:
@@ -122,7 +142,7 @@ class NonlinearSolver:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copied or pickled: a new solver with the same settings, that has solved nothing yet."""
+        """Copy or pickle the settings only: the copy is a new solver without a SNES."""
         inner = EISENSTAT_WALKER if self.uses_eisenstat_walker else None
         settings = {
             "refinement": self.newton,
@@ -135,22 +155,22 @@ class NonlinearSolver:
 
     @property
     def report(self) -> SolveReport:
-        """What was done, see `SolveReport`."""
+        """The report of the linear solver, see `SolveReport`."""
         return self.solver.report
 
     @property
     def ksp(self) -> str:
-        """Of the linear solver."""
+        """The KSP of the linear solver."""
         return self.solver.ksp
 
     @property
     def pc(self) -> str:
-        """Of the linear solver."""
+        """The preconditioner of the linear solver."""
         return self.solver.pc
 
     @property
     def petsc_options(self) -> dict[str, Any]:
-        """Of the linear solver."""
+        """The PETSc options of the linear solver."""
         return self.solver.petsc_options
 
     @property
@@ -173,20 +193,27 @@ class NonlinearSolver:
 
     @property
     def levels(self) -> Levels:
-        """Those of a solve that begins now, for its derivatives too."""
+        """The levels of a solve that starts now, also for its derivatives."""
         return Levels(self.newton, self._inner, self.adjoint)
 
     def refine(
         self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None
     ) -> None:
-        """Change the level of the solves to come: of Newton's method, or with `refines="inner"` of
-        its linear solves.
+        """Change the level of later solves.
 
-        `adjoint`: default the one given last; if none ever was, that of forward solves. With
-        `refines="newton"` an adjoint of K stands for one linear solve that does what the linear
-        solves of K Newton iterations do: K times as many iterations where `inner` is a number of
-        them, `ηᴷ` where it is a tolerance η (no less than 1e-10), and the solver's own adjoint
-        level with "eisenstat_walker". A tolerance is that of the adjoint solve itself.
+        It is the level of Newton's method, or with `refines="inner"` of its linear solves.
+
+        Parameters
+        ----------
+        level : Refinement, int or float
+            The level.
+        adjoint : Refinement, int or float, optional
+            Level of the adjoint. Default: the one that was set last; if there is none, `level`.
+            With `refines="newton"` an adjoint of K iterations stands for one linear solve that does
+            as much as the linear solves of K Newton iterations: K times as many iterations if
+            `inner` is a number of iterations, the tolerance `ηᴷ` if it is a tolerance η (not below
+            1e-10), and the linear solver's own adjoint level with "eisenstat_walker". A tolerance
+            is that of the adjoint solve.
         """
         if self.refines == "inner":
             self.solver.refine(level, adjoint)
@@ -197,31 +224,34 @@ class NonlinearSolver:
 
     @property
     def own_levels(self) -> tuple[Refinement, Refinement | None]:
-        """Those that `solver` does not have."""
+        """The levels that are not those of `solver`."""
         return self.newton, self._own_adjoint
 
     def set_levels(self, newton: Refinement, adjoint: Refinement | None) -> None:
-        """Set what `own_levels` was."""
+        """Set the levels that `own_levels` returned."""
         self.newton, self._own_adjoint = newton, adjoint
 
     def state_dict(self) -> dict[str, Any]:
-        """That of `solver`."""
+        """Return the state of `solver`."""
         return self.solver.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """That of `solver`."""
+        """Restore the state of `solver`."""
         self.solver.load_state_dict(state)
 
     def samples(self, names: Sequence[Any]) -> AbstractContextManager[None]:
-        """That of `solver`; linear solves of Newton steps start from 0."""
+        """Name the samples of later solves, see `Solver.samples`.
+
+        Linear solves of Newton steps start from 0 all the same.
+        """
         return self.solver.samples(names)
 
     def restored_solutions(self) -> AbstractContextManager[None]:
-        """That of `solver`."""
+        """Restore the stored solutions after a block, see `Solver.restored_solutions`."""
         return self.solver.restored_solutions()
 
     def system(self, operator: Operator) -> Newton:
-        """Newton's method with one Jacobian, made on first use; collective then."""
+        """Return Newton's method for one Jacobian; it is made on first use, which is collective."""
         found = self._systems.get(operator)
         if found is None or found.broken:
             found = Newton(operator, self.solver, self.snes_options)
@@ -231,8 +261,9 @@ class NonlinearSolver:
     def matrix_free(
         self, sizes: tuple[int, ...], comm: MPI.Comm, symmetric: bool
     ) -> MatrixFreeJacobian:
-        """The Jacobian by torch's products for unknowns divided like this, made once; collective
-        then.
+        """Return the Jacobian by torch's products for these numbers of unknowns per rank.
+
+        It is made on first use, which is collective.
         """
         key = (sizes, comm.py2f(), symmetric)
         if key not in self._matrix_free:

@@ -59,5 +59,5 @@ class BiCGStab(Method[_BiState]):
         return _BiState(x, r, shadow, r + beta * (p - omega * v), following)
 
     def solution(self, system: System, state: _BiState) -> Tensor:
-        """x, with the preconditioner on the right applied at last."""
+        """The iterate x; the right preconditioner is applied here."""
         return system.precondition(state.x) if system.right_side else state.x

@@ -1,4 +1,4 @@
-"""Which states of an iteration are kept for its backward pass."""
+"""The states of an iteration that are kept for its backward pass."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from prdp_hpc.linalg.unrolled.state import State
 
 
 class Checkpoints:
-    """Keeps about √K of K states, without knowing K beforehand: every s-th one, where s doubles as
-    K grows.
+    """Keeps about √K of K states: every s-th state, where s doubles as K grows, because K is not
+    given in advance.
 
-    At most 2 s states are kept, s apart, and s doubles only when there would be more: both s and
-    the number of states stay within a small multiple of √K (and of `period`, of which s is a
+    At most 2 s states are kept, s apart, and s doubles only when there would be more. Hence s and
+    the number of states are at most a small multiple of √K (and of `period`, of which s is a
     multiple).
     """
 
@@ -24,7 +24,7 @@ class Checkpoints:
         self._kept: list[tuple[int, State]] = []
 
     def offer(self, iteration: int, state: State) -> None:
-        """The state before an iteration, in order."""
+        """Add the state before an iteration; called for each iteration in order."""
         if self.keeps_none or iteration % self._every:
             return
         self._kept.append((iteration, state))
@@ -34,15 +34,15 @@ class Checkpoints:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is kept."""
+        """All tensors of the kept states."""
         return [tensor for _, state in self._kept for tensor in state.tensors]
 
     def segments(self, end: int) -> Iterator[tuple[int, int, State]]:
-        """(first iteration, end, state before it), last segment first; `end`: the number of all
-        iterations.
+        """Segments (first iteration, end, state before it), the last one first; `end`: the number
+        of iterations.
         """
         for iteration, state in reversed(self._kept):
-            if iteration >= end:  # a step that found nothing left to do
+            if iteration >= end:  # a step after convergence
                 continue
             yield iteration, end, state
             end = iteration

@@ -10,22 +10,22 @@ from torch import Tensor
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.petsc import PETSc
 
-EXACT = 1e-15
-"""A residual this small relative to the first is rounding, and iterations on rounding have no
-useful derivative.
+EXACT = {torch.float64: 1e-15, torch.float32: 1e-7}
+"""Residual, relative to the first, that is rounding; further iterations have no useful derivative.
 """
+INTERVAL = 8
+"""Iterations between two looks at who is active, where a look makes the host wait for a device."""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
 class ConvergenceTest(Protocol):
-    """What a method calls while it iterates.
+    """The convergence test that a method calls while it iterates.
 
     Attributes
     ----------
     active : `(B, 1)`, 1 for active right-hand sides, 0 for those that have stopped.
-    is_tested : whether the method must give residual norms.
-    is_last : whether this iteration is known to be the last one, so that nothing need be prepared
-        for another.
+    is_tested : whether the method must compute residual norms.
+    is_last : whether this is certainly the last iteration, so that no next one is prepared.
     """
 
     active: Tensor
@@ -33,31 +33,43 @@ class ConvergenceTest(Protocol):
 
     @property
     def is_last(self) -> bool:
-        """Whether this iteration is known to be the last one."""
+        """Whether this is certainly the last iteration."""
 
     def begin(self, squared_norm: Tensor) -> None:
-        """Before the first iteration; the squared norm `(B, 1)` of the first residual."""
+        """Start, with the squared norm `(B, 1)` of the first residual."""
 
-    def drop(self, which: Tensor, reason: int) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down."""
+    def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
+        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down.
+        `begun`: iterations that PETSc's KSP counts by then beyond those that are done.
+        """
 
     def solved(self, which: Tensor) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: their residual is 0."""
+        """Stop right-hand sides `(B, 1)` before this step, because their residual is 0."""
 
     def done(self, squared_norm: Tensor | None) -> None:
-        """At the end of an iteration; the squared norm `(B, 1)` of the residual, if it is known."""
+        """End an iteration, with the squared norm `(B, 1)` of the residual, if it was computed."""
 
 
 class DefaultTest:
     """Stops each right-hand side at its own iteration, as KSPConvergedDefault does.
 
-    `whole`: the squared norms `(B, 1)` that a tolerance refers to; default: those of the first
-    residuals.
+    On the CPU it ends with the last active right-hand side. On another device it reads nothing back
+    before the end of a fixed number of iterations, and with a tolerance once in `INTERVAL`
+    iterations: right-hand sides that have stopped do not change, so results and counts are the
+    same.
+
+    Parameters
+    ----------
+    b : right-hand sides `(B, n_local)`, for their device, precision and number.
+    level : when to stop.
+    absolute, divergence : see KSPSetTolerances.
+    whole : the squared norms `(B, 1)` that a tolerance refers to; default: those of the first
+        residuals.
 
     Attributes
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
-    failures : (reason, iteration, which right-hand sides) of what went wrong.
+    reference : the squared norms `(B, 1)` that the tolerance refers to.
     exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
         the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
         homogeneous, but not linear, in the residual; so the map that all iterations make has no
@@ -66,29 +78,48 @@ class DefaultTest:
 
     def __init__(
         self,
-        batch: int,
+        b: Tensor,
         level: Refinement,
         absolute: float,
         divergence: float,
         whole: Tensor | None = None,
     ) -> None:
         self.is_tested = level.rtol is not None
-        self.active = torch.ones(batch, 1, dtype=torch.float64)
-        self.counts = torch.zeros(batch, 1, dtype=torch.int64)
-        self.failures: list[tuple[int, int, Tensor]] = []
-        self.exact = torch.zeros(batch, 1, dtype=torch.bool)
+        self.active = torch.ones(len(b), 1, dtype=b.dtype, device=b.device)
+        self.counts = torch.zeros(len(b), 1, dtype=torch.int64, device=b.device)
+        self.exact = torch.zeros(len(b), 1, dtype=torch.bool, device=b.device)
         self.iteration = 0
         self.limit = level.max_it or DEFAULT_MAX_IT
-        self._target = (EXACT if level.rtol is None else level.rtol) ** 2
+        self._target = (EXACT[b.dtype] if level.rtol is None else level.rtol) ** 2
         self._absolute = absolute**2 if self.is_tested else 0.0
         self._divergence = divergence**2
-        self._first = torch.zeros(batch, 1, dtype=torch.float64)
+        self.reference = torch.zeros_like(self.active)
         self._whole = whole if self.is_tested else None
+        self._reads = b.is_cpu
+        # Of each failure the reason, the iteration and the right-hand sides.
+        self._dropped: list[tuple[int, int, Tensor]] = []
+        self._occurred: Tensor | None = None
+
+    @property
+    def failures(self) -> list[tuple[int, int, Tensor]]:
+        """(reason, iteration, which right-hand sides) of what went wrong."""
+        if self._occurred is None:
+            return []
+        found = zip(self._dropped, self._occurred.tolist(), strict=True)
+        return [drop for drop, occurred in found if occurred]
+
+    def finish(self) -> None:
+        """After the last iteration: prepare one look at all that may have gone wrong."""
+        if self._dropped:
+            self._occurred = torch.cat([which for _, _, which in self._dropped], dim=1).any(dim=0)
 
     @property
     def goes_on(self) -> bool:
         """Whether there is another iteration to do."""
-        return self.iteration < self.limit and bool(self.active.any())
+        if self.iteration >= self.limit:
+            return False
+        is_read = self._reads or (self.is_tested and self.iteration % INTERVAL == 0)
+        return not is_read or bool(self.active.any())
 
     @property
     def is_last(self) -> bool:
@@ -97,19 +128,19 @@ class DefaultTest:
 
     def begin(self, squared_norm: Tensor) -> None:
         """See `ConvergenceTest`."""
-        self._first = squared_norm.detach()
-        self.drop(~torch.isfinite(self._first), _REASONS.DIVERGED_NANORINF)
-        is_solved = self._first <= self._absolute
+        self.reference = squared_norm.detach()
+        self.drop(~torch.isfinite(self.reference), _REASONS.DIVERGED_NANORINF)
+        is_solved = self.reference <= self._absolute
         if self._whole is not None:
-            is_solved |= self._first <= self._target * self._whole
-            self._first = torch.where(self._whole > 0.0, self._whole, self._first)
+            is_solved |= self.reference <= self._target * self._whole
+            self.reference = torch.where(self._whole > 0.0, self._whole, self.reference)
         self.solved(is_solved)
 
-    def drop(self, which: Tensor, reason: int) -> None:
+    def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
         """See `ConvergenceTest`."""
         which = which & (self.active > 0.0)
-        if which.any():
-            self.failures.append((reason, self.iteration, which))
+        if not self._reads or which.any():
+            self._dropped.append((reason, self.iteration + begun, which))
             self._stop(which)
 
     def solved(self, which: Tensor) -> None:
@@ -127,8 +158,8 @@ class DefaultTest:
         norm = squared_norm.detach()
         self.drop(~torch.isfinite(norm), _REASONS.DIVERGED_NANORINF)
         if self.is_tested:
-            self.drop(norm >= self._divergence * self._first, _REASONS.DIVERGED_DTOL)
-        reached = norm <= torch.clamp(self._target * self._first, min=self._absolute)
+            self.drop(norm >= self._divergence * self.reference, _REASONS.DIVERGED_DTOL)
+        reached = norm <= torch.clamp(self._target * self.reference, min=self._absolute)
         if self.is_tested or self.iteration == self.limit:
             self._stop(reached)
         else:
@@ -139,7 +170,7 @@ class DefaultTest:
 
 
 class ReplayedTest:
-    """Repeats the decisions of an earlier `DefaultTest`, from an iteration on."""
+    """Repeats the decisions of an earlier `DefaultTest`, starting at an iteration."""
 
     is_tested = False
 
@@ -155,7 +186,7 @@ class ReplayedTest:
     def begin(self, squared_norm: Tensor) -> None:
         """See `ConvergenceTest`."""
 
-    def drop(self, which: Tensor, reason: int) -> None:
+    def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
         """See `ConvergenceTest`."""
 
     def solved(self, which: Tensor) -> None:

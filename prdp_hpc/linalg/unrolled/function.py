@@ -1,4 +1,4 @@
-"""Solves whose derivative goes through the iterations."""
+"""Solves that are differentiated by unrolling the iterations."""
 
 from __future__ import annotations
 
@@ -33,40 +33,41 @@ GMRES_RESTART = 30  # PETSc's default
 def unrolled_solve(
     operator: Operator, values: Any, b: Tensor, solver: Solver, guess: Tensor | None = None
 ) -> Tensor:
-    """As `solve`, differentiated through the iterations: the derivative of what was computed, not
-    of the exact solution.
+    """As `solve`, differentiated through the iterations: the derivative is that of the computed
+    iterate, not of the exact solution.
 
-    All right-hand sides iterate together, each with its own scalars; a reduction serves them all.
-    With a tolerance each stops at its own iteration, and the derivative takes that as given. The
-    states of about √K iterations are kept, and those between computed again in the backward pass;
-    Richardson's method with a gradient for b alone keeps none: its adjoint is the same iteration
-    with Aᵀ and M⁻ᵀ.
+    All right-hand sides iterate together, with separate scalars but common reductions. With a
+    tolerance each right-hand side stops at its own iteration, and the derivative treats the number
+    of iterations as constant. The states of about √K iterations are kept, and the others are
+    computed again in the backward pass. Richardson's method with a gradient for b only keeps no
+    state: its adjoint is the same iteration with Aᵀ and M⁻ᵀ.
 
-    Where b = 0, K iterations of a Krylov method have no derivative: they are homogeneous in b, but
-    not linear. The same holds where the solution is reached exactly before the last of K
-    iterations, as CG does after one iteration for an eigenvector. Such right-hand sides stop there
+    At b = 0, K iterations of a Krylov method have no derivative, because they are homogeneous in b
+    but not linear. The same holds if the solution is reached exactly before the last of K
+    iterations, e.g. by CG after one iteration for an eigenvector. These right-hand sides stop there
     and are differentiated implicitly at the forward level: `∂L/∂b` is K iterations of the same
     method for the adjoint system `Aᵀ λ = ∂L/∂x`, from zero, and `∂L/∂value_k = −λ[row_k] x[col_k]`,
-    which is 0 where x is. So what starts at zero, as a correction or a source, moves. With a
-    tolerance this holds for right-hand sides that need no iteration; for others the derivative is
-    that of the iterations done, whose accuracy the tolerance does not control.
+    which is 0 where x is 0. Thus a quantity that starts at zero, e.g. a correction or a source,
+    gets a gradient. With a tolerance this holds for right-hand sides that need no iteration; for
+    others the derivative is that of the computed iterations, whose accuracy the tolerance does not
+    control.
 
-    With a guess g it is `g + P(b − A g)`, where P are the iterations from zero, and g has the
-    gradient of that.
+    With a guess g the result is `g + P(b − A g)`, where P are the iterations from zero, and g has
+    the gradient of this formula.
 
     `ksp` is one of richardson, steepest_descent, cg, gmres, bcgs. The preconditioners none, jacobi,
-    lu and cholesky are differentiated too; other linear ones are taken as constant and serve only
-    where the values need no gradient. The gradient needs `M⁻ᵀ`: of preconditioners that are not
-    symmetric by their transposed application, also where A is.
+    lu and cholesky are differentiated too; other linear ones are treated as constant and can be
+    used only if the values need no gradient. The gradient needs `M⁻ᵀ`; for preconditioners that
+    are not symmetric it is their transposed application, also if A is symmetric.
 
     Raises
     ------
     ValueError
-        As `solve`; and for another ksp, a preconditioner that is not linear, one whose transpose
-        cannot be applied where a gradient is needed, or values that need a gradient with one that
-        is not differentiated.
+        As for `solve`; and for another ksp, a preconditioner that is not linear, one whose
+        transpose cannot be applied where a gradient is needed, or values that need a gradient with
+        one that is not differentiated.
     SolveError
-        As `solve`.
+        As for `solve`.
     """
     for tensor in (values, b, guess):
         if isinstance(tensor, Tensor) and is_transformed(tensor):
@@ -88,7 +89,7 @@ def unrolled_solve(
 def _solved(
     operator: Operator, values: Any, b: Tensor, solver: Solver, whole: Tensor | None
 ) -> Tensor:
-    # Asked here: inside a forward pass torch records nothing.
+    # Evaluated here, because inside a forward pass torch never records.
     recording = torch.is_grad_enabled()
     x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, recording, whole)  # type: ignore[no-untyped-call]
     return x
@@ -127,7 +128,7 @@ class _UnrolledSolve(torch.autograd.Function):
                 held.release()
         if records:
             ctx.run, ctx.held, ctx.report, ctx.scaling = run, held, solver.report, scaling
-            # Not what was made of them: torch sees a change in place.
+            # The inputs themselves are saved, so that torch detects a change in place.
             ctx.save_for_backward(
                 values if isinstance(values, Tensor) else None, b if keeps_states else None
             )
@@ -139,7 +140,7 @@ class _UnrolledSolve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # Always: `once_differentiable` lets torch.autograd.grad leave the second derivative out.
+        # Checked here: with `once_differentiable`, torch.autograd.grad omits second derivatives.
         if torch.is_grad_enabled():
             raise not_offered("second derivatives (create_graph=True)")
         (grad,), run = grads, ctx.run
@@ -188,13 +189,13 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:
 def _check(solver: Solver, operator: Operator, values_need_gradient: bool) -> None:
     if solver.adopted is not None:
         raise not_offered("a KSP that the user made (Solver.from_ksp)")
-    # Again: the differentiation may be set after the solver was made.
+    # Checked again, because `differentiation` may be set after the solver was made.
     check_unrolled(solver.ksp, solver.pc)
     check_lag(solver.lag_preconditioner, solver.ksp, "unrolled")
     for key in solver.petsc_options:
         if key.lstrip("-") in ("ksp_richardson_self_scale", "ksp_norm_type"):
             raise InputError(
-                f"differentiation='unrolled' does not know the option {key}: leave it out, or use "
+                f"differentiation='unrolled' does not support the option {key}: omit it, or use "
                 "'implicit'"
             )
     if values_need_gradient and not is_differentiated(solver, operator):
@@ -204,6 +205,6 @@ def _check(solver: Solver, operator: Operator, values_need_gradient: bool) -> No
         raise InputError(
             "differentiation='unrolled' cannot differentiate the set-up of "
             f"pc={solver.pc!r}{options}, and the values need a "
-            "gradient: use pc none, jacobi, lu or a physics' own without such options, or "
+            "gradient: use pc none, jacobi, lu or the PDE's own without these options, or "
             "differentiation='implicit'"
         )

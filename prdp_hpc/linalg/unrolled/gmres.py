@@ -16,21 +16,21 @@ from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.petsc import PETSc
 
 ROUNDING = 1e-14
-"""What is left of a product, relative to it, is rounding."""
+"""Remainder of a product, relative to the product, that is rounding."""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
 @dataclass(frozen=True)
 class _Cycle(State):
-    """Within a cycle, after j of its iterations. Basis vectors and columns of stopped right-hand
-    sides are 0 and take no part.
+    """The state within a cycle, after j of its iterations. Basis vectors and columns of stopped
+    right-hand sides are 0 and have no effect.
 
     Attributes
     ----------
     x : the iterate at the start of the cycle.
     beta : the norm of its residual.
-    null : g `(B, j + 1)` with `gᵀ H = 0` and `g₀ = 1`; it gives the residual's norm `β / ‖g‖`
-        without solving for it.
+    null : g `(B, j + 1)` with `gᵀ H = 0` and `g₀ = 1`; the residual's norm is `β / ‖g‖`, without a
+        least-squares solve.
     basis : j + 1 vectors.
     columns : the j columns of the Hessenberg matrix H, `(B, i + 2)` for column i.
     """
@@ -44,8 +44,10 @@ class _Cycle(State):
 class GMRES(Method[State]):
     """GMRES(m) with classical Gram–Schmidt. PETSc manual page: KSPGMRES.
 
-    Between cycles the state is x alone.
+    Between cycles the state is x only.
     """
+
+    needs_no_host = False
 
     def __init__(self, restart: int) -> None:
         self.restart = self.period = restart
@@ -90,8 +92,8 @@ class GMRES(Method[State]):
 
 @torch.no_grad()
 def _is_lost(null: Tensor, h: Tensor, norm: Tensor) -> Tensor:
-    """Where the Krylov space ends without the solution, as it may for a singular matrix: a column
-    of H depends on those before it; `(B, 1)`.
+    """Where the Krylov space ends without the solution, which may happen for a singular matrix: a
+    column of H depends on those before it; `(B, 1)`.
     """
     size = torch.hypot(torch.linalg.vector_norm(h, dim=1, keepdim=True), norm)
     along = (null * h).sum(dim=1, keepdim=True).abs()
@@ -137,7 +139,7 @@ class _LeastSquares(torch.autograd.Function):
     def forward(ctx: Any, hessenberg: Tensor, beta: Tensor) -> Tensor:
         dead = ~hessenberg.any(dim=1)
         q, r = torch.linalg.qr(hessenberg)
-        # A column of zeros belongs to a right-hand side that has stopped, or has converged exactly.
+        # A column of zeros belongs to a right-hand side that has stopped or converged exactly.
         r = r + torch.diag_embed(torch.where(dead, 1.0, 0.0).to(r))
         y = torch.linalg.solve_triangular(r, (beta * q[:, 0]).unsqueeze(2), upper=True).squeeze(2)
         y = torch.where(dead, 0.0, y)

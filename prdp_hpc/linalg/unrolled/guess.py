@@ -1,4 +1,4 @@
-"""Where an unrolled solve starts, and what is left to solve for, as differentiable maps."""
+"""The start of an unrolled solve, and its residual, as differentiable maps."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from prdp_hpc.linalg.validation import bad_guess, prepare
 
 
 def not_offered(what: str) -> InputError:
-    """The error for what only implicit differentiation does."""
+    """The error for a feature of implicit differentiation only."""
     return InputError(
-        f"differentiation='unrolled' does not offer {what}: use differentiation='implicit'"
+        f"differentiation='unrolled' does not support {what}: use differentiation='implicit'"
     )
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Where to start.
+    """The start of a solve.
 
     Attributes
     ----------
-    given : what the user gave.
-    error : what is wrong with that on this rank, which all ranks raise together.
-    recollection : last solutions, which come before it.
+    given : the user's guess.
+    error : the error of the guess on this rank, which all ranks raise together.
+    recollection : stored last solutions, which take precedence.
     """
 
     given: Tensor | None
@@ -47,7 +47,7 @@ def guessed(
     operator: Operator, values: Any, b: Tensor, solver: Solver, guess: Guess
 ) -> tuple[Tensor, Tensor]:
     """The start g and `b − A g`, in double precision on the host, of the shape of b; differentiable
-    with respect to the values, b and a guess that was given; collective.
+    with respect to the values, b and the user's guess; collective.
     """
     start = torch.zeros_like(in_double(b).detach())
     if guess.error is None and guess.given is not None:

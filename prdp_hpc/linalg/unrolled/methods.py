@@ -1,4 +1,4 @@
-"""Iterations, as PETSc's KSPs of these names do them from a zero start.
+"""Iterations of PETSc's KSPs of these names, from a zero start.
 
 A method is a start, a step and a solution on states. Vectors are `(B, n_local)`, scalars `(B, 1)`.
 Right-hand sides that have stopped take steps of length 0.
@@ -30,15 +30,16 @@ class Method(ABC, Generic[S]):
 
     Attributes
     ----------
-    norm : the norm that its `done` gets with a tolerance, from the left; PETSc's default for that
-        KSP.
-    is_stationary : linear in b and the same in each step, so that its adjoint needs no iterates.
+    norm : the residual norm for a tolerance with left preconditioning; PETSc's default for the KSP.
+    is_stationary : linear in b and equal in each step, so that its adjoint needs no iterates.
     period : iterations from one small state to the next.
+    needs_no_host : whether a step can be done without waiting for the device.
     """
 
     norm: int = PETSc.KSP.NormType.PRECONDITIONED
     is_stationary = False
     period = 1
+    needs_no_host = True
 
     @abstractmethod
     def start(self, system: System, b: Tensor, test: ConvergenceTest) -> S:
@@ -46,7 +47,7 @@ class Method(ABC, Generic[S]):
 
     @abstractmethod
     def step(self, system: System, b: Tensor, state: S, test: ConvergenceTest) -> S:
-        """The state one iteration later; of the last one only the solution is right."""
+        """The state one iteration later; in the last iteration only its solution is valid."""
 
     def solution(self, system: System, state: S) -> Tensor:
         """The iterate of a state."""
@@ -73,7 +74,7 @@ class Richardson(Method[ResidualState]):
     def step(
         self, system: System, b: Tensor, state: ResidualState, test: ConvergenceTest
     ) -> ResidualState:
-        """One preconditioned residual further; no reduction unless the norm is asked for."""
+        """Add one preconditioned residual; no reduction unless the norm is needed."""
         x, z = state.x, state.r
         x = torch.addcmul(x, test.active, z, value=self.scale)
         if test.is_last:
@@ -85,7 +86,7 @@ class Richardson(Method[ResidualState]):
 
     def transposed(self, system: UnrolledSystem, grad: Tensor, counts: Tensor) -> Tensor:
         """The adjoint of each right-hand side's K steps: K steps with Aᵀ and M⁻ᵀ, since `Σ (I − ω
-        M⁻¹A)^k M⁻¹` is a sum of products that read the same from both ends.
+        M⁻¹A)^k M⁻¹` is a sum of products whose transposes have the same form.
         """
         x = torch.zeros_like(grad)
         for step in range(last_iteration(counts)):
@@ -110,9 +111,7 @@ class SteepestDescent(Method[ResidualState]):
     def step(
         self, system: System, b: Tensor, state: ResidualState, test: ConvergenceTest
     ) -> ResidualState:
-        """Down the preconditioned gradient to the lowest point; one reduction, and one for the
-        norm.
-        """
+        """Minimise along the preconditioned gradient; one reduction, and one for the norm."""
         x, r = state.x, state.r
         z = system.precondition(r)
         az = system.product(z)
@@ -144,22 +143,20 @@ class ConjugateGradients(Method[_CGState]):
         return _CGState(torch.zeros_like(b), b, z, zr, torch.zeros_like(zr))
 
     def step(self, system: System, b: Tensor, state: _CGState, test: ConvergenceTest) -> _CGState:
-        """One conjugate direction further; two reductions."""
+        """Minimise along the next conjugate direction; two reductions."""
         p, zr = state.p, state.zr
-        ap = system.product(p)
-        (pap,) = dots(system.comm, (p, ap))
-        test.drop((pap == 0.0) | (pap * state.pap < 0.0), _REASONS.DIVERGED_INDEFINITE_MAT)
+        ap, pap = system.curvature(p)
+        lost = (pap == 0.0) | (pap * state.pap < 0.0)
+        test.drop(lost, _REASONS.DIVERGED_INDEFINITE_MAT, begun=1)
         alpha = test.active * ratio(zr, pap)
-        x = torch.addcmul(state.x, alpha, p)
         if test.is_last:
             test.done(None)
+            x = torch.addcmul(state.x, alpha, p)
             return _CGState(x, state.r, p, zr, pap.detach())
-        r = torch.addcmul(state.r, alpha, ap, value=-1.0)
-        z = system.precondition(r)
-        following, zz = dots(system.comm, (z, r), (z, z))
+        x, r, z, following, zz = system.descend(state.x, state.r, alpha, p, ap)
         test.done(zz)
-        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC)
-        p = torch.addcmul(z, ratio(following, zr), p)
+        test.drop(following * zr.detach() < 0.0, _REASONS.DIVERGED_INDEFINITE_PC, begun=1)
+        p = system.turn(z, ratio(following, zr), p)
         return _CGState(x, r, p, following, pap.detach())
 
 
@@ -171,7 +168,7 @@ def preconditioned_product(system: System, x: Tensor) -> Tensor:
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient; 0 where the denominator is 0, which is where nothing is left to do."""
+    """The quotient; 0 where the denominator is 0, i.e. where the residual is 0."""
     zero = denominator == 0.0
     return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
 

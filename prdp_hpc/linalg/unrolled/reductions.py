@@ -1,7 +1,7 @@
-"""Scalar products of batches of distributed vectors, differentiable, one reduction each.
+"""Differentiable scalar products of batches of distributed vectors, with one reduction each.
 
-A scalar is replicated, and each rank has a part of its cotangent: the adjoint of an all-reduce is
-an all-reduce too.
+A scalar is replicated, and each rank has a part of its cotangent, so the adjoint of an all-reduce
+is an all-reduce.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.distributed.communicators import private
+from prdp_hpc.distributed.transport import transport_for
 
 Pair = tuple[Tensor, Tensor]
 
 
 def all_reduce(local: Tensor, comm: MPI.Comm) -> Tensor:
-    """The sum over all ranks, in a new tensor."""
-    total = local.detach().contiguous().clone()
-    if comm.size > 1:
-        private(comm).sums.Allreduce(MPI.IN_PLACE, total.numpy())
-    return total
+    """The sum over all ranks, on any device; the tensor itself on one rank."""
+    if comm.size == 1:
+        return local.detach()
+    return transport_for(comm, None, local.device).all_reduce(local)
 
 
 def dots(comm: MPI.Comm, *pairs: Pair) -> list[Tensor]:
@@ -38,7 +37,7 @@ def dots(comm: MPI.Comm, *pairs: Pair) -> list[Tensor]:
 def orthogonalise(comm: MPI.Comm, w: Tensor, basis: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Classical Gram–Schmidt: `w − Σ h_i v_i` and `h_i = ⟨w, v_i⟩ (B, j)`; one reduction.
 
-    The basis is kept by reference: j vectors for a whole cycle of GMRES, not j² / 2.
+    The basis is saved by reference: j vectors for a whole cycle of GMRES, not j² / 2.
     """
     rest: Tensor
     rest, coefficients = _Orthogonalise.apply(comm, w, *basis)  # type: ignore[no-untyped-call]
@@ -46,7 +45,7 @@ def orthogonalise(comm: MPI.Comm, w: Tensor, basis: Sequence[Tensor]) -> tuple[T
 
 
 def combine(weights: Tensor, basis: Sequence[Tensor]) -> Tensor:
-    """`Σ y_i v_i` for weights `(B, j)`; the basis is kept by reference."""
+    """`Σ y_i v_i` for weights `(B, j)`; the basis is saved by reference."""
     result: Tensor = _Combine.apply(weights, *basis)  # type: ignore[no-untyped-call]
     return result
 
@@ -104,7 +103,7 @@ class _Combine(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        # Each rank's part of the cotangent of the weights, which are replicated.
+        # This rank's part of the cotangent of the weights, which are replicated.
         weights, *basis = ctx.saved_tensors
         along = torch.stack([torch.linalg.vecdot(grads[0], v) for v in basis], dim=1)
         return along, *(weight * grads[0] for weight in weights.split(1, dim=1))

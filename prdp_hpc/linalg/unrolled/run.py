@@ -9,32 +9,27 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import Counters
-from prdp_hpc.linalg.residual_checks import SOLVED
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import has_bad_numbers
 from prdp_hpc.linalg.unrolled.checkpoints import Checkpoints
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest, ReplayedTest, last_iteration
+from prdp_hpc.linalg.unrolled.iterations import Criteria, iterate, judge, solution
 from prdp_hpc.linalg.unrolled.methods import Method, Richardson
-from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.state import State
 from prdp_hpc.linalg.unrolled.system import AdjointSystem, System, UnrolledSystem
-from prdp_hpc.petsc import PETSc
-
-PROJECTED = 1e-13
-"""What is left of a right-hand side of the nullspace alone, relative to it, is rounding."""
 
 
 class Run:
-    """One solve, and what its backward pass needs to know of it.
+    """One solve, with the data of its backward pass.
 
     Parameters
     ----------
-    method : its iteration.
+    method : the iteration.
     system : the matrix and the preconditioner.
-    solver : gives the level, which says when it stops, and the report where it is counted.
+    solver : the solver with the level, which determines when to stop, and the report.
     keeps_states : whether the backward pass needs states of the iteration.
 
     Attributes
@@ -58,19 +53,21 @@ class Run:
         self.exact = torch.zeros(0, 1, dtype=torch.bool)
         self._exact_x: Tensor | None = None
         self._level, self._report = solver.refinement, solver.report
+        _, absolute, divergence, _ = system.ksp.getTolerances()
+        self._criteria = Criteria(solver.refinement, absolute, divergence)
         self._name = system.systems[0].method
 
     @property
     def is_to_be_scaled(self) -> bool:
-        """Whether the size of a right-hand side may matter: for inner products, but not where the
-        user gave an absolute tolerance.
+        """Whether right-hand sides of extreme size are scaled, because inner products would
+        overflow; not if the user set an absolute tolerance.
         """
         products = not (self.method.is_stationary and self._level.is_fixed)
         return products and self.system.ksp.getTolerances()[1] == 0.0
 
     def forward(self, b: Tensor, whole: Tensor | None = None) -> Tensor:
-        """The last iterates, `(B, n_local)`. A tolerance refers to right-hand sides `whole`, of
-        which b is what a guess left.
+        """The last iterates, `(B, n_local)`. A tolerance refers to the right-hand sides `whole`; b
+        is the residual of a guess.
 
         Raises
         ------
@@ -86,7 +83,7 @@ class Run:
         self._count(self._report.forward, len(b), test.counts)
         self._judge("forward", self.system, test, b, x)
         if self.exact.any():
-            # Of its own: the caller may change x in place.
+            # A copy, because the caller may change x in place.
             self._exact_x = torch.where(self.exact, x, 0.0)
         return x
 
@@ -97,30 +94,14 @@ class Run:
         offer: Callable[[int, State], None],
         whole: Tensor | None = None,
     ) -> tuple[Tensor, DefaultTest]:
-        """The last iterates, and when each right-hand side stopped; `offer` gets every state."""
-        _, absolute, divergence, _ = self.system.ksp.getTolerances()
+        """The last iterates, and the convergence test; every state is passed to `offer`."""
         with torch.no_grad():
-            squares = None
-            if whole is not None and not self._level.is_fixed:
-                squares = self._squares(system, _in_range(system, whole))
-            test = DefaultTest(len(b), self._level, absolute, divergence, squares)
-            right = _in_range(system, b)
-            state = self.method.start(system, right, test)
-            while test.goes_on:
-                offer(test.iteration, state)
-                state = self.method.step(system, right, state, test)
-            return self._solution(system, state), test
-
-    def _squares(self, system: System, b: Tensor) -> Tensor:
-        """The squared norms of right-hand sides as the method measures residuals."""
-        is_plain = self.method.norm == PETSc.KSP.NormType.UNPRECONDITIONED or system.right_side
-        z = b if is_plain else system.precondition(b)
-        return dots(system.comm, (z, z))[0]
+            return iterate(self.method, system, b, self._criteria, whole, offer)
 
     def backward(
         self, grad: Tensor, values: Tensor | None, b: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
-        """The gradients of the values, if they are given as a float64 leaf, and of b."""
+        """The gradients of the values, if they are passed as a float64 leaf, and of b."""
         with self._report.part("adjoint", "solve"):
             return self._backward(grad, values, b)
 
@@ -149,10 +130,10 @@ class Run:
     def _implicit(
         self, grad: Tensor, b_grad: Tensor, with_values: bool
     ) -> tuple[Tensor, Tensor | float]:
-        """Complete the gradient of b by adjoint solves λ at the forward level, where the iterations
-        have no derivative; also `∂(λᵀ A x)/∂values`.
+        """Add to the gradient of b by adjoint solves λ at the forward level where the iterations
+        have no derivative; also returns `∂(λᵀ A x)/∂values`.
         """
-        # The others have nothing to solve here, and stop at once.
+        # The other right-hand sides are 0 here and stop at once.
         right = torch.where(self.exact, grad, 0.0)
         scaling = Scaling(self.system.comm, right) if self.is_to_be_scaled else Scaling()
         right = scaling.scaled(right)
@@ -168,8 +149,8 @@ class Run:
     def _reverse(
         self, grad: Tensor, values: Tensor | None, b: Tensor
     ) -> tuple[Tensor | None, Tensor]:
-        """Segment by segment from the last: recompute it with gradients from the state before it,
-        and go back through it.
+        """Backward pass by segments, from the last: recompute a segment with gradients from the
+        state before it, and differentiate it.
         """
         leaf = b.detach().clone().requires_grad_()
         gradients = _Gradients([leaf] if values is None else [leaf, values])
@@ -185,7 +166,8 @@ class Run:
                     ReplayedTest(self.counts, first),
                     stop - first,
                 )
-                outputs = [self._solution(system, current)] if stop == end else current.tensors
+                is_end = stop == end
+                outputs = [solution(self.method, system, current)] if is_end else current.tensors
                 grads = gradients.vjp(outputs, grads, begin.tensors)
             if end:
                 system = self.system.with_values(values)
@@ -207,15 +189,10 @@ class Run:
             state = self.method.step(system, right, state, test)
         return state
 
-    def _solution(self, system: System, state: State) -> Tensor:
-        x = self.method.solution(system, state)
-        # From the left every iterate is orthogonal to it already.
-        return system.without_nullspace(x) if system.right_side else x
-
     def _count(self, counters: Counters, solves: int, counts: Tensor) -> None:
         counters.solves += solves
-        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
-        # on rounding.
+        # A right-hand side that is solved waits for the others, whereas PETSc's KSP would iterate
+        # on rounding errors.
         counters.iterations += (
             (self._level.max_it or 0) * solves if self._level.is_fixed else int(counts.sum())
         )
@@ -223,56 +200,20 @@ class Run:
     def _judge(
         self, direction: str, system: System, test: DefaultTest, b: Tensor, x: Tensor
     ) -> None:
-        comm, last = system.comm, last_iteration(test.counts)
-        is_bad = anywhere(comm, has_bad_numbers(x.numpy()))
-        if (is_bad or test.failures) and anywhere(comm, has_bad_numbers(b.numpy())):
-            raise errors.bad_numbers(direction, self._name, 0, self._level, in_input=True)
-        for reason, iteration, which in test.failures:
-            if reason == PETSc.KSP.ConvergedReason.DIVERGED_NANORINF:
-                raise errors.bad_numbers(
-                    direction, self._name, iteration, self._level, in_input=False
-                )
-            solved = _solved(system, b, x)
-            if (which & ~solved).any():
-                raise errors.failed_solve(direction, self._name, reason, iteration, self._level)
-            if self._level.is_fixed and direction == "forward":
-                self.exact = self.exact | which
-        if is_bad:
-            raise errors.bad_numbers(direction, self._name, last, self._level, in_input=False)
-        if self._level.max_it is None and test.active.any():
-            raise errors.failed_solve(
-                direction, self._name, PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT, last, self._level
-            )
-
-
-def _in_range(system: System, b: Tensor) -> Tensor:
-    """b without its part in the left nullspace, and exactly 0 where only rounding is left."""
-    right = system.without_left_nullspace(b)
-    if right is b:
-        return b
-    rr, bb = dots(system.comm, (right, right), (b, b))
-    return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
-
-
-def _solved(system: System, b: Tensor, x: Tensor) -> Tensor:
-    """Whether the residual is down to rounding, as after a breakdown of a method that had
-    converged; `(B, 1)`.
-    """
-    with torch.no_grad():
-        residual = b - system.product(x)
-        rr, bb = dots(system.comm, (residual, residual), (b, b))
-    return rr <= SOLVED**2 * bb
+        solved = judge(direction, self._name, system, self._criteria.level, test, b, x)
+        if direction == "forward":
+            self.exact = self.exact | solved
 
 
 class _Gradients:
-    """Adds up what each segment gives to the inputs of the whole solve."""
+    """Sums the contributions of all segments to the gradients of the inputs of the solve."""
 
     def __init__(self, inputs: list[Tensor]) -> None:
         self._inputs = inputs
         self.totals = [torch.zeros_like(tensor) for tensor in inputs]
 
     def vjp(self, outputs: list[Tensor], grads: list[Tensor], state: list[Tensor]) -> list[Tensor]:
-        """The gradients of a segment's begin from those of its end."""
+        """The gradients at the start of a segment from those at its end."""
         moved = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
         wanted = [*state, *self._inputs]
         found = torch.autograd.grad(

@@ -1,4 +1,4 @@
-"""Extreme right-hand sides of unrolled solves, see `prdp_hpc.linalg.scaling`."""
+"""Scaling of extreme right-hand sides in unrolled solves, see `prdp_hpc.linalg.scaling`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.linalg.scaling import ORDINARY, exponents_of, largest, times_power_of_two
+from prdp_hpc.linalg.arrays import times_power_of_two
+from prdp_hpc.linalg.scaling import ORDINARY, exponents_of, largest
 
 Backward = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor | None, Tensor]]
 
@@ -25,21 +26,21 @@ class Scaling:
         self._exponents = None if comm is None or rows is None else exponents_of(comm, rows.numpy())
 
     def scaled(self, rows: Tensor) -> Tensor:
-        """Right-hand sides as they are solved for."""
+        """Right-hand sides divided by their powers of two."""
         return self._times(rows, -1)
 
     def unscaled(self, rows: Tensor) -> Tensor:
-        """Solutions as they belong to the right-hand sides that were given."""
+        """Solutions of the original right-hand sides."""
         return self._times(rows, 1)
 
     def backward(
         self, function: Backward, grad: Tensor, values: Tensor | None, b: Tensor | None
     ) -> tuple[Tensor | None, Tensor]:
-        """The gradients of values and b that `function` gives for scaled right-hand sides b.
+        """The gradients of values and b, from `function` for scaled right-hand sides b.
 
-        What comes back for b is the same for b of any size, since x is homogeneous in b; the
-        gradient of the values grows with it, and adds up over the rows. So the cotangents go in
-        relative to the row that counts most, and both come out with what was taken from it.
+        The gradient of b does not depend on the size of b, because x is homogeneous in b; the
+        gradient of the values is proportional to it, and summed over the rows. Therefore the
+        cotangents are scaled relative to the dominant row, and both gradients are scaled back.
         """
         if self._comm is None or len(grad) == 0:
             return function(grad, values, b)

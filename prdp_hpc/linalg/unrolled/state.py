@@ -1,4 +1,4 @@
-"""States of an iteration: what is kept of one, and differentiated from."""
+"""States of an iteration, which are kept and differentiated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class State:
-    """The iterate; a method's own state adds fields, each a tensor or a tuple of tensors.
+    """The iterate; a method's state adds fields, each a tensor or a tuple of tensors.
 
     Vectors are `(B, n_local)`, scalars `(B, 1)`.
     """
@@ -20,7 +20,7 @@ class State:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of them, in the order of the fields."""
+        """All tensors, in the order of the fields."""
         found: list[Tensor] = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -39,6 +39,6 @@ class State:
 
 @dataclass(frozen=True)
 class ResidualState(State):
-    """The iterate and a residual, as the method has it."""
+    """The iterate and a residual, in the form that the method uses."""
 
     r: Tensor

@@ -15,11 +15,12 @@ from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.unrolled.operations import PlainOperations
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.validation import is_batch
 from prdp_hpc.petsc import PETSc
 
-# Options with which these preconditioners are no longer what they are differentiated as.
+# Options with which the derivatives of these preconditioners would be wrong.
 _DIFFERENTIATED = {
     "none": "-",
     "jacobi": "pc_jacobi",
@@ -40,7 +41,7 @@ def is_differentiated(solver: Solver, operator: Operator) -> bool:
 
 
 class System(Protocol):
-    """What a method iterates on: see `UnrolledSystem` and `AdjointSystem`."""
+    """The interface of a method to its system: see `UnrolledSystem` and `AdjointSystem`."""
 
     comm: MPI.Comm
     right_side: bool
@@ -51,6 +52,17 @@ class System(Protocol):
     def precondition(self, r: Tensor) -> Tensor:
         """`M⁻¹ r`."""
 
+    def curvature(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """See `PlainOperations`."""
+
+    def descend(
+        self, x: Tensor, r: Tensor, alpha: Tensor, p: Tensor, ap: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """See `PlainOperations`."""
+
+    def turn(self, z: Tensor, beta: Tensor, p: Tensor) -> Tensor:
+        """See `PlainOperations`."""
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
 
@@ -58,16 +70,16 @@ class System(Protocol):
         """`x` minus its part in the nullspace of the transpose."""
 
 
-class UnrolledSystem:
+class UnrolledSystem(PlainOperations):
     """`A x`, `M⁻¹ r` for a batch `(B, n_local)`, differentiable with respect to vectors and values.
 
     Parameters
     ----------
-    operator : what `values` belong to.
-    members : one operator for each matrix, loaded; the operator itself if there is one matrix.
+    operator : the operator of `values`.
+    members : one operator per matrix, loaded; the operator itself for one matrix.
     values : `(nnz_local,)`, or `(M, nnz_local)` with M members; gradients are recorded for
         `with_values`.
-    solver : its KSP gives the preconditioner and the side it is on.
+    solver : its KSP determines the preconditioner and its side.
     """
 
     def __init__(self, operator: Operator, members: list[Any], values: Any, solver: Solver) -> None:
@@ -89,12 +101,12 @@ class UnrolledSystem:
         self._own: Any = None
 
     def check_transposed(self) -> None:
-        """Find out how M⁻ᵀ is applied, which the backward pass needs; collective.
+        """Determine how M⁻ᵀ is applied, for the backward pass; collective.
 
         Raises
         ------
         ValueError
-            Where it cannot be applied.
+            If it cannot be applied.
         """
         if self._pc in ("none", "jacobi"):
             return
@@ -111,8 +123,8 @@ class UnrolledSystem:
                 raise errors.no_transposed_preconditioner(system.method, why)
 
     def with_values(self, leaf: Tensor | None) -> UnrolledSystem:
-        """The same system that records gradients of a float64 leaf of the same values, if one is
-        given.
+        """The same system, which records gradients of a float64 leaf of the same values unless it
+        is None.
         """
         twin = object.__new__(UnrolledSystem)
         twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None, "_own": None}
@@ -124,7 +136,7 @@ class UnrolledSystem:
         return result
 
     def precondition(self, r: Tensor) -> Tensor:
-        """`M⁻¹ r`; from the left, without its part in the nullspace, as PETSc's KSP_PCApply."""
+        """`M⁻¹ r`; on the left side without its part in the nullspace, as PETSc's KSP_PCApply."""
         if self._pc == "none":
             z = r
         elif self._pc == "jacobi":
@@ -145,19 +157,11 @@ class UnrolledSystem:
 
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
-        return self._without(self._nullspaces[0], x)
+        return without_span(self.comm, self._nullspaces[0], x)
 
     def without_left_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the nullspace of the transpose."""
-        return self._without(self._nullspaces[1], x)
-
-    def _without(self, basis: Tensor | None, x: Tensor) -> Tensor:
-        if basis is None:
-            return x
-        vectors = [z.expand_as(x) for z in basis]
-        for along, z in zip(dots(self.comm, *((x, z) for z in vectors)), vectors, strict=True):
-            x = x - along * z
-        return x
+        return without_span(self.comm, self._nullspaces[1], x)
 
     def plain_product(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x` or `Aᵀ x` without recording."""
@@ -191,7 +195,7 @@ class UnrolledSystem:
         """The inverse of the diagonal for each right-hand side."""
         if self._inverse is None:
             diagonal = self._diagonals()
-            # As PETSc's PCJACOBI does.
+            # PETSc's PCJACOBI also replaces zeros by 1.
             self._inverse = 1.0 / torch.where(diagonal == 0.0, 1.0, diagonal)
         return (
             self._inverse
@@ -208,6 +212,18 @@ class UnrolledSystem:
         )
 
 
+def without_span(comm: MPI.Comm, basis: Tensor | None, x: Tensor) -> Tensor:
+    """`x (B, n_local)` minus its part in the span of an orthonormal basis `(k, n_local)`, if there
+    is one; one reduction.
+    """
+    if basis is None:
+        return x
+    vectors = [z.expand_as(x) for z in basis]
+    for along, z in zip(dots(comm, *((x, z) for z in vectors)), vectors, strict=True):
+        x = x - along * z
+    return x
+
+
 def plain_product(systems: list[LinearSystem], x: Tensor, transposed: bool) -> Tensor:
     """`A x` or `Aᵀ x` without recording; the rows of x are those of each matrix in turn."""
     return _each(systems, x, transposed, lambda system, part: system.product(part, transposed))
@@ -219,7 +235,7 @@ def _each(
     transposed: bool,
     run: Callable[[LinearSystem, Tensor], Tensor],
 ) -> Tensor:
-    """Serve the right-hand sides of each matrix."""
+    """Apply a function to the right-hand sides of each matrix."""
     results = []
     for system, part in zip(systems, x.tensor_split(len(systems)), strict=True):
         try:
@@ -229,12 +245,11 @@ def _each(
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-class AdjointSystem:
-    """The system of the adjoint solve, as a method asks for it, without recording; the same that
-    implicit differentiation solves.
+class AdjointSystem(PlainOperations):
+    """The system of the adjoint solve, without recording, as in implicit differentiation.
 
-    For a symmetric matrix that is A with M, else Aᵀ with M⁻ᵀ. GMRES then preconditions from the
-    right, see `LinearSystem`.
+    For a symmetric matrix it is A with M, else Aᵀ with M⁻ᵀ; GMRES then uses right preconditioning,
+    see `LinearSystem`.
     """
 
     def __init__(self, system: UnrolledSystem, solver: Solver) -> None:
@@ -249,7 +264,7 @@ class AdjointSystem:
         return self._system.plain_product(x, self._transposed)
 
     def precondition(self, r: Tensor) -> Tensor:
-        """`M⁻ᵀ r`; from the left, without its part in the nullspace of Aᵀ."""
+        """`M⁻ᵀ r`; on the left side without its part in the nullspace of Aᵀ."""
         z = self._system.plain_precondition(r, self._transposed)
         return z if self.right_side else self.without_nullspace(z)
 
@@ -281,7 +296,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Precondition(torch.autograd.Function):
-    """For the inverse of the matrix itself the values' gradient is `−(M⁻ᵀ g)[row] z[col]`."""
+    """If M is the matrix itself, the gradient of the values is `−(M⁻ᵀ g)[row] z[col]`."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor | None, r: Tensor, system: UnrolledSystem) -> Tensor:

@@ -1,1 +1,1 @@
-"""Field inversion: a coefficient field is found from observations of several experiments."""
+"""Field inversion: find a coefficient field from observations of several experiments."""

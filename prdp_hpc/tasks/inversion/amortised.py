@@ -1,4 +1,4 @@
-"""Amortised inversion: a network that finds coefficient fields from measurements at once."""
+"""Amortised inversion: a network that computes coefficient fields directly from measurements."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from prdp_hpc.tasks.trained_network import TrainedNetwork
 
 @dataclass(frozen=True)
 class FieldSamples:
-    """The same experiments on many fields.
+    """The same E experiments on N fields.
 
     Attributes
     ----------
-    data : what was measured, `(N, E, *observe.shape)`.
-    fields : this rank's part of the true m of each, `(N, *local_shape)`.
+    data : measurements, `(N, E, *observe.shape)`.
+    fields : this rank's part of the true m of each sample, `(N, *local_shape)`.
     """
 
     data: Tensor
@@ -38,32 +38,32 @@ class FieldSamples:
 
 
 class AmortisedInversion(TrainedNetwork):
-    """A network from what E experiments measure of a field to its `m = ln κ`.
+    """Train a network that maps the measurements of E experiments to the field `m = ln κ`.
 
-    It is trained without the true fields: the loss of a sample is `½ Σ ‖O u − d‖² / σ² / n` over
+    Training does not use the true fields: the loss of a sample is `½ Σ ‖O u − d‖² / σ² / n` over
     its n measurements, where u solves the PDE with `κ = exp(net(d))` at the solver's level. The
-    network gets the measurements as E fields, in units of the root mean square of the training
-    data: whole solutions as they are, those of sensors spread to the grid points beside them.
-    Validation compares fields: `error` is the mean over samples of `‖m − m*‖² / ‖m*‖²`, without
-    any solve. Batches are divided among the replicas, fields among the grid ranks.
+    input of the network consists of E fields, in units of the root mean square of the training
+    data: whole solutions unchanged, values of sensors distributed to the neighbouring grid points.
+    Validation needs no solve: `error` is the mean over samples of `‖m − m*‖² / ‖m*‖²`. Batches are
+    distributed over the replicas, fields over the grid ranks.
 
     Parameters
     ----------
-    physics : the PDE, see `CoefficientPDE`, for a coefficient per sample: `(M, *local_shape)` with
-        sources `(M, E, *local_shape)`.
+    physics : the PDE, see `CoefficientPDE`, with one coefficient field per sample:
+        `(M, *local_shape)` with sources `(M, E, *local_shape)`.
     network : from `(B, E, …)` to `(B, 1, …)`, on whole fields or on parts, see `Network`.
-    sources : of the E experiments, `(E, *local_shape)`.
-    observe : what is measured of each solution.
-    noise : σ.
+    sources : sources of the E experiments, `(E, *local_shape)`.
+    observe : the measured quantities of each solution.
+    noise : standard deviation σ of the measurements.
     train, validation : the samples.
     mesh : the ranks.
-    recipe : optimiser, learning rate, batch size; its loss and its precision are not used, the
+    recipe : optimiser, learning rate and batch size; loss and precision are not used, and the
         network computes in float64.
 
     Raises
     ------
-    ValueError
-        For a validation sample whose true m is zero everywhere, or a network of another output.
+    InputError
+        If the true m of a validation sample is zero everywhere, or the network has a wrong output.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class AmortisedInversion(TrainedNetwork):
         self._numbers = len(sources) * self._count()
         self._parallel.settle(self._images(validation.data[:1]))
         self._squares = self._field_squares(validation.fields)
-        raise_together(mesh.world, self._wrong())
+        raise_together(mesh.world, self._error())
         self._prepare_training([len(sources), 1], len(train.data), recipe)
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> AmortisedInversion:
-        """The inversion of a config; collective."""
+        """Create the inversion of a config; collective."""
         from prdp_hpc.tasks.inversion.from_config import amortised_settings
 
         return cls(**amortised_settings(parts))
@@ -102,7 +102,7 @@ class AmortisedInversion(TrainedNetwork):
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
     ) -> float:
-        """One pass over the training samples; the mean of the batches' losses."""
+        """Train for one pass over the training samples; return the mean loss of the batches."""
         losses = list(earlier)
         batches = self._sampler.batches(epoch)
         with self.stopwatch.part("network"):
@@ -115,8 +115,8 @@ class AmortisedInversion(TrainedNetwork):
         return float(np.mean(losses))
 
     def gradient(self) -> Tensor:
-        """The gradient of the first batch's loss for all parameters, as one vector; collective,
-        equal on all ranks.
+        """Compute the gradient of the first batch's loss with respect to all parameters, as one
+        vector; collective, equal on all ranks.
         """
         self._backward(self._sampler.batches(1)[0])
         found = self._parameter_gradient()
@@ -124,7 +124,7 @@ class AmortisedInversion(TrainedNetwork):
         return found
 
     def validate(self) -> dict[str, Any]:
-        """The mean normalised squared error of the fields; collective."""
+        """Compute the mean normalised squared error of the fields; collective."""
         self.network.eval()
         with torch.no_grad():
             found = self._fields(self._validation.data)
@@ -133,10 +133,10 @@ class AmortisedInversion(TrainedNetwork):
         return {"error": float((squares / self._squares).mean())}
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since no file is open."""
 
     def _backward(self, batch: NDArray[np.int64]) -> float:
-        """Put the gradient of a batch's loss into the parameters; the loss, on all ranks."""
+        """Set the gradients of the parameters for a batch; return the loss, equal on all ranks."""
         mine = torch.from_numpy(share(batch, self.mesh.replica, self.mesh.replicas))
         self._optimiser.zero_grad(set_to_none=True)
         data = self._train.data[mine]
@@ -159,14 +159,14 @@ class AmortisedInversion(TrainedNetwork):
         return found[:, 0]
 
     def _images(self, data: Tensor) -> Tensor:
-        """What the network gets, `(b, E, *local_shape)`."""
+        """The input of the network, `(b, E, *local_shape)`."""
         observe, scaled = self._observe, data / self._scale
         if isinstance(observe, PointObservations):
             return observe.positions.sources(scaled) * float(np.prod(self.grid.spacing))
         return scaled
 
     def _count(self) -> int:
-        """Numbers that one experiment measures; collective."""
+        """Number of measurements of one experiment; collective."""
         mine = int(np.prod(self._observe.shape))
         comm = self.mesh.grid_comm
         return int(comm.allreduce(mine, op=MPI.SUM)) if self._observe.local else mine
@@ -178,12 +178,12 @@ class AmortisedInversion(TrainedNetwork):
         return float(np.sqrt(sums[0] / sums[1])) or 1.0
 
     def _field_squares(self, fields: Tensor) -> NDArray[np.float64]:
-        """Σ m² of each sample over the whole grid; collective."""
+        """`Σ m²` of each sample over the whole grid; collective."""
         squares: NDArray[np.float64] = fields.square().flatten(1).sum(dim=1).numpy().copy()
         self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, squares)
         return squares
 
-    def _wrong(self) -> InputError | None:
+    def _error(self) -> InputError | None:
         if not self._squares.all():
             return InputError(
                 f"validation: the true m of sample {int(np.argmin(self._squares))} is zero "

@@ -14,7 +14,7 @@ from prdp_hpc.grid.structured import Grid
 class ForwardDifferences:
     """`(m_{i+1} − m_i) / h` along each axis; 0 at the last point of an axis that is not periodic.
 
-    Collective at first: the ranks agree on the halo.
+    Creating an object is collective, because it sets up the halo exchange.
     """
 
     def __init__(self, grid: Grid) -> None:

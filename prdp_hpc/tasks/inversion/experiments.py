@@ -1,4 +1,4 @@
-"""What was done in experiments and what was measured: sources, observations, noise."""
+"""Experiments: sources, observations and noise."""
 
 from __future__ import annotations
 
@@ -17,30 +17,51 @@ from prdp_hpc.tasks.inversion.positions import Positions
 
 
 class Observations(Protocol):
-    """What is measured of a solution.
+    """The measured quantities of a solution, `O u`.
 
     Attributes
     ----------
-    local : whether each rank of a grid has its part of the numbers; else all ranks have all.
+    local : whether each rank has a part of the measurements (True) or all of them (False).
     """
 
     local: bool
 
     def __call__(self, fields: Tensor) -> Tensor:
-        """From fields `(E, *local_shape)` to what is measured, `(E, ...)`; differentiable,
-        collective.
-        """
+        """Map fields `(E, *local_shape)` to measurements `(E, ...)`; differentiable, collective."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one experiment's numbers on this rank."""
+        """Shape of the measurements of one experiment on this rank."""
         ...
 
 
 @dataclass(frozen=True)
 class PointObservations:
-    """The solution at points, `(E, n)` on every rank."""
+    """Observations of the solution at points.
+
+    Called with fields of shape `(E, *local_shape)`, it returns the values `(E, n)` at the n points,
+    equal on all ranks.
+
+    Parameters
+    ----------
+    positions : Positions
+        The points.
+
+    Attributes
+    ----------
+    local : bool
+        False: every rank has all measurements.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Grid, PointObservations, Positions
+    >>> grid = Grid((3,), boundary="neumann")  # cell centres 1/6, 1/2 and 5/6
+    >>> observe = PointObservations(Positions(grid, [[0.5], [2 / 3]]))
+    >>> observe(torch.tensor([[1.0, 2.0, 4.0]]).double())
+    tensor([[2., 3.]], dtype=torch.float64)
+    """
 
     positions: Positions
     local = False
@@ -50,13 +71,32 @@ class PointObservations:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`(n,)`."""
+        """Shape of the measurements of one experiment, `(n,)`."""
         return (self.positions.count,)
 
 
 @dataclass(frozen=True)
 class FieldObservations:
-    """The whole solution, `(E, *local_shape)`."""
+    """Observations of the whole solution.
+
+    Called with fields of shape `(E, *local_shape)`, it returns them unchanged.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid of the fields.
+
+    Attributes
+    ----------
+    local : bool
+        True: each rank has the measurements at its points.
+
+    Examples
+    --------
+    >>> from prdp_hpc import FieldObservations, Grid
+    >>> FieldObservations(Grid((8, 4))).shape
+    (8, 4)
+    """
 
     grid: Grid
     local = True
@@ -66,33 +106,53 @@ class FieldObservations:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`local_shape`."""
+        """Shape of the measurements of one experiment on this rank, `local_shape`."""
         return self.grid.local_shape
 
 
 Sides = Mapping[tuple[int, str], Tensor]
-"""By axis and end ("low", "high"): values of the conditions there, one for each experiment, `(E,
-*grid.face_shape(axis, end))`.
+"""Boundary values by axis and end ("low" or "high"), one per experiment, each of shape
+`(E, *grid.face_shape(axis, end))`.
 """
 
 
 @dataclass(frozen=True)
 class Experiments:
-    """E experiments on one coefficient field.
+    """The sources and measurements of E experiments on one coefficient field.
+
+    With the solution u of an experiment, its residual is `(O u − d) / σ`, where O is `observe`, d
+    the data and σ the noise.
 
     Parameters
     ----------
-    sources : right-hand sides `(E, *local_shape)`, float64.
-    observe : what is measured of each solution.
-    data : what was measured, `(E, *observe.shape)`.
-    noise : standard deviation of the data's errors: a number, or a tensor that broadcasts with
-        `data`.
-    sides : values on the sides that differ between experiments; default: none.
+    sources : Tensor
+        Right-hand sides of shape `(E, *local_shape)`, float64.
+    observe : Observations
+        The measured quantities of each solution: `PointObservations` or `FieldObservations`.
+    data : Tensor
+        Measurements of shape `(E, *observe.shape)`, in units of the solution.
+    noise : float or Tensor
+        Standard deviation of the measurements, in units of the solution; a tensor must have a shape
+        that broadcasts to that of `data`.
+    sides : mapping, optional
+        Boundary values that differ between the experiments: by `(axis, "low" or "high")` a tensor
+        of shape `(E, *grid.face_shape(axis, end))`. Default: none.
 
     Raises
     ------
-    ValueError
-        For shapes that do not fit, a noise that is not positive, or data that are not finite.
+    InputError
+        If shapes do not match, the noise is not positive and finite, or the data are not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Experiments, FieldObservations, Grid
+    >>> grid = Grid((4,))
+    >>> sources = torch.ones(2, 4, dtype=torch.float64)
+    >>> data = torch.zeros(2, 4, dtype=torch.float64)
+    >>> experiments = Experiments(sources, FieldObservations(grid), data, noise=0.5)
+    >>> experiments.count, experiments.misfit(torch.ones(2, 4, dtype=torch.float64)).item()
+    (2, 16.0)
     """
 
     sources: Tensor
@@ -114,21 +174,32 @@ class Experiments:
                 "experiments: the noise is a standard deviation and must be positive and finite"
             )
         if not bool(self.data.isfinite().all()):
-            raise InputError("experiments: the data hold NaN or infinity")
+            raise InputError("experiments: the data contain NaN or infinity")
         for place, values in self.sides.items():
             if len(values) != wanted[0]:
                 raise InputError(
-                    f"experiments: side {place} has values for {len(values)} experiments, there "
-                    f"are {wanted[0]}"
+                    f"experiments: side {place} has values for {len(values)} experiments, but "
+                    f"there are {wanted[0]}"
                 )
 
     @property
     def count(self) -> int:
-        """How many experiments there are."""
+        """Number of experiments."""
         return len(self.sources)
 
     def select(self, chosen: Sequence[int] | np.ndarray) -> Experiments:
-        """Some of the experiments, by number."""
+        """Return some of the experiments.
+
+        Parameters
+        ----------
+        chosen : sequence of int
+            Indices of the experiments.
+
+        Returns
+        -------
+        Experiments
+            These experiments.
+        """
         index = torch.as_tensor(np.asarray(chosen), dtype=torch.long)
         noise = self.noise
         if isinstance(noise, Tensor) and noise.dim() == self.data.dim() and len(noise) > 1:
@@ -142,22 +213,67 @@ class Experiments:
         )
 
     def residual(self, fields: Tensor) -> Tensor:
-        """`(O u − d) / σ`, on this rank; collective."""
+        """Compute `(O u − d) / σ` on this rank; collective.
+
+        Parameters
+        ----------
+        fields : Tensor
+            Solutions u of shape `(E, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            Residuals of shape `(E, *observe.shape)`.
+        """
         return (self.observe(fields) - self.data) / self.noise
 
     def misfit(self, fields: Tensor) -> Tensor:
-        """`½ Σ ‖O u − d‖² / σ²` over what this rank has of the residual; collective.
+        """Compute `½ Σ ‖O u − d‖² / σ²` over the residuals on this rank; collective.
 
-        Where all ranks have all of it, it is the whole sum on each, and each takes its own part of
-        the gradient.
+        If every rank has all residuals, the result is the whole sum on each rank, and the backward
+        pass computes the part of the gradient at this rank's points.
+
+        Parameters
+        ----------
+        fields : Tensor
+            Solutions u of shape `(E, *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            The misfit, of shape `()`.
         """
         return 0.5 * self.residual(fields).square().sum()
 
     def numbers(self, comm: MPI.Comm) -> int:
-        """How many numbers were measured in all, over the ranks of the grid; collective."""
+        """Count the measurements on all ranks of the grid; collective.
+
+        Parameters
+        ----------
+        comm : mpi4py.MPI.Comm
+            The ranks of the grid.
+
+        Returns
+        -------
+        int
+            Number of measurements.
+        """
         mine = self.data.numel()
         return int(comm.allreduce(mine, op=MPI.SUM)) if self.observe.local else mine
 
     def whole(self, comm: MPI.Comm, value: float) -> float:
-        """A sum over the residual on all ranks of the grid, from that on this one; collective."""
+        """Add up a sum over residuals from all ranks of the grid; collective.
+
+        Parameters
+        ----------
+        comm : mpi4py.MPI.Comm
+            The ranks of the grid.
+        value : float
+            The sum over the residuals on this rank.
+
+        Returns
+        -------
+        float
+            The sum over all residuals.
+        """
         return float(comm.allreduce(value, op=MPI.SUM)) if self.observe.local else value

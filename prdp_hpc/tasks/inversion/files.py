@@ -1,4 +1,4 @@
-"""Fields, sources and measurements of the user's own, from an HDF5 or NumPy file."""
+"""Reading fields, sources and measurements from an HDF5 or NumPy file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from prdp_hpc.data import DataError
 from prdp_hpc.data.layout import reason_of
 
 NAMES = ("log_permeability", "sources", "observations", "positions", "noise")
-"""What a file may hold:
+"""Arrays that a file may contain:
 
-- `log_permeability`: the true m = ln κ, `(*shape)`, where it is known;
+- `log_permeability`: the true m = ln κ, `(*shape)`, if it is known;
 - `sources`: right-hand sides, `(E, *shape)`;
-- `observations`: what was measured, `(E, n)` at n positions, or whole fields `(E, *shape)`;
-- `positions`: of the n points, `(n, dim)`, in units of the domain's length;
-- `noise`: the standard deviation of the data's errors: one number, or `(E, n)`, or `(n,)`.
+- `observations`: measurements, `(E, n)` at n positions, or whole fields `(E, *shape)`;
+- `positions`: coordinates of the n points, `(n, dim)`, from 0 to the length of the domain;
+- `noise`: standard deviation of the measurements: one number, `(E, n)` or `(n,)`.
 """
 
 
 class InversionFile:
-    """A file with some of `NAMES`: HDF5 (`.h5`, `.hdf5`), or NumPy's `.npz`; or one field alone in
+    """A file with some of `NAMES`: HDF5 (`.h5`, `.hdf5`) or NumPy's `.npz`; or a single field in
     `.npy`, which is the true m.
 
-    Of an HDF5 file only the part of a field that is asked for is read.
+    For HDF5 files only the requested part of a field is read.
 
     Raises
     ------
     DataError
-        For a file that cannot be read or holds none of these, an array of a wrong shape, and
-        numbers that are not finite.
+        If the file cannot be read or contains none of these arrays, if an array has a wrong shape,
+        or if a number is not finite.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,25 +42,25 @@ class InversionFile:
         self.shapes = self._found()
         if not self.shapes:
             raise DataError(
-                f"{self.path}: holds none of {', '.join(NAMES)}; see docs/inversion.md for what "
-                "they are"
+                f"{self.path}: contains none of {', '.join(NAMES)}; docs/howto/inversion.md "
+                "describes these arrays"
             )
 
     def __contains__(self, name: str) -> bool:
         return name in self.shapes
 
     def field(self, name: str, part: Sequence[slice], shape: Sequence[int]) -> NDArray[np.float64]:
-        """A part of one field `(*shape)`."""
+        """Read a part of one field `(*shape)`."""
         self._check(name, tuple(shape))
         return self._read(name, tuple(part))
 
     def fields(self, name: str, part: Sequence[slice], shape: Sequence[int]) -> NDArray[np.float64]:
-        """A part of several fields `(E, *shape)`."""
+        """Read a part of several fields `(E, *shape)`."""
         self._check(name, (self._count(name), *shape))
         return self._read(name, (slice(None), *part))
 
     def numbers(self, name: str, shape: Sequence[int | None] | None = None) -> NDArray[np.float64]:
-        """A whole array, of a shape if one is given (None: any size along that axis)."""
+        """Read a whole array and check its shape if one is given (None: any size of that axis)."""
         found = self.shapes[name]
         if shape is not None:
             wanted = tuple(
@@ -109,7 +109,7 @@ class InversionFile:
         except (OSError, ValueError, TypeError) as error:
             raise self._unreadable(error) from None
         if not np.isfinite(numbers).all():
-            raise DataError(f"{self.path}: {name} holds NaN or infinity")
+            raise DataError(f"{self.path}: {name} contains NaN or infinity")
         return numbers
 
     def _unreadable(self, error: Exception) -> DataError:

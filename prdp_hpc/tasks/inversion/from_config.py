@@ -1,4 +1,4 @@
-"""A field inversion as a config describes it."""
+"""Create a field inversion from a config."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from prdp_hpc.tasks.inversion.unknown import (
 from prdp_hpc.tasks.task import Parts
 
 CONVERGED = 1e-12
-"""Relative residual of the solves that make synthetic data."""
+"""Relative residual of the solves for synthetic data."""
 
 
 def settings(parts: Parts) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def settings(parts: Parts) -> dict[str, Any]:
     fitted, validation = own.divided()
     training = config.training
     solver, tolerance = parts.solver, config.validation.tolerance
-    # Without what it solved before: validation is the same after a resume.
+    # No initial guess from earlier solves, so that validation gives the same result after a resume.
     exact = Solver(solver.ksp, solver.pc, tolerance, petsc_options=solver.petsc_options)
     optimizer, keys = made("inversion_optimizers", training.optimizer)
     rate, rate_keys = made("rates", training.schedule)
@@ -131,7 +131,7 @@ def amortised_settings(parts: Parts) -> dict[str, Any]:
 
 
 class _Measured:
-    """The experiments of a config: what its file has, and what is made."""
+    """The experiments of a config: arrays of its file, and synthetic ones for those it lacks."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._config = parts, parts.config
@@ -141,7 +141,7 @@ class _Measured:
 
     @cached_property
     def truth(self) -> Tensor | None:
-        """This rank's part of the true field; None where it is not known. Collective."""
+        """This rank's part of the true field; None if it is not known. Collective."""
         found: Tensor | None = call_together(self._parts.mesh.world, self._truth)
         return found
 
@@ -150,7 +150,7 @@ class _Measured:
         return self._measured()
 
     def divided(self) -> tuple[Experiments, Experiments | None]:
-        """Those that are fitted, and those for validation; None: the same."""
+        """The experiments to be fitted, and those for validation (None: the same ones)."""
         section, count = self._config.validation, self._all.count
         if section.points is not None:
             return self._divided_points(section.points)
@@ -159,7 +159,7 @@ class _Measured:
         if section.experiments >= count:
             raise InputError(
                 f"validation.experiments={section.experiments} leaves none of {count} experiments "
-                "to be fitted"
+                "to be fitted: give a smaller number"
             )
         fitted = count - section.experiments
         return self._all.select(range(fitted)), self._all.select(range(fitted, count))
@@ -169,14 +169,15 @@ class _Measured:
         if not isinstance(observe, PointObservations):
             raise InputError(
                 "validation.points: whole solutions are measured, so there are no sensors to hold "
-                "out; give validation.experiments"
+                "out; give validation.experiments instead"
             )
         points = observe.positions.points
         order = np.random.default_rng((self._config.seed, 4)).permutation(len(points))
         first = round(share * len(points))
         if not 0 < first < len(points):
             raise InputError(
-                f"validation.points={share:g} of {len(points)} sensors are none, or all of them"
+                f"validation.points={share:g} of {len(points)} sensors is none or all of them: "
+                "give another share"
             )
         held_out, fitted = np.sort(order[:first]), np.sort(order[first:])
         return self._of_points(fitted), self._of_points(held_out)
@@ -225,7 +226,7 @@ class _Measured:
         if "noise" in file:
             level: float | Tensor = torch.from_numpy(file.numbers("noise"))
         elif observe.local:
-            # Of whole fields no rank has all: the root mean square is taken of the file.
+            # No rank has whole fields, so the root mean square is computed from the file.
             squares = np.square(file.numbers("observations")).mean()
             level = self._section.noise * float(squares) ** 0.5
         else:
@@ -233,7 +234,7 @@ class _Measured:
         return Experiments(sources, observe, measured, level, sides)
 
     def _simulated(self, sources: Tensor, observe: Observations, sides: Sides) -> Experiments:
-        """Data from a converged solve on the true field, with noise; collective."""
+        """Synthetic data from a converged solve with the true field, with noise; collective."""
         mesh, seed = self._parts.mesh, self._config.seed
         exact = predictions(self._reference(sources, observe, sides), len(sources), mesh)
         level = noise_level(exact, observe, mesh.grid_comm, self._section.noise)
@@ -264,8 +265,8 @@ class _Measured:
     def _finer(self, factor: int) -> tuple[Grid, Tensor, Observations, Tensor]:
         if self._has("sources") or self._has("log_permeability") or self._section.points is None:
             raise InputError(
-                "experiments.reference_factor: data can be made on a finer grid for synthetic "
-                "fields, wells and sensors only; set it to 1"
+                "experiments.reference_factor: data can be computed on a finer grid only for "
+                "synthetic fields, wells and sensors; set it to 1"
             )
         grid = self._grid
         shape = [
@@ -310,7 +311,7 @@ class _Measured:
         return int(self._section.number)
 
     def observe(self, grid: Grid) -> Observations:
-        """What is measured; not collective."""
+        """The measured quantities; not collective."""
         if self._has("positions"):
             assert self._file is not None
             points = self._file.numbers("positions", (None, grid.dim))
@@ -336,7 +337,7 @@ class _Measured:
             if len(side.values) != count:
                 raise InputError(
                     f"experiments.sides: axis {side.axis} {side.end} has {len(side.values)} values "
-                    f"for {count} experiments; give one for each"
+                    f"for {count} experiments; give one per experiment"
                 )
             values = torch.tensor(side.values, dtype=torch.float64)
             shape = (count, *grid.face_shape(side.axis, side.end))

@@ -1,4 +1,4 @@
-"""L-BFGS on vectors that are divided among ranks."""
+"""L-BFGS for vectors that are distributed over ranks."""
 
 from __future__ import annotations
 
@@ -18,26 +18,48 @@ Closure = Callable[[], float]
 class LBFGS:
     """The limited-memory BFGS method with a strong Wolfe line search.
 
-    Not torch's: its inner products are those of this rank's part. Not PETSc's (TAO, `lmvm`): the
-    history of its matrix cannot be taken out, so a run that stops could not go on to the same
-    numbers.
+    The direction is `−H g`, where H approximates the inverse Hessian by the last `history` pairs of
+    steps and gradient changes. torch's L-BFGS cannot be used, because its inner products cover only
+    this rank's part. PETSc's (TAO, `lmvm`) cannot either, because the history of its matrix cannot
+    be stored in a checkpoint, so a resumed run would not reproduce the numbers.
 
     Parameters
     ----------
-    parameters : what is optimised; leaf tensors on this rank.
-    dot : the inner product of two flat vectors of all parameters, over all ranks; collective,
-        equal on all ranks. Default: of this rank alone.
-    lr : the length, in the 2-norm of the parameters, of the first trial step along the steepest
-        descent; with a history the first trial is the quasi-Newton step.
-    history : pairs of changes that are kept.
-    evaluations : at most as many evaluations of the function in a line search.
+    parameters : sequence of torch.nn.Parameter
+        Parameters to optimise; leaf tensors on this rank.
+    dot : callable, optional
+        Inner product of two flat vectors of all parameters over all ranks; collective, equal on all
+        ranks. Default: the inner product on this rank.
+    lr : float, default 1.0
+        Length of the first trial step along the steepest descent, in the 2-norm of the parameters.
+        With a history, the first trial step is the quasi-Newton step.
+    history : int, default 10
+        Number of pairs of steps and gradient changes to keep.
+    evaluations : int, default 20
+        Maximum number of function evaluations per line search.
 
     Raises
     ------
-    ValueError
-        For a number out of range.
+    InputError
+        If a number is out of range.
 
-    Source: Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.5.
+    References
+    ----------
+    Nocedal and Wright: Numerical Optimization, 2006, algorithm 7.5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import LBFGS
+    >>> x = torch.nn.Parameter(torch.tensor([3.0, -2.0], dtype=torch.float64))
+    >>> def closure():
+    ...     loss = (x - 1.0).square().sum()
+    ...     loss.backward()
+    ...     return loss.item()
+    >>> optimizer = LBFGS([x])
+    >>> losses = [optimizer.step(closure) for _ in range(5)]
+    >>> losses[0], round(losses[-1], 10)
+    (13.0, 0.0)
     """
 
     def __init__(
@@ -61,16 +83,28 @@ class LBFGS:
         self._last: tuple[float, Tensor] | None = None
 
     def forget(self) -> None:
-        """Evaluate the function again before the next step: it has changed. The history stays."""
+        """Evaluate the function again before the next step, because it has changed.
+
+        The history is kept.
+        """
         self._last = None
 
     def step(self, closure: Closure) -> float:
-        """One iteration; the function's value before it.
+        """Perform one iteration; collective.
 
-        `closure` evaluates the function at the parameters and puts its gradient, summed over ranks,
-        into their `grad`; collective, its value equal on all ranks. Where no step along the
-        direction decreases the function, the history is dropped and the steepest descent tried;
-        where that fails too, the parameters stay.
+        If no step along the quasi-Newton direction decreases the function, the history is cleared
+        and the steepest descent is tried. If this fails too, the parameters are not changed.
+
+        Parameters
+        ----------
+        closure : callable
+            Evaluates the function at the parameters, stores its gradient, summed over ranks, in
+            their `grad`, and returns its value, equal on all ranks; collective.
+
+        Returns
+        -------
+        float
+            Value of the function before the iteration.
         """
         x = self._flat(self._parameters)
         value, gradient = self._last or self._evaluate(closure)
@@ -85,7 +119,7 @@ class LBFGS:
         return value
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, and value and gradient at the parameters, as flat tensors of this rank."""
+        """Return history, value and gradient as flat tensors of this rank."""
         value, gradient = self._last or (None, None)
         return {
             "steps": list(self._steps),
@@ -125,28 +159,28 @@ class LBFGS:
     def _search(
         self, closure: Closure, x: Tensor, direction: Tensor, value: float, gradient: Tensor
     ) -> tuple[Tensor, float, Tensor] | None:
-        """The parameters, value and gradient after a line search; None where it failed."""
+        """The parameters, value and gradient after a line search; None if it has failed."""
         slope = self.dot(direction, gradient)
         if not slope < 0.0:
             return None
         first = 1.0 if self._steps else self._lr / (-slope) ** 0.5
-        seen: dict[float, tuple[float, Tensor]] = {}
+        found: dict[float, tuple[float, Tensor]] = {}
 
         def at(step: float) -> Trial:
             self._set(x + step * direction)
             there, slopes = self._evaluate(closure)
-            seen[step] = there, slopes
+            found[step] = there, slopes
             return Trial(step, there, self.dot(direction, slopes))
 
         trial = strong_wolfe(at, Trial(0.0, value, slope), first, self._evaluations)
-        return None if trial is None else (x + trial.step * direction, *seen[trial.step])
+        return None if trial is None else (x + trial.step * direction, *found[trial.step])
 
     def _remember(self, x: Tensor, gradient: Tensor, found: tuple[Tensor, float, Tensor]) -> None:
         here, value, slopes = found
         self._set(here)
         self._last = value, slopes
         step, change = here - x, slopes - gradient
-        # Else the approximate Hessian would not be positive.
+        # Otherwise the approximate Hessian would not be positive definite.
         if self.dot(step, change) > 1e-10 * self.dot(change, change):
             self._steps = [*self._steps, step][-self._history :]
             self._changes = [*self._changes, change][-self._history :]

@@ -22,18 +22,19 @@ class Trial:
 def strong_wolfe(
     evaluate: Callable[[float], Trial], start: Trial, first: float, evaluations: int
 ) -> Trial | None:
-    """A step that fulfils the strong Wolfe conditions; where there is none within as many
-    evaluations, the best that decreases the function enough; None where none did.
+    """Find a step that satisfies the strong Wolfe conditions.
 
-    All arguments are numbers that are equal on all ranks, and so is the result.
+    If none is found within `evaluations`, the result is the best step with sufficient decrease, or
+    None if there is no such step. All arguments and the result are equal on all ranks.
 
     Parameters
     ----------
-    evaluate : the trial at a step; counted.
-    start : step 0; its slope must be negative.
-    first : the step to begin with.
+    evaluate : returns the trial at a step.
+    start : the trial at step 0; its slope must be negative.
+    first : the first step to try.
+    evaluations : maximum number of evaluations.
 
-    Source: Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
+    References: Nocedal and Wright, Numerical Optimization, 2006, algorithms 3.5 and 3.6.
     """
     search = _Search(evaluate, start, evaluations)
     return search.run(first)
@@ -60,7 +61,7 @@ class _Search:
         return self._best
 
     def _zoom(self, low: Trial, high: Trial) -> Trial | None:
-        """Between a trial that decreases the function and one beyond a minimum."""
+        """Search between a trial with sufficient decrease and one beyond a minimum."""
         while self._left > 0:
             trial = self._at(_between(low, high))
             if not self._decreases(trial) or trial.value >= low.value:
@@ -91,8 +92,8 @@ class _Search:
 
 
 def _between(low: Trial, high: Trial) -> float:
-    """The minimum of the cubic through both, kept away from the ends by a tenth; the middle where
-    it has none.
+    """The minimum of the cubic through both trials, at least a tenth of the interval away from its
+    ends; the midpoint if the cubic has no minimum.
     """
     width = high.step - low.step
     middle = low.step + 0.5 * width

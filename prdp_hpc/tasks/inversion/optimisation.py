@@ -1,4 +1,4 @@
-"""Optimisers behind one interface, and their states as whole vectors."""
+"""A common interface of optimisers, with states that contain whole vectors."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from prdp_hpc.tasks.inversion.unknown import Unknown
 
 
 class Optimisation:
-    """Steps of an optimiser on an unknown, with a state that fits any number of ranks.
+    """Steps of an optimiser for an unknown, with a state that can be loaded on any number of ranks.
 
     Parameters
     ----------
-    unknown : what is optimised.
-    optimizer : `optimizer(parameters, lr=learning_rate)`: `LBFGS`, or one of torch's that works
-        entry by entry, as Adam.
-    learning_rate : of the first step.
-    rate : the learning rate after n steps is `rate(n) · learning_rate`; not for `LBFGS`.
+    unknown : the unknown to optimise.
+    optimizer : `optimizer(parameters, lr=learning_rate)`: `LBFGS`, or an optimiser of torch that
+        updates each entry separately, e.g. Adam.
+    learning_rate : initial learning rate.
+    rate : the learning rate after n steps is `rate(n) · learning_rate`; unused for `LBFGS`.
     mesh : the ranks.
 
     Raises
     ------
-    ValueError
-        For torch's own L-BFGS with the parameters divided among ranks.
+    InputError
+        For torch's L-BFGS, which does not support distributed parameters.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Optimisation:
             self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, rate)
         if isinstance(self._optimizer, torch.optim.LBFGS):
             raise InputError(
-                "training.optimizer: torch.optim.LBFGS takes inner products of one rank's part "
-                "only: give optimizer: lbfgs, which takes them over all ranks"
+                "training.optimizer: torch.optim.LBFGS computes inner products only of one rank's "
+                "part: give optimizer: lbfgs, which computes them over all ranks"
             )
 
     def step(self, closure: Closure) -> float:
-        """One step; the loss before it. `closure` puts the gradient into the parameters and returns
-        the loss, equal on all ranks.
+        """Perform one step and return the loss before it. `closure` stores the gradient in the
+        parameters and returns the loss, equal on all ranks.
         """
         loss = float(self._optimizer.step(closure))
         if self._schedule is not None:
@@ -63,12 +63,12 @@ class Optimisation:
         return loss
 
     def function_changed(self) -> None:
-        """The loss at the same parameters is another one from now on."""
+        """Notify the optimiser that the loss at the same parameters has changed."""
         if isinstance(self._optimizer, LBFGS):
             self._optimizer.forget()
 
     def state_dict(self) -> dict[str, Any]:
-        """Whole vectors, whatever the ranks; collective."""
+        """Return the state with whole vectors, independent of the number of ranks; collective."""
         state = {"optimiser": self._mapped(self._optimizer.state_dict(), self._unknown.whole)}
         if self._schedule is not None:
             state["schedule"] = {"last_epoch": self._schedule.last_epoch}
@@ -81,7 +81,7 @@ class Optimisation:
             self._schedule.last_epoch = state["schedule"]["last_epoch"]
 
     def _mapped(self, value: Any, change: Callable[[Tensor], Tensor], whole: bool = False) -> Any:
-        """All tensors that are vectors of parameters replaced."""
+        """Apply `change` to all tensors in a state that are vectors of parameters."""
         if isinstance(value, Tensor):
             if value.dim() == 0 or not self._unknown.distributed:
                 return value

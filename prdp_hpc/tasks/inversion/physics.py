@@ -1,4 +1,4 @@
-"""The PDE of a field inversion: from a coefficient and sources to solutions."""
+"""The PDE of a field inversion, as a map from a coefficient and sources to solutions."""
 
 from __future__ import annotations
 
@@ -13,43 +13,68 @@ from prdp_hpc.tasks.inversion.experiments import Sides
 
 
 class CoefficientPDE(Protocol):
-    """From a coefficient field κ and the sources of E experiments to their solutions.
+    """Interface of the map from a coefficient field κ and sources of E experiments to solutions.
 
-    Any callable with these attributes: `physics(kappa, sources)`, κ of shape `local_shape` (or `(M,
-    *local_shape)`: one for each of M E/M sources, in amortised inversion), sources `(E,
-    *local_shape)`, returns `(E, *local_shape)`; float64, differentiable in κ, collective. Where
-    experiments differ in the values on their sides too, it is called with a third argument, see
-    `Sides`.
+    `physics(kappa, sources)`, with κ of shape `local_shape` and sources of shape
+    `(E, *local_shape)`, returns the solutions `(E, *local_shape)`; float64, differentiable in κ,
+    collective. In amortised inversion κ has the shape `(M, *local_shape)`, and each of its M fields
+    belongs to E/M sources. If experiments also differ in their boundary values, these are the third
+    argument, see `Sides`.
 
     Attributes
     ----------
-    grid : where the fields live.
-    solver : the coordinator refines it; every solve goes through it.
+    grid : the grid of the fields.
+    solver : the solver of all solves, which the schedule refines.
     """
 
     @property
     def grid(self) -> Grid:
-        """Where the fields live."""
+        """The grid of the fields."""
         ...
 
     @property
     def solver(self) -> Solver:
-        """The coordinator refines it."""
+        """The solver that the schedule refines."""
         ...
 
     def __call__(self, kappa: Tensor, sources: Tensor, /) -> Tensor:
-        """The solutions."""
+        """Compute the solutions."""
         ...
 
 
 class Conductivity:
-    """`−∇·(κ ∇u) = f` by a `Poisson` whose diffusivity is κ: Darcy flow, heat or electric
-    conduction.
+    """The map from a coefficient κ and sources f to the solution of `−∇·(κ ∇u) = f`.
+
+    It describes e.g. Darcy flow and heat or electric conduction. Called with κ of shape
+    `local_shape`, sources of shape `(E, *local_shape)` and optionally boundary values, it returns
+    the solutions of shape `(E, *local_shape)`, differentiable in κ; collective.
 
     Parameters
     ----------
-    poisson : a `Poisson`, or another stepper with a settable `diffusivity`, and `boundaries` where
-        experiments differ in them. It belongs to this object from now on.
+    poisson : Poisson
+        The PDE, or another stepper with a settable `diffusivity`, and settable `boundaries` if
+        experiments differ in their boundary values. This object changes both.
+
+    Attributes
+    ----------
+    grid : Grid
+        The grid of the fields.
+    solver : Solver
+        The solver of all solves.
+
+    Raises
+    ------
+    InputError
+        On a call with boundary values for a side without a boundary condition.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Conductivity, Grid, Poisson, Solver
+    >>> physics = Conductivity(Poisson(Grid((3,)), Solver("cg", "jacobi", 1e-12)))
+    >>> kappa = torch.full((3,), 2.0, dtype=torch.float64, requires_grad=True)
+    >>> physics(kappa, torch.ones(1, 3, dtype=torch.float64))
+    tensor([[0.0469, 0.0625, 0.0469]], dtype=torch.float64, ...)
     """
 
     def __init__(self, poisson: Any) -> None:
@@ -59,7 +84,7 @@ class Conductivity:
         self._sides: Sides | None = None
 
     def __call__(self, kappa: Tensor, sources: Tensor, sides: Sides | None = None) -> Tensor:
-        """The solutions `(E, *local_shape)`; collective."""
+        """Compute the solutions `(E, *local_shape)`; collective."""
         if sides and sides is not self._sides:
             self._set_sides(sides)
         self._poisson.diffusivity = kappa
@@ -67,15 +92,15 @@ class Conductivity:
         return found
 
     def _set_sides(self, sides: Sides) -> None:
-        """Conditions of the same kinds with other values; collective."""
+        """Replace the values of the boundary conditions; collective."""
         pairs = [list(pair) for pair in self._poisson.boundaries]
         for (axis, end), values in sides.items():
             which = 0 if end == "low" else 1
             condition = pairs[axis][which]
             if condition is None:
                 raise InputError(
-                    f"experiments: the {end} side of axis {axis} has no condition whose values "
-                    "could differ: the axis is periodic"
+                    f"experiments: the {end} side of axis {axis} has no boundary condition, since "
+                    "the axis is periodic: leave out its values"
                 )
             last = list(vars(condition))[-1]
             pairs[axis][which] = type(condition)(**{**vars(condition), last: values})
@@ -84,8 +109,8 @@ class Conductivity:
 
 
 def coefficient_pde(stepper: Any) -> CoefficientPDE:
-    """What a config's PDE is for an inversion: one whose `diffusivity` can be set, or a
-    `CoefficientPDE` of the user's own.
+    """The PDE of a config for an inversion: a `Conductivity` of a stepper with a settable
+    `diffusivity`, or a user-defined `CoefficientPDE` unchanged.
     """
     if hasattr(type(stepper), "diffusivity") or hasattr(stepper, "diffusivity"):
         return Conductivity(stepper)

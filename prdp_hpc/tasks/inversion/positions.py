@@ -1,4 +1,4 @@
-"""Points between the points of a grid: values there, and sources there."""
+"""Points between the points of a grid: interpolation to them, and sources at them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,38 @@ from prdp_hpc.grid.structured import Grid
 
 
 class Positions:
-    """Points anywhere in the domain of a grid, with multilinear interpolation between its points.
+    """Points in the domain of a grid, with multilinear interpolation between its points.
 
-    Beyond the outermost points a field is taken to go on to 0 (axes with `boundary="dirichlet"`),
-    constantly (neumann), or periodically. Each rank has the part of each interpolation that its own
-    grid points have.
+    Beyond the outermost grid points a field is extended linearly to 0 at the boundary (axes with
+    `boundary="dirichlet"`), by a constant (neumann), or periodically. Each rank computes the
+    contribution of its grid points.
 
     Parameters
     ----------
-    grid : where fields live.
-    points : `(n, dim)`, coordinates in units of the domain's length, the same on all ranks.
+    grid : Grid
+        The grid of the fields.
+    points : array_like
+        Coordinates of shape `(n, dim)`, from 0 to the length of the domain and in the same unit,
+        equal on all ranks.
+
+    Attributes
+    ----------
+    points : numpy array
+        The coordinates, of shape `(n, dim)`.
 
     Raises
     ------
-    ValueError
-        For points of another number of coordinates, or outside of the domain.
+    InputError
+        If points have another number of coordinates or lie outside of the domain.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Grid, Positions
+    >>> grid = Grid((3,))  # points 1/4, 1/2 and 3/4; 0 at the boundary
+    >>> positions = Positions(grid, [[0.125], [0.5]])
+    >>> positions.values(torch.tensor([1.0, 2.0, 3.0]).double())
+    tensor([0.5000, 2.0000], dtype=torch.float64)
     """
 
     def __init__(self, grid: Grid, points: NDArray[np.float64] | Sequence[Sequence[float]]) -> None:
@@ -60,24 +77,44 @@ class Positions:
 
     @property
     def count(self) -> int:
-        """How many points there are."""
+        """Number of points."""
         return len(self.points)
 
     def values(self, fields: Tensor) -> Tensor:
-        """The fields `(..., *local_shape)` at all points, `(..., n)`, on every rank; collective.
+        """Interpolate fields to all points; differentiable, collective.
 
-        Differentiable: every rank must use the values alike; the backward pass takes this rank's
-        part, without communication.
+        All ranks must compute the same function of the values. The backward pass then computes the
+        gradient at this rank's grid points without communication.
+
+        Parameters
+        ----------
+        fields : Tensor
+            This rank's part of the fields, of shape `(..., *local_shape)`.
+
+        Returns
+        -------
+        Tensor
+            Values of shape `(..., n)`, equal on all ranks.
         """
         found: Tensor = self._map(fields)
         return found
 
     def sources(self, rates: Tensor) -> Tensor:
-        """The density `(..., *local_shape)` of point sources of these rates `(..., n)`, such that
-        its sum over the cells, times their volume, is the sum of the rates; not collective.
+        """Compute the source density of point sources; not collective.
 
-        The transpose of the interpolation, divided by the volume of a cell: what would fall beyond
-        a Dirichlet boundary is lost there.
+        It is the transpose of the interpolation, divided by the volume of a cell, so that the
+        integral of the density is the sum of the rates, except for parts beyond a Dirichlet
+        boundary.
+
+        Parameters
+        ----------
+        rates : Tensor
+            Rates of the sources, of shape `(..., n)`.
+
+        Returns
+        -------
+        Tensor
+            This rank's part of the density, of shape `(..., *local_shape)`.
         """
         return self._spread(rates) / float(np.prod(self.grid.spacing))
 
@@ -98,7 +135,7 @@ class Positions:
 
 
 def lattice(grid: Grid, per_axis: int) -> NDArray[np.float64]:
-    """`per_axis` points along each axis in the middle of as many equal parts, `(n, dim)`."""
+    """Coordinates `(n, dim)` of a lattice: the midpoints of `per_axis` equal parts of each axis."""
     axes = [(np.arange(per_axis) + 0.5) / per_axis * length for length in grid.length]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.dim)
 
@@ -106,15 +143,15 @@ def lattice(grid: Grid, per_axis: int) -> NDArray[np.float64]:
 def _corners(
     grid: Grid, axis: int, x: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The two grid points beside each coordinate along an axis, and their weights, both `(n, 2)`;
-    a weight of 0 for one that is beyond a boundary.
+    """The two neighbouring grid points of each coordinate along an axis, and their weights, both
+    `(n, 2)`. A point beyond a boundary has the weight 0.
     """
     n, kind = grid.shape[axis], grid.boundary[axis]
     offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
     at = x / grid.spacing[axis] - offset
     if kind == "neumann":
         at = np.clip(at, 0.0, n - 1.0)
-    # Close to a grid point rounding must not decide between neighbours.
+    # The offset keeps rounding from selecting the wrong neighbour close to a grid point.
     left = np.floor(at + 1e-9).astype(np.int64)
     part = np.clip(at - left, 0.0, 1.0)
     index = np.stack([left, left + 1], axis=-1)
@@ -135,5 +172,5 @@ def _check(grid: Grid, points: NDArray[np.float64]) -> None:
         first = int(np.flatnonzero(~inside.all(axis=1))[0])
         raise InputError(
             f"position {first}, {points[first].tolist()}, lies outside of the domain of length "
-            f"{list(grid.length)}: coordinates count from 0 in units of the length"
+            f"{list(grid.length)}: coordinates must be between 0 and the length"
         )

@@ -1,4 +1,4 @@
-"""Synthetic experiments: random wells, and data made with a converged solve on the true field."""
+"""Synthetic experiments: random wells, and data from a converged solve with the true field."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from prdp_hpc.tasks.inversion.positions import Positions
 
 @dataclass(frozen=True)
 class Wells:
-    """Where something is pumped in or out in one experiment.
+    """The wells (point sources) of one experiment.
 
     Attributes
     ----------
-    positions : `(w, dim)`, in units of the domain's length.
-    rates : `(w,)`; in is positive.
+    positions : coordinates `(w, dim)`, from 0 to the length of the domain.
+    rates : source strengths `(w,)`; positive: injection.
     """
 
     positions: NDArray[np.float64]
@@ -34,13 +34,13 @@ class Wells:
 
 
 def random_wells(grid: Grid, experiments: int, wells: int, seed: int) -> list[Wells]:
-    """Wells at uniform random positions, with rates of ±1 that sum to 0 or 1 in each experiment;
-    the same on any number of ranks, and for any grid of the same domain.
+    """Wells at uniformly distributed random positions, with rates ±1 whose sum is 0 or 1 in each
+    experiment. They are equal for any number of ranks and for any grid of the same domain.
     """
     found = []
     for number in range(experiments):
         generator = np.random.default_rng((seed, 2, number))
-        # Not next to a boundary, where what is pumped would be lost.
+        # Not close to a boundary, beyond which a part of the source would be lost.
         positions = generator.uniform(0.05, 0.95, (wells, grid.dim)) * np.asarray(grid.length)
         found.append(Wells(positions, np.where(np.arange(wells) % 2 == 0, 1.0, -1.0)))
     return found
@@ -58,10 +58,10 @@ def well_sources(grid: Grid, experiments: Sequence[Wells]) -> Tensor:
 def predictions(
     solve: Callable[[NDArray[np.int64]], Tensor], count: int, mesh: ProcessMesh
 ) -> Tensor:
-    """What `count` experiments would measure; collective.
+    """Compute the observations of `count` experiments; collective.
 
-    `solve(numbers)` gives the observations of some of them, `(len(numbers), ...)`; the replicas
-    take their shares, and all get all.
+    `solve(numbers)` returns the observations of some of them, `(len(numbers), ...)`. Each replica
+    computes a share, and all replicas receive the whole result.
     """
     mine = share(np.arange(count), mesh.replica, mesh.replicas)
     with torch.no_grad():
@@ -87,17 +87,17 @@ def noise_level(exact: Tensor, observe: Observations, comm: MPI.Comm, relative: 
     level = relative * (squares / max(count, 1.0)) ** 0.5
     if not level > 0:
         raise InputError(
-            "observations: the data made from the true field are all zero, so that a noise "
-            "relative to them is none: give sources, or values on the sides"
+            "observations: the data computed from the true field are all zero, so a noise relative "
+            "to them is not defined: give sources, or values on the sides"
         )
     return float(level)
 
 
 def noise(grid: Grid, observe: Observations, count: int, seed: int) -> Tensor:
-    """Standard normal numbers `(count, *observe.shape)`, the same on any number of ranks.
+    """Standard normal random numbers `(count, *observe.shape)`, equal for any number of ranks.
 
-    Of a whole field each plane across the first axis has a generator of its own, so that no rank
-    draws for more than its own planes.
+    For whole fields each plane perpendicular to the first axis has a separate generator, so that
+    each rank only generates its planes.
     """
     if not observe.local:
         shape = (count, *observe.shape)

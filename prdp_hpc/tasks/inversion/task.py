@@ -1,4 +1,4 @@
-"""The task: find a coefficient field from observations of several experiments."""
+"""The task of a field inversion: find a coefficient field from observations of experiments."""
 
 from __future__ import annotations
 
@@ -25,58 +25,75 @@ Regularisation = Callable[[Tensor], Tensor]
 
 
 class FieldInversion:
-    """Find `m`, the logarithm of a coefficient field `κ = exp(m)`, from measurements.
+    """Find a coefficient field `κ = exp(m)` from measurements.
 
-    Minimises `½ Σ_e ‖O u_e − d_e‖² / σ² + R(m)` over m, where `u_e` solves the PDE with κ and the
-    sources of experiment e at the solver's level. The experiments are divided among the replicas of
-    the mesh, the fields among the grid ranks of each; up to rounding, the result is the same
-    whatever the division. An epoch is a number of steps of the optimiser.
+    The loss `½ Σ_e ‖O u_e − d_e‖² / σ² + R(m)` is minimised over m, where `u_e` solves the PDE with
+    κ and the sources of experiment e at the solver's level. The experiments are distributed over
+    the replicas of the mesh, the fields over the grid ranks of each replica; up to rounding, the
+    result does not depend on the distribution. An epoch is a number of steps of the optimiser.
 
-    Validation solves for experiments that the search does not see, with a solver of its own. The
-    coordinator gets `error = √(Σ ‖O u − d‖² / σ² / n)` over their n numbers: about 1 once the
-    predictions are as good as the measurements. `error_field` is `‖m − m*‖ / ‖m*‖` where the truth
-    m* is known; the coordinator does not see it. `misfit` is the same quantity as `error` of the
-    experiments that are fitted, in the last evaluation. Evaluations of loss and gradient, and
-    set-ups of the preconditioner, are counted as `evaluations` and `set_ups`.
+    Validation uses other experiments and a separate solver. The schedule receives
+    `error = √(Σ ‖O u − d‖² / σ² / n)` over their n measurements, which is about 1 once the
+    predictions are as accurate as the measurements. Further metrics are `error_field`, which is
+    `‖m − m*‖ / ‖m*‖` if the true m* is known; `misfit`, the same quantity as `error` for the fitted
+    experiments in the last evaluation; and the numbers `evaluations` (of loss and gradient) and
+    `set_ups` (of the preconditioner).
 
     Parameters
     ----------
-    physics : the PDE, see `CoefficientPDE`; `Conductivity(Poisson(grid, solver))` for example.
-    experiments : those that are fitted, all of them on every rank; a replica keeps its share.
-    mesh : the ranks.
-    unknown : how m is represented; default: one number per point, from 0 everywhere.
-    regularisation : `R`: from this rank's part of m to this rank's part of the value, as
-        `H1Regularisation`; default: none.
-    optimizer : `optimizer(parameters, lr=learning_rate)`: `LBFGS`, or one of torch's that works
-        entry by entry; default Adam.
-    learning_rate : of the first step; for `LBFGS` see there.
-    rate : the learning rate after n steps is `rate(n) · learning_rate`; default: constant.
-    steps : of the optimiser in an epoch.
-    validation : the experiments for validation; default: those that are fitted.
-    exact : the same PDE with a solver of its own, converged, for validation; default: `physics`, at
-        the level of the search.
-    truth : this rank's part of the true m, if it is known.
+    physics : CoefficientPDE
+        The PDE with the solver that the schedule refines, e.g.
+        `Conductivity(Poisson(grid, solver))`.
+    experiments : Experiments
+        The experiments to be fitted, all of them on every rank; each replica keeps its share.
+    mesh : ProcessMesh
+        The ranks: replicas × grid ranks.
+    unknown : FieldUnknown or NetworkUnknown, optional
+        Representation of m. Default: one value per grid point, initially 0.
+    regularisation : callable, optional
+        The function R, from this rank's part of m to this rank's part of the value, e.g.
+        `H1Regularisation`. Default: none.
+    optimizer : callable, optional
+        The optimiser is created by `optimizer(parameters, lr=learning_rate)`: `LBFGS`, or an
+        optimiser of torch that updates each entry separately. Default: Adam.
+    learning_rate : float, default 0.1
+        Initial learning rate; for `LBFGS` see its parameter `lr`.
+    rate : callable, optional
+        The learning rate after n steps is `rate(n) · learning_rate`. Default: constant.
+    steps : int, default 1
+        Steps of the optimiser per epoch.
+    validation : Experiments, optional
+        The experiments for validation. Default: those that are fitted.
+    exact : CoefficientPDE, optional
+        The same PDE with a separate, converged solver for validation. Default: `physics`, at its
+        current level.
+    truth : Tensor, optional
+        This rank's part of the true m, of shape `local_shape`, if it is known.
 
     Raises
     ------
-    ValueError
-        For no experiments, or fields that do not fit the grid.
+    InputError
+        If there is no experiment, if `steps` is below 1, or if a field has a wrong shape.
 
-    Example
-    -------
-    ::
-
-        mesh = ProcessMesh.from_world(grid_ranks=2)
-        grid = Grid((64, 64), comm=mesh.grid_comm)
-        physics = Conductivity(Poisson(grid, Solver("cg", "gamg")))
-        exact = Conductivity(Poisson(grid, Solver("cg", "gamg", 1e-8)))
-        sources = well_sources(grid, random_wells(grid, experiments=8, wells=4, seed=0))
-        observe = PointObservations(Positions(grid, lattice(grid, 12)))
-        experiments = Experiments(sources, observe, data, noise=1e-3)
-        task = FieldInversion(
-            physics, experiments, mesh, regularisation=H1Regularisation(grid, 10.0), exact=exact
-        )
-        Trainer(task, Coordinator(IterationLadder(1, 1, 10)), "runs/mine", epochs=100).run()
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Conductivity, Experiments, FieldInversion, Grid, H1Regularisation
+    >>> from prdp_hpc import PointObservations, Poisson, Positions, ProcessMesh, Solver
+    >>> mesh = ProcessMesh.from_world()
+    >>> grid = Grid((15,), comm=mesh.grid_comm)
+    >>> physics = Conductivity(Poisson(grid, Solver("cg", "jacobi", 1e-10)))
+    >>> observe = PointObservations(Positions(grid, [[0.25], [0.5], [0.75]]))
+    >>> sources = torch.ones(1, 15, dtype=torch.float64)
+    >>> data = observe(physics(torch.full((15,), 2.0).double(), sources)).detach()
+    >>> experiments = Experiments(sources, observe, data, noise=1e-3)
+    >>> smooth = H1Regularisation(grid, weight=1.0)
+    >>> task = FieldInversion(physics, experiments, mesh, regularisation=smooth)
+    >>> before = task.validate()["error"]
+    >>> losses = [task.train_epoch(epoch) for epoch in range(1, 6)]
+    >>> task.validate()["error"] < before
+    True
+    >>> mesh.close()
     """
 
     def __init__(
@@ -98,7 +115,7 @@ class FieldInversion:
         self.mesh, self.grid, self.solver = mesh, physics.grid, physics.solver
         self.stopwatch = Stopwatch(physics.solver)
         held_out = experiments if validation is None else validation
-        raise_together(mesh.world, self._wrong(experiments, held_out, steps, truth))
+        raise_together(mesh.world, self._error(experiments, held_out, steps, truth))
         self.unknown = unknown or FieldUnknown(self.grid, mesh)
         self._physics, self._exact = physics, exact or physics
         self._experiments = _share(experiments, mesh)
@@ -113,12 +130,25 @@ class FieldInversion:
         self._evaluations, self._set_ups_before = 0, 0
         self._misfit: float | None = None
         self._level: list[Any] | None = None
-        # What solves start from is kept apart from what does not belong to the search.
+        # Samples of the search and of gradient measurements have different stored solutions.
         self._purpose = "search"
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> FieldInversion:
-        """The inversion of a config; collective."""
+        """Create the inversion of a config; collective.
+
+        Parameters
+        ----------
+        section : None
+            Not used.
+        parts : Parts
+            Grid, stepper, mesh and config.
+
+        Returns
+        -------
+        FieldInversion
+            The task.
+        """
         from prdp_hpc.tasks.inversion.from_config import settings
 
         return cls(**settings(parts))
@@ -126,7 +156,22 @@ class FieldInversion:
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
     ) -> float:
-        """Some steps of the optimiser; the mean of the losses before each."""
+        """Perform the optimiser's steps of one epoch; collective.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 1; not used.
+        earlier : sequence of float, default ()
+            Losses of the steps of this epoch that were already done before a restart.
+        after_step : callable, optional
+            Called after each step but the last one, see `Task.train_epoch`.
+
+        Returns
+        -------
+        float
+            Mean of the losses before each step.
+        """
         self._note_level()
         losses = list(earlier)
         with self.stopwatch.part("network"):
@@ -137,8 +182,13 @@ class FieldInversion:
         return float(np.mean(losses))
 
     def gradient(self) -> Tensor:
-        """The gradient of the loss for all parameters, of the whole field on every rank;
-        collective.
+        """Compute the gradient of the loss; collective.
+
+        Returns
+        -------
+        Tensor
+            Gradient with respect to all parameters of the whole field, of shape `(parameters,)`,
+            equal on all ranks.
         """
         before = [parameter.grad for parameter in self.unknown.parameters]
         counted, misfit = self._evaluations, self._misfit
@@ -157,7 +207,13 @@ class FieldInversion:
         return found
 
     def validate(self) -> dict[str, Any]:
-        """The misfit of the experiments for validation, and what else is said above."""
+        """Compute the validation error; collective.
+
+        Returns
+        -------
+        dict
+            `error` and the further metrics of the description of the class.
+        """
         with torch.no_grad():
             m = self.unknown().detach()
             squares = self._validation_squares(m)
@@ -170,8 +226,13 @@ class FieldInversion:
         return found
 
     def fields(self) -> dict[str, Any]:
-        """The whole fields that a run keeps: m as it is found, and the truth if it is known;
-        collective.
+        """Gather the fields that a run stores; collective.
+
+        Returns
+        -------
+        dict
+            The current m as `log_permeability`, and the true m as `truth` if it is known: arrays of
+            the shape of the grid.
         """
         with torch.no_grad():
             found = {"log_permeability": self.grid.gather(self.unknown().detach()).numpy().copy()}
@@ -180,7 +241,7 @@ class FieldInversion:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Parameters and optimiser as whole vectors, and the counters; collective."""
+        """Return parameters and optimiser as whole vectors, and the counters; collective."""
         return {
             "parameters": [self.unknown.whole(p.detach()) for p in self.unknown.parameters],
             **self._optimisation.state_dict(),
@@ -199,17 +260,23 @@ class FieldInversion:
         self._set_ups_before = state["set_ups"] - self._set_ups()
 
     def load_parameters(self, state: dict[str, Any]) -> None:
-        """Those of a `state_dict()` alone, to validate them."""
+        """Load only the parameters of a `state_dict()`, e.g. to validate them; collective.
+
+        Parameters
+        ----------
+        state : dict
+            The result of `state_dict()`.
+        """
         saved = state["parameters"]
         with torch.no_grad():
             for parameter, whole in zip(self.unknown.parameters, saved, strict=True):
                 parameter.copy_(self.unknown.part(whole))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since no file is open."""
 
     def _evaluate(self) -> float:
-        """The loss, and its gradient in the parameters; collective, equal on all ranks."""
+        """Return the loss, equal on all ranks, and store its gradient in the parameters."""
         for parameter in self.unknown.parameters:
             parameter.grad = None
         m = self.unknown()
@@ -221,7 +288,7 @@ class FieldInversion:
             if self._experiments.observe.local or self.mesh.grid_comm.rank == 0:
                 own[0] = misfit.detach()
         if self._regularisation is not None:
-            # Every replica takes an equal part of it.
+            # Each replica adds an equal share of the regularisation.
             value = self._regularisation(m) / self.mesh.replicas
             loss = loss + value
             own[1] = value.detach()
@@ -255,13 +322,13 @@ class FieldInversion:
         return float((squares[0] / squares[1]).sqrt())
 
     def _set_ups(self) -> int:
-        """Of the solver so far, on all replicas together; collective."""
+        """The number of set-ups of the solver so far, summed over the replicas; collective."""
         report = self.solver.report
         mine = report.forward.set_ups + report.adjoint.set_ups
         return int(self.mesh.replica_comm.allreduce(mine, op=MPI.SUM))
 
     def _note_level(self) -> None:
-        """An optimiser that keeps the last loss must evaluate it anew at another level."""
+        """Notify the optimiser of a changed level, since it may have stored the last loss."""
         levels = (self.solver.refinement, self.solver.adjoint)
         now = [[level.max_it, level.rtol] for level in levels]
         if now != self._level:
@@ -272,7 +339,7 @@ class FieldInversion:
     def _gradient_of(parameter: Tensor) -> Tensor:
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
-    def _wrong(
+    def _error(
         self, experiments: Experiments, validation: Experiments, steps: int, truth: Tensor | None
     ) -> InputError | None:
         shape = self.grid.local_shape
@@ -285,7 +352,7 @@ class FieldInversion:
                     f"{tuple(some.sources.shape)}"
                 )
         if steps < 1:
-            return InputError(f"steps: an epoch has at least 1 step, not {steps!r}")
+            return InputError(f"steps: an epoch must have at least 1 step, not {steps!r}")
         if truth is not None and tuple(truth.shape) != shape:
             return InputError(
                 f"truth must be this rank's part of a field, {shape}, not {tuple(truth.shape)}"
@@ -294,7 +361,7 @@ class FieldInversion:
 
 
 def _share(experiments: Experiments, mesh: ProcessMesh) -> Experiments:
-    """Those of this rank's replica."""
+    """The experiments of this rank's replica."""
     numbers = np.arange(experiments.count)
     return experiments.select(share(numbers, mesh.replica, mesh.replicas))
 

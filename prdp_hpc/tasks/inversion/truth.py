@@ -1,4 +1,4 @@
-"""Synthetic coefficient fields, the same on any number of ranks."""
+"""Synthetic coefficient fields, equal for any number of ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from prdp_hpc.grid.structured import Grid
 
 KINDS = ("gaussian", "channels")
 CHANNEL = 0.4
-"""Half the width of the band of a standard normal field that is a channel: about 31 % of it."""
+"""A point belongs to a channel if |g| is below this value, with g the standard normal field; this
+holds for about 31 % of the points.
+"""
 
 
 def synthetic_field(
@@ -24,23 +26,29 @@ def synthetic_field(
     modes: int = 64,
     seed: int = 0,
 ) -> Tensor:
-    """This rank's part of a random `m = ln κ`, `local_shape`, float64; not collective.
+    """Compute this rank's part of a random `m = ln κ`, of shape `local_shape`, float64; not
+    collective.
 
-    With g a Gaussian random field of mean 0 and variance 1, a sum of `modes` plane waves:
+    Let g be a Gaussian random field of mean 0 and variance 1, a sum of `modes` plane waves:
 
     - gaussian: `m = ln(contrast) / 4 · g`, so that κ at two standard deviations above the mean is
-      `contrast` times that at two below;
-    - channels: `m = ±½ ln(contrast)`, plus where `|g| < 0.4`: winding channels of high κ.
+      `contrast` times κ at two standard deviations below it;
+    - channels: `m = ½ ln(contrast)` if `|g| < 0.4`, which are winding channels of high κ, and
+      `m = −½ ln(contrast)` otherwise.
 
     Parameters
     ----------
-    grid : its length gives the unit of the waves.
-    waves : standard deviation of the wave numbers along each axis, in waves per length.
-    seed : of the waves; a finer grid of the same domain has the same field at its points.
+    grid : the grid.
+    kind : type of the field, "gaussian" or "channels".
+    contrast : ratio of high to low values of κ, above 1.
+    waves : standard deviation of the wave numbers along each axis, in waves per length of the
+        domain.
+    modes : number of plane waves.
+    seed : random seed of the waves; a finer grid of the same domain has the same field.
 
     Raises
     ------
-    ValueError
+    InputError
         For an unknown kind, or a number out of range.
     """
     if kind not in KINDS:

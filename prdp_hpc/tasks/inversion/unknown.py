@@ -1,4 +1,4 @@
-"""What is searched for: the logarithm of the coefficient, as a field or as a network's output."""
+"""The unknown of an inversion: the logarithm of the coefficient, as a field or by a network."""
 
 from __future__ import annotations
 
@@ -15,50 +15,72 @@ from prdp_hpc.grid.structured import Grid
 
 
 class Unknown(Protocol):
-    """`m`, the natural logarithm of the coefficient, as a function of parameters.
+    """Interface of m, the natural logarithm of the coefficient, as a function of parameters.
 
     Attributes
     ----------
-    parameters : what is optimised; leaf tensors on this rank.
-    distributed : whether each grid rank has its own part of them; else all ranks have the same.
+    parameters : the parameters to optimise; leaf tensors on this rank.
+    distributed : whether the parameters are distributed over the grid ranks (True) or replicated on
+        all ranks (False).
     """
 
     parameters: list[nn.Parameter]
     distributed: bool
 
     def __call__(self) -> Tensor:
-        """This rank's part of m, `local_shape`, float64; differentiable, collective."""
+        """Compute this rank's part of m, `local_shape`, float64; differentiable, collective."""
         ...
 
     def reduce(self) -> None:
-        """Sum the gradients, to which each rank has added those of its part of the loss, over the
-        ranks that share the parameters; collective.
+        """Sum the gradients of the ranks' parts of the loss over all ranks that share parameters;
+        collective.
         """
         ...
 
     def dot(self, one: Tensor, other: Tensor) -> float:
-        """The inner product of two vectors of parameters, each flat on this rank; collective, equal
-        on all ranks.
+        """Compute the inner product of two vectors of parameters, given by flat tensors of this
+        rank; collective, equal on all ranks.
         """
         ...
 
     def whole(self, part: Tensor) -> Tensor:
-        """The whole of a tensor of the parameters' shape, for a checkpoint; collective."""
+        """Gather a tensor of the parameters' shape for a checkpoint; collective."""
         ...
 
     def part(self, whole: Tensor) -> Tensor:
-        """This rank's part of it."""
+        """Return this rank's part of a gathered tensor."""
         ...
 
 
 class FieldUnknown:
-    """One number per point, divided among the grid ranks.
+    """The unknown m with one value per grid point, distributed over the grid ranks.
+
+    Calling it returns this rank's part of m, of shape `local_shape`.
 
     Parameters
     ----------
-    grid : where m lives.
-    mesh : the ranks; every replica has the same field.
-    start : where the search starts: a number, or this rank's part of a field.
+    grid : Grid
+        The grid of m.
+    mesh : ProcessMesh
+        The ranks; m is replicated on all replicas.
+    start : float or Tensor, default 0.0
+        Initial m: a number, or this rank's part of a field of shape `local_shape`.
+
+    Attributes
+    ----------
+    parameters : list of torch.nn.Parameter
+        This rank's part of m.
+    distributed : bool
+        True: each grid rank has a part of the parameters.
+
+    Examples
+    --------
+    >>> from prdp_hpc import FieldUnknown, Grid, ProcessMesh
+    >>> mesh = ProcessMesh.from_world()
+    >>> unknown = FieldUnknown(Grid((3,), comm=mesh.grid_comm), mesh, start=1.0)
+    >>> unknown().tolist()
+    [1.0, 1.0, 1.0]
+    >>> mesh.close()
     """
 
     distributed = True
@@ -69,38 +91,93 @@ class FieldUnknown:
         self.parameters = [nn.Parameter(field.clone())]
 
     def __call__(self) -> Tensor:
-        """The parameter itself."""
+        """Return the parameter."""
         return self.parameters[0]
 
     def reduce(self) -> None:
-        """Over the replicas."""
+        """Sum the gradients over the replicas; collective."""
         _reduce(self.parameters, self._mesh.replica_comm)
 
     def dot(self, one: Tensor, other: Tensor) -> float:
-        """Over the grid ranks."""
+        """Compute an inner product over the grid ranks; collective.
+
+        Parameters
+        ----------
+        one, other : Tensor
+            This rank's parts of two vectors, of shape `(parameters,)`.
+
+        Returns
+        -------
+        float
+            The inner product, equal on all ranks.
+        """
         return float(self._mesh.grid_comm.allreduce(torch.dot(one, other).item(), op=MPI.SUM))
 
     def whole(self, part: Tensor) -> Tensor:
-        """The field of all grid ranks."""
+        """Gather a field from the grid ranks; collective.
+
+        Parameters
+        ----------
+        part : Tensor
+            This rank's part of the field, with as many entries as `local_shape`.
+
+        Returns
+        -------
+        Tensor
+            The whole field, of the shape of the grid.
+        """
         found: Tensor = self._grid.gather(part.reshape(self._grid.local_shape))
         return found
 
     def part(self, whole: Tensor) -> Tensor:
-        """This rank's part of a whole field."""
-        # Fused optimisers take the numbers in the order of memory.
+        """Return this rank's part of a whole field.
+
+        Parameters
+        ----------
+        whole : Tensor
+            The field, of the shape of the grid.
+
+        Returns
+        -------
+        Tensor
+            The part, of shape `local_shape`.
+        """
+        # Fused optimisers need contiguous memory.
         found: Tensor = whole[self._grid.local_slices].contiguous()
         return found
 
 
 class NetworkUnknown:
-    """m at each point by a network of its coordinates, with the same parameters on all ranks.
+    """The unknown m as a network of the coordinates, with replicated parameters.
+
+    Calling it returns this rank's part of m, of shape `local_shape`.
 
     Parameters
     ----------
-    network : from `(n, dim)` coordinates, each scaled to 0 … 1, to `(n, 1)`; it is converted to
-        float64. The same parameters on all ranks, as after `torch.manual_seed`.
-    grid : where m lives.
-    mesh : the ranks.
+    network : torch.nn.Module
+        Network from coordinates of shape `(n, dim)`, each scaled to 0 … 1, to `(n, 1)`; it is
+        converted to float64. The initial parameters must be equal on all ranks, e.g. after
+        `torch.manual_seed`.
+    grid : Grid
+        The grid of m.
+    mesh : ProcessMesh
+        The ranks.
+
+    Attributes
+    ----------
+    parameters : list of torch.nn.Parameter
+        The parameters of the network.
+    distributed : bool
+        False: the parameters are replicated on all ranks.
+
+    Examples
+    --------
+    >>> from prdp_hpc import CoordinateNetwork, Grid, NetworkUnknown, ProcessMesh
+    >>> mesh = ProcessMesh.from_world()
+    >>> unknown = NetworkUnknown(CoordinateNetwork(1), Grid((3,), comm=mesh.grid_comm), mesh)
+    >>> unknown().tolist()
+    [0.0, 0.0, 0.0]
+    >>> mesh.close()
     """
 
     distributed = False
@@ -113,40 +190,90 @@ class NetworkUnknown:
         self.parameters = list(self.network.parameters())
 
     def __call__(self) -> Tensor:
-        """The network at this rank's points."""
+        """Evaluate the network at this rank's points."""
         found: Tensor = self.network(self._coordinates).reshape(self._shape)
         return found
 
     def reduce(self) -> None:
-        """Over all ranks: each has its points' part."""
+        """Sum the gradients over all ranks, each of which has that of its points; collective."""
         _reduce(self.parameters, self._mesh.world)
 
     def dot(self, one: Tensor, other: Tensor) -> float:
-        """Without communication."""
+        """Compute an inner product; needs no communication.
+
+        Parameters
+        ----------
+        one, other : Tensor
+            Two vectors, of shape `(parameters,)`.
+
+        Returns
+        -------
+        float
+            The inner product.
+        """
         return torch.dot(one, other).item()
 
     def whole(self, part: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor unchanged, since parameters are replicated.
+
+        Parameters
+        ----------
+        part : Tensor
+            A tensor of the shape of a parameter.
+
+        Returns
+        -------
+        Tensor
+            The same tensor, of the same shape.
+        """
         return part
 
     def part(self, whole: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor unchanged, since parameters are replicated.
+
+        Parameters
+        ----------
+        whole : Tensor
+            A tensor of the shape of a parameter.
+
+        Returns
+        -------
+        Tensor
+            The same tensor, of the same shape.
+        """
         return whole
 
 
 class CoordinateNetwork(nn.Module):
-    """A perceptron on Fourier features of the coordinates: `Linear → tanh → … → Linear` on
-    `[sin(2π B x), cos(2π B x)]`.
+    """A multilayer perceptron on Fourier features of the coordinates.
+
+    The layers `Linear → tanh → … → Linear` are applied to `[sin(2π B x), cos(2π B x)]`, where B is
+    a random matrix that is not trained. The initial output is 0.
 
     Parameters
     ----------
-    dim : coordinates of a point.
-    features : rows of B, which are drawn once from a normal distribution of standard deviation
-        `bandwidth` (waves per length of the domain); default 64.
-    hidden : widths of the hidden layers; default (64, 64).
-    seed : of B and of the initial parameters.
+    dim : int
+        Number of coordinates of a point.
+    features : int, default 64
+        Number of rows of B.
+    bandwidth : float, default 2.0
+        Standard deviation of the normal distribution of B, in waves per length of the domain.
+    hidden : sequence of int, default (64, 64)
+        Widths of the hidden layers.
+    seed : int, default 1
+        Random seed of B and of the initial parameters.
 
-    Source: Tancik et al., Fourier features let networks learn high frequency functions, 2020.
+    References
+    ----------
+    Tancik et al.: Fourier features let networks learn high frequency functions, 2020.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import CoordinateNetwork
+    >>> network = CoordinateNetwork(dim=2, features=16, hidden=(32,))
+    >>> network(torch.rand(5, 2)).shape
+    torch.Size([5, 1])
     """
 
     def __init__(
@@ -167,20 +294,32 @@ class CoordinateNetwork(nn.Module):
                 layers += [nn.Linear(width, wide), nn.Tanh()]
                 width = wide
             last = nn.Linear(width, 1)
-        # It starts at 0 everywhere.
+        # The initial output is 0 everywhere.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.register_buffer("waves", waves)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, coordinates: Tensor) -> Tensor:
+        """Evaluate the network.
+
+        Parameters
+        ----------
+        coordinates : Tensor
+            Points of shape `(n, dim)`, each coordinate scaled to 0 … 1.
+
+        Returns
+        -------
+        Tensor
+            Values of shape `(n, 1)`.
+        """
         angles = 2 * torch.pi * coordinates @ self.waves.to(coordinates.dtype)  # type: ignore[operator]
         found: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=-1))
         return found
 
 
 def _reduce(parameters: list[nn.Parameter], comm: MPI.Comm) -> None:
-    """All gradients in one sum, which has the same rounding on all ranks."""
+    """Sum all gradients in one all-reduce, whose rounding is the same on all ranks."""
     if comm.size == 1:
         return
     gradients: list[Any] = [parameter.grad for parameter in parameters]

@@ -1,0 +1,1 @@
+"""Solves of whole batches in torch tensors, on any device."""

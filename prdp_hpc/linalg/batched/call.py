@@ -1,0 +1,75 @@
+"""Differentiable solves by the batched engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, wrong_operator
+from prdp_hpc.linalg.solve_call import SolveCall
+from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.torch_petsc import to_host
+from prdp_hpc.linalg.unrolled.iterations import all_finite
+from prdp_hpc.linalg.validation import agree
+
+
+@dataclass
+class BatchedCall(SolveCall):
+    """A solve of all right-hand sides together, in tensors on their device."""
+
+    @property
+    def _engine(self) -> BatchedEngine:
+        return engine_of(self.solver)
+
+    def working(self, tensor: Tensor) -> Tensor:
+        """In double precision on the tensor's own device; differentiable."""
+        return tensor.to(torch.float64)
+
+    def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:
+        """See `SolveCall`."""
+        if self.held is None:
+            with self.solver.report.part(self.direction, "assembly"):
+                self.held = self._load(values, right, guess)
+        b = right.reshape(-1, right.shape[-1]).contiguous()
+        start = None if guess is None else guess.reshape(b.shape)
+        x = self._engine.solve(self.held, self.direction, b, self.level, start)
+        return x.view(right.shape)
+
+    def _load(self, values: Any, right: Tensor, guess: Tensor | None) -> Held:
+        """The matrices of these values, new ones where they changed; collective."""
+        operator, comm = self.operator, self.operator.comm
+        error: Exception | None = wrong_operator(operator, self.solver.ksp)
+        given, changed = right.new_empty(0), False
+        if error is None:
+            given = values.detach().to(right.device, torch.float64).reshape(-1, values.shape[-1])
+            changed = self._engine.differ(operator, given)
+            if changed and not all_finite(given):
+                error = operator.check_numbers(to_host(values))
+        if error is None and guess is not None and not all_finite(guess):
+            error = InputError("guess holds NaN or infinity: look at what produced it")
+        if comm.size == 1:
+            if error is not None:
+                raise error
+        else:
+            changed, _ = agree(comm, error, changed, [], self.sizes, self.needs)
+        if not changed:
+            return self._engine.last(operator)
+        assert isinstance(operator, SparseOperator)
+        return self._engine.load(operator, given, self.direction)
+
+    def release(self) -> None:
+        """See `SolveCall`; the numbers are the call's own."""
+
+    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        held: Held = self.held
+        return held.pattern.pairing(adjoint, solution, -1.0)
+
+    def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        held: Held = self.held
+        return held.pattern.product(tangent.to(x), x, self.transposed)

@@ -1,0 +1,333 @@
+"""Solves of whole batches in torch tensors, on the device of the right-hand sides."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.batched.csr import CsrPattern
+from prdp_hpc.linalg.batched.dia import DiaPattern
+from prdp_hpc.linalg.batched.entries import OwnedEntries
+from prdp_hpc.linalg.batched.graphs import Graphs
+from prdp_hpc.linalg.batched.matrix import BatchedMatrix, BatchedPattern
+from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner, Identity, Jacobi
+from prdp_hpc.linalg.batched.promises import BatchedPromises
+from prdp_hpc.linalg.batched.scaling import exponents_of, scaled_guess, times_power_of_two
+from prdp_hpc.linalg.batched.settings import Settings, settings_of
+from prdp_hpc.linalg.batched.single import SingleSolve
+from prdp_hpc.linalg.batched.stencil import stencil_of
+from prdp_hpc.linalg.batched.system import BatchedSystem
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.unrolled.convergence import DefaultTest
+from prdp_hpc.linalg.unrolled.iterations import Criteria, iterate, judge
+from prdp_hpc.linalg.unrolled.reductions import dots
+
+
+@dataclass(eq=False)
+class Held:
+    """The matrices of one set of values, and what solves with them take.
+
+    Attributes
+    ----------
+    operator, pattern : what the values belong to.
+    values : `(M, nnz_local)`, in double precision, a copy.
+    matrix : in double precision.
+    """
+
+    operator: SparseOperator
+    pattern: BatchedPattern
+    values: Tensor
+    matrix: BatchedMatrix
+    systems: dict[Any, BatchedSystem] = field(default_factory=dict)
+
+    def bad_row(self) -> str:
+        """A row of zeros on this rank, in words; "" if there is none."""
+        zero = (self.matrix.row_sizes() == 0.0).nonzero()
+        if not len(zero):
+            return ""
+        row = int(zero[0, 1]) + self.operator.row_range[0]
+        return f"row {row} is zero, which makes the matrix singular"
+
+
+class BatchedEngine:
+    """The batched solves of one `Solver`.
+
+    For each operator it keeps the index tensors of the pattern, and the matrices and preconditioner
+    of the values that came last.
+    """
+
+    def __init__(self, solver: Solver) -> None:
+        # The solver owns the engine.
+        self._solver = weakref.ref(solver)
+        self._ksp, self._pc, self._name = str(solver.batched), solver.pc, solver.ksp
+        self._report, self._single = solver.report, solver.precision == "float32"
+        self._patterns: weakref.WeakKeyDictionary[Operator, BatchedPattern] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._graphs: weakref.WeakKeyDictionary[Operator, Graphs] = weakref.WeakKeyDictionary()
+        self._last: weakref.WeakKeyDictionary[Operator, Held] = weakref.WeakKeyDictionary()
+
+    @cached_property
+    def _settings(self) -> dict[str, Settings]:
+        solver = self._solver()
+        assert solver is not None
+        return {direction: settings_of(solver, direction) for direction in ("forward", "adjoint")}
+
+    @property
+    def method(self) -> str:
+        """KSP and PC in words."""
+        return f"ksp={self._name!r}, pc={self._pc!r}"
+
+    def pattern(self, operator: SparseOperator) -> BatchedPattern:
+        """A stencil where the operator has one, else compressed rows; collective at first."""
+        found = self._patterns.get(operator)
+        if found is None:
+            entries = OwnedEntries(operator)
+            stencil = stencil_of(operator, entries)
+            found = (
+                CsrPattern(operator, entries)
+                if stencil is None
+                else DiaPattern(operator, entries, stencil)
+            )
+            self._patterns[operator] = found
+        return found
+
+    def differ(self, operator: Operator, values: Tensor) -> bool:
+        """Whether values `(M, nnz_local)` are other ones than the last, on this rank."""
+        last = self._last.get(operator)
+        if last is None:
+            return True
+        same = last.values.shape == values.shape and last.values.device == values.device
+        return not (same and torch.equal(last.values, values))
+
+    def last(self, operator: Operator) -> Held:
+        """The matrices of the values that came last."""
+        return self._last[operator]
+
+    def load(self, operator: SparseOperator, values: Tensor, direction: str) -> Held:
+        """The matrices of other values `(M, nnz_local)`, in double precision; collective.
+
+        Raises
+        ------
+        ValueError
+            For values that break a promise of the operator.
+        """
+        with self._report.part(direction, "set_up"), torch.no_grad():
+            pattern = self.pattern(operator)
+            held = Held(operator, pattern, values.clone(), pattern.matrix(values))
+            needs_symmetry = self._ksp == "cg"
+            BatchedPromises(operator, held.matrix, held.values).require(self._name, needs_symmetry)
+            self._last[operator] = held
+        self._report.counters(direction).set_ups += 1
+        return held
+
+    def _system(self, held: Held, direction: str, dtype: torch.dtype) -> BatchedSystem:
+        """What the method of a direction iterates on."""
+        key = direction, dtype
+        if key in held.systems:
+            return held.systems[key]
+        if dtype != torch.float64:
+            double = self._system(held, direction, torch.float64)
+            made = double.map(lambda tensor: tensor.to(dtype))
+        elif direction == "forward":
+            made = self._forward_system(held)
+        else:
+            forward = self._system(held, "forward", dtype)
+            if held.operator.symmetric or self._ksp == "cg":
+                made = forward
+            else:
+                # As PETSc's KSPs here: see `AdjointSystem`.
+                right = self._settings[direction].right_side or self._ksp == "gmres"
+                made = forward.transposed(right)
+        held.systems[key] = made
+        return made
+
+    def _forward_system(self, held: Held) -> BatchedSystem:
+        operator, device = held.operator, held.values.device
+        bases = operator.nullspace_basis, operator.left_nullspace_basis
+        return BatchedSystem(
+            operator.comm,
+            held.matrix,
+            self._preconditioner(held),
+            self._settings["forward"].right_side,
+            (
+                None if bases[0] is None else bases[0].to(device),
+                None if bases[1] is None else bases[1].to(device),
+            ),
+        )
+
+    def _preconditioner(self, held: Held) -> BatchedPreconditioner:
+        if self._pc == "none":
+            return Identity()
+        return Jacobi.of(held.matrix.diagonal())
+
+    def solve(
+        self,
+        held: Held,
+        direction: str,
+        b: Tensor,
+        level: Refinement,
+        guess: Tensor | None = None,
+        is_guarded: bool = False,
+    ) -> Tensor:
+        """Solve for `b (B, n_local)`, in double precision; collective.
+
+        `guess (B, n_local)`: where to start; a guarded one is not used where zero leaves less.
+
+        Raises
+        ------
+        SolveError
+            With the reason, the iteration, the level and what to try.
+        """
+        with self._report.part(direction, "solve"), torch.no_grad():
+            exponents = None
+            if self._is_to_be_scaled(direction, level):
+                exponents = exponents_of(held.operator.comm, b)
+            if exponents is None:
+                return self._solve_from(held, direction, b, level, guess, is_guarded)
+            if guess is not None:
+                guess = scaled_guess(held.operator.comm, guess, exponents)
+            right = times_power_of_two(b, exponents, -1)
+            x = self._solve_from(held, direction, right, level, guess, is_guarded)
+            return times_power_of_two(x, exponents)
+
+    def _is_to_be_scaled(self, direction: str, level: Refinement) -> bool:
+        """Whether the size of a right-hand side may matter: for inner products, but not where the
+        user gave an absolute tolerance.
+        """
+        products = self._ksp != "richardson" or not level.is_fixed
+        return products and self._settings[direction].absolute == 0.0
+
+    def _solve_from(
+        self,
+        held: Held,
+        direction: str,
+        b: Tensor,
+        level: Refinement,
+        guess: Tensor | None,
+        is_guarded: bool,
+    ) -> Tensor:
+        """`x = g + A⁻¹ (b − A g)`; a tolerance still refers to b."""
+        system = self._system(held, direction, torch.float64)
+        if guess is None:
+            return self._solve(held, direction, system, b, None, level)
+        start = system.without_nullspace(guess)
+        rest = b - system.product(start)
+        bb, rr = dots(system.comm, (b, b), (rest, rest))
+        # The solution of 0 is known.
+        unused = bb == 0.0
+        if is_guarded:
+            unused |= ~(rr < bb)
+        start, rest = torch.where(unused, 0.0, start), torch.where(unused, b, rest)
+        return start + self._solve(held, direction, system, rest, b, level)
+
+    def _solve(
+        self,
+        held: Held,
+        direction: str,
+        system: BatchedSystem,
+        b: Tensor,
+        whole: Tensor | None,
+        level: Refinement,
+    ) -> Tensor:
+        own = self._settings[direction]
+        criteria = Criteria(level, own.absolute, own.divergence)
+        if self._single:
+            return self._solve_in_single(held, direction, system, b, whole, criteria)
+        x, test = self._iterate(held, direction, system, b, whole, criteria)
+        self._count(direction, level, len(b), test.counts)
+        judge(direction, self.method, system, level, test, b, x, where=held.bad_row)
+        if not level.is_fixed and own.absolute == 0.0:
+            self._judge_vanished(direction, system, test, b if whole is None else whole, level)
+        return x
+
+    def _iterate(
+        self,
+        held: Held,
+        direction: str,
+        system: BatchedSystem,
+        b: Tensor,
+        whole: Tensor | None,
+        criteria: Criteria,
+    ) -> tuple[Tensor, DefaultTest]:
+        method = self._settings[direction].method()
+        if not criteria.level.is_fixed:
+            return iterate(method, system, b, criteria, whole)
+        graphs = self._graphs.setdefault(held.operator, Graphs())
+        key = (direction, criteria.level.max_it, b.shape, held.matrix.count, b.dtype, b.device)
+        return graphs.iterate(key, method, system, b, criteria)
+
+    def _solve_in_single(
+        self,
+        held: Held,
+        direction: str,
+        system: BatchedSystem,
+        b: Tensor,
+        whole: Tensor | None,
+        criteria: Criteria,
+    ) -> Tensor:
+        method, single = self._settings[direction].method(), torch.float32
+        systems = system, self._system(held, direction, single)
+        solve = SingleSolve(direction, self.method, method, criteria, *systems)
+        if not criteria.level.is_fixed:
+            x = solve.refined(b, b if whole is None else whole)
+            assert solve.counts is not None
+            self._count(direction, criteria.level, len(b), solve.counts)
+            return x
+        x, test = solve.fixed(
+            b, lambda method, own, b, level: self._iterate(held, direction, own, b, None, level)
+        )
+        self._count(direction, criteria.level, len(b), test.counts)
+        return x
+
+    def _judge_vanished(
+        self, direction: str, system: BatchedSystem, test: DefaultTest, b: Tensor, level: Refinement
+    ) -> None:
+        """Raise SolveError if the preconditioned residual of a right-hand side other than zero is
+        zero, and with it the solution.
+        """
+        zero = test.reference == 0.0
+        if zero.any() and (zero & (dots(system.comm, (b, b))[0] > 0.0)).any():
+            raise errors.vanished(direction, self.method, level)
+
+    def _count(self, direction: str, level: Refinement, solves: int, counts: Tensor) -> None:
+        counters = self._report.counters(direction)
+        counters.solves += solves
+        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
+        # on rounding.
+        counters.iterations += (level.max_it or 0) * solves if level.is_fixed else int(counts.sum())
+
+
+def engine_of(solver: Solver) -> BatchedEngine:
+    """The engine of a solver, made on first use."""
+    if solver.engine is None:
+        solver.engine = BatchedEngine(solver)
+    engine: BatchedEngine = solver.engine
+    return engine
+
+
+def wrong_operator(operator: Operator, ksp: str) -> InputError | None:
+    """An error for an operator without entries that are tensors."""
+    if not isinstance(operator, SparseOperator):
+        return InputError(
+            f"ksp={ksp!r} needs the matrix's entries as tensors, which a "
+            f"{type(operator).__name__} does not have: use a SparseOperator or ElementOperator, or "
+            f"ksp={ksp.removeprefix('batched_')!r}"
+        )
+    if operator.preconditioner is not None:
+        return InputError(
+            f"ksp={ksp!r} makes its preconditioner from the matrix itself, and this operator has "
+            f"another one for it: use ksp={ksp.removeprefix('batched_')!r}, or "
+            "operator.preconditioner = None"
+        )
+    return None

@@ -1,0 +1,94 @@
+"""Matrices of one pattern in torch tensors: their products with batches of vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prdp_hpc.linalg.batched.entries import OwnedEntries
+from prdp_hpc.linalg.bilinear import BilinearProducts
+from prdp_hpc.linalg.sparse_operator import SparseOperator
+
+
+class BatchedMatrix(ABC):
+    """M matrices, or their transposes.
+
+    Attributes
+    ----------
+    count : M.
+    """
+
+    count: int
+
+    @abstractmethod
+    def product(self, x: Tensor) -> Tensor:
+        """`A x` for `(M R, n_local)`, R vectors in a row for each matrix; a new tensor; collective,
+        not recorded.
+        """
+
+    def product_and_dot(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`A x`, and this rank's part of `⟨x, A x⟩`, `(B, 1)`."""
+        product = self.product(x)
+        return product, torch.linalg.vecdot(x, product)[:, None]
+
+    @abstractmethod
+    def transposed(self) -> BatchedMatrix:
+        """The transposes; collective."""
+
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """The diagonals, `(M, n_local)`."""
+
+    @abstractmethod
+    def row_sizes(self) -> Tensor:
+        """The largest size of an entry of each row, `(M, n_local)`."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> list[Tensor]:
+        """What the products read besides index tensors."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchedMatrix:
+        """The same with `function(tensor)` for each of `tensors`: in another precision, say."""
+
+
+class BatchedPattern(BilinearProducts):
+    """What all matrices of an operator have in common, and products that are differentiable to any
+    order in the values and vectors, on their device.
+    """
+
+    def __init__(self, operator: SparseOperator, entries: OwnedEntries) -> None:
+        super().__init__(None)
+        self.operator, self.entries = operator, entries
+
+    @abstractmethod
+    def matrix(self, values: Tensor, constant: float = 1.0) -> BatchedMatrix:
+        """The matrices of values `(M, nnz_local)`; collective. `constant`: see `OwnedEntries`."""
+
+    @abstractmethod
+    def pair_entries(self, left: Tensor, right: Tensor) -> Tensor:
+        """`Σ_r λ[row_k] x[col_k]` for λ, x `(M, R, n_local)`: `(M, count)`, for each entry of this
+        rank's rows; collective.
+        """
+
+    def multiply(self, values: Tensor, x: Tensor, transposed: bool) -> Tensor:
+        """See `BilinearProducts`; constant entries of the matrix are no part of it."""
+        matrix = self.matrix(values.reshape(-1, values.shape[-1]), constant=0.0)
+        if transposed:
+            matrix = matrix.transposed()
+        return matrix.product(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+    def pair(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
+        """See `BilinearProducts`."""
+        shape: Any = (-1, *left.shape[-2:])
+        entries = self.pair_entries(left.reshape(shape), right.reshape(shape)).mul_(scale)
+        return self.entries.adjoint(entries).view(*left.shape[:-2], -1)
+
+    def diagonal_entries(self) -> Any:
+        """Not used: `BatchedMatrix.diagonal` is."""
+        raise NotImplementedError

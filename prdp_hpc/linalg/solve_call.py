@@ -1,0 +1,78 @@
+"""What one differentiable solve is made with, whichever engine does it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solver import Solver
+
+
+@dataclass
+class SolveCall(ABC):
+    """What a solve is made with besides its numbers.
+
+    Attributes
+    ----------
+    levels : of solves with A (False) and with Aᵀ (True).
+    sizes, needs : what must be equal on all ranks.
+    recording : whether derivatives may be asked for later.
+    transposed : whether to solve with Aᵀ.
+    held : the matrices, once they are loaded; in a derivative those of the solve itself.
+    recollection : where this solve and its adjoint start, and keep their solutions.
+    is_derivative : whether it is not the solve itself.
+    """
+
+    operator: Operator
+    solver: Solver
+    levels: dict[bool, Refinement]
+    sizes: tuple[int, int]
+    needs: tuple[bool, ...]
+    recording: bool
+    transposed: bool = False
+    held: Any = None
+    recollection: Recollection | None = None
+    is_derivative: bool = False
+
+    @property
+    def direction(self) -> str:
+        """The direction in reports and messages."""
+        return "adjoint" if self.transposed else "forward"
+
+    @property
+    def level(self) -> Refinement:
+        """That of this solve."""
+        return self.levels[self.transposed]
+
+    @property
+    def method(self) -> str:
+        """KSP and PC in words."""
+        return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
+
+    @abstractmethod
+    def working(self, tensor: Tensor) -> Tensor:
+        """A tensor where and how the solve computes; differentiable."""
+
+    @abstractmethod
+    def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:
+        """The solution, without gradients; collective. b, the guess and x are `(B, n_local)`, or
+        `(M, R, n_local)` for M matrices.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """The matrices are not needed, unless a derivative is asked for once more."""
+
+    @abstractmethod
+    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """See `Operator.values_gradient`."""
+
+    @abstractmethod
+    def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
+        """See `Operator.tangent_product`; in this solve's direction."""

@@ -6,8 +6,8 @@ folder.
     tests/slurm/cluster.py down FOLDER    end what `up` and its jobs started, and nothing else
 
 It has ports, a munge key and a munge socket of its own, so a SLURM that is there already is not
-touched. As root, `up` installs Debian's packages where they are missing, without starting their
-services.
+touched. With SLURM=install in the environment and as root, `up` installs Debian's packages where
+they are missing, without starting their services.
 """
 
 from __future__ import annotations
@@ -190,8 +190,10 @@ def _install() -> None:
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     if not missing:
         return
-    if os.environ.get("PRDP_SLURM_TESTS") == "off":
-        raise UnavailableError("SLURM is not installed, and PRDP_SLURM_TESTS=off forbids to do so")
+    if os.environ.get("SLURM") != "install":
+        raise UnavailableError(
+            f"SLURM is not installed ({', '.join(missing)}): make test SLURM=install installs it"
+        )
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise UnavailableError(
             f"SLURM is not installed ({', '.join(missing)}): that needs root on Debian or Ubuntu"

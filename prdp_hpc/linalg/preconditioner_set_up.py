@@ -19,6 +19,7 @@ from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
+    PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
@@ -219,6 +220,7 @@ class PreconditionerSetUp(ResidualChecks):
         try:
             self._check_promises()
             self._check_rows(direction)
+            self._drop_failed_factors()
             self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
             if self._pair.is_one_ksp:
                 set_up(ksp, self._used_operator())
@@ -233,6 +235,16 @@ class PreconditionerSetUp(ResidualChecks):
             # All ranks replace their KSPs before the next solve, which is collective.
             self._discard()
             raise
+
+    def _drop_failed_factors(self) -> None:
+        """Remove factors that do not exist since the last values were singular: PETSc leaves MUMPS
+        as it is from then on, whatever the values (3.25).
+        """
+        if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
+            return
+        preconditioner = self._pair.preconditioner
+        if anywhere(self._comm, bool(preconditioner.getFailedReason())):
+            preconditioner.reset()
 
     def _used_operator(self) -> Operator:
         operator = self._operator()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Renew the files of pinned versions and hashes beside this file (`make lock`).
 
-uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA have
-separate files, since not every machine uses those of PyPI.
+uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA are
+files of their own, since not every machine gets PyPI's.
 """
 
 from __future__ import annotations
@@ -40,11 +40,7 @@ def main() -> None:
     write("dev.txt", "tools and tests", development)
     write("torch.txt", "torch from PyPI", torch)
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
-    build = resolve(
-        [*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"],
-        "--no-emit-package",
-        "colorama",
-    )
+    build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
 
 
@@ -61,7 +57,7 @@ def resolve(requirements: list[str]) -> dict[str, str]:
     """Pinned requirements with hashes, by name."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--universal", "--no-config"]
     command += ["--python-version", OLDEST_PYTHON, "--generate-hashes", "--no-annotate"]
-    command += ["--no-header", "--quiet", *options]
+    command += ["--no-header", "--quiet", "--no-emit-package", "colorama"]
     done = subprocess.run(
         command, input="\n".join(requirements), capture_output=True, text=True, check=False
     )

@@ -73,7 +73,7 @@ def poisson_row(n: int, ksp: str, pc: str, rtol: float, copy: float) -> dict[str
     first = time.perf_counter() - start
     report = solver.report.forward
     iterations, set_up = report.iterations / report.solves, report.set_up_seconds
-    repetitions = 1 if n > 5000 else 3
+    repetitions = 1 if n > 2000 else 3
     with torch.no_grad():
         forward = seconds(lambda: poisson(f), repetitions)
     u = poisson(f)

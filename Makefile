@@ -7,7 +7,7 @@ DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint docs docs-figures lock benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults coverage lint docs docs-figures lock benchmarks clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -35,8 +35,21 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest
 WORKERS ?= 2
 LANES := -n $(WORKERS) --dist loadgroup
 
+# SLURM=install: where it is missing, install Debian's packages of SLURM for the tests (needs root).
 test: environment  ## run the tests (under 15 minutes on 2 cores)
 	@$(PYTEST) $(LANES) tests
+
+# The data of all processes go to one folder; a failed test does not prevent the report.
+COVERAGE := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(VENV)/python -m coverage
+TESTS ?= tests
+coverage: environment  ## run the tests and report the lines that none reaches, in build/coverage (TESTS=tests)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	-@env -u PYTHONDONTWRITEBYTECODE $(COVERAGE) run -m pytest $(LANES) $(TESTS)
+	@$(COVERAGE) combine -q
+	@$(COVERAGE) html -q -d build/coverage/html
+	@$(COVERAGE) report > build/coverage/report.txt
+	@tail -1 build/coverage/report.txt
+	@echo "open build/coverage/html/index.html, or read build/coverage/report.txt"
 
 SEED ?= 1
 test-all: environment  ## run all tests, also the long ones (SEED=1: first seed of the adversarial tests)

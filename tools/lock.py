@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 from petsc_source import BUILD_TOOLS, MPI4PY, MPICH, NUMPY, OPENBLAS
 from setup_steps import ROOT, TOOLS
@@ -26,10 +27,8 @@ def main() -> None:
     """Write packages.txt, dev.txt, torch.txt, torch-cuda.txt and petsc-build.txt."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
-    # tqdm needs colorama on Windows only, mkdocs-material everywhere.
-    runtime = resolve([*project["dependencies"], *pins], "--no-emit-package", "colorama")
-    extras = project["optional-dependencies"]
-    every = resolve([*project["dependencies"], *extras["dev"], *extras["docs"], *pins])
+    runtime = resolve([*project["dependencies"], *pins])
+    every = resolve([*project["dependencies"], *extra(project, "dev"), *pins])
     shared = {name: entry for name, entry in every.items() if name in runtime}
     torch = {name: entry for name, entry in shared.items() if name == "torch"}
     cuda = {name: entry for name, entry in shared.items() if _CUDA.match(name)}
@@ -41,19 +40,24 @@ def main() -> None:
     write("dev.txt", "tools and tests", development)
     write("torch.txt", "torch from PyPI", torch)
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
-    build = resolve(
-        [*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"],
-        "--no-emit-package",
-        "colorama",
-    )
+    build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
 
 
-def resolve(requirements: list[str], *options: str) -> dict[str, str]:
+def extra(project: dict[str, Any], name: str) -> list[str]:
+    """The requirements of an extra, those of other extras that it names included."""
+    found = []
+    for line in project["optional-dependencies"][name]:
+        other = re.fullmatch(rf"{project['name']}\[(\w+)\]", line)
+        found += extra(project, other[1]) if other else [line]
+    return found
+
+
+def resolve(requirements: list[str]) -> dict[str, str]:
     """Pinned requirements with hashes, by name."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--universal", "--no-config"]
     command += ["--python-version", OLDEST_PYTHON, "--generate-hashes", "--no-annotate"]
-    command += ["--no-header", "--quiet", *options]
+    command += ["--no-header", "--quiet", "--no-emit-package", "colorama"]
     done = subprocess.run(
         command, input="\n".join(requirements), capture_output=True, text=True, check=False
     )

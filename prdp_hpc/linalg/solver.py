@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
@@ -73,18 +74,22 @@ class Solver:
     lag_preconditioner : int or "auto", optional
         When the preconditioner is set up again. None (default): after each change of the matrix; n:
         after every n-th change; "auto": when solves need 1.5 times as many iterations as with a new
-        preconditioner (docs/howto/solving.md). Not available for M matrices at once, for
-        matrix-free operators, or with `differentiation="unrolled"`.
+        preconditioner (docs/solving.md). Not available for M matrices at once, for matrix-free
+        operators, or with `differentiation="unrolled"`.
     initial_guess : {"zero", "state", "last"}, default "zero"
-        Where solves start (docs/howto/solving.md). "zero": at zero, unless `solve` is called with a
+        Where solves start (docs/solving.md). "zero": at zero, unless `solve` is called with a
         guess; "state": at the state before the time step, which must be passed to each `solve` as
         its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. With "zero" and "state", adjoint solves start at zero.
     precision : {"float64", "float32"}, default "float64"
-        Of the iterations of a batched method (docs/howto/batched.md).
+        Precision of the iterations of a batched method (docs/howto/batched.md).
 
     Attributes
     ----------
+    batched : str or None
+        PETSc's name of the iteration of a batched method; None for other methods.
+    engine : Any
+        State of batched solves, made on first use.
     report : SolveReport
         Numbers of solves, iterations and set-ups, and the seconds of each part, separately for
         forward and adjoint solves.
@@ -387,6 +392,10 @@ class Solver:
             yield
         finally:
             self._samples = before
+
+    def device_for(self, operator: Operator, device: torch.device) -> torch.device:
+        """Return where solves for tensors of a device compute; collective at first."""
+        return device if self.batched is not None else operator.on(device).memory.device
 
     def guess_of(self, state: Tensor) -> Tensor | None:
         """Return the guess that a stepper passes to `solve`: the state, or None.

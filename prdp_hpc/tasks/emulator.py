@@ -22,7 +22,8 @@ class Emulator(SupervisedTask):
     The chain is `û¹ = net(u⁰)`, `û² = P(û¹)`, and the loss is `mean((û² − u²)²)`. `P` is a time
     step at the solver's level; the mean is over the batch, the channels and the whole grid
     (`Recipe` selects another loss). Validation applies the network alone for two steps. The error
-    of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that of step 2.
+    of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that
+    of step 2.
 
     Parameters
     ----------

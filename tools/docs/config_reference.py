@@ -162,7 +162,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _named(annotation: Any) -> str:
-    """A type in words."""
+    """The description of a type."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         bounds = _bounds(_metadata(arguments[1:]))

@@ -15,7 +15,13 @@ PARTS = [
     for part in sorted({file.parent for file in PACKAGE.rglob("*.py")} | set(PACKAGE.glob("*.py")))
     if part.parent == PACKAGE
 ]
-PARTS += [TESTS / name for name in ("api", "distributed", "grid", "linalg", "networks", "physics")]
+PARTS += sorted(
+    part
+    for part in TESTS.iterdir()
+    if (part.is_dir() and any(part.rglob("*.py"))) or part.suffix == ".py"
+    if part.name not in ("style", "plain_english.py")  # they contain the idioms
+)
+PARTS += [tiny.REPOSITORY / name for name in ("benchmarks", "examples", "tools")]
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)

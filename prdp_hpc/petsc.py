@@ -1,7 +1,8 @@
-"""PETSc, initialised without its signal handler. The package imports `PETSc` from here only.
+"""PETSc, started without its signal handler. The package imports `PETSc` from here only.
 
-PETSc's handler aborts on SIGTERM from within a library call, which can deadlock on a lock that this
-call holds. A program that imported `petsc4py.PETSc` before keeps its settings.
+PETSc's handler answers SIGTERM with an abort from within a library call, and that can wait for ever
+for a lock which this call holds. A program that imported `petsc4py.PETSc` before keeps its own
+settings.
 """
 
 import ctypes

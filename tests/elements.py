@@ -1,14 +1,11 @@
 """Meshes with known solutions: random cells, and the conduction slab of the reference data."""
 
 import json
-from pathlib import Path
 
 import numpy as np
-import pytest
+import reference_data
 import torch
 from torch import Tensor
-
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "heat_slab.json"
 
 
 def same_on_all(*shape, seed=0):
@@ -47,10 +44,8 @@ def dense_solve(cells, n, matrices, b, fixed=()) -> Tensor:
 
 
 def reference() -> dict:
-    """Definition and published results of the slab; skips the test if they are missing."""
-    if not REFERENCE.exists():
-        pytest.skip(f"the reference data is not beside this checkout: {REFERENCE}")
-    return json.loads(REFERENCE.read_text())
+    """Definition and published results of the slab."""
+    return json.loads(reference_data.reference("heat_slab.json").read_text())
 
 
 class Slab:

@@ -38,6 +38,7 @@ def build_solver(config: ExperimentConfig) -> Solver:
         differentiation=section.differentiation,
         lag_preconditioner=section.lag_preconditioner,
         initial_guess=section.initial_guess,
+        precision=section.precision,
     )
 
 

@@ -236,7 +236,7 @@ class Operator(ABC):
     def attach_preconditioner(self, pc: Any, name: str) -> None:
         """Give a PETSc PC this operator's data: coordinates, fields, or its own preconditioner."""
         if name in OWN_PRECONDITIONERS:
-            raise _no_own(name)
+            raise no_own_preconditioner(name)
         for operator in dict.fromkeys((self, self.preconditioning_operator)):
             operator.preconditioner_data.attach_to_preconditioner(pc)
 
@@ -248,8 +248,9 @@ class Operator(ABC):
         It is for M matrices with these diagonals `(M, n_local)`, and differentiable with respect to
         `r (M R, n_local)`, the diagonals, and the inputs of `product(x) = A x`.
         """
-        raise _no_own(name)
+        raise no_own_preconditioner(name)
 
 
-def _no_own(pc: str) -> ValueError:
+def no_own_preconditioner(pc: str) -> ValueError:
+    """The error for a preconditioner that the operator does not bring along."""
     return InputError(f"pc={pc!r} is available for the operators of some PDEs only: use another pc")

@@ -19,6 +19,7 @@ from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
+    PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
@@ -49,6 +50,9 @@ class PreconditionerSetUp(ResidualChecks):
     _pair: KspPair
     _report: SolveReport
     _operator: weakref.ref[Operator]
+    # PETSc's first Galerkin products on a GPU are wrong, the following ones are right (3.26.1):
+    # the first set-up of pc="mg" there is done twice.
+    _needs_second_set_up = False
 
     @abstractmethod
     def _direction(self, name: str) -> Direction: ...
@@ -90,7 +94,7 @@ class PreconditionerSetUp(ResidualChecks):
         state = self._matrix.stateGet(), self._pair.pmat.stateGet()
         if state != self._state:
             self._set_up_counted(direction)
-            self._state = state
+            self._state = self._matrix.stateGet(), self._pair.pmat.stateGet()
 
     def _set_up_lagged(self, direction: str, lag: LagRule) -> None:
         if self._earlier is not None:
@@ -219,11 +223,12 @@ class PreconditionerSetUp(ResidualChecks):
         try:
             self._check_promises()
             self._check_rows(direction)
-            self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
-            if self._pair.is_one_ksp:
-                set_up(ksp, self._used_operator())
-            else:
-                ksp.setUp()
+            self._drop_failed_factors()
+            self._set_up_ksp(ksp)
+            if self._needs_second_set_up:
+                self._needs_second_set_up = False
+                self._pair.pmat.stateIncrease()
+                self._set_up_ksp(ksp)
             ksp.setUpOnBlocks()
             # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)
@@ -233,6 +238,23 @@ class PreconditionerSetUp(ResidualChecks):
             # All ranks replace their KSPs before the next solve, which is collective.
             self._discard()
             raise
+
+    def _drop_failed_factors(self) -> None:
+        """Remove factors that do not exist since the last values were singular: PETSc leaves MUMPS
+        as it is from then on, whatever the values (3.25).
+        """
+        if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
+            return
+        preconditioner = self._pair.preconditioner
+        if anywhere(self._comm, bool(preconditioner.getFailedReason())):
+            preconditioner.reset()
+
+    def _set_up_ksp(self, ksp: Any) -> None:
+        self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
+        if self._pair.is_one_ksp:
+            set_up(ksp, self._used_operator())
+        else:
+            ksp.setUp()
 
     def _used_operator(self) -> Operator:
         operator = self._operator()

@@ -192,8 +192,8 @@ class PromiseCheck:
 def check_nullspaces(
     nullspaces: Nullspaces, symmetric: bool, remainder: Callable[[Nullspace, bool], str | None]
 ) -> None:
-    """Raise a ValueError unless `A z = 0` and `Aᵀ w = 0`; `remainder(nullspace, transposed)` is
-    where the product with one of its vectors is not zero, in words.
+    """Raise an InputError unless `A z = 0` and `Aᵀ w = 0`; `remainder(nullspace, transposed)`
+    describes where the product with one of its vectors is not zero.
     """
     found = remainder(nullspaces.right, False)
     if found is not None:
@@ -216,14 +216,14 @@ def check_nullspaces(
 
 
 def remainder(transposed: bool, vector: int | None, row: int, error: float, size: float) -> str:
-    """Where the product with a vector of a nullspace is not zero, in words."""
+    """A description of where the product with a vector of a nullspace is not zero."""
     name = "Aᵀ w" if transposed else "A z"
     which = "" if vector is None else f" for vector {vector}"
     return f"{name}{which} has {error:.2g} in row {row}, a sum of terms of {size:.2g}"
 
 
 def asymmetry(row: int, error: float) -> str:
-    """Where `A r` and `Aᵀ r` differ, in words; `error` relative to their size."""
+    """A description of where `A r` and `Aᵀ r` differ; `error` is relative to their size."""
     return (
         "these values are not symmetric: A r and Aᵀ r differ, for a fixed r, in row "
         f"{row} by {error:.2g} of their size"

@@ -21,7 +21,7 @@ from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.memory import Memory, memory_of
 from prdp_hpc.linalg.nullspaces import create_nullspaces
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
 from prdp_hpc.linalg.pattern import entries_of, validate_pattern
 from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.petsc_matrices import (
@@ -471,14 +471,21 @@ class SparseOperator(Operator):
 
     @property
     def stencil_grid(self) -> Grid | None:
-        """The grid whose points the unknowns of a rank are, one field after the other, if there is
-        one: products may then be those of a stencil.
+        """The grid whose points are this rank's unknowns, field by field, or None.
+
+        With a grid, products may be computed as those of a stencil.
         """
         return self.grid
 
+    def batched_preconditioner(self, name: str, matrix: Any) -> Any:
+        """One of our own for batched methods, for M matrices of this pattern; collective."""
+        raise no_own_preconditioner(name)
+
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
-        """Global rows and columns of this rank's entries, which of the values they are (their
-        positions; None: all), and how many of the last ones are 1 for all values.
+        """Return the pattern of this rank's entries, for batched methods.
+
+        It consists of the global rows and columns, the positions of their values (None: all
+        values), and the number of last entries that are 1 for all values.
         """
         return self._rows, self._cols, None, 0
 

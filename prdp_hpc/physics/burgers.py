@@ -176,7 +176,7 @@ class Burgers(PicardStepper):
 
         Differentiable, collective.
         """
-        device = self.operator.on(wind.device).memory.device
+        device = self.solver.device_for(self.operator, wind.device)
         numbers = [side.to(device) for side in self._walls.numbers()]
         found = self._entries(in_double(wind, device), numbers).flatten(1)
         return found if self._inside is None else found[:, self._inside.on(device)]
@@ -210,7 +210,7 @@ class Burgers(PicardStepper):
     def _right(self, state: Tensor) -> Tensor:
         if not self._walls.sides:
             return state.reshape(-1, self.grid.n_local)
-        device = self.operator.on(state.device).memory.device
+        device = self.solver.device_for(self.operator, state.device)
         numbers = [side.to(device) for side in self._walls.numbers()]
         right = self._with_sides(in_double(state, device), numbers)
         return right.reshape(-1, self.grid.n_local)

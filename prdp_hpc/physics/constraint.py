@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.batched.matrix import BatchedMatrix
 from prdp_hpc.linalg.memory import HOST, Constant, Memory, viewed
 from prdp_hpc.linalg.torch_petsc import placed, to_memory
 from prdp_hpc.petsc import PETSc
@@ -58,19 +59,24 @@ class PeriodicStokes:
         """
         return (total / (self.grid.dim * self.grid.size) - 1.0 / self._dt) / self._stencil_diagonal
 
-    def momentum(self, viscosity: float, device: torch.device) -> Tensor:
-        """The values of F̂ at this rank's frequencies."""
+    def momentum(self, viscosity: float | Tensor, device: torch.device) -> Tensor:
+        """The values of F̂ at this rank's frequencies; for viscosities `(B, 1, …)` one after the
+        other.
+        """
         return 1.0 / self._dt - viscosity * self._laplacian.on(device)
 
     def solve(self, momentum: Tensor, right: Tensor, transposed: bool = False) -> Tensor:
-        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`;
-        collective.
+        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`, or
+        for several, `(B, n_local)`, in one transform; collective.
 
-        `momentum`: the result of `momentum(viscosity)`. The pressure has mean 0.
+        `momentum`: that of the viscosity, or of B viscosities. The pressure has mean 0.
         """
-        sign, device = -1.0 if transposed else 1.0, right.device
+        sign, device, channels = -1.0 if transposed else 1.0, right.device, self.grid.dim + 1
         gradient = [symbol.on(device) for symbol in self._gradient]
-        hat = self._transform.forward(right.reshape(self.grid.dim + 1, *self.grid.local_shape))
+        fields = right.reshape(-1, *self.grid.local_shape)
+        whole = self._transform.forward(fields)
+        # The channels first, so that each is a batch of fields.
+        hat = whole.view(-1, channels, *whole.shape[1:]).transpose(0, 1).clone()
         hat[-1] *= sign
         divergence = sum(-g.conj() * r for g, r in zip(gradient, hat, strict=False))
         pressure = self._inverse_laplacian.on(device) * (divergence - momentum * hat[-1])
@@ -78,7 +84,8 @@ class PeriodicStokes:
             r -= g * pressure
         hat[:-1] /= momentum
         hat[-1] = sign * pressure
-        return self._transform.backward(hat).flatten()
+        back = hat.transpose(0, 1).reshape(whole.shape)
+        return self._transform.backward(back).reshape(right.shape)
 
 
 class ConstraintPreconditioner:
@@ -150,6 +157,73 @@ class ConstraintPreconditioner:
         return product
 
 
+class BatchedConstraint:
+    """The same `M⁻¹` for M matrices and all right-hand sides at once, for batched methods: a
+    `BatchedPreconditioner`.
+
+    Parameters
+    ----------
+    stokes : the solver with constant coefficients.
+    matrix : the M matrices, or their transposes.
+    weights : the damped inverse of each diagonal, 0 for the pressure, `(M, n_local)`.
+    momentum : F̂ at this rank's frequencies, `(M, …)`.
+    is_transposed : whether this is `M⁻ᵀ`.
+    """
+
+    def __init__(
+        self,
+        stokes: PeriodicStokes,
+        matrix: BatchedMatrix,
+        weights: Tensor,
+        momentum: Tensor,
+        is_transposed: bool = False,
+    ) -> None:
+        self._stokes, self._matrix, self._is_transposed = stokes, matrix, is_transposed
+        self._weights, self._momentum = weights, momentum
+
+    @classmethod
+    def of(cls, stokes: PeriodicStokes, matrix: BatchedMatrix) -> BatchedConstraint:
+        """That of M matrices; collective."""
+        grid, diagonal = stokes.grid, matrix.diagonal()
+        own = diagonal[:, : grid.dim * grid.n_local]
+        viscosity = stokes.viscosity(all_reduce_sum(own.sum(dim=1), grid.comm))
+        momentum = stokes.momentum(viscosity.view(-1, *(1,) * grid.dim), diagonal.device)
+        weights = torch.nn.functional.pad(DAMPING / own, (0, grid.n_local))
+        return cls(stokes, matrix, weights, momentum)
+
+    def apply(self, r: Tensor) -> Tensor:
+        """`M⁻¹ r`, or `M⁻ᵀ r`, for `(M R, n_local)`; collective."""
+        each = len(r) // self._matrix.count
+        weights, momentum = (
+            one.repeat_interleave(each, dim=0) for one in (self._weights, self._momentum)
+        )
+        if self._is_transposed:
+            z = self._solve(momentum, r)
+            return torch.addcmul(z, weights, r - self._matrix.product(z))
+        velocity = weights * r
+        return velocity + self._solve(momentum, r - self._matrix.product(velocity))
+
+    def _solve(self, momentum: Tensor, r: Tensor) -> Tensor:
+        return self._stokes.solve(momentum, r, self._is_transposed).to(r.dtype)
+
+    def transposed(self) -> BatchedConstraint:
+        """See `BatchedPreconditioner`."""
+        arguments = self._matrix.transposed(), self._weights, self._momentum
+        return BatchedConstraint(self._stokes, *arguments, not self._is_transposed)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """See `BatchedPreconditioner`."""
+        return [*self._matrix.tensors, self._weights, self._momentum]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchedConstraint:
+        """See `BatchedPreconditioner`."""
+        tensors = function(self._weights), function(self._momentum)
+        return BatchedConstraint(
+            self._stokes, self._matrix.map(function), *tensors, self._is_transposed
+        )
+
+
 class DifferentiableConstraint:
     """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through the
     diagonals and products, with respect to the matrices.
@@ -205,9 +279,8 @@ class _StokesSolve(torch.autograd.Function):
 
 
 def _solve_rows(stokes: PeriodicStokes, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:
-    rows = zip(viscosity.tolist(), r.detach(), strict=True)
-    solved = [stokes.solve(stokes.momentum(c, r.device), row, transposed) for c, row in rows]
-    return torch.stack(solved)
+    momentum = stokes.momentum(viscosity.view(-1, *(1,) * stokes.grid.dim), r.device)
+    return stokes.solve(momentum, r.detach(), transposed)
 
 
 def _laplacian(grid: Grid, fields: Tensor) -> Tensor:

@@ -314,7 +314,7 @@ class DiffusionStepper:
         state: Tensor | None = None,
     ) -> Tensor:
         error: Exception | None = None
-        device = self.operator.on(right.device).memory.device
+        device = self.solver.device_for(self.operator, right.device)
         try:
             whole = self._with_sides(right, time, device)
         except Exception as own:

@@ -107,7 +107,8 @@ class NavierStokes(PicardStepper):
 
         Differentiable, collective.
         """
-        return self._system.values(wind)
+        device = self.solver.device_for(self.operator, wind.device)
+        return self._system.values(wind, device)
 
     def _right(self, state: Tensor) -> Tensor:
         velocity, pressure = state[:, : self.grid.dim], state[:, self.grid.dim :]

@@ -14,10 +14,12 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
+from prdp_hpc.linalg.batched.matrix import BatchedMatrix
 from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.constraint import (
+    BatchedConstraint,
     ConstraintPreconditioner,
     DifferentiableConstraint,
     PeriodicStokes,
@@ -63,6 +65,10 @@ class StaggeredOperator(SparseOperator):
             velocity = PETSc.IS().createStride(middle - start, start, 1, comm=self.comm)
             pressure = PETSc.IS().createStride(end - middle, middle, 1, comm=self.comm)
             pc.setFieldSplitIS(("velocity", velocity), ("pressure", pressure))
+
+    def batched_preconditioner(self, name: str, matrix: BatchedMatrix) -> BatchedConstraint:
+        """See `SparseOperator`; that of "constraint"."""
+        return BatchedConstraint.of(self._stokes, matrix)
 
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor
@@ -122,11 +128,11 @@ class StaggeredSystem:
         """The grid's axis along which a component of the velocity points."""
         return self.grid.dim - 1 - component
 
-    def values(self, wind: Tensor) -> Tensor:
-        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`; differentiable,
-        collective.
+    def values(self, wind: Tensor, device: torch.device | None = None) -> Tensor:
+        """The matrices' values `(B, nnz_local)` for winds `(B, dim, *local_shape)`, on a device
+        (default: where PETSc solves for the wind's); differentiable, collective.
         """
-        device = self.operator.on(wind.device).memory.device
+        device = self.operator.on(wind.device).memory.device if device is None else device
         padded = self.grid.halo(in_double(wind, device))
         rows = [
             torch.stack(self._momentum(padded, c), dim=1).flatten(1) for c in range(self.grid.dim)

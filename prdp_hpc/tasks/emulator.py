@@ -22,8 +22,8 @@ class Emulator(SupervisedTask):
     The chain is `û¹ = net(u⁰)`, `û² = P(û¹)`, and the loss is `mean((û² − u²)²)`. `P` is a time
     step at the solver's level; the mean is over the batch, the channels and the whole grid
     (`Recipe` selects another loss). Validation applies the network alone for two steps. The error
-    of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that of
-    step 2.
+    of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that
+    of step 2.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Emulator(SupervisedTask):
     >>> from prdp_hpc import Emulator, Grid, Heat, MLP, ProcessMesh, Solver, TrajectoryFile
     >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
-    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
+    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
     >>> write_trajectories("ones.h5", groups, about)
     >>> mesh = ProcessMesh.from_world()
     >>> heat = Heat(Grid((16,), comm=mesh.grid_comm), 0.1, 0.01, Solver("cg", "jacobi"))

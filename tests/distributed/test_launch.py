@@ -259,7 +259,7 @@ def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
         )
     said = processes[0].communicate(timeout=60)[1]
     assert processes[0].returncode == 2
-    assert "the launcher started 2 processes, but MPI (MPICH) sees each alone" in said
+    assert "the launcher started 2 processes, but MPI (MPICH) has one rank in each" in said
     # The launcher ends the other process now, which would speak if the first had not.
     processes[1].kill()
     assert processes[1].communicate(timeout=60)[1] == ""

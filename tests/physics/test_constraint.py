@@ -2,20 +2,18 @@
 makes GMRES converge.
 """
 
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
 import staggered
 import torch
 from mpi4py import MPI
+from reference_data import reference
 from systems import dominant, sparse
 
 from prdp_hpc import Grid, NavierStokes, Refinement, Solver, solve
 from prdp_hpc.physics.constraint import DAMPING
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "navier_stokes.h5"
 SHAPES = [((8, 6), (1.0, 2.0)), ((4, 3, 5), (1.0, 0.5, 2.0))]
 FIELDSPLIT = {
     "pc_fieldsplit_type": "schur",
@@ -41,10 +39,9 @@ def draw(physics, samples=1):
 
 def flows(samples):
     """States of the paper's data; they are not free of divergence on the grid of 48 x 48 points."""
-    if not REFERENCE.exists():
-        pytest.skip(f"the reference data is not beside this checkout: {REFERENCE}")
-    with h5py.File(REFERENCE) as file:
-        return torch.from_numpy(file["train/trajectories"][:samples, 2]).double()
+    with h5py.File(reference("navier_stokes.h5")) as file:
+        both = [file[f"{group}/trajectories"][:samples, 2] for group in ("train", "validation")]
+    return torch.from_numpy(np.concatenate(both)[:samples]).double()
 
 
 @pytest.mark.parametrize(("shape", "length"), SHAPES)

@@ -191,8 +191,10 @@ def _install() -> None:
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     if not missing:
         return
-    if os.environ.get("PRDP_SLURM_TESTS") == "off":
-        raise UnavailableError("SLURM is not installed, and PRDP_SLURM_TESTS=off forbids to do so")
+    if os.environ.get("SLURM") != "install":
+        raise UnavailableError(
+            f"SLURM is not installed ({', '.join(missing)}): make test SLURM=install installs it"
+        )
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise UnavailableError(
             f"SLURM is not installed ({', '.join(missing)}): that needs root on Debian or Ubuntu"

@@ -64,7 +64,7 @@ FAULTS ?= 100
 test-faults: environment  ## kill trainings at random times, resume and compare them (FAULTS=100 SEED=1; 15 to 30 minutes)
 	@$(VENV)/python tests/faults/harness.py --count $(FAULTS) --seed $(SEED)
 
-lint: environment  ## check style, types and import layers
+lint: environment  ## check style, types, import layers and the documentation
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
@@ -76,12 +76,13 @@ lint: environment  ## check style, types and import layers
 # Warnings are errors (mkdocs.yml). The variable silences an advertisement for another generator.
 SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --quiet
 
-docs: environment  ## the documentation as HTML, in build/docs
+docs: environment  ## build the documentation as HTML in build/docs
 	@$(SITE)
-	@echo "open build/docs/index.html"
+	@echo "open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
 
-docs-figures: environment  ## run the tutorials anew and write their figures
+docs-figures: environment  ## run the tutorials and write their figures; after a demo, also that of the README
 	@OMP_NUM_THREADS=1 $(VENV)/python tools/docs/run_tutorials.py
+	@test ! -d runs/demo-compare || $(VENV)/python tools/docs/demo_figure.py
 
 lock: environment  ## renew the pinned versions and hashes in tools/*.txt from pyproject.toml
 	@$(VENV)/python -m pip install -q uv

@@ -73,9 +73,9 @@ def install(*arguments: str) -> None:
 
 
 def install_locked(lock: str, *requirements: str, only_binary: bool = False) -> None:
-    """Install from a file of pinned versions and hashes: all of it, or these requirements of it.
+    """Install the requirements in a file of pinned versions and hashes: all, or the given ones.
 
-    With the hashes, nothing but the file that was pinned is accepted, from whatever index.
+    The hashes ensure that only the pinned files are accepted, from any index.
     """
     if not requirements:
         install("--no-deps", "--require-hashes", "-r", str(TOOLS / lock))
@@ -111,7 +111,7 @@ def install_wheels(*wheels: Path) -> None:
 
 def compile_modules() -> None:
     """Compile the Python files that a training imports, for environments that are read-only at run
-    time. Without this, each start compiles torch anew, which takes 2 s.
+    time. Without this, each start compiles torch again, which takes 2 s.
 
     A short training does it: a tenth of all installed files is ever imported.
     """

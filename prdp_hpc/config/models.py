@@ -83,7 +83,7 @@ class SolverSection(Section):
     """The linear solver and its derivative; see docs/howto/solving.md."""
 
     ksp: str = "richardson"
-    """PETSc's name of the Krylov method, e.g. cg, gmres; or steepest_descent."""
+    """PETSc's name of the method, e.g. cg; or steepest_descent, batched_cg, …"""
     pc: str = "jacobi"
     """PETSc's name of the preconditioner, e.g. gamg, lu; mg: geometric multigrid."""
     petsc_options: dict[str, str | int | float | bool | None] = {}
@@ -94,6 +94,8 @@ class SolverSection(Section):
     """Set up the preconditioner every n matrices, or on slow solves (auto); null: 1."""
     initial_guess: Literal["zero", "state", "last"] = "zero"
     """Initial guess of a solve: zero, the state, or the last solution of the sample."""
+    precision: Literal["float64", "float32"] = "float64"
+    """Precision of the iterations of a batched method (docs/howto/batched.md)."""
 
     @field_validator("ksp", "pc")
     @classmethod

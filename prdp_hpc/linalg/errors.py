@@ -37,6 +37,7 @@ _REASONS = {
     code: name for name, code in vars(PETSc.KSP.ConvergedReason).items() if isinstance(code, int)
 }
 
+SET_UP_FAILED = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
 MAX_IT = PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT
 
 

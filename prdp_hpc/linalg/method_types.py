@@ -18,7 +18,7 @@ BATCHED_KSPS = {f"batched_{name}": name for name in ("cg", "gmres", "bcgs", "ric
 """These solve for all right-hand sides together in torch tensors, on any device: the iterations of
 PETSc's KSPs with these names.
 """
-BATCHED_PCS = ("none", "jacobi")
+BATCHED_PCS = ("none", "jacobi", "pbjacobi", "bjacobi", "chebyshev", "constraint")
 """Preconditioners that they have."""
 PRECISIONS = ("float64", "float32")
 CONJUGATE_GRADIENTS = frozenset(
@@ -127,6 +127,8 @@ def checked_ksp(name: Any) -> str:
 def checked_pc(name: Any) -> str:
     """Return `name` if it is a PC that a `Solver` can use, else raise an InputError."""
     _check_fit("pc", name)
+    if name == "chebyshev":
+        return str(name)
     return name if name in OWN_PRECONDITIONERS else known_type("pc", name, PETSc.PC.Type)
 
 
@@ -135,6 +137,11 @@ def check_batched(ksp: str, pc: str, precision: str, differentiation: str) -> No
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     if ksp not in BATCHED_KSPS:
+        if pc == "chebyshev":
+            raise InputError(
+                f"pc={pc!r} is for the batched methods ({', '.join(BATCHED_KSPS)}): with PETSc's "
+                f"ksp={ksp!r} use pc='ksp' and petsc_options={{'ksp_ksp_type': 'chebyshev'}}"
+            )
         if precision != "float64":
             raise InputError(
                 f"precision={precision!r} is for the batched methods ({', '.join(BATCHED_KSPS)}); "

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
@@ -34,63 +35,88 @@ INITIAL_GUESSES = ("zero", "state", "last")
 
 
 class Solver:
-    """How linear systems are solved: the KSP, its preconditioner, and the level of refinement.
+    """How linear systems `A x = b` are solved: KSP, preconditioner and level.
+
+    The backward pass of a solve solves the adjoint system `Aᵀ λ = ∂L/∂x` with the same method, at
+    its own level. A solver can be used for several operators. For each operator it keeps a forward
+    and an adjoint KSP that share one preconditioner, which is set up again only after the
+    operator's values have changed.
 
     Parameters
     ----------
-    ksp : PETSc's name of the method, as "cg", "gmres", "bcgs", "richardson", "preonly"; default
-        "gmres". Also "steepest_descent", for symmetric positive definite matrices; and
-        "batched_cg", "batched_gmres", "batched_bcgs", "batched_richardson", which solve for all
-        right-hand sides together in tensors on their device, see docs/batched.md.
-    pc : PETSc's name of the preconditioner, as "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
-        "none"; default "jacobi". "mg" is a geometric multigrid hierarchy made from the operator's
-        grid; "constraint" the one that the Navier–Stokes operator brings along; a
-        `ShellPreconditioner` is made of functions of the user's.
-    refinement : level of forward solves, and of adjoint solves too unless `adjoint` is given;
-        default `Refinement(rtol=1e-8)`. An int or float is short for iterations or a tolerance.
-    adjoint : level of adjoint solves; default: that of forward solves, also after `refine`.
-    petsc_options : any other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Those
-        that begin with "adjoint_" are for the adjoint KSP alone: `{"adjoint_ksp_gmres_restart":
-        20}`.
-    differentiation : "implicit" (default): the backward pass solves the adjoint system at its own
-        level; "unrolled": it goes through the iterations of the forward solve (`ksp` one of
-        richardson, steepest_descent, cg, gmres, bcgs).
-    options_prefix : what options for this solver begin with on the command line of a script that
-        called `petsc4py.init(sys.argv)`: with "heat_", `-heat_ksp_type cg -heat_pc_type icc` choose
-        the method, and others go before those of `petsc_options`. They are read when the solver is
-        made. Default: none are read; options without a prefix are never read.
-    lag_preconditioner : when the preconditioner is set up again. None (default): for all new values
-        of the matrix; n: for every n-th new values; "auto": once solves need half as many
-        iterations again as with a new one, see docs/solving.md. Not for M matrices at once, for
-        functions in place of a matrix, or with `differentiation="unrolled"`.
-    initial_guess : where solves start, see docs/solving.md. "zero" (default), but for those that
-        are given a guess; "state": at the state before the step, which each `solve` must be given
-        as its guess; "last": at the last solution of the same sample (see `samples`), forward and
-        adjoint. Adjoint solves start at zero but with "last".
-    precision : "float64" (default); "float32" for the iterations of a batched method, see
-        docs/batched.md.
-
-    The solver may serve several operators; for each it keeps a
-    forward and an adjoint KSP that share one preconditioner, set up again only when the operator's
-    values changed.
+    ksp : str, default "gmres"
+        PETSc's name of the Krylov method, e.g. "cg", "gmres", "bcgs", "richardson", "preonly"; also
+        "steepest_descent", for symmetric positive definite matrices; and "batched_cg",
+        "batched_gmres", "batched_bcgs", "batched_richardson", which solve for all right-hand sides
+        together in tensors on their device (docs/howto/batched.md).
+    pc : str or ShellPreconditioner, default "jacobi"
+        PETSc's name of the preconditioner, e.g. "jacobi", "bjacobi", "asm", "ilu", "lu", "gamg",
+        "none". "mg" is geometric multigrid on the operator's grid; "constraint" is the
+        preconditioner of the Navier–Stokes operator; a `ShellPreconditioner` wraps functions of the
+        user.
+    refinement : Refinement, int or float, optional
+        Level of forward solves, and of adjoint solves unless `adjoint` is given. An int is a number
+        of iterations, a float a relative tolerance. Default: `Refinement(rtol=1e-8)`.
+    adjoint : Refinement, int or float, optional
+        Level of adjoint solves. Default: the level of forward solves, also after `refine`.
+    petsc_options : dict, optional
+        Other PETSc options, without the dash: `{"ksp_gmres_restart": 8}`. Options that begin with
+        "adjoint_" are for the adjoint KSP only: `{"adjoint_ksp_gmres_restart": 20}`.
+    differentiation : {"implicit", "unrolled"}, default "implicit"
+        "implicit": the backward pass solves the adjoint system. "unrolled": it differentiates the
+        iterations of the forward solve (`ksp` must be richardson, steepest_descent, cg, gmres or
+        bcgs).
+    options_prefix : str, optional
+        Prefix of this solver's options on the command line of a script that calls
+        `petsc4py.init(sys.argv)`: with "heat_", `-heat_ksp_type cg -heat_pc_type icc` selects the
+        method, and other options take precedence over `petsc_options`. They are read when the
+        solver is made. Default: no options are read; options without a prefix are never read.
+    lag_preconditioner : int or "auto", optional
+        When the preconditioner is set up again. None (default): after each change of the matrix; n:
+        after every n-th change; "auto": when solves need 1.5 times as many iterations as with a new
+        preconditioner (docs/solving.md). Not available for M matrices at once, for matrix-free
+        operators, or with `differentiation="unrolled"`.
+    initial_guess : {"zero", "state", "last"}, default "zero"
+        Where solves start (docs/solving.md). "zero": at zero, unless `solve` is called with a
+        guess; "state": at the state before the time step, which must be passed to each `solve` as
+        its guess; "last": at the last solution of the same sample (see `samples`), forward and
+        adjoint. With "zero" and "state", adjoint solves start at zero.
+    precision : {"float64", "float32"}, default "float64"
+        Precision of the iterations of a batched method (docs/howto/batched.md).
 
     Attributes
     ----------
-    batched : PETSc's name of the iteration of a batched method; None for others.
-    engine : what batched solves keep, made on first use.
-    report : a `SolveReport`: solves, iterations, set-ups, and the seconds of each part, forward and
-        adjoint apart.
+    batched : str or None
+        PETSc's name of the iteration of a batched method; None for other methods.
+    engine : Any
+        State of batched solves, made on first use.
+    report : SolveReport
+        Numbers of solves, iterations and set-ups, and the seconds of each part, separately for
+        forward and adjoint solves.
 
     Raises
     ------
-    ValueError
-        For a KSP or PC that this PETSc does not have or that cannot be used, an option that an
-        argument is there for (`ksp_type`, `ksp_rtol`, `ksp_max_it`, ...), another differentiation,
-        a KSP or PC that cannot be unrolled where it is to be, or a level out of range.
+    InputError
+        If this PETSc does not have the KSP or PC, if a solver cannot use it, if an option
+        duplicates an argument (`ksp_type`, `ksp_rtol`, `ksp_max_it`, ...), or if a level or another
+        argument is out of range.
 
     Notes
     -----
     PETSc manual pages: KSPSolve, KSPSolveTranspose, KSPSetTolerances.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Solver, SparseOperator, solve
+    >>> operator = SparseOperator([0, 1], [0, 1], (2, 2), symmetric=True)
+    >>> solver = Solver("cg", "jacobi", refinement=1e-10, adjoint=3)
+    >>> b = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    >>> solve(operator, torch.tensor([2.0, 4.0]).double(), b, solver).sum().backward()
+    >>> b.grad
+    tensor([0.5000, 0.2500], dtype=torch.float64)
+    >>> solver.report.forward.solves, solver.report.adjoint.solves
+    (1, 1)
     """
 
     def __init__(
@@ -366,6 +392,10 @@ class Solver:
             yield
         finally:
             self._samples = before
+
+    def device_for(self, operator: Operator, device: torch.device) -> torch.device:
+        """Return where solves for tensors of a device compute; collective at first."""
+        return device if self.batched is not None else operator.on(device).memory.device
 
     def guess_of(self, state: Tensor) -> Tensor | None:
         """Return the guess that a stepper passes to `solve`: the state, or None.

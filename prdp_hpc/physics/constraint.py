@@ -1,4 +1,4 @@
-"""A preconditioner for velocity and pressure together: momentum by Jacobi, then a projection."""
+"""A preconditioner for coupled velocity and pressure: momentum by Jacobi, then a projection."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.batched.matrix import BatchedMatrix
 from prdp_hpc.linalg.memory import HOST, Constant, Memory, viewed
 from prdp_hpc.linalg.torch_petsc import placed, to_memory
 from prdp_hpc.petsc import PETSc
@@ -21,17 +22,17 @@ from prdp_hpc.physics.shifts import neighbour
 
 Array = NDArray[np.float64]
 
-DAMPING = 0.7  # of the Jacobi step: best of 0.5 … 1 on the paper's states
+DAMPING = 0.7  # of the Jacobi step: the best value between 0.5 and 1 on the paper's states
 
 
 class PeriodicStokes:
     """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = 1/dt − c
     Δ_h`.
 
-    Diagonal in Fourier space but for one small block a frequency: with the symbols `g` of G, `d =
-    −ḡ` of D and `λ = d·g` of the Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) /
-    F̂`. One transform serves all matrices on a grid. Since `Gᵀ = −D`, the transpose is the same
-    with the pressure's signs turned before and after.
+    In Fourier space it has one small block per frequency: with the symbols `g` of G, `d = −ḡ` of D
+    and `λ = d·g` of the Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) / F̂`. The
+    same transform is used for all matrices on a grid. Since `Gᵀ = −D`, the transpose is the same
+    with the sign of the pressure changed before and after.
     """
 
     def __init__(self, grid: Grid, dt: float) -> None:
@@ -41,7 +42,7 @@ class PeriodicStokes:
             np.exp(2j * np.pi * k / n) - 1.0
             for k, n in zip(self._transform.frequencies, grid.shape, strict=True)
         ]
-        # Component c is along the last axis but c.
+        # Component c is along axis −1 − c.
         gradient = [phase / h for phase, h in zip(phases, grid.spacing, strict=True)][::-1]
         laplacian: Array = sum((-(g * g.conj()).real for g in gradient), np.zeros(1))
         constant = laplacian == 0.0
@@ -58,19 +59,24 @@ class PeriodicStokes:
         """
         return (total / (self.grid.dim * self.grid.size) - 1.0 / self._dt) / self._stencil_diagonal
 
-    def momentum(self, viscosity: float, device: torch.device) -> Tensor:
-        """The values of F̂ at this rank's frequencies."""
+    def momentum(self, viscosity: float | Tensor, device: torch.device) -> Tensor:
+        """The values of F̂ at this rank's frequencies; for viscosities `(B, 1, …)` one after the
+        other.
+        """
         return 1.0 / self._dt - viscosity * self._laplacian.on(device)
 
     def solve(self, momentum: Tensor, right: Tensor, transposed: bool = False) -> Tensor:
-        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`;
-        collective.
+        """Velocity and pressure for a right-hand side, one field after the other, `(n_local,)`, or
+        for several, `(B, n_local)`, in one transform; collective.
 
-        `momentum`: that of the viscosity. The pressure has mean 0.
+        `momentum`: that of the viscosity, or of B viscosities. The pressure has mean 0.
         """
-        sign, device = -1.0 if transposed else 1.0, right.device
+        sign, device, channels = -1.0 if transposed else 1.0, right.device, self.grid.dim + 1
         gradient = [symbol.on(device) for symbol in self._gradient]
-        hat = self._transform.forward(right.reshape(self.grid.dim + 1, *self.grid.local_shape))
+        fields = right.reshape(-1, *self.grid.local_shape)
+        whole = self._transform.forward(fields)
+        # The channels first, so that each is a batch of fields.
+        hat = whole.view(-1, channels, *whole.shape[1:]).transpose(0, 1).clone()
         hat[-1] *= sign
         divergence = sum(-g.conj() * r for g, r in zip(gradient, hat, strict=False))
         pressure = self._inverse_laplacian.on(device) * (divergence - momentum * hat[-1])
@@ -78,12 +84,13 @@ class PeriodicStokes:
             r -= g * pressure
         hat[:-1] /= momentum
         hat[-1] = sign * pressure
-        return self._transform.backward(hat).flatten()
+        back = hat.transpose(0, 1).reshape(whole.shape)
+        return self._transform.backward(back).reshape(right.shape)
 
 
 class ConstraintPreconditioner:
     """`M⁻¹` for `A = [[F, G], [D, 0]]`: a damped Jacobi step on the momentum, then `[[F̂, G], [D,
-    0]]⁻¹` on what is left.
+    0]]⁻¹` applied to the residual.
 
     `u* = ω diag(F)⁻¹ r_u`, then `M⁻¹ r = [u*; 0] + [[F̂, G], [D, 0]]⁻¹ (r − A [u*; 0])`, with ω =
     0.7 and `F̂ = 1/dt − c Δ_h`, where c is the viscosity and the mean numerical viscosity of the
@@ -92,8 +99,8 @@ class ConstraintPreconditioner:
     with A and Fourier transforms. Since `Gᵀ = −D` on a periodic grid, the transposed application
     costs the same.
 
-    A context of PETSc's PCPYTHON. Sources: Keller, Gould and Wathen, Constraint preconditioning for
-    indefinite linear systems (2000); PETSc manual page: PCPYTHON.
+    It is a context of PETSc's PCPYTHON. Sources: Keller, Gould and Wathen, Constraint
+    preconditioning for indefinite linear systems (2000); PETSc manual page: PCPYTHON.
     """
 
     def __init__(self, stokes: PeriodicStokes, memory: Memory = HOST) -> None:
@@ -102,11 +109,11 @@ class ConstraintPreconditioner:
         self._matrix: Any = None
 
     def setUp(self, pc: PETSc.PC) -> None:
-        """Take the diagonal of F."""
+        """Read the diagonal of F."""
         if self._matrix is None:
             self._matrix = pc.getOperators()[1]
             self._in, self._out = self._matrix.createVecs()
-        # Into a vector that stays: PETSc would keep a new one of each set-up on several ranks.
+        # A reused vector, because on several ranks PETSc delays freeing temporary ones.
         self._matrix.getDiagonal(self._out)
         with viewed(self._out, self._memory, "Read") as whole:
             diagonal = whole[: self._n]
@@ -150,14 +157,81 @@ class ConstraintPreconditioner:
         return product
 
 
-class DifferentiableConstraint:
-    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through their
-    diagonals and products, them.
+class BatchedConstraint:
+    """The same `M⁻¹` for M matrices and all right-hand sides at once, for batched methods: a
+    `BatchedPreconditioner`.
 
     Parameters
     ----------
     stokes : the solver with constant coefficients.
-    diagonal : of each matrix, `(M, n_local)`, float64.
+    matrix : the M matrices, or their transposes.
+    weights : the damped inverse of each diagonal, 0 for the pressure, `(M, n_local)`.
+    momentum : F̂ at this rank's frequencies, `(M, …)`.
+    is_transposed : whether this is `M⁻ᵀ`.
+    """
+
+    def __init__(
+        self,
+        stokes: PeriodicStokes,
+        matrix: BatchedMatrix,
+        weights: Tensor,
+        momentum: Tensor,
+        is_transposed: bool = False,
+    ) -> None:
+        self._stokes, self._matrix, self._is_transposed = stokes, matrix, is_transposed
+        self._weights, self._momentum = weights, momentum
+
+    @classmethod
+    def of(cls, stokes: PeriodicStokes, matrix: BatchedMatrix) -> BatchedConstraint:
+        """That of M matrices; collective."""
+        grid, diagonal = stokes.grid, matrix.diagonal()
+        own = diagonal[:, : grid.dim * grid.n_local]
+        viscosity = stokes.viscosity(all_reduce_sum(own.sum(dim=1), grid.comm))
+        momentum = stokes.momentum(viscosity.view(-1, *(1,) * grid.dim), diagonal.device)
+        weights = torch.nn.functional.pad(DAMPING / own, (0, grid.n_local))
+        return cls(stokes, matrix, weights, momentum)
+
+    def apply(self, r: Tensor) -> Tensor:
+        """`M⁻¹ r`, or `M⁻ᵀ r`, for `(M R, n_local)`; collective."""
+        each = len(r) // self._matrix.count
+        weights, momentum = (
+            one.repeat_interleave(each, dim=0) for one in (self._weights, self._momentum)
+        )
+        if self._is_transposed:
+            z = self._solve(momentum, r)
+            return torch.addcmul(z, weights, r - self._matrix.product(z))
+        velocity = weights * r
+        return velocity + self._solve(momentum, r - self._matrix.product(velocity))
+
+    def _solve(self, momentum: Tensor, r: Tensor) -> Tensor:
+        return self._stokes.solve(momentum, r, self._is_transposed).to(r.dtype)
+
+    def transposed(self) -> BatchedConstraint:
+        """See `BatchedPreconditioner`."""
+        arguments = self._matrix.transposed(), self._weights, self._momentum
+        return BatchedConstraint(self._stokes, *arguments, not self._is_transposed)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """See `BatchedPreconditioner`."""
+        return [*self._matrix.tensors, self._weights, self._momentum]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> BatchedConstraint:
+        """See `BatchedPreconditioner`."""
+        tensors = function(self._weights), function(self._momentum)
+        return BatchedConstraint(
+            self._stokes, self._matrix.map(function), *tensors, self._is_transposed
+        )
+
+
+class DifferentiableConstraint:
+    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through the
+    diagonals and products, with respect to the matrices.
+
+    Parameters
+    ----------
+    stokes : the solver with constant coefficients.
+    diagonal : the diagonal of each matrix, `(M, n_local)`, float64.
     """
 
     def __init__(self, stokes: PeriodicStokes, diagonal: Tensor) -> None:
@@ -168,8 +242,8 @@ class DifferentiableConstraint:
         self._viscosity: Tensor = stokes.viscosity(all_reduce_sum(momentum.sum(dim=1), grid.comm))
 
     def __call__(self, r: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product`
-        gives `A x` alike. Collective.
+        """`M⁻¹ r` for `(M R, n_local)`, R consecutive right-hand sides per matrix; `product` is
+        `A x` for the same shape. Collective.
         """
         each = len(r) // len(self._weights)
         velocity = self._weights.repeat_interleave(each, dim=0) * r
@@ -179,8 +253,9 @@ class DifferentiableConstraint:
 
 
 class _StokesSolve(torch.autograd.Function):
-    """`z = S(c)⁻¹ r`, or `S(c)⁻ᵀ r`, a row; with t the other solve for ∂L/∂z: `∂L/∂r = t`, and
-    `∂L/∂c = t_u · Δ_h z_u`, of which a rank gives its part. Differentiable to any order.
+    """`z = S(c)⁻¹ r`, or `S(c)⁻ᵀ r`, for each row. With t the transposed solve for ∂L/∂z,
+    `∂L/∂r = t` and `∂L/∂c = t_u · Δ_h z_u`, of which each rank computes its part. Differentiable to
+    any order.
     """
 
     @staticmethod
@@ -204,9 +279,8 @@ class _StokesSolve(torch.autograd.Function):
 
 
 def _solve_rows(stokes: PeriodicStokes, viscosity: Tensor, r: Tensor, transposed: bool) -> Tensor:
-    rows = zip(viscosity.tolist(), r.detach(), strict=True)
-    solved = [stokes.solve(stokes.momentum(c, r.device), row, transposed) for c, row in rows]
-    return torch.stack(solved)
+    momentum = stokes.momentum(viscosity.view(-1, *(1,) * stokes.grid.dim), r.device)
+    return stokes.solve(momentum, r.detach(), transposed)
 
 
 def _laplacian(grid: Grid, fields: Tensor) -> Tensor:

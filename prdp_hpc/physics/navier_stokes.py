@@ -107,7 +107,8 @@ class NavierStokes(PicardStepper):
 
         Differentiable, collective.
         """
-        return self._system.values(wind)
+        device = self.solver.device_for(self.operator, wind.device)
+        return self._system.values(wind, device)
 
     def _right(self, state: Tensor) -> Tensor:
         velocity, pressure = state[:, : self.grid.dim], state[:, self.grid.dim :]
@@ -163,7 +164,7 @@ class NavierStokes(PicardStepper):
         Tensor
             The state, of the same shape.
         """
-        raise_together(self.grid.comm, self._wrong_state(state))
+        raise_together(self.grid.comm, self._validate_state(state))
         dim = self.grid.dim
         poisson = Poisson(self.grid, Solver("cg", "jacobi", Refinement(rtol=1e-12)))
         potential = poisson(-self.divergence(state))

@@ -1,5 +1,5 @@
-"""Reliability and correctness: files of trajectories are read as they are, and wrong ones say what
-is wrong.
+"""Reliability and correctness: trajectories are read without changes, and invalid files cause clear
+messages.
 """
 
 import re
@@ -43,7 +43,7 @@ def attributes(shape=SHAPE, **changes):
 
 
 def store(path, train, validation=None, **options):
-    """An HDF5 file as a user may have made it: no attributes."""
+    """An HDF5 file from another program, without attributes."""
     with h5py.File(path, "w") as file:
         file.create_dataset("train/trajectories", data=train, **options)
         file.create_dataset(
@@ -92,7 +92,7 @@ def test_one_channel_may_be_left_out(part, tmp_path):
     )
 
 
-# What the file holds, and what the message must say.
+# The content of the file, and a part of the message.
 WRONG = {
     "no validation": (
         lambda f: f.create_dataset("train/trajectories", data=fields()),
@@ -187,7 +187,7 @@ def test_numbers_that_are_not_finite_are_found_where_they_are(bad, tmp_path):
     data.read("train", part=(slice(0, 3), slice(0, 5)))
 
 
-def test_what_a_file_says_of_its_physics_is_compared_where_it_says_it(tmp_path):
+def test_coefficients_in_a_file_are_compared(tmp_path):
     made_with = {"dt": 0.5, "diffusivity": 2.0, "nu": 3.0}
     trajectories = {"train": fields(), "validation": fields()}
     write_trajectories(tmp_path / "a.h5", trajectories, attributes(numbers=made_with))
@@ -218,7 +218,7 @@ def test_files_that_are_no_hdf5(tmp_path):
         TrajectoryFile(tmp_path / "absent.h5", SHAPE)
 
 
-def test_files_cut_short_or_damaged(tmp_path):
+def test_truncated_or_damaged_files(tmp_path):
     path = store(tmp_path / "a.h5", fields(50), compression="gzip", fletcher32=True)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -243,7 +243,7 @@ def test_files_cut_short_or_damaged(tmp_path):
         (fields(shape=(5, 4)), "must have shape"),
     ],
 )
-def test_writing_refuses_what_could_not_be_read(array, message, tmp_path):
+def test_writing_rejects_arrays_that_could_not_be_read(array, message, tmp_path):
     with pytest.raises(DataError, match=message):
         write_trajectories(tmp_path / "a.h5", {"train": array}, attributes())
     assert not list(tmp_path.iterdir())
@@ -278,7 +278,7 @@ def test_excerpts_are_the_first_samples(name):
             np.testing.assert_array_equal(ours, theirs[:samples, :states])
 
 
-def test_a_test_group_is_there_where_the_file_has_it(tmp_path):
+def test_a_test_group_is_read_if_the_file_has_it(tmp_path):
     groups = {"train": fields(4), "validation": fields(2), "test": fields(3)}
     write_trajectories(tmp_path / "a.h5", groups, attributes())
     found = TrajectoryFile(tmp_path / "a.h5", SHAPE)
@@ -288,7 +288,7 @@ def test_a_test_group_is_there_where_the_file_has_it(tmp_path):
     assert (validating.groups, validating.count("test")) == (("validation",), 0)
 
 
-def test_a_test_group_of_other_steps_is_refused(tmp_path):
+def test_a_test_group_with_other_steps_is_rejected(tmp_path):
     groups = {"train": fields(), "validation": fields(), "test": fields(steps=3)}
     write_trajectories(tmp_path / "a.h5", groups, attributes())
     with pytest.raises(DataError, match="train/trajectories and validation/trajectories and test/"):

@@ -1,5 +1,5 @@
-"""Property: the constraint preconditioner is what it says, keeps the divergence at zero, and makes
-GMRES converge.
+"""Property: the constraint preconditioner equals its formula, keeps the divergence at zero, and
+makes GMRES converge.
 """
 
 import h5py
@@ -211,6 +211,7 @@ def test_a_field_split_with_a_schur_complement_gives_the_same():
 def test_only_an_operator_that_brings_it_along_has_it():
     operator, values = sparse(dominant())
     with pytest.raises(
-        ValueError, match=r"pc='constraint' is made by a physics' own operator.*use another pc"
+        ValueError,
+        match=r"pc='constraint' is available for .* some PDEs only: use another pc",
     ):
         solve(operator, values, torch.ones(7, dtype=torch.float64), Solver("gmres", "constraint"))

@@ -1,5 +1,5 @@
-"""Accuracy: on the authors' own validation errors the coordinator chooses the authors' levels,
-epoch by epoch.
+"""Accuracy: for the authors' validation errors the coordinator chooses the authors' levels, epoch
+by epoch.
 """
 
 import json

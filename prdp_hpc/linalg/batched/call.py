@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, wrong_operator
+from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, validate_operator
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import to_host
@@ -26,7 +27,7 @@ class BatchedCall(SolveCall):
         return engine_of(self.solver)
 
     def working(self, tensor: Tensor) -> Tensor:
-        """In double precision on the tensor's own device; differentiable."""
+        """The tensor in double precision on its device; differentiable."""
         return tensor.to(torch.float64)
 
     def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:
@@ -35,14 +36,26 @@ class BatchedCall(SolveCall):
             with self.solver.report.part(self.direction, "assembly"):
                 self.held = self._load(values, right, guess)
         b = right.reshape(-1, right.shape[-1]).contiguous()
-        start = None if guess is None else guess.reshape(b.shape)
-        x = self._engine.solve(self.held, self.direction, b, self.level, start)
+        start = self._start(None if guess is None else guess.reshape(b.shape), b)
+        is_guarded = self.recollection is not None
+        x = self._engine.solve(self.held, self.direction, b, self.level, start, is_guarded)
+        if self.recollection is not None:
+            self.recollection.keep(self.direction, x)
         return x.view(right.shape)
 
+    def _start(self, given: Tensor | None, b: Tensor) -> Tensor | None:
+        """The initial guess: the stored last solution if there is one, else the given guess."""
+        if self.recollection is None:
+            return given
+        start = torch.zeros_like(b) if given is None else given.clone()
+        is_known = self.recollection.recall(self.direction, start)
+        # On all ranks together, because a guess needs a product, which is collective.
+        return start if anywhere(self.operator.comm, is_known) else given
+
     def _load(self, values: Any, right: Tensor, guess: Tensor | None) -> Held:
-        """The matrices of these values, new ones where they changed; collective."""
+        """The matrices of these values, made again if the values have changed; collective."""
         operator, comm = self.operator, self.operator.comm
-        error: Exception | None = wrong_operator(operator, self.solver.ksp)
+        error: Exception | None = validate_operator(operator, self.solver.ksp)
         given, changed = right.new_empty(0), False
         if error is None:
             given = values.detach().to(right.device, torch.float64).reshape(-1, values.shape[-1])
@@ -62,7 +75,7 @@ class BatchedCall(SolveCall):
         return self._engine.load(operator, given, self.direction)
 
     def release(self) -> None:
-        """See `SolveCall`; the numbers are the call's own."""
+        """See `SolveCall`; there is nothing to release."""
 
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """See `SolveCall`."""

@@ -18,13 +18,15 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 
 class DiaPattern(BatchedPattern):
-    """A stencil, and which of its coefficients each entry is."""
+    """A stencil, and the coefficient that corresponds to each entry."""
 
     def __init__(self, operator: SparseOperator, entries: OwnedEntries, stencil: Stencil) -> None:
         super().__init__(operator, entries)
         self.stencil, self.grid = stencil, stencil.grid
-        self.halo = Halo(self.grid.partition, stencil.width, stencil.width)
-        self.shape = self.grid.local_shape
+        self.shape, self.width = self.grid.local_shape, stencil.width
+        offsets = {one.offset for term in stencil.terms for one in (term, term.turned)}
+        self.halo = Halo(self.grid.partition, self.width, self.width)
+        self._windows = {offset: self._window(offset) for offset in offsets}
         self._size = len(stencil.terms) * self.grid.n_local
         self._are_single = len(np.unique(stencil.slot)) == len(stencil.slot)
         self._index = DeviceTensors(slot=torch.from_numpy(stencil.slot))
@@ -53,18 +55,18 @@ class DiaPattern(BatchedPattern):
         )
         return found.view(len(left), -1).index_select(-1, self._index.on(left.device).slot)
 
+    def _window(self, offset: tuple[int, ...]) -> tuple[Any, ...]:
+        """This rank's points, moved, as an index of padded fields."""
+        starts = (self.width + step for step in offset)
+        return (..., *(slice(i, i + n) for i, n in zip(starts, self.shape, strict=True)))
+
     def fields(self, x: Tensor) -> Tensor:
         """`(M, R, n_local)` as `(M, R, fields, *local_shape)`."""
         return x.reshape(*x.shape[:-1], self.stencil.fields, *self.shape)
 
     def shifted(self, padded: Tensor, term: Term) -> Tensor:
-        """A padded field at the points that a term takes it from; a view."""
-        width = self.stencil.width
-        index: list[Any] = [
-            slice(width + step, width + step + n)
-            for step, n in zip(term.offset, self.shape, strict=True)
-        ]
-        return padded[(..., *index)]
+        """A padded field at the source points of a term; a view."""
+        return padded[self._windows[term.offset]]
 
 
 class DiaMatrix(BatchedMatrix):
@@ -73,7 +75,7 @@ class DiaMatrix(BatchedMatrix):
     Parameters
     ----------
     pattern : the grid and the entries.
-    terms : one for each coefficient; those of the transposes are turned.
+    terms : one per coefficient; for the transposes they are transposed.
     coefficients : `(M, terms, *local_shape)`.
     """
 
@@ -112,10 +114,10 @@ class DiaMatrix(BatchedMatrix):
         return self._by_kernel(kernels, x, with_dot=True)
 
     def _by_kernel(self, kernels: Any, x: Tensor, with_dot: bool) -> tuple[Tensor, Tensor]:
-        """In one pass over the coefficients; on one rank without a copy for the neighbours."""
+        """The product in one pass over the coefficients; on one rank without a padded copy."""
         pattern, source, width = self.pattern, x, 0
         if pattern.grid.comm.size > 1:
-            width = pattern.stencil.width
+            width = pattern.width
             source = pattern.halo.pad(pattern.fields(x))
         if self._terms is None:
             self._terms = kernels.Terms.of(self.terms, pattern.stencil.fields, x.device)

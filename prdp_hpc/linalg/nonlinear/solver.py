@@ -111,6 +111,11 @@ class NonlinearSolver:
                 "a NonlinearSolver differentiates implicitly: use a "
                 "Solver(differentiation='implicit'), not 'unrolled'"
             )
+        if self.solver.batched is not None:
+            raise InputError(
+                "the linear solves of Newton's method are PETSc's: use a "
+                f"Solver(ksp={self.solver.batched!r}), not {self.solver.ksp!r}"
+            )
         if self.solver.initial_guess != "zero":
             raise InputError(
                 "the linear solves of Newton's method start from 0: "

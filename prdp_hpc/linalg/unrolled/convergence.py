@@ -14,7 +14,7 @@ EXACT = {torch.float64: 1e-15, torch.float32: 1e-7}
 """Residual, relative to the first, that is rounding; further iterations have no useful derivative.
 """
 INTERVAL = 8
-"""Iterations between two looks at who is active, where a look makes the host wait for a device."""
+"""Iterations between two checks of the active right-hand sides if the host waits for a device."""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
@@ -39,7 +39,7 @@ class ConvergenceTest(Protocol):
         """Start, with the squared norm `(B, 1)` of the first residual."""
 
     def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
-        """Stop right-hand sides `(B, 1)` before this iteration's step: the method breaks down.
+        """Stop right-hand sides `(B, 1)` before this step, because the method breaks down.
         `begun`: iterations that PETSc's KSP counts by then beyond those that are done.
         """
 
@@ -70,10 +70,10 @@ class DefaultTest:
     ----------
     counts : iterations of each right-hand side, `(B, 1)`.
     reference : the squared norms `(B, 1)` that the tolerance refers to.
-    exact : right-hand sides `(B, 1)` that were solved exactly while iterations were left: before
-        the first one, as zeros are, or before the last of a fixed number. All Krylov methods are
-        homogeneous, but not linear, in the residual; so the map that all iterations make has no
-        derivative there.
+    exact : right-hand sides `(B, 1)` that were solved exactly before the last iteration: before
+        the first one, e.g. zeros, or before the last of a fixed number. Krylov methods are
+        homogeneous, but not linear, in the residual, so the map of all iterations has no derivative
+        there.
     """
 
     def __init__(
@@ -96,20 +96,20 @@ class DefaultTest:
         self.reference = torch.zeros_like(self.active)
         self._whole = whole if self.is_tested else None
         self._reads = b.is_cpu
-        # Of each failure the reason, the iteration and the right-hand sides.
+        # The reason, the iteration and the right-hand sides of each failure.
         self._dropped: list[tuple[int, int, Tensor]] = []
         self._occurred: Tensor | None = None
 
     @property
     def failures(self) -> list[tuple[int, int, Tensor]]:
-        """(reason, iteration, which right-hand sides) of what went wrong."""
+        """(reason, iteration, which right-hand sides) of the failures."""
         if self._occurred is None:
             return []
         found = zip(self._dropped, self._occurred.tolist(), strict=True)
         return [drop for drop, occurred in found if occurred]
 
     def finish(self) -> None:
-        """After the last iteration: prepare one look at all that may have gone wrong."""
+        """Combine the data of all failures after the last iteration, so that it is read once."""
         if self._dropped:
             self._occurred = torch.cat([which for _, _, which in self._dropped], dim=1).any(dim=0)
 

@@ -2,6 +2,8 @@
 one matrix or several, on every device.
 """
 
+import copy
+
 import pytest
 import torch
 from devices import DEVICES
@@ -13,6 +15,7 @@ from prdp_hpc import (
     ElementOperator,
     Grid,
     Heat,
+    NonlinearSolver,
     Refinement,
     Solver,
     SparseOperator,
@@ -237,6 +240,29 @@ def test_a_guess_is_the_start_and_a_tolerance_refers_to_b(ksp, device):
             assert ours.report.forward.iterations == theirs.report.forward.iterations
 
 
+def test_solves_start_from_the_last_solution_of_their_sample(device):
+    matrix = dominant(20, True, density=0.2)
+    operator, values = sparse(matrix, symmetric=True)
+    given = torch.randn(2, 20, **DOUBLE)
+    counts = []
+    for ksp, where in (("cg", "cpu"), ("batched_cg", device)):
+        solver = Solver(ksp, "jacobi", 1e-8, initial_guess="last")
+        for step in range(3):
+            b = (given * (1.0 + 1e-4 * step)).to(where).requires_grad_()
+            with solver.samples(["a", "b"]):
+                x = solve(operator, values.to(where), b, solver)
+            torch.autograd.grad(x.sum(), b)
+        counts.append((solver.report.forward.iterations, solver.report.adjoint.iterations))
+        # What is kept goes into checkpoints, on the host.
+        kept = Solver(ksp, "jacobi", 1e-8, initial_guess="last")
+        kept.load_state_dict(solver.state_dict())
+        with kept.samples(["a", "b"]):
+            again = solve(operator, values.to(where), b.detach(), kept)
+        assert kept.report.forward.iterations == 0
+        torch.testing.assert_close(again, x.detach())
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize("size", [1e-300, 1e-170, 1e200])
 def test_right_hand_sides_of_extreme_size(size, device):
     matrix = dominant(9, True)
@@ -330,8 +356,8 @@ def test_a_matrix_without_a_solution_is_not_converged(device):
         ({"differentiation": "unrolled"}, "use ksp='cg' with"),
         ({"lag_preconditioner": 3}, "leave lag_preconditioner out"),
         ({"precision": "float16"}, "precision must be one of float64, float32"),
-        ({"petsc_options": {"ksp_gmres_restrat": 3}}, "'ksp_gmres_restrat' means nothing"),
-        ({"petsc_options": {"ksp_pc_side": "right"}}, "ksp_pc_side is one of left"),
+        ({"petsc_options": {"ksp_gmres_restrat": 3}}, "'ksp_gmres_restrat' has no effect"),
+        ({"petsc_options": {"ksp_pc_side": "right"}}, "ksp_pc_side must be one of left"),
     ],
 )
 def test_what_a_batched_method_does_not_have_is_an_error(arguments, words, device):
@@ -348,7 +374,32 @@ def test_operators_without_entries_are_an_error(device):
         solve(operator, None, torch.ones(3, **DOUBLE, device=device), Solver("batched_cg"))
 
 
-def test_precision_is_for_batched_methods(device):
-    with pytest.raises(InputError, match="is for the batched methods"):
-        Solver("cg", precision="float32")
-    assert device in DEVICES
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Solver("cg", precision="float32"), "is for the batched methods"),
+        (lambda: NonlinearSolver(Solver("batched_cg")), "Newton's method are PETSc's"),
+    ],
+)
+def test_where_only_petscs_methods_serve(make, words, device):
+    with pytest.raises(InputError, match=words):
+        make()
+    assert copy.deepcopy(Solver("batched_cg", precision="float32")).precision == "float32"
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("ksp", "pc"), [("cg", "jacobi"), ("bcgs", "chebyshev"), ("gmres", "none")]
+)
+def test_solves_that_are_alike_may_be_one_graph(ksp, pc, precision, device):
+    """On a GPU the later ones are replayed, with the numbers of their own b and values."""
+    matrix = dominant(15, True, density=0.3)
+    operator, values = sparse(matrix, symmetric=True)
+    solver = Solver(f"batched_{ksp}", pc, 5, precision=precision)
+    tolerance = 1e-9 if precision == "float64" else 1e-4
+    for step in range(4):
+        own = (1.0 + step) * values
+        b = torch.randn(2, 15, **DOUBLE)
+        found = gradients(operator, own.to(device), b.to(device), solver)
+        fresh = Solver(f"batched_{ksp}", pc, 5)
+        assert_same(found, gradients(operator, own, b, fresh), tolerance)

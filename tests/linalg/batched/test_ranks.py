@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 from systems import dominant
 
-from prdp_hpc import ElementOperator, Grid, Heat, Solver, SparseOperator, solve
+from prdp_hpc import ElementOperator, Grid, Heat, NavierStokes, Solver, SparseOperator, solve
 from prdp_hpc.distributed.transport import TRAFFIC
 from prdp_hpc.linalg.batched.dia import DiaPattern
 from prdp_hpc.linalg.batched.engine import engine_of
@@ -69,6 +69,26 @@ def test_stencils_are_petscs_iterates_and_save_reductions_and_messages(boundary)
     # A product is one exchange of halos for the batch: two messages along a divided axis.
     axes = sum(parts > 1 for parts in grid.partition.process_grid)
     assert traffic[1][1] - traffic[0][1] <= 2 * axes * level
+
+
+@RANKS
+def test_the_constraint_preconditioner_and_single_precision():
+    grid = Grid((8, 9), "periodic")
+    draw = torch.Generator().manual_seed(WORLD.rank)
+    state = torch.randn(2, 3, *grid.local_shape, generator=draw, **DOUBLE)
+    results = []
+    for ksp, precision in (
+        ("bcgs", "float64"),
+        ("batched_bcgs", "float64"),
+        ("batched_bcgs", "float32"),
+    ):
+        solver = Solver(ksp, "constraint", 3, precision=precision)
+        u = state.clone().requires_grad_()
+        after = NavierStokes(grid, 1e-2, 0.1, solver)(u)
+        results.append([after, *torch.autograd.grad(after.square().sum(), u)])
+    for wanted, double, single in zip(*results, strict=True):
+        torch.testing.assert_close(double, wanted, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(single, wanted, rtol=1e-3, atol=1e-3)
 
 
 @RANKS

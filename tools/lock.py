@@ -13,6 +13,7 @@ import sys
 import tomllib
 from typing import Any
 
+from petsc_cuda import COMPILERS, CUDA
 from petsc_source import BUILD_TOOLS, MPI4PY, MPICH, NUMPY, OPENBLAS
 from setup_steps import ROOT, TOOLS
 from torch_install import TORCH
@@ -24,7 +25,7 @@ _ELSEWHERE = {"mpi4py", "petsc4py", "prdp-hpc"}  # the files of PETSc's two ways
 
 
 def main() -> None:
-    """Write packages.txt, dev.txt, torch.txt, torch-cuda.txt and petsc-build.txt."""
+    """Write the files of pinned versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
     runtime = resolve([*project["dependencies"], *pins])
@@ -43,6 +44,9 @@ def main() -> None:
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
     build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
+    compilers = resolve([f"{name}=={CUDA}.*" for name in COMPILERS])
+    own = {name: entry for name, entry in compilers.items() if name in COMPILERS}
+    write("cuda-build.txt", "CUDA's compiler", own)
 
 
 def extra(project: dict[str, Any], name: str) -> list[str]:

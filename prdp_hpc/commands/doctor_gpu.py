@@ -33,7 +33,7 @@ def _messages() -> str:
     """How ranks with GPUs exchange messages."""
     import torch.distributed
 
-    from prdp_hpc.petsc import mpi_reports_gpu_support
+    from prdp_hpc.gpu_messages import mpi_reports_gpu_support
 
     aware = "yes" if mpi_reports_gpu_support() else "no (messages go through the host)"
     nccl = torch.distributed.is_nccl_available()

@@ -24,8 +24,8 @@ GPU_AWARE_VARIABLES = (
     "MV2_USE_CUDA",
     "OMPI_MCA_opal_cuda_support",
 )
-"""Set to 1 (or true) if MPI supports GPU memory, to 0 if it does not; the first variable that is set
-is used. Without any, MPICH and Open MPI are asked.
+"""Set to 1 (or true) if MPI supports GPU memory, to 0 if it does not; the first that is set
+counts. Without any, MPICH and Open MPI are asked.
 """
 
 DEVICE_TAGS = 1024

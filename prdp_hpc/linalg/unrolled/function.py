@@ -171,7 +171,8 @@ class _UnrolledSolve(torch.autograd.Function):
 
 def _rows(b: Tensor, operator: Operator) -> Tensor:
     """`(B, n_local)` in the operator's memory."""
-    return torch.atleast_2d(as_tensor(to_memory(b, operator.memory)))
+    rows: Tensor = torch.atleast_2d(as_tensor(to_memory(b, operator.memory)))
+    return rows
 
 
 def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:

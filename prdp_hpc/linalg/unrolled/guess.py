@@ -133,4 +133,5 @@ def _values_gradient(ctx: Any, values: Tensor, grad: Tensor, start: Tensor) -> T
 
 def _rows(b: Tensor) -> Tensor:
     """`(B, n_local)`, contiguous."""
-    return torch.atleast_2d(b.detach().contiguous())
+    rows: Tensor = torch.atleast_2d(b.detach().contiguous())
+    return rows

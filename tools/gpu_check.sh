@@ -42,7 +42,7 @@ prepare() {
     chmod +x build/gpu/bin/prdp-hpc
     export PATH=$PWD/build/gpu/bin:$PATH PYTHONPATH=$PWD OMP_NUM_THREADS=1
     # What the wheels of PETSc and torch both load lies beside torch.
-    LD_LIBRARY_PATH=$(echo "$torch"/nvidia/cu*/lib | tr ' ' :):$PWD/build/gpu/lib
+    LD_LIBRARY_PATH=$(echo "$torch"/nvidia/cu[0-9]*/lib | tr ' ' :):$PWD/build/gpu/lib
     export LD_LIBRARY_PATH
 }
 

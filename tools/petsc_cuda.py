@@ -72,7 +72,7 @@ def cuda_from_pypi(cc: str) -> Path:
     with Step("installing CUDA's compiler from PyPI"):
         install_locked("torch-cuda.txt")
         install_locked(LOCK)
-    folder = next(site_packages().glob("nvidia/cu*"))
+    folder = next(site_packages().glob("nvidia/cu[0-9]*"))
     libraries = folder / "lib"
     _link(folder / "lib64", "lib")
     for library in libraries.glob("lib*.so.*"):

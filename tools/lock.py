@@ -28,7 +28,8 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
     runtime = resolve([*project["dependencies"], *pins])
-    every = resolve([*project["dependencies"], *extra(project, "dev"), *pins])
+    development = [*extra(project, "dev"), *extra(project, "docs")]
+    every = resolve([*project["dependencies"], *development, *pins])
     shared = {name: entry for name, entry in every.items() if name in runtime}
     torch = {name: entry for name, entry in shared.items() if name == "torch"}
     cuda = {name: entry for name, entry in shared.items() if _CUDA.match(name)}
@@ -36,8 +37,8 @@ def main() -> None:
     write(
         "packages.txt", "what prdp-hpc needs", {n: e for n, e in shared.items() if n not in apart}
     )
-    development = {n: e for n, e in every.items() if n not in shared and n not in apart}
-    write("dev.txt", "tools and tests", development)
+    others = {n: e for n, e in every.items() if n not in shared and n not in apart}
+    write("dev.txt", "tools, tests and documentation", others)
     write("torch.txt", "torch from PyPI", torch)
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
     build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])

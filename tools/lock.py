@@ -2,7 +2,7 @@
 """Renew the files of pinned versions and hashes beside this file (`make lock`).
 
 uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA are
-files of their own, since not every machine gets PyPI's.
+in separate files, because not every machine uses PyPI's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""PETSc, started without its signal handler. The package imports `PETSc` from here only.
+"""PETSc, initialised without its signal handler. The package imports `PETSc` from here only.
 
-PETSc's handler answers SIGTERM with an abort from within a library call, and that can wait for ever
-for a lock which this call holds. A program that imported `petsc4py.PETSc` before keeps its own
-settings.
+PETSc's handler aborts on SIGTERM from within a library call, which can deadlock on a lock that this
+call holds. A program that imported `petsc4py.PETSc` before keeps its settings.
 """
 
 import ctypes
@@ -31,8 +30,8 @@ def mpi_reports_gpu_support() -> bool:
 
 
 if "petsc4py.PETSc" not in sys.modules:
-    # A PETSc with CUDA ends the program at its start unless MPI is GPU-aware or it is told not to
-    # rely on that; then it copies messages through the host.
+    # At its start, a PETSc with CUDA ends the program unless MPI is GPU-aware or the option
+    # `-use_gpu_aware_mpi 0` is given, with which it copies messages through the host.
     _aware = "1" if "mpi4py.MPI" in sys.modules and mpi_reports_gpu_support() else "0"
     _name = sys.argv[0] if sys.argv else "prdp-hpc"
     petsc4py.init([_name, "-no_signal_handler", "-use_gpu_aware_mpi", _aware])

@@ -10,12 +10,12 @@ import sys
 import petsc4py
 
 _MPI_LIBRARIES = ("libmpi.so.12", "libmpi.so.40", "libmpi.so")
-"""MPICH and its relatives, Open MPI, and others, found by the name of what is loaded."""
+"""Names of the MPI libraries of MPICH and its derivatives, Open MPI, and others."""
 _QUERIES = ("MPIX_Query_cuda_support", "MPIX_Query_hip_support", "MPIX_Query_rocm_support")
 
 
 def mpi_reports_gpu_support() -> bool:
-    """Whether the MPI library reports that it takes addresses of GPU memory.
+    """Whether the MPI library reports that it supports addresses of GPU memory.
 
     Call it after `mpi4py.MPI` was imported.
     """
@@ -30,8 +30,8 @@ def mpi_reports_gpu_support() -> bool:
 
 
 if "petsc4py.PETSc" not in sys.modules:
-    # At its start, a PETSc with CUDA ends the program unless MPI is GPU-aware or the option
-    # `-use_gpu_aware_mpi 0` is given, with which it copies messages through the host.
+    # A PETSc with CUDA ends the program at its start unless MPI is GPU-aware or this option is 0,
+    # with which it copies messages through the host.
     _aware = "1" if "mpi4py.MPI" in sys.modules and mpi_reports_gpu_support() else "0"
     _name = sys.argv[0] if sys.argv else "prdp-hpc"
     petsc4py.init([_name, "-no_signal_handler", "-use_gpu_aware_mpi", _aware])

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Renew the files of pinned versions and hashes beside this file (`make lock`).
 
-uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA have
-separate files, since not every machine uses those of PyPI.
+uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA are
+in separate files, because not every machine uses PyPI's.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ ITERATIONS = 20
 SIZES, BATCHES = (32, 128, 512, 2048), (1, 16, 64)
 LARGEST = {"cpu": 5_000_000, "cuda": 300_000_000}
 """Unknowns of a batch up to which a device is measured."""
+LEVELS: tuple[int | float, ...] = (1, 5, 20, 80, 320, 1e-3, 1e-6, 1e-10)
+LEVEL_SIZE, LEVEL_BATCH = 128, 16
 PETSC_MOST = 5_000_000
 """Unknowns that PETSc solves for; of larger batches it has fewer right-hand sides."""
 
@@ -149,6 +151,41 @@ def rows_of(found: list[dict[str, Any]], bandwidth: float | None) -> list[list[s
     return lines
 
 
+def levels(device: str, repetitions: int) -> list[dict[str, Any]]:
+    """What single precision changes at each level: the error of the solution, its iterations, and
+    the seconds relative to double precision.
+    """
+    operator, _, values = poisson(LEVEL_SIZE)
+    b = torch.randn(LEVEL_BATCH, LEVEL_SIZE**2, dtype=torch.float64)
+    values, b = values.to(device), b.to(device)
+    exact = solve(operator, values, b, Solver("batched_cg", "jacobi", 1e-13))
+    found = []
+    for level in LEVELS:
+        errors, actions, counts = [], [], []
+        for precision in ("float64", "float32"):
+            solver = Solver("batched_cg", "jacobi", level, precision=precision)
+            x = solve(operator, values, b, solver)
+            errors.append(float((x - exact).norm() / exact.norm()))
+            counts.append(solver.report.forward.iterations / len(b))
+            actions.append(action(operator, values, b, solver, ()))
+            actions[-1]()
+        double, single = medians(actions, repetitions)
+        found.append({"device": device, "level": str(level), "errors": errors, "counts": counts})
+        found[-1]["ratio"] = single / double
+    return found
+
+
+def levels_table(found: list[dict[str, Any]]) -> str:
+    """One line for each level."""
+    headers = ["device", "level", "error, double", "error, single", "iterations", "single / double"]
+    lines = []
+    for one in found:
+        errors = (f"{error:.2e}" for error in one["errors"])
+        counts = " / ".join(f"{count:.0f}" for count in one["counts"])
+        lines.append([one["device"], one["level"], *errors, counts, f"{one['ratio']:.2f}"])
+    return table(headers, lines)
+
+
 def main() -> None:
     """Measure, print, save."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -165,7 +202,9 @@ def main() -> None:
             results += found
     headers = ["points", "B", "side", "µs / iteration / b", "to PETSc (CPU)", "of the bandwidth"]
     print(table(headers, lines))
-    content: dict[str, Any] = {"iterations": ITERATIONS, "results": results}
+    by_level = [one for device in devices for one in levels(device, 5)]
+    print(f"\n{LEVEL_SIZE}² points, {LEVEL_BATCH} right-hand sides\n{levels_table(by_level)}")
+    content: dict[str, Any] = {"iterations": ITERATIONS, "results": results, "levels": by_level}
     if "cuda" in devices:
         content |= {"gpu": torch.cuda.get_device_name(), "copy_bytes_per_second": bandwidth}
     save("batched", content)

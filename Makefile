@@ -7,7 +7,7 @@ DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults lint docs docs-figures lock benchmarks clean
+.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults coverage lint docs docs-figures lock benchmarks clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -35,8 +35,21 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(VENV)/python -m pytest
 WORKERS ?= 2
 LANES := -n $(WORKERS) --dist loadgroup
 
+# SLURM=install: where it is missing, install Debian's packages of SLURM for the tests (needs root).
 test: environment  ## run the tests (under 15 minutes on 2 cores)
 	@$(PYTEST) $(LANES) tests
+
+# The data of all processes go to one folder; a failed test does not prevent the report.
+COVERAGE := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(VENV)/python -m coverage
+TESTS ?= tests
+coverage: environment  ## run the tests and report the lines that none reaches, in build/coverage (TESTS=tests)
+	@rm -rf build/coverage && mkdir -p build/coverage
+	-@env -u PYTHONDONTWRITEBYTECODE $(COVERAGE) run -m pytest $(LANES) $(TESTS)
+	@$(COVERAGE) combine -q
+	@$(COVERAGE) html -q -d build/coverage/html
+	@$(COVERAGE) report > build/coverage/report.txt
+	@tail -1 build/coverage/report.txt
+	@echo "open build/coverage/html/index.html, or read build/coverage/report.txt"
 
 SEED ?= 1
 test-all: environment  ## run all tests, also the long ones (SEED=1: first seed of the adversarial tests)
@@ -51,7 +64,7 @@ FAULTS ?= 100
 test-faults: environment  ## kill trainings at random times, resume and compare them (FAULTS=100 SEED=1; 15 to 30 minutes)
 	@$(VENV)/python tests/faults/harness.py --count $(FAULTS) --seed $(SEED)
 
-lint: environment  ## check style, types and import layers
+lint: environment  ## check style, types, import layers and the documentation
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy
@@ -63,12 +76,13 @@ lint: environment  ## check style, types and import layers
 # Warnings are errors (mkdocs.yml). The variable silences an advertisement for another generator.
 SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --quiet
 
-docs: environment  ## the documentation as HTML, in build/docs
+docs: environment  ## build the documentation as HTML in build/docs
 	@$(SITE)
-	@echo "open build/docs/index.html"
+	@echo "open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
 
-docs-figures: environment  ## run the tutorials anew and write their figures
+docs-figures: environment  ## run the tutorials and write their figures; after a demo, also that of the README
 	@OMP_NUM_THREADS=1 $(VENV)/python tools/docs/run_tutorials.py
+	@test ! -d runs/demo-compare || $(VENV)/python tools/docs/demo_figure.py
 
 lock: environment  ## renew the pinned versions and hashes in tools/*.txt from pyproject.toml
 	@$(VENV)/python -m pip install -q uv

@@ -1,16 +1,16 @@
-"""Finite element bars to a relative residual of 1e-10 on 2 cores, forward and gradient: ours
-against torch-fem.
+"""Compare the finite element bars with torch-fem: forward and gradient on 2 cores, to a relative
+residual of 1e-10.
 
     python benchmarks/against_torch_fem.py [--quick] [--repetitions 3] [--problem heat]
         [--torch-fem-python PATH]
 
-torch-fem is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter
-of another environment that has it. The problems are those of `bar.py`, the gradient is that of the
-compliance with respect to the densities. Every measurement is a fresh process and the sides take
-turns. Theirs are its default (CG with algebraic multigrid) and, for heat where pypardiso is
-installed, its direct solver, both on 2 threads. Build is everything before the densities are
-needed; forward goes from the densities to the compliance, set-ups included. Targets: 8 times
-faster forward, 4 times the gradient, in no more memory, against the faster of theirs.
+torch-fem is an optional dependency (`pip install -e '.[benchmarks]'`); PATH is the interpreter of
+another environment with it. The problems are those of `bar.py`; the gradient is that of the
+compliance with respect to the densities. Every measurement is a new process, and the two packages
+alternate. torch-fem uses its default (CG with algebraic multigrid) and, for heat if pypardiso is
+installed, its direct solver, both on 2 threads. Build is all work that does not need the densities;
+forward is the computation of the compliance from the densities, including set-ups. Targets against
+the faster setting of torch-fem: 8 times faster forward, 4 times faster gradient, no more memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOLERANCE = 1e-10
 FORWARD_TARGET, GRADIENT_TARGET = 8.0, 4.0
 DOFS = {"heat": 1, "elasticity": 3}
 SIZES = {"heat": (256, 512, 1024), "elasticity": (16, 32, 48)}
-# What was found best by benchmarks/gamg_options.py; "ours, defaults" has none of them.
+# The best options according to benchmarks/gamg_options.py; "ours, defaults" has none of them.
 TUNED = {
     "heat": {"pc_gamg_threshold": 0.02},
     "elasticity": {"pc_gamg_threshold": 0.02},
@@ -40,12 +40,12 @@ TUNED = {
 
 
 def stiffness(density: Any) -> Any:
-    """Of a cell, as a multiple of the material's."""
+    """Stiffness of an empty cell relative to that of the material."""
     return 1e-3 + (1.0 - 1e-3) * density**3
 
 
 def ours(problem: str, nx: int, is_tuned: bool) -> None:
-    """One measurement of ours, under mpiexec; rank 0 prints it."""
+    """One measurement of prdp-hpc, under mpiexec; rank 0 prints it."""
     import torch
     from mpi4py import MPI
 
@@ -107,7 +107,7 @@ def ours(problem: str, nx: int, is_tuned: bool) -> None:
 
 
 def _nodes_of(bar: Bar, layers: slice) -> slice:
-    """The nodes of layers of cells; the last layer has those of the end too."""
+    """The nodes of layers of cells; the last layer includes the nodes at the end."""
     per_layer = bar.numbers[0].size
     stop = layers.stop + (layers.stop == bar.nx)
     return slice(layers.start * per_layer, stop * per_layer)
@@ -167,7 +167,7 @@ def theirs(problem: str, nx: int, method: str) -> None:
 
 
 def commands(problem: str, nx: int, fem_python: str | None) -> dict[str, list[str]]:
-    """Each side's command line."""
+    """The command line of each package and setting."""
     here, case = str(Path(__file__).resolve()), [problem, str(nx)]
     found = {
         f"prdp-hpc, {name}, {ranks} rank{'s' * (ranks > 1)}": under_mpiexec(
@@ -186,7 +186,7 @@ def commands(problem: str, nx: int, fem_python: str | None) -> dict[str, list[st
 
 
 def ratios(results: Results) -> dict[str, dict[str, float]]:
-    """Of ours to the faster of theirs; compliances that differ are an error."""
+    """The ratio to the faster setting of torch-fem; different compliances are an error."""
     others = {name: r for name, r in results.items() if name.startswith("torch-fem")}
     if not others:
         return {}
@@ -206,7 +206,7 @@ def ratios(results: Results) -> dict[str, dict[str, float]]:
 
 
 def report(problem: str, nx: int, results: Results) -> dict[str, Any]:
-    """Print the table and the ratios; what belongs in the JSON."""
+    """Print the table and the ratios; return the entries for the JSON file."""
     from benchmarks.common import table
 
     headers = ["", "build s", "forward s", "of it set-up", "gradient s", "iterations", "peak MiB"]
@@ -233,7 +233,7 @@ def report(problem: str, nx: int, results: Results) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write; or take one measurement."""
+    """Measure, print and write; or perform one measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -255,7 +255,7 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """Every problem and size."""
+    """All problems and sizes."""
     from benchmarks.common import save
 
     has_it = importlib.util.find_spec("torchfem") is not None

@@ -1,13 +1,13 @@
-"""2-D Poisson with 10⁶ unknowns to a true relative residual of 1e-8 on 2 cores, forward and
-backward: ours against torch-sla.
+"""Compare 2-D Poisson solves with torch-sla: 10⁶ unknowns on 2 cores, forward and backward, to a
+true relative residual of 1e-8.
 
     python benchmarks/against_torch_sla.py [--quick] [--torch-sla-python PATH]
 
-torch-sla is an optional dependency (`pip install -e '.[benchmarks]'`); PATH names the interpreter
-of another environment that has it. Every measurement is a fresh process and the sides take turns.
-Ours counts everything from the grid to the solution as forward, theirs the solve alone, its matrix
-being there already. Targets: 8 times faster forward, 15 times backward, in no more memory, against
-the fastest of their settings.
+torch-sla is an optional dependency (`pip install -e '.[benchmarks]'`); PATH is the interpreter of
+another environment with it. Every measurement is a new process, and the two packages alternate.
+For prdp-hpc, forward includes everything from the grid to the solution; for torch-sla only the
+solve with an assembled matrix. Targets against the fastest setting of torch-sla: 8 times faster
+forward, 15 times faster backward, no more memory.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OURS = {
 
 
 def ours(pc: str) -> None:
-    """One measurement of ours, under mpiexec; rank 0 prints it."""
+    """One measurement of prdp-hpc, under mpiexec; rank 0 prints it."""
     import torch
     from mpi4py import MPI
 
@@ -115,7 +115,7 @@ def theirs(backend: str, method: str) -> None:
 
 
 def commands(sla_python: str | None) -> dict[str, list[str]]:
-    """Each side's command line."""
+    """The command line of each package and setting."""
     here = str(Path(__file__).resolve())
     found = {name: under_mpiexec(ranks, here, "--ours", pc) for name, (pc, ranks) in OURS.items()}
     if sla_python is not None:
@@ -126,7 +126,7 @@ def commands(sla_python: str | None) -> dict[str, list[str]]:
 
 
 def report(results: Results) -> None:
-    """Print the table and the ratios against torch-sla's best; write the JSON."""
+    """Print the table and the ratios against the best setting of torch-sla; write the JSON file."""
     from benchmarks.common import save, table
 
     headers = ["", "forward s", "backward s", "residual", "peak MiB", "of it for the solve"]
@@ -169,7 +169,7 @@ def _ratios(results: Results, against: dict[str, Any]) -> dict[str, dict[str, fl
 
 
 def main() -> None:
-    """Measure, print, write; or take one measurement."""
+    """Measure, print and write; or perform one measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-# The corners of the unit cube in the order of the nodes of a cell, which is VTK's.
+# The corners of the unit cube in the order of the nodes of a cell, which is that of VTK.
 CORNERS = np.array(
     [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]]
 )
@@ -42,7 +42,7 @@ class Bar:
 
     @property
     def spacing(self) -> NDArray[np.float64]:
-        """Edges of a cell."""
+        """Length of the edges of a cell."""
         nx, ny, nz = self.counts
         return np.array([2.0 / nx, 1.0 / ny, 2.0 / nx if self.dofs == 1 else 1.0 / nz])
 
@@ -54,7 +54,7 @@ class Bar:
 
     @property
     def size(self) -> int:
-        """Unknowns, those held included."""
+        """Number of unknowns, including fixed ones."""
         return int(self.numbers.size) * self.dofs
 
     def nodes(self) -> NDArray[np.float64]:
@@ -63,7 +63,7 @@ class Bar:
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
     def cells(self, part: slice = slice(None)) -> NDArray[np.int64]:
-        """Node numbers `(n_cells, 8)`, of the layers in x that `part` names."""
+        """Node numbers `(n_cells, 8)` of the layers in x that `part` selects."""
         nx, ny, nz = self.counts
         corners = [
             self.numbers[a : nx + a, b : ny + b, c : nz + c][part].reshape(-1)
@@ -81,8 +81,8 @@ class Bar:
         return self.numbers[0].reshape(-1)
 
     def load(self) -> NDArray[np.float64]:
-        """The consistent load `(n_nodes, dofs)`: 1 in all, a quarter of each face's share at each
-        of its corners; on the last unknown of a node, downwards for elasticity.
+        """The consistent load `(n_nodes, dofs)`: 1 in total, a quarter of the share of each face at
+        each of its corners; on the last unknown of a node, downwards for elasticity.
         """
         _, ny, nz = self.counts
         load = np.zeros((*self.numbers.shape, self.dofs))
@@ -92,8 +92,8 @@ class Bar:
         return load.reshape(-1, self.dofs)
 
     def densities(self) -> NDArray[np.float64]:
-        """Random densities of the cells, clipped to [0.05, 0.95]; in single precision as
-        published, where x is fastest.
+        """Random densities of the cells, clipped to [0.05, 0.95]; in single precision as published,
+        where x is fastest.
         """
         drawn = np.random.default_rng(0).standard_normal(int(np.prod(self.counts)))
         published = np.clip(
@@ -102,7 +102,7 @@ class Bar:
         return published.reshape(self.counts[::-1]).T.reshape(-1).astype(np.float64)
 
     def element_matrix(self) -> NDArray[np.float64]:
-        """Of the solid material by 2 × 2 × 2 Gauss points, `(8 dofs, 8 dofs)`."""
+        """Stiffness of a cell of solid material by 2 × 2 × 2 Gauss points, `(8 dofs, 8 dofs)`."""
         signs, spacing = 2.0 * CORNERS - 1.0, self.spacing
         matrix = np.zeros((8 * self.dofs, 8 * self.dofs))
         for point in signs / np.sqrt(3.0):

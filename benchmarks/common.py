@@ -1,4 +1,4 @@
-"""What all benchmarks share: alternating timing, tables, JSON."""
+"""Helpers of all benchmarks: alternating timing, tables, JSON."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def medians(actions: Sequence[Callable[[], Any]], repetitions: int, calls: int = 1) -> list[float]:
-    """Median seconds of each action; all take turns, so that a noisy machine disturbs them
-    alike.
+    """Median seconds of each action; the actions alternate, so that noise of the machine affects
+    all of them equally.
     """
     seconds: list[list[float]] = [[] for _ in actions]
     for action in actions:
         action()
     for repetition in range(repetitions):
-        # Each takes the first place in turn: what runs second finds other things in the caches.
+        # Each action is first in turn, because the state of the caches depends on the order.
         for index in sorted(range(len(actions)), key=lambda i: (i + repetition) % len(actions)):
             start = time.perf_counter()
             for _ in range(calls):
@@ -43,7 +43,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def save(name: str, content: dict[str, Any]) -> None:
-    """Write `benchmarks/results/<name>.json`, with the machine it was measured on."""
+    """Write `benchmarks/results/<name>.json`, with a description of the machine."""
     machine = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -55,7 +55,7 @@ def save(name: str, content: dict[str, Any]) -> None:
 
 
 def verdict(ratio: float, target: float) -> str:
-    """How a ratio stands to its target."""
+    """The comparison of a ratio with its target."""
     return "met" if ratio <= target else "MISSED"
 
 

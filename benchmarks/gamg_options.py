@@ -1,9 +1,9 @@
-"""What options of GAMG bring, on problems of many kinds: iterations, set-up and solve.
+"""The effect of options of GAMG on many types of problems: iterations, set-up and solve.
 
     python benchmarks/gamg_options.py [--quick]
 
 One rank, conjugate gradients to a relative residual of 1e-10 (GMRES for the matrix that is not
-symmetric). Seconds are medians; the options take turns, and only ratios to PETSc's defaults are
+symmetric). Seconds are medians; the options alternate, and only ratios to PETSc's defaults are
 printed: of one forward solve with its set-up, and of a forward and an adjoint solve.
 """
 
@@ -46,9 +46,7 @@ System = tuple[SparseOperator, Tensor]
 
 
 def permeability(grid: Grid, jump: bool) -> Tensor:
-    """A log-normal field of few modes with a contrast of about 10³, or its sign as a jump of
-    10³.
-    """
+    """A log-normal field of few modes with a contrast of about 10³, or its sign with a jump 10³."""
     generator = np.random.default_rng(3)
     total = torch.zeros(grid.local_shape, dtype=torch.float64)
     for _ in range(40):
@@ -86,7 +84,7 @@ def bar(nx: int, dofs: int) -> System:
 
 
 def problems(quick: bool) -> dict[str, Callable[[], System]]:
-    """By name; the quick ones are a quarter of the size."""
+    """The problems by name; the quick ones have a quarter of the size."""
     n, m, nx, ne = (128, 24, 128, 12) if quick else (256, 48, 256, 24)
     return {
         f"Poisson {n}²": lambda: poisson((n, n)),
@@ -119,7 +117,7 @@ def once(system: System, options: dict[str, Any]) -> dict[str, float]:
 
 
 def measure(system: System, repetitions: int) -> dict[str, dict[str, float]]:
-    """Medians by options, which take turns."""
+    """Medians by options, which alternate."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in OPTIONS}
     for _ in range(repetitions):
         for name, options in OPTIONS.items():
@@ -147,7 +145,7 @@ def ratios(results: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""Set-ups and iterations that a lagged preconditioner and a warm start save while a coefficient
-drifts, as that of an inversion does.
+"""Savings of set-ups and iterations by a lagged preconditioner and an initial guess, for a
+coefficient that changes slowly as in an inversion.
 
     python benchmarks/lag_and_guess.py [--quick]
 
-`−∇·(κ ∇u) = f` on 128² points with 4 sources, solved 30 times forward and adjoint to rtol 1e-8
-and to 1e-3, where log κ is a Gaussian random field that moves by 3 % of its standard deviation a
-step. All combinations reach the same tolerance; what differs is counted, not timed: set-ups and
-iterations are the same on every machine.
+`−∇·(κ ∇u) = f` on 128² points with 4 sources, solved 30 times forward and adjoint to rtol 1e-8 and
+to 1e-3, where log κ is a Gaussian random field that moves by 3 % of its standard deviation a step.
+All combinations reach the same tolerance. Set-ups and iterations are counted instead of seconds,
+since they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GUESSES = ("zero", "last")
 
 
 def gaussian_field(draw: np.random.Generator, n: int) -> Tensor:
-    """A periodic random field `(n, n)` with mean 0 and variance 1 whose spectrum falls with the
+    """A periodic random field `(n, n)` with mean 0 and variance 1 whose spectrum decreases with the
     third power of the wave number.
     """
     k = np.fft.fftfreq(n) * n
@@ -54,7 +54,7 @@ def drift(n: int, steps: int) -> list[Tensor]:
 def count(
     pc: str, rtol: float, lag: Any, guess: str, n: int, kappas: list[Tensor]
 ) -> dict[str, Any]:
-    """What one way of solving does over all steps."""
+    """The counts of one combination over all steps."""
     solver = Solver("cg", pc, rtol, lag_preconditioner=lag, initial_guess=guess)
     poisson = Poisson(Grid((n, n)), solver)
     sources = np.random.default_rng(1)
@@ -80,7 +80,7 @@ def count(
 
 
 def main() -> None:
-    """Count, print, write."""
+    """Count, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="32² points, 6 steps")
     quick = parser.parse_args().quick

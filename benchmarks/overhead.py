@@ -1,13 +1,11 @@
-"""What `prdp_hpc.solve` adds to PETSc: forward against the same KSP from bare petsc4py, backward
+"""The overhead of `prdp_hpc.solve`: forward against the same KSP in plain petsc4py, and backward
 against forward.
 
     python benchmarks/overhead.py [--quick]
 
-Both sides do exactly the same iterations on the same matrix, preconditioner set up beforehand.
-Targets: forward at most
-1.3, 1.05, 1.02 times bare PETSc at 10³, 10⁵, 10⁶ unknowns; backward of b at most 1.05 times the
-  forward solve, with values
-1.2 times.
+Both perform the same iterations on the same matrix, with the preconditioner set up before. Targets:
+forward at most 1.3, 1.05 and 1.02 times plain PETSc for 10³, 10⁵ and 10⁶ unknowns; backward at most
+1.05 times the forward solve for b, and 1.2 times for b and values.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ CASES: dict[str, tuple[str, Callable[[int], tuple[SparseOperator, torch.Tensor]]
 
 
 def bare_petsc(operator: SparseOperator, ksp_type: str, b: torch.Tensor) -> Callable[[], Any]:
-    """The same solve as a petsc4py user writes it."""
+    """The same solve in plain petsc4py."""
     from petsc4py import PETSc
 
     ksp = PETSc.KSP().create(comm=operator.comm)
@@ -73,7 +71,7 @@ def bare_petsc(operator: SparseOperator, ksp_type: str, b: torch.Tensor) -> Call
 
 
 def measure(case: str, n: int, repetitions: int, calls: int) -> dict[str, Any]:
-    """Medians of bare PETSc, forward, backward of b, backward of b and values."""
+    """Medians of plain PETSc, forward, backward of b, backward of b and values."""
     ksp_type, build = CASES[case]
     operator, values = build(n)
     solver = Solver(ksp_type, "jacobi", Refinement(max_it=ITERATIONS))
@@ -82,8 +80,8 @@ def measure(case: str, n: int, repetitions: int, calls: int) -> dict[str, Any]:
     with_values = values.clone().requires_grad_()
     gradient = torch.ones_like(b)
     operator.load(values)
-    # Which KSP got its vectors first is worth some percent at 10⁶ unknowns: bare PETSc is made
-    # before ours and after.
+    # The KSP whose vectors are allocated first is some percent faster at 10⁶ unknowns, so plain
+    # PETSc is created before and after ours.
     earlier = bare_petsc(operator, ksp_type, b)
     earlier()
     solve(operator, values, b, solver)
@@ -140,7 +138,7 @@ def memory_growth(solves: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,7 +20,7 @@ BENCHMARKS = (
 
 
 def main() -> None:
-    """Run each in a process of its own; stop at the first that fails."""
+    """Run each benchmark in a separate process; stop at the first failure."""
     for name in BENCHMARKS:
         print(f"\n== {name}\n", flush=True)
         subprocess.run(

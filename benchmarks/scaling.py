@@ -2,14 +2,15 @@
 
     python benchmarks/scaling.py [--quick | --model]
 
-The model's numbers are fitted to problems of one rank, once alone and once with as many beside it
-as the machine has cores (they share caches and memory), its latency and bandwidth of messages to a
-ping-pong. It then predicts training steps on several ranks, which are measured: the target is 20 %
-on 2 ranks, for each part. Messages, bytes and sums are those of PETSc's log and of the halo's own
-count. All of it is done three times in turns, since a machine's speed drifts, and the medians are
-shown. Writes `results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and
-`docs/results/figures/scaling.png`. With `--model` nothing is measured: only what the model says of
-up to 4,096 GPUs of the preset is made again.
+The parameters of the model are fitted to problems on one rank, once on an idle machine and once
+with a process on every other core (they share caches and memory); latency and bandwidth of messages
+are fitted to a ping-pong. The predictions are compared with measured training steps on several
+ranks. The target is an error of at most 20 % on 2 ranks for each part. Messages, bytes and
+all-reduces are from PETSc's log and the counters of halos. Everything is measured three times in
+turns, since the speed of a machine drifts, and the medians are shown. Writes
+`results/scaling.json`, `results/machine.json` for `prdp-hpc plan --machine`, and
+`docs/results/figures/scaling.png`. With `--model` nothing is measured: only the predictions for up
+to 4,096 GPUs of the preset are computed again.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ PARTS = ("solver", "adjoint", "network", "step")
 CHILD = Path(__file__).with_name("scaling_ranks.py")
 LARGE = {"train": 8, "validation": 1, "modes": 5}
 TRAJECTORIES = {"train": 200, "validation": 5, "modes": 5}
-"""The default number of them, which every replica holds."""
+"""The default number of trajectories, which every replica stores."""
 
 
 def config(
     shape: list[int], output: str, batch: int = 4, data: dict[str, int] = LARGE
 ) -> EmulatorConfig:
-    """The heat emulator with a ResNet that the ranks divide, CG with Jacobi."""
+    """The heat emulator with a ResNet that is distributed over the ranks, CG with Jacobi."""
     content = {
         "task": "emulator",
         "name": "scaling",
@@ -62,7 +63,7 @@ def config(
 
 
 def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
-    """What `scaling_ranks.py` measures on some ranks, one thread each."""
+    """The measurements of `scaling_ranks.py` on some ranks, one thread each."""
     command = [
         str(Path(sys.executable).with_name("mpiexec")),
         "-n",
@@ -86,7 +87,7 @@ def on_ranks(ranks: int, action: str, **arguments: Any) -> dict[str, Any]:
 
 
 def fitted_machine(beside: int, sizes: list[list[int]], repetitions: int, folder: str) -> Machine:
-    """The machine as a rank sees it that works on problems of its own, when `beside` ranks do."""
+    """The machine as measured by a rank while `beside` other ranks solve separate problems."""
     configs = [
         config(shape, folder).model_dump(mode="json") | {"name": f"fit-{shape[1]}"}
         for shape in sizes
@@ -105,7 +106,7 @@ def fitted_machine(beside: int, sizes: list[list[int]], repetitions: int, folder
 
 
 def cases(size: int, ranks: list[int]) -> list[tuple[str, list[int], int, int]]:
-    """Kind, shape, replicas and grid ranks of each measurement."""
+    """Type, shape, replicas and grid ranks of each measurement."""
     found = []
     for count in ranks:
         found.append(("strong, grid ranks", [size, size], 1, count))
@@ -116,7 +117,7 @@ def cases(size: int, ranks: list[int]) -> list[tuple[str, list[int], int, int]]:
 
 
 def predicted(cost: StepCost) -> dict[str, float]:
-    """The model's seconds by the names of what is measured."""
+    """The predicted seconds by the names of the measurements."""
     rest = cost.total - cost.solver - cost.adjoint
     return {"solver": cost.solver, "adjoint": cost.adjoint, "network": rest, "step": cost.total}
 
@@ -124,7 +125,7 @@ def predicted(cost: StepCost) -> dict[str, float]:
 def measure(
     size: int, ranks: list[int], repetitions: int, alone: Machine, full: Machine, folder: str
 ) -> list[dict[str, Any]]:
-    """Every case, measured and predicted: one rank with the rates of a rank alone."""
+    """All cases, measured and predicted: one rank with the rates on an idle machine."""
     rows = []
     for kind, shape, replicas, grid_ranks in cases(size, ranks):
         one = config(shape, folder)
@@ -165,7 +166,9 @@ def measure(
 def one_round(
     size: int, repetitions: int, cores: int
 ) -> tuple[Machine, Machine, list[dict[str, Any]]]:
-    """A rank alone, a rank among others, and what was measured right after."""
+    """The rates of a rank on an idle machine, those of a rank beside others, and the measurements
+    right after them.
+    """
     sizes = [[size, size * quarters // 4] for quarters in (1, 2, 3, 4)]
     with tempfile.TemporaryDirectory() as folder:
         alone, full = (fitted_machine(beside, sizes, repetitions, folder) for beside in (1, cores))
@@ -173,7 +176,7 @@ def one_round(
 
 
 def middle(found: Sequence[Any]) -> Any:
-    """The medians of the numbers in equal structures, by themselves; what is no float stays."""
+    """The medians of the numbers in equal structures; values other than floats are not changed."""
     first = found[0]
     if isinstance(first, dict):
         return {key: middle([one[key] for one in found]) for key in first}
@@ -183,7 +186,7 @@ def middle(found: Sequence[Any]) -> Any:
 
 
 def results_table(rows: list[dict[str, Any]], cores: int) -> str:
-    """Measured seconds, predicted over measured, and traffic of a step."""
+    """Measured seconds, predicted over measured seconds, and messages per step."""
     headers = [
         "scaling",
         "replicas",
@@ -281,7 +284,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def carry_on(far: list[dict[str, Any]]) -> None:
-    """Show what the model says, and put it in the place of what it said before."""
+    """Print the predictions, and replace the earlier ones in the results."""
     headers = ["problem", "GPUs", "replicas × grid", "s", "speed-up", "solver", "GiB", "GiB beside"]
     lines = [
         [
@@ -303,7 +306,7 @@ def carry_on(far: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Fit, measure, compare, carry on."""
+    """Fit, measure, compare and predict."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

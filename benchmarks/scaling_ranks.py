@@ -1,4 +1,4 @@
-"""What `scaling.py` measures under mpiexec: prints one JSON line on rank 0."""
+"""The measurements of `scaling.py` under mpiexec; rank 0 prints one JSON line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORLD = MPI.COMM_WORLD
 
 
 def seconds(action: Callable[[], Any], repetitions: int) -> float:
-    """Median over repetitions, the slowest rank's, all starting together."""
+    """Median over repetitions of the slowest rank, with a common start."""
     found = []
     action()
     for _ in range(repetitions):
@@ -43,8 +43,8 @@ def seconds(action: Callable[[], Any], repetitions: int) -> float:
 
 
 def sums_of_petsc() -> int:
-    """Sums over ranks since PETSc's log began: its own count of reductions stays 0, but each of
-    these events is one.
+    """All-reduces since PETSc's log began: its count of reductions stays 0, but each of these
+    events is one.
     """
     events = ("VecTDot", "VecDot", "VecNorm", "VecMDot", "VecReduceComm")
     return sum(int(PETSc.Log.Event(name).getPerfInfo()["count"]) for name in events)
@@ -70,8 +70,8 @@ def line(x: list[float], y: list[float]) -> tuple[float, float]:
 
 
 def solve_overhead(repetitions: int) -> float:
-    """Seconds of a right-hand side beside its iterations: of solves so small that iterations cost
-    little.
+    """Seconds of a right-hand side without its iterations, from solves so small that iterations
+    cost little.
     """
     grid = Grid((64, 64), comm=MPI.COMM_SELF)
     solver = Solver("cg", "jacobi")
@@ -94,11 +94,11 @@ def training_rates(
     configs: list[dict[str, Any]], overheads: tuple[float, float], repetitions: int
 ) -> dict[str, float]:
     """Rates of solver and network, fitted to training steps on one rank; `overheads` of a solve and
-    of a step are known.
+    of a step are given.
     """
     streamed, iterations, flops, layers = [], [], [], []
     for content in configs:
-        # All ranks at once, each a training of its own.
+        # All ranks at the same time, each with a separate training.
         content = content | {"output": str(Path(content["output"]) / str(WORLD.rank))}
         measured = steps_of(content, ProcessMesh.from_world(comm=MPI.COMM_SELF), repetitions)
         work = workload_of(validate(content, "benchmark"))
@@ -121,8 +121,8 @@ def training_rates(
 
 
 def copy_rate(repetitions: int) -> float:
-    """Bytes/s of giving fields their neighbours' points, forward and backward; on one rank these
-    are its own.
+    """Bandwidth in bytes/s of adding halos to fields, forward and backward; on one rank the halos
+    are local copies.
     """
     halo = Halo(Partition.whole((256, 256), "periodic"), 1, 1)
     field = torch.rand(4, 16, 256, 256).requires_grad_()
@@ -131,7 +131,7 @@ def copy_rate(repetitions: int) -> float:
 
 
 def calibrate(repetitions: int, configs: list[dict[str, Any]]) -> dict[str, float]:
-    """Rates of one rank, while the others do the same."""
+    """Rates of one rank while the others do the same work."""
     small = torch.optim.Adam(torch.nn.Linear(4, 4).parameters(), fused=True)
     overheads = solve_overhead(repetitions), seconds(small.step, repetitions) + 1e-3
     dense = MLP(1000, 1000, [1000, 1000])
@@ -165,8 +165,8 @@ def wire(repetitions: int) -> dict[str, float]:
 
 
 def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> dict[str, float]:
-    """Seconds of a training step of the real task and its parts, of the slowest rank; what a rank
-    sends, the mean over ranks.
+    """Seconds of a training step of the real task and its parts on the slowest rank; messages as
+    means over the ranks.
     """
     one = validate(content, "benchmark")
     solver = build_solver(one)
@@ -191,7 +191,7 @@ def steps_of(content: dict[str, Any], mesh: ProcessMesh, repetitions: int) -> di
         )
     logged = PETSc.Log.Event("KSPSolve").getPerfInfo()
     count = steps * repetitions
-    # An event's messages are those sent and those received.
+    # Messages of an event are those sent and those received.
     mine = [
         (logged["numMessages"] / 2 + TRAFFIC.messages - before.messages) / count,
         (logged["messageLength"] / 2 + TRAFFIC.bytes - before.bytes) / count,

@@ -1,4 +1,4 @@
-"""What comparisons with other packages share: a fresh process per measurement, sides in turn."""
+"""Helpers of comparisons with other packages: a new process per measurement, packages in turn."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ def peak_mib(pid: int | str = "self") -> float:
 
 
 def start_autograd() -> None:
-    """Its first backward pass in a process starts threads and loads modules, whoever asks for
-    it.
-    """
+    """Perform a first backward pass, which starts threads and loads modules in any process."""
     import torch
 
     (2 * torch.ones(1, requires_grad=True)).backward(torch.ones(1))
@@ -36,8 +34,8 @@ def under_mpiexec(ranks: int, script: str, *arguments: str) -> list[str]:
 
 
 def run_once(command: list[str]) -> dict[str, Any] | str:
-    """The measurement that a process prints as its last line; or the last line of its
-    complaint.
+    """The measurement that a process prints as its last line; or the last line of its error
+    message.
     """
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"}
@@ -51,7 +49,7 @@ def run_once(command: list[str]) -> dict[str, Any] | str:
 def measure(
     plan: dict[str, list[str]], repetitions: int, run: Callable[[list[str]], Any] = run_once
 ) -> Results:
-    """Medians of every side, which take turns; sides that fail are reported and left out."""
+    """Medians of all packages and settings, which alternate; failures are reported and omitted."""
     collected: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
     for _ in range(repetitions):
         for name in list(plan):

@@ -1,7 +1,7 @@
 """Train neural networks through distributed PETSc solves that are only as accurate as training
 needs.
 
-The public names are loaded on first use, so that `prdp-hpc doctor` can say what is missing on a
+The public names are loaded on first use, so that `prdp-hpc doctor` can report what is missing on a
 machine where PETSc or torch cannot be imported.
 """
 
@@ -87,7 +87,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    # The same names once more, for type checkers and editors, which do not run `__getattr__`.
+    # The same names for type checkers and editors, which do not run `__getattr__`.
     from prdp_hpc.config import load_config as load_config
     from prdp_hpc.data import TrajectoryDataset as TrajectoryDataset
     from prdp_hpc.data import TrajectoryFile as TrajectoryFile

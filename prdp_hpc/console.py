@@ -70,9 +70,9 @@ def note(text: str) -> None:
 
 
 class Bar:
-    """A progress bar on standard error; `None` of it is shown unless that is a terminal.
+    """A progress bar on standard error; it is shown only on a terminal.
 
-    It is drawn at each update and has no thread of its own, since a process with MPI may end at any
+    It is drawn at each update and has no separate thread, since a process with MPI may end at any
     moment; for the same reason the cursor is never hidden.
     """
 

@@ -1,14 +1,14 @@
-"""The base class of the errors that users cause.
+"""The base classes of errors that users can correct.
 
-The `prdp-hpc` command shows these as one sentence; every other exception is a bug and keeps its
-traceback.
+The `prdp-hpc` command prints these as one sentence; any other exception is a bug and is printed
+with its traceback.
 """
 
 from __future__ import annotations
 
 
 class PrdpError(Exception):
-    """An error that a user can act on: the message says what was wrong, where, and what to do."""
+    """An error that a user can correct; the message states what is wrong, where, and what to do."""
 
 
 class InputError(PrdpError, ValueError):
@@ -16,12 +16,12 @@ class InputError(PrdpError, ValueError):
 
 
 class FileError(PrdpError, OSError):
-    """A file or folder that cannot be read or written; `errno` and `strerror` are the system's."""
+    """A file or folder that cannot be read or written, with the system's `errno` and `strerror`."""
 
     def __init__(self, message: str, cause: OSError | None = None) -> None:
         super().__init__(message)
         if cause is not None:
-            # Libraries raise some with a text alone.
+            # Libraries raise some OSErrors with a text only.
             self.errno, self.strerror = cause.errno, cause.strerror or str(cause)
 
     def __str__(self) -> str:

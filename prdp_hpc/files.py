@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed over it."""
+"""Atomic writes: a file is written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from prdp_hpc.errors import FileError, PrdpError
 
-ELSEWHERE = "make room or get the right to write there, or choose another place"
+ELSEWHERE = "free space or get write permission there, or choose another path"
 
 
 @contextmanager
 def file_errors(path: str | Path, what: str, advice: str = ELSEWHERE) -> Iterator[None]:
-    """Turn errors of the operating system about a file that the user named into a `FileError`:
-    what could not be done, the reason, and what to do.
+    """Convert operating system errors about a file of the user into a `FileError`, which states
+    what failed, the reason, and what to do.
 
-    Only for the lines that touch the file: an `OSError` of other code is a bug, and must be told
-    as one.
+    Use it only around the lines that access the file: an `OSError` of other code is a bug and must
+    be reported as one.
     """
     try:
         yield
@@ -38,10 +38,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure it
     is removed.
 
-    The folder is made where it is missing. The temporary name starts with a dot and keeps the
-    suffix, so that libraries which choose a format by suffix do the right thing. The bytes reach
-    the disk before the rename: after a crash `path` holds its old content or its new content, never
-    a part; once this returns, the new one. Raises `FileError` where it cannot be written.
+    The folder is made if it does not exist. The temporary name starts with a dot and keeps the
+    suffix, because some libraries choose the format by the suffix. The data are synchronised to
+    disk before the rename: after a crash `path` has its old or its new content, never a part; after
+    this function has returned, it has the new one. Raises `FileError` if it cannot be written.
     """
     with file_errors(path, "cannot be written"), _beside(Path(path)) as temporary:
         yield temporary
@@ -50,8 +50,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Not `tempfile`: its files are private to the user, and a run folder is often shared with a
-    # group.
+    # `tempfile` would make files that only the user can read, but run folders are often shared with
+    # a group.
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
     try:
         yield temporary
@@ -60,16 +60,16 @@ def _beside(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
         _sync_folder(target.parent)
     finally:
-        # What went wrong before says more than that this cannot be done either.
+        # The earlier error is more informative than a failure to remove the file.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Remove what `atomic_path` left of writing `path`, a name or a pattern, when its process was
-    killed.
+    """Remove temporary files that `atomic_path` left for `path`, a name or a pattern, after its
+    process was killed.
 
-    Only where nobody writes there at the moment.
+    Call it only while no process writes there.
     """
     target = Path(path)
     for left in target.parent.glob(f".{target.stem}.{'[0-9a-f]' * 8}{target.suffix}"):
@@ -97,7 +97,7 @@ def write_json(path: str | Path, value: object) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let a rename reach the disk; some network file systems have no such call."""
+    """Synchronise a rename to disk; some network file systems do not support it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,11 +1,11 @@
-"""Locks on what a job writes, so that a second job does not write there too.
+"""Locks on the output of a job, so that a second job does not write there too.
 
-A lock is held on a file by one process, and the kernel releases it when that process ends, however
-it ends: a job that was killed leaves the file but no lock, and the next job starts at once. POSIX
-record locks (`fcntl.lockf`) are used, not `flock`: they hold across the nodes of a cluster on NFS,
-Lustre and GPFS, and a child of a process that was killed does not keep them. On NFS 4 the lock of a
-node that lost its power lasts until its lease ends, 90 seconds by default. Where a file system has
-no locks a warning says so, and the job goes on.
+A lock on a file is held by one process, and the kernel releases it when that process ends for any
+reason: a job that was killed leaves the file but no lock, and the next job starts immediately.
+POSIX record locks (`fcntl.lockf`) are used instead of `flock`, because they work across the nodes
+of a cluster on NFS, Lustre and GPFS, and are not kept by children of a process that was killed. On
+NFS 4 the lock of a node that lost its power lasts until its lease ends, 90 seconds by default. If a
+file system has no locks, a warning is issued and the job continues.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors
 
 FOLDER_LOCK = ".lock"
-"""The lock of a folder lies in it."""
+"""Name of the lock file in a locked folder."""
 PATIENCE = 3.0
-"""Seconds in which the processes of a job that was just killed end."""
+"""Seconds within which the processes of a killed job end."""
 POLL = 0.1
 
 LEASE = 120.0
-"""Seconds after which a file server gives up the lock of a node that does not answer."""
+"""Seconds after which a file server releases the lock of a node that does not respond."""
 POLL = 0.1
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -52,11 +52,11 @@ class _Held:
 
 
 _held: dict[_Key, _Held] = {}
-"""By device and inode. To open and close such a file a second time would release its lock."""
+"""Held locks by device and inode. Opening and closing such a file again would release its lock."""
 
 
 class LockedError(InputError):
-    """Another job writes to the same place; the message says which, where and since when."""
+    """Another job writes to the same path; the message states which job, where and since when."""
 
 
 @contextmanager
@@ -65,21 +65,21 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock of a file or folder that the ranks of `comm` write; collective.
 
-    The lock of a file lies beside it (`.<name>.lock`), that of a folder in it (`.lock`); it is held
-    by rank 0 and removed at the end. A job may hold a lock several times.
+    The lock file of a file is beside it (`.<name>.lock`), that of a folder is in it (`.lock`); it
+    is held by rank 0 and removed at the end. A job may acquire a lock several times.
 
     Parameters
     ----------
-    advice : what to do where another job holds it, the end of a sentence.
-    folder : whether `path` is a folder, which is made where it is missing.
-    wait : wait for the other job, and say so, instead of raising an error.
+    advice : what to do if another job holds it, as the end of a sentence.
+    folder : whether `path` is a folder, which is made if it does not exist.
+    wait : wait for the other job and print a message, instead of raising an error.
 
     Raises
     ------
     LockedError
-        On all ranks, where another job holds it.
+        On all ranks, if another job holds it.
     FileError
-        On all ranks, where nothing can be written there.
+        On all ranks, if the lock file cannot be written.
     """
     target = Path(path)
     place = target / FOLDER_LOCK if folder else target.with_name(f".{target.name}.lock")
@@ -108,7 +108,7 @@ def is_locked(place: Path) -> bool:
 
 
 def _acquire(place: Path, target: Path, advice: str, wait: bool) -> _Key | None:
-    """The key of the lock that is now held; None where there are no locks."""
+    """Acquire the lock; returns its key, or None if the file system has no locks."""
     with file_errors(target, "cannot be written"):
         place.parent.mkdir(parents=True, exist_ok=True)
         key = _key(place)
@@ -121,8 +121,8 @@ def _acquire(place: Path, target: Path, advice: str, wait: bool) -> _Key | None:
             if error.errno not in _NO_LOCKS:
                 raise
             warnings.warn(
-                f"{target}: there are no locks on this file system ({error.strerror}), so take "
-                "care that no second job writes there",
+                f"{target}: this file system has no locks ({error.strerror}), so make sure that no "
+                "second job writes there",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -134,14 +134,14 @@ def _acquire(place: Path, target: Path, advice: str, wait: bool) -> _Key | None:
 
 
 def _opened(place: Path, target: Path, advice: str, wait: bool) -> int:
-    """The descriptor that holds the lock, once no other process does."""
+    """The descriptor of the lock, after other processes have released it."""
     start, told = time.monotonic(), False
     while True:
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             free = _try(descriptor)
             found = os.fstat(descriptor)
-            # Its holder may have removed it between the two calls.
+            # Its holder may have removed the file between the two calls.
             if free and _key(place) == (found.st_dev, found.st_ino):
                 taken, descriptor = descriptor, -1
                 return taken
@@ -160,7 +160,7 @@ def _opened(place: Path, target: Path, advice: str, wait: bool) -> int:
 
 
 def _try(descriptor: int) -> bool:
-    """Take the lock, if no other process holds it."""
+    """Acquire the lock if no other process holds it; returns whether it was acquired."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -176,7 +176,7 @@ def _release(key: _Key, place: Path) -> None:
     if held.times:
         return
     del _held[key]
-    # Removed before it is released: another process may hold the lock afterwards.
+    # Removed before the release, because afterwards another process may hold the lock.
     with suppress(OSError):
         if _key(place) == key:
             place.unlink()
@@ -192,7 +192,7 @@ def _key(place: Path) -> _Key | None:
 
 
 def _write_holder(descriptor: int) -> None:
-    """For the message of a second job."""
+    """Write the description of this process into the lock file, for the error of a second job."""
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_myself()).encode(), 0)
@@ -218,7 +218,7 @@ def _restart() -> int:
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:
-    """What the holder says of itself; empty where it has not come to that, or has ended."""
+    """The holder's description of itself; empty if it was not written yet, or was removed."""
     with suppress(OSError, ValueError):
         content = json.loads(os.pread(descriptor, 4096, 0))
         if isinstance(content, dict):
@@ -227,7 +227,7 @@ def _read_holder(descriptor: int) -> dict[str, Any]:
 
 
 def _patience(holder: dict[str, Any]) -> float:
-    """How long to wait: an earlier start of this SLURM job has ended, whatever a server thinks."""
+    """Seconds to wait: an earlier start of this SLURM job has ended, even if the lock remains."""
     mine = _myself()
     again = mine["job"] is not None and holder.get("job") == mine["job"]
     return LEASE if again and mine["restart"] > holder.get("restart", 0) else PATIENCE

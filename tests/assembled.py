@@ -1,11 +1,11 @@
-"""PETSc matrices as another code would assemble them."""
+"""PETSc matrices as other code would assemble them."""
 
 import numpy as np
 from petsc4py import PETSc
 
 
 def assembled(dense, comm, kind="aij", block_size=1, n_local=PETSc.DECIDE):
-    """A Mat of the type `kind` with the numbers of a dense matrix that are not zero."""
+    """A Mat of the type `kind` with the nonzero entries of a dense matrix."""
     n = len(dense)
     matrix = PETSc.Mat().create(comm=comm)
     matrix.setSizes(((n_local, n), (n_local, n)), bsize=block_size)
@@ -16,7 +16,7 @@ def assembled(dense, comm, kind="aij", block_size=1, n_local=PETSc.DECIDE):
 
 
 def fill(matrix, dense):
-    """Put the rows of this rank in and assemble."""
+    """Set the rows of this rank and assemble."""
     matrix.setOption(PETSc.Mat.Option.NEW_NONZERO_ALLOCATION_ERR, False)
     start, end = matrix.getOwnershipRange()
     lower = str(matrix.getType()).endswith("sbaij")

@@ -1,6 +1,4 @@
-"""What all tests share: fixed seeds, and parallel tests that end even when a rank fails or
-hangs.
-"""
+"""Settings of all tests: fixed seeds, and parallel tests that end even if a rank fails or hangs."""
 
 import os
 import sys
@@ -12,20 +10,20 @@ from hypothesis import settings
 settings.register_profile("repository", deadline=None, max_examples=25)
 settings.load_profile("repository")
 
-# mpi-pytest starts `mpiexec` by name: that of this environment, with one thread a rank.
+# mpi-pytest starts `mpiexec` by name: use that of this environment, with one thread per rank.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Two workers of pytest with some ranks each are more ranks than cores. MPICH's ranks wait without
-# ever giving their core away, and a reduction on 4 ranks then takes 6 ms instead of 0.7.
+# Two workers of pytest with several ranks each are more ranks than cores. MPICH's ranks wait
+# without yielding their core, and a reduction on 4 ranks then takes 6 ms instead of 0.7.
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
-# These read their settings when they are loaded.
+# These modules read their settings when they are loaded.
 import torch  # noqa: E402
 from mpi4py import MPI  # noqa: E402
 from rank_starts import REPORTS, RankStarts, ranks_of, write_report  # noqa: E402
 
 _TESTS = Path(__file__).parent
-# These take the longest, and nothing is left to do beside them if they come last.
+# These tests take longest, and would run alone if they came last.
 _FIRST = ("docker", "faults", "slurm", "parallel", "adversarial")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
@@ -34,23 +32,24 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=_place)
     for item in items:
         if item.path.parent == _TESTS / "slurm":
-            # Its daemons serve one worker.
+            # The daemons of SLURM serve one worker.
             item.add_marker(pytest.mark.xdist_group("slurm"))
     is_long = [item.get_closest_marker("long") is not None for item in items]
     for item, long in zip(items, is_long, strict=True):
         factor = 10 if long else 1
         if item.get_closest_marker("parallel"):
-            # A hanging rank sits in C, where only a thread can end it; in the parent that would end
-            # the whole session.
+            # A hanging rank is in C code, where only a thread can end it; in the parent process
+            # that would end the whole session.
             seconds, method = (150, "thread") if _UNDER_MPIEXEC else (200, "signal")
             item.add_marker(pytest.mark.timeout(factor * seconds, method=method))
-            # One after the other, by one worker, which starts those on as many ranks together.
+            # One worker runs them in sequence, and starts those with the same number of ranks
+            # together.
             item.add_marker(pytest.mark.xdist_group("ranks"))
         elif long:
             item.add_marker(pytest.mark.timeout(factor * 100))
     if getattr(config.option, "loadgroup", False):
         _name_groups(items)
-    # By the environment, which the ranks of a parallel test see too.
+    # By an environment variable, which the ranks of a parallel test have too.
     if "PRDP_LONG_TESTS" not in os.environ:
         config.hook.pytest_deselected(
             items=[item for item, long in zip(items, is_long, strict=True) if long]
@@ -59,10 +58,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _name_groups(items):
-    """Add groups to the names of tests, where xdist looks for them.
-
-    xdist 3.8 does so before the hook above has given the groups, and in an attribute that pytest
-    9.2 does not read any more. Without groups, both workers would start ranks and a SLURM.
+    """Add groups to the names of tests, where xdist reads them. xdist 3.8 does so before the hook
+    above has set the groups, and in an attribute that pytest 9.2 no longer reads. Without groups,
+    both workers would start ranks and SLURM.
     """
     for item in items:
         mark = item.get_closest_marker("xdist_group")
@@ -76,7 +74,7 @@ def _name_groups(items):
 
 
 def _place(item):
-    """Where a test comes in the order: those on several ranks first, by their number."""
+    """The position of a test in the order: tests on several ranks first, by their number."""
     folder = item.path.relative_to(_TESTS).parts[0]
     place = _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
     ranks = ranks_of(item)
@@ -85,7 +83,7 @@ def _place(item):
 
 @pytest.fixture(scope="session")
 def rank_starts(request):
-    """The starts of mpiexec for this session's tests on several ranks."""
+    """The starts of mpiexec for the tests of this session on several ranks."""
     starts = RankStarts(request.session.items)
     yield starts
     starts.close()

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def iterate(ksp: str, matrix: Tensor, inverse: Tensor, b: Tensor, iterations: int) -> Tensor:
-    """The iterate `(n,)` after that many iterations from zero, preconditioned with `inverse` from
-    the left.
+    """The iterate `(n,)` after that many iterations from zero, preconditioned from the left with
+    `inverse`.
     """
     return _METHODS[ksp](matrix, inverse, b, iterations)
 
@@ -41,7 +41,7 @@ def _cg(matrix, inverse, b, iterations):
 
 
 def _gmres(matrix, inverse, b, iterations):
-    """The least preconditioned residual over the Krylov space."""
+    """The smallest preconditioned residual over the Krylov space."""
     r = inverse @ b
     basis = [r]
     for _ in range(iterations - 1):

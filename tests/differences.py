@@ -5,7 +5,7 @@ import torch
 
 
 def check_gradient(fresh_task, directions=3, step=1e-5):
-    """`fresh_task()`: a task that is the same each time, whose epoch is one batch."""
+    """`fresh_task()` returns a task in the same state each time, whose epoch is one batch."""
 
     def loss(shift=0.0, direction=()):
         task = fresh_task()

@@ -1,12 +1,12 @@
-"""A plane elastic body of springs, whose rigid motions cost no energy."""
+"""A plane elastic body of springs, whose rigid motions need no energy."""
 
 import numpy as np
 import torch
 
 
 def springs(nx, ny, is_held):
-    """Stiffness matrix `(2 nodes, 2 nodes)`, coordinates `(nodes, 2)` and motions of the rigid body
-    `(3, 2 nodes)` of a lattice with diagonals; held: at its left end.
+    """Stiffness matrix `(2 nodes, 2 nodes)`, coordinates `(nodes, 2)` and rigid motions `(3, 2
+    nodes)` of a lattice with diagonals; with `held`, its left end is fixed.
     """
     x, y = np.meshgrid(np.arange(nx), np.arange(ny), indexing="ij")
     points = np.stack([x.ravel(), y.ravel()], axis=1).astype(float)

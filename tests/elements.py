@@ -1,14 +1,11 @@
-"""Meshes with known answers: one of random cells, and the conduction slab of the reference data."""
+"""Meshes with known solutions: random cells, and the conduction slab of the reference data."""
 
 import json
-from pathlib import Path
 
 import numpy as np
-import pytest
+import reference_data
 import torch
 from torch import Tensor
-
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "heat_slab.json"
 
 
 def same_on_all(*shape, seed=0):
@@ -16,8 +13,8 @@ def same_on_all(*shape, seed=0):
 
 
 def random_mesh(n=7, n_cells=12, k=3) -> tuple[np.ndarray, Tensor]:
-    """Cells that touch every dof, one of them a dof twice, and unsymmetric element matrices whose
-    sum is diagonally dominant.
+    """Cells that cover all dofs, one cell with a repeated dof, and unsymmetric element matrices
+    whose sum is diagonally dominant.
     """
     cells = np.random.default_rng(0).integers(0, n, (n_cells, k))
     cells[:n, 0] = np.arange(n)
@@ -40,17 +37,15 @@ def assembled(cells, n, matrices, fixed=()) -> Tensor:
 
 
 def dense_solve(cells, n, matrices, b, fixed=()) -> Tensor:
-    """As `solve` with an `ElementOperator`: for M matrices b is `(M R, n)`."""
+    """Like `solve` with an `ElementOperator`: for M matrices b is `(M R, n)`."""
     whole = assembled(cells, n, matrices, fixed)
     rights = b.reshape(*whole.shape[:-2], -1, n)
     return torch.linalg.solve(whole, rights.mT).mT.reshape(b.shape)
 
 
 def reference() -> dict:
-    """Definition and published results of the slab; skips the test where they are absent."""
-    if not REFERENCE.exists():
-        pytest.skip(f"the reference data is not beside this checkout: {REFERENCE}")
-    return json.loads(REFERENCE.read_text())
+    """Definition and published results of the slab."""
+    return json.loads(reference_data.reference("heat_slab.json").read_text())
 
 
 class Slab:
@@ -76,7 +71,7 @@ class Slab:
         self.stiffness = torch.from_numpy(_stiffness(2.0 * corners - 1.0, sizes))
         load = np.zeros(nodes.shape)
         for j in range(ny):
-            # flux 1 / (2/nx) on the face's area, a quarter for each of its nodes
+            # flux 1 / (2/nx) on the area of the face, a quarter for each of its nodes
             load[:, j : j + 2, -1] += 1.0 / sizes[2] * (sizes[1] * sizes[2]) / 4
         self.load = torch.from_numpy(load.ravel())
         noise = np.random.default_rng(0).standard_normal(nx * ny).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Jobs that are started as users start them, and what their ranks say of the mesh."""
+"""Jobs that are started like those of users, and the reports of their ranks about the mesh."""
 
 import json
 import subprocess
@@ -27,11 +27,11 @@ mesh.close()
 MPIEXEC = str(tiny.BIN / "mpiexec")
 TORCHRUN = (str(tiny.BIN / "torchrun"), "--standalone", "--nproc-per-node")
 NODES = (MPIEXEC, "-launcher", "fork", "-hosts", "a,b", "-ppn", "1", "-n", "4")
-"""Two nodes as MPI sees them, to which ranks are dealt in turn."""
+"""Two nodes for MPI, to which ranks are assigned alternately."""
 
 
 def shown(*launcher, grid_ranks=1, code=SHOW, env=None):
-    """What the ranks say about themselves, or the error."""
+    """The reports of the ranks, or the error."""
     command = [*launcher, sys.executable, "-c", code, str(grid_ranks)]
     if "torchrun" in str(launcher[0]):
         command = [*launcher, "--no-python", sys.executable, "-c", code, str(grid_ranks)]

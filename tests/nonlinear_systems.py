@@ -10,12 +10,12 @@ KINDS = ["torch", "coloured", "values"]
 
 
 def residual(u, a, more):
-    """Ring-coupled, not symmetric: row i depends on u_i and u_{i+1}."""
+    """A ring-coupled system, not symmetric: row i depends on u_i and u_{i+1}."""
     return 3.0 * u + a * torch.roll(u, -1) ** 3 + torch.exp(-more["c"] * u) - 2.0 - more["s"][0]
 
 
 def jacobian_values(u, a, more):
-    """Of the ring's diagonal, then of its off-diagonal."""
+    """The diagonal of the ring, then its off-diagonal."""
     off = 3.0 * a * torch.roll(u, -1) ** 2
     return torch.cat([3.0 - more["c"] * torch.exp(-more["c"] * u), off])
 
@@ -27,7 +27,7 @@ def pattern():
 
 
 def jacobian(kind, comm):
-    """One of the three kinds that `solve_nonlinear` takes."""
+    """A Jacobian in one of the three forms that `solve_nonlinear` supports."""
     if kind == "torch":
         return None
     rows, cols = pattern()
@@ -52,7 +52,7 @@ def dense_newton(function, u, steps=60):
 
 
 def flux_divergence(grid, u, conductivity):
-    """`∇·(κ(u) ∇u)` with the mean of κ at the faces, 0 beyond boundaries."""
+    """`∇·(κ(u) ∇u)` with the mean of κ at the faces, and 0 beyond the boundaries."""
     padded = grid.halo(u)
     kappa, total = conductivity(padded), 0.0
     for axis in range(grid.dim):
@@ -69,7 +69,7 @@ def flux_divergence(grid, u, conductivity):
 
 
 def check_slopes(function, *inputs, second=False, step=1e-5):
-    """Gradients, and their gradients, along random directions against central differences."""
+    """Check gradients, and their gradients, along random directions against central differences."""
     generator = torch.Generator().manual_seed(7)
 
     def draw(like):

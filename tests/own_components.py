@@ -1,4 +1,4 @@
-"""Components as users write them: a PDE, networks, a task, a data set, and the small ones."""
+"""User-defined components: a PDE, networks, a task, a data set, and small ones."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from prdp_hpc.tasks.supervised import SupervisedTask
 
 
 class Transport:
-    """`u_t + c u_x + r u = D Δu` on a periodic grid, two species with their own speeds, backward
+    """`u_t + c u_x + r u = D Δu` on a periodic grid, two species with different speeds, backward
     Euler, upwind along the last axis.
     """
 
@@ -20,7 +20,7 @@ class Transport:
     made = 0
 
     class Config(BaseModel):
-        """Its keys."""
+        """The keys of the section."""
 
         speeds: tuple[float, float] = (1.0, 0.5)
         diffusion: float = Field(default=1e-2, ge=0)
@@ -72,7 +72,7 @@ class Transport:
 
 
 class Decay:
-    """`u⁺ = u / (1 + dt rate)`, with nothing that is optional."""
+    """`u⁺ = u / (1 + dt rate)`, without any optional part of the interface."""
 
     channels = ("u",)
 
@@ -88,7 +88,7 @@ class Decay:
 
 
 class Whole(nn.Module):
-    """A convolution that knows nothing of ranks, and has dropout and batch statistics."""
+    """A convolution without code for MPI, with dropout and batch statistics."""
 
     def __init__(self, in_channels, out_channels, width=4):
         super().__init__()
@@ -101,12 +101,12 @@ class Whole(nn.Module):
 
 
 class Parts(nn.Module):
-    """The same on each rank's part."""
+    """The same network on each rank's part."""
 
     works_on_parts = True
 
     class Config(BaseModel):
-        """Its keys."""
+        """The keys of the section."""
 
         width: int = Field(default=4, ge=1)
 
@@ -129,7 +129,7 @@ class Residual(SupervisedTask):
     steps = 1
 
     class Config(BaseModel):
-        """Its keys."""
+        """The keys of the task."""
 
         weight: float = 1.0
 
@@ -156,7 +156,9 @@ class Residual(SupervisedTask):
 
 
 class Arrays:
-    """Trajectories of a NumPy file `(samples, steps + 1, C, *shape)`; the last ones validate."""
+    """Trajectories of a NumPy file `(samples, steps + 1, C, *shape)`; the last ones are for
+    validation.
+    """
 
     def __init__(self, path, validation=2):
         self.path, self._states = path, np.load(path)
@@ -172,12 +174,12 @@ class Arrays:
 
 
 def warm_up(steps):
-    """A learning rate that rises linearly."""
+    """A learning rate that increases linearly."""
     return lambda step: min(1.0, (step + 1) / steps)
 
 
 def huber(delta=1.0):
-    """A loss of torch's."""
+    """A loss of torch."""
     return nn.HuberLoss(reduction="none", delta=delta)
 
 

@@ -1,9 +1,9 @@
 """Tests on several ranks: one start of mpiexec for all tests on the same number of ranks.
 
-mpi-pytest starts one for each test, and importing torch on every rank takes longer than most of
-them. Here the first of a session's tests on N ranks starts `mpiexec -n N pytest` for all of them;
-each then waits for its own result. The ranks abort when a test fails: what is left then begins with
-a new start.
+mpi-pytest starts one per test, and importing torch on every rank takes longer than most tests.
+Here the first test of a session on N ranks starts `mpiexec -n N pytest` for all of them, and each
+test waits for its result. The ranks abort if a test fails; another start then runs the remaining
+tests.
 """
 
 import json
@@ -17,16 +17,16 @@ from pathlib import Path
 import pytest
 
 REPORTS = "PRDP_RANK_REPORTS"
-"""The variable that tells rank 0 the file for its reports."""
+"""The variable with the file for the reports of rank 0."""
 
-# mpi-pytest's, for ranks that pytest itself has started.
+# The variable of mpi-pytest for ranks that pytest itself has started.
 _CHILD = "_PYTEST_MPI_CHILD_PROCESS"
 _QUIET = ("--tb=no", "--no-summary", "--no-header", "--disable-warnings", "--show-capture=no")
 _LINES = 200
 
 
 def ranks_of(item):
-    """The number of ranks that a test is for."""
+    """The number of ranks of a test."""
     marker = item.get_closest_marker("parallel")
     if marker is None:
         return 1
@@ -37,12 +37,12 @@ def ranks_of(item):
 
 
 def test_id(item):
-    """A test's name for pytest's command line; xdist adds the group to `item.nodeid`."""
+    """The name of a test for pytest's command line; xdist adds the group to `item.nodeid`."""
     return f"{item.path}::{item.name}"
 
 
 def write_report(item, report):
-    """On rank 0: tell the session that waits what has become of a test."""
+    """On rank 0: send the outcome of a test to the session that waits."""
     line = {"test": test_id(item), "when": report.when, "outcome": report.outcome}
     if report.skipped:
         line["reason"] = report.longrepr[2]
@@ -51,7 +51,7 @@ def write_report(item, report):
 
 
 class Start:
-    """One mpiexec that runs some tests one after the other."""
+    """One mpiexec that runs several tests in sequence."""
 
     def __init__(self, ranks, tests, folder):
         self._log, self._reports = folder / "log", folder / "reports"
@@ -69,7 +69,9 @@ class Start:
             )
 
     def wait(self, test):
-        """Wait until a test is done on all ranks; its reports, fewer than three if it failed."""
+        """Wait until a test has finished on all ranks; return its reports, fewer than three if it
+        failed.
+        """
         while True:
             ended = self._job.poll() is not None
             lines = [json.loads(line) for line in self._whole_lines()]
@@ -79,19 +81,19 @@ class Start:
             time.sleep(0.02)
 
     def end(self):
-        """Wait until all ranks have ended; their exit code."""
+        """Wait until all ranks have exited; return their exit code."""
         return self._job.wait()
 
     def kill(self):
-        """End what still runs."""
+        """End the remaining processes."""
         self._job.terminate()
         try:
             self._job.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._job.kill()
 
-    def said(self):
-        """The end of what all ranks wrote."""
+    def output(self):
+        """The end of the output of all ranks."""
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LINES:])
 
@@ -126,14 +128,14 @@ class RankStarts:
         skipped = [report["reason"] for report in reports if report["outcome"] == "skipped"]
         whole = [report["when"] for report in reports] == ["setup", "call", "teardown"]
         if (not whole and not skipped) or code:
-            said = self._start.said()
+            output = self._start.output()
             self.close()
-            pytest.fail(f"on {ranks} ranks:\n{said}", pytrace=False)
+            pytest.fail(f"on {ranks} ranks:\n{output}", pytrace=False)
         if skipped:
             pytest.skip(skipped[0])
 
     def close(self):
-        """End the ranks that still run."""
+        """End the remaining ranks."""
         if self._start is not None:
             self._start.kill()
         self._start = None

@@ -1,4 +1,4 @@
-"""Linear systems with known answers."""
+"""Linear systems with known solutions."""
 
 import torch
 from mpi4py import MPI
@@ -17,7 +17,7 @@ def dominant(n: int = 7, symmetric: bool = False, density: float = 0.5, seed: in
 
 
 def sparse(matrix: Tensor, **options) -> tuple[SparseOperator, Tensor]:
-    """The operator of a dense matrix on this rank alone, and its values."""
+    """The operator of a dense matrix on this rank only, and its values."""
     rows, cols = matrix.nonzero(as_tuple=True)
     operator = SparseOperator(
         rows.numpy(), cols.numpy(), tuple(matrix.shape), MPI.COMM_SELF, **options

@@ -1,4 +1,4 @@
-"""Plain text without a terminal; on one, tables of its width, and colours unless NO_COLOR."""
+"""Plain text without a terminal; with one, tables of its width, and colours without NO_COLOR."""
 
 import io
 import re
@@ -16,7 +16,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
 @pytest.fixture
 def written(monkeypatch):
-    """What a function writes on a terminal of 40 columns."""
+    """The output of a function on a terminal of 40 columns."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "40")
     for name in ("NO_COLOR", "FORCE_COLOR"):
@@ -38,7 +38,7 @@ def test_a_table_is_text_in_columns():
     )
 
 
-def test_without_a_terminal_the_text_is_written_as_it_is(capsys, monkeypatch):
+def test_without_a_terminal_the_text_is_written_unchanged(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     show(Report(["title", TABLE]), "run folder: runs/a")
     out = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_a_path_is_not_broken_on_a_terminal(written):
 
 
 @pytest.mark.parametrize("no_color", [False, True])
-def test_a_miss_is_red_unless_no_colour_is_wanted(written, monkeypatch, no_color):
+def test_a_miss_is_red_unless_colour_is_disabled(written, monkeypatch, no_color):
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
     assert ("31mMISS" in written(show, TABLE)) is not no_color

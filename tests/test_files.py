@@ -40,7 +40,7 @@ def test_a_failure_before_the_first_write_leaves_no_file(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_object_that_json_does_not_know_leaves_the_old_file(tmp_path: Path) -> None:
+def test_an_object_that_json_does_not_support_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     write_json(path, {"error": 1.0})
     with pytest.raises(TypeError, match="set cannot be written as JSON"):
@@ -48,7 +48,7 @@ def test_an_object_that_json_does_not_know_leaves_the_old_file(tmp_path: Path) -
     assert json.loads(path.read_text()) == {"error": 1.0}
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_the_old_file_exists_until_the_new_one_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "figures" / "run.png"
     write_text(path, "old")
     with path.open() as reader:
@@ -57,7 +57,9 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
             temporary.write_text("new")
             assert path.read_text() == "old"
         assert path.read_text() == "new"
-        assert reader.read() == "old"  # whoever was reading goes on reading one whole file
+        assert (
+            reader.read() == "old"
+        )  # a process that is reading continues to read the complete old file
 
 
 def test_the_file_can_be_read_by_the_same_people_as_any_other(tmp_path: Path) -> None:

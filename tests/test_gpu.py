@@ -1,4 +1,4 @@
-"""Property: on a GPU everything is what it is on the CPU. Without one these tests are skipped."""
+"""Property: results on a GPU equal those on the CPU. Without a GPU these tests are skipped."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_networks_with_halos(boundary):
 
 @pytest.mark.parametrize(("ranks", "grid_ranks"), [(1, 1), (2, 1), (2, 2)])
 def test_training(ranks, grid_ranks, tmp_path, monkeypatch):
-    """With a GPU for each rank through NCCL, with fewer of them through gloo."""
+    """With one GPU per rank through NCCL, with fewer GPUs through gloo."""
     content = tiny.emulator(
         tmp_path, grid={"shape": [16]}, network={"kind": "resnet", "channels": 4, "blocks": 1}
     )

@@ -26,7 +26,7 @@ def imported_for_type_checkers():
     for statement in block.body:
         assert isinstance(statement, ast.ImportFrom)
         for alias in statement.names:
-            # Without `as`, a strict type checker takes the name for a private one.
+            # Without `as`, a strict type checker treats the name as private.
             assert alias.asname == alias.name
             yield alias.name, statement.module
 
@@ -38,7 +38,7 @@ def test_both_lists_agree():
 
 
 @pytest.mark.parametrize("name", prdp_hpc.__all__)
-def test_each_name_is_there(name):
+def test_each_name_exists(name):
     found = getattr(prdp_hpc, name)
     assert found is getattr(importlib.import_module(f"prdp_hpc.{prdp_hpc._HOMES[name]}"), name)
     assert name in dir(prdp_hpc)

@@ -1,4 +1,4 @@
-"""Configs that train in a moment, and `prdp-hpc` started as a user would."""
+"""Configs that train in under a second, and `prdp-hpc` started as by a user."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import yaml
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Numbers that differ from run to run: they are measured.
+# Measured numbers, which differ between runs.
 SOLVER_PARTS = ["assembly_seconds", "set_up_seconds", "solve_seconds", "gradient_seconds"]
 OTHER_PARTS = ["network_seconds", "data_seconds", "validation_seconds"]
 SECONDS = {"solver_seconds", "total_seconds", "probe_seconds", *SOLVER_PARTS, *OTHER_PARTS}
@@ -122,7 +122,7 @@ def write(path, content):
 
 
 def rows(folder, *without):
-    """The lines of a run's metrics, without what is measured in seconds."""
+    """The lines of a run's metrics, without measured seconds."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     return [
         {key: value for key, value in json.loads(line).items() if key not in SECONDS.union(without)}
@@ -131,13 +131,13 @@ def rows(folder, *without):
 
 
 def summary(folder, *without):
-    """A run's summary, without what is measured in seconds."""
+    """The summary of a run, without measured seconds."""
     content = json.loads((Path(folder) / "summary.json").read_text())
     return {key: value for key, value in content.items() if key not in SECONDS.union(without)}
 
 
 def environment():
-    """This process's environment, as if no MPI launcher had started it; one thread a rank."""
+    """The environment of this process without variables of an MPI launcher; one thread per rank."""
     launchers = ("PMI", "HYD", "MPI_", "MPIEXEC")
     return {key: value for key, value in os.environ.items() if not key.startswith(launchers)} | {
         "OMP_NUM_THREADS": "1"
@@ -151,12 +151,12 @@ def command(ranks, *arguments):
 
 
 def prdp_hpc(ranks, *arguments, timeout=60):
-    """Run `prdp-hpc` to its end; stdout and stderr as text."""
+    """Run `prdp-hpc` until it exits; stdout and stderr as text."""
     return _run(command(ranks, *arguments), timeout)
 
 
 def python(ranks, *arguments, timeout=60):
-    """Run Python on some ranks to its end, which must be a success; stdout and stderr as text."""
+    """Run Python on some ranks until its successful exit; stdout and stderr as text."""
     words = [str(BIN / "mpiexec"), "-n", str(ranks), sys.executable, *map(str, arguments)]
     ended = _run(words, timeout)
     assert ended.returncode == 0, ended.stderr
@@ -171,14 +171,14 @@ def _run(words, timeout):
 
 @dataclass(frozen=True)
 class Done:
-    """One of many command lines: each rank's exit code, and what all of them said."""
+    """One of many command lines: the exit code of each rank, and the output of all ranks."""
 
     codes: list[int]
     stdout: str
     stderr: str
 
 
-# All ranks write to one file for each command line: what the launcher passes on has no order.
+# All ranks append to one file per command line, because the launcher's output has no order.
 _MANY = """
 import json, os, sys
 import prdp_hpc
@@ -240,7 +240,7 @@ def many(ranks, lines, setup="", timeout=240):
 def _changed(content, changes):
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(content.get(key), dict)
-        # A changed PDE or kind of network has other keys.
+        # A changed PDE or type of network has other keys.
         both = both and not any(
             tag in value and value[tag] != content[key].get(tag) for tag in ("pde", "kind")
         )

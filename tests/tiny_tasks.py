@@ -17,8 +17,8 @@ def mesh():
 
 @pytest.fixture
 def make_task(mesh, tmp_path):
-    """A fresh task of one of `tiny`'s configs, at a level; the same parameters and data each
-    time.
+    """A new task of one of the configs in `tiny`, at a level, with the same parameters and data
+    each time.
     """
 
     def make(content, level, **changes):

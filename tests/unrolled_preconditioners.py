@@ -1,4 +1,4 @@
-"""What the tests of unrolled solves with any preconditioner share, for any number of ranks."""
+"""Checks of unrolled solves with preconditioners, for any number of ranks."""
 
 import torch
 from dense_iterations import iterate
@@ -11,7 +11,9 @@ DOUBLE = {"dtype": torch.float64}
 
 
 def divided(matrix, comm, **options):
-    """The operator of a dense matrix that every rank holds, each giving its own rows' entries."""
+    """The operator of a dense matrix that is replicated on all ranks, each of which adds the
+    entries of its rows.
+    """
     rows, cols = matrix.nonzero(as_tuple=True)
     layout = SparseOperator([], [], tuple(matrix.shape), comm)
     start, end = layout.row_range
@@ -29,8 +31,8 @@ def dense_inverse(system, comm, n, own):
 
 
 def check(comm, ksp, pc, symmetric, n=12, level=3, promised=True, options=None, density=0.6):
-    """The gradient of b is that of dense iterations with the dense M⁻¹; returns False where the
-    solver refuses before it solves.
+    """Check that the gradient of b is that of dense iterations with the dense M⁻¹; return False if
+    the solver rejects the problem.
     """
     matrix = dominant(n, symmetric, density)
     operator, values = divided(matrix, comm, symmetric=symmetric and promised)

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 from petsc_source import BUILD_TOOLS, MPI4PY, MPICH, NUMPY, OPENBLAS
 from setup_steps import ROOT, TOOLS
@@ -27,7 +28,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
     runtime = resolve([*project["dependencies"], *pins])
-    every = resolve([*project["dependencies"], *project["optional-dependencies"]["dev"], *pins])
+    every = resolve([*project["dependencies"], *extra(project, "dev"), *pins])
     shared = {name: entry for name, entry in every.items() if name in runtime}
     torch = {name: entry for name, entry in shared.items() if name == "torch"}
     cuda = {name: entry for name, entry in shared.items() if _CUDA.match(name)}
@@ -41,6 +42,15 @@ def main() -> None:
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
     build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
+
+
+def extra(project: dict[str, Any], name: str) -> list[str]:
+    """The requirements of an extra, those of other extras that it names included."""
+    found = []
+    for line in project["optional-dependencies"][name]:
+        other = re.fullmatch(rf"{project['name']}\[(\w+)\]", line)
+        found += extra(project, other[1]) if other else [line]
+    return found
 
 
 def resolve(requirements: list[str]) -> dict[str, str]:

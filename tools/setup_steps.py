@@ -73,9 +73,9 @@ def install(*arguments: str) -> None:
 
 
 def install_locked(lock: str, *requirements: str, only_binary: bool = False) -> None:
-    """Install from a file of pinned versions and hashes: all of it, or these requirements of it.
+    """Install the requirements in a file of pinned versions and hashes: all, or the given ones.
 
-    With the hashes, nothing but the file that was pinned is accepted, from whatever index.
+    The hashes ensure that only the pinned files are accepted, from any index.
     """
     if not requirements:
         install("--no-deps", "--require-hashes", "-r", str(TOOLS / lock))
@@ -111,7 +111,7 @@ def install_wheels(*wheels: Path) -> None:
 
 def compile_modules() -> None:
     """Compile every installed Python file, for environments that are read-only at run time. Without
-    this, each start compiles torch anew, which takes 2 s.
+    this, each start compiles torch again, which takes 2 s.
     """
     command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0"]
     command.append(str(site_packages()))

@@ -31,9 +31,9 @@ assert torch.distributed.is_gloo_available() and not torch.cuda.is_available()
 
 
 def install_torch() -> None:
-    """Install torch; with `TORCH` set, as it asks: cpu, cuda, or a requirement of pip."""
+    """Install torch, as selected by `TORCH` if it is set: cpu, cuda, or a requirement of pip."""
     if CHOICE not in ("", "cpu", "cuda"):
-        with Step(f"installing torch: {CHOICE}, since TORCH asks for it"):
+        with Step(f"installing torch: {CHOICE}, as selected by TORCH"):
             install(CHOICE)
         return
     wanted = reason_for_cuda()

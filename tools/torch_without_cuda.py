@@ -126,7 +126,7 @@ def shared_library(name: str, needed: list[str], functions: list[str]) -> bytes:
         symbols += struct.pack("<IBBHQQ", texts.add(function), 0x12, 0, 1, place, 16)
     table = _hash_table(functions)
     layout = {4: table.ljust(-len(table) % 8 + len(table), b"\0"), 6: symbols, 5: bytes(texts)}
-    data_at = 2 * _PAGE  # after the headers and the code, each on a page of its own
+    data_at = 2 * _PAGE  # after the headers and the code, each on a separate page
     places, body = {}, b""
     for tag, content in layout.items():
         places[tag] = data_at + len(body)

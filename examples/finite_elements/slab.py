@@ -1,8 +1,8 @@
-"""A conducting slab by finite elements, and the best distribution of its material.
+"""Optimise the distribution of material in a conducting slab, with finite elements.
 
-−∇·(κ(ρ) ∇T) = 0 on [0, 2] × [0, 1] with κ = 10⁻³ + ρ³, T = 0 at x = 0, a unit flux in through the
-lower half of the edge x = 2, no flux elsewhere. Gradient descent finds the distribution of least
-compliance (the mean temperature where the flux comes in) with the given mean of the density ρ.
+−∇·(κ(ρ) ∇T) = 0 on [0, 2] × [0, 1] with κ = 10⁻³ + ρ³, T = 0 at x = 0, a unit flux into the slab
+through the lower half of the edge x = 2, and no flux elsewhere. Gradient descent finds the density
+ρ of given mean with the least compliance, i.e. the mean temperature where the flux enters.
 """
 
 import argparse
@@ -20,7 +20,7 @@ STIFFNESS = torch.tensor(  # of a bilinear square with conductivity 1
 
 
 class Slab:
-    """nx × nx/2 square cells, divided among the ranks."""
+    """nx × nx/2 square cells, distributed over the ranks."""
 
     def __init__(self, nx):
         ny = nx // 2
@@ -30,7 +30,7 @@ class Slab:
         self.cells = np.array_split(cells, WORLD.size)[WORLD.rank]
         self.operator = ElementOperator(self.cells, nodes.size, dirichlet=nodes[0], symmetric=True)
         load = torch.zeros(nodes.shape, dtype=torch.float64)
-        load[-1, : ny // 2] += 1 / ny  # half of each edge's flux for each of its ends
+        load[-1, : ny // 2] += 1 / ny  # half of the flux of each edge for each of its ends
         load[-1, 1 : ny // 2 + 1] += 1 / ny
         self.load = load.flatten()[slice(*self.operator.row_range)]
         self.solver = Solver("cg", "gamg", Refinement(rtol=1e-8))
@@ -42,7 +42,9 @@ class Slab:
 
 
 def with_mean(density):
-    """Densities between 0.01 and 1 with the given mean: all are shifted alike, by bisection."""
+    """Shift all densities by one number, found by bisection, such that their mean is `MEAN`; they
+    stay between 0.01 and 1.
+    """
     low, high, count = -1.0, 1.0, WORLD.allreduce(len(density))
     for _ in range(40):
         shifted = (density + (low + high) / 2).clamp(0.01, 1.0)

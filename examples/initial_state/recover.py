@@ -1,4 +1,4 @@
-"""Recover the initial state of a 3-D flow from its end, through a rollout of many time steps."""
+"""Recover the initial state of a 3-D flow from its final state, through many time steps."""
 
 import argparse
 import math
@@ -17,7 +17,7 @@ from prdp_hpc import (
 )
 
 LEVELS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Iterations of a solve, from PRDP's first level to full refinement."""
+"""Iterations per solve, from the coarsest level to full refinement."""
 
 
 def flow_with(solver, grid):
@@ -25,12 +25,12 @@ def flow_with(solver, grid):
 
 
 def norm(grid, field):
-    """Over the whole grid, without the pressure."""
+    """The norm over the whole grid, without the pressure."""
     return math.sqrt(grid.comm.allreduce(field[:, : grid.dim].detach().square().sum().item()))
 
 
 def recover(schedule, grid, end, arguments):
-    """The initial state whose rollout comes to `end`, and the iterations of all solves."""
+    """Return the initial state whose rollout ends in `end`, and the iterations of all solves."""
     solver = Solver("gmres", "constraint", petsc_options={"ksp_gmres_restart": 16})
     flow = flow_with(solver, grid)
     guess = end.clone().requires_grad_()
@@ -45,8 +45,8 @@ def recover(schedule, grid, end, arguments):
         optimizer.step()
         rate.step()
         schedule.observe(norm(grid, difference) / norm(grid, end))
-    spent = solver.report.forward.iterations + solver.report.adjoint.iterations
-    return flow.divergence_free(guess.detach()), spent
+    iterations = solver.report.forward.iterations + solver.report.adjoint.iterations
+    return flow.divergence_free(guess.detach()), iterations
 
 
 def main():
@@ -70,7 +70,7 @@ def main():
         lines.append(f"{name}: error {error:.4f}, {iterations[name]} iterations")
     saved = 100 * (1 - iterations["PRDP"] / iterations["full refinement"])
     start = norm(grid, end - truth) / norm(grid, truth)
-    lines.append(f"saved by PRDP: {saved:.1f} % of the iterations; error of the start {start:.4f}")
+    lines.append(f"saved by PRDP: {saved:.1f} % of the iterations; initial error {start:.4f}")
     if grid.comm.rank == 0:
         print("\n".join(lines))
 

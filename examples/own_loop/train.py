@@ -1,4 +1,4 @@
-"""A training loop of one's own: `mpirun -n 4 python train.py --grid-ranks 2`."""
+"""A user-defined training loop: `mpirun -n 4 python train.py --grid-ranks 2`."""
 
 import argparse
 
@@ -38,7 +38,7 @@ trained = {"network": network.network, "optimizer": optimizer, "coordinator": co
 
 
 def states(number, count=8):
-    """The same random fields on all ranks: this replica's share of them, this rank's part."""
+    """Random fields, equal on all ranks: this rank's part of this replica's share."""
     noise = torch.Generator().manual_seed(number)
     whole = torch.randn(count, 1, *grid.shape, generator=noise)
     return grid.scatter(whole[mesh.replica :: mesh.replicas])
@@ -55,7 +55,7 @@ def relative_error():
 saved = checkpoints.load_latest()
 for name, part in trained.items() if saved else ():
     part.load_state_dict(saved[name])
-network.settle(states(0))  # so that a resumed run rounds as one that was left alone
+network.settle(states(0))  # so that a resumed run has the same rounding as an uninterrupted one
 
 with PreemptionWatch(mesh.world) as preemption:
     for step in range(saved["epoch"] + 1 if saved else 1, options.steps + 1):

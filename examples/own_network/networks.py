@@ -8,7 +8,7 @@ from prdp_hpc import Convolution
 
 
 class SpectralLayer(nn.Module):
-    """`σ(W u + F⁻¹ R F u)`: a pointwise map, and one of the lowest Fourier modes of a 2-D field."""
+    """`σ(W u + F⁻¹ R F u)`: a map of each point, and one of the lowest 2-D Fourier modes."""
 
     def __init__(self, width, modes):
         super().__init__()
@@ -28,7 +28,7 @@ class SpectralLayer(nn.Module):
 
 
 class FNO(nn.Module):
-    """A Fourier neural operator. It needs whole fields, and says nothing of ranks."""
+    """A Fourier neural operator on whole fields, without any code for MPI."""
 
     class Config(BaseModel):
         """The keys of the section `network`."""
@@ -63,7 +63,7 @@ class Block(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """Works on each rank's part: `Convolution` fetches the neighbours' points."""
+    """A network on each rank's part of the fields; `Convolution` exchanges the halos."""
 
     works_on_parts = True
 

@@ -10,14 +10,15 @@ from prdp_hpc import SparseOperator, solve
 class AdvectionDiffusionReaction:
     """`∂c_s/∂t + v·∇c_s = D_s Δc_s − k_s c_s` for the species a, b and c on a periodic grid.
 
-    Backward Euler, first-order upwind: one step solves `(I + dt (v·∇_h − D_s Δ_h + k_s)) c_s⁺ =
-    c_s`, with one matrix per species. First order in `dt` and `h`, stable for every `dt`.
+    With backward Euler and first-order upwind differences, one time step solves
+    `(I + dt (v·∇_h − D_s Δ_h + k_s)) c_s⁺ = c_s`, with one matrix per species. It is of first order
+    in `dt` and `h`, and stable for every `dt`.
     """
 
     channels = ("a", "b", "c")
 
     class Config(BaseModel):
-        """The keys of the section `physics`; lengths in the grid's unit."""
+        """The keys of the section `physics`; lengths are in the unit of the grid."""
 
         dt: float = Field(gt=0)
         velocity: tuple[float, ...] = (1.0, 0.5)
@@ -56,12 +57,12 @@ class AdvectionDiffusionReaction:
         return torch.tensor(entries).double().repeat_interleave(self.grid.n_local)
 
     def __call__(self, state):
-        """From `(B, 3, *local_shape)` to the next; differentiable, collective."""
+        """Compute the next states from `(B, 3, *local_shape)`; differentiable, collective."""
         species = state.flatten(2).unbind(1)
         new = [solve(self.operator, values, right.contiguous(), self.solver)
                for values, right in zip(self.matrices, species, strict=True)]  # fmt: skip
         return torch.stack(new, dim=1).reshape(state.shape)
 
     def attributes(self):
-        """What a data file must agree with."""
+        """Return the coefficients that are compared with those of a data file."""
         return {"dt": self.keys.dt}

@@ -1,5 +1,6 @@
-"""Fit the conductivity k and the emissivity e of a heated plate that radiates,
-`−k ΔT + e (T⁴ − 1) = q` with T = 1 on its edge, to measured temperatures.
+"""Fit the conductivity k and the emissivity e of a heated, radiating plate to measurements.
+
+The temperature satisfies `−k ΔT + e (T⁴ − 1) = q` with T = 1 on the edge.
 """
 
 import torch
@@ -9,23 +10,23 @@ from prdp_hpc import ColouredJacobian, Grid, NonlinearSolver, Solver, solve_nonl
 
 
 class Plate:
-    """The user's own residual: u = T − 1 on n × n inner points, in units of the surroundings."""
+    """A user-defined residual: u = T − 1 on n × n inner points; T is relative to the edge."""
 
     def __init__(self, n):
         self.grid = Grid((n, n), "dirichlet")
-        # The pattern of its derivative: each point depends on its four neighbours.
+        # The sparsity pattern of the Jacobian: each point depends on its four neighbours.
         self.jacobian = ColouredJacobian.on_grid(self.grid)
         self.solver = NonlinearSolver(Solver("gmres", "bjacobi"), 1e-8, inner="eisenstat_walker")
 
     def residual(self, u, conductivity, emissivity, heating):
-        """F of fields `(samples, 1, *local_shape)`, this rank's part."""
-        v = self.grid.halo(u)  # one more point on each side: the neighbours', or 0 at the edge
+        """Compute this rank's part of F for fields `(samples, 1, *local_shape)`."""
+        v = self.grid.halo(u)  # one more point on each side: of the neighbour, or 0 at the edge
         around = v[..., 2:, 1:-1] + v[..., :-2, 1:-1] + v[..., 1:-1, 2:] + v[..., 1:-1, :-2]
         laplacian = (around - 4 * u) / self.grid.spacing[0] ** 2
         return -conductivity * laplacian + emissivity * ((1 + u) ** 4 - 1) - heating
 
     def temperature(self, theta, heating, start):
-        """The solutions for `theta = (log k, log e)`, which every rank holds, from a guess."""
+        """Compute the solutions for `theta = (log k, log e)`, replicated, from an initial guess."""
         k, e = self.grid.replicated(theta).exp()
         return 1 + solve_nonlinear(
             self.residual,
@@ -50,7 +51,7 @@ def main():
 
     theta = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([theta], max_iter=20, line_search_fn="strong_wolfe")
-    scale = 1e-4 * measured.shape[0] * plate.grid.size  # measured to 0.01
+    scale = 1e-4 * measured.shape[0] * plate.grid.size  # standard deviation 0.01 of measurements
     losses = []
 
     def closure():

@@ -1,5 +1,6 @@
-"""Fit the two conductivities of `−∂/∂x(kx ∂u/∂x) − ∂/∂y(ky ∂u/∂y) = f` to measured fields u,
-through a matrix that PETSc code assembles.
+"""Fit the conductivities of `−∂/∂x(kx ∂u/∂x) − ∂/∂y(ky ∂u/∂y) = f` to measured fields u.
+
+The matrix is assembled by user code for PETSc.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from prdp_hpc import AssembledOperator, Solver, solve
 
 
 class AnisotropicDiffusion:
-    """The user's own code: `A(θ) = exp(θ₀) X + exp(θ₁) Y` on n × n inner points, in CSR by hand."""
+    """User code: `A(θ) = exp(θ₀) X + exp(θ₁) Y` on n × n inner points, in CSR format."""
 
     def __init__(self, n, comm=PETSc.COMM_WORLD):
         self.matrix = PETSc.Mat().create(comm=comm)
@@ -32,14 +33,14 @@ class AnisotropicDiffusion:
             derivative.assemble()
 
     def assemble(self, theta, matrix):
-        """Put A(θ) into the matrix."""
+        """Assemble A(θ) into the matrix."""
         kx, ky = theta.exp().tolist()
         data = kx * self.parts[0] + ky * self.parts[1]
         matrix.setValuesCSR(self.first, self.columns, data)
         matrix.assemble()
 
     def vjp(self, theta, adjoint, solution):
-        """`−λᵀ (∂A/∂θ) u`; `dot` adds over the ranks, which all hold θ."""
+        """Compute `−λᵀ (∂A/∂θ) u`. θ is replicated, and `dot` is an all-reduce over the ranks."""
         product = solution.duplicate()
         gradient = []
         for k, derivative in zip(theta.exp().tolist(), self.derivatives, strict=True):

@@ -1,4 +1,4 @@
-"""Custom autograd functions on the batches that torch makes by itself."""
+"""Custom autograd functions in torch's legacy batches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _torch: Any = torch
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     """`function.apply(*arguments)`, for functions of one result that have a `vmap` rule.
 
-    `torch.func.vmap` asks for the rule by itself. The older batches of `torch.autograd.grad(...,
+    `torch.func.vmap` calls the rule itself. The legacy batches of `torch.autograd.grad(...,
     is_grads_batched=True)` and of `torch.autograd.functional` with `vectorize=True` do not: a
-    custom function would get a tensor without memory. They are taken apart here, given to the same
-    rule, and put together again.
+    custom function would receive a tensor without memory. Here such a batch is unpacked, passed to
+    the same rule, and packed again.
     """
     for level in range(_nesting(), 0, -1):
         rows = [_rows(argument, level) for argument in arguments]
@@ -30,8 +30,8 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             wrapped: Tensor = _torch._add_batch_dim(result, dim, level)
             return wrapped
     if not _is_recorded(arguments):
-        # What `Function.apply` would do, without its look at signatures and contexts, which take as
-        # long as a small solve.
+        # The work of `Function.apply` without its inspection of signatures and contexts, which
+        # takes as long as a small solve.
         with torch.no_grad():
             plain: Tensor = function.forward(*arguments)
         return plain
@@ -40,7 +40,7 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
 
 
 def _is_recorded(arguments: tuple[Any, ...]) -> bool:
-    """Whether a derivative of any kind may be asked for."""
+    """Whether a derivative of any kind may be computed later."""
     if torch.is_grad_enabled():
         for argument in arguments:
             if isinstance(argument, Tensor) and argument.requires_grad:
@@ -50,25 +50,23 @@ def _is_recorded(arguments: tuple[Any, ...]) -> bool:
 
 
 def _nesting() -> int:
-    """How many of the older batches are being computed, one inside the other."""
+    """The nesting depth of legacy batches."""
     level = int(_torch._C._vmapmode_increment_nesting()) - 1
     _torch._C._vmapmode_decrement_nesting()
     return level
 
 
 def _rows(argument: Any, level: int) -> Tensor | None:
-    """The rows of a tensor that is a batch of this level; None for everything else."""
+    """The rows of a tensor that is a batch of this level, else None."""
     if not isinstance(argument, Tensor):
         return None
-    # One that is no batch of this level comes back as 0 rows.
+    # A tensor that is not a batch of this level is returned as 0 rows.
     rows: Tensor = _torch._remove_batch_dim(argument, level, 0, 0)
     return rows if len(rows) else None
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether a tensor stands for a batch or a level of torch.func, so that it has no memory of its
-    own.
-    """
+    """Whether a tensor is a wrapper of a batch or a level of torch.func, without memory."""
     return torch.func.debug_unwrap(tensor) is not tensor or any(
         _rows(tensor, level) is not None for level in range(_nesting(), 0, -1)
     )

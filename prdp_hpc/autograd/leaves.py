@@ -1,4 +1,4 @@
-"""Which tensors a recorded computation depends on."""
+"""The tensors that a recorded computation depends on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Edge = tuple[Any, int]
 
 
 def unknown_leaves(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
-    """The leaves with `requires_grad` that `results` depend on by other ways than through the
-    `known` tensors.
+    """The leaves with `requires_grad` on which `results` depend other than through the `known`
+    tensors.
     """
     ends = list(known)
     leaves, _ = _walk(results, ends)
@@ -21,8 +21,8 @@ def unknown_leaves(results: Iterable[Tensor], known: Iterable[Tensor]) -> list[T
 
 
 def are_separate(tensors: Iterable[Tensor], leaves: Iterable[Tensor]) -> bool:
-    """Whether no tensor was computed from another one or from one of the leaves, so that the
-    derivative in one of them does not hold that in another.
+    """Whether no tensor was computed from another one or from one of the leaves, so that their
+    derivatives are independent.
     """
     given, known = list(tensors), {id(leaf) for leaf in leaves}
     for tensor in given:
@@ -40,7 +40,7 @@ def are_separate(tensors: Iterable[Tensor], leaves: Iterable[Tensor]) -> bool:
 
 
 def _walk(starts: Iterable[Tensor], ends: Iterable[Tensor]) -> tuple[list[Tensor], set[Edge]]:
-    """The leaves that lie before the starts and not before the ends; and all edges on the way."""
+    """The leaves reached from the starts without passing the ends, and all edges on the way."""
     stop = {_edge(tensor) for tensor in ends if tensor.grad_fn is not None}
     leaves: dict[int, Tensor] = {}
     first = [t for t in starts if t.requires_grad]

@@ -1,4 +1,4 @@
-"""Linear maps that torch does not know, differentiable to any order."""
+"""User-defined linear maps, differentiable to any order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A linear map of tensors with its adjoint, each the other's derivative.
+    """A linear map of tensors with its adjoint, which are each other's derivatives.
 
     Both may communicate; derivatives of any order, forward and backward, are then collective too.
 
     Parameters
     ----------
-    run : `x ↦ L x`, a new tensor; x may have any leading axes more than L needs.
-    adjoint : `y ↦ Lᵀ y`, likewise.
+    run : `x ↦ L x`, a new tensor; x may have additional leading axes.
+    adjoint : `y ↦ Lᵀ y`, a new tensor; y may have additional leading axes.
     """
 
     run: Map

@@ -1,8 +1,8 @@
 """Derivatives of a user's function of tensors inside a custom autograd function.
 
-Inside a custom function nothing is recorded and, under `torch.func`, no transform is active. What
-needs a derivative there is computed again with recording, and whoever asks for a derivative of that
-makes torch compute it again in turn: the derivative of a recomputation is a recomputation.
+Inside a custom function nothing is recorded and, under `torch.func`, no transform is active. A
+result that needs a derivative is therefore computed again with recording. Its derivative is again
+such a recomputation, so derivatives of any order are available.
 """
 
 from __future__ import annotations
@@ -19,17 +19,15 @@ Function = Callable[..., Tensor]
 
 
 def recomputed(function: Function, *tensors: Tensor) -> Tensor:
-    """`function(*tensors)`, differentiable to any order, and slice by slice in a batch of torch's.
+    """`function(*tensors)`, differentiable to any order, and slice by slice in torch's batches.
 
-    `function` must be made of operations that torch can differentiate as often as asked for.
+    `function` must consist of operations that torch can differentiate to the order that is needed.
     """
     return apply(_Recomputed, function, *tensors)
 
 
 def gradient_of(function: Function, index: int) -> Function:
-    """`(*tensors, cotangent) ↦` the cotangent times the derivative of `function(*tensors)` in one
-    of them.
-    """
+    """`(*tensors, cotangent) ↦` the vjp of `function(*tensors)` with respect to one of them."""
 
     def gradient(*arguments: Tensor) -> Tensor:
         *tensors, cotangent = arguments
@@ -48,10 +46,10 @@ def gradient_of(function: Function, index: int) -> Function:
 
 
 def tangent_of(function: Function, index: int) -> Function:
-    """`(*tensors, tangent) ↦` the derivative of `function(*tensors)` along a tangent of one of
+    """`(*tensors, tangent) ↦` the jvp of `function(*tensors)` with respect to one of
     them.
 
-    The derivative of the gradient in its cotangent, so that reverse derivatives are enough.
+    It is the derivative of the vjp in its cotangent, so only reverse-mode derivatives are needed.
     """
     gradient = gradient_of(function, index)
 
@@ -72,14 +70,14 @@ def tangent_of(function: Function, index: int) -> Function:
 
 
 def _variable(tensor: Tensor) -> Tensor:
-    """The tensor itself where it is part of a graph; else one to differentiate in."""
+    """The tensor itself if it is part of a graph, else a copy that requires a gradient."""
     return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(function: Function, *tensors: Tensor) -> Tensor:
-        # Apart from the graph that they came with: one may depend on another there.
+        # Detached from their graph, because one may depend on another there.
         return function(*(tensor.detach() for tensor in tensors)).detach()
 
     @staticmethod

@@ -124,7 +124,7 @@ def _attributes(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(
             f"--data {path}: cannot be read as HDF5: {error}; give a file of the layout in "
-            "docs/data.md"
+            "docs/howto/data.md"
         ) from None
     return {key: _plain(value) for key, value in found.items()}
 

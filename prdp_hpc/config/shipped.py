@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from prdp_hpc.config.errors import ConfigError, nearest
@@ -19,7 +20,8 @@ def find_config(given: str) -> str:
 
     A file of that name comes first. Raises `ConfigError` for a word that is neither.
     """
-    if Path(given).exists() or Path(given).suffix or "/" in given:
+    # `os.path.exists` is False for paths that cannot be read; the reader reports the reason.
+    if Path(given).suffix or "/" in given or os.path.exists(given):
         return given
     known = shipped_configs()
     if given not in known:

@@ -58,7 +58,7 @@ class TrajectoryFile:
     >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
     >>> numbers = {"dt": 0.01, "diffusivity": 0.1}
-    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, numbers, ("u",), "mine")
+    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, numbers, ("u",), "Euler")
     >>> write_trajectories("heat.h5", groups, about)
     >>> data = TrajectoryFile("heat.h5")
     >>> data.count("train"), data.steps

@@ -10,8 +10,8 @@ from importlib import metadata, util
 def load_mpi_library() -> None:
     """Load the MPI library by its path where PETSc is that binary; a no-op elsewhere.
 
-    The binary's petsc4py has no path to libmpi and finds the library only once it is loaded, as
-    `import mpi4py.MPI` does. Loading it does not initialise MPI.
+    The binary's petsc4py has no path to libmpi and finds the library only after it was loaded, e.g.
+    by `import mpi4py.MPI`. Loading it does not initialise MPI.
     """
     if util.find_spec("dolfinx_solver") is None:
         return

@@ -1,15 +1,16 @@
-"""What importing the package does to the user's process, all of it.
+"""All effects of importing the package on the user's process.
 
-MPI looks for the other processes of its job only once, when it is loaded, and libraries read their
-number of threads when they are loaded. So this must happen at the first import:
+MPI looks for the other processes of its job only when it is loaded, and libraries read their number
+of threads when they are loaded. Therefore this happens at the first import:
 
-1. `launch.prepare_mpi`: processes that torchrun started, or that a rank started, are told apart.
+1. `launch.prepare_mpi` distinguishes processes that torchrun started from those that a rank
+   started.
 2. The MPI library is loaded where PETSc is a binary from PyPI (`binary_petsc`).
-3. A rank of several gets one BLAS thread (`OPENBLAS_NUM_THREADS=1`) unless a number is set:
-   the ranks of a node would start one thread per core each.
+3. With several ranks, each gets one BLAS thread (`OPENBLAS_NUM_THREADS=1`) unless a number is set:
+   otherwise each rank of a node would start one thread per core.
 
-`PRDP_BOOTSTRAP=0` in the environment leaves all of it out, for programs that start MPI on their
-own terms.
+`PRDP_BOOTSTRAP=0` in the environment switches all of it off, for programs that configure MPI
+themselves.
 """
 
 from __future__ import annotations

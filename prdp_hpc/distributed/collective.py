@@ -1,4 +1,4 @@
-"""Errors that all ranks of a communicator raise together, so that none waits for one that left."""
+"""Errors that all ranks of a communicator raise together, so that no rank waits for another."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = [
     "all_ranks_come",
     "call_together",
     "raise_together",
-    "tell_or_end_job",
+    "share_or_end_job",
 ]
 
 T = TypeVar("T")
 
 
 def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
-    """Raise on every rank as soon as one rank has an error; collective.
+    """Raise on every rank if one rank has an error; collective.
 
-    A rank that has an error raises it. The others raise one that is an instance of the same class
-    and of `RemoteError`, names the rank in MPI.COMM_WORLD, and shows that rank's traceback. Does
-    nothing when no rank has an error.
+    A rank that has an error raises it. The others raise an instance of the same class
+    and of `RemoteError`, with the rank in MPI.COMM_WORLD and that rank's traceback. Does
+    nothing if no rank has an error.
 
     Example: `raise_together(comm, None if ok else InputError("what, where, what to do"))`.
     """
@@ -46,13 +46,12 @@ def raise_together(comm: MPI.Comm, error: Exception | None) -> None:
         raise remote
 
 
-def tell_or_end_job(comm: MPI.Comm, error: Exception) -> None:
-    """Before this rank raises an error that came out of a collective library call: make sure that
-    no other rank waits inside of that call.
+def share_or_end_job(comm: MPI.Comm, error: Exception) -> None:
+    """Ensure that no other rank waits inside a collective library call that failed on this rank.
 
-    Returns if the others come within `RENDEZVOUS_SECONDS`: to this function with errors of their
-    own, or to `raise_together`, which raises this one there. If they do not, the job ends with the
-    error and its rank: nothing else can free them.
+    Call it before raising the error. It returns if the other ranks call this function with an
+    error, or `raise_together`, which then raises this error there, within `RENDEZVOUS_SECONDS`.
+    Otherwise it ends the job with the error and its rank, because waiting ranks cannot be released.
     """
     _exchange(comm, error, RENDEZVOUS_SECONDS)
 
@@ -60,7 +59,7 @@ def tell_or_end_job(comm: MPI.Comm, error: Exception) -> None:
 def _exchange(
     comm: MPI.Comm, error: Exception | None, patience: float | None
 ) -> RemoteError | None:
-    """The error of the first rank that has one, for those that have none; collective."""
+    """The error of the first rank that has one, for the ranks without an error; collective."""
     if comm.size == 1:
         return None
     agreement = private(comm).agreement
@@ -77,10 +76,10 @@ def _exchange(
 
 
 def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
-    """What `function` returns on this rank; if it raises on one rank, every rank raises as in
+    """Call `function` and return its result; if it raises on one rank, every rank raises as in
     `raise_together`.
 
-    Collective. Where `function` is collective too, it must fail on all its ranks alike.
+    Collective. If `function` is collective too, it must fail on all of its ranks or on none.
     """
     try:
         result = function()

@@ -1,8 +1,8 @@
-"""Private communicators: what this package sends can be mixed up neither with what the user sends
-on the same ranks, nor with other operations of its own.
+"""Private communicators, so that messages of this package cannot match messages of the user on the
+same ranks, nor those of other operations of the package.
 
 Autograd runs the backward pass of tensors on the CPU and on a GPU in two threads, whose order
-differs from rank to rank; operations of two kinds, or of two devices, may therefore cross.
+differs between ranks, so operations of two kinds, or of two devices, may overlap.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import NamedTuple
 from mpi4py import MPI
 
 from prdp_hpc.distributed import watchdog
-from prdp_hpc.distributed.job_end import abort, ranks_use_package, take_part
+from prdp_hpc.distributed.job_end import abort, ranks_use_package, register_thread
 
 
 class Private(NamedTuple):
-    """Copies of one communicator, one for each kind of operation.
+    """Copies of one communicator, one per kind of operation.
 
     Attributes
     ----------
     halos : point-to-point messages between neighbours.
     sums : all-reduces of tensors on the CPU; `device_sums`: of tensors on GPUs.
-    agreement : whether all ranks are well, see `prdp_hpc.distributed.collective`.
+    agreement : errors of ranks, see `prdp_hpc.distributed.collective`.
     """
 
     halos: MPI.Comm
@@ -35,13 +35,13 @@ _keyvals: list[int] = []
 
 
 def private(comm: MPI.Comm) -> Private:
-    """The private copies of a communicator; collective at the first call for each communicator.
+    """The private copies of a communicator; the first call per communicator is collective.
 
-    They are kept as an attribute of it, and freed when it is freed. MPI manual pages:
+    They are stored as an attribute of the communicator, and freed with it. MPI manual pages:
     MPI_Comm_create_keyval, MPI_Comm_dup.
     """
     watchdog.calls[0] += 1
-    take_part()
+    register_thread()
     if not _keyvals:
         _keyvals.append(MPI.Comm.Create_keyval(delete_fn=_free))
     found: Private | None = comm.Get_attr(_keyvals[0])

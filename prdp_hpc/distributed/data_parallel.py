@@ -1,6 +1,4 @@
-"""One network on replicas × grid ranks: the same parameters everywhere, gradients of the whole
-loss.
-"""
+"""One network on replicas × grid ranks: replicated parameters, gradients of the whole loss."""
 
 from __future__ import annotations
 
@@ -14,19 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Fields(Protocol):
-    """What a grid does with fields."""
+    """The part of a grid's interface that a network needs."""
 
     def gather(self, local: Tensor) -> Tensor:
-        """Whole fields of this rank's parts."""
+        """Return whole fields from the ranks' parts; collective."""
         ...
 
     def scatter(self, whole: Tensor) -> Tensor:
-        """This rank's part of whole fields."""
+        """Return this rank's part of whole fields."""
         ...
 
 
 def on_parts(network: object) -> bool:
-    """Whether a network maps each rank's part of a field, and so has a part of its gradient."""
+    """Whether a network maps each rank's part of a field, so that gradients are parts of a sum."""
     return bool(getattr(network, "works_on_parts", False))
 
 
@@ -34,13 +32,13 @@ class DataParallel(nn.Module):
     """A network that is trained on all ranks of a mesh; made by `ProcessMesh.data_parallel`.
 
     It maps this rank's part of fields, `(B, C, *local_shape)`, to this rank's part of the result,
-    `(B, C', *local_shape)`, for both kinds of networks: one with `works_on_parts = True` gets the
-    part; any other gets whole fields, gathered from the grid ranks, and its result is scattered.
+    `(B, C', *local_shape)`. A network with `works_on_parts = True` receives the part; any other
+    network receives whole fields, gathered from the grid ranks, and its result is scattered.
     Collective over the grid ranks of a replica.
 
-    Gradients are averaged over `loss_weight` ranks: all of them for a network on parts, whose ranks
-    each have a part of the gradient, or those of the other replicas. So the gradient of the loss of
-    the whole batch comes out if each rank calls
+    Gradients are averaged over `loss_weight` ranks: all ranks for a network on parts, where each
+    rank has a part of the gradient, or otherwise the ranks of the other replicas. The result is the
+    gradient of the loss of the whole batch if each rank calls
 
         (loss_weight * part).backward()
 
@@ -49,7 +47,7 @@ class DataParallel(nn.Module):
 
     Attributes
     ----------
-    network : the module itself, with the parameters; save its `state_dict()`.
+    network : the wrapped module with the parameters; save its `state_dict()`.
     loss_weight : see above; 1 on one rank.
     """
 
@@ -65,9 +63,9 @@ class DataParallel(nn.Module):
         super().__init__()
         self.network, self.loss_weight = network, loss_weight
         self._device, self._autocast = device, autocast
-        # Where whole fields have to be gathered.
+        # The grid, if whole fields have to be gathered.
         self._grid = None if on_parts(network) else grid
-        # Not a submodule: its parameters are the network's.
+        # Not registered as a submodule, because its parameters are those of the network.
         self._reducer: list[nn.Module] = []
         if loss_weight > 1 and any(p.requires_grad for p in network.parameters()):
             devices = [device] if device.type == "cuda" else None
@@ -78,11 +76,11 @@ class DataParallel(nn.Module):
             )
 
     def forward(self, fields: Tensor) -> Tensor:
-        """The network on this rank's part of the fields."""
+        """Apply the network to this rank's part of the fields."""
         # Without gradients there is nothing to reduce.
         reduces = bool(self._reducer) and torch.is_grad_enabled()
         network: Any = self._reducer[0] if reduces else self.network
-        # Entering autocast takes as long as a layer of a small network, switched off too.
+        # Entering autocast takes as long as a layer of a small network, also if it is disabled.
         with (
             torch.autocast(self._device.type, self._autocast)
             if self._autocast is not None
@@ -93,12 +91,12 @@ class DataParallel(nn.Module):
         return output if self._grid is None else self._grid.scatter(output)
 
     def settle(self, example: Tensor) -> None:
-        """Choose the buckets of the all-reduce of gradients, by a step on fields of this shape
-        whose gradients are dropped; collective.
+        """Determine DDP's buckets by a step on fields of this shape, whose gradients are discarded;
+        collective.
 
-        Otherwise they are chosen after the first step. They decide in which order ranks are summed:
-        the first gradients of a resumed run would be rounded otherwise than those of a run that was
-        left alone.
+        Otherwise DDP determines them after the first step. The buckets determine the order in which
+        ranks are summed, so the rounding errors of the first gradients of a resumed run would
+        differ from those of an uninterrupted run.
         """
         if self._reducer:
             self(torch.zeros_like(example)).sum().backward()

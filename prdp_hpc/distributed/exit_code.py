@@ -1,9 +1,9 @@
-"""The exit code of this process while `atexit` callbacks run; Python itself keeps it nowhere.
+"""The exit code of this process while `atexit` callbacks run; Python does not store it.
 
-When a `SystemExit` that nothing caught reaches the interpreter, CPython reads its attribute `code`
-from C, with no Python frame on the stack. `watch` puts a descriptor around that attribute, which
-notes the value of exactly these reads. Replacing `sys.exit` alone would miss `raise SystemExit(3)`,
-and would take a `SystemExit` that is caught later for the end of the process.
+When an uncaught `SystemExit` reaches the interpreter, CPython reads its attribute `code` from C,
+with no Python frame on the stack. `watch` replaces that attribute by a descriptor, which stores the
+value at these reads only. Replacing only `sys.exit` would miss `raise SystemExit(3)`, and would
+mistake a `SystemExit` that is caught later for the end of the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 
 class _Code:
-    """`SystemExit.code`, noting what the interpreter reads of it."""
+    """The attribute `SystemExit.code`, which stores the value that the interpreter reads."""
 
     def __init__(self, original: Any, on_read: Callable[[], None]) -> None:
         self._original, self._on_read = original, on_read
@@ -36,33 +36,34 @@ class _Code:
 
 
 def _exit(status: object = None, /) -> NoReturn:
-    """`sys.exit`. Python 3.11's own makes no exception object before something catches it, so that
-    no attribute would be read.
+    """Replacement of `sys.exit`, which in Python 3.11 creates the exception object only when it is
+    caught, so that no attribute would be read.
     """
     raise SystemExit(status)
 
 
 def watch(on_exit: Callable[[], None]) -> None:
-    """From now on `requested` tells the exit code; `on_exit` is called when Python begins to exit
-    with one, before all callbacks of `atexit`. Once per process.
+    """Make `requested` return the exit code from now on; once per process.
+
+    `on_exit` is called when Python begins to exit with an exit code, before all `atexit` callbacks.
     """
-    # The dictionary itself: a built-in type refuses changes through its proxy.
+    # The underlying dictionary, because a built-in type cannot be changed through its proxy.
     (attributes,) = gc.get_referents(SystemExit.__dict__)
     if not isinstance(attributes["code"], _Code):
         attributes["code"] = _Code(attributes["code"], on_exit)
-        # Attributes of types are cached.
+        # CPython caches attributes of types.
         ctypes.pythonapi.PyType_Modified(ctypes.py_object(SystemExit))
     if sys.version_info < (3, 12):
         sys.exit = _exit
 
 
 def requested() -> int | None:
-    """The exit code that a `SystemExit` has asked for on the way out; None if there was none."""
+    """The exit code of an uncaught `SystemExit`, None without one."""
     found = SystemExit.__dict__["code"]
     if not isinstance(found, _Code) or not found.read:
         return None
     code = found.read[-1]
     if code is None:
         return 0
-    # As CPython does it: anything else is printed as a message.
+    # As in CPython: any other object is printed as a message.
     return code if isinstance(code, int) else 1

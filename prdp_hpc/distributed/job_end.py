@@ -1,17 +1,16 @@
-"""A rank that fails alone ends the whole job, instead of leaving the others waiting for ever.
+"""Failure handling: if one rank fails, the whole job ends, so that no other rank waits for it.
 
-With `install`, which importing any part of this package that uses MPI calls where there are several
-ranks:
+`install` is called by importing any part of this package that uses MPI, if there are several ranks.
+It has these effects:
 
-- An exception that nothing catches is printed once with its rank (the user's `sys.excepthook`
-  prints it), whether one rank raises it or all. Unless all ranks leave together within seconds, the
-  job is ended by MPI_Abort.
-- So it is when one rank leaves with another exit code than 0, by `sys.exit` or otherwise, while
-  others do not leave. With 0 a rank waits for the others, as always with MPI, but before PETSc is
-  finalised: that is collective, and would take other ranks' messages for its own.
-- So it is with an exception in a thread that takes part in collective calls.
+- An uncaught exception is printed once with its rank (by the user's `sys.excepthook`), whether one
+  rank raises it or all. Unless all ranks exit within seconds, the job is ended by MPI_Abort.
+- The same applies if one rank exits with another exit code than 0, by `sys.exit` or otherwise,
+  while others continue. With exit code 0 a rank waits for the others, as always with MPI, but
+  before PETSc is finalised: PetscFinalize is collective and could match other ranks' messages.
+- The same applies to an exception in a thread that participates in collective calls.
 
-Processes that a rank has forked leave without touching MPI.
+Processes that a rank has forked exit without calling MPI.
 """
 
 from __future__ import annotations
@@ -37,11 +36,10 @@ from prdp_hpc.distributed import exit_code, watchdog
 from prdp_hpc.distributed.remote_error import RemoteError, text_of
 
 RENDEZVOUS_SECONDS = 5.0
-"""A rank that fails alone must not wait long for the others to fail too."""
+"""Seconds that a failed rank waits for the others to fail too."""
 
 EXIT_SECONDS = 10.0
-"""Ranks that leave together may have something left to write, which takes one longer than
-another."""
+"""Seconds that ranks which exit together wait for each other, e.g. while one still writes files."""
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 
@@ -57,16 +55,16 @@ def completes(request: MPI.Request, seconds: float) -> bool:
 
 
 def all_ranks_come(comm: MPI.Comm) -> bool:
-    """Whether every rank calls this, or a non-blocking barrier, within a few seconds; for ranks
-    whose work has failed.
+    """Whether every rank calls this function, or a non-blocking barrier, within a few seconds; for
+    ranks with a failure.
     """
     return completes(comm.Ibarrier(), RENDEZVOUS_SECONDS)
 
 
 def abort(comm: MPI.Comm, code: int) -> None:
-    """End the whole job after what this rank has said last."""
+    """End the whole job after the last output of this rank."""
     _flush()
-    # What the launcher has not read when it is told to end all is lost.
+    # Output that the launcher has not read before the abort is lost.
     time.sleep(0.5)
     comm.Abort(code)
 
@@ -78,7 +76,7 @@ def _flush() -> None:
 
 
 def fail_alone(error: BaseException) -> None:
-    """End the job because of an exception that this rank cannot tell the others."""
+    """End the job because of an exception that this rank cannot send to the others."""
     world = MPI.COMM_WORLD
     show(error, f"rank {world.rank} failed while other ranks wait for it, ending the job:")
     abort(world, 1)
@@ -86,29 +84,29 @@ def fail_alone(error: BaseException) -> None:
 
 def show(error: BaseException, headline: str) -> None:
     """Print an exception as the user's `sys.excepthook` does, under a headline."""
-    say(headline)
+    print_now(headline)
     _state.print_exception(type(error), error, error.__traceback__)
-    # torch.distributed puts a hook around others that keeps what they print until the end.
+    # torch.distributed wraps other hooks and buffers their output until the end.
     if isinstance(sys.stderr, io.StringIO):
-        say(sys.stderr.getvalue().rstrip())
+        print_now(sys.stderr.getvalue().rstrip())
 
 
-def say(text: str) -> None:
-    """Print to the process's own standard error at once."""
+def print_now(text: str) -> None:
+    """Print to the process's original standard error, unbuffered."""
     print(text, file=sys.__stderr__, flush=True)
 
 
 @dataclass
 class _State:
-    """What this process knows about its end.
+    """The state of this process with regard to its end.
 
     Attributes
     ----------
-    process : the rank's own id.
-    failed : an exception came that nothing caught.
-    met : all ranks leave together.
-    everyone : all ranks use this package, so that a rank may wait for them.
-    threads : those besides the main thread that have taken part in collective calls.
+    process : the process id of the rank.
+    failed : whether there was an uncaught exception.
+    met : whether all ranks exit together.
+    everyone : whether all ranks use this package, so that a rank may wait for them.
+    threads : those besides the main thread that have participated in collective calls.
     print_exception, print_thread_exception : the user's hooks.
     """
 
@@ -121,7 +119,7 @@ class _State:
     print_thread_exception: Callable[[Any], Any] = threading.__excepthook__
 
     def is_a_rank(self) -> bool:
-        """Whether this process is a rank of a running job, not a forked child of one."""
+        """Whether this process is a rank of a running job, not a forked child of a rank."""
         return self.process == os.getpid() and not MPI.Is_finalized()
 
 
@@ -129,31 +127,31 @@ _state = _State()
 
 
 def install() -> None:
-    """Have failures of one rank end the job; does nothing on one rank, or when called again."""
+    """End the job if one rank fails; does nothing on one rank, or when called again."""
     if _state.process != -1 or MPI.COMM_WORLD.size == 1:
         return
     _state.process = os.getpid()
     _state.print_exception, sys.excepthook = sys.excepthook, _on_exception
     _state.print_thread_exception = threading.excepthook
     threading.excepthook = _on_thread_exception
-    exit_code.watch(_come_first)
+    exit_code.watch(_run_first)
     atexit.register(_on_exit)
 
 
 def ranks_use_package(comm: MPI.Comm) -> None:
-    """Note that all ranks of a communicator have come here."""
+    """Register that all ranks of a communicator use this package."""
     _state.everyone |= comm.size == MPI.COMM_WORLD.size
-    _come_first()
+    _run_first()
 
 
-def take_part() -> None:
-    """Note that this thread takes part in a collective call."""
+def register_thread() -> None:
+    """Register that this thread participates in a collective call."""
     if threading.current_thread() is not threading.main_thread():
         _state.threads.add(threading.get_ident())
 
 
-def _come_first() -> None:
-    """Before the callbacks of libraries that were imported later: petsc4py's is collective."""
+def _run_first() -> None:
+    """Run before the callbacks of libraries imported later, since petsc4py's is collective."""
     atexit.unregister(_on_exit)
     atexit.register(_on_exit)
 
@@ -162,18 +160,18 @@ def _on_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     _state.failed = True
-    _come_first()
+    _run_first()
     if not _state.is_a_rank():
         _state.print_exception(kind, error, trace)
         return
     world = MPI.COMM_WORLD
-    others = _meet(_identity(error), RENDEZVOUS_SECONDS)
+    others = _exchange_on_exit(_identity(error), RENDEZVOUS_SECONDS)
     if others is None:
         show(error, f"rank {world.rank} failed, ending the job on all {world.size} ranks:")
         abort(world, 130 if isinstance(error, KeyboardInterrupt) else 1)
         return
     _state.met = True
-    ranks = _who_failed(others)
+    ranks = _failed_ranks(others)
     if world.rank == ranks[0]:
         many = "s" if len(ranks) > 1 else ""
         show(error, f"rank{many} {', '.join(map(str, ranks))} failed:")
@@ -184,16 +182,16 @@ def _on_thread_exception(arguments: threading.ExceptHookArgs) -> None:
     takes_part = threading.get_ident() in _state.threads and _state.is_a_rank()
     if not takes_part or issubclass(arguments.exc_type, SystemExit):
         return
-    if _meet((-1, 1), RENDEZVOUS_SECONDS) is None:
+    if _exchange_on_exit((-1, 1), RENDEZVOUS_SECONDS) is None:
         world = MPI.COMM_WORLD
-        say(f"rank {world.rank} failed in a thread, ending the job on all {world.size} ranks")
+        print_now(f"rank {world.rank} failed in a thread, ending the job on all {world.size} ranks")
         abort(world, 1)
 
 
 def _on_exit() -> None:
-    """Python's last callback before MPI is finalised, which waits for all ranks."""
+    """Wait for all ranks in Python's last callback before MPI is finalised."""
     if _state.process != os.getpid():
-        # A forked child: neither PETSc nor MPI may be finalised twice.
+        # A forked child must finalise neither PETSc nor MPI.
         _flush()
         os._exit(_code())
     watchdog.stop()
@@ -203,48 +201,50 @@ def _on_exit() -> None:
     if code == 0:
         if _state.everyone:
             _wait_for_all()
-    elif _meet((-1, code), EXIT_SECONDS) is None:
-        say(
-            f"rank {world.rank} left with exit code {code} while other ranks go on, ending the job "
+    elif _exchange_on_exit((-1, code), EXIT_SECONDS) is None:
+        print_now(
+            f"rank {world.rank} exited with code {code} while other ranks continue, ending the job "
             f"on all {world.size} ranks"
         )
         abort(world, code)
 
 
 def _wait_for_all() -> None:
-    """Wait until all ranks leave; nothing may be collective before."""
+    """Wait until all ranks exit, before any collective finalisation."""
     world = MPI.COMM_WORLD
-    request, _ = _come((-1, 0))
+    request, _ = _start_exchange((-1, 0))
     seconds = watchdog.limit() / 2
     if seconds > 0.0 and not completes(request, seconds):
-        say(f"rank {world.rank} has come to its program's end and waits for the other ranks")
+        print_now(
+            f"rank {world.rank} has reached the end of its program and waits for the other ranks"
+        )
     completes(request, math.inf)
 
 
 def _code() -> int:
-    """The exit code that this process leaves with."""
+    """The exit code of this process."""
     code = exit_code.requested()
     if code is not None:
         return code
-    # Another hook may have taken the place of this one's.
+    # Another hook may have replaced this one.
     unseen = sys.excepthook is not _on_exception and hasattr(sys, "last_value")
     return int(_state.failed or unseen)
 
 
-def _meet(mine: tuple[int, int], seconds: float) -> NDArray[np.int64] | None:
-    """What each rank has said when it left, `(size, 2)`; None if some rank does not leave soon."""
-    request, told = _come(mine)
+def _exchange_on_exit(mine: tuple[int, int], seconds: float) -> NDArray[np.int64] | None:
+    """The values that the ranks sent on exit, `(size, 2)`; None if a rank does not exit soon."""
+    request, told = _start_exchange(mine)
     return told if completes(request, seconds) else None
 
 
-def _come(mine: tuple[int, int]) -> tuple[MPI.Request, NDArray[np.int64]]:
+def _start_exchange(mine: tuple[int, int]) -> tuple[MPI.Request, NDArray[np.int64]]:
     world = MPI.COMM_WORLD
     told = np.empty((world.size, 2), dtype=np.int64)
     return world.Iallgather(np.array(mine, dtype=np.int64), told), told
 
 
 def _identity(error: BaseException) -> tuple[int, int]:
-    """Which rank an exception comes from, and a number made from its type and text."""
+    """The rank of an exception, and a checksum of its type and text."""
     if isinstance(error, RemoteError):
         origin, told = error.rank, (error.kind, error.text)
     else:
@@ -253,8 +253,8 @@ def _identity(error: BaseException) -> tuple[int, int]:
     return origin, int.from_bytes(number, "big")
 
 
-def _who_failed(others: NDArray[np.int64]) -> list[int]:
-    """The ranks that raised the same exception as this one themselves, or else heard of it."""
+def _failed_ranks(others: NDArray[np.int64]) -> list[int]:
+    """The ranks that raised the same exception as this one, otherwise those that received it."""
     same = others[:, 1] == others[MPI.COMM_WORLD.rank, 1]
     own = same & (others[:, 0] == np.arange(len(others)))
     return [int(rank) for rank in np.flatnonzero(own if own.any() else same)]

@@ -1,6 +1,4 @@
-"""Who started this process, and how processes become one MPI job where MPI alone would not see that
-they are.
-"""
+"""Detection of the launcher, and how torchrun's processes become one MPI job."""
 
 from __future__ import annotations
 
@@ -21,16 +19,16 @@ from typing import Any
 from prdp_hpc.distributed.pmi import stay_alive
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where mpirun and srun say how many processes they started."""
+"""Variables in which mpirun and srun store the number of processes."""
 
 RANKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 _LAUNCHERS = ("PMI_", "PMI2_", "PMIX_", "HYDI_", "MPI_LOCAL")
-"""What mpirun and srun tell MPI begins with one of these."""
+"""Prefixes of the variables by which mpirun and srun configure MPI."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_TOLD = (
+_JOB_VARIABLES = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
     "OMPI_COMM_WORLD_RANK",
@@ -38,11 +36,11 @@ _TOLD = (
     "SLURM_STEP_ID",
     "SLURM_PROCID",
 )
-"""Other variables that differ between two jobs, or two ranks of one."""
+"""Other variables that differ between two jobs, or two ranks of a job."""
 
 _RANK = "PRDP_RANK_PROCESS"
-"""Which process is a rank, and how it was launched: its children, which inherit all that launchers
-have set, are no ranks.
+"""Identifies the process that is a rank and its launch, because its children, which inherit all
+variables of the launcher, are not ranks.
 """
 
 _kept: list[Any] = []
@@ -58,7 +56,7 @@ def under_torchrun() -> bool:
 
 
 def launched_size() -> int:
-    """How many processes the launcher says it started; 1 without one."""
+    """The number of processes according to the launcher; 1 without a launcher."""
     if child_of_a_rank():
         return 1
     if under_torchrun():
@@ -69,7 +67,7 @@ def launched_size() -> int:
 
 
 def launched_rank() -> int:
-    """This process's rank as the launcher says, before MPI is there."""
+    """The rank of this process according to the launcher, before MPI is initialised."""
     if child_of_a_rank():
         return 0
     names = ("RANK",) if under_torchrun() else RANKS
@@ -77,24 +75,23 @@ def launched_rank() -> int:
 
 
 def prepare_mpi() -> None:
-    """What must be done before MPI is loaded, which looks only once for the other processes of its
-    job.
+    """Prepare the environment before MPI is loaded, which looks for the other processes only then.
 
-    Under torchrun its processes become one MPI job. A process that a rank started itself, such as a
-    worker of a DataLoader, becomes a job of its own: it is not to take the rank's place. Where an
-    Open MPI's mpirun or `srun --mpi=pmix` started an MPICH without PMIx, which would end by an
-    obscure message, MPI sees each process alone, and `ProcessMesh` says what is wrong.
+    Processes of torchrun become one MPI job. A process that a rank started, e.g. a worker of a
+    DataLoader, becomes a separate job, so that it does not connect as the rank. If Open MPI's
+    mpirun or `srun --mpi=pmix` started an MPICH without PMIx, which would end with an obscure
+    message, MPI initialises each process as a separate job, and `ProcessMesh` raises the error.
     """
     if child_of_a_rank():
-        _forget(*_LAUNCHERS)
+        _unset(*_LAUNCHERS)
         _mark(os.environ.get(_RANK, "").partition(" ")[0] or str(os.getppid()))
         return
     if "mpi4py.MPI" not in sys.modules:
         if under_torchrun():
             _join_torchrun()
         elif "PMIX_RANK" in os.environ and _mpich_without_pmix():
-            _forget("PMIX_", "PRTE_LAUNCHED")
-            # mpi4py's words, from every rank; ProcessMesh says it once.
+            _unset("PMIX_", "PRTE_LAUNCHED")
+            # mpi4py warns on every rank; ProcessMesh raises one error instead.
             warnings.filterwarnings(
                 "ignore", "suspicious MPI execution environment", RuntimeWarning
             )
@@ -103,18 +100,18 @@ def prepare_mpi() -> None:
 
 
 def child_of_a_rank() -> bool:
-    """Whether a rank started this process, itself or through others, and no launcher in between."""
+    """Whether a rank started this process, directly or indirectly, without a launcher."""
     rank, _, launched = os.environ.get(_RANK, "").partition(" ")
     if rank == str(os.getpid()):
         return False
     processes = sys.modules.get("multiprocessing.process")
     if processes is not None and processes.parent_process() is not None:
-        # torchrun's own interface in Python starts ranks this way too.
+        # torchrun's Python interface starts ranks in the same way.
         return rank != "" or "TORCHELASTIC_RUN_ID" not in os.environ
     if rank == "":
         return False
     mine = _launched()
-    # A child has none of the rank's open connection to its launcher, or has inherited it.
+    # A child either has no connection to a launcher, or has inherited the rank's.
     return not mine or mine in (launched, launched.partition(" ")[0])
 
 
@@ -123,10 +120,10 @@ def _mark(rank: str) -> None:
 
 
 def _launched() -> str:
-    """What tells processes that launchers started from all others: what they have set and, after a
-    blank, the connection to the launcher; "" without a launcher.
+    """Identifies a launch: a checksum of the launcher's variables and, after a blank, the
+    connection to the launcher; "" without a launcher.
     """
-    told = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if _is_told(name)]
+    told = [f"{name}={os.environ[name]}" for name in sorted(os.environ) if _is_from_launcher(name)]
     if not told:
         return ""
     digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
@@ -137,30 +134,30 @@ def _launched() -> str:
     return digest
 
 
-def _is_told(name: str) -> bool:
-    return name.startswith(_LAUNCHERS) or name in _TOLD
+def _is_from_launcher(name: str) -> bool:
+    return name.startswith(_LAUNCHERS) or name in _JOB_VARIABLES
 
 
 def _join_torchrun() -> None:
-    """Rank 0 starts a process manager (`pmi`) and tells the others its port and token through
+    """Start a process manager (`pmi`) on rank 0 and send its port and token to the others through
     torchrun's store.
 
-    MPICH and the MPIs made from it look for `PMI_PORT` and `PMI_ID` when they start; with others
-    `ProcessMesh` says what to do.
+    MPICH and MPIs derived from it read `PMI_PORT` and `PMI_ID` when they start; for other MPIs
+    `ProcessMesh` raises an error with advice.
     """
-    # torchrun's processes would train on without it, while those of mpirun and SLURM end with their
-    # launchers. Not a thread that looks after it: while a rank waits in MPI for another, Python
-    # runs none.
+    # Without this, torchrun's processes would continue after torchrun has ended, whereas those of
+    # mpirun and SLURM end with their launchers. A thread could not do it: while a rank waits in
+    # MPI for another, Python runs no other thread.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    import torch.distributed as dist  # slow, and needed under torchrun only
+    import torch.distributed as dist  # a slow import, needed under torchrun only
 
-    # Of the srun or mpirun that started torchrun itself, once on each node.
-    _forget(*_LAUNCHERS)
+    # Variables of the srun or mpirun that started torchrun once per node.
+    _unset(*_LAUNCHERS)
     found: Any = dist
     store, rank, size = next(iter(found.rendezvous("env://")))
-    # torchrun's store or, in rank 0, what serves it: it must be there until all have asked.
+    # torchrun's store or, on rank 0, its server, which must exist until all ranks have read it.
     _kept.append(store)
-    # A store outlives the processes of a restart by torchrun.
+    # A store remains after a restart by torchrun, so keys contain the number of restarts.
     store = found.PrefixStore(
         f"prdp-hpc/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store
     )
@@ -177,8 +174,8 @@ def _join_torchrun() -> None:
 
 
 def _start_manager(size: int) -> str:
-    """The port and the token of a new process manager. It ends by itself, not with rank 0: it has
-    to tell the others.
+    """The port and the token of a new process manager. It does not end with rank 0, because it has
+    to notify the others.
     """
     manager = subprocess.Popen(
         [sys.executable, "-c", f"from prdp_hpc.distributed.pmi import serve; serve({size})"],
@@ -193,21 +190,21 @@ def _start_manager(size: int) -> str:
     return manager.stdout.readline().strip()
 
 
-def _open_connection(address: tuple[str, int], said: str) -> None:
-    """Have the kernel kill this process when the process manager ends: in a library that waits, no
-    Python would run.
+def _open_connection(address: tuple[str, int], request: str) -> None:
+    """Make the kernel kill this process when the process manager ends, because Python code does not
+    run while a library waits.
     """
     connection = socket.create_connection(address, timeout=60)
     stay_alive(connection)
-    connection.sendall(said.encode())
+    connection.sendall(request.encode())
     connection.setblocking(False)
     fcntl(connection, F_SETSIG, signal.SIGKILL)
     fcntl(connection, F_SETOWN, os.getpid())
     fcntl(connection, F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
-    with suppress(BlockingIOError):  # nothing has come, as it should be
+    with suppress(BlockingIOError):  # no data, as expected
         connection.recv(1)
-        raise ConnectionError("the process manager of this job has ended: see what rank 0 says")
-    # Not a Python object, which would be closed before MPI is finalised.
+        raise ConnectionError("the process manager of this job has ended: see the output of rank 0")
+    # A file descriptor, because a Python object would be closed before MPI is finalised.
     connection.detach()
 
 
@@ -218,12 +215,12 @@ def _mpich_without_pmix() -> bool:
     spec = importlib.util.find_spec("mpi4py.MPI")
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(spec.origin if spec is not None else None)
-        said, length = ctypes.create_string_buffer(8192), ctypes.c_int()
-        library.MPI_Get_library_version(said, ctypes.byref(length))
-        return said.value.startswith(b"MPICH") and not hasattr(library, "PMIx_Init")
+        version, length = ctypes.create_string_buffer(8192), ctypes.c_int()
+        library.MPI_Get_library_version(version, ctypes.byref(length))
+        return version.value.startswith(b"MPICH") and not hasattr(library, "PMIx_Init")
     return False
 
 
-def _forget(*beginnings: str) -> None:
-    for name in [name for name in os.environ if name.startswith(beginnings)]:
+def _unset(*prefixes: str) -> None:
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
         del os.environ[name]

@@ -8,8 +8,8 @@ from mpi4py import MPI
 
 
 def communicator_of(obj: Any) -> MPI.Comm:
-    """The ranks of a PETSc object: MPI.COMM_WORLD or COMM_SELF where they are the same in the same
-    order, else PETSc's own copy of its communicator.
+    """The communicator of a PETSc object: MPI.COMM_WORLD or COMM_SELF if the ranks and their order
+    are equal, else PETSc's copy of its communicator.
     """
     comm: MPI.Comm = obj.comm.tompi4py()
     for usual in (MPI.COMM_WORLD, MPI.COMM_SELF):

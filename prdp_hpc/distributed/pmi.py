@@ -1,15 +1,15 @@
-"""A small process manager that lets processes which were started apart become one MPI job, and end
-as one.
+"""A small process manager by which separately started processes become one MPI job and end
+together.
 
-MPICH and the MPIs made from it find each other through the text protocol PMI-1: each process puts
-its address under a key, waits in a barrier, and gets the others' addresses. `serve` does that in a
-process of its own.
+Processes of MPICH, and of MPIs derived from it, find each other through the text protocol PMI-1:
+each process stores its address under a key, waits in a barrier, and reads the others' addresses.
+`serve` is the server of this protocol, in a separate process.
 
-Each process first opens a connection of its own (`join`, with the token that the manager has made
-for its job) and never closes it: where it ends, the process has ended. When one has ended without
-finalising MPI while others use it, the manager ends too, and with it all connections, by which the
-others are killed (`prdp_hpc.distributed.launch`). torchrun itself ends only the processes of the
-node where one has died.
+Each process first opens a further connection (`join`, with the token of its job) and never closes
+it, so the end of the connection is the end of the process. If a process ends without finalising MPI
+while others use it, the manager ends too, which closes all connections, so that the other processes
+are killed (`prdp_hpc.distributed.launch`). torchrun only ends the processes of the node on which a
+process has failed.
 
 Source: MPICH, src/pmi (PMI-1 wire protocol).
 """
@@ -30,18 +30,18 @@ PATIENCE = 300.0
 """Seconds within which all processes must have joined."""
 
 JOIN_DELAY = 30.0
-"""Seconds that the line of a rank which already starts MPI may take to be read."""
+"""Seconds to wait for the `join` line of a rank that has already started MPI."""
 
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 class ProcessManager:
-    """Serves one job of `size` processes."""
+    """The server of one job of `size` processes."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        # MPICH names its shared memory after it: two jobs on a node must not meet there, nor what a
-        # killed one left behind.
+        # MPICH derives the name of its shared memory from this name, so it must differ from those
+        # of other jobs on the node, also of killed ones.
         self._name = f"prdp_hpc_{secrets.token_hex(8)}"
         self.token = secrets.token_hex(16)
         self._values: dict[str, str] = {}
@@ -56,18 +56,18 @@ class ProcessManager:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which the server listens."""
         return int(self._listener.getsockname()[1])
 
     def serve(self) -> str:
-        """Serve until all processes have ended ("") or the job cannot go on (why)."""
+        """Serve until all processes have ended; returns "", or the reason for ending the job."""
         threading.Thread(target=self._accept, daemon=True).start()
         with self._changed:
             if not self._changed.wait_for(
                 lambda: self._all_joined() or bool(self._lost()), PATIENCE
             ):
                 return (
-                    f"only {len(self._nodes)} of {self._size} processes have come in "
+                    f"only {len(self._nodes)} of {self._size} processes have connected within "
                     f"{PATIENCE:.0f} s"
                 )
             self._changed.wait_for(lambda: len(self._ended) == self._size or bool(self._lost()))
@@ -86,20 +86,20 @@ class ProcessManager:
             threading.Thread(target=self._converse, args=(connection, host), daemon=True).start()
 
     def _converse(self, connection: socket.socket, host: str) -> None:
-        # Whoever says something else, as a port scanner, is nobody's loss.
+        # Connections with other data, e.g. from a port scanner, are ignored.
         with connection, suppress(OSError, ValueError, KeyError, threading.BrokenBarrierError):
             stay_alive(connection)
             with connection.makefile("r", encoding="ascii", newline="\n") as lines:
-                said = _fields(lines.readline())
-                if said.get("cmd") == "join" and self._joins(said, host):
-                    self._wait_for_the_end(lines, int(said["rank"]))
-                elif said.get("cmd") == "initack" and self._may_initialise(said, host):
-                    self._serve_mpi(connection, lines, int(said["pmiid"]))
+                message = _fields(lines.readline())
+                if message.get("cmd") == "join" and self._joins(message, host):
+                    self._wait_for_the_end(lines, int(message["rank"]))
+                elif message.get("cmd") == "initack" and self._may_initialise(message, host):
+                    self._serve_mpi(connection, lines, int(message["pmiid"]))
 
-    def _joins(self, said: dict[str, str], host: str) -> bool:
-        """Let a process join that knows the token and is a rank which has not joined yet."""
-        known = secrets.compare_digest(said["token"].encode(), self.token.encode())
-        rank, node = int(said["rank"]), int(said["node"])
+    def _joins(self, message: dict[str, str], host: str) -> bool:
+        """Accept a process with the right token whose rank has not joined yet."""
+        known = secrets.compare_digest(message["token"].encode(), self.token.encode())
+        rank, node = int(message["rank"]), int(message["node"])
         with self._changed:
             joins = known and 0 <= rank < self._size and rank not in self._nodes
             if joins:
@@ -107,13 +107,13 @@ class ProcessManager:
                 self._changed.notify_all()
             return joins
 
-    def _may_initialise(self, said: dict[str, str], host: str) -> bool:
-        """Let a rank start MPI once that has joined from this host: MPI cannot tell the token.
+    def _may_initialise(self, message: dict[str, str], host: str) -> bool:
+        """Allow a rank that has joined from this host to start MPI, once: MPI sends no token.
 
-        A rank says that it joins before it starts MPI, but on another connection, which may be
-        read later.
+        A rank sends `join` before it starts MPI, but on another connection, which may be read
+        later.
         """
-        rank = int(said["pmiid"])
+        rank = int(message["pmiid"])
         with self._changed:
             self._changed.wait_for(lambda: rank in self._hosts, JOIN_DELAY)
             may = self._hosts.get(rank) == host and rank not in self._initialised
@@ -131,7 +131,7 @@ class ProcessManager:
                 self._changed.notify_all()
 
     def _serve_mpi(self, connection: socket.socket, lines: TextIO, rank: int) -> None:
-        _say(
+        _send(
             connection,
             "cmd=initack",
             f"cmd=set size={self._size}",
@@ -139,15 +139,15 @@ class ProcessManager:
             "cmd=set debug=0",
         )
         for line in lines:
-            _say(connection, self._answer(_fields(line), rank))
+            _send(connection, self._answer(_fields(line), rank))
 
-    def _answer(self, said: dict[str, str], rank: int) -> str:
-        command = said["cmd"]
+    def _answer(self, message: dict[str, str], rank: int) -> str:
+        command = message["cmd"]
         if command == "get":
             value = (
                 self._mapping()
-                if said["key"] == "PMI_process_mapping"
-                else self._values.get(said["key"])
+                if message["key"] == "PMI_process_mapping"
+                else self._values.get(message["key"])
             )
             return (
                 "cmd=get_result rc=-1 msg=key_not_found"
@@ -155,14 +155,14 @@ class ProcessManager:
                 else f"cmd=get_result rc=0 msg=success value={value}"
             )
         if command == "put":
-            self._values[said["key"]] = said["value"]
+            self._values[message["key"]] = message["value"]
         if command == "barrier_in":
             self._barrier.wait()
         if command == "finalize":
             with self._changed:
                 self._finalised.add(rank)
-        # A KeyError closes the connection: what is not known (as spawning) fails instead of waiting
-        # for ever.
+        # A KeyError closes the connection, so that an unsupported command (e.g. spawning) fails
+        # instead of waiting.
         return {
             "init": "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1",
             "get_maxes": MAXES,
@@ -181,8 +181,8 @@ class ProcessManager:
 
 
 def serve(size: int) -> None:
-    """Print the port and the token of a new manager and serve; ends the process with the reason if
-    the job cannot go on.
+    """Print the port and the token of a new manager and serve; exits with the reason if the job
+    must end.
     """
     manager = ProcessManager(size)
     print(manager.port, manager.token, flush=True)
@@ -191,8 +191,8 @@ def serve(size: int) -> None:
 
 
 def process_mapping(nodes: Sequence[int]) -> str:
-    """The node of each rank as MPICH reads it: blocks of (first node, how many nodes, ranks on
-    each).
+    """The node of each rank in MPICH's format: blocks of (first node, number of nodes, ranks per
+    node).
     """
     blocks: list[list[int]] = []
     for node, count in _runs(nodes):
@@ -204,26 +204,24 @@ def process_mapping(nodes: Sequence[int]) -> str:
 
 
 def stay_alive(connection: socket.socket) -> None:
-    """Have the kernel notice within half a minute that the other side's machine is gone."""
+    """Set keep-alive, so that a failure of the peer's machine is detected in half a minute."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEP_ALIVE:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _runs(nodes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each node, numbered in the order in which it first comes, and how many ranks in a row it
-    has.
-    """
+    """Runs of consecutive ranks: the node, numbered by first occurrence, and the length."""
     numbers = {node: number for number, node in enumerate(dict.fromkeys(nodes))}
     return ((numbers[node], len(list(ranks))) for node, ranks in groupby(nodes))
 
 
 def _fields(line: str) -> dict[str, str]:
-    """`key=value` pairs; what is called `value` is the last, and may hold anything."""
+    """Parse `key=value` pairs; the key `value` is the last one, and its value is arbitrary text."""
     pairs, _, value = line.strip().partition(" value=")
     found = {key: text for key, _, text in (word.partition("=") for word in pairs.split())}
     return found | ({"value": value} if value else {})
 
 
-def _say(connection: socket.socket, *lines: str) -> None:
+def _send(connection: socket.socket, *lines: str) -> None:
     connection.sendall("".join(f"{line}\n" for line in lines).encode())

@@ -55,7 +55,7 @@ class PreemptionWatch:
 
     def __enter__(self) -> PreemptionWatch:
         if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._earlier = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         self._signalled |= take_held()
         return self
 
@@ -63,11 +63,10 @@ class PreemptionWatch:
         if kind is None:
             self._round_ended()
             if self._signalled:
-                # The run has come to its end; those after it in a comparison must not go on as if
-                # nothing had been said.
+                # This run has ended, but the next runs of a comparison must see the signal too.
                 hold(signal.SIGUSR1)
         for number, handler in self._earlier.items():
-            # None: set by a library in C, which Python cannot put back.
+            # None: a handler set in C, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def after_step(self) -> bool:
@@ -86,12 +85,12 @@ class PreemptionWatch:
         return bool(self._comm.allreduce(known or self._signalled, op=MPI.LOR))
 
     def _round_ended(self) -> bool:
-        """Wait for the reduction that is under way; what it said."""
+        """Wait for the reduction that is in progress; returns its result."""
         if self._request is None:
             return False
         self._request.Wait()
         self._request = None
         return bool(self._any[0])
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True

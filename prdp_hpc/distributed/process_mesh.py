@@ -111,8 +111,7 @@ class ProcessMesh:
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
         plan = plan_mesh(rank_locations(given), grid_ranks)
-        # A copy: what goes on here cannot be mixed up with what others do on `comm`, even after a
-        # failure.
+        # A copy, so that messages here cannot match others on `comm`, even after a failure.
         world = given.Split(0, plan.order.index(given.rank))
         if world.rank == 0:
             _warn_of_shared_gpus(plan.locations)
@@ -128,7 +127,7 @@ class ProcessMesh:
         replica, grid_rank = divmod(world.rank, plan.grid_ranks)
         several = world.size > plan.grid_ranks
         replica_groups = _groups(plan.counterparts) if several else []
-        # Between CPUs halos go through MPI.
+        # Halos between CPUs use MPI.
         by_nccl = world.size > 1 and plan.grid_ranks > 1 and dist.get_backend() == "nccl"
         grid_groups = _groups(plan.replicas) if by_nccl else []
         return cls(
@@ -222,7 +221,7 @@ class ProcessMesh:
     def close(self) -> None:
         """Free the communicators and the groups of `torch.distributed`; collective."""
         for group in self._opened:
-            # Closing the group of all ranks has closed those made of it.
+            # Closing the group of all ranks has closed its subgroups.
             if dist.is_initialized():
                 dist.destroy_process_group(group)
         for comm in (self.grid_comm, self.replica_comm, self.world):
@@ -234,25 +233,25 @@ def _number(value: float | torch.Tensor) -> float:
 
 
 def check_launch(comm: MPI.Comm) -> None:
-    """Raise `ValueError` if the launcher started more processes than MPI knows of."""
+    """Raise `InputError` if the launcher started more processes than are in MPI's world."""
     launched = launched_size()
     if comm.size == 1 and MPI.COMM_WORLD.size == 1 and launched > 1:
         vendor = " ".join(str(part) for part in MPI.get_vendor()[:1])
         if under_torchrun():
             raise InputError(
-                f"torchrun started {launched} processes, but MPI ({vendor}) sees each alone: "
+                f"torchrun started {launched} processes, but MPI ({vendor}) has one rank in each: "
                 "import prdp_hpc before mpi4py, "
-                "with MPICH or an MPI made from it; or start the job with mpirun or srun"
+                "with MPICH or an MPI derived from it; or start the job with mpirun or srun"
             )
         raise InputError(
-            f"the launcher started {launched} processes, but MPI ({vendor}) sees each alone: use "
-            "the mpirun of the MPI that "
-            "mpi4py was built with, or srun with the right --mpi=… (`srun --mpi=list`)"
+            f"the launcher started {launched} processes, but MPI ({vendor}) has one rank in each: "
+            "use the mpirun of the MPI that mpi4py was built with, or srun with the right --mpi=… "
+            "(`srun --mpi=list`)"
         )
 
 
 def _configure(plan: MeshPlan, rank: int) -> torch.device:
-    """Give this process its threads and its GPU."""
+    """Set the threads and the GPU of this process."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads_of(plan.locations, rank))
     gpu = plan.gpus[rank]
@@ -263,8 +262,8 @@ def _configure(plan: MeshPlan, rank: int) -> torch.device:
     return device
 
 
-def _wrong_process_group(world: MPI.Comm) -> InputError | None:
-    """What is wrong with a torch.distributed that the user has started; collective."""
+def _validate_process_group(world: MPI.Comm) -> InputError | None:
+    """The error for a torch.distributed that the user started with other ranks; collective."""
     mine = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else None
     found = world.allgather(mine)
     wanted = [(rank, world.size) for rank in range(world.size)]
@@ -277,10 +276,10 @@ def _wrong_process_group(world: MPI.Comm) -> InputError | None:
         else f"numbers MPI rank {rank} of {world.size} as {found[rank][0]} of {found[rank][1]}"
     )
     return InputError(
-        f"torch.distributed was started before this mesh and {there}: leave it to "
+        f"torch.distributed was started before this mesh and {there}: let it be started by "
         "ProcessMesh.from_world, or call init_process_group on all ranks with "
-        "rank=MPI.COMM_WORLD.rank, world_size=MPI.COMM_WORLD.size; where the launcher deals the "
-        "ranks of a replica out to several nodes, only the former is possible"
+        "rank=MPI.COMM_WORLD.rank, world_size=MPI.COMM_WORLD.size; if the launcher places the "
+        "ranks of a replica on several nodes, only the former is possible"
     )
 
 
@@ -291,28 +290,28 @@ def _warn_of_shared_gpus(locations: Sequence[RankLocation]) -> None:
             f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4]
         )
         warnings.warn(
-            f"there are more ranks than GPUs ({shown}): neighbours share one, and gloo takes the "
-            "place of NCCL, which is slower; "
-            "start one rank for each GPU, as --ntasks-per-node=GPUS",
+            f"there are more ranks than GPUs ({shown}): neighbouring ranks share one, and gloo is "
+            "used instead of NCCL, which is slower; "
+            "start one rank per GPU, e.g. by --ntasks-per-node=GPUS",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
 def _start_torch_distributed(world: MPI.Comm, locations: Sequence[RankLocation]) -> bool:
-    """Whether it was started here, and not by the user before; collective."""
+    """Start torch.distributed unless it runs; returns whether it was started; collective."""
     running = dist.is_initialized()
-    raise_together(world, _wrong_process_group(world))
+    raise_together(world, _validate_process_group(world))
     if not running:
         _init_process_group(world, locations)
     return not running
 
 
 def _init_process_group(world: MPI.Comm, locations: Sequence[RankLocation]) -> None:
-    """Rank 0 chooses a free port at an address that all nodes reach; MPI tells the others."""
+    """Start torch.distributed at a free port of rank 0, which is broadcast by MPI."""
     address = common_address(world, locations[world.rank].node)
     if len({location.node for location in locations}) == 1:
-        # A machine without a network (or without an entry for its own name) must work too.
+        # This works also on a machine without a network, or without an entry for its host name.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     else:
         use_interface_to(address)
@@ -330,5 +329,5 @@ def _init_process_group(world: MPI.Comm, locations: Sequence[RankLocation]) -> N
 
 
 def _groups(members: list[list[int]]) -> list[Any]:
-    """A group of torch.distributed for each list; every rank must take part in making each."""
+    """A torch.distributed group per list; every rank must participate in making each group."""
     return [dist.new_group(ranks) for ranks in members]

@@ -1,7 +1,7 @@
-"""Exceptions of another rank, told by their type's name, text and traceback.
+"""Exceptions of another rank, sent as the name of their type, their text and their traceback.
 
-An exception itself cannot be sent: many cannot be pickled, or not be made from what pickling kept
-(two arguments, as `UnicodeDecodeError`).
+Exception objects cannot be sent: many cannot be pickled, or cannot be made again from their pickle
+(e.g. `UnicodeDecodeError`, which has several arguments).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Simple = str | int | float | bool | None
 class RemoteError(Exception):
     """An exception that another rank raised.
 
-    It is also an instance of that exception's class wherever this rank knows it, so that the same
-    `except` clause catches it on every rank. Its cause (`__cause__`) holds the other rank's
+    It is also an instance of that exception's class if this rank has loaded it, so that the same
+    `except` clause catches it on every rank. Its cause (`__cause__`) contains the other rank's
     traceback, which Python prints before this one's.
 
     Attributes
     ----------
     rank : the rank in MPI.COMM_WORLD that raised it.
-    kind : the name of its class there; text : what it said.
+    kind : the name of its class there; text : its message.
     """
 
     rank: int = -1
@@ -32,13 +32,13 @@ class RemoteError(Exception):
     text: str = ""
 
     def __str__(self) -> str:
-        # The class's name where Python does not print it.
+        # The class's name, if Python does not print it.
         label = self.kind if type(self) is RemoteError or not self.text else ""
         return f"rank {self.rank}: {': '.join(part for part in (label, self.text) if part)}"
 
 
 class _RemoteTraceback(Exception):  # noqa: N818 - as in multiprocessing
-    """Stands for a traceback of another rank."""
+    """The traceback of another rank, as text."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -46,7 +46,7 @@ class _RemoteTraceback(Exception):  # noqa: N818 - as in multiprocessing
 
 @dataclass(frozen=True)
 class Report:
-    """What is sent of an exception."""
+    """The data of an exception that is sent to other ranks."""
 
     rank: int
     module: str
@@ -79,7 +79,7 @@ class Report:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says."""
+    """The message of an exception."""
     try:
         return str(error)
     except Exception:
@@ -87,16 +87,14 @@ def text_of(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> str:
-    """The traceback without its last lines, which are the exception's own text."""
+    """The traceback without its last lines, which are the exception's message."""
     told = traceback.TracebackException.from_exception(error)
     text, last = "".join(told.format()), "".join(told.format_exception_only())
     return text.removesuffix(last).strip()
 
 
 def _known(module: str, name: str) -> type[Exception] | None:
-    """The class of this name where this rank has loaded it already: what it has not, it cannot
-    catch.
-    """
+    """The class of this name if this rank has loaded it; otherwise no `except` clause names it."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -104,10 +102,10 @@ def _known(module: str, name: str) -> type[Exception] | None:
 
 
 def _instance(known: type[Exception]) -> RemoteError | None:
-    """An exception that is both a `RemoteError` and a `known`; None where there can be none."""
+    """An exception that is both a `RemoteError` and a `known`; None if that is not possible."""
     try:
         kind = _remote(known)
-        # Not by calling the class, which may want any arguments.
+        # Without calling the class, which may have arbitrary arguments.
         return kind.__new__(kind)
     except Exception:
         return None
@@ -121,6 +119,6 @@ def _remote(known: type[Exception]) -> type[RemoteError]:
         "__qualname__": known.__qualname__,
         "__str__": RemoteError.__str__,
     }
-    # In this order, since some built-in classes make their instances in a way of their own.
+    # In this order, because some built-in classes define `__new__`.
     kind: type[RemoteError] = type(known.__name__, (known, RemoteError), names)
     return kind

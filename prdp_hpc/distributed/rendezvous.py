@@ -1,4 +1,4 @@
-"""An address of rank 0 that every node reaches."""
+"""An address of rank 0 that every node can reach."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mpi4py import MPI
 from prdp_hpc.errors import InputError
 
 SECONDS = 3.0
-"""How long a node tries to reach one address."""
+"""Seconds for which a node tries to reach one address."""
 
 SIOCGIFADDR = 0x8915
 CHOSEN = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -37,8 +37,8 @@ def interfaces() -> dict[str, str]:
 
 
 def candidates() -> list[str]:
-    """Addresses by which other nodes may reach this one, the likeliest first: interfaces that the
-    user names, then all.
+    """Addresses by which other nodes may reach this one, in the order of preference: interfaces
+    that the user names, then all others.
     """
     named = next((os.environ[variable] for variable in CHOSEN if variable in os.environ), "")
     mine = interfaces()
@@ -51,9 +51,9 @@ def candidates() -> list[str]:
 def common_address(world: MPI.Comm, node: int) -> str:
     """An address of rank 0 that one rank of every node has reached; collective.
 
-    `node`: the number of this rank's node. Each node tries rank 0's addresses, and believes one
-    only if it answers with a token that rank 0 made: a loopback address reaches the node itself.
-    Raises `ValueError` on all ranks if none does.
+    `node`: the number of this rank's node. Each node tries rank 0's addresses, and accepts one
+    only if it answers with rank 0's token, because a loopback address reaches the node itself.
+    Raises `InputError` on all ranks if no address does.
     """
     nodes = world.allgather(node)
     if len(set(nodes)) == 1:
@@ -73,7 +73,7 @@ def common_address(world: MPI.Comm, node: int) -> str:
     )
     world.Allreduce(MPI.IN_PLACE, reached, op=MPI.MIN)
     if listener is not None:
-        # Closing alone would not wake the thread that waits for connections.
+        # Closing the socket would not wake the thread that waits for connections.
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
     found = [address for address, by_all in zip(addresses, reached, strict=True) if by_all]
@@ -81,17 +81,17 @@ def common_address(world: MPI.Comm, node: int) -> str:
         raise InputError(
             f"the nodes cannot reach rank 0 ({socket.gethostname()}) at any of its addresses: "
             f"{', '.join(addresses)}: open the "
-            "network between the nodes, or name the right interface, as GLOO_SOCKET_IFNAME=ib0"
+            "network between the nodes, or set the right interface, e.g. GLOO_SOCKET_IFNAME=ib0"
         )
     return str(found[0])
 
 
 def use_interface_to(address: str) -> None:
-    """Make gloo and NCCL use the interface through which rank 0 is reached, unless the user has
+    """Make gloo and NCCL use the interface by which rank 0 is reached, unless the user has
     named one.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((address, 9))  # sends nothing
+        probe.connect((address, 9))  # a datagram socket: nothing is sent
         own = probe.getsockname()[0]
     name = next((name for name, other in interfaces().items() if other == own), None)
     if name is not None:

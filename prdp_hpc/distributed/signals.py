@@ -1,4 +1,4 @@
-"""Signals that come before training has begun: while libraries load, and between the runs of a
+"""Signals that arrive outside of training: while libraries load, and between the runs of a
 comparison.
 """
 
@@ -12,22 +12,20 @@ from typing import Any
 from prdp_hpc.distributed.launch import under_torchrun
 
 PREEMPTED = 85
-"""Exit code of a run that saved its state because of a signal, and wants to be started again with
---resume.
-"""
+"""Exit code of a run that wrote a checkpoint because of a signal; restart it with --resume."""
 
 SIGNALS = (signal.SIGUSR1,) if under_torchrun() else (signal.SIGUSR1, signal.SIGTERM)
-"""SIGUSR1: what job scripts ask SLURM for before the time limit; SIGTERM: what SLURM sends when it
-preempts or cancels.
+"""SIGUSR1, which SLURM sends before the time limit if the job script requests it, and SIGTERM,
+which SLURM sends on preemption and cancellation.
 
-torchrun sends SIGTERM to the ranks that are left when one has died, which must end them."""
+torchrun sends SIGTERM to the remaining ranks when one has failed, which must end them."""
 
 _held: list[int] = []
 
 
 @contextmanager
 def block_signals() -> Iterator[None]:
-    """Let SIGUSR1 and SIGTERM wait; for loading MPI, which sets a handler of its own."""
+    """Block SIGUSR1 and SIGTERM while MPI is loaded, because MPI sets a handler."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -37,11 +35,11 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Note SIGUSR1 and SIGTERM instead of ending by them; the next `PreemptionWatch` takes them up.
-    On the main thread only.
+    """Store SIGUSR1 and SIGTERM for the next `PreemptionWatch` instead of ending the process. On
+    the main thread only.
 
-    A process that leaves with `PREEMPTED` ignores them from then on: job scripts and SLURM tell it
-    more than once, and its exit code must stay.
+    A process that exits with `PREEMPTED` ignores both signals from then on, because job scripts and
+    SLURM send them repeatedly, and the exit code must not change.
     """
     earlier: dict[signal.Signals, Any] = {
         number: signal.signal(number, lambda number, _: hold(number)) for number in SIGNALS
@@ -54,17 +52,17 @@ def hold_signals() -> Iterator[None]:
         raise
     finally:
         for number, handler in earlier.items():
-            # None: set by a library in C, which Python cannot put back.
+            # None: a handler set in C, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def hold(number: int) -> None:
-    """Keep a signal for the next `PreemptionWatch`."""
+    """Store a signal for the next `PreemptionWatch`."""
     _held.append(number)
 
 
 def take_held() -> bool:
-    """Whether a signal is held; it is no more."""
+    """Whether a signal was held; it is removed."""
     found = bool(_held)
     _held.clear()
     return found

@@ -1,4 +1,4 @@
-"""Which rank does what, by where the ranks are: pure functions of what all ranks know."""
+"""The arrangement of ranks by their locations: pure functions of replicated data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prdp_hpc.errors import InputError
 
 @dataclass(frozen=True)
 class RankLocation:
-    """The node of a rank, and what it may use there.
+    """The node of a rank, with the cores and GPUs that it may use there.
 
     Attributes
     ----------
-    node : the number of its node; host : its name.
-    gpus : what tells the GPUs that the rank sees from all others, in the order of their indices.
+    node : the number of the node; host : its name.
+    gpus : identifiers of the GPUs that are visible to the rank, in the order of their indices.
     cores : the cores that it may run on.
-    most_threads : cores that it was promised (`--cpus-per-task`); None where nobody said.
+    most_threads : the number of cores that was requested (`--cpus-per-task`), or None.
     """
 
     node: int
@@ -30,15 +30,15 @@ class RankLocation:
 
 @dataclass(frozen=True)
 class MeshPlan:
-    """Which rank does what in a mesh of `replicas × grid_ranks`.
+    """The arrangement of ranks in a mesh of `replicas × grid_ranks`.
 
     Rank r of the mesh is grid rank `r % grid_ranks` of replica `r // grid_ranks`.
 
     Attributes
     ----------
     grid_ranks : ranks that share one grid.
-    order : ranks of the communicator that was given, in the order of the mesh's.
-    locations : where each rank of the mesh is.
+    order : ranks of the original communicator, in the order of the mesh.
+    locations : the location of each rank of the mesh.
     gpus : the index of each rank's GPU; None for ranks without.
     """
 
@@ -54,7 +54,7 @@ class MeshPlan:
 
     @property
     def counterparts(self) -> list[list[int]]:
-        """For each part of the grid the ranks of all replicas that hold it."""
+        """For each part of the grid the ranks of all replicas that have it."""
         return [list(range(r, self._size, self.grid_ranks)) for r in range(self.grid_ranks)]
 
     @property
@@ -63,19 +63,19 @@ class MeshPlan:
 
 
 def plan_mesh(locations: Sequence[RankLocation], grid_ranks: int) -> MeshPlan:
-    """The mesh of ranks that are at these locations.
+    """The arrangement of ranks at these locations.
 
     Raises
     ------
     ValueError
-        If the number of ranks is not a multiple of `grid_ranks`, or only some of them see GPUs.
+        If the number of ranks is not a multiple of `grid_ranks`, or only some of them have GPUs.
     """
     size = len(locations)
     if grid_ranks < 1 or size % grid_ranks:
         fitting = [n for n in range(1, size + 1) if size % n == 0]
         raise InputError(
             f"{size} ranks cannot be split into replicas of {grid_ranks} grid ranks: "
-            f"grid_ranks must be one of {fitting}, or start another number of ranks"
+            f"set grid_ranks to one of {fitting}, or start another number of ranks"
         )
     ranks = order([location.node for location in locations], grid_ranks)
     placed = [locations[rank] for rank in ranks]
@@ -83,11 +83,11 @@ def plan_mesh(locations: Sequence[RankLocation], grid_ranks: int) -> MeshPlan:
 
 
 def order(nodes: Sequence[int], grid_ranks: int) -> list[int]:
-    """World ranks in the order in which replicas are cut from them, `grid_ranks` at a time.
+    """World ranks in the order in which replicas are formed, `grid_ranks` at a time.
 
-    As many replicas as possible lie on one node each, whatever the launcher's placement (block or
-    cyclic); what nodes have left over makes the others. Rank 0 stays first, and nothing changes
-    where ranks are placed node by node.
+    As many replicas as possible are on one node each, for any placement by the launcher (block or
+    cyclic); the remaining ranks of nodes form the others. Rank 0 stays first, and the order is
+    unchanged if ranks are placed node by node.
     """
     whole: list[list[int]] = []
     left: list[int] = []
@@ -102,22 +102,22 @@ def order(nodes: Sequence[int], grid_ranks: int) -> list[int]:
 
 
 def spread(nodes: Sequence[int], grid_ranks: int) -> int:
-    """Replicas that lie on more than one node, for ranks in the order of `order`."""
+    """Number of replicas on more than one node, for ranks in the order of `order`."""
     return sum(len(set(nodes[i : i + grid_ranks])) > 1 for i in range(0, len(nodes), grid_ranks))
 
 
 def gpus_of(locations: Sequence[RankLocation]) -> list[int | None]:
-    """For each rank the index of its GPU, among those that it sees; None on machines without.
+    """For each rank the index of its GPU, among the visible ones; None on machines without GPUs.
 
-    Ranks that see the same GPUs take them in turn, each its own where there are enough; where they
-    are more, neighbours share one. A launcher that shows each rank another GPU is thereby followed.
-    Raises `ValueError` where some ranks see GPUs and others none.
+    Ranks with the same visible GPUs get different ones if there are enough, otherwise neighbouring
+    ranks share one. If the launcher makes a different GPU visible to each rank, each rank uses it.
+    Raises `InputError` if GPUs are visible to some ranks only.
     """
     if len({bool(location.gpus) for location in locations}) > 1:
         without = sorted({location.host for location in locations if not location.gpus})
         raise InputError(
-            f"some ranks see GPUs, those on {', '.join(without[:4])} see none: give all nodes GPUs "
-            "(as --gpus-per-node), or hide "
+            f"some ranks have GPUs, but those on {', '.join(without[:4])} have none: request GPUs "
+            "on all nodes (e.g. --gpus-per-node), or hide "
             "them everywhere with CUDA_VISIBLE_DEVICES="
         )
     alike: dict[tuple[int, tuple[str, ...]], list[int]] = {}
@@ -132,7 +132,7 @@ def gpus_of(locations: Sequence[RankLocation]) -> list[int | None]:
 
 
 def sharing(locations: Sequence[RankLocation]) -> dict[str, tuple[int, int]]:
-    """By host, where ranks share GPUs: how many ranks there are, and on how many GPUs they work."""
+    """By host, for hosts where ranks share GPUs: numbers of ranks and of their GPUs."""
     indices = gpus_of(locations)
     used = [
         (location.host, location.gpus[index])
@@ -144,13 +144,13 @@ def sharing(locations: Sequence[RankLocation]) -> dict[str, tuple[int, int]]:
 
 
 def each_has_a_gpu(locations: Sequence[RankLocation]) -> bool:
-    """Whether every rank has a GPU that no other works on: NCCL needs that."""
+    """Whether every rank has a GPU that no other rank uses, which NCCL needs."""
     return all(location.gpus for location in locations) and not sharing(locations)
 
 
 def threads_of(locations: Sequence[RankLocation], rank: int) -> int:
-    """A rank's share of the cores that it may run on: all of them where the launcher binds ranks to
-    cores of their own.
+    """A rank's share of the cores that it may run on: all of them if the launcher binds each rank
+    to different cores.
     """
     mine = locations[rank]
     others = sum(
@@ -161,7 +161,7 @@ def threads_of(locations: Sequence[RankLocation], rank: int) -> int:
 
 
 def describe(locations: Sequence[RankLocation]) -> str:
-    """`3 rank(s) on 2 node(s) (a: 2, b: 1), 2 GPU(s) a node`, for messages."""
+    """`3 rank(s) on 2 node(s) (a: 2, b: 1), 2 GPU(s) per node`, for messages."""
     counts = Counter((location.node, location.host) for location in locations)
     hosts = ", ".join(f"{host}: {count}" for (_, host), count in list(counts.items())[:8])
     more = ", …" if len(counts) > 8 else ""
@@ -173,5 +173,5 @@ def describe(locations: Sequence[RankLocation]) -> str:
     )
     return (
         f"{len(locations)} rank(s) on {len(counts)} node(s) ({hosts}{more}), "
-        f"{' or '.join(map(str, gpus))} GPU(s) a node"
+        f"{' or '.join(map(str, gpus))} GPU(s) per node"
     )

@@ -1,4 +1,4 @@
-"""Where the ranks of this job are: their nodes, GPUs and cores."""
+"""The locations of this job's ranks: their nodes, GPUs and cores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prdp_hpc.distributed.topology import RankLocation
 
 
 def rank_locations(comm: MPI.Comm) -> list[RankLocation]:
-    """Where all ranks are; collective."""
+    """The locations of all ranks; collective."""
     shared = comm.Split_type(MPI.COMM_TYPE_SHARED)
     node = shared.bcast(comm.rank)
     shared.Free()
@@ -26,16 +26,16 @@ def rank_locations(comm: MPI.Comm) -> list[RankLocation]:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """What tells the GPUs that this process sees from all others.
+    """Identifiers of the GPUs that are visible to this process.
 
-    Not their numbers: where SLURM shows each task one GPU, it is number 0 for all of them.
+    Not their indices: if SLURM makes one GPU visible to each task, it has the index 0 in all tasks.
     """
     if not torch.cuda.is_available():
         return ()
     names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     found = []
     for index in range(torch.cuda.device_count()):
-        # Earlier versions of torch do not tell the UUID.
+        # Earlier versions of torch do not have the UUID.
         uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
         found.append(str(uuid or (names[index] if index < len(names) and names[index] else index)))
     return tuple(found)

@@ -21,17 +21,17 @@ GPU_AWARE_VARIABLES = (
     "MV2_USE_CUDA",
     "OMPI_MCA_opal_cuda_support",
 )
-"""Set to 1 (or true) where MPI takes GPU memory; the first that is set decides. MPI itself cannot
-be asked portably.
+"""Set to 1 (or true) if MPI supports GPU memory; the first variable that is set is used. There is
+no portable query in MPI.
 """
 
 DEVICE_TAGS = 1024
-"""Tags of messages between GPUs begin here."""
+"""The first tag of messages between GPUs."""
 
 
 @dataclass
 class Traffic:
-    """What this process has sent since it began: messages, their bytes, and sums over ranks."""
+    """Counts of this process since it began: messages, their bytes, and all-reduces."""
 
     messages: int = 0
     bytes: int = 0
@@ -43,8 +43,8 @@ TRAFFIC = Traffic()
 
 @dataclass(frozen=True)
 class Message:
-    """A contiguous tensor to send to a rank, or to receive from it; `tag` tells two messages
-    between the same ranks apart.
+    """A contiguous tensor to send to a rank, or to receive from it; `tag` distinguishes messages
+    between the same ranks.
     """
 
     rank: int
@@ -53,20 +53,20 @@ class Message:
 
 
 class Transport(Protocol):
-    """How tensors travel."""
+    """The interface for the communication of tensors."""
 
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
-        """Send and receive; returns when the received tensors are filled."""
+        """Send and receive; returns after the received tensors have been written."""
 
     def all_reduce(self, partial: Tensor) -> Tensor:
-        """The sum over all ranks, in a new tensor."""
+        """Return the sum over all ranks, in a new tensor."""
 
 
 def transport_for(
     comm: MPI.Comm, group: dist.ProcessGroup | None, device: torch.device
 ) -> Transport:
-    """torch.distributed for GPUs where there is a group (NCCL), else MPI: from GPU memory if it
-    can, through the host if not.
+    """The transport for a device: torch.distributed for GPUs with a group (NCCL), else MPI, with
+    GPU memory if MPI supports it and through the host otherwise.
     """
     if device.type == "cuda" and group is not None:
         return TorchTransport(group)
@@ -74,7 +74,7 @@ def transport_for(
 
 
 def gpu_aware_mpi() -> bool:
-    """Whether the environment says that MPI takes GPU memory (`GPU_AWARE_VARIABLES`)."""
+    """Whether MPI supports GPU memory according to the environment (`GPU_AWARE_VARIABLES`)."""
     value = next((os.environ[name] for name in GPU_AWARE_VARIABLES if name in os.environ), "0")
     return value.lower() in ("1", "true", "yes")
 
@@ -99,8 +99,7 @@ class MpiTransport:
         comm = self._copies.halos
         host = [self._there(message.tensor, fill=False) for message in received]
         outgoing = [self._there(message.tensor, fill=True) for message in sent]
-        # Before MPI may write too: memory that torch gives out anew can still be in use by kernels
-        # that are queued.
+        # Also before receiving: memory that torch has reused may still be in use by queued kernels.
         _wait_for_device([*host, *outgoing])
         incoming = [
             comm.Irecv([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
@@ -110,7 +109,7 @@ class MpiTransport:
             comm.Isend([as_bytes(buffer), MPI.BYTE], message.rank, _tag(message))
             for message, buffer in zip(sent, outgoing, strict=True)
         ]
-        # All of them before an error is raised: the memory of the others is still written to.
+        # Wait for all before raising an error, because MPI still writes to the others' memory.
         wrong = [
             _wait_for(request, message.rank, as_bytes(buffer).nbytes)
             for request, message, buffer in zip(incoming, received, host, strict=True)
@@ -138,7 +137,7 @@ class MpiTransport:
         return buffer if buffer is own else own.copy_(buffer)
 
     def _there(self, tensor: Tensor, fill: bool) -> Tensor:
-        """Where MPI reads or writes."""
+        """The tensor that MPI reads or writes."""
         if not self._staged:
             return tensor
         return tensor.cpu() if fill else torch.empty_like(tensor, device="cpu")
@@ -151,8 +150,8 @@ class TorchTransport:
         self._group = group
 
     def exchange(self, sent: list[Message], received: list[Message]) -> None:
-        # NCCL has no tags: two messages between the same ranks are told apart by their order, which
-        # `tag` gives on both sides.
+        # NCCL has no tags, so messages between the same ranks are matched by their order, which is
+        # that of `tag` on both sides.
         """Send and receive all messages; collective over the ranks that they name."""
         works: list[tuple[int, Any, Message]] = [
             (message.tag, dist.isend, message) for message in sent
@@ -196,7 +195,7 @@ def all_reduce_sum(
 
 
 def _wait_for(request: MPI.Request, rank: int, wanted: int) -> InputError | None:
-    """Too short a message would leave numbers that nobody sent, too long a one is MPI's error."""
+    """Wait for a message; an error if it is shorter or longer than expected."""
     status = MPI.Status()
     try:
         request.Wait(status)
@@ -208,24 +207,24 @@ def _wait_for(request: MPI.Request, rank: int, wanted: int) -> InputError | None
     if came == wanted:
         return None
     return InputError(
-        f"{wanted} bytes were expected from rank {rank}, {'more' if came > wanted else came} "
-        "came: the fields that two ranks exchange must have the same leading axes and the same type"
+        f"{wanted} bytes were expected from rank {rank}, but {'more' if came > wanted else came} "
+        "arrived: the fields that ranks exchange must have the same leading axes and the same type"
     )
 
 
 def _tag(message: Message) -> int:
-    """Exchanges of the CPU and of a GPU are told apart: autograd runs them in two threads."""
+    """The tag for a device: autograd runs exchanges of the CPU and of a GPU in two threads."""
     return message.tag if message.tensor.device.type == "cpu" else DEVICE_TAGS + message.tag
 
 
 def as_bytes(tensor: Tensor) -> Any:
-    """The memory of a contiguous tensor, for MPI; NumPy does not know all of torch's types."""
+    """The memory of a contiguous tensor, for MPI; NumPy does not have all of torch's types."""
     flat = tensor.detach().reshape(-1).view(torch.uint8)
     return flat.numpy() if flat.device.type == "cpu" else flat
 
 
 def _wait_for_device(buffers: list[Tensor]) -> None:
-    """MPI does not know of CUDA's streams: what they are still writing must be finished."""
+    """Wait for CUDA's streams, with which MPI does not synchronise."""
     if any(buffer.device.type == "cuda" for buffer in buffers):
         torch.cuda.current_stream().synchronize()
 

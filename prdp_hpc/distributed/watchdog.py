@@ -1,17 +1,16 @@
-"""Ends a job whose ranks wait for each other for ever, after it has said where.
+"""A watchdog that ends a job whose ranks wait for each other without end, and prints where.
 
-A collective call behind a condition that holds on some ranks only (`if rank == 0: loss.backward()`)
-cannot be detected beforehand. The watchdog is one thread for each process, which costs nothing per
-call: twenty times within the limit it looks whether a thread stands in the same call into a
-library, made from this package, with no other collective call of this package, and no arithmetic of
-PETSc's, in between. After
-half of the limit it prints where, after all of it it ends the job. PETSc does not let other Python
-threads run while it works, so that a timer of `faulthandler` stands behind the thread: it fires
-where no Python has run for the whole limit.
+A collective call under a condition that holds on some ranks only (`if rank == 0: loss.backward()`)
+cannot be detected in advance. The watchdog is one thread per process, without a cost per call.
+Twenty times within the limit it checks whether a thread is still in the same library call from this
+package, without another collective call of this package, or arithmetic of PETSc, in the meantime.
+It prints the call after half of the limit, and ends the job after the whole limit. PETSc blocks
+other Python threads while it works, so there is also a timer of `faulthandler`, which fires if no
+Python code has run for the whole limit.
 
-`PRDP_WATCHDOG_SECONDS` sets the limit; default 600; 0 turns the watchdog off. Single calls that
-take longer than that by right (the factorisation of a huge matrix; ranks that wait while rank 0
-alone works for long) need a greater one.
+`PRDP_WATCHDOG_SECONDS` sets the limit; default 600; 0 switches the watchdog off. Increase it for
+single calls that take longer (the factorisation of a huge matrix; ranks that wait while rank 0
+works).
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from prdp_hpc.errors import InputError
 VARIABLE = "PRDP_WATCHDOG_SECONDS"
 DEFAULT_SECONDS = 600.0
 LOOKS = 20
-"""How often it looks within the limit."""
+"""Number of checks within the limit."""
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 calls = [0]
-"""How many collective calls this process has begun, in its only element."""
+"""Number of collective calls that this process has begun, in its only element."""
 
 _running: list[int] = []
-"""The process that has a watchdog; a forked child has none."""
+"""The id of the process that has a watchdog; a forked child has none."""
 
 
 def limit() -> float:
-    """Seconds after which a wait ends the job; 0: never."""
+    """The limit: seconds of waiting after which the job ends; 0: never."""
     text = os.environ.get(VARIABLE, str(DEFAULT_SECONDS))
     try:
         seconds = float(text)
@@ -65,7 +64,7 @@ def start(rank: int, size: int, end_job: Callable[[], None]) -> None:
         return
     _running[:] = [os.getpid()]
     watch = FunctionType(
-        # `faulthandler` prints nothing but the functions of each thread.
+        # `faulthandler` prints only function names, so the message is the name of a function.
         _named(_watch.__code__, f"rank {rank} of {size} waits longer than {VARIABLE}={seconds:g}"),
         globals(),
     )
@@ -75,7 +74,7 @@ def start(rank: int, size: int, end_job: Callable[[], None]) -> None:
 
 
 def stop() -> None:
-    """No longer watch; when Python ends, ranks may wait for each other as long as they like."""
+    """Stop the watchdog; at the end of Python, ranks may wait for each other without a limit."""
     if _running == [os.getpid()]:
         _running.clear()
         faulthandler.cancel_dump_traceback_later()
@@ -86,7 +85,7 @@ def _watch(rank: int, size: int, seconds: float, end_job: Callable[[], None]) ->
     looks: dict[int, int] = {}
     while _running:
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
-        # Looks are counted, not seconds: a job may be suspended in between.
+        # Checks are counted, not seconds, because a job may be suspended.
         time.sleep(seconds / LOOKS)
         frames = sys._current_frames()
         now = {thread: _place(frame) for thread, frame in frames.items()}
@@ -98,24 +97,24 @@ def _watch(rank: int, size: int, seconds: float, end_job: Callable[[], None]) ->
         for thread, count in looks.items():
             ours = _is_ours(frames[thread])
             if count == LOOKS // 2 and (ours or thread == threading.main_thread().ident):
-                _tell(rank, size, frames[thread], count * seconds / LOOKS, seconds)
-            # Looks more, for ranks that came a moment later to tell where they wait.
+                _print_call(rank, size, frames[thread], count * seconds / LOOKS, seconds)
+            # Some more checks, so that ranks which arrived later print where they wait.
             if count > LOOKS + 1 and ours:
                 print(f"rank {rank}: ending the job on all {size} ranks", file=sys.__stderr__)
                 end_job()
-        # Frames keep the variables of their functions alive.
+        # References to frames keep the variables of their functions alive.
         del frames
 
 
 def _place(frame: FrameType) -> tuple[Any, ...]:
-    """What tells whether a thread still stands in the same call."""
+    """Identifies the call that a thread is in."""
     petsc: Any = sys.modules.get("petsc4py.PETSc")
     work = 0.0 if petsc is None else petsc.Log.getFlops()
     return (calls[0], work, *((id(level.f_code), level.f_lasti) for level in _stack(frame)))
 
 
 def _is_ours(frame: FrameType) -> bool:
-    """Whether this package called into a library: directly, or through torch.distributed."""
+    """Whether this package called the library: directly, or through torch.distributed."""
     for level in _stack(frame):
         name = level.f_code.co_filename
         if name.startswith(_PACKAGE):
@@ -131,7 +130,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _tell(rank: int, size: int, frame: FrameType, waited: float, seconds: float) -> None:
+def _print_call(rank: int, size: int, frame: FrameType, waited: float, seconds: float) -> None:
     since = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
     end = (
         f"; after {seconds:.0f} s the job ends ({VARIABLE}). Does every rank make this call?"

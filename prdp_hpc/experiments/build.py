@@ -1,4 +1,4 @@
-"""From a config to its grid, solver, PDE, data, network and task: what a task is made of."""
+"""Create grid, solver, PDE, data, network and task from a config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from prdp_hpc.tasks.task import Task
 
 
 def build_solver(config: ExperimentConfig) -> Solver:
-    """The solver of a config, without a level."""
+    """Create the solver of a config, without a level."""
     section = config.solver
     return Solver(
         section.ksp,
@@ -43,7 +43,7 @@ def build_solver(config: ExperimentConfig) -> Solver:
 
 
 def build_grid(config: ExperimentConfig, mesh: ProcessMesh) -> Grid:
-    """The grid of a config; collective."""
+    """Create the grid of a config; collective."""
     section = config.grid
     return Grid(section.shape, section.boundary, mesh.grid_comm, section.length, mesh.grid_group)
 
@@ -54,10 +54,10 @@ def build_task(
     solver: Solver | None = None,
     groups: Sequence[str] = GROUPS,
 ) -> Task:
-    """The task of a config, with all that it works with; collective.
+    """Create the task of a config and all its components; collective.
 
-    `solver` takes the place of the config's. `groups` of the data are read: without "train" the
-    task can only validate.
+    `solver` replaces that of the config. Only the `groups` of the data are read; without "train"
+    the task can only validate.
     """
     parts = ConfigParts(config, mesh, solver, groups)
     kind, section = task_class(config), _task_section(config)
@@ -78,7 +78,7 @@ def task_class(config: ExperimentConfig) -> Any:
 
 
 def _task_section(config: ExperimentConfig) -> Any:
-    """The keys of a task of the user's own; None for a built-in one, which has a section."""
+    """The keys of a user-defined task; None for a built-in one, which reads the whole config."""
     if not isinstance(config.task, str):
         return config.task
     found = resolve("tasks", config.task, Path())
@@ -87,7 +87,7 @@ def _task_section(config: ExperimentConfig) -> Any:
 
 
 class ConfigParts:
-    """What a task of a config is made of, see `prdp_hpc.tasks.task.Parts`."""
+    """The components of a config, see `prdp_hpc.tasks.task.Parts`."""
 
     def __init__(
         self,
@@ -102,18 +102,18 @@ class ConfigParts:
 
     @cached_property
     def grid(self) -> Grid:
-        """Of the section `grid`; collective."""
+        """The grid of the section `grid`; collective."""
         return build_grid(self.config, self.mesh)
 
     def stepper(self, solver: Solver | None = None) -> Any:
-        """Of the section `physics`, with the config's solver or another one; collective."""
+        """The PDE of the section `physics`, with the config's solver or another one; collective."""
         if solver is None:
             return self._stepper
         return self._made_stepper(solver)
 
     @cached_property
     def data(self) -> TrajectoryDataset:
-        """Of the section `data`, generated first where it names no file; collective."""
+        """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
 
     @cached_property
@@ -123,7 +123,7 @@ class ConfigParts:
 
     @cached_property
     def network(self) -> nn.Module:
-        """Of the section `network`, for the data's channels; collective."""
+        """The network of the section `network`, for the channels of the data; collective."""
         config, channels = self._supervised, self._channels
         extra = 0 if self.inputs is None else self.inputs.shape[0]
         kind = component_of(config.network)
@@ -137,7 +137,7 @@ class ConfigParts:
 
     @property
     def recipe(self) -> Recipe:
-        """Of the section `training`."""
+        """The training settings of the section `training`."""
         return build_recipe(self._supervised)
 
     @cached_property
@@ -150,19 +150,19 @@ class ConfigParts:
 
     @property
     def _channels(self) -> int:
-        """Channels of the data's states, which may be more than a channelwise PDE names."""
+        """Number of channels of the data, which may exceed the names of a channelwise PDE."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
         return int(self.data.read("validation", range(1), part).shape[2])
 
     @property
     def _supervised(self) -> SupervisedConfig:
         if not isinstance(self.config, SupervisedConfig):
-            raise InputError(f"task: {self.config.task_name} has no data and no network")
+            raise InputError(f"task: {self.config.task_name} has neither data nor a network")
         return self.config
 
 
 def build_recipe(config: SupervisedConfig) -> Recipe:
-    """The recipe of a section `training`."""
+    """Create the training settings from the section `training`."""
     section = config.training
     return Recipe(
         batch_size=section.batch_size,
@@ -176,7 +176,7 @@ def build_recipe(config: SupervisedConfig) -> Recipe:
 
 
 def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
-    """The fields `(E, *local_shape)` that a network gets beside the state; collective."""
+    """Compute the further input fields `(E, *local_shape)` of a network; collective."""
     fields: list[Tensor] = []
     for name in config.network_inputs:
         if name == "coordinates":
@@ -188,8 +188,8 @@ def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
         own: Any = getattr(stepper, "network_inputs", None)
         if own is None:
             raise InputError(
-                f"network_inputs: {type(stepper).__name__} offers none: it has no method "
-                "network_inputs()"
+                f"network_inputs: {type(stepper).__name__} has no input fields, since it has no "
+                "method network_inputs(): remove 'physics'"
             )
         fields += list(own())
     return torch.stack(fields) if fields else None
@@ -202,12 +202,12 @@ def open_data(
     stepper: Stepper,
     groups: Sequence[str] = GROUPS,
 ) -> TrajectoryDataset:
-    """The config's data set, generated first if it names no file and the generated one is not
-    there; collective.
+    """Open the data set of a config; collective. If the config names no file and the generated file
+    does not exist, it is generated first.
     """
     path = Path(config.data.file) if config.data.file else generated_path(config)
     if config.data.file is None and _is_missing(mesh, path):
-        # Another job that generates the same data is waited for; then they are there.
+        # Wait for another job that generates the same data, which then exist.
         with locked(mesh.world, path, "wait until it ends", wait=True):
             if _is_missing(mesh, path):
                 call_together(

@@ -1,4 +1,4 @@
-"""The validation errors of a trained network, or of a field that was found, on other data too."""
+"""Validation errors of a trained network or a recovered field, e.g. on other data."""
 
 from __future__ import annotations
 
@@ -24,32 +24,58 @@ NEEDED = ("task", "physics.pde", "network.kind", "data.format")
 def evaluate(
     folder: str | Path, data: str | Path | None = None, components: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Validate the network of a run's last checkpoint on the group "validation" of a data file, or
-    the field of an inversion on the experiments for validation; collective.
+    """Compute the validation errors of a run's last checkpoint; collective.
+
+    A network is validated on the group "validation" of a data file, the field of an inversion on
+    the experiments for validation.
 
     Parameters
     ----------
-    folder : the run folder.
-    data : the file: of trajectories, or of experiments; default: the run's own.
-    components : names of networks, PDEs and tasks of your own that the run uses, as
-        `["my.py:Net"]`, see `load_network`.
+    folder : str or Path
+        The run folder.
+    data : str or Path, optional
+        File of trajectories or experiments. Default: that of the run.
+    components : sequence of str, default ()
+        Names of user-defined networks, PDEs and tasks of the run, e.g. `["my.py:Net"]`, see
+        `load_network`.
 
     Returns
     -------
-    `epoch` of the checkpoint, `data`, and the errors by name, the coordinator's as `error`.
+    dict
+        `epoch` of the checkpoint, `data`, and the errors by name, that of the schedule as `error`.
 
     Raises
     ------
-    ValueError
-        As `load_network`, and for data that do not fit.
+    InputError
+        If the folder has no config or readable checkpoint, if a user-defined component is not in
+        `components`, or if the data do not match the task.
 
-    Example
-    -------
-        print(evaluate("runs/heat_1d", "other.h5")["error"])
+    See Also
+    --------
+    load_network : Load the network of a run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from prdp_hpc import evaluate, train
+    >>> text = '''
+    ... task: emulator
+    ... name: tiny
+    ... grid: {shape: [8]}
+    ... physics: {pde: heat, diffusivity: 0.1, dt: 0.01}
+    ... network: {kind: mlp, hidden: [8]}
+    ... data: {train: 4, validation: 2}
+    ... training: {epochs: 1, batch_size: 2}
+    ... '''
+    >>> _ = Path("tiny.yaml").write_text(text)
+    >>> summary = train("tiny.yaml")
+    >>> errors = evaluate("runs/tiny")
+    >>> errors["epoch"], errors["error"] == summary["error"]
+    (1, True)
     """
     world = MPI.COMM_WORLD
     config = call_together(world, lambda: _config(folder, components))
-    # Read by one rank: of a run that goes on, others might find a newer checkpoint.
+    # Read by one rank, because during a run other ranks might find a later checkpoint.
     state = world.bcast(
         call_together(world, lambda: trained_state(folder) if world.rank == 0 else None)
     )
@@ -84,8 +110,8 @@ def _config(
 
 
 def _mesh(config: ExperimentConfig) -> ProcessMesh:
-    """The ranks as in training; where that does not go, as on a login node, all of them share the
-    grid.
+    """The mesh of the config; if the number of ranks does not allow it, e.g. on a login node, all
+    ranks share the grid.
     """
     ranks = MPI.COMM_WORLD.size
     if ranks % (config.parallel.grid_ranks or 1):
@@ -101,6 +127,6 @@ def _load(task: Any, state: dict[str, Any], folder: Any, data: Any) -> None:
         task.load_network(state["network"])
     except RuntimeError:
         raise InputError(
-            f"{data}: its fields have other channels than those the network of {folder} was "
-            "trained on"
+            f"{data}: its fields have other channels than those on which the network of {folder} "
+            "was trained"
         ) from None

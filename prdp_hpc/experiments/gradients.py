@@ -1,4 +1,4 @@
-"""How exact a gradient through K iterations is."""
+"""The error of gradients through K iterations."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from prdp_hpc.physics.stepper import reference_solver
 DIFFERENTIATIONS = ("implicit", "unrolled")
 MOST_LEVELS = 25
 CONVERGED = 1e-12
-"""Relative residual of the solves, forward and adjoint, whose gradient the others are measured
-against.
-"""
+"""Relative residual of the forward and adjoint solves of the reference gradient."""
 
 
 def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
-    """`‖g_K − g‖ / ‖g‖` over K, for both ways of differentiating; collective.
+    """Compute the gradient errors `‖g_K − g‖ / ‖g‖` for implicit and unrolled differentiation;
+    collective.
 
-    g is the gradient of the untrained task (of θ at its start, or of the network's parameters over
-    the first batch) with converged solves, g_K that with K iterations, forward and, where the
-    differentiation is implicit, adjoint. K runs from 1 to the ladder's top: all numbers, or at most
-    25 in pairs of neighbours, closer together at first. Networks compute in float64 here.
+    g is the gradient of the untrained task (with respect to θ at its initial value, or to the
+    network's parameters for the first batch) with converged solves, and g_K that with K forward
+    iterations and, for implicit differentiation, K adjoint iterations. K runs from 1 to the finest
+    level of the ladder: all numbers, or at most 25 in pairs of neighbours, denser for small K.
+    Networks compute in float64 here.
 
     Returns
     -------
-    `task`, `ksp`, `pc`, `levels` (K), and `errors`: for `implicit` and `unrolled` a number for each
-    K.
+    dict
+        `task`, `ksp`, `pc`, `levels` (K), and `errors`: for `implicit` and `unrolled` one number
+        per K.
 
     Raises
     ------
     ConfigError
-        For a ladder of tolerances, or a converged gradient that is zero.
-    ValueError
-        For a ksp or pc that cannot be differentiated through its iterations.
+        For a ladder of tolerances, or if the converged gradient is zero.
+    InputError
+        For a ksp or pc whose iterations cannot be differentiated.
 
-    Source: paper, figure of converging gradients.
+    References: paper, figure of converging gradients.
     """
     levels = _levels(config)
     config = _in_double(config)
@@ -51,7 +52,7 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
     reference.refine(CONVERGED)
     exact = _gradient(config, mesh, reference)
     errors = {}
-    # Unrolled first: what it cannot differentiate is found before the long part.
+    # Unrolled first, so that unsupported methods are found before the longer part.
     for differentiation in reversed(DIFFERENTIATIONS):
         solver = build_solver(_differentiated(config, differentiation))
         task = build_task(config, mesh, solver)
@@ -80,8 +81,8 @@ def _gradient(config: Config, mesh: ProcessMesh, solver: Solver) -> Tensor:
     task.close()
     if not gradient.any():
         raise ConfigError(
-            "the converged gradient is zero, and errors are measured relative to it: start "
-            "somewhere else"
+            "the converged gradient is zero, and errors are measured relative to it: choose "
+            "another initial guess"
         )
     return gradient
 
@@ -91,15 +92,15 @@ def _levels(config: Config) -> list[int]:
     top = ladder.level(ladder.top)
     if not isinstance(top, int):
         raise ConfigError(
-            "refinement.ladder: gradients are compared over iterations, and this is a ladder of "
-            "tolerances"
+            "refinement.ladder: gradients are compared for numbers of iterations, but this is a "
+            "ladder of tolerances: give one with kind=iterations"
         )
     if top <= MOST_LEVELS:
         return list(range(1, top + 1))
     pairs = MOST_LEVELS // 2
     growing = (round(1 + (top - 1) * (index / (pairs - 1)) ** 2) for index in range(pairs))
-    # Errors may swing from each K to the next, as steepest descent's: single ones would show a
-    # trend that is not there.
+    # Errors may oscillate from each K to the next, e.g. for steepest descent; without pairs of
+    # neighbours the figure would show a false trend.
     return sorted({near for level in growing for near in (max(level - 1, 1), level)})
 
 

@@ -1,6 +1,4 @@
-"""The workload of components that say nothing of theirs, measured by building and running them
-small.
-"""
+"""The workload of components that do not declare it, measured by running them on a small grid."""
 
 from __future__ import annotations
 
@@ -21,12 +19,12 @@ from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import initial_states, made_stepper, reference_solver
 
 MOST_POINTS = 2**15
-"""Of the grid that is measured on: the config's, halved along all axes until it is that small."""
+"""Maximum size of the grid for measurements: that of the config, halved along all axes."""
 
 
 def measured_physics(config: SupervisedConfig) -> dict[str, int]:
-    """What one step of the config's PDE solves, counted on a small grid, on this rank alone: the
-    entries of `prdp_hpc.planning.PhysicsWorkload`.
+    """Count the solves of one time step of the config's PDE on a small grid, on this rank only;
+    return the entries of `prdp_hpc.planning.PhysicsWorkload`.
     """
     grid, kind = _small_grid(config), component_of(config.physics)
     solver = reference_solver(kind)
@@ -47,8 +45,8 @@ def measured_physics(config: SupervisedConfig) -> dict[str, int]:
 
 
 def measured_layer(config: SupervisedConfig, inside: int, outside: int) -> dict[str, Any]:
-    """The config's network as one layer (`prdp_hpc.planning.Layer`): its operations, counted in a
-    forward pass on a small grid, and its parameters.
+    """Count the operations in a forward pass of the config's network on a small grid, and its
+    parameters; return them as one `prdp_hpc.planning.Layer`.
     """
     grid, kind = _small_grid(config), component_of(config.network)
     network = build_network(

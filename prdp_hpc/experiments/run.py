@@ -1,4 +1,4 @@
-"""From a config to a finished run folder."""
+"""Train according to a config and write a run folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.trainer import Trainer
 
 CODE = "components.json"
-"""Which code a run's components are: names, files and their SHA-256."""
+"""File with the components of a run: names, files of user code and their SHA-256."""
 
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
@@ -34,46 +34,69 @@ _ADDED = {
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }
-"""Defaults of settings that came later: checkpoints from before have none of them."""
+"""Defaults of settings that were added later, which older checkpoints do not have."""
 
 Config = ExperimentConfig
 
 
 class RunFolderError(InputError):
-    """The run's folder holds another run already."""
+    """The run folder contains another run, or cannot be written."""
 
 
 def train(
     config: ExperimentConfig | str | Path, overrides: Sequence[str] = (), resume: bool = False
 ) -> dict[str, Any]:
-    """Train what a config describes, as `prdp-hpc run` does without table and figure; collective.
+    """Train according to a config; collective.
+
+    This is `prdp-hpc run` without the table and the figure. It writes the run folder
+    `<output>/<name>`.
 
     Parameters
     ----------
-    config : a config, or the path of one.
-    overrides : changes to the file, as `["training.epochs=10"]`.
-    resume : continue from the last checkpoint, if there is one.
+    config : str, Path or config
+        Path of a YAML file, or the result of `load_config`.
+    overrides : sequence of str, default ()
+        Changes to the file, e.g. `["training.epochs=10"]`.
+    resume : bool, default False
+        Whether to continue from the last checkpoint, if there is one.
 
     Returns
     -------
-    What is in `summary.json` of the run folder `<output>/<name>`, on every rank.
+    dict
+        The content of `summary.json` in the run folder, on every rank.
 
     Raises
     ------
-    ValueError
-        For a config, data or folder that does not fit, with what to do; the same on all ranks.
+    InputError
+        For an invalid config, data file or folder; on all ranks.
     SolveError
-        When a solve fails.
+        If a solve fails.
 
-    Example
-    -------
-        summary = train("configs/heat_1d.yaml", ["training.epochs=5"])
-        print(summary["error"], summary["level"])
+    See Also
+    --------
+    load_config : Read and validate a config.
+    evaluate : Compute validation errors of a run.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from prdp_hpc import train
+    >>> text = '''
+    ... task: inverse
+    ... name: source
+    ... grid: {shape: [16]}
+    ... physics: {pde: poisson}
+    ... training: {epochs: 3}
+    ... '''
+    >>> _ = Path("source.yaml").write_text(text)
+    >>> summary = train("source.yaml", ["training.epochs=2"])
+    >>> summary["epochs"], summary["task"]
+    (2, 'inverse')
     """
     if isinstance(config, str | Path):
         config = load_config(config, overrides)
     elif overrides:
-        raise InputError("overrides change a config's file: give its path")
+        raise InputError("overrides apply to the file of a config: give its path")
     mesh = process_mesh(config)
     try:
         return run_experiment(config, mesh, run_folder(config), resume)
@@ -87,7 +110,7 @@ def run_folder(config: Config) -> Path:
 
 
 def process_mesh(config: Config) -> ProcessMesh:
-    """The ranks as the config divides them; collective over all."""
+    """Create the process mesh of a config; collective over all ranks."""
     all_ranks = MPI.COMM_WORLD.size
     return ProcessMesh.from_world(
         config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks)
@@ -97,19 +120,19 @@ def process_mesh(config: Config) -> ProcessMesh:
 def run_experiment(
     config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
 ) -> dict[str, Any]:
-    """Build, train, and write down one run; returns its summary. Collective.
+    """Train one run and return its summary; collective.
 
     Writes `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `summary.json` into
     `folder`.
 
     Raises
     ------
-    ValueError
-        For a config, data file, grid or folder that does not do; the same on all ranks.
+    InputError
+        For an invalid config, data file, grid or folder; on all ranks.
     LockedError
-        When another job trains in `folder`.
+        If another job writes to `folder`.
     SolveError
-        When a solve fails.
+        If a solve fails.
     """
     with run_lock(mesh, folder):
         return _run(config, mesh, folder, resume)
@@ -117,7 +140,7 @@ def run_experiment(
 
 @contextmanager
 def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
-    """Keep other jobs from writing to a run's or comparison's folder, which is made; collective."""
+    """Create the folder of a run or comparison and lock it against other jobs; collective."""
     _on_root(mesh, lambda: _make_folder(folder))
     advice = "wait until it ends or end it, or choose another name=… or output=…"
     with locked(mesh.world, folder, advice, folder=True):
@@ -143,7 +166,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     )
     if resume:
         trainer.restore()
-    # Not before the checkpoint was found to fit: a refused resume must leave the run as it is.
+    # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume)
     last = trainer.run()
@@ -154,7 +177,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
 
 
 def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
-    """Keep the fields that a task has found, if it has a method `fields()`; collective."""
+    """Write the fields of a task with a method `fields()`; collective."""
     own: Any = getattr(task, "fields", None)
     if own is None:
         return
@@ -168,8 +191,8 @@ def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
 
 
 def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -> None:
-    """Record which code the run's own components are, and say on stderr what has changed since the
-    run began; collective.
+    """Record the user code of the run's components, and report changes since the start of the run
+    on stderr; collective.
     """
 
     def write() -> None:
@@ -184,19 +207,19 @@ def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -
 
 
 def _changed_code(path: Path, now: dict[str, dict[str, str]]) -> Iterator[str]:
-    with file_errors(path, "cannot be read", "remove it: it is written anew"):
+    with file_errors(path, "cannot be read", "remove it; it is written again"):
         before = json.loads(path.read_text(encoding="utf-8"))
     for key, record in now.items():
         was = before.get(key, {})
         if "sha256" in record and was.get("sha256") != record["sha256"]:
             yield (
-                f"{key}: the code of {record['name']} ({record['file']}) is not what the run began "
-                "with: its first part and what follows may not be one experiment"
+                f"{key}: the code of {record['name']} ({record['file']}) has changed since the "
+                "start of the run: earlier and later epochs may not be comparable"
             )
 
 
 def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[str, Any]:
-    """What `summary.json` says, from the last epoch's metrics."""
+    """The content of `summary.json`, from the metrics of the last epoch."""
     return {
         "name": config.name,
         "task": config.task_name,
@@ -212,15 +235,15 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
 
 
 def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
-    """Share of the inner iterations that every solve at the full level would have taken; None for
-    tolerances, and where a level counts something else, as Newton iterations.
+    """The share of inner iterations saved against solves at the full level; None for tolerances,
+    and if a level counts something else, e.g. Newton iterations.
     """
     if not getattr(config.physics, "levels_count_inner_iterations", True):
         return None
     forward, adjoint = config.refinement.full_level, config.refinement.full_adjoint_level
     if not (isinstance(forward, int) and isinstance(adjoint, int) and last["solves"]):
         return None
-    # Full refinement would have solved what was trained on, and measured nothing.
+    # Full refinement would have needed the solves of training, but not those of probes.
     adjoint_solves = last["adjoint_solves"] - last.get("probe_adjoint_solves", 0)
     forward_solves = last["solves"] - last.get("probe_solves", 0) - adjoint_solves
     full = forward * forward_solves + adjoint * adjoint_solves
@@ -228,14 +251,14 @@ def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
 
 
 def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
-    """Do something on rank 0; if it fails, every rank raises. Collective."""
+    """Run an action on rank 0; if it fails, every rank raises its error. Collective."""
     call_together(mesh.world, action if mesh.is_root else lambda: None)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
     if not resume and (folder / "metrics.jsonl").exists():
         raise RunFolderError(
-            f"{folder} holds a run already: continue it with --resume, start anew with "
+            f"{folder} already contains a run: continue it with --resume, start again with "
             "--overwrite, or choose another name=…"
         )
 
@@ -262,8 +285,8 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What must be the same for a checkpoint to fit; more epochs, another folder or split may
-    follow a resume.
+    """The settings that must be equal in a checkpoint and a resumed run. The number of epochs, the
+    folder and the distribution over ranks may differ.
     """
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
     settings["training"] = {
@@ -286,7 +309,7 @@ def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Settings that stay the same when the user's files move: `/a/my.py:Name` is `my.py:Name`."""
+    """Settings without folders of user code, which may move: `/a/my.py:Name` is `my.py:Name`."""
     if isinstance(value, dict):
         return {key: _without_folders(inner) for key, inner in value.items()}
     if isinstance(value, str) and ".py:" in value:

@@ -1,4 +1,4 @@
-"""Networks of finished or running runs."""
+"""Loading the networks of finished or active runs."""
 
 from __future__ import annotations
 
@@ -20,20 +20,51 @@ from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints
 
 
 def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Module:
-    """The network of a run folder with the parameters of its last checkpoint, on the CPU, in
-    evaluation mode.
+    """Load the network of a run from its last checkpoint.
 
-    It maps whole fields `(B, C + E, *grid.shape)`, the state and the E fields of
-    `network_inputs`, to fields `(B, C, *grid.shape)`: an emulator's next state, or what a corrector
-    adds to a step of the solver. `components` are the names of networks, PDEs and tasks of your own
-    that the run uses, e.g. `["my.py:Net"]`: nothing is imported or executed only because a file in
-    the folder names it.
+    The network maps whole fields of shape `(B, C + E, *grid.shape)`, the state and the E fields of
+    `network_inputs`, to fields of shape `(B, C, *grid.shape)`: the next state for an emulator, or
+    the correction of a solver's time step for a corrector. PETSc is not loaded. No user code is
+    imported only because a file in the folder names it.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run folder.
+    components : sequence of str, default ()
+        Names of user-defined networks, PDEs and tasks of the run that may be imported, e.g.
+        `["my.py:Net"]`.
+
+    Returns
+    -------
+    torch.nn.Module
+        The network on the CPU, in evaluation mode.
 
     Raises
     ------
-    ValueError
-        For a folder without a config or a readable checkpoint, for a component that `components`
-        does not name, and for a task without a network.
+    InputError
+        If the folder has no config or readable checkpoint, if a user-defined component is not in
+        `components`, or if the task has no network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pathlib import Path
+    >>> from prdp_hpc import load_network, train
+    >>> text = '''
+    ... task: emulator
+    ... name: tiny
+    ... grid: {shape: [8]}
+    ... physics: {pde: heat, diffusivity: 0.1, dt: 0.01}
+    ... network: {kind: mlp, hidden: [8]}
+    ... data: {train: 4, validation: 2}
+    ... training: {epochs: 1, batch_size: 2}
+    ... '''
+    >>> _ = Path("tiny.yaml").write_text(text)
+    >>> summary = train("tiny.yaml")
+    >>> network = load_network("runs/tiny")
+    >>> network(torch.zeros(3, 1, 8)).shape
+    torch.Size([3, 1, 8])
     """
     config = trained_config(folder, components, needed=("network.kind",))
     state = trained_state(folder)
@@ -55,8 +86,8 @@ def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Modul
 def trained_config(
     folder: str | Path, components: Sequence[str] = (), needed: tuple[str, ...] | None = None
 ) -> SupervisedConfig:
-    """The config of a run folder, with the components of the slots `needed` (default: of all);
-    raises as `load_network`.
+    """The config of a run with a network, with the components of the slots `needed` (default: all
+    slots); raises the errors of `load_network`.
     """
     config = run_config(folder, components, needed)
     if not isinstance(config, SupervisedConfig):
@@ -67,24 +98,24 @@ def trained_config(
 def run_config(
     folder: str | Path, components: Sequence[str] = (), needed: tuple[str, ...] | None = None
 ) -> ExperimentConfig:
-    """The same of a run of any task."""
+    """The config of a run of any task, see `trained_config`."""
     imports = Imports(tuple(components), needed)
     return load_config(Path(folder) / "config.yaml", imports=imports)
 
 
 def trained_state(folder: str | Path) -> dict[str, Any]:
-    """The state of a run folder's last checkpoint; raises as `load_network`."""
-    place = Path(folder) / "checkpoints"
-    state = Checkpoints(place).load_latest()
+    """The state of a run's last checkpoint; raises the errors of `load_network`."""
+    checkpoints = Path(folder) / "checkpoints"
+    state = Checkpoints(checkpoints).load_latest()
     if state is None:
         raise CheckpointError(
-            f"{place}: no checkpoint yet; wait for the first one, or start the run again"
+            f"{checkpoints}: no checkpoint yet; wait for the first one, or start the run again"
         )
     return state
 
 
 def _first_layer(kind: Any, config: SupervisedConfig, weights: dict[str, Any]) -> tuple[int, int]:
-    """The channels of a built-in network, of a checkpoint from before they were kept."""
+    """The channels of a built-in network, for older checkpoints, which do not contain them."""
     channels = int(next(iter(weights.values())).shape[1])
     if not on_parts(kind):
         channels //= math.prod(config.grid.shape)

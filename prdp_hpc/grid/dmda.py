@@ -1,4 +1,4 @@
-"""PETSc DMDAs of structured grids: made for a grid, and read where the user has one."""
+"""PETSc DMDAs of structured grids: made for a grid, or read from the user's DMDA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OwnershipRanges = Sequence[Sequence[int]]
 
 
 class Layout(NamedTuple):
-    """What a grid takes over from a DMDA; axes in torch's order, the reverse of PETSc's."""
+    """The properties that a grid copies from a DMDA; axes in torch's order, reverse of PETSc's."""
 
     shape: tuple[int, ...]
     boundary: tuple[str, ...]
@@ -34,7 +34,7 @@ def create_dmda(
     Raises
     ------
     ValueError
-        Where PETSc cannot divide so few points among so many ranks.
+        If PETSc cannot divide the points among the ranks.
     """
     kinds = {"periodic": PETSc.DM.BoundaryType.PERIODIC}
     division: dict[str, Any] = {}
@@ -61,10 +61,10 @@ def create_dmda(
         ) from error
 
 
-def wrong_ownership_ranges(
+def validate_ownership_ranges(
     ranges: OwnershipRanges | None, shape: Sequence[int], ranks: int
 ) -> InputError | None:
-    """What is wrong with a division among ranks, if anything."""
+    """The error for an invalid division among ranks, or None."""
     if ranges is None:
         return None
     fits = len(ranges) == len(shape) and all(
@@ -73,30 +73,30 @@ def wrong_ownership_ranges(
     )
     if not fits or [sum(sizes) for sizes in ranges] != list(shape):
         return InputError(
-            "ownership_ranges must list the points of each part of each axis, which add up to the "
+            "ownership_ranges must list the points of each part of each axis, whose sums are the "
             f"shape {tuple(shape)}, not {ranges!r}"
         )
     if math.prod(map(len, ranges)) != ranks:
         return InputError(
-            f"ownership_ranges divide the grid into {math.prod(map(len, ranges))} parts, and there "
-            f"are {ranks} ranks: give one part to each"
+            f"ownership_ranges divide the grid into {math.prod(map(len, ranges))} parts, but there "
+            f"are {ranks} ranks: specify one part per rank"
         )
     return None
 
 
 def layout_of(dm: Any, boundary: str | Sequence[str]) -> Layout:
-    """The layout of a user's DMDA; `boundary` names the kind of the axes that are not periodic.
+    """The layout of a user's DMDA; `boundary` is that of the axes that are not periodic.
 
     Raises
     ------
     ValueError
-        For what is no DMDA of one number per point, or a boundary that it does not have.
+        Unless it is a DMDA with one number per point and matching periodic axes.
     """
     if not isinstance(dm, PETSc.DMDA) or not dm.handle:
-        raise InputError(f"from_dm takes a petsc4py DMDA, not {type(dm).__name__}")
+        raise InputError(f"from_dm needs a petsc4py DMDA, not {type(dm).__name__}")
     if dm.getDof() != 1:
         raise InputError(
-            f"the DMDA has {dm.getDof()} numbers per point and the vectors of a Grid have one: "
+            f"the DMDA has {dm.getDof()} numbers per point, but the vectors of a Grid have one: "
             "make a DMDA with dof=1 and the same sizes (DMDA.duplicate(dof=1))"
         )
     types = dm.getBoundaryType()[::-1]
@@ -107,7 +107,7 @@ def layout_of(dm: Any, boundary: str | Sequence[str]) -> Layout:
         boundary = ["periodic" if is_so else boundary for is_so in periodic]
     if [kind == "periodic" for kind in boundary] != periodic:
         raise InputError(
-            f"boundary={boundary!r} does not fit the DMDA, whose axes (in torch's order, the "
+            f"boundary={boundary!r} does not match the DMDA, whose axes (in torch's order, the "
             f"reverse of PETSc's) are periodic: {periodic}"
         )
     ranges = tuple(tuple(map(int, sizes)) for sizes in dm.getOwnershipRanges()[::-1])

@@ -1,4 +1,4 @@
-"""Fields with their neighbour points, on one rank or exchanged among several."""
+"""Halo exchange: fields with their neighbour points, on one rank or several."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ DOWN, UP = 0, 1
 
 
 class Halo:
-    """From `(..., *local_shape)` to `(..., *(lower + n + upper))`, with the neighbours' points
-    around; corners included.
+    """The map from `(..., *local_shape)` to `(..., *(lower + n + upper))` with the points of the
+    neighbours, including corners.
 
-    Beyond a boundary that is not periodic stands 0, or, with `nearest`, the outermost point again
-    along Neumann axes. Differentiable as often as you like: the adjoint adds ghost contributions to
-    their owners. Both ways are collective. A field of a wrong shape raises on its own rank only,
-    since a check on all ranks would cost a reduction a call; an exception that nothing catches ends
-    the job. The axes are exchanged one after the other, each over
-    the ghost points of those before, so that a rank sends two messages an axis, whatever the batch.
+    Beyond a boundary that is not periodic the value is 0, or, with `nearest`, that of the outermost
+    point along Neumann axes. Differentiable to any order: the adjoint is the reverse halo exchange,
+    which adds ghost contributions to their owners. Both directions are collective. A field of a
+    wrong shape raises an error on its rank only, because a check on all ranks would need a
+    reduction per call; an uncaught exception ends the job. The axes are exchanged one after the
+    other, each including the ghost points of the axes before, so a rank sends two messages per
+    axis, for any size of the batch.
 
     Parameters
     ----------
-    partition : who has what.
+    partition : the division of the grid.
     lower, upper : points before and after the part, one number or one per axis.
     nearest : see above; default False.
 
     Raises
     ------
     ValueError
-        On all ranks, for widths that are negative, or not the same on all ranks, and for a part
-        that is narrower than what its neighbour takes from it.
+        On all ranks, for widths that are negative or differ between ranks, and for a part that is
+        narrower than the halo that its neighbour needs.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class Halo:
             a + n + b for a, n, b in zip(self._lower, self._local_shape, self._upper, strict=True)
         )
         self._inside = self._index(dim)
-        # Collective at first; some ranks may have no neighbour to exchange with.
+        # Made here, because the first call is collective and some ranks may have no neighbour.
         private(partition.comm)
 
     def __call__(self, local: Tensor) -> Tensor:
-        """The padded fields, in the memory format of the given ones."""
+        """Return the padded fields, in the memory format of the input."""
         if tuple(local.shape[-self.partition.dim :]) != self._local_shape:
             raise InputError(
                 f"rank {self.partition.comm.rank}: a field on this rank must end in the local "
@@ -76,7 +77,7 @@ class Halo:
         return LinearMap(self.pad, self.reverse_exchange)(local)
 
     def pad(self, local: Tensor) -> Tensor:
-        """The padded fields, without gradients."""
+        """Return the padded fields, without gradients."""
         shape = (*local.shape[: -self.partition.dim], *self._padded_shape)
         padded = torch.empty(
             shape, dtype=local.dtype, device=local.device, memory_format=_memory_format(local)
@@ -87,14 +88,14 @@ class Halo:
         return padded
 
     def reverse_exchange(self, padded: Tensor) -> Tensor:
-        """The adjoint of `pad`: what stands in ghost points is added to their owners."""
+        """The adjoint of `pad`: values at ghost points are added to their owners."""
         padded = padded.clone(memory_format=_memory_format(padded))
         for axis in reversed(range(self.partition.dim)):
             self._add(padded, axis)
         return padded[self._inside].contiguous(memory_format=_memory_format(padded))
 
     def _fill(self, padded: Tensor, axis: int) -> None:
-        """The ghost points of an axis; those of earlier axes are there already."""
+        """Set the ghost points of an axis; those of earlier axes must be set already."""
         first, last, before, after = self._slabs(axis)
         below, above = self._neighbours(axis)
         sent = self._messages(padded, (below, DOWN, first), (above, UP, last))
@@ -127,7 +128,7 @@ class Halo:
         return self.partition.neighbour(axis, -1), self.partition.neighbour(axis, 1)
 
     def _slabs(self, axis: int) -> tuple[Index, Index, Index, Index]:
-        """What the neighbours need of this rank (first and last points), and the ghost points
+        """The points that the neighbours need (first and last points), and the ghost points
         before and after.
         """
         a, n, b = self._lower[axis], self._local_shape[axis], self._upper[axis]
@@ -136,13 +137,13 @@ class Halo:
         return first, last, before, after
 
     def _edge(self, axis: int, end: int) -> Index:
-        """The outermost own points of an axis, at its beginning (0) or its end (−1)."""
+        """The outermost points of this rank along an axis, at its beginning (0) or end (−1)."""
         at = self._lower[axis] + (0 if end == 0 else self._local_shape[axis] - 1)
         return self._index(axis, slice(at, at + 1))
 
     def _index(self, axis: int, part: slice | None = None) -> Index:
-        """A part of one axis; of later axes the own points, of earlier ones all. `axis = dim`: the
-        own points of all axes.
+        """A part of one axis, with this rank's points of later axes and all points of earlier
+        axes. `axis = dim`: this rank's points of all axes.
         """
         own = [slice(a, a + n) for a, n in zip(self._lower, self._local_shape, strict=True)]
         if part is None:
@@ -152,9 +153,7 @@ class Halo:
     def _messages(
         self, fields: Tensor, *ends: tuple[int | None, int, Index], empty: bool = False
     ) -> list[Message]:
-        """One to or from each other rank that has points to give; ordered by tag, as both sides
-        must be.
-        """
+        """One message per neighbour rank, ordered by tag, which is necessary on both sides."""
         messages = []
         for rank, tag, index in ends:
             if rank is None or rank == self.partition.comm.rank:
@@ -166,7 +165,7 @@ class Halo:
                     if empty
                     else slab.contiguous()
                 )
-                # A slab that is contiguous already is a view of the fields.
+                # A slab that is contiguous is a view of the fields.
                 messages.append(Message(rank, tag, tensor))
         return messages
 
@@ -186,18 +185,18 @@ class Halo:
                 fields[places[message.tag]] = message.tensor
 
     def _check(self) -> None:
-        """Together, since ranks with different halos would wait for messages that nobody sends."""
+        """Raise errors on all ranks together: with different widths, messages would not match."""
         comm, widths = self.partition.comm, (self._lower, self._upper)
-        raise_together(comm, self._wrong_widths())
+        raise_together(comm, self._validate_widths())
         if comm.size > 1 and len(set(comm.allgather(widths))) > 1:
             raise InputError("the ranks gave one halo different widths")
 
-    def _wrong_widths(self) -> InputError | None:
+    def _validate_widths(self) -> InputError | None:
         dim = self.partition.dim
         widths = [*self._lower, *self._upper]
         if len(self._lower) != dim or len(self._upper) != dim or min(widths) < 0:
             return InputError(
-                f"a halo has a width of at least 0 for each of {dim} axes, not {self._lower} "
+                f"a halo needs a width of at least 0 for each of {dim} axes, not {self._lower} "
                 f"before and {self._upper} after the part"
             )
         for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):

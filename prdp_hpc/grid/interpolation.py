@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 def linear_weights(
     fine: Grid, coarse: Grid, axis: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The two coarse points beside each of this rank's fine points of one axis, and their
-    weights.
-    """
+    """The two coarse neighbours of each of this rank's fine points of one axis, and the weights."""
     n, kind = coarse.shape[axis], coarse.boundary[axis]
     offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
     position = fine.axis_points(axis)[fine.local_slices[axis]] / coarse.spacing[axis] - offset
     left = np.floor(position + 1e-9).astype(np.int64)
     fraction = position - left
-    fraction[fraction < 1e-9] = 0.0  # Where points coincide the other neighbour has no part.
+    fraction[fraction < 1e-9] = 0.0  # If points coincide, the other neighbour has no weight.
     index = np.stack([left, left + 1], axis=-1)
     weight = np.stack([1.0 - fraction, fraction], axis=-1)
     if kind == "periodic":

@@ -1,4 +1,4 @@
-"""Which rank has which part of a structured grid."""
+"""The division of a structured grid among ranks."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BOUNDARIES = ("dirichlet", "neumann", "periodic")
 
 @dataclass(frozen=True)
 class Partition:
-    """A grid cut along each axis, one block a rank; the ranks are numbered as the blocks lie, the
-    last axis fastest.
+    """A grid that is divided along each axis into one block per rank; the ranks are numbered in the
+    order of the blocks, the last axis fastest.
 
     Attributes
     ----------
-    ownership_ranges : per axis, where the parts start, and the end: part i is `ranges[i] …
+    ownership_ranges : per axis, the starts of the parts, and the end: part i is `ranges[i] …
         ranges[i + 1] − 1`.
     boundary : per axis "dirichlet", "neumann" or "periodic".
-    comm : the ranks, as many as there are blocks.
+    comm : the ranks, one per block.
     group : the same ranks in torch.distributed, for exchanges between GPUs; None: through MPI.
     """
 
@@ -39,13 +39,13 @@ class Partition:
         blocks = math.prod(len(bounds) - 1 for bounds in self.ownership_ranges)
         if blocks != self.comm.size:
             raise InputError(
-                f"a partition into {blocks} blocks needs as many ranks, not {self.comm.size}"
+                f"a partition into {blocks} blocks needs {blocks} ranks, not {self.comm.size}"
             )
 
     @classmethod
     def whole(cls, shape: Sequence[int], boundary: str | Sequence[str]) -> Partition:
-        """The grid of one rank; `ValueError` for a boundary that is not known, or not one for each
-        axis.
+        """The partition of one rank; raises `InputError` for an unknown boundary, or a wrong number
+        of them.
         """
         per_axis = (boundary,) * len(shape) if isinstance(boundary, str) else tuple(boundary)
         if len(per_axis) != len(shape) or not set(per_axis) <= set(BOUNDARIES):
@@ -72,7 +72,7 @@ class Partition:
 
     @cached_property
     def coordinates(self) -> tuple[int, ...]:
-        """Which part of each axis this rank has."""
+        """This rank's position in the process grid."""
         return self._coordinates_of(self.comm.rank)
 
     def _coordinates_of(self, rank: int) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ class Partition:
 
     @property
     def local_slices(self) -> tuple[slice, ...]:
-        """This rank's points of the whole grid."""
+        """This rank's part of the whole grid."""
         return self._slices_of(self.coordinates)
 
     @cached_property
@@ -104,12 +104,12 @@ class Partition:
         return tuple(part.stop - part.start for part in self.local_slices)
 
     def narrowest(self, axis: int) -> int:
-        """Points of the smallest part along an axis."""
+        """Number of points of the smallest part along an axis."""
         return min(stop - start for start, stop in pairwise(self.ownership_ranges[axis]))
 
     def neighbour(self, axis: int, step: int) -> int | None:
-        """The rank `step` (−1 or 1) parts further along an axis, across a periodic boundary too;
-        None beyond another boundary.
+        """The rank of the next part in the direction `step` (−1 or 1) along an axis, also across a
+        periodic boundary; None beyond other boundaries.
         """
         coordinates, count = list(self.coordinates), self.process_grid[axis]
         coordinates[axis] += step
@@ -123,10 +123,10 @@ class Partition:
         return rank
 
     def coarsen(self, factor: int = 2) -> Partition:
-        """Every `factor`-th point, `0, factor, …`: each rank keeps those of its own part.
+        """The grid of every `factor`-th point, `0, factor, …`: each rank keeps those of its part.
 
-        Raises `ValueError` on all ranks where a part would have none left, or where a periodic axis
-        cannot be divided.
+        Raises `InputError` on all ranks if a part would be empty, or if the number of points of a
+        periodic axis is not a multiple of `factor`.
         """
         for axis, (n, kind) in enumerate(zip(self.shape, self.boundary, strict=True)):
             if kind == "periodic" and n % factor:

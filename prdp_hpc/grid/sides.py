@@ -1,4 +1,4 @@
-"""The sides of a grid: where an axis that is not periodic begins and ends."""
+"""The sides of a grid: the two ends of each axis that is not periodic."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ENDS: tuple[End, End] = ("low", "high")
 
 
 def face_shape(grid: Grid, axis: int, end: End) -> tuple[int, ...]:
-    """The shape of this rank's part of a side: `local_shape`, with 1 along `axis` where the rank
-    touches the side and 0 where it does not.
+    """The shape of this rank's part of a side: `local_shape`, with 1 along `axis` if the rank
+    touches the side, else 0.
 
     Raises
     ------
@@ -46,9 +46,9 @@ def face_coordinates(grid: Grid, axis: int, end: End) -> tuple[Tensor, ...]:
 def _checked(grid: Grid, axis: int, end: End) -> int:
     if not 0 <= axis < grid.dim or end not in ENDS:
         raise InputError(
-            f"a side is an axis from 0 to {grid.dim - 1} and an end, 'low' or 'high', not axis "
+            f"a side needs an axis from 0 to {grid.dim - 1} and an end, 'low' or 'high', not axis "
             f"{axis!r} and end {end!r}"
         )
     if grid.boundary[axis] == "periodic":
-        raise InputError(f"axis {axis} is periodic, and has no sides")
+        raise InputError(f"axis {axis} is periodic and has no sides")
     return axis

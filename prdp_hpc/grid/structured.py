@@ -1,4 +1,4 @@
-"""Structured grids over MPI ranks, seen by torch as `(B, C, *local_shape)`."""
+"""Structured grids over MPI ranks, with fields as torch tensors `(B, C, *local_shape)`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prdp_hpc.grid.dmda import (
     OwnershipRanges,
     create_dmda,
     layout_of,
-    wrong_ownership_ranges,
+    validate_ownership_ranges,
 )
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import linear_weights
@@ -111,8 +111,8 @@ class Grid:
         ownership_ranges: OwnershipRanges | None = None,
     ) -> None:
         self.comm = MPI.COMM_WORLD if comm is None else comm
-        wrong = _wrong(shape, boundary, length)
-        wrong = wrong or wrong_ownership_ranges(ownership_ranges, shape, self.comm.size)
+        wrong = _validate(shape, boundary, length)
+        wrong = wrong or validate_ownership_ranges(ownership_ranges, shape, self.comm.size)
         raise_together(self.comm, wrong)
         self.shape = tuple(int(n) for n in shape)
         self.boundary = _per_axis(boundary, len(self.shape))
@@ -197,12 +197,12 @@ class Grid:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Grid:
-        return self  # Nothing in it changes.
+        return self  # A grid is immutable.
 
     def __reduce__(self) -> Any:
         raise InputError(
             "a Grid belongs to the processes of its communicator and cannot be pickled: pickle its "
-            "shape, boundary and length, and make it again where it is needed"
+            "shape, boundary and length, and make the grid from them"
         )
 
     @property
@@ -345,8 +345,8 @@ class Grid:
         InputError
             On all ranks, if one rank has a field of another shape.
         """
-        # Together: beside the exchange of whole fields this reduction of one number is nothing.
-        raise_together(self.comm, self._wrong_local(local))
+        # On all ranks together: compared to the exchange of fields, the reduction costs nothing.
+        raise_together(self.comm, self._validate_local(local))
         if self.comm.size == 1:
             return local
         return self._whole_of_parts(local)
@@ -382,11 +382,11 @@ class Grid:
         >>> Grid((3,), boundary="periodic").halo(torch.tensor([[[1.0, 2.0, 3.0]]]))
         tensor([[[3., 1., 2., 3., 1.]]])
         """
-        wrong = self._wrong_local(local)
+        wrong = self._validate_local(local)
         if wrong is not None:
             raise wrong
         if width < 1:
-            raise InputError(f"a halo is at least 1 point wide, not {width}")
+            raise InputError(f"a halo needs a width of at least 1 point, not {width}")
         if width not in self._halos:
             self._halos[width] = Halo(self.partition, width, width)
         return self._halos[width](local)
@@ -413,7 +413,7 @@ class Grid:
 
     @property
     def _whole_of_parts(self) -> LinearMap:
-        """Parts to whole; the adjoint takes this rank's part."""
+        """The map of parts to the whole field; its adjoint selects this rank's part."""
 
         def part(whole: Tensor) -> Tensor:
             return whole[_fields(self.local_slices)].clone()
@@ -427,7 +427,7 @@ class Grid:
 
     @cached_property
     def numbering(self) -> NDArray[np.int32]:
-        """PETSc's global numbers of this rank's points with one halo layer; -1 beyond a boundary.
+        """PETSc's global numbers of this rank's points with one halo layer; −1 beyond a boundary.
 
         Shape `local_shape + 2` per axis.
         """
@@ -503,7 +503,7 @@ class Grid:
         sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
         return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
 
-    def _wrong_local(self, local: Tensor) -> InputError | None:
+    def _validate_local(self, local: Tensor) -> InputError | None:
         if tuple(local.shape[-self.dim :]) == self.local_shape:
             return None
         return InputError(
@@ -516,7 +516,7 @@ def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     return (value,) * dim if np.ndim(value) == 0 else tuple(value)
 
 
-def _wrong(
+def _validate(
     shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
 ) -> ValueError | None:
     if (
@@ -525,7 +525,7 @@ def _wrong(
         or not all(isinstance(n, Integral) and n >= 2 for n in shape)
     ):
         return InputError(
-            f"a grid's shape is a list of 1 to 3 integers, each at least 2, not {shape!r}"
+            f"a grid's shape must be a list of 1 to 3 integers of at least 2, not {shape!r}"
         )
     boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
     if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
@@ -552,7 +552,7 @@ def _assemble(grid: Grid, local: Tensor) -> Tensor:
     host = local.detach().cpu().contiguous()
     counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in grid.blocks]
     flat = torch.empty(sum(counts), dtype=host.dtype)
-    # As bytes: neither MPI nor NumPy knows all of torch's types.
+    # As bytes, because neither MPI nor NumPy has all of torch's types.
     sizes = [count * host.element_size() for count in counts]
     comm = private(grid.comm).sums
     comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])

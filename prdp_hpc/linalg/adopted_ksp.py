@@ -67,7 +67,7 @@ def level_of(ksp: Any) -> Refinement:
         return Refinement(max_it=int(max_it))
     if not 0.0 < rtol < 1.0:
         raise InputError(
-            f"the KSP's rtol is {rtol:g}, which is not between 0 and 1: give the level as "
+            f"the KSP's rtol is {rtol:g}, which is not between 0 and 1: set the level by "
             "Solver.from_ksp(ksp, refinement=...)"
         )
     return Refinement(rtol=float(rtol))
@@ -128,7 +128,7 @@ def set_up(ksp: Any, operator: Operator) -> None:
     Raises
     ------
     ValueError
-        If it computes a matrix of its own then, by KSPSetComputeOperators.
+        If the KSP computes its matrix itself (KSPSetComputeOperators).
     """
     before = operator.matrix.stateGet()
     ksp.setUp()

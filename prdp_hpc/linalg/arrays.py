@@ -1,7 +1,7 @@
-"""What solves compute themselves with batches of vectors, in either memory.
+"""Operations of solves on batches of vectors, in either memory.
 
 A batch `(B, n_local)` is a float64 NumPy array on the host or a float64 tensor on a device. Results
-per row are NumPy arrays on the host: a few scalars.
+per row are NumPy arrays on the host, because they are few scalars.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def on_host(numbers: Numbers) -> HostArray:
 
 
 def in_memory_of(numbers: Numbers, model: Numbers) -> Numbers:
-    """The numbers in the memory of others, such as those of a checkpoint."""
+    """The numbers, e.g. of a checkpoint, in the memory of `model`."""
     if isinstance(model, Tensor):
         if isinstance(numbers, np.ndarray):
             numbers = torch.from_numpy(np.ascontiguousarray(numbers))
@@ -64,8 +64,8 @@ def split_rows(rows: Numbers, parts: int) -> list[Numbers]:
 
 
 def has_bad_numbers(numbers: Numbers) -> bool:
-    """Whether NaN or infinity occurs; the sum is one pass without a temporary and carries either
-    along.
+    """Whether NaN or infinity occurs; the sum is NaN or infinite then, and needs one pass without a
+    temporary array.
     """
     if isinstance(numbers, Tensor):
         return not bool(torch.isfinite(numbers.sum())) and not bool(torch.isfinite(numbers).all())
@@ -109,7 +109,7 @@ def inner(one: Numbers, other: Numbers) -> float:
 
 
 def set_rows(rows: Numbers, which: NDArray[np.bool_], value: Numbers) -> None:
-    """Put a number, or rows of which those at the same places are taken, into some rows."""
+    """Set some rows to a number, or to the same rows of an array."""
     for index in np.flatnonzero(which):
         rows[index] = value if isinstance(value, float) else value[index]
 
@@ -127,20 +127,20 @@ def differ(ours: Numbers, theirs: Numbers, block: int) -> bool:
     if isinstance(ours, Tensor):
         return not torch.equal(ours, theirs)
     flat, others = ours.reshape(-1), theirs.reshape(-1)
-    # Block by block, so that what is compared stays in the cache.
+    # Block by block, so that the compared numbers stay in the cache.
     blocks = (slice(start, start + block) for start in range(0, flat.size, block))
     return not all(np.array_equal(flat[part], others[part]) for part in blocks)
 
 
 def are_single(numbers: Numbers) -> bool:
-    """Whether all of them are numbers of single precision."""
+    """Whether all are single-precision numbers."""
     if isinstance(numbers, Tensor):
         return bool((numbers.float() == numbers).all())
     return bool((numbers.astype(np.float32) == numbers).all())
 
 
 def digest(numbers: Numbers | None) -> int:
-    """An integer by which other numbers are noticed without a copy of those that were there."""
+    """A checksum by which changed numbers are detected without a copy of the earlier ones."""
     if numbers is None:
         return 0
     if isinstance(numbers, Tensor):

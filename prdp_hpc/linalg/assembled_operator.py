@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
-from prdp_hpc.distributed.collective import raise_together, tell_or_end_job
+from prdp_hpc.distributed.collective import raise_together, share_or_end_job
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.nullspaces import nullspaces_of
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.petsc_matrices import checked_matrix, wrong_layout
+from prdp_hpc.linalg.petsc_matrices import checked_matrix, validate_layout
 from prdp_hpc.linalg.preconditioner_data import Fields, create_preconditioner_data
 from prdp_hpc.linalg.torch_petsc import Array, in_double, is_real_tensor, to_host
 from prdp_hpc.petsc import PETSc
@@ -109,7 +109,7 @@ class AssembledOperator(Operator):
     ) -> None:
         comm = communicator_of(checked_matrix(matrix))
         super().__init__(comm, symmetric, grid)
-        raise_together(comm, wrong_layout(matrix))
+        raise_together(comm, validate_layout(matrix))
         self.matrix, self.assemble, self.vjp = matrix, assemble, vjp
         self.nullspaces = nullspaces_of(comm, matrix)
         self.preconditioner_data = create_preconditioner_data(
@@ -229,7 +229,7 @@ def _collective_call(operator: AssembledOperator, call: Callable[[], Any]) -> An
     try:
         result = call()
     except Exception as error:
-        tell_or_end_job(operator.comm, error)
+        share_or_end_job(operator.comm, error)
         raise
     raise_together(operator.comm, None)
     return result

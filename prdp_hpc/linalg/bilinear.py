@@ -22,8 +22,8 @@ from prdp_hpc.petsc import PETSc
 class BilinearProducts(ABC):
     """`A(v) x` with a matrix that is linear in its values, and the pairing `∂(λᵀ A(v) x)/∂v`.
 
-    Both are linear in each argument, and each is made of the other's derivatives, so that the two
-    are differentiable to any order. All methods are collective, also in backward passes.
+    Both are linear in each argument, and the derivatives of each are products of the two kinds, so
+    both are differentiable to any order. All methods are collective, also in backward passes.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class BilinearProducts(ABC):
         return apply(_Pairing, left, right, self, scale)
 
     def diagonal(self, values: Tensor) -> Tensor:
-        """The sum of each row's values on the diagonal, whichever rank gave them: `(*L, nnz)` on
+        """The sum of each row's values on the diagonal, over all ranks: `(*L, nnz)` on
         any device to `(*L, n_local)`, float64 in the memory; differentiable.
         """
         where, rows = self._diagonal

@@ -15,7 +15,7 @@ from prdp_hpc.linalg.memory import HOST, Memory
 
 
 class ElementProducts(BilinearProducts):
-    """`A(K) = Σ_e P_eᵀ K_e Q_e`, where P_e and Q_e take the k numbers of a cell out of a vector.
+    """`A(K) = Σ_e P_eᵀ K_e Q_e`, where P_e and Q_e select the k numbers of a cell from a vector.
 
     The pairing of λ and x is `(P_e λ) (Q_e x)ᵀ` for each cell: vectors are looked up k times per
     cell, not k² times as for k² entries.
@@ -25,7 +25,7 @@ class ElementProducts(BilinearProducts):
     cells : global dof numbers of this rank's cells, `(n_cells, k)`.
     template : a PETSc vector with the rows' layout.
     memory : where values and vectors are; default: the host.
-    in_rows, in_cols : which numbers of a cell P_e and Q_e take, `(n_cells, k)` of 1.0 and 0.0;
+    in_rows, in_cols : which numbers of a cell P_e and Q_e select, `(n_cells, k)` of 1.0 and 0.0;
         the others are 0.
 
     Values are `(*L, n_cells k k)`, the matrices of the cells one after the other.

@@ -196,8 +196,9 @@ def petsc_failure(
         advice = "this ksp and pc do not support this kind of matrix: choose others"
     elif error.ierr == PETSC_ERR_MISSING_FACTOR:
         advice = (
-            "this pc cannot factor a matrix that is divided among ranks or given by functions: "
-            "use pc='redundant' (small systems), 'bjacobi', 'gamg', or 'none'"
+            "this pc cannot factor a matrix that is given by functions, or, in a PETSc without "
+            "MUMPS, one that is divided among ranks: use pc='redundant' (small systems), "
+            "'bjacobi', 'gamg' or 'none', or a PETSc with MUMPS"
         )
     elif zero_diagonal is not None and ("diagonal" in text or "pivot" in text):
         advice = (

@@ -126,7 +126,7 @@ class FunctionOperator(Operator):
         """Raise an InputError for Jacobi without a diagonal, before PETSc fails in a set-up."""
         if pc == "jacobi" and self.diagonal is None and self.preconditioner is None:
             raise InputError(
-                "pc='jacobi' needs the operator's diagonal: give FunctionOperator(diagonal=...), "
+                "pc='jacobi' needs the operator's diagonal: pass FunctionOperator(diagonal=...), "
                 "or use pc='none'"
             )
 

@@ -18,15 +18,15 @@ from prdp_hpc.linalg.torch_petsc import to_memory
 
 
 class HeldMatrices:
-    """The operator, or for M matrices one of the pool for each, with the values that were loaded.
+    """The matrices of a solve with their values: the operator's, or M matrices of its pool.
 
-    Derivatives of a solve are taken with the numbers that it was made with: a matrix that other
-    values came into in the meantime gets its own again, and an error says so where the tensor they
-    were in has other numbers by then.
+    Derivatives of a solve use the values of the solve. If other values were loaded into a matrix in
+    the meantime, the earlier ones are loaded again; it is an error if the tensor of the values was
+    changed in place.
 
     Parameters
     ----------
-    operator : what the values belong to.
+    operator : the operator of the values.
     host : the values in double precision in the operator's memory; those of one matrix are
         loaded already.
 

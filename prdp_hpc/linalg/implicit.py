@@ -46,49 +46,75 @@ def solve(
 ) -> Tensor:
     """Solve `A(values) x = b`, differentiably with respect to `values` and `b`.
 
-    With `solver.differentiation = "unrolled"` the derivative goes through the iterations, see
-    `unrolled_solve`; by default it is implicit: the backward pass solves the adjoint system `Aᵀ λ =
-    ∂L/∂x` at the solver's adjoint level, from zero; then `∂L/∂b = λ` and `∂L/∂value_k = −λ[row_k]
-    x[col_k]`. For a symmetric matrix that is a solve with A and the same preconditioner M, not
-    `Mᵀ`: a few iterations of it are not the transpose of those of the forward solve.
+    By default the derivative is implicit: the backward pass solves the adjoint system
 
-    The adjoint solve is differentiable as the forward solve is, and so on: `create_graph=True`,
-    Hessian-vector products and `gradgradcheck` work to any order. Forward-mode derivatives solve `A
-    ẋ = ḃ − Ȧ x`. Batches of gradients (`is_grads_batched=True`, `torch.func.vmap` over b) are more
-    right-hand sides in one solve, `vmap` over the values is a batch of matrices; `torch.func.grad`,
-    `jvp`, `jacrev`, `jacfwd` and `hessian` follow. In all of them a solve with A is done at the
-    forward level and one with Aᵀ at the adjoint level, those of the solver when `solve` was called.
+        Aᵀ λ = ∂L/∂x,    ∂L/∂b = λ,    ∂L/∂value_k = −λ[row_k] x[col_k]
+
+    at the solver's adjoint level, from zero. For a symmetric matrix this is a solve with A and the
+    same preconditioner M, not with `Mᵀ`; at a fixed number of iterations it is therefore not the
+    exact transpose of the forward solve. With `differentiation="unrolled"` the iterations
+    themselves are differentiated.
+
+    The adjoint solve is differentiable in the same way, so `create_graph=True`, Hessian-vector
+    products and `gradgradcheck` work to any order. Forward-mode derivatives solve `A ẋ = ḃ − Ȧ x`.
+    Batches of gradients (`is_grads_batched=True`, `torch.func.vmap` over b) become more right-hand
+    sides of one solve, and `vmap` over the values becomes a batch of matrices; `torch.func.grad`,
+    `jvp`, `jacrev`, `jacfwd` and `hessian` use these. Every solve with A has the forward level and
+    every solve with Aᵀ the adjoint level that the solver had when `solve` was called.
 
     Parameters
     ----------
-    operator : a `SparseOperator`, `ElementOperator`, `AssembledOperator` or
-        `FunctionOperator`.
-    values : the operator's values: `(nnz_local,)` for a `SparseOperator`. They may change from
-        solve to solve, in any way: they are compared with the loaded ones, number by number. `(M,
-        nnz_local)` stands for M matrices. For an `ElementOperator`: `(n_cells, k, k)` or `(M,
-        n_cells, k, k)`.
-    b : this rank's part of the right-hand side, `(n_local,)`, or of a batch of them, `(B,
-        n_local)`; any floating-point type and device. The solve runs in double precision on that
-        device where PETSc was built for it, else on the host. With M matrices `(M R,
-        n_local)`: R right-hand sides in a row for each.
-    solver : method, preconditioner and level.
-    guess : where the solve starts, of the shape of b; default: see `initial_guess` of `Solver`. A
-        tolerance refers to b all the same, and a guess that is within it needs no iteration. Its
-        gradient is zero, which is that of the solution; with "unrolled" it is that of the
-        iterations.
+    operator : SparseOperator, ElementOperator, AssembledOperator or FunctionOperator
+        The matrix, without its values.
+    values : Tensor
+        The values of the operator. For a `SparseOperator` the shape is `(nnz_local,)`, or `(M,
+        nnz_local)` for M matrices; for an `ElementOperator` `(n_cells, k, k)` or `(M, n_cells, k,
+        k)`. They may change from solve to solve: they are compared with the loaded values number by
+        number.
+    b : Tensor
+        This rank's part of the right-hand side, shape `(n_local,)`, or `(B, n_local)` for a batch;
+        any floating-point type and device. With M matrices the shape is `(M R, n_local)`, with R
+        consecutive right-hand sides per matrix. The solve runs in double precision on the device of
+        b if PETSc was built for it, else on the host.
+    solver : Solver
+        Method, preconditioner and level.
+    guess : Tensor, optional
+        Where the solve starts, of the shape of b. Default: see `initial_guess` of `Solver`. A
+        tolerance still refers to b, and a guess within the tolerance needs no iteration. Its
+        gradient is zero, because the solution does not depend on it; with "unrolled" it is that of
+        the iterations.
 
     Returns
     -------
-    x with the shape, type and device of `b`. Collective over the operator's ranks, also in the
-    backward pass.
+    Tensor
+        The solution x, with the shape, type and device of `b`. Collective over the operator's
+        ranks, also in the backward pass.
 
     Raises
     ------
-    ValueError
-        For wrong shapes or types, NaN in the values, or ranks that disagree; in the backward pass
-        for values that were changed past autograd since; on all ranks together.
+    InputError
+        On all ranks together: for wrong shapes or types, NaN in the values, or ranks that disagree;
+        in the backward pass, if the values were changed in place without autograd.
     SolveError
-        If the solve diverged or NaN came in or out; on all ranks together.
+        On all ranks together: if the solve diverged, or if b or x holds NaN.
+
+    Notes
+    -----
+    PETSc manual pages: KSPSolve, KSPSolveTranspose.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Solver, SparseOperator, solve
+    >>> operator = SparseOperator([0, 0, 1, 1], [0, 1, 0, 1], (2, 2))
+    >>> values = torch.tensor([2.0, 1.0, 0.0, 4.0], dtype=torch.float64, requires_grad=True)
+    >>> b = torch.tensor([4.0, 8.0], dtype=torch.float64)
+    >>> x = solve(operator, values, b, Solver("gmres", "lu", 1e-12))
+    >>> x.detach()
+    tensor([1.0000, 2.0000], dtype=torch.float64)
+    >>> x.sum().backward()
+    >>> values.grad
+    tensor([-0.5000, -1.0000, -0.1250, -0.2500], dtype=torch.float64)
     """
     values = operator.as_entries(values)
     if solver.differentiation == "unrolled":
@@ -197,7 +223,7 @@ class _Call(SolveCall):
                 raise
         comm, flat = self.operator.comm, _rows(x)
         if anywhere(comm, has_bad_numbers(x)):
-            # Without a norm to stop at, some methods divide 0 by 0 when the right-hand side is 0.
+            # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
             set_rows(flat, zero_rows(comm, right.reshape(flat.shape)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
                 self._blame_input(right)

@@ -70,7 +70,7 @@ class KspPair:
         tolerance fails.
     prefix : prefix of the KSPs' options in PETSc's database.
     options : the user's options, until PETSc has used them.
-    stacked : multi-right-hand-side solves, where they are equivalent.
+    multi_rhs : multi-right-hand-side solves, where they are equivalent.
     lagged : `pmat` where it is a copy of earlier values, see `Solver`.
     """
 
@@ -83,7 +83,7 @@ class KspPair:
     max_it: int = DEFAULT_MAX_IT
     prefix: str = ""
     options: dict[str, Any] = field(default_factory=dict)
-    stacked: MultiRhsRichardson | None = None
+    multi_rhs: MultiRhsRichardson | None = None
     lagged: LaggedMatrix | None = None
 
     @property
@@ -157,7 +157,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         divtol=ksp.getTolerances()[2],
         prefix=prefix,
         options=dict(solver.petsc_options),
-        stacked=None
+        multi_rhs=None
         if operator.preconditioner or operator.memory.uses_tensors
         else multi_rhs_richardson(ksp, operator.matrix, pmat),
         lagged=lagged,

@@ -110,7 +110,8 @@ class LinearSystem(PreconditionerSetUp):
     def product(self) -> BatchedProduct:
         """Products with the matrix."""
         operator = self._operator()
-        return BatchedProduct(self._matrix, operator is not None and operator.symmetric)
+        symmetric = operator is not None and operator.symmetric
+        return BatchedProduct(self._matrix, symmetric, self._memory)
 
     @cached_property
     def inverse(self) -> BatchedInverse:
@@ -231,7 +232,7 @@ class LinearSystem(PreconditionerSetUp):
         """`x = g + A⁻¹ (b − A g)`, for any method; a tolerance still refers to b."""
         adjoint, spaces = direction.name == "adjoint", self._nullspaces
         start = copied(guess) if spaces is None else spaces.of_result(adjoint).removed_from(guess)
-        # The solution of 0 is known.
+        # The solution for a right-hand side of 0 is 0.
         set_rows(start, zero_rows(self._comm, b), 0.0)
         rest = b - self._product(direction, start)
         if is_guarded:
@@ -283,7 +284,7 @@ class LinearSystem(PreconditionerSetUp):
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         iterations = 0
         try:
-            if self._solve_stacked(direction, b, x):
+            if self._solve_multi_rhs(direction, b, x):
                 return int(direction.level.max_it or 0)
             aims: Any = [None] * len(b) if self._aims is None else self._aims
             absolute = 0.0 if self._aims is None else float(ksp.getTolerances()[1])
@@ -302,7 +303,7 @@ class LinearSystem(PreconditionerSetUp):
                 code = ksp.getConvergedReason()
                 counters.iterations += iterations
                 counters.solves += 1
-                self._judge_end(direction, code, iterations, right, result, aim)
+                self._check_end(direction, code, iterations, right, result, aim)
                 self._note_cost(direction, iterations)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
@@ -315,7 +316,7 @@ class LinearSystem(PreconditionerSetUp):
         if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
             raise errors.no_transpose(self.method, direction.level)
 
-    def _judge_end(
+    def _check_end(
         self,
         direction: Direction,
         code: int,
@@ -330,25 +331,25 @@ class LinearSystem(PreconditionerSetUp):
         whole = right if aim is None else aim
         if code < 0:
             repeated = self._repeated(direction, code, right, result)
-            self._judge(direction, code, repeated, iterations, right, result, whole)
+            self._check_result(direction, code, repeated, iterations, right, result, whole)
         elif direction.level.rtol is None:
             return
         elif iterations == 0:
             if aim is None:
-                self._judge_no_iteration(direction, right)
+                self._check_no_iteration(direction, right)
         elif self.ksp_name in ONE_APPLICATION_KSPS:
-            self._judge_one_application(direction, right, result, whole)
+            self._check_application(direction, right, result, whole)
         elif self.ksp_name in RECURRENCE_KSPS:
-            self._judge_recurrence(direction, iterations, right, result, whole)
+            self._check_recurrence(direction, iterations, right, result, whole)
 
-    def _solve_stacked(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
+    def _solve_multi_rhs(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
         """Solve for all right-hand sides at once, if the method and the level allow it; after a
         failure they are solved one by one.
         """
-        max_it, stacked = direction.level.max_it, self._pair.stacked
-        if stacked is None or not direction.level.is_fixed or max_it is None:
+        max_it, multi_rhs = direction.level.max_it, self._pair.multi_rhs
+        if multi_rhs is None or not direction.level.is_fixed or max_it is None:
             return False
-        if not stacked.fits(len(b)) or not stacked.solve(b, x, max_it, direction.transposed):
+        if not multi_rhs.fits(len(b)) or not multi_rhs.solve(b, x, max_it, direction.transposed):
             return False
         counters = self._report.counters(direction.name)
         counters.iterations += max_it * len(b)

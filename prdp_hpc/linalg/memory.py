@@ -1,9 +1,9 @@
-"""Where the numbers of a solve are kept, and PETSc's types for them.
+"""The memory of a solve's numbers, and the corresponding PETSc types.
 
-The device of a right-hand side decides. On the host the numbers are NumPy arrays and PETSc's types
-are its plain ones; on a GPU they are tensors, and matrices, vectors and KSPs are those of that
-device, so that a solve moves nothing but scalars between the two memories. Nothing else in this
-package depends on which of them it is.
+It depends on the device of the right-hand side. On the host the numbers are NumPy arrays, and
+PETSc's types are the usual ones. On a GPU they are tensors, and matrices, vectors and KSPs are of
+that device, so that a solve transfers only scalars between the two memories. The rest of the
+package does not depend on the memory.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Memory:
 
     Attributes
     ----------
-    device : where torch keeps the numbers.
-    matrix_type : PETSc's type of matrices; their vectors have the matching one.
-    kind : "" for the host, else the word in the names of PETSc's functions (`VecCUDAPlaceArray`).
+    device : torch's device of the numbers.
+    matrix_type : PETSc's type of matrices; that of vectors corresponds to it.
+    kind : "" for the host, else the part of PETSc's function names (`VecCUDAPlaceArray`).
     uses_tensors : whether the numbers of a solve are tensors, and not NumPy arrays.
     """
 
@@ -41,7 +41,7 @@ class Memory:
 
 
 HOST = Memory(torch.device("cpu"))
-# With torch for AMD's GPUs the devices are called "cuda" too. The types for HIP were never run.
+# In torch for AMD GPUs the devices are named "cuda" too. The types for HIP have never been run.
 _DEVICE_TYPES = {"CUDA": "aijcusparse", "HIP": "aijhipsparse"}
 
 
@@ -60,8 +60,8 @@ class Constant:
 
 
 def memory_of(device: torch.device) -> Memory:
-    """The memory in which solves for tensors of a device run: that device where this PETSc was
-    built for it, else the host.
+    """The memory of solves for tensors on a device: that device if this PETSc was built for it,
+    else the host.
     """
     return HOST if device.type == "cpu" else _device_memory(device)
 
@@ -92,8 +92,8 @@ def petsc_device_kind() -> str:
 
 @cache
 def c_function(name: str, pointers: int, *more: Any) -> Callable[..., int] | None:
-    """A function of PETSc's C interface that petsc4py leaves out, which takes so many pointers and
-    then arguments of the given C types; None where the library does not export it.
+    """A function of PETSc's C interface that petsc4py does not have, with this number of pointers
+    and further arguments of the given C types; None if the library does not export it.
     """
     try:
         function = getattr(ctypes.CDLL(PETSc.__file__), name)
@@ -153,8 +153,8 @@ def put_coo_values(matrix: Any, values: torch.Tensor) -> None:
 
 @contextmanager
 def in_order(device: torch.device) -> Iterator[None]:
-    """PETSc's work in the block comes after what torch was given before, and before what it is
-    given later: an event on each stream, without waiting for the device.
+    """Order PETSc's work in a block after torch's earlier work and before its later work, by an
+    event on each stream, without waiting for the device.
 
     PETSc works on the device's default stream (PetscDeviceContext's PETSC_STREAM_DEFAULT).
     """

@@ -57,6 +57,8 @@ DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
 """These fail on a rank that has a row with a zero, or no entry, on its diagonal."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is intended to be the solution."""
+PARALLEL_FACTORING_PCS = frozenset({"lu", "cholesky"})
+"""PETSc factors a matrix of several ranks with MUMPS for these."""
 FACTORING_PCS = DIRECT_PCS | {"ilu", "icc", "bjacobi", "asm", "gasm"}
 """These, or their sub-solvers, fail for an empty row."""
 _UNFIT_KSPS = {

@@ -84,7 +84,7 @@ class Nullspace:
 
     @property
     def tensor(self) -> Tensor:
-        """The basis as a tensor `(k, n_local)` of its own, in the memory of the vectors."""
+        """The basis as a tensor `(k, n_local)`, a copy, in the memory of the vectors."""
         return as_tensor(copied(self._own))
 
 
@@ -137,7 +137,7 @@ def create_nullspaces(
         On all ranks: for vectors of a wrong shape, zero, not finite or linearly dependent, or
         different numbers of right and left ones.
     """
-    raise_together(comm, _wrong_nullspaces(n_local, constant, right, left))
+    raise_together(comm, _validate_nullspaces(n_local, constant, right, left))
     if right is None and not constant:
         return None
     if right is None:
@@ -193,7 +193,7 @@ def create_near_nullspace(
     ValueError
         As for `create_nullspaces`.
     """
-    raise_together(comm, _wrong_vectors(n_local, vectors, "near_nullspace"))
+    raise_together(comm, _validate_vectors(n_local, vectors, "near_nullspace"))
     if vectors is None:
         return None
     return Nullspace(comm, _orthonormal(comm, vectors, "near_nullspace"))
@@ -245,7 +245,7 @@ def _length(comm: MPI.Comm, vector: Array) -> float:
     return float(np.sqrt(private(comm).sums.allreduce(float(vector @ vector))))
 
 
-def _wrong_nullspaces(
+def _validate_nullspaces(
     n_local: int, constant: bool, right: ArrayLike | None, left: ArrayLike | None
 ) -> ValueError | None:
     if right is not None and constant:
@@ -258,12 +258,12 @@ def _wrong_nullspaces(
             "left_nullspace without nullspace: a square matrix has as many vectors on the right as "
             "on the left, so pass both"
         )
-    return _wrong_vectors(n_local, right, "nullspace") or _wrong_vectors(
+    return _validate_vectors(n_local, right, "nullspace") or _validate_vectors(
         n_local, left, "left_nullspace"
     )
 
 
-def _wrong_vectors(n_local: int, vectors: ArrayLike | None, name: str) -> ValueError | None:
+def _validate_vectors(n_local: int, vectors: ArrayLike | None, name: str) -> ValueError | None:
     if vectors is None:
         return None
     try:

@@ -31,28 +31,39 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Operator(ABC):
-    """A square linear map `A(values)` on vectors divided among the ranks of `comm`.
+    """A square linear map `A(values)` on vectors that are divided among the ranks of `comm`.
 
     Attributes
     ----------
-    matrix : the PETSc matrix that the KSPs see; it holds the values loaded last.
-    memory : where the matrix and the vectors of its solves are.
-    n_local : entries of a vector on this rank; `row_range`: their global numbers (start, end).
-    symmetric : whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
-    grid : the grid that the vectors live on, if there is one (needed for `pc="mg"`).
-    loaded : which values the matrix holds.
-    is_read_by_derivatives : whether derivatives of a solve read the values once more, and not only
-        the matrix.
-    takes_batches : whether values of two dimensions are those of several matrices.
-    failure : the exception that the operator's own code raised inside a PETSc call, until a solver
-        passes it on.
-    nullspaces : those of the matrix and its transpose, if they were given.
-    preconditioner_data : near-nullspace, coordinates and fields, if they were given.
-    promises_hold : whether `symmetric` and `nullspaces` hold by the way in which the values are
-        made, so that they need no check.
+    matrix : petsc4py.PETSc.Mat
+        The matrix of the KSPs; it holds the values that were loaded last.
+    memory : Memory
+        The memory of the matrix and of the vectors of its solves.
+    symmetric : bool
+        Whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
+    grid : Grid or None
+        The grid of the vectors, if there is one (needed for `pc="mg"`).
+    loaded : LoadedValues
+        Which values the matrix holds.
+    is_read_by_derivatives : bool
+        Whether derivatives of a solve read the values again, and not only the matrix.
+    takes_batches : bool
+        Whether values of two dimensions are those of several matrices.
+    failure : Exception or None
+        An exception that the operator's own code raised inside a PETSc call, until a solver raises
+        it.
+    nullspaces : Nullspaces or None
+        Those of the matrix and its transpose, if they were given.
+    preconditioner_data : PreconditionerData or None
+        Near-nullspace, coordinates and fields, if they were given.
+    promises_hold : bool
+        Whether `symmetric` and `nullspaces` hold by construction of the values, so that no check is
+        needed.
 
-    A copy, also a deep one, is the operator itself: the values come with each solve. An operator
-    cannot be pickled.
+    Notes
+    -----
+    A copy, also a deep one, is the operator itself, because the values are passed to each solve. An
+    operator cannot be pickled.
     """
 
     matrix: Any
@@ -83,8 +94,8 @@ class Operator(ABC):
     def __reduce__(self) -> Any:
         raise InputError(
             f"a {type(self).__name__} belongs to the processes of its communicator and cannot be "
-            "pickled: pickle what it is made from (the pattern, the grid's shape, the values), and "
-            "make it again where it is needed"
+            "pickled: pickle its data (the pattern, the grid's shape, the values), and make "
+            "the operator from them"
         )
 
     @property
@@ -118,8 +129,10 @@ class Operator(ABC):
         return self if self.preconditioner is None else self.preconditioner.operator
 
     def on(self, device: torch.device) -> Operator:
-        """The operator that solves for tensors on a device: itself, or one of the same pattern in
-        that device's memory. An operator that calls the user's code stays on the host.
+        """Return the operator for tensors on a device: itself, or one of the same pattern.
+
+        The other operator is in the memory of that device. Operators that call the user's code stay
+        on the host.
         """
         return self
 
@@ -240,6 +253,4 @@ class Operator(ABC):
 
 def no_own_preconditioner(pc: str) -> ValueError:
     """The error for a preconditioner that the operator does not bring along."""
-    return InputError(
-        f"pc={pc!r} is made by a physics' own operator, and this one has none: use another pc"
-    )
+    return InputError(f"pc={pc!r} is available for the operators of some PDEs only: use another pc")

@@ -119,13 +119,13 @@ def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def smoothing(
     ksp: str, pc: str, options: Mapping[str, Any], on_device: bool = False
 ) -> dict[str, Any]:
-    """What GAMG uses on its levels under conjugate gradients, unless the user says something of it:
-    one symmetric SOR sweep before and after, and an interpolation without very weak connections.
+    """Default options of GAMG under conjugate gradients, unless the user sets them: one symmetric
+    SOR sweep before and after, and an interpolation without very weak connections.
 
-    PETSc's own default, two Chebyshev steps with Jacobi, took more iterations or more time on
-    almost all of the problems of `benchmarks/gamg_options.py`. SOR is left to methods that need a
-    positive definite matrix, since PETSc has no transpose of it for others.
-    On a device PETSc's default stays, since SOR would run on the host.
+    PETSc's default, two Chebyshev steps with Jacobi, took more iterations or more time on almost
+    all problems of `benchmarks/gamg_options.py`. SOR is used only with methods for positive
+    definite matrices, because PETSc cannot apply its transpose for others. On a device PETSc's
+    default is kept, because SOR would run on the host.
     """
     if pc != "gamg" or ksp not in CONJUGATE_GRADIENTS:
         return {}

@@ -71,7 +71,7 @@ def _check_numbers(dtype: Any, dim: int) -> None:
         raise InputError(f"a matrix has 2 dimensions, this one has {dim}")
 
 
-def wrong_pattern(
+def validate_pattern(
     rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None
 ) -> ValueError | None:
     """The error for an invalid pattern on this rank, or None."""

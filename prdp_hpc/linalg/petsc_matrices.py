@@ -53,7 +53,7 @@ def checked_matrix(matrix: Any) -> Any:
     return matrix
 
 
-def wrong_petsc_matrix(matrix: Any) -> InputError | None:
+def validate_petsc_matrix(matrix: Any) -> InputError | None:
     """The error for a matrix whose entries cannot be read, or None."""
     if _kind(matrix) not in STORED:
         return InputError(
@@ -63,10 +63,10 @@ def wrong_petsc_matrix(matrix: Any) -> InputError | None:
         )
     if not matrix.isAssembled():
         return InputError("the matrix is not assembled: call its assemble() first")
-    return wrong_layout(matrix)
+    return validate_layout(matrix)
 
 
-def wrong_layout(matrix: Any) -> InputError | None:
+def validate_layout(matrix: Any) -> InputError | None:
     """The error for a matrix whose sizes do not allow solves, or None."""
     rows, cols = matrix.getSizes()
     if rows[1] != cols[1] or rows[0] != cols[0]:

@@ -78,8 +78,8 @@ def create_preconditioner_data(
     start, end = matrix.getOwnershipRange()
     block_size = matrix.getBlockSize()
     given = near_nullspace is None, coordinates is None, None if fields is None else tuple(fields)
-    wrong = _wrong_coordinates(coordinates, end - start, block_size, near_nullspace is not None)
-    raise_together(comm, wrong or _wrong_fields(fields, start, end))
+    wrong = _validate_coordinates(coordinates, end - start, block_size, near_nullspace is not None)
+    raise_together(comm, wrong or _validate_fields(fields, start, end))
     if len(set(private(comm).agreement.allgather(given))) > 1:
         raise InputError(
             "the ranks gave one operator different data for its preconditioner: "
@@ -94,7 +94,7 @@ def create_preconditioner_data(
     return data
 
 
-def wrong_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
+def validate_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
     """The error for an invalid block size on this rank, or None."""
     whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
     if not whole or block_size < 1:
@@ -112,7 +112,7 @@ def _index_set(comm: MPI.Comm, rows: ArrayLike) -> Any:
     return PETSc.IS().createGeneral(np.sort(np.asarray(rows)).astype(PETSc.IntType), comm=comm)
 
 
-def _wrong_coordinates(
+def _validate_coordinates(
     coordinates: ArrayLike | None, n_local: int, block_size: int, besides: bool
 ) -> InputError | None:
     if coordinates is None:
@@ -135,7 +135,7 @@ def _wrong_coordinates(
     return None
 
 
-def _wrong_fields(fields: Fields | None, start: int, end: int) -> InputError | None:
+def _validate_fields(fields: Fields | None, start: int, end: int) -> InputError | None:
     if fields is None:
         return None
     if not fields or not all(isinstance(name, str) and name.isidentifier() for name in fields):

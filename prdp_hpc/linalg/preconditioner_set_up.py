@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from prdp_hpc.distributed.collective import RemoteError, raise_together, tell_or_end_job
+from prdp_hpc.distributed.collective import RemoteError, raise_together, share_or_end_job
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
@@ -19,6 +19,7 @@ from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
+    PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
@@ -61,14 +62,14 @@ class PreconditionerSetUp(ResidualChecks):
             if self._lag.is_measured:
                 for direction in (self._pair.forward, self._pair.adjoint):
                     direction.ksp.setConvergenceHistory(length=1, reset=True)
-        # Directions whose solves with a fixed number of iterations have not been looked at since
+        # Directions whose solves with a fixed number of iterations have not been checked since
         # the values changed; iterations and factors of ten of the rows of one solve with a
         # tolerance.
         self._unmeasured: set[str] = set()
         self._costs: list[tuple[int, float]] = []
-        # What solves with a fixed number of iterations left of the residual after a set-up.
+        # Residuals of solves with a fixed number of iterations after a set-up.
         self._left: dict[str, float] = {}
-        # Of the last set-up, and of a run that this one goes on after.
+        # The state of the last set-up, and that of an earlier run which this run continues.
         self._set_up_values: Numbers | None = None
         self._earlier: dict[str, Any] | None = None
 
@@ -219,6 +220,7 @@ class PreconditionerSetUp(ResidualChecks):
         try:
             self._check_promises()
             self._check_rows(direction)
+            self._drop_failed_factors()
             self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
             if self._pair.is_one_ksp:
                 set_up(ksp, self._used_operator())
@@ -231,8 +233,18 @@ class PreconditionerSetUp(ResidualChecks):
             raise self.failure(direction.name, error) from error
         except RemoteError:
             # All ranks replace their KSPs before the next solve, which is collective.
-            self._give_up()
+            self._discard()
             raise
+
+    def _drop_failed_factors(self) -> None:
+        """Remove factors that do not exist since the last values were singular: PETSc leaves MUMPS
+        as it is from then on, whatever the values (3.25).
+        """
+        if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
+            return
+        preconditioner = self._pair.preconditioner
+        if anywhere(self._comm, bool(preconditioner.getFailedReason())):
+            preconditioner.reset()
 
     def _used_operator(self) -> Operator:
         operator = self._operator()
@@ -289,24 +301,24 @@ class PreconditionerSetUp(ResidualChecks):
         unused = unused_options(self._pair.prefix, self._pair.options)
         self._pair.options = {}
         if unused:
-            self._give_up()
+            self._discard()
             raise meaningless(unused, self.method)
 
     def failure(self, direction: str, error: PETSc.Error) -> Exception:
         """The exception for a PETSc call that failed: that of the operator's or preconditioner's
         code if it was the cause. Ends the job if other ranks wait inside the call.
         """
-        self._give_up()
+        self._discard()
         operator = self._operator()
         failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
         if operator is not None:
             failure, operator.failure = operator.failure or failure, None
         if failure is None:
             failure = self._petsc_failure(direction, error)
-        tell_or_end_job(self._comm, failure)
+        share_or_end_job(self._comm, failure)
         return failure
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         """Mark these KSPs for replacement before the next solve; they are never freed."""
         if not self.broken:
             self.broken = True

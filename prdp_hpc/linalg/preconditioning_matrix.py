@@ -52,11 +52,11 @@ def create_preconditioning_matrix(operator: Operator, pair: Any) -> Precondition
     ValueError
         On all ranks: unless it is a pair of an operator with the same rows and its values.
     """
-    raise_together(operator.comm, _wrong(operator, pair))
+    raise_together(operator.comm, _validate(operator, pair))
     return None if pair is None else PreconditioningMatrix(*pair)
 
 
-def _wrong(operator: Operator, pair: Any) -> Exception | None:
+def _validate(operator: Operator, pair: Any) -> Exception | None:
     if pair is None:
         return None
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[0], "check_form"):

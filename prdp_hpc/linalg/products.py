@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
 
@@ -24,13 +25,14 @@ class BatchedProduct:
     MatTransposeMatMult). The dense matrices are kept for the last values of B.
     """
 
-    def __init__(self, matrix: Any, symmetric: bool) -> None:
+    def __init__(self, matrix: Any, symmetric: bool, memory: Memory = HOST) -> None:
         self._matrix, self._symmetric = matrix, symmetric
         self._vectors = matrix.createVecs()
         self._dense: dict[tuple[int, bool], tuple[Any, Any]] = {}
         self._share = matrix.getSize()[0] / matrix.comm.size
         # PETSc's dense matrices are filled on the host.
-        self._is_stored = is_aij(matrix) and "cu" not in matrix.getType()
+        self._is_stored = is_aij(matrix) and not memory.uses_tensors
+        self._memory = memory
 
     def __call__(self, x: Tensor, transposed: bool = False) -> Tensor:
         """`A x`, or `Aᵀ x`, for float64 `(B, n_local)`, in a new tensor."""
@@ -38,10 +40,12 @@ class BatchedProduct:
         few = not transposed or len(x) * self._share <= MOST_TRANSPOSED
         if self._is_stored and len(x) > 1 and few:
             return self._all(x, transposed)
-        result = torch.empty(x.shape, dtype=torch.float64)
+        result = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         product = self._matrix.multTranspose if transposed else self._matrix.mult
         source, target = self._vectors
-        for row, out in zip(x.contiguous().numpy(), result.numpy(), strict=True):
+        pair = (x.contiguous(), result)
+        rows, outs = pair if self._memory.uses_tensors else (one.numpy() for one in pair)
+        for row, out in zip(rows, outs, strict=True):
             with placed((source, row), (target, out)):
                 product(source, target)
         return result

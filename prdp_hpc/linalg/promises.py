@@ -42,13 +42,13 @@ def probe(start: int, end: int) -> Array:
 
 
 class PromiseCheck:
-    """Tests one matrix, and keeps the outcome until its values change.
+    """Tests one matrix, and stores the result until its values change.
 
     Parameters
     ----------
-    matrix : what is tested, a PETSc matrix.
-    is_single : whether this rank's values were single precision once; asked only where rounding in
-        double precision does not explain a violation.
+    matrix : the PETSc matrix that is tested.
+    is_single : returns whether this rank's values were converted from single precision; called only
+        if rounding in double precision does not explain a violation.
     memory : where the matrix is.
     """
 
@@ -91,7 +91,7 @@ class PromiseCheck:
     def _asymmetry(self) -> str | None:
         """A description of where `A r` and `Aᵀ r` differ, or None."""
         sizes = self._sizes()
-        # With these r all terms of a row are alike where A is scaled from both sides.
+        # With these r all terms of a row have equal size if A is scaled from both sides.
         r = self._probe() / sizes.sqrt()
         products = self._product(r, transposed=False), self._product(r, transposed=True)
         if not self._all(products[0] is not None and products[1] is not None):
@@ -133,8 +133,8 @@ class PromiseCheck:
 
     def _remainder(self, nullspace: Nullspace, transposed: bool) -> str | None:
         """A description of where the product with a nullspace vector is not zero, or None."""
-        # The size of the terms of each row: their sums with random weights, of which one may cancel
-        # by chance, but not both.
+        # The size of the terms of each row is estimated by two sums with random weights, because
+        # one of them may cancel by chance.
         basis = nullspace.tensor
         largest = basis.abs().amax(dim=0)
         terms = [self._required(self._probe(n) * largest, transposed) for n in (0, 1)]
@@ -192,8 +192,8 @@ class PromiseCheck:
 def check_nullspaces(
     nullspaces: Nullspaces, symmetric: bool, remainder: Callable[[Nullspace, bool], str | None]
 ) -> None:
-    """Raise a ValueError unless `A z = 0` and `Aᵀ w = 0`; `remainder(nullspace, transposed)` is
-    where the product with one of its vectors is not zero, in words.
+    """Raise an InputError unless `A z = 0` and `Aᵀ w = 0`; `remainder(nullspace, transposed)`
+    describes where the product with one of its vectors is not zero.
     """
     found = remainder(nullspaces.right, False)
     if found is not None:
@@ -216,14 +216,14 @@ def check_nullspaces(
 
 
 def remainder(transposed: bool, vector: int | None, row: int, error: float, size: float) -> str:
-    """Where the product with a vector of a nullspace is not zero, in words."""
+    """A description of where the product with a vector of a nullspace is not zero."""
     name = "Aᵀ w" if transposed else "A z"
     which = "" if vector is None else f" for vector {vector}"
     return f"{name}{which} has {error:.2g} in row {row}, a sum of terms of {size:.2g}"
 
 
 def asymmetry(row: int, error: float) -> str:
-    """Where `A r` and `Aᵀ r` differ, in words; `error` relative to their size."""
+    """A description of where `A r` and `Aᵀ r` differ; `error` is relative to their size."""
     return (
         "these values are not symmetric: A r and Aᵀ r differ, for a fixed r, in row "
         f"{row} by {error:.2g} of their size"

@@ -66,7 +66,7 @@ class ResidualChecks(ABC):
     def inverse(self) -> BatchedInverse:
         """Applications of the preconditioner."""
 
-    def _judge(
+    def _check_result(
         self,
         direction: Direction,
         code: int,
@@ -94,7 +94,7 @@ class ResidualChecks(ABC):
         where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
         raise errors.failed_solve(direction.name, self.method, code, iterations, level, where)
 
-    def _judge_one_application(
+    def _check_application(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError unless one application of the preconditioner reached the tolerance,
@@ -113,14 +113,14 @@ class ResidualChecks(ABC):
             return
         raise errors.inexact_application(direction.name, self.method, residual / length, level)
 
-    def _judge_no_iteration(self, direction: Direction, right: Numbers) -> None:
+    def _check_no_iteration(self, direction: Direction, right: Numbers) -> None:
         """Raise SolveError if a non-zero right-hand side needed no iteration, because its
         preconditioned residual is 0.
         """
         if not direction.has_absolute_tolerance and not zero_rows(self._comm, right[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
 
-    def _judge_recurrence(
+    def _check_recurrence(
         self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError if the recursively updated residual of a method is not that of its

@@ -1,4 +1,4 @@
-"""What one differentiable solve is made with, whichever engine does it."""
+"""The arguments of one differentiable solve, for each engine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from prdp_hpc.linalg.solver import Solver
 
 @dataclass
 class SolveCall(ABC):
-    """What a solve is made with besides its numbers.
+    """The arguments of a solve besides its tensors.
 
     Attributes
     ----------
-    levels : of solves with A (False) and with Aᵀ (True).
-    sizes, needs : what must be equal on all ranks.
-    recording : whether derivatives may be asked for later.
+    levels : the levels of solves with A (False) and with Aᵀ (True).
+    sizes, needs : values that must be equal on all ranks.
+    recording : whether derivatives may be computed later.
     transposed : whether to solve with Aᵀ.
     held : the matrices, once they are loaded; in a derivative those of the solve itself.
-    recollection : where this solve and its adjoint start, and keep their solutions.
-    is_derivative : whether it is not the solve itself.
+    recollection : where this solve and its adjoint start, and store their solutions.
+    is_derivative : whether this is a derivative of another solve.
     """
 
     operator: Operator
@@ -47,17 +47,17 @@ class SolveCall(ABC):
 
     @property
     def level(self) -> Refinement:
-        """That of this solve."""
+        """The level of this solve."""
         return self.levels[self.transposed]
 
     @property
     def method(self) -> str:
-        """KSP and PC in words."""
+        """Names of KSP and PC, for messages."""
         return f"ksp={self.solver.ksp!r}, pc={self.solver.pc!r}"
 
     @abstractmethod
     def working(self, tensor: Tensor) -> Tensor:
-        """A tensor where and how the solve computes; differentiable."""
+        """A tensor in the memory and precision of the solve; differentiable."""
 
     @abstractmethod
     def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:
@@ -67,7 +67,7 @@ class SolveCall(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """The matrices are not needed, unless a derivative is asked for once more."""
+        """Release the matrices; a later derivative acquires them again."""
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.memory import Memory, memory_of
 from prdp_hpc.linalg.nullspaces import create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
-from prdp_hpc.linalg.pattern import entries_of, wrong_pattern
+from prdp_hpc.linalg.pattern import entries_of, validate_pattern
 from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.petsc_matrices import (
     LocalRows,
@@ -30,13 +30,13 @@ from prdp_hpc.linalg.petsc_matrices import (
     checked_matrix,
     rows_of_csr,
     rows_of_petsc,
-    wrong_petsc_matrix,
+    validate_petsc_matrix,
 )
 from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
     create_preconditioner_data,
-    wrong_block_size,
+    validate_block_size,
 )
 from prdp_hpc.linalg.preconditioning_matrix import (
     PreconditioningMatrix,
@@ -149,8 +149,8 @@ class SparseOperator(Operator):
         rows, cols = np.asarray(rows), np.asarray(cols)
         raise_together(
             self.comm,
-            wrong_pattern(rows, cols, shape, grid)
-            or wrong_block_size(
+            validate_pattern(rows, cols, shape, grid)
+            or validate_block_size(
                 block_size, int(shape[0]), n_local if grid is None else grid.n_local
             ),
         )
@@ -198,8 +198,9 @@ class SparseOperator(Operator):
         return matrix
 
     def on(self, device: torch.device) -> SparseOperator:
-        """The operator of the same pattern in the memory in which solves for tensors of a device
-        run; made on first use, collective then.
+        """Return the operator for tensors on a device: itself, or one of the same pattern.
+
+        It is made on first use, which is collective.
         """
         memory = memory_of(device)
         if memory == self.memory:
@@ -369,7 +370,7 @@ class SparseOperator(Operator):
         tensor([0.5000, 0.2500], dtype=torch.float64)
         """
         comm = communicator_of(checked_matrix(matrix))
-        raise_together(comm, wrong_petsc_matrix(matrix))
+        raise_together(comm, validate_petsc_matrix(matrix))
         own = rows_of_petsc(matrix)
         return cls._of_rows(own, matrix.getSize()[0], comm, {**attached_to(matrix), **options})
 
@@ -470,8 +471,9 @@ class SparseOperator(Operator):
 
     @property
     def stencil_grid(self) -> Grid | None:
-        """The grid whose points the unknowns of a rank are, one field after the other, if there is
-        one: products may then be those of a stencil.
+        """The grid whose points are this rank's unknowns, field by field, or None.
+
+        With a grid, products may be computed as those of a stencil.
         """
         return self.grid
 
@@ -480,13 +482,15 @@ class SparseOperator(Operator):
         raise no_own_preconditioner(name)
 
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
-        """Global rows and columns of this rank's entries, which of the values they are (their
-        positions; None: all), and how many of the last ones are 1 for all values.
+        """Return the pattern of this rank's entries, for batched methods.
+
+        It consists of the global rows and columns, the positions of their values (None: all
+        values), and the number of last entries that are 1 for all values.
         """
         return self._rows, self._cols, None, 0
 
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
-        """The numbers of the pattern's entries, in its order, of values in the matrix's memory."""
+        """Return the numbers of the pattern's entries, in its order, in the matrix's memory."""
         return numbers
 
     def _put(self, numbers: Numbers | None) -> None:

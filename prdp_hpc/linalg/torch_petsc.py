@@ -1,4 +1,4 @@
-"""Torch tensors to numbers that PETSc can use, and back; the only place that converts.
+"""Conversion between torch tensors and numbers for PETSc; no other module converts.
 
 PETSc works here in double precision. A float64, contiguous tensor in the memory of the solve is
 shared without a copy; everything else is copied, since `placeArray` and DLPack would silently
@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 
 
 def to_host(tensor: Tensor | Array) -> Array:
-    """A C-contiguous float64 array of the tensor's numbers; shares memory with it where that is
-    possible. An array is returned as it is.
+    """A C-contiguous float64 array of the tensor's numbers, which shares memory with it if
+    possible. An array is returned unchanged.
     """
     array: Array = to_memory(tensor, HOST)
     return array
@@ -32,7 +32,7 @@ def to_host(tensor: Tensor | Array) -> Array:
 
 def to_memory(tensor: Tensor | Array, memory: Memory) -> Numbers:
     """The tensor's numbers, contiguous float64, in a memory: an array on the host, a tensor on a
-    device. Shares memory with the tensor where that is possible.
+    device. It shares memory with the tensor if possible.
     """
     if isinstance(tensor, np.ndarray):
         if not memory.uses_tensors:
@@ -41,14 +41,14 @@ def to_memory(tensor: Tensor | Array, memory: Memory) -> Numbers:
     detached = tensor.detach()
     if detached.dtype is not torch.float64 or detached.device != memory.device:
         detached = detached.to(device=memory.device, dtype=torch.float64)
-    # NumPy has no lazy sign, as that of the imaginary part of a conjugate.
+    # NumPy has no lazy negation, which e.g. the imaginary part of a conjugate has.
     detached = detached.contiguous().resolve_neg()
     return detached if memory.uses_tensors else detached.numpy()
 
 
 @contextmanager
 def placed(*pairs: tuple[Any, Numbers]) -> Iterator[None]:
-    """PETSc vectors that use these numbers in place of their own, while the block runs.
+    """PETSc vectors that use these numbers as their memory during a block.
 
     The numbers must be contiguous float64 ones in the vector's memory: PETSc places a copy of
     others. PETSc manual pages: VecPlaceArray, VecCUDAPlaceArray.
@@ -90,12 +90,12 @@ def put_values(matrix: Any, values: Numbers | None) -> None:
 
 
 def kind_of(device: torch.device) -> str:
-    """The word for a device in the names of PETSc's functions; "" for the host."""
+    """The name of a device in PETSc's function names; "" for the host."""
     return "" if device.type == "cpu" else "HIP" if torch.version.hip else "CUDA"
 
 
 def in_double(tensor: Tensor, device: torch.device | None = None) -> Tensor:
-    """The tensor where and how a solve computes: in double precision, on the host or a device;
+    """The tensor in double precision, on the host or a device, as solves compute;
     differentiable.
     """
     return tensor.to(device="cpu" if device is None else device, dtype=torch.float64)

@@ -26,9 +26,9 @@ def is_batch(values: Any) -> bool:
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
     """The error for invalid kinds and shapes on this rank, or None; not collective."""
     return (
-        _wrong_right_hand_side(operator, b)
+        _validate_right_hand_side(operator, b)
         or operator.check_form(values)
-        or _wrong_batch(operator, values, b)
+        or _validate_batch(operator, values, b)
     )
 
 
@@ -74,7 +74,7 @@ def prepare(
     needs_grad: tuple[bool, ...],
     guess_error: Exception | None = None,
 ) -> Numbers | None:
-    """Check the input and load the values of one matrix, with one reduction when all is well.
+    """Check the input and load the values of one matrix, with one reduction if there is no error.
 
     Those of several matrices are only checked. Returns the values in double precision in the
     operator's memory.
@@ -151,7 +151,7 @@ def agree(
     return bool(most[1]), [bool(used) for used in most[8:]]
 
 
-def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
+def _validate_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
     if not (isinstance(operator, SparseOperator) and is_batch(values)):
         return None
     if len(values) == 0:
@@ -165,7 +165,7 @@ def _wrong_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None
     return None
 
 
-def _wrong_right_hand_side(operator: Operator, b: Any) -> Exception | None:
+def _validate_right_hand_side(operator: Operator, b: Any) -> Exception | None:
     if not is_real_tensor(b):
         kind = b.dtype if isinstance(b, Tensor) else type(b).__name__
         return InputError(f"b must be a tensor of real floating-point numbers, not {kind}")

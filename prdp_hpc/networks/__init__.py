@@ -1,4 +1,4 @@
-"""Neural networks on fields of shape (batch, channels, *shape): whole ones, or each rank's part."""
+"""Neural networks on fields (batch, channels, *shape): whole fields, or each rank's part."""
 
 from prdp_hpc.networks.build import Network, build_network
 from prdp_hpc.networks.convolutions import Convolution, Pooling, TransposedConvolution

@@ -10,7 +10,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "ge
 
 
 def activation_of(name: str) -> nn.Module:
-    """The activation "relu", "tanh" or "gelu"; `ValueError` for another name."""
+    """The activation "relu", "tanh" or "gelu"; raises `InputError` for another name."""
     if name not in ACTIVATIONS:
         raise InputError(
             f"network.activation: {name!r} is not known; choose one of {', '.join(ACTIVATIONS)}"

@@ -53,21 +53,21 @@ def build_network(
     *,
     seed: int,
 ) -> nn.Module:
-    """A network of class `kind`, see `Network`.
+    """Make a network of class `kind`, see `Network`.
 
-    The parameters depend on the arguments and `seed` alone: each rank that builds the network gets
-    the same ones, on the CPU, and no generator's state changes. Raises `ValueError` for a size
-    below 1, or a class that makes no `torch.nn.Module`.
+    The parameters depend only on the arguments and `seed`: they are equal on all ranks that build
+    the network, on the CPU, and no generator's state changes. Raises `InputError` for a size below
+    1, or if the result is not a `torch.nn.Module`.
     """
     if not 1 <= partition.dim <= 3:
         raise InputError(f"a network needs a grid of 1 to 3 axes, not {partition.dim}")
     if min(*partition.shape, in_channels, out_channels) < 1:
         raise InputError(
-            "a network needs a grid of at least 1 point an axis and 1 channel, not "
+            "a network needs a grid of at least 1 point per axis and 1 channel, not "
             f"{partition.shape} and {in_channels} to {out_channels}"
         )
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        # Not `torch.manual_seed`, which also seeds the GPUs' generators.
+        # `torch.manual_seed` would also seed the generators of GPUs.
         torch.default_generator.manual_seed(seed)
         if hasattr(kind, "build"):
             network = kind.build(partition, in_channels, out_channels, **keys)
@@ -75,6 +75,6 @@ def build_network(
             network = kind(in_channels, out_channels, **keys)
     if not isinstance(network, nn.Module):
         raise InputError(
-            f"network.kind: {kind!r} makes a {type(network).__name__}, not a torch.nn.Module"
+            f"network.kind: {kind!r} returned a {type(network).__name__}, not a torch.nn.Module"
         )
     return network

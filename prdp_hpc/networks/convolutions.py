@@ -1,4 +1,4 @@
-"""Convolutions and pooling of fields that are divided among ranks: the same as on the whole
+"""Convolutions and pooling of fields that are divided among ranks, equal to those of the whole
 field.
 """
 
@@ -73,7 +73,7 @@ class Convolution(nn.Module):
         super().__init__()
         self.output = partition if stride == 1 else partition.coarsen(stride)
         before = (kernel - 1) // 2
-        # Zeros around the whole field are the convolution's own padding.
+        # Zeros around the whole field are the padding of torch's convolution.
         alone = (
             partition.comm.size == 1
             and set(partition.boundary) == {"dirichlet"}
@@ -101,22 +101,22 @@ class Pooling(nn.Module):
     """The average or the maximum of 2 neighbouring points along each axis, `x_{2 j}` and `x_{2 j +
     1}`.
 
-    From `(B, C, *partition.local_shape)` to every second point, `output`. Where an axis ends with
-    an odd point, its missing neighbour is what lies beyond the boundary, as in `Convolution`.
-    `kind` is "average" (default) or "max".
+    It maps `(B, C, *partition.local_shape)` to every second point, `output`. If the number of
+    points of an axis is odd, the last point's neighbour is the value beyond the boundary, as in
+    `Convolution`. `kind` is "average" (default) or "max".
     """
 
     def __init__(self, partition: Partition, kind: str = "average") -> None:
         super().__init__()
         if kind not in ("average", "max"):
-            raise InputError(f"pooling is 'average' or 'max', not {kind!r}")
+            raise InputError(f"pooling must be 'average' or 'max', not {kind!r}")
         self.output = partition.coarsen(2)
         self._halo = Halo(partition, 0, 1, nearest=True)
         self._window = _Window(partition, self.output, 2, 2)
         self._pool = (AVERAGES if kind == "average" else MAXIMA)[partition.dim](2)
 
     def forward(self, field: Tensor) -> Tensor:
-        """The pooled field on this rank's part."""
+        """Apply the pooling to this rank's part."""
         output: Tensor = self._pool(self._window(self._halo(field)))
         return output
 
@@ -125,9 +125,9 @@ class TransposedConvolution(nn.Module):
     """`y_i = b + Σ_{2 j + k − p = i} W_k x_j` on all axes, with kernel size K and `p = (K − 1) //
     2`: twice as many points.
 
-    From `(B, in_channels, *coarse.local_shape)`, where `coarse = fine.coarsen(2)`, to `(B,
-    out_channels, *fine.local_shape)`. x beyond a boundary, and the start of the weights, are as in
-    `Convolution`. `kernel` is 2 by default: each point becomes 2 along each axis.
+    It maps `(B, in_channels, *coarse.local_shape)`, where `coarse = fine.coarsen(2)`, to `(B,
+    out_channels, *fine.local_shape)`. The values of x beyond a boundary, and the initial weights,
+    are as in `Convolution`. `kernel` is 2 by default: each point becomes 2 along each axis.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class TransposedConvolution(nn.Module):
         self.convolution = TRANSPOSED[fine.dim](in_channels, out_channels, kernel, 2)
 
     def forward(self, field: Tensor) -> Tensor:
-        """The transposed convolution on this rank's part."""
+        """Apply the transposed convolution to this rank's part."""
         output: Tensor = self.convolution(self._halo(field))
         for axis, (start, length) in enumerate(self._crop):
             output = output.narrow(2 + axis, start, length)
@@ -157,8 +157,8 @@ class TransposedConvolution(nn.Module):
 
 
 class _Window:
-    """Of a padded part, the points that this rank's outputs need: parts may start between two
-    outputs.
+    """Selects the points of a padded part that this rank's outputs need, because a part may start
+    between two outputs.
     """
 
     def __init__(self, partition: Partition, output: Partition, stride: int, kernel: int) -> None:
@@ -177,8 +177,8 @@ class _Window:
 
 
 def _reach(fine: Partition, kernel: int, padding: int) -> tuple[list[int], list[int]]:
-    """Coarse points beyond any rank's own that its fine points are made of, per axis, before and
-    after.
+    """Number of coarse points of neighbours that any rank's fine points depend on, per axis, before
+    and after its part.
     """
     lower, upper = [], []
     for bounds in fine.ownership_ranges:
@@ -191,13 +191,11 @@ def _reach(fine: Partition, kernel: int, padding: int) -> tuple[list[int], list[
 
 
 def fastest_format(module: nn.Module, dim: int) -> None:
-    """Keep a network's convolutions in the memory format that is fastest for fields of `dim`
-    axes.
-    """
+    """Convert a network's convolutions to the fastest memory format for fields of `dim` axes."""
     if dim + 2 in CHANNELS_LAST:
         module.to(memory_format=CHANNELS_LAST[dim + 2])  # type: ignore[call-overload]
 
 
 def in_fastest_format(field: Tensor) -> Tensor:
-    """A field `(B, C, *local_shape)` in that format."""
+    """A field `(B, C, *local_shape)` in the fastest memory format of convolutions."""
     return field.contiguous(memory_format=CHANNELS_LAST.get(field.dim(), torch.contiguous_format))

@@ -86,7 +86,7 @@ class MLP(nn.Module):
             raise InputError(
                 f"the field has shape {tuple(field.shape)}, but the MLP needs (B, C, *shape) with "
                 f"{self.in_features} values"
-                " a sample; build it for this grid"
+                " per sample; build it for this grid"
             )
         shape = field.shape[2:]
         channels, rest = divmod(self.out_features, math.prod(shape))

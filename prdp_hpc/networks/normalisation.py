@@ -16,21 +16,21 @@ class GroupNorm(nn.Module):
     """`y = γ_c (x − μ) / √(σ² + ε) + β_c` with mean and variance of each sample over the whole grid
     and a group of channels.
 
-    Fields are `(B, channels, *local_shape)`. With as many groups as channels this is instance
-    normalisation, with one group layer normalisation. One sum over the ranks for the means, one for
-    the variances (differences from the mean are squared: nothing cancels). Statistics are in
-    float32 at least. Samples do not see each other, so that the result does not depend on how a
-    batch is divided among replicas; batch normalisation has no such form.
+    Fields are `(B, channels, *local_shape)`. With one channel per group this is instance
+    normalisation, with one group layer normalisation. It needs one all-reduce for the means and one
+    for the variances (squares of differences from the mean, without cancellation). Statistics are
+    at least in float32. Samples do not interact, so the result does not depend on the division of a
+    batch among replicas, unlike batch normalisation.
 
     Parameters
     ----------
-    groups : must divide `channels`.
+    groups : number of groups; it must divide `channels`.
     epsilon : ε, default 1e-5.
 
     Raises
     ------
     ValueError
-        For groups that do not divide the channels.
+        If `groups` does not divide `channels`.
 
     Source: Wu and He, Group Normalization, 2018; torch.nn.GroupNorm.
     """
@@ -49,7 +49,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, field: Tensor) -> Tensor:
-        """The normalised field on this rank's part."""
+        """Normalise this rank's part of a field."""
         if self._partition.comm.size == 1:
             output: Tensor = nn.functional.group_norm(
                 field, self._groups, self.weight, self.bias, self._epsilon

@@ -21,7 +21,7 @@ from prdp_hpc.networks.convolutions import (
 from prdp_hpc.networks.normalisation import GroupNorm
 
 GROUPS = 8
-"""Groups of channels that are normalised together; fewer where the width is no multiple of 8."""
+"""Number of groups of channels for normalisation; fewer if the width is not a multiple of 8."""
 
 
 class UNet(nn.Module):
@@ -134,7 +134,7 @@ class UNet(nn.Module):
 
 
 class _Level(nn.Sequential):
-    """Two times convolution, normalisation, activation."""
+    """Convolution, normalisation and activation, twice."""
 
     def __init__(
         self, partition: Partition, in_channels: int, channels: int, activation: str

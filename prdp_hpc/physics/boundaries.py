@@ -1,9 +1,9 @@
-"""Conditions on the sides of a grid: Dirichlet, Neumann and Robin, for each side its own.
+"""Conditions on the sides of a grid: Dirichlet, Neumann or Robin, separately for each side.
 
-Which conditions an axis can have depends on where its points lie (see `Grid`): cell centres
-(`boundary="neumann"`) take any on each side, with a Dirichlet value at the face, half a cell from
-the first point; inner points (`boundary="dirichlet"`) take Dirichlet values. Periodic axes have no
-sides. Without a condition a side has the one that the grid says: no flux, or the value 0.
+The possible conditions of an axis depend on the positions of its points (see `Grid`): cell centres
+(`boundary="neumann"`) allow all conditions on each side, with a Dirichlet value at the face, half a
+cell from the first point; interior points (`boundary="dirichlet"`) allow Dirichlet values. Periodic
+axes have no sides. The default of a side is that of the grid: no flux, or the value 0.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.torch_petsc import in_double
 
 Value = float | Tensor | Callable[..., Any]
-"""What a condition says: a number; a tensor; or a function of the coordinates.
+"""The value of a condition: a number, a tensor, or a function of the coordinates.
 
-A tensor of shape `()` is the same on all ranks. One of shape `(..., *grid.face_shape(axis, end))`
+A tensor of shape `()` is equal on all ranks. One of shape `(..., *grid.face_shape(axis, end))`
 is this rank's part of the side; leading axes are samples, and broadcast with those of the fields.
-A function is called as `f(*grid.face_coordinates(axis, end))`, or, if it takes one argument more,
-with the time after the coordinates; it returns a number or such a tensor. Tensors, and what
-functions return, may require a gradient.
+A function is called as `f(*grid.face_coordinates(axis, end))`, or, if it has one more argument,
+with the time after the coordinates; it returns a number or a tensor of these shapes. Tensors, and
+the results of functions, may require a gradient.
 """
 
 
@@ -124,7 +124,7 @@ class Robin:
 
 Condition = Dirichlet | Neumann | Robin
 Boundaries = Sequence[tuple[Condition | None, Condition | None] | None]
-"""For each axis the conditions at its low and its high end; None: as the grid says."""
+"""For each axis the conditions at its low and its high end; None: the grid's default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,39 +142,39 @@ class Side:
 
     @property
     def place(self) -> tuple[int, End]:
-        """Which side it is."""
+        """The axis and the end."""
         return self.axis, self.end
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the side, for messages."""
         return f"the {self.end} side of axis {self.axis}"
 
     @property
     def spacing(self) -> float:
-        """Between points along the axis."""
+        """The spacing of the points along the axis."""
         return self.grid.spacing[self.axis]
 
     @property
     def wall(self) -> float:
-        """See above; 0 for a Robin condition, whose coefficient is no multiple of κ."""
+        """See above; 0 for a Robin condition, whose coefficient is not a multiple of κ."""
         if not isinstance(self.condition, Dirichlet):
             return 0.0
         return 1.0 if self.grid.boundary[self.axis] == "dirichlet" else 2.0
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """What the condition says."""
+        """The values of the condition."""
         return tuple(vars(self.condition).values())
 
     @property
     def right_hand_side(self) -> Value:
-        """The number of the condition that goes to the right-hand side."""
+        """The value of the condition that is part of the right-hand side."""
         condition = self.condition
         return condition.flux if isinstance(condition, Neumann) else condition.value
 
     def next_to(self, field: Tensor) -> Tensor:
-        """A field's points next to the side, `(..., *face_shape)`; a number is given back."""
+        """A field's points next to the side, `(..., *face_shape)`; a number is unchanged."""
         if field.dim() == 0:
             return field
         along = self.axis - self.grid.dim
@@ -182,7 +182,7 @@ class Side:
         return field.narrow(along, 0 if self.end == "low" else n - width, width)
 
     def spread(self, face: Tensor) -> Tensor:
-        """Numbers of the side at the points next to it, `(..., *local_shape)`; elsewhere 0."""
+        """Values of the side at the points next to it, `(..., *local_shape)`; 0 elsewhere."""
         shape = torch.broadcast_shapes(face.shape, self._face_shape)
         face, along = face.expand(shape), self.axis - self.grid.dim
         rest = list(shape)
@@ -205,8 +205,8 @@ class Side:
             raise InputError(
                 f"boundaries: this rank's part of {self.name} has the shape {wanted} "
                 f"(grid.face_shape({self.axis}, {self.end!r})): a value there must be a number, or "
-                f"a floating-point tensor that ends in it, not a {found.dtype} tensor of shape "
-                f"{tuple(found.shape)}"
+                f"a floating-point tensor whose shape ends in it, not a {found.dtype} tensor of "
+                f"shape {tuple(found.shape)}"
             )
         return in_double(found)
 
@@ -217,13 +217,13 @@ class Side:
         if found.dim() > self.grid.dim:
             raise InputError(
                 f"boundaries: the coefficient of {self.name} has leading axes {tuple(found.shape)}:"
-                " it is part of the matrix, which all samples share; give one of shape "
+                " it is part of the matrix, which all samples share; pass one of shape "
                 f"{self._face_shape}"
             )
         if not bool(((found.detach() >= 0) & found.detach().isfinite()).all()):
             raise InputError(
                 f"boundaries: the coefficient of {self.name} must be finite and at least 0, on "
-                f"this rank it reaches from {found.min().item():g} to {found.max().item():g}"
+                f"this rank it is between {found.min().item():g} and {found.max().item():g}"
             )
         return found
 
@@ -233,8 +233,8 @@ class Side:
             return function(*coordinates)
         if time is None:
             raise InputError(
-                f"boundaries: the function of {self.name} takes the time, which this call does not "
-                "have: give time=…, or a function of the coordinates only"
+                f"boundaries: the function of {self.name} needs the time, but this call has none: "
+                "pass time=…, or use a function of the coordinates only"
             )
         return function(*coordinates, time)
 
@@ -249,12 +249,12 @@ class SideConditions:
     Raises
     ------
     ValueError
-        On all ranks, for conditions that the grid's points cannot have, or that differ among ranks.
+        On all ranks, for conditions that the grid does not allow, or that differ between ranks.
     """
 
     def __init__(self, grid: Grid, boundaries: Boundaries | None = None) -> None:
         self.grid = grid
-        raise_together(grid.comm, _wrong(grid, boundaries))
+        raise_together(grid.comm, _validate(grid, boundaries))
         self.sides = [
             Side(grid, axis, end, condition)
             for axis, pair in enumerate(_completed(grid, boundaries))
@@ -270,7 +270,7 @@ class SideConditions:
 
     @property
     def kinds(self) -> tuple[tuple[int, str, str], ...]:
-        """What decides about the matrix beside numbers."""
+        """The kinds of the conditions, which the matrix depends on besides numbers."""
         return tuple((s.axis, s.end, type(s.condition).__name__) for s in self.sides)
 
     @property
@@ -280,8 +280,8 @@ class SideConditions:
 
     @property
     def constants(self) -> Literal["fixed", "by Robin", "free"]:
-        """What fixes the constant of a solution of Poisson's equation: a Dirichlet side; only Robin
-        sides, if a coefficient is not 0; or nothing.
+        """Whether the constant of a solution of Poisson's equation is fixed by a Dirichlet side, by
+        Robin sides only (if a coefficient is not 0), or free.
         """
         if any(isinstance(side.condition, Dirichlet) for side in self.sides):
             return "fixed"
@@ -293,12 +293,13 @@ class SideConditions:
         return all(_is_zero(side.right_hand_side) for side in self.sides)
 
     def coefficients(self, time: float | Tensor | None) -> list[Tensor]:
-        """Those of the Robin sides; not collective."""
+        """The coefficients of the Robin sides; not collective."""
         return [side.coefficient(time) for side in self.robin]
 
     def right_hand_side(self, kappa: Tensor, time: float | Tensor | None) -> Tensor | None:
-        """What the sides add to f in `−∇·(κ ∇u) = f`, `(..., *local_shape)`, for κ of shape `()` or
-        `(..., *local_shape)`; None where all are homogeneous. Not collective; differentiable.
+        """The contributions of the sides to f in `−∇·(κ ∇u) = f`, `(..., *local_shape)`, for κ of
+        shape `()` or `(..., *local_shape)`; None if all are homogeneous. Not collective;
+        differentiable.
         """
         total = None
         for side in self.sides:
@@ -311,7 +312,7 @@ class SideConditions:
         return total
 
     def _weight(self, side: Side, kappa: Tensor, time: float | Tensor | None) -> Tensor:
-        """What a side's value is multiplied with."""
+        """The factor of a side's value in the right-hand side."""
         h, near = side.spacing, side.next_to(kappa)
         if isinstance(side.condition, Dirichlet):
             return side.wall * near / h**2
@@ -371,7 +372,7 @@ def _completed(
     return pairs
 
 
-def _wrong(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
+def _validate(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
     if boundaries is None:
         return None
     if isinstance(boundaries, str) or not isinstance(boundaries, Sequence):
@@ -380,8 +381,8 @@ def _wrong(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
         )
     if len(boundaries) != grid.dim:
         return InputError(
-            f"boundaries has {len(boundaries)} entries for {grid.dim} axes: give a pair (low, high)"
-            " for each, or None"
+            f"boundaries has {len(boundaries)} entries for {grid.dim} axes: pass a pair (low, high)"
+            " per axis, or None"
         )
     for axis, pair in enumerate(boundaries):
         if pair is None:
@@ -392,32 +393,32 @@ def _wrong(grid: Grid, boundaries: Boundaries | None) -> InputError | None:
                 f"{pair!r}"
             )
         for end, condition in zip(ENDS, pair, strict=True):
-            text = _wrong_condition(grid, axis, condition)
+            text = _validate_condition(grid, axis, condition)
             if text is not None:
                 return InputError(f"boundaries: the {end} side of axis {axis} {text}")
     return None
 
 
-def _wrong_condition(grid: Grid, axis: int, condition: Any) -> str | None:
+def _validate_condition(grid: Grid, axis: int, condition: Any) -> str | None:
     if condition is None:
         return None
     if not isinstance(condition, Condition):
-        return f"takes Dirichlet(…), Neumann(…) or Robin(…), not {condition!r}"
+        return f"needs Dirichlet(…), Neumann(…) or Robin(…), not {condition!r}"
     if grid.boundary[axis] == "periodic":
-        return "does not exist: the axis is periodic; leave it out"
+        return "does not exist: the axis is periodic; use None for this axis"
     if grid.boundary[axis] == "dirichlet" and not isinstance(condition, Dirichlet):
         return (
-            f"has grid points that take Dirichlet values only, not {type(condition).__name__}: "
-            "make the axis one of cell centres, Grid(boundary='neumann'), which take any condition"
+            f"has grid points that allow Dirichlet values only, not {type(condition).__name__}: "
+            "use cell centres for the axis, Grid(boundary='neumann'), which allow all conditions"
         )
     return None
 
 
 def _takes_time(function: Callable[..., Any], dim: int) -> bool:
-    """Whether a function takes one argument more than the coordinates; `*coordinates` does not."""
+    """Whether a function has one more argument than the coordinates; not for `*coordinates`."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some of those written in C
+    except (TypeError, ValueError):  # some functions written in C
         return False
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_POSITIONAL in kinds:

@@ -151,7 +151,7 @@ class Burgers(PicardStepper):
 
     @cached_property
     def operator(self) -> SparseOperator:
-        """The matrix of one sample; made on first use, collective then."""
+        """The matrix of one sample; it is made on first use, which is collective."""
         grid, numbers = self.grid, self.grid.numbering
         sides = [{axis: side} for axis in range(grid.dim) for side in (-1, 1)]
         cols = np.stack([numbers[moved(grid.dim, shift)].ravel() for shift in [*sides, {}]])
@@ -163,7 +163,7 @@ class Burgers(PicardStepper):
 
     @cached_property
     def _inside(self) -> Constant | None:
-        """Which entries are those of points of the grid, flat; None where all are."""
+        """Which entries belong to points of the grid, flat; None if all do."""
         if not self._walls.sides:
             return None
         numbers, dim = self.grid.numbering, self.grid.dim
@@ -182,15 +182,15 @@ class Burgers(PicardStepper):
         return found if self._inside is None else found[:, self._inside.on(device)]
 
     def _entries(self, wind: Tensor, sides: list[Tensor]) -> Tensor:
-        """Before and after along each axis, and here: `(B, 2 dim + 1, *local_shape)`; 0 beyond the
-        sides.
+        """The entries before and after along each axis, and the diagonal:
+        `(B, 2 dim + 1, *local_shape)`; 0 beyond the sides.
         """
         dim = self.grid.dim
         padded = self.grid.halo(wind)
         entries = []
         for axis, h in enumerate(self.grid.spacing):
             viscous, n = self.dt * self.viscosity / h**2, self.grid.local_shape[axis]
-            # One more face than points: each is summed once, for the points on both its sides.
+            # There is one more face than points; each is computed once for both points beside it.
             field, along = padded[:, dim - 1 - axis][_line(dim, axis)], axis - dim
             faces = (field.narrow(along, 0, n + 1) + field.narrow(along, 1, n + 1)) * (
                 0.5 * self.dt / h
@@ -216,19 +216,19 @@ class Burgers(PicardStepper):
         return right.reshape(-1, self.grid.n_local)
 
     def _with_sides(self, state: Tensor, sides: list[Tensor]) -> Tensor:
-        """The right-hand side: the state, and what the sides bring in a step."""
+        """The right-hand side: the state plus the contributions of the sides in a step."""
         if not self._walls.sides:
             return state
         added = [
-            side.spread(self._walls.brought(side, numbers, self.viscosity))
+            side.spread(self._walls.contribution(side, numbers, self.viscosity))
             for side, numbers in zip(self._walls.sides, sides, strict=True)
         ]
         return state + self.dt * torch.stack(added).sum(dim=0)
 
     @cached_property
     def jacobian(self) -> ColouredJacobian:
-        """The matrix of Newton's method, for all components together; made on first use,
-        collective then.
+        """The matrix of Newton's method for all components; made on first use, which is
+        collective.
         """
         return ColouredJacobian.on_grid(self.grid, channels=self.grid.dim)
 

@@ -1,4 +1,4 @@
-"""A preconditioner for velocity and pressure together: momentum by Jacobi, then a projection."""
+"""A preconditioner for coupled velocity and pressure: momentum by Jacobi, then a projection."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from prdp_hpc.physics.shifts import neighbour
 
 Array = NDArray[np.float64]
 
-DAMPING = 0.7  # of the Jacobi step: best of 0.5 … 1 on the paper's states
+DAMPING = 0.7  # of the Jacobi step: the best value between 0.5 and 1 on the paper's states
 
 
 class PeriodicStokes:
     """`[[F̂, G], [D, 0]]` on a periodic staggered grid, with constant coefficients: `F̂ = 1/dt − c
     Δ_h`.
 
-    Diagonal in Fourier space but for one small block a frequency: with the symbols `g` of G, `d =
-    −ḡ` of D and `λ = d·g` of the Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) /
-    F̂`. One transform serves all matrices on a grid. Since `Gᵀ = −D`, the transpose is the same
-    with the pressure's signs turned before and after.
+    In Fourier space it has one small block per frequency: with the symbols `g` of G, `d = −ḡ` of D
+    and `λ = d·g` of the Laplacian, `p̂ = (d·r̂_u − F̂ r̂_p) / λ` and `û = (r̂_u − g p̂) / F̂`. The
+    same transform is used for all matrices on a grid. Since `Gᵀ = −D`, the transpose is the same
+    with the sign of the pressure changed before and after.
     """
 
     def __init__(self, grid: Grid, dt: float) -> None:
@@ -42,7 +42,7 @@ class PeriodicStokes:
             np.exp(2j * np.pi * k / n) - 1.0
             for k, n in zip(self._transform.frequencies, grid.shape, strict=True)
         ]
-        # Component c is along the last axis but c.
+        # Component c is along axis −1 − c.
         gradient = [phase / h for phase, h in zip(phases, grid.spacing, strict=True)][::-1]
         laplacian: Array = sum((-(g * g.conj()).real for g in gradient), np.zeros(1))
         constant = laplacian == 0.0
@@ -90,7 +90,7 @@ class PeriodicStokes:
 
 class ConstraintPreconditioner:
     """`M⁻¹` for `A = [[F, G], [D, 0]]`: a damped Jacobi step on the momentum, then `[[F̂, G], [D,
-    0]]⁻¹` on what is left.
+    0]]⁻¹` applied to the residual.
 
     `u* = ω diag(F)⁻¹ r_u`, then `M⁻¹ r = [u*; 0] + [[F̂, G], [D, 0]]⁻¹ (r − A [u*; 0])`, with ω =
     0.7 and `F̂ = 1/dt − c Δ_h`, where c is the viscosity and the mean numerical viscosity of the
@@ -99,8 +99,8 @@ class ConstraintPreconditioner:
     with A and Fourier transforms. Since `Gᵀ = −D` on a periodic grid, the transposed application
     costs the same.
 
-    A context of PETSc's PCPYTHON. Sources: Keller, Gould and Wathen, Constraint preconditioning for
-    indefinite linear systems (2000); PETSc manual page: PCPYTHON.
+    It is a context of PETSc's PCPYTHON. Sources: Keller, Gould and Wathen, Constraint
+    preconditioning for indefinite linear systems (2000); PETSc manual page: PCPYTHON.
     """
 
     def __init__(self, stokes: PeriodicStokes, memory: Memory = HOST) -> None:
@@ -109,11 +109,11 @@ class ConstraintPreconditioner:
         self._matrix: Any = None
 
     def setUp(self, pc: PETSc.PC) -> None:
-        """Take the diagonal of F."""
+        """Read the diagonal of F."""
         if self._matrix is None:
             self._matrix = pc.getOperators()[1]
             self._in, self._out = self._matrix.createVecs()
-        # Into a vector that stays: PETSc would keep a new one of each set-up on several ranks.
+        # A reused vector, because on several ranks PETSc delays freeing temporary ones.
         self._matrix.getDiagonal(self._out)
         with viewed(self._out, self._memory, "Read") as whole:
             diagonal = whole[: self._n]
@@ -225,13 +225,13 @@ class BatchedConstraint:
 
 
 class DifferentiableConstraint:
-    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through their
-    diagonals and products, them.
+    """The same `M⁻¹` in torch, for M matrices: differentiable with respect to r and, through the
+    diagonals and products, with respect to the matrices.
 
     Parameters
     ----------
     stokes : the solver with constant coefficients.
-    diagonal : of each matrix, `(M, n_local)`, float64.
+    diagonal : the diagonal of each matrix, `(M, n_local)`, float64.
     """
 
     def __init__(self, stokes: PeriodicStokes, diagonal: Tensor) -> None:
@@ -242,8 +242,8 @@ class DifferentiableConstraint:
         self._viscosity: Tensor = stokes.viscosity(all_reduce_sum(momentum.sum(dim=1), grid.comm))
 
     def __call__(self, r: Tensor, product: Callable[[Tensor], Tensor]) -> Tensor:
-        """`M⁻¹ r` for `(M R, n_local)`, R right-hand sides in a row for each matrix; `product`
-        gives `A x` alike. Collective.
+        """`M⁻¹ r` for `(M R, n_local)`, R consecutive right-hand sides per matrix; `product` is
+        `A x` for the same shape. Collective.
         """
         each = len(r) // len(self._weights)
         velocity = self._weights.repeat_interleave(each, dim=0) * r
@@ -253,8 +253,9 @@ class DifferentiableConstraint:
 
 
 class _StokesSolve(torch.autograd.Function):
-    """`z = S(c)⁻¹ r`, or `S(c)⁻ᵀ r`, a row; with t the other solve for ∂L/∂z: `∂L/∂r = t`, and
-    `∂L/∂c = t_u · Δ_h z_u`, of which a rank gives its part. Differentiable to any order.
+    """`z = S(c)⁻¹ r`, or `S(c)⁻ᵀ r`, for each row. With t the transposed solve for ∂L/∂z,
+    `∂L/∂r = t` and `∂L/∂c = t_u · Δ_h z_u`, of which each rank computes its part. Differentiable to
+    any order.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The diffusion operator `−∇·(κ ∇u)` on a grid: what Poisson and heat share."""
+"""The diffusion operator `−∇·(κ ∇u)` on a grid, for Poisson and heat."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from prdp_hpc.physics.boundaries import Boundaries, SideConditions
 from prdp_hpc.physics.shifts import moved
 
 FaceMean = Literal["arithmetic", "harmonic"]
-"""How κ between two points comes from theirs."""
+"""The mean of κ between two points."""
 
 
 @dataclass(frozen=True)
 class _Neighbours:
     """The neighbours of every point on one side along one axis."""
 
-    position: int  # among a row's entries
-    shift: Any  # from an array with one halo layer to the neighbours
+    position: int  # of the entry in its row
+    shift: Any  # selects the neighbours from an array with one halo layer
     inside: Constant  # whether the neighbour is a point of the grid, flat
     place: tuple[int, End]  # the axis and the direction
     wall: float  # see `Side.wall`
@@ -43,16 +43,15 @@ class _Neighbours:
 class DiffusionStencil:
     """Second-order central differences of `mass · u − scale · ∇·(κ ∇u)` as a `SparseOperator`.
 
-    Between two points κ is the mean of both, arithmetic or harmonic; at a side the point's own. A
-    Dirichlet side lies one spacing (inner points) or half of one (cell centres) from its points;
-    a Neumann side adds nothing to the matrix; a Robin side with the coefficient a, half a spacing
-    away, the face coefficient `2 κ a h / (a h + 2 κ) / h²`, what remains after the value at the
-    face is eliminated. What sides add to the right-hand side is `SideConditions.right_hand_side`.
-    The truncation error is O(h²) for smooth κ, O(h) in the points next to a Dirichlet or Robin
-    side, where it does not lower the order of the solution.
+    Between two points κ is the mean of both, arithmetic or harmonic; at a side it is that of the
+    point. A Dirichlet side is one spacing (interior points) or half a spacing (cell centres) from
+    its points; a Neumann side adds nothing to the matrix; a Robin side with the coefficient a, at
+    half a spacing, adds the face coefficient `2 κ a h / (a h + 2 κ) / h²`, by elimination of the
+    value at the face. The contributions to the right-hand side are those of
+    `SideConditions.right_hand_side`. The truncation error is O(h²) for smooth κ, and O(h) at the
+    points next to a Dirichlet or Robin side, which does not lower the order of the solution.
 
-    Each row's entries stand together and in the order of their columns: PETSc sorts the pattern,
-    and so it is sorted already where one rank has the grid.
+    The entries are sorted by rows and columns, so that PETSc need not sort the pattern on one rank.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class DiffusionStencil:
             grid=grid,
             constant_nullspace=constant_nullspace,
         )
-        # Both entries of a face are the same number, and each row's add up to the mass.
+        # Both entries of a face are the same number, and the sum of each row is the mass.
         self.operator.promises_hold = True
 
     def values(
@@ -103,7 +102,7 @@ class DiffusionStencil:
         """The operator's values for a diffusivity of shape `()` or `(..., *local_shape)`, `(...,
         nnz_local)`; differentiable, collective.
 
-        `coefficients`: of the Robin sides, as `SideConditions.coefficients` gives them.
+        `coefficients`: those of the Robin sides, from `SideConditions.coefficients`.
         """
         if diffusivity.dim() == 0:
             if not coefficients:
@@ -142,8 +141,8 @@ class DiffusionStencil:
 
     @cached_property
     def _unit_values(self) -> Constant:
-        """The values for κ = 1, mass 0 and scale 1 without Robin sides: those for any number κ are
-        a multiple of them.
+        """The values for κ = 1, mass 0 and scale 1 without Robin sides; those for other numbers κ
+        are multiples of them.
         """
         row = torch.empty(2 * self.grid.dim + 1, dtype=torch.float64)
         for near in self._neighbours:
@@ -181,7 +180,7 @@ class DiffusionStepper:
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
     ) -> None:
-        raise_together(grid.comm, _wrong_mean(face_mean))
+        raise_together(grid.comm, _validate_mean(face_mean))
         self.grid, self.solver = grid, solver
         self._mass, self._scale = mass, scale
         conditions = SideConditions(grid, boundaries)
@@ -235,7 +234,7 @@ class DiffusionStepper:
         kappa = (
             value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
         )
-        raise_together(self.grid.comm, _wrong_diffusivity(kappa, self.grid))
+        raise_together(self.grid.comm, _validate_diffusivity(kappa, self.grid))
         self._diffusivity = kappa
         self._values: Tensor | None = None
         self._seen: list[Tensor] = []
@@ -243,8 +242,10 @@ class DiffusionStepper:
     def values(
         self, time: float | Tensor | None = None, device: torch.device | None = None
     ) -> Tensor:
-        """The matrix values, on a device (default: κ's); computed anew only if κ or a Robin
-        coefficient changed or needs a gradient. Collective.
+        """Return the matrix values on a device, by default that of κ.
+
+        They are computed again only if κ or a Robin coefficient has changed or needs a gradient.
+        Collective.
         """
         return self._values_after(
             None, time, self._diffusivity.device if device is None else device
@@ -255,8 +256,8 @@ class DiffusionStepper:
     ) -> Tensor:
         """The same, or an error on all ranks where one has one: with one reduction.
 
-        What the values are made from is compared number by number with a copy, so that every change
-        is noticed; and it changed for all ranks if it did for one, since the halo of κ is
+        The inputs of the values are compared number by number with a copy, so that every change is
+        detected. A change on one rank counts as a change on all ranks, because the halo of κ is
         exchanged.
         """
         kappa, conditions = self._diffusivity, self._stencil.conditions
@@ -270,21 +271,21 @@ class DiffusionStepper:
         stale = not _same(made_from, self._seen)
         stale = stale or self._values is None or self._values.device != device
         if stale and error is None:
-            error = _wrong_diffusivity(kappa, self.grid)
+            error = _validate_diffusivity(kappa, self.grid)
         needs_robin = self._mass == 0.0 and conditions.constants == "by Robin"
         fixed = not needs_robin or any(bool((a.detach() > 0).any()) for a in coefficients)
         stale, fixed = _agree(self.grid.comm, error, stale, fixed)
         if not fixed:
             raise InputError(
                 "boundaries: the coefficients of all Robin sides are 0, and no other side fixes "
-                "the constant of the solution: give a Dirichlet side, a coefficient above 0, or "
-                "Neumann(flux) sides only, which give the solution with mean 0"
+                "the constant of the solution: use a Dirichlet side, a coefficient above 0, or "
+                "Neumann(flux) sides only, for which the solution with mean 0 is returned"
             )
         if self._values is not None and not stale:
             return self._values
         shared = self.grid.replicated(kappa) if kappa.dim() == 0 else kappa
-        # Values kept for later must not be inference tensors, which training could not use. Leaving
-        # inference mode would switch gradients on.
+        # Stored values must not be inference tensors, which cannot be used in training. Leaving
+        # inference mode would enable gradients, so their setting is restored.
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
             usable = [t.clone() if t.is_inference() else t for t in (shared, *coefficients)]
@@ -330,7 +331,7 @@ class DiffusionStepper:
     def _with_sides(
         self, right: Tensor, time: float | Tensor | None, device: torch.device
     ) -> Tensor:
-        """The right-hand side with what the sides add; not collective."""
+        """The right-hand side with the contributions of the sides; not collective."""
         dim, kappa = self.grid.dim, self._diffusivity
         if tuple(right.shape[-dim:]) != self.grid.local_shape:
             raise InputError(
@@ -343,8 +344,8 @@ class DiffusionStepper:
                 right = right.expand(samples, *right.shape)
             if len(right) != samples:
                 raise InputError(
-                    f"diffusivity has {samples} fields, one for each sample, and the right-hand "
-                    f"side {len(right)} samples (shape {tuple(right.shape)})"
+                    f"diffusivity has {samples} fields, one per sample, but the right-hand "
+                    f"side has {len(right)} samples (shape {tuple(right.shape)})"
                 )
             leading = (samples, *(1,) * (right.dim() - dim - 1))
             kappa = kappa.reshape(*leading, *self.grid.local_shape)
@@ -358,21 +359,21 @@ class DiffusionStepper:
         whole = in_double(right, device) + self._shared(self._scale, device) * added
         if self._diffusivity.dim() > dim and len(whole.shape) > len(right.shape):
             raise InputError(
-                f"boundaries: values with the leading axes {tuple(added.shape[:-dim])} do not fit "
-                f"{samples} samples with a diffusivity each"
+                f"boundaries: values with the leading axes {tuple(added.shape[:-dim])} do not "
+                f"match {samples} samples with a diffusivity each"
             )
         return whole
 
 
 def _same(tensors: Sequence[Tensor], seen: Sequence[Tensor]) -> bool:
-    """Whether values that were made from `seen` are those of `tensors`, and without gradient."""
+    """Whether values that were made from `seen` are valid for `tensors`, without gradients."""
     return len(tensors) == len(seen) and all(
         not t.requires_grad and torch.equal(s, t) for t, s in zip(tensors, seen, strict=True)
     )
 
 
 def _agree(comm: MPI.Comm, error: Exception | None, *own: bool) -> tuple[bool, ...]:
-    """Whether each flag is set on any rank; an error on all ranks if one has one. Collective."""
+    """Whether each flag is set on any rank; an error of one rank is raised on all. Collective."""
     if comm.size > 1:
         flags = np.array([error is not None, *own])
         comm.Allreduce(MPI.IN_PLACE, flags, op=MPI.LOR)
@@ -382,24 +383,24 @@ def _agree(comm: MPI.Comm, error: Exception | None, *own: bool) -> tuple[bool, .
     return own
 
 
-def _wrong_mean(face_mean: str) -> InputError | None:
+def _validate_mean(face_mean: str) -> InputError | None:
     if face_mean in get_args(FaceMean):
         return None
     return InputError(f"face_mean must be 'arithmetic' or 'harmonic', not {face_mean!r}")
 
 
-def _wrong_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
+def _validate_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
     fits = kappa.dim() <= grid.dim + 1 and tuple(kappa.shape[-grid.dim :]) == grid.local_shape
     if not kappa.is_floating_point() or not (fits or kappa.dim() == 0):
         return InputError(
             "diffusivity must be a number, a tensor of shape (), or this rank's field of shape "
-            f"{grid.local_shape}, or one field for each sample, (M, *{grid.local_shape}), "
+            f"{grid.local_shape}, or one field per sample, (M, *{grid.local_shape}), "
             f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
         )
     if not bool(((kappa.detach() > 0) & kappa.detach().isfinite()).all()):
         low, high = kappa.min().item(), kappa.max().item()
         return InputError(
-            "diffusivity must be positive and finite everywhere, on this rank it reaches from "
-            f"{low:g} to {high:g}"
+            "diffusivity must be positive and finite everywhere, but on this rank it is between "
+            f"{low:g} and {high:g}"
         )
     return None

@@ -1,4 +1,4 @@
-"""Fluxes through the faces between grid points, for coefficients that depend on the solution."""
+"""Fluxes through the faces between points, for coefficients that depend on the solution."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from prdp_hpc.physics.boundaries import Dirichlet, Robin, Side, SideConditions
 
 Conductivity = Callable[[Tensor], Tensor]
 SideNumbers = Sequence[tuple[Tensor, ...]]
-"""For each side its value, and of a Robin side then its coefficient."""
+"""For each side its value, followed by the coefficient for a Robin side."""
 
 
 class FaceFluxes:
     """`∇·(κ(u) ∇u)` by second-order central differences, with a condition on each side.
 
-    κ at a face is the mean of κ(u) at both points. Through a Dirichlet side with the value g goes
-    the mean of κ(g) and κ(u) at the point next to it, times the slope between the two; through a
-    Neumann side what is given; through a Robin side what remains after the value at the face is
-    eliminated, with κ(u) of the point next to it.
+    κ at a face is the mean of κ(u) at both points. The flux through a Dirichlet side with the value
+    g is the mean of κ(g) and of κ(u) at the point next to it, times the slope between the two. The
+    flux through a Neumann side is given. The flux through a Robin side follows by elimination of
+    the value at the face, with κ(u) of the point next to it.
 
     Parameters
     ----------
-    grid : where u lives.
-    conditions : what is given on its sides.
+    grid : the grid of u.
+    conditions : the conditions on its sides.
     """
 
     def __init__(self, grid: Grid, conditions: SideConditions) -> None:
         self.grid, self.conditions = grid, conditions
 
     def side_numbers(self) -> list[tuple[Tensor, ...]]:
-        """What the conditions say, as tensors that may require a gradient; not collective."""
+        """The values of the conditions as tensors, which may require gradients; not collective."""
         return [
             (
                 side.evaluated(side.right_hand_side, None),
@@ -44,8 +44,8 @@ class FaceFluxes:
         ]
 
     def divergence(self, u: Tensor, conductivity: Conductivity, numbers: SideNumbers) -> Tensor:
-        """Of fields `(..., *local_shape)`; differentiable in u and the sides' numbers,
-        collective.
+        """The divergence for fields `(..., *local_shape)`; differentiable in u and the sides'
+        values, collective.
         """
         padded = self.grid.halo(u)
         kappa = conductivity(padded)
@@ -63,7 +63,7 @@ class FaceFluxes:
         return total
 
     def _closed(self, axis: int, flux: Tensor) -> Tensor:
-        """The fluxes `n + 1` along an axis, without those through its sides."""
+        """The `n + 1` fluxes along an axis, with those through its sides set to 0."""
         if self.grid.boundary[axis] == "periodic":
             return flux
         along, own = axis - self.grid.dim, self.grid.local_slices[axis]
@@ -78,7 +78,7 @@ class FaceFluxes:
 def _through(
     side: Side, near: Tensor, conductivity: Conductivity, numbers: tuple[Tensor, ...]
 ) -> Tensor:
-    """`κ ∂u/∂n` at a side, n outward, with the values `near` of the points next to it."""
+    """`κ ∂u/∂n` at a side, with n outward and the values `near` of the points next to it."""
     value, h = numbers[0], side.spacing
     if isinstance(side.condition, Dirichlet):
         mean = 0.5 * (conductivity(near) + conductivity(value))

@@ -19,9 +19,9 @@ Block = tuple[slice, ...]
 class FourierTransform:
     """Real-to-complex transforms of fields `(C, *local_shape)` on a periodic grid.
 
-    The ranks first share the fields by slabs of the first axis and transform the others, then by
-    slabs of the last axis and transform the first: each rank holds its share of the fields at any
-    time.
+    The fields are first divided into slabs of the first axis, and the other axes are transformed;
+    then they are divided into slabs of the last axis, and the first axis is transformed. Each rank
+    stores only its part of the fields at any time.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class FourierTransform:
         )
 
     def forward(self, fields: Tensor) -> Tensor:
-        """The coefficients; collective."""
+        """Return the coefficients of fields; collective."""
         inner = tuple(range(2, self._dim + 1))
         if self._comm.size == 1:
             whole: Tensor = torch.fft.rfftn(fields, dim=(1, *inner))
@@ -62,7 +62,7 @@ class FourierTransform:
         return _unless_empty(columns, columns.shape, lambda: torch.fft.fft(columns, dim=1))
 
     def backward(self, coefficients: Tensor) -> Tensor:
-        """The fields of coefficients; collective."""
+        """Return the fields of coefficients; collective."""
         inner = tuple(range(2, self._dim + 1))
         if self._comm.size == 1:
             whole: Tensor = torch.fft.irfftn(coefficients, s=self._shape, dim=(1, *inner))
@@ -78,11 +78,11 @@ class FourierTransform:
 
 
 class Redistribution:
-    """Moves fields `(C, *block)` from one division of a grid into rectangular blocks to another.
+    """Redistributes fields `(C, *block)` from one division of a grid into blocks to another.
 
     Parameters
     ----------
-    comm : its ranks own one block each of both divisions.
+    comm : the ranks, which own one block of each division.
     source, target : the blocks of all ranks, as slices of the whole grid.
 
     PETSc-free: one `MPI_Alltoallv` of packed intersections, in the host's memory.
@@ -92,11 +92,11 @@ class Redistribution:
         self._comm = comm
         mine, ours = source[comm.rank], target[comm.rank]
         self._shape = tuple(part.stop - part.start for part in ours)
-        self._sent = [_within(_meet(mine, other), mine) for other in target]
-        self._received = [_within(_meet(other, ours), ours) for other in source]
+        self._sent = [_within(_intersection(mine, other), mine) for other in target]
+        self._received = [_within(_intersection(other, ours), ours) for other in source]
 
     def __call__(self, fields: Tensor) -> Tensor:
-        """This rank's part in the other division; collective."""
+        """Return this rank's part in the other division; collective."""
         channels, host = fields.shape[0], fields.cpu().numpy()
         send = np.concatenate([host[(slice(None), *part)].ravel() for part in self._sent])
         counts = [channels * _size(part) for part in self._sent]
@@ -118,22 +118,22 @@ def _unless_empty(fields: Tensor, shape: Sequence[int], transform: Callable[[], 
 
 
 def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
-    """Blocks that divide one axis as evenly as it goes; some are empty if there are more ranks than
-    points.
+    """Blocks that divide one axis as evenly as possible; some are empty if there are more ranks
+    than points.
     """
     ends = [shape[axis] * rank // ranks for rank in range(ranks + 1)]
     whole = [slice(0, n) for n in shape]
     return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in pairwise(ends)]
 
 
-def _meet(one: Block, other: Block) -> Block:
+def _intersection(one: Block, other: Block) -> Block:
     starts = [max(a.start, b.start) for a, b in zip(one, other, strict=True)]
     stops = [min(a.stop, b.stop) for a, b in zip(one, other, strict=True)]
     return tuple(slice(a, max(a, b)) for a, b in zip(starts, stops, strict=True))
 
 
 def _within(part: Block, block: Block) -> Block:
-    """A part of the grid as slices of the block that holds it; an empty part stays empty."""
+    """A part of the grid as slices of the block that contains it; an empty part stays empty."""
     if _size(part) == 0:
         return tuple(slice(0, 0) for _ in part)
     return tuple(

@@ -1,4 +1,4 @@
-"""The heat equation, one implicit step a call."""
+"""The heat equation, one implicit step per call."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Heat(DiffusionStepper):
     ) -> None:
         if not 0.5 <= theta <= 1.0:
             raise InputError(
-                "theta must be from 0.5 (Crank–Nicolson) to 1 (backward Euler), below which steps "
-                f"are not stable, not {theta!r}"
+                "theta must be from 0.5 (Crank–Nicolson) to 1 (backward Euler), because smaller "
+                f"values are not stable, not {theta!r}"
             )
         self._dt = checked_dt(dt)
         self._theta = float(theta)

@@ -23,8 +23,8 @@ def truncated_fourier(
     over all products of one sine or cosine per axis; amplitudes are uniform in (−1, 1).
 
     Source: paper, appendix on the heat experiments. Fitting the authors' data gives this family in
-    1-D (sin and cos of 2πmx); in 2-D theirs has sin(2πmx)·cos(2πmx) of the same coordinate where
-    one expects sin(2πmx)·cos(2πmy).
+    1-D (sin and cos of 2πmx); in 2-D their data contain sin(2πmx)·cos(2πmx) of the same coordinate
+    instead of sin(2πmx)·cos(2πmy).
     """
     total = np.zeros((samples, *(len(x) for x in axes)))
     for m in range(1, modes + 1):

@@ -164,7 +164,7 @@ class NavierStokes(PicardStepper):
         Tensor
             The state, of the same shape.
         """
-        raise_together(self.grid.comm, self._wrong_state(state))
+        raise_together(self.grid.comm, self._validate_state(state))
         dim = self.grid.dim
         poisson = Poisson(self.grid, Solver("cg", "jacobi", Refinement(rtol=1e-12)))
         potential = poisson(-self.divergence(state))

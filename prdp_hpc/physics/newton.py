@@ -1,4 +1,4 @@
-"""Implicit steps of nonlinear equations by Newton's method: what their PDEs share."""
+"""Implicit steps of nonlinear PDEs by Newton's method: their base class."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class NewtonKeys(Protocol):
 
     @property
     def refines(self) -> str:
-        """Whose level the coordinator changes."""
+        """Which level the coordinator changes."""
         ...
 
     @property
     def level(self) -> int | float:
-        """Newton's, where it does not."""
+        """The level of Newton's method, if the coordinator does not change it."""
         ...
 
     @property
     def inner(self) -> int | float | str:
-        """The linear solves', where it does not."""
+        """The level of the linear solves, if the coordinator does not change it."""
         ...
 
 
 def newton_solver(solver: Solver | NonlinearSolver, keys: NewtonKeys) -> NonlinearSolver:
     """The nonlinear solver of a section `newton` around the linear solver of a config.
 
-    The level that the linear solver comes with is that of what is refined. A nonlinear solver, as
-    that of reference solutions, stays as it is.
+    The level of the linear solver is used for the quantity that is refined. A nonlinear solver,
+    e.g. that of reference solutions, is returned unchanged.
     """
     if isinstance(solver, NonlinearSolver):
         return solver
@@ -54,13 +54,14 @@ def newton_solver(solver: Solver | NonlinearSolver, keys: NewtonKeys) -> Nonline
 class NewtonStepper(ABC):
     """One step of backward Euler, `F(u⁺, u) = 0`, for fields of one channel.
 
-    A subclass has `residual(u, old, *parameters, sides)` on `(b, 1, *local_shape)`, and `jacobian`;
-    `sides` are the numbers of `FaceFluxes.side_numbers`.
+    A subclass defines `residual(u, old, *parameters, sides)` on `(b, 1, *local_shape)`, and
+    `jacobian`; `sides` are the values of `FaceFluxes.side_numbers`.
 
     Raises
     ------
     ValueError
-        For a time step that is not positive and finite, or another solver than a `NonlinearSolver`.
+        For a time step that is not positive and finite, or a solver that is not a
+        `NonlinearSolver`.
     """
 
     channels: tuple[str, ...] = ("u",)
@@ -77,7 +78,7 @@ class NewtonStepper(ABC):
         error = None
         if not 0 < dt < math.inf:
             error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
-        raise_together(grid.comm, error or wrong_solver(solver))
+        raise_together(grid.comm, error or validate_solver(solver))
         self.grid, self.solver, self._dt = grid, solver, float(dt)
         self.boundaries = boundaries or [None] * grid.dim
         self.fluxes = FaceFluxes(grid, SideConditions(grid, boundaries))
@@ -97,7 +98,7 @@ class NewtonStepper(ABC):
         """The Jacobian of the residual, as an argument of `solve_nonlinear`."""
 
     def _step(self, state: Tensor, parameters: Sequence[Any] = ()) -> Tensor:
-        """The state one step later; every channel by itself, from the state itself as start."""
+        """The state one step later; Newton's method starts at the state. Channels are separate."""
         fields = self._fields(state)
         parameters = (*parameters, self.side_numbers())
         stepped = solve_nonlinear(
@@ -127,8 +128,8 @@ class NewtonStepper(ABC):
         return state.reshape(math.prod(state.shape[: -self.grid.dim]), 1, *local)
 
 
-def wrong_solver(solver: Any) -> InputError | None:
-    """Why a step of Newton's method cannot be solved with this, if it cannot."""
+def validate_solver(solver: Any) -> InputError | None:
+    """The error for a solver that is not a `NonlinearSolver`, or None."""
     if isinstance(solver, NonlinearSolver):
         return None
     return InputError(
@@ -138,9 +139,7 @@ def wrong_solver(solver: Any) -> InputError | None:
 
 
 def replicated(grid: Grid, number: float | Tensor) -> Tensor:
-    """A number that every rank holds, in double precision; its gradient is summed over the
-    ranks.
-    """
+    """A replicated number in double precision, whose gradient is summed over the ranks."""
     if not isinstance(number, Tensor):
         return torch.tensor(float(number), dtype=torch.float64)
     return grid.replicated(number)

@@ -93,7 +93,7 @@ class NonlinearDiffusion(NewtonStepper):
         exponent: float = 1.0,
         boundaries: Boundaries | None = None,
     ) -> None:
-        raise_together(grid.comm, _wrong(diffusivity, law, exponent))
+        raise_together(grid.comm, _validate(diffusivity, law, exponent))
         super().__init__(grid, dt, solver, boundaries)
         self.diffusivity, self.law, self.exponent = diffusivity, law, float(exponent)
 
@@ -219,8 +219,8 @@ class NonlinearDiffusion(NewtonStepper):
         error = None
         if self.fluxes.conditions.constants == "free":
             error = InputError(
-                "a steady state needs a Dirichlet or Robin boundary somewhere: without one, any "
-                "constant can be added to it"
+                "a steady state needs a Dirichlet or Robin condition on a side: without one, it is "
+                "determined only up to a constant"
             )
         raise_together(self.grid.comm, error)
         first = torch.zeros_like(source) if self.law == "quadratic" else torch.ones_like(source)
@@ -235,7 +235,7 @@ class NonlinearDiffusion(NewtonStepper):
         )
 
 
-def _wrong(diffusivity: float | Tensor, law: str, exponent: float) -> InputError | None:
+def _validate(diffusivity: float | Tensor, law: str, exponent: float) -> InputError | None:
     if law not in LAWS:
         return InputError(f"law must be one of {', '.join(LAWS)}, not {law!r}")
     least = 1.0 if law == "power" else 0.0

@@ -1,4 +1,4 @@
-"""Implicit steps of advection by Picard iteration: what Burgers and Navier–Stokes share."""
+"""Implicit steps of advection by Picard iteration: the base class of Burgers and Navier–Stokes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Gradient = Literal["full", "reduced"]
 
 class PicardStepper(ABC):
     """One step `A(w) u⁺ = b(u)`, solved `picard_iterations` times with the wind w of the iteration
-    before, at first u's own.
+    before, initially that of u.
 
-    The matrices differ from sample to sample. `gradient`: "full" differentiates through them and
-    the right-hand side, "reduced" takes them as constant.
+    The matrices differ between samples. `gradient`: "full" differentiates through the matrices and
+    the right-hand side, "reduced" treats the matrices as constant.
 
     Raises
     ------
@@ -40,7 +40,7 @@ class PicardStepper(ABC):
         picard_iterations: int = 1,
         gradient: Gradient = "full",
     ) -> None:
-        raise_together(grid.comm, _wrong(viscosity, dt, picard_iterations, gradient))
+        raise_together(grid.comm, _validate(viscosity, dt, picard_iterations, gradient))
         self.grid, self.solver = grid, solver
         self._viscosity, self._dt = float(viscosity), float(dt)
         self.picard_iterations, self.gradient = picard_iterations, gradient
@@ -108,7 +108,7 @@ class PicardStepper(ABC):
 
     @abstractmethod
     def _right(self, state: Tensor) -> Tensor:
-        """The right-hand sides `(B R, n_local)`: R in a row for each sample."""
+        """The right-hand sides `(B R, n_local)`: R consecutive ones per sample."""
 
     def __call__(self, state: Tensor) -> Tensor:
         """Return the state `(B, C, *local_shape)` one step later.
@@ -116,8 +116,8 @@ class PicardStepper(ABC):
         Differentiable; collective.
         """
         comm = self.grid.comm
-        raise_together(comm, self._wrong_state(state))
-        # The solve finds this too, but only after halos have been exchanged.
+        raise_together(comm, self._validate_state(state))
+        # The solve detects this too, but only after halos have been exchanged.
         if comm.size > 1 and len(batches := set(comm.allgather(len(state)))) > 1:
             raise InputError(
                 f"the ranks gave batches of different sizes ({min(batches)} … {max(batches)}): "
@@ -128,8 +128,8 @@ class PicardStepper(ABC):
     def _step(self, state: Tensor) -> Tensor:
         right, wind, start = self._right(state), state[:, : self.grid.dim], state
         for last in range(1 - self.picard_iterations, 1):
-            # With constant matrices nothing flows back through a wind: its solve would keep
-            # matrices that nobody asks for.
+            # With constant matrices there is no gradient through the wind, so its solve need not
+            # keep matrices.
             with torch.set_grad_enabled(
                 torch.is_grad_enabled() and (self.gradient == "full" or last == 0)
             ):
@@ -141,7 +141,7 @@ class PicardStepper(ABC):
             wind = result[:, : self.grid.dim]
         return result
 
-    def _wrong_state(self, state: Tensor) -> ValueError | None:
+    def _validate_state(self, state: Tensor) -> ValueError | None:
         expected = (len(self.channels), *self.grid.local_shape)
         if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
             return InputError(
@@ -152,14 +152,16 @@ class PicardStepper(ABC):
         return None
 
 
-def _wrong(viscosity: float, dt: float, picard_iterations: int, gradient: str) -> ValueError | None:
+def _validate(
+    viscosity: float, dt: float, picard_iterations: int, gradient: str
+) -> ValueError | None:
     for name, number in (("viscosity", viscosity), ("dt", dt)):
         if isinstance(number, torch.Tensor) and number.requires_grad:
             return InputError(
-                f"there is no gradient with respect to {name}: give a number, or {name}.detach()"
+                f"there is no gradient with respect to {name}: pass a number, or {name}.detach()"
             )
     if not 0 <= viscosity < math.inf:
-        return InputError(f"the viscosity must not be negative, and finite, not {viscosity!r}")
+        return InputError(f"the viscosity must be finite and at least 0, not {viscosity!r}")
     if not 0 < dt < math.inf:
         return InputError(f"the time step dt must be positive and finite, not {dt!r}")
     if (

@@ -20,9 +20,7 @@ State = tuple[Tensor, ...]
 Step = Callable[..., Any]
 
 SAME = 1e-6
-"""Relative difference of the norms of a state and of the same state computed again, up to which
-they are taken for the same.
-"""
+"""Largest relative difference of the norms of a state and of its recomputation that is accepted."""
 
 
 def rollout(
@@ -119,15 +117,15 @@ def rollout(
 
 @dataclass
 class _Segment:
-    """Steps that follow a kept state.
+    """The steps that follow a stored state.
 
     Attributes
     ----------
-    first, count : the number of its first step, and how many there are.
-    slots : states that may be kept while it is reversed, its own included.
-    state : before the first step.
-    random : the state of torch's generator then.
-    norms : of the state after the last step, as the forward pass had it; empty where it had none.
+    first, count : the number of its first step, and the number of steps.
+    slots : number of states that may be stored while it is reversed, including its first one.
+    state : the state before the first step.
+    random : the state of torch's generator before the first step.
+    norms : norms of the state after the last step in the forward pass; empty if not computed.
     """
 
     first: int
@@ -140,7 +138,7 @@ class _Segment:
 
 @dataclass
 class _Run:
-    """One rollout: what is called, and what its forward pass keeps for the backward pass."""
+    """One rollout: the stepper, and the data that the forward pass stores for the backward pass."""
 
     step: Step
     steps: int
@@ -155,8 +153,8 @@ class _Run:
     last: tuple[State, State] | None = None
 
     def forward(self, start: State, given: list[Tensor]) -> list[State]:
-        """All steps, the last one recorded; the states to give back. `parameters` stays None where
-        nothing needs a gradient.
+        """Compute all steps, with the last one recorded; returns the states of the result.
+        `parameters` stays None if no gradient is needed.
         """
         recording, outputs = torch.is_grad_enabled(), {}
         with torch.no_grad():
@@ -179,8 +177,8 @@ class _Run:
         return [outputs[number] for number in self.wanted]
 
     def backward(self, start: State, cotangents: dict[int, State]) -> list[Tensor | None]:
-        """Gradients of the first state and of the parameters. The kept states are used up, and made
-        again where another backward pass comes.
+        """Gradients of the first state and of the parameters. The stored states are freed, and
+        computed again in another backward pass.
         """
         gradients = _Gradients(self, cotangents)
         with self._as_then():
@@ -212,12 +210,12 @@ class _Run:
         if [t.shape for t in after] != [t.shape for t in state]:
             raise InputError(
                 f"rollout: the stepper returned {_shapes(after)} for a state of {_shapes(state)}: "
-                "a step must give a state of the same shape"
+                "a step must return a state of the same shape"
             )
         return after
 
     def recorded(self, number: int, state: State) -> tuple[State, State]:
-        """One step on its own, recorded: the state before, as leaves, and the one after."""
+        """One recorded step: the state before, as leaves, and the state after."""
         with torch.enable_grad():
             return self._recorded(number, state, recording=True)
 
@@ -228,7 +226,7 @@ class _Run:
         return before, self.call(number, before)
 
     def _states(self, start: State, keep: bool) -> Iterator[tuple[int, State]]:
-        """Each state but the last with its number; those that are kept become segments."""
+        """All states except the last with their numbers; stored states begin a segment."""
         marks = _marks(self.steps, self.checkpoints) if keep else {}
         state = tuple(t.detach() for t in start)
         for number in range(self.steps):
@@ -243,7 +241,7 @@ class _Run:
 
     @contextmanager
     def _as_then(self) -> Iterator[None]:
-        """With the levels and random numbers of the forward pass."""
+        """Use the levels and random numbers of the forward pass during a block."""
         here = torch.get_rng_state()
         torch.set_rng_state(self.random)
         try:
@@ -254,7 +252,7 @@ class _Run:
 
 
 class _Gradients:
-    """The backward pass of one run, from the gradients of the states that were given back."""
+    """The backward pass of one run, from the gradients of the returned states."""
 
     def __init__(self, run: _Run, cotangents: dict[int, State]) -> None:
         self.run, self.cotangents = run, cotangents
@@ -263,7 +261,7 @@ class _Gradients:
         self.of_parameters: list[Tensor | None] = [None] * len(self.parameters)
 
     def reverse(self, segment: _Segment) -> None:
-        """From the gradient of a segment's end to that of its first state."""
+        """Compute the gradient of a segment's first state from that of its end."""
         count, norms = segment.count, segment.norms
         while count > 1:
             ahead, number = split(count, segment.slots), segment.first
@@ -287,18 +285,18 @@ class _Gradients:
         if unknown:
             raise InputError(
                 f"rollout: step {number} depends on a tensor of shape {tuple(unknown[0].shape)} "
-                "that requires a gradient, and the last step does not: give it in parameters=…"
+                "that requires a gradient, but the last step does not: pass it in parameters=…"
             )
         self.through(before, after)
         self.add(number)
 
     def through(self, before: State, after: State) -> None:
-        """Through one recorded step."""
+        """Differentiate one recorded step."""
         pairs = [(t, c) for t, c in zip(after, self.of_state, strict=True) if t.requires_grad]
         self.of_state = tuple(torch.zeros_like(t) for t in before)
         if not pairs:
             return
-        # What is older than the step, as a network that made a coefficient, is needed again.
+        # The graph before the step, e.g. of a network that made a coefficient, is needed again.
         found = torch.autograd.grad(
             [t for t, _ in pairs],
             [t for t in (*before, *self.parameters) if t.requires_grad],
@@ -317,21 +315,21 @@ class _Gradients:
                 self.of_parameters[index] = gradient if total is None else total + gradient
 
     def add(self, number: int) -> None:
-        """What the state before a step has of its own, where it was given back."""
+        """Add the gradient of the state before a step if that state was returned."""
         if number in self.cotangents:
             own = self.cotangents.pop(number)
             self.of_state = tuple(a + b for a, b in zip(self.of_state, own, strict=True))
 
 
 class _Rollout(torch.autograd.Function):
-    """The states of a run that has been forward already, as functions of its first state and its
+    """The states of a run whose forward pass is done, as functions of its first state and its
     parameters.
     """
 
     @staticmethod
     def forward(ctx: Any, run: _Run, states: list[State], *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.run = run
-        ctx.save_for_backward(*inputs)  # torch sees a change in place
+        ctx.save_for_backward(*inputs)  # torch detects a change in place
         return tuple(t for state in states for t in state)
 
     @staticmethod
@@ -365,8 +363,8 @@ def _recorded_gradients(
 
 
 def _marks(steps: int, checkpoints: int) -> dict[int, tuple[int, int]]:
-    """The steps before which the forward pass keeps the state: for each the steps up to the next,
-    and the states that may be kept then.
+    """The steps before which the forward pass stores the state: for each the number of steps up to
+    the next one, and of states that may be stored then.
     """
     marks, first = {}, 0
     while steps > 1:
@@ -385,9 +383,9 @@ def _check_same(norms: list[float], after: State, number: int) -> None:
     for before, now in zip(norms, _norms(after), strict=True):
         if abs(before - now) > SAME * abs(before):
             raise InputError(
-                f"rollout: step {number} gave a state of norm {before:.12g} in the forward pass "
-                f"and {now:.12g} when it was computed again: the stepper must not change between "
-                "both (its parameters and fields), and must not depend on what was solved before "
+                f"rollout: step {number} returned a state of norm {before:.12g} in the forward "
+                f"pass but {now:.12g} when it was recomputed: the stepper must not change in the "
+                "meantime (its parameters and fields), and must not depend on earlier solves "
                 "(a solver's initial_guess='last' or lag_preconditioner with loose levels)"
             )
 
@@ -403,6 +401,6 @@ def _check(steps: int, checkpoints: int | None, wanted: list[int]) -> None:
             raise InputError(f"rollout: {name} must be an integer of at least 1, not {count!r}")
     if not wanted or wanted != sorted(set(wanted)) or wanted[0] < 1 or wanted[-1] > steps:
         raise InputError(
-            f"rollout: at must rise from 1 or later to at most steps={steps}, as [10, 20], not "
-            f"{wanted}"
+            f"rollout: at must increase from at least 1 to at most steps={steps}, e.g. [10, 20], "
+            f"not {wanted}"
         )

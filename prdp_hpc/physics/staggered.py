@@ -33,11 +33,11 @@ class StaggeredOperator(SparseOperator):
     """`[[F, G], [D, 0]]` with the momentum matrix F, the pressure gradient G and the divergence D.
 
     A rank's unknowns are its points of velocity_x, velocity_y, (velocity_z,) pressure, one field
-    after the other. For `pc="fieldsplit"` the fields are called "velocity" and "pressure";
+    after the other. For `pc="fieldsplit"` the fields are named "velocity" and "pressure";
     `pc="constraint"` is a `ConstraintPreconditioner`.
     """
 
-    promises_hold = True  # Only differences of the pressure enter, and the divergence adds up to 0.
+    promises_hold = True  # The pressure occurs in differences only; the divergence has the sum 0.
 
     def __init__(self, grid: Grid, dt: float, rows: Indices, cols: Indices) -> None:
         size, n_local = (grid.dim + 1) * grid.size, (grid.dim + 1) * grid.n_local
@@ -55,7 +55,7 @@ class StaggeredOperator(SparseOperator):
         return self.staggered_grid
 
     def attach_preconditioner(self, pc: Any, name: str) -> None:
-        """The two fields for "fieldsplit"; the context of "constraint"."""
+        """Set the two fields of "fieldsplit", or the context of "constraint"."""
         if name == "constraint":
             pc.setType(PETSc.PC.Type.PYTHON)
             pc.setPythonContext(ConstraintPreconditioner(self._stokes, self.memory))
@@ -73,18 +73,18 @@ class StaggeredOperator(SparseOperator):
     def differentiable_preconditioner(
         self, name: str, diagonal: Tensor
     ) -> DifferentiableConstraint:
-        """That of "constraint"."""
+        """Return the preconditioner "constraint"."""
         return DifferentiableConstraint(self._stokes, diagonal)
 
 
 class StaggeredSystem:
     """Pattern and values of the coupled system, for any number of winds at a time.
 
-    Component c of the velocity lies half a cell before the pressure's next point along its own
-    axis; the gradient is a forward, the divergence a backward difference, advection first-order
-    upwind, diffusion central. The wind across an axis is the mean of four neighbours: itself, the
-    one before along c's axis, the one after along the wind's axis, and the one in both directions,
-    as in the paper's code.
+    Component c of the velocity is half a cell before the pressure's next point along its axis; the
+    gradient is a forward and the divergence a backward difference, advection is first-order upwind,
+    diffusion central. The wind across an axis is the mean of four neighbours: the point itself, the
+    one before along the axis of c, the one after along the axis of the wind, and the one in both
+    directions, as in the paper's code.
 
     Component 0 is along the grid's last axis (x), 1 along the one before (y), 2 along the first of
     three (z).
@@ -100,7 +100,7 @@ class StaggeredSystem:
 
     @cached_property
     def operator(self) -> StaggeredOperator:
-        """The coupled matrix; made on first use, collective then."""
+        """The coupled matrix; it is made on first use, which is collective."""
         dim, numbers = self.grid.dim, self._numbers
         here = _part(dim)
         rows, cols = [], []
@@ -118,7 +118,7 @@ class StaggeredSystem:
         entries = [
             numbers[(c, *_part(dim, self.axis(c), side))] for c in range(dim) for side in (-1, 0)
         ]
-        # An explicit zero on the diagonal, without which PETSc's factorisations refuse the matrix.
+        # An explicit zero on the diagonal, which PETSc's factorisations need.
         cols.append(np.stack([entry.ravel() for entry in [*entries, numbers[(dim, *here)]]]))
         rows.append(np.broadcast_to(numbers[(dim, *here)].ravel(), cols[-1].shape))
         pattern = [np.concatenate([part.ravel() for part in parts]) for parts in (rows, cols)]
@@ -140,8 +140,8 @@ class StaggeredSystem:
         return torch.cat([*rows, self._divergence_entries.on(device).expand(len(wind), -1)], dim=-1)
 
     def _momentum(self, padded: Tensor, c: int) -> list[Tensor]:
-        """Entries of the rows of component c: before and after along each axis, here, pressure
-        after and here.
+        """Entries of the rows of component c: before and after along each axis, the diagonal, and
+        the pressure after and at the point.
         """
         entries: list[Tensor] = []
         for axis, h in enumerate(self.grid.spacing):
@@ -157,8 +157,7 @@ class StaggeredSystem:
         field = padded[:, dim - 1 - axis]
         if axis == own:
             return neighbour(field, dim, {})
-        # Two by two along one axis, then along the other: each pair is summed once for the points
-        # on both its sides.
+        # Sums of pairs along one axis, then along the other, so that each pair is summed once.
         plane: Any = (
             Ellipsis,
             *(slice(None) if other in (own, axis) else slice(1, -1) for other in range(dim)),
@@ -187,8 +186,8 @@ class StaggeredSystem:
 
 
 def _pairs(field: Tensor, along: int, first: int) -> Tensor:
-    """Sums of neighbours along an axis that has one halo layer; `first`: 0 with the one before, 1
-    with the one after.
+    """Sums of neighbours along an axis with one halo layer; `first`: 0 for a point and the one
+    before it, 1 for a point and the one after it.
     """
     n = field.shape[along] - 2
     return field.narrow(along, first, n) + field.narrow(along, first + 1, n)

@@ -93,9 +93,9 @@ class Stepper(Protocol):
 
 
 def made_stepper(kind: Any, section: Any, keys: dict[str, Any], grid: Grid, solver: Solver) -> Any:
-    """The stepper that a section of a config names; collective.
+    """Make the stepper of a config's section; collective.
 
-    `kind` is its class, `keys` the section's but for the one that names it.
+    `kind` is its class, `keys` are the keys of the section except the one for the class.
     """
     if hasattr(kind, "from_config"):
         return kind.from_config(section, grid, solver)
@@ -107,8 +107,9 @@ def initial_states(
 ) -> Tensor:
     """This rank's part of random states `(count, C, *local_shape)`, float64; collective.
 
-    They are the same on any number of ranks. The stepper's own where it has any; else a random
-    Fourier series of `modes` modes for each channel, scaled so that the sample's largest |u| is 1.
+    They are equal on any number of ranks. They are those of the stepper if it has the method, else
+    a random Fourier series of `modes` modes per channel, scaled so that the sample's largest |u| is
+    1.
     """
     own: Any = getattr(stepper, "initial_states", None)
     if own is not None:
@@ -131,8 +132,8 @@ def attributes(stepper: Stepper) -> dict[str, float]:
 
 
 def reference_solver(kind: Any) -> Solver:
-    """A solver for reference solutions of a class of steppers. Not the config's own: one poor
-    enough to be compared with may not converge at all.
+    """A solver for reference solutions of a class of steppers. It is not the solver of the config,
+    which may be inaccurate on purpose.
     """
     own: Any = getattr(kind, "reference_solver", None)
     if own is not None:

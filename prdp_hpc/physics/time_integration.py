@@ -61,7 +61,7 @@ class _Scheme:
     def _backward_euler(
         self, share: float, u: Tensor, source: Tensor | None, time: Any, ends: float
     ) -> Tensor:
-        """A step of length `share · dt` whose sources and conditions are those of the time
+        """A step of length `share · dt` with sources and conditions at the time
         `time + ends · dt`.
         """
         options: dict[str, Any] = {} if source is None else {"source": source}
@@ -312,7 +312,7 @@ def extrapolated(u: Tensor, between: Tensor, theta: float) -> Tensor:
 
 
 def checked_dt(dt: Length) -> Length:
-    """A time step, a float or a tensor; InputError unless it is positive and finite."""
+    """Return a time step, a float or a tensor; InputError unless it is positive and finite."""
     number = float(dt.detach()) if isinstance(dt, Tensor) else float(dt)
     if not 0 < number < math.inf:
         raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
@@ -320,7 +320,7 @@ def checked_dt(dt: Length) -> Length:
 
 
 def checked_theta(theta: float) -> float:
-    """θ as a float; InputError unless 0 < θ ≤ 1."""
+    """Return θ as a float; InputError unless 0 < θ ≤ 1."""
     if not 0 < theta <= 1:
         raise InputError(
             f"theta must be above 0 and at most 1 (1: backward Euler, 0.5: Crank–Nicolson), not "

@@ -1,5 +1,5 @@
-"""What a training step costs on many ranks, and how best to divide them: pure Python, nothing is
-run.
+"""Predictions of the cost of a training step on many ranks, and of the best distribution of ranks;
+pure Python, nothing is run.
 """
 
 from prdp_hpc.planning.cost import StepCost, step_cost

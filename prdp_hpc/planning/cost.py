@@ -1,4 +1,4 @@
-"""The model: seconds and bytes of a training step on one rank of many."""
+"""The cost model: seconds and bytes of a training step on one of many ranks."""
 
 from __future__ import annotations
 
@@ -10,47 +10,46 @@ from prdp_hpc.planning.machine import Machine
 from prdp_hpc.planning.workload import INDEX, VALUE, Layer, Workload
 
 SINGLE = 4
-"""Bytes of the network's numbers."""
+"""Bytes per number of the network."""
 
 BACKWARD = 2.0
-"""FLOP of a backward pass, as a multiple of the forward pass's."""
+"""FLOP of a backward pass relative to the forward pass."""
 
 COPIES = 6.0
-"""Reads and writes of a field's values to give them their neighbours' points: one copy forward, two
-backward.
-"""
+"""Reads and writes of the values of a field to add the halo: one copy forward, two backward."""
 
 ASSEMBLY = 60.0
-"""Reads and writes of an entry's value while a matrix is assembled in torch and loaded, forward and
+"""Reads and writes per matrix entry for assembly in torch and loading into PETSc, forward and
 backward.
 """
 
 CROSSING = 24.0
-"""Bytes of a right-hand side's number that cross between core and GPU: there in double precision,
-back in the network's, forward and backward.
+"""Bytes per entry of a right-hand side that are copied between host and GPU: in double precision to
+the host, in the network's precision back, forward and backward.
 """
 
 LOADED = 3.0
-"""Copies of an entry's value: the matrix's, the tensor's that autograd keeps, the loaded ones."""
+"""Copies of each matrix entry: in the matrix, in the tensor of autograd, in the loaded values."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a training step by part, and what a rank holds and sends.
+    """Seconds of a training step by part, and the memory and messages of a rank.
 
     Attributes
     ----------
-    solver, adjoint : solves, with their halo exchanges and sums; `assembly` of matrices; `copies`
-        between the core and its GPU.
-    network : forward and backward pass, with halo exchanges (an MLP: gathering whole fields).
-    reduction : the part of DDP's all-reduce that the backward pass does not hide.
-    optimiser, other : Adam's update; what no size changes.
-    messages, sent, sums : messages and bytes that a rank sends in a step, and its reductions; of
-        DDP's all-reduce the bytes only.
-    network_memory : bytes of a rank, on its GPU if it has one: the replica's part of all
-        trajectories, parameters with gradients and Adam's moments, kept activations.
-    solver_memory : bytes of a rank on its core: matrices, the KSPs' vectors, and what solves keep
-        for their backward passes.
+    solver, adjoint : forward and adjoint solves, with halo exchanges and all-reduces.
+    assembly : assembly of matrices.
+    copies : copies between the host and the GPU.
+    network : forward and backward pass, with halo exchanges (for an MLP: gathering whole fields).
+    reduction : the part of DDP's all-reduce that does not overlap with the backward pass.
+    optimiser, other : Adam's update; time that does not depend on any size.
+    messages, sent, sums : messages and bytes that a rank sends per step, and its all-reduces; for
+        DDP's all-reduce only the bytes.
+    network_memory : bytes per rank, on the GPU if there is one: the replica's part of all
+        trajectories, parameters with gradients and Adam's moments, stored activations.
+    solver_memory : bytes per rank on the host: matrices, vectors of the KSPs, and vectors that
+        solves store for their backward passes.
     """
 
     solver: float
@@ -69,13 +68,11 @@ class StepCost:
 
     @property
     def memory(self) -> float:
-        """Bytes of a rank on its core and GPU together."""
+        """Bytes per rank on host and GPU together."""
         return self.network_memory + self.solver_memory
 
     def missing_memory(self, machine: Machine) -> float:
-        """By how much a rank's memory is too small, as a multiple of it; at most 0 where all
-        fits.
-        """
+        """The missing memory per rank relative to its memory; at most 0 if it is sufficient."""
         if not machine.has_device:
             return self.memory / machine.memory - 1.0
         return (
@@ -85,7 +82,7 @@ class StepCost:
 
     @property
     def total(self) -> float:
-        """Seconds of a step."""
+        """Seconds per step."""
         return (
             self.solver
             + self.adjoint
@@ -99,19 +96,18 @@ class StepCost:
 
 
 def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) -> StepCost:
-    """The cost of a step on `replicas × grid_ranks` ranks, of the rank that has most to do.
+    """Predict the cost of a step on `replicas × grid_ranks` ranks for the rank with the most work.
 
-    With N points on G grid ranks, `n = ⌈N / G⌉` points and `b = ⌈B / R⌉` samples of the batch B on
-    a rank:
+    A rank has `n = ⌈N / G⌉` of N points on G grid ranks and `b = ⌈B / R⌉` samples of the batch B:
 
-    - an iteration: `bytes n / bandwidth + overhead`, a face sent to each of the c neighbours, r
-      sums;
-    - samples that are solved at once share an iteration's overhead and messages;
-    - a layer: `3 · FLOP n b / rate + overhead`, c messages forward and c backward, of the whole
-      batch, and copying its fields around what arrives;
-    - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, hidden
-      behind the backward pass;
-    - a sum over P ranks: `2 log2(P) latency`.
+    - iteration: `bytes n / bandwidth + overhead`, one face sent to each of c neighbours, and r
+      all-reduces;
+    - samples that are solved together share the overhead and the messages of an iteration;
+    - layer: `3 · FLOP n b / rate + overhead`, c messages forward and c backward for the whole
+      batch, and copies of its fields to add the halo;
+    - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, which
+      overlaps with the backward pass;
+    - all-reduce of a number over P ranks: `2 log2(P) latency`.
     """
     parts = process_grid(work.shape, work.boundary, grid_ranks)
     local = math.prod(math.ceil(n / p) for n, p in zip(work.shape, parts, strict=True))
@@ -152,8 +148,8 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
 
 
 def process_grid(shape: tuple[int, ...], boundary: tuple[str, ...], ranks: int) -> tuple[int, ...]:
-    """How many parts each axis is cut into: the least to send, with at least 2 points a part;
-    `ValueError` if there is none.
+    """The process grid, i.e. the number of parts per axis, with the least data to send and at least
+    2 points per part and axis; `InputError` if there is none.
     """
     choices = [
         parts
@@ -167,18 +163,16 @@ def process_grid(shape: tuple[int, ...], boundary: tuple[str, ...], ranks: int) 
 
 @dataclass(frozen=True)
 class Surface:
-    """What a part shares with its neighbours, of the part that has most of them: how many they are,
-    and points in all.
-    """
+    """Neighbours of a part, and its points next to them, for the part with the most."""
 
     neighbours: int
     points: float
 
 
 def surface(shape: tuple[int, ...], boundary: tuple[str, ...], parts: tuple[int, ...]) -> Surface:
-    """The surface of a part across the axes that are cut."""
+    """The surface of a part perpendicular to the distributed axes."""
     local = [math.ceil(n / p) for n, p in zip(shape, parts, strict=True)]
-    # Of two parts, each has one neighbour, and on a periodic axis it has that one on both sides.
+    # With two parts each has one neighbour, which on a periodic axis is on both sides.
     sides = [
         0 if p == 1 else 1 if p == 2 and kind != "periodic" else 2
         for p, kind in zip(parts, boundary, strict=True)
@@ -188,7 +182,7 @@ def surface(shape: tuple[int, ...], boundary: tuple[str, ...], parts: tuple[int,
 
 
 def streamed_bytes(work: Workload) -> float:
-    """Bytes of matrix and vectors that an iteration reads and writes, per point."""
+    """Bytes of matrix and vectors that an iteration reads and writes per point."""
     product = work.entries * (VALUE + INDEX) + 2 * work.rows * VALUE
     return work.products * product + work.vectors * work.rows * VALUE
 
@@ -209,12 +203,12 @@ def _iteration(
     grid_ranks: int,
     at_once: int,
 ) -> _Work:
-    """An iteration of one right-hand side, of `at_once` that are solved together."""
+    """An iteration of one right-hand side, if `at_once` of them are solved together."""
     cut = surface(work.shape, work.boundary, parts)
     messages = cut.neighbours * math.ceil(work.products if work.products > 2 else 1) / at_once
     sent = cut.points * work.rows * VALUE
     if work.transforms and grid_ranks > 1:
-        # Each transform redistributes the complex fields twice, all to all.
+        # Each transform redistributes the complex fields twice by all-to-all communication.
         messages += 2 * work.transforms * (grid_ranks - 1)
         sent += 2 * work.transforms * 2 * VALUE * work.rows * local
     sums = work.reductions if grid_ranks > 1 else 0
@@ -249,7 +243,7 @@ def _network(
             sent += 2 * cut.points * layer.width * layer.channels_in * samples * SINGLE
             sums += 2 * layer.reductions
     if grid_ranks > 1 and work.whole:
-        # The field is gathered before the network, its gradient after it.
+        # The field is gathered before the network, and its gradient after the network.
         messages += 2 * (grid_ranks - 1)
         sent += 2 * work.points / grid_ranks * work.channels * samples * SINGLE * (grid_ranks - 1)
     seconds += (
@@ -262,7 +256,7 @@ def _network(
 
 
 def _local(work: Workload, parts: tuple[int, ...], layer: Layer) -> float:
-    """Points of a rank's part on the layer's level; of a dense layer, samples only."""
+    """Points of a rank on the level of the layer; 1 for a dense layer, which has samples only."""
     if layer.dense:
         return 1.0
     return float(
@@ -272,7 +266,7 @@ def _local(work: Workload, parts: tuple[int, ...], layer: Layer) -> float:
 
 def _network_memory(work: Workload, local: int, samples: int) -> float:
     parameters = 4 * work.parameters * SINGLE
-    # Autograd keeps each layer's input, padded, and its output for the activation.
+    # Autograd stores the padded input of each layer, and its output for the activation.
     kept = sum(
         (layer.channels_in + layer.channels_out)
         * (1 if layer.dense else local / 2 ** (layer.level * len(work.shape)))
@@ -280,7 +274,7 @@ def _network_memory(work: Workload, local: int, samples: int) -> float:
     )
     activations = work.applications * samples * SINGLE * kept
     fields = work.points if work.whole else local
-    # Every replica holds all trajectories, divided among its grid ranks.
+    # Every replica stores all trajectories, distributed over its grid ranks.
     trajectories = work.stored * local * work.value
     return parameters + activations + trajectories + 8.0 * samples * work.channels * fields * VALUE
 
@@ -288,7 +282,7 @@ def _network_memory(work: Workload, local: int, samples: int) -> float:
 def _solver_memory(work: Workload, local: int, samples: int) -> float:
     solves = samples * work.solves
     systems = solves if work.assembled else 1
-    # What is solved at once has vectors of the whole batch.
+    # Samples that are solved together have vectors of the whole batch.
     vectors = work.krylov * (solves if work.at_once else systems) + work.kept * solves
     matrices = systems * work.entries * (LOADED * VALUE + INDEX)
     return float(local * (matrices + vectors * work.rows * VALUE))

@@ -1,4 +1,4 @@
-"""The work of one evaluation of a field inversion's loss and gradient, counted from a config."""
+"""The workload of one evaluation of a field inversion's loss and gradient, from a config."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from prdp_hpc.planning.workload import (
 )
 
 OPTIMISER = 6
-"""Fields that the search keeps: m, its gradient, Adam's moments, κ and a copy."""
+"""Fields that the optimisation stores: m, its gradient, Adam's moments, κ and a copy."""
 
 
 def inversion_workload(config: FieldInversionConfig, iterations: int | None = None) -> Workload:
-    """The work of one evaluation: a forward and an adjoint solve for each experiment that is
-    fitted, with one matrix.
+    """The workload of one evaluation: a forward and an adjoint solve for each fitted experiment,
+    all with one matrix.
 
-    The experiments are the samples that replicas divide. `iterations` of a solve default to the
-    full level, or the ladder's top where that is a tolerance; `ValueError` where both are.
+    The experiments are the samples that are distributed over the replicas. `iterations` per solve
+    default to the full level, or to the finest level of the ladder if the full level is a
+    tolerance; `InputError` if both are.
     """
     shape, boundary = config.grid.shape, config.grid.boundary
     dim, method = len(shape), config.solver.ksp
@@ -53,7 +54,7 @@ def inversion_workload(config: FieldInversionConfig, iterations: int | None = No
         applications=1,
         layers=layers,
         whole=False,
-        # Sources and data of all experiments, and the search's own vectors.
+        # Sources and data of all experiments, and the vectors of the optimisation.
         stored=2 * config.experiments.number + OPTIMISER,
         value=8,
         krylov=2.0 * KRYLOV.get(method, 8.0),
@@ -64,11 +65,11 @@ def inversion_workload(config: FieldInversionConfig, iterations: int | None = No
 
 
 def _layers(config: FieldInversionConfig, dim: int) -> tuple[Layer, ...]:
-    """Those of a coordinate network, which each point passes once."""
+    """The layers of a coordinate network, which is evaluated once per point."""
     section = config.unknown
     if not isinstance(section, CoordinateNetworkSection):
         return ()
     widths = [2 * section.features, *section.hidden, 1]
-    # Once, whatever the experiments.
+    # Divided by the number of samples, since the network is evaluated once for all experiments.
     samples = config.experiments.number - config.validation.experiments
     return tuple(Layer(2.0 * a * b / samples, a * b + b, a, b) for a, b in pairwise(widths))

@@ -1,4 +1,4 @@
-"""What one rank of a machine can do."""
+"""The performance of one rank of a machine."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from prdp_hpc.files import file_errors
 class Machine:
     """Rates and overheads of one rank: a core, or a core with a GPU for its network.
 
-    The solver runs on the core in both cases, so its bandwidth, overheads and messages are the
-    core's.
+    The solver runs on the core in both cases, so its bandwidth, overheads and messages are those of
+    the core.
 
     Attributes
     ----------
-    name : what it is called.
-    bandwidth : bytes/s that the solver's vectors and matrices are streamed at, by the core.
-    copy_bandwidth : bytes/s of copying fields to give them their neighbours' points.
-    convolution_rate, dense_rate : FLOP/s of convolutions and of dense layers, with forward and
-        backward pass.
-    parameter_rate : parameters/s that the optimiser updates.
-    iteration_overhead, solve_overhead, layer_overhead, step_overhead : s, whatever the size: of a
-        solver iteration, of a right-hand side (forward or adjoint), of a layer of the network
-        (forward and backward), of a training step.
-    latency : s of a message between cores; a sum over P ranks takes `2 log2(P)` of them.
-    link, node_link : bytes/s of the messages that a rank sends, to other nodes and within its own.
-    ranks_per_node : ranks that share a node.
-    memory : bytes of a rank; with a GPU, of the GPU.
-    device_link : bytes/s of copies between the core and its GPU; 0: the network runs on the core.
-    device_latency : s of a message between GPUs.
-    host_memory : bytes of a rank beside those of its GPU.
+    name : name of the machine.
+    bandwidth : memory bandwidth of a core for the solver's vectors and matrices, bytes/s.
+    copy_bandwidth : bandwidth of copies that add the halo to fields, bytes/s.
+    convolution_rate, dense_rate : rates of convolutions and of dense layers, FLOP/s, averaged over
+        forward and backward pass.
+    parameter_rate : parameters that the optimiser updates per second.
+    iteration_overhead, solve_overhead, layer_overhead, step_overhead : seconds, independent of the
+        size, of a solver iteration, a right-hand side (forward or adjoint), a layer of the network
+        (forward and backward), and a training step.
+    latency : seconds of a message between cores; an all-reduce over P ranks takes `2 log2(P)`
+        messages.
+    link, node_link : bandwidth of messages of a rank to other nodes and within its node, bytes/s.
+    ranks_per_node : number of ranks per node.
+    memory : bytes per rank; with a GPU, those of the GPU.
+    device_link : bandwidth of copies between host and GPU, bytes/s; 0: the network runs on the
+        core.
+    device_latency : seconds of a message between GPUs.
+    host_memory : bytes per rank on the host, in addition to those of its GPU.
     """
 
     name: str
@@ -63,16 +65,16 @@ class Machine:
 
     @property
     def network_latency(self) -> float:
-        """Seconds of a message of the network's."""
+        """Seconds of a message of the network."""
         return self.device_latency if self.has_device else self.latency
 
     def link_among(self, ranks: int) -> float:
-        """Bytes/s among neighbouring ranks: within a node if they fit."""
+        """Bandwidth among neighbouring ranks in bytes/s: that within a node if they fit."""
         return self.node_link if ranks <= self.ranks_per_node else self.link
 
     def solver_link_among(self, ranks: int) -> float:
-        """As `link_among`, for the solver's messages: past the GPUs, those within a node are
-        written to the cores' memory and read from it.
+        """Like `link_among`, for the messages of the solver. They do not use the links of GPUs:
+        within a node they are written to the host's memory and read from it.
         """
         link = self.link_among(ranks)
         return min(link, self.bandwidth / 2) if self.has_device else link
@@ -83,16 +85,16 @@ class Machine:
 
 
 MACHINES = {
-    # One core of a current server CPU: measured in docs/results/scaling.md but for what 64 ranks of
-    # a node share: memory (700 GB/s), of which 2 ranks measure only the caches, and the network
-    # (100 Gbit/s).
+    # One core of a current server CPU, measured in docs/results/scaling.md except for the resources
+    # that 64 ranks of a node share: memory (700 GB/s), since 2 ranks measure only the caches, and
+    # the network (100 Gbit/s).
     "cpu": Machine(
         "cpu", 1.1e10, 6.0e9, 7.5e10, 1.1e11, 1.4e9, 3e-6, 5e-5, 1e-4, 1e-3, 2e-6, 2e8, 4e9, 64, 4e9
     ),
-    # A core with an A100 of 80 GB; 4 of them in a node with an EPYC 7763 and 256 GB. By data
-    # sheets, not measured. Solver: the core, with half of its quarter of the socket's 205 GB/s,
-    # and the overheads of "cpu". Network: half of the GPU's bandwidth, a fifth of its FLOP/s in
-    # TF32. NVLink within the node, 25 GB/s to others, half of PCIe 4's 32 GB/s to the GPU.
+    # A core with an A100 of 80 GB; 4 of them per node with an EPYC 7763 and 256 GB. From data
+    # sheets, not measured. Solver: a core with half of its quarter of the socket's 205 GB/s, and
+    # the overheads of "cpu". Network: half of the GPU's bandwidth, a fifth of its FLOP/s in TF32.
+    # NVLink within the node, 25 GB/s to other nodes, half of PCIe 4's 32 GB/s to the GPU.
     "gpu": Machine(
         "gpu",
         bandwidth=2.5e10,
@@ -118,8 +120,8 @@ MACHINES = {
 
 
 def load_machine(name: str) -> Machine:
-    """A preset, or the JSON file that `benchmarks/scaling.py` writes; `ValueError` for anything
-    else.
+    """Return a preset, or load the JSON file that `benchmarks/scaling.py` writes; `InputError` for
+    anything else.
     """
     if name in MACHINES:
         return MACHINES[name]
@@ -129,11 +131,11 @@ def load_machine(name: str) -> Machine:
     if not there:
         presets = " nor ".join(MACHINES)
         raise InputError(
-            f"--machine: {name!r} is neither {presets} nor a file; make one with "
+            f"--machine: {name!r} is neither {presets} nor a file; create one with "
             "benchmarks/scaling.py"
         )
     wanted = {field.name for field in fields(Machine) if field.default is MISSING}
-    # Of a GPU; files from before, and of machines without, do not have them.
+    # Entries for a GPU, which older files and those of machines without GPUs do not have.
     optional = {field.name for field in fields(Machine)} - wanted
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Which split of replicas × grid ranks is best."""
+"""The best split of ranks into replicas × grid ranks."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class Split:
 
     @property
     def ranks(self) -> int:
-        """All ranks."""
+        """Number of all ranks."""
         return self.replicas * self.grid_ranks
 
 
 def splits(work: Workload, machine: Machine, ranks: int) -> list[Split]:
-    """All ways to divide `ranks` that the batch and the grid allow, fewest grid ranks first.
+    """All splits of `ranks` that the batch and the grid allow, fewest grid ranks first.
 
-    A replica has at least one sample and a grid rank at least 2 points along each axis;
-    `ValueError` where no split does.
+    A replica must have at least one sample, and a grid rank at least 2 points along each axis;
+    `InputError` if no split satisfies this.
     """
     single = step_cost(work, machine, 1, 1).total
     found = []
@@ -65,7 +65,7 @@ def splits(work: Workload, machine: Machine, ranks: int) -> list[Split]:
 
 
 def best(candidates: list[Split], machine: Machine) -> Split:
-    """The fastest split that fits in a rank's memory; the smallest where none fits."""
+    """The fastest split that fits into the memory of a rank; if none fits, the smallest one."""
     fitting = [split for split in candidates if split.cost.missing_memory(machine) <= 0.0]
     if not fitting:
         return min(candidates, key=lambda split: split.cost.missing_memory(machine))
@@ -73,7 +73,7 @@ def best(candidates: list[Split], machine: Machine) -> Split:
 
 
 def plan_table(candidates: list[Split], machine: Machine) -> Report:
-    """All splits as text, the best one marked, and in words below."""
+    """A table of all splits as text, in which the best one is marked, and advice below."""
     chosen = best(candidates, machine)
     rows = [COLUMNS, *(_row(split, chosen) for split in candidates)]
     return Report([Table(rows, ">" * len(COLUMNS)), _advice(chosen, machine)])
@@ -102,16 +102,17 @@ def _advice(chosen: Split, machine: Machine) -> str:
     cost = chosen.cost
     lines = [
         f"* best: parallel.grid_ranks={chosen.grid_ranks} ({chosen.replicas} replicas), "
-        f"{cost.total:.3g} s a step"
+        f"{cost.total:.3g} s per step"
     ]
     if cost.missing_memory(machine) > 0.0:
         needs, has = _size(cost.memory), _size(machine.memory)
         if machine.has_device:
             needs = (
-                f"{_size(cost.network_memory)} on its GPU and {_size(cost.solver_memory)} beside it"
+                f"{_size(cost.network_memory)} on its GPU and {_size(cost.solver_memory)} on the "
+                "host"
             )
             has = f"{has} and {_size(machine.host_memory)}"
-        lines.append(f"  but a rank needs {needs} and {machine.name} has {has}: take more ranks")
+        lines.append(f"  but a rank needs {needs} and {machine.name} has {has}: use more ranks")
     if chosen.speed_up < 0.5 * chosen.ranks:
         lines.append(
             f"  efficiency is below 50 %: {chosen.ranks} ranks are more than this problem can use"

@@ -1,4 +1,4 @@
-"""The work of one training step, counted from a config."""
+"""The workload of one training step, from a config."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ VALUE, INDEX = 8, 4
 """Bytes of PETSc's numbers and of its column indices."""
 
 VECTORS = {"richardson": 7.0, "steepest_descent": 10.0, "cg": 16.0, "bcgs": 30.0}
-"""Reads and writes of a vector in an iteration beside the matrix product; GMRES's depend on its
-basis.
+"""Reads and writes of vectors per iteration without the matrix product; those of GMRES depend on
+its basis.
 """
 
 REDUCTIONS = {"richardson": 0, "steepest_descent": 2, "cg": 2, "bcgs": 4, "gmres": 2, "fgmres": 2}
-"""Sums over the ranks in an iteration."""
+"""All-reduces per iteration."""
 
 PRODUCTS = {
     "none": 0.0,
@@ -31,23 +31,33 @@ PRODUCTS = {
     "gamg": 6.0,
     "constraint": 6.0,
 }
-"""Cost of a preconditioner, in matrix products; of `constraint`, the Fourier transforms'."""
+"""Cost of a preconditioner in matrix products; for `constraint` that of the Fourier transforms."""
 
 
 KRYLOV = {"richardson": 3, "steepest_descent": 5, "cg": 4, "bcgs": 8}
-"""Vectors that a KSP keeps, with right-hand side and solution; GMRES's depend on its basis."""
+"""Vectors that a KSP stores, with right-hand side and solution; for GMRES they depend on its basis.
+"""
 
 STATES = {"richardson": 2, "steepest_descent": 2, "cg": 3, "bcgs": 5, "gmres": 1}
-"""Vectors of a state of an unrolled solve, which keeps about the root of its iterations of them."""
+"""Vectors per stored state of an unrolled solve; it stores about as many states as the square root
+of its iterations.
+"""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a network: per point of its level (a dense layer: per sample), multiplications
-    and additions count as 2 FLOP.
+    """One layer of a network.
 
-    `level` is how often the grid was halved; `width` points of each side are exchanged, of
-    `channels_in` channels; `reductions` are sums over the ranks; `parameters` belong to it.
+    Attributes
+    ----------
+    flops : FLOP per point of its level (for a dense layer: per sample); a multiplication with an
+        addition counts as 2.
+    parameters : number of parameters.
+    channels_in, channels_out : input and output channels.
+    level : number of times the grid was halved.
+    width : width of the halo in points.
+    reductions : all-reduces per evaluation.
+    dense : whether the layer is dense, i.e. on whole fields.
     """
 
     flops: float
@@ -62,30 +72,34 @@ class Layer:
 
 @dataclass(frozen=True)
 class Workload:
-    """A training step of a supervised config.
+    """The workload of a training step.
 
     Attributes
     ----------
-    shape : points per axis; boundary : the kind of each axis's.
-    channels : fields.
-    batch : samples a step.
-    solves : linear systems a sample and step of training, forward; as many adjoint.
+    shape : points per axis.
+    boundary : boundary type per axis.
+    channels : number of fields of a state.
+    batch : samples per step.
+    solves : forward solves per sample and step; there are as many adjoint solves.
     rows : unknowns of a system per point.
     entries : matrix entries per point.
-    iterations, adjoint_iterations : of a solve.
-    vectors : vector reads and writes an iteration; products : matrix products an iteration, the
-        preconditioner's included;
-        reductions : sums over ranks an iteration; transforms : Fourier transforms an iteration.
-    assembled : whether each sample has a matrix of its own; at_once : whether a batch is solved as
-        one system.
-    applications : of the network, a sample and step.
-    layers : the network's; whole : it sees whole fields.
-    stored : numbers per grid point of all trajectories, which each replica holds; value : bytes of
-        one.
-    krylov : vectors that the KSPs of a system keep, forward and adjoint.
-    kept : vectors that a solve keeps for its backward pass.
-    matrices : that are assembled in a step whatever the samples, and kept.
-    exchanged_fields : fields of the grid, in double precision, that the replicas sum in a step.
+    iterations, adjoint_iterations : iterations per forward and adjoint solve.
+    vectors : reads and writes of vectors per iteration.
+    products : matrix products per iteration, including those of the preconditioner.
+    reductions : all-reduces per iteration.
+    transforms : Fourier transforms per iteration.
+    assembled : whether each sample has a separate matrix.
+    at_once : whether a batch is solved as one system.
+    applications : evaluations of the network per sample and step.
+    layers : layers of the network.
+    whole : whether the network needs whole fields.
+    stored : numbers per grid point of all trajectories, which each replica stores.
+    value : bytes per number of the trajectories.
+    krylov : vectors that the forward and adjoint KSPs of a system store.
+    kept : vectors that a solve stores for its backward pass.
+    matrices : matrices per step that do not depend on the samples.
+    exchanged_fields : fields in double precision of which the replicas compute an all-reduce per
+        step.
     """
 
     shape: tuple[int, ...]
@@ -115,37 +129,37 @@ class Workload:
 
     @property
     def zero_outside(self) -> bool:
-        """Whether no field is copied to give it neighbours on one rank: a convolution takes zeros
-        by itself.
+        """Whether fields need no copy to add a halo on one rank, since a convolution itself pads
+        with zeros.
         """
         return set(self.boundary) == {"dirichlet"}
 
     @property
     def points(self) -> int:
-        """Points of the grid."""
+        """Number of points of the grid."""
         return math.prod(self.shape)
 
     @property
     def parameters(self) -> int:
-        """Parameters of the network."""
+        """Number of parameters of the network."""
         return sum(layer.parameters for layer in self.layers)
 
 
 @dataclass(frozen=True)
 class PhysicsWorkload:
-    """What a step of a PDE solves.
+    """The workload of one time step of a PDE.
 
-    A PDE of one's own says so by the method `workload(shape)` of its model `Config`, which returns
-    a mapping with any of these keys; without one, a step is measured.
+    A user-defined PDE declares it by the method `workload(shape)` of its model `Config`, which
+    returns a mapping with any of these keys. Without this method a time step is measured.
 
     Attributes
     ----------
-    channels : fields of a state.
+    channels : number of fields of a state.
     entries : matrix entries per point.
     rows : unknowns of a system per point.
-    solves : linear systems a sample and step.
-    one_matrix : whether all samples share one matrix; else each has one of its own.
-    network_inputs : fields that it offers to networks beside the state.
+    solves : linear solves per sample and step.
+    one_matrix : whether all samples have the same matrix.
+    network_inputs : number of further input fields for networks.
     """
 
     channels: int
@@ -157,7 +171,7 @@ class PhysicsWorkload:
 
 
 def physics_workload(config: SupervisedConfig) -> PhysicsWorkload | None:
-    """The workload that the config's PDE defines; None where it defines none."""
+    """The workload that the PDE of a config declares, or None."""
     own = getattr(config.physics, "workload", None)
     return None if own is None else PhysicsWorkload(**own(tuple(config.grid.shape)))
 
@@ -168,11 +182,13 @@ def workload_of(
     physics: PhysicsWorkload | None = None,
     layers: Sequence[Layer] | None = None,
 ) -> Workload:
-    """The work of one step. `iterations` of a solve default to the full level, or the ladder's top
-    where that is a tolerance. `physics` and `layers` default to what the config's PDE and network
-    say of themselves.
+    """The workload of one training step.
 
-    Raises `ValueError` where one of them is not known.
+    `iterations` per solve default to the full level, or to the finest level of the ladder if the
+    full level is a tolerance. `physics` and `layers` default to those that the PDE and the network
+    of the config declare.
+
+    Raises `InputError` if one of these is not known.
     """
     physics = physics or physics_workload(config)
     if physics is None:
@@ -213,13 +229,13 @@ def workload_of(
 
 
 def input_channels(config: SupervisedConfig, physics: PhysicsWorkload) -> int:
-    """The channels that a network gets: the state's and those of `network_inputs`."""
+    """The number of input channels of a network: those of the state and of `network_inputs`."""
     extra = {"coordinates": len(config.grid.shape), "physics": physics.network_inputs}
     return physics.channels + sum(extra[name] for name in config.network_inputs)
 
 
 def network_layers(config: SupervisedConfig, physics: PhysicsWorkload) -> Sequence[Layer] | None:
-    """The layers that the config's network defines; None where it defines none."""
+    """The layers that the network of a config declares, or None."""
     own = getattr(config.network, "layers", None)
     if own is None:
         return None
@@ -228,8 +244,8 @@ def network_layers(config: SupervisedConfig, physics: PhysicsWorkload) -> Sequen
 
 
 def level_iterations(refinement: RefinementSection, given: int | None) -> int:
-    """The iterations of a solve: as given, or those of the full level, or the ladder's top;
-    `ValueError` where both are tolerances.
+    """The iterations per solve: `given`, those of the full level, or of the finest level of the
+    ladder; `InputError` if both are tolerances.
     """
     if given is not None:
         return given
@@ -238,8 +254,8 @@ def level_iterations(refinement: RefinementSection, given: int | None) -> int:
         if isinstance(level, int):
             return level
     raise InputError(
-        "the refinement's levels are tolerances: give --iterations, the number of iterations that "
-        "a solve takes"
+        "the levels of refinement are tolerances: give --iterations, the number of iterations per "
+        "solve"
     )
 
 
@@ -264,6 +280,6 @@ def _vectors(config: SupervisedConfig, iterations: int) -> float:
     method = config.solver.ksp
     if "gmres" not in method:
         return VECTORS.get(method, 16.0)
-    # Each new vector is made orthogonal to those before: read once for the products, once for the
-    # update.
+    # Each new vector is orthogonalised against the previous ones, which are read once for the inner
+    # products and once for the update.
     return 2.0 * min(iterations, _restart(config)) / 2 + 6.0

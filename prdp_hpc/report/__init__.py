@@ -1,4 +1,4 @@
-"""Tables and figures from the files of a run alone."""
+"""Tables and figures of runs, from their files only."""
 
 from prdp_hpc.report.comparison_figure import plot_comparison
 from prdp_hpc.report.comparisons import (

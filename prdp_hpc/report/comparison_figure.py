@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 BAND = "#DDDDDD"
 SCHEDULES = ("gradient",)
-"""Variants with the solver of PRDP and full refinement, beside them."""
+"""Further variants with the same solver as PRDP and full refinement."""
 
 
 def plot_comparison(comparison: ComparisonRecord, path: str | Path, title: str) -> None:
-    """Draw a comparison, finished or not, to the PNG file `path`: each variant's mean over the
-    seeds and its range.
+    """Draw a comparison, finished or not, to the PNG file `path`: the mean and the range over the
+    seeds of each variant.
 
-    Three panels over epochs: the error in log scale, with the band within 10 % of full refinement's
-    last error; the level; the inner iterations so far, with the fraction that PRDP saved up to the
-    last epoch that both have finished. Constant levels are drawn thin. Baselines, whose solver is
-    another, have no line among the levels.
+    The three panels over epochs are: the error on a logarithmic scale, with a band within 10 % of
+    the last error of full refinement; the level; and the cumulative inner iterations, with the
+    fraction that PRDP has saved up to the last epoch that both have finished. Constant levels have
+    thin lines. Baselines have no line in the panel of levels, because their solver is another one.
     """
     same_task([record for records in comparison.variants.values() for record in records])
-    # PRDP comes last: where two errors are equal, the wide line still shows on both sides of the
-    # narrow one.
+    # PRDP is drawn last with a narrow line, so that a wide line below it with equal errors remains
+    # visible.
     prdp, full = _prdp_and_full(comparison)
     constants, others = _constants(comparison), _others(comparison)
     schedules = [curve for name, curve in others.items() if name in SCHEDULES]
@@ -117,7 +117,7 @@ def _band(ax: Axes, full: Curve) -> None:
         return
     low, high = finite[-1] * (1 - EQUAL_WITHIN), finite[-1] * (1 + EQUAL_WITHIN)
     ax.axhspan(low, high, color=BAND, linewidth=0)
-    # The text goes below the band, where a curve comes only when it is better than full refinement.
+    # The text is below the band, where only curves better than full refinement can be.
     bottom, top = ax.get_ylim()
     ax.set_ylim(min(bottom, low) / (top / bottom) ** 0.1, top)
     text = f"grey: within {EQUAL_WITHIN * 100:.0f} % of full refinement's last error"
@@ -134,7 +134,7 @@ def _band(ax: Axes, full: Curve) -> None:
 
 
 def _outcome(prdp: Curve, full: Curve) -> tuple[str, str]:
-    """What PRDP saved, in short and as a sentence, at the last epoch that both have finished."""
+    """The savings of PRDP at the last epoch that both have finished, as a note and a sentence."""
     common = np.intersect1d(prdp.epochs, full.epochs)
     if not common.size:
         return "", ""

@@ -1,4 +1,4 @@
-"""A comparison: its runs, and what PRDP saved against full refinement and other baselines."""
+"""A comparison: its runs, and the savings of PRDP against full refinement and other baselines."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CONTENT = ("name", "seeds", "variants", "error_ratio", "equal_accuracy", "savin
 
 @dataclass(frozen=True, eq=False)
 class ComparisonRecord:
-    """A comparison's folder, its runs by variant (one a seed, fewer while it goes on), and the
-    content of `comparison.json`.
+    """The folder of a comparison, its runs by variant (one per seed, fewer until it has finished),
+    and the content of `comparison.json`.
 
     The variants are `prdp`, `full`, `constant_<level>` and baselines, in that order; `content` is
-    None while it goes on.
+    None until the comparison has finished.
     """
 
     path: Path
@@ -36,8 +36,8 @@ class ComparisonRecord:
 def load_comparison(folder: str | Path) -> ComparisonRecord:
     """Read the comparison in `folder`: runs in `<variant>` or `seed_<s>/<variant>`.
 
-    Raises `ReportError` where the folder, PRDP's run or full refinement's is missing, or a file is
-    broken.
+    Raises `ReportError` if the folder or the run of PRDP or full refinement is missing, or if a
+    file is invalid.
     """
     path = Path(folder)
     with file_errors(path, "cannot be read", "give the folder of a comparison"):
@@ -47,7 +47,7 @@ def load_comparison(folder: str | Path) -> ComparisonRecord:
 def _load_comparison(path: Path) -> ComparisonRecord:
     if not path.is_dir():
         raise ReportError(
-            f"{path}: no such folder; give the folder of a comparison, as in runs/heat_2d-compare"
+            f"{path}: no such folder; give the folder of a comparison, e.g. runs/heat_2d-compare"
         )
     file = path / "comparison.json"
     content = load_object(file) if file.exists() else None
@@ -63,8 +63,8 @@ def _load_comparison(path: Path) -> ComparisonRecord:
     for variant in ("prdp", "full"):
         if not variants.get(variant):
             raise ReportError(
-                f"{path}: holds no run named {variant}; give the folder of a comparison once both "
-                "have started"
+                f"{path}: contains no run named {variant}; give the folder of a comparison in "
+                "which prdp and full have started"
             )
     name = str(content["name"]) if content else path.resolve().name.removesuffix("-compare")
     return ComparisonRecord(path, name, variants, content)
@@ -84,12 +84,12 @@ def read_result(file: Path) -> dict[str, Any]:
 
 
 def seed_folders(folder: Path, seeds: Sequence[int]) -> list[Path]:
-    """Where the runs of each seed lie: in the folder itself where there is only one."""
+    """The folder with the runs of each seed; for a single seed the folder of the comparison."""
     return [folder] if len(seeds) == 1 else [folder / f"seed_{seed}" for seed in seeds]
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder holds the runs of a comparison."""
+    """Whether a folder contains the runs of a comparison."""
     with file_errors(folder, "cannot be read", "give the folder of a run or a comparison"):
         return any(
             path.is_dir() for pattern in ("prdp", "seed_*/prdp") for path in folder.glob(pattern)
@@ -103,23 +103,23 @@ def compare_runs(
     targets: Mapping[str, Mapping[str, float]] | None = None,
     schedules: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The content of `comparison.json` from finished runs, one a seed of each variant.
+    """Compute the content of `comparison.json` from finished runs, one per seed of each variant.
 
-    `variants` gives each one's `Statistics`: all errors, the final level, iterations and seconds.
-    `error_group` says on which samples errors are compared: those of the group "test", evaluated
-    once at the end of each run, where the data have one, else "validation". Errors are equal where
-    the mean of PRDP's is at most 10 % above the mean of full refinement's; without finite errors
-    they never are. `error_intervals` are bootstrap intervals of the ratios, see `ratio_interval`;
-    null where there are no errors of single samples. `savings` against every variant that is no
-    constant level: `1 − PRDP / other`, as `mean` of the means and `values` by seed.
+    `variants` contains the `Statistics` of each variant: all errors, the final level, iterations
+    and seconds. `error_group` is the group of samples whose errors are compared: "test", evaluated
+    once at the end of each run, if the data have this group, otherwise "validation". Errors are
+    equal if the mean of PRDP's is at most 10 % above the mean of full refinement's; errors that are
+    not finite are never equal. `error_intervals` are bootstrap intervals of the ratios, see
+    `ratio_interval`, or null without errors of single samples. `savings` against every variant
+    except constant levels is `1 − PRDP / other`, as `mean` of the means and `values` by seed.
 
-    The paper's two savings of inner iterations: with C what the whole run would have cost at PRDP's
-    own final level, `incomplete_convergence = 1 − C / full` and `progressive_refinement = 1 − PRDP
-    / C`, so that `(1 − PR) (1 − IC) = PRDP / full`.
+    The savings of inner iterations have two parts, as in the paper. If C is the cost of the whole
+    run at PRDP's final level, they are `incomplete_convergence = 1 − C / full` and
+    `progressive_refinement = 1 − PRDP / C`, so that `(1 − PR) (1 − IC) = PRDP / full`.
 
-    A target (`targets[other][measure]`, a share) is met where that much was saved at equal
-    accuracy. `schedules` holds the same for the variants that are named there, further schedules in
-    PRDP's place. Raises `ReportError` for a run that has not finished.
+    A target (`targets[other][measure]`, a share) is met if this share is saved at equal accuracy.
+    `schedules` contains the same entries for the further schedules in `schedules`, instead of PRDP.
+    Raises `ReportError` for a run that has not finished.
     """
     table = {variant: _variant(runs) for variant, runs in variants.items()}
     baselines = [
@@ -145,16 +145,17 @@ def compare_runs(
 
 
 def cost_at_final_level(run: RunRecord) -> float | None:
-    """Inner iterations, forward and adjoint, of the whole run had it all been at its final level.
+    """Inner iterations, forward and adjoint, that the whole run would need at its final level.
 
-    The iterations per solve in the epochs at the final level, times all solves; so it holds for
-    tolerances too. None for a run that solved nothing, or whose metrics do not count solves.
+    This is the number of iterations per solve in the epochs at the final level, multiplied by the
+    number of all solves, which also applies to tolerances. None for a run without solves, or whose
+    metrics do not contain their number.
     """
     if "solves" not in run.metrics:
         return None
     levels = np.stack([run.metrics["level"], run.metrics["adjoint_level"]])
     final = (levels == levels[:, -1:]).all(axis=0)[1:]
-    # Without what a schedule measured: those solves are at other levels.
+    # Without the solves of gradient measurements, which are at other levels.
     all_iterations = sum(_trained(run, key) for key in ITERATIONS)
     all_solves = _trained(run, "solves")
     iterations, solves = (np.diff(column)[final].sum() for column in (all_iterations, all_solves))
@@ -162,7 +163,7 @@ def cost_at_final_level(run: RunRecord) -> float | None:
 
 
 def _trained(run: RunRecord, key: str) -> Any:
-    """A count of the metrics without the probes' part of it; shape (epochs,)."""
+    """A count of the metrics without that of probes; shape (epochs,)."""
     return run.metrics[key] - run.metrics.get(f"probe_{key}", 0)
 
 
@@ -196,7 +197,9 @@ def _variants_in(seeds: Sequence[Path]) -> list[str]:
 
 
 def _place(variant: str) -> tuple[int, float, str]:
-    """PRDP, full refinement, further schedules, constant levels from coarse to fine, baselines."""
+    """The sort key of a variant: PRDP, full refinement, further schedules, constant levels from
+    coarse to fine, baselines.
+    """
     level = variant.removeprefix("constant_")
     if level != variant:
         return 3, float(level), ""

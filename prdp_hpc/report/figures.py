@@ -25,10 +25,11 @@ LONGEST_NAME = 22
 
 
 def plot_run(record: RunRecord, path: str | Path) -> None:
-    """Draw one run to the PNG file `path`: the error in log scale and the level, over epochs.
+    """Draw one run to the PNG file `path`: the error on a logarithmic scale and the level, over
+    epochs.
 
-    An epoch's level is the one it was trained at, so the step up to epoch 5 covers the time from
-    epoch 4 to 5.
+    The level of an epoch is the one at which it was trained, so that of epoch 5 is drawn from 4
+    to 5.
     """
     curves = [Curve((record,), "", COLOURS[0])]
     figure, (error, level) = panels(record.name, "", (2.0, 1.0), 5.2, curves)
@@ -40,20 +41,20 @@ def plot_run(record: RunRecord, path: str | Path) -> None:
 
 
 def plot_runs(records: Sequence[RunRecord], path: str | Path) -> None:
-    """Draw several runs over each other to the PNG file `path`: error, level and inner iterations,
+    """Draw several runs in one figure to the PNG file `path`: error, level and inner iterations,
     over epochs.
 
-    Raises `ReportError` where no run is given, or runs of both kinds of tasks, whose errors are not
-    of one kind.
+    Raises `ReportError` if no run is given, or if runs of inverse problems and of networks are
+    mixed, whose errors cannot be compared.
     """
     if not records:
-        raise ReportError("no run to plot: give at least one run folder, as in runs/heat_2d")
+        raise ReportError("no run to plot: give at least one run folder, e.g. runs/heat_2d")
     same_task(records)
     curves = []
     for index, (record, label) in enumerate(zip(records, _labels(records), strict=True)):
-        dash, said = DASHES[index // len(COLOURS) % len(DASHES)]
+        dash, output = DASHES[index // len(COLOURS) % len(DASHES)]
         curves.append(
-            Curve((record,), _shorten(label) + said, COLOURS[index % len(COLOURS)], dash=dash)
+            Curve((record,), _shorten(label) + output, COLOURS[index % len(COLOURS)], dash=dash)
         )
     title = f"{len(records)} runs" if len(records) > 1 else records[0].name
     figure, (error, level, work) = panels(

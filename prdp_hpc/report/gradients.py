@@ -1,4 +1,4 @@
-"""The error of gradients over the iterations of a solve: table and figure."""
+"""Table and figure of the error of gradients against the iterations of a solve."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = 12
 
 
 def gradients_table(content: Mapping[str, Any]) -> Report:
-    """The content of `gradients.json` as text: about a dozen of its levels."""
+    """The content of `gradients.json` as text, with about a dozen of its levels."""
     levels, errors = content["levels"], content["errors"]
     chosen = sorted(
         {round(index) for index in np.linspace(0, len(levels) - 1, min(ROWS, len(levels)))}
@@ -29,8 +29,8 @@ def gradients_table(content: Mapping[str, Any]) -> Report:
 
 
 def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the errors over K in log scale, a line for each way of differentiating, to the PNG file
-    `path`.
+    """Draw the errors against K on a logarithmic scale to the PNG file `path`, with one line for
+    implicit and one for unrolled differentiation.
     """
     figure = empty_figure(4.2)
     axes = figure.subplots()
@@ -49,7 +49,7 @@ def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
         }
         axes.plot(content["levels"], values, label=name, **style)
     axes.set_yscale("log")
-    axes.set_xlabel("K: inner iterations of a solve", fontsize=LABEL_SIZE + 1, color=INK)
+    axes.set_xlabel("K: inner iterations per solve", fontsize=LABEL_SIZE + 1, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.grid(axis="y", color=GRID, linewidth=0.8)

@@ -1,4 +1,4 @@
-"""The figure of a field inversion: the fields, how they differ, and error and level over time."""
+"""The figure of a field inversion: the fields, their differences, and error and level over time."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 Field = NDArray[np.float64]
 HEIGHT = 9.4  # inches
-AGAIN = "run again to write it anew"
+AGAIN = "run again to rewrite it"
 FIELD_COLOURS, DIFFERENCE_COLOURS = "viridis", "RdBu_r"
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a run has kept: `found`, the logarithm of the coefficient; `truth` where it is known."""
+    """The fields of a run: `found`, the log of the coefficient, and `truth` if it is known."""
 
     found: Field
     truth: Field | None
@@ -40,31 +40,32 @@ def has_fields(folder: str | Path) -> bool:
 
 
 def load_fields(folder: str | Path) -> Fields:
-    """The fields of a run folder; raises `ReportError`."""
+    """Read the fields of a run folder; raises `ReportError`."""
     path = Path(folder) / FIELDS
     try:
         with (
-            file_errors(path, "cannot be read", "run again to write it anew"),
+            file_errors(path, "cannot be read", "run again to rewrite it"),
             np.load(path) as own,
         ):
             truth = own.get("truth")
             return Fields(own["log_permeability"], truth)
     except (ValueError, KeyError) as error:
         raise ReportError(
-            f"{path}: holds no fields ({error}); run again to write it anew"
+            f"{path}: contains no fields ({error}); run again to rewrite it"
         ) from None
 
 
 def plot_inversion(
     runs: Mapping[str, RunRecord], path: str | Path, title: str, subtitle: str = ""
 ) -> None:
-    """Draw runs of one field inversion to the PNG file `path`; `runs` by variant, the first two
-    with their fields: `prdp` and `full` of a comparison, or one run alone.
+    """Draw runs of one field inversion to the PNG file `path`. `runs` are given by variant: `prdp`
+    and `full` of a comparison and further ones, or a single run. The fields of the first two are
+    shown.
 
-    Above: the true field if it is known, and those that were found; below them what they differ by,
-    from the truth and from each other. Of a field in three dimensions the middle slice across the
-    first axis is shown. Then the field's error (without a truth: the error of validation) and the
-    level over wall-clock seconds, for all runs.
+    The first row contains the true field, if it is known, and the found ones; the second row their
+    differences from the true field and from each other. For three dimensions these are the middle
+    slices perpendicular to the first axis. The panels below show the error of the field (or the
+    validation error, without a true field) and the level over wall-clock seconds, for all runs.
     """
     shown = {name: load_fields(record.path) for name, record in list(runs.items())[:2]}
     truth = next(iter(shown.values())).truth
@@ -108,7 +109,7 @@ def _differences(shown: Mapping[str, Fields], truth: Field | None) -> dict[str, 
 def _row(
     figure: Figure, places: Sequence[Any], fields: Mapping[str, Field], colours: str, bottom: float
 ) -> None:
-    """Maps beside each other, of one colour scale."""
+    """Draw maps side by side with a common colour scale."""
     slices = {name: _slice(field) for name, field in fields.items()}
     if not slices:
         return
@@ -131,7 +132,7 @@ def _row(
 
 
 def _slice(field: Field) -> Field:
-    """A field of two axes: a row for one axis, the middle slice of three."""
+    """A two-dimensional view: a row for one axis, the middle slice for three."""
     if field.ndim == 3:
         return np.asarray(field[field.shape[0] // 2])
     return field if field.ndim == 2 else field[np.newaxis]
@@ -139,7 +140,7 @@ def _slice(field: Field) -> Field:
 
 def _curves(error: Axes, level: Axes, runs: Mapping[str, RunRecord]) -> None:
     ends = max(float(record.metrics["total_seconds"][-1]) for record in runs.values())
-    key, heading = "error", "Misfit of the experiments held out, in standard deviations"
+    key, heading = "error", "Misfit of the held-out experiments, in standard deviations"
     if all("error_field" in record.metrics for record in runs.values()):
         key, heading = "error_field", "Relative error of the field, ‖ln κ − true‖ / ‖true‖"
     kinds = {name: bool(r.metrics["level"].min() >= 1) for name, r in runs.items()}
@@ -151,7 +152,7 @@ def _curves(error: Axes, level: Axes, runs: Mapping[str, RunRecord]) -> None:
         error.plot(seconds, values, **style, zorder=3 if index == 0 else 2)
         error.plot(seconds[-1:], values[-1:], "o", color=colour, markersize=4, zorder=4)
         if kinds[name] == first:
-            # An epoch's level is the one it was trained at.
+            # The level of an epoch is the one at which it was trained.
             level.plot(seconds, record.metrics["level"], **style, drawstyle="steps-pre")
         text = f"{label(name)}\n{values[-1]:.3g} in {seconds[-1]:.1f} s"
         error.text(
@@ -171,8 +172,10 @@ def _curves(error: Axes, level: Axes, runs: Mapping[str, RunRecord]) -> None:
 
 
 def _levels(level: Axes, iterations: bool, runs: Mapping[str, RunRecord]) -> None:
-    """The heading and scale of the levels, and which runs are at levels of the other kind."""
-    heading = "Level: iterations of a solve" if iterations else "Level: relative tolerance"
+    """Set the heading and scale of the levels; the heading lists runs with levels of the other
+    type.
+    """
+    heading = "Level: iterations per solve" if iterations else "Level: relative tolerance"
     others = [
         f"{label(name)}: relative tolerance {record.metrics['level'][-1]:g}"
         for name, record in runs.items()
@@ -184,8 +187,8 @@ def _levels(level: Axes, iterations: bool, runs: Mapping[str, RunRecord]) -> Non
     else:
         level.set_yscale("log")
         level.invert_yaxis()
-    said = f" ({'; '.join(others)})" if others else ""
-    level.set_title(heading + said, loc="left")
+    note = f" ({'; '.join(others)})" if others else ""
+    level.set_title(heading + note, loc="left")
 
 
 def _frame(ax: Axes, heading: str, ends: float) -> None:

@@ -13,17 +13,17 @@ from prdp_hpc.report.statistics import ratio
 from prdp_hpc.report.tables import label
 
 CLOSE = 0.05
-"""Two fields count as equally good where the error of one is at most this fraction above the
-other's.
+"""Two fields count as equally accurate if the error of one exceeds the other's by at most this
+fraction.
 """
 
 
 def inversion_table(content: Mapping[str, Any], runs: Mapping[str, Sequence[RunRecord]]) -> Report:
-    """One row a variant: errors, level, iterations, set-ups, evaluations, seconds, and the share
-    that PRDP saved of each one's total; below, how good its field is against theirs.
+    """The table as text, with one row per variant: errors, level, iterations, set-ups, evaluations,
+    seconds, and the share of its total time that PRDP saved. Verdicts on the accuracy follow.
 
-    `content` is that of `comparison.json`, `runs` the finished runs, one a seed, whose means are
-    shown. `misfit` is the error of validation, in standard deviations of the noise.
+    `content` is that of `comparison.json`; `runs` are the finished runs, one per seed, whose means
+    are shown. `misfit` is the validation error in standard deviations of the noise.
     """
     means = {name: _means(some) for name, some in runs.items()}
     known = all("error_field" in row for row in means.values())
@@ -64,7 +64,7 @@ def _row(name: str, means: Mapping[str, Mapping[str, float]], known: bool) -> li
 
 
 def _verdicts(means: Mapping[str, Mapping[str, float]], known: bool) -> str:
-    """How PRDP compares with each full refinement."""
+    """The verdicts on PRDP against each variant with full refinement."""
     key, what = ("error_field", "field error") if known else ("error", "misfit")
     lines = []
     for name, row in means.items():

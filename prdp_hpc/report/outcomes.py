@@ -1,4 +1,4 @@
-"""What one schedule saved against full refinement and other baselines, at which error."""
+"""Savings of one schedule against full refinement and other baselines, and ratios of errors."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def outcome(
 
 
 def deciding_error(table: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which error ratios and verdicts are of: that on the test group, `test_error`, where all
-    variants have it, else that of the last validation, `error`.
+    """The key of the error for ratios and verdicts: `test_error`, that of the test group, if all
+    variants have it, otherwise `error`, that of the last validation.
     """
     return "test_error" if all("test_error" in found for found in table.values()) else "error"
 
@@ -75,13 +75,13 @@ def ratio_interval(
 ) -> tuple[float, float] | None:
     """The bootstrap interval of `mean(ours) / mean(theirs)`, both of shape (seeds, samples).
 
-    Seeds and samples are drawn anew, with replacement and independently of each other; a seed is
-    drawn for both at once, as is a sample, since they trained from the same numbers and were
-    evaluated on the same states. The interval holds the middle `coverage` of the ratios. With one
-    seed it is over the samples alone. None where an error is not finite or all of `theirs` are 0.
+    Seeds and samples are resampled with replacement and independently. The same seeds and samples
+    are drawn for both, since they trained from the same numbers and were evaluated on the same
+    states. The interval contains the central share `coverage` of the ratios. With one seed only the
+    samples are resampled. None if an error is not finite or all of `theirs` are 0.
 
-    Source: Efron, Tibshirani 1993 (An Introduction to the Bootstrap), percentile intervals; Owen
-    2007 (The pigeonhole bootstrap) for two crossed factors.
+    References: Efron, Tibshirani 1993 (An Introduction to the Bootstrap), percentile intervals;
+    Owen 2007 (The pigeonhole bootstrap) for two crossed factors.
     """
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all() and (theirs > 0).any()):
         return None
@@ -97,7 +97,7 @@ def ratio_interval(
 
 
 def _interval(ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> tuple[float, float] | None:
-    """Of the ratio of errors, on the samples that all runs were evaluated on at their end."""
+    """The bootstrap interval of the ratio of errors, on the samples of the final evaluation."""
     tested = [(run.summary or {}).get("test") for run in (*ours, *theirs)]
     if not all(tested):
         return None

@@ -1,9 +1,8 @@
-"""The panels that figures are made of: error, level and work over epochs, with labels at the ends
-of the lines.
+"""The panels of figures: error, level and work over epochs, with labels at the ends of the lines.
 
-matplotlib's `Figure` is used without pyplot, so nothing looks for a display and no global state
-changes. It is loaded when the first figure is made: all ranks of a training import it, and
-one of them draws, at the end.
+matplotlib's `Figure` is used without pyplot, so that no display is needed and no global state
+changes. matplotlib is loaded for the first figure only: all ranks of a training import this module,
+but only one of them draws, at the end.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-# Okabe and Ito's palette (2008), told apart with any colour vision; yellow is left out, too pale on
-# white.
+# Okabe and Ito's palette (2008), whose colours are distinguishable with any colour vision, without
+# yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, GRID = "#333333", "#E6E6E6"
 WIDTH = 8.4  # inches
@@ -35,11 +34,11 @@ LABEL_GAP = 1.3 * LABEL_SIZE / 72  # inches from one label to the next
 
 @dataclass(frozen=True)
 class Curve:
-    """One run, or the runs of one variant over several seeds: the label at the end of its lines,
-    colour, width, dash.
+    """One run, or the runs of one variant over several seeds, with the label at the end of the
+    line, its colour, width and dash pattern.
 
     Several runs are drawn as their mean, with a band from the smallest to the largest value, over
-    the epochs all have.
+    their common epochs.
     """
 
     records: tuple[RunRecord, ...]
@@ -50,7 +49,7 @@ class Curve:
 
     @property
     def epochs(self) -> Column:
-        """The epochs that all runs have, counted from the first; shape (epochs,)."""
+        """The common epochs of all runs, from the first one; shape (epochs,)."""
         return min((record.metrics["epoch"] for record in self.records), key=len)
 
     def column(self, key: str) -> Column:
@@ -59,7 +58,7 @@ class Curve:
 
     @property
     def work(self) -> Column:
-        """Inner iterations so far, forward and adjoint; shape (runs, epochs)."""
+        """Cumulative inner iterations, forward and adjoint; shape (runs, epochs)."""
         forward, adjoint = (self.column(key) for key in ITERATIONS)
         total: Column = forward + adjoint
         return total
@@ -82,7 +81,7 @@ class Curve:
 
 
 def empty_figure(height: float) -> Figure:
-    """A figure of the width of all, `height` inches high."""
+    """A figure with the common width and a height in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH, height))
@@ -91,8 +90,8 @@ def empty_figure(height: float) -> Figure:
 def panels(
     title: str, subtitle: str, heights: Sequence[float], height: float, curves: Sequence[Curve]
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure of panels above each other, `height` inches high, with room for the curves'
-    labels on the right.
+    """An empty figure of panels stacked vertically, `height` inches high, with space for the labels
+    of the curves on the right.
     """
     figure = empty_figure(height)
     axes = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
@@ -121,9 +120,7 @@ def panels(
 
 
 def height_for(curves: Sequence[Curve], least: float) -> float:
-    """Inches for three panels, the smallest a fifth of the height, such that each label has its
-    room.
-    """
+    """The height of three panels in inches, the smallest a fifth, with space for each label."""
     return max(least, 1.4 + 5 * LABEL_GAP * sum(1 if curve.one_level else 2 for curve in curves))
 
 
@@ -135,8 +132,8 @@ def epoch_axis(bottom: Axes, curves: Sequence[Curve]) -> None:
 
 
 def error_panel(ax: Axes, curves: Sequence[Curve]) -> bool:
-    """Draw the errors in log scale; returns whether there was any above zero. `end_labels` is left
-    to the caller's band.
+    """Draw the errors on a logarithmic scale; return whether any is above zero. The caller adds the
+    labels at the ends afterwards, since its band may change the limits.
     """
     _heading(ax, _error_heading(curves[0].records[0]))
     for curve in curves:
@@ -158,19 +155,21 @@ def error_panel(ax: Axes, curves: Sequence[Curve]) -> bool:
 
 
 def label_errors(ax: Axes, curves: Sequence[Curve]) -> None:
-    """Write each curve's last error beside the panel; after everything that changes its limits."""
+    """Write the last error of each curve beside the panel. Call this after everything that changes
+    the limits.
+    """
     _end_labels(ax, _error_ends(curves))
 
 
 def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
-    """Draw the levels, forward and where it differs adjoint, and mark the epochs before which
-    gradients were measured.
+    """Draw the forward levels, and the adjoint ones if they differ, and mark the epochs before
+    which gradients were measured.
     """
     tolerances = min(curve.column("level").min() for curve in curves) < 1
     heading = (
-        "Level: relative tolerance of a solve (finer upwards)"
+        "Level: relative tolerance of solves (finer upwards)"
         if tolerances
-        else "Level: inner iterations of a solve"
+        else "Level: inner iterations per solve"
     )
     probing = any(curve.probed.any() for curve in curves)
     _heading(ax, f"{heading}; ticks: after a probe" if probing else heading)
@@ -209,8 +208,8 @@ def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
 
 
 def work_panel(ax: Axes, curves: Sequence[Curve], notes: Sequence[str]) -> None:
-    """Draw the inner iterations so far, with a note behind each curve's label."""
-    _heading(ax, "Inner iterations so far, forward and adjoint")
+    """Draw the cumulative inner iterations, with a note after the label of each curve."""
+    _heading(ax, "Cumulative inner iterations, forward and adjoint")
     ends = []
     for curve, note in zip(curves, notes, strict=True):
         _lines(ax, curve, curve.work)
@@ -225,20 +224,19 @@ def work_panel(ax: Axes, curves: Sequence[Curve], notes: Sequence[str]) -> None:
 
 
 def positive(values: Column) -> Column:
-    """Values with NaN for what a log axis has no place for: zero, and a diverged run's
-    infinities.
+    """Values with NaN for those that a logarithmic axis cannot show: zero, and infinities of
+    diverged runs.
     """
     return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
 def same_task(records: Sequence[RunRecord]) -> None:
-    """Raise `ReportError` for runs of both tasks."""
+    """Raise `ReportError` for a mixture of inverse problems and networks."""
     other = next((record for record in records if record.inverse != records[0].inverse), None)
     if other is not None:
         raise ReportError(
             f"{records[0].path} and {other.path}: one is an inverse problem, the other trains a "
-            "network, and their errors are"
-            " not of one kind; plot them apart"
+            "network, and their errors cannot be compared; plot them separately"
         )
 
 
@@ -256,7 +254,7 @@ def _error_heading(record: RunRecord) -> str:
     if record.inverse:
         return "Relative error of the parameters"
     if "misfit" in record.metrics:
-        return "Misfit of the experiments held out, in standard deviations of the noise"
+        return "Misfit of the held-out experiments, in standard deviations of the noise"
     for key, column in record.metrics.items():
         step = key.removeprefix("error_")
         if step.isdigit() and np.array_equal(column, record.metrics["error"], equal_nan=True):
@@ -278,13 +276,14 @@ def _error_ends(curves: Sequence[Curve]) -> list[tuple[float, str, str]]:
 
 
 def _lines(ax: Axes, curve: Curve, values: Column, step: bool = False) -> None:
-    """The mean over the runs, and the band that they fill; `values` of shape (runs, epochs)."""
+    """Draw the mean and the band of values over the runs; `values` of shape (runs, epochs)."""
     mean = values.mean(axis=0)
     if len(values) > 1:
         band = {"step": "pre"} if step else {}
         low, high = values.min(axis=0), values.max(axis=0)
         ax.fill_between(curve.epochs, low, high, color=curve.colour, alpha=0.2, linewidth=0, **band)
-    # A single point has no line to see; a line along the edge of the axes shall keep its width.
+    # A single point has no visible line. Without clipping, a line along the edge of the axes keeps
+    # its width.
     marker = "o" if np.isfinite(mean).sum() < 2 else None
     style: dict[str, Any] = {
         "color": curve.colour,
@@ -304,8 +303,8 @@ def _lines(ax: Axes, curve: Curve, values: Column, step: bool = False) -> None:
 
 
 def _end_labels(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each (value, text, colour) right of the axes at the height of its value, moved apart
-    where they would touch.
+    """Write each (value, text, colour) to the right of the axes at the height of its value, shifted
+    where labels would overlap.
     """
     gap = LABEL_GAP * ax.figure.dpi / ax.get_window_extent().height
     pixels = ax.transData.transform([(0.0, value) for value, _, _ in ends])
@@ -323,11 +322,11 @@ def _end_labels(ax: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def spread(positions: Sequence[float] | Column, gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the same order, that move as little as possible (least
-    squares).
+    """Shift positions by as little as possible (least squares), so that they are at least `gap`
+    apart in the same order.
 
-    They stay within 0 and 1 where there is room for all of them. Subtracting `gap` times the rank
-    turns the distance into an order, for which pooling neighbours is optimal.
+    They stay between 0 and 1 if there is enough space. After `gap` times the index is subtracted,
+    the condition is monotonicity, for which pooling neighbours is optimal.
     """
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     pools: list[list[float]] = []
@@ -344,7 +343,7 @@ def spread(positions: Sequence[float] | Column, gap: float) -> list[float]:
 
 
 def _thousands(places: int | None = None) -> EngFormatter:
-    """Numbers as 270k, with that many decimals or as many as they need."""
+    """Numbers like 270k, with a given number of decimals, or as many as needed."""
     from matplotlib.ticker import EngFormatter
 
     return EngFormatter(places=places, sep="")

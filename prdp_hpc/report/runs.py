@@ -1,4 +1,4 @@
-"""A run read from its folder, whether it has finished or is still running."""
+"""Reading a run from its folder, whether it has finished or not."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Column = NDArray[Any]
 
 
 class ReportError(InputError):
-    """A run's files are missing or broken; the message names the file, the line and what to do."""
+    """A file of a run is missing or invalid; the message has the file, the line and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What one run left on disk.
+    """The files of one run.
 
-    `path` is the run folder, `name` the run's name (the folder's name while there is no summary),
-    `summary` the content of `summary.json` or None while the run has not finished, `metrics` one
-    array an entry of `metrics.jsonl`: shape (epochs,), `parameters` (epochs, modes), null as NaN.
-    Epochs are in increasing order.
+    `path` is the run folder, `name` the name of the run (that of the folder until there is a
+    summary), `summary` the content of `summary.json` or None until the run has finished. `metrics`
+    has one array per entry of `metrics.jsonl`, of shape (epochs,), or (epochs, modes) for
+    `parameters`, with NaN for null. Epochs are in increasing order.
     """
 
     path: Path
@@ -39,22 +39,20 @@ class RunRecord:
 
     @property
     def inverse(self) -> bool:
-        """Whether the run estimates physical parameters, so that its error is theirs."""
+        """Whether the run estimates physical parameters, to which its error then refers."""
         return "parameters" in self.metrics
 
     @property
     def inner_iterations(self) -> Column:
-        """Inner iterations, forward and adjoint together, since the start of the run; shape
-        (epochs,).
-        """
+        """Cumulative inner iterations, forward and adjoint; shape (epochs,)."""
         forward, adjoint = (self.metrics[key] for key in ITERATIONS)
         total: Column = forward + adjoint
         return total
 
 
 def load_run(folder: str | Path) -> RunRecord:
-    """Read the run in `folder`; raises `ReportError` where it is missing, has no finished epoch, or
-    is broken.
+    """Read the run in `folder`; raise `ReportError` if it is missing, has no finished epoch, or is
+    invalid.
     """
     path = Path(folder)
     with file_errors(path, "cannot be read", "give the folder of a run, as in runs/heat_2d"):
@@ -63,11 +61,11 @@ def load_run(folder: str | Path) -> RunRecord:
 
 def _load_run(path: Path) -> RunRecord:
     if not path.is_dir():
-        raise ReportError(f"{path}: no such folder; give the folder of a run, as in runs/heat_2d")
+        raise ReportError(f"{path}: no such folder; give the folder of a run, e.g. runs/heat_2d")
     lines = read_metrics(path / "metrics.jsonl")
     if not lines:
         raise ReportError(
-            f"{path / 'metrics.jsonl'}: holds no finished epoch yet; wait for the first one or "
+            f"{path / 'metrics.jsonl'}: contains no finished epoch yet; wait for the first one or "
             "start the run again"
         )
     summary = _load_summary(path / "summary.json")
@@ -78,12 +76,11 @@ def _load_run(path: Path) -> RunRecord:
 
 
 def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
-    """The (line number, object) pairs of a `metrics.jsonl` that are in force, in increasing order
-    of epochs.
+    """The valid (line number, object) pairs of a `metrics.jsonl`, in increasing order of epochs.
 
-    A last line cut short by a stop is left out. A resumed run writes again from the epoch it
-    resumed at: a line replaces every earlier line of its own epoch and of later ones. Raises
-    `ReportError` for a missing file, a broken line, or a missing or non-numeric entry.
+    An incomplete last line, e.g. of a killed run, is skipped. A resumed run writes from the epoch
+    after its checkpoint: a line replaces every earlier line of the same and of later epochs. Raises
+    `ReportError` for a missing file, an invalid line, or a missing or non-numeric entry.
     """
     path = Path(file)
     try:
@@ -113,7 +110,7 @@ def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
 def _check_line(line: object, where: str) -> None:
     if not isinstance(line, dict):
         raise ReportError(
-            f"{where}: must be a JSON object, one an epoch, not {type(line).__name__}"
+            f"{where}: must be a JSON object, one per epoch, not {type(line).__name__}"
         )
     need(line, (*LINE_NUMBERS, "error"), where)
     for key in LINE_NUMBERS:
@@ -139,7 +136,7 @@ def _vectors(cells: list[tuple[str, Any]]) -> Column:
     sizes = {len(cell) for _, cell in cells if isinstance(cell, list)}
     for where, cell in cells:
         if not isinstance(cell, list) or len(sizes) > 1:
-            raise ReportError(f"{where}: must be a list of numbers, as long in each epoch")
+            raise ReportError(f"{where}: must be a list of numbers of the same length as before")
     return np.array(
         [[_number(item, where, nullable=True) for item in cell] for where, cell in cells]
     )
@@ -157,11 +154,11 @@ def _number(value: object, where: str, nullable: bool = False) -> float:
 
 
 def need(found: Mapping[str, object], keys: Iterable[str], where: str) -> None:
-    """Raise `ReportError` that names the keys that are missing."""
+    """Raise `ReportError` with the missing keys, if there are any."""
     missing = [key for key in keys if key not in found]
     if missing:
         raise ReportError(
-            f"{where}: lacks {', '.join(missing)}; was it written by another version of prdp-hpc?"
+            f"{where}: {', '.join(missing)} missing; was it written by another version of prdp-hpc?"
         )
 
 
@@ -171,10 +168,10 @@ def load_object(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ReportError(
-            f"{file}: is not readable JSON ({error}); run again to write it anew"
+            f"{file}: is not readable JSON ({error}); run again to rewrite it"
         ) from error
     if not isinstance(content, dict):
-        raise ReportError(f"{file}: must hold a JSON object, not {type(content).__name__}")
+        raise ReportError(f"{file}: must contain a JSON object, not {type(content).__name__}")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Numbers over the seeds of a comparison."""
+"""Statistics over the seeds of a comparison."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from statistics import fmean, stdev
 from typing import Any
 
 EQUAL_WITHIN = 0.1
-"""Two errors count as equal where one is at most this fraction above full refinement's."""
+"""An error counts as equal to that of full refinement if it is at most this fraction above it."""
 
 Statistics = dict[str, Any]
-"""`values`: one a seed, null where there is no finite one; `mean` and `spread` (sample standard
-deviation, null for one).
+"""`values`: one per seed, null if it is not finite; `mean`; and `spread`, the sample standard
+deviation, null for a single seed.
 """
 
 
 def equal_errors(ours: float | None, theirs: float | None) -> bool:
-    """Whether an error is at most 10 % above another; never where one is missing."""
+    """Whether an error is at most 10 % above another; False if one is missing."""
     return ours is not None and theirs is not None and ours <= theirs * (1 + EQUAL_WITHIN)
 
 
 def ratio(ours: float | None, theirs: float | None) -> float | None:
-    """`ours / theirs`, or None where that has no value."""
+    """`ours / theirs`, or None if it is not defined."""
     return None if ours is None or not theirs else ours / theirs
 
 
 def statistics(numbers: Iterable[Any]) -> Statistics:
-    """Mean, spread and values; None in the place of what is not finite."""
+    """Mean, spread and values; None instead of numbers that are not finite."""
     values = [
         float(number) if number is not None and math.isfinite(number) else None
         for number in numbers
@@ -42,7 +42,7 @@ def statistics(numbers: Iterable[Any]) -> Statistics:
 
 
 def saved(ours: Statistics, theirs: Statistics) -> Statistics:
-    """The share of theirs that ours did without, of the means and by seed."""
+    """The savings `1 − ours / theirs`, of the means and by seed."""
     by_seed = statistics(
         [share(a, b) for a, b in zip(ours["values"], theirs["values"], strict=True)]
     )
@@ -50,5 +50,5 @@ def saved(ours: Statistics, theirs: Statistics) -> Statistics:
 
 
 def share(ours: float | None, theirs: float | None) -> float | None:
-    """Negative where ours cost more; None where theirs cost nothing."""
+    """`1 − ours / theirs`: negative if ours is larger; None if theirs is zero."""
     return None if ours is None or theirs is None or theirs <= 0 else 1 - ours / theirs

@@ -18,9 +18,9 @@ MEASURES = dict(zip(SAVED, ("inner iterations", "solver time", "total time"), st
 def comparison_table(comparison: Mapping[str, Any]) -> Report:
     """The content of `comparison.json` as text.
 
-    One row a variant, with the mean and the spread over the seeds; below, what PRDP, and each
-    further schedule, saved against each full refinement, the paper's two savings apart, and the
-    verdicts on accuracy and targets. A miss is marked MISS.
+    The table has one row per variant, with mean and standard deviation over the seeds. The savings
+    of PRDP and each further schedule against each full refinement follow, with the two parts of the
+    paper and the verdicts on accuracy and targets. Missed targets and errors are marked MISS.
     """
     parts = [_title(comparison), _variants_table(comparison)]
     for schedule, found in outcomes(comparison).items():
@@ -33,29 +33,29 @@ def comparison_table(comparison: Mapping[str, Any]) -> Report:
 
 
 def outcomes(comparison: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What each schedule saved, and at which error, PRDP first."""
+    """The outcomes of each schedule, PRDP first."""
     return {"prdp": comparison, **comparison.get("schedules", {})}
 
 
 def _probes(found: Mapping[str, Any]) -> list[str]:
-    """What a schedule's measurements of gradients took, where it made any."""
+    """The cost of a schedule's gradient measurements, if it has any."""
     if "probe_seconds" not in found:
         return []
     iterations = sum(found[f"probe_{key}"]["mean"] for key in ITERATIONS)
     share = iterations / sum(found[key]["mean"] for key in ITERATIONS)
     return [
-        f"its probes, counted in all of these: {_count(iterations)} inner iterations ("
+        f"its probes, included in these numbers: {_count(iterations)} inner iterations ("
         f"{share * 100:.0f} %), {_seconds(found['probe_seconds']['mean'])} s"
     ]
 
 
 def label(variant: str) -> str:
-    """A variant's name as it is shown."""
+    """The displayed name of a variant."""
     return LABELS.get(variant, variant.replace("_", " "))
 
 
 def percent(statistics: Mapping[str, Any]) -> str:
-    """A share in per cent, with its spread."""
+    """A share in per cent, with its standard deviation."""
     mean, spread = statistics["mean"], statistics["spread"]
     if mean is None:
         return "-"
@@ -63,18 +63,18 @@ def percent(statistics: Mapping[str, Any]) -> str:
 
 
 def error_text(statistics: Mapping[str, Any]) -> str:
-    """An error, with its spread."""
+    """An error, with its standard deviation."""
     return _with_spread(statistics, _error, lambda spread: f"{spread:.1e}")
 
 
 def target_text(target: Mapping[str, Any], equal: bool) -> str:
-    """Whether a target was met, with both figures."""
+    """The reached share of a target, and whether it is met."""
     reached = "-" if target["saved"] is None else f"{target['saved'] * 100:.1f} %"
     if target["met"]:
         return f"reached {reached}: met"
     high_enough = target["saved"] is not None and target["saved"] >= target["target"]
     return f"reached {reached}: MISS" + (
-        ", since not at equal accuracy" if high_enough and not equal else ""
+        ", because accuracy is not equal" if high_enough and not equal else ""
     )
 
 
@@ -116,8 +116,8 @@ def _variants_table(comparison: Mapping[str, Any]) -> Table:
 
 
 def error_columns(comparison: Mapping[str, Any]) -> dict[str, str]:
-    """The errors worth a column, with their headings: what the coordinator saw, and the last step's
-    where that differs.
+    """The errors that have a column, with their headings: that of the schedule, and that of the
+    last step if it differs.
     """
     if comparison["task"] == "inverse":
         return {"error": "parameter error"}
@@ -152,12 +152,12 @@ def _savings_table(schedule: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def error_key(comparison: Mapping[str, Any]) -> str:
-    """Which of a variant's errors are compared."""
+    """The key of the errors that are compared."""
     return "test_error" if comparison.get("error_group") == "test" else "error"
 
 
 def interval_text(found: Mapping[str, Any], other: str) -> str:
-    """The interval of the ratio of errors, as 0.95–1.1; empty where there is none."""
+    """The interval of the ratio of errors, e.g. 0.95–1.1; empty if there is none."""
     interval = found.get("error_intervals", {}).get(other)
     return "" if interval is None else f"{interval[0]:.3g}–{interval[1]:.3g}"
 
@@ -229,9 +229,9 @@ def _with_spread(
 
 
 def run_table(records: Sequence[RunRecord]) -> Table:
-    """One row a run: epochs, final level, error, inner iterations, times, and the fraction of inner
-    iterations saved against running every epoch at the full level. A run without a summary is shown
-    as it stands, marked `running`.
+    """A table as text with one row per run: epochs, final level, error, inner iterations, times,
+    and the fraction of inner iterations saved against every epoch at the full level. A run without
+    a summary is marked `running`.
     """
     head = [
         "run",

@@ -27,8 +27,8 @@ class Corrector(SupervisedTask):
     The trajectory is `u^{s+1} = C(P(u^s))` with `C(v) = v + net(v)`, and the loss is
     `Σ_s mean((u^s − t^s)²)` over the first `unroll` steps. `P` is a time step at the solver's
     level, `t` the data; the mean is over the batch, the channels and the whole grid. Validation
-    computes `C(P(·))` with full refinement and a separate solver, so that the statistics of the training
-    solver do not change. The error of step s and channel c is the mean over samples of
+    computes `C(P(·))` with full refinement and a separate solver, so that the statistics of the
+    training solver do not change. The error of step s and channel c is the mean over samples of
     `‖u_c^s − t_c^s‖² / ‖t_c^s‖²`; the schedule receives that of the last validation step and of the
     measured channel. The validation samples are distributed over the replicas.
 

@@ -20,9 +20,10 @@ class Emulator(SupervisedTask):
     """Train a network that replaces one time step of a PDE.
 
     The chain is `û¹ = net(u⁰)`, `û² = P(û¹)`, and the loss is `mean((û² − u²)²)`. `P` is a time
-    step at the solver's level; the mean is over the batch, the channels and the whole grid (`Recipe`
-    selects another loss). Validation applies the network alone for two steps. The error of step s
-    is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that of step 2.
+    step at the solver's level; the mean is over the batch, the channels and the whole grid
+    (`Recipe` selects another loss). Validation applies the network alone for two steps. The error
+    of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that
+    of step 2.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class SupervisedTask(TrainedNetwork, ABC):
     ...             error = self.network_on(self.validation[:, 0]) - self.validation[:, 1]
     ...         return {"error": float(self.squares(error).mean())}
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
-    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
+    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
     >>> write_trajectories("ones.h5", groups, about)
     >>> mesh = ProcessMesh.from_world()
     >>> heat = Heat(Grid((16,), comm=mesh.grid_comm), 0.1, 0.01, Solver("cg", "jacobi", 2))

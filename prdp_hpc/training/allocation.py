@@ -1,4 +1,4 @@
-"""How memory is taken from the system while a network trains."""
+"""Memory allocation by the C library during training."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory that it frees, for what it allocates next; for the whole
-    process, and for good.
+    """Make glibc keep freed memory for later allocations, permanently for the whole process.
 
-    A training step allocates and frees the same large arrays again and again: activations,
-    gradients. glibc gives each of them back to the system, which has to clear all its pages when
-    they are next taken: a quarter of a step of the paper's 2-D emulator on a CPU. The process's
-    peak memory hardly changes. Does nothing where the C library is another one.
+    Each training step allocates and frees the same large arrays, e.g. activations and gradients.
+    By default glibc returns each of them to the system, which has to clear all pages when they are
+    allocated again; this takes a quarter of a step of the paper's 2-D emulator on a CPU. The peak
+    memory of the process hardly changes. With another C library this function has no effect.
 
-    Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
+    References: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

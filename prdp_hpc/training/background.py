@@ -1,4 +1,4 @@
-"""Work that goes on beside training."""
+"""Writing in a background thread during training."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class BackgroundWriter:
-    """Runs one action at a time on a thread of its own; an error shows at the next `check`,
-    `submit` or `wait`.
+    """Runs one action at a time in a separate thread; the next `check`, `submit` or `wait` raises
+    its error.
 
-    The interpreter does not exit before the action has ended.
+    The interpreter does not exit before the action has finished.
     """
 
     def __init__(self) -> None:
@@ -19,16 +19,16 @@ class BackgroundWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether an action is under way."""
+        """Whether an action is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def check(self) -> None:
-        """Raise the error of an action that has ended; does not wait."""
+        """Raise the error of a finished action, without waiting for a running one."""
         if not self.busy:
             self.wait()
 
     def submit(self, action: Callable[[], object]) -> None:
-        """Start `action` when the one before has ended."""
+        """Wait for the previous action, then start `action`."""
         self.wait()
 
         def run() -> None:
@@ -41,7 +41,7 @@ class BackgroundWriter:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the action to end; raises its error, once."""
+        """Wait for the action to finish; raise its error, once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

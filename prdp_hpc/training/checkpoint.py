@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole, read without executing anything."""
+"""Checkpoints of a training run: written atomically, read without executing code."""
 
 from __future__ import annotations
 
@@ -22,40 +22,63 @@ from prdp_hpc.training.checksummed import DamagedError, load_checksummed, save_c
 
 FORMAT = "prdp-hpc checkpoint 3"
 SHARE = 0.02
-"""What saving may take of the time, see `Checkpoints.ready`."""
+"""Maximum share of the run time for writing checkpoints, see `Checkpoints.ready`."""
 LONGEST_WAIT = 2.0
-"""Seconds."""
+"""Maximum delay of a checkpoint because of `SHARE`, in seconds."""
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 
 
 class CheckpointError(InputError):
-    """A checkpoint is missing, damaged, foreign or of other settings; the message names the file
-    and what to do.
+    """A checkpoint is missing, damaged, from another program or of other settings. The message
+    contains the file and what to do.
     """
 
 
 class Checkpoints:
-    """The checkpoints of one run, the last `keep` (default 2) of them kept.
+    """The checkpoints of one run.
 
-    `folder/epoch_0003.pt` is the state after epoch 3, `folder/epoch_0003_step_0012.pt` that after
-    12 steps of the epoch after it, of a run that had to leave. Each file carries a checksum of all
-    its bytes (see `prdp_hpc.training.checksummed`).
+    `epoch_0003.pt` is the state after epoch 3, and `epoch_0003_step_0012.pt` the state after 12
+    steps of the next epoch, of a run that was preempted. Each file ends with a checksum of its
+    bytes (see `prdp_hpc.training.checksummed`). The entries `epoch`, `step`, `format` and
+    `fingerprint` of a state are added when it is saved. Only one rank may write.
 
-    `settings` are those that a checkpoint must share with the run that loads it, nested as in the
-    config; they are stored as the entry `fingerprint`, and a checkpoint of other settings raises
-    `CheckpointError` on load. None: not checked. The entries `epoch`, `step`, `format` and
-    `fingerprint` are the checkpoint's own. Write on one rank only.
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the checkpoints.
+    keep : int, default 2
+        Number of checkpoints to keep, the latest ones.
+    settings : mapping, optional
+        Nested settings, as in a config, that must be equal in a checkpoint and in the run that
+        loads it. Default: settings are not checked.
 
     Attributes
     ----------
-    saved : the epoch of the last checkpoint that was written or loaded; -1 before.
+    saved : int
+        Epoch of the last checkpoint that was written or loaded; -1 before the first one.
+
+    Raises
+    ------
+    InputError
+        If `keep` is below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from prdp_hpc import Checkpoints
+    >>> checkpoints = Checkpoints("checkpoints", settings={"training": {"learning_rate": 0.1}})
+    >>> checkpoints.save(3, {"theta": torch.ones(2)}).name
+    'epoch_0003.pt'
+    >>> state = checkpoints.load_latest()
+    >>> state["epoch"], state["theta"].tolist()
+    (3, [1.0, 1.0])
     """
 
     def __init__(
         self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None
     ) -> None:
         if keep < 1:
-            raise InputError(f"keep at least 1 checkpoint, not {keep}")
+            raise InputError(f"keep must be at least 1, not {keep}")
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)
@@ -64,12 +87,31 @@ class Checkpoints:
         self._started, self._cost = -LONGEST_WAIT, 0.0
 
     def save(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> Path:
-        """Write the state after `epoch` and `step` steps of the next one, then remove all but the
-        last `keep`, and later ones.
+        """Write a state and remove old checkpoints.
 
-        Later ones are left from before a resume. `state` holds tensors, numbers, strings, booleans,
-        None, and dicts, lists or tuples of these; anything else raises `TypeError`, since it could
-        not be read back.
+        All but the last `keep` checkpoints are removed, and those of later epochs, which are from
+        before a resume.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of completed epochs.
+        state : mapping
+            Tensors, numbers, strings, booleans, None, and dicts, lists or tuples of these.
+        step : int, default 0
+            Number of completed steps of the next epoch.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        TypeError
+            If the state contains an object of another type, which could not be read.
+        CheckpointError
+            If the file cannot be written.
         """
         path = self.save_soon(epoch, state, step)
         self.finish()
@@ -82,8 +124,30 @@ class Checkpoints:
         step: int = 0,
         first: Callable[[], object] = lambda: None,
     ) -> Path:
-        """Copy the state and write it in the background, after `first`; raises what went wrong with
-        the one before.
+        """Copy the state and write it in the background.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of completed epochs.
+        state : mapping
+            As in `save`.
+        step : int, default 0
+            Number of completed steps of the next epoch.
+        first : callable, optional
+            Called in the background before the state is written. Default: nothing.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        TypeError
+            If the state contains an object of another type.
+        CheckpointError
+            If the previous checkpoint could not be written.
         """
         self.finish()
         own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
@@ -93,8 +157,8 @@ class Checkpoints:
         path = self.path(epoch, step)
 
         def write() -> None:
-            # All of it, as if training waited: besides the processor's time it takes turns with
-            # training at the interpreter.
+            # Count the whole time as if training waited, because this thread also holds the lock of
+            # the interpreter.
             start = time.perf_counter()
             first()
             self._write(path, content)
@@ -107,23 +171,33 @@ class Checkpoints:
 
     @property
     def ready(self) -> bool:
-        """Whether to save now: none is being written, and saving takes at most 2 % of the time, or
-        the last was 2 s ago.
+        """Whether to save now.
+
+        This is the case if no checkpoint is being written, and if either saving takes at most 2 %
+        of the time or the last checkpoint was started at least 2 s ago.
         """
         return not self._writer.busy and time.monotonic() - self._started >= min(
             self._cost / SHARE, LONGEST_WAIT
         )
 
     def check(self) -> None:
-        """Raise what went wrong with a checkpoint that was written in the background; does not
-        wait.
+        """Raise the error of a checkpoint written in the background, without waiting.
+
+        Raises
+        ------
+        CheckpointError
+            If it could not be written.
         """
         with self._explained():
             self._writer.check()
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written is there; raises what went wrong with
-        it.
+        """Wait until the checkpoint in the background is written.
+
+        Raises
+        ------
+        CheckpointError
+            If it could not be written.
         """
         with self._explained():
             self._writer.wait()
@@ -134,13 +208,26 @@ class Checkpoints:
             yield
         except OSError as error:
             raise CheckpointError(
-                f"{self.folder}: the checkpoint cannot be written ({error.strerror or error}); the "
-                "ones before are whole: "
-                "make room, then go on with --resume"
+                f"{self.folder}: the checkpoint cannot be written ({error.strerror or error}); "
+                "earlier ones are intact: "
+                "free disk space, then continue with --resume"
             ) from error
 
     def path(self, epoch: int, step: int = 0) -> Path:
-        """The file of the state after `epoch` and `step` steps of the next one."""
+        """Return the path of a checkpoint.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of completed epochs.
+        step : int, default 0
+            Number of completed steps of the next epoch.
+
+        Returns
+        -------
+        Path
+            The file, which need not exist.
+        """
         return self.folder / (
             f"epoch_{epoch:04d}_step_{step:04d}.pt" if step else f"epoch_{epoch:04d}.pt"
         )
@@ -155,19 +242,50 @@ class Checkpoints:
                 other.unlink(missing_ok=True)
 
     def latest(self) -> Path | None:
-        """The last checkpoint, or None where there is none."""
+        """Return the path of the last checkpoint.
+
+        Returns
+        -------
+        Path or None
+            The file, or None if there is no checkpoint.
+        """
         paths = self._paths()
         return paths[-1] if paths else None
 
     def load(self, path: str | Path) -> dict[str, Any]:
-        """The state in `path`, with its `epoch`, tensors on the CPU; raises `CheckpointError`."""
+        """Load a checkpoint.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        dict
+            The state with tensors on the CPU, and the entries `epoch` and `step`.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is missing, damaged, from another program or of other settings.
+        """
         return self._fitting(Path(path), _read(Path(path)))
 
     def load_latest(self) -> dict[str, Any] | None:
-        """The state of the last readable checkpoint, or None where there is no file.
+        """Load the last readable checkpoint.
 
-        A damaged file is passed over with a warning. Raises `CheckpointError` where all are
-        damaged, or where the settings do not fit.
+        A damaged file is skipped with a warning.
+
+        Returns
+        -------
+        dict or None
+            The state as in `load`, or None if there is no checkpoint.
+
+        Raises
+        ------
+        CheckpointError
+            If all files are damaged, or if the settings differ.
         """
         paths = self._paths()
         for path in reversed(paths):
@@ -175,14 +293,14 @@ class Checkpoints:
                 content = _read(path)
             except CheckpointError as error:
                 warnings.warn(
-                    f"{error}; trying the checkpoint before it", RuntimeWarning, stacklevel=2
+                    f"{error}; trying the previous checkpoint", RuntimeWarning, stacklevel=2
                 )
                 continue
             return self._fitting(path, content)
         if paths:
             raise CheckpointError(
                 f"{self.folder}: none of the {len(paths)} checkpoints can be read; start the run "
-                "anew"
+                "again"
             )
         return None
 
@@ -191,8 +309,8 @@ class Checkpoints:
         if self.fingerprint is not None and saved != self.fingerprint:
             if not isinstance(saved, str):
                 raise CheckpointError(
-                    f"{path}: was saved without settings, so nothing says that it fits; start the "
-                    "run anew"
+                    f"{path}: was saved without settings, so they cannot be compared with those of "
+                    "this run; start the run again"
                 )
             try:
                 check_fit(json.loads(saved), json.loads(self.fingerprint))
@@ -207,9 +325,7 @@ class Checkpoints:
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings as one level: `{"training": {"epochs": 3}}` becomes `{"training.epochs":
-    3}`.
-    """
+    """Flatten nested settings: `{"training": {"epochs": 3}}` becomes `{"training.epochs": 3}`."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping) and value:
@@ -220,14 +336,12 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Settings as one line of text, the same for equal settings in any order."""
+    """Settings as one line of text, independent of their order."""
     return to_json(dict(sorted(flat_settings(settings).items())))
 
 
 def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` that lists each key whose value differs between two flat dicts of
-    settings.
-    """
+    """Compare two flat dicts of settings; raise `CheckpointError` with all keys that differ."""
     differing = [
         key
         for key in sorted({*saved, *now})
@@ -239,16 +353,16 @@ def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             for key in differing
         )
         raise CheckpointError(
-            f"was saved with other settings ({shown}); set them back, or start a run of another "
+            f"was saved with other settings ({shown}); restore them, or start a run with another "
             "name"
         )
 
 
 def random_state() -> dict[str, Any]:
-    """The states of torch's, NumPy's (legacy, global) and Python's generators on this rank, as
-    tensors and plain values.
+    """Return the states of the generators of torch, NumPy (legacy, global) and Python on this rank,
+    as tensors and plain values.
 
-    The CUDA generators are included once this process has used CUDA.
+    The CUDA generators are included if this process has used CUDA.
     """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     cuda_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -267,8 +381,8 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to what `random_state` returned; states of GPUs that this process does not
-    see are left out.
+    """Restore the generators from the result of `random_state`, without states of GPUs that this
+    process does not have.
     """
     torch.set_rng_state(state["torch"])
     for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
@@ -290,14 +404,14 @@ def _place(path: Path) -> tuple[int, int]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    advice = "remove the file and resume from the one before it, or start the run anew"
+    advice = "remove the file and resume from the previous one, or start the run again"
     try:
         content = load_checksummed(path)
     except DamagedError as error:
         raise CheckpointError(f"{path}: {error}; {advice}") from error
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: no such checkpoint; run without resuming to start anew"
+            f"{path}: no such checkpoint; run without resuming to start again"
         ) from error
     except Exception as error:  # a broken or foreign file can raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -322,10 +436,10 @@ def _plain(value: object, where: str) -> Any:
     if type(value) in (list, tuple):
         items = [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
         return items if type(value) is list else tuple(items)
-    # Subclasses too are refused: a NumPy float is a float, but is stored as a NumPy object.
+    # Subclasses are rejected too: a NumPy float is a float, but would be stored as a NumPy object.
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
-        f"{where}: {type(value).__name__} cannot be kept in a checkpoint; convert it to a tensor "
+        f"{where}: {type(value).__name__} cannot be stored in a checkpoint; convert it to a tensor "
         "or a plain value"
     )

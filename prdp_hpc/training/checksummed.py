@@ -1,4 +1,4 @@
-"""Files of tensors that carry a checksum of all their bytes."""
+"""Files of tensors that end with a checksum of their bytes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 
 from prdp_hpc.errors import InputError
 
-SEAL = b"sha256:"
-SEALED_BYTES = len(SEAL) + 64
+PREFIX = b"sha256:"
+CHECKSUM_BYTES = len(PREFIX) + 64
 BLOCK = 2**22
 
 
 class DamagedError(InputError):
-    """A file is not what was written; the message says what is wrong with it."""
+    """A file differs from what was written; the message describes how."""
 
 
 def save_checksummed(content: Any, path: Path) -> None:
-    """`torch.save`, with the SHA-256 of the file as the comment at its end; the file stays one that
-    `torch.load` reads.
+    """`torch.save`, with the SHA-256 of the file as the comment at its end; `torch.load` can still
+    read it.
     """
     try:
         torch.save(content, path)
     except RuntimeError as error:
-        # What torch says when the disk is full.
+        # torch raises this error if the disk is full.
         raise OSError(str(error).splitlines()[0]) from error
     with path.open("r+b") as file:
         # A zip file ends with the length of its comment, two bytes, little-endian; torch writes
@@ -35,29 +35,28 @@ def save_checksummed(content: Any, path: Path) -> None:
         file.seek(-2, 2)
         if file.read(2) != b"\0\0":
             raise OSError(
-                f"{path}: torch wrote a file with an end that is not known; use another version of "
-                "torch"
+                f"{path}: torch wrote a file with an unknown end; use another version of torch"
             )
         file.seek(-2, 2)
-        file.write(SEALED_BYTES.to_bytes(2, "little"))
+        file.write(CHECKSUM_BYTES.to_bytes(2, "little"))
         file.flush()
         digest = _digest(path, path.stat().st_size)
         file.seek(0, 2)
-        file.write(SEAL + digest)
+        file.write(PREFIX + digest)
 
 
 def load_checksummed(path: Path) -> Any:
-    """What `save_checksummed` wrote, on the CPU; nothing in the file is executed.
+    """Load a file written by `save_checksummed`, on the CPU; no code in the file is executed.
 
-    Raises `DamagedError` if a single bit differs.
+    Raises `DamagedError` if any bit differs.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, size - SEALED_BYTES))
+        file.seek(max(0, size - CHECKSUM_BYTES))
         end = file.read()
-    if size < SEALED_BYTES or not end.startswith(SEAL):
-        raise DamagedError("has no checksum at its end: cut short, or written by another program")
-    if _digest(path, size - SEALED_BYTES) != end[len(SEAL) :]:
+    if size < CHECKSUM_BYTES or not end.startswith(PREFIX):
+        raise DamagedError("has no checksum at its end: truncated, or written by another program")
+    if _digest(path, size - CHECKSUM_BYTES) != end[len(PREFIX) :]:
         raise DamagedError("is damaged: its checksum is wrong")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,4 @@
-"""What a run writes while it trains: `metrics.jsonl`, TensorBoard events, and progress for whoever
-watches.
-"""
+"""Output of a run during training: `metrics.jsonl`, TensorBoard events, and progress on stderr."""
 
 from __future__ import annotations
 
@@ -19,21 +17,21 @@ from prdp_hpc.report.runs import read_metrics
 
 Row = Mapping[str, Any]
 MOST_LINES = 20
-"""About as many lines of progress a long run logs, besides one for each change of level."""
+"""Approximate number of progress lines of a long run, in addition to one per change of level."""
 
 
 class MetricsError(InputError):
-    """Metrics would overwrite or mix with those of another run."""
+    """New metrics would overwrite, or be mixed with, those of another run."""
 
 
 class MetricsWriter:
-    """Appends one JSON object an epoch to `folder/metrics.jsonl` and mirrors its numbers to
+    """Appends one JSON object per epoch to `folder/metrics.jsonl`, and writes its numbers to
     `folder/tensorboard`.
 
-    Only where `active` (rank 0); elsewhere it does nothing. `resume_epoch` is the last epoch to
-    keep: lines of later epochs, and one cut short by a stop, are dropped (-1 drops all). With None
-    the run is new, and a `metrics.jsonl` that holds lines raises `MetricsError`; a broken file
-    raises `ReportError`. A context manager; `close` may also be called.
+    Without `active` (on ranks other than 0) it has no effect. `resume_epoch` is the last epoch to
+    keep: lines of later epochs, and an incomplete last line, are removed (-1 removes all). With
+    None the run is new, and a `metrics.jsonl` that is not empty raises `MetricsError`; an invalid
+    file raises `ReportError`. A context manager; `close` may also be called.
     """
 
     def __init__(self, folder: str | Path, active: bool, resume_epoch: int | None = None) -> None:
@@ -48,8 +46,8 @@ class MetricsWriter:
     def _start(self, path: Path, resume_epoch: int | None) -> None:
         if resume_epoch is None and path.exists() and path.read_bytes().strip():
             raise MetricsError(
-                f"{path}: a run has already written here; resume it, or give the new run another "
-                "name"
+                f"{path}: contains the metrics of another run; resume it, or give the new run "
+                "another name"
             )
         if path.exists():
             _keep_until(path, -1 if resume_epoch is None else resume_epoch)
@@ -61,9 +59,7 @@ class MetricsWriter:
         )
 
     def write(self, row: Row) -> None:
-        """Append `row`, which has an integer `epoch`; a number that is not finite is written as
-        null.
-        """
+        """Append `row`, which has an integer `epoch`; numbers that are not finite become null."""
         if self._file is None:
             return
         line, summary = to_json(row) + "\n", _summary(row)
@@ -74,16 +70,18 @@ class MetricsWriter:
             self._board.flush()
 
     def sync(self) -> None:
-        """Let the lines written so far reach the disk; may be called from another thread."""
+        """Write the lines so far to the disk (fsync); may be called from another thread."""
         if self._file is not None:
             with self._explained():
                 os.fsync(self._file.fileno())
 
     def _explained(self) -> AbstractContextManager[None]:
-        return file_errors(self._path, "cannot be written", "make room, then go on with --resume")
+        return file_errors(
+            self._path, "cannot be written", "free disk space, then continue with --resume"
+        )
 
     def close(self) -> None:
-        """Close the files; writing afterwards does nothing."""
+        """Close the files; later calls of `write` have no effect."""
         if self._file is not None:
             self._file.close()
             self._board.close()
@@ -97,13 +95,13 @@ class MetricsWriter:
 
 
 class Progress:
-    """Shows how far training is: a bar where standard error is a terminal, else lines such as
+    """Shows the progress of training: a bar if standard error is a terminal, otherwise lines like
 
         heat_2d  epoch 12/70  error 3.21e-02  level 4  inner iterations 19,200  31.4 s
 
-    Up to 50 epochs one line each; beyond, about 20 lines in all and one at each change of level.
-    Only where `active` (rank 0); elsewhere it does nothing. A context manager; `close` may also be
-    called.
+    There is one line per epoch for up to 50 epochs; longer runs have about 20 lines in total and
+    one per change of level. Without `active` (on ranks other than 0) it has no effect. A context
+    manager; `close` may also be called.
     """
 
     def __init__(self, total_epochs: int, active: bool, label: str) -> None:
@@ -118,9 +116,7 @@ class Progress:
             self._bar = Bar(total_epochs, label, "epoch")
 
     def update(self, row: Row) -> None:
-        """Show the epoch of `row`, a line of `metrics.jsonl`; an epoch already shown is not shown
-        again.
-        """
+        """Show the epoch of `row`, a line of `metrics.jsonl`, unless it has been shown already."""
         epoch, level = row["epoch"], row["level"]
         if not self._active or epoch == self._epoch:
             return
@@ -132,7 +128,7 @@ class Progress:
             note(self._line(row))
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar and leave it on the screen."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -156,16 +152,14 @@ class Progress:
 
 
 def _board(folder: Path, first_epoch: int | None) -> Any:
-    # Imported here: TensorBoard is slow to load, and only one rank writes.
+    # Imported here, since TensorBoard is slow to load and only one rank writes.
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
 
 
 def _summary(row: Row) -> Any:
-    """All numbers of a row as one event; `add_scalar` would make one of each, some twenty an
-    epoch.
-    """
+    """All numbers of a row as one event; `add_scalar` would write about twenty events per epoch."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     return Summary(

@@ -1,4 +1,4 @@
-"""What a schedule that measures gradients gets from a trainer."""
+"""Gradient measurements for a schedule, with their cost."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from prdp_hpc.training.checkpoint import random_state, restore_random_state
 
 
 class Probes:
-    """Lets a schedule measure gradients of a task, and counts what that takes; collective.
+    """Measures gradients of a task for a schedule, and counts the cost; collective.
 
-    Each probe has a batch of its own, and random numbers of its own, the same for each of its
-    gradients. Nothing that training goes on with is changed: neither random numbers, nor the
-    network, nor the optimiser, nor the solutions that solves start from.
+    Each probe uses a separate batch and separate random numbers, which are equal for all its
+    gradients. The state of training is not changed: neither the random numbers, nor the network,
+    the optimiser, or the initial guesses of solves.
 
     Attributes
     ----------
-    work : cumulative, by `metric_names.PROBES`.
+    work : cumulative counts and seconds, with the keys `metric_names.PROBES`.
 
     Raises
     ------
-    ValueError
-        For a task that has no `gradient`.
+    InputError
+        For a task without the method `gradient`.
     """
 
     def __init__(self, task: Task, schedule: Any) -> None:
         if not callable(getattr(task, "gradient", None)):
             raise InputError(
-                f"refinement.schedule: {type(schedule).__name__} measures gradients, and "
+                f"refinement.schedule: {type(schedule).__name__} measures gradients, but "
                 f"{type(task).__name__} has no method gradient(), see prdp_hpc.tasks.task.Task: "
-                "give it one, or choose another schedule"
+                "add it, or choose another schedule"
             )
         self._task, self._schedule = task, schedule
         self.work: dict[str, Any] = dict.fromkeys(PROBES, 0)
 
     def run(self, epoch: int, row: Mapping[str, Any]) -> None:
-        """Let the schedule probe before an epoch, where one is due by the counts in `row`, the
-        metrics of the epoch before.
+        """Run a probe before an epoch if it is due according to the counts in `row`, the metrics of
+        the previous epoch.
         """
         probed = self.work["probe_forward_iterations"] + self.work["probe_adjoint_iterations"]
         trained = row["forward_iterations"] + row["adjoint_iterations"] - probed
@@ -89,7 +89,9 @@ class Probes:
 
 
 def total_counts(task: Task) -> list[int]:
-    """What a task's solver has done since it was made, of all replicas, by `COUNTS`; collective."""
+    """The counts `COUNTS` of a task's solver since it was created, summed over the replicas;
+    collective.
+    """
     report = task.solver.report
     counts = {
         "forward_iterations": report.forward.iterations,
@@ -97,7 +99,7 @@ def total_counts(task: Task) -> list[int]:
         "solves": report.forward.solves + report.adjoint.solves,
         "adjoint_solves": report.adjoint.solves,
     }
-    # The ranks of a replica share each solve; the replicas solve for different samples.
+    # The grid ranks of a replica share each solve, so only the replicas are summed.
     return [task.mesh.replica_comm.allreduce(counts[key], op=MPI.SUM) for key in COUNTS]
 
 

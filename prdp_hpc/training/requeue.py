@@ -1,4 +1,4 @@
-"""A run that is requeued again and again without getting further."""
+"""Detection of jobs that are requeued repeatedly without progress."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_json
 
 WITHOUT_PROGRESS = 2
-"""Restarts from the same place after which a requeued job gives up."""
+"""Number of restarts at the same step after which a requeued job stops with an error."""
 
 
 class RestartError(InputError):
-    """The run makes no progress."""
+    """A requeued run makes no progress."""
 
 
 def note_start(folder: Path, epoch: int, step: int, resumed: bool) -> str | None:
-    """Note in `folder/starts.json` where training starts; what to log of a requeued job. On one
-    rank only.
+    """Record in `folder/starts.json` the step at which training starts; return a message for the
+    log of a requeued job. On one rank only.
 
-    `epoch` epochs and `step` steps of the next one are done. Raises `RestartError` for a job that
-    SLURM has started again (SLURM_RESTART_COUNT) when the two restarts before began at the same
-    place: whatever ends it would end it again.
+    `epoch` epochs and `step` steps of the next one are completed. Raises `RestartError` for a job
+    that SLURM has restarted (SLURM_RESTART_COUNT) if the two previous restarts began at the same
+    step, since the reason of its end would end it again.
     """
     path, place = folder / "starts.json", [epoch, step]
     earlier = _read(path) if resumed else []
@@ -35,17 +35,17 @@ def note_start(folder: Path, epoch: int, step: int, resumed: bool) -> str | None
             f"beyond epoch {epoch}, "
             f"step {step}: look for the reason in the log (time limit too short? not enough "
             "memory?), "
-            "then start it by hand with --resume"
+            "then submit it again with --resume"
         )
     write_json(path, [*earlier, place])
     if count == 0:
         return None
     job = os.environ.get("SLURM_JOB_ID", "?")
-    return f"restart {count} of SLURM job {job}: going on after epoch {epoch}, step {step}"
+    return f"restart {count} of SLURM job {job}: continuing after epoch {epoch}, step {step}"
 
 
 def _read(path: Path) -> list[list[int]]:
-    """Where earlier starts began; none if the file is not there or says something else."""
+    """The recorded starts; none if the file is missing or invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

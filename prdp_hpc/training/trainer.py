@@ -1,4 +1,4 @@
-"""The training loop: train, validate, let the schedule decide, write down, save."""
+"""The training loop: train, validate, choose the next level, write metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -34,40 +34,63 @@ from prdp_hpc.training.requeue import note_start
 
 @dataclass
 class Trainer:
-    """Trains a task for a number of epochs and keeps its solver at the schedule's level.
+    """Train a task for a number of epochs, at the level of solve accuracy that a schedule chooses.
 
-    Before the first epoch and after each one the task is validated; the error goes to the schedule,
-    whose level holds for the next epoch. A schedule that measures gradients (`ProbingSchedule`) may
-    do so before an epoch; it needs a task with `gradient`. Decisions are made on rank 0's numbers
-    and hold on all ranks.
+    The task is validated before the first epoch and after each one. The schedule receives the error
+    and chooses the level of the next epoch. A schedule that measures gradients (`ProbingSchedule`)
+    may do so before an epoch; the task then needs the method `gradient`. All ranks use the numbers
+    of rank 0 for these decisions.
 
-    Checkpoints are written while training goes on; where that would take more than 2 % of the time
-    they are put off, by at most 2 s. An epoch is shown, in `metrics.jsonl` too, once a kill cannot
-    take more than `checkpoint_every` epochs that were shown; those not yet shown are in the
-    checkpoint. On SIGUSR1 or SIGTERM to any rank, all save after the same step and leave with exit
-    code 85 (`prdp_hpc.distributed.preemption`); a resume goes on with the next step. From the first
-    run on, the process keeps the memory that it frees (`prdp_hpc.training.allocation`).
+    Checkpoints are written in the background. If this took more than 2 % of the time, they are
+    delayed by at most 2 s. An epoch is shown, and written to `metrics.jsonl`, only when a killed
+    run can lose at most `checkpoint_every` shown epochs; the epochs not yet shown are in the
+    checkpoint. On SIGUSR1 or SIGTERM to any rank, all ranks finish the same step, a checkpoint is
+    written, and they exit with code 85 (`prdp_hpc.distributed.preemption`); a resumed run continues
+    with the next step. A run makes glibc keep freed memory (`prdp_hpc.training.allocation`).
 
     Parameters
     ----------
-    task : what is trained, on the ranks of its mesh.
-    schedule : a `Coordinator`, or another schedule.
-    folder : the run's folder; rank 0 writes metrics and checkpoints there.
-    epochs : how many.
-    label : what lines of progress begin with; default: the folder's name.
-    checkpoints : default: the last two, in `folder/checkpoints`, of whatever settings.
-    checkpoint_every : epochs between two checkpoints; the last epoch is saved always.
+    task : Task
+        The task, which is trained on the ranks of its mesh.
+    schedule : Schedule
+        A `Coordinator` or another schedule.
+    folder : str or Path
+        The run folder, in which rank 0 writes metrics and checkpoints.
+    epochs : int
+        Number of epochs.
+    label : str, optional
+        First word of the progress lines. Default: the name of the folder.
+    checkpoints : Checkpoints, optional
+        The checkpoints. Default: the last two, in `folder/checkpoints`, without a check of
+        settings.
+    checkpoint_every : int, default 1
+        Epochs between two checkpoints; the last epoch is always saved.
 
     Attributes
     ----------
-    tested : what the task's `test()` returned after the last epoch, see `SupervisedTask.test`; None
-        before, and for a task without it.
+    tested : dict or None
+        Result of the task's method `test()` after the last epoch, see `SupervisedTask.test`; None
+        before, and for a task without this method.
 
-    Example
-    -------
-        trainer = Trainer(task, Coordinator(IterationLadder(1, 1, 60)), "runs/mine", epochs=100)
-        trainer.restore()  # go on after the last checkpoint, if there is one
-        print(trainer.run()["error"])
+    Raises
+    ------
+    InputError
+        If the schedule measures gradients and the task has no method `gradient`.
+
+    Examples
+    --------
+    >>> from prdp_hpc import Coordinator, Grid, Inverse, IterationLadder, Poisson, ProcessMesh
+    >>> from prdp_hpc import Solver, Trainer
+    >>> mesh = ProcessMesh.from_world()
+    >>> grid = Grid((16,), comm=mesh.grid_comm)
+    >>> physics, exact = (Poisson(grid, Solver("cg", "jacobi", 1e-10)) for _ in range(2))
+    >>> task = Inverse(physics, exact, mesh, reference=[2.0], start=[5.0], learning_rate=275.0)
+    >>> trainer = Trainer(task, Coordinator(IterationLadder(1, 1, 16)), "runs/mine", epochs=2)
+    >>> trainer.restore()  # continue after the last checkpoint, if there is one
+    >>> metrics = trainer.run()
+    >>> metrics["epoch"], metrics["level"], metrics["error"] < 1.5
+    (2, 1, True)
+    >>> mesh.close()
     """
 
     task: Task
@@ -99,36 +122,41 @@ class Trainer:
 
     @property
     def mesh(self) -> ProcessMesh:
-        """The ranks, which are the task's."""
+        """The ranks of the task."""
         return self.task.mesh
 
     def restore(self) -> None:
-        """Let `run` continue after the newest checkpoint, to the same numbers as a run that was
-        never stopped. Collective.
+        """Load the last checkpoint, after which `run` then continues; collective.
 
-        Without a checkpoint it starts at the beginning. Raises `CheckpointError` on all ranks for
-        one that does not fit.
+        The resumed run computes the same numbers as an uninterrupted one. Without a checkpoint it
+        starts at the beginning.
+
+        Raises
+        ------
+        CheckpointError
+            On all ranks, if the checkpoint is of other settings or of more epochs, or if none can
+            be read.
         """
         world = self.mesh.world
         state = call_together(
             world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None
         )
-        # Rank 0 chooses, so that no two ranks fall back to different files.
-        place = world.bcast(None if state is None else (state["epoch"], state["step"]))
+        # Rank 0 chooses the file, so that all ranks load the same one if a file is damaged.
+        saved = world.bcast(None if state is None else (state["epoch"], state["step"]))
         self._first, self._resumed = 0, True
-        if place is None:
+        if saved is None:
             return
-        epoch, path = place[0], self.checkpoints.path(*place)
+        epoch, path = saved[0], self.checkpoints.path(*saved)
         if epoch > self.epochs:
             raise CheckpointError(
-                f"{path}: the run has {epoch} epochs already; give training.epochs={epoch} or more"
+                f"{path}: the run already has {epoch} epochs; give training.epochs={epoch} or more"
             )
         state = call_together(world, lambda: state or self.checkpoints.load(path))
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
         if len(state["random"]) == world.size:
             restore_random_state(state["random"][world.rank])
-            # Parts of fields, which are other ones on other ranks.
+            # The state contains parts of fields, which depend on the number of ranks.
             if "solver" in state:
                 self.task.solver.load_state_dict(state["solver"][world.rank])
         self._row, self._unshown = state["row"], state["unshown"]
@@ -138,18 +166,25 @@ class Trainer:
         self._first, self._submitted = epoch + 1, epoch
 
     def run(self) -> dict[str, Any]:
-        """Train and return the last epoch's metrics; collective.
+        """Train; collective.
+
+        Returns
+        -------
+        dict
+            The metrics of the last epoch.
 
         Raises
         ------
-        SolveError, RefinementError
-            When a solve fails or the error is not a number.
+        SolveError
+            If a solve fails.
+        RefinementError
+            If the validation error is not finite.
         CheckpointError
-            When a checkpoint cannot be written.
+            If a checkpoint cannot be written.
         RestartError
             For a requeued job that makes no progress.
         Preempted
-            After a signal, once the state is saved; it ends the process with exit code 85.
+            After a signal, once the checkpoint is written; it ends the process with exit code 85.
         """
         self._note_start()
         keep_freed_memory()
@@ -159,7 +194,8 @@ class Trainer:
             self.mesh.world,
             lambda: MetricsWriter(Path(self.folder), active, shown if self._resumed else None),
         )
-        # Not before: the first writer of a process loads TensorBoard, which is no part of training.
+        # Started here, because the first writer of a process loads TensorBoard, whose time is not
+        # that of training.
         self._start = time.perf_counter()
         watch = PreemptionWatch(self.mesh.world)
         with watch, writer as metrics, Progress(self.epochs, active, self.label) as progress:
@@ -186,9 +222,7 @@ class Trainer:
         return epoch == self.epochs or (self._ready and epoch // every > self._submitted // every)
 
     def _show(self) -> None:
-        """Write down the epochs that can be lost only with the ones that `checkpoint_every` allows
-        to be lost.
-        """
+        """Write and show the epochs of which at most `checkpoint_every` can be lost by a kill."""
         assert self._outputs is not None
         while (
             self._unshown
@@ -204,7 +238,7 @@ class Trainer:
         self._show()
 
     def _note_start(self) -> None:
-        """What a requeued job says in its log; on all ranks an error where it makes no progress."""
+        """Log the restart of a requeued job; raise `RestartError` if it makes no progress."""
         if self._first > self.epochs:
             return
         start = partial(
@@ -214,13 +248,13 @@ class Trainer:
             len(self._earlier),
             self._resumed,
         )
-        said = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
-        if said is not None:
-            note(f"{self.label}  {said}")
+        message = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
+        if message is not None:
+            note(f"{self.label}  {message}")
 
     def _one_epoch(self, epoch: int, watch: PreemptionWatch) -> None:
-        """Epoch 0 only validates the untrained network."""
-        # An epoch that a signal cut short was probed for before its first step.
+        """Train and validate one epoch; epoch 0 only validates the initial state."""
+        # If the epoch was interrupted by a signal, its probe has been done before its first step.
         if self._probes is not None and epoch > 0 and not self._earlier:
             self._probes.run(epoch, self._row)
         level, adjoint_level = self.schedule.level, self.schedule.adjoint_level
@@ -228,7 +262,7 @@ class Trainer:
         after_step = partial(self._after_step, epoch, watch)
         loss = self.task.train_epoch(epoch, self._earlier, after_step) if epoch > 0 else None
         self._earlier = []
-        # Rounding may differ between replicas, the decision must not.
+        # Rounding may differ between replicas, but the decision must be the same.
         with self.task.stopwatch.part("validation"):
             validation, self._ready = self.mesh.world.bcast(
                 (self.task.validate(), self.checkpoints.ready)
@@ -238,7 +272,7 @@ class Trainer:
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
 
     def _work(self) -> dict[str, Any]:
-        """Cumulative iterations and right-hand sides solved, and the ranks' mean seconds."""
+        """Cumulative iterations and solves, and seconds as means over the ranks."""
         since_start = (*total_counts(self.task), *self._mean_seconds())
         work = {
             key: self._before.get(key, 0) + value
@@ -247,7 +281,7 @@ class Trainer:
         return work if self._probes is None else work | self._probes.work
 
     def _mean_seconds(self) -> list[float]:
-        """As in `SECONDS`; collective."""
+        """The seconds `SECONDS` as means over the ranks; collective."""
         report, outside = self.task.solver.report, self.task.stopwatch
         found = {
             f"{part}_seconds": report.forward.seconds_of(part) + report.adjoint.seconds_of(part)
@@ -275,20 +309,20 @@ class Trainer:
             self._leave(epoch - 1, losses(), self._work())
 
     def _leave(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
-        """Save what is done after `epoch` and the steps of these losses, and end the process;
+        """Write a checkpoint after `epoch` and the steps with these losses, and end the process;
         collective.
         """
         self._save(epoch, losses, work)
         self._finish()
         if self.mesh.is_root:
             where = self.checkpoints.path(epoch, len(losses))
-            note(f"prdp-hpc: stopped by a signal, saved {where}: go on with --resume")
+            note(f"prdp-hpc: stopped by a signal, saved {where}: continue with --resume")
         raise Preempted
 
     def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
         self._submitted = epoch
         random_states = self.mesh.world.gather(random_state())
-        # On all ranks: a task whose state is divided among them puts it together.
+        # Collective, since a task may have to gather its state.
         task_state = call_together(self.mesh.world, self.task.state_dict)
         solver_states = self.mesh.world.gather(self.task.solver.state_dict())
 
@@ -304,7 +338,8 @@ class Trainer:
                 "losses": list(losses),
             }
             assert self._outputs is not None
-            # A node that loses power must not keep the checkpoint and lose the lines before it.
+            # Lines are synced first, so that a power failure cannot keep the checkpoint but lose
+            # them.
             self.checkpoints.save_soon(epoch, state, len(losses), first=self._outputs[0].sync)
 
         call_together(self.mesh.world, save if self.mesh.is_root else lambda: None)

@@ -1,8 +1,8 @@
 """A long search from the command line: `python -m tests.adversarial --seed 7 --cases 100000`.
 
-Batches of cases run in processes of their own, so that one that ends its process, or waits for
-ever, is a fault among others. Each distinct fault is printed once, as a script. Ends with code 1 if
-there was one.
+Batches of cases run in separate processes, so that a case that ends its process, or never ends, is
+an ordinary fault. Each distinct fault is printed once, as a script. The exit code is 1 if there is
+any fault.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .simplify import simplified
 ROOT = Path(__file__).parents[2]
 BATCH = 1000
 SILENT_SECONDS = 100.0
-"""A case takes milliseconds; a rank that takes this long waits for what never comes."""
+"""A case takes milliseconds; a rank that takes this long waits for a message that never arrives."""
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         search = Search(Path(folder), arguments.ranks, set(arguments.leave_out))
         end = time.monotonic() + 60.0 * arguments.minutes
-        # Stopped by Ctrl-C, it tells what it has found.
+        # After Ctrl-C, the faults so far are printed.
         with suppress(KeyboardInterrupt):
             for seed, count in _batches(arguments.seed, arguments.cases):
                 if time.monotonic() > end:
@@ -80,7 +80,7 @@ class Search:
         self._left_out = left_out
 
     def batch(self, seed: int, count: int) -> None:
-        """Run a batch; again with another seed while cases end it."""
+        """Run a batch; again with another seed as long as cases end it."""
         for attempt in range(5):
             if self._run(seed + 1009 * attempt, count):
                 return
@@ -93,7 +93,7 @@ class Search:
         print(f"FAULT {fault}\n{detail}\n{text}", flush=True)
 
     def _run(self, seed: int, count: int) -> bool:
-        """Whether the batch came to its end."""
+        """Whether the batch finished."""
         known = sorted(self.faults), sorted(self._left_out)
         (self._folder / "known.json").write_text(json.dumps(known))
         report = self._folder / "report.json"
@@ -114,7 +114,7 @@ class Search:
         return False
 
     def _look_at_end(self, case: Any, output: str, how: str) -> None:
-        """Tell of a case that ended its process, unless it was the reference that did."""
+        """Report a case that ended its process, unless the reference did."""
         what = f"{how}: {case.ksp}, {case.pc}, {case.differentiation}"
         if not self._ends(case, "all"):
             self._tell(f"only after others, {what}", output, script(case))
@@ -128,7 +128,7 @@ class Search:
             self.unclear[f"the reference ends its process: {case.pc}"] += 1
 
     def _leave_out(self, case: Any) -> None:
-        """The pair of KSP and PC from now on; the PC, or the KSP, when several pairs have it."""
+        """Exclude the pair of KSP and PC; the PC, or the KSP, if several pairs contain it."""
         self._left_out.add(f"{case.ksp} {case.pc}")
         for name in (case.ksp, case.pc):
             if sum(name in pair.split() for pair in self._left_out) > 2:
@@ -140,7 +140,7 @@ class Search:
         return bool(self._worker(case.ranks, "--only", only)[1])
 
     def _worker(self, ranks: int, *arguments: str) -> tuple[str, str]:
-        """What a worker prints at its end, and how it ended if not well."""
+        """The output of a worker at its end, and the reason if it failed."""
         words = [str(self._folder), *arguments]
         log = self._folder / "output"
         with log.open("w") as output:
@@ -152,8 +152,8 @@ class Search:
         return text, f"a case ends its process ({code})" if code else ""
 
     def _wait(self, pid: int) -> int | None:
-        """Wait until a process has ended; its code, None if it had to be ended since a case took
-        too long.
+        """Wait until a process has exited; return its code, or None if it was killed because a case
+        took too long.
         """
         current = self._folder / "case.pickle"
         started, ended = time.time(), 0
@@ -166,14 +166,14 @@ class Search:
                     return None
             return os.waitstatus_to_exitcode(status)
         finally:
-            # Also when this search is ended itself: a worker has a session of its own.
+            # Also if this search is killed, because a worker has a separate session.
             if not ended:
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 
 
 def _forked(words: list[str], output: Any) -> int:
-    """A worker on one rank: a fork is there at once, and has everything loaded."""
+    """A worker on one rank: a fork starts immediately, with all modules loaded."""
     pid = os.fork()
     if pid:
         return pid

@@ -1,4 +1,4 @@
-"""Which cases must be solved: an error there is a fault."""
+"""Cases that must be solved: an error in them is a fault."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ UNROLLED = ("gmres", "cg", "bcgs", "richardson")
 
 
 def is_benign(case: Case, systems: list[System], b: Any, grad: Any) -> bool:
-    """Well-conditioned, of ordinary size, with a method that is made for the matrix."""
+    """Well-conditioned, of ordinary size, with a method that is suitable for the matrix."""
     if case.ksp not in KSPS or case.pc not in PCS or case.options or case.mistake:
         return False
     if case.pc in ("sor", "ilu") and (case.ranks > 1 or case.ksp in SYMMETRIC):
         return False
     if case.pc == "sor" and case.needs:
-        # Its transpose exists for symmetric matrices only.
+        # The transpose exists for symmetric matrices only.
         return False
     if case.operator == "function" and case.pc not in ("none", "jacobi"):
         return False

@@ -1,4 +1,4 @@
-"""One case of a differentiable solve: plain numbers and names, printed as a script of its own."""
+"""One case of a differentiable solve: plain numbers and names, printed as a separate script."""
 
 from __future__ import annotations
 

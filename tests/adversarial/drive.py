@@ -105,7 +105,7 @@ class Hunt:
         self._found: tuple[Any, Outcome] | None = None
 
     def until_clean(self, strategy: Any, count: int, seed: int) -> Iterator[Outcome]:
-        """Run `count` cases in all; yields each new fault, and goes on with another seed."""
+        """Run `count` cases in total; yield each new fault, and continue with another seed."""
         while (left := count - sum(self.counts.values())) > 0:
             self._search(strategy, left, seed)
             if self._found is None:

@@ -21,9 +21,13 @@ from .cases import Case
 EPS = np.finfo(np.float64).eps
 NUDGE = 1e-13
 AMPLIFIED = 1e3
-"""What PETSc's rounding may make of the change that `NUDGE` makes: its own is a hundredth of it."""
+"""The effect of PETSc's rounding relative to the change by `NUDGE`: its rounding is a hundredth of
+it.
+"""
 UNCLEAR = 1e-3
-"""A right answer that may be off by more than this says nothing: the case is called unclear."""
+"""If a correct answer may be off by more than this, the comparison is meaningless and the case is
+called unclear.
+"""
 _WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "galerkin", "patch")
 _prefixes = (f"adversarial{number}_" for number in itertools.count())
 

@@ -37,8 +37,8 @@ WITHOUT_GRADIENT = ("no gradient recorded", "inference mode")
 
 @dataclass
 class Answer:
-    """What came out, put together from all ranks: x and the gradient of b `(B, n)`, that of the
-    values `(M, nnz)`; None where none was asked for.
+    """The result, gathered from all ranks: x and the gradient of b `(B, n)`, that of the values
+    `(M, nnz)`; None if it was not computed.
     """
 
     x: Any
@@ -50,7 +50,7 @@ class Answer:
 
 
 class Parts:
-    """What of a case is this rank's."""
+    """The part of a case on this rank."""
 
     def __init__(self, case: Case, comm: Any) -> None:
         share, rest = divmod(case.n, comm.size)
@@ -267,7 +267,7 @@ def _other_solve(case: Case, parts: Parts, operator: Any, solver: Solver, b: Ten
 
 
 def _tolerant(operator: Any, values: Any, b: Tensor, solver: Solver) -> None:
-    """A solve whose own outcome is not judged; what comes after it must be right nevertheless."""
+    """A solve whose outcome is not judged; later ones must nevertheless be correct."""
     with suppress(PrdpError):
         solve(operator, values, b, solver)
 

@@ -126,7 +126,7 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
     if operator == "function" and "other pc" not in twists:
         pc = draw(st.sampled_from(["none", "jacobi"]))
     size = draw(st.sampled_from(ranks))
-    # What is wrong with its values is a function operator's own affair.
+    # Errors in the values are the responsibility of the function operator.
     mistakes = MISTAKES[:2] if operator == "function" else MISTAKES
     mistakes = mistakes + MISTAKES_OF_ONE_RANK if size > 1 else mistakes
     mistake = pick("mistake", mistakes, "")

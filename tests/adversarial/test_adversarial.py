@@ -1,6 +1,6 @@
-"""A minute of cases that nobody would think of: each is right to tolerance, or one of our errors.
+"""A minute of random cases: each result is correct to tolerance, or raises an error of ours.
 
-`make test-adversarial CASES=… SEED=…` runs as many as wanted, with a report of what it finds.
+`make test-adversarial CASES=… SEED=…` runs more cases and reports the faults.
 """
 
 import os

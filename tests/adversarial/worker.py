@@ -1,4 +1,4 @@
-"""One batch of cases in a process, or several ranks, of its own; started by `__main__.py`."""
+"""One batch of cases in a separate process, or on several ranks; started by `__main__.py`."""
 
 from __future__ import annotations
 

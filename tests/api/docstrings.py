@@ -14,47 +14,6 @@ from numpydoc.docscrape import NumpyDocString
 
 import prdp_hpc
 
-# Names whose docstrings are still being written; the set is empty when the work is done.
-PENDING_TRAINING: frozenset[str] = frozenset(
-    {
-        "Coordinator",
-        "GradientCoordinator",
-        "MeasuredGradient",
-        "IterationLadder",
-        "ToleranceLadder",
-        "ExplicitLadder",
-        "ConstantSchedule",
-        "ManualSchedule",
-        "TrajectoryDataset",
-        "TrajectoryFile",
-        "Task",
-        "SupervisedTask",
-        "Recipe",
-        "Emulator",
-        "Corrector",
-        "Inverse",
-        "FieldInversion",
-        "Conductivity",
-        "Experiments",
-        "PointObservations",
-        "FieldObservations",
-        "Positions",
-        "H1Regularisation",
-        "TotalVariation",
-        "FieldUnknown",
-        "NetworkUnknown",
-        "CoordinateNetwork",
-        "LBFGS",
-        "Trainer",
-        "Checkpoints",
-        "load_config",
-        "train",
-        "evaluate",
-        "load_network",
-    }
-)
-PENDING = PENDING_TRAINING
-
 # The checks are numpydoc's; https://numpydoc.readthedocs.io/en/latest/validation.html has the list.
 LAYOUT = ("GL03", "GL05", "GL06", "GL07", "GL08", "GL09", "GL10")
 SUMMARY = ("SS01", "SS02", "SS03", "SS04", "SS06")

@@ -1,5 +1,5 @@
-"""Usability: a comparison trains what it promises, goes on where it was stopped, and reports what
-its files say.
+"""Usability: a comparison trains all its variants, continues after a stop, and reports the numbers
+in its files.
 """
 
 import json
@@ -30,7 +30,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The folders of the runs that were trained, or taken up again, since the test began."""
+    """The folders of the runs that were trained or resumed since the start of the test."""
     folders = []
 
     def counting(config, mesh, folder, resume):
@@ -92,7 +92,7 @@ def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
     folder = tmp_path / "runs" / "tiny-compare"
     names = ["prdp", "full", "constant_2", "cg"]
     assert sorted(trained) == sorted(f"seed_{seed}/{name}" for seed in (5, 6) for name in names)
-    # each seed with another one first
+    # each seed starts with another variant
     assert (trained[0], trained[4]) == ("seed_5/prdp", "seed_6/full")
     comparison = json.loads((folder / "comparison.json").read_text())
     assert (comparison["seeds"], list(comparison["variants"])) == ([5, 6], names)
@@ -109,7 +109,7 @@ def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
     assert "MISS" in out
 
     trained.clear()
-    (folder / "seed_6" / "cg" / "summary.json").unlink()  # as of a run that was stopped
+    (folder / "seed_6" / "cg" / "summary.json").unlink()  # as in the folder of a stopped run
     before = tiny.rows(folder / "seed_6" / "cg")
     cli.main([*words, "--resume"])
     assert trained == ["seed_6/cg"]
@@ -121,13 +121,13 @@ def test_seeds_constant_levels_and_baselines(config, tmp_path, trained, capsys):
     assert figure.is_file()
 
 
-def test_a_finished_run_of_another_config_is_not_taken_for_this_one(config, tmp_path, capsys):
+def test_a_finished_run_of_another_config_is_trained_again(config, tmp_path, capsys):
     words = ["compare", config, "training.epochs=1", "comparison.seeds=1"]
     cli.main(words)
     with pytest.raises(SystemExit):
         cli.main([*words, "--resume", "training.learning_rate=0.5"])
     assert "training.learning_rate: 0.01 in the checkpoint, 0.5 now" in capsys.readouterr().err
-    # what is compared changes no run
+    # the section comparison has no effect on a run
     cli.main(
         [
             *words,
@@ -167,7 +167,7 @@ def test_variants_differ_from_the_config_in_one_thing(tmp_path):
     )
 
 
-def test_full_refinement_is_full_both_ways_whatever_the_factor(tmp_path):
+def test_full_refinement_is_independent_of_the_adjoint_factor(tmp_path):
     config = validate(tiny.emulator(tmp_path, refinement={"adjoint_factor": 0.25}), "here")
     full = variants(config)["full"].refinement.build()
     assert (full.level, full.adjoint_level) == (4, 4)
@@ -201,4 +201,4 @@ def test_schedules_are_compared_on_the_test_group(config, tmp_path, capsys):
     assert low <= found["error_ratio"] <= high
     out = capsys.readouterr().out
     assert "saved by gradient test against" in out
-    assert "its probes, counted in all of these" in out
+    assert "its probes, included in these numbers" in out

@@ -36,7 +36,7 @@ def test_a_file_comes_before_a_shipped_config_of_its_name(tmp_path, monkeypatch)
     assert find_config("heat_1d") == "heat_1d"
 
 
-def test_a_name_that_is_not_known_is_an_error_with_the_nearest_one(capsys):
+def test_an_unknown_name_is_an_error_with_the_nearest_one(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["run", "heat_1dd"])
     assert ended.value.code == 2
@@ -82,7 +82,7 @@ def test_the_schema_accepts_configs(path, is_valid):
         ("refinement", {"schedule": "prpd"}),
     ],
 )
-def test_the_schema_refuses_what_a_run_refuses(section, content, is_valid):
+def test_the_schema_rejects_what_a_run_rejects(section, content, is_valid):
     config = yaml.safe_load((tiny.REPOSITORY / "configs" / "heat_1d.yaml").read_text())
     assert not is_valid({**config, section: content})
 

@@ -1,4 +1,4 @@
-"""Trained networks are found again in their run folders, and measured on other data."""
+"""Trained networks are loaded from their run folders and evaluated on other data."""
 
 import json
 
@@ -17,7 +17,7 @@ def run(tmp_path):
     return tmp_path / "runs" / "tiny"
 
 
-def test_a_run_is_evaluated_to_the_errors_it_ended_with(run, tmp_path, capsys):
+def test_evaluation_gives_the_final_errors_of_a_run(run, tmp_path, capsys):
     cli.main(["evaluate", str(run), "--out", str(tmp_path / "errors.json")])
     last = tiny.rows(run)[-1]
     errors = json.loads((tmp_path / "errors.json").read_text())
@@ -45,8 +45,8 @@ def test_other_data_give_other_errors(run, tmp_path, capsys):
 
 
 def test_held_out_data_need_no_training_trajectories(run, tmp_path):
-    """They are never trained on: any number of them does, none too, and the errors are those of the
-    validation data alone.
+    """Evaluation needs no training data: any number of training samples, also none, gives the same
+    errors on the validation data.
     """
     other = tiny.write(
         tmp_path / "other.yaml", tiny.emulator(tmp_path / "runs", data={"seed": 5, "train": 7})
@@ -71,7 +71,7 @@ def test_a_run_of_more_ranks_is_evaluated_on_one(run, tmp_path):
     )
 
 
-def test_data_of_other_channels_are_refused(run, tmp_path, capsys):
+def test_data_with_other_channels_are_rejected(run, tmp_path, capsys):
     wide = tiny.write(
         tmp_path / "wide.yaml", tiny.emulator(tmp_path / "runs", grid={"shape": [8, 8]})
     )

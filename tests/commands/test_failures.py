@@ -1,5 +1,5 @@
-"""Reliability: whatever fails, on whichever ranks, ends the job with one message; what is no
-mistake of the user's keeps its traceback.
+"""Reliability: any failure, on any ranks, ends the job with one message; errors that are not
+mistakes of users keep their traceback.
 """
 
 import re
@@ -26,7 +26,7 @@ BUGS = [
 
 
 def ended(capsys, *words):
-    """The exit code, and what was said on standard error."""
+    """The exit code, and the output on standard error."""
     with pytest.raises(SystemExit) as end:
         cli.main([str(word) for word in words])
     return end.value.code, capsys.readouterr().err
@@ -49,12 +49,12 @@ def config(tmp_path):
 def test_bugs_keep_their_traceback(command, error, config, capsys, monkeypatch):
     monkeypatch.setattr(f"prdp_hpc.commands.{command}.load_config", raising(error))
     ranks = ["--ranks", "2"] if command == "plan" else []
-    code, told = ended(capsys, command, config, *ranks)
+    code, reported = ended(capsys, command, config, *ranks)
     assert code == 1
-    assert told.startswith(f"prdp-hpc: error: {type(error).__name__}")
-    assert told.count("Traceback (most recent call last)") == 1
-    assert "in fail\n    raise error" in told
-    assert told.endswith("the output of `prdp-hpc doctor`\n")
+    assert reported.startswith(f"prdp-hpc: error: {type(error).__name__}")
+    assert reported.count("Traceback (most recent call last)") == 1
+    assert "in fail\n    raise error" in reported
+    assert reported.endswith("the output of `prdp-hpc doctor`\n")
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -74,11 +74,11 @@ def test_bugs_keep_their_traceback(command, error, config, capsys, monkeypatch):
     ids=lambda words: words[0],
 )
 def test_a_traceback_of_a_mistake_on_request(words, before, capsys):
-    code, told = ended(capsys, *words)
-    assert (code, told.count("\n")) == (2, 1)
+    code, reported = ended(capsys, *words)
+    assert (code, reported.count("\n")) == (2, 1)
     code, longer = ended(capsys, *(["--traceback", *words] if before else [*words, "--traceback"]))
     assert code == 2
-    assert longer.startswith(told)
+    assert longer.startswith(reported)
     assert longer.count("Traceback (most recent call last)") >= 1
     assert "bug" not in longer
 
@@ -88,7 +88,8 @@ def test_doctor_takes_the_option_too(capsys):
     assert "nothing is missing" in capsys.readouterr().out
 
 
-# What each case does, by its number; on the ranks that it names. CONFIG stands for a tiny config.
+# The action of each case, by its number, on the given ranks. CONFIG is replaced by the path of a
+# tiny config.
 RANKS = """
 import sys, time
 from mpi4py import MPI
@@ -147,22 +148,22 @@ def test_one_message_on_many_ranks(config, tmp_path):
         env=tiny.environment(),
         check=False,
     )
-    told = dict(part.split("\n", 1) for part in re.split("^=== ", done.stderr, flags=re.M)[1:])
-    assert told["mistake of all"] == "prdp-hpc: error: mistaken\ncodes [2, 2, 2]\n"
-    assert told["mistake of one"] == "prdp-hpc: error: rank 1: mistaken\ncodes [2, 2, 2]\n"
+    reported = dict(part.split("\n", 1) for part in re.split("^=== ", done.stderr, flags=re.M)[1:])
+    assert reported["mistake of all"] == "prdp-hpc: error: mistaken\ncodes [2, 2, 2]\n"
+    assert reported["mistake of one"] == "prdp-hpc: error: rank 1: mistaken\ncodes [2, 2, 2]\n"
     for name, rank in (("bug of all", 0), ("bug of one", 1), ("bug of two", 1), ("bug alone", 1)):
         kind = {"bug of two": "OSError", "bug alone": "KeyError"}.get(name, "ValueError")
-        assert re.match(rf"prdp-hpc: error \(rank {rank}\): {kind}: '?a bug", told[name])
-        assert told[name].count("prdp-hpc: error") == 1
-        assert told[name].count("Traceback (most recent call last)") == 1
-        assert "in fail\n" in told[name]
+        assert re.match(rf"prdp-hpc: error \(rank {rank}\): {kind}: '?a bug", reported[name])
+        assert reported[name].count("prdp-hpc: error") == 1
+        assert reported[name].count("Traceback (most recent call last)") == 1
+        assert "in fail\n" in reported[name]
         if name != "bug alone":
-            assert told[name].endswith("codes [1, 1, 1]\n")
+            assert reported[name].endswith("codes [1, 1, 1]\n")
     assert done.returncode != 0
 
 
 def test_a_library_that_cannot_be_imported(config, tmp_path):
-    """Before MPI is there, and on one rank only: the others are in MPI_Init by then."""
+    """Before MPI is loaded, and on one rank only, while the others are in MPI_Init."""
     broken = {
         "petsc4py/__init__.py": "raise ImportError('libpetsc.so.3.99: cannot open')",
         "torch/__init__.py": "import a_library_of_torch_that_is_not_there",
@@ -190,15 +191,15 @@ def test_a_library_that_cannot_be_imported(config, tmp_path):
 
 
 @pytest.mark.parametrize("error", BUGS, ids=repr)
-def test_what_is_no_missing_library(error):
+def test_other_errors_are_no_missing_libraries(error):
     with pytest.raises(type(error)) as caught:
         raise error
     assert missing_library(caught.value) is None
 
 
-def test_what_is_a_missing_library():
+def test_missing_libraries_are_recognised():
     error = ModuleNotFoundError("No module named 'h5py'", name="h5py")
     assert isinstance(missing_library(error), InputError)
     with pytest.raises(RuntimeError) as caught:
-        raise RuntimeError("cannot load MPI library")  # from code that is not this package's
+        raise RuntimeError("cannot load MPI library")  # raised by code outside of this package
     assert isinstance(missing_library(caught.value, importing=True), InputError)

@@ -1,5 +1,5 @@
-"""`prdp-hpc gradients`: errors fall with K, are those of the truncated solves, and are the same on
-several ranks.
+"""`prdp-hpc gradients`: errors decrease with K, equal those of the truncated solves, and do not
+depend on the number of ranks.
 """
 
 import json
@@ -12,7 +12,7 @@ from prdp_hpc import cli
 
 
 def inverse(output):
-    """Three modes: of one alone, an eigenvector, Krylov methods find the solution in one
+    """Three modes, since a single one is an eigenvector, for which Krylov methods converge in one
     iteration.
     """
     section = {"modes": 3, "reference": [2.0, -1.0, 1.5], "start": [5.0, 1.0, -1.0]}
@@ -20,7 +20,7 @@ def inverse(output):
 
 
 def errors(folder, name):
-    """What the command wrote, after a look at its figure."""
+    """The content of the command's file, after a check that the figure exists."""
     folder = folder / f"{name}-gradients"
     assert (folder / "figures" / "gradients.png").stat().st_size > 5000
     content = json.loads((folder / "gradients.json").read_text())
@@ -32,7 +32,7 @@ def errors(folder, name):
 @pytest.mark.parametrize(
     ("content", "name", "stop"), [(inverse, "tiny_inverse", 12), (tiny.emulator, "tiny", 8)]
 )
-def test_both_converge_in_their_own_way(tmp_path, capsys, content, name, stop):
+def test_both_differentiations_converge(tmp_path, capsys, content, name, stop):
     config = tiny.write(tmp_path / "c.yaml", content(tmp_path))
     ladder = {"kind": "iterations", "start": 1, "stop": stop}
     cli.main(
@@ -57,7 +57,7 @@ def test_both_converge_in_their_own_way(tmp_path, capsys, content, name, stop):
 
 
 def burgers(output):
-    """A corrector whose matrices depend on the state."""
+    """A corrector with matrices that depend on the state."""
     physics = {
         "physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05},
         "grid": {"shape": [12], "boundary": "periodic"},
@@ -72,13 +72,13 @@ def test_a_corrector_whose_matrices_depend_on_the_state(tmp_path):
     _, found = errors(tmp_path, "tiny_corrector")
     for column in found.values():
         assert 1e-3 < column[0] < 1.0
-        # GMRES has the solution after as many iterations as there are unknowns: both ways end at
-        # the converged gradient.
+        # GMRES converges after as many iterations as there are unknowns, so both ways end at the
+        # converged gradient.
         assert column[-1] < 1e-9
     assert found["implicit"][:6] != pytest.approx(found["unrolled"][:6], rel=1e-3)
 
 
-def test_richardson_is_its_own_adjoint_and_many_levels_are_thinned(tmp_path):
+def test_richardson_is_self_adjoint_and_many_levels_are_thinned(tmp_path):
     config = tiny.write(tmp_path / "c.yaml", tiny.inverse(tmp_path))
     cli.main(["gradients", config, 'refinement.ladder={"kind": "iterations", "stop": 200}'])
     levels, found = errors(tmp_path, "tiny_inverse")
@@ -94,7 +94,7 @@ def test_mistakes(tmp_path, capsys):
         (
             tiny.inverse,
             ["solver.ksp=minres"],
-            "richardson, steepest_descent, cg, gmres, bcgs, not of 'minres'",
+            "richardson, steepest_descent, cg, gmres, bcgs, not 'minres'",
         ),
         (
             burgers,
@@ -110,14 +110,14 @@ def test_mistakes(tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_a_method_that_cannot_be_unrolled_is_told_before_anything_is_written(tmp_path, capsys):
+def test_a_method_that_cannot_be_unrolled_is_reported_before_anything_is_written(tmp_path, capsys):
     config = tiny.write(tmp_path / "c.yaml", tiny.emulator(tmp_path))
     for ksp, code in (("minres", 2), ("cg", None)):
         with pytest.raises(SystemExit) if code else nullcontext() as ended:
             cli.main(["run", config, "solver.differentiation=unrolled", f"solver.ksp={ksp}"])
         assert code is None or ended.value.code == code
         assert (tmp_path / "tiny" / "metrics.jsonl").exists() == (code is None)
-        assert capsys.readouterr().err.count("not of 'minres'") == (code is not None)
+        assert capsys.readouterr().err.count("not 'minres'") == (code is not None)
 
 
 def test_several_ranks_give_the_same(tmp_path):

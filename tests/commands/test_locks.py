@@ -1,4 +1,4 @@
-"""Reliability: two jobs never write to the same place, and one that was killed blocks no other."""
+"""Reliability: two jobs never write to the same path, and a killed job blocks no other."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ for _ in range(60):
 
 
 class Holder:
-    """Another process that holds a lock until it is killed, or has done what it is told."""
+    """Another process that holds a lock until it is killed or has finished its task."""
 
     def __init__(self, path, kind="folder", **environment):
         self.process = subprocess.Popen(
@@ -80,7 +80,7 @@ def config(tmp_path):
 
 
 def content(folder):
-    """What is in a folder, to the last byte; without the locks."""
+    """The content of a folder in bytes, without the locks."""
     return {
         str(path): path.read_bytes()
         for path in Path(folder).rglob("*")
@@ -91,24 +91,24 @@ def content(folder):
 def refused(capsys, holder, *words):
     with pytest.raises(SystemExit) as ended:
         cli.main([str(word) for word in words])
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     assert ended.value.code == 2
-    assert told.count("prdp-hpc: error: ") == told.count("\n") == 1
+    assert reported.count("prdp-hpc: error: ") == reported.count("\n") == 1
     if holder is not None:
-        assert f"is being written by process {holder.process.pid} on " in told
-        assert time.strftime("since %Y-%m-") in told
-    return told
+        assert f"is being written by process {holder.process.pid} on " in reported
+        assert time.strftime("since %Y-%m-") in reported
+    return reported
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_lock_ends_with_its_process(kind, tmp_path):
     place = tmp_path / "new" / "place"
     with Holder(place, kind, SLURM_JOB_ID="4711") as holder:
-        said = r"process \d+ on .* \(SLURM job 4711, user .*"
+        printed = r"process \d+ on .* \(SLURM job 4711, user .*"
         second = locks.locked(ALONE, place, "wait", folder=kind == "folder")
-        with pytest.raises(locks.LockedError, match=said), second:
+        with pytest.raises(locks.LockedError, match=printed), second:
             pass
-        holder.kill()  # its child goes on
+        holder.kill()  # the child continues to run
         with locks.locked(ALONE, place, "wait", folder=kind == "folder"):
             pass
     assert [path.name for path in (tmp_path / "new").rglob("*")] == ["place"] * (kind == "folder")
@@ -123,7 +123,7 @@ def test_one_job_may_hold_a_lock_several_times(tmp_path):
 
     with locks.locked(ALONE, tmp_path, "wait", folder=True):
         with locks.locked(ALONE, tmp_path, "wait", folder=True):
-            assert not locks.is_locked(tmp_path / ".lock")  # not by another
+            assert not locks.is_locked(tmp_path / ".lock")  # not by another process
         assert seen_by_others() == "True"
     assert list(tmp_path.iterdir()) == []
     with locks.locked(ALONE, tmp_path, "wait", folder=True):
@@ -131,7 +131,7 @@ def test_one_job_may_hold_a_lock_several_times(tmp_path):
 
 
 def test_never_two_at_once(tmp_path):
-    """Though each holder removes the file of the lock when it leaves."""
+    """Although each holder removes the file of the lock when it exits."""
     place = tmp_path / "number"
     place.write_text("0")
     words = [sys.executable, "-c", COUNT, str(place)]
@@ -143,7 +143,7 @@ def test_never_two_at_once(tmp_path):
 
 
 def test_an_earlier_start_of_the_same_job_is_waited_for(tmp_path, monkeypatch):
-    """As after the loss of a node, whose locks a file server keeps for a while."""
+    """As after the failure of a node, whose locks a file server keeps for some time."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with Holder(tmp_path, SLURM_JOB_ID="7", SLURM_RESTART_COUNT="0") as holder:
@@ -159,8 +159,8 @@ def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(locks.fcntl, "lockf", lockf)
-    told = pytest.warns(RuntimeWarning, match="there are no locks on this file system")
-    with told, locks.locked(ALONE, tmp_path, "wait", folder=True):
+    reported = pytest.warns(RuntimeWarning, match="this file system has no locks")
+    with reported, locks.locked(ALONE, tmp_path, "wait", folder=True):
         pass
 
 
@@ -171,9 +171,9 @@ def test_a_second_training(config, tmp_path, capsys):
     capsys.readouterr()
     with Holder(folder) as holder:
         for option in ([], ["--resume"], ["--overwrite"]):
-            told = refused(capsys, holder, "run", config, *option)
-            assert f"{folder} is being written by" in told
-            assert "wait until it ends or end it, or choose another name=… or output=…" in told
+            reported = refused(capsys, holder, "run", config, *option)
+            assert f"{folder} is being written by" in reported
+            assert "wait until it ends or end it, or choose another name=… or output=…" in reported
         done = tiny.prdp_hpc(2, "run", config, "--resume")
         assert done.returncode == 2
         assert done.stderr.count("prdp-hpc: error: ") == done.stderr.count("\n") == 1
@@ -193,17 +193,17 @@ def test_a_second_comparison(config, tmp_path, capsys):
     with Holder(folder) as holder:
         for option in ([], ["--resume"], ["--overwrite"]):
             refused(capsys, holder, "compare", config, *words, *option)
-    # One of its runs, continued by hand.
+    # One of its runs, continued with `prdp-hpc run`.
     with Holder(folder / "prdp"):
-        told = refused(capsys, None, "compare", config, *words, "--overwrite")
-        assert f"{folder / 'prdp'} is being written by another job" in told
+        reported = refused(capsys, None, "compare", config, *words, "--overwrite")
+        assert f"{folder / 'prdp'} is being written by another job" in reported
     assert content(tmp_path / "runs") == before
 
 
 def test_a_second_paper(tmp_path, capsys):
     with Holder(tmp_path / "paper") as holder:
-        told = refused(capsys, holder, "paper", "--quick", "--out", tmp_path / "paper")
-        assert "or choose another --out" in told
+        reported = refused(capsys, holder, "paper", "--quick", "--out", tmp_path / "paper")
+        assert "or choose another --out" in reported
     assert content(tmp_path) == {}
 
 
@@ -214,10 +214,10 @@ def test_a_second_generation(config, tmp_path, capsys):
     capsys.readouterr()
     with Holder(made, "file") as holder:
         refused(capsys, holder, "generate", config)
-        # Data that are there are read.
+        # Existing data are read.
         cli.main(["run", config, "training.epochs=1"])
     assert content(made.parent) == before
-    # Data that another job is about to finish are waited for.
+    # The job waits for data that another job is writing.
     made.rename(tmp_path / "aside.h5")
     with Holder(made, "file") as holder:
         move = f"time.sleep(1); os.rename({str(tmp_path / 'aside.h5')!r}, {str(made)!r})"
@@ -225,8 +225,8 @@ def test_a_second_generation(config, tmp_path, capsys):
         holder.process.stdin.close()
         capsys.readouterr()
         cli.main(["run", config, "training.epochs=1", "--overwrite"])
-        told = capsys.readouterr().err
-        assert f"prdp-hpc: waiting for {made}, which is being written by process" in told
+        reported = capsys.readouterr().err
+        assert f"prdp-hpc: waiting for {made}, which is being written by process" in reported
     assert content(made.parent) == before
 
 

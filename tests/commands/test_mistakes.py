@@ -1,5 +1,5 @@
 """Reliability: each mistake ends with exit code 2 and one clear message, without a traceback, and
-quickly on many ranks.
+within seconds on many ranks.
 """
 
 import json
@@ -15,12 +15,12 @@ from prdp_hpc import cli
 
 @pytest.fixture
 def config(tmp_path):
-    """The path of a tiny config whose runs go to `tmp_path / "runs"`."""
+    """The path of a tiny config with run folders in `tmp_path / "runs"`."""
     return tiny.write(tmp_path / "tiny.yaml", tiny.emulator(tmp_path / "runs"))
 
 
 def fails(capsys, *arguments):
-    """Run in this process; the one message."""
+    """Run the command in this process; return its single message."""
     with pytest.raises(SystemExit) as ended:
         cli.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
@@ -36,7 +36,7 @@ def trajectories(path, train, validation):
         file["train/trajectories"], file["validation/trajectories"] = train, validation
 
 
-# Arguments; CONFIG stands for the path of the config, FOLDER for a folder with nothing in it.
+# Arguments; CONFIG is replaced by the path of the config, FOLDER by that of an empty folder.
 WORDS = [
     ([], "the following arguments are required: COMMAND"),
     (["train"], "invalid choice: 'train' (choose from"),
@@ -69,7 +69,7 @@ WORDS = [
     (["run", "CONFIG", "solver.pc=jakobi"], "did you mean jacobi"),
     (
         ["run", "CONFIG", "solver.petsc_options={ksp_richardson_skale: 1}"],
-        "'ksp_richardson_skale' means nothing to",
+        "'ksp_richardson_skale' has no effect in",
     ),
     (
         ["run", "CONFIG", "parallel.grid_ranks=2"],
@@ -115,11 +115,11 @@ def test_words(words, message, config, tmp_path, capsys):
             lambda u: u[:, :, :-1],
             "has shape (6, 3, 7), the grid needs (samples, steps + 1, [channels,] 8)",
         ),
-        (lambda u: u[:, :2], "have 1 step(s), 2 are needed"),
+        (lambda u: u[:, :2], "have 1 step(s), but the task needs 2"),
         (lambda u: u.astype(np.int32), "must be float32 or float64, not int32"),
         (
             lambda u: np.where(u == u[2, 1, 3], np.nan, u),
-            "holds NaN or infinity, first in sample 2, step 1",
+            "contains NaN or infinity, first in sample 2, step 1",
         ),
         (lambda u: u[:0], "needs at least 1 sample"),
     ],
@@ -155,16 +155,16 @@ def test_generate_for_an_inverse_problem(tmp_path, capsys):
 def test_run_folders(config, tmp_path, capsys):
     cli.main(["run", config, "training.epochs=1"])
     capsys.readouterr()
-    assert "holds a run already: continue it with --resume, start anew with --overwrite" in fails(
+    assert "contains a run: continue it with --resume, start again with --overwrite" in fails(
         capsys, "run", config
     )
     assert "seed: 1 in the checkpoint, 3 now" in fails(capsys, "run", config, "seed=3", "--resume")
     metrics = tmp_path / "runs" / "tiny" / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"error": ', '"errror": '))
-    assert "line 1: lacks error" in fails(capsys, "plot", metrics.parent)
+    assert "line 1: error" in fails(capsys, "plot", metrics.parent)
     for checkpoint in (metrics.parent / "checkpoints").iterdir():
         checkpoint.write_bytes(b"")
-    with pytest.warns(RuntimeWarning, match="has no checksum at its end: cut short"):
+    with pytest.warns(RuntimeWarning, match="has no checksum at its end: truncated"):
         assert "none of the 2 checkpoints can be read" in fails(capsys, "run", config, "--resume")
 
 
@@ -189,7 +189,7 @@ def test_by_the_command_itself(config):
         assert re.fullmatch(r"prdp-hpc: error: .*\n", ended.stderr), ended.stderr
 
 
-def test_a_flipped_bit_is_told_in_a_sentence(config, tmp_path):
+def test_a_flipped_bit_is_reported_in_one_line(config, tmp_path):
     cli.main(["run", config, "training.epochs=1", "training.checkpoint_every=1"])
     newest = max((tmp_path / "runs" / "tiny" / "checkpoints").iterdir())
     content = bytearray(newest.read_bytes())
@@ -197,21 +197,21 @@ def test_a_flipped_bit_is_told_in_a_sentence(config, tmp_path):
     newest.write_bytes(content)
     ended = tiny.prdp_hpc(2, "run", config, "training.epochs=1", "--resume")
     assert ended.returncode == 0, ended.stderr
-    told = [line for line in ended.stderr.splitlines() if "warning" in line.lower()]
+    reported = [line for line in ended.stderr.splitlines() if "warning" in line.lower()]
     wanted = (
         r"prdp-hpc: warning: .*epoch_0001\.pt: is damaged: its checksum is "
-        r"wrong; .*; trying the checkpoint before it"
+        r"wrong; .*; trying the previous checkpoint"
     )
-    assert len(told) == 1
-    assert re.fullmatch(wanted, told[0])
+    assert len(reported) == 1
+    assert re.fullmatch(wanted, reported[0])
 
 
-def test_help_tells_the_commands(capsys):
+def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     assert ended.value.code == 0
-    told = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
-    assert told == {
+    reported = set(re.findall(r"^    (\w+)(?: |$)", capsys.readouterr().out, re.MULTILINE))
+    assert reported == {
         "run",
         "compare",
         "paper",
@@ -222,6 +222,9 @@ def test_help_tells_the_commands(capsys):
         "evaluate",
         "submit",
         "doctor",
+        "init",
+        "config",
+        "completion",
     }
 
 

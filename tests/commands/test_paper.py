@@ -1,5 +1,5 @@
-"""Reliability: all experiments in one call, one that fails stops no other, and what is done is not
-done again.
+"""Reliability: all experiments run in one call, a failed one does not stop the others, and finished
+ones are not repeated.
 """
 
 import json
@@ -17,9 +17,7 @@ QUICK = ["training.epochs=1", "comparison.seeds=2"]
 
 @pytest.fixture
 def listed(tmp_path):
-    """The path of a list of three experiments, the second of which has a solver that is not
-    known.
-    """
+    """The path of a list of three experiments, the second of which has an unknown solver."""
     (tmp_path / "lists").mkdir()
     tiny.write(tmp_path / "heat.yaml", tiny.emulator("nowhere", comparison={"seeds": 1}))
     tiny.write(tmp_path / "broken.yaml", tiny.emulator("nowhere", solver={"ksp": "richardsen"}))
@@ -49,7 +47,7 @@ def trained(monkeypatch):
     return folders
 
 
-def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, capsys):
+def test_a_failure_is_reported_and_the_others_continue(listed, tmp_path, trained, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as ended:
         cli.main(["paper", "--quick", "--list", listed, "--out", str(out)])
@@ -85,14 +83,14 @@ def test_a_failure_is_reported_and_the_others_go_on(listed, tmp_path, trained, c
     (out / "heat" / "seed_1" / "full" / "summary.json").unlink()
     cli.main(["paper", "--quick", "--list", listed, "--out", str(out), "--only", "poisson", "heat"])
     assert trained == [str(out / "heat" / "seed_1" / "full")]
-    # results of other calls stay in the summary
+    # results of other calls remain in the summary
     cli.main(["paper", "--quick", "--list", listed, "--out", str(out), "--only", "poisson"])
     assert [
         one["experiment"] for one in json.loads((out / "summary.json").read_text())["experiments"]
     ] == ["heat", "poisson"]
 
 
-def test_one_size_does_not_pass_for_the_other(listed, tmp_path, capsys):
+def test_results_of_the_other_size_are_not_used(listed, tmp_path, capsys):
     out = str(tmp_path / "out")
     cli.main(["paper", "--quick", "--list", listed, "--out", out, "--only", "heat"])
     cli.main(["paper", "--list", listed, "--out", out, "--only", "poisson"])
@@ -143,7 +141,7 @@ def test_the_list_of_the_repository_can_be_trained_in_both_sizes(monkeypatch):
     path = find_list()
     assert not path.is_absolute()
     monkeypatch.chdir("/")
-    assert find_list().samefile(tiny.REPOSITORY / path)  # what an installation brings along
+    assert find_list().samefile(tiny.REPOSITORY / path)  # the list of the installed package
     listed = load_paper(find_list())
     for name, experiment in listed.experiments.items():
         for quick in (False, True):

@@ -1,5 +1,5 @@
-"""Reliability: a place that cannot be read or written is told in one sentence that names it,
-whatever command it was given to.
+"""Reliability: a path that cannot be read or written causes one message that contains the path,
+with every command.
 """
 
 import os
@@ -17,7 +17,7 @@ from prdp_hpc import cli
 from prdp_hpc.errors import FileError
 from prdp_hpc.files import file_errors, write_text
 
-# PLACE stands for what cannot be used; CONFIG for a config, RUN for a finished run.
+# PLACE is replaced by the unusable path, CONFIG by a config, RUN by a finished run.
 READ = [
     ["run", "PLACE"],
     ["compare", "PLACE"],
@@ -51,7 +51,7 @@ WRITTEN = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a config, its finished run, and places that cannot be used."""
+    """A folder with a config, its finished run, and unusable paths."""
     folder = tmp_path_factory.mktemp("places")
     tiny.write(folder / "tiny.yaml", tiny.emulator(folder / "runs", training={"epochs": 1}))
     cli.main(["run", str(folder / "tiny.yaml")])
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 def places(folder):
-    yield folder / "tiny.yaml" / "below"  # a file is no folder
+    yield folder / "tiny.yaml" / "below"  # a file instead of a folder
     yield folder / "loop"
     yield folder / ("x" * 300)
     yield "/proc/nowhere"
@@ -75,10 +75,10 @@ def check(capsys, words, folder, place):
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         cli.main(filled)
-    told = capsys.readouterr().err
-    assert ended.value.code == 2, told
-    assert "Traceback" not in told
-    (line,) = [line for line in told.splitlines() if line.startswith("prdp-hpc: ")]
+    reported = capsys.readouterr().err
+    assert ended.value.code == 2, reported
+    assert "Traceback" not in reported
+    (line,) = [line for line in reported.splitlines() if line.startswith("prdp-hpc: ")]
     assert str(place) in line
     assert re.search("; |give|choose|no such config file", line), line
 
@@ -91,7 +91,7 @@ def test_places_that_cannot_be_used(words, folder, capsys):
 
 @pytest.mark.parametrize("words", [word for word in READ if word[0] not in ("plot", "evaluate")])
 def test_files_without_the_right_to_read(words, folder, capsys, monkeypatch):
-    """What a user who is not root is told; root may read all."""
+    """The message for a user other than root; root may read all files."""
     place = folder / "private" / "file"
 
     def refuse(self, *arguments, **options):
@@ -124,16 +124,16 @@ def test_a_data_file_that_another_process_writes(folder, capsys, tmp_path):
             check(capsys, [*command, "CONFIG", "data.file=PLACE", "name=b"], folder, path)
         with pytest.raises(SystemExit):
             cli.main(["evaluate", str(folder / "runs" / "tiny"), "--data", str(path)])
-        told = capsys.readouterr().err
-        assert "unable to lock file" in told
-        assert "another process is writing" in told
-        assert "HDF5_USE_FILE_LOCKING=FALSE" in told
+        reported = capsys.readouterr().err
+        assert "unable to lock file" in reported
+        assert "another process is writing" in reported
+        assert "HDF5_USE_FILE_LOCKING=FALSE" in reported
         other.stdin.close()
 
 
 @pytest.mark.parametrize("number", [28, 122, 30, 13, 5])
 def test_a_disk_that_is_full(number, tmp_path, monkeypatch):
-    """Each file is whole or not there, and the sentence has the system's reason."""
+    """Writes are atomic, and the message contains the reason of the operating system."""
     write_text(tmp_path / "a.txt", "before")
 
     def fsync(_):

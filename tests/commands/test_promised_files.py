@@ -1,4 +1,4 @@
-"""Usability: each command leaves the files that it promises, and says where they are."""
+"""Usability: each command writes the documented files and prints their paths."""
 
 import json
 import sys
@@ -35,8 +35,8 @@ def test_run(config, tmp_path, capsys):
     found = files(folder)
     checkpoints = {name for name in found if name.startswith("checkpoints/")}
     events = {name for name in found if name.startswith("tensorboard/events")}
-    # Short epochs may go without a checkpoint of their own, so which is the one before the last
-    # depends on the disk.
+    # Short epochs may have no checkpoint, so the one before the last depends on the speed of the
+    # disk.
     assert "checkpoints/epoch_0003.pt" in checkpoints
     assert len(checkpoints) <= 2
     assert len(events) == 1
@@ -122,7 +122,7 @@ def test_plot(config, tmp_path, capsys, monkeypatch):
     assert (comparison / "prdp" / "figures" / "error_and_level.png").read_bytes().startswith(PNG)
     cli.main(["plot", str(comparison)])
     assert (comparison / "figures" / "comparison.png").read_bytes().startswith(PNG)
-    (comparison / "full" / "summary.json").unlink()  # as of a run that goes on
+    (comparison / "full" / "summary.json").unlink()  # as in the folder of a running run
     cli.main(["plot", str(comparison / "prdp"), str(comparison / "full"), "--out", "both.png"])
     assert (tmp_path / "both.png").read_bytes().startswith(PNG)
     cli.main(["plot", str(comparison / "prdp"), str(comparison / "full")])

@@ -1,4 +1,4 @@
-"""Reliability: the script that `prdp-hpc submit` writes, without a SLURM (tests/slurm has one)."""
+"""Reliability: the script that `prdp-hpc submit` writes, without SLURM (tests/slurm uses SLURM)."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def shown(config, capsys):
-    """The options and the command of the script that these words write, and its path."""
+    """The options and the command in the script for these arguments, and its path."""
 
     def show(*words):
         cli.main(["submit", config, *words, "--dry-run"])
@@ -66,7 +66,7 @@ def test_grid_ranks_of_the_config(shown):
     assert command.count("parallel.grid_ranks=2") == 1
 
 
-def test_only_what_is_asked_for_is_asked_of_slurm(shown):
+def test_only_the_given_options_are_in_the_script(shown):
     options, _, _ = shown()
     names = {option.partition("=")[0] for option in options}
     always = {

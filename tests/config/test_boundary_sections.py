@@ -1,4 +1,4 @@
-"""Usability: what a config says about the sides is what the PDE has, and mistakes are told by key;
+"""Usability: the PDE has the boundary conditions of the config, and messages contain the wrong key;
 a run with such a config generates data, trains and is planned.
 """
 
@@ -25,7 +25,7 @@ def heat(folder="out", sides=SIDES, grid=CELLS, **keys):
     return tiny.emulator(folder, grid=grid, physics=physics)
 
 
-def test_a_config_says_what_the_sides_have(tmp_path):
+def test_the_sides_have_the_conditions_of_the_config(tmp_path):
     config = validate(heat(face_mean="harmonic", source=2.0, theta=0.5), "here")
     grid = Grid((6, 5), "neumann", MPI.COMM_SELF)
     stepper = Heat.from_config(config.physics, grid, Solver("cg", "jacobi", 1e-12))
@@ -52,7 +52,7 @@ def test_a_config_says_what_the_sides_have(tmp_path):
     assert torch.equal(poisson(f), again(f))
 
 
-def test_defaults_are_not_written_and_others_are(tmp_path):
+def test_only_values_other_than_defaults_are_written(tmp_path):
     plain = validate(tiny.emulator(tmp_path), "here")
     assert set(plain.physics.model_dump()) == {"pde", "diffusivity", "dt"}
     config = validate(heat(tmp_path), "here")
@@ -97,7 +97,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("sides", "grid", "message"), WRONG)
-def test_mistakes_are_told_by_key(sides, grid, message):
+def test_mistakes_are_reported_by_key(sides, grid, message):
     with pytest.raises(ConfigError, match=f"physics.boundaries.{message}"):
         validate(heat(sides=sides, grid=grid), "here")
 

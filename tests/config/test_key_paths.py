@@ -1,5 +1,5 @@
-"""Usability: a wrong value is named by its key as it stands in the YAML, whatever unions, lists and
-dictionaries it lies in.
+"""Usability: the message for a wrong value contains its key as in the YAML file, within any unions,
+lists and dictionaries.
 """
 
 import itertools
@@ -60,7 +60,7 @@ FIELDS = [
         "regularisation": {"kind": "tv", "weight": 2.0, "smoothing": 0.2},
     },
 ]
-# Names that are also words of pydantic's for a union's members.
+# Names that pydantic also uses for members of unions.
 NAMES = ["mlp", "levels", "int", "heat", "iterations"]
 SOLVER = {"ksp": "cg", "pc": "none", "petsc_options": dict.fromkeys([*NAMES, "str"], 1)}
 
@@ -100,7 +100,7 @@ def sections(ladder):
 
 
 def contents():
-    """Configs in which every key of every section is given, with each kind of network, PDE and
+    """Configs in which every key of every section is given, with each type of network, PDE and
     ladder.
     """
     kinds = zip(itertools.cycle(LADDERS), itertools.cycle(NETWORKS), PHYSICS, strict=False)
@@ -171,7 +171,7 @@ def contents():
 
 
 def copied(value):
-    """A copy whose parts are all its own; `deepcopy` keeps what two keys share."""
+    """A copy without shared parts; `deepcopy` preserves sharing between keys."""
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value
@@ -187,7 +187,7 @@ def places(value, keys=()):
 
 
 def spoiled(content, keys):
-    """A copy with one value of a type that none of the keys takes; and with a key too many."""
+    """A copy with one value of a type that no key accepts, and a copy with an additional key."""
     *outer, last = keys
     copies = copied(content), copied(content)
     for wrong, changed in zip(copies, (True, False), strict=True):
@@ -204,7 +204,7 @@ def spoiled(content, keys):
 
 
 def open_ended(keys):
-    """Whether the user names the keys there."""
+    """Whether the keys of this section are chosen by the user."""
     return keys[-1] in ("petsc_options", "manual", "baselines", "targets", "experiments")
 
 
@@ -215,7 +215,7 @@ def message(check, content):
 
 
 def given_fields(model):
-    """The keys of the models that take a part in a validated config."""
+    """The keys of the models in a validated config."""
     kinds = [kind for kind in type(model).__mro__ if issubclass(kind, Section)]
     for name in type(model).model_fields:
         yield from ((kind, name) for kind in kinds if name in kind.model_fields)
@@ -224,7 +224,7 @@ def given_fields(model):
 
 
 def sections_in(value):
-    """The models in a key's value."""
+    """The models in the value of a key."""
     if isinstance(value, Section):
         yield value
     elif isinstance(value, dict | list | tuple):
@@ -245,16 +245,16 @@ def test_each_key_of_each_model_is_named_by_its_path():
         seen.update(given_fields(check(content)))
         for keys in places(content):
             wrong, extra = spoiled(content, keys)
-            # The same part of another config says nothing new.
+            # The same part of another config adds nothing.
             if repr((keys, wrong, extra)) in tried:
                 continue
             tried.add(repr((keys, wrong, extra)))
             dotted = ".".join(map(str, keys))
             assert message(check, wrong).startswith(f"here: {dotted}: ")
             if extra:
-                told = message(check, extra)
-                assert told.startswith(f"here: {dotted}.channel: unknown key; "), told
-    # Copies of models with those of components in them are nobody's to name.
+                reported = message(check, extra)
+                assert reported.startswith(f"here: {dotted}.channel: unknown key; "), reported
+    # Copies of models that contain the models of components have no names in modules.
     defined = {
         model
         for model in subclasses(Section)

@@ -1,4 +1,6 @@
-"""Correctness: what a config says is what it means, and a resolved config means the same again."""
+"""Correctness: a loaded config has the values of the file, and a resolved config loads as the same
+config.
+"""
 
 import pytest
 import tiny
@@ -88,7 +90,7 @@ def test_numbers_that_yaml_reads_as_text(text, tmp_path):
     assert config.refinement.build().level == 1e-3
 
 
-def test_overrides_in_order_and_into_sections_that_are_not_there(tmp_path):
+def test_overrides_in_order_and_into_missing_sections(tmp_path):
     content = tiny.emulator(tmp_path, network=None)
     path = tiny.write(tmp_path / "c.yaml", content)
     config = load_config(

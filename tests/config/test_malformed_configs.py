@@ -1,6 +1,4 @@
-"""Reliability: every mistake in a config is one message that names the file, the key, and what to
-do.
-"""
+"""Reliability: each mistake in a config causes one message with file, key, and what to do."""
 
 import copy
 
@@ -11,7 +9,7 @@ from prdp_hpc.config import ConfigError, validate
 
 BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.1}
 
-# (key to change, its value, what the message must hold)
+# (key to change, its value, parts of the message)
 EMULATOR = [
     ("task", None, ["task: must be given", "emulator, inverse"]),
     ("task", "emulater", ["task: 'emulater' is not known", "'emulator', 'inverse'"]),
@@ -125,7 +123,7 @@ EMULATOR = [
     (
         "refinement.ladder",
         {"kind": "levels", "levels": [3, 2]},
-        ["refinement", "iterations must rise"],
+        ["refinement", "iterations must increase"],
     ),
     ("refinement.ladder", {"kind": "levels", "levels": [1, 0.1]}, ["refinement", "not a mixture"]),
     ("refinement.adjoint_ladder", 3, ["refinement.adjoint_ladder"]),
@@ -348,12 +346,12 @@ def test_incompressible_flow_on_one_axis(tmp_path):
     )
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_together(tmp_path):
     content = changed(changed(tiny.emulator(tmp_path), "seed", -1), "training.epochs", 0)
     message = one_message(lambda: validate(content, "here.yaml"), "seed:", "training.epochs:")
     assert len(message.splitlines()) == 3
 
 
-def test_a_value_that_fits_no_alternative_is_told_once(tmp_path):
+def test_a_value_that_fits_no_alternative_is_reported_once(tmp_path):
     content = changed(tiny.emulator(tmp_path), "grid.boundary", "robin")
     assert one_message(lambda: validate(content, "here.yaml")).count("grid.boundary") == 1

@@ -1,5 +1,5 @@
-"""Reliability: every mistake in a config file or an override is one message that names the file,
-the key, and what to do.
+"""Reliability: every mistake in a config file or an override causes one message with the file, the
+key, and what to do.
 """
 
 import pytest
@@ -68,7 +68,7 @@ def test_files(content, parts, tmp_path):
     one_message(lambda: load_config(path), f"{path}: ", *parts)
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files(tmp_path):
     (tmp_path / "heat_1d.yaml").touch()
     one_message(
         lambda: load_config(tmp_path / "heat1d.yaml"),

@@ -1,5 +1,5 @@
-"""Correctness: each sample is trained on once an epoch, by one replica, in an order that depends on
-nothing else.
+"""Correctness: each sample is used once per epoch, by one replica, in an order that depends only on
+seed and epoch.
 """
 
 import numpy as np

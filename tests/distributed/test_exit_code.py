@@ -1,4 +1,4 @@
-"""Property: while Python exits, its exit code is known, however it was asked for."""
+"""Property: while Python exits, its exit code is available, for every way of exiting."""
 
 import subprocess
 import sys

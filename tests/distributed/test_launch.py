@@ -1,5 +1,5 @@
-"""A mesh starts alike under mpirun, on several nodes, and under torchrun; what cannot start says so
-once.
+"""A mesh starts in the same way under mpirun, on several nodes, and under torchrun; if it cannot
+start, there is one error message.
 """
 
 import json
@@ -136,8 +136,8 @@ world.barrier()
 
 
 def runs(process):
-    """Whether a process is there; one that has ended stays in the list until its parent has asked
-    for its exit code.
+    """Whether a process is running; one that has ended stays in the list until its parent has read
+    its exit code.
     """
     try:
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
@@ -259,7 +259,7 @@ def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
         )
     said = processes[0].communicate(timeout=60)[1]
     assert processes[0].returncode == 2
-    assert "the launcher started 2 processes, but MPI (MPICH) sees each alone" in said
+    assert "the launcher started 2 processes, but MPI (MPICH) has one rank in each" in said
     # The launcher ends the other process now, which would speak if the first had not.
     processes[1].kill()
     assert processes[1].communicate(timeout=60)[1] == ""

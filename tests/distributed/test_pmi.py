@@ -1,4 +1,4 @@
-"""The process manager answers as MPICH expects, and knows when a job cannot go on."""
+"""The process manager answers as MPICH expects, and detects when a job cannot continue."""
 
 import socket
 import threading
@@ -150,7 +150,7 @@ def test_a_process_without_the_token_is_no_process_of_the_job(monkeypatch):
         served.connection(f"cmd=join rank=1 node=0 token={wrong}") as guessed,
         served.connection("cmd=initack pmiid=0") as early,
     ):
-        # Closed at once: a rank's line stays open without a word.
+        # Closed immediately, whereas the connection of a rank stays open without data.
         assert [ask("x", 1) for ask in (without, guessed, early)] == [[""]] * 3
     with (
         served.join(0),
@@ -181,7 +181,7 @@ def test_processes_that_do_not_come_are_counted(monkeypatch):
     monkeypatch.setattr("prdp_hpc.distributed.pmi.PATIENCE", 0.2)
     served = Served(3)
     with served.join(0):
-        assert served.reason() == "only 1 of 3 processes have come in 0 s"
+        assert served.reason() == "only 1 of 3 processes have connected within 0 s"
 
 
 def expanded(mapping):

@@ -38,7 +38,7 @@ def test_one_rank_cannot_be_divided(grid_ranks):
         ),
         (
             {"OMPI_COMM_WORLD_SIZE": "3"},
-            r"launcher started 3 processes, but MPI .* sees each alone: use the mpirun of the MPI",
+            r"launcher started 3 processes, but MPI .* has one rank in each: use the mpirun of",
         ),
         ({"SLURM_STEP_NUM_TASKS": "8"}, r"launcher started 8 processes.*srun --mpi=list"),
     ],
@@ -60,7 +60,7 @@ def test_four_ranks():
     except ValueError as error:
         message = str(error)
     wanted = (
-        "4 ranks cannot be split into replicas of 3 grid ranks: grid_ranks must be one of [1, 2, 4]"
+        "4 ranks cannot be split into replicas of 3 grid ranks: set grid_ranks to one of [1, 2, 4]"
     )
     assert all(wanted in told for told in world.allgather(message))
     for grid_ranks in (1, 2, 4):

@@ -1,4 +1,4 @@
-"""Properties of who does what, for placements that no machine here has."""
+"""Properties of the arrangement of ranks, for placements that this machine does not have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prdp_hpc.distributed.topology import (
 def locations(
     nodes: list[int], gpus: list[str] | int = 0, cores: list[set[int]] | None = None
 ) -> list[RankLocation]:
-    """`gpus`: how many each node shows to all its ranks, or the letters that each rank sees."""
+    """`gpus`: the number that is visible to all ranks of a node, or the letters for each rank."""
     own = [
         tuple(f"{node}-{i}" for i in range(gpus)) if isinstance(gpus, int) else tuple(gpus[k])
         for k, node in enumerate(nodes)
@@ -126,7 +126,7 @@ def test_ranks_share_gpus_evenly_and_neighbours_together(gpus: int, ranks: int) 
 
 
 def test_nodes_without_gpus_beside_nodes_with_are_named() -> None:
-    with pytest.raises(ValueError, match=r"those on n1 see none: give all nodes GPUs"):
+    with pytest.raises(ValueError, match=r"those on n1 have none: request GPUs"):
         gpus_of(locations([0], gpus=1) + locations([1], gpus=0))
 
 
@@ -142,5 +142,5 @@ def test_threads_are_the_share_of_cores() -> None:
 def test_the_description_counts_ranks_by_node() -> None:
     assert (
         describe(locations([0, 0, 1], gpus=2))
-        == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) a node"
+        == "3 rank(s) on 2 node(s) (n0: 2, n1: 1), 2 GPU(s) per node"
     )

@@ -1,5 +1,5 @@
-"""The images' build step runs here without an image; what the files say holds for the files that
-they copy.
+"""The build step of the images runs here without an image, and the definitions of images copy
+existing files.
 """
 
 import os
@@ -15,7 +15,7 @@ FILES = ["Dockerfile", "Dockerfile.cuda"]
 
 @pytest.mark.timeout(500)
 def test_the_build_step_makes_an_environment_that_needs_no_clone(tmp_path):
-    """With the wheels that this environment was made from, if they are still there."""
+    """Build with the wheels of this environment, if they are still in the cache."""
     prefix = tmp_path / "prefix"
     command = [str(DOCKER / "build.sh"), str(prefix)]
     built = subprocess.run(
@@ -42,7 +42,7 @@ def test_the_build_step_makes_an_environment_that_needs_no_clone(tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_copied_is_there_and_no_one_is_root(name):
+def test_copied_files_exist_and_the_user_is_not_root(name):
     text = (DOCKER / name).read_text()
     for line in re.findall(r"^COPY (?!--from)(.*)$", text, re.MULTILINE):
         for source in line.split()[:-1]:
@@ -54,7 +54,7 @@ def test_what_is_copied_is_there_and_no_one_is_root(name):
     assert not re.search(r"password|secret|token", text, re.IGNORECASE)
 
 
-def test_apptainer_copies_what_is_there():
+def test_apptainer_copies_existing_files():
     text = (DOCKER / "prdp-hpc.def").read_text()
     section = text.split("%files")[1].split("%post")[0]
     sources = [line.split()[0] for line in section.strip().splitlines()]

@@ -38,16 +38,16 @@ def commands(page):
 
 def _command(line):
     words = shlex.split(line, comments=True)
+    ends = [i for i, word in enumerate(words) if word in (">", "|", "&&", ";")]
+    words = words[: ends[0]] if ends else words
     places = [i for i, word in enumerate(words) if word == "prdp-hpc"]
     if places and not {"docker", "apptainer", "spack"} & set(words[: places[-1]]):
         yield words[places[-1] + 1 :]
 
 
 def python_blocks(page):
-    """The Python blocks of a page that are not the contents of included files."""
-    return [
-        block for block in page.blocks if block.language == "python" and "--8<--" not in block.text
-    ]
+    """The Python blocks of a page."""
+    return [block for block in page.blocks if block.language == "python"]
 
 
 def is_complete(block):

@@ -1,4 +1,4 @@
-"""Property: the example finds the same better slab on any number of ranks."""
+"""Property: the example finds the same improved slab on any number of ranks."""
 
 import pytest
 import tiny
@@ -7,7 +7,7 @@ EXAMPLE = tiny.REPOSITORY / "examples" / "finite_elements" / "slab.py"
 
 
 def compliances(ranks):
-    """What the example prints, by step."""
+    """The output of the example, by step."""
     done = tiny.python(ranks, EXAMPLE)
     return [float(line.split()[-1]) for line in done.stdout.splitlines()]
 

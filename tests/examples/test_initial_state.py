@@ -13,9 +13,9 @@ EXAMPLE = tiny.REPOSITORY / "examples" / "initial_state" / "recover.py"
 SMALL = ("--size", "6", "--steps", "3", "--checkpoints", "2", "--epochs", "6")
 
 
-def numbers(said):
-    """Errors of both runs and their iterations, what is saved, and the error of the start."""
-    return [float(n) for line in said.splitlines() for n in re.findall(r"[\d.]+\d", line)]
+def numbers(output):
+    """Errors and iterations of both runs, the savings, and the initial error."""
+    return [float(n) for line in output.splitlines() for n in re.findall(r"[\d.]+\d", line)]
 
 
 def test_the_initial_state_is_recovered(capsys, monkeypatch):

@@ -1,4 +1,6 @@
-"""Usability: the examples of one's own PDE, network and loop run as their READMEs say."""
+"""Usability: the examples of user-defined PDEs, networks and loops run as described in their
+READMEs.
+"""
 
 import shutil
 import subprocess
@@ -43,7 +45,7 @@ def test_examples_are_short_and_explained():
 @pytest.mark.parametrize(
     ("name", "changes"), [("own_pde", PDE), ("own_network", [*SMALL[:-1], FNO])]
 )
-def test_an_own_config_on_any_number_of_ranks(name, changes, example, capsys):
+def test_a_user_defined_config_on_any_number_of_ranks(name, changes, example, capsys):
     folder = example(name)
     alone = train("config.yaml", changes)
     two = [*changes, "parallel.grid_ranks=2", "name=two"]
@@ -56,7 +58,7 @@ def test_an_own_config_on_any_number_of_ranks(name, changes, example, capsys):
     assert "replicas" in capsys.readouterr().out
 
 
-def test_an_own_pde_is_compared_with_full_refinement(example, capsys):
+def test_a_user_defined_pde_is_compared_with_full_refinement(example, capsys):
     example("own_pde")
     main(["compare", "config.yaml", *PDE, "comparison.seeds=1"])
     assert "saved by PRDP against" in capsys.readouterr().out
@@ -67,10 +69,10 @@ def test_a_network_on_parts(example):
     assert train("config.yaml", [*SMALL[:-1], CONVNEXT])["epochs"] == 2
 
 
-def test_an_own_loop_says_the_same_on_any_split_and_goes_on(example):
+def test_a_user_defined_loop_is_the_same_on_any_split_and_resumes(example):
     folder = example("own_loop")
 
-    def said(ranks, grid_ranks, steps, runs):
+    def output(ranks, grid_ranks, steps, runs):
         launcher = [str(tiny.BIN / "mpiexec"), "-n", str(ranks)] if ranks > 1 else []
         options = ["--grid-ranks", str(grid_ranks), "--steps", str(steps), "--folder", runs]
         ended = subprocess.run(
@@ -84,7 +86,7 @@ def test_an_own_loop_says_the_same_on_any_split_and_goes_on(example):
         assert ended.returncode == 0, ended.stderr
         return ended.stdout.splitlines()
 
-    alone = said(1, 1, 40, "alone")
+    alone = output(1, 1, 40, "alone")
     assert [line.split()[1] for line in alone] == ["20", "40"]
-    assert said(2, 2, 20, "parts") == alone[:1]
-    assert said(2, 1, 40, "parts") == alone[1:]
+    assert output(2, 2, 20, "parts") == alone[:1]
+    assert output(2, 1, 40, "parts") == alone[1:]

@@ -1,4 +1,4 @@
-"""Usability: components of the user's own take every place that the built-in ones have."""
+"""Usability: user-defined components can replace every built-in one."""
 
 import json
 import shutil
@@ -42,13 +42,13 @@ OWN = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a user's file."""
+    """A folder with a file of user code."""
     shutil.copy(FILE, tmp_path / "mine.py")
     return tmp_path
 
 
 def config_in(folder, **changes):
-    """A config beside the user's file; its path."""
+    """Write a config beside the file of user code; return its path."""
     return tiny.write(folder / "own.yaml", tiny.emulator(folder / "runs", **{**OWN, **changes}))
 
 
@@ -82,7 +82,7 @@ def test_mistakes_in_their_sections_get_the_same_messages(changes, parts, folder
     one_message(lambda: load_config(config_in(folder, **changes)), *parts)
 
 
-def test_all_mistakes_are_told_at_once(folder):
+def test_all_mistakes_are_reported_together(folder):
     wrong = {"physics": {**PDE, "speed": 1}, "network": {"kind": "nine.py:X"}, "seed": -1}
     with pytest.raises(ConfigError) as caught:
         load_config(config_in(folder, **wrong))
@@ -95,7 +95,7 @@ def test_a_bug_in_a_file_keeps_its_traceback(folder):
         load_config(config_in(folder))
 
 
-def test_gradients_through_an_own_chain_are_right(mesh, folder):
+def test_gradients_through_a_user_defined_chain_are_correct(mesh, folder):
     training = {"batch_size": 10, "loss": {"kind": "mine.py:huber", "delta": 0.5}}
     config = load_config(config_in(folder, training=training))
 
@@ -107,14 +107,14 @@ def test_gradients_through_an_own_chain_are_right(mesh, folder):
     check_gradient(fresh_task)
 
 
-def test_a_network_on_whole_fields_gets_the_state_and_the_other_inputs(mesh, folder):
+def test_a_network_on_whole_fields_receives_the_state_and_the_other_inputs(mesh, folder):
     config = load_config(config_in(folder, network={"kind": "mine.py:Whole"}))
     task = build_task(config, mesh)
-    assert task.network.first.in_channels == 4  # two species, x, and the PDE's own field
+    assert task.network.first.in_channels == 4  # two species, x, and the field of the PDE
     assert np.isfinite(task.train_epoch(1))
 
 
-def test_the_whole_way_of_a_run(folder):
+def test_a_run_from_config_to_evaluation(folder):
     path = config_in(folder)
     summary = train(path)
     run = folder / "runs" / "tiny"
@@ -133,7 +133,7 @@ def test_the_whole_way_of_a_run(folder):
     one_message(lambda: evaluate(run, components=own[1:]), "physics.pde")
 
 
-def test_nothing_is_imported_because_a_run_folder_says_so(folder):
+def test_nothing_is_imported_because_of_a_run_folder(folder):
     train(config_in(folder, training={"epochs": 1}, network={"hidden": [4]}))
     run = folder / "runs" / "tiny"
     (folder / "mine.py").write_text("raise SystemExit('imported')")
@@ -141,11 +141,13 @@ def test_nothing_is_imported_because_a_run_folder_says_so(folder):
     content["training"]["optimizer"] = content["task"] = f"{folder}/mine.py:X"
     (run / "config.yaml").write_text(yaml.safe_dump(content))
     code = f"from prdp_hpc import load_network; print(load_network({str(run)!r}))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "MLP" in said.stdout, said.stderr
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "MLP" in output.stdout, output.stderr
 
 
-def test_a_comparison_that_goes_on_imports_nothing_either(folder, capsys):
+def test_an_unfinished_comparison_imports_nothing_either(folder, capsys):
     small = ["comparison.seeds=1", "training.epochs=1", "refinement.schedule=prdp"]
     path = config_in(folder)
     main(["compare", path, *small])
@@ -154,12 +156,12 @@ def test_a_comparison_that_goes_on_imports_nothing_either(folder, capsys):
     text = resolved.read_text()
     resolved.write_text(text.replace("torch.optim:SGD", f"{folder}/evil.py:X"))
     capsys.readouterr()
-    main(["compare", path, *small, "--resume"])  # would end with "imported"
+    main(["compare", path, *small, "--resume"])  # an import would print "imported"
     assert "saved by PRDP against" in capsys.readouterr().out
     assert resolved.read_text() == text
 
 
-def test_a_resume_is_the_undisturbed_run_and_says_what_code_has_changed(folder, capfd):
+def test_a_resumed_run_equals_the_undisturbed_one_and_reports_changed_code(folder, capfd):
     path = config_in(folder)
     train(path, ["name=whole", "training.epochs=4"])
     train(path, ["name=parts", "training.epochs=2"])
@@ -174,13 +176,13 @@ def test_a_resume_is_the_undisturbed_run_and_says_what_code_has_changed(folder, 
     shutil.move(folder / "mine.py", moved / "mine.py")
     shutil.move(path, moved / "own.yaml")
     train(str(moved / "own.yaml"), ["name=parts", "training.epochs=5"], resume=True)
-    told = capfd.readouterr().err
-    assert "physics.pde: the code of" in told
-    assert "network.kind: the code of" in told
+    reported = capfd.readouterr().err
+    assert "physics.pde: the code of" in reported
+    assert "network.kind: the code of" in reported
 
 
 @pytest.mark.parametrize("section", ["own_components:Residual", {"weight": 0.5}])
-def test_an_own_task_on_own_data(section, folder):
+def test_a_user_defined_task_on_user_defined_data(section, folder):
     states = np.random.default_rng(0).standard_normal((6, 3, 1, 8)).astype(np.float32)
     np.save(folder / "states.npy", states)
     task = section if isinstance(section, str) else {"kind": "mine.py:Residual", **section}
@@ -206,14 +208,14 @@ def test_an_own_task_on_own_data(section, folder):
     )
 
 
-def test_a_loss_that_is_a_mean_is_refused(mesh, folder):
+def test_a_loss_that_is_a_mean_is_rejected(mesh, folder):
     config = load_config(config_in(folder, training={"loss": "torch.nn:MSELoss"}))
     task = build_task(config, mesh)
     with pytest.raises(ValueError, match=r"training.loss: must return the loss of each entry"):
         task.train_epoch(1)
 
 
-def test_a_network_of_other_channels_is_refused(mesh, folder):
+def test_a_network_with_other_channels_is_rejected(mesh, folder):
     (folder / "other.py").write_text(
         "from torch import nn\nNet = lambda i, o: nn.Conv1d(i, o + 1, 1)"
     )
@@ -230,7 +232,7 @@ def test_off_the_main_thread(folder):
     assert found[0]["epochs"] == 3
 
 
-def test_an_installed_package_announces_names(folder, monkeypatch):
+def test_an_installed_package_registers_names(folder, monkeypatch):
     package = folder / "ocean-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Name: ocean\nVersion: 1.0\n")
@@ -239,20 +241,20 @@ def test_an_installed_package_announces_names(folder, monkeypatch):
         "from prdp_hpc import load_config\n"
         f"print(load_config({config_in(folder, physics=PDE | {'pde': 'transport'})!r}).physics)"
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False,
         env=tiny.environment() | {"PYTHONPATH": f"{folder}:{tiny.REPOSITORY}"},
     )  # fmt: skip
-    assert "pde='transport'" in said.stdout, said.stderr
+    assert "pde='transport'" in output.stdout, output.stderr
 
 
 def test_plan_and_submit_take_them(folder, capsys):
     path = config_in(folder)
     main(["plan", path, "--ranks", "2"])
-    said = capsys.readouterr().out
-    assert "2 solve(s) per sample" in said
+    output = capsys.readouterr().out
+    assert "2 solve(s) per sample" in output
     parameters = 3 * 4 * 3 + 3 + 3 * 3 * 2 + 2
-    assert f"network of {parameters} parameters" in said
+    assert f"network of {parameters} parameters" in output
     main(["submit", path, "--dry-run"])
     assert "#SBATCH" in capsys.readouterr().out
 
@@ -264,8 +266,10 @@ def test_built_in_configs_are_checked_without_torch_and_mpi(tmp_path):
         f"main(['submit', {path!r}, '--dry-run']); main(['plan', {path!r}, '--ranks', '2'])\n"
         "print(sorted({'torch', 'mpi4py.MPI', 'petsc4py.PETSc'}.intersection(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert said.stdout.splitlines()[-1:] == ["[]"], said.stdout + said.stderr
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert output.stdout.splitlines()[-1:] == ["[]"], output.stdout + output.stderr
 
 
 def test_networks_are_loaded_without_petsc(tmp_path):
@@ -274,12 +278,14 @@ def test_networks_are_loaded_without_petsc(tmp_path):
         f"import sys; from prdp_hpc import load_network; load_network({str(tmp_path / 'tiny')!r})\n"
         "print('petsc4py.PETSc' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert said.stdout.strip() == "False", said.stderr
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert output.stdout.strip() == "False", output.stderr
 
 
 def test_no_second_list_of_the_built_in_names():
-    """A PDE's name stands in its own file, its section, and the list of names."""
+    """The name of a PDE appears in its file, its section and the list of names."""
     package = tiny.REPOSITORY / "prdp_hpc"
     sections = ("components", "experiment", "amortised", "physics", "networks")
     allowed = {f"config/{name}.py" for name in sections}

@@ -1,5 +1,5 @@
-"""Kill a training at a random moment, see that it ends, resume it, and compare with one that was
-left alone.
+"""Kill a training at a random time, check that it ends, resume it, and compare it with an
+undisturbed one.
 
     python tests/faults/harness.py [--count 100] [--seed 1] [--out FOLDER]
 
@@ -43,7 +43,7 @@ SIGNALS = {
 
 @dataclass
 class Case:
-    """One fault and what came of it."""
+    """One fault and its outcome."""
 
     ranks: int
     grid_ranks: int
@@ -60,7 +60,7 @@ class Case:
 
 
 def cases(count: int, seed: int) -> list[Case]:
-    """Random faults; the same for the same seed."""
+    """Random faults, which depend only on the seed."""
     source, found = random.Random(seed), []
     for _ in range(count):
         ranks, grid_ranks = source.choice(SPLITS)
@@ -89,7 +89,9 @@ class Bench:
         self._undisturbed: dict[tuple[int, int], Path] = {}
 
     def command(self, case: Case, name: str, resume: bool) -> list[str]:
-        """A run of the case's split; each rank on a node of its own where a node is to die."""
+        """Start a run with the split of the case; each rank is on a separate node if a node is to
+        fail.
+        """
         words = ["run", self.config, f"name={name}", f"parallel.grid_ranks={case.grid_ranks}"] + [
             "--resume"
         ] * resume
@@ -100,7 +102,7 @@ class Bench:
         return command
 
     def undisturbed(self, case: Case) -> Path:
-        """The run that is left alone; made at first use, with the data that all share."""
+        """The undisturbed run, created on first use together with the data of all runs."""
         split = (case.ranks, case.grid_ranks)
         if split not in self._undisturbed:
             name = f"whole_{split[0]}_{split[1]}"
@@ -116,7 +118,7 @@ class Bench:
         return self._undisturbed[split]
 
     def run(self, case: Case, name: str) -> Case:
-        """Start, wait for the moment, strike, wait for the end, resume, compare."""
+        """Start, wait for the moment, cause the fault, wait for the end, resume, compare."""
         whole, folder = self.undisturbed(case), self.folder / name
         log = (self.folder / f"{name}.log").open("w")
         job = subprocess.Popen(
@@ -149,7 +151,7 @@ class Bench:
         return case
 
     def resume(self, case: Case, name: str, folder: Path, whole: Path) -> None:
-        """Go on and compare every number and every parameter."""
+        """Resume and compare every number and every parameter."""
         metrics = folder / "metrics.jsonl"
         lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
         case.last_line = sum(line.endswith("\n") for line in lines) - 1
@@ -176,14 +178,14 @@ class Bench:
 
 
 def same_network(ours: Path, theirs: Path) -> bool:
-    """Whether two runs ended with the same parameters, to the last bit."""
+    """Whether two runs ended with the same parameters in all bits."""
     states = [Checkpoints(folder / "checkpoints").load_latest() for folder in (ours, theirs)]
     mine, other = (state["task"]["network"] for state in states if state is not None)
     return all(bool((mine[key] == other[key]).all()) for key in other)
 
 
 def wait_for(case: Case, folder: Path, job: subprocess.Popen[bytes], epochs: int) -> bool:
-    """Wait for the case's moment; False if the run ended before."""
+    """Wait for the moment of the case; False if the run ended before."""
     began = time.monotonic()
 
     def reached() -> bool:
@@ -208,7 +210,7 @@ def wait_for(case: Case, folder: Path, job: subprocess.Popen[bytes], epochs: int
 
 
 def strike(case: Case, launcher: int, name: str) -> None:
-    """The fault itself."""
+    """Cause the fault."""
     ranks = processes(name)
     if case.victim == "launcher" and case.signal is not None:
         os.kill(launcher, case.signal)
@@ -219,15 +221,15 @@ def strike(case: Case, launcher: int, name: str) -> None:
             os.kill(process, case.signal)
     elif case.victim == "disk":
         for process in ranks:
-            # What the disk takes no more than: smaller than a checkpoint.
+            # The size limit of files on this disk: smaller than a checkpoint.
             resource.prlimit(process, resource.RLIMIT_FSIZE, (2048, 2048))
     elif ranks and case.signal is not None:
         os.kill(ranks[int(case.wait * len(ranks))], case.signal)
 
 
 def judge_end(case: Case, name: str, finished: bool) -> None:
-    """Whether the job ended in time, on all ranks, with the exit code that says why; a fault may
-    come after all is done.
+    """Whether the job ended in time, on all ranks, with the correct exit code; a fault may occur
+    after the run has finished.
     """
     if processes(name):
         case.problems.append("some ranks are still there")
@@ -241,7 +243,7 @@ def judge_end(case: Case, name: str, finished: bool) -> None:
 
 
 def processes(name: str) -> list[int]:
-    """The ranks of a run: the processes of prdp-hpc that were given its name."""
+    """The ranks of a run: the processes of prdp-hpc with its name in their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -259,7 +261,7 @@ def processes(name: str) -> list[int]:
 
 
 def children(process: int) -> list[int]:
-    """The processes that a process has started."""
+    """The child processes of a process."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -273,7 +275,7 @@ def children(process: int) -> list[int]:
 
 
 def table(results: list[Case]) -> str:
-    """One line a case, and one below."""
+    """One line per case, and a summary."""
     headers = (
         "ranks",
         "grid",
@@ -309,7 +311,7 @@ def table(results: list[Case]) -> str:
 
 
 def main() -> None:
-    """Run the seeded faults."""
+    """Run the faults of the seed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,5 +1,5 @@
-"""A few of the faults of `make test-faults`: the job ends on all ranks, and the resume gives the
-undisturbed run.
+"""Some of the faults of `make test-faults`: the job ends on all ranks, and the resumed run equals
+the undisturbed one.
 """
 
 import signal

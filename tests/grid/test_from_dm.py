@@ -71,12 +71,12 @@ def check_refused(comm):
     for words, call in (
         ("petsc4py DMDA", lambda: Grid.from_dm(PETSc.DMShell().create(comm=comm))),
         ("3 numbers per point", lambda: Grid.from_dm(dmda(comm, 2, dof=3))),
-        ("does not fit", lambda: Grid.from_dm(twisted, "periodic")),
-        ("does not fit", lambda: Grid.from_dm(dmda(comm, 2, PERIODIC), ["periodic", "neumann"])),
+        ("does not match", lambda: Grid.from_dm(twisted, "periodic")),
+        ("does not match", lambda: Grid.from_dm(dmda(comm, 2, PERIODIC), ["periodic", "neumann"])),
         ("boundary must be one of", lambda: Grid.from_dm(twisted, "free")),
         ("add up to the shape", lambda: Grid((9,), comm=comm, ownership_ranges=[[4]])),
         (
-            "one part to each",
+            "one part per rank",
             lambda: (
                 Grid((9,), comm=comm, ownership_ranges=[[1] * 8 + [1]]) if comm.size != 9 else None
             ),

@@ -1,5 +1,5 @@
-"""Halos on one rank are torch's padding, forward and backward, and as often differentiable as you
-like.
+"""Halos on one rank equal torch's padding, forward and backward, and are differentiable to any
+order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIZES = st.lists(st.integers(2, 5), min_size=1, max_size=3)
 
 
 def by_torch(field: torch.Tensor, boundary: list[str], lower: int, upper: int) -> torch.Tensor:
-    """An axis after the other: torch's circular mode pads all axes alike."""
+    """Pad one axis after the other, because torch's circular mode pads all axes equally."""
     for axis, kind in enumerate(boundary):
         moved = field.movedim(2 + axis, -1)
         padded = functional.pad(moved.flatten(1, -2), (lower, upper), mode=MODES[kind])

@@ -156,7 +156,7 @@ def test_impossible_fields_and_halos():
     for call in (one.halo, one.gather, one.scatter):
         with pytest.raises(ValueError, match=r"must end in .*\(4, 5\).*\(5, 4\)"):
             call(torch.ones(5, 4))
-    with pytest.raises(ValueError, match="at least 1 point wide"):
+    with pytest.raises(ValueError, match="a width of at least 1 point"):
         one.halo(torch.ones(4, 5), 0)
     with pytest.raises(ValueError, match="a halo of 5 points does not fit"):
         one.halo(torch.ones(4, 5), 5)

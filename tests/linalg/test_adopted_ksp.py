@@ -174,9 +174,9 @@ def check_refused(comm):
 
     for words, ksp in (
         ("no ksp type", PETSc.KSP().create(comm=comm)),
-        ("starts from a guess of its own", changed(lambda ksp: ksp.setInitialGuessNonzero(True))),
+        ("the KSP has an initial guess", changed(lambda ksp: ksp.setInitialGuessNonzero(True))),
         ("convergence test", changed(lambda ksp: ksp.setConvergenceTest(lambda *_: True))),
-        ("which is no level", changed(lambda ksp: ksp.setTolerances(rtol=0.0))),
+        ("which is not between 0 and 1", changed(lambda ksp: ksp.setTolerances(rtol=0.0))),
         ("its iteration is user code", changed(lambda _: None, ksp_type="python")),
         ("-scaled_ksp_diagonal_scale", changed(with_option)),
         ("petsc4py KSP", None),
@@ -194,7 +194,7 @@ def check_refused(comm):
     raises(comm, ValueError, "one matrix", lambda: solve(other, theirs, b, solver))
     raises(comm, ValueError, "cannot be copied", lambda: copy.deepcopy(solver))
     solver.differentiation = "unrolled"
-    raises(comm, ValueError, "does not offer", lambda: solve(operator, values, b, solver))
+    raises(comm, ValueError, "does not support", lambda: solve(operator, values, b, solver))
     # A python PC without a transpose is found out in the backward pass.
     ksp = configured(comm, pc_type="python")
     ksp.getPC().setPythonContext(ForwardOnly())

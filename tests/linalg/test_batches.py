@@ -211,7 +211,7 @@ def test_wrong_shapes(solver, values, b, message):
 
 def test_no_matrices_for_an_empty_pattern(solver):
     operator = SparseOperator([], [], (3, 3))
-    with pytest.raises(ValueError, match="values of 0 matrices"):
+    with pytest.raises(ValueError, match="values has 0 matrices"):
         solve(
             operator,
             torch.ones(0, 0, dtype=torch.float64),

@@ -1,6 +1,4 @@
-"""Property: solutions and gradients are those of dense linear algebra, whatever the tensors look
-like.
-"""
+"""Property: solutions and gradients are those of dense linear algebra, for all kinds of tensors."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,7 @@
 """Property: with every KSP and PC of this PETSc, a solve and its adjoint are right to the tolerance
 or end in one of this package's errors; K iterations, beyond convergence, too.
 
-They run in a process of their own, since a PETSc call that fails may end it.
+They run in a separate process, because a failed PETSc call may end it.
 """
 
 import json
@@ -39,7 +39,7 @@ def systems():
 
 
 def wrong(ksp, pc, level, matrix, promises):
-    """What is wrong with the outcome, if anything."""
+    """A description of a wrong result, or None."""
     from systems import sparse
 
     from prdp_hpc import Solver, solve

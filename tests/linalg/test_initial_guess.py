@@ -267,7 +267,7 @@ def test_functions_and_a_users_ksp():
 
 
 def test_without_products_of_a_state_there_is_nothing_to_start_from():
-    with pytest.raises(ValueError, match="where there is none, use initial_guess='last'"):
+    with pytest.raises(ValueError, match="without a state use initial_guess='last'"):
         Poisson(Grid((6,)), Solver(initial_guess="state"))(torch.ones(1, 1, 6).double())
 
 
@@ -311,5 +311,5 @@ def test_a_bad_guess_on_one_rank_is_an_error_on_all():
             guess = bad if comm.rank == 1 else torch.ones(n)
             with pytest.raises(ValueError, match="guess"):
                 solve(heat.operator, heat.values(), b, solver, guess.double())
-    with pytest.raises(ValueError, match="or give a guess"):
+    with pytest.raises(ValueError, match="or have a guess"):
         solve(heat.operator, heat.values(), b, Solver("cg"), b if comm.rank else None)

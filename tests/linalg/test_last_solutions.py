@@ -35,7 +35,7 @@ def test_each_sample_starts_where_it_ended_last(differentiation):
     assert iterations(solver)[0] > 0
     with solver.samples([1, 2, 3]), pytest.raises(ValueError, match="names 3 samples"):
         solve(operator, values, b[:2].view(4, 20), solver)
-    with pytest.raises(ValueError, match="integers and words"), solver.samples([1.5]):
+    with pytest.raises(ValueError, match="integers or strings"), solver.samples([1.5]):
         pass
 
 

@@ -75,8 +75,8 @@ def test_k_iterations_are_orthogonal_to_the_nullspace(ksp, pc, k):
     assert (b.grad @ z).abs().max() < 1e-13
 
 
-# Without knowledge of the nullspace, each iteration adds to the solution's mean what the source's
-# mean asks for.
+# If the nullspace is not declared, each iteration changes the solution's mean because of the
+# source's mean.
 @pytest.mark.parametrize(
     ("ksp", "pc"), [("richardson", "jacobi"), ("gmres", "none"), ("gmres", "jacobi")]
 )

@@ -97,7 +97,7 @@ def check_a_flux_matrix(comm):
     wanted = torch.linalg.pinv(matrix, rtol=1e-10).T @ ones
     torch.testing.assert_close(b.grad, wanted[own], rtol=1e-7, atol=1e-9)
     alone, values, own = of_this_rank(matrix, comm, nullspace=right)
-    refused(comm, "give left_nullspace", lambda: solve(alone, values, b, Solver()))
+    refused(comm, "pass left_nullspace", lambda: solve(alone, values, b, Solver()))
 
 
 def test_a_flux_matrix():
@@ -140,7 +140,7 @@ def check_that_broken_promises_are_refused(comm):
         "as many",
         lambda: of_this_rank(matrix, comm, nullspace=right, left_nullspace=left[:1]),
     )
-    refused(comm, "give both", lambda: of_this_rank(matrix, comm, left_nullspace=left))
+    refused(comm, "pass both", lambda: of_this_rank(matrix, comm, left_nullspace=left))
     poisoned = right.clone()
     poisoned[1, -1] = torch.nan
     refused(comm, "finite", lambda: of_this_rank(matrix, comm, nullspace=poisoned))

@@ -101,7 +101,7 @@ def check_what_does_not_fit(comm):
         ("finite", {"coordinates": points + (np.inf if last else 0.0)}),
         ("combination", {"near_nullspace": torch.cat([rigid, rigid[:1]])}),
         ("exactly once", {"fields": {"x": [0], "y": [0]}}),
-        ("by a word", {"fields": {}}),
+        ("must name each field", {"fields": {}}),
         ("integers", {"fields": {"x": [0.5]}}),
     ):
         refused(comm, words, lambda: divided(matrix, comm, 2, **options))  # noqa: B023

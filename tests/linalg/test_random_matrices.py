@@ -1,6 +1,4 @@
-"""Property: whatever the pattern, values and size, solves and gradients are those of dense
-algebra.
-"""
+"""Property: for any pattern, values and size, solves and gradients are those of dense algebra."""
 
 import pytest
 import torch

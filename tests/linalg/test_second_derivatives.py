@@ -268,15 +268,15 @@ def test_what_is_not_offered_says_so_at_once():
     operator, values, b = case("one")
     unrolled = Solver("richardson", "jacobi", 5, differentiation="unrolled")
     x = solve(operator, values, b.requires_grad_(), unrolled)
-    with pytest.raises(InputError, match=r"does not offer second derivatives.*implicit"):
+    with pytest.raises(InputError, match=r"does not support second derivatives.*implicit"):
         torch.autograd.grad((x**3).sum() + (b**2).sum(), b, create_graph=True)
-    with pytest.raises(InputError, match=r"does not offer batched gradients"):
+    with pytest.raises(InputError, match=r"does not support batched gradients"):
         torch.autograd.grad(x, b, draw(3, 2, N), is_grads_batched=True)
     forward = torch.autograd.forward_ad
-    with forward.dual_level(), pytest.raises(InputError, match=r"does not offer forward-mode"):
+    with forward.dual_level(), pytest.raises(InputError, match=r"does not support forward-mode"):
         solve(operator, values, forward.make_dual(b.detach(), b.detach()), unrolled)
     for transform in (torch.func.vmap, torch.func.grad):
-        with pytest.raises(InputError, match=r"does not offer torch.func"):
+        with pytest.raises(InputError, match=r"does not support torch.func"):
             transform(lambda r: solve(operator, values, r, unrolled).sum())(b.detach())
     with pytest.raises(InputError, match=r"vmap over the values of a FunctionOperator"):
         torch.func.vmap(lambda p: solve(of_functions(), p, b[0].detach(), Solver()))(draw(3, 2))

@@ -1,4 +1,4 @@
-"""Property: what fails says what, where and what to do."""
+"""Property: errors state what is wrong, where, and what to do."""
 
 import math
 
@@ -109,8 +109,8 @@ def test_wrong_values_also_after_right_ones(before):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Solver("gmress"), "no ksp called 'gmress': did you mean gmres"),
-        (lambda: Solver("cg", "jacobbi"), "no pc called 'jacobbi': did you mean jacobi"),
+        (lambda: Solver("gmress"), "no ksp named 'gmress': did you mean gmres"),
+        (lambda: Solver("cg", "jacobbi"), "no pc named 'jacobbi': did you mean jacobi"),
         (lambda: Solver(refinement=0), "max_it"),
         (lambda: Solver(refinement="high"), "a level is"),
         (lambda: SparseOperator([0], [0, 1], (2, 2)), "same length"),
@@ -120,7 +120,7 @@ def test_wrong_values_also_after_right_ones(before):
         (lambda: SparseOperator([0], [0], (2, 3)), "square"),
         (
             lambda: SparseOperator([0], [0], (2, 2), grid=Grid((3,), comm=MPI.COMM_SELF)),
-            "2 rows, its grid 3 points",
+            "2 rows, but its grid has 3 points",
         ),
     ],
 )
@@ -137,11 +137,11 @@ def test_mistakes_when_something_is_made(make, message):
         (Solver(petsc_options={"ksp_gmres_restart": "many"}), "petsc_options=.*no integer value"),
         (
             Solver(petsc_options={"ksp_gmres_restrat": 5}),
-            "'ksp_gmres_restrat' means nothing to ksp='gmres'",
+            "'ksp_gmres_restrat' has no effect in ksp='gmres'",
         ),
         (
             Solver("cg", petsc_options={"-ksp_gmres_restart": 5}),
-            "'-ksp_gmres_restart' means nothing to ksp='cg'",
+            "'-ksp_gmres_restart' has no effect in ksp='cg'",
         ),
     ],
 )

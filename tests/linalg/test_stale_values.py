@@ -91,9 +91,9 @@ def test_derivatives_use_the_numbers_of_their_solve_or_say_why_not(kind, reloade
             solve(operator, factor * values, b, solver).sum().backward()
         b.grad = None
     values.data.mul_(2.0)
-    # An unrolled derivative reads the values once more, as that of functions does.
+    # An unrolled derivative reads the values again, as does that of function operators.
     if reloaded or kind == "functions" or solver.differentiation == "unrolled":
-        with pytest.raises(InputError, match="changed after the solve"):
+        with pytest.raises(InputError, match="changed between the solve"):
             x.sum().backward()
     else:
         x.sum().backward()

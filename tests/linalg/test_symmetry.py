@@ -1,6 +1,4 @@
-"""Property: what is only right for A = Aᵀ refuses other values, whatever their scaling, and takes
-symmetric ones.
-"""
+"""Property: methods for A = Aᵀ accept symmetric values only, for any scaling of the values."""
 
 import pytest
 import torch

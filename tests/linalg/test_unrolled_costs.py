@@ -166,6 +166,5 @@ def test_reductions_do_not_depend_on_the_batch(monkeypatch, ksp, each):
     assert len(found) == 1
     ((few, few_back), (many, many_back)) = found.pop()
     assert many - few == 5 * each
-    # The backward pass does the forward pass's reductions once more, and at most as many of its
-    # own.
+    # The backward pass repeats the forward pass's reductions, and adds at most as many.
     assert 5 * each <= many_back - few_back <= 10 * each

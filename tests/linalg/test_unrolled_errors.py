@@ -1,4 +1,4 @@
-"""Reliability: what unrolled solves cannot do is an error that says so, as it is with PETSc."""
+"""Reliability: unsupported features and failures of unrolled solves are errors, as in PETSc."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
-"""Property: what an unrolled solve holds, counts and gives back, whatever happens between its
-forward and its backward pass.
+"""Property: memory, counters and gradients of unrolled solves are right for any use between the
+forward and the backward pass.
 """
 
 import pytest
@@ -47,7 +47,7 @@ def test_a_graph_may_be_gone_through_twice(ksp, batched):
     solver = Solver(ksp, "jacobi", 3, differentiation="unrolled")
     x = solve(operator, values, b, solver)
     first = torch.autograd.grad(x.sum(), (values, b), retain_graph=True)
-    # Other values in the same matrices, once for good and once with a graph of its own.
+    # Other values in the same matrices, once without and once with a separate graph.
     other = (2 * values).detach().requires_grad_()
     y = solve(operator, other, b, solver)
     solve(operator, 3 * values.detach(), b.detach(), solver)

@@ -168,13 +168,13 @@ def check_mistakes(comm):
         raise RuntimeError("my own error")
 
     refused(comm, RuntimeError, "my own error", lambda: with_functions(fails))
-    refused(comm, ValueError, "must give a tensor", lambda: with_functions(lambda r: r.sum()))
+    refused(comm, ValueError, "must return a tensor", lambda: with_functions(lambda r: r.sum()))
     x = with_functions(lambda r: r, fails)
     refused(comm, RuntimeError, "my own error", lambda: x.sum().backward())
     small, few = SparseOperator.from_scipy(np.eye(N - 1), comm)
     last = comm.rank == comm.size - 1
     for words, pair in (
-        ("divided alike", (small, few)),
+        ("they must be equal", (small, few)),
         ("shape", (on(comm, matrix)[0], values[:-1] if last and len(values) else values)),
         ("one matrix", (on(comm, matrix)[0], values[None])),
         ("NaN", (on(comm, matrix)[0], values * (float("nan") if last else 1.0))),

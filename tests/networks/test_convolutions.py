@@ -119,7 +119,7 @@ def test_what_layers_refuse() -> None:
         Convolution(whole, 1, 1, kernel=13)
     with pytest.raises(ValueError, match="6 channels cannot be divided into 4 groups"):
         GroupNorm(whole, 4, 6)
-    with pytest.raises(ValueError, match="pooling is 'average' or 'max', not 'sum'"):
+    with pytest.raises(ValueError, match="pooling must be 'average' or 'max', not 'sum'"):
         Pooling(Partition.whole((4,), "dirichlet"), "sum")
 
 

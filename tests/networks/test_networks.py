@@ -113,7 +113,7 @@ def test_the_seed_alone_decides_and_no_generator_moves(
     assert all(
         torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
     )
-    # Normalisations start at 1 and 0, whatever the seed.
+    # Normalisations start at 1 and 0, for any seed.
     drawn = [
         (a, b)
         for a, b in zip(first.parameters(), other.parameters(), strict=True)
@@ -147,7 +147,7 @@ MLP_OF = {"hidden": [5], "activation": "relu"}
             r"'swish' is not known; choose one of relu, tanh, gelu",
         ),
         ("mlp", [4], 1, MLP_OF | {"hidden": [5, 0]}, "layer widths must be at least 1"),
-        ("mlp", [4, 0], 1, MLP_OF, "at least 1 point an axis"),
+        ("mlp", [4, 0], 1, MLP_OF, "at least 1 point per axis"),
         ("mlp", [4], 0, MLP_OF, "1 channel"),
         (
             "resnet",

@@ -74,7 +74,7 @@ def check_error(error, kind, text):
     assert str(remote).startswith(f"rank {last}: ")
     assert text in str(remote)
     shown = "".join(traceback.format_exception(remote))
-    # Where it came up is shown, what it says once.
+    # The place of the error is shown, and its message once.
     assert "in fails" in shown
     assert shown.count(str(remote)) == 1
     if isinstance(error, SolveError):

@@ -1,5 +1,5 @@
-"""Reliability: on many ranks a mistake is told once, on one rank only or on all, and the job ends
-at once.
+"""Reliability: on many ranks a mistake, on one rank only or on all, is reported once, and the job
+ends immediately.
 """
 
 import re
@@ -83,15 +83,15 @@ def test_what_two_ranks_say_once(config, tmp_path):
             not_finite(tmp_path),
             "parallel.grid_ranks=2",
         ],
-        "holds a run already": ["run", config],
+        "already contains a run": ["run", config],
         "seed: 1 in the checkpoint, 3 now": ["run", config, "seed=3", "--resume"],
         "metrics.jsonl, line 1: is not JSON": ["run", config, "name=damaged", "--resume"],
         "cannot be written": ["generate", config, "--out", tmp_path],
         "no such folder": ["plot", tmp_path / "nowhere"],
     }
     # All ranks share the grid of an inverse problem; doctor looks for all of them.
-    *told, trained, doctor = tiny.many(2, [*mistakes.values(), ["run", inverse], ["doctor"]])
-    for (wanted, words), done in zip(mistakes.items(), told, strict=True):
+    *finished, trained, doctor = tiny.many(2, [*mistakes.values(), ["run", inverse], ["doctor"]])
+    for (wanted, words), done in zip(mistakes.items(), finished, strict=True):
         check_message(done.stderr, wanted)
         assert done.codes == [2, 0 if words[0] == "plot" else 2]
     assert trained.codes == doctor.codes == [0, 0]

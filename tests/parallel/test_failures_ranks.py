@@ -1,6 +1,7 @@
-"""Property: whatever goes wrong on one rank, the job ends on all, and says why once, with the rank.
+"""Property: after any failure of one rank the job ends on all ranks, and reports the reason once,
+with the rank.
 
-Each case is a script of its own, started by mpiexec; two run at a time.
+Each case is a separate script, started by mpiexec; two run at a time.
 """
 
 import subprocess
@@ -77,7 +78,7 @@ again()
 
 @dataclass(frozen=True)
 class Case:
-    """A script, and how it ends: what it says once, which rank it names, its exit code."""
+    """A script, and its end: the message that it prints once, the rank in it, and the exit code."""
 
     script: str
     said: str = "ArithmeticError: it fell"
@@ -94,10 +95,10 @@ CASES = {
     ),
     "sys.exit": Case("rank == 1 and sys.exit(3)\nagain()", "rank 1 left", "exit code 3", 3),
     "SystemExit": Case(
-        "if rank == 1: raise SystemExit('bye')\nagain()", "bye", "rank 1 left with exit code 1"
+        "if rank == 1: raise SystemExit('bye')\nagain()", "bye", "rank 1 exited with code 1"
     ),
     "another hook": Case(
-        "sys.excepthook = sys.__excepthook__\nfall()\nagain()", rank="rank 1 left with exit code 1"
+        "sys.excepthook = sys.__excepthook__\nfall()\nagain()", rank="rank 1 exited with code 1"
     ),
     "an interrupt": Case(
         "if rank == 1: raise KeyboardInterrupt\nagain()", "KeyboardInterrupt", code=130
@@ -119,7 +120,7 @@ CASES = {
     ),
     "a rank that has ended": Case(
         "x = again()\nif rank == 1: x.sum().backward()",
-        "rank 0 has come to its program's end",
+        "rank 0 has reached the end of its program",
         "rank 1 of 2 has been in one call since",
         watchdog="3",
     ),
@@ -146,7 +147,7 @@ def start(script, ranks=2, watchdog="600"):
 
 @pytest.fixture(scope="module")
 def jobs(request):
-    """What has become of each job that a test of this run asks for."""
+    """The results of the jobs that tests of this run need."""
     wanted = {
         item.callspec.params["name"]
         for item in request.session.items

@@ -27,7 +27,7 @@ AMORTISED = [{}, {"experiments": {"points": 4}, "training": {"batch_size": 3}}]
 
 
 def run(changes, mesh):
-    """Losses and errors of two epochs, the second once more from the state between, and fields."""
+    """Losses and errors of two epochs, the second repeated from the state between, and fields."""
     config = validate(tiny.field_inversion("", **changes), "here")
     task, rows, state = build_task(config, mesh), [], None
     task.solver.refine(1e-13)

@@ -52,8 +52,8 @@ def garbage():
 
 
 def steppers(differentiation, side):
-    """Every PDE with what makes vectors and matrices of its own: values that change, batches solved
-    at once, a nullspace, iterations past the solution, a matrix for each sample.
+    """Every PDE with features that make further vectors and matrices: values that change, batches
+    solved together, a nullspace, iterations past the solution, a matrix per sample.
     """
 
     def solver(ksp, pc, level=3):

@@ -67,8 +67,8 @@ def check_transforms(shape):
     coefficients = transform.forward(mine)
     np.testing.assert_allclose(transform.backward(coefficients), mine, rtol=0, atol=1e-13)
     wanted = np.fft.rfftn(whole.numpy(), axes=tuple(range(1, len(shape) + 1)))
-    # Along the last axis the frequencies that are told apart start at 0; -1 and n - 1 are the same
-    # along the others.
+    # Along the last axis the distinct frequencies start at 0; -1 and n - 1 are the same along the
+    # others.
     place = [
         np.asarray(k).ravel().astype(int) % n
         for k, n in zip(transform.frequencies, shape, strict=True)

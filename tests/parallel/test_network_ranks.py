@@ -1,5 +1,5 @@
-"""Property: on any partition a network is that of one rank, in output and gradients, and no rank
-sees more than its part.
+"""Property: on any partition a network equals that of one rank, in output and gradients, and no
+rank has more than its part.
 """
 
 import copy

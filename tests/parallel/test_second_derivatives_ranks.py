@@ -159,7 +159,7 @@ def check_exchanges_of_grids():
             mean = all_reduce_sum(part.pow(2).sum(), grid.comm)
             return grid.scatter(whole.sin()) * mean
 
-        # Scales and whole fields are alike on all ranks, and so are their gradients.
+        # Scales and whole fields are replicated on all ranks, and so are their gradients.
         inputs = [torch.tensor(0.3, dtype=torch.float64), same_on_all(13)]
         directions = [torch.tensor(1.0, dtype=torch.float64), same_on_all(13, seed=1)]
         first = [t.clone().requires_grad_() for t in inputs]
@@ -208,7 +208,7 @@ def check_values_changed_on_one_rank():
     )
     # The first solve's values are gone, on one rank only.
     message = raised(lambda: x.sum().backward())
-    assert "changed after the solve" in message
+    assert "changed between the solve" in message
     grid = Grid((13,))
     kappa = torch.ones(grid.local_shape, dtype=torch.float64)
     heat, field = (

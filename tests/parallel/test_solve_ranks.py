@@ -3,6 +3,7 @@ all ranks.
 """
 
 import math
+from functools import partial
 
 import pytest
 import scipy.sparse
@@ -12,6 +13,7 @@ from systems import dominant, exact
 
 from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator, solve
 from prdp_hpc.linalg.pool import MOST_SETS
+from prdp_hpc.petsc import PETSc
 
 WORLD = MPI.COMM_WORLD
 PAIRS = [
@@ -22,6 +24,10 @@ PAIRS = [
     ("preonly", "redundant"),
 ]
 PAIRS += [("bicg", "none")]
+# PETSc itself factors a divided matrix only with another library.
+HAS_MUMPS = PETSc.Sys.hasExternalPackage("mumps")
+if HAS_MUMPS:
+    PAIRS += [("preonly", "lu"), ("gmres", "lu")]
 
 
 def from_all(tensor):
@@ -266,9 +272,10 @@ def check_failures_on_one_rank():
     raised_everywhere(
         SolveError, "forward", lambda: solve(operator, zero, b, Solver("gmres", "bjacobi"))
     )
-    raised_everywhere(
-        SolveError, "pc='redundant'", lambda: solve(operator, values, b, Solver("preonly", "lu"))
-    )
+    if not HAS_MUMPS:
+        for pc in ("lu", "cholesky"):
+            direct = partial(solve, operator, values, b, Solver("preonly", pc))
+            raised_everywhere(SolveError, "without MUMPS", direct)
     # after all this everything still works
     torch.testing.assert_close(solve(operator, values, b, solver), b / 2)
 
@@ -291,6 +298,29 @@ def check_a_batch_at_once(n):
     torch.testing.assert_close(results[0], results[1], rtol=1e-13, atol=1e-13)
 
 
+def check_factors_of_changing_values(n):
+    """Each new matrix has new factors; a singular one is an error on all ranks, and what follows is
+    right again.
+    """
+    matrix = dominant(n, seed=n)
+    matrix = matrix + matrix.T
+    rows, cols = matrix.nonzero(as_tuple=True)
+    mine = slice(WORLD.rank, None, WORLD.size)
+    operator = SparseOperator(rows[mine], cols[mine], (n, n), symmetric=True)
+    b = torch.ones(operator.n_local, dtype=torch.float64)
+    empty = ((rows == 0) | (cols == 0)).double()
+    for pc in ("lu", "cholesky"):
+        solver = Solver("preonly", pc)
+        for factor in (1.0, 3.0):
+            entries = factor * matrix[rows, cols]
+            x = from_all(solve(operator, entries[mine], b, solver))
+            expected = torch.linalg.solve(factor * matrix, torch.ones(n, dtype=torch.float64))
+            torch.testing.assert_close(x, expected, rtol=1e-10, atol=1e-12)
+            singular = (entries * (1 - empty))[mine]
+            with pytest.raises(SolveError):
+                solve(operator, singular, b, solver)
+
+
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_divided_systems():
     check_a_batch_at_once(23)
@@ -303,6 +333,10 @@ def test_divided_systems():
     check_a_batch_of_matrices(WORLD.size - 1, "gmres", "bjacobi", rights=1)
     check_mistakes_in_a_batch_on_one_rank()
     check_a_nullspace_divided()
+    if HAS_MUMPS:
+        check_a_batch_of_matrices(9, "preonly", "lu", rights=2)
+        check_factors_of_changing_values(17)
+        check_factors_of_changing_values(WORLD.size - 1)
     check_from_scipy()
     check_halo_in_a_function_operator()
     check_failures_on_one_rank()

@@ -41,9 +41,9 @@ def split_runs(folder):
     """Six configs on 1 rank and in every split: command lines by the number of ranks.
 
     double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of
-    four replicas have none; corrector: a ResNet through Navier-Stokes, two solves a step, with as
+    four replicas have none; corrector: a ResNet through Navier-Stokes, two solves per step, with as
     few samples; unet: a U-Net on the ranks' uneven parts; probed: levels chosen from gradients of
-    batches of 6 in 4 parts; paper: the paper's 1-D emulator as it is, in float32.
+    batches of 6 in 4 parts; paper: the unchanged 1-D emulator of the paper, in float32.
     """
     double = tiny.emulator(
         folder, training={"epochs": EPOCHS, "batch_size": 25}, data={"train": 55}
@@ -120,7 +120,7 @@ def resumed_runs(folder):
 
 
 def moved_runs(folder):
-    """Data made on 1 and on 2 ranks, a run on 1 rank, and one that goes on on 2."""
+    """Data made on 1 and on 2 ranks, a run on 1 rank, and one that continues on 2."""
     config = tiny.write(folder / "moved.yaml", tiny.emulator(folder, grid={"shape": [6, 5]}))
     files = {ranks: str(folder / f"{ranks}.h5") for ranks in (1, 2)}
     words = ["run", config, f"data.file={files[1]}"]

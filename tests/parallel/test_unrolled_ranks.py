@@ -242,7 +242,7 @@ PRECONDITIONERS = [
 
 
 def check_preconditioners():
-    """With the transpose of the preconditioner, which is no more symmetric than PETSc makes it."""
+    """With the transpose of the preconditioner, which PETSc may make unsymmetric."""
     for pc, more in PRECONDITIONERS:
         for ksp, symmetric in (("richardson", True), ("cg", True), ("gmres", False)):
             level = 1 if pc == "redundant" else 3

@@ -1,5 +1,5 @@
-"""Property: trajectories that ranks write part by part read back as those of one rank, and are
-whole or not there.
+"""Property: trajectories that ranks write in parts are read as those of one rank, and are written
+atomically.
 """
 
 import os

@@ -306,7 +306,7 @@ def test_the_precision_of_a_field_is_kept():
 
 WRONG = [
     ("neumann", [(Dirichlet(), None)], "has 1 entries for 2 axes"),
-    ("neumann", [(1.0, None), None], r"low side of axis 0 takes Dirichlet\(…\)"),
+    ("neumann", [(1.0, None), None], r"low side of axis 0 needs Dirichlet\(…\)"),
     ("neumann", [Dirichlet(), None], r"boundaries\[0\] must be a pair"),
     ("periodic", [None, (None, Neumann())], "high side of axis 1 does not exist: .* periodic"),
     ("dirichlet", [(Dirichlet(), Robin(1.0)), None], "Dirichlet values only, not Robin"),
@@ -328,7 +328,7 @@ def test_conditions_that_a_grid_cannot_have(boundary, sides, message):
 VALUES = [
     (Dirichlet(torch.ones(4, 3)), r"has the shape \(1, 3\)"),
     (Dirichlet(torch.ones(1, 3).long()), "floating-point"),
-    (Neumann(lambda x, y, t: t), "takes the time"),
+    (Neumann(lambda x, y, t: t), "needs the time"),
     (Robin(-1.0), "at least 0"),
     (Robin(math.nan), "finite"),
     (Robin(torch.ones(2, 1, 3)), "all samples share"),

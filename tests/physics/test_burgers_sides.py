@@ -97,9 +97,9 @@ def test_newton_finds_what_picard_iterations_converge_to():
 
 
 def test_mistakes():
-    with pytest.raises(InputError, match=r"low side of axis 0 takes Dirichlet\(value\) or Neumann"):
+    with pytest.raises(InputError, match=r"low side of axis 0 needs Dirichlet\(value\) or Neumann"):
         made((5,), [(Robin(1.0), None)])
-    with pytest.raises(InputError, match="one for each component"):
+    with pytest.raises(InputError, match="one per component"):
         made((5,), [(Dirichlet(torch.zeros(3, 1)), None)])(torch.zeros(1, 1, 5))
 
 

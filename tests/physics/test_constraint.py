@@ -1,8 +1,6 @@
-"""Property: the constraint preconditioner is what it says, keeps the divergence at zero, and makes
-GMRES converge.
+"""Property: the constraint preconditioner equals its formula, keeps the divergence at zero, and
+makes GMRES converge.
 """
-
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,12 +8,12 @@ import pytest
 import staggered
 import torch
 from mpi4py import MPI
+from reference_data import reference
 from systems import dominant, sparse
 
 from prdp_hpc import Grid, NavierStokes, Refinement, Solver, solve
 from prdp_hpc.physics.constraint import DAMPING
 
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "navier_stokes.h5"
 SHAPES = [((8, 6), (1.0, 2.0)), ((4, 3, 5), (1.0, 0.5, 2.0))]
 FIELDSPLIT = {
     "pc_fieldsplit_type": "schur",
@@ -41,10 +39,9 @@ def draw(physics, samples=1):
 
 def flows(samples):
     """States of the paper's data; they are not free of divergence on the grid of 48 x 48 points."""
-    if not REFERENCE.exists():
-        pytest.skip(f"the reference data is not beside this checkout: {REFERENCE}")
-    with h5py.File(REFERENCE) as file:
-        return torch.from_numpy(file["train/trajectories"][:samples, 2]).double()
+    with h5py.File(reference("navier_stokes.h5")) as file:
+        both = [file[f"{group}/trajectories"][:samples, 2] for group in ("train", "validation")]
+    return torch.from_numpy(np.concatenate(both)[:samples]).double()
 
 
 @pytest.mark.parametrize(("shape", "length"), SHAPES)
@@ -214,6 +211,7 @@ def test_a_field_split_with_a_schur_complement_gives_the_same():
 def test_only_an_operator_that_brings_it_along_has_it():
     operator, values = sparse(dominant())
     with pytest.raises(
-        ValueError, match=r"pc='constraint' is made by a physics' own operator.*use another pc"
+        ValueError,
+        match=r"pc='constraint' is available for .* some PDEs only: use another pc",
     ):
         solve(operator, values, torch.ones(7, dtype=torch.float64), Solver("gmres", "constraint"))

@@ -17,7 +17,7 @@ def product(factors):
 
 
 def mode(grid, kind):
-    """A product of one eigenfunction an axis, its wave number, and its derivative along the first
+    """A product of one eigenfunction per axis, its wave number, and its derivative along the first
     axis.
     """
     wave = {"dirichlet": math.pi, "neumann": math.pi, "periodic": 2 * math.pi}[kind]

@@ -1,17 +1,16 @@
 """Accuracy: the initial states are of the family that the authors' are of."""
 
 import math
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference_data import reference
 
 from prdp_hpc.physics.initial_conditions import normalised_fourier, truncated_fourier
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "heat_1d.h5"
 X = (np.arange(30) + 1) / 31
 
 
@@ -29,9 +28,8 @@ def fit(states, modes):
     return amplitudes, np.abs(basis(modes) @ amplitudes - states.T).max()
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason=f"the authors' data are not there: {REFERENCE}")
 def test_the_authors_family_in_one_dimension():
-    with h5py.File(REFERENCE) as file:
+    with h5py.File(reference("heat_1d.h5")) as file:
         theirs = file["train/trajectories"][:, 0].astype(np.float64)
     ours = truncated_fourier(np.random.default_rng(0), 200, [X], modes=5)
     for states in (theirs, ours):

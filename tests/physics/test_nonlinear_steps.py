@@ -238,7 +238,7 @@ def test_newton_s_burgers_step_is_the_limit_of_picard_s_and_so_is_its_gradient(s
         (lambda g: NonlinearDiffusion(g, 1.0, 1.0, tight(), "power", 0.5), "at least 1"),
         (
             lambda g: NonlinearDiffusion(g, 1.0, 1.0, tight()).steady(torch.ones(1, 1, 4)),
-            "Dirichlet or Robin boundary",
+            "Dirichlet or Robin condition",
         ),
         (lambda g: AllenCahn(g, 0.1, 0.5, tight())(torch.ones(1, 1, 5)), "local shape"),
     ],

@@ -1,23 +1,17 @@
 """Property: the converged heat solver makes the trajectories of the authors' own solver."""
 
-from pathlib import Path
-
 import h5py
 import pytest
 import torch
 from mpi4py import MPI
+from reference_data import reference
 
 from prdp_hpc import Grid, Heat, Solver
-
-REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 
 
 @pytest.mark.parametrize("name", ["heat_1d", "heat_2d"])
 def test_heat_steps_the_reference_trajectories(name):
-    path = REFERENCE / f"{name}.h5"
-    if not path.exists():
-        pytest.skip(f"the reference data is not beside this checkout: {path}")
-    with h5py.File(path) as file:
+    with h5py.File(reference(f"{name}.h5")) as file:
         steps = torch.from_numpy(file["validation/trajectories"][:])
         nu_dt = float(file.attrs["diffusivity_times_dt"])
     heat = Heat(

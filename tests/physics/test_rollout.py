@@ -295,7 +295,7 @@ def test_a_stepper_that_changed_since():
     u = torch.randn(8, **DOUBLE, requires_grad=True)
     end = rollout(heat, u, 9, 3)
     heat.diffusivity = 0.2
-    with pytest.raises(InputError, match="must not change between both"):
+    with pytest.raises(InputError, match="must not change in the meantime"):
         end.sum().backward()
 
 
@@ -306,7 +306,7 @@ def test_a_parameter_that_only_earlier_steps_need():
     def step(state, number):
         return state * (early if number < 3 else late)
 
-    with pytest.raises(InputError, match=r"give it in parameters"):
+    with pytest.raises(InputError, match=r"pass it in parameters"):
         rollout(step, u, 5, 2, numbered=True).sum().backward()
     rollout(step, u, 5, 2, numbered=True, parameters=[early]).sum().backward()
     assert early.grad.item() == pytest.approx(3 * 0.5**4 * u.sum().item())
@@ -327,9 +327,9 @@ def test_parameters_changed_in_place_are_noticed():
     [
         ({"steps": 0}, "steps must be an integer of at least 1, not 0"),
         ({"steps": 3, "checkpoints": 0}, "checkpoints must be"),
-        ({"steps": 3, "at": [2, 1]}, "at must rise"),
+        ({"steps": 3, "at": [2, 1]}, "at must increase"),
         ({"steps": 3, "at": [4]}, "at most steps=3"),
-        ({"steps": 3, "at": []}, "at must rise"),
+        ({"steps": 3, "at": []}, "at must increase"),
         ({"steps": 3, "step": lambda state: state[:2]}, r"returned \(2,\) for a state of \(4,\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The model counts the real networks and partitions, and its limits are those that it must have."""
+"""The model counts the work of the real networks and partitions, and has the correct limits."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_process_grid_covers_the_ranks_with_small_faces(axes, ranks):
     assert (found.neighbours > 0) == (ranks > 1)
 
 
-def test_a_square_is_cut_both_ways():
+def test_a_square_is_distributed_along_both_axes():
     assert process_grid((256, 256), ("dirichlet", "dirichlet"), 4) == (2, 2)
     assert surface((256, 256), ("dirichlet", "periodic"), (2, 2)) == Surface(
         neighbours=3, points=3 * 128
@@ -110,7 +110,8 @@ def test_an_inversion_divides_its_experiments_and_sums_its_gradient():
     work = inversion_workload(validate(content, "here"), iterations=5)
     assert (work.batch, work.solves, work.iterations, work.parameters) == (8, 1, 5, 0)
     costs = {replicas: step_cost(work, MACHINES["cpu"], replicas, 1) for replicas in (1, 2, 8)}
-    # Solves are divided, the assembly of the one matrix is not; the field's gradient is summed.
+    # Solves are distributed, the assembly of the one matrix is not; the gradient of the field is
+    # summed.
     assert costs[8].solver == pytest.approx(costs[1].solver / 8)
     assert costs[8].assembly == costs[1].assembly > 0
     assert costs[1].reduction == 0.0 < costs[2].reduction
@@ -123,7 +124,7 @@ def test_an_inversion_divides_its_experiments_and_sums_its_gradient():
 
 
 def ideal(machine):
-    """A machine whose messages and overheads cost nothing."""
+    """A machine on which messages and overheads cost nothing."""
     overheads = (
         "iteration_overhead",
         "solve_overhead",
@@ -157,7 +158,7 @@ def test_a_slow_network_prefers_replicas_and_a_small_batch_grid_ranks():
 
 
 def test_a_batch_that_is_solved_at_once_shares_its_messages():
-    """To its one neighbour a rank sends a message an iteration, whatever the batch."""
+    """Per iteration a rank sends one message to its only neighbour, independent of the batch."""
     costs = []
     for batch, ksp in ((6, "richardson"), (1, "richardson"), (6, "cg")):
         one = config(
@@ -167,12 +168,12 @@ def test_a_batch_that_is_solved_at_once_shares_its_messages():
             solver={"ksp": ksp, "pc": "jacobi"},
         )
         costs.append(step_cost(workload_of(one, 10), MACHINES["cpu"], 1, 2))
-    gathers = 2  # of the field and its gradient
+    gathers = 2  # of the field and of its gradient
     assert [cost.messages - gathers for cost in costs] == [2 * 10, 2 * 10, 6 * 2 * 10]
     assert costs[0].sent > costs[1].sent
 
 
-def test_what_does_not_fit_in_memory_is_not_chosen():
+def test_splits_beyond_the_memory_are_not_chosen():
     small = dataclasses.replace(MACHINES["cpu"], memory=2e8)
     big = config(
         network={"kind": "resnet", "channels": 64, "blocks": 3},
@@ -198,14 +199,14 @@ def test_tolerances_need_iterations():
 def test_the_command(tmp_path, capsys):
     path = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, network=NETWORKS[1]))
     machine = tmp_path / "machine.json"
-    # What is too short to be measured comes out as 0.
+    # Times too short to be measured are 0.
     fitted = dataclasses.replace(MACHINES["gpu"], layer_overhead=0.0)
     machine.write_text(json.dumps({"machine": fitted.to_dict()}))
     assert load_machine(str(machine)) == fitted
     cli.main(["plan", path, "--ranks", "4", "--machine", str(machine), "training.batch_size=6"])
-    said = capsys.readouterr().out
-    assert "4 ranks of 'gpu'" in said
-    assert "batch of 6" in said
+    output = capsys.readouterr().out
+    assert "4 ranks of 'gpu'" in output
+    assert "batch of 6" in output
     machine.write_text("{}")
     for options, message in (
         (["--ranks", "4096"], "4096 ranks are too many"),
@@ -237,17 +238,18 @@ def test_the_solver_does_not_run_on_the_gpu(split):
     faster = step_cost(work, fast, *split)
     assert (faster.solver, faster.adjoint) == (known.solver, known.adjoint)
     assert faster.network < known.network
-    # A core draws no more than its share of a socket, and no more than cores draw.
+    # The bandwidth of a core is at most its share of that of a socket, and the sum at most that of
+    # the socket.
     assert gpu.bandwidth * gpu.ranks_per_node <= 205e9
     local = 64 * 64 / split[1] * math.ceil(8 / split[0])
-    # State and gradient there, result and gradient back.
+    # State and gradient are copied to the host, result and gradient back.
     assert known.copies == pytest.approx(local * (2 * 8 + 2 * 4) / gpu.device_link)
     assert step_cost(work, MACHINES["cpu"], *split).copies == 0.0
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("task", [tiny.emulator, tiny.corrector])
-def test_the_trajectories_are_those_that_a_task_holds(tmp_path, task, precision):
+def test_the_trajectories_are_those_of_a_task(tmp_path, task, precision):
     one = validate(task(tmp_path, training={"precision": precision}), "test")
     mesh = ProcessMesh.from_world(1)
     real = build_task(one, mesh, build_solver(one))
@@ -270,7 +272,7 @@ def test_each_replica_holds_all_trajectories(replicas, grid_ranks):
 
 
 @pytest.mark.parametrize("where", ["memory", "host_memory"])
-def test_what_does_not_fit_on_the_gpu_or_beside_it_is_not_chosen(where):
+def test_splits_beyond_the_memory_of_gpu_or_host_are_not_chosen(where):
     work = workload_of(resnet(), 10)
     part = {"memory": "network_memory", "host_memory": "solver_memory"}[where]
     halved = getattr(step_cost(work, MACHINES["gpu"], 4, 2), part)
@@ -281,8 +283,10 @@ def test_what_does_not_fit_on_the_gpu_or_beside_it_is_not_chosen(where):
     assert "take more ranks" in plan_table(splits(work, tight, 8), tight)
 
 
-def test_what_a_solve_keeps():
-    """GMRES its basis, an unrolled solve the states of about the root of its iterations."""
+def test_memory_of_a_solve():
+    """GMRES stores its basis, an unrolled solve about as many states as the square root of its
+    iterations.
+    """
 
     def memory(iterations, **solver):
         return step_cost(
@@ -302,8 +306,8 @@ def test_what_a_solve_keeps():
     assert more[1] == pytest.approx(2 * more[0])
 
 
-def test_machine_files_from_before(tmp_path):
-    """Without the numbers of a GPU."""
+def test_older_machine_files(tmp_path):
+    """A machine without the numbers of a GPU."""
     content = MACHINES["cpu"].to_dict()
     for key in ("device_link", "device_latency", "host_memory"):
         del content[key]

@@ -1,5 +1,5 @@
-"""Correctness: the coordinator follows the paper's rule, whatever the errors, and continues where
-it was stopped.
+"""Correctness: the coordinator follows the rule of the paper for any errors, and continues
+correctly after a restart.
 """
 
 import json
@@ -19,7 +19,7 @@ from prdp_hpc.refinement import (
 
 errors = st.one_of(
     st.lists(st.floats(1e-12, 1e6), max_size=40),
-    # Slow decay with noise: where plateaus, pay-offs and full stops all happen.
+    # Slow decay with noise: a range in which plateaus, gains and the end of refinement all occur.
     st.lists(st.floats(0.7, 1.1), max_size=60).map(
         lambda factors: [math.prod(factors[:i]) for i in range(len(factors))]
     ),
@@ -43,14 +43,14 @@ parameters = st.fixed_dictionaries(
 
 
 def rule(history, checkpoint, step_threshold, stop_threshold, ema_window, error_window):
-    """The paper's rule, written down again from its text: (go a level up, checkpoint)."""
+    """The rule of the paper, written independently from its text: (refine, new checkpoint)."""
     if len(history) <= error_window:
         return False, checkpoint
     alpha = 2.0 / (ema_window + 1)
     ema = [history[0]]
     for error in history[1:]:
         ema.append(alpha * error + (1.0 - alpha) * ema[-1])
-    # a / b with the limits that IEEE gives, and equal for two zeros
+    # a / b with the limits of IEEE arithmetic, and equal for two zeros
     r, c = (
         ema[-1] / b if b else (math.inf if ema[-1] else 1.0)
         for b in (ema[-error_window], checkpoint)
@@ -62,7 +62,7 @@ def rule(history, checkpoint, step_threshold, stop_threshold, ema_window, error_
 
 @settings(max_examples=300)
 @given(errors, ladders, parameters)
-def test_decides_as_the_rule_that_smooths_the_whole_history_anew(history, ladder, parameters):
+def test_decisions_are_those_of_the_rule_on_the_whole_history(history, ladder, parameters):
     coordinator = Coordinator(ladder, **parameters)
     rung, checkpoint = 0, 100.0
     for count in range(1, len(history) + 1):
@@ -80,8 +80,8 @@ def test_the_rule_refines_stops_and_starts_again():
     for error in [*plateau, *payoff, *worse]:
         coordinator.observe(error)
         levels.append(coordinator.level)
-    # refined on the plateau, not again while nothing was gained, again after the payoff, and again
-    # when it got worse
+    # refined on the plateau, not again without a gain, again after the gain, and again when the
+    # error grows
     assert levels == [1, 1, 2, 2, 2, 3, 3, 4, 4]
 
 
@@ -99,10 +99,10 @@ def test_state_continues_in_the_middle(history, parameters, cut, through_json):
         assert whole.observe(error) == second.observe(error)
         assert (whole.level, whole.adjoint_level) == (second.level, second.adjoint_level)
     assert second.state_dict() == whole.state_dict()
-    assert state == first.state_dict()  # what was loaded is not shared
+    assert state == first.state_dict()  # the loaded state is not shared
 
 
-def test_an_adjoint_ladder_that_is_shorter_stays_at_its_top():
+def test_a_shorter_adjoint_ladder_stays_at_its_finest_level():
     coordinator = Coordinator(
         IterationLadder(1, 1, 4),
         ema_window=1,
@@ -117,7 +117,7 @@ def test_an_adjoint_ladder_that_is_shorter_stays_at_its_top():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_an_error_that_is_not_a_number_says_so_and_changes_nothing(bad):
+def test_an_error_that_is_not_finite_is_raised_and_changes_nothing(bad):
     coordinator = Coordinator(IterationLadder(3, 1, 9))
     for error in (3.0, 2.0):
         coordinator.observe(error)

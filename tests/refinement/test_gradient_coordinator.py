@@ -1,5 +1,5 @@
-"""Correctness: of gradients whose error is known, the coordinator finds the coarsest levels that
-pass its test; it loosens where there is slack, and goes on from its state.
+"""Correctness: for gradients with known errors, the coordinator finds the coarsest levels that pass
+its test; it coarsens if the accuracy is higher than needed, and continues from its state.
 """
 
 import json
@@ -25,7 +25,7 @@ LADDER = IterationLadder(1, 1, TOP)
 
 
 class Problem:
-    """Gradients `g + c ρ^K u + a α^Ka v` with orthonormal directions, and what was measured."""
+    """Gradients `g + c ρ^K u + a α^Ka v` with orthonormal directions, and the measured levels."""
 
     def __init__(self, c, rho, variance=0.0, norm=1.0, a=0.0, alpha=0.5, make=np.array):
         self.c, self.rho, self.variance, self.norm = c, rho, variance, norm
@@ -50,8 +50,8 @@ class Problem:
         return next((k for k in levels if self.passes(k, theta, theta_noise)), TOP)
 
     def fine_enough(self, theta, theta_noise, part):
-        """The coarsest level whose error against the exact gradient is below a part of the limit
-        that the exact gradient sets.
+        """The coarsest level whose error against the exact gradient is below a fraction of the
+        limit from the exact gradient.
         """
         limit = part * max(theta * self.norm, theta_noise * math.sqrt(self.variance))
         levels = range(1, TOP + 1)
@@ -80,14 +80,14 @@ def test_from_below_the_coarsest_level_that_passes_is_found(problem, theta, thet
     coordinator = GradientCoordinator(LADDER, theta=theta, theta_noise=theta_noise)
     level = settled(coordinator, problem)
     assert problem.coarsest(theta, theta_noise) <= level
-    # Loosening stops within one rung of where half the limit would do.
+    # Coarsening stops within one rung of the level that holds with half the limit.
     assert level <= problem.fine_enough(theta, theta_noise, 0.5) + 1
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.01, 50), st.floats(0.2, 0.95), st.floats(0.05, 0.9), st.floats(0.1, 3))
-def test_below_known_noise_the_level_is_that_of_the_test_within_one_rung(c, rho, theta, noise):
-    """Where the noise decides, no gradient changes the limit."""
+def test_with_known_noise_the_level_is_that_of_the_test_within_one_rung(c, rho, theta, noise):
+    """If the noise determines the limit, no gradient changes it."""
     problem = Problem(c, rho, variance=noise**2, norm=1e-3)
     coordinator = GradientCoordinator(LADDER, theta=1e-3, theta_noise=theta)
     exact = problem.coarsest(1e-3, theta)
@@ -98,7 +98,8 @@ def test_below_known_noise_the_level_is_that_of_the_test_within_one_rung(c, rho,
         before = coordinator.level
         if not refined:
             break
-    # The extrapolation does not see that the ladder ends: it compares with the exact gradient.
+    # The extrapolation does not account for the end of the ladder, since it compares with the exact
+    # gradient.
     assert exact <= coordinator.level <= problem.fine_enough(1e-3, theta, 1.0) + 1
 
 
@@ -125,7 +126,7 @@ def test_slack_is_loosened_one_rung_in_two_probes(problem, theta):
             assert unchanged is False
             before_last = fine.level
             fine.probe(problem.measure)
-            assert fine.level >= before_last  # not two probes in a row
+            assert fine.level >= before_last  # not two consecutive probes
     assert fine.level <= problem.fine_enough(theta, 1.0, 0.5) + 1
     assert fine.level >= problem.coarsest(theta, 1.0)
 
@@ -143,7 +144,7 @@ def test_adjoint_solves_are_refined_alone(a, alpha, theta):
     assert all(forward <= 2 for forward, _ in problem.levels)
 
 
-def test_adjoint_solves_that_make_no_difference_are_tested_once():
+def test_adjoint_solves_without_effect_are_tested_once():
     problem = Problem(c=5.0, rho=0.7)
     coordinator = GradientCoordinator(LADDER)
     settled(coordinator, problem)
@@ -152,7 +153,7 @@ def test_adjoint_solves_that_make_no_difference_are_tested_once():
 
 
 def test_levels_that_a_looser_ladder_repeats_are_passed_over():
-    """Of half as many iterations, two rungs each have the same level."""
+    """With half as many iterations, two neighbouring rungs have the same level."""
     problem = Problem(c=0.0, rho=0.5, a=10.0, alpha=0.6)
     coordinator = GradientCoordinator(LADDER, LooserLadder(LADDER, 0.5), theta=0.1)
     settled(coordinator, problem)
@@ -191,7 +192,7 @@ def test_state_continues_in_the_middle(problem, cut):
 
 @given(st.floats(0.02, 0.5), st.integers(1, 500))
 def test_probes_take_their_share(share, cost):
-    """Of a level that stays, all probes but the first take at most the share of training."""
+    """At a constant level, all probes but the first use at most the share of training."""
     coordinator = GradientCoordinator(IterationLadder(4, 1, 4), probe_share=share)
     problem = Problem(c=1.0, rho=0.5)
     trained = probed = count = 0
@@ -237,12 +238,12 @@ def test_vectors_of_torch_and_numpy_are_summed_in_double_precision():
 
 
 def test_all_ranks_decide_by_the_numbers_that_they_agree_on():
-    """Rounding that differs from rank to rank must not lead to other levels."""
+    """Rounding that differs between ranks must not lead to different levels."""
     agreed = []
 
     def agree(number):
         agreed.append(number)
-        return 1e3  # far above any limit that the vectors would give
+        return 1e3  # far above any limit from the vectors
 
     found = MeasuredGradient(np.array([1.0]), 0.0, agree)
     assert (found.squared_norm(), found.squared_distance(found)) == (1e3, 1e3)

@@ -1,4 +1,4 @@
-"""Correctness: ladders refine from rung to rung, start and end where they were told."""
+"""Correctness: ladders refine from rung to rung, and have the given first and last levels."""
 
 from itertools import pairwise
 
@@ -43,14 +43,14 @@ def test_tolerances_fall_by_the_factor_and_end_at_the_stop(start, factor, ratio)
     assert all(type(level) is float for level in levels)
 
 
-def test_whole_decades_have_no_rung_too_many():
+def test_decades_have_no_additional_rung():
     assert rungs(ToleranceLadder(1e-1, 1e-1, 1e-8)) == pytest.approx(
         [10.0**-k for k in range(1, 9)]
     )
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, unique=True).map(sorted))
-def test_explicit_levels_are_what_was_given(levels):
+def test_explicit_levels_are_the_given_ones(levels):
     ladder = ExplicitLadder(levels)
     assert rungs(ladder) == levels
     assert ladder.level(10_000) == levels[-1]

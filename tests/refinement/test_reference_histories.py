@@ -1,25 +1,20 @@
-"""Accuracy: on the authors' own validation errors the coordinator chooses the authors' levels,
-epoch by epoch.
+"""Accuracy: for the authors' validation errors the coordinator chooses the authors' levels, epoch
+by epoch.
 """
 
 import json
-from pathlib import Path
 
 import pytest
+from reference_data import reference
 
 from prdp_hpc.refinement import Coordinator, IterationLadder
 
-REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "heat_1d_results.json"
 
-
-@pytest.mark.skipif(
-    not REFERENCE.exists(), reason=f"the authors' results are not there: {REFERENCE}"
-)
 @pytest.mark.parametrize("seed", [1, 2, 25])
 def test_levels_are_the_authors(seed):
     (run,) = [
         r
-        for r in json.loads(REFERENCE.read_text())["runs"]
+        for r in json.loads(reference("heat_1d_results.json").read_text())["runs"]
         if r["mode"] == "prdp" and r["seed"] == seed
     ]
     coordinator = Coordinator(IterationLadder(1, 1, 25), ema_window=8, error_window=3)

@@ -1,4 +1,4 @@
-"""Correctness: schedules made by hand hold each level for the epochs they say."""
+"""Correctness: manual schedules have each level for the given epochs."""
 
 import json
 import math
@@ -15,9 +15,7 @@ tables = st.dictionaries(st.integers(1, 15), st.integers(1, 9), max_size=4).map(
 
 
 def trained(schedule, epochs):
-    """The levels that epochs 1 to `epochs` are trained at, and whether each change was
-    announced.
-    """
+    """The levels of epochs 1 to `epochs`, and whether each change was reported."""
     levels, before = [], schedule.level
     for _ in range(epochs):
         changed = schedule.observe(1.0)
@@ -41,7 +39,7 @@ def test_state_continues_in_the_middle(table, cut):
     assert trained(whole, 20)[cut:] == trained(second, 20 - cut)
 
 
-def test_adjoint_levels_change_on_their_own():
+def test_adjoint_levels_change_independently():
     schedule = ManualSchedule({0: 4}, {0: 1, 1: 3})
     assert (schedule.level, schedule.adjoint_level) == (4, 1)
     assert [schedule.observe(1.0), schedule.observe(1.0)] == [False, True]
@@ -71,6 +69,6 @@ def test_an_error_that_is_not_a_number(schedule):
         ({0: 1, 5: 1.5}, "between 0 and 1"),
     ],
 )
-def test_tables_that_do_not_do(levels, message):
+def test_invalid_tables(levels, message):
     with pytest.raises(ValueError, match=message):
         ManualSchedule(levels)

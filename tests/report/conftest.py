@@ -1,5 +1,5 @@
-"""Run folders that look like those of real runs: an error that falls and levels off, a level that
-rises.
+"""Synthetic run folders like those of real runs: the error decreases and levels off, the level
+increases.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def summary_of(name: str, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """Write a run folder under `tmp_path` and return it; `finished=False` leaves the summary
-    out.
-    """
+    """Write a run folder under `tmp_path` and return it; `finished=False` omits the summary."""
 
     def write(
         name: str = "run",

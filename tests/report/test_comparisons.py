@@ -1,6 +1,4 @@
-"""What was saved follows from the runs alone: the whole, its two parts, and whether it was at equal
-accuracy.
-"""
+"""Savings follow from the runs only: the total, its two parts, and whether accuracy is equal."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ def run(
     seconds: float = 1.0,
     solves: int = 10,
 ) -> RunRecord:
-    """A finished run: `solves` forward solves an epoch and as many adjoint ones, at the levels of
+    """A finished run with `solves` forward and as many adjoint solves per epoch, at the levels of
     each epoch.
     """
     forward, adjoint = (
@@ -80,8 +78,8 @@ def compared(prdp: list[RunRecord], full: list[RunRecord], **targets: float) -> 
     )
 
 
-def test_the_two_savings_of_a_made_up_history() -> None:
-    """4 epochs at 1, 2, 4, 4 both ways against 10: at its own final level PRDP would have cost 16,
+def test_the_two_savings_of_a_synthetic_history() -> None:
+    """4 epochs at 1, 2, 4, 4 in both directions against 10: at its final level PRDP would need 16,
     full refinement 40.
     """
     found = compared([run([(1, 1), (2, 2), (4, 4), (4, 4)])], [run([(10, 10)] * 4)])
@@ -115,7 +113,7 @@ def test_the_cost_at_the_final_level_is_that_of_the_constant_run(
     )
 
 
-def test_a_run_that_solved_nothing_has_no_cost() -> None:
+def test_a_run_without_solves_has_no_cost() -> None:
     untrained = run([(3, 3)], solves=0)
     assert cost_at_final_level(untrained) is None
     found = compared([untrained], [untrained])
@@ -125,7 +123,7 @@ def test_a_run_that_solved_nothing_has_no_cost() -> None:
 
 
 @given(st.lists(st.tuples(POSITIVE, POSITIVE), min_size=1, max_size=4))
-def test_what_is_saved_and_what_is_spent_make_the_whole(seconds: list[tuple[float, float]]) -> None:
+def test_savings_and_cost_add_up(seconds: list[tuple[float, float]]) -> None:
     ours, theirs = ([run([(1, 1)], seconds=pair[side]) for pair in seconds] for side in (0, 1))
     saved = compared(ours, theirs)["savings"]["full"]["solver_seconds"]
     for share, (a, b) in zip(saved["values"], seconds, strict=True):
@@ -178,7 +176,7 @@ def test_one_seed_that_diverged_is_a_miss() -> None:
 
 
 @pytest.mark.parametrize(("error", "met"), [(0.03, True), (0.06, False)])
-def test_a_target_is_met_at_equal_accuracy_only(error: float, met: bool) -> None:
+def test_a_target_is_met_only_at_equal_accuracy(error: float, met: bool) -> None:
     found = compared(
         [run([(1, 1)], error)], [run([(4, 4)], 0.03)], inner_iterations=0.75, solver_seconds=0.1
     )
@@ -186,7 +184,7 @@ def test_a_target_is_met_at_equal_accuracy_only(error: float, met: bool) -> None
     assert found["targets"][0]["saved"] == pytest.approx(0.75)
 
 
-def test_a_run_that_goes_on_is_not_compared(write_run: WriteRun) -> None:
+def test_an_unfinished_run_is_not_compared(write_run: WriteRun) -> None:
     runs = [load_run(write_run("prdp", finished=False))]
     with pytest.raises(ReportError, match="has not finished"):
         compare_runs("heat", [1], {"prdp": runs, "full": runs})
@@ -211,7 +209,7 @@ def test_a_comparison_of_one_seed_and_of_several_is_read(write_run: WriteRun) ->
         assert load_comparison(root).content == json.loads(to_json(content))
         del content["savings"]
         write_json(root / "comparison.json", content)
-        with pytest.raises(ReportError, match=r"comparison\.json: lacks savings"):
+        with pytest.raises(ReportError, match=r"comparison\.json: savings missing"):
             load_comparison(root)
 
 
@@ -219,6 +217,6 @@ def test_folders_without_a_comparison(write_run: WriteRun, tmp_path: Path) -> No
     with pytest.raises(ReportError, match="no such folder"):
         load_comparison(tmp_path / "nowhere")
     write_run("half/prdp")
-    with pytest.raises(ReportError, match="holds no run named full"):
+    with pytest.raises(ReportError, match="contains no run named full"):
         load_comparison(tmp_path / "half")
     assert not is_comparison(tmp_path)

@@ -1,4 +1,4 @@
-"""Figures come out for every run that can be loaded, with labels that do not touch."""
+"""Every run that can be loaded has a figure, with labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def texts_overlap(figure: Figure) -> list[tuple[str, str]]:
         for name, box in boxes
         if box.x0 < 0 or box.x1 > figure.bbox.x1 or box.y1 > figure.bbox.y1
     ]
-    # A text's box includes empty space above and below the letters.
+    # The box of a text includes empty space above and below the letters.
     tight = [(name, box.padded(-1.5)) for name, box in boxes]
     return edge + [
         (a, b) for i, (a, box) in enumerate(tight) for b, other in tight[:i] if box.overlaps(other)
@@ -110,7 +110,7 @@ def test_seeds_are_drawn_as_a_mean_within_their_range(
         prdp=runs("prdp", levels),
         full=runs("full", [60] * 21),
         constant_3=runs("constant_3", [3] * 21),
-        constant_10=runs("constant_10", [10] * 21, seeds=1),  # as while the others go on
+        constant_10=runs("constant_10", [10] * 21, seeds=1),  # as while the other runs continue
         plain_gmres=runs("plain_gmres", [960] * 21),
     )
     plot_comparison(record, tmp_path / "comparison.png", "heat_2d")
@@ -118,8 +118,8 @@ def test_seeds_are_drawn_as_a_mean_within_their_range(
     error, level, _ = drawn[0].axes
     last = [run.metrics["error"][-1] for run in record.variants["prdp"]]
     assert any(f"PRDP  {sum(last) / 3:.2e}" == text.get_text() for text in error.texts)
-    assert len(error.collections) == 4  # a band where there is more than one seed
-    # another solver's iterations do not compare with a level
+    assert len(error.collections) == 4  # a band if there is more than one seed
+    # iterations of another solver cannot be compared with a level
     names = [text.get_text().rpartition("  ")[0] for text in level.texts]
     assert names == ["constant 3", "constant 10", "Full refinement", "PRDP"]
 
@@ -161,7 +161,7 @@ def test_two_ladders_show_four_levels(
         comparison(prdp=records[0], full=records[1]), tmp_path / "comparison.png", "tolerances"
     )
     bottom, top = drawn[0].axes[1].get_ylim()
-    assert top < bottom  # finer tolerances stand higher
+    assert top < bottom  # finer tolerances are higher
     assert len(drawn[0].axes[1].texts) == 4
     assert texts_overlap(drawn[0]) == []
 
@@ -185,7 +185,7 @@ def test_a_run_whose_error_has_no_logarithm_is_drawn(
 
 def test_errors_of_two_kinds_are_not_drawn_together(write_run: WriteRun, tmp_path: Path) -> None:
     records = [load_run(write_run("emulator")), load_run(write_run("inverse", inverse=True))]
-    with pytest.raises(ReportError, match="not of one kind"):
+    with pytest.raises(ReportError, match="cannot be compared"):
         plot_runs(records, tmp_path / "runs.png")
     with pytest.raises(ReportError, match="no run to plot"):
         plot_runs([], tmp_path / "runs.png")

@@ -1,4 +1,4 @@
-"""Usability: the table and the figure of a comparison of field inversions, from files alone."""
+"""Usability: the table and the figure of a comparison of field inversions, from files only."""
 
 import json
 
@@ -46,14 +46,14 @@ def runs_of(folder, prdp=0.205, truth=True):
 CONTENT = {"name": "demo", "seeds": [1], "epochs": 2}
 
 
-def test_table_says_what_was_saved_and_at_which_error(tmp_path):
+def test_the_table_has_savings_and_error(tmp_path):
     runs = {name: (run,) for name, run in runs_of(tmp_path).items()}
-    said = inversion_table(CONTENT, runs)
-    assert "field error 1.025 times as high, equal within 5%" in said
-    assert "saved 75.0% of the iterations, 60.0% of the solver's time, 60.0% of the total" in said
-    row = next(line for line in said.splitlines() if line.startswith("full refinement"))
+    output = inversion_table(CONTENT, runs)
+    assert "field error 1.025 times as high, equal within 5%" in output
+    assert "saved 75.0% of the iterations, 60.0% of the solver's time, 60.0% of the total" in output
+    row = next(line for line in output.splitlines() if line.startswith("full refinement"))
     assert row.split()[-1] == "60.0%"
-    assert "set-ups" in said
+    assert "set-ups" in output
 
 
 def test_table_marks_a_miss(tmp_path):
@@ -69,5 +69,5 @@ def test_figure_is_drawn_with_and_without_a_truth(truth, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert has_fields(tmp_path / "prdp")
     (tmp_path / "full" / "fields.npz").write_bytes(b"broken")
-    with pytest.raises(ReportError, match=r"fields\.npz: holds no fields"):
+    with pytest.raises(ReportError, match=r"fields\.npz: contains no fields"):
         plot_inversion(runs, figure, "title")

@@ -1,5 +1,5 @@
-"""Intervals of error ratios: they hold the ratio, are narrow where all agree, and cover the true
-one as often as they say.
+"""Intervals of error ratios: they contain the ratio, are narrow if all samples agree, and have the
+nominal coverage.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WriteRun = Callable[..., Path]
     st.floats(0.1, 10),
 )
 def test_a_constant_factor_has_no_uncertainty(errors: Any, factor: float) -> None:
-    """Seeds and samples are drawn for both at once."""
+    """The same seeds and samples are drawn for both."""
     interval = ratio_interval(factor * errors, errors)
     assert interval == pytest.approx((factor, factor))
 
@@ -34,7 +34,7 @@ def test_a_constant_factor_has_no_uncertainty(errors: Any, factor: float) -> Non
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_order_of_seeds_and_samples_does_not_matter_much(number: int) -> None:
-    """The interval is an estimate from 2000 resamples, and it does not depend on chance."""
+    """The interval is an estimate from 2000 resamples and is deterministic."""
     generator = np.random.default_rng(number)
     ours, theirs = generator.uniform(1, 2, (2, 3, 20))
     interval = ratio_interval(ours, theirs)
@@ -45,8 +45,8 @@ def test_the_order_of_seeds_and_samples_does_not_matter_much(number: int) -> Non
     assert ratio_interval(ours[:, order], theirs[:, order]) == pytest.approx(interval, abs=0.03)
 
 
-def test_it_covers_the_true_ratio_as_often_as_it_says() -> None:
-    """Of samples whose errors are log-normal, and one seed: in about 95 % of 300 cases."""
+def test_it_has_the_nominal_coverage() -> None:
+    """For samples with log-normal errors and one seed: in about 95 % of 300 cases."""
     generator = np.random.default_rng(1)
     covered = 0
     for _ in range(300):
@@ -69,7 +69,7 @@ def test_errors_that_are_not_finite_have_no_interval(wrong: float) -> None:
 
 
 def with_samples(folder: Path, group: str, error: float, errors: list[float]) -> Any:
-    """A run with the errors of its samples, and the last validation's, in its summary."""
+    """A run whose summary has the errors of its samples and those of the last validation."""
     run = load_run(folder)
     assert run.summary is not None
     run.summary["error"] = error
@@ -78,7 +78,7 @@ def with_samples(folder: Path, group: str, error: float, errors: list[float]) ->
 
 
 def test_the_test_group_decides_where_all_runs_have_one(write_run: WriteRun) -> None:
-    """Else the errors of the last validation do."""
+    """Otherwise the errors of the last validation are used."""
     better, worse = [0.1, 0.3], [0.2, 0.2]
     prdp = with_samples(write_run("prdp"), "test", 0.5, worse)
     full = with_samples(write_run("full"), "test", 0.1, better)
@@ -95,14 +95,14 @@ def test_the_test_group_decides_where_all_runs_have_one(write_run: WriteRun) -> 
     assert found["error_intervals"]["full"] is None
 
 
-def test_runs_from_before_there_were_test_groups(write_run: WriteRun) -> None:
+def test_older_runs_without_test_groups(write_run: WriteRun) -> None:
     runs = {name: [load_run(write_run(name))] for name in ("prdp", "full")}
     found = compare_runs("heat", [1], runs)
     assert found["error_group"] == "validation"
     assert found["error_intervals"] == {"full": None}
 
 
-def test_a_further_schedule_has_its_own_outcome(write_run: WriteRun) -> None:
+def test_a_further_schedule_has_a_separate_outcome(write_run: WriteRun) -> None:
     names = ("prdp", "full", "gradient", "plain")
     runs = {name: [load_run(write_run(name))] for name in names}
     found = compare_runs("heat", [1], runs, {"full": {"inner_iterations": 0.5}}, ["gradient"])

@@ -1,4 +1,4 @@
-"""A run's record holds what its files say, and a broken file is named with its line."""
+"""The record of a run has the numbers of its files, and errors in files name the line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_parameters_make_an_inverse_run(write_run: WriteRun) -> None:
     assert record.metrics["parameters"].shape == (6, 1)
 
 
-def test_a_running_run_has_no_summary_and_may_end_in_half_a_line(write_run: WriteRun) -> None:
+def test_an_active_run_has_no_summary_and_may_end_with_an_incomplete_line(
+    write_run: WriteRun,
+) -> None:
     folder = write_run("heat", finished=False, epochs=5)
     whole = load_run(folder)
     text = (folder / "metrics.jsonl").read_text()
@@ -117,14 +119,14 @@ def test_a_wrong_value_is_named(
 def test_missing_keys_are_named_in_the_last_line_too(write_run: WriteRun) -> None:
     folder = write_run(epochs=3)
     edit_lines(folder, lambda lines: lines.append('{"epoch": 4, "error": 0.1}'))
-    with pytest.raises(ReportError, match=r"line 5: lacks level, adjoint_level"):
+    with pytest.raises(ReportError, match=r"line 5: level, adjoint_level"):
         load_run(folder)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"epoch": 0, "er'])
-def test_a_run_without_an_epoch_says_so(tmp_path: Path, content: str) -> None:
+def test_a_run_without_an_epoch_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(ReportError, match=r"metrics\.jsonl: holds no finished epoch"):
+    with pytest.raises(ReportError, match=r"metrics\.jsonl: contains no finished epoch"):
         load_run(tmp_path)
 
 
@@ -139,8 +141,8 @@ def test_missing_folder_and_file_are_named(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "is not readable JSON"),
-        ("[]", "must hold a JSON object"),
-        ('{"name": "x"}', "lacks task, error"),
+        ("[]", "must contain a JSON object"),
+        ('{"name": "x"}', "task, error"),
         (b"\xff", "is not readable JSON"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tables show what the numbers say, line up, and hide no miss."""
+"""Tables show the numbers of the files in aligned columns, and mark every miss."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_spread_and_each_seed_are_shown() -> None:
     assert "seeds 1, 2" in table
 
 
-def test_the_coordinators_error_stands_beside_the_last_steps_where_they_differ() -> None:
+def test_the_coordinators_error_has_a_column_if_it_differs_from_the_last_steps() -> None:
     content = comparison()
     for found in content["variants"].values():
         found["error_5"], found["error_5_velocity_x"] = statistics(0.4), statistics(0.3)
@@ -109,7 +109,7 @@ def test_the_coordinators_error_stands_beside_the_last_steps_where_they_differ()
     [
         (0.82, True, "reached 82.0 %: met"),
         (0.72, True, "reached 72.0 %: MISS"),
-        (0.82, False, "reached 82.0 %: MISS, since not at equal accuracy"),
+        (0.82, False, "reached 82.0 %: MISS, because accuracy is not equal"),
         (None, True, "reached -: MISS"),
     ],
 )
@@ -208,7 +208,7 @@ def test_the_ratio_is_of_the_test_group_with_its_interval() -> None:
     assert verdict.endswith("ratio 1.1, equal within 10 %; 95 % interval 0.9–1.25")
     assert second.endswith("ratio 2, MISS: more than 10 % above")
     assert "saved by gradient test against" in table
-    assert "its probes, counted in all of these: 40 inner iterations (20 %)" in table
+    assert "its probes, included in these numbers: 40 inner iterations (20 %)" in table
     assert "test error" in table.splitlines()[2]
 
 

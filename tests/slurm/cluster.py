@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
-"""A real SLURM on this machine: one controller and two virtual nodes, all of whose files lie in one
-folder.
+"""A real SLURM on this machine: one controller and two virtual nodes, with all files in one folder.
 
     tests/slurm/cluster.py up FOLDER      start it; then: export SLURM_CONF=FOLDER/slurm.conf
-    tests/slurm/cluster.py down FOLDER    end what `up` and its jobs started, and nothing else
+    tests/slurm/cluster.py down FOLDER    end only processes that `up` and its jobs started
 
-It has ports, a munge key and a munge socket of its own, so a SLURM that is there already is not
-touched. As root, `up` installs Debian's packages where they are missing, without starting their
-services.
+It has separate ports, a separate munge key and a separate munge socket, so an existing SLURM is not
+affected. As root, `up` installs missing packages of Debian, without starting their services.
 """
 
 from __future__ import annotations
@@ -28,9 +26,11 @@ from pathlib import Path
 NODES = ("n1", "n2")
 _PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 _PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged")
-_DEVICES = ("null", "zero", "full", "random")  # they stand for GPUs: SLURM only counts them
+_DEVICES = ("null", "zero", "full", "random")  # files in place of GPUs: SLURM only counts them
 _PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-_POLICY = Path("/usr/sbin/policy-rc.d")  # what Debian's packages ask before they start a service
+_POLICY = Path(
+    "/usr/sbin/policy-rc.d"
+)  # Debian's packages call this script before they start a service
 
 _CONFIGURATION = """\
 ClusterName=prdp
@@ -66,7 +66,7 @@ PartitionName=normal Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=1
 PartitionName=graceless Nodes=ALL PriorityTier=1 GraceTime=0 MaxTime=1-0
 PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF MaxTime=1-0
 """
-# Accounts need a database. Without one, this refuses an account by SLURM's own error,
+# Accounts need a database. Without one, this rejects an account with SLURM's error
 # ESLURM_INVALID_ACCOUNT.
 _ACCOUNTS = """\
 function slurm_job_submit(job, partitions, user)
@@ -79,11 +79,11 @@ return slurm.SUCCESS
 
 
 class UnavailableError(Exception):
-    """SLURM cannot be had on this machine, and why."""
+    """SLURM is not available on this machine; the message has the reason."""
 
 
 def up(folder: Path) -> None:
-    """Start munge, the controller and the nodes; `UnavailableError` where SLURM is neither there
+    """Start munge, the controller and the nodes; `UnavailableError` if SLURM is neither installed
     nor can be installed.
     """
     _install()
@@ -101,7 +101,8 @@ def up(folder: Path) -> None:
         "log-file": "munge.log",
         "seed-file": "munge.seed",
     }
-    # By force: munged wants folders that everyone may enter, but here one user talks to itself.
+    # `--force`, because munged requires folders that all users may enter, but here there is only
+    # one user.
     paths = [f"--{option}={folder / name}" for option, name in files.items()]
     _start(folder, "munged", "--foreground", "--force", f"--key-file={key}", *paths)
     wait_for(lambda: (folder / "munge.socket").exists(), "munged", folder / "munged.controller.log")
@@ -114,8 +115,8 @@ def up(folder: Path) -> None:
 
 
 def down(folder: Path) -> None:
-    """End the jobs, then the daemons; every process that is left of them is killed. Does nothing
-    where `up` did nothing.
+    """End the jobs, then the daemons, and kill their remaining processes. Has no effect if `up` has
+    not started them.
     """
     if not (folder / "slurm.conf").exists():
         return
@@ -128,7 +129,7 @@ def down(folder: Path) -> None:
         check=False,
     )
     end = time.monotonic() + 30
-    while time.monotonic() < end and _said(folder, "squeue", "--noheader"):
+    while time.monotonic() < end and _output(folder, "squeue", "--noheader"):
         time.sleep(0.2)
     for process in _processes(folder):
         _signal(process, signal.SIGTERM)
@@ -146,24 +147,24 @@ def start_node(folder: Path, node: str) -> None:
 
 
 def kill_node(folder: Path, node: str) -> None:
-    """Kill a node's daemon and all that runs on it at once, as a power cut does."""
+    """Kill the daemon of a node and all processes on it at the same time, like a power failure."""
     processes = _processes_of(folder, node)
-    # The parents of ranks are slurmstepds, which have put their title over their environment.
+    # The parents of ranks are slurmstepds, whose process title overwrites their environment.
     steps = {parent for process in processes if _name(parent := _parent(process)) == "slurmstepd"}
     for process in [*steps, *processes]:
         _signal(process, signal.SIGKILL)
 
 
 def kill_daemon(folder: Path, node: str) -> None:
-    """Kill a node's daemon only; what runs there goes on."""
+    """Kill the daemon of a node only; its jobs continue."""
     for process in _processes_of(folder, node):
         if _name(process) == "slurmd":
             _signal(process, signal.SIGKILL)
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """The environment in which SLURM's commands talk to this cluster; without what another job or
-    launcher has set.
+    """The environment with which SLURM's commands use this cluster, without variables of another
+    job or launcher.
     """
     others = ("SLURM", "SBATCH", "SRUN", "PMI", "HYD", "MPI")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
@@ -173,7 +174,7 @@ def environment_of(folder: Path) -> dict[str, str]:
 def wait_for(
     condition: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 60
 ) -> None:
-    """Wait until the condition holds; `TimeoutError` with the log's end after `seconds`."""
+    """Wait until the condition holds; `TimeoutError` with the end of the log after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -190,8 +191,10 @@ def _install() -> None:
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
     if not missing:
         return
-    if os.environ.get("PRDP_SLURM_TESTS") == "off":
-        raise UnavailableError("SLURM is not installed, and PRDP_SLURM_TESTS=off forbids to do so")
+    if os.environ.get("SLURM") != "install":
+        raise UnavailableError(
+            f"SLURM is not installed ({', '.join(missing)}): make test SLURM=install installs it"
+        )
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise UnavailableError(
             f"SLURM is not installed ({', '.join(missing)}): that needs root on Debian or Ubuntu"
@@ -210,7 +213,7 @@ def _install() -> None:
 
 @contextlib.contextmanager
 def _no_services() -> Iterator[None]:
-    """Packages that are installed meanwhile do not start their services."""
+    """Keep packages that are installed in the meantime from starting their services."""
     before = _POLICY.read_bytes() if _POLICY.exists() else None
     mode = _POLICY.stat().st_mode if before is not None else 0o755
     _POLICY.write_text("#!/bin/sh\nexit 101\n")
@@ -245,7 +248,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _start(folder: Path, program: str, *arguments: str, node: str = "controller") -> None:
-    environment = environment_of(folder) | {"SLURMD_NODENAME": node}  # as what runs in jobs has
+    environment = environment_of(folder) | {"SLURMD_NODENAME": node}  # as processes in jobs have
     with (folder / f"{program}.{node}.log").open("ab") as log:
         subprocess.Popen(
             [program, *arguments],
@@ -257,7 +260,7 @@ def _start(folder: Path, program: str, *arguments: str, node: str = "controller"
         )
 
 
-def _said(folder: Path, *words: str) -> str:
+def _output(folder: Path, *words: str) -> str:
     return subprocess.run(
         words, env=environment_of(folder), capture_output=True, text=True, timeout=90, check=False
     ).stdout
@@ -265,7 +268,7 @@ def _said(folder: Path, *words: str) -> str:
 
 def _idle_nodes(folder: Path) -> int:
     return (
-        _said(folder, "sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T")
+        _output(folder, "sinfo", "--noheader", "--Node", "--partition=normal", "--format=%T")
         .split()
         .count("idle")
     )
@@ -276,8 +279,8 @@ def _user() -> str:
 
 
 def _processes(folder: Path) -> list[int]:
-    """The daemons and all that runs in jobs. A user's shell has the cluster's SLURM_CONF too, but
-    no node's name.
+    """The daemons and all processes in jobs. The shell of a user also has the cluster's SLURM_CONF,
+    but no node name.
     """
     marks = {
         f"SLURM_CONF={folder / 'slurm.conf'}".encode(),

@@ -12,14 +12,14 @@ import pytest
 
 
 class Slurm:
-    """The commands that tests give to SLURM."""
+    """The commands that tests send to SLURM."""
 
     def __init__(self, folder):
         self.folder = folder
         self.environment = cluster.environment_of(folder)
 
-    def said(self, *words):
-        """What a command says; it must succeed."""
+    def output(self, *words):
+        """The output of a command, which must succeed."""
         ended = subprocess.run(
             [*map(str, words)],
             env=self.environment,
@@ -32,17 +32,17 @@ class Slurm:
         return ended.stdout.strip()
 
     def sbatch(self, *words, cwd):
-        """Submit; the job's id."""
-        return self.said("sbatch", "--parsable", f"--chdir={cwd}", *words)
+        """Submit a job; return its id."""
+        return self.output("sbatch", "--parsable", f"--chdir={cwd}", *words)
 
     def shows(self, job):
-        """What SLURM knows of a job, as `{"JobState": "RUNNING", "Restarts": "1", …}`."""
+        """The attributes of a job in SLURM, e.g. `{"JobState": "RUNNING", "Restarts": "1", …}`."""
         return dict(
-            re.findall(r"(\S+?)=(\S*)", self.said("scontrol", "show", "job", "--oneliner", job))
+            re.findall(r"(\S+?)=(\S*)", self.output("scontrol", "show", "job", "--oneliner", job))
         )
 
     def wait(self, job, log=None, seconds=60, **fields):
-        """Wait until SLURM says these values of a job's fields."""
+        """Wait until SLURM reports these values of the attributes of a job."""
         try:
             cluster.wait_for(
                 lambda: fields.items() <= self.shows(job).items(),
@@ -58,8 +58,8 @@ class Slurm:
             raise TimeoutError(f"{error}\n{self.shows(job)}\n{daemons}") from None
 
     def preempt(self, job):
-        """Have a job of a higher partition take both nodes, for a moment."""
-        self.said(
+        """Preempt both nodes for a short time by a job of a higher partition."""
+        self.output(
             "sbatch",
             "--partition=urgent",
             "--nodes=2",
@@ -69,14 +69,11 @@ class Slurm:
         )
 
     def release(self, job, restart, log=None):
-        """Start a job that was queued again in two seconds, not in the two minutes that SLURM
-        waits.
-        """
+        """Start a requeued job after two seconds, not after SLURM's two minutes."""
         self.wait(job, log, JobState="PENDING", Reason="BeginTime")
-        # A node refuses a job that starts in the second in which it was ended ("Job credential
-        # revoked").
+        # A node rejects a job that starts within a second of its end ("Job credential revoked").
         time.sleep(2)
-        self.said("scontrol", "update", f"jobid={job}", "starttime=now")
+        self.output("scontrol", "update", f"jobid={job}", "starttime=now")
         self.wait(job, log, JobState="RUNNING", Restarts=str(restart))
 
     def kill_node(self, node):
@@ -91,7 +88,7 @@ class Slurm:
 
 @pytest.fixture(scope="session")
 def slurm():
-    # Not in pytest's folder: the path of a socket may have 107 letters.
+    # Not in the folder of pytest, because the path of a socket has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="prdp-")) / "slurm"
     try:
         cluster.up(folder)
@@ -106,4 +103,4 @@ def slurm():
 @pytest.fixture(autouse=True)
 def _no_jobs_left(slurm):
     yield
-    slurm.said("scancel", "--user", getpass.getuser())
+    slurm.output("scancel", "--user", getpass.getuser())

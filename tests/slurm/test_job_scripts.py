@@ -1,5 +1,5 @@
-"""Reliability: how a job of `jobs/` ends, and when it comes back. A stand-in for training, so that
-the script alone is tested.
+"""Reliability: how a job of `jobs/` ends, and when it is requeued. A script replaces training, so
+that only the job script is tested.
 """
 
 import re
@@ -41,7 +41,7 @@ time.sleep(120)
 
 @pytest.fixture
 def clone(tmp_path):
-    """A folder to submit from, with a stand-in for `prdp-hpc`."""
+    """A folder from which to submit, with a replacement of `prdp-hpc`."""
     program = tmp_path / ".venv" / "bin" / "prdp-hpc"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN)
@@ -51,7 +51,7 @@ def clone(tmp_path):
 
 @pytest.fixture
 def start(slurm, clone):
-    """Submit one of `jobs/` on both nodes; the job and its log."""
+    """Submit one of `jobs/` on both nodes; return the job and its log."""
 
     def submit(*words, options=(), script="cpu_nodes.sh"):
         both = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
@@ -62,7 +62,7 @@ def start(slurm, clone):
 
 
 def started(log, restart=0, ranks=2):
-    """Wait until all ranks run, for the time that is asked for."""
+    """Wait until all ranks of this restart are running."""
 
     def begun():
         return (
@@ -74,7 +74,7 @@ def started(log, restart=0, ranks=2):
     cluster.wait_for(begun, f"restart {restart}", log)
 
 
-def test_an_end_is_an_end(slurm, start):
+def test_a_finished_job_is_not_requeued(slurm, start):
     (good, good_log), (bad, bad_log) = start("end", 0), start("end", 3)
     slurm.wait(good, good_log, JobState="COMPLETED", ExitCode="0:0", Restarts="0")
     slurm.wait(bad, bad_log, JobState="FAILED", ExitCode="3:0", Restarts="0")
@@ -84,14 +84,14 @@ def test_an_end_is_an_end(slurm, start):
 def test_a_cancelled_job_stays_cancelled(slurm, start):
     job, log = start("train")
     started(log)
-    slurm.said("scancel", job)
+    slurm.output("scancel", job)
     slurm.wait(job, log, JobState="CANCELLED")
     assert log.read_text().count("saves") == 2
     assert "requeued" not in log.read_text()
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["from-the-start", "while-loading"])
-def test_a_job_that_is_told_before_it_can_listen_comes_back(begun, slurm, start):
+def test_a_job_signalled_during_start_up_is_requeued(begun, slurm, start):
     job, log = start("slow")
     if begun:
         started(log)
@@ -99,17 +99,17 @@ def test_a_job_that_is_told_before_it_can_listen_comes_back(begun, slurm, start)
         cluster.wait_for(
             lambda: log.exists() and "restart 0" in log.read_text(), "the job script", log
         )
-    slurm.said("scancel", "--batch", "--signal=USR1", job)
+    slurm.output("scancel", "--batch", "--signal=USR1", job)
     slurm.release(job, restart=1, log=log)
     if begun:
         assert log.read_text().count("saves") == 2
         assert "stopped early with a checkpoint, requeued" in log.read_text()
-    else:  # a rank may not be deaf yet: then it ends by the signal, with nothing to save
+    else:  # a rank may not ignore the signal yet: then it is killed without a checkpoint
         assert re.search(r"(with a checkpoint|during start-up), requeued", log.read_text())
 
 
 @pytest.mark.parametrize("partition", ["normal", "graceless"])
-def test_a_preempted_job_comes_back(partition, slurm, start):
+def test_a_preempted_job_is_requeued(partition, slurm, start):
     job, log = start("train", options=[f"--partition={partition}"])
     started(log)
     slurm.preempt(job)
@@ -118,16 +118,16 @@ def test_a_preempted_job_comes_back(partition, slurm, start):
     assert log.read_text().count("saves") == 2
 
 
-def test_a_job_that_is_requeued_by_hand_comes_back(slurm, start):
+def test_a_manually_requeued_job_runs_again(slurm, start):
     job, log = start("train")
     started(log)
-    slurm.said("scontrol", "requeue", job)
+    slurm.output("scontrol", "requeue", job)
     slurm.release(job, restart=1, log=log)
     started(log, restart=1)
     assert log.read_text().count("saves") == 2
 
 
-def test_a_preempted_job_that_cannot_save_comes_back(slurm, start):
+def test_a_preempted_job_without_checkpoint_is_requeued(slurm, start):
     job, log = start("generate")
     started(log)
     slurm.preempt(job)
@@ -135,8 +135,8 @@ def test_a_preempted_job_that_cannot_save_comes_back(slurm, start):
     assert "ended with" not in log.read_text()
 
 
-def test_a_job_comes_back_at_its_time_limit_and_not_when_a_rank_dies(slurm, start):
-    """Both take long, and go on side by side."""
+def test_a_job_is_requeued_at_its_time_limit_but_not_after_a_failed_rank(slurm, start):
+    """Both take long and run at the same time."""
     job, log = start("train", options=["--time=1", "--signal=B:USR1@55"])
     crashed, crashed_log = start("crash")
     started(log)
@@ -148,7 +148,7 @@ def test_a_job_comes_back_at_its_time_limit_and_not_when_a_rank_dies(slurm, star
     assert "stopped early with a checkpoint, requeued" in log.read_text()
 
 
-def test_a_job_that_lost_a_node_comes_back(slurm, start):
+def test_a_job_that_lost_a_node_is_requeued(slurm, start):
     job, log = start("train")
     started(log)
     slurm.kill_node("n2")
@@ -158,8 +158,8 @@ def test_a_job_that_lost_a_node_comes_back(slurm, start):
     started(log, restart=1)
 
 
-def test_a_failure_of_a_job_whose_node_does_not_answer_is_the_nodes(slurm, start, clone):
-    """The other ranks may fail long before SLURM gives the node up."""
+def test_a_failure_with_a_node_that_does_not_respond_is_requeued(slurm, start, clone):
+    """The other ranks may fail long before SLURM marks the node as down."""
     job, log = start("fail-when", clone / "now")
     started(log)
     slurm.kill_daemon("n2")
@@ -171,13 +171,13 @@ def test_a_failure_of_a_job_whose_node_does_not_answer_is_the_nodes(slurm, start
     slurm.wait(job, log, JobState="PENDING", Restarts="1")
 
 
-def test_only_the_task_of_an_array_that_was_stopped_comes_back(slurm, start, clone):
+def test_only_the_stopped_task_of_an_array_is_requeued(slurm, start, clone):
     job, _ = start(options=["--array=1-2"], script="seeds.sh")
     logs = {task: clone / f"seeds-{job}_{task}.log" for task in (1, 2)}
     for task, log in logs.items():
         started(log)
         assert f"seed={task} name=heat_1d-seed-{task} --resume" in log.read_text()
-    slurm.said("scancel", "--batch", "--signal=USR1", f"{job}_2")
+    slurm.output("scancel", "--batch", "--signal=USR1", f"{job}_2")
     slurm.release(f"{job}_2", restart=1)
     started(logs[2], restart=1)
     slurm.wait(f"{job}_1", logs[1], JobState="RUNNING", Restarts="0")
@@ -185,8 +185,8 @@ def test_only_the_task_of_an_array_that_was_stopped_comes_back(slurm, start, clo
 
 def test_each_step_of_the_pipeline_waits_for_the_one_before(slurm, clone):
     (clone / "jobs").symlink_to(tiny.REPOSITORY / "jobs")
-    told = slurm.said("bash", clone / "jobs" / "pipeline.sh", "config.yaml")
-    generate, train, compare = re.findall(r"job (\d+)", told)
+    reported = slurm.output("bash", clone / "jobs" / "pipeline.sh", "config.yaml")
+    generate, train, compare = re.findall(r"job (\d+)", reported)
     started(clone / f"generate-{generate}.log", ranks=4)
     slurm.wait(train, JobState="PENDING", Reason="Dependency")
     slurm.wait(compare, JobState="PENDING", Reason="Dependency")

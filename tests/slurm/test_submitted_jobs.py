@@ -1,5 +1,5 @@
-"""Reliability: `prdp-hpc submit` on a SLURM; a job that is stopped three times ends with the
-numbers of one left alone.
+"""Reliability: `prdp-hpc submit` with SLURM; a job that is stopped three times ends with the
+numbers of an uninterrupted one.
 """
 
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture
 def submit(slurm, tmp_path):
-    """`prdp-hpc submit`, of a config whose runs go to `tmp_path / "runs"`."""
+    """`prdp-hpc submit` of a config with run folders in `tmp_path / "runs"`."""
     content = tiny.emulator(tmp_path / "runs", training={"epochs": 16}, data={"train": 200})
     config = tiny.write(tmp_path / "config.yaml", content)
 
@@ -43,10 +43,10 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     alone = subprocess.Popen(
         alone_command, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    told = submit("--nodes", "2", "--replicas", "2", "--time", "10")
-    assert told.returncode == 0, told.stderr
+    reported = submit("--nodes", "2", "--replicas", "2", "--time", "10")
+    assert reported.returncode == 0, reported.stderr
     job, log, folder = re.search(
-        r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", told.stdout
+        r"job: +(\d+)\nlog: +(.*)\nrun folder: (.*)\n", reported.stdout
     ).groups()
     log, folder = tmp_path / log, tmp_path / folder
 
@@ -57,7 +57,7 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
             f"epoch {count}",
             log,
         )
-        # The job may have come this far before it was stopped.
+        # The job may have reached this state before it was stopped.
         cluster.wait_for(
             lambda: f"restart {restart}, on" in log.read_text(), f"restart {restart}", log
         )
@@ -66,9 +66,9 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     slurm.preempt(job)
     slurm.release(job, restart=1, log=log)
     epochs(6, restart=1)
-    slurm.said("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
+    slurm.output("scancel", "--batch", "--signal=USR1", job)  # as SLURM does before the time limit
     slurm.wait(job, log, JobState="PENDING")
-    slurm.said("scontrol", "update", f"jobid={job}", "partition=graceless")
+    slurm.output("scontrol", "update", f"jobid={job}", "partition=graceless")
     slurm.release(job, restart=2, log=log)
     epochs(10, restart=2)
     slurm.preempt(job)
@@ -110,10 +110,10 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
         ),
     ],
 )
-def test_what_sbatch_refuses(options, message, submit):
-    told = submit(*options)
-    assert told.returncode == 2
-    assert message in told.stderr
+def test_jobs_that_sbatch_rejects(options, message, submit):
+    reported = submit(*options)
+    assert reported.returncode == 2
+    assert message in reported.stderr
     assert re.fullmatch(
-        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny\.sh: .*\n", told.stderr
+        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny\.sh: .*\n", reported.stderr
     )

@@ -1,5 +1,5 @@
-"""Accuracy: the corrector's loss, gradient and errors are those of `u ← P(u) + net(P(u))`,
-unrolled.
+"""Accuracy: loss, gradient and errors of the corrector are those of the unrolled `u ← P(u) +
+net(P(u))`.
 """
 
 from functools import partial
@@ -63,7 +63,7 @@ def test_gradient_of_a_step_is_the_finite_difference_of_its_loss(network, unroll
 
 
 def test_bfloat16_is_float32_to_its_eight_bits(task_of):
-    """Of the network alone: it adds its correction to a state and a loss in float32."""
+    """The gradient of the network only; it adds a correction to a state and a loss in float32."""
     resnet = {"kind": "resnet", "channels": 16, "blocks": 2}
     losses, gradients = {}, {}
     for precision in ("float32", "bfloat16"):
@@ -93,7 +93,7 @@ def test_loss_is_the_sum_of_the_steps_mean_squares(unroll, task_of):
     assert (report.forward.solves, report.adjoint.solves) == (10 * unroll, 10 * (unroll - 1))
 
 
-def test_validation_has_full_physics_and_a_solver_of_its_own(task_of):
+def test_validation_has_full_refinement_and_a_separate_solver(task_of):
     task, config = task_of(
         1, refinement={"level": 1e-12}, corrector={"validation_steps": [1, 2, 5]}
     )
@@ -119,8 +119,8 @@ def test_validation_has_full_physics_and_a_solver_of_its_own(task_of):
     assert task.validate() == errors
 
 
-def test_the_measured_channel_is_what_the_coordinator_sees(task_of, tmp_path):
-    """Channels of the heat equation diffuse alone; data of another file with two of them."""
+def test_the_coordinator_receives_the_measured_channel(task_of, tmp_path):
+    """Heat diffuses each channel separately; data of another file have two channels."""
     fields = np.random.default_rng(0).standard_normal((4, 4, 2, 8))
     changes = {"data": store(tmp_path / "two.h5", fields)}
     by_default, _ = task_of(2, **changes)
@@ -144,19 +144,19 @@ def test_data_that_cannot_be_measured_or_are_too_short(task_of, tmp_path):
         match=r"zero everywhere in sample 2, step 3, channel u_2, and errors are measured",
     ):
         task_of(1, data=store(tmp_path / "zero.h5", zero))
-    zero[2, 3, 1], zero[2, 2, 1] = 1.0, 0.0  # a step that is not measured
+    zero[2, 3, 1], zero[2, 2, 1] = 1.0, 0.0  # a step without measurement
     task_of(1, data=store(tmp_path / "other.h5", zero))
-    with pytest.raises(DataError, match=r"its trajectories have 2 step\(s\), 3 are needed"):
+    with pytest.raises(DataError, match=r"its trajectories have 2 step\(s\), but the task needs 3"):
         task_of(1, data=store(tmp_path / "short.h5", fields[:, :3]))
 
 
 @pytest.mark.parametrize("pde", FLOWS)
-def test_data_of_other_channels_are_refused(pde, task_of, tmp_path):
+def test_data_with_other_channels_are_rejected(pde, task_of, tmp_path):
     physics, solver = FLOWS[pde]
     data = store(tmp_path / "one.h5", np.ones((3, 4, 1, 8, 8)))
     with pytest.raises(
         DataError,
-        match=r"have 1 channel\(s\), \w+ on this grid has [23]: velocity_x, velocity_y",
+        match=r"have 1 channel\(s\), but \w+ on this grid has [23]: velocity_x, velocity_y",
     ):
         task_of(
             1,
@@ -169,7 +169,7 @@ def test_data_of_other_channels_are_refused(pde, task_of, tmp_path):
 
 @pytest.mark.parametrize("pde", FLOWS)
 def test_flows_are_corrected(pde, task_of):
-    """From data of a finer grid, the trained corrector is nearer to them than the coarse solver
+    """With data from a finer grid, the trained corrector has a smaller error than the coarse solver
     alone.
     """
     physics, solver = FLOWS[pde]
@@ -184,7 +184,7 @@ def test_flows_are_corrected(pde, task_of):
     )
     with torch.no_grad():
         for parameter in task.network.project.parameters():
-            parameter.zero_()  # no correction
+            parameter.zero_()  # without a correction
     before = task.validate()
     losses = [task.train_epoch(epoch) for epoch in range(1, 13)]
     after = task.validate()

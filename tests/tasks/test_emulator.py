@@ -1,5 +1,5 @@
-"""Accuracy: the emulator's gradient is that of its loss, through the network and K iterations of
-the solver.
+"""Accuracy: the gradient of the emulator is that of its loss, through the network and K iterations
+of the solver.
 """
 
 from functools import partial
@@ -38,7 +38,7 @@ def test_gradient_of_a_step_is_the_finite_difference_of_its_loss(shape, boundary
 
 
 def test_loss_is_the_mean_square_against_the_second_state(task_of, mesh):
-    """At convergence: P is the inverse of `I − κ dt Δ`, here with dense algebra."""
+    """For converged solves: P is the inverse of `I − κ dt Δ`, here with dense algebra."""
     task, config = task_of(500, training={"batch_size": 10}, physics={"dt": 0.5})
     data = TrajectoryFile(generated_path(config), (8,)).read("train").astype(np.float64)
     h = 1 / 9
@@ -69,7 +69,7 @@ def test_validation_errors_are_those_of_the_network_alone(task_of):
 
 
 def test_an_epochs_loss_is_the_mean_over_batches_of_any_size(task_of):
-    """The learning rate is so small that the network stays as it is."""
+    """The learning rate is so small that the network does not change."""
     losses = {}
     for batch_size in (1, 5, 10):
         task, _ = task_of(2, training={"batch_size": batch_size, "learning_rate": 1e-14})
@@ -89,7 +89,7 @@ def test_learning_rate_decays_with_steps(task_of):
 
 
 def test_learning_rate_on_half_a_cosine_wave(task_of):
-    """What optax.cosine_decay_schedule(0.1, 20, alpha=0.25) gives after 0, 10, 20 and 30 steps."""
+    """The values of optax.cosine_decay_schedule(0.1, 20, alpha=0.25) at steps 0, 10, 20 and 30."""
     section = {
         "schedule": "cosine",
         "decay": 0.25,
@@ -141,7 +141,7 @@ def test_data_with_too_few_steps(mesh, tmp_path):
             file.create_dataset(f"{group}/trajectories", data=np.ones((3, 2, 8)))
     config = validate(tiny.emulator(tmp_path, data={"file": str(path)}), "here")
     with pytest.raises(
-        ValueError, match=r"short.h5: its trajectories have 1 step\(s\), 2 are needed"
+        ValueError, match=r"short.h5: its trajectories have 1 step\(s\), but the task needs 2"
     ):
         Emulator.from_config(None, ConfigParts(config, mesh))
 

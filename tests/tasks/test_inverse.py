@@ -1,4 +1,4 @@
-"""Accuracy: the inverse problem finds the parameters, and PRDP finds them with less work than full
+"""Accuracy: the inverse problem finds the parameters, and PRDP needs fewer iterations than full
 refinement.
 """
 
@@ -41,7 +41,9 @@ def test_the_papers_problem_converges_with_fewer_iterations(mesh, tmp_path):
 
 @pytest.mark.parametrize("modes", [1, 3])
 def test_gradient_is_the_finite_difference_of_the_loss(modes, mesh, tmp_path):
-    """K iterations each way: the matrix has a constant diagonal, see the emulator's test."""
+    """K iterations in both directions: the matrix has a constant diagonal, see the test of the
+    emulator.
+    """
 
     def epoch(start):
         section = {"modes": modes, "reference": [2.0, -1.0, 0.5][:modes], "start": start}

@@ -1,5 +1,5 @@
-"""Accuracy of field inversion: its loss and gradient by dense algebra and finite differences, its
-data, its searches, and that it goes on after a stop as if there had been none.
+"""Accuracy of field inversion: its loss and gradient against dense algebra and finite differences,
+its data, its optimisers, and that a resumed run equals an uninterrupted one.
 """
 
 import json
@@ -32,8 +32,8 @@ from prdp_hpc.tasks.inversion.truth import synthetic_field
 
 
 def dense_laplacian(kappa, h):
-    """`−∇·(κ ∇u)` on inner points with value 0 outside, κ at faces the mean, at walls the point's
-    own.
+    """`−∇·(κ ∇u)` on inner points with value 0 outside; κ at faces is the mean, at walls that of
+    the point.
     """
     n = kappa.shape[0]
     matrix = np.zeros((n, n, n, n))
@@ -135,7 +135,7 @@ def test_interpolation_is_exact_for_linear_fields_and_its_transpose_keeps_the_ra
         Positions(grid, [[0.5, 0.5], [0.5, 2.5]])
 
 
-def test_noise_has_the_standard_deviation_that_was_asked_for():
+def test_noise_has_the_given_standard_deviation():
     grid = Grid((20, 30))
     for observe in (
         FieldObservations(grid),
@@ -179,14 +179,14 @@ def test_both_searches_find_the_field_from_whole_solutions(optimizer, unknown, m
     kept = np.load(tmp_path / "run" / "fields.npz")
     error = np.linalg.norm(kept["log_permeability"] - kept["truth"])
     assert error / np.linalg.norm(kept["truth"]) == pytest.approx(summary["error_field"])
-    # Each evaluation is counted, of line searches too: a solve for each of 3 experiments, and one
-    # for its adjoint.
+    # Evaluations of line searches are counted too: a solve for each of 3 experiments, and an
+    # adjoint solve for each.
     assert summary["solves"] == 6 * summary["evaluations"]
     assert summary["evaluations"] == 40 if optimizer == "adam" else summary["evaluations"] > 40
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
-def test_a_resumed_search_goes_on_to_the_same_numbers(optimizer, mesh, tmp_path):
+def test_a_resumed_optimisation_has_the_same_numbers(optimizer, mesh, tmp_path):
     def config(epochs):
         training = {"optimizer": optimizer, "epochs": epochs}
         solver = {"ksp": "cg", "pc": "icc", "lag_preconditioner": "auto", "initial_guess": "last"}
@@ -196,16 +196,14 @@ def test_a_resumed_search_goes_on_to_the_same_numbers(optimizer, mesh, tmp_path)
     run_experiment(config(5), mesh, whole)
     run_experiment(config(3), mesh, stopped)
     run_experiment(config(5), mesh, stopped, resume=True)
-    # The preconditioner is set up once more, for the values that it had.
+    # The preconditioner is set up again, for the previous values.
     assert tiny.rows(stopped, "set_ups") == tiny.rows(whole, "set_ups")
     fields = [np.load(folder / "fields.npz")["log_permeability"] for folder in (whole, stopped)]
     assert np.array_equal(*fields)
 
 
-def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
-    """Data that were made in a script, with dense algebra and wells by hand; the truth known, then
-    not.
-    """
+def test_fields_sources_and_measurements_from_a_file(mesh, tmp_path):
+    """Data from a script, with dense algebra and given wells; with and without a known truth."""
     generator = np.random.default_rng(0)
     m = generator.normal(0, 0.3, (8, 8))
     sources = generator.normal(0, 1, (3, 8, 8))
@@ -230,7 +228,7 @@ def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
     with torch.no_grad():
         task.unknown.parameters[0].copy_(torch.from_numpy(m))
     found = task.validate()
-    # Held out is the last one, which the truth predicts.
+    # The last experiment is held out; the true field predicts it.
     assert found["error_field"] == 0.0
     assert found["error"] < 1e-5
     del arrays["log_permeability"]
@@ -244,7 +242,9 @@ def test_fields_sources_and_measurements_of_ones_own(mesh, tmp_path):
 
 
 def test_values_on_sides_that_differ_between_experiments(mesh):
-    """Laplace's equation between two values is linear in between, whatever the sources."""
+    """The solution of Laplace's equation between two values is linear for any coefficient without
+    sources.
+    """
     grid = Grid((6, 5), "neumann", mesh.grid_comm)
     from prdp_hpc.physics.boundaries import Dirichlet
 
@@ -257,8 +257,8 @@ def test_values_on_sides_that_differ_between_experiments(mesh):
     torch.testing.assert_close(found, values.reshape(2, 1, 1) * x)
 
 
-def test_a_pde_of_ones_own_in_a_script(mesh, tmp_path):
-    """`κ u = f`: everything is known of it."""
+def test_a_user_defined_pde_in_a_script(mesh, tmp_path):
+    """`κ u = f`: all results are known analytically."""
 
     class Local:
         def __init__(self, grid, solver):
@@ -288,38 +288,38 @@ def test_wells_are_the_same_for_any_grid():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"truth": {"kind": "fractal"}}, "truth.kind: .*gaussian"),
         ({"truth": {"contrast": 1.0}}, "truth.contrast: "),
         ({"training": {"optimizer": "lbfg"}}, "training.optimizer: 'lbfg' is not known"),
         ({"regularisation": {"kind": "tv", "smooth": 1}}, "smooth: unknown key; .*'smoothing'"),
-        ({"validation": {"experiments": 5}}, "leaves none of 5 experiments"),
+        ({"validation": {"experiments": 5}}, "leaves none of the 5 experiments"),
         ({"validation": {"points": 0.5}}, "either whole experiments or a share"),
         ({"experiments": {"sides": [{"axis": 0, "end": "low", "values": [1]}]}}, "1 values for 5"),
         ({"physics": {"pde": "heat"}}, "physics.pde: 'heat' is not known"),
     ],
 )
-def test_invalid_configs_say_what_is_wrong(changes, said, tmp_path):
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_configs_are_reported(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
         validate(tiny.field_inversion(tmp_path, **changes), "here")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"experiments": {"file": "nowhere.h5"}}, "nowhere.h5: cannot be read"),
         ({"experiments": {"points": [[0.5, 1.5]]}}, "position 0, .* lies outside of the domain"),
-        ({"validation": {"experiments": 0, "points": 0.01}}, "are none, or all of them"),
+        ({"validation": {"experiments": 0, "points": 0.01}}, "is none or all of them"),
         (
             {"training": {"optimizer": "torch.optim:LBFGS"}},
-            "give optimizer: lbfgs, which takes them over all ranks",
+            "give optimizer: lbfgs, which computes them over all ranks",
         ),
     ],
 )
-def test_what_does_not_fit_the_grid_or_the_file_is_told(changes, said, mesh, tmp_path):
+def test_mismatches_with_grid_or_file_are_reported(changes, message, mesh, tmp_path):
     config = validate(tiny.field_inversion(tmp_path, **changes), "here")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         build_task(config, mesh)
 
 
@@ -365,11 +365,11 @@ def test_amortised_inversion_learns_and_resumes(mesh, tmp_path):
     assert evaluate(whole)["error"] == summary["error"]
 
 
-def test_an_amortised_inversion_refuses_what_is_not_for_it(tmp_path):
-    for changes, said in (
-        ({"experiments": {"file": "own.h5"}}, "file, sides and reference_factor are not for it"),
+def test_an_amortised_inversion_rejects_unsupported_keys(tmp_path):
+    for changes, message in (
+        ({"experiments": {"file": "own.h5"}}, "file, sides and reference_factor are not supported"),
         ({"network_inputs": ["coordinates"]}, "network_inputs: .* has no further inputs"),
         ({"data": {"trained": 3}}, "data.trained: unknown key"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             validate(tiny.amortised_inversion(tmp_path, **changes), "here")

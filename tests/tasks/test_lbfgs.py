@@ -32,7 +32,7 @@ def rosenbrock(x):
 
 
 def test_minimum_of_a_quadratic():
-    """With as many pairs as unknowns it is found as by conjugate gradients."""
+    """With as many pairs as unknowns the result is that of conjugate gradients."""
     matrix = torch.from_numpy(np.diag(np.logspace(0, 2, 6)))
     right = torch.arange(1.0, 7.0).double()
     found, losses = search(lambda x: 0.5 * x @ matrix @ x - right @ x, torch.zeros(6), 25)
@@ -52,7 +52,7 @@ def test_a_minimum_stays():
     assert losses == [0.0] * 3
 
 
-def test_the_state_goes_on_to_the_same_numbers():
+def test_the_state_continues_with_the_same_numbers():
     x = nn.Parameter(torch.tensor([-1.2, 1.0]).double())
     first = LBFGS([x], history=3)
 
@@ -72,7 +72,7 @@ def test_the_state_goes_on_to_the_same_numbers():
     assert [(second.step(closure), x.tolist()) for _ in range(5)] == after
 
 
-def test_numbers_out_of_range_are_refused():
+def test_numbers_out_of_range_are_rejected():
     for keys in ({"lr": 0.0}, {"history": 0}, {"evaluations": 0}):
         with pytest.raises(InputError, match="L-BFGS needs"):
             LBFGS([nn.Parameter(torch.zeros(1))], **keys)
@@ -80,7 +80,7 @@ def test_numbers_out_of_range_are_refused():
 
 @given(st.floats(0.05, 20.0), st.floats(0.01, 100.0), st.floats(-3.0, 3.0), st.floats(0.0, 2.0))
 def test_a_step_fulfils_the_strong_wolfe_conditions(minimum, first, phase, ripple):
-    """Along a parabola with ripples that go down at 0."""
+    """Along a parabola with ripples that decrease at 0."""
 
     def at(t):
         value = (t - minimum) ** 2 + ripple * np.sin(t + phase)

@@ -1,5 +1,5 @@
-"""Correctness: the errors of single samples at the end of a run are those whose means a validation
-has, of a group that nothing else saw.
+"""Correctness: the errors of single samples at the end of a run have the means of a validation, for
+a group that is used for nothing else.
 """
 
 import json
@@ -26,7 +26,7 @@ def test_errors_of_samples_have_the_validations_means(make, make_task):
 
 @pytest.mark.parametrize("make", [tiny.emulator, tiny.corrector])
 def test_the_test_group_is_that_of_the_file(make, make_task):
-    """Its errors are those of a validation on the same trajectories."""
+    """The errors are those of a validation on the same trajectories."""
     task, _ = make_task(make, 2, data=GROUPS)
     tested = task.test()
     assert tested["group"] == "test"

@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 TOOLS = tiny.REPOSITORY / "tools"
 sys.path.insert(0, str(TOOLS))
 
+import lock  # noqa: E402
 import setup_steps  # noqa: E402
 
 LOCKS = sorted(TOOLS.glob("*.txt"))
@@ -42,7 +43,7 @@ def test_all_that_pyproject_asks_for_is_pinned():
         for requirement, _ in entries(path):
             pinned.setdefault(canonicalize_name(requirement.name), []).append(requirement.specifier)
     project = tomllib.loads((tiny.REPOSITORY / "pyproject.toml").read_text())["project"]
-    for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    for line in [*project["dependencies"], *lock.extra(project, "dev")]:
         wanted = Requirement(line)
         versions = pinned.get(canonicalize_name(wanted.name), [])
         assert versions, f"{line}: run `make lock`"

@@ -1,4 +1,4 @@
-"""Property: every second of a training step is counted, once, in the part that it belongs to."""
+"""Property: every second of a training step is counted once, in the part to which it belongs."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from prdp_hpc.tasks.task import Stopwatch
 
 
 class Clock:
-    """Stands still unless it is told to go on."""
+    """A clock that advances only when a test moves it."""
 
     def __init__(self):
         self.now = 0.0
@@ -36,7 +36,7 @@ class Clock:
 
 
 class _Slow(torch.autograd.Function):
-    """The identity; its backward pass takes a while, by the clock."""
+    """The identity; its backward pass takes this long, by the clock."""
 
     @staticmethod
     def forward(ctx, x, clock, seconds):
@@ -61,7 +61,7 @@ def parts_of(report, stopwatch):
 
 
 def counted(differentiation, clock):
-    """A chain network, physics, network of a solver on a clock; its stopwatch."""
+    """A chain of network, physics and network with a solver on a clock; its stopwatch."""
     solver = Solver("gmres", "jacobi", 3, differentiation=differentiation)
     solver.report.timer = PartTimer(clock)
     stopwatch = Stopwatch(solver)
@@ -79,7 +79,7 @@ def counted(differentiation, clock):
 
 
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
-def test_each_part_gets_what_belongs_to_it(monkeypatch, differentiation):
+def test_each_second_belongs_to_its_part(monkeypatch, differentiation):
     clock = Clock()
     clock.delayed(monkeypatch, BatchMatrix, "load", 1.0)
     clock.delayed(monkeypatch, Burgers, "values", 20.0)
@@ -98,7 +98,7 @@ def test_each_part_gets_what_belongs_to_it(monkeypatch, differentiation):
 
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
 def test_every_second_is_counted_once(differentiation):
-    """By a clock that goes on with each look at it."""
+    """With a clock that advances at each reading."""
     looks = itertools.count()
     solver, stopwatch, step = counted(differentiation, lambda: next(looks))
     step()
@@ -106,8 +106,8 @@ def test_every_second_is_counted_once(differentiation):
         pass
     found = parts_of(solver.report, stopwatch)
     assert all(found.values()), found
-    # The look that opens the first part, and that which closes the last; between network and
-    # validation one second is nobody's.
+    # The first reading starts the first part, and the last one ends the last part; one second
+    # between network and validation belongs to no part.
     assert sum(found.values()) == next(looks) - 2
     assert solver.report.forward.seconds + solver.report.adjoint.seconds == sum(
         found[part] for part in SOLVER_PARTS
@@ -145,7 +145,7 @@ def test_an_error_leaves_no_part_open():
     assert seconds == (0.0, 2.0, 1.0)
 
 
-def test_the_device_is_waited_for_before_each_look_at_the_clock():
+def test_the_device_is_synchronised_before_each_reading_of_the_clock():
     calls = []
     report = SolveReport()
     report.timer = PartTimer(lambda: calls.append("look") or 0.0)

@@ -1,4 +1,4 @@
-"""Memory that is freed is used again, without asking the system."""
+"""Freed memory is reused without a request to the system."""
 
 import platform
 import subprocess
@@ -31,5 +31,5 @@ def page_faults(what):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_large_arrays_are_taken_from_what_was_freed():
+def test_large_arrays_reuse_freed_memory():
     assert page_faults("keep") < page_faults("leave") / 10

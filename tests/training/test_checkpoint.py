@@ -1,4 +1,4 @@
-"""A checkpoint gives back what was saved, executes nothing, and never stands half written."""
+"""A checkpoint returns the saved state, executes no code, and is written atomically."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     return model, optimiser
 
 
-def test_model_and_optimiser_come_back(tmp_path: Path) -> None:
+def test_model_and_optimiser_are_restored(tmp_path: Path) -> None:
     model, optimiser = trained()
     state = {
         "model": model.state_dict(),
@@ -108,7 +108,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(
         CheckpointError,
-        match=r"cannot be written \(disk full\); the ones before are whole: make room",
+        match=r"cannot be written \(disk full\); earlier ones are intact: free",
     ):
         checkpoints.save(2, {"done": 20})
     monkeypatch.undo()
@@ -128,7 +128,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoints(
         (Path("x"), "Path"),
     ],
 )
-def test_what_could_not_be_read_back_is_not_saved(
+def test_objects_that_could_not_be_read_are_not_saved(
     tmp_path: Path, value: object, where: str
 ) -> None:
     with pytest.raises(TypeError, match=where):
@@ -151,14 +151,14 @@ def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> Non
     save({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError,
-        match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run anew",
+        match=r"epoch_0001\.pt: has no checksum .* another program; .* start the run again",
     ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
     save_checksummed({"format": Attack(tmp_path / "executed")}, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError,
-        match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run anew",
+        match=r"epoch_0001\.pt: cannot be read as a checkpoint .* start the run again",
     ):
         Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pt")
     assert not (tmp_path / "executed").exists()
@@ -167,7 +167,7 @@ def test_nothing_in_a_foreign_file_is_executed(tmp_path: Path, save: Any) -> Non
 @pytest.mark.parametrize(
     "content", [{"weights": torch.zeros(2)}, torch.zeros(2), {"format": "prdp-hpc checkpoint 1"}]
 )
-def test_another_programs_file_is_refused(tmp_path: Path, content: object) -> None:
+def test_a_file_of_another_program_is_rejected(tmp_path: Path, content: object) -> None:
     save_checksummed(content, tmp_path / "epoch_0001.pt")
     with pytest.raises(
         CheckpointError, match=r"epoch_0001\.pt: is not a checkpoint of this version"
@@ -195,7 +195,7 @@ def damage_all(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_flip, damage_all])
-def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path: Path, damage: Any) -> None:
+def test_the_previous_checkpoint_replaces_a_damaged_one(tmp_path: Path, damage: Any) -> None:
     checkpoints = Checkpoints(tmp_path)
     for epoch in (1, 2):
         checkpoints.save(epoch, {"weights": torch.ones(4096, dtype=torch.uint8)})
@@ -203,7 +203,7 @@ def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path: Path, damag
     newest.write_bytes(damage(newest.read_bytes()))
     with pytest.raises(CheckpointError, match=r"epoch_0002\.pt"):
         checkpoints.load(newest)
-    with pytest.warns(RuntimeWarning, match=r"epoch_0002\.pt.*trying the checkpoint before it"):
+    with pytest.warns(RuntimeWarning, match=r"epoch_0002\.pt.*trying the previous checkpoint"):
         found = checkpoints.load_latest()
     assert found is not None
     assert found["epoch"] == 1
@@ -212,7 +212,10 @@ def test_the_one_before_stands_in_for_a_damaged_checkpoint(tmp_path: Path, damag
 def test_a_single_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path).save(1, {"weights": torch.arange(100.0), "names": ["a", "b"]})
     content = path.read_bytes()
-    assert torch.load(path, weights_only=True)["names"] == ["a", "b"]  # any torch can read it
+    assert torch.load(path, weights_only=True)["names"] == [
+        "a",
+        "b",
+    ]  # any version of torch can read it
     for place in range(len(content)):
         path.write_bytes(
             content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
@@ -237,7 +240,7 @@ def test_steps_of_an_epoch_lie_between_epochs(tmp_path: Path) -> None:
     assert (found["epoch"], found["step"]) == (3, 7)
 
 
-def test_saving_goes_on_beside_training_and_takes_what_was_there(
+def test_saving_in_the_background_stores_the_state_at_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints, weights, may_write = Checkpoints(tmp_path), torch.zeros(3), threading.Event()
@@ -267,7 +270,7 @@ def test_no_checkpoint_is_none_but_only_damaged_ones_are_an_error(tmp_path: Path
         checkpoints.load_latest()
 
 
-def test_other_settings_are_refused_by_name_and_not_passed_over(tmp_path: Path) -> None:
+def test_other_settings_are_rejected_by_name(tmp_path: Path) -> None:
     for epoch in (1, 2):
         Checkpoints(tmp_path, settings=SETTINGS).save(epoch, {})
     now = {**SETTINGS, "training": {"batch_size": 50, "decay": 0.9}, "seed": 3}
@@ -316,7 +319,7 @@ def draw() -> list[float]:
 
 
 @given(st.integers(0, 2**31), st.integers(0, 5))
-def test_random_numbers_go_on_as_if_never_stopped(
+def test_random_numbers_continue_without_interruption(
     tmp_path_factory: pytest.TempPathFactory, seed: int, before: int
 ) -> None:
     torch.manual_seed(seed)
@@ -332,6 +335,6 @@ def test_random_numbers_go_on_as_if_never_stopped(
     assert draw() == expected
 
 
-def test_keeping_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep at least 1"):
+def test_keeping_none_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep must be at least 1"):
         Checkpoints(tmp_path, keep=0)

@@ -1,4 +1,4 @@
-"""Metrics come out one whole line an epoch, and progress in a bounded number of lines."""
+"""Each epoch has one complete line of metrics, and the number of progress lines is bounded."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_other_ranks_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(written=st.integers(1, 5), resume=st.integers(-1, 5), cut=st.integers(0, 30))
-def test_a_resumed_run_reads_as_one_that_never_stopped(
+def test_a_resumed_run_has_the_metrics_of_an_uninterrupted_one(
     tmp_path_factory: pytest.TempPathFactory, written: int, resume: int, cut: int
 ) -> None:
     folder, resume = tmp_path_factory.mktemp("run"), min(resume, written - 1)
@@ -86,10 +86,10 @@ def test_a_resumed_run_reads_as_one_that_never_stopped(
     assert [line["error"] for line in lines] == [1.0] * (resume + 1) + [2.0] * (7 - resume)
 
 
-def test_a_new_run_does_not_write_over_another(tmp_path: Path) -> None:
+def test_a_new_run_does_not_overwrite_another(tmp_path: Path) -> None:
     write_rows(tmp_path, range(2))
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(MetricsError, match=r"metrics\.jsonl: a run has already written here"):
+    with pytest.raises(MetricsError, match=r"metrics\.jsonl: contains the metrics of another run"):
         MetricsWriter(tmp_path, active=True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -103,7 +103,8 @@ def test_a_broken_file_is_not_resumed(tmp_path: Path) -> None:
 def test_tensorboard_holds_the_numbers_of_the_last_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Files of one second and process are read in the order of the names' last number as text.
+    # Files from the same second and process are read in the order of the last number in their
+    # names, as text.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     write_rows(tmp_path, range(4), error=1.0, parameters=[3.0])
     write_rows(tmp_path, range(2, 4), resume_epoch=1, error=2.0, parameters=[4.0])

@@ -1,5 +1,5 @@
-"""A signalled run leaves with code 85 and goes on, step for step, to the numbers of a run that was
-left alone.
+"""A signalled run exits with code 85, and its resumed run has the same numbers in each step as an
+uninterrupted one.
 """
 
 import os
@@ -37,8 +37,8 @@ def train(mesh, tmp_path):
 
 @pytest.fixture
 def signalled(monkeypatch):
-    """Make the process signal itself during the steps of these numbers, counted since the fixture
-    was made.
+    """Make the process signal itself in the steps with these numbers, counted since the fixture was
+    created.
     """
     steps, count, original = set(), [0], SupervisedTask._train_step
 
@@ -53,7 +53,7 @@ def signalled(monkeypatch):
 
 
 def ended_with(action):
-    """The exit code of an action that a signal ended, else 0."""
+    """The exit code of an action that a signal ended, otherwise 0."""
     try:
         action()
     except Preempted as stop:
@@ -90,7 +90,9 @@ def network(folder):
 @pytest.mark.parametrize(
     "steps", [(1,), (5,), (3, 4, 15)], ids=["first step", "end of an epoch", "three times"]
 )
-def test_a_signalled_run_goes_on_to_the_same_numbers(changes, steps, train, signalled, tmp_path):
+def test_a_signalled_run_continues_with_the_same_numbers(
+    changes, steps, train, signalled, tmp_path
+):
     train("whole", **changes)  # 5 steps an epoch
     signalled(*steps)
     codes = []
@@ -115,9 +117,9 @@ def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_pat
         assert tiny.rows(tmp_path / name) == tiny.rows(tmp_path / "whole")
 
 
-def test_a_signal_that_nobody_waits_for_ends_the_process():
-    """PETSc would abort MPI from within its signal handler, which may wait for a lock that the
-    interrupted code holds.
+def test_a_signal_without_a_watch_ends_the_process():
+    """PETSc would abort MPI from within its signal handler, which may wait for a lock of the
+    interrupted code.
     """
     code = "import os, signal\nfrom prdp_hpc import Solver\nos.kill(os.getpid(), signal.SIGTERM)"
     ended = subprocess.run(
@@ -133,17 +135,17 @@ def test_a_watch_of_one_rank():
         os.kill(os.getpid(), signal.SIGUSR1)
         assert watch.after_step()
         assert watch.now()
-    assert take_held()  # the block went on to its end: the next run must hear of it
+    assert take_held()  # the block finished normally, so the next run must receive the signal
     assert not take_held()
 
 
-def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
+def test_a_requeued_job_without_progress_stops(tmp_path, monkeypatch):
     assert note_start(tmp_path, 0, 0, resumed=False) is None
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     for count in (1, 2):
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(count))
-        said = note_start(tmp_path, 3, count, resumed=True)
-        assert said == f"restart {count} of SLURM job 77: going on after epoch 3, step {count}"
+        output = note_start(tmp_path, 3, count, resumed=True)
+        assert output == f"restart {count} of SLURM job 77: continuing after epoch 3, step {count}"
     for _ in range(2):
         note_start(tmp_path, 3, 2, resumed=True)
     with pytest.raises(
@@ -156,4 +158,4 @@ def test_a_requeued_job_that_gets_nowhere_gives_up(tmp_path, monkeypatch):
     assert note_start(tmp_path, 3, 3, resumed=True) is not None
     monkeypatch.delenv("SLURM_RESTART_COUNT")
     for _ in range(5):
-        assert note_start(tmp_path, 3, 3, resumed=True) is None  # by hand as often as you like
+        assert note_start(tmp_path, 3, 3, resumed=True) is None  # without SLURM there is no limit

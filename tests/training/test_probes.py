@@ -1,4 +1,4 @@
-"""Properties: what a schedule measures changes nothing else, is counted, and is right."""
+"""Properties: gradient measurements change nothing else, are counted, and are correct."""
 
 import json
 from itertools import pairwise
@@ -35,7 +35,7 @@ class Noisy(nn.Sequential):
 
 @pytest.fixture
 def noisy(make_task, tmp_path):
-    """Makes tasks whose network has statistics of its batches and random numbers."""
+    """Creates tasks whose network has batch statistics and random numbers."""
     (tmp_path / "noisy.py").write_text(NETWORK)
 
     def make(**sections):
@@ -47,7 +47,7 @@ def noisy(make_task, tmp_path):
 
 
 class Measuring(ConstantSchedule):
-    """Measures at several levels before each epoch, and keeps its own."""
+    """A schedule that measures at several levels before each epoch, at a constant level."""
 
     def __init__(self):
         super().__init__(4)
@@ -64,7 +64,7 @@ class Measuring(ConstantSchedule):
 
 
 def trained(task, schedule, folder):
-    """The errors and losses of some epochs, and the random numbers that come after them."""
+    """The errors and losses of some epochs, and the random numbers after them."""
     torch.manual_seed(5)
     np.random.seed(5)
     Trainer(task, schedule, folder, epochs=3).run()
@@ -85,7 +85,7 @@ def test_probes_change_nothing_else(guess, noisy, tmp_path):
     assert len(plain[2]) == 3
     assert all(torch.equal(a, b) for a, b in zip(probed[2], plain[2], strict=True))
     for first, finer, again in schedule.measured:
-        # The same batch and the same random numbers, though the network drops values at random.
+        # The same batch and the same random numbers, although the network has dropout.
         assert torch.equal(first.vector, again.vector)
         assert first.squared_distance(finer) > 0
         assert first.variance > 0
@@ -94,7 +94,9 @@ def test_probes_change_nothing_else(guess, noisy, tmp_path):
 
 
 def test_gradients_and_their_spread_are_those_of_the_parts(make_task):
-    """Of single samples: the mean of the batch, and the unbiased variance of a batch's mean."""
+    """Against single samples: the mean of the batch, and the unbiased variance of the mean of a
+    batch.
+    """
     task, _ = make_task(tiny.emulator, 3, data={"train": 20}, training={"batch_size": 4})
     before = {key: value.clone() for key, value in task.network.state_dict().items()}
     gradient, variance = task.sampled_gradient(7)
@@ -123,7 +125,7 @@ def test_gradients_and_their_spread_are_those_of_the_parts(make_task):
         (1, 5, [1]),
     ],
 )
-def test_variance_is_that_of_a_batch_whatever_the_parts(samples, batch, sizes, make_task):
+def test_variance_is_that_of_a_batch_for_any_parts(samples, batch, sizes, make_task):
     task, _ = make_task(tiny.emulator, 3, data={"train": samples}, training={"batch_size": batch})
     assert [len(part) for part in task._sampler.parts(1, 4)] == sizes
     _, variance = task.sampled_gradient(1)
@@ -162,7 +164,7 @@ def test_cost_is_counted_as_all_solves_and_apart(make, mesh, tmp_path):
     assert 0 < last["probe_seconds"] < last["total_seconds"]
 
 
-def test_a_task_without_gradients_is_refused(make_task, tmp_path):
+def test_a_task_without_gradients_is_rejected(make_task, tmp_path):
     class NoGradients:
         def __init__(self, task):
             self.mesh, self.solver, self.stopwatch = task.mesh, task.solver, task.stopwatch
@@ -172,7 +174,7 @@ def test_a_task_without_gradients_is_refused(make_task, tmp_path):
         Trainer(task, GradientCoordinator(IterationLadder(1, 1, 4)), tmp_path / "run", epochs=1)
 
 
-def test_a_schedule_of_the_users_own_measures_gradients(mesh, tmp_path):
+def test_a_user_defined_schedule_measures_gradients(mesh, tmp_path):
     (tmp_path / "mine.py").write_text(
         "class Mine:\n"
         "    def __init__(self, ladder, adjoint_ladder, at=1):\n"
@@ -205,7 +207,7 @@ def test_gradients_without_samples_have_no_noise(make_task, mesh, tmp_path):
 
 
 def test_probes_leave_kept_initial_guesses_alone(mesh, tmp_path):
-    """With `initial_guess="last"` a run of one level is the same with and without probes."""
+    """With `initial_guess="last"` a run at a constant level is the same with and without probes."""
     errors = []
     for schedule in ("constant", "gradient"):
         content = tiny.emulator(

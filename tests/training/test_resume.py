@@ -1,5 +1,5 @@
-"""Reliability: a run that was stopped goes on to the numbers of a run that was not, or is refused
-and left as it is.
+"""Reliability: a resumed run has the numbers of an uninterrupted one; if it is rejected, the run
+folder is not changed.
 """
 
 import json
@@ -73,20 +73,20 @@ def test_resumed_run_is_the_undisturbed_one(changes, train, tmp_path):
 
 
 def test_after_a_stop_between_metrics_and_checkpoint(train, tmp_path):
-    """What a killed run leaves: lines that are newer than the newest checkpoint, the last one cut
-    short.
+    """The files of a killed run: lines of later epochs than the last checkpoint, the last one
+    incomplete.
     """
     train("whole")
     train("stopped", epochs=4)
     (tmp_path / "stopped" / "checkpoints" / "epoch_0004.pt").write_bytes(b"cut")
     metrics = tmp_path / "stopped" / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"epoch": 5, "los')
-    with pytest.warns(RuntimeWarning, match="trying the checkpoint before it"):
+    with pytest.warns(RuntimeWarning, match="trying the previous checkpoint"):
         train("stopped", resume=True)
     assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
 
 
-def test_resuming_without_a_checkpoint_starts_anew(train, tmp_path):
+def test_resuming_without_a_checkpoint_starts_at_the_beginning(train, tmp_path):
     train("whole")
     train("stopped", epochs=2)
     shutil.rmtree(tmp_path / "stopped" / "checkpoints")
@@ -107,7 +107,7 @@ def test_resuming_a_finished_run_changes_nothing(train, tmp_path):
     ) == before
 
 
-def test_metrics_count_on(train, tmp_path):
+def test_metrics_accumulate_across_restarts(train, tmp_path):
     ladders = {"adjoint_ladder": {"kind": "iterations", "start": 3, "step": 2, "stop": 7}}
     train("stopped", epochs=3, refinement=ladders)
     train("stopped", resume=True, refinement=ladders)
@@ -125,7 +125,7 @@ def test_metrics_count_on(train, tmp_path):
     ):
         values = [line[key] for line in lines]
         assert values == sorted(values), key
-    # 10 samples an epoch, each solved once forward and once backward, at the epoch's level
+    # 10 samples per epoch, each with one forward and one adjoint solve, at the level of the epoch
     assert [line["solves"] for line in lines] == [20 * epoch for epoch in range(EPOCHS + 1)]
     for direction, level in (("forward", "level"), ("adjoint", "adjoint_level")):
         work = [
@@ -146,10 +146,10 @@ def test_metrics_count_on(train, tmp_path):
             r"training\.learning_rate: 0\.01 in the checkpoint, 0\.5 now",
         ),
         (EPOCHS, {"network": {"hidden": [9]}}, r"network\.hidden"),
-        (2, {}, r"epoch_0003\.pt: the run has 3 epochs already; give training\.epochs=3 or more"),
+        (2, {}, r"epoch_0003\.pt: the run already has 3 epochs; give training\.epochs=3 or more"),
     ],
 )
-def test_a_resume_that_does_not_fit_is_refused_and_leaves_the_run_as_it_is(
+def test_an_incompatible_resume_is_rejected_and_changes_no_file(
     epochs, changes, message, train, tmp_path
 ):
     train("run", epochs=3)
@@ -184,12 +184,12 @@ def test_broken_metrics(train, tmp_path):
         train("run", resume=True)
 
 
-def test_a_second_run_is_refused(train, tmp_path):
+def test_a_second_run_is_rejected(train, tmp_path):
     train("run", epochs=1)
     before = tiny.rows(tmp_path / "run")
     with pytest.raises(
         RunFolderError,
-        match=r"holds a run already: continue it with --resume, start anew with --overwrite",
+        match=r"already contains a run: continue it with --resume, start again with --overwrite",
     ):
         train("run", epochs=1)
     assert tiny.rows(tmp_path / "run") == before

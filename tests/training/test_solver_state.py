@@ -1,4 +1,4 @@
-"""Reliability: what a solver keeps from solve to solve is in the checkpoints of a run."""
+"""Reliability: the solver's state between solves is in the checkpoints of a run."""
 
 import json
 
@@ -13,7 +13,7 @@ from prdp_hpc.training.trainer import Trainer
 
 
 class Conductivity:
-    """Find the slope s of κ = exp(s x) from the solution: each step has another matrix."""
+    """Find the slope s of κ = exp(s x) from the solution; the matrix changes in each step."""
 
     def __init__(self, mesh, solver):
         self.mesh, self.solver, self.stopwatch = mesh, solver, Stopwatch(solver)
@@ -55,7 +55,7 @@ class Conductivity:
 
 @pytest.mark.parametrize("level", [4, 1e-5])
 @pytest.mark.parametrize(("lag", "guess"), [(3, "zero"), ("auto", "last")])
-def test_a_resumed_run_has_the_preconditioner_and_the_starts_of_the_whole_one(
+def test_a_resumed_run_has_the_preconditioner_and_initial_guesses_of_the_whole_one(
     lag, guess, level, mesh, tmp_path
 ):
     def train(name, epochs, resume=False):

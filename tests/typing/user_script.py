@@ -114,7 +114,7 @@ load_network(5)  # type: ignore[arg-type]
 
 
 class Rotation:
-    """A PDE of one's own."""
+    """A user-defined PDE."""
 
     channels = ("u", "v")
 
@@ -126,7 +126,7 @@ class Rotation:
 
 
 class Named:
-    """Not quite one."""
+    """A class that lacks a part of the interface."""
 
     names = ("u",)
 

@@ -24,7 +24,7 @@ MORE = {
     "errors": ("errors.PrdpError", "errors.InputError", "errors.FileError"),
     "refinement": ("refinement.Schedule", "refinement.ProbingSchedule"),
 }
-"""Names that are public in a module of their own."""
+"""Public names that are not in the package `prdp_hpc` itself."""
 
 
 def pages() -> dict[str, str]:

@@ -94,13 +94,21 @@ def _section(
 
 
 def _title(model: Model, key: str) -> str:
+    kind = _kind(model)
+    if kind is not None:
+        return f"`{key}` with {kind}"
+    return f"`{key}`" if "." in key else f"`{key}`: {_first(model).rstrip('.')}"
+
+
+def _kind(model: Model) -> str | None:
+    """The key and the value by which a section is chosen among others, e.g. `kind: iterations`."""
     for name in ("pde", "kind"):
         field = model.model_fields.get(name)
         if field is not None:
             chosen = typing.get_args(field.annotation) or (field.default,)
-            if isinstance(chosen[0], str):
-                return f"`{key}` with `{name}: {chosen[0]}`"
-    return f"`{key}`" if "." in key else f"`{key}`: {_first(model).rstrip('.')}"
+            if len(chosen) == 1 and isinstance(chosen[0], str):
+                return f"`{name}: {chosen[0]}`"
+    return None
 
 
 def _anchor(model: Model) -> str:
@@ -154,7 +162,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _named(annotation: Any) -> str:
-    """A type in words."""
+    """The description of a type."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         bounds = _bounds(_metadata(arguments[1:]))
@@ -169,7 +177,7 @@ def _named(annotation: Any) -> str:
     if origin is dict:
         return f"mapping of {_named(arguments[0])} to {_named(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return f"[section](#{_anchor(annotation)})"
+        return f"[{_kind(annotation) or 'section'}](#{_anchor(annotation)})"
     return _WORDS.get(annotation, "section" if annotation is Any else str(annotation))
 
 

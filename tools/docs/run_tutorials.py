@@ -47,8 +47,8 @@ def execute(path: Path) -> list[Printed]:
         if block.title is not None:
             Path(block.title).write_text(block.text + "\n", encoding="utf-8")
             continue
-        if block.language != "python" or "--8<--" in block.text:
-            continue  # included files are imported, not executed
+        if block.language != "python":
+            continue
         output = io.StringIO()
         code = compile("\n" * (block.line - 1) + block.text, str(path), "exec")
         with contextlib.redirect_stdout(output):

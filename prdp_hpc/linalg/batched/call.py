@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, wrong_operator
+from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, validate_operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -27,7 +27,7 @@ class BatchedCall(SolveCall):
         return engine_of(self.solver)
 
     def working(self, tensor: Tensor) -> Tensor:
-        """In double precision on the tensor's own device; differentiable."""
+        """The tensor in double precision on its device; differentiable."""
         return tensor.to(torch.float64)
 
     def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:
@@ -53,9 +53,9 @@ class BatchedCall(SolveCall):
         return start if anywhere(self.operator.comm, is_known) else given
 
     def _load(self, values: Any, right: Tensor, guess: Tensor | None) -> Held:
-        """The matrices of these values, new ones where they changed; collective."""
+        """The matrices of these values, made again if the values have changed; collective."""
         operator, comm = self.operator, self.operator.comm
-        error: Exception | None = wrong_operator(operator, self.solver.ksp)
+        error: Exception | None = validate_operator(operator, self.solver.ksp)
         given, changed = right.new_empty(0), False
         if error is None:
             given = values.detach().to(right.device, torch.float64).reshape(-1, values.shape[-1])
@@ -75,7 +75,7 @@ class BatchedCall(SolveCall):
         return self._engine.load(operator, given, self.direction)
 
     def release(self) -> None:
-        """See `SolveCall`; the numbers are the call's own."""
+        """See `SolveCall`; there is nothing to release."""
 
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """See `SolveCall`."""

@@ -21,7 +21,7 @@ LARGEST = np.iinfo(np.int32).max
 
 
 class CsrPattern(BatchedPattern):
-    """The rows of this rank; columns of other ranks follow its own.
+    """The rows of this rank; columns of other ranks follow those of this rank.
 
     Entries that occur twice have one slot.
     """
@@ -41,7 +41,7 @@ class CsrPattern(BatchedPattern):
         self.slots = len(keys)
         self._is_a_permutation = self.slots == len(slot)
         rows, columns = np.divmod(keys, width)
-        # Each slot's row and column, and the order of the slots by columns.
+        # Row and column of each slot, and the order of the slots by columns.
         order = np.argsort(columns, kind="stable")
         diagonal = np.flatnonzero(rows == columns)
         self._index = DeviceTensors(
@@ -76,7 +76,7 @@ class CsrPattern(BatchedPattern):
         return CsrMatrix(self, slots)
 
     def pair_entries(self, left: Tensor, right: Tensor) -> Tensor:
-        """See `BatchedPattern`; one array of the slots' size for each argument at a time."""
+        """See `BatchedPattern`; it needs one array of the slots' size per argument at a time."""
         index = self._index.on(left.device)
         everywhere = self.with_ghosts(right)
         total = left.new_zeros(len(left), self.slots)
@@ -88,7 +88,7 @@ class CsrPattern(BatchedPattern):
         return total.index_select(-1, index.slot)
 
     def with_ghosts(self, x: Tensor) -> Tensor:
-        """`(..., n_local)` with the entries of other ranks behind."""
+        """`(..., n_local)` followed by the entries of other ranks."""
         return torch.cat([x, self.ghosts.fetch(x)], dim=-1) if self.ghosts.is_needed else x
 
     def index_on(self, device: torch.device) -> SimpleNamespace:
@@ -97,7 +97,7 @@ class CsrPattern(BatchedPattern):
 
 
 class CsrStructure:
-    """Row pointers and columns of one matrix, and of M of them one after the other."""
+    """Row pointers and columns of one matrix, and of a block diagonal of M matrices."""
 
     def __init__(self, rows: Indices, columns: Indices, n_rows: int, n_cols: int) -> None:
         self.n_rows, self.n_cols = n_rows, n_cols
@@ -125,7 +125,7 @@ class CsrStructure:
             ends = index.starts[1:] + index.starts[-1] * number[:, None]
             columns = index.columns + self.n_cols * number[:, None]
             starts = torch.cat([index.starts[:1], ends.reshape(-1)])
-            # MKL and cuSPARSE read half as much, and torch would convert for MKL at each product.
+            # 32 bits are half as much to read, and torch would convert for MKL at each product.
             most = max(int(starts[-1]), count * self.n_cols)
             dtype = torch.int32 if most <= LARGEST else torch.int64
             found = starts.to(dtype), columns.reshape(-1).to(dtype)
@@ -138,8 +138,8 @@ class CsrMatrix(BatchedMatrix):
 
     Parameters
     ----------
-    pattern : where the entries are.
-    values : `(M, slots)`, by the rows of these matrices; products read them where they are.
+    pattern : the positions of the entries.
+    values : `(M, slots)`, sorted by the rows of these matrices; products read them without a copy.
     is_turned : whether these are the transposes.
     """
 

@@ -1,4 +1,4 @@
-"""Whether there are kernels of our own for a device; imports Triton only where there may be."""
+"""The package's kernels for a device, if there are any; imports Triton only then."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import Any
 from torch import Tensor
 
 SWITCH = "PRDP_TRITON"
-"""Set to 0, batched solves use torch's own operations on GPUs too."""
+"""If set to 0, batched solves use torch's operations on GPUs too."""
 MOST_ROWS = 65_535
-"""Right-hand sides up to which one launch serves them."""
+"""Largest number of right-hand sides per launch."""
 
 
 def kernels_for(x: Tensor) -> Any:
-    """The module `triton_kernels` for vectors `(B, n_local)`; None where torch's own operations are
-    to be used.
-    """
+    """The module `triton_kernels` for vectors `(B, n_local)`; None for torch's operations."""
     if not x.is_cuda or len(x) > MOST_ROWS or x.numel() == 0:
         return None
     return _kernels() if os.environ.get(SWITCH, "1") != "0" else None

@@ -18,7 +18,7 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 
 class DiaPattern(BatchedPattern):
-    """A stencil, and which of its coefficients each entry is."""
+    """A stencil, and the coefficient that corresponds to each entry."""
 
     def __init__(self, operator: SparseOperator, entries: OwnedEntries, stencil: Stencil) -> None:
         super().__init__(operator, entries)
@@ -65,7 +65,7 @@ class DiaPattern(BatchedPattern):
         return x.reshape(*x.shape[:-1], self.stencil.fields, *self.shape)
 
     def shifted(self, padded: Tensor, term: Term) -> Tensor:
-        """A padded field at the points that a term takes it from; a view."""
+        """A padded field at the source points of a term; a view."""
         return padded[self._windows[term.offset]]
 
 
@@ -75,7 +75,7 @@ class DiaMatrix(BatchedMatrix):
     Parameters
     ----------
     pattern : the grid and the entries.
-    terms : one for each coefficient; those of the transposes are turned.
+    terms : one per coefficient; for the transposes they are transposed.
     coefficients : `(M, terms, *local_shape)`.
     """
 
@@ -114,7 +114,7 @@ class DiaMatrix(BatchedMatrix):
         return self._by_kernel(kernels, x, with_dot=True)
 
     def _by_kernel(self, kernels: Any, x: Tensor, with_dot: bool) -> tuple[Tensor, Tensor]:
-        """In one pass over the coefficients; on one rank without a copy for the neighbours."""
+        """The product in one pass over the coefficients; on one rank without a padded copy."""
         pattern, source, width = self.pattern, x, 0
         if pattern.grid.comm.size > 1:
             width = pattern.width

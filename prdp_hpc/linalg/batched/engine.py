@@ -37,13 +37,13 @@ from prdp_hpc.linalg.unrolled.reductions import dots
 
 @dataclass(eq=False)
 class Held:
-    """The matrices of one set of values, and what solves with them take.
+    """The matrices of one set of values, and the systems of solves with them.
 
     Attributes
     ----------
-    operator, pattern : what the values belong to.
-    values : `(M, nnz_local)`, in double precision, a copy.
-    matrix : in double precision.
+    operator, pattern : the operator of the values, and its pattern.
+    values : `(M, nnz_local)`, a copy in double precision.
+    matrix : the matrices in double precision.
     """
 
     operator: SparseOperator
@@ -53,7 +53,7 @@ class Held:
     systems: dict[Any, BatchedSystem] = field(default_factory=dict)
 
     def bad_row(self) -> str:
-        """A row of zeros on this rank, in words; "" if there is none."""
+        """A description of a row of zeros on this rank, "" if there is none."""
         zero = (self.matrix.row_sizes() == 0.0).nonzero()
         if not len(zero):
             return ""
@@ -64,12 +64,12 @@ class Held:
 class BatchedEngine:
     """The batched solves of one `Solver`.
 
-    For each operator it keeps the index tensors of the pattern, and the matrices and preconditioner
-    of the values that came last.
+    For each operator it stores the index tensors of the pattern, and the matrices and
+    preconditioner of the last values.
     """
 
     def __init__(self, solver: Solver) -> None:
-        # The solver owns the engine.
+        # A weak reference, because the solver owns the engine.
         self._solver = weakref.ref(solver)
         self._ksp, self._pc, self._name = str(solver.batched), solver.pc, solver.ksp
         self._report, self._single = solver.report, solver.precision == "float32"
@@ -93,11 +93,11 @@ class BatchedEngine:
 
     @property
     def method(self) -> str:
-        """KSP and PC in words."""
+        """Names of KSP and PC, for messages."""
         return f"ksp={self._name!r}, pc={self._pc!r}"
 
     def pattern(self, operator: SparseOperator) -> BatchedPattern:
-        """A stencil where the operator has one, else compressed rows; collective at first."""
+        """A stencil if the operator has one, else compressed rows; the first call is collective."""
         found = self._patterns.get(operator)
         if found is None:
             entries = OwnedEntries(operator)
@@ -111,7 +111,7 @@ class BatchedEngine:
         return found
 
     def differ(self, operator: Operator, values: Tensor) -> bool:
-        """Whether values `(M, nnz_local)` are other ones than the last, on this rank."""
+        """Whether values `(M, nnz_local)` differ from the last ones, on this rank."""
         last = self._last.get(operator)
         if last is None:
             return True
@@ -119,16 +119,16 @@ class BatchedEngine:
         return not (same and torch.equal(last.values, values))
 
     def last(self, operator: Operator) -> Held:
-        """The matrices of the values that came last."""
+        """The matrices of the last values."""
         return self._last[operator]
 
     def load(self, operator: SparseOperator, values: Tensor, direction: str) -> Held:
-        """The matrices of other values `(M, nnz_local)`, in double precision; collective.
+        """Make the matrices of new values `(M, nnz_local)`, in double precision; collective.
 
         Raises
         ------
         ValueError
-            For values that break a promise of the operator.
+            For values that violate a promise of the operator.
         """
         with self._report.part(direction, "set_up"), torch.no_grad():
             pattern = self.pattern(operator)
@@ -140,7 +140,7 @@ class BatchedEngine:
         return held
 
     def _system(self, held: Held, direction: str, dtype: torch.dtype) -> BatchedSystem:
-        """What the method of a direction iterates on."""
+        """The system of a direction."""
         key = direction, dtype
         if key in held.systems:
             return held.systems[key]
@@ -154,7 +154,7 @@ class BatchedEngine:
             if held.operator.symmetric or self._ksp == "cg":
                 made = forward
             else:
-                # As PETSc's KSPs here: see `AdjointSystem`.
+                # As for PETSc's KSPs, see `AdjointSystem`.
                 right = self._settings[direction].right_side or self._ksp == "gmres"
                 made = forward.transposed(right)
         held.systems[key] = made
@@ -193,7 +193,8 @@ class BatchedEngine:
     ) -> Tensor:
         """Solve for `b (B, n_local)`, in double precision; collective.
 
-        `guess (B, n_local)`: where to start; a guarded one is not used where zero leaves less.
+        `guess (B, n_local)`: where to start; a guarded guess is not used where its residual is
+        larger than that of zero.
 
         Raises
         ------
@@ -213,8 +214,8 @@ class BatchedEngine:
             return times_power_of_two(x, exponents)
 
     def _is_to_be_scaled(self, direction: str, level: Refinement) -> bool:
-        """Whether the size of a right-hand side may matter: for inner products, but not where the
-        user gave an absolute tolerance.
+        """Whether right-hand sides of extreme size are scaled, because inner products would
+        overflow; not if the user set an absolute tolerance.
         """
         products = self._ksp != "richardson" or not level.is_fixed
         return products and self._settings[direction].absolute == 0.0
@@ -235,7 +236,7 @@ class BatchedEngine:
         start = system.without_nullspace(guess)
         rest = b - system.product(start)
         bb, rr = dots(system.comm, (b, b), (rest, rest))
-        # The solution of 0 is known.
+        # The solution for a right-hand side of 0 is 0.
         unused = bb == 0.0
         if is_guarded:
             unused |= ~(rr < bb)
@@ -259,7 +260,7 @@ class BatchedEngine:
         self._count(direction, level, len(b), test.counts)
         judge(direction, self.method, system, level, test, b, x, where=held.bad_row)
         if not level.is_fixed and own.absolute == 0.0:
-            self._judge_vanished(direction, system, test, b if whole is None else whole, level)
+            self._check_vanished(direction, system, test, b if whole is None else whole, level)
         return x
 
     def _iterate(
@@ -301,12 +302,10 @@ class BatchedEngine:
         self._count(direction, criteria.level, len(b), test.counts)
         return x
 
-    def _judge_vanished(
+    def _check_vanished(
         self, direction: str, system: BatchedSystem, test: DefaultTest, b: Tensor, level: Refinement
     ) -> None:
-        """Raise SolveError if the preconditioned residual of a right-hand side other than zero is
-        zero, and with it the solution.
-        """
+        """Raise SolveError if the preconditioned residual of a non-zero right-hand side is 0."""
         zero = test.reference == 0.0
         if zero.any() and (zero & (dots(system.comm, (b, b))[0] > 0.0)).any():
             raise errors.vanished(direction, self.method, level)
@@ -314,8 +313,8 @@ class BatchedEngine:
     def _count(self, direction: str, level: Refinement, solves: int, counts: Tensor) -> None:
         counters = self._report.counters(direction)
         counters.solves += solves
-        # Past the solution a right-hand side waits for the others, where PETSc's KSP would iterate
-        # on rounding.
+        # A right-hand side that is solved waits for the others, whereas PETSc's KSP would iterate
+        # on rounding errors.
         counters.iterations += (level.max_it or 0) * solves if level.is_fixed else int(counts.sum())
 
 
@@ -327,8 +326,8 @@ def engine_of(solver: Solver) -> BatchedEngine:
     return engine
 
 
-def wrong_operator(operator: Operator, ksp: str) -> InputError | None:
-    """An error for an operator without entries that are tensors."""
+def validate_operator(operator: Operator, ksp: str) -> InputError | None:
+    """The error for an operator whose entries are not tensors, or None."""
     if not isinstance(operator, SparseOperator):
         return InputError(
             f"ksp={ksp!r} needs the matrix's entries as tensors, which a "
@@ -337,8 +336,8 @@ def wrong_operator(operator: Operator, ksp: str) -> InputError | None:
         )
     if operator.preconditioner is not None:
         return InputError(
-            f"ksp={ksp!r} makes its preconditioner from the matrix itself, and this operator has "
-            f"another one for it: use ksp={ksp.removeprefix('batched_')!r}, or "
+            f"ksp={ksp!r} makes its preconditioner from the matrix itself, but this operator has "
+            f"a separate one for it: use ksp={ksp.removeprefix('batched_')!r}, or "
             "operator.preconditioner = None"
         )
     return None

@@ -1,4 +1,4 @@
-"""A pattern's entries on the ranks that own their rows."""
+"""The entries of a pattern on the ranks that own their rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Indices = NDArray[np.int64]
 
 
 class DeviceTensors:
-    """Index tensors, copied to each device that they are used on."""
+    """Index tensors, with a copy on each device where they are used."""
 
     def __init__(self, **tensors: Tensor) -> None:
         self._found = {torch.device("cpu"): SimpleNamespace(**tensors)}
@@ -34,7 +34,7 @@ class DeviceTensors:
 
 class OwnedEntries:
     """`values (M, nnz_local) ↦` the entries `(M, count)` of this rank's rows, and the adjoint;
-    collective where a rank gives entries of another's rows.
+    collective if a rank has entries of another rank's rows.
 
     Attributes
     ----------
@@ -60,8 +60,8 @@ class OwnedEntries:
         self._index = DeviceTensors(own=torch.from_numpy(own), kept=torch.from_numpy(kept))
 
     def of(self, values: Tensor, constant: float = 1.0) -> Tensor:
-        """The entries of values `(M, nnz_local)`; `constant`: 0 for a change of the values, of
-        which entries that are 1 for all values have none.
+        """The entries of values `(M, nnz_local)`; `constant`: the value of the constant entries, 1,
+        or 0 for a change of the values.
         """
         index = self._index.on(values.device)
         given = values if self._kept is None else values.index_select(-1, index.kept)
@@ -74,7 +74,7 @@ class OwnedEntries:
         return torch.cat([own, self._exchange.fetch(given)], dim=-1)
 
     def adjoint(self, entries: Tensor) -> Tensor:
-        """`(M, count)` back to `(M, nnz_local)`."""
+        """The adjoint, from `(M, count)` to `(M, nnz_local)`."""
         index, lead = self._index.on(entries.device), entries.shape[:-1]
         given = entries
         if not self._are_all_own:

@@ -1,4 +1,4 @@
-"""Numbers of a batch of distributed vectors that other ranks need, in the tensors' own memory."""
+"""Exchange of entries of distributed vectors with other ranks, in the memory of the tensors."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from prdp_hpc.distributed.transport import Message, transport_for
 Indices = NDArray[np.int64]
 
 TAG = 2
-"""Halos use 0 and 1."""
+"""The tag of these messages; halos use 0 and 1."""
 
 
 class Exchange:
-    """`x[..., n] ↦` the entries that other ranks have for this one, and the adjoint.
+    """`x[..., n] ↦` the entries that this rank needs from other ranks, and the adjoint.
 
-    One message to each neighbour carries them for the whole batch, on any device. Neither direction
+    There is one message per neighbour for the whole batch, on any device. Neither direction
     is recorded by autograd; both are collective.
 
     Parameters
     ----------
     comm : the ranks.
-    sent : for each rank the indices of this rank's entries that it needs.
-    counts : for each rank how many entries come from it, in the order of the ranks.
+    sent : for each rank the indices of this rank's entries that it receives.
+    counts : number of entries from each rank, in the order of the ranks.
 
     Attributes
     ----------
-    count : all entries that come.
+    count : number of all received entries.
     """
 
     def __init__(self, comm: MPI.Comm, sent: Sequence[Indices], counts: Sequence[int]) -> None:
@@ -44,7 +44,7 @@ class Exchange:
         ]
         self._received = [(rank, int(count)) for rank, count in enumerate(counts) if count]
         self.count = int(sum(counts))
-        # Not only on this rank: some may have nothing to exchange.
+        # Made on all ranks, because some may have nothing to exchange.
         self.is_needed = bool(private(comm).agreement.allreduce(self.count > 0, op=MPI.LOR))
 
     def fetch(self, x: Tensor) -> Tensor:
@@ -101,8 +101,8 @@ def ghosts_of(comm: MPI.Comm, starts: Indices, foreign: Indices) -> Exchange:
 def entries_to_owners(
     comm: MPI.Comm, starts: Indices, rows: Indices, cols: Indices
 ) -> tuple[Exchange, Indices, Indices]:
-    """The exchange that brings matrix entries to the owners of their rows, and the rows and columns
-    of what comes to this rank; collective.
+    """The exchange that sends matrix entries to the owners of their rows, and the rows and columns
+    of the entries that this rank receives; collective.
     """
     owners = np.searchsorted(starts, rows, side="right") - 1
     where = [

@@ -1,4 +1,4 @@
-"""A fixed number of iterations as one CUDA graph: no launch from the host between kernels."""
+"""A fixed number of iterations as one CUDA graph, without launches by the host."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from prdp_hpc.linalg.unrolled.iterations import Criteria, iterate
 from prdp_hpc.linalg.unrolled.methods import Method
 
 SWITCH = "PRDP_CUDA_GRAPHS"
-"""Set to 0, nothing is captured."""
+"""If set to 0, no graph is captured."""
 MOST_GRAPHS = 8
-"""Graphs of an operator that are kept; each has the memory of one solve and of its matrices."""
+"""Number of graphs kept per operator; each has the memory of one solve and of its matrices."""
 
 Key = tuple[Any, ...]
 
@@ -25,11 +25,11 @@ Key = tuple[Any, ...]
 class Graphs:
     """The captured solves of one operator.
 
-    A solve is captured when one like it comes for the second time: same direction, level, shapes
-    and precision. Other values are copied into the memory that the graph reads. Nothing is captured
-    for a tolerance, which must be tested; for a method whose steps need the host (GMRES: its least
-    squares); on several ranks, whose messages need it; and on the CPU. Those do the same steps one
-    by one.
+    A solve is captured the second time that it occurs with the same direction, level, shapes and
+    precision. New values are copied into the memory that the graph reads. There are no graphs for a
+    tolerance, which must be tested; for a method whose steps need the host (the least-squares
+    problem of GMRES); on several ranks, whose messages need the host; and on the CPU. In these
+    cases the same steps are computed one by one.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Graphs:
     def iterate(
         self, key: Key, method: Method[Any], system: BatchedSystem, b: Tensor, criteria: Criteria
     ) -> tuple[Tensor, DefaultTest]:
-        """As `iterate`, for a key that tells solves apart."""
+        """As `iterate`, with a key that identifies the solve."""
         if not is_captured(method, system, b, criteria):
             return iterate(method, system, b, criteria)
         found = self._captured.get(key)
@@ -52,12 +52,12 @@ class Graphs:
 
 
 class CapturedSolve:
-    """K iterations on memory of its own.
+    """K iterations on separate memory.
 
     Parameters
     ----------
     method, system, criteria : the solve.
-    b : a right-hand side of the shape, precision and device of all others.
+    b : a right-hand side with the shape, precision and device of all later ones.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CapturedSolve:
         self._system, self._b = system.map(torch.clone), b.clone()
         self._source: weakref.ref[BatchedSystem] = weakref.ref(system)
         arguments = method, self._system, self._b, criteria
-        # Whatever is made or compiled at the first call is made outside of the graph.
+        # Objects that are made or compiled in the first call are made outside of the graph.
         stream = torch.cuda.Stream(b.device)
         stream.wait_stream(torch.cuda.current_stream(b.device))
         with torch.cuda.stream(stream):
@@ -77,7 +77,7 @@ class CapturedSolve:
             self._x, self._test = iterate(*arguments)
 
     def __call__(self, system: BatchedSystem, b: Tensor) -> tuple[Tensor, DefaultTest]:
-        """The solution in a new tensor; what the test found is that of the latest call."""
+        """The solution in a new tensor; the result of the test is that of the last call."""
         if self._source() is not system:
             for own, other in zip(self._system.tensors, system.tensors, strict=True):
                 own.copy_(other)
@@ -88,7 +88,7 @@ class CapturedSolve:
 
 
 def is_captured(method: Method[Any], system: BatchedSystem, b: Tensor, criteria: Criteria) -> bool:
-    """Whether solves like this one are captured, see `Graphs`."""
+    """Whether solves of this kind are captured, see `Graphs`."""
     if not b.is_cuda or os.environ.get(SWITCH, "1") == "0":
         return False
     return criteria.level.is_fixed and method.needs_no_host and system.comm.size == 1

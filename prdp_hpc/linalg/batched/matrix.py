@@ -26,8 +26,9 @@ class BatchedMatrix(ABC):
 
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
-        """`A x` for `(M R, n_local)`, R vectors in a row for each matrix; a new tensor; collective,
-        not recorded.
+        """`A x` for `(M R, n_local)`, R consecutive vectors per matrix, in a new tensor.
+
+        Collective, not recorded.
         """
 
     def product_and_dot(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,15 +57,15 @@ class BatchedMatrix(ABC):
     @property
     @abstractmethod
     def tensors(self) -> list[Tensor]:
-        """What the products read besides index tensors."""
+        """The tensors that products read, except index tensors."""
 
     @abstractmethod
     def map(self, function: Callable[[Tensor], Tensor]) -> BatchedMatrix:
-        """The same with `function(tensor)` for each of `tensors`: in another precision, say."""
+        """The same with `function(tensor)` for each of `tensors`, e.g. in another precision."""
 
 
 class BatchedPattern(BilinearProducts):
-    """What all matrices of an operator have in common, and products that are differentiable to any
+    """The common pattern of an operator's matrices, with products that are differentiable to any
     order in the values and vectors, on their device.
     """
 
@@ -78,12 +79,12 @@ class BatchedPattern(BilinearProducts):
 
     @abstractmethod
     def pair_entries(self, left: Tensor, right: Tensor) -> Tensor:
-        """`Σ_r λ[row_k] x[col_k]` for λ, x `(M, R, n_local)`: `(M, count)`, for each entry of this
-        rank's rows; collective.
+        """`Σ_r λ[row_k] x[col_k]` for λ, x `(M, R, n_local)`, for each entry of this rank's rows:
+        `(M, count)`; collective.
         """
 
     def multiply(self, values: Tensor, x: Tensor, transposed: bool) -> Tensor:
-        """See `BilinearProducts`; constant entries of the matrix are no part of it."""
+        """See `BilinearProducts`; without the constant entries of the matrix."""
         matrix = self.matrix(values.reshape(-1, values.shape[-1]), constant=0.0)
         if transposed:
             matrix = matrix.transposed()
@@ -96,5 +97,5 @@ class BatchedPattern(BilinearProducts):
         return self.entries.adjoint(entries).view(*left.shape[:-2], -1)
 
     def diagonal_entries(self) -> Any:
-        """Not used: `BatchedMatrix.diagonal` is."""
+        """Not used; see `BatchedMatrix.diagonal`."""
         raise NotImplementedError

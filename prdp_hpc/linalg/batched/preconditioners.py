@@ -26,7 +26,7 @@ class BatchedPreconditioner(Protocol):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What an application reads."""
+        """The tensors that an application reads."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> BatchedPreconditioner:
         """The same with `function(tensor)` for each of `tensors`."""
@@ -66,7 +66,7 @@ class Jacobi:
 
     @classmethod
     def of(cls, diagonal: Tensor) -> Jacobi:
-        """From the diagonals `(M, n_local)`; a zero counts as 1, as in PETSc."""
+        """Make it from the diagonals `(M, n_local)`; a zero is replaced by 1, as in PETSc."""
         return cls(1.0 / torch.where(diagonal == 0.0, 1.0, diagonal))
 
     def apply(self, r: Tensor) -> Tensor:

@@ -22,12 +22,12 @@ from prdp_hpc.linalg.promises import (
 
 
 class BatchedPromises:
-    """Tests all matrices of one set of values at once; collective.
+    """Tests all matrices of one set of values together; collective.
 
     Parameters
     ----------
-    operator : makes the promises.
-    matrix : what is tested.
+    operator : the operator with the promises.
+    matrix : the matrices that are tested.
     values : `(M, nnz_local)`, in double precision.
     """
 
@@ -36,8 +36,8 @@ class BatchedPromises:
         self._comm: MPI.Comm = operator.comm
 
     def require(self, ksp: str, needs_symmetry: bool) -> None:
-        """Raise a ValueError on all ranks if the values break what the operator promises, or the
-        method needs.
+        """Raise an InputError on all ranks if the values violate a promise of the operator or a
+        requirement of the method.
         """
         operator = self._operator
         relying = [f"ksp={ksp!r}"] if needs_symmetry else []
@@ -56,7 +56,7 @@ class BatchedPromises:
         sizes = self._matrix.diagonal().abs()
         sizes = torch.where(sizes > 0.0, sizes, self._matrix.row_sizes())
         sizes = torch.where(sizes > 0.0, sizes, 1.0)
-        # With these r all terms of a row are alike where A is scaled from both sides.
+        # With these r all terms of a row have equal size if A is scaled from both sides.
         r = self._probe(0) / sizes.sqrt()
         straight, turned = self._matrix.product(r), self._matrix.transposed().product(r)
         terms = torch.maximum(straight.abs(), turned.abs())
@@ -67,8 +67,8 @@ class BatchedPromises:
         matrix = self._matrix.transposed() if transposed else self._matrix
         basis, many = nullspace.tensor.to(self._values.device), (matrix.count, 1)
         largest = basis.abs().amax(dim=0)
-        # The size of the terms of each row: their sums with random weights, of which one may cancel
-        # by chance, but not both.
+        # The size of the terms of each row is estimated by two sums with random weights, because
+        # one of them may cancel by chance.
         terms = [matrix.product((self._probe(n) * largest).repeat(many)).abs() for n in (0, 1)]
         scale = torch.maximum(*terms)
         for index, vector in enumerate(basis):
@@ -82,7 +82,7 @@ class BatchedPromises:
         return torch.from_numpy(probe(start, end)).to(self._values.device)
 
     def _first_above(self, error: Tensor, scale: Tensor) -> tuple[int, float, float] | None:
-        """The first row whose error is more than rounding, its error and its scale."""
+        """The first row whose error exceeds rounding, its error and its scale."""
         agreement = private(self._comm).agreement
         for tolerance in (DOUBLE, SINGLE):
             above = error > tolerance * scale

@@ -1,4 +1,4 @@
-"""Powers of two for right-hand sides of extreme size on any device, as `linalg.scaling`."""
+"""Scaling of right-hand sides of extreme size on any device, see `linalg.scaling`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from prdp_hpc.linalg.scaling import DISPROPORTIONATE, ORDINARY
 
 def exponents_of(comm: MPI.Comm, rows: Tensor, ordinary: int = ORDINARY) -> Tensor | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
-    the others, `(B, 1)`; None if there are no extreme ones; collective.
+    the others, `(B, 1)`; None without extreme rows; collective.
 
-    `ordinary`: rows whose largest number is between 2^−ordinary and 2^ordinary are left as they
-    are.
+    `ordinary`: rows whose largest number is between 2^−ordinary and 2^ordinary are not scaled.
     """
     exponents = largest_exponents(comm, rows)
     exponents[exponents.abs() <= ordinary] = 0
@@ -24,7 +23,7 @@ def exponents_of(comm: MPI.Comm, rows: Tensor, ordinary: int = ORDINARY) -> Tens
 
 
 def largest_exponents(comm: MPI.Comm, rows: Tensor) -> Tensor:
-    """The power of two of each row's largest number, `(B, 1)`; NaN and infinity are left out;
+    """The power of two of each row's largest number, `(B, 1)`, without NaN and infinity;
     collective.
     """
     if rows.shape[1]:
@@ -40,8 +39,8 @@ def largest_exponents(comm: MPI.Comm, rows: Tensor) -> Tensor:
 
 
 def scaled_guess(comm: MPI.Comm, guess: Tensor, exponents: Tensor) -> Tensor:
-    """The guesses `(B, n_local)` of solutions to right-hand sides that were divided so; 0 where one
-    is out of all proportion to its right-hand side. Collective.
+    """The guesses `(B, n_local)` for scaled right-hand sides, 0 where a guess is far larger than
+    its right-hand side; collective.
     """
     sizes = largest_exponents(comm, guess) - exponents
     scaled = times_power_of_two(guess, exponents, -1)
@@ -52,5 +51,5 @@ def times_power_of_two(rows: Tensor, exponents: Tensor, sign: int = 1) -> Tensor
     """`rows · 2^(sign · exponents)`, a new tensor."""
     whole = sign * exponents
     half = torch.div(whole, 2, rounding_mode="trunc")
-    # In two steps: one power of two alone may overflow.
+    # In two steps, because one power of two may overflow.
     return torch.ldexp(torch.ldexp(rows, half), whole - half)

@@ -1,4 +1,4 @@
-"""What a batched method takes of a solver's options."""
+"""The options of a solver that batched methods use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "pc_chebyshev_degree": 4,
     "pc_chebyshev_eigenvalues": "",
 }
-"""PETSc's own names and defaults, and those of "chebyshev"."""
+"""PETSc's names and defaults, and those of "chebyshev"."""
 _SIDES = {
     "cg": ("left",),
     "richardson": ("left",),
@@ -41,7 +41,7 @@ class Settings:
     ksp : PETSc's name of the iteration.
     restart, scale, absolute, divergence, right_side : see PETSc's options of these names.
     blocks : dense blocks of a rank, for "bjacobi".
-    degree, eigenvalues : of "chebyshev"; None: the largest is estimated.
+    degree, eigenvalues : of "chebyshev"; None: the largest eigenvalue is estimated.
     """
 
     ksp: str
@@ -64,12 +64,12 @@ class Settings:
 
 
 def settings_of(solver: Solver, direction: str) -> Settings:
-    """Those of "forward" or "adjoint" solves.
+    """The settings of "forward" or "adjoint" solves.
 
     Raises
     ------
     ValueError
-        For an option that no batched method has, or a value that it cannot have.
+        For an option that batched methods do not have, or an invalid value.
     """
     given = {key.lstrip("-"): value for key, value in solver.petsc_options.items()}
     own = {key: value for key, value in given.items() if not key.startswith(ADJOINT)}
@@ -79,8 +79,8 @@ def settings_of(solver: Solver, direction: str) -> Settings:
     unknown = [key for key in (*own, *special) if key not in _DEFAULTS]
     if unknown:
         raise InputError(
-            f"petsc_options: {', '.join(map(repr, unknown))} means nothing to ksp={solver.ksp!r}, "
-            f"pc={solver.pc!r}: a batched method takes {', '.join(_DEFAULTS)}"
+            f"petsc_options: {', '.join(map(repr, unknown))} has no effect in ksp={solver.ksp!r}, "
+            f"pc={solver.pc!r}: a batched method has {', '.join(_DEFAULTS)}"
         )
     chosen = _DEFAULTS | own | (special if direction == "adjoint" else {})
     try:
@@ -92,7 +92,7 @@ def settings_of(solver: Solver, direction: str) -> Settings:
 def _settings(ksp: str, chosen: dict[str, Any]) -> Settings:
     side = str(chosen["ksp_pc_side"]).lower()
     if side not in _SIDES[ksp]:
-        raise ValueError(f"ksp_pc_side is one of {', '.join(_SIDES[ksp])}, not {side}")
+        raise ValueError(f"ksp_pc_side must be one of {', '.join(_SIDES[ksp])}, not {side}")
     if chosen["sub_pc_type"] != "lu":
         raise ValueError("sub_pc_type is lu: the blocks are inverted")
     bounds = str(chosen["pc_chebyshev_eigenvalues"])
@@ -100,7 +100,7 @@ def _settings(ksp: str, chosen: dict[str, Any]) -> Settings:
     if bounds:
         least, most = (float(part) for part in bounds.split(","))
         if not 0.0 < least < most:
-            raise ValueError("pc_chebyshev_eigenvalues are two numbers 0 < least < largest")
+            raise ValueError("pc_chebyshev_eigenvalues must be two numbers 0 < least < largest")
         eigenvalues = least, most
     found = Settings(
         ksp,
@@ -114,5 +114,5 @@ def _settings(ksp: str, chosen: dict[str, Any]) -> Settings:
         eigenvalues=eigenvalues,
     )
     if found.restart < 1 or found.degree < 1 or found.blocks < 0:
-        raise ValueError("a restart, a degree and a number of blocks are at least 1")
+        raise ValueError("a restart, a degree and a number of blocks must be at least 1")
     return found

@@ -1,8 +1,8 @@
 """Iterations in single precision, with residuals in double precision around them.
 
-K iterations are K iterations, in numbers of half the size. A tolerance is reached by iterative
-refinement: the residual `b − A x` of the solution so far is computed in double precision, a
-correction is solved for in single precision, and added. Sources: Wilkinson, Rounding Errors in
+A level of K iterations does K iterations in single precision. A tolerance is reached by iterative
+refinement: the residual `b − A x` of the current solution is computed in double precision, and a
+correction is computed in single precision and added. Sources: Wilkinson, Rounding Errors in
 Algebraic Processes (1963); Carson and Higham, SIAM J. Sci. Comput. 40 (2018).
 """
 
@@ -32,11 +32,11 @@ from prdp_hpc.linalg.unrolled.methods import Method
 from prdp_hpc.linalg.unrolled.reductions import dots
 
 INNER = 1e-5
-"""The tolerance of a correction: what single precision can reach for most matrices."""
+"""The tolerance of a correction, which single precision can reach for most matrices."""
 SLOWEST = 0.5
-"""What one correction must leave at most of the residual."""
+"""Largest ratio of the residuals after and before a correction."""
 ROUNDING = 1e-5
-"""A relative residual that is rounding in single precision."""
+"""A relative residual that is attributed to rounding in single precision."""
 
 Iterate = Callable[[Method[Any], BatchedSystem, Tensor, Criteria], tuple[Tensor, DefaultTest]]
 
@@ -48,8 +48,8 @@ class SingleSolve:
     Attributes
     ----------
     direction, name : for messages.
-    method, criteria : the iteration, and when it stops.
-    double, single : the system.
+    method, criteria : the iteration, and its stopping criteria.
+    double, single : the system in both precisions.
     counts : iterations of each right-hand side so far, `(B, 1)`.
     """
 
@@ -69,12 +69,12 @@ class SingleSolve:
         return x, test
 
     def refined(self, b: Tensor, whole: Tensor) -> Tensor:
-        """To the tolerance, which refers to right-hand sides `whole`.
+        """Iterate to the tolerance, which refers to right-hand sides `whole`.
 
         Raises
         ------
         SolveError
-            Where corrections no longer make the residual smaller, or no iterations are left.
+            If corrections no longer decrease the residual, or no iterations are left.
         """
         level, done = self.criteria.level, 0
         rtol, most = float(level.rtol or 0.0), level.max_it or DEFAULT_MAX_IT
@@ -114,7 +114,7 @@ class SingleSolve:
     def _correction(
         self, right: Tensor, criteria: Criteria, run: Iterate
     ) -> tuple[Tensor, DefaultTest]:
-        """In single precision, for right-hand sides that are brought to the size of 1."""
+        """A correction in single precision, for right-hand sides scaled to the size of 1."""
         exponents = exponents_of(self.double.comm, right, ordinary=0)
         scaled = right if exponents is None else times_power_of_two(right, exponents, -1)
         step, test = run(self.method, self.single, scaled.float(), criteria)

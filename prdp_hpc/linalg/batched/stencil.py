@@ -1,4 +1,4 @@
-"""Patterns of operators on grids: the same few neighbours for each point."""
+"""Stencils: patterns of operators on grids with the same neighbours at each point."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 Indices = NDArray[np.int64]
 
 WIDEST = 3
-"""Points that a stencil may reach along an axis."""
+"""Largest width of a stencil along an axis, in points."""
 CHUNK = 10_000_000
-"""Entries that are looked at together."""
+"""Number of entries that are processed together."""
 FILLING = 2.0
-"""Coefficients that a stencil may hold for each entry of the pattern."""
+"""Largest number of a stencil's coefficients per entry of the pattern."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """One coefficient of each point: of the field `target` there, from the field `source` at the
-    point `offset` further.
+    """One coefficient per point: its row is the field `target` at the point, its column the field
+    `source` at the point shifted by `offset`.
     """
 
     target: int
@@ -46,10 +46,10 @@ class Stencil:
 
     Attributes
     ----------
-    grid : where the fields live.
-    fields : unknowns of a point; a rank's rows are its points of one field after the other.
+    grid : the grid of the fields.
+    fields : unknowns per point; a rank's rows are its points, field by field.
     terms : equal on all ranks.
-    slot : where each entry of this rank's rows lies in coefficients `(terms, n_points)`.
+    slot : position of each entry of this rank's rows in the coefficients `(terms, n_points)`.
     """
 
     grid: Grid
@@ -59,12 +59,12 @@ class Stencil:
 
     @property
     def width(self) -> int:
-        """Points that it reaches along an axis, at least 1."""
+        """Width along an axis, at least 1 point."""
         return max(1, *(abs(step) for term in self.terms for step in term.offset))
 
 
 def stencil_of(operator: SparseOperator, entries: OwnedEntries) -> Stencil | None:
-    """The stencil of an operator's pattern; None where it has none, or no grid; collective."""
+    """The stencil of an operator's pattern, or None; also None without a grid; collective."""
     grid = operator.stencil_grid
     if grid is None:
         return None
@@ -100,7 +100,7 @@ class _Places:
 
     Attributes
     ----------
-    most : codes are smaller than this.
+    most : an upper bound of the codes.
     """
 
     def __init__(self, grid: Grid, fields: int, starts: Indices) -> None:
@@ -109,7 +109,7 @@ class _Places:
         self.most = fields**2 * self._span**grid.dim
 
     def codes(self, rows: Indices, cols: Indices) -> NDArray[np.int32]:
-        """A number for the term that each entry is; −1 for one that reaches too far."""
+        """The code of the term of each entry; −1 if the stencil would be too wide."""
         (target, *here), (source, *there) = self._of(rows), self._of(cols)
         code = target * self._fields + source
         is_far = np.zeros(len(code), dtype=bool)
@@ -124,7 +124,7 @@ class _Places:
         return np.where(is_far, -1, code).astype(np.int32)
 
     def term(self, code: int) -> Term:
-        """The term with a code."""
+        """The term of a code."""
         steps = []
         for _ in self._grid.shape:
             code, step = divmod(code, self._span)

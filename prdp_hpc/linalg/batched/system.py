@@ -1,4 +1,4 @@
-"""What a method iterates on in a batched solve."""
+"""The system of a batched solve."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchedSystem(PlainOperations):
         return self.matrix.product(x)
 
     def precondition(self, r: Tensor) -> Tensor:
-        """`M⁻¹ r`; from the left, without its part in the nullspace."""
+        """`M⁻¹ r`; on the left side without its part in the nullspace."""
         z = self.preconditioner.apply(r)
         return z if self.right_side else self.without_nullspace(z)
 
@@ -53,7 +53,7 @@ class BatchedSystem(PlainOperations):
     def descend(
         self, x: Tensor, r: Tensor, alpha: Tensor, p: Tensor, ap: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """See `PlainOperations`; where one pass does it, `turn` computes z again from r."""
+        """See `PlainOperations`; with kernels, `turn` computes z again from r."""
         kernels = self._kernels(r)
         if kernels is None:
             return super().descend(x, r, alpha, p, ap)
@@ -71,11 +71,11 @@ class BatchedSystem(PlainOperations):
 
     @property
     def _inverse(self) -> Tensor | None:
-        """The inverse of the diagonal that preconditions."""
+        """The inverse diagonal of the Jacobi preconditioner, or None."""
         return self.preconditioner.inverse if isinstance(self.preconditioner, Jacobi) else None
 
     def _kernels(self, r: Tensor) -> Any:
-        """The kernels that do a step in fewer passes, where they can."""
+        """The kernels that compute a step in fewer passes, or None."""
         is_diagonal = isinstance(self.preconditioner, Jacobi | Identity)
         if not is_diagonal or self.nullspaces[0] is not None or self.right_side:
             return None
@@ -90,7 +90,7 @@ class BatchedSystem(PlainOperations):
         return without_span(self.comm, self.nullspaces[1], x)
 
     def transposed(self, right_side: bool) -> BatchedSystem:
-        """With Aᵀ and M⁻ᵀ; collective."""
+        """The system of Aᵀ with M⁻ᵀ; collective."""
         return replace(
             self,
             matrix=self.matrix.transposed(),
@@ -101,7 +101,7 @@ class BatchedSystem(PlainOperations):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What products and preconditioners read besides index tensors."""
+        """The tensors that products and preconditioners read, except index tensors."""
         bases = [basis for basis in self.nullspaces if basis is not None]
         return [*self.matrix.tensors, *self.preconditioner.tensors, *bases]
 

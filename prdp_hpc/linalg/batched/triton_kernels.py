@@ -1,8 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, import-not-found"
 """Kernels for GPUs: the product with a stencil, and the vector updates of conjugate gradients.
 
-Both are limited by memory: each number is read once. Sums over a vector are first those of blocks,
-in double precision, so that results do not depend on the order in which blocks run.
+Both are limited by memory bandwidth, so each number is read once. Sums over a vector are computed
+by blocks, in double precision, so that results do not depend on the order in which blocks run.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch import Tensor
 from prdp_hpc.linalg.batched.stencil import Term
 
 BLOCK = 1024
-"""Numbers of a program."""
+"""Number of values per program."""
 GROUPS = (8, 4, 2, 1)
-"""Right-hand sides of one program, the first that divides their number: they share the coefficients
-in the cache.
+"""Right-hand sides per program, which share the coefficients in the cache; the first number that
+divides the batch is used.
 """
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A stencil's terms on a device, sorted by the field that they add to.
+    """A stencil's terms on a device, sorted by their target field.
 
     Attributes
     ----------
     table : for each term its coefficient's number, the source's field and the offset along three
         axes, int32.
-    bounds : where the terms of each field start, and their end.
-    fields : their number.
+    bounds : the start of the terms of each field, and the end.
+    fields : the number of fields.
     """
 
     table: Tensor
@@ -44,7 +44,7 @@ class Terms:
 
     @classmethod
     def of(cls, terms: Sequence[Term], fields: int, device: torch.device) -> Terms:
-        """Those of a matrix."""
+        """The terms of a matrix."""
         order = sorted(range(len(terms)), key=lambda number: terms[number].target)
         table = [
             [n, terms[n].source, *(0,) * (3 - len(terms[n].offset)), *terms[n].offset]
@@ -65,7 +65,7 @@ def stencil(
     periodic: tuple[bool, ...],
     with_dot: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`A x (B, n_local)` and `⟨x, A x⟩ (B, 1)`, the latter only where it is asked for.
+    """`A x (B, n_local)` and, if `with_dot` is set, `⟨x, A x⟩ (B, 1)`.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def turn(r: Tensor, beta: Tensor, p: Tensor, inverse: Tensor | None) -> Tensor:
 
 
 def _each(rows: int, inverse: Tensor | None) -> int:
-    """Right-hand sides of a matrix."""
+    """Number of right-hand sides per matrix."""
     return rows if inverse is None else rows // len(inverse)
 
 

@@ -108,7 +108,7 @@ class ColouredJacobian(Jacobian):
         end = private(comm).agreement.scan(n_local)
         start, size = end - n_local, private(comm).agreement.allreduce(n_local)
         own_rows, own_cols = (np.asarray(index).reshape(-1) for index in (rows, cols))
-        raise_together(comm, _wrong_rows(own_rows, own_cols, start, end))
+        raise_together(comm, _validate_rows(own_rows, own_cols, start, end))
         diagonal = np.arange(start, end)
         self._rows, self._cols = _unique(
             np.concatenate([own_rows, diagonal]), np.concatenate([own_cols, diagonal]), size
@@ -118,7 +118,7 @@ class ColouredJacobian(Jacobian):
             self._rows, self._cols, (size, size), comm, symmetric=symmetric, **options
         )
         own = self._own_colours(comm) if colours is None else np.asarray(colours).reshape(-1)
-        raise_together(comm, _wrong_colours(own, n_local))
+        raise_together(comm, _validate_colours(own, n_local))
         self.colours = int(private(comm).agreement.allreduce(own.max(initial=-1), op=MPI.MAX)) + 1
         template = self.operator.matrix.createVecRight()
         of_entries = GhostedIndex(self._cols, template).gather(torch.from_numpy(own * 1.0))
@@ -204,7 +204,7 @@ class ColouredJacobian(Jacobian):
         return pattern_colours(self.operator.matrix, comm)
 
 
-def _wrong_rows(rows: Indices, cols: Indices, start: int, end: int) -> InputError | None:
+def _validate_rows(rows: Indices, cols: Indices, start: int, end: int) -> InputError | None:
     if rows.shape != cols.shape or rows.dtype.kind not in "iu" or cols.dtype.kind not in "iu":
         return InputError(
             "rows and cols of a ColouredJacobian must be integer arrays of the same "
@@ -218,7 +218,7 @@ def _wrong_rows(rows: Indices, cols: Indices, start: int, end: int) -> InputErro
     return None
 
 
-def _wrong_colours(colours: Indices, n_local: int) -> InputError | None:
+def _validate_colours(colours: Indices, n_local: int) -> InputError | None:
     if colours.shape == (n_local,) and (colours.size == 0 or colours.min() >= 0):
         return None
     return InputError(

@@ -10,7 +10,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import call_together, raise_together, tell_or_end_job
+from prdp_hpc.distributed.collective import call_together, raise_together, share_or_end_job
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
@@ -197,7 +197,7 @@ def collective(comm: MPI.Comm, call: Callable[[], Any]) -> Any:
     try:
         result = call()
     except Exception as error:
-        tell_or_end_job(comm, error)
+        share_or_end_job(comm, error)
         raise
     raise_together(comm, None)
     return result

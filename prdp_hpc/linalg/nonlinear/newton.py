@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import tell_or_end_job
+from prdp_hpc.distributed.collective import share_or_end_job
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.nonlinear.errors import bad_start, failed_newton, reason_name
@@ -164,7 +164,7 @@ class Newton:
         except PETSc.Error as error:
             raise self._failure(error) from error
         except Exception:
-            self._give_up()
+            self._discard()
             raise
         iterations = int(snes.getIterationNumber())
         counters.newton_iterations += iterations
@@ -172,10 +172,10 @@ class Newton:
             counters.function_evaluations - before - iterations, 0
         )
         self._check_options()
-        self._judge(snes.getConvergedReason(), iterations)
+        self._check_result(snes.getConvergedReason(), iterations)
         return torch.from_numpy(self._x.getArray(readonly=True).copy())
 
-    def _judge(self, code: int, iterations: int) -> None:
+    def _check_result(self, code: int, iterations: int) -> None:
         if code >= 0:
             return
         run, level = self.run, self.run.levels.newton
@@ -240,16 +240,16 @@ class Newton:
         """The exception for a PETSc call that failed: that of the user's code if it was the cause.
         Ends the job if other ranks wait inside the call.
         """
-        self._give_up()
+        self._discard()
         failure = self.run.failure or self.operator.failure
         self.operator.failure = None
         if failure is None:
             text = str(error).strip().splitlines()[-1].strip()
             failure = SolveError(f"nonlinear solve failed inside PETSc: {text}")
-        tell_or_end_job(self._comm, failure)
+        share_or_end_job(self._comm, failure)
         return failure
 
-    def _give_up(self) -> None:
+    def _discard(self) -> None:
         """Mark this SNES for replacement before the next solve; it is never freed, because PETSc
         aborts when it frees a SNES that failed inside a call.
         """

@@ -72,7 +72,7 @@ class Parameters:
         """The arguments of the residual, with these tensors in place of the given ones."""
         return [_filled(node, tensors) for node in self._tree]
 
-    def wrong_samples(self, count: int | None) -> InputError | None:
+    def validate_samples(self, count: int | None) -> InputError | None:
         """The error for invalid tensors that differ between `count` samples, or None. `count` is
         None without a batch.
         """

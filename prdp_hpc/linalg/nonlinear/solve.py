@@ -130,7 +130,7 @@ def solve_nonlinear(
     error: Exception | None = None
     try:
         taken = Parameters(parameters, per_sample)
-        error = _wrong_start(u0, grid) or taken.wrong_samples(_batch_of(u0, grid))
+        error = _validate_start(u0, grid) or taken.validate_samples(_batch_of(u0, grid))
     except InputError as wrong:
         error = wrong
     raise_together(comm, error)
@@ -141,7 +141,7 @@ def solve_nonlinear(
     sizes = _agreed_sizes(comm, problem.n_local, _batch_of(u0, grid), needs)
     start = in_double(u0.detach()).reshape(-1, problem.n_local) if u0.numel() else _empty(u0, grid)
     used = _jacobian(jacobian, solver, sizes, comm, symmetric)
-    raise_together(comm, _wrong_jacobian(used, problem.n_local))
+    raise_together(comm, _validate_jacobian(used, problem.n_local))
     call = _Call(problem, solver, used, solver.levels, start, torch.is_grad_enabled())
     return like(apply(_Newton, call, *taken.tensors).reshape(u0.shape), u0)
 
@@ -319,7 +319,7 @@ def _batch_of(u0: Tensor, grid: Grid | None) -> int | None:
     return len(u0) if grid is not None or u0.dim() == 2 else None
 
 
-def _wrong_start(u0: Any, grid: Grid | None) -> InputError | None:
+def _validate_start(u0: Any, grid: Grid | None) -> InputError | None:
     if not is_real_tensor(u0):
         kind = u0.dtype if isinstance(u0, Tensor) else type(u0).__name__
         return InputError(f"u0 must be a tensor of real floating-point numbers, not {kind}")
@@ -376,7 +376,7 @@ def _jacobian(
     return UserJacobian(*given)
 
 
-def _wrong_jacobian(jacobian: Jacobian, n_local: int) -> InputError | None:
+def _validate_jacobian(jacobian: Jacobian, n_local: int) -> InputError | None:
     if jacobian.operator.n_local == n_local:
         return None
     return InputError(

@@ -14,7 +14,7 @@ EXACT = {torch.float64: 1e-15, torch.float32: 1e-7}
 """Residual, relative to the first, that is rounding; further iterations have no useful derivative.
 """
 INTERVAL = 8
-"""Iterations between two looks at who is active, where a look makes the host wait for a device."""
+"""Iterations between two checks of the active right-hand sides if the host waits for a device."""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
@@ -96,20 +96,20 @@ class DefaultTest:
         self.reference = torch.zeros_like(self.active)
         self._whole = whole if self.is_tested else None
         self._reads = b.is_cpu
-        # Of each failure the reason, the iteration and the right-hand sides.
+        # The reason, the iteration and the right-hand sides of each failure.
         self._dropped: list[tuple[int, int, Tensor]] = []
         self._occurred: Tensor | None = None
 
     @property
     def failures(self) -> list[tuple[int, int, Tensor]]:
-        """(reason, iteration, which right-hand sides) of what went wrong."""
+        """(reason, iteration, which right-hand sides) of the failures."""
         if self._occurred is None:
             return []
         found = zip(self._dropped, self._occurred.tolist(), strict=True)
         return [drop for drop, occurred in found if occurred]
 
     def finish(self) -> None:
-        """After the last iteration: prepare one look at all that may have gone wrong."""
+        """Combine the data of all failures after the last iteration, so that it is read once."""
         if self._dropped:
             self._occurred = torch.cat([which for _, _, which in self._dropped], dim=1).any(dim=0)
 

@@ -1,4 +1,4 @@
-"""The iterations of a solve, and the judgement of what they left; on any device."""
+"""The iterations of a solve, and the check of their result; on any device."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.petsc import PETSc
 
 PROJECTED = 1e-13
-"""What is left of a right-hand side of the nullspace alone, relative to it, is rounding."""
+"""Relative remainder of a right-hand side in the nullspace that is rounding."""
 _REASONS = PETSc.KSP.ConvergedReason
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """When a solve stops; PETSc manual page: KSPSetTolerances.
+    """The stopping criteria of a solve; PETSc manual page: KSPSetTolerances.
 
     Attributes
     ----------
@@ -48,15 +48,15 @@ def iterate(
     whole: Tensor | None = None,
     offer: Callable[[int, State], None] | None = None,
 ) -> tuple[Tensor, DefaultTest]:
-    """The last iterates `(B, n_local)`, and when each right-hand side stopped; collective.
+    """The last iterates `(B, n_local)`, and the convergence test; collective.
 
     Parameters
     ----------
-    method, system : what iterates on what.
+    method, system : the iteration, and its system.
     b : right-hand sides `(B, n_local)`.
-    criteria : when to stop.
-    whole : the right-hand sides that a tolerance refers to, of which b is what a guess left.
-    offer : gets every state before its iteration.
+    criteria : the stopping criteria.
+    whole : the right-hand sides that a tolerance refers to; b is the residual of a guess.
+    offer : called with every state before its iteration.
     """
     squares = None
     if whole is not None and not criteria.level.is_fixed:
@@ -75,7 +75,7 @@ def iterate(
 def solution(method: Method[Any], system: System, state: State) -> Tensor:
     """The iterate of a state, without its part in the nullspace."""
     x = method.solution(system, state)
-    # From the left every iterate is orthogonal to it already.
+    # With left preconditioning every iterate is orthogonal to the nullspace already.
     return system.without_nullspace(x) if system.right_side else x
 
 
@@ -90,14 +90,16 @@ def judge(
     rounding: float = SOLVED,
     where: Callable[[], str] | None = None,
 ) -> Tensor:
-    """The right-hand sides `(B, 1)` that a breakdown ended at the solution; collective.
+    """Check the result; returns the right-hand sides `(B, 1)` with a breakdown at the solution.
+
+    Collective.
 
     Parameters
     ----------
-    direction, name : "forward" or "adjoint", and the method in words, for messages.
-    system, level, test, b, x : the solve.
+    direction, name : "forward" or "adjoint", and the name of the method, for messages.
+    system, level, test, b, x : the data of the solve.
     rounding : a relative residual that is rounding.
-    where : a row that explains a failure, in words.
+    where : a description of a row that explains a failure.
 
     Raises
     ------
@@ -128,7 +130,7 @@ def judge(
 
 
 def in_range(system: System, b: Tensor) -> Tensor:
-    """b without its part in the left nullspace, and exactly 0 where only rounding is left."""
+    """Remove the part in the left nullspace from b; exactly 0 where only rounding is left."""
     right = system.without_left_nullspace(b)
     if right is b:
         return b
@@ -137,24 +139,24 @@ def in_range(system: System, b: Tensor) -> Tensor:
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity; the sum is one pass without a temporary."""
+    """Whether there is neither NaN nor infinity, by a sum, which needs no temporary."""
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def norms(method: Method[Any], system: System, b: Tensor) -> Tensor:
-    """The norms `(B, 1)` of right-hand sides as a method measures residuals."""
+    """The norms `(B, 1)` of right-hand sides in the norm of the method's residuals."""
     return _squares(method, system, in_range(system, b)).sqrt()
 
 
 def _squares(method: Method[Any], system: System, b: Tensor) -> Tensor:
-    """The squared norms of right-hand sides as the method measures residuals."""
+    """The squared norms of right-hand sides in the norm of the method's residuals."""
     is_plain = method.norm == PETSc.KSP.NormType.UNPRECONDITIONED or system.right_side
     z = b if is_plain else system.precondition(b)
     return dots(system.comm, (z, z))[0]
 
 
 def _solved(system: System, b: Tensor, x: Tensor, rounding: float) -> Tensor:
-    """Whether the residual is down to rounding, as after a breakdown of a method that had
+    """Whether the residual is at the level of rounding, e.g. after a breakdown of a method that had
     converged; `(B, 1)`.
     """
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The vector operations of a step of conjugate gradients, which a system may do in fewer passes."""
+"""The vector operations of a step of conjugate gradients, which a system may fuse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prdp_hpc.linalg.unrolled.reductions import dots
 
 
 class PlainOperations(ABC):
-    """By torch, differentiable; vectors are `(B, n_local)`, scalars `(B, 1)`."""
+    """The operations by torch, differentiable; vectors are `(B, n_local)`, scalars `(B, 1)`."""
 
     comm: MPI.Comm
 
@@ -32,7 +32,7 @@ class PlainOperations(ABC):
     def descend(
         self, x: Tensor, r: Tensor, alpha: Tensor, p: Tensor, ap: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """`x + α p`, `r − α A p`, what `turn` needs of `z = M⁻¹ r`, `⟨z, r⟩` and `⟨z, z⟩`; one
+        """`x + α p`, `r − α A p`, the input of `turn` for `z = M⁻¹ r`, `⟨z, r⟩` and `⟨z, z⟩`; one
         reduction.
         """
         x, r = torch.addcmul(x, alpha, p), torch.addcmul(r, alpha, ap, value=-1.0)

@@ -67,6 +67,7 @@ class PointObservations:
     local = False
 
     def __call__(self, fields: Tensor) -> Tensor:
+        """Interpolate the fields to the points."""
         return self.positions.values(fields)
 
     @property
@@ -102,6 +103,7 @@ class FieldObservations:
     local = True
 
     def __call__(self, fields: Tensor) -> Tensor:
+        """Return the fields unchanged."""
         return fields
 
     @property

@@ -356,8 +356,8 @@ def test_a_matrix_without_a_solution_is_not_converged(device):
         ({"differentiation": "unrolled"}, "use ksp='cg' with"),
         ({"lag_preconditioner": 3}, "leave lag_preconditioner out"),
         ({"precision": "float16"}, "precision must be one of float64, float32"),
-        ({"petsc_options": {"ksp_gmres_restrat": 3}}, "'ksp_gmres_restrat' means nothing"),
-        ({"petsc_options": {"ksp_pc_side": "right"}}, "ksp_pc_side is one of left"),
+        ({"petsc_options": {"ksp_gmres_restrat": 3}}, "'ksp_gmres_restrat' has no effect"),
+        ({"petsc_options": {"ksp_pc_side": "right"}}, "ksp_pc_side must be one of left"),
     ],
 )
 def test_what_a_batched_method_does_not_have_is_an_error(arguments, words, device):

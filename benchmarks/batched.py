@@ -2,15 +2,18 @@
 2-D Poisson problems with B right-hand sides, side by side.
 
     python benchmarks/batched.py [--quick]
+    mpiexec -n 4 python benchmarks/batched.py
 
 Prints microseconds for an iteration of one right-hand side, ratios to PETSc on this machine's CPU,
 and, on a GPU, the share of its memory bandwidth (that of a copy in the same run) which the bytes
-that an iteration must move at least amount to. Needs no network, and two minutes on a GPU.
+that an iteration must move at least amount to. Needs no network, and two minutes on a GPU. On
+several ranks it counts all-reduces and messages of a solve instead, and measures no time.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 import time
@@ -25,8 +28,11 @@ import torch
 from mpi4py import MPI
 
 from benchmarks.common import medians, save, table
+from benchmarks.scaling_ranks import sums_of_petsc
 from prdp_hpc import Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc.distributed.transport import TRAFFIC
 from prdp_hpc.linalg.batched import device_kernels, graphs
+from prdp_hpc.petsc import PETSc
 
 ITERATIONS = 20
 SIZES, BATCHES = (32, 128, 512, 2048), (1, 16, 64)
@@ -186,8 +192,36 @@ def levels_table(found: list[dict[str, Any]]) -> str:
     return table(headers, lines)
 
 
+def count_traffic() -> None:
+    """All-reduces and messages of a solve on several ranks, by PETSc's log and our transport."""
+    world = MPI.COMM_WORLD
+    PETSc.Log.begin()
+    grid, lines = Grid((64, 64)), []
+    for batch in BATCHES:
+        b = torch.randn(batch, grid.n_local, dtype=torch.float64)
+        for ksp in ("cg", "batched_cg"):
+            stepper = Poisson(grid, Solver(ksp, "jacobi", ITERATIONS))
+            values = stepper.values()
+            solve(stepper.operator, values, b, stepper.solver)
+            before, sums = copy.copy(TRAFFIC), sums_of_petsc()
+            product = PETSc.Log.Event("MatMult")
+            sent = product.getPerfInfo()["numMessages"]
+            solve(stepper.operator, values, b, stepper.solver)
+            reductions = sums_of_petsc() - sums + TRAFFIC.reductions - before.reductions
+            # PETSc counts a message on both sides.
+            own = (product.getPerfInfo()["numMessages"] - sent) / 2
+            messages = world.allreduce(own + TRAFFIC.messages - before.messages) / world.size
+            lines.append([str(batch), ksp, str(reductions), f"{messages:.0f}"])
+    if world.rank == 0:
+        print(f"{world.size} ranks, {ITERATIONS} iterations")
+        print(table(["B", "ksp", "all-reduces", "messages per rank"], lines))
+
+
 def main() -> None:
     """Measure, print, save."""
+    if MPI.COMM_WORLD.size > 1:
+        count_traffic()
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes only")
     arguments = parser.parse_args()

@@ -69,6 +69,7 @@ class LinearSystem(PreconditionerSetUp):
         make = create_pair if solver.adopted is None else adopted_pair
         self._pair = make(operator, solver, transposed)
         self._prepare_lag(solver.lag_preconditioner)
+        self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
 

@@ -50,6 +50,9 @@ class PreconditionerSetUp(ResidualChecks):
     _pair: KspPair
     _report: SolveReport
     _operator: weakref.ref[Operator]
+    # PETSc's first Galerkin products on a GPU are wrong, the following ones are right (3.26.1):
+    # the first set-up of pc="mg" there is done twice.
+    _needs_second_set_up = False
 
     @abstractmethod
     def _direction(self, name: str) -> Direction: ...
@@ -91,7 +94,7 @@ class PreconditionerSetUp(ResidualChecks):
         state = self._matrix.stateGet(), self._pair.pmat.stateGet()
         if state != self._state:
             self._set_up_counted(direction)
-            self._state = state
+            self._state = self._matrix.stateGet(), self._pair.pmat.stateGet()
 
     def _set_up_lagged(self, direction: str, lag: LagRule) -> None:
         if self._earlier is not None:
@@ -221,11 +224,11 @@ class PreconditionerSetUp(ResidualChecks):
             self._check_promises()
             self._check_rows(direction)
             self._drop_failed_factors()
-            self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
-            if self._pair.is_one_ksp:
-                set_up(ksp, self._used_operator())
-            else:
-                ksp.setUp()
+            self._set_up_ksp(ksp)
+            if self._needs_second_set_up:
+                self._needs_second_set_up = False
+                self._pair.pmat.stateIncrease()
+                self._set_up_ksp(ksp)
             ksp.setUpOnBlocks()
             # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)
@@ -245,6 +248,13 @@ class PreconditionerSetUp(ResidualChecks):
         preconditioner = self._pair.preconditioner
         if anywhere(self._comm, bool(preconditioner.getFailedReason())):
             preconditioner.reset()
+
+    def _set_up_ksp(self, ksp: Any) -> None:
+        self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
+        if self._pair.is_one_ksp:
+            set_up(ksp, self._used_operator())
+        else:
+            ksp.setUp()
 
     def _used_operator(self) -> Operator:
         operator = self._operator()

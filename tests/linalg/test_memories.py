@@ -14,6 +14,7 @@ from mpi4py import MPI
 from prdp_hpc import (
     ElementOperator,
     Grid,
+    Poisson,
     Refinement,
     SolveError,
     Solver,
@@ -252,3 +253,18 @@ def test_a_device_that_petsc_was_not_built_for_is_said_once():
     memory._device_memory.cache_clear()
     assert len(caught) == 1
     assert "16 bytes per unknown" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("where", MEMORIES)
+def test_the_first_hierarchy_is_as_good_as_the_following(where):
+    grid = Grid((31, 33), "dirichlet", MPI.COMM_SELF)
+    with solves_in(where) as device:
+        solver = Solver("cg", "mg", Refinement(rtol=1e-10))
+        poisson = Poisson(grid, solver)
+        f, iterations = draw(31, 33).to(device), []
+        for scale in (1.0, 2.0, 4.0):
+            poisson.diffusivity = scale
+            before = solver.report.forward.iterations
+            poisson(f)
+            iterations.append(solver.report.forward.iterations - before)
+    assert max(iterations) <= min(iterations) + 1 <= 12

@@ -39,7 +39,7 @@ SIZES, BATCHES = (32, 128, 512, 2048), (1, 16, 64)
 LARGEST = {"cpu": 5_000_000, "cuda": 300_000_000}
 """Unknowns of a batch up to which a device is measured."""
 LEVELS: tuple[int | float, ...] = (1, 5, 20, 80, 320, 1e-3, 1e-6, 1e-10)
-LEVEL_SIZE, LEVEL_BATCH = 128, 16
+LEVEL_SIZE, LEVEL_BATCH = 64, 16
 PETSC_MOST = 5_000_000
 """Unknowns that PETSc solves for; of larger batches it has fewer right-hand sides."""
 

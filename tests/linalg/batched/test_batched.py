@@ -412,7 +412,7 @@ def test_solves_that_are_alike_may_be_one_graph(ksp, pc, precision, device):
 @pytest.mark.parametrize("pc", ["jacobi", "chebyshev"])
 @pytest.mark.parametrize(("ksp", "symmetric"), [case for case in CASES if case[0] != "gmres"])
 def test_graphs_do_the_same_iterations(ksp, symmetric, pc, precision, device, monkeypatch):
-    """On the CPU the functions that a GPU captures run as they are."""
+    """On the CPU the functions that a GPU captures run directly."""
     operator, values = sparse(dominant(40, symmetric, density=0.1), symmetric=symmetric)
     plain, graphed = (Solver(f"batched_{ksp}", pc, 3, precision=precision) for _ in range(2))
     results = {}

@@ -2,15 +2,18 @@
 2-D Poisson problems with B right-hand sides, side by side.
 
     python benchmarks/batched.py [--quick]
+    mpiexec -n 4 python benchmarks/batched.py
 
 Prints microseconds for an iteration of one right-hand side, ratios to PETSc on this machine's CPU,
 and, on a GPU, the share of its memory bandwidth (that of a copy in the same run) which the bytes
-that an iteration must move at least amount to. Needs no network, and two minutes on a GPU.
+that an iteration must move at least amount to. Needs no network, and two minutes on a GPU. On
+several ranks it counts all-reduces and messages of a solve instead, and measures no time.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 import time
@@ -25,13 +28,18 @@ import torch
 from mpi4py import MPI
 
 from benchmarks.common import medians, save, table
+from benchmarks.scaling_ranks import sums_of_petsc
 from prdp_hpc import Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc.distributed.transport import TRAFFIC
 from prdp_hpc.linalg.batched import device_kernels, graphs
+from prdp_hpc.petsc import PETSc
 
 ITERATIONS = 20
 SIZES, BATCHES = (32, 128, 512, 2048), (1, 16, 64)
 LARGEST = {"cpu": 5_000_000, "cuda": 300_000_000}
 """Unknowns of a batch up to which a device is measured."""
+LEVELS: tuple[int | float, ...] = (1, 5, 20, 80, 320, 1e-3, 1e-6, 1e-10)
+LEVEL_SIZE, LEVEL_BATCH = 64, 16
 PETSC_MOST = 5_000_000
 """Unknowns that PETSc solves for; of larger batches it has fewer right-hand sides."""
 
@@ -149,8 +157,71 @@ def rows_of(found: list[dict[str, Any]], bandwidth: float | None) -> list[list[s
     return lines
 
 
+def levels(device: str, repetitions: int) -> list[dict[str, Any]]:
+    """What single precision changes at each level: the error of the solution, its iterations, and
+    the seconds relative to double precision.
+    """
+    operator, _, values = poisson(LEVEL_SIZE)
+    b = torch.randn(LEVEL_BATCH, LEVEL_SIZE**2, dtype=torch.float64)
+    values, b = values.to(device), b.to(device)
+    exact = solve(operator, values, b, Solver("batched_cg", "jacobi", 1e-13))
+    found = []
+    for level in LEVELS:
+        errors, actions, counts = [], [], []
+        for precision in ("float64", "float32"):
+            solver = Solver("batched_cg", "jacobi", level, precision=precision)
+            x = solve(operator, values, b, solver)
+            errors.append(float((x - exact).norm() / exact.norm()))
+            counts.append(solver.report.forward.iterations / len(b))
+            actions.append(action(operator, values, b, solver, ()))
+            actions[-1]()
+        double, single = medians(actions, repetitions)
+        found.append({"device": device, "level": str(level), "errors": errors, "counts": counts})
+        found[-1]["ratio"] = single / double
+    return found
+
+
+def levels_table(found: list[dict[str, Any]]) -> str:
+    """One line for each level."""
+    headers = ["device", "level", "error, double", "error, single", "iterations", "single / double"]
+    lines = []
+    for one in found:
+        errors = (f"{error:.2e}" for error in one["errors"])
+        counts = " / ".join(f"{count:.0f}" for count in one["counts"])
+        lines.append([one["device"], one["level"], *errors, counts, f"{one['ratio']:.2f}"])
+    return table(headers, lines)
+
+
+def count_traffic() -> None:
+    """All-reduces and messages of a solve on several ranks, by PETSc's log and our transport."""
+    world = MPI.COMM_WORLD
+    PETSc.Log.begin()
+    grid, lines = Grid((64, 64)), []
+    for batch in BATCHES:
+        b = torch.randn(batch, grid.n_local, dtype=torch.float64)
+        for ksp in ("cg", "batched_cg"):
+            stepper = Poisson(grid, Solver(ksp, "jacobi", ITERATIONS))
+            values = stepper.values()
+            solve(stepper.operator, values, b, stepper.solver)
+            before, sums = copy.copy(TRAFFIC), sums_of_petsc()
+            product = PETSc.Log.Event("MatMult")
+            sent = product.getPerfInfo()["numMessages"]
+            solve(stepper.operator, values, b, stepper.solver)
+            reductions = sums_of_petsc() - sums + TRAFFIC.reductions - before.reductions
+            # PETSc counts a message on both sides.
+            own = (product.getPerfInfo()["numMessages"] - sent) / 2
+            messages = world.allreduce(own + TRAFFIC.messages - before.messages) / world.size
+            lines.append([str(batch), ksp, str(reductions), f"{messages:.0f}"])
+    if world.rank == 0:
+        print(f"{world.size} ranks, {ITERATIONS} iterations")
+        print(table(["B", "ksp", "all-reduces", "messages per rank"], lines))
+
+
 def main() -> None:
     """Measure, print, save."""
+    if MPI.COMM_WORLD.size > 1:
+        count_traffic()
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes only")
     arguments = parser.parse_args()
@@ -165,7 +236,9 @@ def main() -> None:
             results += found
     headers = ["points", "B", "side", "µs / iteration / b", "to PETSc (CPU)", "of the bandwidth"]
     print(table(headers, lines))
-    content: dict[str, Any] = {"iterations": ITERATIONS, "results": results}
+    by_level = [one for device in devices for one in levels(device, 5)]
+    print(f"\n{LEVEL_SIZE}² points, {LEVEL_BATCH} right-hand sides\n{levels_table(by_level)}")
+    content: dict[str, Any] = {"iterations": ITERATIONS, "results": results, "levels": by_level}
     if "cuda" in devices:
         content |= {"gpu": torch.cuda.get_device_name(), "copy_bytes_per_second": bandwidth}
     save("batched", content)

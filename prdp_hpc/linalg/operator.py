@@ -252,5 +252,5 @@ class Operator(ABC):
 
 
 def no_own_preconditioner(pc: str) -> ValueError:
-    """The error for a preconditioner that the operator does not define."""
+    """The error for a preconditioner that the operator does not have."""
     return InputError(f"pc={pc!r} is available for the operators of some PDEs only: use another pc")

@@ -31,7 +31,7 @@ from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest
-from prdp_hpc.linalg.unrolled.iterations import Criteria, iterate, judge
+from prdp_hpc.linalg.unrolled.iterations import Criteria, judge
 from prdp_hpc.linalg.unrolled.reductions import dots
 
 
@@ -272,12 +272,10 @@ class BatchedEngine:
         whole: Tensor | None,
         criteria: Criteria,
     ) -> tuple[Tensor, DefaultTest]:
-        method = self._settings[direction].method()
-        if not criteria.level.is_fixed:
-            return iterate(method, system, b, criteria, whole)
         graphs = self._graphs.setdefault(held.operator, Graphs())
-        key = (direction, criteria.level.max_it, b.shape, held.matrix.count, b.dtype, b.device)
-        return graphs.iterate(key, method, system, b, criteria)
+        key = (direction, b.shape, held.matrix.count, b.dtype, b.device)
+        method = self._settings[direction].method()
+        return graphs.iterate(key, method, system, b, criteria, whole)
 
     def _solve_in_single(
         self,
@@ -291,14 +289,16 @@ class BatchedEngine:
         method, single = self._settings[direction].method(), torch.float32
         systems = system, self._system(held, direction, single)
         solve = SingleSolve(direction, self.method, method, criteria, *systems)
+
+        def run(own: BatchedSystem, b: Tensor, level: Criteria) -> tuple[Tensor, DefaultTest]:
+            return self._iterate(held, direction, own, b, None, level)
+
         if not criteria.level.is_fixed:
-            x = solve.refined(b, b if whole is None else whole)
+            x = solve.refined(b, b if whole is None else whole, run)
             assert solve.counts is not None
             self._count(direction, criteria.level, len(b), solve.counts)
             return x
-        x, test = solve.fixed(
-            b, lambda method, own, b, level: self._iterate(held, direction, own, b, None, level)
-        )
+        x, test = solve.fixed(b, run)
         self._count(direction, criteria.level, len(b), test.counts)
         return x
 

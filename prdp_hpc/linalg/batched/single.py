@@ -20,11 +20,10 @@ from prdp_hpc.linalg.batched.scaling import exponents_of, times_power_of_two
 from prdp_hpc.linalg.batched.system import BatchedSystem
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
-from prdp_hpc.linalg.unrolled.convergence import DefaultTest
+from prdp_hpc.linalg.unrolled.convergence import DefaultTest, last_iteration
 from prdp_hpc.linalg.unrolled.iterations import (
     Criteria,
     all_finite,
-    iterate,
     judge,
     norms,
 )
@@ -38,7 +37,7 @@ SLOWEST = 0.5
 ROUNDING = 1e-5
 """A relative residual that is attributed to rounding in single precision."""
 
-Iterate = Callable[[Method[Any], BatchedSystem, Tensor, Criteria], tuple[Tensor, DefaultTest]]
+Iterate = Callable[[BatchedSystem, Tensor, Criteria], tuple[Tensor, DefaultTest]]
 
 
 @dataclass
@@ -68,7 +67,7 @@ class SingleSolve:
         judge(self.direction, self.name, self.double, level, test, b, x, ROUNDING)
         return x, test
 
-    def refined(self, b: Tensor, whole: Tensor) -> Tensor:
+    def refined(self, b: Tensor, whole: Tensor, run: Iterate) -> Tensor:
         """Iterate to the tolerance, which refers to right-hand sides `whole`.
 
         Raises
@@ -89,8 +88,8 @@ class SingleSolve:
             inner = Refinement(most - done, min(0.5, max(INNER, 0.5 * float(needed))))
             right = torch.where(is_open, rest, 0.0)
             criteria = Criteria(inner, 0.0, self.criteria.divergence)
-            step, test = self._correction(right, criteria, iterate)
-            self.counts, done = self.counts + test.counts, done + test.iteration
+            step, test = self._correction(right, criteria, run)
+            self.counts, done = self.counts + test.counts, done + last_iteration(test.counts)
             x = x + step
             rest = b - self.double.product(x)
             before, size = size, norms(self.method, self.double, rest)
@@ -117,7 +116,7 @@ class SingleSolve:
         """A correction in single precision, for right-hand sides scaled to the size of 1."""
         exponents = exponents_of(self.double.comm, right, ordinary=0)
         scaled = right if exponents is None else times_power_of_two(right, exponents, -1)
-        step, test = run(self.method, self.single, scaled.float(), criteria)
+        step, test = run(self.single, scaled.float(), criteria)
         double = step.double()
         return (double if exponents is None else times_power_of_two(double, exponents)), test
 

@@ -84,7 +84,8 @@ def stencil(
     group = next(size for size in GROUPS if each % size == 0)
     blocks = triton.cdiv(n, BLOCK)
     result = torch.empty_like(x)
-    sums = torch.empty(len(x) if with_dot else 0, fields * blocks, device=x.device).double()
+    rows = len(x) if with_dot else 0
+    sums = torch.empty(rows, fields * blocks, dtype=torch.float64, device=x.device)
     _stencil[(blocks, count * fields * (each // group))](
         x, source, coefficients, result, sums, terms.table, terms.bounds,
         n0, n1, n2, p1 * p2, p2, p0 * p1 * p2,
@@ -93,7 +94,7 @@ def stencil(
         fields=fields, group=group, is_padded=width > 0,
         wrap0=wraps[0], wrap1=wraps[1], wrap2=wraps[2], with_dot=with_dot, block=BLOCK,
     )  # fmt: skip
-    return result, sums.sum(dim=1, keepdim=True).to(x.dtype)
+    return result, sums.sum(dim=1, keepdim=True).to(x.dtype) if with_dot else x.new_empty(0)
 
 
 def descend(
@@ -107,7 +108,7 @@ def descend(
     x_out, r_out = torch.empty_like(x), torch.empty_like(r)
     sums = torch.empty(rows, 2, blocks, dtype=torch.float64, device=x.device)
     _descend[(blocks, rows)](
-        x, r, alpha, p, ap, r if inverse is None else inverse, x_out, r_out, sums,
+        x, r, alpha.contiguous(), p, ap, r if inverse is None else inverse, x_out, r_out, sums,
         n, _each(rows, inverse), blocks, has_inverse=inverse is not None, block=BLOCK,
     )  # fmt: skip
     return x_out, r_out, sums.sum(dim=2).to(x.dtype)
@@ -118,7 +119,7 @@ def turn(r: Tensor, beta: Tensor, p: Tensor, inverse: Tensor | None) -> Tensor:
     rows, n = r.shape
     result = torch.empty_like(p)
     _turn[(triton.cdiv(n, BLOCK), rows)](
-        r, beta, p, r if inverse is None else inverse, result,
+        r, beta.contiguous(), p, r if inverse is None else inverse, result,
         n, _each(rows, inverse), has_inverse=inverse is not None, block=BLOCK,
     )  # fmt: skip
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -94,6 +96,7 @@ class DefaultTest:
         self._absolute = absolute**2 if self.is_tested else 0.0
         self._divergence = divergence**2
         self.reference = torch.zeros_like(self.active)
+        self._goal = torch.zeros_like(self.active)
         self._whole = whole if self.is_tested else None
         self._reads = b.is_cpu
         # The reason, the iteration and the right-hand sides of each failure.
@@ -134,6 +137,7 @@ class DefaultTest:
         if self._whole is not None:
             is_solved |= self.reference <= self._target * self._whole
             self.reference = torch.where(self._whole > 0.0, self._whole, self.reference)
+        self._goal = torch.clamp(self._target * self.reference, min=self._absolute)
         self.solved(is_solved)
 
     def drop(self, which: Tensor, reason: int, begun: int = 0) -> None:
@@ -159,11 +163,41 @@ class DefaultTest:
         self.drop(~torch.isfinite(norm), _REASONS.DIVERGED_NANORINF)
         if self.is_tested:
             self.drop(norm >= self._divergence * self.reference, _REASONS.DIVERGED_DTOL)
-        reached = norm <= torch.clamp(self._target * self.reference, min=self._absolute)
+        reached = norm <= self._goal
         if self.is_tested or self.iteration == self.limit:
             self._stop(reached)
         else:
             self.solved(reached)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Everything that depends on the right-hand sides, besides the failures."""
+        return [self.active, self.counts, self.exact, self.reference, self._goal]
+
+    def fork(self) -> DefaultTest:
+        """The same test for some iterations from here on, counted from 0, that reads nothing
+        back.
+        """
+        twin = copy.copy(self)
+        twin.restore([tensor.clone() for tensor in self.tensors])
+        twin.iteration, twin._dropped, twin._occurred, twin._reads = 0, [], None, False
+        return twin
+
+    def restore(self, tensors: Sequence[Tensor]) -> None:
+        """Take over the `tensors` of a fork."""
+        self.active, self.counts, self.exact, self.reference, self._goal = tensors
+
+    def advance(self, part: DefaultTest, occurred: Sequence[bool]) -> None:
+        """Count the iterations of a fork, and take over the failures that occurred in them."""
+        for (reason, iteration, which), is_one in zip(part._dropped, occurred, strict=True):
+            if is_one:
+                self._dropped.append((reason, self.iteration + iteration, which.clone()))
+        self.iteration += part.iteration
+
+    @property
+    def occurred(self) -> Tensor:
+        """Whether each of the failures that were looked for occurred; after `finish`."""
+        return self.active.new_zeros(0).bool() if self._occurred is None else self._occurred
 
     def _stop(self, which: Tensor) -> None:
         self.active = torch.where(which, 0.0, self.active)

@@ -25,6 +25,10 @@ PROJECTED = 1e-13
 _REASONS = PETSc.KSP.ConvergedReason
 
 
+Advance = Callable[[Method[Any], Any, Tensor, State, DefaultTest], State]
+"""From a state and its test to those some iterations later: `(method, system, b, state, test)`."""
+
+
 @dataclass(frozen=True)
 class Criteria:
     """The stopping criteria of a solve; PETSc manual page: KSPSetTolerances.
@@ -47,6 +51,7 @@ def iterate(
     criteria: Criteria,
     whole: Tensor | None = None,
     offer: Callable[[int, State], None] | None = None,
+    advance: Advance | None = None,
 ) -> tuple[Tensor, DefaultTest]:
     """The last iterates `(B, n_local)`, and the convergence test; collective.
 
@@ -57,6 +62,7 @@ def iterate(
     criteria : the stopping criteria.
     whole : the right-hand sides that a tolerance refers to; b is the residual of a guess.
     offer : called with every state before its iteration.
+    advance : does some of the first iterations in another way.
     """
     squares = None
     if whole is not None and not criteria.level.is_fixed:
@@ -64,6 +70,8 @@ def iterate(
     test = DefaultTest(b, criteria.level, criteria.absolute, criteria.divergence, squares)
     right = in_range(system, b)
     state = method.start(system, right, test)
+    if advance is not None:
+        state = advance(method, system, right, state, test)
     while test.goes_on:
         if offer is not None:
             offer(test.iteration, state)

@@ -22,6 +22,7 @@ from prdp_hpc import (
     solve,
 )
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.batched import graphs
 from prdp_hpc.linalg.batched.dia import DiaPattern
 from prdp_hpc.linalg.batched.engine import engine_of
 from prdp_hpc.petsc import PETSc
@@ -171,8 +172,10 @@ def test_elements_with_dirichlet_conditions(device):
     assert_same(gradients(operator, values.to(device), b.to(device), ours), wanted, 1e-8)
 
 
-@pytest.mark.parametrize(("ksp", "symmetric"), [("cg", True), ("gmres", False), ("bcgs", False)])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("ksp", "symmetric", "count"),
+    [("cg", True, 1), ("cg", True, 2), ("gmres", False, 1), ("bcgs", False, 1)],
+)
 def test_derivatives_of_first_and_second_order(ksp, symmetric, count, device):
     matrix = dominant(4, symmetric, density=1.0)
     operator, values = sparse(matrix, symmetric=symmetric)
@@ -190,8 +193,8 @@ def test_derivatives_of_first_and_second_order(ksp, symmetric, count, device):
     def function(p, b):
         return solve(operator, p[..., index.to(p.device)], b, solver)
 
-    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(function, inputs)
+    assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
 def test_transforms_of_torch(device):
@@ -403,3 +406,35 @@ def test_solves_that_are_alike_may_be_one_graph(ksp, pc, precision, device):
         found = gradients(operator, own.to(device), b.to(device), solver)
         fresh = Solver(f"batched_{ksp}", pc, 5)
         assert_same(found, gradients(operator, own, b, fresh), tolerance)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("pc", ["jacobi", "chebyshev"])
+@pytest.mark.parametrize(("ksp", "symmetric"), [case for case in CASES if case[0] != "gmres"])
+def test_graphs_do_the_same_iterations(ksp, symmetric, pc, precision, device, monkeypatch):
+    """On the CPU the functions that a GPU captures run directly."""
+    operator, values = sparse(dominant(40, symmetric, density=0.1), symmetric=symmetric)
+    plain, graphed = (Solver(f"batched_{ksp}", pc, 3, precision=precision) for _ in range(2))
+    results = {}
+    for step, level in enumerate((3, 3, 3, 1e-3, 1e-9, Refinement(max_it=11, rtol=1e-12))):
+        own, b = (1.0 + step) * values, torch.randn(3, 40, **DOUBLE)
+        b[0] *= step != 1
+        for name, solver in (("plain", plain), ("graphs", graphed)):
+            monkeypatch.setattr(graphs, "is_captured", lambda *_, name=name: name == "graphs")
+            solver.refine(level)
+            results[name] = gradients(operator, own.to(device), b.to(device), solver)
+        assert_same(results["graphs"], [one.cpu() for one in results["plain"]], 1e-13)
+        assert plain.report.forward.iterations == graphed.report.forward.iterations
+
+
+def test_failures_inside_of_a_graph(device, monkeypatch):
+    monkeypatch.setattr(graphs, "is_captured", lambda *_: True)
+    matrix = dominant(12, True)
+    operator, values = sparse(matrix - 2.0 * torch.diag(matrix.diagonal()) * (torch.arange(12) % 2))
+    b = torch.randn(1, 12, **DOUBLE)
+    for level in (1e-10, 6, 6):
+        theirs, ours = pair("cg", "jacobi", level)
+        wanted = failure_of(lambda: solve(operator, values, b, theirs))  # noqa: B023
+        for _ in range(2):
+            found = failure_of(lambda: solve(operator, values.to(device), b.to(device), ours))  # noqa: B023
+            assert found == wanted

@@ -4,9 +4,11 @@
 
 2-D Poisson on a square, right-hand sides and κ on the device. Per size: conjugate gradients with
 Jacobi to 1e-6, with GAMG and with geometric multigrid to 1e-8, forward, backward, and forward with
-another κ (assembly and set-up counted); the achieved share of the bandwidth of a device-to-device copy, counted in bytes that one
-iteration must move; and what crosses the bus in a training step (scalars aside), as CUPTI counts
-it. Published for comparison: torch-sla's Jacobi-CG on an H200, 0.19 s at 10⁶ and 89 s at 10⁸.
+another κ (assembly and set-up counted). Then the achieved share of the bandwidth of a
+device-to-device copy, in bytes that one iteration must move, and what crosses the bus in a training
+step (scalars aside), as CUPTI counts it.
+
+Published for comparison: torch-sla's Jacobi-CG on an H200, 0.19 s at 10⁶ and 89 s at 10⁸.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ CASES = {
     "on all ranks": Case(
         "raise LookupError('all of us')", "LookupError: all of us", "ranks 0, 1 failed"
     ),
-    "sys.exit": Case("rank == 1 and sys.exit(3)\nagain()", "rank 1 left", "exit code 3", 3),
+    "sys.exit": Case("rank == 1 and sys.exit(3)\nagain()", "rank 1 exited", "with code 3", 3),
     "SystemExit": Case(
         "if rank == 1: raise SystemExit('bye')\nagain()", "bye", "rank 1 exited with code 1"
     ),

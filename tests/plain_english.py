@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-# Regular expressions, searched for without regard to case in text whose line breaks are blanks.
+# Regular expressions, searched for in text in lower case whose line breaks are blanks.
 BANNED = {
     # Private metaphors.
     r"\brooms\b": "packages, modules, layers",
@@ -94,7 +94,7 @@ BANNED = {
 }
 
 _SEPARATOR = ".\n"
-_PATTERNS = {re.compile(phrase, re.IGNORECASE): better for phrase, better in BANNED.items()}
+_PATTERNS = {re.compile(phrase): better for phrase, better in BANNED.items()}
 
 
 def findings(path: Path) -> list[str]:
@@ -104,9 +104,10 @@ def findings(path: Path) -> list[str]:
     # All texts are searched at once; the separator ends each of them.
     ends = list(accumulate(len(text) + len(_SEPARATOR) for text in flat))
     whole = "".join(text + _SEPARATOR for text in flat)
+    lower = whole.lower()
     found = []
     for pattern, better in _PATTERNS.items():
-        for hit in pattern.finditer(whole):
+        for hit in pattern.finditer(lower):
             line = texts[bisect_right(ends, hit.start())][0]
             around = whole[max(0, hit.start() - 30) : hit.end() + 30].replace(_SEPARATOR, " ")
             found.append(f"{path}:{line}: “{hit[0]}” in “{around}”; better: {better}")

@@ -1,12 +1,14 @@
 """Property: results on a GPU equal those on the CPU. Without a GPU these tests are skipped."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import Grid, Heat, Solver
+from prdp_hpc import Burgers, Grid, Heat, NavierStokes, Poisson, Refinement, Solver
 from prdp_hpc.networks import ResNet
 
 pytestmark = [
@@ -68,3 +70,60 @@ def test_training(ranks, grid_ranks, tmp_path, monkeypatch):
             )
         )
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-9)
+
+
+def test_a_step_moves_nothing_but_scalars_over_the_bus(tmp_path):
+    """A network, a solve with gradients of its matrix, and an optimiser, by CUPTI's records."""
+    grid = Grid((64, 64), "dirichlet", MPI.COMM_SELF)
+    heat = Heat(grid, 1e-2, 0.5, Solver("cg", "jacobi", 6))
+    kappa = torch.full((64, 64), 0.1, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    network = torch.nn.Conv2d(1, 1, 3, padding=1).to(DEVICE).double()
+    optimizer = torch.optim.SGD([kappa, *network.parameters()], 1e-3)
+    state = torch.randn(2, 1, 64, 64, dtype=torch.float64, device=DEVICE)
+
+    def step():
+        optimizer.zero_grad()
+        heat.diffusivity = kappa
+        heat(network(state)).square().mean().backward()
+        optimizer.step()
+
+    step()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        step()
+        torch.cuda.synchronize()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    copies = [
+        event["args"]["bytes"]
+        for event in events
+        if event.get("cat") == "gpu_memcpy" and "DtoD" not in event["name"]
+    ]
+    assert copies, "scalars are copied"
+    assert max(copies) <= 64
+
+
+@pytest.mark.parametrize("pde", ["poisson", "burgers", "navier_stokes"])
+def test_all_physics_and_their_gradients(pde):
+    periodic = Grid((8, 12), "periodic", MPI.COMM_SELF)
+    level = Refinement(rtol=1e-12)
+    results = []
+    for device in ("cpu", DEVICE):
+        if pde == "poisson":
+            stepper = Poisson(Grid((8, 12), "neumann", MPI.COMM_SELF), Solver("cg", "gamg", level))
+            state = torch.randn(8, 12, generator=torch.Generator().manual_seed(0)).double()
+        else:
+            channels = 2 if pde == "burgers" else 3
+            state = torch.randn(2, channels, 8, 12, generator=torch.Generator().manual_seed(0))
+            state = state.double()
+            stepper = (
+                Burgers(periodic, 1e-2, 0.05, Solver("gmres", "jacobi", level))
+                if pde == "burgers"
+                else NavierStokes(periodic, 1e-2, 0.05, Solver("gmres", "constraint", level))
+            )
+        u = state.to(device).requires_grad_()
+        after = stepper(u)
+        (gradient,) = torch.autograd.grad(after.square().sum(), u)
+        assert after.device.type == torch.device(device).type
+        results.append((after.detach().cpu(), gradient.cpu()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-8)

@@ -12,6 +12,7 @@ PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14
     PETSc's binary supports, else the one that runs this file.
 PETSC : `build` to build PETSc for this processor, `binary` to fail if no binary is suitable.
 PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; PETSc is not built.
+CUDA, CUDA_ARCH, CUDA_HOME : `CUDA=1` builds PETSc for NVIDIA GPUs, see petsc_cuda.py.
 TORCH : `cpu` or `cuda` (default: `cuda` if the machine has an NVIDIA GPU), or a requirement for
     another torch than the pinned one, e.g. `torch==2.11.0`.
 """
@@ -28,6 +29,7 @@ import time
 from pathlib import Path
 
 from petsc_binary import install_binary, misfit, remove_binary
+from petsc_cuda import wants_cuda
 from petsc_source import BUILD_TOOLS, LOCK, PETSC_OPTIONS, build_petsc, compiler, use_petsc
 from setup_steps import (
     PREFIX,
@@ -45,6 +47,7 @@ from setup_steps import (
 from torch_install import CHOICE, install_torch, reason_for_cuda
 
 STAMP = VENV / "prdp-environment"
+_SETTINGS = ("PETSC", "PETSC_DIR", "PETSC_ARCH", "CUDA", "CUDA_ARCH", "CUDA_HOME")
 CHOSEN = "PRDP_CHOSEN_PYTHON"
 """Set when this file restarts itself with the chosen interpreter, which then does not choose again.
 """
@@ -52,7 +55,7 @@ CHOSEN = "PRDP_CHOSEN_PYTHON"
 
 def newest_fitting_python() -> str | None:
     """The newest interpreter on the PATH that the binaries of PETSc support, if there is one."""
-    if os.environ.get("PETSC") == "build" or os.environ.get("PETSC_DIR"):
+    if os.environ.get("PETSC") == "build" or os.environ.get("PETSC_DIR") or wants_cuda():
         return None
     for minor in (14, 13, 12):
         found = shutil.which(f"python3.{minor}")
@@ -100,6 +103,8 @@ def install_petsc() -> None:
     if wanted not in ("", "build", "binary"):
         raise SetupError(f"PETSC must be build, binary or not set, not {wanted!r}")
     reason = "PETSC=build was given" if wanted == "build" else misfit()
+    if wants_cuda():
+        reason = "CUDA=1 was given, and the binaries are without CUDA"
     if not reason:
         try:
             with Step(f"installing PETSc and MPI: binaries from PyPI, since they fit {_machine()}"):
@@ -128,7 +133,7 @@ def fingerprint() -> str:
         *(file.read_text() for file in files),
         CHOICE or reason_for_cuda(),
         *PETSC_OPTIONS,
-        *(os.environ.get(name, "") for name in ("PETSC", "PETSC_DIR", "PETSC_ARCH")),
+        *(os.environ.get(name, "") for name in _SETTINGS),
         sys.version,
     ]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()

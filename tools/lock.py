@@ -2,7 +2,7 @@
 """Renew the files of pinned versions and hashes beside this file (`make lock`).
 
 uv resolves the requirements of pyproject.toml for every Python from 3.11 on. torch and CUDA are
-files of their own, since not every machine gets PyPI's.
+in separate files, because not every machine uses PyPI's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tomllib
 from typing import Any
 
+from petsc_cuda import COMPILERS, CUDA
 from petsc_source import BUILD_TOOLS, MPI4PY, MPICH, NUMPY, OPENBLAS
 from setup_steps import ROOT, TOOLS
 from torch_install import TORCH
@@ -24,11 +25,12 @@ _ELSEWHERE = {"mpi4py", "petsc4py", "prdp-hpc"}  # the files of PETSc's two ways
 
 
 def main() -> None:
-    """Write packages.txt, dev.txt, torch.txt, torch-cuda.txt and petsc-build.txt."""
+    """Write the files of pinned versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
     runtime = resolve([*project["dependencies"], *pins])
-    every = resolve([*project["dependencies"], *extra(project, "dev"), *pins])
+    development = [*extra(project, "dev"), *extra(project, "docs")]
+    every = resolve([*project["dependencies"], *development, *pins])
     shared = {name: entry for name, entry in every.items() if name in runtime}
     torch = {name: entry for name, entry in shared.items() if name == "torch"}
     cuda = {name: entry for name, entry in shared.items() if _CUDA.match(name)}
@@ -36,12 +38,15 @@ def main() -> None:
     write(
         "packages.txt", "what prdp-hpc needs", {n: e for n, e in shared.items() if n not in apart}
     )
-    development = {n: e for n, e in every.items() if n not in shared and n not in apart}
-    write("dev.txt", "tools and tests", development)
+    others = {n: e for n, e in every.items() if n not in shared and n not in apart}
+    write("dev.txt", "tools, tests and documentation", others)
     write("torch.txt", "torch from PyPI", torch)
     write("torch-cuda.txt", "what torch needs on NVIDIA GPUs", cuda)
     build = resolve([*BUILD_TOOLS, OPENBLAS, f"mpich=={MPICH}", f"mpi4py=={MPI4PY}"])
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
+    compilers = resolve([f"{name}=={CUDA}.*" for name in COMPILERS])
+    own = {name: entry for name, entry in compilers.items() if name in COMPILERS}
+    write("cuda-build.txt", "CUDA's compiler", own)
 
 
 def extra(project: dict[str, Any], name: str) -> list[str]:

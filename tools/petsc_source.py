@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from petsc_cuda import cuda_options, wants_cuda
 from setup_steps import (
     VENV,
     SetupError,
@@ -160,6 +161,7 @@ def build_petsc(cc: str) -> None:
     blas = system_blas(cc)
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
     libraries = blas or openblas_from_pypi(cc)
+    petsc_options = options_for(cc)
     bin_folder = VENV / "bin"
     mpi = {
         "MPICC": str(bin_folder / "mpicc"),
@@ -175,11 +177,11 @@ def build_petsc(cc: str) -> None:
         MPI4PY,
         version,
         " ".join(blas or [OPENBLAS]),
-        *PETSC_OPTIONS,
+        *petsc_options,
         *BUILD_TOOLS,
     )
     folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH)
-    options = [*PETSC_OPTIONS, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
+    options = [*petsc_options, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
     # CIBUILDWHEEL makes PETSc write run paths relative to the environment, so that the wheel works
     # in every clone.
     petsc_env = {
@@ -208,6 +210,13 @@ def build_petsc(cc: str) -> None:
         SHA256["petsc4py"],
     )
     install_wheels(petsc4py)
+
+
+def options_for(cc: str) -> list[str]:
+    """PETSc's configure options, with CUDA where that is wanted."""
+    if not wants_cuda():
+        return PETSC_OPTIONS
+    return [option for option in PETSC_OPTIONS if option != "--with-cuda=0"] + cuda_options(cc)
 
 
 def install_mpi4py(folder: Path, env: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from petsc_cuda import wants_cuda
 from setup_steps import (
     VENV,
     SetupError,
@@ -54,9 +55,7 @@ def reason_for_cuda() -> str:
     """Why CUDA's libraries are needed; empty if they are not."""
     if CHOICE:
         return "TORCH=cuda asks for it" if CHOICE == "cuda" else ""
-    if os.environ.get("PETSC") == "cuda" or "with-cuda=1" in os.environ.get(
-        "PRDP_PETSC_OPTIONS", ""
-    ):
+    if wants_cuda() or "with-cuda=1" in os.environ.get("PRDP_PETSC_OPTIONS", ""):
         return "PETSc has CUDA too"
     return "this machine has an NVIDIA GPU" if has_gpu() else ""
 

@@ -156,6 +156,15 @@ def _torch() -> list[Finding]:
     ]
 
 
+def _gpu() -> list[Finding]:
+    """Whether PETSc and torch can both use a GPU."""
+    if any(isinstance(_import(name), str) for name in ("mpi4py.MPI", "petsc4py.PETSc", "torch")):
+        return []
+    from prdp_hpc.commands.doctor_gpu import gpu_lines
+
+    return [Finding(*line) for line in gpu_lines()]
+
+
 def _launch() -> list[Finding]:
     """On which nodes the ranks run, and how they connect to each other; collective."""
     if isinstance(mpi := _import("mpi4py.MPI"), str) or isinstance(_import("torch"), str):
@@ -219,6 +228,7 @@ _CHECKS: tuple[Callable[[], list[Finding]], ...] = (
     _mpi,
     _petsc,
     _torch,
+    _gpu,
     _launch,
     _hdf5,
     _slurm,

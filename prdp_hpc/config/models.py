@@ -83,7 +83,7 @@ class SolverSection(Section):
     """The linear solver and its derivative; see docs/howto/solving.md."""
 
     ksp: str = "richardson"
-    """PETSc's name of the method, e.g. cg; or steepest_descent, batched_cg, …"""
+    """PETSc's name of the method, e.g. cg; also steepest_descent, batched_cg etc."""
     pc: str = "jacobi"
     """PETSc's name of the preconditioner, e.g. gamg, lu; mg: geometric multigrid."""
     petsc_options: dict[str, str | int | float | bool | None] = {}

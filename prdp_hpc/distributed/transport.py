@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.gpu_messages import mpi_reports_gpu_support
 
 GPU_AWARE_VARIABLES = (
     "PRDP_GPU_AWARE_MPI",
@@ -21,8 +24,8 @@ GPU_AWARE_VARIABLES = (
     "MV2_USE_CUDA",
     "OMPI_MCA_opal_cuda_support",
 )
-"""Set to 1 (or true) if MPI supports GPU memory; the first variable that is set is used. There is
-no portable query in MPI.
+"""Set to 1 (or true) if MPI supports GPU memory, to 0 if it does not; the first that is set
+counts. Without any, MPICH and Open MPI are asked.
 """
 
 DEVICE_TAGS = 1024
@@ -74,9 +77,34 @@ def transport_for(
 
 
 def gpu_aware_mpi() -> bool:
-    """Whether MPI supports GPU memory according to the environment (`GPU_AWARE_VARIABLES`)."""
-    value = next((os.environ[name] for name in GPU_AWARE_VARIABLES if name in os.environ), "0")
-    return value.lower() in ("1", "true", "yes")
+    """Whether MPI may be given GPU memory: the environment (`GPU_AWARE_VARIABLES`) or the MPI
+    library itself declares it, and a message of this process to itself from GPU memory arrives.
+    """
+    value = next((os.environ[name] for name in GPU_AWARE_VARIABLES if name in os.environ), None)
+    declared = mpi_reports_gpu_support() if value is None else value.lower() in ("1", "true", "yes")
+    return declared and _message_arrives(torch.device("cuda"))
+
+
+@cache
+def _message_arrives(device: torch.device) -> bool:
+    """Whether a message from memory of a device arrives in memory of the device unchanged."""
+    sent = torch.arange(1.0, 65.0, dtype=torch.float64, device=device)
+    received = torch.zeros_like(sent)
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        MPI.COMM_SELF.Sendrecv(as_bytes(sent), 0, 0, as_bytes(received), 0, 0)
+        arrived = torch.equal(sent, received)
+    except MPI.Exception:
+        arrived = False
+    if not arrived:
+        warnings.warn(
+            "MPI is declared to be GPU-aware, but a test message between addresses of GPU memory "
+            "did not arrive: messages go through the host. Set PRDP_GPU_AWARE_MPI=0, or load a "
+            "GPU-aware MPI",
+            stacklevel=2,
+        )
+    return arrived
 
 
 class MpiTransport:

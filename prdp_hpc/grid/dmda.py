@@ -73,8 +73,8 @@ def validate_ownership_ranges(
     )
     if not fits or [sum(sizes) for sizes in ranges] != list(shape):
         return InputError(
-            "ownership_ranges must list the points of each part of each axis, whose sums are the "
-            f"shape {tuple(shape)}, not {ranges!r}"
+            "ownership_ranges must list the points of each part of each axis, with sums equal to "
+            f"the shape {tuple(shape)}, not {ranges!r}"
         )
     if math.prod(map(len, ranges)) != ranks:
         return InputError(

@@ -117,10 +117,10 @@ def solve(
     tensor([-0.5000, -1.0000, -0.1250, -0.2500], dtype=torch.float64)
     """
     values = operator.as_entries(values)
-    if solver.differentiation == "unrolled":
-        return unrolled_solve(operator, values, b, solver, guess)
     if isinstance(b, Tensor) and solver.batched is None:
         operator = operator.on(b.device)
+    if solver.differentiation == "unrolled":
+        return unrolled_solve(operator, values, b, solver, guess)
     needs = tuple(
         torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
     )

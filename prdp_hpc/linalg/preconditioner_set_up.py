@@ -240,8 +240,8 @@ class PreconditionerSetUp(ResidualChecks):
             raise
 
     def _drop_failed_factors(self) -> None:
-        """Remove factors that do not exist since the last values were singular: PETSc leaves MUMPS
-        as it is from then on, whatever the values (3.25).
+        """Remove the state of a factorisation that failed for singular values, because PETSc would
+        not call MUMPS again for later values (3.25).
         """
         if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
             return

@@ -74,10 +74,10 @@ class Solver:
     lag_preconditioner : int or "auto", optional
         When the preconditioner is set up again. None (default): after each change of the matrix; n:
         after every n-th change; "auto": when solves need 1.5 times as many iterations as with a new
-        preconditioner (docs/solving.md). Not available for M matrices at once, for matrix-free
-        operators, or with `differentiation="unrolled"`.
+        preconditioner (docs/howto/solving.md). Not available for M matrices at once, for
+        matrix-free operators, or with `differentiation="unrolled"`.
     initial_guess : {"zero", "state", "last"}, default "zero"
-        Where solves start (docs/solving.md). "zero": at zero, unless `solve` is called with a
+        Where solves start (docs/howto/solving.md). "zero": at zero, unless `solve` is called with a
         guess; "state": at the state before the time step, which must be passed to each `solve` as
         its guess; "last": at the last solution of the same sample (see `samples`), forward and
         adjoint. With "zero" and "state", adjoint solves start at zero.

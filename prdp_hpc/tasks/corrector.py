@@ -81,7 +81,7 @@ class Corrector(SupervisedTask):
     >>> from prdp_hpc import Corrector, Grid, Heat, MLP, ProcessMesh, Solver, TrajectoryFile
     >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
-    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
+    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
     >>> write_trajectories("ones.h5", groups, about)
     >>> mesh = ProcessMesh.from_world()
     >>> grid = Grid((16,), comm=mesh.grid_comm)

@@ -24,7 +24,8 @@ def test_one_rank():
 @pytest.mark.parametrize("grid_ranks", [0, -1, 2])
 def test_one_rank_cannot_be_divided(grid_ranks):
     with pytest.raises(
-        ValueError, match=r"1 ranks cannot be split into replicas of .* must be one of \[1\]"
+        ValueError,
+        match=r"1 ranks cannot be split into replicas of .* set grid_ranks to one of \[1\]",
     ):
         ProcessMesh.from_world(grid_ranks, MPI.COMM_SELF)
 

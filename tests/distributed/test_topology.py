@@ -70,7 +70,7 @@ def test_a_plan_gives_each_rank_one_part_of_one_replica(
             assert plan.counterparts[part][replica] == rank
     assert [location.node for location in plan.locations] == [nodes[rank] for rank in plan.order]
     assert all(gpu in (0, 1) for gpu in plan.gpus)
-    with pytest.raises(ValueError, match="must be one of"):
+    with pytest.raises(ValueError, match="set grid_ranks to one of"):
         plan_mesh(locations(nodes), len(nodes) + 1)
 
 

@@ -80,6 +80,41 @@ def test_solutions_and_gradients(where, ksp, pc, level):
 
 
 @pytest.mark.parametrize("where", MEMORIES)
+@pytest.mark.parametrize(
+    ("ksp", "pc", "level"),
+    [
+        ("richardson", "jacobi", 5),
+        ("cg", "jacobi", Refinement(rtol=1e-10)),
+        ("gmres", "bjacobi", 6),
+        ("bcgs", "none", 4),
+        ("steepest_descent", "none", 3),
+    ],
+)
+@pytest.mark.parametrize("guess", [False, True])
+def test_unrolled_gradients(where, ksp, pc, level, guess):
+    symmetric = ksp in ("cg", "steepest_descent")
+    differentiated = pc in ("jacobi", "none")
+
+    def run(device):
+        operator, values = SparseOperator.from_scipy(
+            matrix(symmetric), MPI.COMM_SELF, symmetric=symmetric
+        )
+        values = values.to(device).requires_grad_(differentiated)
+        scale = torch.tensor([[1.0], [1e-100]], dtype=torch.float64, device=device)
+        b = (draw(2, N).to(device) * scale).requires_grad_()
+        solver = Solver(ksp, pc, level, differentiation="unrolled")
+        x = solve(operator, values, b, solver, guess=0.3 * b.detach() if guess else None)
+        inputs = (values, b) if differentiated else (b,)
+        return [x / scale, *torch.autograd.grad((x / scale).square().sum(), inputs)]
+
+    ours, theirs = results(where, run)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(
+            other / one.abs().max(), one / one.abs().max(), rtol=1e-8, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("where", MEMORIES)
 def test_derivatives_of_higher_order_and_forward_mode(where):
     def run(device):
         operator, values = SparseOperator.from_scipy(matrix(False), MPI.COMM_SELF)

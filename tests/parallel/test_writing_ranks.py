@@ -85,7 +85,7 @@ def test_parts_read_back_as_one(folder):
         if WORLD.rank == 0:
             next(folder.with_name("moved").glob("*.parts/rank_00001.h5")).unlink()
         WORLD.barrier()
-        with pytest.raises(DataError, match="holds NaN"):
+        with pytest.raises(DataError, match="contains NaN"):
             TrajectoryFile(folder.with_name("moved") / "a.h5", SHAPE).read("train")
 
 

@@ -186,7 +186,7 @@ def test_splits_beyond_the_memory_are_not_chosen():
         split.cost.memory > small.memory or split.cost.total >= chosen.cost.total for split in found
     )
     if chosen.cost.memory > small.memory:
-        assert "take more ranks" in plan_table(found, small)
+        assert "use more ranks" in plan_table(found, small)
 
 
 def test_tolerances_need_iterations():
@@ -280,7 +280,7 @@ def test_splits_beyond_the_memory_of_gpu_or_host_are_not_chosen(where):
     chosen = best(splits(work, machine, 8), machine)
     assert getattr(chosen.cost, part) <= getattr(machine, where)
     tight = dataclasses.replace(machine, **{where: 1.0})
-    assert "take more ranks" in plan_table(splits(work, tight, 8), tight)
+    assert "use more ranks" in plan_table(splits(work, tight, 8), tight)
 
 
 def test_memory_of_a_solve():

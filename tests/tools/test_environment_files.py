@@ -43,7 +43,8 @@ def test_all_that_pyproject_asks_for_is_pinned():
         for requirement, _ in entries(path):
             pinned.setdefault(canonicalize_name(requirement.name), []).append(requirement.specifier)
     project = tomllib.loads((tiny.REPOSITORY / "pyproject.toml").read_text())["project"]
-    for line in [*project["dependencies"], *lock.extra(project, "dev")]:
+    development = [*lock.extra(project, "dev"), *lock.extra(project, "docs")]
+    for line in [*project["dependencies"], *development]:
         wanted = Requirement(line)
         versions = pinned.get(canonicalize_name(wanted.name), [])
         assert versions, f"{line}: run `make lock`"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.lag import check_lag
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver, recollection_of
-from prdp_hpc.linalg.torch_petsc import in_double, like, to_host
+from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.guess import Guess, guessed, not_offered
@@ -80,9 +80,11 @@ def unrolled_solve(
     if is_plain or not isinstance(b, Tensor):
         return _solved(operator, values, b, solver, None)
     start, rest = guessed(operator, values, b, solver, Guess(guess, error, recollection))
-    x = start + _solved(operator, values, rest, solver, in_double(b).detach())
+    x = start + _solved(
+        operator, values, rest, solver, in_double(b, operator.memory.device).detach()
+    )
     if recollection is not None:
-        recollection.keep("forward", _rows(x).numpy())
+        recollection.keep("forward", to_memory(_rows(x, operator), operator.memory))
     return like(x, b)
 
 
@@ -119,9 +121,11 @@ class _UnrolledSolve(torch.autograd.Function):
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver, keeps_states)
-            scaling = Scaling(operator.comm, _rows(b)) if run.is_to_be_scaled else Scaling()
-            aim = None if whole is None else scaling.scaled(_rows(whole))
-            x = scaling.unscaled(run.forward(scaling.scaled(_rows(b)), aim)).view(b.shape)
+            scaling = (
+                Scaling(operator.comm, _rows(b, operator)) if run.is_to_be_scaled else Scaling()
+            )
+            aim = None if whole is None else scaling.scaled(_rows(whole, operator))
+            x = scaling.unscaled(run.forward(scaling.scaled(_rows(b, operator)), aim)).view(b.shape)
             keeps = records
         finally:
             if not keeps:
@@ -153,22 +157,22 @@ class _UnrolledSolve(torch.autograd.Function):
             for system in run.system.systems:
                 system.set_up("adjoint")
             run.system.check_transposed()
-            leaf = (
-                torch.from_numpy(to_host(values)).clone().requires_grad_()
-                if ctx.needs_input_grad[0]
-                else None
-            )
-            right = None if b is None else ctx.scaling.scaled(_rows(b))
-            values_grad, b_grad = ctx.scaling.backward(run.backward, _rows(grad), leaf, right)
+            operator, leaf = run.system.operator, None
+            if ctx.needs_input_grad[0]:
+                leaf = in_double(values.detach(), operator.memory.device).clone().requires_grad_()
+            right = None if b is None else ctx.scaling.scaled(_rows(b, operator))
+            rows = _rows(grad, operator)
+            values_grad, b_grad = ctx.scaling.backward(run.backward, rows, leaf, right)
         finally:
             ctx.held.release()
         wanted = None if values_grad is None else like(values_grad, values)
         return wanted, like(b_grad, grad).view(grad.shape), None, None, None, None
 
 
-def _rows(b: Tensor) -> Tensor:
-    """`(B, n_local)` on the host."""
-    return torch.from_numpy(np.atleast_2d(to_host(b)))
+def _rows(b: Tensor, operator: Operator) -> Tensor:
+    """`(B, n_local)` in the operator's memory."""
+    rows: Tensor = torch.atleast_2d(as_tensor(to_memory(b, operator.memory)))
+    return rows
 
 
 def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:

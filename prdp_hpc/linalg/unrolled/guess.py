@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import as_tensor, copied
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.torch_petsc import Array, in_double, like, to_host
+from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled.system import plain_product
 from prdp_hpc.linalg.validation import bad_guess, prepare
 
@@ -49,16 +49,17 @@ def guessed(
     """The start g and `b − A g`, in double precision on the host, of the shape of b; differentiable
     with respect to the values, b and the user's guess; collective.
     """
-    start = torch.zeros_like(in_double(b).detach())
+    memory = operator.memory
+    start = torch.zeros_like(in_double(b, memory.device).detach())
     if guess.error is None and guess.given is not None:
-        start = in_double(guess.given)
+        start = in_double(guess.given, memory.device)
     if guess.recollection is not None:
-        last = np.atleast_2d(to_host(start)).copy()
+        last = copied(to_memory(torch.atleast_2d(start), memory))
         if guess.recollection.recall("forward", last):
-            start = torch.from_numpy(last).view(start.shape)
+            start = as_tensor(last).view(start.shape)
     error = guess.error or bad_guess(start)
     found: tuple[Tensor, Tensor] = _Rest.apply(  # type: ignore[no-untyped-call]
-        values, in_double(b), start, operator, solver, error
+        values, in_double(b, memory.device), start, operator, solver, error
     )
     return found
 
@@ -118,7 +119,8 @@ def _in_range(operator: Operator, x: Tensor) -> Tensor:
     """`x (B, n_local)` without its part in the nullspace; collective."""
     if operator.nullspaces is None:
         return x
-    return torch.from_numpy(operator.nullspaces.right.removed_from(x.numpy()))
+    numbers = to_memory(x, operator.memory)
+    return as_tensor(operator.nullspaces.right.removed_from(numbers))
 
 
 def _values_gradient(ctx: Any, values: Tensor, grad: Tensor, start: Tensor) -> Tensor:
@@ -130,6 +132,6 @@ def _values_gradient(ctx: Any, values: Tensor, grad: Tensor, start: Tensor) -> T
 
 
 def _rows(b: Tensor) -> Tensor:
-    """`(B, n_local)` on the host."""
-    rows: Array = np.atleast_2d(to_host(b))
-    return torch.from_numpy(rows)
+    """`(B, n_local)`, contiguous."""
+    rows: Tensor = torch.atleast_2d(b.detach().contiguous())
+    return rows

@@ -120,8 +120,8 @@ class Run:
         if self.exact.any():
             b_grad, change = self._implicit(grad, b_grad, with_values=values is not None)
             values_grad = None if values_grad is None else values_grad - change
-        if anywhere(self.system.comm, has_bad_numbers(b_grad.numpy())):
-            bad = anywhere(self.system.comm, has_bad_numbers(grad.numpy()))
+        if anywhere(self.system.comm, has_bad_numbers(b_grad)):
+            bad = anywhere(self.system.comm, has_bad_numbers(grad))
             raise errors.bad_numbers(
                 "adjoint", self._name, last_iteration(self.counts), self._level, in_input=bad
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from mpi4py import MPI
 from torch import Tensor
 
@@ -23,7 +22,7 @@ class Scaling:
 
     def __init__(self, comm: MPI.Comm | None = None, rows: Tensor | None = None) -> None:
         self._comm = comm
-        self._exponents = None if comm is None or rows is None else exponents_of(comm, rows.numpy())
+        self._exponents = None if comm is None or rows is None else exponents_of(comm, rows)
 
     def scaled(self, rows: Tensor) -> Tensor:
         """Right-hand sides divided by their powers of two."""
@@ -44,19 +43,20 @@ class Scaling:
         """
         if self._comm is None or len(grad) == 0:
             return function(grad, values, b)
-        sizes = np.frexp(largest(self._comm, grad.numpy()))[1].astype(np.int32)[:, None]
+        sizes = np.frexp(largest(self._comm, grad))[1].astype(np.int32)[:, None]
         own = np.zeros_like(sizes) if self._exponents is None else self._exponents
         if self._exponents is None and (np.abs(sizes) <= ORDINARY).all():
             return function(grad, values, b)
         most = (sizes + own).max(axis=0)
         shift = own - most
-        scaled = torch.from_numpy(times_power_of_two(grad.numpy(), shift))
+        scaled = times_power_of_two(grad, shift)
         values_grad, b_grad = function(scaled, values, b)
         if values_grad is not None:
-            values_grad = torch.from_numpy(times_power_of_two(values_grad.numpy(), most))
-        return values_grad, torch.from_numpy(times_power_of_two(b_grad.numpy(), shift, -1))
+            values_grad = times_power_of_two(values_grad, most)
+        return values_grad, times_power_of_two(b_grad, shift, -1)
 
     def _times(self, rows: Tensor, sign: int) -> Tensor:
         if self._exponents is None:
             return rows
-        return torch.from_numpy(times_power_of_two(rows.numpy(), self._exponents, sign))
+        scaled: Tensor = times_power_of_two(rows, self._exponents, sign)
+        return scaled

@@ -10,11 +10,13 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.torch_petsc import to_memory
 from prdp_hpc.linalg.unrolled.operations import PlainOperations
 from prdp_hpc.linalg.unrolled.reductions import dots
 from prdp_hpc.linalg.validation import is_batch
@@ -175,7 +177,8 @@ class UnrolledSystem(PlainOperations):
             return r
 
         def run(system: LinearSystem, part: Tensor) -> Tensor:
-            return torch.from_numpy(system.inverse(part.contiguous().numpy(), transposed))
+            numbers = to_memory(part, self.operator.memory)
+            return as_tensor(system.inverse(numbers, transposed))
 
         return _each(self.systems, r, transposed, run)
 

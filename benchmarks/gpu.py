@@ -3,10 +3,12 @@
     python benchmarks/gpu.py [--unknowns 1e6,1e7] [--quick]
 
 2-D Poisson on a square, right-hand sides and κ on the device. Per size: conjugate gradients with
-Jacobi to 1e-6, with GAMG and with geometric multigrid to 1e-8 (set-up counted), forward and
-backward; the achieved share of the bandwidth of a device-to-device copy, counted in bytes that one
-iteration must move; and what crosses the bus in a training step (scalars aside), as CUPTI counts
-it. Published for comparison: torch-sla's Jacobi-CG on an H200, 0.19 s at 10⁶ and 89 s at 10⁸.
+Jacobi to 1e-6, with GAMG and with geometric multigrid to 1e-8, forward, backward, and forward with
+another κ (assembly and set-up counted). Then the achieved share of the bandwidth of a
+device-to-device copy, in bytes that one iteration must move, and what crosses the bus in a training
+step (scalars aside), as CUPTI counts it.
+
+Published for comparison: torch-sla's Jacobi-CG on an H200, 0.19 s at 10⁶ and 89 s at 10⁸.
 """
 
 from __future__ import annotations
@@ -79,6 +81,14 @@ def poisson_row(n: int, ksp: str, pc: str, rtol: float, copy: float) -> dict[str
     u = poisson(f)
     weights = torch.randn_like(u)
     backward = seconds(lambda: torch.autograd.grad(u, f, weights, retain_graph=True), repetitions)
+    kappa = torch.ones(n, n, dtype=torch.float64, device=DEVICE)
+
+    def with_new_values() -> None:
+        poisson.diffusivity = kappa.mul_(1.01)
+        poisson(f.detach())
+
+    with_new_values()
+    new_values = seconds(with_new_values, repetitions)
     size = n * n
     ideal = size * (FIVE_POINT_BYTES + 8 * VECTOR_PASSES) / copy
     return {
@@ -90,6 +100,7 @@ def poisson_row(n: int, ksp: str, pc: str, rtol: float, copy: float) -> dict[str
         "set_up_s": set_up,
         "forward_s": forward,
         "backward_s": backward,
+        "new_values_s": new_values,
         "backward_over_forward": backward / forward,
         "microseconds_per_iteration": 1e6 * forward / iterations,
         "share_of_bandwidth": ideal * iterations / forward if pc == "jacobi" else float("nan"),

@@ -1,5 +1,5 @@
 """Property: a solve does the same in every memory. Where no GPU is, the lines for devices run with
-PETSc's types of the host. Several ranks: tests/parallel/test_memories_ranks.py.
+PETSc's types of the host.
 """
 
 import warnings
@@ -12,8 +12,11 @@ from memories import MEMORIES, solves_in
 from mpi4py import MPI
 
 from prdp_hpc import (
+    Burgers,
     ElementOperator,
     Grid,
+    Heat,
+    NavierStokes,
     Poisson,
     Refinement,
     SolveError,
@@ -303,3 +306,35 @@ def test_the_first_hierarchy_is_as_good_as_the_following(where):
             poisson(f)
             iterations.append(solver.report.forward.iterations - before)
     assert max(iterations) <= min(iterations) + 1 <= 12
+
+
+WORLD = MPI.COMM_WORLD
+
+
+def of_several_ranks(device):
+    """Solutions and gradients with entries in rows of other ranks, and of steps of PDEs."""
+    dense = matrix(False, 23).toarray() + np.diag(np.full(20, 0.3), 3)
+    rows, cols = np.nonzero(dense)
+    mine = slice(WORLD.rank, None, WORLD.size)
+    operator = SparseOperator(rows[mine], cols[mine], (23, 23), WORLD)
+    values = torch.from_numpy(dense[rows, cols][mine]).to(device).requires_grad_()
+    b = draw(2, operator.n_local, seed=WORLD.rank).to(device).requires_grad_()
+    x = solve(operator, values, b, Solver("gmres", "bjacobi", Refinement(rtol=1e-12)))
+    found = [x, *torch.autograd.grad((x**3).sum(), (values, b))]
+    grid = Grid((9, 8), "periodic", WORLD)
+    level = Refinement(rtol=1e-12)
+    steppers = [
+        (1, Heat(grid, 1e-2, 0.5, Solver("cg", "mg", level))),
+        (2, Burgers(grid, 1e-2, 0.05, Solver("gmres", "jacobi", level))),
+        (3, NavierStokes(grid, 1e-2, 0.05, Solver("gmres", "constraint", level))),
+    ]
+    for channels, stepper in steppers:
+        u = draw(2, channels, *grid.local_shape, seed=WORLD.rank).to(device).requires_grad_()
+        after = stepper(u)
+        found += [after, *torch.autograd.grad(after.square().sum(), u)]
+    return found
+
+
+@pytest.mark.parallel(nprocs=[2, 4])
+def test_the_same_on_several_ranks():
+    assert_equal(results("tensors", of_several_ranks), 1e-8)

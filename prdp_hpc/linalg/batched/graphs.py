@@ -178,10 +178,17 @@ def captured(function: Callable[[], None], device: torch.device) -> Callable[[],
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         function()
-    torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        function()
+    # Like torch.cuda.graph, which also empties torch's cache of memory: that takes longer than the
+    # capture, and PRDP captures again at every new level.
+    torch.cuda.synchronize(device)
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            function()
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream(device).wait_stream(stream)
     return graph.replay
 
 

@@ -28,7 +28,9 @@ class DiaPattern(BatchedPattern):
         self.halo = Halo(self.grid.partition, self.width, self.width)
         self._windows = {offset: self._window(offset) for offset in offsets}
         self._size = len(stencil.terms) * self.grid.n_local
-        self._are_single = len(np.unique(stencil.slot)) == len(stencil.slot)
+        used = np.zeros(self._size, dtype=bool)
+        used[stencil.slot] = True
+        self._are_single = int(used.sum()) == len(stencil.slot)
         self._index = DeviceTensors(slot=torch.from_numpy(stencil.slot))
 
     def matrix(self, values: Tensor, constant: float = 1.0) -> DiaMatrix:

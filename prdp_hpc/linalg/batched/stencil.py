@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,19 +129,26 @@ class _Places:
             steps.append(step - WIDEST)
         return Term(*divmod(code, self._fields), tuple(reversed(steps)))
 
-    def _of(self, numbers: Indices) -> Indices:
+    def _of(self, numbers: Indices) -> NDArray[np.int32]:
         """The field and the grid's coordinates, `(1 + dim, count)`."""
-        places = np.empty((1 + self._grid.dim, len(numbers)), dtype=np.int64)
+        places = np.empty((1 + self._grid.dim, len(numbers)), dtype=np.int32)
         blocks = self._grid.blocks
-        owners = (
-            np.searchsorted(self._starts, numbers, side="right") - 1 if len(blocks) > 1 else None
-        )
+        if len(blocks) == 1:
+            self._place(numbers, blocks[0], places)
+            return places
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
         for rank, block in enumerate(blocks):
-            mine: Any = slice(None) if owners is None else np.flatnonzero(owners == rank)
-            shape = tuple(part.stop - part.start for part in block)
-            field, point = np.divmod(numbers[mine] - self._starts[rank], max(1, math.prod(shape)))
-            places[0, mine] = field
-            along = np.unravel_index(point, shape)
-            for axis, (own, part) in enumerate(zip(along, block, strict=True)):
-                places[1 + axis, mine] = own + part.start
+            mine = np.flatnonzero(owners == rank)
+            own = np.empty((len(places), len(mine)), dtype=np.int32)
+            self._place(numbers[mine] - self._starts[rank], block, own)
+            places[:, mine] = own
         return places
+
+    def _place(self, numbers: Indices, block: tuple[slice, ...], places: NDArray[np.int32]) -> None:
+        """Those of one rank's numbers, which count from 0."""
+        # Half the size of the division's operands is half of its time.
+        rest = numbers.astype(np.int32)
+        for axis in reversed(range(self._grid.dim)):
+            rest, places[1 + axis] = np.divmod(rest, block[axis].stop - block[axis].start)
+            places[1 + axis] += block[axis].start
+        places[0] = rest

@@ -71,7 +71,7 @@ def test_stencils_are_petscs_iterates_and_save_reductions_and_messages(boundary)
     assert traffic[1][1] - traffic[0][1] <= 2 * axes * level
 
 
-@RANKS
+@pytest.mark.parallel(nprocs=3)
 def test_the_constraint_preconditioner_and_single_precision():
     grid = Grid((8, 9), "periodic")
     draw = torch.Generator().manual_seed(WORLD.rank)
@@ -91,7 +91,7 @@ def test_the_constraint_preconditioner_and_single_precision():
         torch.testing.assert_close(single, wanted, rtol=1e-3, atol=1e-3)
 
 
-@RANKS
+@pytest.mark.parallel(nprocs=3)
 def test_elements_that_ranks_share():
     cells = np.array([[i, i + 1] for i in range(12)])[WORLD.rank :: WORLD.size]
     operator = ElementOperator(cells, 13, dirichlet=[0, 12], symmetric=True)
@@ -107,7 +107,7 @@ def test_elements_that_ranks_share():
         torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-10)
 
 
-@RANKS
+@pytest.mark.parallel(nprocs=2)
 def test_an_error_of_one_rank_is_raised_on_all():
     n = 4 * WORLD.size
     operator = SparseOperator(np.arange(n), np.arange(n), (n, n))

@@ -69,13 +69,13 @@ run() {
     rm -rf "$results"
     mkdir -p "$results"
     local parts=" ${PARTS:-tests solves batched training} "
-    part doctor 60 prdp-hpc doctor
+    part doctor 30 prdp-hpc doctor
     if [[ $parts == *" tests "* ]]; then
-        part tests 150 python -m pytest -q -p no:cacheprovider -n 8 -k "not ranks" \
+        part tests 120 python -m pytest -q -p no:cacheprovider -n 8 -k "not ranks" \
             tests/test_gpu.py tests/linalg/test_memories.py tests/linalg/batched tests/physics
     fi
     if [[ $parts == *" solves "* ]]; then
-        part solves 200 python benchmarks/gpu.py --unknowns "${UNKNOWNS:-1e6,1e7}"
+        part solves 180 python benchmarks/gpu.py --unknowns "${UNKNOWNS:-1e6,1e7}"
         cp benchmarks/results/gpu.json "$results/"
     fi
     if [[ $parts == *" batched "* ]]; then
@@ -83,8 +83,8 @@ run() {
         cp benchmarks/results/batched.json "$results/"
     fi
     if [[ $parts == *" training "* ]]; then
-        part heat_3d 60 bash -c "training heat_3d solver.ksp=batched_richardson"
-        part navier_stokes 150 bash -c "training navier_stokes solver.ksp=batched_gmres ${FLOW:-}"
+        part heat_3d 45 bash -c "training heat_3d solver.ksp=batched_richardson"
+        part navier_stokes 120 bash -c "training navier_stokes solver.ksp=batched_gmres ${FLOW:-}"
         for name in heat_3d navier_stokes; do
             cp "$results/runs/$name-compare/comparison.json" "$results/$name.json"
         done

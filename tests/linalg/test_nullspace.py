@@ -110,7 +110,7 @@ def test_k_iterations_of_a_periodic_problem_drift_only_without_the_nullspace(ksp
         ({"nullspace": np.ones((2, N + 1))}, r"\(k, 8\), not \(2, 9\)"),
         ({"nullspace": np.zeros(N)}, "finite, and not zero"),
         ({"nullspace": np.full(N, np.nan)}, "finite, and not zero"),
-        ({"nullspace": np.ones(N), "constant_nullspace": True}, "give one of them"),
+        ({"nullspace": np.ones(N), "constant_nullspace": True}, "pass one of them"),
     ],
 )
 def test_mistakes(options, message):

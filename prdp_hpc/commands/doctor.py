@@ -77,7 +77,10 @@ def _mpi() -> list[Finding]:
 
 
 def _petsc() -> list[Finding]:
-    petsc = _import("petsc4py.PETSc")
+    # Not petsc4py alone: a PETSc with CUDA aborts if it is initialised without an option that
+    # prdp_hpc.petsc gives.
+    module = _import("prdp_hpc.petsc")
+    petsc = module if isinstance(module, str) else module.PETSc
     if isinstance(petsc, str):
         advice = "run `make environment`, or install petsc4py for the PETSc of PETSC_DIR"
         return [Finding("PETSc", "not usable", f"{petsc}; {advice}")]
@@ -158,7 +161,7 @@ def _torch() -> list[Finding]:
 
 def _gpu() -> list[Finding]:
     """Whether PETSc and torch can both use a GPU."""
-    if any(isinstance(_import(name), str) for name in ("mpi4py.MPI", "petsc4py.PETSc", "torch")):
+    if any(isinstance(_import(name), str) for name in ("mpi4py.MPI", "prdp_hpc.petsc", "torch")):
         return []
     from prdp_hpc.commands.doctor_gpu import gpu_lines
 

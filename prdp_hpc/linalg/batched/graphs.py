@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -182,7 +184,7 @@ def captured(function: Callable[[], None], device: torch.device) -> Callable[[],
     # Like torch.cuda.graph, which also empties torch's cache of memory: that takes longer than the
     # capture, and PRDP captures again at every new level.
     torch.cuda.synchronize(device)
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), _no_collection():
         graph.capture_begin(capture_error_mode="thread_local")
         try:
             function()
@@ -190,6 +192,20 @@ def captured(function: Callable[[], None], device: torch.device) -> Callable[[],
             graph.capture_end()
     torch.cuda.current_stream(device).wait_stream(stream)
     return graph.replay
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection in the block: it may free memory of PETSc on the device, and CUDA
+    permits no such call during a capture.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def is_captured(method: Method[Any], system: BatchedSystem, b: Tensor) -> bool:

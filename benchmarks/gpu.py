@@ -38,8 +38,8 @@ METHODS = [
     ("cg", "mg", 1e-8),
 ]
 ITERATION_BYTES = {"cg": 5 * 12 + 4 + 13 * 8, "batched_cg": 5 * 8 + 13 * 8}
-"""What an iteration of Jacobi-CG must move at least per unknown: the matrix (five values, and in rows
-also column numbers and a row pointer), and 13 reads and writes of vectors.
+"""What an iteration of Jacobi-CG must move at least per unknown: the matrix (five values; by rows
+also their columns and a row pointer), and 13 reads and writes of vectors.
 """
 
 

@@ -62,7 +62,7 @@ def resolve(requirements: list[str]) -> dict[str, str]:
     """Pinned requirements with hashes, by name."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--universal", "--no-config"]
     command += ["--python-version", OLDEST_PYTHON, "--generate-hashes", "--no-annotate"]
-    command += ["--no-header", "--quiet", "--no-emit-package", "colorama"]
+    command += ["--no-header", "--quiet"]
     done = subprocess.run(
         command, input="\n".join(requirements), capture_output=True, text=True, check=False
     )

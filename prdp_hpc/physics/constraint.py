@@ -76,7 +76,9 @@ class PeriodicStokes:
         fields = right.reshape(-1, *self.grid.local_shape)
         whole = self._transform.forward(fields)
         # The channels first, so that each is a batch of fields.
-        hat = whole.view(-1, channels, *whole.shape[1:]).transpose(0, 1).clone()
+        # Not −1 for their number: a rank may have no coefficients.
+        count = len(whole) // channels
+        hat = whole.view(count, channels, *whole.shape[1:]).transpose(0, 1).clone()
         hat[-1] *= sign
         divergence = sum(-g.conj() * r for g, r in zip(gradient, hat, strict=False))
         pressure = self._inverse_laplacian.on(device) * (divergence - momentum * hat[-1])

@@ -65,7 +65,7 @@ class Emulator(SupervisedTask):
     >>> from prdp_hpc import Emulator, Grid, Heat, MLP, ProcessMesh, Solver, TrajectoryFile
     >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
-    >>> about = TrajectoryAttributes("heat", (16,), "dirichlet", 1.0, {}, ("u",), "mine")
+    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
     >>> write_trajectories("ones.h5", groups, about)
     >>> mesh = ProcessMesh.from_world()
     >>> heat = Heat(Grid((16,), comm=mesh.grid_comm), 0.1, 0.01, Solver("cg", "jacobi"))

@@ -250,11 +250,26 @@ class PreconditionerSetUp(ResidualChecks):
             preconditioner.reset()
 
     def _set_up_ksp(self, ksp: Any) -> None:
-        self._pair.forward.ksp.setOperators(self._matrix, self._pair.pmat)
+        # For both: before PETSc 3.26 Chebyshev's method keeps its bounds of the spectrum otherwise.
+        for one in (self._pair.forward.ksp, self._pair.adjoint.ksp):
+            one.setOperators(self._matrix, self._pair.pmat)
         if self._pair.is_one_ksp:
             set_up(ksp, self._used_operator())
         else:
             ksp.setUp()
+        self._set_up_smoothers()
+
+    def _set_up_smoothers(self) -> None:
+        """Set the smoothers of multigrid up again: before PETSc 3.26 those with Chebyshev's method
+        keep their bounds of the spectrum of earlier values.
+        """
+        pc = self._pair.preconditioner
+        if PETSc.Sys.getVersion() >= (3, 26) or pc.getType() != PETSc.PC.Type.MG:
+            return
+        for level in range(1, pc.getMGLevels()):
+            smoother = pc.getMGSmoother(level)
+            smoother.setOperators(*smoother.getOperators())
+            smoother.setUp()
 
     def _used_operator(self) -> Operator:
         operator = self._operator()

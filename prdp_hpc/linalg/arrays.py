@@ -117,11 +117,10 @@ def set_rows(rows: Numbers, which: NDArray[np.bool_], value: Numbers) -> None:
 def times_power_of_two(rows: Numbers, exponents: NDArray[np.int32], sign: int = 1) -> Numbers:
     """`rows · 2^(sign · exponents)` for exponents `(B, 1)`, in new memory."""
     if isinstance(rows, Tensor):
-        # Two factors, since one alone may overflow; torch.ldexp has a factor in single precision.
-        first = sign * exponents // 2
-        for part in (first, sign * exponents - first):
-            rows = rows * torch.from_numpy(np.ldexp(1.0, part)).to(rows.device)
-        return rows
+        whole = torch.from_numpy(sign * exponents).to(rows.device)
+        half = torch.div(whole, 2, rounding_mode="trunc")
+        # In two steps, because one power of two may overflow.
+        return torch.ldexp(torch.ldexp(rows, half), whole - half)
     with np.errstate(over="ignore", under="ignore"):
         return np.ldexp(rows, sign * exponents)
 

@@ -31,13 +31,15 @@ DISPROPORTIONATE = 400
 """Largest power of two by which a guess may exceed an extreme right-hand side."""
 
 
-def exponents_of(comm: MPI.Comm, rows: Numbers) -> Exponents | None:
+def exponents_of(comm: MPI.Comm, rows: Numbers, ordinary: int = ORDINARY) -> Exponents | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
     the others, `(B, 1)`; None without extreme rows; collective.
+
+    `ordinary`: rows whose largest number is between 2^−ordinary and 2^ordinary are not scaled.
     """
     sizes = largest(comm, rows)
     exponents: Exponents = np.frexp(sizes)[1].astype(np.int32)
-    exponents[np.abs(exponents) <= ORDINARY] = 0
+    exponents[np.abs(exponents) <= ordinary] = 0
     return exponents[:, None] if exponents.any() else None
 
 

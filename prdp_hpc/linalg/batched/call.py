@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, validate_operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import to_host
-from prdp_hpc.linalg.unrolled.iterations import all_finite
 from prdp_hpc.linalg.validation import agree
 
 
@@ -60,9 +60,9 @@ class BatchedCall(SolveCall):
         if error is None:
             given = values.detach().to(right.device, torch.float64).reshape(-1, values.shape[-1])
             changed = self._engine.differ(operator, given)
-            if changed and not all_finite(given):
+            if changed and has_bad_numbers(given):
                 error = operator.check_numbers(to_host(values))
-        if error is None and guess is not None and not all_finite(guess):
+        if error is None and guess is not None and has_bad_numbers(guess):
             error = InputError("guess holds NaN or infinity: look at what produced it")
         if comm.size == 1:
             if error is not None:

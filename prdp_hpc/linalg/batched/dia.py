@@ -11,9 +11,10 @@ from torch import Tensor
 
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.linalg.batched.device_kernels import kernels_for
-from prdp_hpc.linalg.batched.entries import DeviceTensors, OwnedEntries
+from prdp_hpc.linalg.batched.entries import OwnedEntries
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix, BatchedPattern
 from prdp_hpc.linalg.batched.stencil import Stencil, Term
+from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 
@@ -31,11 +32,11 @@ class DiaPattern(BatchedPattern):
         used = np.zeros(self._size, dtype=bool)
         used[stencil.slot] = True
         self._are_single = int(used.sum()) == len(stencil.slot)
-        self._index = DeviceTensors(slot=torch.from_numpy(stencil.slot))
+        self._index = Constant(torch.from_numpy(stencil.slot))
 
     def matrix(self, values: Tensor, constant: float = 1.0) -> DiaMatrix:
         """See `BatchedPattern`."""
-        given, slot = self.entries.of(values, constant), self._index.on(values.device).slot
+        given, slot = self.entries.of(values, constant), self._index.on(values.device)
         flat = given.new_zeros(len(given), self._size)
         if self._are_single:
             flat[:, slot] = given
@@ -55,7 +56,7 @@ class DiaPattern(BatchedPattern):
             ],
             dim=1,
         )
-        return found.view(len(left), -1).index_select(-1, self._index.on(left.device).slot)
+        return found.view(len(left), -1).index_select(-1, self._index.on(left.device))
 
     def _window(self, offset: tuple[int, ...]) -> tuple[Any, ...]:
         """This rank's points, moved, as an index of padded fields."""

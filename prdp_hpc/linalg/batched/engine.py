@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import times_power_of_two
 from prdp_hpc.linalg.batched.csr import CsrPattern
 from prdp_hpc.linalg.batched.dia import DiaPattern
 from prdp_hpc.linalg.batched.entries import OwnedEntries
@@ -20,7 +21,6 @@ from prdp_hpc.linalg.batched.graphs import Graphs
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix, BatchedPattern
 from prdp_hpc.linalg.batched.preconditioners import BatchedPreconditioner
 from prdp_hpc.linalg.batched.promises import BatchedPromises
-from prdp_hpc.linalg.batched.scaling import exponents_of, scaled_guess, times_power_of_two
 from prdp_hpc.linalg.batched.set_up import preconditioner_of
 from prdp_hpc.linalg.batched.settings import Settings, settings_of
 from prdp_hpc.linalg.batched.single import SingleSolve
@@ -28,6 +28,7 @@ from prdp_hpc.linalg.batched.stencil import stencil_of
 from prdp_hpc.linalg.batched.system import BatchedSystem
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest
@@ -211,7 +212,8 @@ class BatchedEngine:
                 guess = scaled_guess(held.operator.comm, guess, exponents)
             right = times_power_of_two(b, exponents, -1)
             x = self._solve_from(held, direction, right, level, guess, is_guarded)
-            return times_power_of_two(x, exponents)
+            unscaled: Tensor = times_power_of_two(x, exponents)
+            return unscaled
 
     def _is_to_be_scaled(self, direction: str, level: Refinement) -> bool:
         """Whether right-hand sides of extreme size are scaled, because inner products would

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg.batched.exchange import entries_to_owners
+from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 Indices = NDArray[np.int64]
@@ -20,16 +21,11 @@ class DeviceTensors:
     """Index tensors, with a copy on each device where they are used."""
 
     def __init__(self, **tensors: Tensor) -> None:
-        self._found = {torch.device("cpu"): SimpleNamespace(**tensors)}
+        self._constants = {name: Constant(tensor) for name, tensor in tensors.items()}
 
     def on(self, device: torch.device) -> SimpleNamespace:
         """All of them on a device."""
-        if device not in self._found:
-            host = self._found[torch.device("cpu")]
-            self._found[device] = SimpleNamespace(
-                **{name: tensor.to(device) for name, tensor in vars(host).items()}
-            )
-        return self._found[device]
+        return SimpleNamespace(**{name: one.on(device) for name, one in self._constants.items()})
 
 
 class OwnedEntries:

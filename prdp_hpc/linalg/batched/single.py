@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.batched.scaling import exponents_of, times_power_of_two
+from prdp_hpc.linalg.arrays import has_bad_numbers, times_power_of_two
 from prdp_hpc.linalg.batched.system import BatchedSystem
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
+from prdp_hpc.linalg.scaling import exponents_of
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest, last_iteration
 from prdp_hpc.linalg.unrolled.iterations import (
     Criteria,
-    all_finite,
     judge,
     norms,
 )
@@ -104,7 +104,7 @@ class SingleSolve:
         """
         level = self.criteria.level
         if not (torch.isfinite(target).all() and torch.isfinite(size).all()):
-            is_input = anywhere(self.double.comm, not all_finite(b))
+            is_input = anywhere(self.double.comm, has_bad_numbers(b))
             raise errors.bad_numbers(self.direction, self.name, 0, level, is_input)
         vanishes = (target == 0.0) & (dots(self.double.comm, (whole, whole))[0] > 0.0)
         if self.criteria.absolute == 0.0 and vanishes.any():
@@ -125,7 +125,7 @@ class SingleSolve:
         if not slow.any():
             return
         level = self.criteria.level
-        if anywhere(self.double.comm, not all_finite(x)):
+        if anywhere(self.double.comm, has_bad_numbers(x)):
             raise errors.bad_numbers(self.direction, self.name, test.iteration, level, False)
         for reason, iteration, which in test.failures:
             if (which & slow).any():

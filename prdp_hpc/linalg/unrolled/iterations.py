@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import SOLVED
@@ -115,9 +116,9 @@ def judge(
         For NaN in b or x, a breakdown, or a tolerance that was not reached.
     """
     comm, failures = system.comm, test.failures
-    is_bad = anywhere(comm, not all_finite(x))
+    is_bad = anywhere(comm, has_bad_numbers(x))
     exact = torch.zeros_like(test.exact)
-    if (is_bad or failures) and anywhere(comm, not all_finite(b)):
+    if (is_bad or failures) and anywhere(comm, has_bad_numbers(b)):
         raise errors.bad_numbers(direction, name, 0, level, in_input=True)
     for reason, iteration, which in failures:
         if reason == _REASONS.DIVERGED_NANORINF:
@@ -144,11 +145,6 @@ def in_range(system: System, b: Tensor) -> Tensor:
         return b
     rr, bb = dots(system.comm, (right, right), (b, b))
     return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
-
-
-def all_finite(x: Tensor) -> bool:
-    """Whether there is neither NaN nor infinity, by a sum, which needs no temporary."""
-    return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def norms(method: Method[Any], system: System, b: Tensor) -> Tensor:

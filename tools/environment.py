@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 
 from petsc_binary import install_binary, misfit, remove_binary
-from petsc_cuda import wants_cuda
+from petsc_cuda import is_cuda_requested
 from petsc_source import BUILD_TOOLS, LOCK, PETSC_OPTIONS, build_petsc, compiler, use_petsc
 from setup_steps import (
     PREFIX,
@@ -55,7 +55,7 @@ CHOSEN = "PRDP_CHOSEN_PYTHON"
 
 def newest_fitting_python() -> str | None:
     """The newest interpreter on the PATH that the binaries of PETSc support, if there is one."""
-    if os.environ.get("PETSC") == "build" or os.environ.get("PETSC_DIR") or wants_cuda():
+    if os.environ.get("PETSC") == "build" or os.environ.get("PETSC_DIR") or is_cuda_requested():
         return None
     for minor in (14, 13, 12):
         found = shutil.which(f"python3.{minor}")
@@ -103,7 +103,7 @@ def install_petsc() -> None:
     if wanted not in ("", "build", "binary"):
         raise SetupError(f"PETSC must be build, binary or not set, not {wanted!r}")
     reason = "PETSC=build was given" if wanted == "build" else misfit()
-    if wants_cuda():
+    if is_cuda_requested():
         reason = "CUDA=1 was given, and the binaries are without CUDA"
     if not reason:
         try:

@@ -30,7 +30,7 @@ pack() {
 
 prepare() {
     local wheels=$1 torch
-    # An environment of its own, with the packages of the one that has torch behind it.
+    # A separate environment, which also finds the packages beside the installed torch.
     rm -rf build/gpu
     python3 -m venv build/gpu
     torch=$(python3 -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])')

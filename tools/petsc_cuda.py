@@ -1,4 +1,4 @@
-"""What a PETSc with CUDA is built with: compilers and libraries from PyPI, or an installed CUDA.
+"""CUDA for the build of PETSc: compilers and libraries from PyPI, or an installed CUDA.
 
 Building needs neither a GPU nor root. The libraries are those that PyPI's torch loads, so that both
 use one copy at run time.
@@ -23,8 +23,8 @@ CUDA = "13.0"
 """The version of torch's libraries in torch-cuda.txt."""
 COMPILERS = ("nvidia-cuda-cccl", "nvidia-cuda-crt", "nvidia-cuda-nvcc", "nvidia-nvvm")
 ARCHITECTURES = "80,90"
-# What libraries of CUDA call of the driver when PETSc's configure links its tests. A machine
-# without a GPU has no driver; no program that was linked with this stub uses it.
+# Functions of the driver that CUDA's libraries call. PETSc's configure links test programs with
+# them, and a machine without a GPU has no driver. The built libraries do not use this stub.
 _DRIVER_STUB = """
 int cuInit(unsigned flags) { return 100; }
 int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
@@ -33,8 +33,8 @@ int cuGetErrorName(int error, const char **text) { *text = "stub"; return 0; }
 """
 
 
-def wants_cuda() -> bool:
-    """Whether `CUDA=1` asks for it."""
+def is_cuda_requested() -> bool:
+    """Whether `CUDA=1` requests PETSc with CUDA."""
     return os.environ.get("CUDA", "0") not in ("", "0")
 
 

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from petsc_cuda import cuda_options, wants_cuda
+from petsc_cuda import cuda_options, is_cuda_requested
 from setup_steps import (
     VENV,
     SetupError,
@@ -214,7 +214,7 @@ def build_petsc(cc: str) -> None:
 
 def options_for(cc: str) -> list[str]:
     """PETSc's configure options, with CUDA where that is wanted."""
-    if not wants_cuda():
+    if not is_cuda_requested():
         return PETSC_OPTIONS
     return [option for option in PETSC_OPTIONS if option != "--with-cuda=0"] + cuda_options(cc)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from petsc_cuda import wants_cuda
+from petsc_cuda import is_cuda_requested
 from setup_steps import (
     VENV,
     SetupError,
@@ -54,9 +54,9 @@ def install_torch() -> None:
 def reason_for_cuda() -> str:
     """Why CUDA's libraries are needed; empty if they are not."""
     if CHOICE:
-        return "TORCH=cuda asks for it" if CHOICE == "cuda" else ""
-    if wants_cuda() or "with-cuda=1" in os.environ.get("PRDP_PETSC_OPTIONS", ""):
-        return "PETSc has CUDA too"
+        return "TORCH=cuda was given" if CHOICE == "cuda" else ""
+    if is_cuda_requested() or "with-cuda=1" in os.environ.get("PRDP_PETSC_OPTIONS", ""):
+        return "PETSc is built with CUDA"
     return "this machine has an NVIDIA GPU" if has_gpu() else ""
 
 
@@ -78,5 +78,5 @@ def install_without_cuda() -> None:
 
 def _reason_against() -> str:
     if CHOICE == "cpu":
-        return "TORCH=cpu asks for it"
+        return "TORCH=cpu was given"
     return "this machine has no NVIDIA GPU (TORCH=cuda installs them)"

@@ -25,7 +25,7 @@ GPU_AWARE_VARIABLES = (
     "OMPI_MCA_opal_cuda_support",
 )
 """Set to 1 (or true) if MPI supports GPU memory, to 0 if it does not; the first that is set
-counts. Without any, MPICH and Open MPI are asked.
+counts. Without any, the report of the MPI library is used.
 """
 
 DEVICE_TAGS = 1024

@@ -20,7 +20,7 @@ def test_a_declaration_is_tried(monkeypatch, arrives):
     assert transport.gpu_aware_mpi() is arrives
 
 
-def test_without_a_variable_the_library_is_asked(monkeypatch):
+def test_without_a_variable_the_report_of_the_library_counts(monkeypatch):
     for name in transport.GPU_AWARE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(transport, "_message_arrives", lambda device: True)

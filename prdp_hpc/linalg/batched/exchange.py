@@ -93,8 +93,8 @@ def ghosts_of(comm: MPI.Comm, starts: Indices, foreign: Indices) -> Exchange:
     """
     owners = np.searchsorted(starts, foreign, side="right") - 1
     wanted = [foreign[owners == rank] for rank in range(comm.size)]
-    asked: list[Any] = private(comm).agreement.alltoall(wanted)
-    sent = [np.asarray(numbers, dtype=np.int64) - starts[comm.rank] for numbers in asked]
+    requested: list[Any] = private(comm).agreement.alltoall(wanted)
+    sent = [np.asarray(numbers, dtype=np.int64) - starts[comm.rank] for numbers in requested]
     return Exchange(comm, sent, [len(numbers) for numbers in wanted])
 
 

@@ -53,8 +53,12 @@ def extra(project: dict[str, Any], name: str) -> list[str]:
     """The requirements of an extra, those of other extras that it names included."""
     found = []
     for line in project["optional-dependencies"][name]:
-        other = re.fullmatch(rf"{project['name']}\[(\w+)\]", line)
-        found += extra(project, other[1]) if other else [line]
+        others = re.fullmatch(rf"{project['name']}\[([\w,]+)\]", line)
+        if others is None:
+            found.append(line)
+            continue
+        for other in others[1].split(","):
+            found += extra(project, other)
     return found
 
 

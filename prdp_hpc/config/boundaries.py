@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from prdp_hpc.config.models import Float, GridSection, Section, _number
+from prdp_hpc.config.models import Float, GridSection, Section, as_number
 from prdp_hpc.errors import InputError
 
-NotNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, BeforeValidator(as_number), Field(ge=0, allow_inf_nan=False)]
 
 
 class DirichletSide(Section):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
+from prdp_hpc.config.data import CorrectorDataSection, DataSection
 from prdp_hpc.config.errors import ConfigError, problems
 from prdp_hpc.config.inversion import (
     ExperimentsSection,
@@ -24,19 +25,17 @@ from prdp_hpc.config.inversion import (
     UnknownSection,
 )
 from prdp_hpc.config.models import (
-    CorrectorDataSection,
     CorrectorSection,
-    DataSection,
     GridSection,
     InverseSection,
     InverseTrainingSection,
     ParallelSection,
     Section,
     SolverSection,
-    SupervisedTrainingSection,
 )
 from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
+from prdp_hpc.config.training import SupervisedTrainingSection
 from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text

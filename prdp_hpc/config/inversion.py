@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from prdp_hpc.config.models import Count, Float, Positive, Section, Share, _number
+from prdp_hpc.config.models import Count, Float, Positive, Section, Share, as_number
 from prdp_hpc.errors import InputError
 
-Above1 = Annotated[float, BeforeValidator(_number), Field(gt=1, allow_inf_nan=False)]
-Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Above1 = Annotated[float, BeforeValidator(as_number), Field(gt=1, allow_inf_nan=False)]
+Weight = Annotated[float, BeforeValidator(as_number), Field(ge=0, allow_inf_nan=False)]
 
 
 class TruthSection(Section):
@@ -203,7 +203,7 @@ class InversionTrainingSection(Section):
     """Optimiser: adam, lbfgs, or a class in user code."""
     schedule: str = "exponential"
     """Schedule of the learning rate: exponential, cosine, or in user code."""
-    decay: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    decay: Annotated[float, BeforeValidator(as_number), Field(gt=0, le=1)] = 1.0
     """Factor of the learning rate after `decay_steps` steps; 1: constant."""
     decay_steps: Count = 100
     """Number of steps after which the rate is `decay · learning_rate`."""

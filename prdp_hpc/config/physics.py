@@ -21,7 +21,7 @@ from prdp_hpc.config.models import (
     Positive,
     Section,
     Share,
-    _number,
+    as_number,
 )
 from prdp_hpc.errors import InputError
 
@@ -75,7 +75,7 @@ class HeatSection(DiffusionSection):
     """Time step, in units of time."""
     source: Float = 0.0
     """Constant source term, in units of u / time."""
-    theta: Annotated[float, BeforeValidator(_number), Field(ge=0.5, le=1)] = 1.0
+    theta: Annotated[float, BeforeValidator(as_number), Field(ge=0.5, le=1)] = 1.0
     """Parameter θ of the time scheme: 1 backward Euler, 0.5 Crank–Nicolson."""
 
     def workload(self, shape: tuple[int, ...]) -> dict[str, int | bool]:

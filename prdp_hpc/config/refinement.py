@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from prdp_hpc.config.models import Count, Level, Positive, Section, Share, _number
+from prdp_hpc.config.models import Count, Level, Positive, Section, Share, as_number
 from prdp_hpc.config.slots import made
 from prdp_hpc.errors import InputError
 from prdp_hpc.refinement import (
@@ -109,7 +109,7 @@ class RefinementSection(Section):
     """Levels of forward solves, coarsest first; default: 1 to 60 iterations."""
     adjoint_ladder: LadderSection | None = None
     """Levels of adjoint solves; null: those of forward solves, see `adjoint_factor`."""
-    adjoint_factor: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)] = 1.0
+    adjoint_factor: Annotated[float, BeforeValidator(as_number), Field(gt=0, le=1)] = 1.0
     """Ratio of adjoint to forward iterations; tolerances are divided by it."""
     step_threshold: Positive = 0.98
     """prdp: error ratio above which the smoothed error is on a plateau (τ_step)."""

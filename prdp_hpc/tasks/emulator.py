@@ -12,7 +12,7 @@ from prdp_hpc.data import TEST, DataError, TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.supervised import SupervisedTask, dataset_name
+from prdp_hpc.tasks.supervised import SupervisedTask, dataset_name, relative
 from prdp_hpc.tasks.task import Parts
 
 
@@ -139,6 +139,28 @@ class Emulator(SupervisedTask):
         """
         return self._errors(trajectories, self._scales_of(trajectories))
 
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute `‖û^s − u^s‖² / ‖u^{s−1}‖²` of predicted states; collective.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            The true state before this step, of the same shape.
+
+        Returns
+        -------
+        dict
+            The array `error_<step>` of shape `(b,)`.
+        """
+        difference = self.squares(prediction - truth).sum(axis=1)
+        return {f"error_{step}": relative(difference, self.squares(before).sum(axis=1))}
+
     def local_loss(self, trajectories: Tensor) -> Tensor:
         """Compute the loss of a batch from the last state of the chain.
 
@@ -161,8 +183,7 @@ class Emulator(SupervisedTask):
         """The squared errors of each trajectory, divided by the scale of each step."""
         errors, state = {}, trajectories[:, 0]
         for step, scale in enumerate(scales, start=1):
-            # A replica may have no samples.
-            state = self.network_on(state) if state.shape[0] else state
+            state = self.advance(state)
             squares = self.squares(state - trajectories[:, step]).sum(axis=1)
             errors[f"error_{step}"] = squares / scale
         return {"error": errors[f"error_{self.steps}"], **errors}

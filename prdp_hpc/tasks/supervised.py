@@ -176,6 +176,49 @@ class SupervisedTask(TrainedNetwork, ABC):
         """
         raise NotImplementedError
 
+    def advance(self, state: Tensor) -> Tensor:
+        """Predict the next state with the trained network, as validation does; collective.
+
+        `prdp_hpc.predict` calls it without gradients and with the network in evaluation mode. A
+        user-defined task may override it; the default applies the network.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`; b may be 0.
+
+        Returns
+        -------
+        Tensor
+            The next states, of the same shape.
+        """
+        # A replica may have no samples.
+        return self.network_on(state) if state.shape[0] else state
+
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute the normalised squared errors of predicted states; collective.
+
+        The default is `‖û^s − u^s‖² / ‖u^s‖²`.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            The true state before this step, of the same shape.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(b,)`: `error_<step>`, and possibly further ones.
+        """
+        difference = self.squares(prediction - truth).sum(axis=1)
+        return {f"error_{step}": relative(difference, self.squares(truth).sum(axis=1))}
+
     def test(self) -> dict[str, Any] | None:
         """Compute the errors of each sample of the group "test"; collective, equal on all ranks.
 
@@ -448,6 +491,13 @@ class SupervisedTask(TrainedNetwork, ABC):
 
         # Only one rank's part may contain a number that is not finite.
         return call_together(self.mesh.world, read).to(self.mesh.device, self._dtype)
+
+
+def relative(squares: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared errors divided by their scale: NaN or infinity where it is 0, without a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: NDArray[np.float64] = squares / scale
+    return found
 
 
 def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from prdp_hpc.commands.parser import build_parser
 from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.distributed.signals import block_signals, hold_signals
 
-_TRAINING = ("run", "compare", "paper")
+_STOPPABLE = ("run", "compare", "paper")
 """Commands that, on SIGUSR1, write a checkpoint and exit with code 85."""
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Busy-waiting OpenMP threads cost little on idle cores but multiply the run time on busy ones.
     # The variable is read when torch is loaded, i.e. when the command's module is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    trains = arguments.command in _TRAINING
+    stoppable = arguments.command in _STOPPABLE
     warnings.formatwarning = _format_warning
     if launched_rank() > 0 and not arguments.traceback:
         warnings.simplefilter("ignore")  # rank 0 prints them
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             with block_signals():
                 _find_config(arguments)
                 command = _command(arguments.command)
-                if trains:
+                if stoppable:
                     stack.enter_context(hold_signals())
             command(arguments)
     except Exception as error:

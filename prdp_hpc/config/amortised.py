@@ -50,6 +50,11 @@ class AmortisedInversionConfig(SupervisedConfig):
         """Number of time steps of a sample: 0, since the PDE is stationary."""
         return 0
 
+    @property
+    def generated_steps(self) -> int:
+        """Number of time steps of a sample: 0, since the PDE is stationary."""
+        return 0
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         own = self.experiments

@@ -30,7 +30,7 @@ CODE = "components.json"
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0},
+    "data": {"format": "hdf5", "test": 0, "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }
@@ -294,6 +294,9 @@ def _settings(config: Config) -> dict[str, Any]:
         for k, v in settings["training"].items()
         if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
     }
+    # The state of the sampler contains what these determine.
+    settings.get("data", {}).pop("stride", None)
+    settings.get("data", {}).pop("steps", None)
     return dict(_without_folders(_without_added(settings)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,22 @@ class TrainedNetwork:
 
     network: nn.Module
 
-    def _prepare_training(self, channels: list[int], samples: int, recipe: Recipe) -> None:
+    def _prepare_training(
+        self,
+        channels: list[int],
+        samples: int,
+        recipe: Recipe,
+        windows: Mapping[str, int] | None = None,
+    ) -> None:
         """Create optimiser, learning-rate schedule and sampler. The network must be on its device.
 
-        `channels`: numbers of input and output channels; `samples`: size of the training group.
+        `channels`: numbers of input and output channels; `samples`: number of training samples;
+        `windows`: see `EpochSampler`.
         """
         self._network_channels = channels
         self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
-        self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed)
+        self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed, windows)
         self._steps_per_epoch = -(-samples // recipe.batch_size)
         self._learning_rate: float | None = None
 

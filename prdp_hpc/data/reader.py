@@ -20,7 +20,7 @@ class TrajectoryFile:
     """An HDF5 file of trajectories.
 
     The layout is described in `prdp_hpc.data.layout`. Numbers in float16 and integers are read as
-    float32, float32 and float64 as they are, in any byte order. `read` opens the file for each
+    float32, float32 and float64 unchanged, in any byte order. `read` opens the file for each
     call; `read_states` keeps it open until `close`, and may be called by several threads.
 
     Parameters

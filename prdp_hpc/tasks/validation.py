@@ -32,8 +32,14 @@ class Validation:
 
     @property
     def validation(self) -> Tensor:
-        """All validation samples, `(samples, steps + 1, C, *local_shape)`; they are read into
-        memory at the first access, which is collective.
+        """All validation samples.
+
+        They are read into memory at the first access, which is collective.
+
+        Returns
+        -------
+        Tensor
+            States of shape `(samples, steps + 1, C, *local_shape)`.
         """
         if self._all_validation is None:
             samples = self._data.validation
@@ -105,8 +111,9 @@ class Validation:
         return self.mesh.world.bcast({"group": group.reader.group, "samples": samples})  # type: ignore[no-any-return]
 
     def zero_reference(self, trajectories: Tensor) -> tuple[int, str] | None:
-        """Find a sample whose errors cannot be computed, since they are relative to a state that is
-        zero everywhere; collective over the grid ranks.
+        """Find a sample whose errors are relative to a state that is zero everywhere.
+
+        Collective over the grid ranks, optional. Such samples are rejected before training.
 
         Parameters
         ----------

@@ -37,8 +37,6 @@ def test_all_states_count(mesh, tmp_path):
 @pytest.mark.parametrize(
     ("make", "length", "steps"), [(tiny.emulator, 3, 2), (tiny.corrector, 3, 3)]
 )
-    ("make", "length", "steps"), [(tiny.emulator, 3, 2), (tiny.corrector, 3, 3)]
-)
 @pytest.mark.parametrize("stride", [1, 2, 3, 9])
 def test_windows_are_samples(make, length, steps, stride, make_task, tmp_path):
     """They give what trajectories of these states alone give."""

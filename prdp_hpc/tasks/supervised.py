@@ -19,6 +19,7 @@ from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Stopwatch
 from prdp_hpc.tasks.training_step import TrainingStep
@@ -124,6 +125,7 @@ class SupervisedTask(TrainingStep):
         self.channels = channel_names(stepper, self.validation.shape[2])
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
+        prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
         raise_together(mesh.world, self._output_error())
@@ -215,11 +217,13 @@ class SupervisedTask(TrainingStep):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode."""
+        """Return a context without gradients, with the network in evaluation mode; its weights are
+        their averages if `recipe.ema` is given.
+        """
         training = self.network.training
         self.network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._validated_weights():
                 yield
         finally:
             self.network.train(training)

@@ -13,6 +13,7 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Stopwatch
 from prdp_hpc.tasks.task_data import TaskData
@@ -119,6 +120,7 @@ class SupervisedTask(Validation, TrainingStep):
         self.channels = channel_names(stepper, self._data.channels)
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
+        prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
         raise_together(mesh.world, self._method_error() or self._output_error())
@@ -165,6 +167,22 @@ class SupervisedTask(Validation, TrainingStep):
         # A replica may have no samples.
         return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
 
+<<<<<<< HEAD
+=======
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Return a context without gradients, with the network in evaluation mode; its weights are
+        their averages if `recipe.ema` is given.
+        """
+        training = self.network.training
+        self.network.eval()
+        try:
+            with torch.no_grad(), self._validated_weights():
+                yield
+        finally:
+            self.network.train(training)
+
+>>>>>>> recipe
     def close(self) -> None:
         """Close the data file if it is open."""
         self._data.close()

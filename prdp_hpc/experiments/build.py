@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig
 from prdp_hpc.config.components import component_of, resolve, section_model
 from prdp_hpc.config.slots import made, own_keys
-from prdp_hpc.data import GROUPS, TrajectoryDataset, check_numbers
+from prdp_hpc.data import GROUPS, TrajectoryDataset, check_numbers, check_spacing
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -223,6 +223,7 @@ def open_data(
             else kind(path, **keys)
         )
         check_numbers(data, numbers, str(path))
+        check_spacing(data, grid.spacing, str(path))
         return data
 
     return call_together(mesh.world, opened)

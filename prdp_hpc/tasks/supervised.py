@@ -167,22 +167,6 @@ class SupervisedTask(Validation, TrainingStep):
         # A replica may have no samples.
         return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
 
-<<<<<<< HEAD
-=======
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode; its weights are
-        their averages if `recipe.ema` is given.
-        """
-        training = self.network.training
-        self.network.eval()
-        try:
-            with torch.no_grad(), self._validated_weights():
-                yield
-        finally:
-            self.network.train(training)
-
->>>>>>> recipe
     def close(self) -> None:
         """Close the data file if it is open."""
         self._data.close()

@@ -32,7 +32,7 @@ from prdp_hpc.locks import locked
 from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.task import Task
+from prdp_hpc.tasks.task import Parts, Task
 
 
 def build_solver(config: ExperimentConfig) -> Solver:
@@ -66,7 +66,11 @@ def build_task(
     `solver` replaces that of the config. Only the `groups` of the data are read; without "train"
     the task can only validate.
     """
-    parts = ConfigParts(config, mesh, solver, groups)
+    return task_from(config, ConfigParts(config, mesh, solver, groups))
+
+
+def task_from(config: ExperimentConfig, parts: Parts) -> Task:
+    """Create the task of a config from components; collective."""
     kind, section = task_class(config), _task_section(config)
     if not hasattr(kind, "from_config"):
         raise InputError(

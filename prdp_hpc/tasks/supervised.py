@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,16 +20,14 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.task import AfterStep, Stopwatch
-from prdp_hpc.tasks.trained_network import TrainedNetwork
+from prdp_hpc.tasks.task import Stopwatch
+from prdp_hpc.tasks.training_step import TrainingStep
 
 SMALL = 10_000_000
 """Multiplications in the forward pass of a batch below which one thread is fastest."""
-PARTS = 4
-"""Number of parts of a batch from which the variance of its gradient is estimated."""
 
 
-class SupervisedTask(TrainedNetwork, ABC):
+class SupervisedTask(TrainingStep):
     """Base of tasks that train a network on trajectories through a time step of a PDE.
 
     The fields are distributed over the grid ranks of a replica, each batch over the replicas
@@ -143,21 +141,6 @@ class SupervisedTask(TrainedNetwork, ABC):
             The validation error as `error`, and further entries of the metrics.
         """
 
-    @abstractmethod
-    def local_loss(self, trajectories: Tensor) -> Tensor:
-        """Compute the loss of a batch on this rank; collective.
-
-        Parameters
-        ----------
-        trajectories : Tensor
-            States of shape `(b, steps + 1, C, *local_shape)`; b may be 0.
-
-        Returns
-        -------
-        Tensor
-            Sum over samples, channels and this rank's points, of shape `()`.
-        """
-
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
         """Compute the errors of each trajectory; collective, optional.
 
@@ -230,35 +213,6 @@ class SupervisedTask(TrainedNetwork, ABC):
         # A replica may have no samples.
         return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
 
-    def pointwise_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Compute the recipe's loss of a batch, summed over the entries on this rank.
-
-        Parameters
-        ----------
-        prediction : Tensor
-            Predicted states, of shape `(b, C, *local_shape)`.
-        target : Tensor
-            States of the data, of the same shape.
-
-        Returns
-        -------
-        Tensor
-            The sum, of shape `()`.
-
-        Raises
-        ------
-        InputError
-            If the loss does not have the shape of the prediction.
-        """
-        loss = self.recipe.loss(prediction, target)
-        if loss.shape != prediction.shape:
-            raise InputError(
-                f"training.loss: must return the loss of each entry in the shape "
-                f"{tuple(prediction.shape)} of the prediction, not {tuple(loss.shape)}; for losses "
-                'of torch, give reduction="none"'
-            )
-        return loss.sum()
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Return a context without gradients, with the network in evaluation mode."""
@@ -269,86 +223,6 @@ class SupervisedTask(TrainedNetwork, ABC):
                 yield
         finally:
             self.network.train(training)
-
-    def train_epoch(
-        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
-    ) -> float:
-        """Train for one pass over the training samples; collective.
-
-        Parameters
-        ----------
-        epoch : int
-            Number of the epoch, from 1, which determines the order of the samples.
-        earlier : sequence of float, default ()
-            Losses of the steps of this epoch that were already done before a restart.
-        after_step : callable, optional
-            Called after each step but the last one, see `Task.train_epoch`.
-
-        Returns
-        -------
-        float
-            Mean of the losses of the batches.
-        """
-        parts: list[Tensor] = []
-        batches = self._sampler.batches(epoch)[len(earlier) :]
-        with self.stopwatch.part("network"):
-            for batch in batches:
-                parts.append(self._train_step(batch))
-                if after_step is not None and len(parts) < len(batches):
-                    after_step(lambda: [*earlier, *self._whole_losses(parts)])
-        return float(np.mean([*earlier, *self._whole_losses(parts)]))
-
-    def _whole_losses(self, parts: list[Tensor]) -> list[float]:
-        """Sum the parts of the batch losses over the ranks; collective."""
-        total = torch.stack(parts).cpu().to(torch.float64).numpy().copy()
-        self.mesh.world.Allreduce(MPI.IN_PLACE, total)
-        whole: list[float] = (total / self._parallel.loss_weight).tolist()
-        return whole
-
-    def gradient(self) -> Tensor:
-        """Compute the gradient of the first batch's loss; collective, equal on all ranks.
-
-        Returns
-        -------
-        Tensor
-            Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
-        """
-        with self._unchanged():
-            return self._gradient_of(self._sampler.batches(1)[0])
-
-    def sampled_gradient(self, draw: int) -> tuple[Tensor, float]:
-        """Compute the gradient of a random training batch; collective, equal on all ranks.
-
-        The batch is divided into up to 4 parts of equal size, independent of the number of
-        replicas, and the variance is estimated from the gradients of the parts. It is 0 if there is
-        only one sample.
-
-        Parameters
-        ----------
-        draw : int
-            Number that determines the batch, together with the seed of the recipe.
-
-        Returns
-        -------
-        gradient : Tensor
-            Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
-        variance : float
-            Variance of a mini-batch gradient, summed over its entries.
-        """
-        parts = self._sampler.parts(draw, PARTS)
-        squares = 0.0
-        with self._unchanged():
-            total = torch.zeros(())
-            for part in parts:
-                gradient = self._gradient_of(part)
-                total = total + gradient
-                squares += float(gradient.double().square().sum())
-        mean = total / len(parts)
-        if len(parts) == 1:
-            return mean, 0.0
-        between = squares - len(parts) * float(mean.double().square().sum())
-        of_a_part = max(between, 0.0) / (len(parts) - 1)
-        return mean, of_a_part * len(parts[0]) / self.recipe.batch_size
 
     def close(self) -> None:
         """Do nothing, since the samples are in memory and no file is open."""
@@ -372,41 +246,8 @@ class SupervisedTask(TrainedNetwork, ABC):
         self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
         return sums
 
-    def _train_step(self, batch: NDArray[np.int64]) -> Tensor:
-        loss = self._backward(batch)
-        self._optimiser.step()
-        self._schedule.step()
-        return loss
-
-    def _backward(self, batch: NDArray[np.int64]) -> Tensor:
-        """Set the gradients of the parameters for a batch; return this rank's part of the loss."""
-        with self.stopwatch.part("data"):
-            mine = torch.as_tensor(
-                share(batch, self.mesh.replica, self.mesh.replicas), dtype=torch.long
-            )
-            trajectories = self._train[mine]
-        self._optimiser.zero_grad(set_to_none=True)
-        entries = len(batch) * self._train.shape[2] * self.grid.size
-        with self.solver.samples(mine.tolist()):
-            loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-
-    def _gradient_of(self, batch: NDArray[np.int64]) -> Tensor:
-        self._backward(batch)
-        return self._parameter_gradient()
-
-    @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Remove the gradients and restore the buffers of the network afterwards."""
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
-        try:
-            yield
-        finally:
-            self._optimiser.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
+    def _batch(self, ids: NDArray[np.int64]) -> Tensor:
+        return self._train[torch.as_tensor(ids, dtype=torch.long)]
 
     def _with_inputs(self, state: Tensor) -> Tensor:
         if self._inputs is None:

@@ -1,4 +1,4 @@
-"""The section `training` of the tasks that train a network."""
+"""The section `training` of the tasks that train a network, and of the inverse problem."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from prdp_hpc.config.models import Count, Positive, Section, as_number
+from prdp_hpc.config.clock import CheckpointingSection
+from prdp_hpc.config.intervals import Every
+from prdp_hpc.config.models import Count, Positive, as_number
 
 
-class SupervisedTrainingSection(Section):
+class SupervisedTrainingSection(CheckpointingSection):
     """Training of a network.
 
     `schedule` is "exponential", for the rate `learning_rate · decay^(step / decay_steps)`, or
@@ -25,6 +27,12 @@ class SupervisedTrainingSection(Section):
 
     epochs: Count = 100
     """Number of epochs, i.e. passes over the training data."""
+    steps: Count | None = None
+    """Number of steps of the optimiser, instead of epochs; null: `epochs` applies."""
+    validate_every: Every = 1
+    """Interval of validations, after which the level may change: 2 or "500 steps"."""
+    log_every: Count | None = None
+    """Steps between two lines of `steps.jsonl`; null: none are written."""
     batch_size: Count = 25
     """Samples per step of the optimiser, divided among the replicas."""
     learning_rate: Positive = 1e-3
@@ -41,7 +49,12 @@ class SupervisedTrainingSection(Section):
     """Number of steps after which the rate is `decay · learning_rate`."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     """Floating-point type of the network; bfloat16: layers only, rest in float32."""
-    checkpoint_every: Count = 1
-    """Epochs between two checkpoints."""
-    keep_checkpoints: Count = 2
-    """Number of checkpoints to keep, the latest ones."""
+
+
+class InverseTrainingSection(CheckpointingSection):
+    """Gradient descent with one step per epoch."""
+
+    epochs: Count = 180
+    """Number of epochs, i.e. of gradient steps."""
+    learning_rate: Positive = 275.0
+    """Learning rate of gradient descent; constant."""

@@ -28,13 +28,18 @@ class TrainedNetwork:
         self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
         self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed)
-        self._steps_per_epoch = -(-samples // recipe.batch_size)
+        self._samples, self._steps_per_epoch = samples, -(-samples // recipe.batch_size)
         self._learning_rate: float | None = None
 
     @property
     def steps_per_epoch(self) -> int:
         """Number of steps of the optimiser, i.e. of batches, of an epoch."""
         return self._steps_per_epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Number of training samples of an epoch, of all replicas together."""
+        return self._samples
 
     def _batches(self, first: int, last: int) -> Iterator[NDArray[np.int64]]:
         """The batches of the steps `first` to `last − 1`; step s has batch `s mod n` of epoch

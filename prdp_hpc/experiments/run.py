@@ -27,9 +27,20 @@ CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
 
 _ADDED = {
-    "training": {"optimizer": "adam", "loss": "squared", "validate_every": 1},
+    "training": {
+        "optimizer": "adam",
+        "loss": "squared",
+        "warmup_steps": 0,
+        "clip_norm": None,
+        "accumulate": 1,
+        "weight_decay_on": "all",
+        "ema": None,
+        "compile": False,
+        "checkpoint_activations": False,
+        "validate_every": 1,
+    },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0},
+    "data": {"format": "hdf5", "test": 0, "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }
@@ -283,6 +294,9 @@ def _settings(config: Config) -> dict[str, Any]:
     settings["training"] = {
         k: v for k, v in settings["training"].items() if k not in may_change(config)
     }
+    # The state of the sampler contains what these determine.
+    settings.get("data", {}).pop("stride", None)
+    settings.get("data", {}).pop("steps", None)
     return dict(_without_folders(_without_added(settings)))
 
 

@@ -385,7 +385,7 @@ class Trainer:
         return loss
 
     def _observe(self, error: float, levels: Mapping[str, Any]) -> None:
-        """Pass the error of a validation to the schedule and to early stopping."""
+        """Pass the error of a validation to the schedule, early stopping and the task."""
         self.schedule.observe(error)
         after = self.schedule.level, self.schedule.adjoint_level
         if after != (levels["level"], levels["adjoint_level"]):
@@ -394,6 +394,9 @@ class Trainer:
             )
         if self.early_stopping is not None:
             self.early_stopping.observe(error, after)
+        after_validation: Any = getattr(self.task, "after_validation", None)
+        if after_validation is not None:
+            after_validation(error)
 
     def _keep_best(self) -> None:
         """Keep the state if its error is the lowest so far; collective."""

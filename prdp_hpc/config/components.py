@@ -55,7 +55,10 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "amortised_inversion": "prdp_hpc.config.amortised:AmortisedInversionConfig",
         "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
     },
-    "formats": {"hdf5": "prdp_hpc.data.reader:TrajectoryFile"},
+    "formats": {
+        "hdf5": "prdp_hpc.data.reader:TrajectoryFile",
+        "pdebench": "prdp_hpc.config.formats:PDEBenchSection",
+    },
     "optimizers": {
         "adam": "prdp_hpc.tasks.recipe:adam",
         **{name: f"prdp_hpc.config.torch_components:{name}" for name in OPTIMIZERS},

@@ -14,7 +14,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig
 from prdp_hpc.config.components import component_of, resolve, section_model
 from prdp_hpc.config.slots import made, own_keys
-from prdp_hpc.data import GROUPS, TrajectoryDataset, WindowedDataset, check_numbers
+from prdp_hpc.data import (
+    GROUPS,
+    TrajectoryDataset,
+    WindowedDataset,
+    check_numbers,
+    check_spacing,
+)
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -231,6 +237,7 @@ def open_data(
             else kind(path, **keys)
         )
         check_numbers(data, numbers, str(path))
+        check_spacing(data, grid.spacing, str(path))
         section = config.data
         return WindowedDataset(
             data, window=section.window, stride=section.stride, steps=section.steps

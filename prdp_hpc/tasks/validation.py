@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ class Validation:
     mesh: ProcessMesh
     network: nn.Module
     _data: TaskData
+    _validated_weights: Callable[[], AbstractContextManager[None]]
     _all_validation: Tensor | None = None
 
     @property
@@ -130,11 +131,13 @@ class Validation:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode."""
+        """Return a context without gradients, with the network in evaluation mode; its weights are
+        their averages if `recipe.ema` is given.
+        """
         training = self.network.training
         self.network.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._validated_weights():
                 yield
         finally:
             self.network.train(training)

@@ -17,6 +17,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
 from prdp_hpc.experiments.run import process_mesh, run_folder, run_lock
+from prdp_hpc.experiments.training import planned
 from prdp_hpc.files import write_json
 from prdp_hpc.report import (
     ComparisonRecord,
@@ -96,9 +97,8 @@ def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
     if run.summary is None or not figure_of(folder).exists():
         return False
     # The summary may be from an earlier run of fewer epochs, since the config is written first.
-    return run.summary["epochs"] == config.training.epochs and _decisive(before) == _decisive(
-        config
-    )
+    finished = run.summary.get("planned", f"{run.summary['epochs']} epochs")
+    return finished == planned(config) and _decisive(before) == _decisive(config)
 
 
 def _decisive(config: ExperimentConfig) -> dict[str, Any]:

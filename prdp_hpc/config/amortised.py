@@ -63,6 +63,11 @@ class AmortisedInversionConfig(SupervisedConfig):
                 "experiments: an amortised inversion generates its fields and data, so the keys "
                 "file, sides and reference_factor are not supported: leave them out"
             )
+        if self.training.accumulate > 1:
+            raise InputError(
+                "training.accumulate: an amortised inversion solves a batch at once: leave this "
+                "key out, or give a smaller training.batch_size"
+            )
         if self.network_inputs:
             raise InputError(
                 "network_inputs: the network of an amortised inversion has no further inputs: "

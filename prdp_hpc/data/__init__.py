@@ -1,6 +1,6 @@
 """Trajectories: HDF5 layout, writing, reading, and the order of training samples."""
 
-from prdp_hpc.data.agreement import check_numbers
+from prdp_hpc.data.agreement import check_numbers, check_spacing
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
@@ -21,6 +21,7 @@ __all__ = [
     "WindowedDataset",
     "Windows",
     "check_numbers",
+    "check_spacing",
     "share",
     "windowed",
     "write_trajectories",

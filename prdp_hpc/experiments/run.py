@@ -28,7 +28,17 @@ CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
 
 _ADDED = {
-    "training": {"optimizer": "adam", "loss": "squared"},
+    "training": {
+        "optimizer": "adam",
+        "loss": "squared",
+        "warmup_steps": 0,
+        "clip_norm": None,
+        "accumulate": 1,
+        "weight_decay_on": "all",
+        "ema": None,
+        "compile": False,
+        "checkpoint_activations": False,
+    },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
     "data": {"format": "hdf5", "test": 0, "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},

@@ -16,6 +16,7 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Stopwatch
 from prdp_hpc.tasks.task_data import TaskData
@@ -122,6 +123,7 @@ class SupervisedTask(Validation, TrainingStep):
         self.channels = channel_names(stepper, self._data.channels)
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
+        prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
         raise_together(mesh.world, self._method_error() or self._output_error())

@@ -5,6 +5,8 @@ from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
+from prdp_hpc.data.windowed import WindowedDataset, windowed
+from prdp_hpc.data.windows import Windows
 from prdp_hpc.data.writer import TrajectoryWriter, write_trajectories
 
 __all__ = [
@@ -16,8 +18,11 @@ __all__ = [
     "TrajectoryDataset",
     "TrajectoryFile",
     "TrajectoryWriter",
+    "WindowedDataset",
+    "Windows",
     "check_numbers",
     "check_spacing",
     "share",
+    "windowed",
     "write_trajectories",
 ]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.distributed.signals import PREEMPTED, SIGNALS, hold, take_held
+from prdp_hpc.console import note
+from prdp_hpc.distributed.signals import PREEMPTED, SIGNALS, hold, is_held, take_held
 
 
 class Preempted(SystemExit):
@@ -18,6 +19,35 @@ class Preempted(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(PREEMPTED)
+
+
+def stop_requested(comm: MPI.Comm) -> bool:
+    """Whether a signal is held by `hold_signals` on one of the ranks; collective."""
+    return bool(comm.allreduce(is_held(), op=MPI.LOR))
+
+
+def leave_if_stopped(comm: MPI.Comm, during: str) -> None:
+    """Exit with code 85 on all ranks if a signal has arrived on one of them; collective.
+
+    It is for the time outside of training, in which `hold_signals` stores the signals: call it
+    between two pieces of work, where the files are in a state from which a later start continues.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        The ranks that stop together.
+    during : str
+        What was interrupted and how it continues, as the end of the message.
+
+    Raises
+    ------
+    Preempted
+        On all ranks, if a signal is held on one of them.
+    """
+    if stop_requested(comm):
+        if comm.rank == 0:
+            note(f"prdp-hpc: stopped by a signal {during}")
+        raise Preempted
 
 
 class PreemptionWatch:

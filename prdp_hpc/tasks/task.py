@@ -33,7 +33,10 @@ class Task(Protocol):
     whose loss has samples may also have `sampled_gradient(draw)`, which returns the gradient of a
     random batch, equal for equal integers `draw`, and `Var(g)/|B|`, the variance of such gradients
     summed over their entries. Without it the loss is assumed to have no noise. A task with
-    validation errors of single samples may have `test()`, see `SupervisedTask.test`.
+    validation errors of single samples may have `test()`, see `SupervisedTask.test`. A task that
+    trains on mini-batches may have `steps_per_epoch` and `train_steps(first, last)`, which trains
+    single steps of the optimiser, and `step_numbers()` with numbers of the last step for the
+    metrics, see `SupervisedTask`.
 
     Attributes
     ----------

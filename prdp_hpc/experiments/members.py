@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.config import ExperimentConfig, FieldInversionConfig, SupervisedConfig
 from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.data.windowed import WindowedDataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -129,13 +130,13 @@ class _PredictingParts(ConfigParts):
     """The components of a config for a task that predicts, without reading its samples."""
 
     @cached_property
-    def trajectories(self) -> TrajectoryDataset:
+    def trajectories(self) -> WindowedDataset:
         """The data set of the config; collective."""
         grid, groups = self.grid, self._groups
         return open_data(self._supervised, self.mesh, grid, self.stepper(), groups)
 
     @cached_property
-    def data(self) -> TrajectoryDataset:
+    def data(self) -> WindowedDataset:
         """A stand-in with the channels of the data set."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
         (group,) = self._groups
@@ -147,7 +148,7 @@ class _PredictingParts(ConfigParts):
         needed = [steps if isinstance(steps, int) else 1]
         if corrector is not None:
             needed += [corrector.unroll, *corrector.validation_steps]
-        return _OneState(self.trajectories, int(found), max(needed))
+        return WindowedDataset(_OneState(self.trajectories, int(found), max(needed)))
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,11 @@ def _made(runs: Sequence[Trained], group: str, mesh: ProcessMesh) -> Members:
             groups = ("validation",)
             parts = ConfigParts(run.config, mesh, build_solver(run.config), groups)  # type: ignore[assignment]
         task: Any = task_from(run.config, parts)
+        if rolls_out and not task.predicts:
+            raise InputError(
+                f"{run.folder}: its task {type(task).__name__} has no method advance(state), with "
+                "which states are predicted; see SupervisedTask"
+            )
         call_together(mesh.world, partial(_load, task, run))
         tasks.append(task)
     return Members(runs, tasks, mesh, trajectories)

@@ -1,0 +1,49 @@
+"""One sample of trained runs over time, for the figures of `prdp-hpc show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpi4py import MPI
+
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.experiments.field_series import collect
+from prdp_hpc.experiments.members import Members, load_runs, make_members
+from prdp_hpc.experiments.prediction import Request, request
+from prdp_hpc.experiments.run_folders import member_folders
+from prdp_hpc.report.field_series import FieldSeries
+
+
+def sample_series(
+    folders: Sequence[str | Path],
+    sample: int = 0,
+    steps: int | None = None,
+    data: str | Path | None = None,
+    group: str = "validation",
+    checkpoint: str = "last",
+    components: Sequence[str] = (),
+) -> tuple[Path, FieldSeries | None]:
+    """Predict one sample with one or several runs, see `prdp_hpc.predict`; collective.
+
+    Returns the folder of the run or comparison, and on rank 0 the fields, spectra and errors.
+    """
+    where, paths = call_together(MPI.COMM_WORLD, lambda: member_folders(folders))
+    runs = load_runs(paths, data, components, checkpoint)
+    members = make_members(runs, group)
+    try:
+        about = call_together(
+            members.mesh.world, lambda: request(members, group, steps, [sample], data)
+        )
+        return where, collect(members, about, title_of(members, about))
+    finally:
+        members.close()
+
+
+def title_of(members: Members, about: Request) -> str:
+    """The heading of figures: the run and its epoch, and the sample."""
+    first = members.runs[0]
+    name = f"{first.config.name}, epoch {first.state['epoch']}"
+    if len(members.runs) > 1:
+        name = f"{first.config.name}, {len(members.runs)} runs"
+    return f"{name}: {about.group} sample {about.samples[0]}"

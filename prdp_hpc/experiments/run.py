@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import build_task
+from prdp_hpc.experiments.build import ConfigParts, task_from
+from prdp_hpc.experiments.meshes import process_mesh as process_mesh
+from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
@@ -119,14 +120,6 @@ def run_folder(config: Config) -> Path:
     return Path(config.output) / config.name
 
 
-def process_mesh(config: Config) -> ProcessMesh:
-    """Create the process mesh of a config; collective over all ranks."""
-    all_ranks = MPI.COMM_WORLD.size
-    return ProcessMesh.from_world(
-        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks)
-    )
-
-
 def run_experiment(
     config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
 ) -> dict[str, Any]:
@@ -159,7 +152,8 @@ def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
 
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
-    task = build_task(config, mesh)
+    parts = ConfigParts(config, mesh)
+    task = task_from(config, parts)
     trainer = build_trainer(config, task, folder, _settings(config))
     if resume:
         trainer.restore()
@@ -168,6 +162,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _write_code(mesh, config, folder, resume)
     last = trainer.run()
     _write_fields(task, mesh, folder)
+    write_sample(config, parts, task, folder, last["epoch"])
     summary = summarise(config, mesh, last) | {
         "ended": trainer.ended,
         "best": trainer.best,

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.experiments.build import ConfigParts
 from prdp_hpc.experiments.field_series import collect
-from prdp_hpc.experiments.members import Members, load_runs, make_members
+from prdp_hpc.experiments.members import Members, Trained, load_runs, make_members
 from prdp_hpc.experiments.prediction import Request, request
 from prdp_hpc.experiments.run_folders import member_folders
-from prdp_hpc.report.field_series import FieldSeries
+from prdp_hpc.metric_names import SAMPLE_FIELDS
+from prdp_hpc.report.field_series import FieldSeries, save_series
+from prdp_hpc.tasks.supervised import SupervisedTask
+
+STEPS, COLUMNS = 8, 5
+"""Most time steps that are predicted for the figure of a run, if the task needs no more, and most
+that are drawn of them.
+"""
 
 
 def sample_series(
@@ -38,6 +48,28 @@ def sample_series(
         return where, collect(members, about, title_of(members, about))
     finally:
         members.close()
+
+
+def write_sample(config: Any, parts: ConfigParts, task: Any, folder: Path, epoch: int) -> None:
+    """Predict a validation sample with the task of a run that has ended, and write what its figure
+    shows into the run folder; collective.
+    """
+    if not (isinstance(task, SupervisedTask) and task.predicts):
+        return
+    run = Trained(folder, config, {"epoch": epoch})
+    members = Members([run], [task], task.mesh, parts.data)
+    steps = min(parts.data.steps, max(task.steps, STEPS))
+    about = Request("validation", [0], steps, steps)
+    places = np.linspace(1, steps, min(steps, COLUMNS)).round().astype(int)
+    # In one dimension all states are drawn.
+    kept = None if members.grid.dim == 1 else [0, *np.unique(places).tolist()]
+    series = collect(members, about, title_of(members, about), kept, spectra=False)
+
+    def write() -> None:
+        if series is not None:
+            save_series(folder / SAMPLE_FIELDS, series)
+
+    call_together(task.mesh.world, write)
 
 
 def title_of(members: Members, about: Request) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +47,13 @@ class Spectrum:
 
     def __call__(self, field: NDArray[np.floating]) -> Array:
         """The energy of each shell, `(shells,)`, of a field `(*shape)`."""
-        modes = field.astype(np.float64)
+        modes: NDArray[Any] = field.astype(np.float64)
         for axis, kind in enumerate(self._boundary):
             modes = _transformed(modes, axis, kind)
         energy = np.abs(modes) ** 2 / math.prod(field.shape)
-        return np.bincount(
-            self._shells.ravel(), weights=energy.ravel(), minlength=len(self.wavenumbers)
-        )
+        count = len(self.wavenumbers)
+        shells: Array = np.bincount(self._shells.ravel(), energy.ravel(), count).astype(np.float64)
+        return shells
 
 
 def _spacing(kind: str, length: float) -> float:
@@ -61,12 +62,14 @@ def _spacing(kind: str, length: float) -> float:
 
 def _wavenumbers(n: int, kind: str, length: float) -> Array:
     if kind == "periodic":
-        return np.abs(np.fft.fftfreq(n, 1 / n)) * 2 * math.pi / length
+        whole: Array = np.abs(np.fft.fftfreq(n, 1 / n)) * (2 * math.pi / length)
+        return whole
     first = 1 if kind == "dirichlet" else 0
-    return (np.arange(n) + first) * math.pi / length
+    half: Array = np.arange(first, n + first, dtype=np.float64) * (math.pi / length)
+    return half
 
 
-def _transformed(field: NDArray, axis: int, kind: str) -> NDArray:
+def _transformed(field: NDArray[Any], axis: int, kind: str) -> NDArray[Any]:
     """The orthonormal transform of an axis: Fourier, sine (DST-I) or cosine (DCT-II)."""
     n = field.shape[axis]
     moved = np.moveaxis(field, axis, -1)

@@ -21,8 +21,8 @@ CHANNELS = 4
 COLUMNS = 6
 """Most columns of a figure of several channels."""
 FIELD_COLOURS, DIFFERENCE_COLOURS, SPREAD_COLOURS = "viridis", "RdBu_r", "magma"
-LEFT, RIGHT, TOP, BOTTOM = 0.95, 0.25, 0.95, 0.6  # inches
-GAP, BAR = 0.12, 0.62  # inches between maps, and for a colour bar with its labels
+LEFT, RIGHT, TOP, BOTTOM = 1.05, 0.25, 0.95, 0.6  # inches
+GAP, BAR = 0.12, 0.5  # inches between maps, and for a colour bar with its labels
 
 
 def plot_fields(series: FieldSeries, path: str | Path) -> None:
@@ -73,6 +73,8 @@ def _largest(values: Array) -> float:
 
 def maps_figure(series: FieldSeries) -> Figure:
     """The figure for two-dimensional fields and planes."""
+    if len(series.steps) == 1 and len(series.channels) == 1:
+        return _one_state(series)
     channels = range(min(len(series.channels), CHANNELS))
     states = series.shown(max(1, COLUMNS // len(channels)) if len(channels) > 1 else 5)
     rows = rows_of(series)
@@ -84,31 +86,53 @@ def maps_figure(series: FieldSeries) -> Figure:
     whole = TOP + BOTTOM + len(rows) * (height + GAP)
     wide = LEFT + RIGHT + blocks * (len(states) * (size + GAP) + BAR) + (blocks - 1) * 3 * GAP
     figure = titled_figure(series, max(wide, 7.0), whole)
-    for row, (heading, (fields, colours)) in enumerate(rows.items()):
+    for row, (kind, (fields, colours)) in enumerate(rows.items()):
         bottom = whole - TOP - (row + 1) * (height + GAP) + GAP
         left = LEFT
         for channel in channels:
             low, high = limits(series, channel, states, colours)
             for state in states:
-                ax = _placed(figure, left, bottom, size, height)
+                ax = placed(figure, left, bottom, size, height)
                 image = draw_map(ax, series, fields[state, channel], colours, (low, high))
+                if not np.isfinite(fields[state, channel]).any():
+                    _note(ax, "not known")
                 first = state == states[0]
-                _label_map(ax, first and channel == 0, row == len(rows) - 1)
+                label_map(ax, first and channel == 0, row == len(rows) - 1)
                 if row == 0:
                     text = time_label(series, state)
                     name = f"{series.channels[channel]}\n" if first and blocks > 1 else ""
                     ax.set_title(name + text, fontsize=LABEL_SIZE, color=INK, pad=4)
                 if first and channel == 0:
-                    _heading(ax, heading)
+                    heading(ax, kind)
                 left += size + GAP
-            bar = _placed(figure, left - GAP / 3, bottom, 0.11, height)
+            bar = placed(figure, left - GAP / 3, bottom, 0.11, height)
             colour_bar(figure, image, bar, fields[list(states), channel], (low, high))
             left += BAR + 3 * GAP
     return figure
 
 
-def titled_figure(series: FieldSeries, width: float, height: float) -> Figure:
-    """An empty figure with the title of the series; sizes in inches."""
+def _one_state(series: FieldSeries) -> Figure:
+    """The figure for a field without time steps: truth, field and difference side by side."""
+    rows = rows_of(series)
+    size = 3.0
+    height = min(size * shape_ratio(series), 5.0)
+    whole, step = TOP + BOTTOM + height, size + BAR + 4 * GAP
+    figure = titled_figure(series, LEFT + len(rows) * step + RIGHT, whole)
+    for column, (heading, (fields, colours)) in enumerate(rows.items()):
+        left, ends = LEFT + column * step, limits(series, 0, [0], colours)
+        ax = placed(figure, left, BOTTOM, size, height)
+        image = draw_map(ax, series, fields[0, 0], colours, ends)
+        ax.set_title(heading, fontsize=LABEL_SIZE + 1, color=INK, pad=4)
+        label_map(ax, column == 0, bottom=True)
+        bar = placed(figure, left + size + GAP / 2, BOTTOM, 0.11, height)
+        colour_bar(figure, image, bar, fields[:, 0], ends)
+    return figure
+
+
+def titled_figure(
+    series: FieldSeries, width: float, height: float, title: str | None = None
+) -> Figure:
+    """An empty figure with the title of the series or another one; sizes in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -120,7 +144,7 @@ def titled_figure(series: FieldSeries, width: float, height: float) -> Figure:
     figure.text(
         0.12 / width,
         1 - 0.12 / height,
-        series.title,
+        series.title if title is None else title,
         fontsize=13,
         fontweight="bold",
         color=INK,
@@ -190,14 +214,20 @@ def _extent(axis: Array) -> tuple[float, float]:
     return float(axis[0]) - half, float(axis[-1]) + half
 
 
-def _placed(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def placed(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the lower left corner."""
     whole_width, whole_height = figure.get_size_inches()
     return figure.add_axes(
         (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
     )
 
 
-def _label_map(ax: Axes, left: bool, bottom: bool) -> None:
+def label_map(ax: Axes, left: bool, bottom: bool) -> None:
+    """Label the axes of a map at the left and the lower edge of the figure."""
+    from matplotlib.ticker import FormatStrFormatter
+
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FormatStrFormatter("%.4g"))
     ax.tick_params(labelsize=LABEL_SIZE - 2, colors=INK, length=2)
     ax.locator_params(nbins=3)
     for spine in ax.spines.values():
@@ -207,16 +237,17 @@ def _label_map(ax: Axes, left: bool, bottom: bool) -> None:
     else:
         ax.set_xticklabels([])
     if left:
-        ax.set_ylabel("y", fontsize=LABEL_SIZE, color=INK, labelpad=1)
+        ax.set_ylabel("y", fontsize=LABEL_SIZE, color=INK, labelpad=2)
     else:
         ax.set_yticklabels([])
 
 
-def _heading(ax: Axes, text: str) -> None:
+def heading(ax: Axes, text: str) -> None:
+    """Write the heading of a row to the left of its first map."""
     ax.annotate(
         text,
         (0, 0.5),
-        xytext=(-46, 0),
+        xytext=(-56, 0),
         xycoords="axes fraction",
         textcoords="offset points",
         rotation=90,
@@ -225,6 +256,11 @@ def _heading(ax: Axes, text: str) -> None:
         fontsize=LABEL_SIZE + 1,
         color=INK,
     )
+
+
+def _note(ax: Axes, text: str, height: float = 0.5) -> None:
+    style = {"ha": "center", "va": "center", "fontsize": LABEL_SIZE, "color": "#777777"}
+    ax.text(0.5, height, text, transform=ax.transAxes, **style)
 
 
 def lines_figure(series: FieldSeries) -> Figure:
@@ -240,7 +276,7 @@ def lines_figure(series: FieldSeries) -> Figure:
         len(channels) * len(parts),
         1,
         left=0.07,
-        right=0.985,
+        right=0.945,
         top=top,
         bottom=BOTTOM / height,
         hspace=0.38,
@@ -287,7 +323,7 @@ def _lines(
 def _overview(figure: Figure, place: Any, series: FieldSeries, channel: int) -> None:
     """Maps over x (to the right) and time (upwards)."""
     rows = rows_of(series)
-    inner = place.subgridspec(1, len(rows), wspace=0.22)
+    inner = place.subgridspec(1, len(rows), wspace=0.3)
     every = range(len(series.steps))
     for column, (heading, (fields, colours)) in enumerate(rows.items()):
         ax = figure.add_subplot(inner[column])
@@ -300,6 +336,10 @@ def _overview(figure: Figure, place: Any, series: FieldSeries, channel: int) -> 
         if column == 0:
             ax.set_ylabel("time", fontsize=LABEL_SIZE, color=INK)
         ax.tick_params(labelsize=LABEL_SIZE - 2, colors=INK, length=2)
+        ax.spines[:].set_visible(False)
+        if not np.isfinite(values[-1]).any():
+            middle = (len(series.known) + len(series.steps)) / 2 / len(series.steps)
+            _note(ax, "not known", middle)
         box = ax.inset_axes((1.02, 0.0, 0.035, 1.0))
         colour_bar(figure, image, box, values, ends)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prdp_hpc.files import atomic_path, file_errors
+from prdp_hpc.metric_names import SAMPLE_FIELDS
 from prdp_hpc.report.runs import ReportError
 
 AGAIN = "run again to rewrite it"
@@ -69,10 +70,21 @@ class FieldSeries:
         return found
 
     def shown(self, count: int) -> list[int]:
-        """Up to `count` evenly spaced states, without the initial one, which is given."""
-        states = np.arange(1, len(self.steps)) if len(self.steps) > 1 else np.arange(1)
-        places = np.linspace(0, len(states) - 1, min(count, len(states))).round().astype(int)
-        return [int(states[place]) for place in np.unique(places)]
+        """Up to `count` evenly spaced states, without the initial one, which is given: those with
+        a known truth, and the last one.
+        """
+        if len(self.steps) == 1:
+            return [0]
+        known = [int(state) for state in self.known if state > 0]
+        last = len(self.steps) - 1
+        if known and known[-1] < last and count > 1:
+            return [*_evenly(known, count - 1), last]
+        return _evenly(known or list(range(1, last + 1)), count)
+
+
+def _evenly(states: list[int], count: int) -> list[int]:
+    places = np.linspace(0, len(states) - 1, min(count, len(states))).round().astype(int)
+    return [states[place] for place in np.unique(places)]
 
 
 def save_series(path: Path, series: FieldSeries) -> None:
@@ -86,6 +98,16 @@ def save_series(path: Path, series: FieldSeries) -> None:
             content[field.name] = np.array(value)
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **content)
+
+
+def has_sample(folder: str | Path) -> bool:
+    """Whether a run folder has the fields of a validation sample."""
+    return (Path(folder) / SAMPLE_FIELDS).is_file()
+
+
+def load_sample(folder: str | Path) -> FieldSeries:
+    """The fields of a validation sample in a run folder; raises `ReportError`."""
+    return load_series(Path(folder) / SAMPLE_FIELDS)
 
 
 def load_series(path: Path) -> FieldSeries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def _write_mp4(series: FieldSeries, path: Path, rate: float) -> None:
 
 def _ffmpeg() -> Any:
     try:
-        import imageio_ffmpeg
+        imageio_ffmpeg: Any = import_module("imageio_ffmpeg")
     except ImportError:
         raise InputError(
             "--format mp4: needs the package imageio-ffmpeg: pip install 'prdp-hpc[export]', or "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,9 @@ from prdp_hpc.report.panels import COLOURS, INK, LABEL_SIZE, positive, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-PANEL = 3.3  # inches
+PANEL = {1: 3.3, 2: 2.9}  # inches; by number of channels, for more channels 2.6
 SMALLEST = 1e-14
 """Energies below this share of the largest are rounding errors and are not drawn."""
 WAVENUMBER = "wavenumber |k|  (radians per unit of length)"
@@ -26,12 +26,13 @@ def plot_spectra(series: FieldSeries, path: str | Path) -> None:
     row per channel.
     """
     channels = range(min(len(series.channels), CHANNELS))
-    height = 1.0 + PANEL * len(channels)
-    figure = titled_figure(series, WIDTH, height)
+    height = 1.0 + PANEL.get(len(channels), 2.6) * len(channels)
+    panels = 3 if len(series.steps) > 1 else 2
+    figure = titled_figure(series, WIDTH * panels / 3, height)
     grid = figure.add_gridspec(
         len(channels),
-        3,
-        left=0.065,
+        panels,
+        left=0.07,
         right=0.985,
         top=1 - 0.98 / height,
         bottom=0.55 / height,
@@ -39,11 +40,15 @@ def plot_spectra(series: FieldSeries, path: str | Path) -> None:
         hspace=0.42,
     )
     for channel in channels:
-        axes = [figure.add_subplot(grid[channel, column]) for column in range(3)]
+        axes = [figure.add_subplot(grid[channel, column]) for column in range(panels)]
         name = f", {series.channels[channel]}" if len(channels) > 1 else ""
-        _errors(axes[0], series, channel)
-        _energies(axes[1], series, channel, name)
-        _ratios(axes[2], series, channel, name)
+        if panels == 3:
+            _errors(axes[0], series, channel)
+        _energies(axes[-2], series, channel, name)
+        _ratios(axes[-1], series, channel, name)
+        for ax in axes:
+            _tidy(ax.xaxis)
+            _tidy(ax.yaxis)
     save(figure, path)
 
 
@@ -137,10 +142,29 @@ def _curve(series: FieldSeries, energy: Array, largest: float) -> tuple[Array, A
 def _by_wavenumber(ax: Axes, series: FieldSeries) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
-    inner: Sequence[float] = series.wavenumbers[series.wavenumbers > 0]
-    ax.set_xlim(inner[0] / 1.15, inner[-1] * 1.15)
+    inner = series.wavenumbers[series.wavenumbers > 0]
+    ax.set_xlim(float(inner[0]) / 1.15, float(inner[-1]) * 1.15)
     ax.set_xlabel(WAVENUMBER, fontsize=LABEL_SIZE, color=INK)
     frame(ax)
+
+
+def _tidy(axis: Axis) -> None:
+    """Label a logarithmic axis of less than two decades by plain numbers, longer ones by powers of
+    ten only.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if axis.get_scale() != "log":
+        return
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low)
+    if decades >= 2:
+        axis.set_minor_formatter(NullFormatter())
+        return
+    subs = (1.0, 2.0, 5.0) if decades > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _titled(ax: Axes, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,8 @@ class DataSection(Section):
     """Number of Fourier modes of generated initial states; unused for Navier–Stokes."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     """Random seed of generated initial states."""
+    streams: Literal["sample", "shared"] = "sample"
+    """Random stream of initial states: per sample, or one for all (version 0.1)."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

@@ -30,7 +30,7 @@ CODE = "components.json"
 _ADDED = {
     "training": {"optimizer": "adam", "loss": "squared"},
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0},
+    "data": {"format": "hdf5", "test": 0, "streams": "shared"},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }

@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Measured numbers, which differ between runs.
 SOLVER_PARTS = ["assembly_seconds", "set_up_seconds", "solve_seconds", "gradient_seconds"]
 OTHER_PARTS = ["network_seconds", "data_seconds", "validation_seconds"]
-SECONDS = {"solver_seconds", "total_seconds", "probe_seconds", *SOLVER_PARTS, *OTHER_PARTS}
+RATES = ["samples_per_second", "memory_gib", "solver_share"]
+SECONDS = {"solver_seconds", "total_seconds", "probe_seconds", *SOLVER_PARTS, *OTHER_PARTS, *RATES}
 
 
 def emulator(output, **changes):
@@ -51,6 +52,7 @@ def corrector(output, **changes):
     """A config of the heat corrector on 8 points, from data of a grid twice as fine."""
     content = emulator(output, task="corrector", name="tiny_corrector")
     section = {"corrector": {"unroll": 2, "validation_steps": [1, 3]}}
+    content["data"]["stride"] = 5  # one sample per trajectory
     return _changed(content | section, {"data": {"reference_factor": 2}} | changes)
 
 

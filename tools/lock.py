@@ -46,7 +46,7 @@ def main() -> None:
     write("petsc-build.txt", "MPI, and what builds PETSc", build)
     compilers = resolve([f"{name}=={CUDA}.*" for name in COMPILERS])
     own = {name: entry for name, entry in compilers.items() if name in COMPILERS}
-    write("cuda-build.txt", "CUDA's compiler", own)
+    write("cuda-build.txt", "CUDA's compiler", own, "tools/petsc_cuda.py")
 
 
 def extra(project: dict[str, Any], name: str) -> list[str]:
@@ -79,10 +79,12 @@ def resolve(requirements: list[str]) -> dict[str, str]:
     return entries
 
 
-def write(name: str, contents: str, entries: dict[str, str]) -> None:
-    """One file of pinned requirements."""
+def write(
+    name: str, contents: str, entries: dict[str, str], reader: str = "tools/environment.py"
+) -> None:
+    """One file of pinned requirements, which the script `reader` installs."""
     header = (
-        f"# Pinned: {contents}. Written by `make lock`; installed by tools/environment.py with\n"
+        f"# Pinned: {contents}. Written by `make lock`; installed by {reader} with\n"
         "# pip install --no-deps --require-hashes.\n"
     )
     (TOOLS / name).write_text(header + "".join(entry for _, entry in sorted(entries.items())))

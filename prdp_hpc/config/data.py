@@ -33,6 +33,14 @@ class DataSection(Section):
     """Random seed of generated initial states."""
     streams: Literal["sample", "shared"] = "sample"
     """Random stream of initial states: per sample, or one for all (version 0.1)."""
+    window: Count | None = None
+    """States of a training sample; null: what the task needs."""
+    stride: Count = 1
+    """States between the starts of two samples of a trajectory."""
+    steps: Count | None = None
+    """Time steps used of each trajectory; null: all, or generate what is needed."""
+    in_memory: Literal["auto", True, False] = "auto"
+    """Hold the data in memory, or read batches as needed; auto: if they fit."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

@@ -35,8 +35,8 @@ def block_signals() -> Iterator[None]:
 
 @contextmanager
 def hold_signals() -> Iterator[None]:
-    """Store SIGUSR1 and SIGTERM for the next `PreemptionWatch` instead of ending the process. On
-    the main thread only.
+    """Store SIGUSR1 and SIGTERM for the next `PreemptionWatch` or `leave_if_stopped` instead of
+    ending the process. On the main thread only.
 
     A process that exits with `PREEMPTED` ignores both signals from then on, because job scripts and
     SLURM send them repeatedly, and the exit code must not change.
@@ -59,6 +59,11 @@ def hold_signals() -> Iterator[None]:
 def hold(number: int) -> None:
     """Store a signal for the next `PreemptionWatch`."""
     _held.append(number)
+
+
+def is_held() -> bool:
+    """Whether a signal is held; it stays."""
+    return bool(_held)
 
 
 def take_held() -> bool:

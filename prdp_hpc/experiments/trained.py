@@ -7,25 +7,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig, load_config
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import Imports, own_keys
-from prdp_hpc.distributed.data_parallel import on_parts
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.data_parallel import DataParallel, on_parts
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
+from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
 from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints
 
+BEST = "best.pt"
+"""File of the checkpoint with the smallest validation error."""
 
-def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Module:
-    """Load the network of a run from its last checkpoint.
+
+def load_network(
+    folder: str | Path,
+    components: Sequence[str] = (),
+    *,
+    partition: Partition | None = None,
+    checkpoint: str = "last",
+) -> nn.Module:
+    """Load the network of a run from a checkpoint.
 
     The network maps whole fields of shape `(B, C + E, *grid.shape)`, the state and the E fields of
     `network_inputs`, to fields of shape `(B, C, *grid.shape)`: the next state for an emulator, or
-    the correction of a solver's time step for a corrector. PETSc is not loaded. No user code is
-    imported only because a file in the folder names it.
+    the correction of a solver's time step for a corrector. With a `partition` it maps this rank's
+    part of such fields, `(B, C + E, *partition.local_shape)`, to this rank's part of the result:
+    a network on parts exchanges the points of neighbours, and for any other network the fields are
+    gathered and the result is scattered. Both are differentiable. PETSc is not loaded. No user code
+    is imported only because a file in the folder names it.
 
     Parameters
     ----------
@@ -34,6 +49,11 @@ def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Modul
     components : sequence of str, default ()
         Names of user-defined networks, PDEs and tasks of the run that may be imported, e.g.
         `["my.py:Net"]`.
+    partition : Partition, optional
+        The division of the run's grid among ranks, e.g. `grid.partition` of a `Grid`. Loading and
+        each call are then collective over its ranks. Default: one rank has the whole grid.
+    checkpoint : {"last", "best"}, default "last"
+        The checkpoint: the last one, or that with the smallest validation error.
 
     Returns
     -------
@@ -44,7 +64,8 @@ def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Modul
     ------
     InputError
         If the folder has no config or readable checkpoint, if a user-defined component is not in
-        `components`, or if the task has no network.
+        `components`, if the task has no network, or if the partition is that of another grid; on
+        all ranks of the partition.
 
     Examples
     --------
@@ -66,13 +87,24 @@ def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Modul
     >>> network(torch.zeros(3, 1, 8)).shape
     torch.Size([3, 1, 8])
     """
+    if partition is None:
+        return _network(folder, components, partition, checkpoint)
+    return call_together(
+        partition.comm, lambda: _network(folder, components, partition, checkpoint)
+    )
+
+
+def _network(
+    folder: str | Path, components: Sequence[str], partition: Partition | None, checkpoint: str
+) -> nn.Module:
     config = trained_config(folder, components, needed=("network.kind",))
-    state = trained_state(folder)
+    state = trained_state(folder, checkpoint)
     weights, kind = state["task"]["network"], component_of(config.network)
     inside, outside = state["task"].get("channels") or _first_layer(kind, config, weights)
+    whole = Partition.whole(config.grid.shape, config.grid.boundary)
     network = build_network(
         kind,
-        Partition.whole(config.grid.shape, config.grid.boundary),
+        whole if partition is None else _checked(partition, whole, folder),
         inside,
         outside,
         own_keys(config.network),
@@ -80,7 +112,21 @@ def load_network(folder: str | Path, components: Sequence[str] = ()) -> nn.Modul
     )
     network.to(next(iter(weights.values())).dtype)
     network.load_state_dict(weights)
+    if partition is not None and not on_parts(network):
+        fields = WholeFields(partition)
+        network = DataParallel(network, torch.device("cpu"), 1, None, fields)
     return network.eval()
+
+
+def _checked(partition: Partition, whole: Partition, folder: str | Path) -> Partition:
+    given, own = ((part.shape, part.boundary) for part in (partition, whole))
+    if given != own:
+        raise InputError(
+            f"partition: divides a grid of the shape {given[0]} with the boundary {given[1]}, but "
+            f"the network of {folder} was trained on {own[0]} with {own[1]}: give a partition of "
+            "that grid"
+        )
+    return partition
 
 
 def trained_config(
@@ -103,13 +149,24 @@ def run_config(
     return load_config(Path(folder) / "config.yaml", imports=imports)
 
 
-def trained_state(folder: str | Path) -> dict[str, Any]:
-    """The state of a run's last checkpoint; raises the errors of `load_network`."""
-    checkpoints = Path(folder) / "checkpoints"
-    state = Checkpoints(checkpoints).load_latest()
+def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any]:
+    """The state of a run's checkpoint "last" or "best"; raises the errors of `load_network`."""
+    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    if checkpoint == "best":
+        path = checkpoints.folder / BEST
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: no such checkpoint; it is written at the first validation of a run by "
+                "this version of prdp-hpc: use the checkpoint last"
+            )
+        return checkpoints.load(path)
+    if checkpoint != "last":
+        raise InputError(f"checkpoint: must be last or best, not {checkpoint!r}")
+    state = checkpoints.load_latest()
     if state is None:
         raise CheckpointError(
-            f"{checkpoints}: no checkpoint yet; wait for the first one, or start the run again"
+            f"{checkpoints.folder}: no checkpoint yet; wait for the first one, or start the run "
+            "again"
         )
     return state
 

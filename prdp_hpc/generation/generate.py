@@ -87,7 +87,7 @@ def generate(
     counts = _counts(config)
     initial = call_together(world, lambda: _initial(config, stepper, counts))
     shapes = {
-        group: (count, config.steps + 1, len(stepper.channels), *grid.shape)
+        group: (count, config.generated_steps + 1, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
     file = UnfinishedFile(
@@ -122,7 +122,7 @@ def _compute(
         return
     with torch.no_grad():
         states = initial.read(batch.group, batch.samples)
-        for step in range(config.steps + 1):
+        for step in range(config.generated_steps + 1):
             states = stepper(states) if step else states
             file.write(batch, step, states[kept].to(torch.float32).numpy())
 
@@ -166,7 +166,7 @@ def _digest(config: SupervisedConfig) -> str:
         "grid": config.grid.model_dump(),
         "physics": config.physics.model_dump(exclude={"gradient"}),
         "data": config.data.model_dump(include=KEYS | ({"test"} if config.data.test else set())),
-        "steps": config.steps,
+        "steps": config.generated_steps,
         **({} if code is None else {"code": code}),
         **({} if config.data.streams == "shared" else {"version": VERSION}),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -19,7 +19,7 @@ from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.petsc_communicator import communicator_of
-from prdp_hpc.distributed.transport import as_bytes, transport_for
+from prdp_hpc.distributed.transport import transport_for
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.dmda import (
     OwnershipRanges,
@@ -31,6 +31,7 @@ from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import linear_weights
 from prdp_hpc.grid.partition import BOUNDARIES, Partition
 from prdp_hpc.grid.sides import End, face_coordinates, face_shape
+from prdp_hpc.grid.whole_fields import WholeFields, validate_local
 from prdp_hpc.petsc import PETSc
 
 
@@ -315,14 +316,7 @@ class Grid:
         >>> torch.equal(grid.gather(grid.scatter(field)), field)
         True
         """
-        if tuple(whole.shape[-self.dim :]) != self.shape:
-            raise InputError(
-                f"a whole field must end in the grid's shape {self.shape}, this one has "
-                f"{tuple(whole.shape)}"
-            )
-        if self.comm.size == 1:
-            return whole
-        return self._whole_of_parts.transposed(whole)
+        return self._whole.scatter(whole)
 
     def gather(self, local: Tensor) -> Tensor:
         """Return the whole field on every rank, from each rank's part; collective.
@@ -345,11 +339,7 @@ class Grid:
         InputError
             On all ranks, if one rank has a field of another shape.
         """
-        # On all ranks together: compared to the exchange of fields, the reduction costs nothing.
-        raise_together(self.comm, self._validate_local(local))
-        if self.comm.size == 1:
-            return local
-        return self._whole_of_parts(local)
+        return self._whole.gather(local)
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
         """Return this rank's part with `width` neighbour points on each side of each axis.
@@ -382,7 +372,7 @@ class Grid:
         >>> Grid((3,), boundary="periodic").halo(torch.tensor([[[1.0, 2.0, 3.0]]]))
         tensor([[[3., 1., 2., 3., 1.]]])
         """
-        wrong = self._validate_local(local)
+        wrong = validate_local(local, self.local_shape)
         if wrong is not None:
             raise wrong
         if width < 1:
@@ -412,13 +402,8 @@ class Grid:
         return transport_for(self.comm, None, own.device).all_reduce(own)
 
     @property
-    def _whole_of_parts(self) -> LinearMap:
-        """The map of parts to the whole field; its adjoint selects this rank's part."""
-
-        def part(whole: Tensor) -> Tensor:
-            return whole[_fields(self.local_slices)].clone()
-
-        return LinearMap(partial(_assemble, self), part)
+    def _whole(self) -> WholeFields:
+        return WholeFields(self.partition)
 
     @cached_property
     def blocks(self) -> list[tuple[slice, ...]]:
@@ -503,14 +488,6 @@ class Grid:
         sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
         return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
 
-    def _validate_local(self, local: Tensor) -> InputError | None:
-        if tuple(local.shape[-self.dim :]) == self.local_shape:
-            return None
-        return InputError(
-            f"a field on this rank must end in the local shape {self.local_shape}, this one "
-            f"has {tuple(local.shape)}"
-        )
-
 
 def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     return (value,) * dim if np.ndim(value) == 0 else tuple(value)
@@ -539,27 +516,6 @@ def _validate(
             f"not {length!r}"
         )
     return None
-
-
-def _fields(part: tuple[slice, ...]) -> Any:
-    """The index of a part of the grid in a batch of fields."""
-    return (..., *part)
-
-
-def _assemble(grid: Grid, local: Tensor) -> Tensor:
-    """All ranks' parts put together, on every rank."""
-    lead = local.shape[: -grid.dim]
-    host = local.detach().cpu().contiguous()
-    counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in grid.blocks]
-    flat = torch.empty(sum(counts), dtype=host.dtype)
-    # As bytes, because neither MPI nor NumPy has all of torch's types.
-    sizes = [count * host.element_size() for count in counts]
-    comm = private(grid.comm).sums
-    comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])
-    whole = torch.empty((*lead, *grid.shape), dtype=host.dtype)
-    for block, part in zip(grid.blocks, flat.split(counts), strict=True):
-        whole[_fields(block)] = part.view(*lead, *(s.stop - s.start for s in block))
-    return whole.to(local.device)
 
 
 def _same(parameter: Tensor) -> Tensor:

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import sys
+from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import torch
-from mpi4py import MPI
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import TEST, DataError, TrajectoryDataset, share
-from prdp_hpc.distributed.collective import call_together, raise_together
+from prdp_hpc.data import TrajectoryDataset, share
+from prdp_hpc.data.samples import Ids
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.task import AfterStep, Stopwatch
-from prdp_hpc.tasks.trained_network import TrainedNetwork
+from prdp_hpc.tasks.task import Stopwatch
+from prdp_hpc.tasks.task_data import TaskData
+from prdp_hpc.tasks.training_step import TrainingStep
+from prdp_hpc.tasks.validation import Validation
 
 SMALL = 10_000_000
 """Multiplications in the forward pass of a batch below which one thread is fastest."""
-PARTS = 4
-"""Number of parts of a batch from which the variance of its gradient is estimated."""
 
 
-class SupervisedTask(TrainedNetwork, ABC):
+class SupervisedTask(Validation, TrainingStep):
     """Base of tasks that train a network on trajectories through a time step of a PDE.
 
     The fields are distributed over the grid ranks of a replica, each batch over the replicas
     (`DataParallel`). A user-defined task is a subclass with the methods `local_loss` and
-    `validate`, which call `network_on(state)` and `step(state)`.
+    `sample_errors` (or `validate`), which call `network_on(state)` and `step(state)`. Its samples
+    are windows of the trajectories, see `WindowedDataset`.
 
     Parameters
     ----------
@@ -44,7 +43,8 @@ class SupervisedTask(TrainedNetwork, ABC):
         Network on whole fields or on parts, see `Network`. It is moved to the mesh's device.
     data : TrajectoryDataset
         Trajectories of the groups "train" and "validation". Without "train" the task can only
-        validate.
+        validate. A `WindowedDataset` determines which windows of them are samples; otherwise all
+        windows are.
     mesh : ProcessMesh
         The ranks: replicas × grid ranks.
     recipe : Recipe, optional
@@ -56,9 +56,12 @@ class SupervisedTask(TrainedNetwork, ABC):
     Attributes
     ----------
     steps : int
-        Number of time steps that trajectories must have.
+        Number of time steps of a sample for validation and test.
+    window : int or None
+        Number of states that a training sample needs; None: `steps + 1`.
     validation : Tensor
-        Validation samples of shape `(samples, steps + 1, C, *local_shape)`.
+        All validation samples of shape `(samples, steps + 1, C, *local_shape)`, which are read at
+        the first access.
     channels : tuple of str
         Names of the channels.
 
@@ -84,10 +87,9 @@ class SupervisedTask(TrainedNetwork, ABC):
     ...         last = self.step(self.network_on(trajectories[:, 0]))
     ...         return self.pointwise_loss(last, trajectories[:, 2])
     ...
-    ...     def validate(self):
-    ...         with self.evaluating():
-    ...             error = self.network_on(self.validation[:, 0]) - self.validation[:, 1]
-    ...         return {"error": float(self.squares(error).mean())}
+    ...     def sample_errors(self, trajectories):
+    ...         error = self.network_on(trajectories[:, 0]) - trajectories[:, 1]
+    ...         return {"error": self.squares(error).sum(axis=1)}
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
     >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
     >>> write_trajectories("ones.h5", groups, about)
@@ -101,6 +103,7 @@ class SupervisedTask(TrainedNetwork, ABC):
     """
 
     steps = 1
+    window: int | None = None
 
     def __init__(
         self,
@@ -115,88 +118,25 @@ class SupervisedTask(TrainedNetwork, ABC):
         self.solver, self.stopwatch = stepper.solver, Stopwatch(stepper.solver, mesh.device)
         self.mesh, self.grid, self.stepper, self.recipe = mesh, stepper.grid, stepper, recipe
         self._dtype = recipe.dtype
-        call_together(mesh.world, lambda: self._check(data))
-        train = self._read(data, "train") if data.count("train") else None
-        self.validation = self._read(data, "validation")
-        # Read now, so that errors in it are not found only at the end of a long run.
-        has_test = train is not None and TEST in getattr(data, "groups", ())
-        self._test = self._read(data, TEST) if has_test else None
-        self._all_validation = self.validation
-        self._train = self.validation[:0] if train is None else train
-        self.channels = channel_names(stepper, self.validation.shape[2])
+        window = self.steps + 1 if self.window is None else self.window
+        self._data = TaskData(data, stepper, mesh, recipe.dtype, window, self.steps)
+        self.channels = channel_names(stepper, self._data.channels)
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
+        prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
-        raise_together(mesh.world, self._output_error())
-        count, extra = self.validation.shape[2], 0 if inputs is None else inputs.shape[0]
-        self._parallel.settle(self._with_inputs(self.validation[:1, 0]))
-        self._prepare_training([count + extra, count], self._train.shape[0], recipe)
-
-    @abstractmethod
-    def validate(self) -> dict[str, Any]:
-        """Compute the validation error; collective.
-
-        Returns
-        -------
-        dict
-            The validation error as `error`, and further entries of the metrics.
-        """
-
-    @abstractmethod
-    def local_loss(self, trajectories: Tensor) -> Tensor:
-        """Compute the loss of a batch on this rank; collective.
-
-        Parameters
-        ----------
-        trajectories : Tensor
-            States of shape `(b, steps + 1, C, *local_shape)`; b may be 0.
-
-        Returns
-        -------
-        Tensor
-            Sum over samples, channels and this rank's points, of shape `()`.
-        """
-
-    def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """Compute the errors of each trajectory; collective, optional.
-
-        It is called without gradients and with the network in evaluation mode. A user-defined task
-        with this method is evaluated at the end of a run, see `test`.
-
-        Parameters
-        ----------
-        trajectories : Tensor
-            States of shape `(samples, steps + 1, C, *local_shape)`.
-
-        Returns
-        -------
-        dict
-            Arrays of shape `(samples,)` by name, with the error for the schedule as `error`.
-        """
-        raise NotImplementedError
-
-    def test(self) -> dict[str, Any] | None:
-        """Compute the errors of each sample of the group "test"; collective, equal on all ranks.
-
-        If the data have no group "test", those of "validation" are computed.
-
-        Returns
-        -------
-        dict or None
-            The name of the group as `group`, and `samples`: lists with one error per sample, by
-            name. None for a task without `sample_errors`.
-        """
-        if type(self).sample_errors is SupervisedTask.sample_errors:
-            return None
-        group = "validation" if self._test is None else TEST
-        states = self._all_validation if self._test is None else self._test
-        mine = share(np.arange(states.shape[0]), self.mesh.replica, self.mesh.replicas)
-        with self.evaluating():
-            errors = self.sample_errors(states[torch.from_numpy(mine)])
-        whole = self.mesh.replica_comm.allgather({k: v.tolist() for k, v in errors.items()})
-        samples = {key: [error for part in whole for error in part[key]] for key in whole[0]}
-        return self.mesh.world.bcast({"group": group, "samples": samples})  # type: ignore[no-any-return]
+        raise_together(mesh.world, self._method_error() or self._output_error())
+        count, extra = len(self.channels), 0 if inputs is None else inputs.shape[0]
+        self._parallel.settle(self._with_inputs(self._data.first))
+        train = self._data.train
+        self._prepare_training(
+            [count + extra, count],
+            0 if train is None else len(train.windows),
+            recipe,
+            None if train is None else train.windows.state_dict(),
+        )
+        self._check_groups()
 
     def network_on(self, state: Tensor) -> Tensor:
         """Apply the network to states; collective.
@@ -230,199 +170,37 @@ class SupervisedTask(TrainedNetwork, ABC):
         # A replica may have no samples.
         return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
 
-    def pointwise_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Compute the recipe's loss of a batch, summed over the entries on this rank.
-
-        Parameters
-        ----------
-        prediction : Tensor
-            Predicted states, of shape `(b, C, *local_shape)`.
-        target : Tensor
-            States of the data, of the same shape.
-
-        Returns
-        -------
-        Tensor
-            The sum, of shape `()`.
-
-        Raises
-        ------
-        InputError
-            If the loss does not have the shape of the prediction.
-        """
-        loss = self.recipe.loss(prediction, target)
-        if loss.shape != prediction.shape:
-            raise InputError(
-                f"training.loss: must return the loss of each entry in the shape "
-                f"{tuple(prediction.shape)} of the prediction, not {tuple(loss.shape)}; for losses "
-                'of torch, give reduction="none"'
-            )
-        return loss.sum()
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode."""
-        training = self.network.training
-        self.network.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.network.train(training)
-
-    def train_epoch(
-        self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None
-    ) -> float:
-        """Train for one pass over the training samples; collective.
-
-        Parameters
-        ----------
-        epoch : int
-            Number of the epoch, from 1, which determines the order of the samples.
-        earlier : sequence of float, default ()
-            Losses of the steps of this epoch that were already done before a restart.
-        after_step : callable, optional
-            Called after each step but the last one, see `Task.train_epoch`.
-
-        Returns
-        -------
-        float
-            Mean of the losses of the batches.
-        """
-        parts: list[Tensor] = []
-        batches = self._sampler.batches(epoch)[len(earlier) :]
-        with self.stopwatch.part("network"):
-            for batch in batches:
-                parts.append(self._train_step(batch))
-                if after_step is not None and len(parts) < len(batches):
-                    after_step(lambda: [*earlier, *self._whole_losses(parts)])
-        return float(np.mean([*earlier, *self._whole_losses(parts)]))
-
-    def _whole_losses(self, parts: list[Tensor]) -> list[float]:
-        """Sum the parts of the batch losses over the ranks; collective."""
-        total = torch.stack(parts).cpu().to(torch.float64).numpy().copy()
-        self.mesh.world.Allreduce(MPI.IN_PLACE, total)
-        whole: list[float] = (total / self._parallel.loss_weight).tolist()
-        return whole
-
-    def gradient(self) -> Tensor:
-        """Compute the gradient of the first batch's loss; collective, equal on all ranks.
-
-        Returns
-        -------
-        Tensor
-            Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
-        """
-        with self._unchanged():
-            return self._gradient_of(self._sampler.batches(1)[0])
-
-    def sampled_gradient(self, draw: int) -> tuple[Tensor, float]:
-        """Compute the gradient of a random training batch; collective, equal on all ranks.
-
-        The batch is divided into up to 4 parts of equal size, independent of the number of
-        replicas, and the variance is estimated from the gradients of the parts. It is 0 if there is
-        only one sample.
-
-        Parameters
-        ----------
-        draw : int
-            Number that determines the batch, together with the seed of the recipe.
-
-        Returns
-        -------
-        gradient : Tensor
-            Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
-        variance : float
-            Variance of a mini-batch gradient, summed over its entries.
-        """
-        parts = self._sampler.parts(draw, PARTS)
-        squares = 0.0
-        with self._unchanged():
-            total = torch.zeros(())
-            for part in parts:
-                gradient = self._gradient_of(part)
-                total = total + gradient
-                squares += float(gradient.double().square().sum())
-        mean = total / len(parts)
-        if len(parts) == 1:
-            return mean, 0.0
-        between = squares - len(parts) * float(mean.double().square().sum())
-        of_a_part = max(between, 0.0) / (len(parts) - 1)
-        return mean, of_a_part * len(parts[0]) / self.recipe.batch_size
-
     def close(self) -> None:
-        """Do nothing, since the samples are in memory and no file is open."""
+        """Close the data file if it is open."""
+        self._data.close()
 
-    def squares(self, fields: Tensor) -> NDArray[np.float64]:
-        """Compute the sum of squares over the whole grid; collective.
-
-        Parameters
-        ----------
-        fields : Tensor
-            This rank's part of the fields, of shape `(B, C, *local_shape)`.
-
-        Returns
-        -------
-        numpy array
-            Sums of shape `(B, C)`, float64.
+    def _batches(self, first: int, last: int) -> Iterator[Ids]:
+        """The batches of the steps `first` to `last − 1`; this replica's share of them, and of the
+        steps after them, is read ahead.
         """
-        sums: NDArray[np.float64] = (
-            fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
-        )
-        self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
-        return sums
+        if self._data.train is not None:
+            self._data.train.follow(first, partial(self._shares_from, first))
+        for batch in super()._batches(first, last):
+            if self._data.train is not None:
+                self._data.train.advance()
+            yield batch
 
-    def _train_step(self, batch: NDArray[np.int64]) -> Tensor:
-        loss = self._backward(batch)
-        self._optimiser.step()
-        self._schedule.step()
-        return loss
+    def _shares_from(self, first: int) -> Iterator[Ids]:
+        for batch in super()._batches(first, sys.maxsize):
+            yield share(batch, self.mesh.replica, self.mesh.replicas)
 
-    def _backward(self, batch: NDArray[np.int64]) -> Tensor:
-        """Set the gradients of the parameters for a batch; return this rank's part of the loss."""
-        with self.stopwatch.part("data"):
-            mine = torch.as_tensor(
-                share(batch, self.mesh.replica, self.mesh.replicas), dtype=torch.long
-            )
-            trajectories = self._train[mine]
-        self._optimiser.zero_grad(set_to_none=True)
-        entries = len(batch) * self._train.shape[2] * self.grid.size
-        with self.solver.samples(mine.tolist()):
-            loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-
-    def _gradient_of(self, batch: NDArray[np.int64]) -> Tensor:
-        self._backward(batch)
-        return self._parameter_gradient()
-
-    @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Remove the gradients and restore the buffers of the network afterwards."""
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
-        try:
-            yield
-        finally:
-            self._optimiser.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
+    def _batch(self, ids: Ids) -> Tensor:
+        assert self._data.train is not None
+        return self._data.train.batch(ids)
 
     def _with_inputs(self, state: Tensor) -> Tensor:
         if self._inputs is None:
             return state
         return torch.cat([state, self._inputs.expand(len(state), *self._inputs.shape)], dim=1)
 
-    def _check(self, data: TrajectoryDataset) -> None:
-        if data.steps < self.steps:
-            raise DataError(
-                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), but the task "
-                f"needs {self.steps}: give another data file"
-            )
-
     def _output_error(self) -> InputError | None:
         """The error for a wrong shape of the network's output, or None; collective."""
-        state = self.validation[:1, 0]
+        state = self._data.first
         with self.evaluating():
             found = self.network_on(state)
         if found.shape == state.shape:
@@ -433,22 +211,6 @@ class SupervisedTask(TrainedNetwork, ABC):
             f"needs {tuple(state.shape[1:])}: the number of channels of the state"
         )
 
-    def _read(self, data: TrajectoryDataset, group: str) -> Tensor:
-        """Read this rank's part of all trajectories of a group, `(samples, steps + 1, C,
-        *local_shape)`; collective.
-        """
-
-        def read() -> Tensor:
-            found = data.read(group, range(data.count(group)), self.grid.local_slices)
-            array = torch.from_numpy(np.ascontiguousarray(found))
-            error = _read_error(array, data, group, self.grid.local_shape, self.stepper)
-            if error is not None:
-                raise error
-            return array
-
-        # Only one rank's part may contain a number that is not finite.
-        return call_together(self.mesh.world, read).to(self.mesh.device, self._dtype)
-
 
 def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
     """The channel names of the stepper; numbered if it supports any number of channels and the data
@@ -458,37 +220,6 @@ def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
     if len(names) == count:
         return names
     return tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
-
-
-def _read_error(
-    array: Tensor,
-    data: TrajectoryDataset,
-    group: str,
-    local_shape: tuple[int, ...],
-    stepper: Stepper,
-) -> DataError | None:
-    """The error for an array that is not as the task needs it, or None."""
-    wanted = (data.count(group), data.steps + 1)
-    if tuple(array.shape[:2]) != wanted or tuple(array.shape[3:]) != local_shape:
-        return DataError(
-            f"{dataset_name(data)}: read({group!r}, …) must return (samples, steps + 1, channels, "
-            f"*part) = {(*wanted, '…', *local_shape)}, not {tuple(array.shape)}"
-        )
-    count, names = array.shape[2], tuple(stepper.channels)
-    if count != len(names) and not getattr(stepper, "channelwise", False):
-        kind = type(stepper).__name__
-        return DataError(
-            f"{dataset_name(data)}: its trajectories have {count} channel(s), but {kind} on this "
-            f"grid has {len(names)}: {', '.join(names)}"
-        )
-    if not bool(array.isfinite().all()):
-        return DataError(f"{dataset_name(data)}: {group} contains NaN or infinity")
-    return None
-
-
-def dataset_name(data: TrajectoryDataset) -> str:
-    """The name of a data set in messages: its path, or its class."""
-    return str(getattr(data, "path", type(data).__name__))
 
 
 def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:

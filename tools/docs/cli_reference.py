@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from prdp_hpc.cli import _parser
+from prdp_hpc.commands.parser import build_parser
 
 
 def page() -> str:
     """All commands with their arguments."""
-    parser = _parser()
+    parser = build_parser()
     commands = next(
         action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )

@@ -1,0 +1,195 @@
+"""The command line of `prdp-hpc`: its commands and their options, without loading any of them.
+
+Commands of jobs on a cluster are in `parser_jobs.py`, common parts in `parser_common.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import prdp_hpc
+from prdp_hpc.commands.parser_common import (
+    CONFIG_HELP,
+    OVERRIDES_HELP,
+    Parser,
+    add_traceback,
+    config_command,
+    count,
+)
+from prdp_hpc.commands.parser_jobs import add_job_commands
+from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = Parser(
+        prog="prdp-hpc",
+        description="Train neural networks through distributed PETSc solvers that are only as "
+        "accurate as training needs.",
+        epilog="All commands run on one process and under mpirun, e.g. mpirun -n 4 prdp-hpc run "
+        "configs/heat_2d.yaml "
+        "parallel.grid_ranks=2",
+    )
+    add_traceback(parser, default=False)
+    parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    config_command(commands, "run", "train once and write a run folder", resumable=True)
+    config_command(
+        commands,
+        "compare",
+        "train with PRDP and with full refinement from several seeds; print a table, draw a figure",
+        resumable=True,
+    )
+    _paper_command(commands)
+    _generate_command(commands)
+    _gradients_command(commands)
+    _plan_command(commands)
+    _plot_command(commands)
+    _evaluate_command(commands)
+    add_job_commands(commands)
+    _init_command(commands)
+    _show_config_command(commands)
+    completion = commands.add_parser("completion", help="print the completion script of a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="name of the shell")
+    commands.add_parser("doctor", help="report what was found on this machine and what is missing")
+    for command in commands.choices.values():
+        # SUPPRESS keeps the value of an option that stands before the command.
+        add_traceback(command, default=argparse.SUPPRESS)
+    return parser
+
+
+def _paper_command(commands: Any) -> None:
+    paper = commands.add_parser(
+        "paper", help="run the comparison for every experiment of the paper; resumes if repeated"
+    )
+    paper.add_argument(
+        "--quick", action="store_true", help="use smaller sizes (8 to 17 minutes on 2 cores)"
+    )
+    paper.add_argument(
+        "--schedules",
+        type=lambda text: text.split(","),
+        metavar="NAME,NAME",
+        help="compare these schedules with full refinement, e.g. prdp,gradient (default: those of "
+        "each config)",
+    )
+    paper.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="number of seeds for experiments with random initialisation or data (default: that of "
+        "each config)",
+    )
+    paper.add_argument("--only", nargs="+", metavar="NAME", help="run only these experiments")
+    paper.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="folder for the results (default: runs/paper, or runs/paper-quick)",
+    )
+    paper.add_argument(
+        "--list",
+        metavar="FILE",
+        help="YAML file with the list of experiments (default: configs/paper/experiments.yaml)",
+    )
+
+
+def _generate_command(commands: Any) -> None:
+    generate = config_command(
+        commands, "generate", "generate the trajectories that a config trains on"
+    )
+    generate.add_argument(
+        "--out",
+        metavar="FILE",
+        help="HDF5 file to write (default: the file from which run and compare read)",
+    )
+
+
+def _gradients_command(commands: Any) -> None:
+    gradients = config_command(
+        commands,
+        "gradients",
+        "measure the error of implicit and unrolled gradients through K iterations",
+    )
+    gradients.add_argument("--out", metavar="PNG", help="file of the figure")
+
+
+def _plan_command(commands: Any) -> None:
+    plan = config_command(
+        commands,
+        "plan",
+        "predict the best split of ranks into replicas and grid ranks, without running anything",
+    )
+    plan.add_argument("--ranks", type=count, required=True, metavar="N", help="number of ranks")
+    plan.add_argument(
+        "--machine",
+        default="cpu",
+        metavar="NAME",
+        help="cpu (default), gpu, or a file written by benchmarks/scaling.py",
+    )
+    plan.add_argument(
+        "--iterations",
+        type=count,
+        metavar="K",
+        help="iterations per solve (default: those of full refinement)",
+    )
+
+
+def _plot_command(commands: Any) -> None:
+    plot = commands.add_parser("plot", help="draw finished or active runs from their run folders")
+    plot.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders, or the folder of one comparison"
+    )
+    plot.add_argument("--out", metavar="PNG", help="file of the figure")
+
+
+def _evaluate_command(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="compute the validation errors of a trained network, e.g. on other data"
+    )
+    evaluate.add_argument("run", metavar="RUN", help="a run folder")
+    evaluate.add_argument(
+        "--data",
+        metavar="FILE",
+        help="an HDF5 file with the group validation (default: the data file of the run)",
+    )
+    evaluate.add_argument(
+        "--component",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="a user-defined network, PDE or task of the run; it is imported only if it is named "
+        "here",
+    )
+    evaluate.add_argument("--out", metavar="JSON", help="also write the errors to this file")
+
+
+def _init_command(commands: Any) -> None:
+    init = commands.add_parser(
+        "init", help="write a first config with comments, from options or from questions"
+    )
+    init.add_argument("--task", choices=TASKS, help="what is trained (default: emulator)")
+    init.add_argument("--pde", choices=PDES, help="the PDE (default: heat, or poisson)")
+    init.add_argument(
+        "--dimension", type=int, choices=(1, 2, 3), help="axes of the grid (default: 1 or 2)"
+    )
+    init.add_argument(
+        "--points", type=count, metavar="N", help="points per axis (default: 64, 32 or 16)"
+    )
+    init.add_argument("--network", choices=NETWORKS, help="the network (default: by task and grid)")
+    init.add_argument(
+        "--data", metavar="FILE", help="HDF5 file of trajectories (default: they are generated)"
+    )
+    init.add_argument("--name", metavar="NAME", help="name of the run (default: PDE_TASK)")
+    init.add_argument("--out", metavar="YAML", help="file to write (default: NAME.yaml)")
+    init.add_argument("--defaults", action="store_true", help="ask nothing on a terminal")
+
+
+def _show_config_command(commands: Any) -> None:
+    config = commands.add_parser(
+        "config", help="print a config with all defaults, the shipped configs, or the JSON schema"
+    )
+    config.add_argument("config", nargs="?", metavar="CONFIG", help=CONFIG_HELP)
+    config.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+    choice = config.add_mutually_exclusive_group()
+    choice.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
+    choice.add_argument("--list", action="store_true", help="list the shipped configs")

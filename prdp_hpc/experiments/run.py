@@ -139,11 +139,15 @@ def run_experiment(
 
 
 @contextmanager
-def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
-    """Create the folder of a run or comparison and lock it against other jobs; collective."""
+def run_lock(
+    mesh: ProcessMesh, folder: Path, shared: bool = False, patience: float | None = None
+) -> Iterator[None]:
+    """Create the folder of a run or comparison and lock it against other jobs; collective. For
+    `shared` and `patience` see `prdp_hpc.locks.locked`.
+    """
     _on_root(mesh, lambda: _make_folder(folder))
     advice = "wait until it ends or end it, or choose another name=… or output=…"
-    with locked(mesh.world, folder, advice, folder=True):
+    with locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience):
         yield
 
 

@@ -59,6 +59,7 @@ _HOMES = {
     "Stepper": "physics",
     "TrajectoryDataset": "data",
     "TrajectoryFile": "data",
+    "WindowedDataset": "data",
     "Task": "tasks.task",
     "SupervisedTask": "tasks.supervised",
     "Recipe": "tasks.recipe",
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from prdp_hpc.config import load_config as load_config
     from prdp_hpc.data import TrajectoryDataset as TrajectoryDataset
     from prdp_hpc.data import TrajectoryFile as TrajectoryFile
+    from prdp_hpc.data import WindowedDataset as WindowedDataset
     from prdp_hpc.distributed.preemption import PreemptionWatch as PreemptionWatch
     from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
     from prdp_hpc.experiments.evaluation import evaluate as evaluate

@@ -50,6 +50,11 @@ class AmortisedInversionConfig(SupervisedConfig):
         """Number of time steps of a sample: 0, since the PDE is stationary."""
         return 0
 
+    @property
+    def generated_steps(self) -> int:
+        """Number of time steps of a sample: 0, since the PDE is stationary."""
+        return 0
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         own = self.experiments
@@ -57,6 +62,11 @@ class AmortisedInversionConfig(SupervisedConfig):
             raise InputError(
                 "experiments: an amortised inversion generates its fields and data, so the keys "
                 "file, sides and reference_factor are not supported: leave them out"
+            )
+        if self.training.accumulate > 1:
+            raise InputError(
+                "training.accumulate: an amortised inversion solves a batch at once: leave this "
+                "key out, or give a smaller training.batch_size"
             )
         if self.network_inputs:
             raise InputError(

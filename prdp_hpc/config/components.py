@@ -32,6 +32,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from prdp_hpc.config.errors import ConfigError, nearest
+from prdp_hpc.config.torch_components import OPTIMIZERS, RATES
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "physics": {
@@ -54,8 +55,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "amortised_inversion": "prdp_hpc.config.amortised:AmortisedInversionConfig",
         "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
     },
-    "formats": {"hdf5": "prdp_hpc.data.reader:TrajectoryFile"},
-    "optimizers": {"adam": "prdp_hpc.tasks.recipe:adam"},
+    "formats": {
+        "hdf5": "prdp_hpc.data.reader:TrajectoryFile",
+        "pdebench": "prdp_hpc.config.formats:PDEBenchSection",
+    },
+    "optimizers": {
+        "adam": "prdp_hpc.tasks.recipe:adam",
+        **{name: f"prdp_hpc.config.torch_components:{name}" for name in OPTIMIZERS},
+    },
     "inversion_optimizers": {
         "adam": "prdp_hpc.tasks.recipe:adam",
         "lbfgs": "prdp_hpc.config.inversion:LBFGSSection",
@@ -63,6 +70,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "rates": {
         "exponential": "prdp_hpc.tasks.recipe:exponential",
         "cosine": "prdp_hpc.tasks.recipe:cosine",
+        "plateau": "prdp_hpc.config.torch_components:ReduceLROnPlateau",
+        **{name: f"prdp_hpc.config.torch_components:{name}" for name in RATES},
     },
     "losses": {"squared": "prdp_hpc.tasks.recipe:squared"},
     "schedules": {

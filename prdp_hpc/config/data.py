@@ -31,6 +31,12 @@ class DataSection(Section):
     """Number of Fourier modes of generated initial states; unused for Navier–Stokes."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     """Random seed of generated initial states."""
+    window: Count | None = None
+    """States of a training sample; null: what the task needs."""
+    stride: Count = 1
+    """States between the starts of two samples of a trajectory."""
+    steps: Count | None = None
+    """Time steps used of each trajectory; null: all, or generate what is needed."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

@@ -111,6 +111,16 @@ class SupervisedConfig(_Experiment):
         """Number of time steps that trajectories must have."""
 
     @property
+    def window(self) -> int:
+        """Number of states of a training sample."""
+        return self.data.window or self.steps + 1
+
+    @property
+    def generated_steps(self) -> int:
+        """Number of time steps of generated trajectories."""
+        return self.data.steps or max(self.steps, self.window - 1)
+
+    @property
     def task_name(self) -> str:
         """Name of the task in the files of a run."""
         name = self.task if isinstance(self.task, str) else str(self.task.kind)
@@ -164,6 +174,11 @@ class CorrectorConfig(SupervisedConfig):
     def steps(self) -> int:
         """Number of time steps that trajectories must have."""
         return self.corrector.steps
+
+    @property
+    def window(self) -> int:
+        """Number of states of a training sample."""
+        return self.data.window or self.corrector.unroll + 1
 
 
 class OwnTaskConfig(SupervisedConfig):

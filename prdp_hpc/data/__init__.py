@@ -1,10 +1,12 @@
 """Trajectories: HDF5 layout, writing, reading, and the order of training samples."""
 
-from prdp_hpc.data.agreement import check_numbers
+from prdp_hpc.data.agreement import check_numbers, check_spacing
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
+from prdp_hpc.data.windowed import WindowedDataset, windowed
+from prdp_hpc.data.windows import Windows
 from prdp_hpc.data.writer import TrajectoryWriter, write_trajectories
 
 __all__ = [
@@ -16,7 +18,11 @@ __all__ = [
     "TrajectoryDataset",
     "TrajectoryFile",
     "TrajectoryWriter",
+    "WindowedDataset",
+    "Windows",
     "check_numbers",
+    "check_spacing",
     "share",
+    "windowed",
     "write_trajectories",
 ]

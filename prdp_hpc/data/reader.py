@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import h5py
@@ -11,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prdp_hpc.data.layout import DATASET, GROUPS, TEST, DataError, reason_of
+from prdp_hpc.data.number_types import as_floating, is_number_type
 
 
 class TrajectoryFile:
     """An HDF5 file of trajectories.
 
-    The layout is described in `prdp_hpc.data.layout`. The file is opened for each read, of which
-    each rank reads only its part.
+    The layout is described in `prdp_hpc.data.layout`. Numbers in float16 and integers are read as
+    float32, float32 and float64 unchanged, in any byte order. `read` opens the file for each
+    call; `read_states` keeps it open until `close`, and may be called by several threads.
 
     Parameters
     ----------
@@ -88,6 +92,9 @@ class TrajectoryFile:
         self.groups = tuple(shapes)
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
         self.steps = int(shapes[groups[0]][1]) - 1
+        self._lock = Lock()
+        self._kept: h5py.File | None = None
+        self._datasets: dict[str, Any] = {}
 
     @classmethod
     def open(
@@ -157,25 +164,89 @@ class TrajectoryFile:
         """
         slices = (slice(None),) * len(self.shape) if part is None else tuple(part)
         chosen = slice(None) if samples is None else _as_index(samples)
-        with self._open() as file:
-            dataset = self._checked(file, group)
-            try:
-                array: NDArray[Any] = dataset[(chosen, ..., *slices)]
-            except OSError as error:
-                raise DataError(
-                    f"{self.path}: data set {group}/{DATASET} cannot be read, the file is damaged: "
-                    f"{reason_of(error)}"
-                ) from error
+        with self._open() as file, self._explained(group):
+            array: NDArray[Any] = self._checked(file, group)[(chosen, ..., *slices)]
         if array.ndim == len(self.shape) + 2:
             array = array[:, :, None]
+        array = as_floating(array, self._name(group))
+        numbers = range(len(array)) if samples is None else samples
+        self._check_finite(array, group, numbers, 0)
+        return np.ascontiguousarray(array)
+
+    def read_states(
+        self, group: str, sample: int, states: slice, part: Sequence[slice]
+    ) -> NDArray[Any]:
+        """Read a part of some states of one trajectory.
+
+        Only this part is read from the file.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        sample : int
+            Index of the trajectory.
+        states : slice
+            The states, with start, stop and step.
+        part : sequence of slice
+            The points to read: one slice per axis of the grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(states), C, *part)`, float32 or float64.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged or a number is not finite.
+        """
+        with self._explained(group):
+            array: NDArray[Any] = self._kept_dataset(group)[(sample, states, ..., *part)]
+        if array.ndim == len(self.shape) + 1:
+            array = array[:, None]
+        array = as_floating(array, self._name(group))
+        self._check_finite(array[None], group, [sample], states.start, states.step)
+        return np.ascontiguousarray(array)
+
+    def close(self) -> None:
+        """Close the file if `read_states` has opened it; it is opened again when needed."""
+        with self._lock:
+            if self._kept is not None:
+                self._kept.close()
+            self._kept = None
+            self._datasets.clear()
+
+    def _kept_dataset(self, group: str) -> Any:
+        with self._lock:
+            if group not in self._datasets:
+                self._kept = self._kept or self._open()
+                self._datasets[group] = self._checked(self._kept, group)
+            return self._datasets[group]
+
+    def _name(self, group: str) -> str:
+        return f"{self.path}: data set {group}/{DATASET}"
+
+    @contextmanager
+    def _explained(self, group: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self._name(group)} cannot be read, the file is damaged: {reason_of(error)}"
+            ) from error
+
+    def _check_finite(
+        self, array: NDArray[Any], group: str, samples: Sequence[int], start: int, step: int = 1
+    ) -> None:
+        """Raise `DataError` if states `(samples, states, …)` contain NaN or infinity."""
         finite = np.isfinite(array)
         if not finite.all():
-            where = tuple(int(i) for i in np.argwhere(~finite)[0])
+            row, state = (int(i) for i in np.argwhere(~finite)[0][:2])
             raise DataError(
                 f"{self.path}: {group}/{DATASET} contains NaN or infinity, first in sample "
-                f"{where[0]}, step {where[1]}"
+                f"{samples[row]}, step {start + state * step}"
             )
-        return np.ascontiguousarray(array)
 
     def _own_shape(self) -> tuple[int, ...]:
         if "grid_shape" not in self.attributes:
@@ -214,9 +285,10 @@ class TrajectoryFile:
             )
         if dataset.shape is None:
             raise DataError(f"{self.path}: data set {name} is empty, expected {expected}")
-        if dataset.dtype not in (np.float32, np.float64):
+        if not is_number_type(dataset.dtype):
             raise DataError(
-                f"{self.path}: data set {name} must be float32 or float64, not {dataset.dtype}"
+                f"{self.path}: data set {name} must have floating-point numbers of at most 64 bits "
+                f"or integers, not {dataset.dtype}"
             )
         extra = dataset.ndim - len(self.shape)
         if extra not in (2, 3) or dataset.shape[extra:] != self.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,19 @@ class EpochSampler:
     count : number of samples; each is used once per epoch. With 0 an epoch has no batches.
     batch_size : samples per batch; the last batch may be smaller.
     seed : random seed of the shuffling.
+    windows : numbers that determine what the samples are, besides their number; by default none.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, windows: Mapping[str, int] | None = None
+    ) -> None:
         if count < 0 or batch_size < 1:
             raise InputError(
                 f"at least 0 samples and a batch size of at least 1 are needed, not {count} and "
                 f"{batch_size}"
             )
         self._count, self._batch_size, self._seed = count, batch_size, seed
+        self._windows = dict(windows or {})
 
     def batches(self, epoch: int) -> list[NDArray[np.int64]]:
         """The sample indices of each batch of an epoch."""
@@ -53,7 +58,8 @@ class EpochSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that determines the batches."""
-        return {"count": self._count, "batch_size": self._batch_size, "seed": self._seed}
+        sizes = {"count": self._count, "batch_size": self._batch_size, "seed": self._seed}
+        return sizes | self._windows
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Check that the batches are those of the checkpoint; raise `InputError` if not."""
@@ -61,7 +67,8 @@ class EpochSampler:
             now = self.state_dict()
             raise InputError(
                 f"the batches of the checkpoint are from {state}, those of this run from {now}: "
-                "resume with the same data"
+                "resume with the same data and the same data.stride (a run of an earlier version "
+                "has one sample per trajectory: give the number of steps of a trajectory)"
             )
 
 

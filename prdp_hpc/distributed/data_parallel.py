@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -89,6 +89,16 @@ class DataParallel(nn.Module):
             given = fields if self._grid is None else self._grid.gather(fields)
             output: Tensor = network(given).to(fields.dtype)
         return output if self._grid is None else self._grid.scatter(output)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients are accumulated without being averaged over ranks.
+
+        The next backward pass outside of it averages the accumulated gradients.
+        """
+        found: AbstractContextManager[None] = (
+            self._reducer[0].no_sync() if self._reducer else nullcontext()  # type: ignore[operator]
+        )
+        return found
 
     def settle(self, example: Tensor) -> None:
         """Determine DDP's buckets by a step on fields of this shape, whose gradients are discarded;

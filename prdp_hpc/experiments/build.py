@@ -9,11 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig
 from prdp_hpc.config.components import component_of, resolve, section_model
 from prdp_hpc.config.slots import made, own_keys
-from prdp_hpc.data import GROUPS, TrajectoryDataset, check_numbers
+from prdp_hpc.data import (
+    GROUPS,
+    TrajectoryDataset,
+    WindowedDataset,
+    check_numbers,
+    check_spacing,
+)
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -25,7 +32,7 @@ from prdp_hpc.locks import locked
 from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.task import Task
+from prdp_hpc.tasks.task import Parts, Task
 
 
 def build_solver(config: ExperimentConfig) -> Solver:
@@ -59,7 +66,11 @@ def build_task(
     `solver` replaces that of the config. Only the `groups` of the data are read; without "train"
     the task can only validate.
     """
-    parts = ConfigParts(config, mesh, solver, groups)
+    return task_from(config, ConfigParts(config, mesh, solver, groups))
+
+
+def task_from(config: ExperimentConfig, parts: Parts) -> Task:
+    """Create the task of a config from components; collective."""
     kind, section = task_class(config), _task_section(config)
     if not hasattr(kind, "from_config"):
         raise InputError(
@@ -168,10 +179,17 @@ def build_recipe(config: SupervisedConfig) -> Recipe:
         batch_size=section.batch_size,
         learning_rate=section.learning_rate,
         optimizer=_optimizer(section.optimizer),
-        rate=_rate(config),
         loss=_called("losses", section.loss),
         precision=section.precision,
         seed=config.seed,
+        warmup_steps=section.warmup_steps,
+        clip_norm=section.clip_norm,
+        accumulate=section.accumulate,
+        ema=section.ema,
+        weight_decay_on=section.weight_decay_on,
+        compile=section.compile,
+        checkpoint_activations=section.checkpoint_activations,
+        **_schedule(config),
     )
 
 
@@ -223,7 +241,11 @@ def open_data(
             else kind(path, **keys)
         )
         check_numbers(data, numbers, str(path))
-        return data
+        check_spacing(data, grid.spacing, str(path))
+        section = config.data
+        return WindowedDataset(
+            data, window=section.window, stride=section.stride, steps=section.steps
+        )
 
     return call_together(mesh.world, opened)
 
@@ -233,12 +255,15 @@ def _optimizer(value: Any) -> Any:
     return lambda parameters, lr: kind(parameters, lr=lr, **keys)
 
 
-def _rate(config: SupervisedConfig) -> Any:
+def _schedule(config: SupervisedConfig) -> dict[str, Any]:
+    """The argument `rate` or `scheduler` of the recipe."""
     section = config.training
     kind, keys = made("rates", section.schedule)
+    if isinstance(kind, type) and issubclass(kind, LRScheduler):
+        return {"scheduler": lambda optimizer: kind(optimizer, **keys)}
     if kind.__module__ == "prdp_hpc.tasks.recipe":
         keys = {"decay": section.decay, "decay_steps": section.decay_steps}
-    return kind(**keys)
+    return {"rate": kind(**keys)}
 
 
 def _called(group: str, value: Any) -> Any:

@@ -28,9 +28,19 @@ CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
 
 _ADDED = {
-    "training": {"optimizer": "adam", "loss": "squared"},
+    "training": {
+        "optimizer": "adam",
+        "loss": "squared",
+        "warmup_steps": 0,
+        "clip_norm": None,
+        "accumulate": 1,
+        "weight_decay_on": "all",
+        "ema": None,
+        "compile": False,
+        "checkpoint_activations": False,
+    },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0},
+    "data": {"format": "hdf5", "test": 0, "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }
@@ -298,6 +308,9 @@ def _settings(config: Config) -> dict[str, Any]:
         for k, v in settings["training"].items()
         if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
     }
+    # The state of the sampler contains what these determine.
+    settings.get("data", {}).pop("stride", None)
+    settings.get("data", {}).pop("steps", None)
     return dict(_without_folders(_without_added(settings)))
 
 

@@ -25,6 +25,10 @@ from prdp_hpc.physics.stepper import (
     reference_solver,
 )
 
+NOT_GENERATED = {"file", "format", "window", "stride", "steps"}
+"""Keys of the section `data` that do not affect the generated trajectories; `steps` is contained in
+their number of steps.
+"""
 SAMPLES_AT_ONCE = 25
 """Number of trajectories that are computed together, which bounds the memory."""
 
@@ -33,13 +37,13 @@ def generated_path(config: SupervisedConfig) -> Path:
     """The path of the generated data of a config, with a hash of everything that affects them."""
     pde = components(config)["physics.pde"]
     # Without a test group the hash is the one of versions that did not have this group.
-    without = {"file", "format"} if config.data.test else {"file", "format", "test"}
+    without = NOT_GENERATED if config.data.test else NOT_GENERATED | {"test"}
     code = pde.record().get("sha256")
     shape = {
         "grid": config.grid.model_dump(),
         "physics": config.physics.model_dump(exclude={"gradient"}),
         "data": config.data.model_dump(exclude=without),
-        "steps": config.steps,
+        "steps": config.generated_steps,
         **({} if code is None else {"code": code}),
     }
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[
@@ -70,7 +74,7 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
     counts = {"train": config.data.train, "validation": config.data.validation}
     counts |= {TEST: config.data.test} if config.data.test else {}
     shapes = {
-        group: (count, config.steps + 1, len(stepper.channels), *grid.shape)
+        group: (count, config.generated_steps + 1, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
     with TrajectoryWriter(path, grid.comm, _attributes(config, stepper), shapes, part) as writer:
@@ -78,7 +82,8 @@ def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
             initial = initial_states(stepper, generator, count, config.data.modes)
             for first in range(0, count, SAMPLES_AT_ONCE):
                 states = initial[first : first + SAMPLES_AT_ONCE]
-                writer.write(group, first, _trajectories(local, stepper, states, config.steps))
+                found = _trajectories(local, stepper, states, config.generated_steps)
+                writer.write(group, first, found)
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:

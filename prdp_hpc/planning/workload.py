@@ -199,7 +199,7 @@ def workload_of(
     dim, boundary = len(config.grid.shape), config.grid.boundary
     count = level_iterations(config.refinement, iterations)
     unroll = getattr(getattr(config, "corrector", None), "unroll", 1)
-    stored = (config.data.train + config.data.validation) * (config.steps + 1) * physics.channels
+    states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
     return Workload(
         shape=config.grid.shape,
         boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,
@@ -221,7 +221,7 @@ def workload_of(
         applications=unroll,
         layers=tuple(found),
         whole=any(layer.dense for layer in found),
-        stored=stored,
+        stored=states * physics.channels,
         value=8 if config.training.precision == "float64" else 4,
         krylov=2.0 * _krylov(config, count),
         kept=_kept(config, count),

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import TEST, DataError, TrajectoryDataset, share
+from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.supervised import SupervisedTask, dataset_name
+from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.tasks.task import Parts
+from prdp_hpc.tasks.validation import relative
 
 
 class Corrector(SupervisedTask):
@@ -60,7 +59,7 @@ class Corrector(SupervisedTask):
     Attributes
     ----------
     steps : int
-        Number of time steps that trajectories must have.
+        Number of time steps of a sample for validation.
 
     Raises
     ------
@@ -108,9 +107,9 @@ class Corrector(SupervisedTask):
         validation_steps: Sequence[int] = (1, 2, 5),
         measure: str | None = None,
     ) -> None:
-        self.steps = max(unroll, *validation_steps)
-        super().__init__(stepper, network, data, mesh, recipe, inputs)
+        self.steps, self.window = max(validation_steps), unroll + 1
         self._unroll, self._validation_steps = unroll, tuple(validation_steps)
+        super().__init__(stepper, network, data, mesh, recipe, inputs)
         self._measured = self.channels[0] if measure is None else measure
         if self._measured not in self.channels:
             known = ", ".join(self.channels)
@@ -118,12 +117,6 @@ class Corrector(SupervisedTask):
                 f"corrector.measure: {self._measured!r} is not a channel; choose one of {known}"
             )
         self._full_stepper = full_stepper
-        self._check_scales(data, self.validation, "validation")
-        if self._test is not None:
-            self._check_scales(data, self._test, TEST)
-        mine = share(np.arange(self.validation.shape[0]), mesh.replica, mesh.replicas)
-        self._validation_count = self.validation.shape[0]
-        self.validation = self.validation[torch.from_numpy(mine)]
 
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Corrector:
@@ -158,47 +151,69 @@ class Corrector(SupervisedTask):
             measure=config.corrector.measure,
         )
 
-    def validate(self) -> dict[str, Any]:
-        """Compute the normalised squared errors after the validation steps; collective.
-
-        Returns
-        -------
-        dict
-            `error` for the schedule, `error_<step>` of the measured channel and
-            `error_<step>_<channel>`.
-        """
-        with self.evaluating():
-            found = self.sample_errors(self.validation)
-        sums = np.array([errors.sum() for errors in found.values()])
-        self.mesh.replica_comm.Allreduce(MPI.IN_PLACE, sums)
-        means = (sums / self._validation_count).tolist()
-        return dict(zip(found, means, strict=True))
-
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """Compute the normalised squared errors of each trajectory; collective.
+        """Compute the normalised squared errors of each sample; collective.
 
         Parameters
         ----------
         trajectories : Tensor
-            States of shape `(samples, steps + 1, C, *local_shape)`.
+            States of shape `(b, steps + 1, C, *local_shape)`.
 
         Returns
         -------
         dict
-            Arrays of shape `(samples,)` with the same keys as those of `validate`.
+            Arrays of shape `(b,)`: `error` for the schedule, `error_<step>` of the measured channel
+            and `error_<step>_<channel>`, after the validation steps.
         """
         errors: dict[str, NDArray[np.float64]] = {}
         state = trajectories[:, 0]
         for step in range(1, self._validation_steps[-1] + 1):
-            coarse = self._full_stepper(state) if state.shape[0] else state
-            state = coarse + self.network_on(coarse)
+            state = self.advance(state)
             if step in self._validation_steps:
-                truth = trajectories[:, step]
-                relative = self.squares(state - truth) / self.squares(truth)
-                by_channel = dict(zip(self.channels, relative.T, strict=True))
-                errors[f"error_{step}"] = by_channel[self._measured]
-                errors |= {f"error_{step}_{name}": error for name, error in by_channel.items()}
+                before, truth = trajectories[:, step - 1], trajectories[:, step]
+                errors |= self.step_errors(step, state, truth, before)
         return {"error": errors[f"error_{self._validation_steps[-1]}"], **errors}
+
+    def advance(self, state: Tensor) -> Tensor:
+        """Return `C(P(u))` with full refinement; collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`; b may be 0.
+
+        Returns
+        -------
+        Tensor
+            The next states, of the same shape.
+        """
+        coarse = self._full_stepper(state) if state.shape[0] else state
+        return coarse + self.network_on(coarse)
+
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute `‖û_c^s − u_c^s‖² / ‖u_c^s‖²` of each channel c of predicted states; collective.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            Not used.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(b,)`: `error_<step>` of the measured channel, and
+            `error_<step>_<channel>`.
+        """
+        squares = relative(self.squares(prediction - truth), self.squares(truth))
+        by_channel = dict(zip(self.channels, squares.T, strict=True))
+        named = {f"error_{step}_{name}": error for name, error in by_channel.items()}
+        return {f"error_{step}": by_channel[self._measured], **named}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
         """Compute the loss of a batch over the unrolled steps.
@@ -220,13 +235,11 @@ class Corrector(SupervisedTask):
             losses.append(self.pointwise_loss(state, trajectories[:, step]))
         return sum(losses[1:], losses[0])
 
-    def _check_scales(self, data: TrajectoryDataset, trajectories: Tensor, group: str) -> None:
+    def zero_reference(self, trajectories: Tensor) -> tuple[int, str] | None:
+        """Find a sample with a channel that is zero everywhere, see `SupervisedTask`."""
         for step in self._validation_steps:
             squares = self.squares(trajectories[:, step])
             if not squares.all():
                 sample, channel = (int(i) for i in np.argwhere(squares == 0.0)[0])
-                raise DataError(
-                    f"{dataset_name(data)}: {group}/trajectories is zero everywhere in sample "
-                    f"{sample}, step {step}, channel {self.channels[channel]}, and errors are "
-                    "measured relative to it: leave that sample out"
-                )
+                return sample, f"step {step}, channel {self.channels[channel]}"
+        return None

@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from prdp_hpc.data import TEST, DataError, TrajectoryDataset
-from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.physics.stepper import Stepper
-from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.supervised import SupervisedTask, dataset_name
+from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.tasks.task import Parts
+from prdp_hpc.tasks.validation import relative
 
 
 class Emulator(SupervisedTask):
@@ -45,7 +42,7 @@ class Emulator(SupervisedTask):
     Attributes
     ----------
     steps : int
-        Number of time steps that trajectories must have: 2.
+        Number of time steps of a sample: 2.
 
     Raises
     ------
@@ -79,20 +76,6 @@ class Emulator(SupervisedTask):
 
     steps = 2
 
-    def __init__(
-        self,
-        stepper: Stepper,
-        network: nn.Module,
-        data: TrajectoryDataset,
-        mesh: ProcessMesh,
-        recipe: Recipe | None = None,
-        inputs: Tensor | None = None,
-    ) -> None:
-        super().__init__(stepper, network, data, mesh, recipe, inputs)
-        self._scales = self._checked_scales(data, self.validation, "validation")
-        if self._test is not None:
-            self._checked_scales(data, self._test, TEST)
-
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Emulator:
         """Create the emulator of a config; collective.
@@ -112,32 +95,55 @@ class Emulator(SupervisedTask):
         stepper = parts.stepper()
         return cls(stepper, parts.network, parts.data, parts.mesh, parts.recipe, parts.inputs)
 
-    def validate(self) -> dict[str, Any]:
-        """Compute the normalised squared errors of the network alone; collective.
-
-        Returns
-        -------
-        dict
-            `error_1` and `error_2` after 1 and 2 steps, and `error`, which is `error_2`.
-        """
-        with self.evaluating():
-            errors = self._errors(self.validation, self._scales)
-        return {name: float(found.mean()) for name, found in errors.items()}
-
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """Compute the normalised squared errors of each trajectory; collective.
+        """Compute the normalised squared errors of each sample; collective.
 
         Parameters
         ----------
         trajectories : Tensor
-            States of shape `(samples, steps + 1, C, *local_shape)`.
+            States of shape `(b, steps + 1, C, *local_shape)`.
 
         Returns
         -------
         dict
-            Arrays of shape `(samples,)` with the same keys as those of `validate`.
+            Arrays of shape `(b,)`: `error_1` and `error_2` after 1 and 2 steps of the network
+            alone, and `error`, which is `error_2`.
         """
-        return self._errors(trajectories, self._scales_of(trajectories))
+        errors, state = {}, trajectories[:, 0]
+        for step, scale in enumerate(self._scales(trajectories), start=1):
+            state = self.advance(state)
+            squares = self.squares(state - trajectories[:, step]).sum(axis=1)
+            errors[f"error_{step}"] = squares / scale
+        return {"error": errors[f"error_{self.steps}"], **errors}
+
+    def zero_reference(self, trajectories: Tensor) -> tuple[int, str] | None:
+        """Find a sample with a state that is zero everywhere, see `SupervisedTask`."""
+        for step, squares in enumerate(self._scales(trajectories)):
+            if not squares.all():
+                return int(np.argmin(squares)), f"step {step}"
+        return None
+
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute `‖û^s − u^s‖² / ‖u^{s−1}‖²` of predicted states; collective.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            The true state before this step, of the same shape.
+
+        Returns
+        -------
+        dict
+            The array `error_<step>` of shape `(b,)`.
+        """
+        difference = self.squares(prediction - truth).sum(axis=1)
+        return {f"error_{step}": relative(difference, self.squares(before).sum(axis=1))}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
         """Compute the loss of a batch from the last state of the chain.
@@ -155,32 +161,6 @@ class Emulator(SupervisedTask):
         last = self.step(self.network_on(trajectories[:, 0]))
         return self.pointwise_loss(last, trajectories[:, self.steps])
 
-    def _errors(
-        self, trajectories: Tensor, scales: list[NDArray[np.float64]]
-    ) -> dict[str, NDArray[np.float64]]:
-        """The squared errors of each trajectory, divided by the scale of each step."""
-        errors, state = {}, trajectories[:, 0]
-        for step, scale in enumerate(scales, start=1):
-            # A replica may have no samples.
-            state = self.network_on(state) if state.shape[0] else state
-            squares = self.squares(state - trajectories[:, step]).sum(axis=1)
-            errors[f"error_{step}"] = squares / scale
-        return {"error": errors[f"error_{self.steps}"], **errors}
-
-    def _scales_of(self, trajectories: Tensor) -> list[NDArray[np.float64]]:
+    def _scales(self, trajectories: Tensor) -> list[NDArray[np.float64]]:
         """The scales of the errors of each step: the squared norms of the previous state."""
         return [self.squares(trajectories[:, step]).sum(axis=1) for step in range(self.steps)]
-
-    def _checked_scales(
-        self, data: TrajectoryDataset, trajectories: Tensor, group: str
-    ) -> list[NDArray[np.float64]]:
-        scales = self._scales_of(trajectories)
-        for step, squares in enumerate(scales):
-            if not squares.all():
-                sample = int(np.argmin(squares))
-                raise DataError(
-                    f"{dataset_name(data)}: {group}/trajectories is zero everywhere in sample "
-                    f"{sample}, step {step}, "
-                    "and errors are measured relative to it: leave that sample out"
-                )
-        return scales

@@ -12,6 +12,7 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 
 PRECISIONS = ("float32", "float64", "bfloat16")
+DECAYED = ("all", "weights")
 
 
 def adam(parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
@@ -69,12 +70,33 @@ class Recipe:
         Floating-point type of the network and its fields. With "bfloat16" only the layers use it;
         parameters, fields and losses are float32.
     seed : int, default 1
-        Random seed of the order of samples.
+        Random seed of the order of samples, and of torch's generators, e.g. for dropout; each
+        replica has its own stream.
+    scheduler : callable, optional
+        `scheduler(optimiser)` creates a schedule of `torch.optim.lr_scheduler`, which replaces
+        `rate`. `ReduceLROnPlateau` receives the validation errors. Default: none.
+    warmup_steps : int, default 0
+        Steps in which the learning rate rises linearly to the first one of the schedule.
+    clip_norm : float, optional
+        Largest 2-norm of the gradient over all parameters; a larger one is scaled down. Default:
+        none.
+    accumulate : int, default 1
+        Number of parts of a batch whose gradients are computed one after the other and added.
+    ema : float, optional
+        Decay of the moving average of the weights, from 0 to 1, with which the network is validated
+        and stored. Default: no average.
+    weight_decay_on : {"all", "weights"}, default "all"
+        Parameters to which the optimiser's weight decay applies: "weights" are those with two or
+        more axes, without biases and normalisations.
+    compile : bool or str, default False
+        Whether `torch.compile` compiles the network, or the backend that does.
+    checkpoint_activations : bool, default False
+        Whether the backward pass computes the network's activations again instead of storing them.
 
     Raises
     ------
     InputError
-        For an unknown precision.
+        For an unknown precision, or a number out of range.
 
     Examples
     --------
@@ -92,8 +114,25 @@ class Recipe:
     loss: Callable[[Tensor, Tensor], Tensor] = field(default_factory=squared)
     precision: str = "float32"
     seed: int = 1
+    scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
+    weight_decay_on: str = "all"
+    compile: bool | str = False
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
+        for key, wrong, wanted in (
+            ("warmup_steps", self.warmup_steps < 0, "at least 0"),
+            ("clip_norm", self.clip_norm is not None and not self.clip_norm > 0, "above 0"),
+            ("accumulate", self.accumulate < 1, "at least 1"),
+            ("ema", self.ema is not None and not 0 < self.ema < 1, "between 0 and 1"),
+            ("weight_decay_on", self.weight_decay_on not in DECAYED, f"one of {DECAYED}"),
+        ):
+            if wrong:
+                raise InputError(f"{key}: must be {wanted}, not {getattr(self, key)!r}")
         if self.precision not in PRECISIONS:
             raise InputError(
                 f"precision: {self.precision!r} is not known; choose one of {', '.join(PRECISIONS)}"

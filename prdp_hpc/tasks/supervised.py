@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import os
-from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
-from mpi4py import MPI
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prdp_hpc.data import TEST, DataError, TrajectoryDataset, share
-from prdp_hpc.distributed.collective import call_together, raise_together
+from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.data.samples import Ids
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Stopwatch
+from prdp_hpc.tasks.task_data import TaskData
 from prdp_hpc.tasks.training_step import TrainingStep
+from prdp_hpc.tasks.validation import Validation
 
 SMALL = 10_000_000
 """Multiplications in the forward pass of a batch below which one thread is fastest."""
 
 
-class SupervisedTask(TrainingStep):
+class SupervisedTask(Validation, TrainingStep):
     """Base of tasks that train a network on trajectories through a time step of a PDE.
 
     The fields are distributed over the grid ranks of a replica, each batch over the replicas
     (`DataParallel`). A user-defined task is a subclass with the methods `local_loss` and
-    `validate`, which call `network_on(state)` and `step(state)`.
+    `sample_errors` (or `validate`), which call `network_on(state)` and `step(state)`. Its samples
+    are windows of the trajectories, see `WindowedDataset`.
 
     Parameters
     ----------
@@ -42,7 +40,8 @@ class SupervisedTask(TrainingStep):
         Network on whole fields or on parts, see `Network`. It is moved to the mesh's device.
     data : TrajectoryDataset
         Trajectories of the groups "train" and "validation". Without "train" the task can only
-        validate.
+        validate. A `WindowedDataset` determines which windows of them are samples; otherwise all
+        windows are.
     mesh : ProcessMesh
         The ranks: replicas × grid ranks.
     recipe : Recipe, optional
@@ -54,9 +53,12 @@ class SupervisedTask(TrainingStep):
     Attributes
     ----------
     steps : int
-        Number of time steps that trajectories must have.
+        Number of time steps of a sample for validation and test.
+    window : int or None
+        Number of states that a training sample needs; None: `steps + 1`.
     validation : Tensor
-        Validation samples of shape `(samples, steps + 1, C, *local_shape)`.
+        All validation samples of shape `(samples, steps + 1, C, *local_shape)`, which are read at
+        the first access.
     channels : tuple of str
         Names of the channels.
 
@@ -82,10 +84,9 @@ class SupervisedTask(TrainingStep):
     ...         last = self.step(self.network_on(trajectories[:, 0]))
     ...         return self.pointwise_loss(last, trajectories[:, 2])
     ...
-    ...     def validate(self):
-    ...         with self.evaluating():
-    ...             error = self.network_on(self.validation[:, 0]) - self.validation[:, 1]
-    ...         return {"error": float(self.squares(error).mean())}
+    ...     def sample_errors(self, trajectories):
+    ...         error = self.network_on(trajectories[:, 0]) - trajectories[:, 1]
+    ...         return {"error": self.squares(error).sum(axis=1)}
     >>> groups = {"train": numpy.ones((4, 3, 1, 16)), "validation": numpy.ones((2, 3, 1, 16))}
     >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
     >>> write_trajectories("ones.h5", groups, about)
@@ -99,6 +100,7 @@ class SupervisedTask(TrainingStep):
     """
 
     steps = 1
+    window: int | None = None
 
     def __init__(
         self,
@@ -113,73 +115,25 @@ class SupervisedTask(TrainingStep):
         self.solver, self.stopwatch = stepper.solver, Stopwatch(stepper.solver, mesh.device)
         self.mesh, self.grid, self.stepper, self.recipe = mesh, stepper.grid, stepper, recipe
         self._dtype = recipe.dtype
-        call_together(mesh.world, lambda: self._check(data))
-        train = self._read(data, "train") if data.count("train") else None
-        self.validation = self._read(data, "validation")
-        # Read now, so that errors in it are not found only at the end of a long run.
-        has_test = train is not None and TEST in getattr(data, "groups", ())
-        self._test = self._read(data, TEST) if has_test else None
-        self._all_validation = self.validation
-        self._train = self.validation[:0] if train is None else train
-        self.channels = channel_names(stepper, self.validation.shape[2])
+        window = self.steps + 1 if self.window is None else self.window
+        self._data = TaskData(data, stepper, mesh, recipe.dtype, window, self.steps)
+        self.channels = channel_names(stepper, self._data.channels)
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
+        prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
-        raise_together(mesh.world, self._output_error())
-        count, extra = self.validation.shape[2], 0 if inputs is None else inputs.shape[0]
-        self._parallel.settle(self._with_inputs(self.validation[:1, 0]))
-        self._prepare_training([count + extra, count], self._train.shape[0], recipe)
-
-    @abstractmethod
-    def validate(self) -> dict[str, Any]:
-        """Compute the validation error; collective.
-
-        Returns
-        -------
-        dict
-            The validation error as `error`, and further entries of the metrics.
-        """
-
-    def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
-        """Compute the errors of each trajectory; collective, optional.
-
-        It is called without gradients and with the network in evaluation mode. A user-defined task
-        with this method is evaluated at the end of a run, see `test`.
-
-        Parameters
-        ----------
-        trajectories : Tensor
-            States of shape `(samples, steps + 1, C, *local_shape)`.
-
-        Returns
-        -------
-        dict
-            Arrays of shape `(samples,)` by name, with the error for the schedule as `error`.
-        """
-        raise NotImplementedError
-
-    def test(self) -> dict[str, Any] | None:
-        """Compute the errors of each sample of the group "test"; collective, equal on all ranks.
-
-        If the data have no group "test", those of "validation" are computed.
-
-        Returns
-        -------
-        dict or None
-            The name of the group as `group`, and `samples`: lists with one error per sample, by
-            name. None for a task without `sample_errors`.
-        """
-        if type(self).sample_errors is SupervisedTask.sample_errors:
-            return None
-        group = "validation" if self._test is None else TEST
-        states = self._all_validation if self._test is None else self._test
-        mine = share(np.arange(states.shape[0]), self.mesh.replica, self.mesh.replicas)
-        with self.evaluating():
-            errors = self.sample_errors(states[torch.from_numpy(mine)])
-        whole = self.mesh.replica_comm.allgather({k: v.tolist() for k, v in errors.items()})
-        samples = {key: [error for part in whole for error in part[key]] for key in whole[0]}
-        return self.mesh.world.bcast({"group": group, "samples": samples})  # type: ignore[no-any-return]
+        raise_together(mesh.world, self._method_error() or self._output_error())
+        count, extra = len(self.channels), 0 if inputs is None else inputs.shape[0]
+        self._parallel.settle(self._with_inputs(self._data.first))
+        train = self._data.train
+        self._prepare_training(
+            [count + extra, count],
+            0 if train is None else len(train.windows),
+            recipe,
+            None if train is None else train.windows.state_dict(),
+        )
+        self._check_groups()
 
     def network_on(self, state: Tensor) -> Tensor:
         """Apply the network to states; collective.
@@ -213,57 +167,22 @@ class SupervisedTask(TrainingStep):
         # A replica may have no samples.
         return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode."""
-        training = self.network.training
-        self.network.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.network.train(training)
-
     def close(self) -> None:
-        """Do nothing, since the samples are in memory and no file is open."""
+        """Close the data file if it is open."""
+        self._data.close()
 
-    def squares(self, fields: Tensor) -> NDArray[np.float64]:
-        """Compute the sum of squares over the whole grid; collective.
-
-        Parameters
-        ----------
-        fields : Tensor
-            This rank's part of the fields, of shape `(B, C, *local_shape)`.
-
-        Returns
-        -------
-        numpy array
-            Sums of shape `(B, C)`, float64.
-        """
-        sums: NDArray[np.float64] = (
-            fields.to(torch.float64).square().flatten(2).sum(2).cpu().numpy()
-        )
-        self.mesh.grid_comm.Allreduce(MPI.IN_PLACE, sums)
-        return sums
-
-    def _batch(self, ids: NDArray[np.int64]) -> Tensor:
-        return self._train[torch.as_tensor(ids, dtype=torch.long)]
+    def _batch(self, ids: Ids) -> Tensor:
+        assert self._data.train is not None
+        return self._data.train.batch(ids)
 
     def _with_inputs(self, state: Tensor) -> Tensor:
         if self._inputs is None:
             return state
         return torch.cat([state, self._inputs.expand(len(state), *self._inputs.shape)], dim=1)
 
-    def _check(self, data: TrajectoryDataset) -> None:
-        if data.steps < self.steps:
-            raise DataError(
-                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), but the task "
-                f"needs {self.steps}: give another data file"
-            )
-
     def _output_error(self) -> InputError | None:
         """The error for a wrong shape of the network's output, or None; collective."""
-        state = self.validation[:1, 0]
+        state = self._data.first
         with self.evaluating():
             found = self.network_on(state)
         if found.shape == state.shape:
@@ -274,22 +193,6 @@ class SupervisedTask(TrainingStep):
             f"needs {tuple(state.shape[1:])}: the number of channels of the state"
         )
 
-    def _read(self, data: TrajectoryDataset, group: str) -> Tensor:
-        """Read this rank's part of all trajectories of a group, `(samples, steps + 1, C,
-        *local_shape)`; collective.
-        """
-
-        def read() -> Tensor:
-            found = data.read(group, range(data.count(group)), self.grid.local_slices)
-            array = torch.from_numpy(np.ascontiguousarray(found))
-            error = _read_error(array, data, group, self.grid.local_shape, self.stepper)
-            if error is not None:
-                raise error
-            return array
-
-        # Only one rank's part may contain a number that is not finite.
-        return call_together(self.mesh.world, read).to(self.mesh.device, self._dtype)
-
 
 def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
     """The channel names of the stepper; numbered if it supports any number of channels and the data
@@ -299,37 +202,6 @@ def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
     if len(names) == count:
         return names
     return tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
-
-
-def _read_error(
-    array: Tensor,
-    data: TrajectoryDataset,
-    group: str,
-    local_shape: tuple[int, ...],
-    stepper: Stepper,
-) -> DataError | None:
-    """The error for an array that is not as the task needs it, or None."""
-    wanted = (data.count(group), data.steps + 1)
-    if tuple(array.shape[:2]) != wanted or tuple(array.shape[3:]) != local_shape:
-        return DataError(
-            f"{dataset_name(data)}: read({group!r}, …) must return (samples, steps + 1, channels, "
-            f"*part) = {(*wanted, '…', *local_shape)}, not {tuple(array.shape)}"
-        )
-    count, names = array.shape[2], tuple(stepper.channels)
-    if count != len(names) and not getattr(stepper, "channelwise", False):
-        kind = type(stepper).__name__
-        return DataError(
-            f"{dataset_name(data)}: its trajectories have {count} channel(s), but {kind} on this "
-            f"grid has {len(names)}: {', '.join(names)}"
-        )
-    if not bool(array.isfinite().all()):
-        return DataError(f"{dataset_name(data)}: {group} contains NaN or infinity")
-    return None
-
-
-def dataset_name(data: TrajectoryDataset) -> str:
-    """The name of a data set in messages: its path, or its class."""
-    return str(getattr(data, "path", type(data).__name__))
 
 
 def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,25 +13,66 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prdp_hpc.data import EpochSampler
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.tasks.averaging import WeightAverage
+from prdp_hpc.tasks.learning_rate import LearningRate
+from prdp_hpc.tasks.optimisers import (
+    ClosureSteps,
+    load_optimiser,
+    make_optimiser,
+    needs_closure,
+)
 from prdp_hpc.tasks.recipe import Recipe
+
+Loss = TypeVar("Loss")
+
+
+def seed_generators(seed: int, replica: int, step: int = 0) -> None:
+    """Seed the random generators of Python, NumPy and torch, with one stream per replica.
+
+    The grid ranks of a replica have the same stream, so that a network on whole fields draws the
+    same numbers on each of them, e.g. for dropout.
+    """
+    words = np.random.SeedSequence((seed, replica, step)).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
 
 
 class TrainedNetwork:
     """Base of tasks that train `network` on mini-batches."""
 
     network: nn.Module
+    mesh: ProcessMesh
+    _average: WeightAverage | None = None
 
-    def _prepare_training(self, channels: list[int], samples: int, recipe: Recipe) -> None:
+    def _prepare_training(
+        self,
+        channels: list[int],
+        samples: int,
+        recipe: Recipe,
+        windows: Mapping[str, int] | None = None,
+    ) -> None:
         """Create optimiser, learning-rate schedule and sampler. The network must be on its device.
 
-        `channels`: numbers of input and output channels; `samples`: size of the training group.
+        `channels`: numbers of input and output channels; `samples`: number of training samples;
+        `windows`: see `EpochSampler`.
         """
         self._network_channels = channels
-        self._optimiser = recipe.optimizer(self.network.parameters(), lr=recipe.learning_rate)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, recipe.rate)
-        self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed)
+        self._optimiser = make_optimiser(self.network, recipe)
+        self._closure_steps = (
+            ClosureSteps(self._optimiser, list(self.network.parameters()), self.mesh.world)
+            if needs_closure(self._optimiser)
+            else None
+        )
+        self._rate = LearningRate(self._optimiser, recipe)
+        self._average = None if recipe.ema is None else WeightAverage(self.network, recipe.ema)
+        self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed, windows)
         self._steps_per_epoch = -(-samples // recipe.batch_size)
-        self._learning_rate: float | None = None
+        self._clip_norm, self._seed = recipe.clip_norm, recipe.seed
+        self._last: dict[str, float] = {}
+        self._norm: Tensor | None = None
+        seed_generators(self._seed, self.mesh.replica)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -46,41 +89,109 @@ class TrainedNetwork:
             yield from self._sampler.batches(epoch + 1)[batch : batch + end - first]
             first = end
 
-    def _optimise(self) -> None:
-        """Do a step of the optimiser and of the learning rate."""
-        self._learning_rate = self._optimiser.param_groups[0]["lr"]
-        self._optimiser.step()
-        self._schedule.step()
+    def after_validation(self, error: float) -> None:
+        """Pass a validation error to a learning rate that depends on it.
 
-    def _step_numbers(self) -> dict[str, float]:
-        """Learning rate and norm of the gradient of the last step."""
-        rate = self._learning_rate
-        found = {"learning_rate": self._optimiser.param_groups[0]["lr"] if rate is None else rate}
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        if gradients:
-            found["gradient_norm"] = float(torch.nn.utils.get_total_norm(gradients))
+        Parameters
+        ----------
+        error : float
+            The error, equal on all ranks.
+        """
+        self._rate.after_validation(error)
+
+    def step_numbers(self) -> dict[str, float]:
+        """Return numbers of the last training step, equal on all ranks.
+
+        Returns
+        -------
+        dict
+            `learning_rate` of the last step, or of the first step before it; once a step was done
+            in this process, `gradient_norm`, the 2-norm of the gradient over all parameters before
+            it is clipped; and for an optimiser that evaluates the loss itself `evaluations`, the
+            number of evaluations since the start of the process.
+        """
+        found = {"learning_rate": self._rate.value} | self._last
+        norm = self._gradient_norm() if self._norm is None else self._norm
+        if norm is not None:
+            found["gradient_norm"] = float(norm)
+        if self._closure_steps is not None:
+            found["evaluations"] = float(self._closure_steps.evaluations)
         return found
 
+    def _optimise(self, backward: Callable[[], Loss], whole: Callable[[Loss], float]) -> Loss:
+        """Do a step of the optimiser and of the learning rate; return the loss before the step.
+
+        `backward` sets the gradients of the batch and returns its loss, of which `whole` computes
+        the number that is equal on all ranks. Both may be collective.
+        """
+        self._last = {"learning_rate": self._rate.value}
+        if self._closure_steps is None:
+            loss = backward()
+            if self._clip_norm is not None:
+                self._norm = torch.nn.utils.clip_grad_norm_(
+                    self.network.parameters(), self._clip_norm
+                )
+            self._optimiser.step()
+        else:
+            losses: list[Loss] = []
+
+            def evaluate() -> float:
+                losses.append(backward())
+                return whole(losses[-1])
+
+            self._closure_steps.step(evaluate)
+            loss = losses[0]
+        self._rate.step()
+        if self._average is not None:
+            self._average.update()
+        return loss
+
+    def _gradient_norm(self) -> Tensor | None:
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+    def _validated_weights(self) -> AbstractContextManager[None]:
+        """A context in which the network has the weights with which it is validated."""
+        return nullcontext() if self._average is None else self._average.applied()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of network, optimiser, learning rate and sampler."""
-        return {
-            "network": self.network.state_dict(),
+        """Return the state of network, optimiser, learning rate and sampler.
+
+        `network` has the weights for validation and use. If they are averages, `trained_network`
+        has those that the optimiser changes.
+        """
+        with self._validated_weights():
+            network = self.network.state_dict()
+        state: dict[str, Any] = {
+            "network": network,
             "channels": self._network_channels,
             "optimiser": self._optimiser.state_dict(),
-            "schedule": {"last_epoch": self._schedule.last_epoch},
+            "schedule": self._rate.state_dict(),
             "sampler": self._sampler.state_dict(),
         }
+        if self._average is not None:
+            state["trained_network"] = self.network.state_dict()
+            state["averaged_steps"] = self._average.steps
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.load_network(state["network"])
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._schedule.last_epoch = state["schedule"]["last_epoch"]
+        if self._average is not None:
+            self.network.load_state_dict(state["trained_network"])
+            self._average.steps = state["averaged_steps"]
+        load_optimiser(self._optimiser, state["optimiser"])
+        self._rate.load_state_dict(state["schedule"])
         self._sampler.load_state_dict(state["sampler"])
+        # Other numbers than from the start on; on as many ranks as before, the trainer restores
+        # the generators' states afterwards.
+        seed_generators(self._seed, self.mesh.replica, state["schedule"]["last_epoch"])
 
     def load_network(self, parameters: dict[str, Tensor]) -> None:
         """Load the parameters of the network only, e.g. to validate it."""
         self.network.load_state_dict(parameters)
+        if self._average is not None:
+            self._average.reset()
 
     def _parameter_gradient(self) -> Tensor:
         """The gradients of all parameters that have one, as one vector on the host."""

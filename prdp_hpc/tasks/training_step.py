@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -144,17 +144,6 @@ class TrainingStep(TrainedNetwork, ABC):
                     after_step(lambda: [*earlier, *self._whole_losses(parts)])
         return float(np.mean([*earlier, *self._whole_losses(parts)]))
 
-    def step_numbers(self) -> dict[str, float]:
-        """Return numbers of the last training step, equal on all ranks.
-
-        Returns
-        -------
-        dict
-            `learning_rate` of the last step, or of the first step before it, and `gradient_norm`,
-            the 2-norm of the gradient over all parameters, once a step was done in this process.
-        """
-        return self._step_numbers()
-
     def gradient(self) -> Tensor:
         """Compute the gradient of the first batch's loss; collective, equal on all ranks.
 
@@ -210,18 +199,30 @@ class TrainingStep(TrainedNetwork, ABC):
         return whole
 
     def _train_step(self, batch: NDArray[np.int64]) -> Tensor:
-        loss = self._backward(batch)
-        self._optimise()
-        return loss
+        return self._optimise(
+            lambda: self._backward(batch), lambda part: self._whole_losses([part])[0]
+        )
 
     def _backward(self, batch: NDArray[np.int64]) -> Tensor:
         """Set the gradients of the parameters for a batch; return this rank's part of the loss."""
-        with self.stopwatch.part("data"):
-            mine = share(batch, self.mesh.replica, self.mesh.replicas)
-            trajectories = self._batch(mine)
+        mine = share(batch, self.mesh.replica, self.mesh.replicas)
         self._optimiser.zero_grad(set_to_none=True)
-        entries = len(batch) * len(self.channels) * self.grid.size
-        with self.solver.samples(mine.tolist()):
+        count = max(1, min(self.recipe.accumulate, len(mine)))
+        if count == 1:
+            return self._backward_of(mine, len(batch))
+        losses = []
+        for number in range(count):
+            last = number == count - 1
+            with nullcontext() if last else self._parallel.no_sync():
+                losses.append(self._backward_of(share(mine, number, count), len(batch)))
+        return torch.stack(losses).sum()
+
+    def _backward_of(self, samples: NDArray[np.int64], batch_size: int) -> Tensor:
+        """Add the gradients of some samples of a batch; return their part of the batch's loss."""
+        with self.stopwatch.part("data"):
+            trajectories = self._batch(samples)
+        entries = batch_size * len(self.channels) * self.grid.size
+        with self.solver.samples(samples.tolist()):
             loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

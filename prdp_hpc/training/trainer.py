@@ -268,6 +268,9 @@ class Trainer:
                 (self.task.validate(), self.checkpoints.ready)
             )
         self.schedule.observe(validation["error"])
+        after_validation: Any = getattr(self.task, "after_validation", None)
+        if after_validation is not None:
+            after_validation(validation["error"])
         levels = {"level": level, "adjoint_level": adjoint_level}
         self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
 

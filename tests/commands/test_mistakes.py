@@ -116,7 +116,7 @@ def test_words(words, message, config, tmp_path, capsys):
             "has shape (6, 3, 7), the grid needs (samples, steps + 1, [channels,] 8)",
         ),
         (lambda u: u[:, :2], "have 1 step(s), but the task needs 2"),
-        (lambda u: u.astype(np.int32), "must be float32 or float64, not int32"),
+        (lambda u: u.astype(complex), "must have floating-point numbers of at most 64 bits"),
         (
             lambda u: np.where(u == u[2, 1, 3], np.nan, u),
             "contains NaN or infinity, first in sample 2, step 1",

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from prdp_hpc.config import amortised, experiment, networks, paper, physics
+from prdp_hpc.config import amortised, experiment, formats, networks, paper, physics
 from prdp_hpc.config.models import Section
 
-MODULES = (amortised, experiment, networks, paper, physics)
+MODULES = (amortised, experiment, formats, networks, paper, physics)
 """Modules whose import defines all sections."""
 
 

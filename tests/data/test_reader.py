@@ -134,12 +134,14 @@ ARRAYS = {
         fields(shape=(5, 4)),
         r"has shape \(3, 3, 2, 5, 4\), the grid needs .* 4, 5\)",
     ),
-    "integers": (
-        np.ones((3, 3, 2, *SHAPE), dtype=np.int64),
-        "must be float32 or float64, not int64",
+    "booleans": (
+        np.ones((3, 3, 2, *SHAPE), dtype=bool),
+        "must have floating-point numbers of at most 64 bits or integers, not bool",
     ),
-    "half precision": (fields(dtype=np.float16), "must be float32 or float64, not float16"),
-    "complex": (fields(dtype=np.complex128), "must be float32 or float64, not complex128"),
+    "complex": (
+        fields(dtype=np.complex128),
+        "must have floating-point numbers of at most 64 bits or integers, not complex128",
+    ),
     "no samples": (fields(samples=0), "at least 1 sample and 2 states"),
     "one state": (fields(steps=0), "at least 1 sample and 2 states"),
 }

@@ -61,14 +61,11 @@ def handlers():
 
 
 def test_work_outside_of_training_stops_at_the_next_check(handlers, capsys):
-    def work():
-        with hold_signals():
-            leave_if_stopped(MPI.COMM_SELF, "before it arrived")
-            signal.raise_signal(signal.SIGUSR1)
+    with hold_signals():
+        leave_if_stopped(MPI.COMM_SELF, "before it arrived")
+        signal.raise_signal(signal.SIGUSR1)
+        with pytest.raises(Preempted) as stop:
             leave_if_stopped(MPI.COMM_SELF, "after 3 of 5 samples")
-
-    with pytest.raises(Preempted) as stop:
-        work()
     assert stop.value.code == PREEMPTED
     assert capsys.readouterr().err == "prdp-hpc: stopped by a signal after 3 of 5 samples\n"
     assert take_held()

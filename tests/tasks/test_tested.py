@@ -32,7 +32,8 @@ def test_the_test_group_is_that_of_the_file(make, make_task):
     assert tested["group"] == "test"
     assert [len(errors) for errors in tested["samples"].values()] == [4] * len(tested["samples"])
     with task.evaluating():
-        alone = [task.sample_errors(task._test[i : i + 1])["error"][0] for i in range(4)]
+        states = task._data.test.batch(np.arange(4))
+        alone = [task.sample_errors(states[i : i + 1])["error"][0] for i in range(4)]
     np.testing.assert_allclose(tested["samples"]["error"], alone, rtol=1e-10)
     assert set(task.test()["samples"]) == set(task.validate())
 

@@ -71,6 +71,7 @@ from prdp_hpc import (
     TrajectoryDataset,
     TrajectoryFile,
     UNet,
+    WindowedDataset,
     evaluate,
     load_config,
     load_network,
@@ -138,6 +139,7 @@ ResNet(grid.partition, in_channels="one", out_channels=1)  # type: ignore[arg-ty
 UNet(grid.partition)  # type: ignore[call-arg]
 Convolution("everywhere", 1, 1)  # type: ignore[arg-type]
 data: TrajectoryDataset = TrajectoryFile("mine.h5")
+pairs: TrajectoryDataset = WindowedDataset(data, window=3, stride="two")  # type: ignore[arg-type]
 no_data: TrajectoryDataset = np.zeros(3)  # type: ignore[assignment]
 recipe = Recipe(batch_size=4, learning_rate=1e-2, optimizer=torch.optim.SGD)
 Recipe(learningrate=1e-2)  # type: ignore[call-arg]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from prdp_hpc.data import share
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
+from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.inversion.experiments import Observations, PointObservations
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE
 from prdp_hpc.tasks.recipe import Recipe
@@ -85,6 +87,7 @@ class AmortisedInversion(TrainedNetwork):
         self._train, self._validation = train, validation
         self._scale = self._root_mean_square(train.data if len(train.data) else validation.data)
         self.network = network.to(torch.float64)
+        prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid)
         self._numbers = len(sources) * self._count()
         self._parallel.settle(self._images(validation.data[:1]))
@@ -107,9 +110,7 @@ class AmortisedInversion(TrainedNetwork):
         batches = self._sampler.batches(epoch)
         with self.stopwatch.part("network"):
             for batch in batches[len(losses) :]:
-                losses.append(self._backward(batch))
-                self._optimiser.step()
-                self._schedule.step()
+                losses.append(self._optimise(partial(self._backward, batch), float))
                 if after_step is not None and len(losses) < len(batches):
                     after_step(lambda: losses)
         return float(np.mean(losses))
@@ -125,12 +126,23 @@ class AmortisedInversion(TrainedNetwork):
 
     def validate(self) -> dict[str, Any]:
         """Compute the mean normalised squared error of the fields; collective."""
+        found, truth = self.recovered()
+        squares = self._field_squares(found - truth)
+        return {"error": float((squares / self._squares).mean())}
+
+    def recovered(self) -> tuple[Tensor, Tensor]:
+        """Compute this rank's part of the m of each validation sample; collective.
+
+        Returns
+        -------
+        fields, truth : Tensor
+            The computed and the true m, each of shape `(N, *local_shape)`.
+        """
         self.network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._validated_weights():
             found = self._fields(self._validation.data)
         self.network.train()
-        squares = self._field_squares(found - self._validation.fields)
-        return {"error": float((squares / self._squares).mean())}
+        return found, self._validation.fields
 
     def close(self) -> None:
         """Do nothing, since no file is open."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import made, own_keys
@@ -63,6 +64,11 @@ def settings(parts: Parts) -> dict[str, Any]:
     exact = Solver(solver.ksp, solver.pc, tolerance, petsc_options=solver.petsc_options)
     optimizer, keys = made("inversion_optimizers", training.optimizer)
     rate, rate_keys = made("rates", training.schedule)
+    if isinstance(rate, type) and issubclass(rate, LRScheduler):
+        raise InputError(
+            f"training.schedule: {rate.__name__} is for tasks that train a network; choose "
+            "exponential or cosine"
+        )
     if rate.__module__ == "prdp_hpc.tasks.recipe":
         rate_keys = {"decay": training.decay, "decay_steps": training.decay_steps}
     return {

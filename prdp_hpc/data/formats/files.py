@@ -1,0 +1,65 @@
+"""The files that `data.file` names: one file, a folder, a pattern, or one file per group."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prdp_hpc.data.layout import TEST, DataError
+
+GROUP = "{group}"
+"""Part of a path that is replaced by the name of each group."""
+NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), TEST: ("test",)}
+"""The names of each group in paths and in files of other programs."""
+
+
+def files_of(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a path in natural order: the file itself, the files with one of the `suffixes`
+    in a folder, or those that match a pattern such as `a_*.h5`.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    given = Path(path)
+    if given.is_file():
+        return [given]
+    if given.is_dir():
+        found = [file for file in given.iterdir() if file.suffix in suffixes and file.is_file()]
+    else:
+        found = list(given.parent.glob(given.name)) if given.parent.is_dir() else []
+    if not found:
+        there = f"contains no file with the ending {' or '.join(suffixes)}"
+        what = there if given.is_dir() else "no such data file"
+        raise DataError(f"{given}: {what}; give another data.file")
+    return sorted(found, key=lambda file: _natural(file.name))
+
+
+def files_of_groups(path: str | Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """The files by group: those of each group for a path with `{group}`, otherwise all in the group
+    "train", which is divided.
+    """
+    if GROUP not in str(path):
+        return {"train": files_of(path, suffixes)}
+    found = {}
+    for group, names in NAMES.items():
+        for name in names:
+            try:
+                found[group] = files_of(str(path).replace(GROUP, name), suffixes)
+                break
+            except DataError:
+                continue
+    if not found:
+        raise DataError(
+            f"{path}: no such data files with train, validation, valid, val or test in place of "
+            f"{GROUP}; give another data.file"
+        )
+    return found
+
+
+def _natural(name: str) -> list[Any]:
+    """A key that sorts numbers in names by value: `a_2` before `a_10`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

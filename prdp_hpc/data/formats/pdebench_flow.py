@@ -1,0 +1,126 @@
+"""PDEBench, incompressible flow: `ns_incom_inhom_2d_512-*.h5`.
+
+velocity    (B, T, x, y, 2)
+particles   (B, T, x, y, 1)
+force       (B, x, y, 2), constant in time
+t           (B, T)
+attributes  config: YAML; latestIndex: the last state that was written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from prdp_hpc.data.formats.coordinates import spacing
+from prdp_hpc.data.formats.hdf5_files import dataset, reading
+from prdp_hpc.data.formats.numbers import converted_type
+from prdp_hpc.data.formats.pdebench_arrays import numbers_as_stored
+from prdp_hpc.data.formats.pdebench_seeds import as_number, config_of
+from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.layout import DataError
+
+
+def is_flow(file: h5py.File) -> bool:
+    """Whether a file has this layout."""
+    return "velocity" in file and ("particles" in file or "force" in file)
+
+
+class FlowSource(Source):
+    """One file of incompressible flow.
+
+    The channels are velocity_x, velocity_y and particles; force_x and force_y, which are constant
+    in time, can be selected. States after `latestIndex`, which were never written, are left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with reading(path) as file:
+            velocity = dataset(file, "velocity", "(batch, states, x, y, 2)")
+            dim = velocity.ndim - 3
+            if not 1 <= dim <= 3 or velocity.shape[-1] != dim or 0 in velocity.shape:
+                raise DataError(
+                    f"{path}: data set velocity has shape {velocity.shape}, expected (batch, "
+                    "states, x, y, 2)"
+                )
+            shape = velocity.shape[:-1]
+            self._places = _places(file, dim)
+            self._check_others(file, shape)
+            states = min(shape[1], int(file.attrs.get("latestIndex", shape[1] - 1)) + 1)
+            config = config_of(file)
+            self.about = About(
+                trajectories=shape[0],
+                states=max(states, 0),
+                points=tuple(shape[2:]),
+                channels=tuple(name for name in self._places if not name.startswith("force")),
+                others=tuple(name for name in self._places if name.startswith("force")),
+                spacing=_spacing(config, shape[2:]),
+                numbers=self._numbers(file, config, states),
+                details={"pde": "incompressible Navier–Stokes"},
+            )
+
+    def read(
+        self, trajectory: int, states: slice, channels: Sequence[str], part: Slices
+    ) -> NDArray[Any]:
+        """Read a part of some states, as stored."""
+        with reading(self.path) as file:
+            arrays = {
+                stored: self._array(file, stored, trajectory, states, part)
+                for stored in dict.fromkeys(self._places[name][0] for name in channels)
+            }
+        found = [arrays[stored][..., one] for stored, one in map(self._places.get, channels)]  # type: ignore[misc]
+        return np.stack(found, axis=1)
+
+    def _array(
+        self, file: h5py.File, stored: str, trajectory: int, states: slice, part: Slices
+    ) -> NDArray[Any]:
+        if stored != "force":
+            whole: NDArray[Any] = file[stored][(trajectory, states, *part)]
+            return whole
+        constant = file[stored][(trajectory, *part)]
+        count = len(range(states.start, states.stop, states.step))
+        return np.broadcast_to(constant, (count, *constant.shape))
+
+    def _check_others(self, file: h5py.File, shape: tuple[int, ...]) -> None:
+        for stored in dict.fromkeys(place[0] for place in self._places.values()):
+            expected = (shape[0], *shape[2:]) if stored == "force" else shape
+            found = dataset(file, stored, str(expected))
+            converted_type(found.dtype, f"{self.path}: data set {stored}")
+            if found.shape[:-1] != expected:
+                raise DataError(
+                    f"{self.path}: data set {stored} has shape {found.shape}, expected "
+                    f"{expected} and an axis of components"
+                )
+
+    def _numbers(self, file: h5py.File, config: dict[str, Any], states: int) -> dict[str, float]:
+        found = {}
+        times = numbers_as_stored(file, "t")
+        if times is not None and states > 1:
+            found["dt"] = spacing(np.atleast_2d(times)[0, :states], f"{self.path}: t")
+        viscosity = as_number(config.get("NU"))
+        return found if viscosity is None else {**found, "viscosity": viscosity}
+
+
+def _places(file: h5py.File, dim: int) -> dict[str, tuple[str, int]]:
+    """For each channel its data set, and its place on the last axis."""
+    found = {f"velocity_{axis}": ("velocity", i) for i, axis in enumerate("xyz"[:dim])}
+    if "particles" in file:
+        found["particles"] = ("particles", 0)
+    if "force" in file:
+        found |= {f"force_{axis}": ("force", i) for i, axis in enumerate("xyz"[:dim])}
+    return found
+
+
+def _spacing(config: dict[str, Any], points: Sequence[int]) -> tuple[float, ...] | None:
+    size = config.get("domain_size")
+    if not isinstance(size, list) or len(size) != len(points):
+        return None
+    lengths = [as_number(one) for one in size]
+    if any(one is None or one <= 0 for one in lengths):
+        return None
+    return tuple(float(length or 0) / n for length, n in zip(lengths, points, strict=True))

@@ -1,0 +1,66 @@
+"""The interface of one file of a format: `Source`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+Slices = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file contains.
+
+    Attributes
+    ----------
+    trajectories, states : numbers of trajectories and of the states of each.
+    points : points per axis, in the order of the file.
+    channels : names of the channels that a state has by default.
+    others : names of further channels that can be selected, e.g. constant fields.
+    spacing : distance of two points per axis, in the order of the file; None if unknown.
+    numbers : `dt` and coefficients, which must agree with the PDE's and between the files.
+    details : further attributes.
+    boundary : words for the boundary per axis, in the order of the file; None if unknown.
+    """
+
+    trajectories: int
+    states: int
+    points: tuple[int, ...]
+    channels: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    spacing: tuple[float, ...] | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    boundary: tuple[str, ...] | None = None
+
+
+class Source(ABC):
+    """One file of trajectories; its axes are in the order of the file.
+
+    Attributes
+    ----------
+    path : the file.
+    about : what it contains, read when the source is made.
+    """
+
+    path: Path
+    about: About
+
+    @abstractmethod
+    def read(
+        self, trajectory: int, states: slice, channels: Sequence[str], part: Slices
+    ) -> NDArray[Any]:
+        """Read `(states, channels, *part)` of one trajectory, as stored.
+
+        `states` has a step, `part` one contiguous slice per axis; nothing else is read.
+        """
+
+    def name(self, trajectory: int) -> str:
+        """The name of a trajectory in messages."""
+        return f"trajectory {trajectory}"

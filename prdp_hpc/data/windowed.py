@@ -1,0 +1,183 @@
+"""A data set with the settings that determine which of its states are samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prdp_hpc.data.dataset import TrajectoryDataset
+from prdp_hpc.data.layout import DataError
+from prdp_hpc.data.windows import Windows
+from prdp_hpc.errors import InputError
+
+
+class WindowedDataset:
+    """A data set whose samples are windows of its trajectories.
+
+    Tasks use it like the data set itself; the other attributes are those of the data set.
+
+    Parameters
+    ----------
+    data : TrajectoryDataset
+        The trajectories.
+    window : int, optional
+        Number of states of a training sample. Default: what the task needs.
+    stride : int, default 1
+        Number of states between the starts of two windows of a trajectory.
+    steps : int, optional
+        Number of time steps of each trajectory that are used. Default: all.
+
+    Attributes
+    ----------
+    data : TrajectoryDataset
+        The trajectories.
+    steps : int
+        Number of time steps of each trajectory that are used.
+
+    Raises
+    ------
+    DataError
+        If the trajectories have fewer steps than `steps`.
+    InputError
+        If a number is out of range.
+
+    See Also
+    --------
+    TrajectoryFile : A data set in an HDF5 file.
+
+    Examples
+    --------
+    Trajectories with 6 states, of which an emulator uses states 0–2, 1–3, 2–4 and 3–5, or with a
+    stride of 3 states 0–2 and 3–5:
+
+    >>> import numpy
+    >>> from prdp_hpc import TrajectoryFile, WindowedDataset
+    >>> from prdp_hpc.data import TrajectoryAttributes, write_trajectories
+    >>> groups = {"train": numpy.ones((4, 6, 1, 16)), "validation": numpy.ones((2, 6, 1, 16))}
+    >>> about = TrajectoryAttributes("mine", (16,), "dirichlet", 1.0, {}, ("u",), "Euler")
+    >>> write_trajectories("six.h5", groups, about)
+    >>> data = WindowedDataset(TrajectoryFile("six.h5"), stride=3)
+    >>> len(WindowedDataset(data.data).windows("train", 3)), len(data.windows("train", 3))
+    (16, 8)
+    """
+
+    def __init__(
+        self,
+        data: TrajectoryDataset,
+        *,
+        window: int | None = None,
+        stride: int = 1,
+        steps: int | None = None,
+    ) -> None:
+        if stride < 1 or (window is not None and window < 1) or (steps is not None and steps < 1):
+            raise InputError(
+                f"data: window ({window}), stride ({stride}) and steps ({steps}) must be at least 1"
+            )
+        if steps is not None and steps > data.steps:
+            raise DataError(
+                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), but "
+                f"data.steps={steps}: give a smaller number, or another data file"
+            )
+        self.data, self.window, self._stride = data, window, stride
+        self.steps = data.steps if steps is None else steps
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "data":  # before it is set, e.g. in a copy
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
+    def count(self, group: str) -> int:
+        """Return the number of trajectories in a group.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+
+        Returns
+        -------
+        int
+            Number of trajectories; 0 for a group that does not exist.
+        """
+        return self.data.count(group)
+
+    def windows(self, group: str, length: int) -> Windows:
+        """Return the windows of a group.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        length : int
+            Number of states of a window, at most `steps + 1`.
+
+        Returns
+        -------
+        Windows
+            The windows of its trajectories, with the stride of this data set.
+        """
+        return Windows(self.count(group), self.steps + 1, length, self._stride)
+
+    def read(self, group: str, samples: Sequence[int], part: Sequence[slice]) -> NDArray[Any]:
+        """Read a part of the states that are used of some trajectories.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        samples : sequence of int
+            Indices of the trajectories, in increasing order.
+        part : sequence of slice
+            The points to read: one slice per axis of the grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(samples), steps + 1, C, *part)`.
+        """
+        if self.steps < self.data.steps and hasattr(self.data, "read_states"):
+            used = slice(0, self.steps + 1, 1)
+            return np.stack([self.read_states(group, sample, used, part) for sample in samples])
+        return self.data.read(group, samples, part)[:, : self.steps + 1]
+
+    def read_states(
+        self, group: str, sample: int, states: slice, part: Sequence[slice]
+    ) -> NDArray[Any]:
+        """Read a part of some states of one trajectory.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        sample : int
+            Index of the trajectory.
+        states : slice
+            The states, with start, stop and step.
+        part : sequence of slice
+            The points to read: one slice per axis of the grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(states), C, *part)`. A data set without this method is read with
+            `read`, and the states are cut from the whole trajectory.
+        """
+        own: Any = getattr(self.data, "read_states", None)
+        if own is None:
+            return self.data.read(group, [sample], part)[0, states]
+        found: NDArray[Any] = own(group, sample, states, part)
+        return found
+
+
+def windowed(data: TrajectoryDataset) -> WindowedDataset:
+    """The data set with the settings of its windows, by default all windows."""
+    return data if isinstance(data, WindowedDataset) else WindowedDataset(data)
+
+
+def dataset_name(data: Any) -> str:
+    """The name of a data set in messages: its path, or its class."""
+    inner = data.data if isinstance(data, WindowedDataset) else data
+    return str(getattr(inner, "path", type(inner).__name__))

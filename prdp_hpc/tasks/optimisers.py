@@ -1,0 +1,147 @@
+"""Creation of an optimiser, and steps of optimisers that evaluate the loss themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mpi4py import MPI
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
+from torch.optim import Optimizer
+
+from prdp_hpc.errors import InputError
+from prdp_hpc.tasks.recipe import Recipe
+
+
+def make_optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
+    """Create the optimiser of a recipe for the parameters of a network.
+
+    Raises
+    ------
+    InputError
+        For arguments that the optimiser does not accept.
+    """
+    parameters: Any = network.parameters()
+    if recipe.weight_decay_on == "weights":
+        parameters = _groups(network)
+    try:
+        optimiser = recipe.optimizer(parameters, lr=recipe.learning_rate)
+    except (TypeError, ValueError) as problem:
+        raise InputError(f"training.optimizer: {problem}") from None
+    if recipe.weight_decay_on == "weights" and "weight_decay" not in optimiser.defaults:
+        raise InputError(
+            f"training.weight_decay_on: {type(optimiser).__name__} has no weight decay: leave the "
+            "key out"
+        )
+    if recipe.clip_norm is not None and needs_closure(optimiser):
+        raise InputError(
+            f"training.clip_norm: {type(optimiser).__name__} compares losses along the gradient, "
+            "which must therefore not be clipped: leave the key out"
+        )
+    return optimiser
+
+
+def _groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Parameters with two or more axes, and the others (biases and normalisations) without decay.
+
+    A group without parameters is left out.
+    """
+    parameters = list(network.parameters())
+    weights = [p for p in parameters if p.dim() > 1]
+    others = [p for p in parameters if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
+    """Load `optimiser.state_dict()` with the types of its numbers.
+
+    torch casts them to the type of the parameters, after which e.g. a counter that was stored in
+    float32 is rounded differently than in an uninterrupted run.
+    """
+    optimiser.load_state_dict(state)
+    order = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, order, strict=True):
+        for key, value in state["state"].get(number, {}).items():
+            loaded = optimiser.state[parameter][key]
+            if isinstance(value, Tensor) and loaded.dtype != value.dtype:
+                optimiser.state[parameter][key] = value.to(loaded.device, copy=True)
+
+
+def needs_closure(optimiser: Optimizer) -> bool:
+    """Whether a step of the optimiser evaluates the loss itself, as that of L-BFGS does."""
+    closure = inspect.signature(optimiser.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+class ClosureSteps:
+    """Steps of an optimiser that evaluates the loss several times, e.g. `torch.optim.LBFGS`.
+
+    Only rank 0 runs the optimiser: how often it evaluates the loss depends on the numbers, and
+    rounding may differ between ranks. For each evaluation the other ranks receive its parameters,
+    so that all ranks evaluate the same loss, which is collective.
+
+    Parameters
+    ----------
+    optimiser : the optimiser, whose state changes on rank 0 only.
+    parameters : the parameters of the network.
+    comm : all ranks.
+
+    Attributes
+    ----------
+    evaluations : number of evaluations since the start of the process.
+    """
+
+    def __init__(
+        self, optimiser: Optimizer, parameters: Sequence[nn.Parameter], comm: MPI.Comm
+    ) -> None:
+        self._optimiser, self._parameters, self._comm = optimiser, parameters, comm
+        self.evaluations = 0
+
+    def step(self, evaluate: Callable[[], float]) -> None:
+        """Do a step; collective. `evaluate` sets the gradients and returns the loss of the batch,
+        equal on all ranks.
+        """
+        if self._comm.rank == 0:
+            self._optimiser.step(lambda: self._evaluated(evaluate))
+        else:
+            while self._comm.bcast(None):
+                self._receive()
+                self._count(evaluate)
+            # The learning rate's schedule counts the steps of the optimiser.
+            self._optimiser._opt_called = True  # type: ignore[attr-defined]
+        if self._comm.rank == 0:
+            self._comm.bcast(False)
+        self._receive()
+
+    def _evaluated(self, evaluate: Callable[[], float]) -> float:
+        self._comm.bcast(True)
+        self._receive()
+        # The line search of torch switches recording off.
+        with torch.enable_grad():
+            return self._count(evaluate)
+
+    def _count(self, evaluate: Callable[[], float]) -> float:
+        self.evaluations += 1
+        return evaluate()
+
+    def _receive(self) -> None:
+        """Set the parameters to those of rank 0; collective."""
+        if self._comm.size == 1:
+            return
+        with torch.no_grad():
+            vector = parameters_to_vector(self._parameters)
+            host = vector.cpu().numpy()
+            self._comm.Bcast(host)
+            start = 0
+            for parameter in self._parameters:
+                part = torch.from_numpy(host[start : start + parameter.numel()])
+                parameter.copy_(part.view_as(parameter))
+                start += parameter.numel()

@@ -1,0 +1,118 @@
+"""Correctness: tasks train and validate on all windows of their trajectories."""
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from prdp_hpc.config import validate
+from prdp_hpc.data import DataError, TrajectoryFile
+from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.run import run_experiment
+
+STATES = np.random.default_rng(0).standard_normal((3, 8, 1, 8))
+
+
+def store(path, states=STATES):
+    with h5py.File(path, "w") as file:
+        file["train/trajectories"] = file["validation/trajectories"] = states
+    return str(path)
+
+
+def test_all_states_count(mesh, tmp_path):
+    """Two files that differ only from state 3 on."""
+    other, rows = STATES.copy(), {}
+    other[:, 3:] *= 2.0
+    for name, states in (("one", STATES), ("two", other)):
+        data = {"file": store(tmp_path / f"{name}.h5", states)}
+        config = validate(tiny.emulator(tmp_path, name=name, data=data), "here")
+        run_experiment(config, mesh, tmp_path / name)
+        rows[name] = tiny.rows(tmp_path / name)
+    for one, two in zip(rows["one"][1:], rows["two"][1:], strict=True):
+        assert one["loss"] != two["loss"]
+        assert one["error"] != two["error"]
+
+
+@pytest.mark.parametrize(
+    ("make", "length", "steps"), [(tiny.emulator, 3, 2), (tiny.corrector, 3, 3)]
+)
+@pytest.mark.parametrize("stride", [1, 2, 3, 9])
+def test_windows_are_samples(make, length, steps, stride, make_task, tmp_path):
+    """They give what trajectories of these states alone give."""
+    file = store(tmp_path / "all.h5")
+    task, _ = make_task(make, 3, data={"file": file, "stride": stride})
+    starts = range(0, 8 - length + 1, stride)
+    cut = np.concatenate([STATES[:, s : s + length] for s in starts]).reshape(-1, 3, length, 1, 8)
+    expected = cut.swapaxes(0, 1).reshape(-1, length, 1, 8)
+    found = task._batch(np.arange(len(expected)))
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert task.steps_per_epoch == -(-len(expected) // 4)
+    validated = np.concatenate([STATES[:, s : s + steps + 1] for s in range(0, 8 - steps, stride)])
+    with task.evaluating():
+        alone = task.sample_errors(torch.from_numpy(validated))
+    assert task.validate() == pytest.approx({k: v.mean() for k, v in alone.items()}, rel=1e-12)
+
+
+def test_what_is_not_used_is_reported(make_task, tmp_path, capsys):
+    file = store(tmp_path / "all.h5")
+    make_task(tiny.emulator, 3, data={"file": file})
+    assert "not used" not in capsys.readouterr().err
+    make_task(tiny.emulator, 3, data={"file": file, "stride": 4})
+    assert (
+        "all.h5: 6 of 24 states of train are not used: its 6 samples are windows of 3 states with "
+        "data.stride=4" in capsys.readouterr().err
+    )
+
+
+def test_the_window_of_a_task_may_be_longer_but_not_shorter(make_task, tmp_path):
+    file = store(tmp_path / "all.h5")
+    task, _ = make_task(tiny.emulator, 3, data={"file": file, "window": 5, "steps": 6})
+    found = task._batch(np.arange(9)).numpy()
+    np.testing.assert_array_equal(found[3:6], [STATES[1, s : s + 5] for s in range(3)])
+    with pytest.raises(InputError, match=r"data\.window=2: the task needs 3 states"):
+        make_task(tiny.emulator, 3, data={"file": file, "window": 2})
+    with pytest.raises(DataError, match=r"have 7 step\(s\), but the task needs 8"):
+        make_task(tiny.emulator, 3, data={"file": file, "window": 9})
+
+
+def test_generated_trajectories_have_the_steps_that_are_used(make_task):
+    from prdp_hpc.generation.generate import generated_path
+
+    task, config = make_task(tiny.emulator, 3, data={"steps": 5})
+    assert TrajectoryFile(generated_path(config)).steps == 5
+    assert task.steps_per_epoch == 10
+    without = validate(tiny.emulator(config.output), "here")
+    assert generated_path(without) != generated_path(config)
+
+
+def test_validation_in_batches_is_that_at_once(make_task, monkeypatch, tmp_path):
+    """The number of samples evaluated at once is bounded by their memory."""
+    from prdp_hpc.tasks import task_data
+
+    file, sizes = store(tmp_path / "all.h5"), []
+    task, _ = make_task(tiny.corrector, 2, data={"file": file, "stride": 1})
+    whole, tested = task.validate(), task.test()
+    monkeypatch.setattr(task_data, "EVALUATED_BYTES", 2 * 4 * 8 * 8)  # two samples of 4 states
+    own = task.sample_errors
+    monkeypatch.setattr(
+        task, "sample_errors", lambda batch: sizes.append(len(batch)) or own(batch), raising=True
+    )
+    assert task.validate() == pytest.approx(whole, rel=1e-12)
+    assert sizes == [2] * 7 + [1]
+    for name, errors in task.test()["samples"].items():
+        assert errors == pytest.approx(tested["samples"][name], rel=1e-12)
+
+
+def test_a_task_without_errors_is_rejected(mesh, tmp_path):
+    from prdp_hpc import SupervisedTask
+    from prdp_hpc.experiments.build import ConfigParts
+
+    class Nothing(SupervisedTask):
+        def local_loss(self, trajectories):
+            return trajectories.sum()
+
+    config = validate(tiny.emulator(tmp_path, data={"file": store(tmp_path / "a.h5")}), "here")
+    parts = ConfigParts(config, mesh)
+    with pytest.raises(InputError, match=r"Nothing has neither a method sample_errors\(traj"):
+        Nothing(parts.stepper(), parts.network, parts.data, mesh)

@@ -14,6 +14,7 @@ from mpi4py import MPI
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_task
@@ -22,6 +23,7 @@ from prdp_hpc.locks import locked
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import Checkpoints
+from prdp_hpc.training.requeue import note_stop_while_loading
 from prdp_hpc.training.trainer import Trainer
 
 CODE = "components.json"
@@ -164,6 +166,7 @@ def run_lock(
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
     task = build_task(config, mesh)
+    _leave_if_stopped(mesh, folder)
     checkpoints = Checkpoints(
         folder / "checkpoints", config.training.keep_checkpoints, _settings(config)
     )
@@ -180,6 +183,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     )
     if resume:
         trainer.restore()
+        _leave_if_stopped(mesh, folder)
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume)
@@ -188,6 +192,13 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     summary = summarise(config, mesh, last) | {"test": trainer.tested}
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:
+    """Exit with code 85 if a signal has arrived while the run was loading; collective."""
+    if stop_requested(mesh.world):
+        _on_root(mesh, lambda: note_stop_while_loading(folder))
+        leave_if_stopped(mesh.world, "while loading: continue with --resume")
 
 
 def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:

@@ -35,11 +35,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     config_command(commands, "run", "train once and write a run folder", resumable=True)
-    config_command(
+    compare = config_command(
         commands,
         "compare",
         "train with PRDP and with full refinement from several seeds; print a table, draw a figure",
         resumable=True,
+    )
+    compare.add_argument(
+        "--only",
+        type=int,
+        metavar="N",
+        help="train only run N (from 0) of all variants and seeds, without table and figure",
     )
     _paper_command(commands)
     _generate_command(commands)

@@ -42,7 +42,7 @@ _ADDED = {
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0, "window": None},
+    "data": {"format": "hdf5", "test": 0, "streams": "shared", "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "network_inputs": [],
 }

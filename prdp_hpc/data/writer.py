@@ -22,6 +22,11 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.files import atomic_path, remove_leftovers
 from prdp_hpc.locks import locked
 
+READABLE = ("v110", "v110")
+"""Version of HDF5 for which files with virtual data sets are written. Those that HDF5 2 writes by
+default cannot be read by HDF5 1.14, which e.g. ParaView and VTK contain.
+"""
+
 
 class TrajectoryWriter:
     """Writes the parts of trajectories on all ranks without gathering them. A context manager,
@@ -42,6 +47,8 @@ class TrajectoryWriter:
         channels, *grid shape)`.
     part : the points of this rank, one slice per axis of the whole grid; may be empty.
     dtype : float32 (default) or float64.
+    samples : the samples of this rank, in all groups. Default: all.
+    finish : called on rank 0 with the complete, open file before it gets its final name.
 
     Raises
     ------
@@ -61,7 +68,10 @@ class TrajectoryWriter:
         shapes: Mapping[str, Sequence[int]],
         part: Sequence[slice],
         dtype: Any = np.float32,
+        samples: slice | None = None,
+        finish: Callable[[h5py.File], None] | None = None,
     ) -> None:
+        self._samples, self._finish_file = samples, finish
         self._path, self._comm, self._attributes = Path(path), comm, attributes
         self._shapes = {group: tuple(shape) for group, shape in shapes.items()}
         self._part, self._dtype = tuple(part), np.dtype(dtype)
@@ -72,7 +82,7 @@ class TrajectoryWriter:
         self._parts = self._path.with_name(f"{self._path.name}.{token}.parts")
         self._temporary = self._path.with_name(f".{self._path.stem}.{token}{self._path.suffix}")
         self._file: Any = None
-        self._all_parts = comm.allgather(self._part)
+        self._all_parts = comm.allgather((self._samples, self._part))
 
     def __enter__(self) -> TrajectoryWriter:
         with ExitStack() as undo:
@@ -84,14 +94,17 @@ class TrajectoryWriter:
             self._lock = undo.pop_all()
         return self
 
-    def write(self, group: str, first: int, trajectories: NDArray[Any]) -> None:
-        """Write this rank's part of the samples from `first` on, `(samples, steps + 1, channels,
-        *part)`; collective.
+    def write(
+        self, group: str, first: int, trajectories: NDArray[Any], first_step: int = 0
+    ) -> None:
+        """Write this rank's part of the samples from `first` on, and of their states from
+        `first_step` on, `(samples, steps, channels, *part)`; collective.
         """
-        samples = slice(first, first + len(trajectories))
+        if self._separate:
+            first -= _own(self._samples, self._shapes[group][0]).start
         selection = (
-            samples,
-            slice(None),
+            slice(first, first + len(trajectories)),
+            slice(first_step, first_step + trajectories.shape[1]),
             slice(None),
             *(self._part if not self._separate else [slice(None)] * len(self._part)),
         )
@@ -124,11 +137,7 @@ class TrajectoryWriter:
                 self._own_file(self._comm.rank) if self._separate else self._temporary, "w"
             )
         for group, shape in self._shapes.items():
-            own = (
-                (*shape[:3], *(part.stop - part.start for part in self._part))
-                if self._separate
-                else shape
-            )
+            own = _own_shape(shape, self._samples, self._part) if self._separate else shape
             self._file.create_group(group).create_dataset(DATASET, own, dtype=self._dtype)
         if not self._separate:
             self._file.attrs.update(self._attributes.as_hdf5())
@@ -148,6 +157,9 @@ class TrajectoryWriter:
             with atomic_path(self._path) as temporary:
                 self._join(temporary)
         else:
+            if self._finish_file is not None:
+                with h5py.File(self._temporary, "r+", libver=READABLE) as file:
+                    self._finish_file(file)
             with self._temporary.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(self._temporary, self._path)
@@ -159,20 +171,23 @@ class TrajectoryWriter:
         remove_leftovers(self._path)
 
     def _join(self, temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver="latest") as file:
+        with h5py.File(temporary, "w", libver=READABLE) as file:
             file.attrs.update(self._attributes.as_hdf5())
             for group, shape in self._shapes.items():
                 layout = h5py.VirtualLayout(shape, self._dtype)
-                for rank, part in enumerate(self._all_parts):
-                    own = (*shape[:3], *(axis.stop - axis.start for axis in part))
+                for rank, (samples, part) in enumerate(self._all_parts):
+                    own = _own_shape(shape, samples, part)
                     if all(own):
                         # A relative name, so that the file and the folder can be moved together.
                         name = f"{self._parts.name}/{self._own_file(rank).name}"
-                        layout[(..., *part)] = h5py.VirtualSource(
+                        where = (_own(samples, shape[0]), slice(None), slice(None), *part)
+                        layout[where] = h5py.VirtualSource(
                             name, f"{group}/{DATASET}", own, self._dtype
                         )
                 # A missing part must not be read as zeros.
                 file.create_group(group).create_virtual_dataset(DATASET, layout, fillvalue=np.nan)
+            if self._finish_file is not None:
+                self._finish_file(file)
 
     def _clean(self) -> None:
         """Remove the files of this writer, unless they are complete."""
@@ -197,6 +212,19 @@ class TrajectoryWriter:
                 ) from error
 
         call_together(self._comm, explained)
+
+
+def _own(samples: slice | None, count: int) -> slice:
+    return slice(0, count) if samples is None else samples
+
+
+def _own_shape(
+    shape: tuple[int, ...], samples: slice | None, part: Sequence[slice]
+) -> tuple[int, ...]:
+    """The shape of one rank's part of the trajectories of a group."""
+    own = _own(samples, shape[0])
+    points = (axis.stop - axis.start for axis in part)
+    return (own.stop - own.start, *shape[1:3], *points)
 
 
 def write_trajectories(

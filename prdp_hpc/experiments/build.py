@@ -32,7 +32,7 @@ from prdp_hpc.locks import locked
 from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
-from prdp_hpc.tasks.task import Task
+from prdp_hpc.tasks.task import Parts, Task
 
 
 def build_solver(config: ExperimentConfig) -> Solver:
@@ -66,7 +66,11 @@ def build_task(
     `solver` replaces that of the config. Only the `groups` of the data are read; without "train"
     the task can only validate.
     """
-    parts = ConfigParts(config, mesh, solver, groups)
+    return task_from(config, ConfigParts(config, mesh, solver, groups))
+
+
+def task_from(config: ExperimentConfig, parts: Parts) -> Task:
+    """Create the task of a config from components; collective."""
     kind, section = task_class(config), _task_section(config)
     if not hasattr(kind, "from_config"):
         raise InputError(
@@ -119,7 +123,7 @@ class ConfigParts:
         return self._made_stepper(solver)
 
     @cached_property
-    def data(self) -> TrajectoryDataset:
+    def data(self) -> WindowedDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
 
@@ -159,7 +163,7 @@ class ConfigParts:
     def _channels(self) -> int:
         """Number of channels of the data, which may exceed the names of a channelwise PDE."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
-        return int(self.data.read("validation", range(1), part).shape[2])
+        return int(self.data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
 
     @property
     def _supervised(self) -> SupervisedConfig:
@@ -215,7 +219,7 @@ def open_data(
     grid: Grid,
     stepper: Stepper,
     groups: Sequence[str] = GROUPS,
-) -> TrajectoryDataset:
+) -> WindowedDataset:
     """Open the data set of a config; collective. If the config names no file and the generated file
     does not exist, it is generated first.
     """
@@ -230,7 +234,7 @@ def open_data(
     kind, keys = made("formats", config.data.format)
     numbers = attributes(stepper)
 
-    def opened() -> TrajectoryDataset:
+    def opened() -> WindowedDataset:
         data: TrajectoryDataset = (
             kind.open(path, config.grid.shape, groups, **keys)
             if hasattr(kind, "open")
@@ -240,7 +244,11 @@ def open_data(
         check_spacing(data, grid.spacing, str(path))
         section = config.data
         return WindowedDataset(
-            data, window=section.window, stride=section.stride, steps=section.steps
+            data,
+            window=section.window,
+            stride=section.stride,
+            steps=section.steps,
+            in_memory=section.in_memory,
         )
 
     return call_together(mesh.world, opened)

@@ -87,13 +87,11 @@ def evaluate(
         call_together(world, lambda: trained_state(folder, checkpoint) if world.rank == 0 else None)
     )
     if data is not None:
-        section = "data" if isinstance(config, SupervisedConfig) else "experiments"
-        changed = getattr(config, section).model_copy(update={"file": str(data)})
-        config = config.model_copy(update={section: changed})
-    mesh = _mesh(config)
+        config = with_data(config, data)
+    mesh = any_mesh(config)
     try:
         task: Any = build_task(config, mesh, build_solver(config), groups=("validation",))
-        call_together(mesh.world, lambda: _load(task, state["task"], folder, data))
+        call_together(mesh.world, lambda: load_parameters(task, state["task"], folder, data))
         errors = {
             name: error
             for name, error in task.validate().items()
@@ -116,7 +114,7 @@ def _config(
     return trained_config(folder, components, NEEDED)
 
 
-def _mesh(config: ExperimentConfig) -> ProcessMesh:
+def any_mesh(config: ExperimentConfig) -> ProcessMesh:
     """The mesh of the config; if the number of ranks does not allow it, e.g. on a login node, all
     ranks share the grid.
     """
@@ -126,7 +124,17 @@ def _mesh(config: ExperimentConfig) -> ProcessMesh:
     return process_mesh(config)
 
 
-def _load(task: Any, state: dict[str, Any], folder: Any, data: Any) -> None:
+def with_data(config: Any, data: str | Path) -> Any:
+    """The config with another file of trajectories, or of experiments for a field inversion."""
+    section = "data" if isinstance(config, SupervisedConfig) else "experiments"
+    changed = getattr(config, section).model_copy(update={"file": str(data)})
+    return config.model_copy(update={section: changed})
+
+
+def load_parameters(task: Any, state: dict[str, Any], folder: Any, data: Any) -> None:
+    """Load the parameters of a checkpoint's task, to validate or to predict; raises `InputError` if
+    the network is for other channels than those of the file `data`.
+    """
     if isinstance(task, FieldInversion):
         task.load_parameters(state)
         return

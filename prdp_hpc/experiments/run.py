@@ -294,9 +294,9 @@ def _settings(config: Config) -> dict[str, Any]:
     settings["training"] = {
         k: v for k, v in settings["training"].items() if k not in may_change(config)
     }
-    # The state of the sampler contains what these determine.
-    settings.get("data", {}).pop("stride", None)
-    settings.get("data", {}).pop("steps", None)
+    # The state of the sampler contains what the stride and the steps determine.
+    for key in ("stride", "steps", "in_memory"):
+        settings.get("data", {}).pop(key, None)
     return dict(_without_folders(_without_added(settings)))
 
 

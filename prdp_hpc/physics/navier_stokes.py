@@ -98,6 +98,11 @@ class NavierStokes(PicardStepper):
         return (*VELOCITIES[: self.grid.dim], "pressure")
 
     @property
+    def half_cells(self) -> dict[int, int]:
+        """The velocities, each half a cell after the grid's points along its axis."""
+        return {component: self.grid.dim - 1 - component for component in range(self.grid.dim)}
+
+    @property
     def operator(self) -> StaggeredOperator:
         """The coupled matrix of one sample."""
         return self._system.operator

@@ -35,6 +35,9 @@ class Stepper(Protocol):
     - `channelwise = True`: channels do not interact, so their number is arbitrary.
     - `network_inputs() -> Tensor`: fields `(E, *local_shape)` that are further inputs of networks,
       e.g. a coefficient, if `network.inputs` contains "physics".
+    - `half_cells`: `{channel index: axis}`, the channels whose values are half a cell after the
+      grid's points along an axis (a staggered grid); files for ParaView contain their means at the
+      points.
     - `Config.workload(shape)`: for `prdp-hpc plan`, see `prdp_hpc.planning.PhysicsWorkload`;
       without it a step is measured.
 

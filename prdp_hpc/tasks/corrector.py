@@ -17,6 +17,7 @@ from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.tasks.task import Parts
+from prdp_hpc.tasks.validation import relative
 
 
 class Corrector(SupervisedTask):
@@ -167,15 +168,52 @@ class Corrector(SupervisedTask):
         errors: dict[str, NDArray[np.float64]] = {}
         state = trajectories[:, 0]
         for step in range(1, self._validation_steps[-1] + 1):
-            coarse = self._full_stepper(state) if state.shape[0] else state
-            state = coarse + self.network_on(coarse)
+            state = self.advance(state)
             if step in self._validation_steps:
-                truth = trajectories[:, step]
-                relative = self.squares(state - truth) / self.squares(truth)
-                by_channel = dict(zip(self.channels, relative.T, strict=True))
-                errors[f"error_{step}"] = by_channel[self._measured]
-                errors |= {f"error_{step}_{name}": error for name, error in by_channel.items()}
+                before, truth = trajectories[:, step - 1], trajectories[:, step]
+                errors |= self.step_errors(step, state, truth, before)
         return {"error": errors[f"error_{self._validation_steps[-1]}"], **errors}
+
+    def advance(self, state: Tensor) -> Tensor:
+        """Return `C(P(u))` with full refinement; collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`; b may be 0.
+
+        Returns
+        -------
+        Tensor
+            The next states, of the same shape.
+        """
+        coarse = self._full_stepper(state) if state.shape[0] else state
+        return coarse + self.network_on(coarse)
+
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute `‖û_c^s − u_c^s‖² / ‖u_c^s‖²` of each channel c of predicted states; collective.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            Not used.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(b,)`: `error_<step>` of the measured channel, and
+            `error_<step>_<channel>`.
+        """
+        squares = relative(self.squares(prediction - truth), self.squares(truth))
+        by_channel = dict(zip(self.channels, squares.T, strict=True))
+        named = {f"error_{step}_{name}": error for name, error in by_channel.items()}
+        return {f"error_{step}": by_channel[self._measured], **named}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
         """Compute the loss of a batch over the unrolled steps.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.tasks.task import Parts
+from prdp_hpc.tasks.validation import relative
 
 
 class Emulator(SupervisedTask):
@@ -110,8 +111,7 @@ class Emulator(SupervisedTask):
         """
         errors, state = {}, trajectories[:, 0]
         for step, scale in enumerate(self._scales(trajectories), start=1):
-            # A replica may have no samples.
-            state = self.network_on(state) if state.shape[0] else state
+            state = self.advance(state)
             squares = self.squares(state - trajectories[:, step]).sum(axis=1)
             errors[f"error_{step}"] = squares / scale
         return {"error": errors[f"error_{self.steps}"], **errors}
@@ -122,6 +122,28 @@ class Emulator(SupervisedTask):
             if not squares.all():
                 return int(np.argmin(squares)), f"step {step}"
         return None
+
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute `‖û^s − u^s‖² / ‖u^{s−1}‖²` of predicted states; collective.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            The true state before this step, of the same shape.
+
+        Returns
+        -------
+        dict
+            The array `error_<step>` of shape `(b,)`.
+        """
+        difference = self.squares(prediction - truth).sum(axis=1)
+        return {f"error_{step}": relative(difference, self.squares(before).sum(axis=1))}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
         """Compute the loss of a batch from the last state of the chain.

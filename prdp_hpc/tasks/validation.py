@@ -28,6 +28,7 @@ class Validation:
     mesh: ProcessMesh
     network: nn.Module
     _data: TaskData
+    network_on: Callable[[Tensor], Tensor]
     _validated_weights: Callable[[], AbstractContextManager[None]]
     _all_validation: Tensor | None = None
 
@@ -129,6 +130,49 @@ class Validation:
         """
         return None
 
+    def advance(self, state: Tensor) -> Tensor:
+        """Predict the next state with the trained network, as validation does; collective.
+
+        `prdp_hpc.predict` calls it without gradients and with the network in evaluation mode. A
+        user-defined task may override it; the default applies the network.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`; b may be 0.
+
+        Returns
+        -------
+        Tensor
+            The next states, of the same shape.
+        """
+        # A replica may have no samples.
+        return self.network_on(state) if state.shape[0] else state
+
+    def step_errors(
+        self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
+    ) -> dict[str, NDArray[np.float64]]:
+        """Compute the normalised squared errors of predicted states; collective.
+
+        The default is `‖û^s − u^s‖² / ‖u^s‖²`.
+
+        Parameters
+        ----------
+        step : int
+            Number s of the time step, from 1.
+        prediction, truth : Tensor
+            The predicted and the true state after this step, `(b, C, *local_shape)`.
+        before : Tensor
+            The true state before this step, of the same shape.
+
+        Returns
+        -------
+        dict
+            Arrays of shape `(b,)`: `error_<step>`, and possibly further ones.
+        """
+        difference = self.squares(prediction - truth).sum(axis=1)
+        return {f"error_{step}": relative(difference, self.squares(truth).sum(axis=1))}
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Return a context without gradients, with the network in evaluation mode; its weights are
@@ -203,3 +247,10 @@ class Validation:
             f"task: {type(self).__name__} has neither a method sample_errors(trajectories) nor "
             "validate(): add one of them, see SupervisedTask"
         )
+
+
+def relative(squares: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared errors divided by their scale: NaN or infinity where it is 0, without a warning."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: NDArray[np.float64] = squares / scale
+    return found

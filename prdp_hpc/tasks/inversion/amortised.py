@@ -126,12 +126,23 @@ class AmortisedInversion(TrainedNetwork):
 
     def validate(self) -> dict[str, Any]:
         """Compute the mean normalised squared error of the fields; collective."""
+        found, truth = self.recovered()
+        squares = self._field_squares(found - truth)
+        return {"error": float((squares / self._squares).mean())}
+
+    def recovered(self) -> tuple[Tensor, Tensor]:
+        """Compute this rank's part of the m of each validation sample; collective.
+
+        Returns
+        -------
+        fields, truth : Tensor
+            The computed and the true m, each of shape `(N, *local_shape)`.
+        """
         self.network.eval()
         with torch.no_grad(), self._validated_weights():
             found = self._fields(self._validation.data)
         self.network.train()
-        squares = self._field_squares(found - self._validation.fields)
-        return {"error": float((squares / self._squares).mean())}
+        return found, self._validation.fields
 
     def close(self) -> None:
         """Do nothing, since no file is open."""

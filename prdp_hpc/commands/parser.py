@@ -166,6 +166,12 @@ def _evaluate_command(commands: Any) -> None:
         help="a user-defined network, PDE or task of the run; it is imported only if it is named "
         "here",
     )
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="the last checkpoint, or that with the smallest validation error (default: last)",
+    )
     evaluate.add_argument("--out", metavar="JSON", help="also write the errors to this file")
 
 

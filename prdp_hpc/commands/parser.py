@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     _plan_command(commands)
     _plot_command(commands)
     _evaluate_command(commands)
+    _inspect_command(commands)
     add_job_commands(commands)
     _init_command(commands)
     _show_config_command(commands)
@@ -146,6 +147,37 @@ def _plot_command(commands: Any) -> None:
         "runs", nargs="+", metavar="RUN", help="run folders, or the folder of one comparison"
     )
     plot.add_argument("--out", metavar="PNG", help="file of the figure")
+
+
+def _inspect_command(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="report what a data file contains, which config fits, and whether one step of the "
+        "PDE reproduces its states",
+    )
+    inspect.add_argument("file", metavar="FILE", help="a file or folder, as for data.file")
+    inspect.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+    inspect.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help=f"config whose grid and PDE are compared, {CONFIG_HELP} (default: a suggested one)",
+    )
+    inspect.add_argument(
+        "--format",
+        metavar="NAME",
+        help="format of the file, as for data.format (default: the one that fits)",
+    )
+    inspect.add_argument(
+        "--samples",
+        type=_samples,
+        default=3,
+        metavar="N",
+        help="number of trajectories that are read, 0: all (default: 3)",
+    )
+
+
+def _samples(text: str) -> int:
+    return 0 if text == "0" else count(text)
 
 
 def _evaluate_command(commands: Any) -> None:

@@ -18,6 +18,7 @@ from prdp_hpc.commands.parser_common import (
     count,
 )
 from prdp_hpc.commands.parser_jobs import add_job_commands
+from prdp_hpc.commands.parser_trained import add_trained_commands
 from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
 
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _plot_command(commands)
     _evaluate_command(commands)
     _inspect_command(commands)
+    add_trained_commands(commands)
     add_job_commands(commands)
     _init_command(commands)
     _show_config_command(commands)

@@ -10,13 +10,14 @@ from typing import Any
 
 from prdp_hpc.commands.run import fields_figure_of, figure_of, remove, train_and_plot
 from prdp_hpc.config import ExperimentConfig, components, load_config
-from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import Imports
+from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import PrdpError
 from prdp_hpc.experiments.run import process_mesh, run_folder, run_lock
+from prdp_hpc.experiments.training import planned
 from prdp_hpc.files import write_json
 from prdp_hpc.report import (
     ComparisonRecord,
@@ -79,38 +80,6 @@ def compare_variants(
     )
 
 
-def variants(config: ExperimentConfig) -> dict[str, ExperimentConfig]:
-    """Return the configs of a comparison by name: `prdp`, `full`, further schedules,
-    `constant_<level>` and the baselines.
-    """
-    full = config.refinement.full_level
-    found = {"prdp": _refined(config, config.refinement.model_copy(update={"schedule": "prdp"}))}
-    # Only keys that affect full refinement, so that changed PRDP thresholds cause no new training.
-    found["full"] = _refined(
-        config,
-        RefinementSection(
-            schedule="constant", level=full, adjoint_ladder=config.refinement.adjoint_ladder
-        ),
-    )
-    for name in config.comparison.further_schedules:
-        found[name] = _refined(config, config.refinement.model_copy(update={"schedule": name}))
-    for level in config.comparison.constant_levels:
-        # A manual schedule does not change the level of full refinement, at which correctors are
-        # validated.
-        found[f"constant_{level:g}"] = _refined(
-            config, RefinementSection(schedule="manual", manual={0: level}, level=full)
-        )
-    for name, baseline in config.comparison.baselines.items():
-        level = full if baseline.level is None else baseline.level
-        refined = _refined(config, RefinementSection(schedule="constant", level=level))
-        found[name] = refined.model_copy(update={"solver": baseline.solver})
-    return found
-
-
-def _refined(config: ExperimentConfig, refinement: RefinementSection) -> ExperimentConfig:
-    return config.model_copy(update={"refinement": refinement})
-
-
 def _train(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> None:
     if not (resume and mesh.world.bcast(_has_finished(config, folder) if mesh.is_root else None)):
         train_and_plot(config, mesh, folder, resume)
@@ -128,9 +97,8 @@ def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
     if run.summary is None or not figure_of(folder).exists():
         return False
     # The summary may be from an earlier run of fewer epochs, since the config is written first.
-    return run.summary["epochs"] == config.training.epochs and _decisive(before) == _decisive(
-        config
-    )
+    finished = run.summary.get("planned", f"{run.summary['epochs']} epochs")
+    return finished == planned(config) and _decisive(before) == _decisive(config)
 
 
 def _decisive(config: ExperimentConfig) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from typing import Any
 
 from prdp_hpc.commands.parser_common import config_command, count
@@ -10,6 +12,8 @@ from prdp_hpc.commands.parser_common import config_command, count
 def add_job_commands(commands: Any) -> None:
     """Add the commands for jobs on a cluster."""
     _submit_command(commands)
+    _site_command(commands)
+    _status_command(commands)
 
 
 def _submit_command(commands: Any) -> None:
@@ -40,24 +44,86 @@ def _submit_command(commands: Any) -> None:
         help="ranks that share one grid (default: that of the config, or 1)",
     )
     submit.add_argument(
-        "--cpus-per-task",
+        "--cpus-per-task", type=count, metavar="N", help="cores per rank (default: 1)"
+    )
+    submit.add_argument(
+        "--gpus-per-node",
+        type=_gpus,
+        metavar="[TYPE:]N",
+        help="GPUs per node, e.g. 4 or a100:4 (default: none)",
+    )
+    for name, metavar, text in _SBATCH:
+        submit.add_argument(name, metavar=metavar, help=text)
+    submit.add_argument(
+        "--exclusive", action="store_true", help="share the nodes with no other job"
+    )
+    submit.add_argument(
+        "--array",
+        metavar="TASKS",
+        help="with run: one run per seed, e.g. 1-20%%4; with compare: jobs that share its runs",
+    )
+    submit.add_argument(
+        "--fan-out",
         type=count,
-        default=1,
+        nargs="?",
+        const=0,
         metavar="N",
-        help="cores per rank (default: 1)",
+        help="compare: one job per variant and seed, at most N at a time, and one that collects",
     )
     submit.add_argument(
-        "--gpus-per-node", type=count, metavar="N", help="GPUs per node (default: none)"
+        "--container", metavar="IMAGE", help="image in which the ranks run (see the site file)"
     )
     submit.add_argument(
-        "--time",
-        metavar="H:MM:SS",
-        help="time limit, after which the job requeues itself (default: that of the site)",
-    )
-    submit.add_argument("--partition", metavar="NAME", help="partition (default: that of the site)")
-    submit.add_argument(
-        "--account", metavar="NAME", help="account to charge (default: that of the user)"
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further option of sbatch, e.g. hint=nomultithread; may be repeated",
     )
     submit.add_argument(
         "--dry-run", action="store_true", help="write and show the script without submitting it"
+    )
+    submit.add_argument(
+        "--overwrite-script", action="store_true", help="overwrite a script that was edited"
+    )
+
+
+_SBATCH = (
+    (
+        "--time",
+        "H:MM:SS",
+        "time limit, after which the job requeues itself (default: that of the partition)",
+    ),
+    ("--mem", "SIZE", "memory per node, e.g. 64G (default: that of the partition)"),
+    ("--partition", "NAME", "partition (default: that of the site)"),
+    ("--account", "NAME", "account to charge (default: that of the user)"),
+    ("--qos", "NAME", "quality of service (default: that of the user)"),
+    ("--constraint", "FEATURE", "features that the nodes must have, e.g. icelake"),
+    ("--dependency", "TYPE:JOB", "start after other jobs, e.g. afterok:1234"),
+)
+"""Options that are passed to sbatch as they are."""
+
+
+def _gpus(text: str) -> str:
+    """A number of GPUs with or without a type, for argparse."""
+    if not re.fullmatch(r"([\w.-]+:)?[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"must be a number or TYPE:NUMBER, not {text!r}")
+    return text
+
+
+def _site_command(commands: Any) -> None:
+    site = commands.add_parser(
+        "site", help="write a first site file for submit from what is found on this cluster"
+    )
+    site.add_argument("--overwrite", action="store_true", help="replace an existing site file")
+
+
+def _status_command(commands: Any) -> None:
+    status = commands.add_parser("status", help="list runs and jobs with their progress")
+    status.add_argument(
+        "folder",
+        nargs="?",
+        default="runs",
+        metavar="FOLDER",
+        help="a run folder, or a folder with run folders (default: runs)",
     )

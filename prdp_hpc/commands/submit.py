@@ -5,86 +5,87 @@ unusable on login nodes.
 from __future__ import annotations
 
 import argparse
-import re
+import json
 import shlex
-import string
-import subprocess
-import sys
-from importlib import resources
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from prdp_hpc.commands.job_script import JobScript, freeze
+from prdp_hpc.commands.sbatch import SubmitError, sbatch
+from prdp_hpc.commands.submit_options import sbatch_options
 from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.config.site import Site, load_site
+from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
-from prdp_hpc.errors import InputError
-from prdp_hpc.files import write_text
+from prdp_hpc.files import file_errors
 
-SIGNAL_SECONDS = 120
-"""Seconds before the time limit at which SLURM sends SIGUSR1; it may do so up to 60 s earlier."""
-
-_ADVICE = {
-    # Patterns for sbatch's messages, in the order in which they are tried: one message names both
-    # the account and the partition.
-    "account": "Give --account; `sacctmgr show associations user=$USER "
-    "format=account,partition` lists yours",
-    "partition specified|partition name": "Give one of these with --partition: {partitions}",
-    "--time": "Give --time as minutes, hours:minutes:seconds or days-hours",
-    "time limit": "Give a shorter --time, or another --partition; "
-    "`sinfo -o '%P %l'` lists their limits",
-    "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or "
-    "--partition; "
-    "`sinfo -o '%P %D %c %G'` lists how many nodes there are, their cores and their GPUs",
-    "controller|configuration": "SLURM does not respond here: try on a login node, or later",
-}
+FOLDER = "slurm"
+"""Folder of the scripts, frozen configs and logs, in the folder `output` of the config."""
+JOBS = "jobs.jsonl"
+"""File in that folder with one line per submitted job."""
 
 
-class SubmitError(InputError):
-    """Options that do not fit the config, or a job that sbatch rejected."""
+@dataclass(frozen=True)
+class _Job:
+    """One job: its name, the arguments of `prdp-hpc` and its run folder.
 
+    `each`: arguments that differ between the tasks of an array, as shell text; `array`: the tasks;
+    `after`: whether it starts when the job before it has ended.
+    """
 
-class _Template(string.Template):
-    delimiter = "@@"
+    name: str
+    words: Sequence[str]
+    last: Sequence[str]
+    results: Path | None
+    each: Sequence[str] = ()
+    array: str | None = None
+    after: bool = False
 
 
 def submit(arguments: argparse.Namespace) -> None:
-    """Write the batch script of a config into `<output>/slurm`, print it, and pass it to sbatch
-    unless `--dry-run` is given.
+    """Freeze the config and write the batch script into `<output>/slurm`, print the script, and
+    pass it to sbatch unless `--dry-run` is given.
 
     Raises
     ------
     ConfigError
-        For an invalid config, before anything is written.
+        For an invalid config or site file, before anything is written.
     SubmitError
         If the ranks do not fit the nodes or the task, or with sbatch's message if it rejects the
         job.
+    InputError
+        If the script was edited.
     """
-    config = load_config(arguments.config, arguments.overrides)
-    grid_ranks = arguments.grid_ranks or config.parallel.grid_ranks or 1
-    ranks = _checked_ranks(arguments, config, grid_ranks)
-    name = config.name if arguments.task == "run" else f"{config.name}-{arguments.task}"
-    script = Path(config.output) / "slurm" / f"{name}.sh"
-    text = _script_text(arguments, name, script, ranks)
-    # The log is beside the script, since SLURM does not create the folder of a log. SLURM copies
-    # the script on submission, so that later jobs may overwrite it.
-    try:
-        write_text(script, text)
-    except OSError as error:
-        raise SubmitError(
-            f"{script}: cannot be written: {error.strerror}; choose another output=…"
-        ) from None
-    show(text)
+    site = load_site()
+    overrides = list(arguments.overrides)
+    if arguments.grid_ranks:
+        overrides.append(f"parallel.grid_ranks={arguments.grid_ranks}")
+    config = load_config(arguments.config, overrides)
+    ranks = _checked_ranks(arguments, config)
+    folder = (Path(config.output) / FOLDER).absolute()
+    if arguments.fan_out is not None:
+        arguments.task = "compare"
+    frozen = freeze(config.to_yaml(), folder, _name(arguments, config))
+    jobs = _jobs(arguments, config, frozen)
+    scripts = [_script(arguments, job, site, folder, ranks) for job in jobs]
+    for script in scripts:
+        show(script.write(arguments.overwrite_script))
     if arguments.dry_run:
-        show(f"not submitted; to submit it: sbatch {shlex.quote(str(script))}")
-        return
-    job = _submitted(script)
-    places = f"job:        {job}\nlog:        {script.with_name(f'{name}-{job}.log')}"
-    if arguments.task != "generate":
-        places += f"\nrun folder: {_results(config, name)}"
-    show(places)
+        show(_commands(jobs, scripts))
+    else:
+        _submit_all(jobs, scripts, folder)
 
 
-def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid_ranks: int) -> int:
+def _name(arguments: argparse.Namespace, config: ExperimentConfig) -> str:
+    return config.name if arguments.task == "run" else f"{config.name}-{arguments.task}"
+
+
+def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig) -> int:
     """Return the number of ranks; raise `SubmitError` if they do not fit the nodes or the task."""
     replicas, nodes = arguments.replicas, arguments.nodes
+    grid_ranks = config.parallel.grid_ranks or 1
     if not config.divides_samples:
         if arguments.task == "generate":
             raise SubmitError(
@@ -96,6 +97,8 @@ def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid
                 f"--replicas {replicas}: an inverse problem has no samples to divide; give "
                 "--grid-ranks instead"
             )
+    if arguments.array is not None and arguments.task == "generate":
+        raise SubmitError("--array: all jobs would generate the same data; leave it out")
     ranks: int = replicas * grid_ranks
     if ranks % nodes:
         fitting = [n for n in range(1, ranks + 1) if ranks % n == 0]
@@ -107,78 +110,104 @@ def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig, grid
     return ranks
 
 
-def _script_text(arguments: argparse.Namespace, name: str, script: Path, ranks: int) -> str:
-    options = {
-        "job-name": name,
-        "nodes": arguments.nodes,
-        "ntasks-per-node": ranks // arguments.nodes,
-        "cpus-per-task": arguments.cpus_per_task,
-        "gpus-per-node": arguments.gpus_per_node,
-        "time": arguments.time,
-        "partition": arguments.partition,
-        "account": arguments.account,
-        # %j is the id of the job; a percent sign in the path must be written twice.
-        "output": str(script.with_name(name)).replace("%", "%%") + "-%j.log",
-        "open-mode": "append",
-        "signal": f"B:USR1@{SIGNAL_SECONDS}",
+def _jobs(arguments: argparse.Namespace, config: ExperimentConfig, frozen: Path) -> list[_Job]:
+    """The jobs of a submission, in the order in which they are submitted."""
+    name, words = _name(arguments, config), [arguments.task, str(frozen)]
+    results, resume = Path(config.output) / name, ["--resume"]
+    if arguments.task == "generate":
+        return [_Job(name, words, [], None)]
+    if arguments.fan_out is not None:
+        last = len(variants(config)) * len(config.seeds) - 1
+        array = f"0-{last}" + (f"%{arguments.fan_out}" if arguments.fan_out else "")
+        each = ['--only="$SLURM_ARRAY_TASK_ID"']
+        return [
+            _Job(name, words, resume, results, each, array),
+            _Job(f"{name}-collect", words, resume, results, after=True),
+        ]
+    if arguments.array is not None and arguments.task == "run":
+        task = '"$SLURM_ARRAY_TASK_ID"'
+        each = [f"seed={task}", f"name={shlex.quote(f'{name}-seed-')}{task}"]
+        results = Path(config.output) / f"{name}-seed-…"
+        return [_Job(f"{name}-seeds", words, resume, results, each, arguments.array)]
+    return [_Job(name, words, resume, results, array=arguments.array)]
+
+
+def _script(
+    arguments: argparse.Namespace, job: _Job, site: Site, folder: Path, ranks: int
+) -> JobScript:
+    # %j, %A and %a are ids of the job; a percent sign in the path must be written twice. The log is
+    # beside the script, since SLURM does not create the folder of a log.
+    number = "%j" if job.array is None else "%A_%a"
+    set_here = {
+        "job-name": job.name,
+        "nodes": str(arguments.nodes),
+        "ntasks-per-node": str(ranks // arguments.nodes),
+        "output": str(folder / job.name).replace("%", "%%") + f"-{number}.log",
+        # Relative paths of the config, e.g. data.file, start here.
+        "chdir": str(Path.cwd()),
     }
-    lines = [
-        f"#SBATCH --{key}={shlex.quote(str(value))}"
-        for key, value in options.items()
-        if value is not None
-    ]
-    words = [arguments.task, arguments.config, *arguments.overrides]
-    if arguments.grid_ranks:
-        words.append(f"parallel.grid_ranks={arguments.grid_ranks}")
-    if arguments.task != "generate":
-        words.append("--resume")
-    template = _Template(
-        resources.files("prdp_hpc.commands").joinpath("job.sh").read_text(encoding="utf-8")
-    )
-    return template.substitute(
-        written_by=arguments.line,
-        script=shlex.quote(str(script)),
-        options="\n".join([*lines, "#SBATCH --requeue"]),
-        environment=shlex.quote(str(Path(sys.executable).parent)),
-        command=shlex.join(words),
+    options = sbatch_options(arguments, site.defaults, set_here)
+    options.pop("array", None)
+    if job.array is not None:
+        options["array"] = job.array
+    if job.after:
+        options.pop("dependency", None)
+    image = arguments.container
+    return JobScript(
+        folder / f"{job.name}.sh",
+        arguments.line,
+        options,
+        site,
+        job.words,
+        job.each,
+        job.last,
+        str(Path(image).absolute()) if image is not None and Path(image).exists() else image,
+        [Path.cwd(), *([] if folder.is_relative_to(Path.cwd()) else [folder.parent])],
     )
 
 
-def _submitted(script: Path) -> str:
-    """Submit the script and return the id of the job; raise `SubmitError` if sbatch rejects it."""
-    try:
-        ended = subprocess.run(
-            ["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise SubmitError(
-            "sbatch was not found: submit from a login node of a cluster with SLURM. Elsewhere "
-            "start the ranks with mpirun; "
-            "--dry-run shows the script"
-        ) from None
-    if ended.returncode:
-        message = "; ".join(
-            re.sub("^sbatch: |(error|fatal): ", "", line) for line in ended.stderr.splitlines()
-        )
-        raise SubmitError(f"sbatch rejected {script}: {message}. {_advice(message)}")
-    sys.stderr.write(ended.stderr)  # messages of the site
-    return ended.stdout.strip().split(";")[0]  # "id;cluster" where there are several
+def _commands(jobs: Sequence[_Job], scripts: Sequence[JobScript]) -> str:
+    """The commands that submit the scripts by hand."""
+    lines = []
+    for job, script in zip(jobs, scripts, strict=True):
+        path = shlex.quote(str(script.path))
+        if len(jobs) > 1 and not job.after:
+            lines.append(f"first=$(sbatch --parsable {path})")
+        else:
+            lines.append(f"sbatch {_dependency('$first')[0]} {path}" if job.after else path)
+    if len(lines) == 1:
+        return f"not submitted; to submit it: sbatch {lines[0]}"
+    return "not submitted; to submit it:\n" + "\n".join(lines)
 
 
-def _advice(message: str) -> str:
-    for pattern, advice in _ADVICE.items():
-        if re.search(pattern, message, re.IGNORECASE):
-            return advice.format(partitions=_partitions()) if "{" in advice else advice
-    return "Change the options, or the script, and submit again"
+def _submit_all(jobs: Sequence[_Job], scripts: Sequence[JobScript], folder: Path) -> None:
+    number, lines = "", []
+    for job, script in zip(jobs, scripts, strict=True):
+        number = sbatch(script.path, _dependency(number) if job.after else [])
+        _record(folder, number, job)
+        suffix = number if job.array is None else f"{number}_…"
+        lines.append(f"job:        {number}")
+        lines.append(f"log:        {script.path.with_name(f'{job.name}-{suffix}.log')}")
+    results = jobs[-1].results
+    if results is not None:
+        exists = " (exists: the job continues it)" if results.exists() else ""
+        lines.append(f"run folder: {results}{exists}")
+    show("\n".join(lines))
 
 
-def _partitions() -> str:
-    listed = subprocess.run(
-        ["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False
-    )
-    return ", ".join(sorted(set(listed.stdout.split()))) or "those that `sinfo` lists"
+def _dependency(number: str) -> list[str]:
+    # After any end: the last job also finishes runs whose own job has failed.
+    return [f"--dependency=afterany:{number}"]
 
 
-def _results(config: ExperimentConfig, name: str) -> str:
-    folder = Path(config.output) / name
-    return f"{folder} (exists: the job continues it)" if folder.exists() else str(folder)
+def _record(folder: Path, number: str, job: _Job) -> None:
+    """Append a submitted job to the list that `prdp-hpc status` reads."""
+    line = {
+        "job": number,
+        "name": job.name,
+        "results": None if job.results is None else str(job.results),
+        "submitted": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+    path = folder / JOBS
+    with file_errors(path, "cannot be written"), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

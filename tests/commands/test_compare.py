@@ -8,8 +8,8 @@ import pytest
 import tiny
 
 from prdp_hpc import cli
-from prdp_hpc.commands.compare import variants
 from prdp_hpc.config import validate
+from prdp_hpc.config.variants import variants
 from prdp_hpc.experiments.run import run_experiment
 
 RUN_FILES = {

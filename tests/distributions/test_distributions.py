@@ -54,7 +54,7 @@ def test_the_wheel_has_configs_types_and_the_job_script_and_no_tests(distributio
         metadata = next(name for name in names if name.endswith("METADATA"))
         text = wheel.read(metadata).decode()
     configs = {f"prdp_hpc/configs/{path.name}" for path in tiny.REPOSITORY.glob("configs/*.yaml")}
-    assert configs | {"prdp_hpc/py.typed", "prdp_hpc/commands/job.sh"} <= names
+    assert configs | {"prdp_hpc/py.typed", "prdp_hpc/commands/job_common.sh"} <= names
     assert "prdp_hpc/configs/paper/experiments.yaml" in names
     assert not [name for name in names if name.startswith(("tests", "tools", "benchmarks"))]
     assert f"\nVersion: {prdp_hpc.__version__}\n" in text

@@ -62,7 +62,9 @@ def _messages():
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 text.append(node.value)
     text += [path.read_text(encoding="utf-8") for path in (pages.ROOT / "jobs").glob("*.sh")]
-    text.append((pages.ROOT / "prdp_hpc" / "commands" / "job.sh").read_text(encoding="utf-8"))
+    text.append(
+        (pages.ROOT / "prdp_hpc" / "commands" / "job_common.sh").read_text(encoding="utf-8")
+    )
     return "\n".join(text)
 
 

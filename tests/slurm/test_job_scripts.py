@@ -46,6 +46,7 @@ def clone(tmp_path):
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN)
     program.chmod(0o755)
+    (tmp_path / "prdp_hpc").symlink_to(tiny.REPOSITORY / "prdp_hpc")
     return tmp_path
 
 

@@ -1,19 +1,14 @@
-#!/bin/bash
-# Written by: @@written_by
-# For changes beyond the options of that command, edit this file and run: sbatch @@script
-@@options
-
-# Environment of each process: this one, and any "module load" of your site.
-PATH=@@environment:$PATH
-# The launcher. Other MPI libraries may need --mpi=pmix ("srun --mpi=list" lists the choices) or another one: launch=(mpirun)
-launch=(srun --mpi=pmi2 --kill-on-bad-exit=0 --wait=20)
-set -- @@command
-
-# ---- The rest is the same in every job script.
+# shellcheck shell=bash disable=SC2154
+# The part that all job scripts have in common, to be sourced at their end. The script has set
+#   launch   the launcher and its options, e.g. launch=(srun --mpi=pmi2)
+#   program  what each rank starts (default: prdp-hpc), e.g. program=(apptainer exec image.sif prdp-hpc)
+#   $@       the arguments of prdp-hpc, by "set --".
+#
 # Before the time limit SLURM sends SIGUSR1 to this shell, which forwards it to the ranks. They finish the current step, write a
 # checkpoint and exit with code 85; the job then requeues itself, and --resume continues with the same numbers. The job also
 # requeues itself if it was preempted before the first checkpoint, or has lost a node. Any other exit code ends the job.
 set -u
+[ -n "${program+set}" ] || program=(prdp-hpc)
 stopping='' ranks=''
 trap 'stopping=yes; [ -z "$ranks" ] || kill -USR1 "$ranks" 2> /dev/null' USR1 TERM
 job=$SLURM_JOB_ID
@@ -22,7 +17,7 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}" SRUN_CPUS_PER_TASK="${SLURM_C
 echo "job $job, restart ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST: prdp-hpc $*"
 
 # Start launcher and ranks with SIGUSR1 ignored, because its default action would kill them; resend it until they exit.
-(trap '' USR1 && exec "${launch[@]}" bash -c 'trap "" USR1 && exec prdp-hpc "$@"' rank "$@") &
+(trap '' USR1 && exec "${launch[@]}" bash -c 'trap "" USR1 && exec "$@"' rank "${program[@]}" "$@") &
 ranks=$!
 while kill -0 "$ranks" 2> /dev/null; do
     if [ -z "$stopping" ]; then wait "$ranks"; else sleep 1 && kill -USR1 "$ranks" 2> /dev/null; fi # signals interrupt wait

@@ -1,0 +1,70 @@
+"""The options of sbatch for a job: those of the command line, then those of the site file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+
+from prdp_hpc.commands.job_script import SIGNAL_SECONDS
+from prdp_hpc.commands.sbatch import SubmitError
+from prdp_hpc.config.site import JobDefaults
+
+_SET_HERE = ("job-name", "nodes", "ntasks-per-node", "output", "open-mode", "signal", "requeue",
+             "chdir", "parsable", "test-only", "wrap")  # fmt: skip
+"""Options of sbatch that submit sets itself, or that would change what it prints."""
+_OWN = ("account", "partition", "qos", "constraint", "time", "mem", "cpus-per-task",
+        "gpus-per-node", "exclusive", "array", "dependency")  # fmt: skip
+"""Options that submit has under the same name."""
+_DEFAULTS = ("account", "partition", "qos", "constraint", "time", "mem", "cpus_per_task",
+             "gpus_per_node")  # fmt: skip
+
+
+def sbatch_options(
+    arguments: argparse.Namespace, defaults: JobDefaults, set_here: Mapping[str, str]
+) -> dict[str, str | None]:
+    """The options of a job; None as the value of one without value.
+
+    `set_here` are the job's name, nodes, ranks, log and folder.
+
+    Raises
+    ------
+    SubmitError
+        For `--sbatch` with an option that has its own name here.
+    """
+    further = dict(defaults.sbatch) | dict(map(_pair, arguments.sbatch))
+    for key in further:
+        _check_further(key)
+    options: dict[str, str | None] = dict(set_here)
+    for name in _DEFAULTS:
+        given = getattr(arguments, name)
+        value = getattr(defaults, name) if given is None else given
+        if name == "cpus_per_task":
+            value = value or 1
+        if value is not None:
+            options[name.replace("_", "-")] = str(value)
+    if arguments.exclusive or defaults.exclusive:
+        options["exclusive"] = None
+    for name in ("array", "dependency"):
+        if getattr(arguments, name) is not None:
+            options[name] = getattr(arguments, name)
+    always = {"open-mode": "append", "signal": f"B:USR1@{SIGNAL_SECONDS}", "requeue": None}
+    return options | always | further
+
+
+def _pair(text: str) -> tuple[str, str | None]:
+    """KEY=VALUE or KEY of `--sbatch`."""
+    key, equals, value = text.partition("=")
+    return key.strip().removeprefix("--"), value if equals else None
+
+
+def _check_further(key: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
+        raise SubmitError(
+            f"--sbatch {key!r}: give the long name of an option of sbatch, with its value after =, "
+            "e.g. --sbatch hint=nomultithread"
+        )
+    if key in _SET_HERE:
+        raise SubmitError(f"--sbatch {key}: submit sets this option itself; leave it out")
+    if key in _OWN:
+        raise SubmitError(f"--sbatch {key}: give --{key} instead")

@@ -249,6 +249,7 @@ def open_data(
             stride=section.stride,
             steps=section.steps,
             in_memory=section.in_memory,
+            normalise=section.normalise,
         )
 
     return call_together(mesh.world, opened)

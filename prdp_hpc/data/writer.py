@@ -168,11 +168,7 @@ class TrajectoryWriter:
             with self._temporary.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(self._temporary, self._path)
-        # Only the parts of this file: those of `heat.fine.h5` are not parts of `heat.h5`.
-        own_parts = re.compile(rf"{re.escape(self._path.name)}\.[0-9a-f]{{8}}\.parts")
-        for old in self._path.parent.iterdir():
-            if own_parts.fullmatch(old.name) and not (self._separate and old == self._parts):
-                shutil.rmtree(old, ignore_errors=True)
+        remove_parts(self._path, self._parts if self._separate else None)
         remove_leftovers(self._path)
 
     def _join(self, temporary: Path) -> None:
@@ -217,6 +213,15 @@ class TrajectoryWriter:
                 ) from error
 
         call_together(self._comm, explained)
+
+
+def remove_parts(path: Path, kept: Path | None = None) -> None:
+    """Remove the parts of earlier versions of a file, see `TrajectoryWriter`."""
+    # Only the parts of this file: those of `heat.fine.h5` are not parts of `heat.h5`.
+    own_parts = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.parts")
+    for old in path.parent.iterdir():
+        if own_parts.fullmatch(old.name) and old != kept:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _own(samples: slice | None, count: int) -> slice:

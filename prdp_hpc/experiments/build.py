@@ -20,6 +20,7 @@ from prdp_hpc.data import (
     WindowedDataset,
     check_numbers,
     check_spacing,
+    windowed,
 )
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -123,7 +124,7 @@ class ConfigParts:
         return self._made_stepper(solver)
 
     @cached_property
-    def data(self) -> WindowedDataset:
+    def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
 
@@ -163,7 +164,8 @@ class ConfigParts:
     def _channels(self) -> int:
         """Number of channels of the data, which may exceed the names of a channelwise PDE."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
-        return int(self.data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
+        data = windowed(self.data)
+        return int(data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
 
     @property
     def _supervised(self) -> SupervisedConfig:
@@ -228,9 +230,7 @@ def open_data(
         # Wait for another job that generates the same data, which then exist.
         with locked(mesh.world, path, "wait until it ends", wait=True):
             if _is_missing(mesh, path):
-                call_together(
-                    mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
-                )
+                generate(config, grid, path, mesh)
     kind, keys = made("formats", config.data.format)
     numbers = attributes(stepper)
 

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.config import ExperimentConfig, FieldInversionConfig, SupervisedConfig
-from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.data import TrajectoryDataset, WindowedDataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -147,7 +147,9 @@ class _PredictingParts(ConfigParts):
         needed = [steps if isinstance(steps, int) else 1]
         if corrector is not None:
             needed += [corrector.unroll, *corrector.validation_steps]
-        return _OneState(self.trajectories, int(found), max(needed))
+        one = _OneState(self.trajectories, int(found), max(needed))
+        # The statistics are loaded with the parameters.
+        return WindowedDataset(one, normalise=self._supervised.data.normalise)
 
 
 @dataclass(frozen=True)

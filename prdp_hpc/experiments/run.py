@@ -22,6 +22,7 @@ from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
 from prdp_hpc.metric_names import FIELDS
+from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.requeue import note_stop_while_loading
 
@@ -42,7 +43,13 @@ _ADDED = {
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0, "streams": "shared", "window": None},
+    "data": {
+        "format": "hdf5",
+        "test": 0,
+        "streams": "shared",
+        "window": None,
+        "normalise": "none",
+    },
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
     "network_inputs": [],
@@ -177,6 +184,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume, content)
+    _write_normalisation(task, mesh, folder)
     last = trainer.run()
     _write_fields(task, mesh, folder)
     summary = summarise(config, mesh, last) | {
@@ -186,6 +194,16 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     }
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
+    """Write the means and standard deviations with which a network's states are normalised, for
+    people: the checkpoint has them too; collective.
+    """
+    network = getattr(task, "network", None)
+    if isinstance(network, NormalisedNetwork):
+        found = network.as_dict(task.channels)
+        _on_root(mesh, lambda: write_json(folder / "normalisation.json", found))
 
 
 def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:

@@ -31,6 +31,8 @@ class DataSection(Section):
     """Number of Fourier modes of generated initial states; unused for Navier–Stokes."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     """Random seed of generated initial states."""
+    streams: Literal["sample", "shared"] = "sample"
+    """Random stream of initial states: per sample, or one for all (version 0.1)."""
     window: Count | None = None
     """States of a training sample; null: what the task needs."""
     stride: Count = 1
@@ -39,6 +41,8 @@ class DataSection(Section):
     """Time steps used of each trajectory; null: all, or generate what is needed."""
     in_memory: Literal["auto", True, False] = "auto"
     """Hold the data in memory, or read batches as needed; auto: if they fit."""
+    normalise: Literal["none", "standard"] = "none"
+    """Normalise the channels for the network: none, or standard (mean 0, deviation 1)."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

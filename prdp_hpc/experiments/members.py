@@ -14,8 +14,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.config import ExperimentConfig, FieldInversionConfig, SupervisedConfig
-from prdp_hpc.data import TrajectoryDataset
-from prdp_hpc.data.windowed import WindowedDataset
+from prdp_hpc.data import TrajectoryDataset, WindowedDataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -26,7 +25,8 @@ from prdp_hpc.experiments.build import (
     task_class,
     task_from,
 )
-from prdp_hpc.experiments.evaluation import NEEDED, any_mesh, load_parameters, with_data
+from prdp_hpc.experiments.evaluation import NEEDED, load_parameters, with_data
+from prdp_hpc.experiments.meshes import any_mesh
 from prdp_hpc.experiments.trained import run_config, trained_state
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.tasks.supervised import SupervisedTask
@@ -148,7 +148,9 @@ class _PredictingParts(ConfigParts):
         needed = [steps if isinstance(steps, int) else 1]
         if corrector is not None:
             needed += [corrector.unroll, *corrector.validation_steps]
-        return WindowedDataset(_OneState(self.trajectories, int(found), max(needed)))
+        one = _OneState(self.trajectories, int(found), max(needed))
+        # The statistics are loaded with the parameters.
+        return WindowedDataset(one, normalise=self._supervised.data.normalise)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
@@ -22,7 +23,9 @@ from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
 from prdp_hpc.metric_names import FIELDS
+from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.tasks.task import Task
+from prdp_hpc.training.requeue import note_stop_while_loading
 
 CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
@@ -41,8 +44,15 @@ _ADDED = {
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0, "window": None},
+    "data": {
+        "format": "hdf5",
+        "test": 0,
+        "streams": "shared",
+        "window": None,
+        "normalise": "none",
+    },
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
+    "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
     "network_inputs": [],
 }
 """Defaults of settings that were added later, which older checkpoints do not have."""
@@ -142,11 +152,15 @@ def run_experiment(
 
 
 @contextmanager
-def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
-    """Create the folder of a run or comparison and lock it against other jobs; collective."""
+def run_lock(
+    mesh: ProcessMesh, folder: Path, shared: bool = False, patience: float | None = None
+) -> Iterator[None]:
+    """Create the folder of a run or comparison and lock it against other jobs; collective. For
+    `shared` and `patience` see `prdp_hpc.locks.locked`.
+    """
     _on_root(mesh, lambda: _make_folder(folder))
     advice = "wait until it ends or end it, or choose another name=… or output=…"
-    with locked(mesh.world, folder, advice, folder=True):
+    with locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience):
         yield
 
 
@@ -154,12 +168,16 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _on_root(mesh, lambda: _check_folder(folder, resume))
     parts = ConfigParts(config, mesh)
     task = task_from(config, parts)
-    trainer = build_trainer(config, task, folder, _settings(config))
+    content = parts.content_id
+    _leave_if_stopped(mesh, folder)
+    trainer = build_trainer(config, task, folder, _settings(config, content))
     if resume:
         trainer.restore()
+        _leave_if_stopped(mesh, folder)
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
-    _write_code(mesh, config, folder, resume)
+    _write_code(mesh, config, folder, resume, content)
+    _write_normalisation(task, mesh, folder)
     last = trainer.run()
     _write_fields(task, mesh, folder)
     write_sample(config, parts, task, folder, last["epoch"])
@@ -170,6 +188,23 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     }
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
+    """Write the means and standard deviations with which a network's states are normalised, for
+    people: the checkpoint has them too; collective.
+    """
+    network = getattr(task, "network", None)
+    if isinstance(network, NormalisedNetwork):
+        found = network.as_dict(task.channels)
+        _on_root(mesh, lambda: write_json(folder / "normalisation.json", found))
+
+
+def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:
+    """Exit with code 85 if a signal has arrived while the run was loading; collective."""
+    if stop_requested(mesh.world):
+        _on_root(mesh, lambda: note_stop_while_loading(folder))
+        leave_if_stopped(mesh.world, "while loading: continue with --resume")
 
 
 def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
@@ -186,13 +221,17 @@ def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
     _on_root(mesh, write)
 
 
-def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -> None:
-    """Record the user code of the run's components, and report changes since the start of the run
-    on stderr; collective.
+def _write_code(
+    mesh: ProcessMesh, config: Config, folder: Path, resume: bool, content: str | None
+) -> None:
+    """Record the user code of the run's components and the content id of its data, and report
+    changes of code since the start of the run on stderr; collective.
     """
 
     def write() -> None:
         now = {key: found.record() for key, found in components(config).items()}
+        if content is not None:
+            now["data"] = {"content": content}
         path = folder / CODE
         if resume and path.exists():
             for line in _changed_code(path, now):
@@ -281,8 +320,9 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
     )
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """The settings that must be equal in a checkpoint and a resumed run. When the run saves, logs
+def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
+    """The settings that must be equal in a checkpoint and a resumed run, with the content id of the
+    data, if there is one. When the run saves, logs
     and ends, its folder and its distribution over ranks may differ.
     """
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
@@ -292,6 +332,10 @@ def _settings(config: Config) -> dict[str, Any]:
     # The state of the sampler contains what the stride and the steps determine.
     for key in ("stride", "steps", "in_memory"):
         settings.get("data", {}).pop(key, None)
+    if content is not None:
+        settings["data"]["content"] = content
+    if content is None or settings["data"]["file"] is not None:
+        settings.get("data", {}).pop("streams", None)
     return dict(_without_folders(_without_added(settings)))
 
 
@@ -301,6 +345,8 @@ def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
             settings[key] = {
                 k: v for k, v in settings[key].items() if k not in default or v != default[k]
             }
+            if not settings[key]:
+                del settings[key]
         elif settings.get(key) == default:
             del settings[key]
     return settings

@@ -19,6 +19,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
 from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
+from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints
 
 
@@ -107,6 +108,9 @@ def _network(
         own_keys(config.network),
         seed=config.seed,
     )
+    if getattr(config.data, "normalise", "none") != "none":
+        # The numbers are loaded with the parameters.
+        network = NormalisedNetwork(network, [0.0] * outside, [1.0] * outside)
     network.to(next(iter(weights.values())).dtype)
     network.load_state_dict(weights)
     if partition is not None and not on_parts(network):

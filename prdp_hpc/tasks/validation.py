@@ -180,8 +180,9 @@ class Validation:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode; its weights are
-        their averages if `recipe.ema` is given.
+        """Return a context without gradients, with the network in evaluation mode.
+
+        The network's weights are their averages if `recipe.ema` is given.
         """
         training = self.network.training
         self.network.eval()

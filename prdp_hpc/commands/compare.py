@@ -32,7 +32,7 @@ from prdp_hpc.report import (
     seed_folders,
 )
 
-_WITHOUT_EFFECT = {"name", "output", "parallel", "comparison"}
+_WITHOUT_EFFECT = {"name", "output", "parallel", "comparison", "tracking", "logging"}
 """Keys of the config that have no effect on the numerical results of a run."""
 
 

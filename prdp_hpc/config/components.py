@@ -79,6 +79,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         **{name: f"prdp_hpc.config.torch_components:{name}" for name in RATES},
     },
     "losses": {"squared": "prdp_hpc.tasks.recipe:squared"},
+    "trackers": {
+        "tensorboard": "prdp_hpc.config.tracking:TensorBoardSection",
+        "wandb": "prdp_hpc.config.tracking:WandBSection",
+        "mlflow": "prdp_hpc.config.tracking:MLflowSection",
+    },
     "schedules": {
         "prdp": "prdp_hpc.refinement.coordinator:Coordinator",
         "gradient": "prdp_hpc.refinement.gradient_coordinator:GradientCoordinator",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from prdp_hpc.experiments.build import ConfigParts, task_from
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
+from prdp_hpc.logs import log_file
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.tasks.task import Task
@@ -154,8 +155,16 @@ def run_experiment(
     SolveError
         If a solve fails.
     """
-    with run_lock(mesh, folder):
+    with run_lock(mesh, folder), _log(config, mesh, folder):
         return _run(config, mesh, folder, resume)
+
+
+def _log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextManager[None]:
+    """The log file of this rank, if the config has one."""
+    level, rank = config.logging.level, mesh.world.rank
+    if level is None or not (mesh.is_root or config.logging.per_rank):
+        return nullcontext()
+    return log_file(folder / "logs" / f"rank_{rank:04d}.log", level, quiet=rank > 0)
 
 
 @contextmanager
@@ -331,7 +340,8 @@ def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
     data, if there is one. When the run saves, logs
     and ends, its folder and its distribution over ranks may differ.
     """
-    settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
+    without = {"output", "parallel", "name", "comparison", "tracking", "logging"}
+    settings = config.model_dump(mode="json", exclude=without)
     settings["training"] = {
         k: v for k, v in settings["training"].items() if k not in may_change(config)
     }

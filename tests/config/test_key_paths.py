@@ -97,6 +97,20 @@ def sections(ladder):
             },
         },
         "parallel": {"grid_ranks": 1},
+        "logging": {"level": "info", "per_rank": True},
+        "tracking": [
+            "tensorboard",
+            {"kind": "tensorboard"},
+            {
+                "kind": "wandb",
+                "project": "a",
+                "entity": "b",
+                "mode": "offline",
+                "group": "c",
+                "tags": ["d"],
+            },
+            {"kind": "mlflow", "uri": "file:a", "experiment": "b"},
+        ],
     }
 
 
@@ -119,6 +133,8 @@ def contents():
             "epochs": 2, "batch_size": 2, "learning_rate": 0.1, "schedule": "cosine", "decay": 0.5,
             "optimizer": "adam", "loss": "squared",
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
+            "steps": 9, "validate_every": "5 steps", "log_every": 2, "keep_best": False,
+            "early_stopping": {"patience": 2, "min_change": 0.1},
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
         if "boundaries" in physics:

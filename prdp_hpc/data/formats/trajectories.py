@@ -251,9 +251,20 @@ class FormatTrajectories:
         DataError
             If the file is damaged or a number is not finite.
         """
-        chosen = range(self.count(group)) if samples is None else samples
+        chosen = [int(one) for one in (range(self.count(group)) if samples is None else samples)]
         every = slice(0, self.steps + 1, 1)
-        return np.stack([self.read_states(group, int(one), every, part) for one in chosen])
+        first = self.read_states(group, chosen[0], every, part)
+        found = np.empty((len(chosen), *first.shape), first.dtype)
+        found[0] = first
+        for row, one in enumerate(chosen[1:], start=1):
+            found[row] = self.read_states(group, one, every, part)
+        return found
+
+    @property
+    def all_channels(self) -> tuple[str, ...]:
+        """Names of the channels that can be selected."""
+        first = next(iter(self._sources.values()))[0].about
+        return first.channels + first.others
 
     @property
     def stored_axes(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from prdp_hpc.commands.parser_common import (
     count,
 )
 from prdp_hpc.commands.parser_jobs import add_job_commands
+from prdp_hpc.commands.parser_trained import add_trained_commands
 from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
 
@@ -35,11 +36,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     config_command(commands, "run", "train once and write a run folder", resumable=True)
-    config_command(
+    compare = config_command(
         commands,
         "compare",
         "train with PRDP and with full refinement from several seeds; print a table, draw a figure",
         resumable=True,
+    )
+    compare.add_argument(
+        "--only",
+        type=int,
+        metavar="N",
+        help="train only run N (from 0) of all variants and seeds, without table and figure",
     )
     _paper_command(commands)
     _generate_command(commands)
@@ -48,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _plot_command(commands)
     _evaluate_command(commands)
     _inspect_command(commands)
+    add_trained_commands(commands)
     add_job_commands(commands)
     _init_command(commands)
     _show_config_command(commands)
@@ -191,6 +199,12 @@ def _evaluate_command(commands: Any) -> None:
         metavar="FILE.py:NAME",
         help="a user-defined network, PDE or task of the run; it is imported only if it is named "
         "here",
+    )
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="the last checkpoint, or that with the smallest validation error (default: last)",
     )
     evaluate.add_argument("--out", metavar="JSON", help="also write the errors to this file")
 

@@ -44,6 +44,25 @@ PHYSICS = [
     {"pde": "burgers", **FLOW, "nonlinear": "newton", "newton": NEWTON},
     {"pde": "navier_stokes", **FLOW},
 ]  # fmt: skip
+PARTS = {
+    "exclude_validation": [1], "exclude_test": [2], "validation": 1, "test": 0.5, "channels": ["u"], "subsample": 2, "subsample_time": 2,
+}  # fmt: skip
+FORMATS = [
+    {"kind": "pdebench", **PARTS, "exclude": [1], "axes": ["x", "y"]},
+    {
+        "kind": "the_well", **PARTS, "exclude": [1], "axes": ["x"],
+        "parameters": {"a": 1.0},
+    },
+    {"kind": "apebench", **PARTS, "exclude": [1], "axes": ["x"]},
+    {"kind": "numpy", **PARTS, "exclude": [1], "layout": ["sample", "time", "x"]},
+    *[
+        {
+            "kind": kind, **PARTS, "exclude": [1], "variables": ["u"], "dims": {"x": "lon"},
+            "group": "a",
+        }
+        for kind in ("netcdf", "zarr")
+    ],
+]  # fmt: skip
 WELLS = [[{"position": [0.2, 0.3], "rate": 1.0}], [{"position": [0.5, 1.5], "rate": -1.0}]]
 EXPERIMENTS = {
     "file": None, "count": 2, "noise": 0.1, "reference_factor": 2,
@@ -147,6 +166,14 @@ def contents():
         }
         yield supervised | {"task": "emulator", "data": data, "network_inputs": ["coordinates"]}
         yield supervised | {"task": "own_components:Residual", "data": data}
+    for form in FORMATS:
+        yield {
+            "task": "emulator",
+            "name": "a",
+            "grid": {"shape": [8]},
+            "physics": {"pde": "heat", "diffusivity": 1.0, "dt": 0.1},
+            "data": {"file": "a.h5", "format": form},
+        }
     for ladder in LADDERS[:1]:
         inverse = {"modes": 2, "reference": [1.0, 2.0], "start": [1.0, 2.0]}
         yield {"task": "inverse", "name": "a", "seed": 1, "output": "runs"} | sections(ladder) | {
@@ -236,7 +263,10 @@ def spoiled(content, keys):
 
 def open_ended(keys):
     """Whether the keys of this section are chosen by the user."""
-    return keys[-1] in ("sbatch", "petsc_options", "manual", "baselines", "targets", "experiments")
+    return keys[-1] in (
+        "sbatch", "petsc_options", "manual", "baselines", "targets", "experiments", "dims",
+        "parameters",
+    )  # fmt: skip
 
 
 def message(check, content):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
@@ -18,6 +17,8 @@ from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
+from prdp_hpc.experiments.meshes import process_mesh as process_mesh
+from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
@@ -130,14 +131,6 @@ def run_folder(config: Config) -> Path:
     return Path(config.output) / config.name
 
 
-def process_mesh(config: Config) -> ProcessMesh:
-    """Create the process mesh of a config; collective over all ranks."""
-    all_ranks = MPI.COMM_WORLD.size
-    return ProcessMesh.from_world(
-        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks)
-    )
-
-
 def run_experiment(
     config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
 ) -> dict[str, Any]:
@@ -196,6 +189,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _write_normalisation(task, mesh, folder)
     last = trainer.run()
     _write_fields(task, mesh, folder)
+    write_sample(config, parts, task, folder, last["epoch"])
     summary = summarise(config, mesh, last) | {
         "ended": trainer.ended,
         "best": trainer.best,

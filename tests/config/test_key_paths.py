@@ -45,7 +45,8 @@ PHYSICS = [
     {"pde": "navier_stokes", **FLOW},
 ]  # fmt: skip
 PARTS = {
-    "exclude_validation": [1], "exclude_test": [2], "validation": 1, "test": 0.5, "channels": ["u"], "subsample": 2, "subsample_time": 2,
+    "exclude_validation": [1], "exclude_test": [2], "validation": 1, "test": 0.5,
+    "channels": ["u"], "subsample": 2, "subsample_time": 2,
 }  # fmt: skip
 FORMATS = [
     {"kind": "pdebench", **PARTS, "exclude": [1], "axes": ["x", "y"]},

@@ -16,6 +16,11 @@ LADDERS = [
     {"kind": "tolerances", "start": 0.1, "factor": 0.5, "stop": 1e-9},
     {"kind": "levels", "levels": [1, 5]},
 ]
+LOSSES = [
+    {"kind": "huber", "delta": 0.5},
+    {"kind": "h1", "weight": 0.5},
+    {"kind": "spectral", "order": -1.0},
+]
 NETWORKS = [
     {"kind": "mlp", "hidden": [8, 8], "activation": "relu"},
     {"kind": "resnet", "channels": 8, "blocks": 2, "activation": "relu"},
@@ -103,6 +108,7 @@ def contents():
     """Configs in which every key of every section is given, with each type of network, PDE and
     ladder.
     """
+    losses = itertools.cycle(LOSSES)
     kinds = zip(itertools.cycle(LADDERS), itertools.cycle(NETWORKS), PHYSICS, strict=False)
     for ladder, network, physics in kinds:
         data = {
@@ -118,6 +124,8 @@ def contents():
             "epochs": 2, "batch_size": 2, "learning_rate": 0.1, "schedule": "cosine", "decay": 0.5,
             "optimizer": "adam", "loss": "squared",
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
+            "warmup_steps": 2, "clip_norm": 0.1, "accumulate": 2, "weight_decay_on": "weights",
+            "ema": 0.9, "compile": False, "checkpoint_activations": True,
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
         if "boundaries" in physics:
@@ -128,7 +136,14 @@ def contents():
             "corrector": {"unroll": 2, "validation_steps": [1, 2], "measure": "u"},
             "data": data | {"reference_factor": 1},
         }
-        yield supervised | {"task": "emulator", "data": data, "network_inputs": ["coordinates"]}
+        chain = {"chain": "diverted", "unroll": 3, "every": 2}
+        yield supervised | {
+            "task": "emulator",
+            "emulator": chain,
+            "data": data,
+            "network_inputs": ["coordinates"],
+            "training": training | {"loss": next(losses)},
+        }
         yield supervised | {"task": "own_components:Residual", "data": data}
     for ladder in LADDERS[:1]:
         inverse = {"modes": 2, "reference": [1.0, 2.0], "start": [1.0, 2.0]}

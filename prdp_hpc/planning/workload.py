@@ -200,6 +200,7 @@ def workload_of(
     count = level_iterations(config.refinement, iterations)
     network_steps, solver_steps = _steps(config)
     states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
+    network_steps, solver_steps = _steps(config)
     return Workload(
         shape=config.grid.shape,
         boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,

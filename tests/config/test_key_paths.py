@@ -17,6 +17,11 @@ LADDERS = [
     {"kind": "tolerances", "start": 0.1, "factor": 0.5, "stop": 1e-9},
     {"kind": "levels", "levels": [1, 5]},
 ]
+LOSSES = [
+    {"kind": "huber", "delta": 0.5},
+    {"kind": "h1", "weight": 0.5},
+    {"kind": "spectral", "order": -1.0},
+]
 NETWORKS = [
     {"kind": "mlp", "hidden": [8, 8], "activation": "relu"},
     {"kind": "resnet", "channels": 8, "blocks": 2, "activation": "relu"},
@@ -138,6 +143,7 @@ def contents():
     """Configs in which every key of every section is given, with each type of network, PDE and
     ladder.
     """
+    losses = itertools.cycle(LOSSES)
     kinds = zip(itertools.cycle(LADDERS), itertools.cycle(NETWORKS), PHYSICS, strict=False)
     for ladder, network, physics in kinds:
         data = {
@@ -155,6 +161,8 @@ def contents():
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
             "steps": 9, "validate_every": "5 steps", "log_every": 2, "keep_best": False,
             "early_stopping": {"patience": 2, "min_change": 0.1},
+            "warmup_steps": 2, "clip_norm": 0.1, "accumulate": 2, "weight_decay_on": "weights",
+            "ema": 0.9, "compile": False, "checkpoint_activations": True,
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
         if "boundaries" in physics:
@@ -165,7 +173,14 @@ def contents():
             "corrector": {"unroll": 2, "validation_steps": [1, 2], "measure": "u"},
             "data": data | {"reference_factor": 1},
         }
-        yield supervised | {"task": "emulator", "data": data, "network_inputs": ["coordinates"]}
+        chain = {"chain": "diverted", "unroll": 3, "every": 2}
+        yield supervised | {
+            "task": "emulator",
+            "emulator": chain,
+            "data": data,
+            "network_inputs": ["coordinates"],
+            "training": training | {"loss": next(losses)},
+        }
         yield supervised | {"task": "own_components:Residual", "data": data}
     for form in FORMATS:
         yield {

@@ -69,6 +69,17 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """A time in two of the units d, h, min and s, e.g. "2 h 5 min"; below a minute "12 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next((place for place, (number, _) in enumerate(units) if number), len(units) - 1)
+    shown = units[first : first + 2]
+    return " ".join(f"{number} {unit}" for number, unit in shown if number or len(shown) == 1)
+
+
 class Bar:
     """A progress bar on standard error; it is shown only on a terminal.
 

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from prdp_hpc.errors import FileError, PrdpError
 
@@ -94,6 +95,12 @@ def to_json(value: object, indent: int | None = None) -> str:
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` to `path` as strict JSON (see `to_json`), replacing the whole file at once."""
     write_text(path, to_json(value, indent=2) + "\n")
+
+
+def load_json(path: str | Path) -> Any:
+    """The content of a JSON file; raises `FileError` if it cannot be read."""
+    with file_errors(path, "cannot be read", "remove it; it is written again"):
+        return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _sync_folder(folder: Path) -> None:

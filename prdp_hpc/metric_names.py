@@ -32,13 +32,21 @@ PROBES = (*(f"probe_{name}" for name in COUNTS), "probe_seconds")
 """Cost of a schedule's gradient measurements: cumulative, and included in the other entries. Only
 runs with a schedule that measures gradients have these.
 """
+STEP_NUMBERS = ("learning_rate", "gradient_norm")
+"""Numbers of the last step of the optimiser, of tasks that have them."""
+RATES = ("samples_per_second", "memory_gib", "gpu_memory_gib", "solver_share")
+"""Speed, memory and share of the solver since the previous line; measured, like `SECONDS`."""
+STEPS = "steps.jsonl"
+"""File in a run folder with one line every `training.log_every` steps."""
 INNER_ITERATIONS = "inner_iterations"
 """Sum of forward and adjoint iterations; in summaries only."""
 SHOWN_SECONDS = ("solver_seconds", "network_seconds", "total_seconds")
 SAVED = (INNER_ITERATIONS, "solver_seconds", "total_seconds")
 """Quantities for which a comparison computes savings, and for which it may have targets."""
 LINE_NUMBERS = ("epoch", *LEVELS, *ITERATIONS, *SHOWN_SECONDS)
-"""Keys of each line of `metrics.jsonl` whose values must be numbers; other values may be null."""
+"""Keys of each line of `metrics.jsonl` whose values must be numbers; other values may be null.
+Lines also have `step`, except those of older versions.
+"""
 SUMMARY_NUMBERS = ("level", *ITERATIONS, INNER_ITERATIONS, *SHOWN_SECONDS)
 """Keys of `summary.json` whose values must be numbers, and for which a comparison has statistics.
 """

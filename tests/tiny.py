@@ -15,7 +15,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Measured numbers, which differ between runs.
 SOLVER_PARTS = ["assembly_seconds", "set_up_seconds", "solve_seconds", "gradient_seconds"]
 OTHER_PARTS = ["network_seconds", "data_seconds", "validation_seconds"]
-SECONDS = {"solver_seconds", "total_seconds", "probe_seconds", *SOLVER_PARTS, *OTHER_PARTS}
+RATES = ["samples_per_second", "memory_gib", "solver_share"]
+SECONDS = {"solver_seconds", "total_seconds", "probe_seconds", *SOLVER_PARTS, *OTHER_PARTS, *RATES}
 
 
 def emulator(output, **changes):

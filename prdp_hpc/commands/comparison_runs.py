@@ -18,6 +18,7 @@ from prdp_hpc.distributed.preemption import leave_if_stopped
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.experiments.run import run_lock
+from prdp_hpc.experiments.training import planned
 from prdp_hpc.locks import LockedError
 from prdp_hpc.report import load_run, seed_folders
 
@@ -123,8 +124,8 @@ def _is_finished(run: Run) -> bool:
     if record.summary is None or not figure_of(run.folder).exists():
         return False
     # The summary may be from an earlier run of fewer epochs, since the config is written first.
-    same_length = record.summary["epochs"] == run.config.training.epochs
-    return same_length and _decisive(before) == _decisive(run.config)
+    length = record.summary.get("planned", f"{record.summary['epochs']} epochs")
+    return length == planned(run.config) and _decisive(before) == _decisive(run.config)
 
 
 def _decisive(config: ExperimentConfig) -> dict[str, Any]:

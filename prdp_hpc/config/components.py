@@ -58,6 +58,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "formats": {
         "hdf5": "prdp_hpc.data.reader:TrajectoryFile",
         "pdebench": "prdp_hpc.config.formats:PDEBenchSection",
+        "the_well": "prdp_hpc.config.formats:TheWellSection",
+        "apebench": "prdp_hpc.config.formats:APEBenchSection",
+        "numpy": "prdp_hpc.config.formats:NumPySection",
+        "netcdf": "prdp_hpc.config.formats:NetCDFSection",
+        "zarr": "prdp_hpc.config.formats:ZarrSection",
     },
     "optimizers": {
         "adam": "prdp_hpc.tasks.recipe:adam",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -37,6 +37,8 @@ class DataSection(Section):
     """States between the starts of two samples of a trajectory."""
     steps: Count | None = None
     """Time steps used of each trajectory; null: all, or generate what is needed."""
+    in_memory: Literal["auto", True, False] = "auto"
+    """Hold the data in memory, or read batches as needed; auto: if they fit."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

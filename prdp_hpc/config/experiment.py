@@ -28,14 +28,13 @@ from prdp_hpc.config.models import (
     CorrectorSection,
     GridSection,
     InverseSection,
-    InverseTrainingSection,
     ParallelSection,
     Section,
     SolverSection,
 )
 from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
-from prdp_hpc.config.training import SupervisedTrainingSection
+from prdp_hpc.config.training import InverseTrainingSection, SupervisedTrainingSection
 from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from prdp_hpc.config.clock import CheckpointingSection
 from prdp_hpc.config.models import Count, Float, Positive, Section, Share, as_number
 from prdp_hpc.errors import InputError
 
@@ -184,7 +185,7 @@ class LBFGSSection(Section):
     """Maximum number of evaluations per line search."""
 
 
-class InversionTrainingSection(Section):
+class InversionTrainingSection(CheckpointingSection):
     """Optimisation of the field.
 
     `optimizer` is "adam", "lbfgs" (see `LBFGSSection` and `prdp_hpc.tasks.inversion.lbfgs`), or a
@@ -207,7 +208,3 @@ class InversionTrainingSection(Section):
     """Factor of the learning rate after `decay_steps` steps; 1: constant."""
     decay_steps: Count = 100
     """Number of steps after which the rate is `decay · learning_rate`."""
-    checkpoint_every: Count = 1
-    """Epochs between two checkpoints."""
-    keep_checkpoints: Count = 2
-    """Number of checkpoints to keep, the latest ones."""

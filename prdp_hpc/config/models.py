@@ -108,19 +108,6 @@ class SolverSection(Section):
         return value
 
 
-class InverseTrainingSection(Section):
-    """Gradient descent with one step per epoch."""
-
-    epochs: Count = 180
-    """Number of epochs, i.e. of gradient steps."""
-    learning_rate: Positive = 275.0
-    """Learning rate of gradient descent; constant."""
-    checkpoint_every: Count = 1
-    """Epochs between two checkpoints."""
-    keep_checkpoints: Count = 2
-    """Number of checkpoints to keep, the latest ones."""
-
-
 class InverseSection(Section):
     """The source `Σ_m θ_m sin(2π m x)`, whose parameters θ are to be found."""
 

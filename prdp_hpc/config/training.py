@@ -1,4 +1,4 @@
-"""The section `training` of the tasks that train a network."""
+"""The section `training` of the tasks that train a network, and of the inverse problem."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from prdp_hpc.config.models import Count, Positive, Section, Share, as_number
+from prdp_hpc.config.clock import CheckpointingSection
+from prdp_hpc.config.intervals import Every
+from prdp_hpc.config.models import Count, Positive, Share, as_number
 from prdp_hpc.errors import InputError
 
 
-class SupervisedTrainingSection(Section):
+class SupervisedTrainingSection(CheckpointingSection):
     """Training of a network.
 
     `schedule` is "exponential", for the rate `learning_rate · decay^(step / decay_steps)`,
@@ -30,6 +32,12 @@ class SupervisedTrainingSection(Section):
 
     epochs: Count = 100
     """Number of epochs, i.e. passes over the training data."""
+    steps: Count | None = None
+    """Number of steps of the optimiser, instead of epochs; null: `epochs` applies."""
+    validate_every: Every = 1
+    """Interval of validations, after which the level may change: 2 or "500 steps"."""
+    log_every: Count | None = None
+    """Steps between two lines of `steps.jsonl`; null: none are written."""
     batch_size: Count = 25
     """Samples per step of the optimiser, divided among the replicas."""
     learning_rate: Positive = 1e-3
@@ -60,10 +68,6 @@ class SupervisedTrainingSection(Section):
     """Compile the network by torch.compile: true, or the name of a backend."""
     checkpoint_activations: bool = False
     """Compute activations of the network again in the backward pass: less memory."""
-    checkpoint_every: Count = 1
-    """Epochs between two checkpoints."""
-    keep_checkpoints: Count = 2
-    """Number of checkpoints to keep, the latest ones."""
 
     @model_validator(mode="after")
     def _decay_of_its_schedule(self) -> Self:
@@ -79,3 +83,12 @@ class SupervisedTrainingSection(Section):
 
 def _default(key: str) -> Any:
     return SupervisedTrainingSection.model_fields[key].default
+
+
+class InverseTrainingSection(CheckpointingSection):
+    """Gradient descent with one step per epoch."""
+
+    epochs: Count = 180
+    """Number of epochs, i.e. of gradient steps."""
+    learning_rate: Positive = 275.0
+    """Learning rate of gradient descent; constant."""

@@ -51,11 +51,13 @@ class GroupReader:
         """Bytes of this rank's part of a state."""
         return self.channels * int(np.prod(self.local_shape)) * self.dtype.itemsize
 
-    def samples(self, ids: Iterable[int]) -> Tensor:
-        """The samples with these numbers, `(b, window, C, *local_shape)`."""
+    def samples(self, ids: Iterable[int], pinned: bool = False) -> Tensor:
+        """The samples with these numbers, `(b, window, C, *local_shape)`, on the host; `pinned`: in
+        memory from which a GPU can copy without the host.
+        """
         numbers = [int(sample) for sample in ids]
-        shape = (self.windows.length, self.channels, *self.local_shape)
-        found = torch.empty((len(numbers), *shape), dtype=self.dtype)
+        shape = (len(numbers), self.windows.length, self.channels, *self.local_shape)
+        found = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
         for row, sample in zip(found, numbers, strict=True):
             trajectory, start = self.windows.place(sample)
             row.copy_(self.states(trajectory, slice(start, start + self.windows.length, 1)))

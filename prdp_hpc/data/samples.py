@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,14 @@ class Samples(Protocol):
     @property
     def nbytes(self) -> int:
         """Memory of the samples that are held on this rank, in bytes."""
+        ...
+
+    def follow(self, step: int, sequence: Callable[[], Iterator[Ids]]) -> None:
+        """Prepare the batches of the steps from `step` on, which `sequence()` yields."""
+        ...
+
+    def advance(self) -> None:
+        """Begin the next of these steps."""
         ...
 
     def batch(self, ids: Ids) -> Tensor:
@@ -69,15 +77,22 @@ class MemorySamples:
         """Memory of the states on this rank, in bytes."""
         return self._states.nbytes
 
+    def follow(self, step: int, sequence: Callable[[], Iterator[Ids]]) -> None:
+        """Do nothing, since all samples are in memory."""
+
+    def advance(self) -> None:
+        """Do nothing, since all samples are in memory."""
+
     def batch(self, ids: Ids) -> Tensor:
         """The samples with these numbers, `(b, window, C, *local_shape)`."""
         window, numbers = self.windows, torch.as_tensor(ids, dtype=torch.long)
         if window.per_trajectory == 1:
             whole = window.length == window.states
-            return self._states[numbers] if whole else self._states[numbers, : window.length]
+            states = self._states if whole else self._states[:, : window.length]
+            return states[numbers].contiguous()
         trajectories = torch.div(numbers, window.per_trajectory, rounding_mode="floor")
         starts = (numbers % window.per_trajectory) * window.stride
-        return self._states[trajectories[:, None], starts[:, None] + self._offsets]
+        return self._states[trajectories[:, None], starts[:, None] + self._offsets].contiguous()
 
     def batches(self, sequence: Iterable[Ids]) -> Iterator[Tensor]:
         """The samples of several batches, one after the other."""

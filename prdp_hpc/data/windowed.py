@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ class WindowedDataset:
         Number of states between the starts of two windows of a trajectory.
     steps : int, optional
         Number of time steps of each trajectory that are used. Default: all.
+    in_memory : bool or "auto", default "auto"
+        Whether a task holds its part of the data in memory, or reads each batch when it is needed.
+        "auto": a group is held in memory if the parts of all ranks of a node need at most half of
+        its free memory (of the GPU's too, where the states are stored).
 
     Attributes
     ----------
@@ -71,6 +75,7 @@ class WindowedDataset:
         window: int | None = None,
         stride: int = 1,
         steps: int | None = None,
+        in_memory: bool | Literal["auto"] = "auto",
     ) -> None:
         if stride < 1 or (window is not None and window < 1) or (steps is not None and steps < 1):
             raise InputError(
@@ -82,6 +87,7 @@ class WindowedDataset:
                 f"data.steps={steps}: give a smaller number, or another data file"
             )
         self.data, self.window, self._stride = data, window, stride
+        self.in_memory = in_memory
         self.steps = data.steps if steps is None else steps
 
     def __getattr__(self, name: str) -> Any:

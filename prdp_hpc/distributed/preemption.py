@@ -13,6 +13,9 @@ from mpi4py import MPI
 from prdp_hpc.console import note
 from prdp_hpc.distributed.signals import PREEMPTED, SIGNALS, hold, is_held, take_held
 
+_STOP, _REQUEST = 1, 2
+"""Bits of the numbers that the ranks reduce."""
+
 
 class Preempted(SystemExit):
     """Ends the process with exit code 85 after a checkpoint; it is not an error."""
@@ -58,12 +61,19 @@ class PreemptionWatch:
     were held by `hold_signals`. Outside the main thread Python delivers no signals, so only held
     signals are detected. A signal on one rank reaches the others by a reduction that runs during
     the next step, so each check takes microseconds; all ranks stop after the same step, at most one
-    step later.
+    step later. The same reduction distributes a request of the program, e.g. for a checkpoint that
+    is due by the clock of one rank.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
         The ranks that stop together.
+
+    Attributes
+    ----------
+    requested : bool
+        Whether a rank had a request in the step whose reduction `after_step` has completed; equal
+        on all ranks.
 
     Examples
     --------
@@ -79,7 +89,7 @@ class PreemptionWatch:
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
-        self._comm, self._signalled = comm, False
+        self._comm, self._signalled, self.requested = comm, False, False
         self._earlier: dict[signal.Signals, Any] = {}
         self._mine, self._any = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)
         self._request: MPI.Request | None = None
@@ -100,14 +110,27 @@ class PreemptionWatch:
             # None: a handler set in C, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def after_step(self) -> bool:
-        """Return whether all ranks stop after this step; collective, and equal on all ranks."""
+    def after_step(self, request: bool = False) -> bool:
+        """Return whether all ranks stop after this step; collective, and equal on all ranks.
+
+        Parameters
+        ----------
+        request : bool, default False
+            Request of this rank, for the attribute `requested` of all ranks: after the next step,
+            or at once on one rank.
+
+        Returns
+        -------
+        bool
+            Whether a rank has received a signal.
+        """
         if self._comm.size == 1:
+            self.requested = request
             return self._signalled
         if self._round_ended():
             return True
-        self._mine[0] = self._signalled
-        self._request = self._comm.Iallreduce(self._mine, self._any, op=MPI.MAX)
+        self._mine[0] = _STOP * self._signalled + _REQUEST * request
+        self._request = self._comm.Iallreduce(self._mine, self._any, op=MPI.BOR)
         return False
 
     def now(self) -> bool:
@@ -116,12 +139,14 @@ class PreemptionWatch:
         return bool(self._comm.allreduce(known or self._signalled, op=MPI.LOR))
 
     def _round_ended(self) -> bool:
-        """Wait for the reduction that is in progress; returns its result."""
+        """Wait for the reduction that is in progress; returns whether the ranks stop."""
+        self.requested = False
         if self._request is None:
             return False
         self._request.Wait()
         self._request = None
-        return bool(self._any[0])
+        self.requested = bool(self._any[0] & _REQUEST)
+        return bool(self._any[0] & _STOP)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True

@@ -123,7 +123,7 @@ class ConfigParts:
         return self._made_stepper(solver)
 
     @cached_property
-    def data(self) -> TrajectoryDataset:
+    def data(self) -> WindowedDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
 
@@ -163,7 +163,7 @@ class ConfigParts:
     def _channels(self) -> int:
         """Number of channels of the data, which may exceed the names of a channelwise PDE."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
-        return int(self.data.read("validation", range(1), part).shape[2])
+        return int(self.data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
 
     @property
     def _supervised(self) -> SupervisedConfig:
@@ -219,7 +219,7 @@ def open_data(
     grid: Grid,
     stepper: Stepper,
     groups: Sequence[str] = GROUPS,
-) -> TrajectoryDataset:
+) -> WindowedDataset:
     """Open the data set of a config; collective. If the config names no file and the generated file
     does not exist, it is generated first.
     """
@@ -234,7 +234,7 @@ def open_data(
     kind, keys = made("formats", config.data.format)
     numbers = attributes(stepper)
 
-    def opened() -> TrajectoryDataset:
+    def opened() -> WindowedDataset:
         data: TrajectoryDataset = (
             kind.open(path, config.grid.shape, groups, **keys)
             if hasattr(kind, "open")
@@ -244,7 +244,11 @@ def open_data(
         check_spacing(data, grid.spacing, str(path))
         section = config.data
         return WindowedDataset(
-            data, window=section.window, stride=section.stride, steps=section.steps
+            data,
+            window=section.window,
+            stride=section.stride,
+            steps=section.steps,
+            in_memory=section.in_memory,
         )
 
     return call_together(mesh.world, opened)

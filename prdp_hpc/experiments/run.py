@@ -18,13 +18,12 @@ from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_task
+from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.tasks.task import Task
-from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.requeue import note_stop_while_loading
-from prdp_hpc.training.trainer import Trainer
 
 CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
@@ -40,6 +39,7 @@ _ADDED = {
         "ema": None,
         "compile": False,
         "checkpoint_activations": False,
+        "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
     "data": {"format": "hdf5", "test": 0, "window": None},
@@ -167,20 +167,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _on_root(mesh, lambda: _check_folder(folder, resume))
     task = build_task(config, mesh)
     _leave_if_stopped(mesh, folder)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", config.training.keep_checkpoints, _settings(config)
-    )
-    schedule = config.refinement.build()
-    training = config.training
-    trainer = Trainer(
-        task,
-        schedule,
-        folder,
-        training.epochs,
-        config.name,
-        checkpoints,
-        training.checkpoint_every,
-    )
+    trainer = build_trainer(config, task, folder, _settings(config))
     if resume:
         trainer.restore()
         _leave_if_stopped(mesh, folder)
@@ -189,7 +176,11 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _write_code(mesh, config, folder, resume)
     last = trainer.run()
     _write_fields(task, mesh, folder)
-    summary = summarise(config, mesh, last) | {"test": trainer.tested}
+    summary = summarise(config, mesh, last) | {
+        "ended": trainer.ended,
+        "best": trainer.best,
+        "test": trainer.tested,
+    }
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
 
@@ -250,7 +241,8 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
         "task": config.task_name,
         "schedule": config.refinement.schedule_name,
         "seed": config.seed,
-        "epochs": config.training.epochs,
+        "epochs": last["epoch"],
+        "planned": planned(config),
         "ranks": mesh.world.size,
         "grid_ranks": mesh.grid_ranks,
         **{key: value for key, value in last.items() if key not in ("epoch", "loss")},
@@ -310,18 +302,16 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The settings that must be equal in a checkpoint and a resumed run. The number of epochs, the
-    folder and the distribution over ranks may differ.
+    """The settings that must be equal in a checkpoint and a resumed run. When the run saves, logs
+    and ends, its folder and its distribution over ranks may differ.
     """
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
     settings["training"] = {
-        k: v
-        for k, v in settings["training"].items()
-        if k not in ("epochs", "checkpoint_every", "keep_checkpoints")
+        k: v for k, v in settings["training"].items() if k not in may_change(config)
     }
-    # The state of the sampler contains what these determine.
-    settings.get("data", {}).pop("stride", None)
-    settings.get("data", {}).pop("steps", None)
+    # The state of the sampler contains what the stride and the steps determine.
+    for key in ("stride", "steps", "in_memory"):
+        settings.get("data", {}).pop(key, None)
     return dict(_without_folders(_without_added(settings)))
 
 

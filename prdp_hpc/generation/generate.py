@@ -25,7 +25,7 @@ from prdp_hpc.physics.stepper import (
     reference_solver,
 )
 
-NOT_GENERATED = {"file", "format", "window", "stride", "steps"}
+NOT_GENERATED = {"file", "format", "window", "stride", "steps", "in_memory"}
 """Keys of the section `data` that do not affect the generated trajectories; `steps` is contained in
 their number of steps.
 """

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.data import TrajectoryDataset, share
 from prdp_hpc.data.samples import Ids
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -170,6 +173,21 @@ class SupervisedTask(Validation, TrainingStep):
     def close(self) -> None:
         """Close the data file if it is open."""
         self._data.close()
+
+    def _batches(self, first: int, last: int) -> Iterator[Ids]:
+        """The batches of the steps `first` to `last − 1`; this replica's share of them, and of the
+        steps after them, is read ahead.
+        """
+        if self._data.train is not None:
+            self._data.train.follow(first, partial(self._shares_from, first))
+        for batch in super()._batches(first, last):
+            if self._data.train is not None:
+                self._data.train.advance()
+            yield batch
+
+    def _shares_from(self, first: int) -> Iterator[Ids]:
+        for batch in super()._batches(first, sys.maxsize):
+            yield share(batch, self.mesh.replica, self.mesh.replicas)
 
     def _batch(self, ids: Ids) -> Tensor:
         assert self._data.train is not None

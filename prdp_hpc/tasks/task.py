@@ -219,18 +219,20 @@ class Stopwatch:
         all-reduce of gradients.
     data_seconds : selection of batches.
     validation_seconds : validation, including its solves with a separate solver.
+    output_seconds : metrics and checkpoints between two steps; not part of the metrics.
     """
 
     def __init__(
         self, solver: Solver | NonlinearSolver, device: torch.device | None = None
     ) -> None:
         self.network_seconds = self.data_seconds = self.validation_seconds = 0.0
+        self.output_seconds = 0.0
         self._report = solver.report
         if device is not None and device.type == "cuda":
             self._report.timer.synchronise = partial(torch.cuda.synchronize, device)
 
     def part(self, name: str) -> AbstractContextManager[None]:
-        """Return a context whose time belongs to "network", "data" or "validation"."""
+        """Return a context whose time belongs to "network", "data", "validation" or "output"."""
         return self._report.timer.part(self, name)
 
     def physics(self, step: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:

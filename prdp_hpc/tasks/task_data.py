@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.console import note
 from prdp_hpc.data import TEST, DataError, TrajectoryDataset, Windows, share, windowed
+from prdp_hpc.data.free_memory import SHARE, free_address_space, free_bytes
 from prdp_hpc.data.group_reader import GroupReader
 from prdp_hpc.data.samples import Ids, MemorySamples, Samples
+from prdp_hpc.data.streaming import ReadingThread, StreamedSamples
 from prdp_hpc.data.windowed import dataset_name
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -59,12 +62,15 @@ class TaskData:
         needed = self.data.window or window
         call_together(mesh.world, lambda: self._check_sizes(window, needed, steps))
         self.first = call_together(mesh.world, lambda: self._first_state(stepper))
+        self._budget = self._memory()
+        self._thread: ReadingThread | None = None
         has_train = self.data.count("train") > 0
         # A test group is opened now, so that errors in it are not found only at the end of a run.
         has_test = has_train and TEST in getattr(self.data, "groups", ())
-        self.train = self._opened("train", needed) if has_train else None
+        # In this order, so that the smaller groups are in memory if not all of them fit.
         self.validation = self._opened("validation", steps + 1)
         self.test = self._opened(TEST, steps + 1) if has_test else None
+        self.train = self._opened("train", needed) if has_train else None
         if mesh.is_root:
             for samples in self._all:
                 _note_unused(dataset_name(self.data), samples.reader.group, samples.windows)
@@ -96,6 +102,9 @@ class TaskData:
         """Close open files."""
         for samples in self._all:
             samples.close()
+        if self._thread is not None:
+            self._thread.close()
+            self._thread = None
         close: Any = getattr(self.data, "close", None)
         if close is not None:
             close()
@@ -115,8 +124,40 @@ class TaskData:
             self.channels,
             self._dtype,
         )
-        # Only one rank's part may contain a number that is not finite.
-        return call_together(self._mesh.world, lambda: MemorySamples(reader, self._mesh.device))
+        if self._fits(reader):
+            # Only one rank's part may contain a number that is not finite.
+            return call_together(self._mesh.world, lambda: MemorySamples(reader, self._mesh.device))
+        self._thread = self._thread or ReadingThread(self._mesh.device)
+        return StreamedSamples(reader, self._thread, self._mesh.world)
+
+    def _fits(self, reader: GroupReader) -> bool:
+        """Whether a group is held in memory, equal on all ranks; collective."""
+        if self.data.in_memory != "auto":
+            return bool(self.data.in_memory)
+        windows = reader.windows
+        needed = windows.trajectories * windows.states * reader.state_bytes
+        fits = bool(self._mesh.world.allreduce(needed <= self._budget, op=MPI.LAND))
+        if fits:
+            self._budget -= needed
+        elif self._mesh.is_root:
+            note(
+                f"{dataset_name(self.data)}: {reader.group} needs {needed / 2**30:.2f} GiB per "
+                f"rank, more than {SHARE:.0%} of its free memory, so its samples are read when "
+                "they are needed (data.in_memory)"
+            )
+        return fits
+
+    def _memory(self) -> float:
+        """The bytes that this rank may use for samples."""
+        locations, device = self._mesh.locations, self._mesh.device
+        node = locations[self._mesh.world.rank].node
+        ranks = sum(location.node == node for location in locations)
+        free = min(free_bytes() / ranks, free_address_space())
+        if device.type == "cuda":
+            gpus = locations[self._mesh.world.rank].gpus
+            on_gpu = float(torch.cuda.mem_get_info(device)[0])
+            free = min(free, on_gpu / -(-ranks // max(1, len(gpus))))
+        return float(SHARE * free)
 
     def _check_sizes(self, window: int, needed: int, steps: int) -> None:
         name = dataset_name(self.data)

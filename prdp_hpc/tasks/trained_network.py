@@ -68,7 +68,7 @@ class TrainedNetwork:
         self._rate = LearningRate(self._optimiser, recipe)
         self._average = None if recipe.ema is None else WeightAverage(self.network, recipe.ema)
         self._sampler = EpochSampler(samples, recipe.batch_size, recipe.seed, windows)
-        self._steps_per_epoch = -(-samples // recipe.batch_size)
+        self._samples, self._steps_per_epoch = samples, -(-samples // recipe.batch_size)
         self._clip_norm, self._seed = recipe.clip_norm, recipe.seed
         self._last: dict[str, float] = {}
         self._norm: Tensor | None = None
@@ -78,6 +78,11 @@ class TrainedNetwork:
     def steps_per_epoch(self) -> int:
         """Number of steps of the optimiser, i.e. of batches, of an epoch."""
         return self._steps_per_epoch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Number of training samples of an epoch, of all replicas together."""
+        return self._samples
 
     def _batches(self, first: int, last: int) -> Iterator[NDArray[np.int64]]:
         """The batches of the steps `first` to `last − 1`; step s has batch `s mod n` of epoch

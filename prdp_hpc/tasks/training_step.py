@@ -136,13 +136,19 @@ class TrainingStep(TrainedNetwork, ABC):
             Mean of the losses of the batches `first` to `last − 1`.
         """
         parts: list[Tensor] = []
-        begin = first + len(earlier)
+        whole, begin = list(earlier), first + len(earlier)
+
+        def losses() -> list[float]:
+            whole.extend(self._whole_losses(parts))
+            parts.clear()
+            return list(whole)
+
         with self.stopwatch.part("network"):
             for step, batch in enumerate(self._batches(begin, last), start=begin + 1):
                 parts.append(self._train_step(batch))
                 if after_step is not None and step < last:
-                    after_step(lambda: [*earlier, *self._whole_losses(parts)])
-        return float(np.mean([*earlier, *self._whole_losses(parts)]))
+                    after_step(losses)
+        return float(np.mean(losses()))
 
     def gradient(self) -> Tensor:
         """Compute the gradient of the first batch's loss; collective, equal on all ranks.

@@ -26,6 +26,7 @@ SHARE = 0.02
 LONGEST_WAIT = 2.0
 """Maximum delay of a checkpoint because of `SHARE`, in seconds."""
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
+BEST = "best.pt"
 
 
 class CheckpointError(InputError):
@@ -38,9 +39,9 @@ class Checkpoints:
     """The checkpoints of one run.
 
     `epoch_0003.pt` is the state after epoch 3, and `epoch_0003_step_0012.pt` the state after 12
-    steps of the next epoch, of a run that was preempted. Each file ends with a checksum of its
-    bytes (see `prdp_hpc.training.checksummed`). The entries `epoch`, `step`, `format` and
-    `fingerprint` of a state are added when it is saved. Only one rank may write.
+    steps of the next epoch, and `best.pt` the state with the lowest error. Each file ends with a
+    checksum of its bytes (see `prdp_hpc.training.checksummed`). The entries `epoch`, `step`,
+    `format` and `fingerprint` of a state are added when it is saved. Only one rank may write.
 
     Parameters
     ----------
@@ -54,8 +55,8 @@ class Checkpoints:
 
     Attributes
     ----------
-    saved : int
-        Epoch of the last checkpoint that was written or loaded; -1 before the first one.
+    saved : tuple of int
+        Epoch and step of the last checkpoint that was written or loaded; (-1, 0) before the first.
 
     Raises
     ------
@@ -82,7 +83,8 @@ class Checkpoints:
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)
-        self.saved = -1
+        self.saved = (-1, 0)
+        self._best: dict[str, Any] | None = None
         self._writer = BackgroundWriter()
         self._started, self._cost = -LONGEST_WAIT, 0.0
 
@@ -150,24 +152,71 @@ class Checkpoints:
             If the previous checkpoint could not be written.
         """
         self.finish()
-        own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
         self._started, start = time.monotonic(), time.perf_counter()
-        content = _plain({**state, **own}, "state")
+        content = self._copy(epoch, state, step)
         copied = time.perf_counter() - start
-        path = self.path(epoch, step)
+        path, best = self.path(epoch, step), self._best
+        self._best = None
 
         def write() -> None:
             # Count the whole time as if training waited, because this thread also holds the lock of
             # the interpreter.
             start = time.perf_counter()
             first()
+            if best is not None:
+                self._write_best(best)
             self._write(path, content)
             self._cost = copied + time.perf_counter() - start
-            self.saved = epoch
+            self.saved = (epoch, step)
 
         with self._explained():
             self._writer.submit(write)
         return path
+
+    def keep_best(self, epoch: int, state: Mapping[str, Any], step: int = 0) -> None:
+        """Copy the state with the lowest error so far, which the next checkpoint writes first.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of completed epochs.
+        state : mapping
+            As in `save`.
+        step : int, default 0
+            Number of completed steps of the next epoch.
+
+        Raises
+        ------
+        TypeError
+            If the state contains an object of another type.
+        """
+        self._best = self._copy(epoch, state, step)
+
+    def load_best(self) -> dict[str, Any] | None:
+        """Load the state with the lowest error.
+
+        Returns
+        -------
+        dict or None
+            The state as in `load`, or None if there is no `best.pt`.
+
+        Raises
+        ------
+        CheckpointError
+            As `load`, if the file cannot be read or is of other settings.
+        """
+        path = self.folder / BEST
+        return self._checked(path, _read(path)) if path.exists() else None
+
+    def _copy(self, epoch: int, state: Mapping[str, Any], step: int) -> dict[str, Any]:
+        own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
+        copied: dict[str, Any] = _plain({**state, **own}, "state")
+        return copied
+
+    def _write_best(self, content: dict[str, Any]) -> None:
+        remove_leftovers(self.folder / BEST)
+        with atomic_path(self.folder / BEST) as temporary:
+            save_checksummed(content, temporary)
 
     @property
     def ready(self) -> bool:
@@ -305,6 +354,11 @@ class Checkpoints:
         return None
 
     def _fitting(self, path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        self.saved = content["epoch"], content["step"]
+        return self._checked(path, content)
+
+    def _checked(self, path: Path, content: dict[str, Any]) -> dict[str, Any]:
+        """The content, if it was saved with the settings of this run."""
         saved = content["fingerprint"]
         if self.fingerprint is not None and saved != self.fingerprint:
             if not isinstance(saved, str):
@@ -316,7 +370,6 @@ class Checkpoints:
                 check_fit(json.loads(saved), json.loads(self.fingerprint))
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
-        self.saved = content["epoch"]
         return content
 
     def _paths(self) -> list[Path]:

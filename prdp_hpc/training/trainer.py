@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from mpi4py import MPI
 
 from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.linalg.garbage import free_dropped_objects
-from prdp_hpc.metric_names import CUMULATIVE, PROBES, SECONDS, SOLVER_PARTS
+from prdp_hpc.logs import LOGGER
+from prdp_hpc.metric_names import CUMULATIVE, PROBES
 from prdp_hpc.refinement import Schedule, is_probing
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.allocation import keep_freed_memory
-from prdp_hpc.training.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    random_state,
-    restore_random_state,
-)
-from prdp_hpc.training.metrics import MetricsWriter, Progress
-from prdp_hpc.training.probes import Probes, total_counts
+from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints, restore_random_state
+from prdp_hpc.training.clock import Clock
+from prdp_hpc.training.early_stopping import EarlyStopping
+from prdp_hpc.training.measures import Measures, rates
+from prdp_hpc.training.output import RunOutput
+from prdp_hpc.training.probes import Probes
+from prdp_hpc.training.progress import Progress
 from prdp_hpc.training.requeue import note_start
+from prdp_hpc.training.saving import Saving, shown_until
+from prdp_hpc.training.step_log import StepLog
+from prdp_hpc.training.trackers.tensorboard import TensorBoard
+from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker
 
 
 @dataclass
 class Trainer:
-    """Train a task for a number of epochs, at the level of solve accuracy that a schedule chooses.
+    """Train a task, at the level of solve accuracy that a schedule chooses.
 
-    The task is validated before the first epoch and after each one. The schedule receives the error
-    and chooses the level of the next epoch. A schedule that measures gradients (`ProbingSchedule`)
-    may do so before an epoch; the task then needs the method `gradient`. All ranks use the numbers
-    of rank 0 for these decisions.
+    The task is validated before the first step and then once per epoch, or at other intervals. The
+    schedule receives the error and chooses the level of the steps until the next validation, also
+    in the middle of an epoch. A schedule that measures gradients (`ProbingSchedule`) may do so
+    after a validation; the task then needs the method `gradient`. All ranks use the numbers of rank
+    0 for these decisions.
 
     Checkpoints are written in the background. If this took more than 2 % of the time, they are
-    delayed by at most 2 s. An epoch is shown, and written to `metrics.jsonl`, only when a killed
-    run can lose at most `checkpoint_every` shown epochs; the epochs not yet shown are in the
-    checkpoint. On SIGUSR1 or SIGTERM to any rank, all ranks finish the same step, a checkpoint is
-    written, and they exit with code 85 (`prdp_hpc.distributed.preemption`); a resumed run continues
-    with the next step. A run makes glibc keep freed memory (`prdp_hpc.training.allocation`).
+    delayed by at most 2 s, or to the next multiple of `checkpoint_every`. A validation is shown,
+    and written to `metrics.jsonl`, only when a killed run can lose at most `checkpoint_every` shown
+    epochs or steps; the validations not yet shown are in the checkpoint. On SIGUSR1 or SIGTERM to
+    any rank, all ranks finish the same step, a checkpoint is written, and they exit with code 85
+    (`prdp_hpc.distributed.preemption`); a resumed run continues with the next step. A run makes
+    glibc keep freed memory (`prdp_hpc.training.allocation`).
 
     Parameters
     ----------
@@ -63,19 +66,42 @@ class Trainer:
     checkpoints : Checkpoints, optional
         The checkpoints. Default: the last two, in `folder/checkpoints`, without a check of
         settings.
-    checkpoint_every : int, default 1
-        Epochs between two checkpoints; the last epoch is always saved.
+    checkpoint_every : int or str, default 1
+        Interval of checkpoints: a number of epochs, "200 steps", or "10 minutes" by the clock of
+        rank 0. The last step is always saved.
+    steps : int, optional
+        Number of steps of the optimiser, instead of `epochs`. Default: `epochs` applies.
+    validate_every : int or str, default 1
+        Interval of validations: a number of epochs, or "500 steps". The last step is always
+        validated.
+    log_every : int, optional
+        Steps between two lines of `steps.jsonl`. Default: none are written.
+    early_stopping : EarlyStopping, optional
+        When to end before the last step. Default: never.
+    keep_best : bool, default True
+        Whether to keep the state of the lowest validation error as `checkpoints/best.pt`.
+    trackers : sequence of Tracker, optional
+        Where the metrics are shown. Default: `[TensorBoard()]`.
+    settings : mapping, optional
+        Nested settings that the trackers show. Default: none.
+    clock : callable, default time.monotonic
+        The time in seconds for `checkpoint_every` in minutes.
 
     Attributes
     ----------
     tested : dict or None
-        Result of the task's method `test()` after the last epoch, see `SupervisedTask.test`; None
+        Result of the task's method `test()` after the last step, see `SupervisedTask.test`; None
         before, and for a task without this method.
+    ended : str
+        Why training has ended; empty before.
+    best : dict or None
+        Lowest validation error of all validations as `error`, with its `epoch` and `step`.
 
     Raises
     ------
     InputError
-        If the schedule measures gradients and the task has no method `gradient`.
+        If the schedule measures gradients and the task has no method `gradient`, for an invalid
+        interval, and for steps if the task has no method `train_steps`.
 
     Examples
     --------
@@ -88,8 +114,8 @@ class Trainer:
     >>> trainer = Trainer(task, Coordinator(IterationLadder(1, 1, 16)), "runs/mine", epochs=2)
     >>> trainer.restore()  # continue after the last checkpoint, if there is one
     >>> metrics = trainer.run()
-    >>> metrics["epoch"], metrics["level"], metrics["error"] < 1.5
-    (2, 1, True)
+    >>> metrics["epoch"], metrics["level"], metrics["error"] < 1.5, trainer.ended
+    (2, 1, True, 'all 2 epochs were trained')
     >>> mesh.close()
     """
 
@@ -99,18 +125,25 @@ class Trainer:
     epochs: int
     label: str = ""
     checkpoints: Checkpoints = field(default=None)  # type: ignore[assignment]
-    checkpoint_every: int = 1
+    checkpoint_every: int | str = 1
+    steps: int | None = None
+    validate_every: int | str = 1
+    log_every: int | None = None
+    early_stopping: EarlyStopping | None = None
+    keep_best: bool = True
+    trackers: Sequence[Tracker] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
     tested: dict[str, Any] | None = field(default=None, init=False)
-    _first: int = field(default=0, init=False)
+    ended: str = field(default="", init=False)
+    best: dict[str, Any] | None = field(default=None, init=False)
+    _at: int = field(default=-1, init=False)
     _earlier: list[float] = field(default_factory=list, init=False)
     _resumed: bool = field(default=False, init=False)
     _row: dict[str, Any] = field(default_factory=dict, init=False)
     _unshown: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _outputs: tuple[MetricsWriter, Progress] | None = field(default=None, init=False)
-    _ready: bool = field(default=True, init=False)
-    _submitted: int = field(default=-1, init=False)
-    _before: dict[str, Any] = field(default_factory=dict, init=False)
     _probes: Probes | None = field(default=None, init=False)
+    _output: RunOutput = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -119,6 +152,16 @@ class Trainer:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
         if is_probing(self.schedule):
             self._probes = Probes(self.task, self.schedule)
+        self._time = Clock(
+            self.task,
+            self.epochs,
+            self.steps,
+            self.validate_every,
+            self.checkpoint_every,
+            self.log_every,
+        )
+        self._saving = Saving(self.mesh, self.checkpoints, self._time, self.clock)
+        self._measures = Measures(self.task)
 
     @property
     def mesh(self) -> ProcessMesh:
@@ -143,14 +186,11 @@ class Trainer:
         )
         # Rank 0 chooses the file, so that all ranks load the same one if a file is damaged.
         saved = world.bcast(None if state is None else (state["epoch"], state["step"]))
-        self._first, self._resumed = 0, True
+        self._at, self._resumed = -1, True
         if saved is None:
             return
-        epoch, path = saved[0], self.checkpoints.path(*saved)
-        if epoch > self.epochs:
-            raise CheckpointError(
-                f"{path}: the run already has {epoch} epochs; give training.epochs={epoch} or more"
-            )
+        path = self.checkpoints.path(*saved)
+        self._check_total(path, *saved)
         state = call_together(world, lambda: state or self.checkpoints.load(path))
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
@@ -160,10 +200,25 @@ class Trainer:
             if "solver" in state:
                 self.task.solver.load_state_dict(state["solver"][world.rank])
         self._row, self._unshown = state["row"], state["unshown"]
-        self._before, self._earlier = state["work"], state["losses"]
+        self._measures.before, self._earlier = state["work"], state["losses"]
         if self._probes is not None:
-            self._probes.work |= {key: self._before[key] for key in self._probes.work}
-        self._first, self._submitted = epoch + 1, epoch
+            self._probes.work |= {key: state["work"][key] for key in self._probes.work}
+        if self.early_stopping is not None and state.get("early_stopping") is not None:
+            self.early_stopping.load_state_dict(state["early_stopping"])
+        if self.keep_best:
+            self.best = world.bcast(self._saving.load_best() if self.mesh.is_root else None)
+        else:
+            self.best = state.get("best")
+        self._at = self._time.validated(saved[0], saved[1], len(self._earlier))
+        self._saving.saved = self._time.time(*saved)
+
+    def _check_total(self, path: Path, epoch: int, step: int) -> None:
+        if self._time.time(epoch, step) > self._time.total:
+            unit = "steps" if self._time.in_steps else "epochs"
+            done = self._time.time(epoch, step) if self._time.in_steps else epoch + (step > 0)
+            raise CheckpointError(
+                f"{path}: the run already has {done} {unit}; give training.{unit}={done} or more"
+            )
 
     def run(self) -> dict[str, Any]:
         """Train; collective.
@@ -171,7 +226,7 @@ class Trainer:
         Returns
         -------
         dict
-            The metrics of the last epoch.
+            The metrics of the last validation.
 
         Raises
         ------
@@ -188,49 +243,83 @@ class Trainer:
         """
         self._note_start()
         keep_freed_memory()
-        active = self.mesh.is_root
-        shown = self._unshown[0]["epoch"] - 1 if self._unshown else self._first - 1
-        writer = call_together(
-            self.mesh.world,
-            lambda: MetricsWriter(Path(self.folder), active, shown if self._resumed else None),
-        )
-        # Started here, because the first writer of a process loads TensorBoard, whose time is not
+        self._open()
+        # Started here, because the first tracker of a process loads TensorBoard, whose time is not
         # that of training.
-        self._start = time.perf_counter()
+        self._measures.start()
+        self._saving.start()
         watch = PreemptionWatch(self.mesh.world)
-        with watch, writer as metrics, Progress(self.epochs, active, self.label) as progress:
-            self._outputs = metrics, progress
+        with watch, self._output:
+            self._log = StepLog(
+                self._time, self._measures, self._samples_per_step(), self._output.show_step
+            )
+            self._log.start(max(self._at, 0) + len(self._earlier))
             self._show()
-            for epoch in range(self._first, self.epochs + 1):
-                self._one_epoch(epoch, watch)
-                self._unshown += [self._row] if active else []
+            while not self._has_ended():
+                due = self._to_next_validation(watch)
+                self._unshown += [self._row] if self.mesh.is_root else []
                 call_together(self.mesh.world, self.checkpoints.check)
                 self._show()
                 free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
-                if watch.now() and epoch < self.epochs:
-                    self._leave(epoch, [], self._cumulative())
-                if self._due(epoch):
-                    self._save(epoch, [], self._cumulative())
+                if watch.now() and not self._has_ended():
+                    self._leave([], self._cumulative())
+                if due or self._has_ended():
+                    self._save([], self._cumulative())
             self._finish()
+            LOGGER.info("%s: %s", self.label, self.ended)
+            self._output.trackers.finish({**self._row, "ended": self.ended})
         test = getattr(self.task, "test", None)
         self.tested = test() if test is not None else None
         self.task.close()
         return self._row
 
-    def _due(self, epoch: int) -> bool:
-        every = self.checkpoint_every
-        return epoch == self.epochs or (self._ready and epoch // every > self._submitted // every)
+    def _open(self) -> None:
+        """Open the files of the run; collective."""
+        shown = self._row.get("epoch", -1) if self._resumed else None
+        done = self._saving.saved if self._resumed else None
+        trackers = [TensorBoard()] if self.trackers is None else self.trackers
+        run = TrackedRun(self.label, Path(self.folder), self.settings, done)
+        progress = Progress(
+            self._time.total if self._time.in_steps else self.epochs,
+            self.mesh.is_root,
+            self.label,
+            "step" if self._time.in_steps else "epoch",
+        )
+        self._output = call_together(
+            self.mesh.world,
+            lambda: RunOutput(
+                run, self.mesh.is_root, shown, self.log_every is not None, trackers, progress
+            ),
+        )
+        self._unshown = [row for row in self._unshown if row["epoch"] > self._output.metrics.last]
+
+    def _samples_per_step(self) -> float | None:
+        samples = getattr(self.task, "samples_per_epoch", None)
+        return None if samples is None else samples / self._time.steps_per_epoch
+
+    def _has_ended(self) -> bool:
+        """Whether training ends, and why."""
+        stopping = self.early_stopping
+        if self._at >= self._time.total:
+            trained = f"{self.steps} steps" if self._time.in_steps else f"{self.epochs} epochs"
+            self.ended = f"all {trained} were trained"
+        elif stopping is not None and stopping.ended and not self._earlier:
+            level = self.schedule.level
+            self.ended = (
+                f"early stopping: the error was not lower in {stopping.waited} validations at "
+                f"level {level:g}"
+            )
+        return bool(self.ended)
 
     def _show(self) -> None:
-        """Write and show the epochs of which at most `checkpoint_every` can be lost by a kill."""
-        assert self._outputs is not None
-        while (
-            self._unshown
-            and self._unshown[0]["epoch"] <= self.checkpoints.saved + self.checkpoint_every
-        ):
-            row = self._unshown.pop(0)
-            self._outputs[0].write(row)
-            self._outputs[1].update(row)
+        """Write and show the validations of which a kill can lose at most `checkpoint_every`."""
+        until = shown_until(self._time, self.checkpoints)
+        while self._unshown and self._step_of(self._unshown[0]) <= until:
+            self._output.show(self._unshown.pop(0))
+
+    def _step_of(self, row: Mapping[str, Any]) -> int:
+        """The step of a row; those of older versions have only the epoch."""
+        return int(row.get("step", row["epoch"] * self._time.steps_per_epoch))
 
     def _finish(self) -> None:
         """Wait for the last checkpoint; collective."""
@@ -239,110 +328,138 @@ class Trainer:
 
     def _note_start(self) -> None:
         """Log the restart of a requeued job; raise `RestartError` if it makes no progress."""
-        if self._first > self.epochs:
+        if self._has_ended():
             return
-        start = partial(
-            note_start,
-            Path(self.folder),
-            max(self._first - 1, 0),
-            len(self._earlier),
-            self._resumed,
-        )
+        epoch, step = self._time.place(max(self._at, 0), len(self._earlier))
+        start = partial(note_start, Path(self.folder), epoch, step, self._resumed)
         message = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
         if message is not None:
             note(f"{self.label}  {message}")
+        where = f"continues after epoch {epoch}, step {step}" if self._at >= 0 else "starts"
+        LOGGER.info("%s: %s on %d ranks", self.label, message or where, self.mesh.world.size)
 
-    def _one_epoch(self, epoch: int, watch: PreemptionWatch) -> None:
-        """Train and validate one epoch; epoch 0 only validates the initial state."""
-        # If the epoch was interrupted by a signal, its probe has been done before its first step.
-        if self._probes is not None and epoch > 0 and not self._earlier:
-            self._probes.run(epoch, self._row)
+    def _to_next_validation(self, watch: PreemptionWatch) -> bool:
+        """Train until the next validation, and validate; the first one is before all steps. Return
+        whether a checkpoint is due.
+        """
+        first, last = self._at, self._time.next_validation(self._at)
+        # If the steps were interrupted by a signal, their probe was done before the first of them.
+        if self._probes is not None and last > 0 and not self._earlier:
+            self._probes.run(self._time.validations(last), self._row)
         level, adjoint_level = self.schedule.level, self.schedule.adjoint_level
+        levels = {"level": level, "adjoint_level": adjoint_level}
         self.task.solver.refine(level, adjoint_level)
-        after_step = partial(self._after_step, epoch, watch)
-        loss = self.task.train_epoch(epoch, self._earlier, after_step) if epoch > 0 else None
-        self._earlier = []
+        loss = None if last == 0 else self._train(first, last, watch, levels)
+        step_numbers = self._measures.step_numbers()
+        self._at, self._earlier = last, []
         # Rounding may differ between replicas, but the decision must be the same.
         with self.task.stopwatch.part("validation"):
-            validation, self._ready = self.mesh.world.bcast(
-                (self.task.validate(), self.checkpoints.ready)
+            validation, due = self.mesh.world.bcast(
+                (self.task.validate(), self._saving.due_at_validation(last))
             )
-        self.schedule.observe(validation["error"])
+        self._observe(validation["error"], levels)
+        work = self._work()
+        samples = self._samples_per_step()
+        trained = None if samples is None or last == 0 else samples * (last - first)
+        measured = rates(work, self._row, trained) | self._measures.memory()
+        place = {"epoch": self._time.epoch(last), "step": last}
+        self._row = {**place, "loss": loss, **validation, **levels, **step_numbers, **measured}
+        self._row |= work
+        self._keep_best()
+        return bool(due)
+
+    def _train(
+        self, first: int, last: int, watch: PreemptionWatch, levels: Mapping[str, Any]
+    ) -> float:
+        """Train the steps from one validation to the next; returns the mean loss. Collective."""
+        done = len(self._earlier)
+
+        def after_step(losses: Callable[[], list[float]]) -> None:
+            nonlocal done
+            done += 1
+            self._after_step(first, done, watch, losses, levels)
+
+        earlier = list(self._earlier)
+        loss = self._time.train(first, last, earlier, after_step)
+        self._log.at_validation(first, last, loss, earlier, levels)
+        return loss
+
+    def _observe(self, error: float, levels: Mapping[str, Any]) -> None:
+        """Pass the error of a validation to the schedule, early stopping and the task."""
+        self.schedule.observe(error)
+        after = self.schedule.level, self.schedule.adjoint_level
+        if after != (levels["level"], levels["adjoint_level"]):
+            LOGGER.info(
+                "%s: level %g, adjoint level %g, after step %d", self.label, *after, self._at
+            )
+        if self.early_stopping is not None:
+            self.early_stopping.observe(error, after)
         after_validation: Any = getattr(self.task, "after_validation", None)
         if after_validation is not None:
-            after_validation(validation["error"])
-        levels = {"level": level, "adjoint_level": adjoint_level}
-        self._row = {"epoch": epoch, "loss": loss, **validation, **levels, **self._work()}
+            after_validation(error)
+
+    def _keep_best(self) -> None:
+        """Keep the state if its error is the lowest so far; collective."""
+        error = self._row["error"]
+        if self.best is not None and not error < self.best["error"]:
+            return
+        self.best = {"error": error, "epoch": self._row["epoch"], "step": self._row["step"]}
+        if self.keep_best:
+            self._saving.keep_best(self.task, self._time.place(self._at, 0), self.best)
 
     def _work(self) -> dict[str, Any]:
-        """Cumulative iterations and solves, and seconds as means over the ranks."""
-        since_start = (*total_counts(self.task), *self._mean_seconds())
-        work = {
-            key: self._before.get(key, 0) + value
-            for key, value in zip(CUMULATIVE, since_start, strict=True)
-        }
+        """Cumulative iterations and solves, and seconds as means over the ranks; collective."""
+        work = self._measures.work()
         return work if self._probes is None else work | self._probes.work
-
-    def _mean_seconds(self) -> list[float]:
-        """The seconds `SECONDS` as means over the ranks; collective."""
-        report, outside = self.task.solver.report, self.task.stopwatch
-        found = {
-            f"{part}_seconds": report.forward.seconds_of(part) + report.adjoint.seconds_of(part)
-            for part in SOLVER_PARTS
-        }
-        found |= {
-            "solver_seconds": sum(found.values()),
-            "network_seconds": outside.network_seconds,
-            "data_seconds": outside.data_seconds,
-            "validation_seconds": outside.validation_seconds,
-            "total_seconds": time.perf_counter() - self._start,
-        }
-        seconds = np.array([found[key] for key in SECONDS])
-        self.mesh.world.Allreduce(MPI.IN_PLACE, seconds)
-        means: list[float] = (seconds / self.mesh.world.size).tolist()
-        return means
 
     def _cumulative(self) -> dict[str, Any]:
         return {key: self._row[key] for key in (*CUMULATIVE, *PROBES) if key in self._row}
 
     def _after_step(
-        self, epoch: int, watch: PreemptionWatch, losses: Callable[[], list[float]]
+        self,
+        first: int,
+        done: int,
+        watch: PreemptionWatch,
+        losses: Callable[[], list[float]],
+        levels: Mapping[str, Any],
     ) -> None:
-        if watch.after_step():
-            self._leave(epoch - 1, losses(), self._work())
-
-    def _leave(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
-        """Write a checkpoint after `epoch` and the steps with these losses, and end the process;
+        """Stop, write and save what is due `done` steps after the validation at time `first`;
         collective.
         """
-        self._save(epoch, losses, work)
+        step = self._time.time_within(first, done)
+        if watch.after_step(self._saving.asks()):
+            self._leave(losses(), self._work())
+        logs = self._log.due(step)
+        saves = self._saving.due_after(step, watch.requested)
+        if logs or saves:
+            with self.task.stopwatch.part("output"):
+                if logs:
+                    self._log.after_step(first, step, losses(), levels)
+                if saves:
+                    self._save(losses(), self._work())
+        if self._time.ends_epoch(step):
+            free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
+
+    def _leave(self, losses: Sequence[float], work: Mapping[str, Any]) -> None:
+        """Write a checkpoint after the steps with these losses, and end the process; collective."""
+        self._save(losses, work)
         self._finish()
         if self.mesh.is_root:
-            where = self.checkpoints.path(epoch, len(losses))
+            where = self.checkpoints.path(*self._time.place(self._at, len(losses)))
             note(f"prdp-hpc: stopped by a signal, saved {where}: continue with --resume")
+        LOGGER.warning("%s: stopped by a signal", self.label)
         raise Preempted
 
-    def _save(self, epoch: int, losses: Sequence[float], work: dict[str, Any]) -> None:
-        self._submitted = epoch
-        random_states = self.mesh.world.gather(random_state())
-        # Collective, since a task may have to gather its state.
-        task_state = call_together(self.mesh.world, self.task.state_dict)
-        solver_states = self.mesh.world.gather(self.task.solver.state_dict())
-
-        def save() -> None:
-            state = {
-                "task": task_state,
-                "schedule": self.schedule.state_dict(),
-                "random": random_states,
-                "solver": solver_states,
-                "row": self._row,
-                "unshown": self._unshown,
-                "work": work,
-                "losses": list(losses),
-            }
-            assert self._outputs is not None
-            # Lines are synced first, so that a power failure cannot keep the checkpoint but lose
-            # them.
-            self.checkpoints.save_soon(epoch, state, len(losses), first=self._outputs[0].sync)
-
-        call_together(self.mesh.world, save if self.mesh.is_root else lambda: None)
+    def _save(self, losses: Sequence[float], work: Mapping[str, Any]) -> None:
+        """Save after the steps with these losses since the last validation; collective."""
+        stopping = self.early_stopping
+        state = {
+            "row": self._row,
+            "unshown": self._unshown,
+            "work": work,
+            "losses": list(losses),
+            "best": self.best,
+            "early_stopping": None if stopping is None else stopping.state_dict(),
+        }
+        place = self._time.place(self._at, len(losses))
+        self._saving.save(self.task, self.schedule, place, state, self._output.sync)

@@ -1,5 +1,7 @@
 """Correctness: tasks train and validate on all windows of their trajectories."""
 
+from itertools import islice
+
 import h5py
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from prdp_hpc.config import validate
 from prdp_hpc.data import DataError, TrajectoryFile
 from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.build import build_task
 from prdp_hpc.experiments.run import run_experiment
 
 STATES = np.random.default_rng(0).standard_normal((3, 8, 1, 8))
@@ -116,3 +119,100 @@ def test_a_task_without_errors_is_rejected(mesh, tmp_path):
     parts = ConfigParts(config, mesh)
     with pytest.raises(InputError, match=r"Nothing has neither a method sample_errors\(traj"):
         Nothing(parts.stepper(), parts.network, parts.data, mesh)
+
+
+def trained(make_task, make, epochs=2, **data):
+    """The losses, errors and parameters of a training."""
+    task, _ = make_task(make, 3, data=data)
+    losses = [task.train_epoch(epoch) for epoch in range(1, epochs + 1)]
+    gradient, sampled = task.gradient(), task.sampled_gradient(1)
+    found = (
+        losses,
+        task.validate(),
+        task.test(),
+        torch.nn.utils.parameters_to_vector(task.network.parameters()),
+    )
+    task.close()
+    return (*found, gradient, *sampled)
+
+
+@pytest.mark.parametrize("make", [tiny.emulator, tiny.corrector])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_streamed_training_is_that_in_memory(make, stride, make_task, tmp_path):
+    """Bit for bit; between them, gradients of other batches are computed."""
+    data = {"file": store(tmp_path / "all.h5"), "stride": stride}
+    (memory, streamed) = (
+        trained(make_task, make, in_memory=in_memory, **data) for in_memory in (True, False)
+    )
+    for one, two in zip(memory, streamed, strict=True):
+        assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+
+
+class Counting:
+    """The bytes that are read of a file."""
+
+    def __init__(self, monkeypatch):
+        self.states, self.samples = [], []
+        own = TrajectoryFile.read_states
+
+        def read_states(data, group, sample, states, part):
+            found = own(data, group, sample, states, part)
+            self.states.append((group, sample, states.start))
+            self.samples.append(found.nbytes)
+            return found
+
+        monkeypatch.setattr(TrajectoryFile, "read_states", read_states)
+        monkeypatch.setattr(TrajectoryFile, "read", None)
+
+
+def test_nothing_is_read_before_it_is_needed(mesh, tmp_path, monkeypatch):
+    """Of a training file with many trajectories, the samples of the steps that are done and of two
+    more batches are read, in the order of the epoch.
+    """
+    states = np.random.default_rng(0).standard_normal((300, 6, 1, 8))
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        file["train/trajectories"], file["validation/trajectories"] = states, states[:2]
+    data = {"file": str(tmp_path / "many.h5"), "in_memory": False}
+    config = validate(tiny.emulator(tmp_path, data=data, training={"batch_size": 4}), "here")
+    counting = Counting(monkeypatch)
+    task = build_task(config, mesh)
+    task.solver.refine(2)
+    task.train_steps(0, 5)
+    task.close()
+    read = [(sample, start) for group, sample, start in counting.states if group == "train"]
+    order = np.concatenate(list(islice(task._sampler.batches(1), 7)))
+    assert set(counting.samples) <= {8, 8 * 8, 3 * 8 * 8}  # one point, one state, or a window
+    expected = [divmod(int(sample), 4) for sample in order]
+    assert read == expected[: len(read)]
+    assert len(read) >= 5 * 4
+
+
+@pytest.mark.parametrize("place", ["read_states", "nan"])
+def test_an_error_of_the_reading_thread_ends_the_training(place, make_task, tmp_path, monkeypatch):
+    states = STATES.copy()
+    if place == "nan":
+        states[2, 5, 0, 3] = np.nan
+    file = store(tmp_path / "all.h5", STATES)
+    task, _ = make_task(tiny.emulator, 3, data={"file": file, "in_memory": False})
+    with h5py.File(tmp_path / "bad.h5", "w") as bad:
+        bad["train/trajectories"] = states
+    task._data.data.data.path = tmp_path / "bad.h5"
+    if place == "read_states":
+        (tmp_path / "bad.h5").unlink()
+    task._data.data.data.close()
+    message = "first in sample 2, step 5" if place == "nan" else "bad.h5: no such data file"
+    with pytest.raises(DataError, match=message):
+        task.train_epoch(1)
+    task.close()
+
+
+def test_data_that_do_not_fit_are_streamed(make_task, monkeypatch, tmp_path, capsys):
+    from prdp_hpc.tasks import task_data
+
+    file = store(tmp_path / "all.h5")
+    for free, streamed in ((1e9, False), (2 * STATES.nbytes, True)):
+        monkeypatch.setattr(task_data, "free_bytes", lambda free=free: free)
+        task, _ = make_task(tiny.emulator, 3, data={"file": file})
+        assert (task._data.train.streamed, task._data.validation.streamed) == (streamed, False)
+        task.close()
+    assert "all.h5: train needs 0.00 GiB per rank, more than 50%" in capsys.readouterr().err

@@ -14,7 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from prdp_hpc.report import ReportError, load_run
-from prdp_hpc.training.metrics import MetricsError, MetricsWriter, Progress
+from prdp_hpc.training.metrics import MetricsError, MetricsWriter, StepsWriter
+from prdp_hpc.training.progress import Progress
+from prdp_hpc.training.trackers.tensorboard import TensorBoard
+from prdp_hpc.training.trackers.tracker import TrackedRun, Trackers
 
 
 def row(epoch: int, error: float = 0.5, level: float = 1, **more: Any) -> dict[str, Any]:
@@ -100,25 +103,45 @@ def test_a_broken_file_is_not_resumed(tmp_path: Path) -> None:
         MetricsWriter(tmp_path, active=True, resume_epoch=1)
 
 
+def test_lines_of_steps_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
+    with StepsWriter(tmp_path, active=True) as writer:
+        for step in (2, 4, 6):
+            writer.write({"step": step, "loss": float("inf")})
+    with (tmp_path / "steps.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')
+    with StepsWriter(tmp_path, active=True, resume_step=5) as writer:
+        writer.write({"step": 6, "loss": 1.0})
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 2, "loss": None}, {"step": 4, "loss": None}, {"step": 6, "loss": 1.0}]
+
+
+def show(folder: Path, steps: range, resumed_at: int | None = None, **options: Any) -> None:
+    trackers = Trackers([TensorBoard()])
+    trackers.start(TrackedRun("heat", folder, resumed_at=resumed_at))
+    for step in steps:
+        trackers.log(row(step, **options) | {"step": 10 * step})
+    trackers.finish(None)
+
+
 def test_tensorboard_holds_the_numbers_of_the_last_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Files from the same second and process are read in the order of the last number in their
     # names, as text.
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
-    write_rows(tmp_path, range(4), error=1.0, parameters=[3.0])
-    write_rows(tmp_path, range(2, 4), resume_epoch=1, error=2.0, parameters=[4.0])
+    show(tmp_path, range(4), error=1.0, parameters=[3.0])
+    show(tmp_path, range(2, 4), resumed_at=10, error=2.0, parameters=[4.0])
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("error")] == [
         (0, 1.0),
-        (1, 1.0),
-        (2, 2.0),
-        (3, 2.0),
+        (10, 1.0),
+        (20, 2.0),
+        (30, 2.0),
     ]
     assert [event.value for event in events.Scalars("parameters/0")] == [3.0, 3.0, 4.0, 4.0]
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
-    assert "epoch" not in events.Tags()["scalars"]
+    assert [event.step for event in events.Scalars("loss")] == [10, 20, 30]
+    assert "step" not in events.Tags()["scalars"]
 
 
 def logged(

@@ -42,7 +42,7 @@ class Division:
         for group, asked in (("validation", self.validation), (TEST, self.test)):
             if asked is not None and group in found:
                 raise DataError(
-                    f"{name}: has a group {group} of its own: leave out data.format.{group}"
+                    f"{name}: has separate trajectories for {group}: leave out data.format.{group}"
                 )
         if "train" in found:
             self._divide(found, name)

@@ -141,7 +141,7 @@ class FormatTrajectories:
         DataError
             If a file cannot be read or has another layout, another grid or no finite coordinates.
         """
-        found = cls.sources_of_groups(path, keys)
+        found = cls.sources_of_groups(path, shape, keys)
         needs_train = any(group not in found for group in groups)
         used = {
             group: ones
@@ -156,9 +156,9 @@ class FormatTrajectories:
 
     @classmethod
     def sources_of_groups(
-        cls, path: str | Path, keys: dict[str, Any]
+        cls, path: str | Path, shape: Sequence[int] | None, keys: dict[str, Any]
     ) -> dict[str, Sequence[Source]]:
-        """Open the files of each group that has files of its own, and others as "train"."""
+        """Open the files by group; those without a group are in "train", which is divided."""
         return {
             group: [cls.source(file, **keys) for file in files]
             for group, files in files_of_groups(path, cls.suffixes).items()

@@ -3,6 +3,7 @@
 `states` are (trajectories, states, channels, [z,] [y,] x), the order of this package.
 """
 
+import json
 import math
 
 import h5py
@@ -95,3 +96,66 @@ def pdebench_flow(path, states, force, dt=5e-3, last=None):
 
 
 NU = 0.01 * math.pi
+
+
+def well(path, fields, dt=0.1, lengths=None, boundary=(), flags=None, **parameters):
+    """One file of The Well from `{group: {name: array}}` with arrays as in the file; the first
+    array has all axes. `boundary` has (name, axes, type).
+    """
+    flags = flags or {}
+    first = next(iter(fields.get("t0_fields", fields.get("t1_fields")).values()))
+    dims = "xyz"[: first.ndim - 2 - ("t0_fields" not in fields)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        name = parameters.pop("dataset_name", "known")
+        file.attrs.update(
+            dataset_name=name, grid_type="cartesian", n_spatial_dims=len(dims),
+            n_trajectories=len(first), simulation_parameters=list(parameters), **parameters,
+        )  # fmt: skip
+        group = file.create_group("dimensions")
+        group.attrs["spatial_dims"] = list(dims)
+        group["time"] = (dt * np.arange(first.shape[1])).astype("float32")
+        for axis, word in enumerate(dims):
+            n = first.shape[2 + axis]
+            group[word] = centres(n, 1.0 if lengths is None else lengths[::-1][axis])
+        for name, axes, kind in boundary:
+            made = file.create_group(f"boundary_conditions/{name}")
+            made.attrs.update(associated_dims=list(axes), bc_type=kind)
+        for rank in ("t0_fields", "t1_fields", "t2_fields"):
+            made = file.create_group(rank)
+            made.attrs["field_names"] = list(fields.get(rank, []))
+            for word, array in fields.get(rank, {}).items():
+                made[word] = array
+                sample, time, space = flags.get(word, (True, True, [True] * len(dims)))
+                made[word].attrs.update(sample_varying=sample, time_varying=time, dim_varying=space)
+    return path
+
+
+def apebench(folder, name, train, test=None, **info):
+    """Both arrays and the JSON file; returns the latter."""
+    np.save(folder / f"{name}_train.npy", x_first(train))
+    if test is not None:
+        np.save(folder / f"{name}_test.npy", x_first(test))
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"name": name, "info": info}))
+    return path
+
+
+def labelled(path, states, dt=0.1, length=1.0, names=None, **attributes):
+    """A data set of xarray with one variable per channel; writes netCDF or Zarr by the suffix."""
+    import xarray
+
+    names = names or {}
+    dim = states.ndim - 3
+    space = [*reversed("xyz"[:dim])]
+    dims = [names.get(axis, axis) for axis in ("sample", "time", *space)]
+    sizes = dict(zip(space, states.shape[3:], strict=True))
+    coordinates = {names.get(axis, axis): centres(sizes[axis], length) for axis in space}
+    coordinates[names.get("time", "time")] = dt * np.arange(states.shape[1])
+    variables = {f"u{i}": (dims, states[:, :, i]) for i in range(states.shape[2])}
+    data = xarray.Dataset(variables, coordinates, attributes)
+    if path.suffix == ".zarr":
+        data.to_zarr(path, zarr_format=2)
+    else:
+        data.to_netcdf(path, engine="h5netcdf")
+    return path

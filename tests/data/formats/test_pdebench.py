@@ -8,7 +8,7 @@ import h5py
 import layouts
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prdp_hpc.data import DataError, TrajectoryDataset, check_numbers
@@ -61,6 +61,7 @@ def test_all_states_with_x_last(layout, files):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@settings(max_examples=20)
 @given(free=st.data())
 def test_parts_equal_those_of_the_whole_and_nothing_else_is_read(layout, files, free):
     path, states = files[layout]

@@ -1,0 +1,74 @@
+"""What a run shows and writes during training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from prdp_hpc.metric_names import STEPS
+from prdp_hpc.training.metrics import MetricsWriter, StepsWriter
+from prdp_hpc.training.progress import Progress
+from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker, Trackers
+
+
+class RunOutput:
+    """The files of metrics, the trackers and the progress of a run; a context manager.
+
+    Parameters
+    ----------
+    run : name, folder and settings of the run.
+    active : whether this rank writes.
+    resume_epoch : epoch of the last line to keep in `metrics.jsonl`; None for a new run.
+    logs_steps : whether `steps.jsonl` is written.
+    trackers : the trackers, which are started.
+    progress : the progress.
+
+    Raises
+    ------
+    MetricsError
+        If the folder has the metrics of another run.
+    InputError
+        If the package of a tracker is not installed.
+    """
+
+    def __init__(
+        self,
+        run: TrackedRun,
+        active: bool,
+        resume_epoch: float | None,
+        logs_steps: bool,
+        trackers: Sequence[Tracker],
+        progress: Progress,
+    ) -> None:
+        self.metrics = MetricsWriter(run.folder, active, resume_epoch)
+        has_steps = active and (logs_steps or (run.folder / STEPS).exists())
+        self._steps = StepsWriter(run.folder, has_steps, run.resumed_at)
+        self.trackers, self._progress = Trackers(trackers if active else ()), progress
+        self.trackers.start(run)
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Write and show the row of a validation."""
+        self.metrics.write(row)
+        self.trackers.log(row)
+        self._progress.update(row)
+
+    def show_step(self, row: Mapping[str, Any]) -> None:
+        """Write and show the row of a step."""
+        self._steps.write(row)
+        self.trackers.log(row, "steps/")
+        self._progress.step(row)
+
+    def sync(self) -> None:
+        """Write all lines so far to the disk."""
+        self.metrics.sync()
+        self._steps.sync()
+
+    def __enter__(self) -> RunOutput:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with ExitStack() as stack:
+            stack.callback(self.trackers.finish, None)
+            for writer in (self._progress, self._steps, self.metrics):
+                stack.callback(writer.close)

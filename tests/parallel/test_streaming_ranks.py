@@ -1,0 +1,117 @@
+"""Correctness and reliability: streamed training on several ranks is that in memory, and an error
+of one rank's reading thread is raised by all ranks.
+"""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+from mpi4py import MPI
+
+from prdp_hpc.config import validate
+from prdp_hpc.data import DataError, TrajectoryFile
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.build import build_task
+
+WORLD = MPI.COMM_WORLD
+STATES = np.random.default_rng(0).standard_normal((5, 6, 1, 8))
+RESNET = {"kind": "resnet", "channels": 3, "blocks": 1}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """One file for all ranks: 20 windows for training, 12 for validation."""
+    path = Path(WORLD.bcast(str(tmp_path))) / "all.h5"
+    if WORLD.rank == 0:
+        with h5py.File(path, "w") as stored:
+            stored["train/trajectories"], stored["validation/trajectories"] = STATES, STATES[2:]
+    WORLD.barrier()
+    return path
+
+
+@contextmanager
+def task_on(file, grid_ranks, comm=WORLD, make=tiny.emulator, **data):
+    content = make(
+        file.parent,
+        data={"file": str(file), "stride": 1, **data},
+        network=RESNET,
+        training={"batch_size": 3},
+    )
+    mesh = ProcessMesh.from_world(grid_ranks, comm)
+    task = build_task(validate(content, "here"), mesh)
+    task.solver.refine(3)
+    yield task
+    task.close()
+    mesh.close()
+
+
+@pytest.mark.parallel(nprocs=[2, 4])
+@pytest.mark.parametrize("grid_ranks", [1, 2])
+def test_streamed_training_is_that_in_memory(grid_ranks, file):
+    found = []
+    for in_memory in (True, False):
+        with task_on(file, grid_ranks, in_memory=in_memory) as task:
+            losses = [task.train_epoch(epoch) for epoch in (1, 2)]
+            parameters = torch.nn.utils.parameters_to_vector(task.network.parameters())
+            found.append((losses, task.validate(), task.test(), parameters.tolist()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parallel(nprocs=[2, 4])
+@pytest.mark.parametrize("make", [tiny.emulator, tiny.corrector])
+def test_validation_is_that_of_one_rank_and_equal_on_all(make, file):
+    with task_on(file, 1, MPI.COMM_SELF, make) as task:
+        expected = task.validate()
+    for grid_ranks in (1, 2):
+        with task_on(file, grid_ranks, make=make, in_memory=False) as task:
+            found = task.validate()
+            means = {k: np.mean(v) for k, v in task.test()["samples"].items()}
+        assert found == pytest.approx(expected, rel=1e-10)
+        assert means == pytest.approx(expected, rel=1e-10)
+        assert WORLD.allgather(found) == [found] * WORLD.size
+
+
+@pytest.mark.parallel(nprocs=2)
+def test_an_error_of_one_ranks_thread_is_raised_by_all(file, monkeypatch):
+    own = TrajectoryFile.read_states
+
+    def read_states(data, group, sample, states, part):
+        if WORLD.rank == 1 and group == "train":
+            raise DataError("made up")
+        return own(data, group, sample, states, part)
+
+    with task_on(file, 1, in_memory=False) as task:
+        monkeypatch.setattr(TrajectoryFile, "read_states", read_states)
+        with pytest.raises(DataError, match="made up"):
+            task.train_epoch(1)
+
+
+@pytest.mark.parallel(nprocs=4)
+def test_the_samples_of_a_resumed_run_are_those_of_an_uninterrupted_one(file):
+    """Four ranks stop in the middle of an epoch, and two continue."""
+    seen = []
+
+    def record(task, comm, first, last):
+        own = task._batch
+
+        def batch(ids):
+            seen.append([int(i) for part in comm.allgather(ids.tolist()) for i in part])
+            return own(ids)
+
+        task._batch = batch
+        task.train_steps(first, last)
+        return task.state_dict()
+
+    with task_on(file, 1, in_memory=False) as task:
+        state = record(task, WORLD, 0, 10)
+        order = [batch.tolist() for epoch in (1, 2) for batch in task._sampler.batches(epoch)]
+    pair = WORLD.Split(WORLD.rank // 2)
+    with task_on(file, 1, pair, in_memory=False) as task:
+        task.load_state_dict(state)
+        record(task, pair, 10, 14)
+    assert seen == order
+    assert sorted(np.concatenate(seen[:7])) == list(range(20))

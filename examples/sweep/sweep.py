@@ -1,7 +1,4 @@
-"""Search for the learning rate and the width of a network with Optuna: `python sweep.py`.
-
-The same command continues a sweep that was stopped, and several at once share it.
-"""
+"""Search for the learning rate and the width of a network with Optuna, see README.md."""
 
 import argparse
 import json

@@ -124,8 +124,9 @@ def _is_finished(run: Run) -> bool:
     if record.summary is None or not figure_of(run.folder).exists():
         return False
     # The summary may be from an earlier run of fewer epochs, since the config is written first.
-    length = record.summary.get("planned", f"{record.summary['epochs']} epochs")
-    return length == planned(run.config) and _decisive(before) == _decisive(run.config)
+    finished = record.summary.get("planned", f"{record.summary['epochs']} epochs")
+    same_length = finished == planned(run.config)
+    return same_length and _decisive(before) == _decisive(run.config)
 
 
 def _decisive(config: ExperimentConfig) -> dict[str, Any]:

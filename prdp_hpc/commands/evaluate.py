@@ -12,18 +12,24 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.experiments.evaluation import evaluate as errors_of
 from prdp_hpc.files import write_json
 
+_PLACE = ("epoch", "step", "data")
+"""Entries of the result that are not errors."""
+
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Validate the network of a run's last checkpoint on the group `validation` of a data file and
+    """Validate the network of a run's checkpoint on the group `validation` of a data file and
     print the errors.
     """
     world = MPI.COMM_WORLD
-    found = errors_of(arguments.run, arguments.data, arguments.component)
-    errors = {name: error for name, error in found.items() if name not in ("epoch", "data")}
+    found = errors_of(
+        arguments.run, arguments.data, arguments.component, checkpoint=arguments.checkpoint
+    )
+    errors = {name: error for name, error in found.items() if name not in _PLACE}
     if world.rank == 0:
         width = max(map(len, errors))
         lines = [f"  {name:<{width}}  {error:.4e}" for name, error in errors.items()]
-        where = f"{arguments.run}, epoch {found['epoch']}, on {found['data']}"
+        step = f", step {found['step']}" if found["step"] else ""
+        where = f"{arguments.run}, epoch {found['epoch']}{step}, on {found['data']}"
         show("\n".join([where, *lines]))
     content = {"run": str(arguments.run), **found}
     if arguments.out:

@@ -18,6 +18,7 @@ from prdp_hpc.commands.parser_common import (
     count,
 )
 from prdp_hpc.commands.parser_jobs import add_job_commands
+from prdp_hpc.commands.parser_trained import add_trained_commands
 from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
 
@@ -53,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     _plan_command(commands)
     _plot_command(commands)
     _evaluate_command(commands)
+    _inspect_command(commands)
+    add_trained_commands(commands)
     add_job_commands(commands)
     _init_command(commands)
     _show_config_command(commands)
@@ -148,6 +151,37 @@ def _plot_command(commands: Any) -> None:
     plot.add_argument("--out", metavar="PNG", help="file of the figure")
 
 
+def _inspect_command(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="report what a data file contains, which config fits, and whether one step of the "
+        "PDE reproduces its states",
+    )
+    inspect.add_argument("file", metavar="FILE", help="a file or folder, as for data.file")
+    inspect.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+    inspect.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help=f"config whose grid and PDE are compared, {CONFIG_HELP} (default: a suggested one)",
+    )
+    inspect.add_argument(
+        "--format",
+        metavar="NAME",
+        help="format of the file, as for data.format (default: the one that fits)",
+    )
+    inspect.add_argument(
+        "--samples",
+        type=_samples,
+        default=3,
+        metavar="N",
+        help="number of trajectories that are read, 0: all (default: 3)",
+    )
+
+
+def _samples(text: str) -> int:
+    return 0 if text == "0" else count(text)
+
+
 def _evaluate_command(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate", help="compute the validation errors of a trained network, e.g. on other data"
@@ -165,6 +199,12 @@ def _evaluate_command(commands: Any) -> None:
         metavar="FILE.py:NAME",
         help="a user-defined network, PDE or task of the run; it is imported only if it is named "
         "here",
+    )
+    evaluate.add_argument(
+        "--checkpoint",
+        choices=("last", "best"),
+        default="last",
+        help="the last checkpoint, or that with the smallest validation error (default: last)",
     )
     evaluate.add_argument("--out", metavar="JSON", help="also write the errors to this file")
 

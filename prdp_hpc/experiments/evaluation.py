@@ -22,9 +22,13 @@ NEEDED = ("task", "physics.pde", "network.kind", "data.format")
 
 
 def evaluate(
-    folder: str | Path, data: str | Path | None = None, components: Sequence[str] = ()
+    folder: str | Path,
+    data: str | Path | None = None,
+    components: Sequence[str] = (),
+    *,
+    checkpoint: str = "last",
 ) -> dict[str, Any]:
-    """Compute the validation errors of a run's last checkpoint; collective.
+    """Compute the validation errors of a run's checkpoint; collective.
 
     A network is validated on the group "validation" of a data file, the field of an inversion on
     the experiments for validation.
@@ -38,11 +42,14 @@ def evaluate(
     components : sequence of str, default ()
         Names of user-defined networks, PDEs and tasks of the run, e.g. `["my.py:Net"]`, see
         `load_network`.
+    checkpoint : {"last", "best"}, default "last"
+        The checkpoint: the last one, or that with the smallest validation error.
 
     Returns
     -------
     dict
-        `epoch` of the checkpoint, `data`, and the errors by name, that of the schedule as `error`.
+        `epoch` of the checkpoint and `step` of the next epoch, `data`, and the errors by name, that
+        of the schedule as `error`.
 
     Raises
     ------
@@ -77,7 +84,7 @@ def evaluate(
     config = call_together(world, lambda: _config(folder, components))
     # Read by one rank, because during a run other ranks might find a later checkpoint.
     state = world.bcast(
-        call_together(world, lambda: trained_state(folder) if world.rank == 0 else None)
+        call_together(world, lambda: trained_state(folder, checkpoint) if world.rank == 0 else None)
     )
     if data is not None:
         config = with_data(config, data)
@@ -95,7 +102,7 @@ def evaluate(
         mesh.close()
     own = config.data if isinstance(config, SupervisedConfig) else config.experiments
     name = str(data or getattr(own, "file", None) or "its own validation data")
-    return {"epoch": state["epoch"], "data": name, **errors}
+    return {"epoch": state["epoch"], "step": state["step"], "data": name, **errors}
 
 
 def _config(

@@ -42,8 +42,9 @@ _ADDED = {
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0, "window": None},
+    "data": {"format": "hdf5", "test": 0, "streams": "shared", "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
+    "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
     "network_inputs": [],
 }
 """Defaults of settings that were added later, which older checkpoints do not have."""
@@ -321,6 +322,8 @@ def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
             settings[key] = {
                 k: v for k, v in settings[key].items() if k not in default or v != default[k]
             }
+            if not settings[key]:
+                del settings[key]
         elif settings.get(key) == default:
             del settings[key]
     return settings

@@ -148,7 +148,7 @@ def _outcome(prdp: Curve, full: Curve) -> tuple[str, str]:
         return "", ""
     fraction = abs(1 - work / full_work) * 100
     sentence = (
-        f"After {common[-1]} epochs: {fraction:.0f} % {'fewer' if work <= full_work else 'more'} "
+        f"After {common[-1]:g} epochs: {fraction:.0f} % {'fewer' if work <= full_work else 'more'} "
         "inner iterations"
     )
     if full_error > 0 and np.isfinite(error / full_error):

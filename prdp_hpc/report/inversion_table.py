@@ -32,7 +32,7 @@ def inversion_table(content: Mapping[str, Any], runs: Mapping[str, Sequence[RunR
     rows = [head, *(_row(name, means, known) for name in means)]
     seeds = content["seeds"]
     over = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
-    title = f"{content['name']}: {content['epochs']} epochs, {over}"
+    title = f"{content['name']}: {content['epochs']:g} epochs, {over}"
     table = Table(rows, "<" + ">" * (len(head) - 1))
     return Report([title, table, _verdicts(means, known)])
 

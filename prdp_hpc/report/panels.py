@@ -127,8 +127,9 @@ def height_for(curves: Sequence[Curve], least: float) -> float:
 def epoch_axis(bottom: Axes, curves: Sequence[Curve]) -> None:
     """Label the epochs below the lowest panel."""
     bottom.set_xlabel("Epoch", fontsize=LABEL_SIZE + 1, color=INK)
-    bottom.set_xlim(0, max(1, *(int(curve.epochs[-1]) for curve in curves)))
-    bottom.locator_params(axis="x", integer=True, nbins=8, min_n_ticks=1)
+    last = max(float(curve.epochs[-1]) for curve in curves)
+    bottom.set_xlim(0, last if 0 < last < 1 else max(1, last))
+    bottom.locator_params(axis="x", integer=last >= 1, nbins=8, min_n_ticks=1)
 
 
 def error_panel(ax: Axes, curves: Sequence[Curve]) -> bool:

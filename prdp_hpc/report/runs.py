@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,9 @@ class RunRecord:
 
     `path` is the run folder, `name` the name of the run (that of the folder until there is a
     summary), `summary` the content of `summary.json` or None until the run has finished. `metrics`
-    has one array per entry of `metrics.jsonl`, of shape (epochs,), or (epochs, modes) for
-    `parameters`, with NaN for null. Epochs are in increasing order.
+    has one array per entry of `metrics.jsonl`, of shape (lines,), or (lines, modes) for
+    `parameters`, with NaN for null. Epochs are in increasing order; they are integers unless a
+    validation was within an epoch.
     """
 
     path: Path
@@ -44,7 +46,7 @@ class RunRecord:
 
     @property
     def inner_iterations(self) -> Column:
-        """Cumulative inner iterations, forward and adjoint; shape (epochs,)."""
+        """Cumulative inner iterations, forward and adjoint; shape (lines,)."""
         forward, adjoint = (self.metrics[key] for key in ITERATIONS)
         total: Column = forward + adjoint
         return total
@@ -110,13 +112,13 @@ def read_metrics(file: str | Path) -> list[tuple[int, dict[str, Any]]]:
 def _check_line(line: object, where: str) -> None:
     if not isinstance(line, dict):
         raise ReportError(
-            f"{where}: must be a JSON object, one per epoch, not {type(line).__name__}"
+            f"{where}: must be a JSON object, one per validation, not {type(line).__name__}"
         )
     need(line, (*LINE_NUMBERS, "error"), where)
     for key in LINE_NUMBERS:
         _number(line[key], f"{where}, {key}")
-    if not isinstance(line["epoch"], int) or line["epoch"] < 0:
-        raise ReportError(f"{where}, epoch: must be an integer from 0 on, not {line['epoch']!r}")
+    if not 0 <= line["epoch"] < math.inf:
+        raise ReportError(f"{where}, epoch: must be a number from 0 on, not {line['epoch']!r}")
 
 
 def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, Column]:
@@ -128,7 +130,8 @@ def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, C
             columns[key] = _vectors(cells)
         else:
             columns[key] = np.array([_number(cell, where, nullable=True) for where, cell in cells])
-    columns["epoch"] = columns["epoch"].astype(int)
+    if np.all(columns["epoch"] % 1 == 0):
+        columns["epoch"] = columns["epoch"].astype(int)
     return columns
 
 

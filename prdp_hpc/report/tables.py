@@ -85,7 +85,7 @@ def _title(comparison: Mapping[str, Any]) -> str:
         if len(seeds) == 1
         else f"mean ± spread over seeds {', '.join(map(str, seeds))}"
     )
-    return f"{comparison['name']}: {comparison['epochs']} epochs, {over}"
+    return f"{comparison['name']}: {comparison['epochs']:g} epochs, {over}"
 
 
 def _variants_table(comparison: Mapping[str, Any]) -> Table:
@@ -252,10 +252,11 @@ def _run_row(record: RunRecord) -> list[str]:
     state: Mapping[str, Any]
     if record.summary is None:
         state = {key: column[-1] for key, column in record.metrics.items()}
-        epochs, saved = f"{int(state['epoch'])} (running)", None
+        epochs, saved = f"{state['epoch']:g} (running)", None
     else:
         state = record.summary
-        epochs, saved = str(state["epochs"]), (state.get("savings") or {}).get("inner_iterations")
+        epochs = f"{state['epochs']:g}"
+        saved = (state.get("savings") or {}).get("inner_iterations")
     return [
         record.name,
         epochs,

@@ -17,7 +17,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import build_task
+from prdp_hpc.experiments.build import ConfigParts, task_from
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
@@ -166,15 +166,17 @@ def run_lock(
 
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
-    task = build_task(config, mesh)
+    parts = ConfigParts(config, mesh)
+    task = task_from(config, parts)
+    content = parts.content_id
     _leave_if_stopped(mesh, folder)
-    trainer = build_trainer(config, task, folder, _settings(config))
+    trainer = build_trainer(config, task, folder, _settings(config, content))
     if resume:
         trainer.restore()
         _leave_if_stopped(mesh, folder)
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
-    _write_code(mesh, config, folder, resume)
+    _write_code(mesh, config, folder, resume, content)
     last = trainer.run()
     _write_fields(task, mesh, folder)
     summary = summarise(config, mesh, last) | {
@@ -207,13 +209,17 @@ def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
     _on_root(mesh, write)
 
 
-def _write_code(mesh: ProcessMesh, config: Config, folder: Path, resume: bool) -> None:
-    """Record the user code of the run's components, and report changes since the start of the run
-    on stderr; collective.
+def _write_code(
+    mesh: ProcessMesh, config: Config, folder: Path, resume: bool, content: str | None
+) -> None:
+    """Record the user code of the run's components and the content id of its data, and report
+    changes of code since the start of the run on stderr; collective.
     """
 
     def write() -> None:
         now = {key: found.record() for key, found in components(config).items()}
+        if content is not None:
+            now["data"] = {"content": content}
         path = folder / CODE
         if resume and path.exists():
             for line in _changed_code(path, now):
@@ -302,8 +308,9 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
     )
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """The settings that must be equal in a checkpoint and a resumed run. When the run saves, logs
+def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
+    """The settings that must be equal in a checkpoint and a resumed run, with the content id of the
+    data, if there is one. When the run saves, logs
     and ends, its folder and its distribution over ranks may differ.
     """
     settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
@@ -313,6 +320,10 @@ def _settings(config: Config) -> dict[str, Any]:
     # The state of the sampler contains what the stride and the steps determine.
     for key in ("stride", "steps", "in_memory"):
         settings.get("data", {}).pop(key, None)
+    if content is not None:
+        settings["data"]["content"] = content
+    if content is None or settings["data"]["file"] is not None:
+        settings.get("data", {}).pop("streams", None)
     return dict(_without_folders(_without_added(settings)))
 
 

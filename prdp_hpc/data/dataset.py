@@ -25,7 +25,9 @@ class TrajectoryDataset(Protocol):
     Optional attributes: `attributes`, a mapping with numbers such as `dt` that are compared with
     those of the PDE; `path`, its name in messages; `groups`, the names of all groups. If `groups`
     contains "test", the samples of this group are evaluated once, at the end of a run, and used for
-    nothing else.
+    nothing else. Optional methods: `content_id()`, which returns a text that is equal for equal
+    data. A resumed run compares it; by default it is computed from a part of the numbers, see
+    `prdp_hpc.data.content`.
 
     Attributes
     ----------

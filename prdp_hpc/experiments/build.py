@@ -20,6 +20,7 @@ from prdp_hpc.data import (
     WindowedDataset,
     check_numbers,
     check_spacing,
+    content_id,
     windowed,
 )
 from prdp_hpc.distributed.collective import call_together
@@ -127,6 +128,20 @@ class ConfigParts:
     def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
+
+    @cached_property
+    def content_id(self) -> str | None:
+        """The content id of the data set; None if the task does not use it. Collective."""
+        if "data" not in self.__dict__:
+            return None
+        world = self.mesh.world
+        found: str | None = world.bcast(
+            call_together(
+                world,
+                lambda: content_id(self.data, self.grid.shape) if self.mesh.is_root else None,
+            )
+        )
+        return found
 
     @cached_property
     def inputs(self) -> Tensor | None:

@@ -91,6 +91,7 @@ _HOMES = {
     "train": "experiments.run",
     "evaluate": "experiments.evaluation",
     "load_network": "experiments.trained",
+    "predict": "experiments.prediction",
 }
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from prdp_hpc.distributed.preemption import PreemptionWatch as PreemptionWatch
     from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
     from prdp_hpc.experiments.evaluation import evaluate as evaluate
+    from prdp_hpc.experiments.prediction import predict as predict
     from prdp_hpc.experiments.run import train as train
     from prdp_hpc.experiments.trained import load_network as load_network
     from prdp_hpc.grid.structured import Grid as Grid

@@ -8,17 +8,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.commands.run import fields_figure_of, figure_of, remove, train_and_plot
+from prdp_hpc.commands.comparison_runs import chosen_run, runs_of, train_all
+from prdp_hpc.commands.run import fields_figure_of, remove
 from prdp_hpc.config import ExperimentConfig, components, load_config
-from prdp_hpc.config.slots import Imports
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.errors import PrdpError
 from prdp_hpc.experiments.run import process_mesh, run_folder, run_lock
-from prdp_hpc.experiments.training import planned
-from prdp_hpc.files import write_json
+from prdp_hpc.files import to_json, write_json
+from prdp_hpc.locks import locked
 from prdp_hpc.report import (
     ComparisonRecord,
     compare_runs,
@@ -32,27 +31,33 @@ from prdp_hpc.report import (
     seed_folders,
 )
 
-_WITHOUT_EFFECT = {"name", "output", "parallel", "comparison", "tracking", "logging"}
-"""Keys of the config that have no effect on the numerical results of a run."""
-
 
 def compare(arguments: argparse.Namespace) -> None:
     """Train each variant from the same seeds on the same data; print the table, draw the figure."""
     config = load_config(arguments.config, arguments.overrides)
     mesh = process_mesh(config)
     folder = run_folder(config).with_name(f"{config.name}-compare")
-    with run_lock(mesh, folder):
-        if arguments.overwrite:
+    if arguments.overwrite:
+        with run_lock(mesh, folder):
             remove(mesh, folder)
-        compare_variants(
-            config, mesh, folder, folder / "figures" / "comparison.png", arguments.resume
-        )
-    if mesh.is_root:
-        places = f"run folders: {folder}\nfigure:      {folder / 'figures' / 'comparison.png'}"
-        if fields_figure_of(folder).is_file():
-            places += f"\nfields:      {fields_figure_of(folder)}"
-        show(table_of(load_comparison(folder)), places)
+    # Several jobs may train the runs of one comparison, but none may remove it meanwhile.
+    with run_lock(mesh, folder, shared=True):
+        figure = folder / "figures" / "comparison.png"
+        if arguments.only is not None:
+            run = chosen_run(runs_of(config, folder), arguments.only)
+            train_all([run], mesh, arguments.resume)
+        else:
+            compare_variants(config, mesh, folder, figure, arguments.resume)
+    if mesh.is_root and arguments.only is None:
+        _show(folder, figure)
     mesh.close()
+
+
+def _show(folder: Path, figure: Path) -> None:
+    places = f"run folders: {folder}\nfigure:      {figure}"
+    if fields_figure_of(folder).is_file():
+        places += f"\nfields:      {fields_figure_of(folder)}"
+    show(table_of(load_comparison(folder)), places)
 
 
 def compare_variants(
@@ -62,48 +67,16 @@ def compare_variants(
 
     Returns the content of `comparison.json` on rank 0 and an empty dictionary on other ranks.
 
-    With `resume`, finished runs of the same config are kept and others continue from their
-    checkpoints. The variants of one seed run one after another, and their order is rotated by one
-    with each seed, so that other load on the machine affects all variants equally.
+    With `resume`, several jobs may do this at the same time, see `comparison_runs.train_all`; the
+    first that finds all runs finished writes the comparison.
     """
-    configs = variants(config)
-    folders = seed_folders(folder, config.seeds)
-    for turn, (seed, seed_folder) in enumerate(zip(config.seeds, folders, strict=True)):
-        names = list(configs)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            run_config = configs[name].model_copy(
-                update={"seed": seed, "name": f"{config.name}-{name}"}
-            )
-            _train(run_config, mesh, seed_folder / name, resume)
-    return call_together(
-        mesh.world, lambda: _report(config, list(configs), folder, figure) if mesh.is_root else {}
-    )
-
-
-def _train(config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool) -> None:
-    if not (resume and mesh.world.bcast(_has_finished(config, folder) if mesh.is_root else None)):
-        train_and_plot(config, mesh, folder, resume)
-
-
-def _has_finished(config: ExperimentConfig, folder: Path) -> bool:
-    """Whether `folder` has a finished run of the same config. Only the components of this config
-    are imported, not those that the config in the folder names.
-    """
-    own = Imports(tuple(component.name for component in components(config).values()))
-    try:
-        run, before = load_run(folder), load_config(folder / "config.yaml", imports=own)
-    except PrdpError:
-        return False
-    if run.summary is None or not figure_of(folder).exists():
-        return False
-    # The summary may be from an earlier run of fewer epochs, since the config is written first.
-    finished = run.summary.get("planned", f"{run.summary['epochs']} epochs")
-    return finished == planned(config) and _decisive(before) == _decisive(config)
-
-
-def _decisive(config: ExperimentConfig) -> dict[str, Any]:
-    """The keys of a config that affect the numerical results."""
-    return config.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+    train_all(runs_of(config, folder), mesh, resume)
+    place = folder / "comparison.json"
+    with locked(mesh.world, place, "wait until it ends", wait=True):
+        return call_together(
+            mesh.world,
+            lambda: _report(config, list(variants(config)), folder, figure) if mesh.is_root else {},
+        )
 
 
 def table_of(comparison: ComparisonRecord) -> str:
@@ -132,11 +105,19 @@ def _report(
     }
     schedules = config.comparison.further_schedules
     content = compare_runs(config.name, config.seeds, runs, targets, schedules)
-    write_json(folder / "comparison.json", content)
+    path = folder / "comparison.json"
+    if figure.is_file() and _has_content(path, content):
+        return content
+    write_json(path, content)
     record = ComparisonRecord(folder, config.name, runs, content)
     plot_comparison(record, figure, _title(config))
     draw_fields(record, _title(config))
     return content
+
+
+def _has_content(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a JSON file exists with this content."""
+    return path.is_file() and path.read_text(encoding="utf-8").rstrip() == to_json(content, 2)
 
 
 def _title(config: ExperimentConfig) -> str:

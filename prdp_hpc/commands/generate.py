@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mpi4py import MPI
-
 from prdp_hpc.config import ConfigError, SupervisedConfig, load_config
 from prdp_hpc.console import show
-from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.build import build_grid
+from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.generation.generate import generate as make
 from prdp_hpc.generation.generate import generated_path
-from prdp_hpc.grid.structured import Grid
 
 
 def generate(arguments: argparse.Namespace) -> None:
-    """Compute the trajectories of a config and write them; all ranks share the grid."""
+    """Compute the trajectories of a config and write them; the replicas divide the samples."""
     config = load_config(arguments.config, arguments.overrides)
     if not isinstance(config, SupervisedConfig):
         raise ConfigError(
@@ -24,12 +22,8 @@ def generate(arguments: argparse.Namespace) -> None:
             "nothing to generate"
         )
     path = Path(arguments.out) if arguments.out else generated_path(config)
-    mesh = ProcessMesh.from_world(MPI.COMM_WORLD.size)
-    make(
-        config,
-        Grid(config.grid.shape, config.grid.boundary, mesh.grid_comm, config.grid.length),
-        path,
-    )
+    mesh = process_mesh(config)
+    make(config, build_grid(config, mesh), path, mesh)
     if mesh.is_root:
         show(
             f"{config.data.train} training and {config.data.validation} validation trajectories: "

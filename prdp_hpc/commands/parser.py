@@ -19,6 +19,7 @@ from prdp_hpc.commands.parser_common import (
     count,
 )
 from prdp_hpc.commands.parser_jobs import add_job_commands
+from prdp_hpc.commands.parser_trained import add_trained_commands
 from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
 
@@ -37,11 +38,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     config_command(commands, "run", "train once and write a run folder", resumable=True)
-    config_command(
+    compare = config_command(
         commands,
         "compare",
         "train with PRDP and with full refinement from several seeds; print a table, draw a figure",
         resumable=True,
+    )
+    compare.add_argument(
+        "--only",
+        type=int,
+        metavar="N",
+        help="train only run N (from 0) of all variants and seeds, without table and figure",
     )
     _paper_command(commands)
     _generate_command(commands)
@@ -49,6 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     _plan_command(commands)
     _plot_command(commands)
     _evaluate_command(commands)
+    _inspect_command(commands)
+    add_trained_commands(commands)
     add_job_commands(commands)
     _init_command(commands)
     _show_config_command(commands)
@@ -143,6 +152,37 @@ def _plot_command(commands: Any) -> None:
         "runs", nargs="+", metavar="RUN", help="run folders, or the folder of one comparison"
     )
     plot.add_argument("--out", metavar="PNG", help="file of the figure")
+
+
+def _inspect_command(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="report what a data file contains, which config fits, and whether one step of the "
+        "PDE reproduces its states",
+    )
+    inspect.add_argument("file", metavar="FILE", help="a file or folder, as for data.file")
+    inspect.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+    inspect.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help=f"config whose grid and PDE are compared, {CONFIG_HELP} (default: a suggested one)",
+    )
+    inspect.add_argument(
+        "--format",
+        metavar="NAME",
+        help="format of the file, as for data.format (default: the one that fits)",
+    )
+    inspect.add_argument(
+        "--samples",
+        type=_samples,
+        default=3,
+        metavar="N",
+        help="number of trajectories that are read, 0: all (default: 3)",
+    )
+
+
+def _samples(text: str) -> int:
+    return 0 if text == "0" else count(text)
 
 
 def _evaluate_command(commands: Any) -> None:

@@ -78,7 +78,14 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "plateau": "prdp_hpc.config.torch_components:ReduceLROnPlateau",
         **{name: f"prdp_hpc.config.torch_components:{name}" for name in RATES},
     },
-    "losses": {"squared": "prdp_hpc.tasks.recipe:squared"},
+    "losses": {
+        "squared": "prdp_hpc.config.losses:SquaredSection",
+        "absolute": "prdp_hpc.config.losses:AbsoluteSection",
+        "huber": "prdp_hpc.config.losses:HuberSection",
+        "relative_l2": "prdp_hpc.config.losses:RelativeL2Section",
+        "h1": "prdp_hpc.config.losses:H1Section",
+        "spectral": "prdp_hpc.config.losses:SpectralSection",
+    },
     "trackers": {
         "tensorboard": "prdp_hpc.config.tracking:TensorBoardSection",
         "wandb": "prdp_hpc.config.tracking:WandBSection",

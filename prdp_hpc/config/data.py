@@ -31,6 +31,8 @@ class DataSection(Section):
     """Number of Fourier modes of generated initial states; unused for Navier–Stokes."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 0
     """Random seed of generated initial states."""
+    streams: Literal["sample", "shared"] = "sample"
+    """Random stream of initial states: per sample, or one for all (version 0.1)."""
     window: Count | None = None
     """States of a training sample; null: what the task needs."""
     stride: Count = 1

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 
+from prdp_hpc.config.chains import EmulatorSection
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.data import CorrectorDataSection, DataSection
@@ -158,11 +159,13 @@ class EmulatorConfig(SupervisedConfig):
 
     task: Literal["emulator"]
     """The task: train a network that replaces one time step of a PDE."""
+    emulator: EmulatorSection = EmulatorSection()
+    """The chain of network and solver steps of the loss."""
 
     @property
     def steps(self) -> int:
         """Number of time steps that trajectories must have, which training and validation need."""
-        return 2
+        return max(2, self.emulator.window - 1)
 
 
 class CorrectorConfig(SupervisedConfig):

@@ -27,7 +27,8 @@ class SupervisedTrainingSection(CheckpointingSection):
     called with the number of completed steps and returns a multiple of `learning_rate`. A subclass
     of `LRScheduler` of torch is created by `Name(optimizer, **keys)` instead. `loss` is
     created by `Name(**keys)`; it is called with prediction and target of the same shape and returns
-    the loss of each entry in that shape.
+    the loss of each entry in that shape, or it is a loss of whole fields, see
+    `prdp_hpc.tasks.losses.FieldLoss`.
     """
 
     epochs: Count = 100
@@ -45,7 +46,7 @@ class SupervisedTrainingSection(CheckpointingSection):
     optimizer: str = "adam"
     """Optimiser: adam, a class of torch.optim by its name, or in user code."""
     loss: str = "squared"
-    """Loss per entry: squared (mean squared error), or in user code."""
+    """Loss: squared, absolute, huber, relative_l2, h1, spectral, or in user code."""
     schedule: str = "exponential"
     """Learning rate: exponential, cosine, plateau, torch's name, or in user code."""
     decay: Annotated[float, BeforeValidator(as_number), Field(gt=0, le=1)] = 1.0

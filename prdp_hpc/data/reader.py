@@ -78,6 +78,8 @@ class TrajectoryFile:
         groups: Sequence[str] = GROUPS,
     ) -> None:
         self.path = Path(path)
+        # Predictions need only initial states, and read one group.
+        self._least_states = 1 if len(groups) == 1 and "train" not in groups else 2
         with self._open() as file:
             self.attributes = dict(file.attrs)
             self.shape = tuple(shape) if shape is not None else self._own_shape()
@@ -295,8 +297,8 @@ class TrajectoryFile:
             raise DataError(
                 f"{self.path}: data set {name} has shape {dataset.shape}, the grid needs {expected}"
             )
-        if dataset.shape[0] < 1 or dataset.shape[1] < 2:
-            need = f"at least 1 sample and 2 states, {expected}"
+        if dataset.shape[0] < 1 or dataset.shape[1] < self._least_states:
+            need = f"at least 1 sample and {self._least_states} states, {expected}"
             raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs {need}")
         return dataset
 

@@ -40,11 +40,11 @@ class Samples(Protocol):
         ...
 
     def advance(self) -> None:
-        """Begin the next of these steps."""
+        """Begin the next of these steps; collective."""
         ...
 
     def batch(self, ids: Ids) -> Tensor:
-        """The samples with these numbers, `(b, window, C, *local_shape)`; collective."""
+        """The samples with these numbers, `(b, window, C, *local_shape)`."""
         ...
 
     def batches(self, sequence: Iterable[Ids]) -> Iterator[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prdp_hpc.data.group_reader import GroupReader
 from prdp_hpc.data.samples import Ids
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import call_together, share_or_end_job
 
 AHEAD = 2
 """Number of batches that are read ahead."""
@@ -78,7 +78,7 @@ class StreamedSamples:
         self._ahead: deque[tuple[Ids, Future[Tensor]]] = deque()
         self._sequence: Iterator[Ids] = iter(())
         self._step = -1
-        self._current: tuple[Ids, Future[Tensor]] | None = None
+        self._current: tuple[Ids, Tensor] | None = None
 
     def follow(self, step: int, sequence: Callable[[], Iterator[Ids]]) -> None:
         """Read ahead the batches of the steps from `step` on, which `sequence()` yields, unless
@@ -90,17 +90,32 @@ class StreamedSamples:
         self._fill()
 
     def advance(self) -> None:
-        """Begin the next step: its batch is the one of the following calls of `batch`."""
+        """Begin the next step: wait until its batch is read, from which `batch` then selects;
+        collective.
+        """
         self._step += 1
-        self._current = self._ahead.popleft() if self._ahead else None
+        ids, reading = self._ahead.popleft()
         self._fill()
+        self._current = ids, self._result(reading)
 
     def batch(self, ids: Ids) -> Tensor:
-        """The samples with these numbers, `(b, window, C, *local_shape)`; collective.
+        """The samples with these numbers, `(b, window, C, *local_shape)`.
 
-        Those of the step are read already, all of them or a part; others are read now.
+        Those of the current step are read already, all of them or a part; others are read now.
+        Not collective, since the replicas may divide their batches into different numbers of parts.
         """
-        return call_together(self._world, lambda: self._found(ids))
+        if self._current is not None:
+            there, batch = self._current
+            if np.array_equal(there, ids):
+                return batch
+            rows = {int(sample): row for row, sample in enumerate(there)}
+            if len(ids) and all(int(sample) in rows for sample in ids):
+                return batch[torch.tensor([rows[int(sample)] for sample in ids])]
+        try:
+            return self._thread.result(self._thread.submit(self.reader, ids))
+        except Exception as error:
+            share_or_end_job(self._world, error)
+            raise
 
     def batches(self, sequence: Iterable[Ids]) -> Iterator[Tensor]:
         """The samples of several batches, one after the other; collective, if the sequences of all
@@ -120,17 +135,6 @@ class StreamedSamples:
             reading.cancel()
         self._ahead.clear()
         self._step, self._current, self._sequence = -1, None, iter(())
-
-    def _found(self, ids: Ids) -> Tensor:
-        if self._current is not None:
-            there, reading = self._current
-            if np.array_equal(there, ids):
-                return self._thread.result(reading)
-            rows = {int(sample): row for row, sample in enumerate(there)}
-            if len(ids) and all(int(sample) in rows for sample in ids):
-                wanted = torch.tensor([rows[int(sample)] for sample in ids])
-                return self._thread.result(reading)[wanted]
-        return self._thread.result(self._thread.submit(self.reader, ids))
 
     def _result(self, reading: Future[Tensor]) -> Tensor:
         return call_together(self._world, partial(self._thread.result, reading))

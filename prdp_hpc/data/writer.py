@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import secrets
@@ -35,7 +36,8 @@ class TrajectoryWriter:
     If h5py was built with MPI, all ranks write one file. Otherwise each rank writes its own file in
     the folder `<file>.<token>.parts`, and `path` combines them by virtual data sets: it can be
     moved together with that folder, and is read as one file. A single rank always writes one plain
-    file. The write is atomic: `path` is created or replaced when the context ends without an error.
+    file. Each chunk of a data set is one state, so that windows are read without other states. The
+    write is atomic: `path` is created or replaced when the context ends without an error.
     Meanwhile a lock keeps other jobs from writing to `path` (`prdp_hpc.locks`).
 
     Parameters
@@ -138,7 +140,10 @@ class TrajectoryWriter:
             )
         for group, shape in self._shapes.items():
             own = _own_shape(shape, self._samples, self._part) if self._separate else shape
-            self._file.create_group(group).create_dataset(DATASET, own, dtype=self._dtype)
+            chunks = state_chunks(own, self._dtype)
+            self._file.create_group(group).create_dataset(
+                DATASET, own, dtype=self._dtype, chunks=chunks
+            )
         if not self._separate:
             self._file.attrs.update(self._attributes.as_hdf5())
 
@@ -163,11 +168,7 @@ class TrajectoryWriter:
             with self._temporary.open("rb") as written:
                 os.fsync(written.fileno())
             os.replace(self._temporary, self._path)
-        # Only the parts of this file: those of `heat.fine.h5` are not parts of `heat.h5`.
-        own_parts = re.compile(rf"{re.escape(self._path.name)}\.[0-9a-f]{{8}}\.parts")
-        for old in self._path.parent.iterdir():
-            if own_parts.fullmatch(old.name) and not (self._separate and old == self._parts):
-                shutil.rmtree(old, ignore_errors=True)
+        remove_parts(self._path, self._parts if self._separate else None)
         remove_leftovers(self._path)
 
     def _join(self, temporary: Path) -> None:
@@ -214,6 +215,15 @@ class TrajectoryWriter:
         call_together(self._comm, explained)
 
 
+def remove_parts(path: Path, kept: Path | None = None) -> None:
+    """Remove the parts of earlier versions of a file, see `TrajectoryWriter`."""
+    # Only the parts of this file: those of `heat.fine.h5` are not parts of `heat.h5`.
+    own_parts = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.parts")
+    for old in path.parent.iterdir():
+        if own_parts.fullmatch(old.name) and old != kept:
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def _own(samples: slice | None, count: int) -> slice:
     return slice(0, count) if samples is None else samples
 
@@ -225,6 +235,18 @@ def _own_shape(
     own = _own(samples, shape[0])
     points = (axis.stop - axis.start for axis in part)
     return (own.stop - own.start, *shape[1:3], *points)
+
+
+def state_chunks(shape: Sequence[int], dtype: Any) -> tuple[int, ...] | None:
+    """The chunks of a data set `(samples, steps + 1, channels, *points)`: one state each.
+
+    None, for a data set without chunks, if it is empty or a state has at least the 4 GiB that HDF5
+    permits for a chunk.
+    """
+    chunk = (1, 1, *shape[2:])
+    if not all(shape) or math.prod(chunk) * np.dtype(dtype).itemsize >= 2**32:
+        return None
+    return chunk
 
 
 def write_trajectories(

@@ -50,6 +50,7 @@ def leave_if_stopped(comm: MPI.Comm, during: str) -> None:
     if stop_requested(comm):
         if comm.rank == 0:
             note(f"prdp-hpc: stopped by a signal {during}")
+        take_held()
         raise Preempted
 
 

@@ -228,9 +228,7 @@ def open_data(
         # Wait for another job that generates the same data, which then exist.
         with locked(mesh.world, path, "wait until it ends", wait=True):
             if _is_missing(mesh, path):
-                call_together(
-                    mesh.world, lambda: generate(config, grid, path) if mesh.replica == 0 else None
-                )
+                generate(config, grid, path, mesh)
     kind, keys = made("formats", config.data.format)
     numbers = attributes(stepper)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,13 @@ from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import ConfigParts, build_solver, task_class, task_from
+from prdp_hpc.experiments.build import (
+    ConfigParts,
+    build_solver,
+    open_data,
+    task_class,
+    task_from,
+)
 from prdp_hpc.experiments.evaluation import NEEDED, any_mesh, load_parameters, with_data
 from prdp_hpc.experiments.trained import run_config, trained_state
 from prdp_hpc.grid.structured import Grid
@@ -125,11 +131,11 @@ class _PredictingParts(ConfigParts):
     @cached_property
     def trajectories(self) -> TrajectoryDataset:
         """The data set of the config; collective."""
-        data: TrajectoryDataset = super().data
-        return data
+        grid, groups = self.grid, self._groups
+        return open_data(self._supervised, self.mesh, grid, self.stepper(), groups)
 
     @cached_property
-    def data(self) -> TrajectoryDataset:  # type: ignore[override]
+    def data(self) -> TrajectoryDataset:
         """A stand-in with the channels of the data set."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
         (group,) = self._groups
@@ -141,8 +147,7 @@ class _PredictingParts(ConfigParts):
         needed = [steps if isinstance(steps, int) else 1]
         if corrector is not None:
             needed += [corrector.unroll, *corrector.validation_steps]
-        stand_in: Any = _OneState(self.trajectories, int(found), max(needed))
-        return stand_in
+        return _OneState(self.trajectories, int(found), max(needed))
 
 
 @dataclass(frozen=True)
@@ -211,12 +216,13 @@ def _made(runs: Sequence[Trained], group: str, mesh: ProcessMesh) -> Members:
             groups = ("validation",)
             parts = ConfigParts(run.config, mesh, build_solver(run.config), groups)  # type: ignore[assignment]
         task: Any = task_from(run.config, parts)
-        call_together(
-            mesh.world,
-            lambda t=task, r=run: load_parameters(t, r.state["task"], r.folder, _data_name(r)),
-        )  # type: ignore[misc]
+        call_together(mesh.world, partial(_load, task, run))
         tasks.append(task)
     return Members(runs, tasks, mesh, trajectories)
+
+
+def _load(task: Any, run: Trained) -> None:
+    load_parameters(task, run.state["task"], run.folder, _data_name(run))
 
 
 def _data_name(run: Trained) -> str:

@@ -241,7 +241,7 @@ def _write(members: Members, about: Request, path: Path) -> ErrorTable:
         for start in range(0, most, size):
             batch = mine[start : start + size]
             at = int(batch[0]) if len(batch) else first
-            for state in about.states(members, batch):
+            for state in about.states(members, batch.tolist()):
                 table.add(state)
                 for name, values in _arrays(state, members).items():
                     if name in shapes:
@@ -258,7 +258,7 @@ def _write(members: Members, about: Request, path: Path) -> ErrorTable:
 def _batch_size(members: Members) -> int:
     """Samples whose states are computed together."""
     sample = len(members.channels) * members.grid.n_local * 8 * (len(members.tasks) + 4)
-    largest = members.mesh.world.allreduce(sample, op=MPI.MAX)
+    largest = int(members.mesh.world.allreduce(sample, op=MPI.MAX))
     return max(1, min(64, BATCH_BYTES // largest))
 
 

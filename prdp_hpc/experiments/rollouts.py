@@ -73,8 +73,9 @@ def roll_out(
     data = members.trajectories
     assert data is not None
     read = _Reader(data, group, samples, members)
-    truth = read.state(0)
-    states = [truth] * len(members.tasks)
+    initial = read.state(0)
+    states = [initial] * len(members.tasks)
+    truth: Tensor | None = initial
     yield combined(0, members.tasks, states, truth, lambda *_: {})
     for step in range(1, steps + 1):
         states = [_advanced(task, state) for task, state in zip(members.tasks, states, strict=True)]

@@ -14,6 +14,7 @@ from mpi4py import MPI
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_task
@@ -23,6 +24,7 @@ from prdp_hpc.locks import locked
 from prdp_hpc.logs import log_file
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.tasks.task import Task
+from prdp_hpc.training.requeue import note_stop_while_loading
 
 CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
@@ -41,8 +43,9 @@ _ADDED = {
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0, "window": None},
+    "data": {"format": "hdf5", "test": 0, "streams": "shared", "window": None},
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
+    "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
     "network_inputs": [],
 }
 """Defaults of settings that were added later, which older checkpoints do not have."""
@@ -158,20 +161,26 @@ def _log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextMana
 
 
 @contextmanager
-def run_lock(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
-    """Create the folder of a run or comparison and lock it against other jobs; collective."""
+def run_lock(
+    mesh: ProcessMesh, folder: Path, shared: bool = False, patience: float | None = None
+) -> Iterator[None]:
+    """Create the folder of a run or comparison and lock it against other jobs; collective. For
+    `shared` and `patience` see `prdp_hpc.locks.locked`.
+    """
     _on_root(mesh, lambda: _make_folder(folder))
     advice = "wait until it ends or end it, or choose another name=… or output=…"
-    with locked(mesh.world, folder, advice, folder=True):
+    with locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience):
         yield
 
 
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
     task = build_task(config, mesh)
+    _leave_if_stopped(mesh, folder)
     trainer = build_trainer(config, task, folder, _settings(config))
     if resume:
         trainer.restore()
+        _leave_if_stopped(mesh, folder)
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume)
@@ -184,6 +193,13 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     }
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:
+    """Exit with code 85 if a signal has arrived while the run was loading; collective."""
+    if stop_requested(mesh.world):
+        _on_root(mesh, lambda: note_stop_while_loading(folder))
+        leave_if_stopped(mesh.world, "while loading: continue with --resume")
 
 
 def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
@@ -316,6 +332,8 @@ def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
             settings[key] = {
                 k: v for k, v in settings[key].items() if k not in default or v != default[k]
             }
+            if not settings[key]:
+                del settings[key]
         elif settings.get(key) == default:
             del settings[key]
     return settings

@@ -4,86 +4,174 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from prdp_hpc.config import SupervisedConfig, components
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import own_keys
-from prdp_hpc.data import TEST, TrajectoryAttributes, TrajectoryWriter
+from prdp_hpc.console import note
+from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.generation.streams import InitialStates, OneStream, SampleStreams
+from prdp_hpc.generation.unfinished import Batch, UnfinishedFile
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import (
     Stepper,
     attributes,
-    initial_states,
     made_stepper,
     reference_solver,
 )
 
-NOT_GENERATED = {"file", "format", "window", "stride", "steps", "in_memory"}
-"""Keys of the section `data` that do not affect the generated trajectories; `steps` is contained in
-their number of steps.
+SAMPLES_AT_ONCE = 5
+"""Number of trajectories that are computed together, which bounds the memory. It does not depend on
+the number of ranks, so that the numbers do not depend on it either.
 """
-SAMPLES_AT_ONCE = 25
-"""Number of trajectories that are computed together, which bounds the memory."""
+VERSION = 2
+"""Part of the file's name. Another number is needed if the same config gives other data."""
+KEYS = {"train", "validation", "modes", "seed", "reference_factor"}
+"""Keys of the section `data` that affect the data, besides `test` and `streams`."""
 
 
 def generated_path(config: SupervisedConfig) -> Path:
     """The path of the generated data of a config, with a hash of everything that affects them."""
-    pde = components(config)["physics.pde"]
-    # Without a test group the hash is the one of versions that did not have this group.
-    without = NOT_GENERATED if config.data.test else NOT_GENERATED | {"test"}
-    code = pde.record().get("sha256")
-    shape = {
-        "grid": config.grid.model_dump(),
-        "physics": config.physics.model_dump(exclude={"gradient"}),
-        "data": config.data.model_dump(exclude=without),
-        "steps": config.generated_steps,
-        **({} if code is None else {"code": code}),
-    }
-    digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[
-        :12
-    ]
     points = "x".join(str(n) for n in config.grid.shape)
-    name = pde.label.lower()
-    return Path(config.output) / "data" / f"{name}_{points}_{digest}.h5"
+    name = components(config)["physics.pde"].label.lower()
+    return Path(config.output) / "data" / f"{name}_{points}_{_digest(config)}.h5"
 
 
-def generate(config: SupervisedConfig, grid: Grid, path: Path) -> None:
+def generate(
+    config: SupervisedConfig, grid: Grid, path: Path, mesh: ProcessMesh | None = None
+) -> None:
     """Compute the trajectories of a config from random initial states and write them to `path`;
-    collective.
+    collective over all ranks of the mesh.
 
-    The initial states depend on `data.seed` (see `initial_states`). Each time step is that of the
+    The initial states depend on `data.seed` (see `SampleStreams`). Each time step is that of the
     config, with the reference solver of the PDE. With `data.reference_factor` above 1 the
-    trajectories are computed on a finer grid and restricted to the points of `grid`. The result
-    does not depend on the number of ranks (up to the tolerance of the solver). Each rank writes its
-    part (see `TrajectoryWriter`).
+    trajectories are computed on a finer grid and restricted to the points of `grid`. The samples
+    are divided among the replicas in batches of `SAMPLES_AT_ONCE`. The result does not depend on
+    the number of replicas, and on the number of grid ranks only up to the tolerance of the solver.
+
+    After SIGUSR1 or SIGTERM to any rank the ranks finish their batch and exit with code 85. The
+    next call with the same config and path continues after a signal or a kill (see
+    `UnfinishedFile`).
+
+    Parameters
+    ----------
+    config : the config.
+    grid : the grid of this replica.
+    path : the file.
+    mesh : the replicas. Default: the ranks of `grid` are the only replica.
+
+    Raises
+    ------
+    DataError
+        On all ranks, if the file cannot be written.
+    LockedError
+        On all ranks, if another job is writing it.
+    Preempted
+        After a signal.
     """
+    world, replica, replicas = (
+        (grid.comm, 0, 1) if mesh is None else (mesh.world, mesh.replica, mesh.replicas)
+    )
     fine, kept = reference_grid(grid, _factor(config))
     local, part = kept_part(fine, kept)
-    kind = component_of(config.physics)
-    keys = own_keys(config.physics)
-    stepper = made_stepper(kind, config.physics, keys, fine, reference_solver(kind))
-    generator = np.random.default_rng(config.data.seed)
-    # In this order, so that the samples of a group do not depend on the sizes of later groups.
-    counts = {"train": config.data.train, "validation": config.data.validation}
-    counts |= {TEST: config.data.test} if config.data.test else {}
+    stepper = call_together(world, lambda: _stepper(config, fine))
+    counts = _counts(config)
+    initial = call_together(world, lambda: _initial(config, stepper, counts))
     shapes = {
         group: (count, config.generated_steps + 1, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
-    with TrajectoryWriter(path, grid.comm, _attributes(config, stepper), shapes, part) as writer:
-        for group, count in counts.items():
-            initial = initial_states(stepper, generator, count, config.data.modes)
-            for first in range(0, count, SAMPLES_AT_ONCE):
-                states = initial[first : first + SAMPLES_AT_ONCE]
-                found = _trajectories(local, stepper, states, config.generated_steps)
-                writer.write(group, first, found)
+    file = UnfinishedFile(
+        path, world, grid.comm, _attributes(config, stepper), shapes, part, _digest(config)
+    )
+    with file, PreemptionWatch(world) as watch:
+        _announce(file, path, world.rank, sum(counts.values()))
+        batches = file.missing(SAMPLES_AT_ONCE)
+        for first in range(0, len(batches), replicas):
+            together = batches[first : first + replicas]
+            mine = together[replica] if replica < len(together) else None
+            call_together(world, partial(_compute, mine, initial, stepper, config, local, file))
+            file.finish(together)
+            if watch.after_step() and first + replicas < len(batches):
+                file.list_finished()
+                _announce(file, path, world.rank, sum(counts.values()), stopped=True)
+                raise Preempted
+
+
+def _compute(
+    batch: Batch | None,
+    initial: InitialStates,
+    stepper: Stepper,
+    config: SupervisedConfig,
+    kept: Any,
+    file: UnfinishedFile,
+) -> None:
+    """Compute this replica's batch, and write each state when it is known; collective over the grid
+    ranks.
+    """
+    if batch is None:
+        return
+    with torch.no_grad():
+        states = initial.read(batch.group, batch.samples)
+        for step in range(config.generated_steps + 1):
+            states = stepper(states) if step else states
+            file.write(batch, step, states[kept].to(torch.float32).numpy())
+
+
+def _announce(
+    file: UnfinishedFile, path: Path, rank: int, samples: int, stopped: bool = False
+) -> None:
+    """Report on rank 0 how many samples an interrupted generation has finished."""
+    if rank == 0 and file.finished and file.finished < samples:
+        done = f"{file.finished} of {samples} trajectories of {path} are finished"
+        end = "stopped by a signal: start the same command again" if stopped else "continuing"
+        note(f"prdp-hpc: {done}; {end}")
+
+
+def _counts(config: SupervisedConfig) -> dict[str, int]:
+    # In this order, so that the samples of a group do not depend on the sizes of later groups.
+    counts = {"train": config.data.train, "validation": config.data.validation}
+    return counts | ({TEST: config.data.test} if config.data.test else {})
+
+
+def _stepper(config: SupervisedConfig, grid: Grid) -> Stepper:
+    kind, keys = component_of(config.physics), own_keys(config.physics)
+    stepper: Stepper = made_stepper(kind, config.physics, keys, grid, reference_solver(kind))
+    return stepper
+
+
+def _initial(
+    config: SupervisedConfig, stepper: Stepper, counts: Mapping[str, int]
+) -> InitialStates:
+    if config.data.streams == "shared":
+        return OneStream(stepper, config.data.seed, counts, config.data.modes)
+    return SampleStreams(stepper, config.data.seed, (*GROUPS, TEST), config.data.modes)
+
+
+def _digest(config: SupervisedConfig) -> str:
+    """A hash of everything that affects the data of a config."""
+    code = components(config)["physics.pde"].record().get("sha256")
+    # Without a test group the hash is the one of versions that did not have this group, and with
+    # one stream for the data set it is the one of versions that had only this stream.
+    shape = {
+        "grid": config.grid.model_dump(),
+        "physics": config.physics.model_dump(exclude={"gradient"}),
+        "data": config.data.model_dump(include=KEYS | ({"test"} if config.data.test else set())),
+        "steps": config.generated_steps,
+        **({} if code is None else {"code": code}),
+        **({} if config.data.streams == "shared" else {"version": VERSION}),
+    }
+    text = json.dumps(shape, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
@@ -121,17 +209,6 @@ def kept_part(fine: Grid, kept: Any) -> tuple[Any, list[slice]]:
 
 def _factor(config: SupervisedConfig) -> int:
     return int(getattr(config.data, "reference_factor", 1))
-
-
-def _trajectories(kept: Any, stepper: Stepper, initial: Tensor, steps: int) -> NDArray[np.float32]:
-    """Compute this rank's part of trajectories, `(samples, steps + 1, C, *kept points)`, from its
-    part of the initial states, `(samples, C, *local_shape)`.
-    """
-    states = [initial]
-    with torch.no_grad():
-        for _ in range(steps):
-            states.append(stepper(states[-1]))
-    return torch.stack([state[kept] for state in states], dim=1).to(torch.float32).numpy()
 
 
 def _attributes(config: SupervisedConfig, stepper: Stepper) -> TrajectoryAttributes:

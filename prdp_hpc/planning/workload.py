@@ -198,14 +198,13 @@ def workload_of(
         raise InputError("network.kind: does not define its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
     count = level_iterations(config.refinement, iterations)
-    unroll = getattr(getattr(config, "corrector", None), "unroll", 1)
     states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
     return Workload(
         shape=config.grid.shape,
         boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,
         channels=physics.channels,
         batch=config.training.batch_size,
-        solves=unroll * physics.solves,
+        solves=solver_steps * physics.solves,
         rows=physics.rows,
         entries=physics.entries,
         iterations=count,
@@ -218,7 +217,7 @@ def workload_of(
         at_once=physics.one_matrix
         and config.solver.ksp == "richardson"
         and config.solver.pc in ("jacobi", "none"),
-        applications=unroll,
+        applications=network_steps,
         layers=tuple(found),
         whole=any(layer.dense for layer in found),
         stored=states * physics.channels,
@@ -257,6 +256,14 @@ def level_iterations(refinement: RefinementSection, given: int | None) -> int:
         "the levels of refinement are tolerances: give --iterations, the number of iterations per "
         "solve"
     )
+
+
+def _steps(config: SupervisedConfig) -> tuple[int, int]:
+    """The steps of the network and of the solver per training sample."""
+    emulator, corrector = (getattr(config, name, None) for name in ("emulator", "corrector"))
+    if emulator is not None:
+        return emulator.unroll, emulator.solver_steps
+    return (1, 1) if corrector is None else (corrector.unroll, corrector.unroll)
 
 
 def _krylov(config: SupervisedConfig, iterations: int) -> float:

@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from prdp_hpc.console import note
+from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.tasks.chains import Chain, MixedChain, chain_of
+from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.tasks.task import Parts
 from prdp_hpc.tasks.validation import relative
@@ -16,11 +22,11 @@ from prdp_hpc.tasks.validation import relative
 class Emulator(SupervisedTask):
     """Train a network that replaces one time step of a PDE.
 
-    The chain is `û¹ = net(u⁰)`, `û² = P(û¹)`, and the loss is `mean((û² − u²)²)`. `P` is a time
-    step at the solver's level; the mean is over the batch, the channels and the whole grid
-    (`Recipe` selects another loss). Validation applies the network alone for two steps. The error
-    of step s is the mean over samples of `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that
-    of step 2.
+    By default the chain is `û¹ = net(u⁰)`, `û² = P(û¹)`, and the loss is `mean((û² − u²)²)`. `P`
+    is a time step at the solver's level; the mean is over the batch, the channels and the whole
+    grid. `Recipe` selects another loss and `chain` another chain. Validation applies the network
+    alone for two steps. The error of step s is the mean over samples of
+    `‖û^s − u^s‖² / ‖u^{s−1}‖²`; the schedule receives that of step 2.
 
     Parameters
     ----------
@@ -38,6 +44,8 @@ class Emulator(SupervisedTask):
     inputs : Tensor, optional
         Further input fields of the network of shape `(E, *local_shape)`, after the channels of the
         state. Default: none.
+    chain : Chain, optional
+        Network and solver steps of the loss, see `prdp_hpc.tasks.chains`. Default: `MixedChain()`.
 
     Attributes
     ----------
@@ -76,6 +84,21 @@ class Emulator(SupervisedTask):
 
     steps = 2
 
+    def __init__(
+        self,
+        stepper: Stepper,
+        network: nn.Module,
+        data: TrajectoryDataset,
+        mesh: ProcessMesh,
+        recipe: Recipe | None = None,
+        inputs: Tensor | None = None,
+        *,
+        chain: Chain | None = None,
+    ) -> None:
+        self._chain = MixedChain() if chain is None else chain
+        self.window = self._chain.window
+        super().__init__(stepper, network, data, mesh, recipe, inputs)
+
     @classmethod
     def from_config(cls, section: Any, parts: Parts) -> Emulator:
         """Create the emulator of a config; collective.
@@ -92,8 +115,26 @@ class Emulator(SupervisedTask):
         Emulator
             The task.
         """
-        stepper = parts.stepper()
-        return cls(stepper, parts.network, parts.data, parts.mesh, parts.recipe, parts.inputs)
+        keys = parts.config.emulator
+        chain, refinement = chain_of(keys.chain, keys.unroll, keys.every), parts.config.refinement
+        if (
+            chain.solver_steps == 0
+            and refinement.schedule_name != "constant"
+            and parts.mesh.is_root
+        ):
+            note(
+                f"emulator.chain: {keys.chain} trains without solver steps, so refinement.schedule "
+                "has nothing to refine and saves nothing"
+            )
+        return cls(
+            parts.stepper(),
+            parts.network,
+            parts.data,
+            parts.mesh,
+            parts.recipe,
+            parts.inputs,
+            chain=chain,
+        )
 
     def sample_errors(self, trajectories: Tensor) -> dict[str, NDArray[np.float64]]:
         """Compute the normalised squared errors of each sample; collective.
@@ -146,20 +187,19 @@ class Emulator(SupervisedTask):
         return {f"error_{step}": relative(difference, self.squares(before).sum(axis=1))}
 
     def local_loss(self, trajectories: Tensor) -> Tensor:
-        """Compute the loss of a batch from the last state of the chain.
+        """Compute the loss of a batch by the chain.
 
         Parameters
         ----------
         trajectories : Tensor
-            States of shape `(b, steps + 1, C, *local_shape)`.
+            States of shape `(b, window, C, *local_shape)`.
 
         Returns
         -------
         Tensor
             Sum over samples, channels and this rank's points, of shape `()`.
         """
-        last = self.step(self.network_on(trajectories[:, 0]))
-        return self.pointwise_loss(last, trajectories[:, self.steps])
+        return self._chain.loss(self, trajectories)
 
     def _scales(self, trajectories: Tensor) -> list[NDArray[np.float64]]:
         """The scales of the errors of each step: the squared norms of the previous state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
+from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.errors import InputError
 from prdp_hpc.tasks.recipe import Recipe
 
@@ -40,8 +42,24 @@ def _compiled(forward: Callable[..., Any], backend: str) -> Callable[..., Any]:
             f"training.compile: {backend!r} is no backend of torch.compile; choose true or one of "
             f"{', '.join(known)}"
         )
-    compiled: Callable[..., Any] = torch.compile(forward, backend=backend)
+    _exclude_communication()
+    training: Callable[..., Any] = torch.compile(forward, backend=backend)
+
+    def compiled(*inputs: Any) -> Any:
+        # Not for validation, which has other sizes of batches and would be compiled separately.
+        return training(*inputs) if torch.is_grad_enabled() else forward(*inputs)
+
     return compiled
+
+
+@cache
+def _exclude_communication() -> None:
+    """Let compiled networks call the exchange of halos and all-reduces without tracing them.
+
+    Not at the import of `LinearMap`, because this imports torch's compiler.
+    """
+    untraced = torch.compiler.disable(LinearMap.__call__)
+    LinearMap.__call__ = untraced  # type: ignore[method-assign]
 
 
 def _recomputed(forward: Callable[..., Any], network: nn.Module) -> Callable[..., Any]:

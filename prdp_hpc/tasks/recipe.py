@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.tasks.losses import FieldLoss, Loss, Squared
 
 PRECISIONS = ("float32", "float64", "bfloat16")
 DECAYED = ("all", "weights")
@@ -40,11 +40,6 @@ def cosine(decay: float = 1.0, decay_steps: int = 100) -> Callable[[int], float]
     )
 
 
-def squared() -> Callable[[Tensor, Tensor], Tensor]:
-    """The squared error of each entry, `(prediction − target)²`."""
-    return lambda prediction, target: (prediction - target).square()
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Settings of the training of a network.
@@ -65,7 +60,8 @@ class Recipe:
     loss : callable, optional
         `loss(prediction, target)` with two tensors of shape `(b, C, *local_shape)` returns the loss
         of each entry in that shape, e.g. `torch.nn.HuberLoss(reduction="none")`. The mean over the
-        batch, the channels and the whole grid is minimised. Default: the squared error.
+        batch, the channels and the whole grid is minimised. Or a `FieldLoss`, see
+        `prdp_hpc.tasks.losses`. Default: the squared error.
     precision : {"float32", "float64", "bfloat16"}, default "float32"
         Floating-point type of the network and its fields. With "bfloat16" only the layers use it;
         parameters, fields and losses are float32.
@@ -111,7 +107,7 @@ class Recipe:
     learning_rate: float = 1e-3
     optimizer: Callable[..., torch.optim.Optimizer] = adam
     rate: Callable[[int], float] = field(default_factory=exponential)
-    loss: Callable[[Tensor, Tensor], Tensor] = field(default_factory=squared)
+    loss: Loss | FieldLoss = field(default_factory=Squared)
     precision: str = "float32"
     seed: int = 1
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None

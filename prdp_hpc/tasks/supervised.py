@@ -182,7 +182,8 @@ class SupervisedTask(Validation, TrainingStep):
             self._data.train.follow(first, partial(self._shares_from, first))
         for batch in super()._batches(first, last):
             if self._data.train is not None:
-                self._data.train.advance()
+                with self.stopwatch.part("data"):
+                    self._data.train.advance()
             yield batch
 
     def _shares_from(self, first: int) -> Iterator[Ids]:

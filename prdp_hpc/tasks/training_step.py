@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 from prdp_hpc.data import share
 from prdp_hpc.distributed.data_parallel import DataParallel
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Solver
+from prdp_hpc.tasks.losses import Loss, summed
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import AfterStep, Stopwatch
 from prdp_hpc.tasks.trained_network import TrainedNetwork
@@ -57,7 +58,7 @@ class TrainingStep(TrainedNetwork, ABC):
         """The training samples with these ids, `(b, steps + 1, C, *local_shape)`."""
 
     def pointwise_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Compute the recipe's loss of a batch, summed over the entries on this rank.
+        """Compute the recipe's loss of a batch on this rank; collective.
 
         Parameters
         ----------
@@ -69,21 +70,19 @@ class TrainingStep(TrainedNetwork, ABC):
         Returns
         -------
         Tensor
-            The sum, of shape `()`.
+            The sum over the entries on this rank, of shape `()`. For a loss of whole fields it is
+            this rank's part of the sum over the samples, times the number of entries of a sample.
 
         Raises
         ------
         InputError
-            If the loss does not have the shape of the prediction.
+            If the loss has another shape than it must have.
         """
-        loss = self.recipe.loss(prediction, target)
-        if loss.shape != prediction.shape:
-            raise InputError(
-                f"training.loss: must return the loss of each entry in the shape "
-                f"{tuple(prediction.shape)} of the prediction, not {tuple(loss.shape)}; for losses "
-                'of torch, give reduction="none"'
-            )
-        return loss.sum()
+        return self._summed_loss(prediction, target)
+
+    @cached_property
+    def _summed_loss(self) -> Loss:
+        return summed(self.recipe.loss, self.grid)
 
     def train_epoch(
         self, epoch: int, earlier: Sequence[float] = (), after_step: AfterStep | None = None

@@ -44,6 +44,14 @@ def note_start(folder: Path, epoch: int, step: int, resumed: bool) -> str | None
     return f"restart {count} of SLURM job {job}: continuing after epoch {epoch}, step {step}"
 
 
+def note_stop_while_loading(folder: Path) -> None:
+    """Record a start that a signal ended before training, as one at the same step as the start
+    before it. On one rank only; raises `RestartError` as `note_start` does.
+    """
+    epoch, step = (_read(folder / "starts.json") or [[0, 0]])[-1]
+    note_start(folder, epoch, step, resumed=True)
+
+
 def _read(path: Path) -> list[list[int]]:
     """The recorded starts; none if the file is missing or invalid."""
     try:

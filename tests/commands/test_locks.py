@@ -12,7 +12,7 @@ import pytest
 import tiny
 from mpi4py import MPI
 
-from prdp_hpc import cli, locks
+from prdp_hpc import cli, lock_files, locks
 from prdp_hpc.config import load_config
 from prdp_hpc.generation.generate import generated_path
 
@@ -21,7 +21,8 @@ HOLD = """
 import os, sys, time
 from mpi4py import MPI
 from prdp_hpc.locks import locked
-with locked(MPI.COMM_SELF, sys.argv[1], "wait", folder=sys.argv[2] == "folder"):
+folder, shared = sys.argv[2] != "file", sys.argv[2] == "shared"
+with locked(MPI.COMM_SELF, sys.argv[1], "wait", folder=folder, shared=shared):
     if os.fork() == 0:
         time.sleep(60)  # a child that outlives its parent
         os._exit(0)
@@ -32,8 +33,8 @@ COUNT = """
 import sys, time
 from pathlib import Path
 from mpi4py import MPI
-from prdp_hpc import locks
-locks.POLL = 0.001
+from prdp_hpc import lock_files, locks
+lock_files.POLL = 0.001
 place = Path(sys.argv[1])
 for _ in range(60):
     with locks.locked(MPI.COMM_SELF, place, "wait", wait=True):
@@ -71,7 +72,7 @@ class Holder:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    monkeypatch.setattr(lock_files, "PATIENCE", 0.0)
 
 
 @pytest.fixture
@@ -115,7 +116,10 @@ def test_a_lock_ends_with_its_process(kind, tmp_path):
 
 
 def test_one_job_may_hold_a_lock_several_times(tmp_path):
-    check = "from prdp_hpc.locks import *; import sys; print(is_locked(Path(sys.argv[1])))"
+    check = (
+        "import sys; from pathlib import Path; from prdp_hpc.lock_files import is_locked; "
+        "print(is_locked(Path(sys.argv[1])))"
+    )
 
     def seen_by_others():
         words = [sys.executable, "-c", check, str(tmp_path / ".lock")]
@@ -153,12 +157,30 @@ def test_an_earlier_start_of_the_same_job_is_waited_for(tmp_path, monkeypatch):
             pass
 
 
-@pytest.mark.parametrize("number", locks._NO_LOCKS)
+def test_a_shared_lock_excludes_only_the_others(tmp_path):
+    """Until the last process that shares it has released it."""
+    place = tmp_path / ".lock"
+    with Holder(tmp_path, "shared") as holder:
+        with locks.locked(ALONE, tmp_path, "wait", folder=True, shared=True):
+            pass
+        assert place.exists()
+        assert lock_files.holder(place) is not None
+        alone = locks.locked(ALONE, tmp_path, "wait", folder=True, patience=0)
+        with pytest.raises(locks.LockedError), alone:
+            pass
+        holder.process.stdin.close()
+        holder.process.wait(timeout=10)
+    assert not place.exists()
+    with locks.locked(ALONE, tmp_path, "wait", folder=True):
+        pass
+
+
+@pytest.mark.parametrize("number", lock_files._NO_LOCKS)
 def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
     def lockf(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(locks.fcntl, "lockf", lockf)
+    monkeypatch.setattr(lock_files.fcntl, "lockf", lockf)
     reported = pytest.warns(RuntimeWarning, match="this file system has no locks")
     with reported, locks.locked(ALONE, tmp_path, "wait", folder=True):
         pass

@@ -10,6 +10,7 @@ import pytest
 from prdp_hpc.config import ConfigError, Paper, validate
 from prdp_hpc.config.experiment import validated
 from prdp_hpc.config.models import Section
+from prdp_hpc.config.site import Site
 
 LADDERS = [
     {"kind": "iterations", "start": 1, "step": 2, "stop": 9},
@@ -186,6 +187,20 @@ def contents():
     }
 
 
+SITE = {
+    "modules": ["gcc"],
+    "launcher": "srun",
+    "mpi": "pmix",
+    "container_runtime": "pyxis",
+    "container_options": ["--bind"],
+    "defaults": {
+        "account": "a", "partition": "b", "qos": "c", "constraint": "d", "time": "1:00:00",
+        "mem": "1G", "cpus_per_task": 2, "gpus_per_node": 4, "exclusive": True,
+        "sbatch": {"hint": "nomultithread"},
+    },
+}  # fmt: skip
+
+
 def copied(value):
     """A copy without shared parts; `deepcopy` preserves sharing between keys."""
     if isinstance(value, dict):
@@ -221,7 +236,7 @@ def spoiled(content, keys):
 
 def open_ended(keys):
     """Whether the keys of this section are chosen by the user."""
-    return keys[-1] in ("petsc_options", "manual", "baselines", "targets", "experiments")
+    return keys[-1] in ("sbatch", "petsc_options", "manual", "baselines", "targets", "experiments")
 
 
 def message(check, content):
@@ -257,6 +272,7 @@ def test_each_key_of_each_model_is_named_by_its_path():
     listed = {"experiments": {name: {"config": "a.yaml", "quick": ["a=1"]} for name in NAMES}}
     cases = [(lambda content: validate(content, "here"), content) for content in contents()]
     cases.append((lambda content: validated(Paper, content, "here"), listed))
+    cases.append((lambda content: validated(Site, content, "here"), SITE))
     for check, content in cases:
         seen.update(given_fields(check(content)))
         for keys in places(content):

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.data import DataError, EpochSampler, TrajectoryFile, WindowedDataset, Windows
+from prdp_hpc.data import (
+    DataError,
+    EpochSampler,
+    TrajectoryAttributes,
+    TrajectoryFile,
+    WindowedDataset,
+    Windows,
+    write_trajectories,
+)
+from prdp_hpc.data.writer import state_chunks
 from prdp_hpc.errors import InputError
 
 
@@ -137,3 +146,15 @@ def test_a_checkpoint_of_one_window_per_trajectory_has_no_windows():
     for other in (before, EpochSampler(16, 2, 0, Windows(4, 6, 3, 1).state_dict()).state_dict()):
         with pytest.raises(InputError, match="resume with the same data and"):
             sampler.load_state_dict(other)
+
+
+def test_each_chunk_of_a_written_file_is_a_state(tmp_path):
+    """A state of 4 GiB cannot be a chunk of HDF5."""
+    states = np.ones((3, 4, 2, 5, 6))
+    about = TrajectoryAttributes("made up", (5, 6), "periodic", 1.0, {}, ("u", "v"), "none")
+    write_trajectories(tmp_path / "a.h5", {"train": states, "validation": states}, about)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["train/trajectories"].chunks == (1, 1, 2, 5, 6)
+    assert state_chunks((3, 2, 1, 2**30 - 1), np.float32) == (1, 1, 1, 2**30 - 1)
+    assert state_chunks((3, 2, 1, 2**30), np.float32) is None
+    assert state_chunks((3, 2, 1, 0), np.float32) is None

@@ -49,10 +49,11 @@ def test_shapes_initial_states_and_steps(section, tmp_path):
     train = data.read("train")
     assert train.dtype == np.float32
     axes = [grid.axis_points(d) / grid.length[d] for d in range(grid.dim)]
-    generator = np.random.default_rng(0)
-    for group, count in (("train", 10), ("validation", 3)):
-        expected = truncated_fourier(generator, count, axes, 2)
-        np.testing.assert_allclose(data.read(group)[:, 0, 0], expected, atol=1e-6)
+    for number, group in enumerate(("train", "validation")):
+        for sample, states in enumerate(data.read(group)):
+            stream = np.random.SeedSequence(0, spawn_key=(number, sample))
+            expected = truncated_fourier(np.random.default_rng(stream), 1, axes, 2)
+            np.testing.assert_allclose(states[0], expected, atol=1e-6)
     # diffusion: no step increases the maximum of a field
     peaks = np.abs(train).max(axis=tuple(range(2, train.ndim)))
     assert (np.diff(peaks, axis=1) < 1e-6).all()
@@ -212,3 +213,26 @@ def test_a_test_group_changes_neither_the_others_nor_the_names_of_files_without_
     assert (tested.groups, tested.count("test")) == (("train", "validation", "test"), 4)
     initial = [state.ravel() for group in tested.groups for state in tested.read(group)[:, 0]]
     assert len(np.unique(np.array(initial), axis=0)) == 10 + 3 + 4
+
+
+def test_a_sample_does_not_depend_on_the_number_of_samples(tmp_path):
+    few, many = (
+        made(config_of(tmp_path, data=counts), tmp_path / f"{name}.h5")[0]
+        for name, counts in (
+            ("few", {"train": 3, "validation": 4}),
+            ("many", {"train": 12, "validation": 7, "test": 2}),
+        )
+    )
+    np.testing.assert_array_equal(few.read("train"), many.read("train")[:3])
+    np.testing.assert_array_equal(few.read("validation"), many.read("validation")[:4])
+
+
+def test_a_shared_stream_draws_group_after_group(tmp_path):
+    config = config_of(tmp_path, data={"streams": "shared"})
+    data, grid = made(config, tmp_path / "a.h5")
+    generator = np.random.default_rng(0)
+    for group, count in (("train", 10), ("validation", 3)):
+        expected = truncated_fourier(generator, count, [grid.axis_points(0)], 2)
+        np.testing.assert_allclose(data.read(group)[:, 0, 0], expected, atol=1e-6)
+    # The name of version 0.1, whose files are still read.
+    assert generated_path(config).name == "heat_8_75190e60efff.h5"

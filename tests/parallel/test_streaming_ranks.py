@@ -13,7 +13,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc.config import validate
-from prdp_hpc.data import DataError, TrajectoryFile
+from prdp_hpc.data import DataError, TrajectoryFile, share
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.build import build_task
 
@@ -39,7 +39,8 @@ def task_on(file, grid_ranks, comm=WORLD, make=tiny.emulator, **data):
         file.parent,
         data={"file": str(file), "stride": 1, **data},
         network=RESNET,
-        training={"batch_size": 3},
+        # Replicas with 1 and 2 samples of a batch divide them into 1 and 2 parts.
+        training={"batch_size": 3, "accumulate": 2},
     )
     mesh = ProcessMesh.from_world(grid_ranks, comm)
     task = build_task(validate(content, "here"), mesh)
@@ -57,7 +58,8 @@ def test_streamed_training_is_that_in_memory(grid_ranks, file):
         with task_on(file, grid_ranks, in_memory=in_memory) as task:
             losses = [task.train_epoch(epoch) for epoch in (1, 2)]
             parameters = torch.nn.utils.parameters_to_vector(task.network.parameters())
-            found.append((losses, task.validate(), task.test(), parameters.tolist()))
+            gradient = task.gradient().tolist()
+            found.append((losses, task.validate(), task.test(), parameters.tolist(), gradient))
     assert found[0] == found[1]
 
 
@@ -96,13 +98,14 @@ def test_the_samples_of_a_resumed_run_are_those_of_an_uninterrupted_one(file):
     seen = []
 
     def record(task, comm, first, last):
-        own = task._batch
+        own = task._backward
 
-        def batch(ids):
-            seen.append([int(i) for part in comm.allgather(ids.tolist()) for i in part])
-            return own(ids)
+        def backward(batch):
+            mine = share(batch, task.mesh.replica, task.mesh.replicas)
+            seen.append([int(i) for part in comm.allgather(mine.tolist()) for i in part])
+            return own(batch)
 
-        task._batch = batch
+        task._backward = backward
         task.train_steps(first, last)
         return task.state_dict()
 

@@ -14,11 +14,13 @@ from mpi4py import MPI
 
 from prdp_hpc.config import validate
 from prdp_hpc.distributed.preemption import PREEMPTED, Preempted, PreemptionWatch
-from prdp_hpc.distributed.signals import take_held
+from prdp_hpc.distributed.signals import hold, take_held
+from prdp_hpc.experiments import run as run_module
 from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.requeue import RestartError, note_start
+from prdp_hpc.training.trainer import Trainer
 
 EPOCHS = 5
 RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
@@ -116,6 +118,34 @@ def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_pat
     train("second", resume=True, training={"batch_size": 2})
     for name in ("first", "second"):
         assert tiny.rows(tmp_path / name) == tiny.rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["build_task", "restore"])
+def test_a_signal_while_loading_stops_the_run(moment, train, tmp_path, monkeypatch):
+    """Before training, where nothing is saved; the same run then continues."""
+    train("whole")
+    train("stopped", training={"epochs": 1})
+    home = run_module if moment == "build_task" else Trainer
+    loading = getattr(home, moment)
+
+    def signalled_while_loading(*arguments):
+        loaded = loading(*arguments)
+        hold(signal.SIGUSR1)  # as the handler of hold_signals does
+        return loaded
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home, moment, signalled_while_loading)
+        before = (tmp_path / "stopped" / "metrics.jsonl").read_bytes()
+        assert ended_with(lambda: train("stopped", resume=True)) == PREEMPTED
+        assert (tmp_path / "stopped" / "metrics.jsonl").read_bytes() == before
+        # A job that SLURM restarts again and again without progress ends with an error.
+        patched.setenv("SLURM_RESTART_COUNT", "3")
+        assert ended_with(lambda: train("stopped", resume=True)) == PREEMPTED
+        with pytest.raises(RestartError, match="ended each time before it got beyond epoch 0"):
+            train("stopped", resume=True)
+        take_held()
+    train("stopped", resume=True)
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
 
 
 def test_a_signal_without_a_watch_ends_the_process():

@@ -70,6 +70,7 @@ def _source(file: Path, content: Mapping[str, Any]) -> Source:
         numbers=_numbers(scenario, settings, dim, points),
         details={"scenario": scenario, **_pde(scenario, dim)},
         spacing=None if length is None else length / points,
+        boundary="periodic",
     )
 
 

@@ -50,8 +50,8 @@ def spacings(
 
 
 def rounded(value: float, error: float) -> float:
-    """The number with the fewest digits within `error` of `value`."""
-    for digits in range(1, 17):
+    """The number with at most five digits within `error` of `value`; otherwise `value`."""
+    for digits in range(1, 6):
         short = float(f"{value:.{digits}g}")
         if abs(short - value) <= error:
             return short

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from prdp_hpc.data.formats.coordinates import spacing, spacings
 from prdp_hpc.data.formats.files import GROUP, NAMES
 from prdp_hpc.data.formats.hdf5_files import plain
-from prdp_hpc.data.formats.numbers import converted_type
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.formats.trajectories import FormatTrajectories
 from prdp_hpc.data.layout import DataError
 from prdp_hpc.errors import InputError
@@ -81,7 +80,7 @@ class LabelledSource(Source):
         group: str | None = None,
     ) -> None:
         self.path = path
-        self._data = _opened(path, engine, group)
+        self._data = opened_arrays(path, engine, group)
         self._dims = {axis: (dims or {}).get(axis, axis) for axis in AXES}
         self._variables = self._checked_variables(variables)
         sizes = self._sizes()
@@ -142,7 +141,7 @@ class LabelledSource(Source):
 
     def _check_variable(self, name: str) -> None:
         variable = self._data[name]
-        converted_type(variable.dtype, f"{self.path}: variable {name}")
+        check_type(variable.dtype, f"{self.path}: variable {name}")
         known = set(self._dims.values())
         needed = {self._dims["time"], self._dims["x"]}
         other = [str(axis) for axis in variable.dims if axis not in known]
@@ -191,7 +190,7 @@ class LabelledSource(Source):
         return found
 
 
-def _opened(path: Path, engine: str, group: str | None) -> Any:
+def opened_arrays(path: Path, engine: str, group: str | None) -> Any:
     """The data set of xarray; times remain numbers."""
     try:
         xarray: Any = importlib.import_module("xarray")

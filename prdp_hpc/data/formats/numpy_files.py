@@ -12,8 +12,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.files import NAMES, files_of_groups
-from prdp_hpc.data.formats.numbers import converted_type
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.formats.trajectories import FormatTrajectories
 from prdp_hpc.data.layout import DataError
 
@@ -88,8 +87,8 @@ class ArraySource(Source):
     layout : names of its axes; None: those of our files, the channel axis may be missing.
     member : name of the array in the file.
     numbers : `dt` and coefficients.
-    channels : names of the channels.
-    details, spacing : see `About`.
+    details : see `About`.
+    spacing, boundary : those of all axes.
     """
 
     def __init__(
@@ -101,10 +100,11 @@ class ArraySource(Source):
         numbers: Mapping[str, float] | None = None,
         details: Mapping[str, Any] | None = None,
         spacing: float | None = None,
+        boundary: str | None = None,
     ) -> None:
         self.path, self._array, self._member = path, array, member
         where = f"{path}: array {member}" if member else str(path)
-        converted_type(array.dtype, where)
+        check_type(array.dtype, where)
         self._layout = _checked_layout(array, layout, where)
         sizes = dict(zip(self._layout, array.shape, strict=True))
         space = [axis for axis in self._layout if axis in ("x", "y", "z")]
@@ -119,6 +119,7 @@ class ArraySource(Source):
             numbers=numbers or {},
             details=details or {},
             spacing=None if spacing is None else (spacing,) * len(space),
+            boundary=None if boundary is None else (boundary,) * len(space),
         )
 
     def read(

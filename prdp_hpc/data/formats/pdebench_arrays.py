@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.coordinates import spacing, spacings
 from prdp_hpc.data.formats.hdf5_files import dataset, numbers, plain, reading
-from prdp_hpc.data.formats.numbers import converted_type
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.layout import DataError
 
 COMPRESSIBLE = ("density", "pressure", "Vx", "Vy", "Vz")
@@ -69,6 +68,7 @@ class ArraySource(Source):
                 spacing=spacings(found, axes),
                 numbers=self._numbers(file, states),
                 details=self._details(file),
+                boundary=self._boundary(dim),
             )
 
     def read(
@@ -102,7 +102,7 @@ class ArraySource(Source):
         shapes: dict[str, tuple[int, ...]] = {}
         for name in self._stored.values():
             found = dataset(file, name, expected)
-            converted_type(found.dtype, f"{self.path}: data set {name}")
+            check_type(found.dtype, f"{self.path}: data set {name}")
             shapes[name] = found.shape
             if found.ndim not in (dim + 2, dim + 3) or 0 in found.shape:
                 raise DataError(
@@ -165,6 +165,18 @@ class ArraySource(Source):
             if word in ("advection", BURGERS, "darcyflow", *known):
                 return known.get(word, word)
         return ""
+
+    def _boundary(self, dim: int) -> tuple[str, ...] | None:
+        """The boundary of the generators; that of compressible flow is in the name of the file."""
+        words = re.split(r"[_.-]", self.path.name.lower())
+        if "cfd" in words:
+            known = {"periodic": "periodic", "trans": "open"}
+            found = next((known[word] for word in words if word in known), None)
+        elif self._darcy:
+            found = "wall"
+        else:
+            found = "periodic" if self._equation() else None
+        return None if found is None else (found,) * dim
 
     def _parameter(self, file: h5py.File, name: str) -> float | None:
         """A parameter from the attributes, or from the name of the file, e.g. `Nu0.01`."""

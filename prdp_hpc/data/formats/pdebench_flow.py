@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.coordinates import spacing
 from prdp_hpc.data.formats.hdf5_files import dataset, reading
-from prdp_hpc.data.formats.numbers import converted_type
 from prdp_hpc.data.formats.pdebench_arrays import numbers_as_stored
 from prdp_hpc.data.formats.pdebench_seeds import as_number, config_of
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.layout import DataError
 
 
@@ -61,6 +60,7 @@ class FlowSource(Source):
                 others=tuple(name for name in self._places if name.startswith("force")),
                 spacing=_spacing(config, shape[2:]),
                 numbers=self._numbers(file, config, states),
+                boundary=("wall",) * dim,
                 details={"pde": "incompressible Navier–Stokes"},
             )
 
@@ -90,7 +90,7 @@ class FlowSource(Source):
         for stored in dict.fromkeys(place[0] for place in self._places.values()):
             expected = (shape[0], *shape[2:]) if stored == "force" else shape
             found = dataset(file, stored, str(expected))
-            converted_type(found.dtype, f"{self.path}: data set {stored}")
+            check_type(found.dtype, f"{self.path}: data set {stored}")
             if found.shape[:-1] != expected:
                 raise DataError(
                     f"{self.path}: data set {stored} has shape {found.shape}, expected "

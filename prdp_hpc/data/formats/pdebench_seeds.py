@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.coordinates import spacing, spacings
 from prdp_hpc.data.formats.hdf5_files import dataset, plain, reading
-from prdp_hpc.data.formats.numbers import converted_type
 from prdp_hpc.data.formats.pdebench_arrays import numbers_as_stored
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.layout import DataError
 
 
@@ -61,6 +60,7 @@ class SeedSource(Source):
                 spacing=spacings(found, axes),
                 numbers={} if times is None else {"dt": spacing(times, f"{path}: grid/t")},
                 details=_parameters(config),
+                boundary=("open" if "rdb" in path.name else "wall",) * dim,
             )
 
     def read(
@@ -87,7 +87,7 @@ class SeedSource(Source):
     def _shape(self, group: h5py.Group) -> tuple[int, ...]:
         expected = "(states, x[, y[, z]], channels)"
         found = dataset(group, "data", expected)
-        converted_type(found.dtype, f"{self.path}: data set {found.name[1:]}")
+        check_type(found.dtype, f"{self.path}: data set {found.name[1:]}")
         if not 3 <= found.ndim <= 5 or 0 in found.shape:
             raise DataError(
                 f"{self.path}: data set {found.name[1:]} has shape {found.shape}, expected "

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from prdp_hpc.data.layout import DataError
+from prdp_hpc.data.number_types import is_number_type
 
 Slices = tuple[slice, ...]
 
@@ -64,3 +67,12 @@ class Source(ABC):
     def name(self, trajectory: int) -> str:
         """The name of a trajectory in messages."""
         return f"trajectory {trajectory}"
+
+
+def check_type(dtype: DTypeLike, name: str) -> None:
+    """Raise `DataError` for numbers that cannot be read; `name` is that of the array."""
+    if not is_number_type(dtype):
+        raise DataError(
+            f"{name} must contain floating-point numbers of at most 64 bits or integers, not "
+            f"{dtype}"
+        )

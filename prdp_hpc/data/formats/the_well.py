@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from prdp_hpc.data.formats.coordinates import spacing, spacings
 from prdp_hpc.data.formats.files import NAMES, files_of, files_of_groups
 from prdp_hpc.data.formats.hdf5_files import dataset, plain, reading
-from prdp_hpc.data.formats.numbers import converted_type
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.formats.trajectories import FormatTrajectories
 from prdp_hpc.data.layout import DataError
 
@@ -166,7 +165,7 @@ class WellSource(Source):
         for group, rank in RANKS.items():
             for name in _names(file, group):
                 stored = dataset(file, f"{group}/{name}", "a field")
-                converted_type(stored.dtype, f"{self.path}: data set {group}/{name}")
+                check_type(stored.dtype, f"{self.path}: data set {group}/{name}")
                 flags = [bool(one) for one in np.ravel(stored.attrs.get("dim_varying", True))]
                 dim_varying = flags * len(dims) if len(flags) == 1 else flags
                 for indices in np.ndindex(*(len(dims),) * rank):
@@ -256,7 +255,8 @@ def _coefficients(file: h5py.File) -> dict[str, float]:
 
 def _details(file: h5py.File) -> dict[str, Any]:
     name = str(plain(file.attrs.get("dataset_name", "")))
-    pde = {"pde": "incompressible Navier–Stokes"} if name == "shear_flow" else {}
+    # Ours has the velocities on a staggered grid, these are at the points of the pressure.
+    pde = {"pde": "navier_stokes"} if name == "shear_flow" else {}
     return {"dataset_name": name, **_parameters(file), **pde}
 
 

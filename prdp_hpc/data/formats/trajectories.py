@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from prdp_hpc.data.formats.axes import AxisOrder
 from prdp_hpc.data.formats.files import files_of_groups
 from prdp_hpc.data.formats.groups import Division
-from prdp_hpc.data.formats.numbers import converted
 from prdp_hpc.data.formats.source import About, Slices, Source
 from prdp_hpc.data.layout import GROUPS, TEST, DataError
+from prdp_hpc.data.number_types import as_floating
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ class FormatTrajectories:
         raw = source.read(trajectory, stored, self.channels, self._stored_part(part))
         gaps: Any = (..., *[slice(None, None, self._selection.subsample)] * len(self.shape))
         name = f"{source.path}: {source.name(trajectory)}"
-        found = converted(self._order.array(raw[gaps]), name)
+        found = np.ascontiguousarray(as_floating(self._order.array(raw[gaps]), name))
+        if not found.flags.writeable:  # a view of a file that is mapped into memory
+            found = np.array(found)
         self._check_finite(found, name, stored, group, sample)
         return found
 
@@ -252,6 +254,11 @@ class FormatTrajectories:
         chosen = range(self.count(group)) if samples is None else samples
         every = slice(0, self.steps + 1, 1)
         return np.stack([self.read_states(group, int(one), every, part) for one in chosen])
+
+    @property
+    def stored_axes(self) -> tuple[str, ...]:
+        """Names of the axes of space in the order of the files."""
+        return self._order.stored
 
     def place(self, group: str, sample: int) -> tuple[Path, str]:
         """The file of a trajectory, and its name in the file."""

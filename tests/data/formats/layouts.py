@@ -150,7 +150,8 @@ def labelled(path, states, dt=0.1, length=1.0, names=None, **attributes):
     space = [*reversed("xyz"[:dim])]
     dims = [names.get(axis, axis) for axis in ("sample", "time", *space)]
     sizes = dict(zip(space, states.shape[3:], strict=True))
-    coordinates = {names.get(axis, axis): centres(sizes[axis], length) for axis in space}
+    lengths = dict(zip(space, np.broadcast_to(length, dim), strict=True))
+    coordinates = {names.get(axis, axis): centres(sizes[axis], lengths[axis]) for axis in space}
     coordinates[names.get("time", "time")] = dt * np.arange(states.shape[1])
     variables = {f"u{i}": (dims, states[:, :, i]) for i in range(states.shape[2])}
     data = xarray.Dataset(variables, coordinates, attributes)

@@ -1,5 +1,5 @@
 """Correctness: the states of The Well, APEBench, NumPy, netCDF and Zarr are read with x last, and
-only those that are asked for.
+only the wanted ones.
 """
 
 import sys
@@ -222,7 +222,7 @@ def test_groups_of_an_npz_and_arrays_without_an_axis_of_channels(tmp_path):
         (np.zeros((4, 3, 8)), {"layout": ["sample", "x", "y"]}, "must name its 3 axes"),
         (np.zeros((4, 3)), {}, r"shape \(4, 3\): data.format.layout must name its 2 axes"),
         (np.array([{}, 1]), {}, "a pickle, which is never loaded"),
-        (np.zeros((4, 3, 1, 8), "complex64"), {}, "must contain real numbers"),
+        (np.zeros((4, 3, 1, 8), "complex64"), {}, "must contain floating-point numbers"),
     ],
 )
 def test_arrays_that_are_not_trajectories(array, keys, message, tmp_path):

@@ -1,5 +1,5 @@
-"""Correctness: the states of PDEBench's layouts are read with x last, and only those that are
-asked for.
+"""Correctness: the states of PDEBench's layouts are read with x last, and only the wanted
+ones.
 """
 
 import math
@@ -211,7 +211,11 @@ def change(path, name, value):
     [
         ("tensor", None, "is not a file of PDEBench, .* it contains: t-coordinate"),
         ("tensor", np.zeros((5, 6, 4)), r"tensor has shape \(5, 6, 4\), expected \(trajectories"),
-        ("tensor", np.zeros((5, 4, 6, 4), "complex64"), "tensor must contain real numbers"),
+        (
+            "tensor",
+            np.zeros((5, 4, 6, 4), "complex64"),
+            "tensor must contain floating-point numbers",
+        ),
         ("x-coordinate", np.arange(5.0), "x-coordinate has 5 entries, but the arrays have 6"),
         ("x-coordinate", np.arange(6.0) ** 2, "must increase by equal steps"),
         ("t-coordinate", np.arange(7.0), "4 or 5 entries are expected"),

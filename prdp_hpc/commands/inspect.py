@@ -1,0 +1,164 @@
+"""`prdp-hpc inspect`: what a data file contains, which config fits, and the physics residual."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+from mpi4py import MPI
+
+from prdp_hpc.console import Table, show
+from prdp_hpc.experiments.inspected import Inspection, inspect_data
+from prdp_hpc.experiments.inspection import FITS, Change, PhysicsResidual
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Print the contents of a data file, its numbers, a config and the physics residual."""
+    world = MPI.COMM_WORLD
+    found = inspect_data(
+        arguments.file,
+        world,
+        arguments.config,
+        arguments.overrides,
+        arguments.format,
+        arguments.samples,
+    )
+    if world.rank == 0:
+        show(*[part for part in _parts(found) if part])
+
+
+def _parts(found: Inspection) -> list[str]:
+    return [
+        f"{found.file}: format {found.format}",
+        Table([("array", "shape", "type", "storage"), *found.rows], "<<<<"),
+        _attributes(found),
+        _data(found),
+        _numbers(found),
+        *[f"Bad trajectory: {one}" for one in found.bad],
+        *[f"Not the config's: {one}" for one in found.mismatches],
+        "" if found.suggestion is None else f"Config:\n\n{found.suggestion.to_yaml().rstrip()}",
+        *_residual(found),
+    ]
+
+
+def _attributes(found: Inspection) -> str:
+    about = {**found.attributes, **getattr(found.data, "attributes", {})}
+    lines = [f"  {name}: {_short(value)}" for name, value in about.items()]
+    return "\n".join(["Attributes:", *lines]) if lines else ""
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.10g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 70 else f"{text[:67]}…"
+
+
+def _data(found: Inspection) -> str:
+    data = found.data
+    groups = ", ".join(f"{data.count(group)} in {group}" for group in data.groups)
+    names = ", ".join("zyx"[-len(data.shape) :])
+    lines = [
+        f"Trajectories: {groups}, of {data.steps + 1} states",
+        f"Grid: {' × '.join(map(str, data.shape))} points ({names})",
+    ]
+    spacing = getattr(data, "spacing", None)
+    if spacing is not None:
+        lines[1] += f", {' × '.join(f'{h:.6g}' for h in spacing)} apart"
+    if getattr(data, "boundary", None) is not None:
+        lines[1] += f", boundary {', '.join(data.boundary)}"
+    return "\n".join(lines)
+
+
+def _numbers(found: Inspection) -> str:
+    if not found.numbers:
+        return ""
+    names = getattr(found.data, "channels", None) or [
+        f"channel {i}" for i in range(len(found.numbers))
+    ]
+    rows = [("channel", "smallest", "mean", "largest")]
+    for name, one in zip(names, found.numbers, strict=True):
+        mean = one.sum / max(1, one.count)
+        rows.append((name, f"{one.smallest:.4g}", f"{mean:.4g}", f"{one.largest:.4g}"))
+    return Table(rows, "<>>>")
+
+
+def _residual(found: Inspection) -> list[str]:
+    residual = found.residual
+    if residual is None:
+        return ["Physics residual: not computed, since the PDE is not known: give --config CONFIG"]
+    rows = [("group", "trajectory", "state", *residual.channels)]
+    for place, each in residual.states:
+        cells = ["no change" if math.isnan(one) else f"{one:.2e}" for one in each]
+        rows.append((place.group, str(place.sample), str(place.state), *cells))
+    name = str(found.config.physics.pde).rpartition(":")[2]
+    head = (
+        f"Physics residual: error of one step of {name} from each state, relative to the change "
+        "of the data over the step"
+    )
+    return [head, Table(rows, "<>>" + ">" * len(residual.channels)), _verdict(found, residual)]
+
+
+def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
+    lines = []
+    if math.isnan(residual.residual):
+        return "The states do not change, so nothing can be compared."
+    if residual.better is not None:
+        change, smaller = residual.better
+        lines.append(
+            f"The residual is {residual.compared:.2e}, but {smaller:.2e} with {_words(change)}: "
+            f"give {_keys(found, change)}, if this is what the file contains."
+        )
+    elif residual.residual < FITS:
+        lines.append(
+            f"The residual is {residual.residual:.2e}: grid, time step and coefficients fit."
+        )
+    else:
+        lines.append(
+            f"The residual is {residual.residual:.2e}, and no other order of axes or velocities, "
+            "time step or coefficient has a much smaller one: the data were computed by another "
+            "scheme, with shorter time steps, or from another PDE."
+        )
+    if residual.invisible:
+        lines.append(
+            "With the axes in another order the residual is the same, so that a wrong order would "
+            "not be found."
+        )
+    return "\n".join(lines)
+
+
+def _words(change: Change) -> str:
+    words = []
+    if change.axes:
+        words.append("the axes of the grid in another order")
+    if change.channels:
+        words.append("the velocities in another order")
+    if change.key:
+        words.append(f"{change.key} × {change.word}")
+    return " and ".join(words)
+
+
+def _keys(found: Inspection, change: Change) -> str:
+    keys = []
+    if change.axes:
+        keys.append(_axes_key(found, change))
+    if change.channels:
+        names = list(getattr(found.data, "channels", ())) or list(range(len(change.channels)))
+        keys.append(f"data.format.channels=[{', '.join(str(names[i]) for i in change.channels)}]")
+    if change.key:
+        value = getattr(found.config.physics, change.key) * change.factor
+        keys.append(f"physics.{change.key}={value:.8g}")
+    return " ".join(keys)
+
+
+def _axes_key(found: Inspection, change: Change) -> str:
+    """The key that exchanges the axes. They are permuted in our order, z, y, x."""
+    ours = "zyx"[-len(change.axes) :]
+    renamed = {ours[source]: ours[axis] for axis, source in enumerate(change.axes)}
+    order = getattr(found.data, "stored_axes", None)
+    if found.format in ("netcdf", "zarr"):
+        return f"data.format.dims (exchange {', '.join(renamed)})"
+    if found.format == "numpy":
+        return f"data.format.layout (exchange {', '.join(renamed)})"
+    if order is None:
+        return f"a file with the axes {', '.join(renamed[axis] for axis in ours)}"
+    return f"data.format.axes=[{', '.join(renamed[axis] for axis in order)}]"

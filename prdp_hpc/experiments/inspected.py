@@ -1,0 +1,261 @@
+"""What `prdp-hpc inspect` finds in a data file: contents, numbers, a config and its residual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+
+from prdp_hpc.config import ConfigError, SupervisedConfig
+from prdp_hpc.config.components import component_of
+from prdp_hpc.config.experiment import validate
+from prdp_hpc.config.slots import made, own_keys
+from prdp_hpc.config.yaml_files import apply_override, read_yaml
+from prdp_hpc.data import GROUPS, DataError, check_numbers, check_spacing
+from prdp_hpc.data.formats.contents import Row, contents
+from prdp_hpc.data.formats.detect import first_file, format_of
+from prdp_hpc.data.layout import DATASET
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.experiments.inspection import (
+    PhysicsResidual,
+    Place,
+    physics_residual,
+    places,
+    states_reader,
+)
+from prdp_hpc.experiments.suggestion import Suggestion, placeholder
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
+
+
+@dataclass
+class Numbers:
+    """Smallest and largest number and sums of a channel over the inspected states."""
+
+    smallest: float = np.inf
+    largest: float = -np.inf
+    sum: float = 0.0
+    count: int = 0
+
+    def add(self, values: Any) -> None:
+        """Include numbers."""
+        if values.size:
+            self.smallest = min(self.smallest, float(values.min()))
+            self.largest = max(self.largest, float(values.max()))
+            self.sum += float(values.sum(dtype=np.float64))
+            self.count += values.size
+
+
+@dataclass
+class Inspection:
+    """What a data file contains.
+
+    Attributes
+    ----------
+    file : the first file.
+    format : name of the format.
+    rows, attributes : arrays and attributes of the first file.
+    data : the data set.
+    suggestion : a config that fits; None if one was given.
+    config : the config with which the data are compared.
+    numbers : smallest, largest and mean number by channel.
+    bad : messages about trajectories with NaN or infinity.
+    mismatches : numbers of the file that are not those of the config.
+    residual : the physics residual; None if the PDE is not known.
+    """
+
+    file: Path
+    format: str
+    rows: list[Row]
+    attributes: dict[str, Any]
+    data: Any
+    config: SupervisedConfig
+    suggestion: Suggestion | None = None
+    numbers: list[Numbers] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
+    residual: PhysicsResidual | None = None
+
+
+def inspect_data(
+    path: str | Path,
+    comm: MPI.Comm,
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    form: str | None = None,
+    samples: int = 3,
+) -> Inspection:
+    """Inspect a data file; collective. At most two states at a time are in memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        The data, as for `data.file`.
+    comm : mpi4py.MPI.Comm
+        The ranks, which share the grid.
+    config : str or Path, optional
+        A config whose grid and PDE are compared with the data. Default: a suggested one.
+    overrides : sequence of str, default ()
+        Changes of the config, `section.key=value`.
+    form : str, optional
+        Name of the format. Default: that of the config, or the one that fits the file.
+    samples : int, default 3
+        Number of trajectories that are read; 0: all.
+
+    Returns
+    -------
+    Inspection
+        What was found.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or if the config is invalid or has another grid.
+    """
+    opened = call_together(comm, lambda: _opened(path, config, overrides, form))
+    grid = Grid(
+        opened.config.grid.shape, opened.config.grid.boundary, comm, opened.config.grid.length
+    )
+    good = _statistics(opened, comm, grid, places(opened.data, samples))
+    _compare(opened, grid, path)
+    known = opened.suggestion is None or opened.suggestion.known
+    if known and good:
+        opened.residual = physics_residual(opened.config, opened.data, comm, good)
+    return opened
+
+
+def _opened(
+    path: str | Path, config: str | Path | None, overrides: Sequence[str], form: str | None
+) -> Inspection:
+    content = {} if config is None else read_yaml(Path(config))
+    for override in overrides:
+        apply_override(content, override)
+    data_section = content.setdefault("data", {})
+    data_section["file"] = str(path)
+    given = data_section.get("format")
+    keys = {} if not isinstance(given, dict) else {k: v for k, v in given.items() if k != "kind"}
+    named = given.get("kind") if isinstance(given, dict) else given
+    name = form or (named if named not in (None, "hdf5") else None) or format_of(path)
+    data_section["format"] = {"kind": name, **keys} if keys else name
+    if config is None:
+        return _without_config(path, name, keys, content, overrides)
+    checked = validate(content, str(config), Path(config).parent)
+    if not isinstance(checked, SupervisedConfig):
+        raise ConfigError(f"{config}: task: an inverse problem is not trained on trajectories")
+    data = _data_set(path, checked.data.format, tuple(checked.grid.shape))
+    return _described(path, name, data, checked)
+
+
+def _without_config(
+    path: str | Path,
+    name: str,
+    keys: dict[str, Any],
+    content: dict[str, Any],
+    overrides: Sequence[str],
+) -> Inspection:
+    # The grid and the PDE are not known yet; this config only validates the keys of the format.
+    first = {"task": "emulator", "name": "a", "grid": {"shape": [2]}}
+    first |= {"physics": placeholder(), "data": content["data"]}
+    checked = validate(first, str(path))
+    assert isinstance(checked, SupervisedConfig)
+    data = _data_set(path, checked.data.format, None)
+    suggestion = Suggestion(path, name, data, keys)
+    for override in overrides:
+        apply_override(suggestion.content, override)
+    found = _described(path, name, data, suggestion.validated())
+    found.suggestion = suggestion
+    return found
+
+
+def _described(path: str | Path, name: str, data: Any, config: SupervisedConfig) -> Inspection:
+    file = first_file(path)
+    rows, about = contents(file, name)
+    return Inspection(file, name, rows, about, data, config)
+
+
+def _data_set(path: str | Path, form: Any, shape: tuple[int, ...] | None) -> Any:
+    """The data set, with as many groups as it has."""
+    kind, keys = made("formats", form)
+    if not hasattr(kind, "open"):
+        return kind(Path(path), **keys)
+    if shape is None:
+        shape = _stored_shape(Path(path))
+    tries: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        (groups, keys) for groups in (GROUPS, ("train",), ("validation",))
+    ]
+    if "validation" in keys:  # one trajectory cannot be divided
+        tries.append((("train",), {**keys, "validation": 0}))
+    errors = []
+    for groups, own in tries:
+        try:
+            return kind.open(Path(path), shape, groups, **own)
+        except DataError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _stored_shape(path: Path) -> tuple[int, ...] | None:
+    """The points of a file in our layout without attributes; None for other files."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return None
+    with h5py.File(path, "r") as file:
+        found = next((file[f"{g}/{DATASET}"] for g in GROUPS if f"{g}/{DATASET}" in file), None)
+        if found is None or "grid_shape" in file.attrs:
+            return None
+        return tuple(found.shape[3:] if found.ndim > 3 else found.shape[2:])
+
+
+def _statistics(
+    found: Inspection, comm: MPI.Comm, grid: Grid, where: Sequence[Place]
+) -> list[Place]:
+    """Fill in the numbers of the states; return those without NaN and infinity."""
+    read, good = states_reader(found.data), []
+    own: list[Numbers] = []
+    for place in where:
+        states = slice(place.state, place.state + 2, 1)
+        try:
+            pair = read(place.group, place.sample, states, grid.local_slices)
+            problem = "" if np.isfinite(pair).all() else f"trajectory {place.sample} contains NaN"
+        except DataError as error:
+            pair, problem = None, str(error)
+        problems = [one for one in comm.allgather(problem) if one]
+        if problems:
+            if problems[0] not in found.bad:
+                found.bad.append(problems[0])
+            continue
+        assert pair is not None
+        own = own or [Numbers() for _ in range(pair.shape[1])]
+        for channel, numbers in enumerate(own):
+            numbers.add(pair[:, channel])
+        good.append(place)
+    for numbers in own:
+        each = comm.allgather(numbers)
+        found.numbers.append(
+            Numbers(
+                min(one.smallest for one in each),
+                max(one.largest for one in each),
+                sum(one.sum for one in each),
+                sum(one.count for one in each),
+            )
+        )
+    return good
+
+
+def _compare(found: Inspection, grid: Grid, path: str | Path) -> None:
+    """Compare the numbers of the file with those of the grid and the PDE."""
+    section: Any = found.config.physics
+    kind = component_of(section)
+    stepper = made_stepper(kind, section, own_keys(section), grid, reference_solver(kind))
+    try:
+        check_numbers(found.data, attributes(stepper), str(path))
+    except DataError as error:
+        found.mismatches.append(str(error))
+    try:
+        check_spacing(found.data, grid.spacing, str(path))
+    except DataError as error:
+        found.mismatches.append(str(error))

@@ -1,0 +1,281 @@
+"""The physics residual of a data set: one step of a PDE from its states against the next states."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from prdp_hpc.config.components import component_of
+from prdp_hpc.config.slots import own_keys
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.errors import InputError
+from prdp_hpc.grid.structured import Grid
+from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
+
+FACTORS = {"1/2": 0.5, "2": 2.0, "π": math.pi, "1/π": 1 / math.pi, "10": 10.0, "1/10": 0.1}
+"""Factors by which time steps and coefficients are often wrong."""
+MUCH_SMALLER = 1 / 3
+"""A change is named if it reduces the residual to this share."""
+FITS = 0.01
+"""A residual below this is that of data that were computed by the scheme of the PDE."""
+MOST_CHECKED = 3
+"""Number of states on which changes are tried."""
+NOISE = 1e-5
+"""Smallest relative change over a step that rounding errors of float32 do not dominate."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A state of a data set."""
+
+    group: str
+    sample: int
+    state: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of how the data are read, or of the PDE.
+
+    Attributes
+    ----------
+    axes : order in which the axes of the grid are read.
+    channels : order in which the channels are read.
+    key, factor : number of the section `physics` that is multiplied, and the factor.
+    word : the factor in messages.
+    """
+
+    axes: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+    key: str = ""
+    factor: float = 1.0
+    word: str = ""
+
+    def with_number(self, other: Change) -> Change:
+        """This order of axes and channels with the number of another change."""
+        return replace(self, key=other.key, factor=other.factor, word=other.word)
+
+
+@dataclass(frozen=True)
+class PhysicsResidual:
+    """Result of `physics_residual`.
+
+    Attributes
+    ----------
+    channels : names of the channels.
+    states : for each state its place, and the residual per channel; NaN where nothing changes.
+    residual : root mean square of all residuals.
+    changes : the changes that were tried with their residuals, the smallest first.
+    compared : the residual without a change on the states on which the changes were tried.
+    """
+
+    channels: tuple[str, ...]
+    states: tuple[tuple[Place, tuple[float, ...]], ...]
+    residual: float
+    changes: tuple[tuple[Change, float], ...] = ()
+    compared: float = math.nan
+
+    @property
+    def better(self) -> tuple[Change, float] | None:
+        """The change with a much smaller residual, if there is one."""
+        if self.changes and self.changes[0][1] < MUCH_SMALLER * self.compared:
+            return self.changes[0]
+        return None
+
+    @property
+    def invisible(self) -> tuple[Change, ...]:
+        """Orders of the axes that have the same residual, so that a wrong one is not found."""
+        return tuple(
+            change
+            for change, residual in self.changes
+            if change.axes and not change.key and not change.channels
+            and abs(residual - self.compared) <= 1e-3 * self.compared + 1e-6
+        )  # fmt: skip
+
+
+def places(data: Any, samples: int) -> list[Place]:
+    """The states that are inspected: the first, the middle and the last one with a next state, of
+    `samples` trajectories of the first group; of all for 0.
+    """
+    group = data.groups[0]
+    count = data.count(group)
+    wanted = min(count, samples or count)
+    chosen = sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)})
+    states = sorted({0, (data.steps - 1) // 2, data.steps - 1})
+    return [Place(group, sample, state) for sample in chosen for state in states]
+
+
+def physics_residual(
+    config: Any, data: Any, comm: MPI.Comm, where: Sequence[Place]
+) -> PhysicsResidual:
+    """Compare one step of the config's PDE from each state with the next state; collective.
+
+    A step is computed by the reference solver of the PDE. The residual of a channel is
+
+        ‖step(uₖ) − uₖ₊₁‖ / ‖uₖ₊₁ − uₖ‖,
+
+    0 for data that were computed by the same scheme, and 1 for a step that is as wrong as none. If
+    it is large, other orders of axes and velocities, time steps and coefficients are tried.
+
+    Parameters
+    ----------
+    config : SupervisedConfig
+        Grid and PDE.
+    data : TrajectoryDataset
+        The trajectories, on the grid of the config.
+    comm : mpi4py.MPI.Comm
+        The ranks, which share the grid.
+    where : sequence of Place
+        The states.
+
+    Returns
+    -------
+    PhysicsResidual
+        The residuals.
+
+    Raises
+    ------
+    InputError
+        If the channels of the data do not match those of the PDE.
+    """
+    return _Comparison(config, data, comm).result(where)
+
+
+@dataclass
+class _Comparison:
+    config: Any
+    data: Any
+    comm: MPI.Comm
+    grid: Grid = field(init=False)
+
+    def __post_init__(self) -> None:
+        section = self.config.grid
+        self.grid = Grid(section.shape, section.boundary, self.comm, section.length)
+
+    def result(self, where: Sequence[Place]) -> PhysicsResidual:
+        stepper = self.stepper(Change())
+        found = [(place, self.residuals(stepper, place, Change())) for place in where]
+        channels = tuple(stepper.channels)
+        if len(found[0][1]) != len(channels):
+            channels = tuple(f"{channels[0]}_{i}" for i in range(len(found[0][1])))
+        whole = PhysicsResidual(channels, tuple(found), _mean(one for _, one in found))
+        if math.isnan(whole.residual) or whole.residual < FITS:
+            return whole
+        changing = [(place, one) for place, one in found if not all(map(math.isnan, one))]
+        checked = changing[:: max(1, len(changing) // MOST_CHECKED)][:MOST_CHECKED]
+        before = _mean(one for _, one in checked)
+        return replace(whole, changes=self.tried(stepper, [p for p, _ in checked]), compared=before)
+
+    def tried(self, stepper: Any, where: Sequence[Place]) -> tuple[tuple[Change, float], ...]:
+        """Each change alone. If none of them explains the data, in 1-D and 2-D also an order of
+        axes or velocities together with a number, of which the best is kept.
+        """
+        single = list(self.changes(stepper))
+        results = self._sorted(single, where)
+        if results and results[0][1] > FITS and self.grid.dim < 3:
+            orders = [change for change in single if not change.key]
+            numbers = [change for change in single if change.key]
+            both = [order.with_number(number) for order in orders for number in numbers]
+            best = [change for change, _ in self._sorted(both, where[:1])[:1]]
+            results += self._sorted(best, where)
+        return tuple(sorted(results, key=lambda one: one[1]))
+
+    def _sorted(
+        self, changes: Sequence[Change], where: Sequence[Place]
+    ) -> list[tuple[Change, float]]:
+        found = []
+        for change in changes:
+            try:
+                stepper = self.stepper(change)
+            except InputError:  # a number that the PDE does not allow; the same on all ranks
+                continue
+            residual = _mean(self.residuals(stepper, place, change) for place in where)
+            if not math.isnan(residual):
+                found.append((change, residual))
+        return sorted(found, key=lambda one: one[1])
+
+    def stepper(self, change: Change) -> Any:
+        """The PDE with a changed number."""
+        section: Any = self.config.physics
+        if change.key:
+            value = getattr(section, change.key) * change.factor
+            section = section.model_copy(update={change.key: value})
+        kind = component_of(section)
+        return made_stepper(kind, section, own_keys(section), self.grid, reference_solver(kind))
+
+    def changes(self, stepper: Any) -> Iterator[Change]:
+        """The likely mistakes."""
+        dim, shape = self.grid.dim, self.grid.shape
+        for axes in itertools.permutations(range(dim)):
+            if axes != tuple(range(dim)) and tuple(shape[axis] for axis in axes) == shape:
+                yield Change(axes=axes)
+        names = list(stepper.channels)
+        vector = [i for i, name in enumerate(names) if name.startswith("velocity")]
+        for order in itertools.permutations(vector):
+            if list(order) != vector:
+                swapped = list(range(len(names)))
+                for place, source in zip(vector, order, strict=True):
+                    swapped[place] = source
+                yield Change(channels=tuple(swapped))
+        fields = getattr(type(self.config.physics), "model_fields", {})
+        for key in attributes(stepper):
+            if key in fields and isinstance(getattr(self.config.physics, key), float):
+                for word, factor in FACTORS.items():
+                    yield Change(key=key, factor=factor, word=word)
+
+    def residuals(self, stepper: Any, place: Place, change: Change) -> tuple[float, ...]:
+        """The residual of each channel for one state."""
+        pair = call_together(self.comm, lambda: self.pair(place, change))
+        channels = len(stepper.channels)
+        if pair.shape[1] != channels and not getattr(stepper, "channelwise", False):
+            names = getattr(self.data, "channels", None) or f"{pair.shape[1]} channels"
+            raise InputError(
+                f"the data have the channels {names}, but the PDE has {stepper.channels}: choose "
+                "those of the PDE by data.format.channels, or give another physics.pde"
+            )
+        states = torch.tensor(pair, dtype=torch.float64)
+        before, after = states[:1], states[1:]
+        with torch.no_grad():
+            step = stepper(before)
+        sums = torch.stack([(step - after) ** 2, (after - before) ** 2, after**2])
+        flat = sums.reshape(3, pair.shape[1], -1).sum(dim=2).numpy()
+        total = np.empty_like(flat)
+        self.comm.Allreduce(np.ascontiguousarray(flat), total)
+        error, moved, size = np.sqrt(total)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.where(moved > NOISE * size, error / moved, np.nan)
+        return tuple(float(one) for one in found)
+
+    def pair(self, place: Place, change: Change) -> NDArray[Any]:
+        """This rank's part of a state and the next one, with the axes and channels exchanged."""
+        axes = change.axes or tuple(range(self.grid.dim))
+        part = [slice(0, 0)] * self.grid.dim
+        for axis, source in enumerate(axes):
+            part[source] = self.grid.local_slices[axis]
+        read = states_reader(self.data)
+        stored = read(place.group, place.sample, slice(place.state, place.state + 2, 1), part)
+        found = stored.transpose(0, 1, *(2 + axis for axis in axes))
+        chosen = list(change.channels) or slice(None)
+        return np.ascontiguousarray(found[:, chosen])
+
+
+def states_reader(data: Any) -> Callable[..., NDArray[Any]]:
+    """The method `read_states` of a data set, or one that selects from whole trajectories."""
+    own = getattr(data, "read_states", None)
+    if own is not None:
+        return own  # type: ignore[no-any-return]
+    return lambda group, sample, states, part: data.read(group, [sample], part)[0][states]
+
+
+def _mean(residuals: Any) -> float:
+    """The root mean square of all numbers; NaN if there are none."""
+    squares = [one**2 for each in residuals for one in each if not math.isnan(one)]
+    return math.sqrt(sum(squares) / len(squares)) if squares else math.nan

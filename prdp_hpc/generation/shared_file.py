@@ -1,0 +1,96 @@
+"""Writing of fields that are divided among ranks to given addresses of one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+
+class SharedFile:
+    """An existing file in which the ranks of a communicator write fields together.
+
+    Several such communicators may write to one file at different addresses. One rank writes by
+    `pwrite`. Several ranks write by MPI-IO with one subarray per rank, so that MPI joins their
+    rows to long pieces and no rank needs memory for the whole field.
+
+    References: MPI standard, chapter I/O; Thakur, Gropp and Lusk (1999), Data sieving and
+    collective I/O in ROMIO.
+
+    Parameters
+    ----------
+    path : the file.
+    comm : the ranks that share each field; collective.
+    shape : shape of a whole field, `(C, *grid shape)`.
+    part : this rank's part, one slice per axis of the grid; may be empty.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened or written, on any rank.
+    """
+
+    def __init__(
+        self, path: Path, comm: MPI.Comm, shape: Sequence[int], part: Sequence[slice]
+    ) -> None:
+        self._file: MPI.File | None = None
+        self._type = MPI.FLOAT
+        if comm.size == 1:
+            self._own = path.open("r+b", buffering=0)
+            return
+        try:
+            self._file = MPI.File.Open(comm, os.fspath(path), MPI.MODE_WRONLY)
+        except MPI.Exception as error:
+            raise _as_os_error(error) from error
+        sizes = [shape[0], *(axis.stop - axis.start for axis in part)]
+        if all(sizes):
+            starts = [0, *(axis.start for axis in part)]
+            self._type = MPI.FLOAT.Create_subarray(list(shape), sizes, starts).Commit()
+
+    def write(self, address: int, field: NDArray[np.float32]) -> None:
+        """Write this rank's part of a field, `(C, *part)`, whose first byte in the file is
+        `address`; collective over `comm`.
+        """
+        if self._file is None:
+            _write_all(self._own.fileno(), field.tobytes(), address)
+            return
+        field = np.ascontiguousarray(field)
+        try:
+            self._file.Set_view(address, MPI.FLOAT, self._type)
+            self._file.Write_all([field, field.size, MPI.FLOAT])
+        except MPI.Exception as error:
+            raise _as_os_error(error) from error
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk; collective over `comm`."""
+        if self._file is None:
+            os.fsync(self._own.fileno())
+            return
+        try:
+            self._file.Sync()
+        except MPI.Exception as error:
+            raise _as_os_error(error) from error
+
+    def close(self) -> None:
+        """Close the file; collective over `comm`."""
+        if self._file is None:
+            self._own.close()
+            return
+        self._file.Close()
+        if self._type != MPI.FLOAT:
+            self._type.Free()
+
+
+def _write_all(descriptor: int, content: bytes, address: int) -> None:
+    left = memoryview(content)
+    while left:
+        written = os.pwrite(descriptor, left, address)
+        left, address = left[written:], address + written
+
+
+def _as_os_error(error: MPI.Exception) -> OSError:
+    return OSError(" ".join(str(error).split()))

@@ -30,7 +30,7 @@ STEPS = [
 ]  # fmt: skip
 RESUMED = {3: [3], 4: [1, 2]}
 # Figures would take longer than these trainings.
-NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = lambda *_: None"
+NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = run.plot_fields = lambda *_: None"
 
 
 def train_all(ranks, lines):

@@ -18,6 +18,7 @@ from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_task
+from prdp_hpc.experiments.initial import initialise
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
@@ -39,6 +40,7 @@ _ADDED = {
         "ema": None,
         "compile": False,
         "checkpoint_activations": False,
+        "init_from": None,
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
@@ -168,6 +170,9 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _on_root(mesh, lambda: _check_folder(folder, resume))
     task = build_task(config, mesh)
     _leave_if_stopped(mesh, folder)
+    source = getattr(config.training, "init_from", None)
+    if source is not None:
+        initialise(task, source, folder, resume)
     trainer = build_trainer(config, task, folder, _settings(config))
     if resume:
         trainer.restore()

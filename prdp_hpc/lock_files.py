@@ -184,10 +184,18 @@ def _myself() -> dict[str, Any]:
         "process": os.getpid(),
         "host": socket.gethostname(),
         "user": user,
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": _job(),
         "restart": _restart(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
     }
+
+
+def _job() -> str | None:
+    """The id of this SLURM job as squeue prints it, also for a task of an array."""
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if task is not None:
+        return f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{task}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def _restart() -> int:

@@ -1,6 +1,7 @@
 """Trajectories: HDF5 layout, writing, reading, and the order of training samples."""
 
 from prdp_hpc.data.agreement import check_numbers, check_spacing
+from prdp_hpc.data.content import content_id
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
@@ -22,6 +23,7 @@ __all__ = [
     "Windows",
     "check_numbers",
     "check_spacing",
+    "content_id",
     "share",
     "windowed",
     "write_trajectories",

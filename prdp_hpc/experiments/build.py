@@ -20,6 +20,8 @@ from prdp_hpc.data import (
     WindowedDataset,
     check_numbers,
     check_spacing,
+    content_id,
+    windowed,
 )
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -123,9 +125,23 @@ class ConfigParts:
         return self._made_stepper(solver)
 
     @cached_property
-    def data(self) -> WindowedDataset:
+    def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
+
+    @cached_property
+    def content_id(self) -> str | None:
+        """The content id of the data set; None if the task does not use it. Collective."""
+        if "data" not in self.__dict__:
+            return None
+        world = self.mesh.world
+        found: str | None = world.bcast(
+            call_together(
+                world,
+                lambda: content_id(self.data, self.grid.shape) if self.mesh.is_root else None,
+            )
+        )
+        return found
 
     @cached_property
     def inputs(self) -> Tensor | None:
@@ -163,7 +179,8 @@ class ConfigParts:
     def _channels(self) -> int:
         """Number of channels of the data, which may exceed the names of a channelwise PDE."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
-        return int(self.data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
+        data = windowed(self.data)
+        return int(data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
 
     @property
     def _supervised(self) -> SupervisedConfig:
@@ -247,6 +264,7 @@ def open_data(
             stride=section.stride,
             steps=section.steps,
             in_memory=section.in_memory,
+            normalise=section.normalise,
         )
 
     return call_together(mesh.world, opened)

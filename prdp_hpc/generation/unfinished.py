@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data import DataError, TrajectoryAttributes
 from prdp_hpc.data.layout import DATASET, reason_of
-from prdp_hpc.data.writer import remove_parts
+from prdp_hpc.data.writer import remove_parts, state_chunks
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.files import remove_leftovers, write_text
 from prdp_hpc.generation.shared_file import SharedFile
@@ -26,8 +26,6 @@ from prdp_hpc.locks import locked
 
 RECORD_SECONDS = 2.0
 """Seconds between two records of finished samples, which is the work that a kill can lose."""
-LARGEST_CHUNK = 2**32
-"""Bytes that a chunk of HDF5 must be smaller than."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +247,9 @@ def _slice(samples: range) -> slice:
 def _allocate(group: h5py.Group, shape: tuple[int, ...]) -> None:
     """Create a data set whose chunks of one state have addresses, but no content, in the file."""
     creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    state = (1, 1, *shape[2:])
-    if int(np.prod(state)) * 4 < LARGEST_CHUNK:
-        creation.set_chunk(state)
+    chunks = state_chunks(shape, np.float32)
+    if chunks is not None:
+        creation.set_chunk(chunks)
     creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     # Equal data are equal files.

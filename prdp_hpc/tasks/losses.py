@@ -118,8 +118,9 @@ class RelativeL2:
                     "another loss"
                 )
             # The root has no derivative at 0, where the loss has its minimum.
-            relative: Tensor = (error.clamp_min(torch.finfo(error.dtype).tiny) / scale).sqrt()
-            return relative / grid.comm.size
+            relative = (error.clamp_min(torch.finfo(error.dtype).tiny) / scale).sqrt()
+            part: Tensor = relative / grid.comm.size
+            return part
 
         return loss
 

@@ -27,6 +27,8 @@ LONGEST_WAIT = 2.0
 """Maximum delay of a checkpoint because of `SHARE`, in seconds."""
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 BEST = "best.pt"
+CONTENT, FILE = "data.content", "data.file"
+"""Settings with the content id of the data and with their path."""
 
 
 class CheckpointError(InputError):
@@ -394,10 +396,15 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare two flat dicts of settings; raise `CheckpointError` with all keys that differ."""
+    """Compare two flat dicts of settings; raise `CheckpointError` with all keys that differ.
+
+    If both have the content id of the data, the file may have been moved. Checkpoints of version
+    0.1 do not have it, so for them the path must be the same.
+    """
+    ignored = FILE if CONTENT in saved and CONTENT in now else CONTENT
     differing = [
         key
-        for key in sorted({*saved, *now})
+        for key in sorted({*saved, *now} - {ignored})
         if key not in saved or key not in now or saved[key] != now[key]
     ]
     if differing:

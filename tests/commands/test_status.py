@@ -47,7 +47,8 @@ def test_states_and_progress(tmp_path, capsys):
     (tmp_path / "loading").mkdir()
     (active / "checkpoints").mkdir()
     run(active / "figures" / "ignored")
-    with Holder(active, SLURM_JOB_ID="4711"), Holder(tmp_path / "loading"):
+    array = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
+    with Holder(active, **array), Holder(tmp_path / "loading"):
         shown = rows(capsys, tmp_path)
         single = rows(capsys, active)
     assert "finished" in shown["good"]
@@ -55,7 +56,7 @@ def test_states_and_progress(tmp_path, capsys):
     assert "stopped" in shown["late"]
     assert "2 h 00 min ago" in shown["late"]
     line = shown["sweep/active"]
-    for part in ("running", "epoch 2/4", "1.00e-02", "  3  ", "2 min", "job 4711 on ", " s ago"):
+    for part in ("running", "epoch 2/4", "1.00e-02", "  3  ", "2 min", "job 4711_2 on ", " s ago"):
         assert part in line
     assert "starting" in shown["loading"]
     assert "process " in shown["loading"]

@@ -1,0 +1,64 @@
+"""Reliability: a resumed run continues with data that have been moved, and with no other data."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+
+from prdp_hpc import train
+from prdp_hpc.config import validate
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.build import build_grid
+from prdp_hpc.generation.generate import generate
+from prdp_hpc.training.checkpoint import CheckpointError
+from prdp_hpc.training.checksummed import load_checksummed, save_checksummed
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two files with data of two seeds."""
+    mesh = ProcessMesh.from_world(1)
+    for seed in (0, 1):
+        config = validate(tiny.emulator(tmp_path, data={"seed": seed}), "here")
+        generate(config, build_grid(config, mesh), tmp_path / f"{seed}.h5", mesh)
+    mesh.close()
+    return tmp_path / "0.h5", tmp_path / "1.h5"
+
+
+def run(tmp_path, file, epochs, name="tiny", resume=True):
+    content = tiny.emulator(
+        tmp_path, name=name, data={"file": str(file)}, training={"epochs": epochs}
+    )
+    return train(validate(content, "here"), resume=resume)
+
+
+def test_a_run_continues_with_moved_data_only(data, tmp_path):
+    whole = run(tmp_path, data[0], 4, "whole")
+    run(tmp_path, data[0], 2)
+    staged = tmp_path / "local" / "staged.h5"
+    staged.parent.mkdir()
+    shutil.move(data[0], staged)
+    shutil.copy(data[1], data[0])
+    with pytest.raises(CheckpointError, match=r"data\.content: '\w+' in the checkpoint, '\w+' now"):
+        run(tmp_path, data[0], 4)
+    moved = run(tmp_path, staged, 4)
+    assert moved["error"] == whole["error"]
+    record = json.loads((tmp_path / "tiny" / "components.json").read_text())
+    newest = tmp_path / "tiny" / "checkpoints" / "epoch_0004.pt"
+    saved = json.loads(load_checksummed(newest)["fingerprint"])
+    assert saved["data.content"] == record["data"]["content"]
+
+
+def test_an_older_checkpoint_has_the_path_of_its_data(data, tmp_path):
+    run(tmp_path, data[0], 2)
+    for path in (tmp_path / "tiny" / "checkpoints").iterdir():
+        content = load_checksummed(path)
+        settings = json.loads(content["fingerprint"])
+        del settings["data.content"]
+        save_checksummed(content | {"fingerprint": json.dumps(settings)}, path)
+    staged = tmp_path / "staged.h5"
+    shutil.copy(data[0], staged)
+    with pytest.raises(CheckpointError, match=r"data\.file: .*0\.h5' in the checkpoint"):
+        run(tmp_path, staged, 3)
+    assert run(tmp_path, data[0], 3)["epochs"] == 3

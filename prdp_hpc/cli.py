@@ -17,8 +17,8 @@ from prdp_hpc.commands.parser import build_parser
 from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.distributed.signals import block_signals, hold_signals
 
-_STOPPABLE = ("run", "compare", "paper")
-"""Commands that, on SIGUSR1, write a checkpoint and exit with code 85."""
+_STOPPABLE = ("run", "compare", "paper", "generate")
+"""Commands that, on SIGUSR1, finish a step or a batch of samples and exit with code 85."""
 
 
 _ALONE = ("plot", "plan", "submit", "site", "status", "init", "config", "completion")

@@ -198,7 +198,9 @@ def workload_of(
         raise InputError("network.kind: does not define its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
     count = level_iterations(config.refinement, iterations)
+    network_steps, solver_steps = _steps(config)
     states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
+    network_steps, solver_steps = _steps(config)
     return Workload(
         shape=config.grid.shape,
         boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,

@@ -28,10 +28,13 @@ class Saving:
     checkpoints : the files.
     clock : the time in steps.
     now : the time in seconds, for an interval in minutes.
+    keep_best : whether the state of the lowest error is kept.
 
     Attributes
     ----------
     saved : the time of the last checkpoint that was submitted or loaded.
+    best : the lowest error of all validations as `error`, with its `epoch` and `step`; None before
+        the first one.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class Saving:
         checkpoints: Checkpoints,
         clock: Clock,
         now: Callable[[], float],
+        keep_best: bool,
     ) -> None:
         self._mesh, self._checkpoints, self._clock, self._now = mesh, checkpoints, clock, now
-        self.saved = -1
+        self.saved, self._keeps = -1, keep_best
+        self.best: dict[str, Any] | None = None
         self._since, self._asked = now(), False
 
     def start(self) -> None:
@@ -92,6 +97,7 @@ class Saving:
 
         def save() -> None:
             whole = {
+                "best": self.best,
                 "task": task_state,
                 "schedule": schedule.state_dict(),
                 "random": random_states,
@@ -103,29 +109,38 @@ class Saving:
 
         call_together(self._mesh.world, save if self._mesh.is_root else lambda: None)
 
-    def keep_best(self, task: Task, place: tuple[int, int], best: Mapping[str, Any]) -> None:
-        """Keep the state of the task as that of the lowest error; collective."""
-        state = call_together(self._mesh.world, task.state_dict)
-        kept = {key: value for key, value in state.items() if key not in _OF_TRAINING}
-        keep = partial(
-            self._checkpoints.keep_best, place[0], {"task": kept, "best": dict(best)}, place[1]
-        )
+    def keep_best(self, task: Task, step: int, row: Mapping[str, Any]) -> None:
+        """Keep the state after a validation if its error is the lowest so far; collective."""
+        if self.best is not None and not row["error"] < self.best["error"]:
+            return
+        self.best = {key: row[key] for key in ("error", "epoch", "step")}
+        if not self._keeps:
+            return
+        epoch, rest = self._clock.place(step, 0)
+        task_state = call_together(self._mesh.world, task.state_dict)
+        kept = {key: value for key, value in task_state.items() if key not in _OF_TRAINING}
+        state = {"task": kept, "best": self.best}
+        keep = partial(self._checkpoints.keep_best, epoch, state, rest)
         call_together(self._mesh.world, keep if self._mesh.is_root else lambda: None)
 
-    def load_best(self) -> dict[str, Any] | None:
-        """The entry `best` of the file `best.pt`, or None; on one rank.
+    def restore_best(self, state: Mapping[str, Any]) -> None:
+        """Continue from the lowest error of an earlier start; collective.
 
-        After a kill the file may be of a later step than the checkpoint. It then has the numbers of
-        the steps that are repeated.
+        After a kill `best.pt` may be of a later step than the checkpoint. It then has the numbers
+        of the steps that are repeated, so that its error applies instead of that in `state`.
         """
+        if not self._keeps:
+            self.best = state.get("best")
+            return
+        found = self._load_best() if self._mesh.is_root else None
+        self.best = self._mesh.world.bcast(found)
+
+    def _load_best(self) -> dict[str, Any] | None:
         try:
             found = self._checkpoints.load_best()
         except CheckpointError as error:
-            warnings.warn(
-                f"{error}; it is written again at the next lower error",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            message = f"{error}; the next lower error replaces the file"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
             return None
         return None if found is None else found["best"]
 

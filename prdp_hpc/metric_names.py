@@ -52,3 +52,5 @@ SUMMARY_NUMBERS = ("level", *ITERATIONS, INNER_ITERATIONS, *SHOWN_SECONDS)
 """
 FIELDS = "fields.npz"
 """File in a run folder with the fields that an inversion has found."""
+SAMPLE_FIELDS = "sample_fields.npz"
+"""File in a run folder with true and predicted fields of a validation sample, for its figure."""

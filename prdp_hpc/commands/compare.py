@@ -23,11 +23,14 @@ from prdp_hpc.report import (
     compare_runs,
     comparison_table,
     has_fields,
+    has_sample,
     inversion_table,
     load_comparison,
     load_run,
+    load_sample,
     plot_comparison,
     plot_inversion,
+    plot_variants,
     seed_folders,
 )
 
@@ -88,8 +91,12 @@ def table_of(comparison: ComparisonRecord) -> str:
 
 
 def draw_fields(comparison: ComparisonRecord, title: str) -> None:
-    """Draw the fields that the runs of the first seed have found, if the task finds fields."""
+    """Draw the fields that the runs of the first seed have found or predict, if there are any."""
     first = {name: runs[0] for name, runs in comparison.variants.items() if runs}
+    samples = {name: run.path for name, run in first.items() if has_sample(run.path)}
+    if {"prdp", "full"} <= set(samples):
+        series = {name: load_sample(path) for name, path in samples.items()}
+        plot_variants(series, fields_figure_of(comparison.path), title)
     if all(has_fields(first[name].path) for name in ("prdp", "full")):
         plot_inversion(first, fields_figure_of(comparison.path), title)
 

@@ -9,6 +9,7 @@ from typing import Any
 from mpi4py import MPI
 
 from prdp_hpc.console import Table, show
+from prdp_hpc.data import GROUPS
 from prdp_hpc.experiments.inspected import Inspection, inspect_data
 from prdp_hpc.experiments.inspection import FITS, Change, PhysicsResidual
 
@@ -55,11 +56,14 @@ def _short(value: Any) -> str:
 
 def _data(found: Inspection) -> str:
     data = found.data
-    groups = ", ".join(f"{data.count(group)} in {group}" for group in data.groups)
-    names = ", ".join("zyx"[-len(data.shape) :])
+    groups = ", ".join(
+        f"{data.count(group)} in {group}" for group in getattr(data, "groups", GROUPS)
+    )
+    shape = getattr(data, "shape", found.config.grid.shape)
+    names = ", ".join("zyx"[-len(shape) :])
     lines = [
         f"Trajectories: {groups}, of {data.steps + 1} states",
-        f"Grid: {' × '.join(map(str, data.shape))} points ({names})",
+        f"Grid: {' × '.join(map(str, shape))} points ({names})",
     ]
     spacing = getattr(data, "spacing", None)
     if spacing is not None:
@@ -85,7 +89,7 @@ def _numbers(found: Inspection) -> str:
 def _residual(found: Inspection) -> list[str]:
     residual = found.residual
     if residual is None:
-        return ["Physics residual: not computed, since the PDE is not known: give --config CONFIG"]
+        return [f"Physics residual: not computed, because {found.reason}"]
     rows = [("group", "trajectory", "state", *residual.channels)]
     for place, each in residual.states:
         cells = ["no change" if math.isnan(one) else f"{one:.2e}" for one in each]

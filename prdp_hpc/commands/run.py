@@ -20,7 +20,16 @@ from prdp_hpc.experiments.run import (
 )
 from prdp_hpc.files import file_errors
 from prdp_hpc.locks import FOLDER_LOCK, LockedError, is_locked
-from prdp_hpc.report import has_fields, load_run, plot_inversion, plot_run, run_table
+from prdp_hpc.report import (
+    has_fields,
+    has_sample,
+    load_run,
+    load_sample,
+    plot_fields,
+    plot_inversion,
+    plot_run,
+    run_table,
+)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -34,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         train_and_plot(config, mesh, folder, arguments.resume)
     if mesh.is_root:
         places = f"run folder: {folder}\nfigure:     {figure_of(folder)}"
-        if has_fields(folder):
+        if has_fields(folder) or has_sample(folder):
             places += f"\nfields:     {fields_figure_of(folder)}"
         show(run_table([load_run(folder)]), places)
     mesh.close()
@@ -55,6 +64,8 @@ def draw(folder: Path, figure: Path | None = None) -> None:
     plot_run(record, figure or figure_of(folder))
     if has_fields(folder):
         plot_inversion({record.name: record}, fields_figure_of(folder), record.name)
+    if has_sample(folder):
+        plot_fields(load_sample(folder), fields_figure_of(folder))
 
 
 def fields_figure_of(folder: Path) -> Path:

@@ -41,6 +41,8 @@ class DataSection(Section):
     """Time steps used of each trajectory; null: all, or generate what is needed."""
     in_memory: Literal["auto", True, False] = "auto"
     """Hold the data in memory, or read batches as needed; auto: if they fit."""
+    normalise: Literal["none", "standard"] = "none"
+    """Normalise the channels for the network: none, or standard (mean 0, deviation 1)."""
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

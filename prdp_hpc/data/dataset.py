@@ -16,6 +16,12 @@ class TrajectoryDataset(Protocol):
     on every rank by its class method `open(path, shape, groups, **keys)`, with the shape of the
     grid and the groups that are needed, or without this method by `Name(path, **keys)`.
 
+    A data set may also have the method `read_states(group, sample, states, part)`, which reads only
+    some states of one trajectory: `states` is a slice with start, stop and step, and the result has
+    the shape `(len(states), C, *part)`. Without it whole trajectories are read, and the states are
+    cut from them. Where data are not held in memory, both are called by a thread, one call at a
+    time. A data set with the method `close()` is closed at the end of a run.
+
     Optional attributes: `attributes`, a mapping with numbers such as `dt` that are compared with
     those of the PDE; `path`, its name in messages; `groups`, the names of all groups. If `groups`
     contains "test", the samples of this group are evaluated once, at the end of a run, and used for
@@ -84,6 +90,7 @@ class TrajectoryDataset(Protocol):
         Returns
         -------
         numpy array
-            States of shape `(len(samples), steps + 1, C, *part)`, float32 or float64.
+            States of shape `(len(samples), steps + 1, C, *part)`: floating-point numbers of up to
+            64 bits, or integers up to 2²⁴.
         """
         ...

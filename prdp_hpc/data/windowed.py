@@ -33,6 +33,9 @@ class WindowedDataset:
         Whether a task holds its part of the data in memory, or reads each batch when it is needed.
         "auto": a group is held in memory if the parts of all ranks of a node need at most half of
         its free memory (of the GPU's too, where the states are stored).
+    normalise : {"none", "standard"}, default "none"
+        "standard": the network of a task receives states whose channels have mean 0 and standard
+        deviation 1 over the training group, and its output is scaled back.
 
     Attributes
     ----------
@@ -76,6 +79,7 @@ class WindowedDataset:
         stride: int = 1,
         steps: int | None = None,
         in_memory: bool | Literal["auto"] = "auto",
+        normalise: Literal["none", "standard"] = "none",
     ) -> None:
         if stride < 1 or (window is not None and window < 1) or (steps is not None and steps < 1):
             raise InputError(
@@ -87,7 +91,7 @@ class WindowedDataset:
                 f"data.steps={steps}: give a smaller number, or another data file"
             )
         self.data, self.window, self._stride = data, window, stride
-        self.in_memory = in_memory
+        self.in_memory, self.normalise = in_memory, normalise
         self.steps = data.steps if steps is None else steps
 
     def __getattr__(self, name: str) -> Any:

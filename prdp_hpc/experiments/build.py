@@ -21,6 +21,7 @@ from prdp_hpc.data import (
     check_numbers,
     check_spacing,
     content_id,
+    windowed,
 )
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -124,7 +125,7 @@ class ConfigParts:
         return self._made_stepper(solver)
 
     @cached_property
-    def data(self) -> WindowedDataset:
+    def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
 
@@ -178,7 +179,8 @@ class ConfigParts:
     def _channels(self) -> int:
         """Number of channels of the data, which may exceed the names of a channelwise PDE."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
-        return int(self.data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
+        data = windowed(self.data)
+        return int(data.read_states("validation", 0, slice(0, 1, 1), part).shape[1])
 
     @property
     def _supervised(self) -> SupervisedConfig:
@@ -262,6 +264,7 @@ def open_data(
             stride=section.stride,
             steps=section.steps,
             in_memory=section.in_memory,
+            normalise=section.normalise,
         )
 
     return call_together(mesh.world, opened)

@@ -8,12 +8,11 @@ from typing import Any
 
 from mpi4py import MPI
 
-from prdp_hpc.config import ExperimentConfig, FieldInversionConfig, SupervisedConfig
+from prdp_hpc.config import FieldInversionConfig, SupervisedConfig
 from prdp_hpc.distributed.collective import call_together
-from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, build_task
-from prdp_hpc.experiments.run import process_mesh
+from prdp_hpc.experiments.meshes import any_mesh
 from prdp_hpc.experiments.trained import run_config, trained_config, trained_state
 from prdp_hpc.tasks.inversion.task import FieldInversion
 
@@ -112,16 +111,6 @@ def _config(
     if isinstance(config, FieldInversionConfig):
         return config
     return trained_config(folder, components, NEEDED)
-
-
-def any_mesh(config: ExperimentConfig) -> ProcessMesh:
-    """The mesh of the config; if the number of ranks does not allow it, e.g. on a login node, all
-    ranks share the grid.
-    """
-    ranks = MPI.COMM_WORLD.size
-    if ranks % (config.parallel.grid_ranks or 1):
-        return ProcessMesh.from_world(ranks)
-    return process_mesh(config)
 
 
 def with_data(config: Any, data: str | Path) -> Any:

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.config import ExperimentConfig, FieldInversionConfig, SupervisedConfig
-from prdp_hpc.data import TrajectoryDataset
+from prdp_hpc.data import TrajectoryDataset, WindowedDataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -25,7 +25,8 @@ from prdp_hpc.experiments.build import (
     task_class,
     task_from,
 )
-from prdp_hpc.experiments.evaluation import NEEDED, any_mesh, load_parameters, with_data
+from prdp_hpc.experiments.evaluation import NEEDED, load_parameters, with_data
+from prdp_hpc.experiments.meshes import any_mesh
 from prdp_hpc.experiments.trained import run_config, trained_state
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.tasks.supervised import SupervisedTask
@@ -129,13 +130,13 @@ class _PredictingParts(ConfigParts):
     """The components of a config for a task that predicts, without reading its samples."""
 
     @cached_property
-    def trajectories(self) -> TrajectoryDataset:
+    def trajectories(self) -> WindowedDataset:
         """The data set of the config; collective."""
         grid, groups = self.grid, self._groups
         return open_data(self._supervised, self.mesh, grid, self.stepper(), groups)
 
     @cached_property
-    def data(self) -> TrajectoryDataset:
+    def data(self) -> WindowedDataset:
         """A stand-in with the channels of the data set."""
         part = tuple(slice(s.start, s.start + 1) for s in self.grid.local_slices)
         (group,) = self._groups
@@ -147,7 +148,9 @@ class _PredictingParts(ConfigParts):
         needed = [steps if isinstance(steps, int) else 1]
         if corrector is not None:
             needed += [corrector.unroll, *corrector.validation_steps]
-        return _OneState(self.trajectories, int(found), max(needed))
+        one = _OneState(self.trajectories, int(found), max(needed))
+        # The statistics are loaded with the parameters.
+        return WindowedDataset(one, normalise=self._supervised.data.normalise)
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,11 @@ def _made(runs: Sequence[Trained], group: str, mesh: ProcessMesh) -> Members:
             groups = ("validation",)
             parts = ConfigParts(run.config, mesh, build_solver(run.config), groups)  # type: ignore[assignment]
         task: Any = task_from(run.config, parts)
+        if rolls_out and not task.predicts:
+            raise InputError(
+                f"{run.folder}: its task {type(task).__name__} has no method advance(state), with "
+                "which states are predicted; see SupervisedTask"
+            )
         call_together(mesh.world, partial(_load, task, run))
         tasks.append(task)
     return Members(runs, tasks, mesh, trajectories)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mpi4py import MPI
 
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
@@ -18,10 +17,14 @@ from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
+from prdp_hpc.experiments.meshes import process_mesh as process_mesh
+from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
+from prdp_hpc.logs import log_file
 from prdp_hpc.metric_names import FIELDS
+from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.requeue import note_stop_while_loading
 
@@ -42,7 +45,13 @@ _ADDED = {
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {"format": "hdf5", "test": 0, "streams": "shared", "window": None},
+    "data": {
+        "format": "hdf5",
+        "test": 0,
+        "streams": "shared",
+        "window": None,
+        "normalise": "none",
+    },
     "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
     "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
     "network_inputs": [],
@@ -122,15 +131,6 @@ def run_folder(config: Config) -> Path:
     return Path(config.output) / config.name
 
 
-def process_mesh(config: Config) -> ProcessMesh:
-    """Create the process mesh of a config; collective over all ranks."""
-    all_ranks = MPI.COMM_WORLD.size
-    return ProcessMesh.from_world(
-        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks),
-        gradients=config.parallel.gradients,
-    )
-
-
 def run_experiment(
     config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
 ) -> dict[str, Any]:
@@ -148,8 +148,16 @@ def run_experiment(
     SolveError
         If a solve fails.
     """
-    with run_lock(mesh, folder):
+    with run_lock(mesh, folder), _log(config, mesh, folder):
         return _run(config, mesh, folder, resume)
+
+
+def _log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextManager[None]:
+    """The log file of this rank, if the config has one."""
+    level, rank = config.logging.level, mesh.world.rank
+    if level is None or not (mesh.is_root or config.logging.per_rank):
+        return nullcontext()
+    return log_file(folder / "logs" / f"rank_{rank:04d}.log", level, quiet=rank > 0)
 
 
 @contextmanager
@@ -178,8 +186,10 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume, content)
+    _write_normalisation(task, mesh, folder)
     last = trainer.run()
     _write_fields(task, mesh, folder)
+    write_sample(config, parts, task, folder, last["epoch"])
     summary = summarise(config, mesh, last) | {
         "ended": trainer.ended,
         "best": trainer.best,
@@ -187,6 +197,16 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     }
     _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
     return summary
+
+
+def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
+    """Write the means and standard deviations with which a network's states are normalised, for
+    people: the checkpoint has them too; collective.
+    """
+    network = getattr(task, "network", None)
+    if isinstance(network, NormalisedNetwork):
+        found = network.as_dict(task.channels)
+        _on_root(mesh, lambda: write_json(folder / "normalisation.json", found))
 
 
 def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:
@@ -314,7 +334,8 @@ def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
     data, if there is one. When the run saves, logs
     and ends, its folder and its distribution over ranks may differ.
     """
-    settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
+    without = {"output", "parallel", "name", "comparison", "tracking", "logging"}
+    settings = config.model_dump(mode="json", exclude=without)
     settings["training"] = {
         k: v for k, v in settings["training"].items() if k not in may_change(config)
     }

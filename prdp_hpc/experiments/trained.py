@@ -19,10 +19,8 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
 from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
+from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints
-
-BEST = "best.pt"
-"""File of the checkpoint with the smallest validation error."""
 
 
 def load_network(
@@ -110,6 +108,9 @@ def _network(
         own_keys(config.network),
         seed=config.seed,
     )
+    if getattr(config.data, "normalise", "none") != "none":
+        # The numbers are loaded with the parameters.
+        network = NormalisedNetwork(network, [0.0] * outside, [1.0] * outside)
     network.to(next(iter(weights.values())).dtype)
     network.load_state_dict(weights)
     if partition is not None and not on_parts(network):
@@ -151,18 +152,15 @@ def run_config(
 
 def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any]:
     """The state of a run's checkpoint "last" or "best"; raises the errors of `load_network`."""
-    checkpoints = Checkpoints(Path(folder) / "checkpoints")
-    if checkpoint == "best":
-        path = checkpoints.folder / BEST
-        if not path.exists():
-            raise CheckpointError(
-                f"{path}: no such checkpoint; it is written at the first validation of a run by "
-                "this version of prdp-hpc: use the checkpoint last"
-            )
-        return checkpoints.load(path)
-    if checkpoint != "last":
+    if checkpoint not in ("last", "best"):
         raise InputError(f"checkpoint: must be last or best, not {checkpoint!r}")
-    state = checkpoints.load_latest()
+    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    state = checkpoints.load_latest() if checkpoint == "last" else checkpoints.load_best()
+    if state is None and checkpoint == "best" and checkpoints.latest() is not None:
+        raise CheckpointError(
+            f"{checkpoints.folder}: has no best checkpoint, which earlier versions of prdp-hpc did "
+            "not write: use the checkpoint last"
+        )
     if state is None:
         raise CheckpointError(
             f"{checkpoints.folder}: no checkpoint yet; wait for the first one, or start the run "

@@ -198,6 +198,7 @@ def workload_of(
         raise InputError("network.kind: does not define its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
     count = level_iterations(config.refinement, iterations)
+    network_steps, solver_steps = _steps(config)
     states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
     return Workload(
         shape=config.grid.shape,

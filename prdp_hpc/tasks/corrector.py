@@ -93,6 +93,8 @@ class Corrector(SupervisedTask):
     >>> mesh.close()
     """
 
+    network_predicts = "difference"
+
     def __init__(
         self,
         stepper: Stepper,

@@ -150,11 +150,12 @@ class Emulator(SupervisedTask):
             Arrays of shape `(b,)`: `error_1` and `error_2` after 1 and 2 steps of the network
             alone, and `error`, which is `error_2`.
         """
-        errors, state = {}, trajectories[:, 0]
-        for step, scale in enumerate(self._scales(trajectories), start=1):
+        errors: dict[str, NDArray[np.float64]] = {}
+        state = trajectories[:, 0]
+        for step in range(1, self.steps + 1):
             state = self.advance(state)
-            squares = self.squares(state - trajectories[:, step]).sum(axis=1)
-            errors[f"error_{step}"] = squares / scale
+            before, truth = trajectories[:, step - 1], trajectories[:, step]
+            errors |= self.step_errors(step, state, truth, before)
         return {"error": errors[f"error_{self.steps}"], **errors}
 
     def zero_reference(self, trajectories: Tensor) -> tuple[int, str] | None:
@@ -163,6 +164,22 @@ class Emulator(SupervisedTask):
             if not squares.all():
                 return int(np.argmin(squares)), f"step {step}"
         return None
+
+    def advance(self, state: Tensor) -> Tensor:
+        """Return `net(u)`; collective.
+
+        Parameters
+        ----------
+        state : Tensor
+            This rank's part of the states, of shape `(b, C, *local_shape)`; b may be 0.
+
+        Returns
+        -------
+        Tensor
+            The next states, of the same shape.
+        """
+        # A replica may have no samples.
+        return self.network_on(state) if state.shape[0] else state
 
     def step_errors(
         self, step: int, prediction: Tensor, truth: Tensor, before: Tensor

@@ -113,8 +113,9 @@ class RelativeL2:
             error, scale = all_reduce_sum(squares, grid.comm, grid.partition.group)
             tiny = torch.finfo(error.dtype).tiny
             # The root has no derivative at 0, where the loss has its minimum.
-            relative: Tensor = (error.clamp_min(tiny) / scale.clamp_min(tiny)).sqrt()
-            return relative / grid.comm.size
+            relative = (error.clamp_min(tiny) / scale.clamp_min(tiny)).sqrt()
+            part: Tensor = relative / grid.comm.size
+            return part
 
         return loss
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,9 @@ class SupervisedTask(Validation, TrainingStep):
         Number of time steps of a sample for validation and test.
     window : int or None
         Number of states that a training sample needs; None: `steps + 1`.
+    network_predicts : {"state", "difference"}
+        Whether the output of the network is a state or a difference of states, which determines how
+        normalised data are scaled back; default "state".
     validation : Tensor
         All validation samples of shape `(samples, steps + 1, C, *local_shape)`, which are read at
         the first access.
@@ -104,6 +108,7 @@ class SupervisedTask(Validation, TrainingStep):
 
     steps = 1
     window: int | None = None
+    network_predicts: Literal["state", "difference"] = "state"
 
     def __init__(
         self,
@@ -121,6 +126,7 @@ class SupervisedTask(Validation, TrainingStep):
         window = self.steps + 1 if self.window is None else self.window
         self._data = TaskData(data, stepper, mesh, recipe.dtype, window, self.steps)
         self.channels = channel_names(stepper, self._data.channels)
+        network = self._data.normalised(network, self.network_predicts == "state")
         self.network = network.to(device=mesh.device, dtype=self._dtype)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
         prepare_forward(self.network, recipe)

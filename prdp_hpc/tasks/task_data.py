@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from mpi4py import MPI
-from torch import Tensor
+from torch import Tensor, nn
 
 from prdp_hpc.console import note
 from prdp_hpc.data import TEST, DataError, TrajectoryDataset, Windows, share, windowed
 from prdp_hpc.data.free_memory import SHARE, free_address_space, free_bytes
 from prdp_hpc.data.group_reader import GroupReader
+from prdp_hpc.data.moments import combined, group_moments
 from prdp_hpc.data.samples import Ids, MemorySamples, Samples
 from prdp_hpc.data.streaming import ReadingThread, StreamedSamples
 from prdp_hpc.data.windowed import dataset_name
@@ -21,6 +22,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.physics.stepper import Stepper
 
 EVALUATED_BYTES = 2**24
@@ -97,6 +99,25 @@ class TaskData:
         at_once = max(1, int(EVALUATED_BYTES // (samples.windows.length * state)))
         ids = [mine[first : first + at_once] for first in range(0, -(-count // replicas), at_once)]
         return zip(ids, samples.batches(ids), strict=True)
+
+    def normalised(self, network: nn.Module, predicts_state: bool) -> nn.Module:
+        """The network between normalised states if the data are to be normalised; collective.
+
+        Without training samples the statistics have to be loaded with the network's parameters.
+        """
+        if self.data.normalise == "none":
+            return network
+        if self.train is None:
+            nothing = [0.0] * self.channels
+            return NormalisedNetwork(network, nothing, [1.0] * self.channels, predicts_state)
+        reader, world = self.train.reader, self._mesh.world
+        trajectories = np.arange(reader.windows.trajectories)
+        mine = share(trajectories, self._mesh.replica, self._mesh.replicas)
+        parts = world.allgather(call_together(world, lambda: group_moments(reader, mine)))
+        moments = combined(parts)
+        return NormalisedNetwork(
+            network, moments.mean.tolist(), moments.std.tolist(), predicts_state
+        )
 
     def close(self) -> None:
         """Close open files."""

@@ -133,8 +133,9 @@ class Validation:
     def advance(self, state: Tensor) -> Tensor:
         """Predict the next state with the trained network, as validation does; collective.
 
-        `prdp_hpc.predict` calls it without gradients and with the network in evaluation mode. A
-        user-defined task may override it; the default applies the network.
+        This method is optional. It is called without gradients and with the network in evaluation
+        mode. A user-defined task with this method is supported by `prdp_hpc.predict` and has a
+        figure of its fields.
 
         Parameters
         ----------
@@ -146,8 +147,12 @@ class Validation:
         Tensor
             The next states, of the same shape.
         """
-        # A replica may have no samples.
-        return self.network_on(state) if state.shape[0] else state
+        raise NotImplementedError
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the task has the method `advance`."""
+        return type(self).advance is not Validation.advance
 
     def step_errors(
         self, step: int, prediction: Tensor, truth: Tensor, before: Tensor
@@ -175,8 +180,9 @@ class Validation:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode; its weights are
-        their averages if `recipe.ema` is given.
+        """Return a context without gradients, with the network in evaluation mode.
+
+        The network's weights are their averages if `recipe.ema` is given.
         """
         training = self.network.training
         self.network.eval()

@@ -54,11 +54,12 @@ def arrays(path):
         }
 
 
-def test_a_prediction_is_the_roll_out_of_the_network(emulator, tmp_path):
-    found = predict(emulator, 4, out=tmp_path / "p.h5", samples=[0, 2])
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_prediction_is_the_roll_out_of_the_network(checkpoint, emulator, tmp_path):
+    found = predict(emulator, 4, out=tmp_path / "p.h5", samples=[0, 2], checkpoint=checkpoint)
     content = arrays(found["file"])
     state = torch.from_numpy(content["truth"][:, 0])
-    network = load_network(emulator)
+    network = load_network(emulator, checkpoint=checkpoint)
     for step in range(5):
         np.testing.assert_allclose(content["prediction"][:, step], state.detach(), rtol=1e-12)
         state = network(state)
@@ -187,7 +188,6 @@ def test_mistakes(emulator, tmp_path, capsys):
         (["--samples", "9"], "samples"),
         (["--group", "absent"], "absent"),
         (["--steps", "0"], "steps"),
-        (["--checkpoint", "best"], "best.pt"),
     ]:
         with pytest.raises(SystemExit) as stop:
             cli.main(["predict", str(emulator), *words, "--out", str(tmp_path / "p.h5")])

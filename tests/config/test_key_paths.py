@@ -44,6 +44,26 @@ PHYSICS = [
     {"pde": "burgers", **FLOW, "nonlinear": "newton", "newton": NEWTON},
     {"pde": "navier_stokes", **FLOW},
 ]  # fmt: skip
+PARTS = {
+    "exclude_validation": [1], "exclude_test": [2], "validation": 1, "test": 0.5,
+    "channels": ["u"], "subsample": 2, "subsample_time": 2,
+}  # fmt: skip
+FORMATS = [
+    {"kind": "pdebench", **PARTS, "exclude": [1], "axes": ["x", "y"]},
+    {
+        "kind": "the_well", **PARTS, "exclude": [1], "axes": ["x"],
+        "parameters": {"a": 1.0},
+    },
+    {"kind": "apebench", **PARTS, "exclude": [1], "axes": ["x"]},
+    {"kind": "numpy", **PARTS, "exclude": [1], "layout": ["sample", "time", "x"]},
+    *[
+        {
+            "kind": kind, **PARTS, "exclude": [1], "variables": ["u"], "dims": {"x": "lon"},
+            "group": "a",
+        }
+        for kind in ("netcdf", "zarr")
+    ],
+]  # fmt: skip
 WELLS = [[{"position": [0.2, 0.3], "rate": 1.0}], [{"position": [0.5, 1.5], "rate": -1.0}]]
 EXPERIMENTS = {
     "file": None, "count": 2, "noise": 0.1, "reference_factor": 2,
@@ -97,6 +117,20 @@ def sections(ladder):
             },
         },
         "parallel": {"grid_ranks": 1},
+        "logging": {"level": "info", "per_rank": True},
+        "tracking": [
+            "tensorboard",
+            {"kind": "tensorboard"},
+            {
+                "kind": "wandb",
+                "project": "a",
+                "entity": "b",
+                "mode": "offline",
+                "group": "c",
+                "tags": ["d"],
+            },
+            {"kind": "mlflow", "uri": "file:a", "experiment": "b"},
+        ],
     }
 
 
@@ -119,6 +153,8 @@ def contents():
             "epochs": 2, "batch_size": 2, "learning_rate": 0.1, "schedule": "cosine", "decay": 0.5,
             "optimizer": "adam", "loss": "squared",
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
+            "steps": 9, "validate_every": "5 steps", "log_every": 2, "keep_best": False,
+            "early_stopping": {"patience": 2, "min_change": 0.1},
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
         if "boundaries" in physics:
@@ -131,6 +167,14 @@ def contents():
         }
         yield supervised | {"task": "emulator", "data": data, "network_inputs": ["coordinates"]}
         yield supervised | {"task": "own_components:Residual", "data": data}
+    for form in FORMATS:
+        yield {
+            "task": "emulator",
+            "name": "a",
+            "grid": {"shape": [8]},
+            "physics": {"pde": "heat", "diffusivity": 1.0, "dt": 0.1},
+            "data": {"file": "a.h5", "format": form},
+        }
     for ladder in LADDERS[:1]:
         inverse = {"modes": 2, "reference": [1.0, 2.0], "start": [1.0, 2.0]}
         yield {"task": "inverse", "name": "a", "seed": 1, "output": "runs"} | sections(ladder) | {
@@ -220,7 +264,10 @@ def spoiled(content, keys):
 
 def open_ended(keys):
     """Whether the keys of this section are chosen by the user."""
-    return keys[-1] in ("sbatch", "petsc_options", "manual", "baselines", "targets", "experiments")
+    return keys[-1] in (
+        "sbatch", "petsc_options", "manual", "baselines", "targets", "experiments", "dims",
+        "parameters",
+    )  # fmt: skip
 
 
 def message(check, content):

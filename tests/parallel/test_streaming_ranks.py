@@ -77,6 +77,18 @@ def test_validation_is_that_of_one_rank_and_equal_on_all(make, file):
         assert WORLD.allgather(found) == [found] * WORLD.size
 
 
+@pytest.mark.parallel(nprocs=[2, 4])
+def test_the_statistics_of_channels_are_those_of_one_rank(file):
+    found = []
+    for comm, grid_ranks in ((MPI.COMM_SELF, 1), (WORLD, 1), (WORLD, 2)):
+        with task_on(file, grid_ranks, comm, tiny.corrector, normalise="standard") as task:
+            found.append(task.network.get_extra_state())
+            losses = WORLD.allgather(task.train_epoch(1))
+            assert len(set(losses)) == 1
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], rtol=1e-13, atol=1e-15)
+
+
 @pytest.mark.parallel(nprocs=2)
 def test_an_error_of_one_ranks_thread_is_raised_by_all(file, monkeypatch):
     own = TrajectoryFile.read_states

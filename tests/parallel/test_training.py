@@ -24,7 +24,7 @@ SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
 EPOCHS = 4
 RESUMED = {3: [3], 4: [1, 2]}
 # Figures would take longer than these trainings.
-NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = lambda *_: None"
+NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = run.plot_fields = lambda *_: None"
 
 
 def train_all(ranks, lines):

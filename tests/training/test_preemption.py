@@ -86,8 +86,9 @@ def network(folder):
             "network": RESNET,
             "training": {"batch_size": 2, "schedule": "cosine", "decay": 0.1},
         },
+        {"training": {"batch_size": 2, "steps": 24, "validate_every": "7 steps", "log_every": 2}},
     ],
-    ids=["plain", "no other checkpoints", "corrector"],
+    ids=["plain", "no other checkpoints", "corrector", "in steps"],
 )
 @pytest.mark.parametrize(
     "steps", [(1,), (5,), (3, 4, 15)], ids=["first step", "end of an epoch", "three times"]

@@ -22,7 +22,7 @@ _STOPPABLE = ("run", "compare", "paper", "generate")
 """Commands that, on SIGUSR1, finish a step or a batch of samples and exit with code 85."""
 
 
-_ALONE = ("plot", "plan", "submit", "site", "status", "init", "config", "completion")
+_ALONE = ("plot", "plan", "submit", "site", "status", "init", "config", "completion", "export")
 """Commands that only read and write files, for which one rank is enough."""
 
 

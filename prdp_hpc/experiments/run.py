@@ -18,6 +18,7 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.signals import StoppedError, stoppable_loading
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
+from prdp_hpc.experiments.initial import initialise
 from prdp_hpc.experiments.meshes import process_mesh as process_mesh
 from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
@@ -43,6 +44,7 @@ _ADDED = {
         "ema": None,
         "compile": False,
         "checkpoint_activations": False,
+        "init_from": None,
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
@@ -180,6 +182,9 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     with _stoppable_loading(mesh, folder):
         task = task_from(config, parts)
         content = parts.content_id
+    source = getattr(config.training, "init_from", None)
+    if source is not None:
+        initialise(task, source, folder, resume)
     trainer = build_trainer(config, task, folder, _settings(config, content))
     if resume:
         trainer.restore()

@@ -80,6 +80,12 @@ _HOMES = {
     "LBFGS": "tasks.inversion.lbfgs",
     "Trainer": "training.trainer",
     "Checkpoints": "training.checkpoint",
+    "EarlyStopping": "training.early_stopping",
+    "Tracker": "training.trackers.tracker",
+    "TrackedRun": "training.trackers.tracker",
+    "TensorBoard": "training.trackers.tensorboard",
+    "WandB": "training.trackers.wandb",
+    "MLflow": "training.trackers.mlflow",
     "PreemptionWatch": "distributed.preemption",
     "load_config": "config",
     "train": "experiments.run",
@@ -164,6 +170,12 @@ if TYPE_CHECKING:
     from prdp_hpc.tasks.supervised import SupervisedTask as SupervisedTask
     from prdp_hpc.tasks.task import Task as Task
     from prdp_hpc.training.checkpoint import Checkpoints as Checkpoints
+    from prdp_hpc.training.early_stopping import EarlyStopping as EarlyStopping
+    from prdp_hpc.training.trackers.mlflow import MLflow as MLflow
+    from prdp_hpc.training.trackers.tensorboard import TensorBoard as TensorBoard
+    from prdp_hpc.training.trackers.tracker import TrackedRun as TrackedRun
+    from prdp_hpc.training.trackers.tracker import Tracker as Tracker
+    from prdp_hpc.training.trackers.wandb import WandB as WandB
     from prdp_hpc.training.trainer import Trainer as Trainer
 
 __all__ = list(_HOMES)

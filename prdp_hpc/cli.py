@@ -16,9 +16,10 @@ from prdp_hpc.commands.failures import fail, missing_library
 from prdp_hpc.commands.parser import build_parser
 from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.distributed.signals import block_signals, hold_signals
+from prdp_hpc.logs import show_log
 
-_STOPPABLE = ("run", "compare", "paper")
-"""Commands that, on SIGUSR1, write a checkpoint and exit with code 85."""
+_STOPPABLE = ("run", "compare", "paper", "generate")
+"""Commands that, on SIGUSR1, finish a step or a batch of samples and exit with code 85."""
 
 
 _ALONE = ("plot", "plan", "submit", "site", "status", "init", "config", "completion", "export")
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Busy-waiting OpenMP threads cost little on idle cores but multiply the run time on busy ones.
     # The variable is read when torch is loaded, i.e. when the command's module is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if arguments.log_level is not None and launched_rank() == 0:
+        show_log(arguments.log_level)
     stoppable = arguments.command in _STOPPABLE
     warnings.formatwarning = _format_warning
     if launched_rank() > 0 and not arguments.traceback:

@@ -25,7 +25,7 @@ from prdp_hpc.report import load_run, seed_folders
 POLL = 2.0
 """Seconds between two looks at runs that other jobs train."""
 
-_WITHOUT_EFFECT = {"name", "output", "parallel", "comparison"}
+_WITHOUT_EFFECT = {"name", "output", "parallel", "comparison", "tracking", "logging"}
 """Keys of the config that have no effect on the numerical results of a run."""
 
 

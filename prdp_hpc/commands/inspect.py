@@ -9,6 +9,7 @@ from typing import Any
 from mpi4py import MPI
 
 from prdp_hpc.console import Table, show
+from prdp_hpc.data import GROUPS
 from prdp_hpc.experiments.inspected import Inspection, inspect_data
 from prdp_hpc.experiments.inspection import FITS, Change, PhysicsResidual
 
@@ -55,11 +56,14 @@ def _short(value: Any) -> str:
 
 def _data(found: Inspection) -> str:
     data = found.data
-    groups = ", ".join(f"{data.count(group)} in {group}" for group in data.groups)
-    names = ", ".join("zyx"[-len(data.shape) :])
+    groups = ", ".join(
+        f"{data.count(group)} in {group}" for group in getattr(data, "groups", GROUPS)
+    )
+    shape = getattr(data, "shape", found.config.grid.shape)
+    names = ", ".join("zyx"[-len(shape) :])
     lines = [
         f"Trajectories: {groups}, of {data.steps + 1} states",
-        f"Grid: {' × '.join(map(str, data.shape))} points ({names})",
+        f"Grid: {' × '.join(map(str, shape))} points ({names})",
     ]
     spacing = getattr(data, "spacing", None)
     if spacing is not None:
@@ -85,7 +89,7 @@ def _numbers(found: Inspection) -> str:
 def _residual(found: Inspection) -> list[str]:
     residual = found.residual
     if residual is None:
-        return ["Physics residual: not computed, since the PDE is not known: give --config CONFIG"]
+        return [f"Physics residual: not computed, because {found.reason}"]
     rows = [("group", "trajectory", "state", *residual.channels)]
     for place, each in residual.states:
         cells = ["no change" if math.isnan(one) else f"{one:.2e}" for one in each]
@@ -103,10 +107,11 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
     if math.isnan(residual.residual):
         return "The states do not change, so nothing can be compared."
     if residual.better is not None:
-        change, smaller = residual.better
+        choices = sorted(residual.equally_good, key=lambda change: _in_file(found, change))
+        words = " or ".join(f"{_words(one)} ({_keys(found, one)})" for one in choices)
         lines.append(
-            f"The residual is {residual.compared:.2e}, but {smaller:.2e} with {_words(change)}: "
-            f"give {_keys(found, change)}, if this is what the file contains."
+            f"The residual is {residual.compared:.2e}, but {residual.better[1]:.2e} with {words}: "
+            "give this, if it is what the file contains."
         )
     elif residual.residual < FITS:
         lines.append(
@@ -124,6 +129,11 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             "not be found."
         )
     return "\n".join(lines)
+
+
+def _in_file(found: Inspection, change: Change) -> bool:
+    """Whether the file contains the number that would be changed, so that it is probably right."""
+    return change.key in getattr(found.data, "attributes", {})
 
 
 def _words(change: Change) -> str:

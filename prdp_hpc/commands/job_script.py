@@ -144,7 +144,7 @@ def _check_unedited(path: Path) -> None:
 
 def _write_common(folder: Path) -> Path:
     """Copy the common part beside the scripts, so that a job does not depend on the installed
-    package; each version has a file of its own.
+    package; each version is a separate file.
     """
     source = resources.files("prdp_hpc.commands").joinpath("job_common.sh")
     text = source.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from prdp_hpc.commands.parser_common import (
     CONFIG_HELP,
     OVERRIDES_HELP,
     Parser,
+    add_log_level,
     add_traceback,
     config_command,
     count,
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         "parallel.grid_ranks=2",
     )
     add_traceback(parser, default=False)
+    add_log_level(parser, default=None)
     parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     config_command(commands, "run", "train once and write a run folder", resumable=True)
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         # SUPPRESS keeps the value of an option that stands before the command.
         add_traceback(command, default=argparse.SUPPRESS)
+        add_log_level(command, default=argparse.SUPPRESS)
     return parser
 
 

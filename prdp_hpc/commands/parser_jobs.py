@@ -101,7 +101,7 @@ _SBATCH = (
     ("--constraint", "FEATURE", "features that the nodes must have, e.g. icelake"),
     ("--dependency", "TYPE:JOB", "start after other jobs, e.g. afterok:1234"),
 )
-"""Options that are passed to sbatch as they are."""
+"""Options that are passed to sbatch unchanged."""
 
 
 def _gpus(text: str) -> str:

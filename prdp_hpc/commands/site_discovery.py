@@ -86,7 +86,12 @@ def _output(*words: str) -> str:
 
 
 def _mpi_library() -> str:
-    """The version of the MPI whose mpiexec is beside Python, or first on the path."""
+    """The MPI: that of Cray's modules, or the one whose mpiexec is beside Python or first on the
+    path.
+    """
+    cray = os.environ.get("CRAY_MPICH_VERSION")
+    if cray:
+        return f"Cray MPICH {cray}"
     own = Path(sys.executable).with_name("mpiexec")
     return _mpi_name(_output(str(own) if own.exists() else "mpiexec", "--version"))
 
@@ -108,9 +113,14 @@ def _mpi_types() -> tuple[str, ...]:
 
 def _fitting_type(library: str, types: Sequence[str]) -> str | None:
     """The type with which srun starts ranks of this MPI; None if there is none."""
-    wanted = ("pmix",) if library.startswith("Open MPI") else ("cray_shasta", "pmi2", "pmix")
+    # SLURM lists cray_shasta on other machines too, where it starts N jobs of one rank.
+    families = {"Open MPI": ("pmix",), "Cray": ("cray_shasta", "pmi2", "pmix")}
+    wanted = next(
+        (names for family, names in families.items() if library.startswith(family)),
+        ("pmi2", "pmix"),
+    )
     if not types:
-        return "pmix" if library.startswith("Open MPI") else "pmi2"
+        return wanted[0]
     return next((name for name in wanted if name in types), None)
 
 

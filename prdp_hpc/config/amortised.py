@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prdp_hpc.config.experiment import _SCHEDULE, SupervisedConfig
+from prdp_hpc.config.experiment import _COMMON_SLOTS, SupervisedConfig
 from prdp_hpc.config.inversion import ExperimentsSection, TruthSection
 from prdp_hpc.config.models import Count, Section
 from prdp_hpc.config.slots import Slot
@@ -28,7 +28,7 @@ class AmortisedInversionConfig(SupervisedConfig):
     """Train a network that computes coefficient fields from measurements."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
-        _SCHEDULE,
+        *_COMMON_SLOTS,
         Slot(("training", "optimizer"), "optimizers", "adam"),
         Slot(("training", "schedule"), "rates", "exponential"),
         Slot(("physics", "pde"), "physics", whole=True, has_steps=False),

@@ -86,6 +86,11 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "h1": "prdp_hpc.config.losses:H1Section",
         "spectral": "prdp_hpc.config.losses:SpectralSection",
     },
+    "trackers": {
+        "tensorboard": "prdp_hpc.config.tracking:TensorBoardSection",
+        "wandb": "prdp_hpc.config.tracking:WandBSection",
+        "mlflow": "prdp_hpc.config.tracking:MLflowSection",
+    },
     "schedules": {
         "prdp": "prdp_hpc.refinement.coordinator:Coordinator",
         "gradient": "prdp_hpc.refinement.gradient_coordinator:GradientCoordinator",

@@ -35,6 +35,7 @@ from prdp_hpc.config.models import (
 )
 from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
+from prdp_hpc.config.tracking import LoggingSection
 from prdp_hpc.config.training import InverseTrainingSection, SupervisedTrainingSection
 from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.errors import InputError
@@ -46,11 +47,14 @@ _TRAINING_SLOTS = (
     Slot(("training", "loss"), "losses", "squared"),
     Slot(("training", "schedule"), "rates", "exponential"),
 )
-_SCHEDULE = Slot(("refinement", "schedule"), "schedules", "prdp")
+_COMMON_SLOTS = (
+    Slot(("refinement", "schedule"), "schedules", "prdp"),
+    Slot(("tracking",), "trackers", "tensorboard", many=True),
+)
 
 
 class _Experiment(Section):
-    slots: ClassVar[tuple[Slot, ...]] = (_SCHEDULE,)
+    slots: ClassVar[tuple[Slot, ...]] = _COMMON_SLOTS
     default_seeds: ClassVar[int] = 3
     divides_samples: ClassVar[bool] = True
 
@@ -72,6 +76,10 @@ class _Experiment(Section):
     """Variants, seeds and targets of `prdp-hpc compare`."""
     parallel: ParallelSection = ParallelSection()
     """Distribution of the MPI ranks."""
+    tracking: tuple[Any, ...] = ("tensorboard",)
+    """Trackers of the metrics: tensorboard, wandb, mlflow, or in user code."""
+    logging: LoggingSection = LoggingSection()
+    """Log files of messages."""
 
     @property
     def seeds(self) -> range:
@@ -87,7 +95,7 @@ class SupervisedConfig(_Experiment):
     """Base of the tasks that train a network on samples, e.g. trajectories."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
-        _SCHEDULE,
+        *_COMMON_SLOTS,
         *_TRAINING_SLOTS,
         Slot(("physics", "pde"), "physics", whole=True, has_steps=True),
         Slot(("network", "kind"), "networks", "mlp", whole=True),
@@ -187,7 +195,7 @@ class OwnTaskConfig(SupervisedConfig):
     """A user-defined task: `task: my.py:MyTask`, or `task: {kind: my.py:MyTask, key: …}`."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
-        _SCHEDULE,
+        *_COMMON_SLOTS,
         *_TRAINING_SLOTS,
         Slot(("physics", "pde"), "physics", whole=True),
         Slot(("network", "kind"), "networks", "mlp", whole=True),
@@ -208,7 +216,7 @@ class InverseConfig(_Experiment):
     """Find the parameters of a source term from a solution of the PDE."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
-        _SCHEDULE,
+        *_COMMON_SLOTS,
         Slot(("physics", "pde"), "physics", whole=True, has_steps=False),
     )
     component: ClassVar[str] = "prdp_hpc.tasks.inverse:Inverse"
@@ -241,7 +249,7 @@ class FieldInversionConfig(_Experiment):
     """Find a coefficient field from observations."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
-        _SCHEDULE,
+        *_COMMON_SLOTS,
         Slot(("training", "optimizer"), "inversion_optimizers", "adam"),
         Slot(("training", "schedule"), "rates", "exponential"),
         Slot(("physics", "pde"), "physics", whole=True, has_steps=False),

@@ -12,7 +12,6 @@ Index = Annotated[int, Field(ge=0, strict=True)]
 Share = Annotated[float, BeforeValidator(as_number), Field(ge=0, le=1, strict=True)]
 Axis = Literal["x", "y", "z"]
 NamedAxis = Literal["sample", "time", "channel", "x", "y", "z"]
-Group = Literal["train", "validation", "test"]
 
 
 class FormatSection(Section):
@@ -22,8 +21,12 @@ class FormatSection(Section):
     """Trajectories for validation: number or share (float); null: 0.1, or own files."""
     test: Index | Share | None = None
     """Trajectories for the test: number or share (float); null: none, or own files."""
-    exclude: tuple[Index, ...] | dict[Group, tuple[Index, ...]] = ()
-    """Trajectories that are not used: of the group train, or by group."""
+    exclude: tuple[Index, ...] = ()
+    """Trajectories that are not used, numbered from 0 through the files of train."""
+    exclude_validation: tuple[Index, ...] = ()
+    """Trajectories of separate files for validation that are not used."""
+    exclude_test: tuple[Index, ...] = ()
+    """Trajectories of separate files for the test that are not used."""
     channels: tuple[str, ...] | None = None
     """Names of the channels, in the order of the PDE's channels; null: all."""
     subsample: Count = 1

@@ -64,8 +64,14 @@ def _readings(annotation: Any, location: Location, siblings: tuple[str, ...]) ->
         inner = _readings(get_args(annotation)[1], rest, siblings)
         yield from (reading.below(location[0]) for reading in inner)
     elif get_origin(annotation) in (tuple, list) and isinstance(location[0], int):
-        inner = _readings(get_args(annotation)[0], location[1:], siblings)
+        inner = _readings(_member(get_args(annotation), location[0]), location[1:], siblings)
         yield from (reading.below(location[0]) for reading in inner)
+
+
+def _member(members: tuple[Any, ...], number: int) -> Any:
+    """The type of one entry of a list or tuple, which may have one type per entry."""
+    one_type = len(members) == 1 or Ellipsis in members
+    return members[0 if one_type else number]
 
 
 def _through_union(

@@ -114,7 +114,8 @@ def _choices(slot: Slot) -> Any:
     sections.append(create_model(name, __config__=ConfigDict(extra="allow"), **own))
     if not slot.whole:
         sections += [Literal[tuple(words)], _OwnName]
-    return reduce(or_, sections)
+    choice: Any = reduce(or_, sections)
+    return tuple.__class_getitem__((choice, ...)) if slot.many else choice
 
 
 def _key(slot: Slot) -> str:

@@ -41,6 +41,7 @@ class Slot:
     default : the default name; None if a name is required.
     whole : whether all other keys of the section belong to the component. Otherwise its keys are
         given in a mapping instead of the name: `{kind: NAME, key: value}`.
+    many : whether the value is a list of names, or of mappings as above, by default of one name.
     has_steps : for built-in PDEs, whether only those with time steps are accepted (True) or only
         those without (False); None: all.
     """
@@ -49,6 +50,7 @@ class Slot:
     group: str
     default: str | None = None
     whole: bool = False
+    many: bool = False
     has_steps: bool | None = None
 
     @property
@@ -114,7 +116,11 @@ def fill(
     """Look up the components of `content`; relative files start at `folder`."""
     filled = Filled(model, deepcopy(dict(content)))
     changes: Changes = {}
-    for slot, place, key in _named(slots, filled.content):
+    slots = list(slots)
+    for slot in slots:
+        if slot.many:
+            _fill_list(slot, filled, changes, folder, imports)
+    for slot, place, key in _named((s for s in slots if not s.many), filled.content):
         if not isinstance(place[key], str):
             filled.problems.append(_unnamed(slot, place[key]))
             if slot.whole:
@@ -138,6 +144,39 @@ def fill(
             changes[slot.path[:-1] if slot.whole else slot.path] = section_model(found, key)
     filled.model = _changed(model, tuple(sorted(changes.items())))
     return filled
+
+
+def _fill_list(
+    slot: Slot, filled: Filled, changes: Changes, folder: Path, imports: Imports
+) -> None:
+    """Look up the components of a list; those that must not be imported are left out of it."""
+    (key,) = slot.path
+    values = filled.content.setdefault(key, [] if slot.default is None else [slot.default])
+    if not isinstance(values, list):
+        return
+    kept, kinds = [], []
+    for number, value in enumerate(values):
+        has_keys = isinstance(value, dict) and "kind" in value
+        named = value["kind"] if has_keys else value
+        where = f"{key}.{number}"
+        if not isinstance(named, str):
+            words = ", ".join(map(repr, fitting_names(slot.group)))
+            place = f"{where}.kind" if has_keys else where
+            filled.problems.append(f"{place}: must name one of {words}, or {OWN}")
+            continue
+        name = imports.permitted(named)
+        if name is None and not imports.needs(slot):
+            continue
+        try:
+            found = resolve(slot.group, name or _refused(named), folder)
+        except ConfigError as error:
+            filled.problems.append(f"{where}: {error}")
+            continue
+        filled.components[where] = found
+        kept.append(value | {"kind": found.name} if has_keys else found.name)
+        kinds.append(section_model(found, "kind") if has_keys else str)
+    filled.content[key] = kept
+    changes[slot.path] = tuple[tuple(kinds)]  # type: ignore[misc]
 
 
 def made(group: str, value: Any) -> tuple[Any, dict[str, Any]]:

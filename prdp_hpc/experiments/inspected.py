@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from prdp_hpc.data.formats.contents import Row, contents
 from prdp_hpc.data.formats.detect import first_file, format_of
 from prdp_hpc.data.layout import DATASET
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.inspection import (
     PhysicsResidual,
     Place,
+    few,
     physics_residual,
     places,
     states_reader,
@@ -66,7 +68,8 @@ class Inspection:
     numbers : smallest, largest and mean number by channel.
     bad : messages about trajectories with NaN or infinity.
     mismatches : numbers of the file that are not those of the config.
-    residual : the physics residual; None if the PDE is not known.
+    residual : the physics residual; None if it was not computed.
+    reason : why it was not computed.
     """
 
     file: Path
@@ -80,6 +83,7 @@ class Inspection:
     bad: list[str] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)
     residual: PhysicsResidual | None = None
+    reason: str = ""
 
 
 def inspect_data(
@@ -118,15 +122,29 @@ def inspect_data(
         If the file cannot be read, or if the config is invalid or has another grid.
     """
     opened = call_together(comm, lambda: _opened(path, config, overrides, form))
-    grid = Grid(
-        opened.config.grid.shape, opened.config.grid.boundary, comm, opened.config.grid.length
-    )
+    section = opened.config.grid
+    grid = Grid(section.shape, section.boundary, comm, section.length)
+    if opened.suggestion is not None and opened.suggestion.known:
+        names = tuple(_stepper(opened.config, grid).channels)
+        opened = call_together(comm, lambda: _with_channels(opened, names, path))
     good = _statistics(opened, comm, grid, places(opened.data, samples))
     _compare(opened, grid, path)
-    known = opened.suggestion is None or opened.suggestion.known
-    if known and good:
-        opened.residual = physics_residual(opened.config, opened.data, comm, good)
+    _add_residual(opened, comm, few(good))
     return opened
+
+
+def _add_residual(found: Inspection, comm: MPI.Comm, where: Sequence[Place]) -> None:
+    if found.suggestion is not None and not found.suggestion.known:
+        found.reason = "the PDE is not known: give --config CONFIG"
+    elif not where:
+        found.reason = "all trajectories that were read are bad"
+    else:
+        try:
+            found.residual = physics_residual(found.config, found.data, comm, where)
+        except InputError as error:  # on all ranks
+            if found.suggestion is None:
+                raise
+            found.reason = str(error)
 
 
 def _opened(
@@ -164,6 +182,11 @@ def _without_config(
     checked = validate(first, str(path))
     assert isinstance(checked, SupervisedConfig)
     data = _data_set(path, checked.data.format, None)
+    if not hasattr(data, "shape"):
+        raise InputError(
+            f"{path}: the data set of the format {name} has no attribute shape with the points of "
+            "its grid: give --config CONFIG"
+        )
     suggestion = Suggestion(path, name, data, keys)
     for override in overrides:
         apply_override(suggestion.content, override)
@@ -172,9 +195,24 @@ def _without_config(
     return found
 
 
+def _with_channels(found: Inspection, names: tuple[str, ...], path: str | Path) -> Inspection:
+    """The same with the channels of the PDE, if the file has them all and others."""
+    there = getattr(found.data, "all_channels", ())
+    if names == getattr(found.data, "channels", names) or not set(names) <= set(there):
+        return found
+    assert found.suggestion is not None
+    found.suggestion.choose_channels(names)
+    config = found.suggestion.validated()
+    data = _data_set(path, config.data.format, tuple(config.grid.shape))
+    return replace(found, data=data, config=config)
+
+
 def _described(path: str | Path, name: str, data: Any, config: SupervisedConfig) -> Inspection:
     file = first_file(path)
-    rows, about = contents(file, name)
+    try:
+        rows, about = contents(file, name)
+    except DataError:  # files of a user-defined format
+        rows, about = [], {}
     return Inspection(file, name, rows, about, data, config)
 
 
@@ -246,11 +284,15 @@ def _statistics(
     return good
 
 
+def _stepper(config: SupervisedConfig, grid: Grid) -> Any:
+    section: Any = config.physics
+    kind = component_of(section)
+    return made_stepper(kind, section, own_keys(section), grid, reference_solver(kind))
+
+
 def _compare(found: Inspection, grid: Grid, path: str | Path) -> None:
     """Compare the numbers of the file with those of the grid and the PDE."""
-    section: Any = found.config.physics
-    kind = component_of(section)
-    stepper = made_stepper(kind, section, own_keys(section), grid, reference_solver(kind))
+    stepper = _stepper(found.config, grid)
     try:
         check_numbers(found.data, attributes(stepper), str(path))
     except DataError as error:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import own_keys
+from prdp_hpc.data import GROUPS
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
@@ -27,7 +28,7 @@ MUCH_SMALLER = 1 / 3
 FITS = 0.01
 """A residual below this is that of data that were computed by the scheme of the PDE."""
 MOST_CHECKED = 3
-"""Number of states on which changes are tried."""
+"""Number of trajectories that are compared, and of states on which changes are tried."""
 NOISE = 1e-5
 """Smallest relative change over a step that rounding errors of float32 do not dominate."""
 
@@ -91,6 +92,16 @@ class PhysicsResidual:
         return None
 
     @property
+    def equally_good(self) -> tuple[Change, ...]:
+        """The changes that explain the data as well as `better`, with it; e.g. the time step or the
+        diffusivity of the heat equation.
+        """
+        if self.better is None:
+            return ()
+        limit = 2 * self.better[1] + 1e-6
+        return tuple(change for change, residual in self.changes if residual <= limit)
+
+    @property
     def invisible(self) -> tuple[Change, ...]:
         """Orders of the axes that have the same residual, so that a wrong one is not found."""
         return tuple(
@@ -105,12 +116,23 @@ def places(data: Any, samples: int) -> list[Place]:
     """The states that are inspected: the first, the middle and the last one with a next state, of
     `samples` trajectories of the first group; of all for 0.
     """
-    group = data.groups[0]
-    count = data.count(group)
-    wanted = min(count, samples or count)
-    chosen = sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)})
+    group = getattr(data, "groups", GROUPS)[0]
+    chosen = _spread(range(data.count(group)), samples)
     states = sorted({0, (data.steps - 1) // 2, data.steps - 1})
     return [Place(group, sample, state) for sample in chosen for state in states]
+
+
+def few(where: Sequence[Place]) -> list[Place]:
+    """Those of a first, a middle and a last trajectory."""
+    kept = _spread(sorted({place.sample for place in where}), MOST_CHECKED)
+    return [place for place in where if place.sample in kept]
+
+
+def _spread(numbers: Sequence[int], count: int) -> list[int]:
+    """At most `count` numbers with equal distances, with the first and the last; all for 0."""
+    wanted = min(len(numbers), count or len(numbers))
+    places = {round(i * (len(numbers) - 1) / max(1, wanted - 1)) for i in range(wanted)}
+    return [numbers[place] for place in sorted(places)]
 
 
 def physics_residual(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.distributed.signals import StoppedError, stoppable_loading
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
+from prdp_hpc.experiments.initial import initialise
 from prdp_hpc.experiments.meshes import process_mesh as process_mesh
 from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, may_change, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
+from prdp_hpc.logs import log_file
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.tasks.task import Task
@@ -41,6 +44,7 @@ _ADDED = {
         "ema": None,
         "compile": False,
         "checkpoint_activations": False,
+        "init_from": None,
         "validate_every": 1,
     },
     "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
@@ -147,8 +151,16 @@ def run_experiment(
     SolveError
         If a solve fails.
     """
-    with run_lock(mesh, folder):
+    with run_lock(mesh, folder), _log(config, mesh, folder):
         return _run(config, mesh, folder, resume)
+
+
+def _log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextManager[None]:
+    """The log file of this rank, if the config has one."""
+    level, rank = config.logging.level, mesh.world.rank
+    if level is None or not (mesh.is_root or config.logging.per_rank):
+        return nullcontext()
+    return log_file(folder / "logs" / f"rank_{rank:04d}.log", level, quiet=rank > 0)
 
 
 @contextmanager
@@ -167,9 +179,12 @@ def run_lock(
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
     parts = ConfigParts(config, mesh)
-    task = task_from(config, parts)
-    content = parts.content_id
-    _leave_if_stopped(mesh, folder)
+    with _stoppable_loading(mesh, folder):
+        task = task_from(config, parts)
+        content = parts.content_id
+    source = getattr(config.training, "init_from", None)
+    if source is not None:
+        initialise(task, source, folder, resume)
     trainer = build_trainer(config, task, folder, _settings(config, content))
     if resume:
         trainer.restore()
@@ -198,6 +213,19 @@ def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
     if isinstance(network, NormalisedNetwork):
         found = network.as_dict(task.channels)
         _on_root(mesh, lambda: write_json(folder / "normalisation.json", found))
+
+
+@contextmanager
+def _stoppable_loading(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
+    """Exit with code 85 for a signal in this block, in which data are read; collective."""
+    try:
+        with stoppable_loading():
+            yield
+    except StoppedError:
+        # The error is on all ranks, the signal on at least one.
+        _leave_if_stopped(mesh, folder)
+        raise
+    _leave_if_stopped(mesh, folder)
 
 
 def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:
@@ -325,7 +353,8 @@ def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
     data, if there is one. When the run saves, logs
     and ends, its folder and its distribution over ranks may differ.
     """
-    settings = config.model_dump(mode="json", exclude={"output", "parallel", "name", "comparison"})
+    without = {"output", "parallel", "name", "comparison", "tracking", "logging"}
+    settings = config.model_dump(mode="json", exclude=without)
     settings["training"] = {
         k: v for k, v in settings["training"].items() if k not in may_change(config)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ class Suggestion:
             "physics": physics,
             "data": {"file": str(path), **_format(form, keys)},
         }
+
+    def choose_channels(self, names: Sequence[str]) -> None:
+        """Select channels of the file."""
+        section = self.content["data"]
+        given = section.get("format")
+        keys = given if isinstance(given, dict) else {"kind": given}
+        section["format"] = {**keys, "channels": list(names)}
 
     def validated(self) -> SupervisedConfig:
         """The config."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.config import ExperimentConfig
+from prdp_hpc.config.slots import made
 from prdp_hpc.config.training import SupervisedTrainingSection
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import Checkpoints
@@ -36,6 +37,7 @@ def build_trainer(
         training.checkpoint_every,
         early_stopping=None if stopping is None else EarlyStopping(**stopping.model_dump()),
         keep_best=training.keep_best,
+        trackers=[kind(**keys) for kind, keys in (made("trackers", t) for t in config.tracking)],
         settings=config.model_dump(mode="json"),
         **{key: getattr(training, key) for key in keys},
     )

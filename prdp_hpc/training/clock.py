@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prdp_hpc.config.intervals import Interval, interval
@@ -117,6 +117,18 @@ class Clock:
     def validated(self, epoch: int, step: int, done: int) -> int:
         """The time of the last validation before a checkpoint; `done` steps were done since."""
         return self.time(epoch, step) - (done if self._divides else 0)
+
+    def step_of(self, row: Mapping[str, Any]) -> int:
+        """The time of a line of metrics; lines of older versions have only the epoch."""
+        return int(row.get("step", row["epoch"] * self.steps_per_epoch))
+
+    def excess(self, epoch: int, step: int) -> str | None:
+        """What to do if a checkpoint is of a later time than the last one of this run; or None."""
+        time = self.time(epoch, step)
+        if time <= self.total:
+            return None
+        unit, done = ("steps", time) if self.in_steps else ("epochs", epoch + (step > 0))
+        return f"the run already has {done} {unit}; give training.{unit}={done} or more"
 
     def save_due(self, step: int, saved: int) -> bool:
         """Whether a multiple of the interval of checkpoints lies after `saved`, up to `step`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,6 +23,7 @@ class RunOutput:
     logs_steps : whether `steps.jsonl` is written.
     trackers : the trackers, which are started.
     progress : the progress.
+    pending : rows of validations that are not written yet, of a resumed run.
 
     Raises
     ------
@@ -40,24 +41,34 @@ class RunOutput:
         logs_steps: bool,
         trackers: Sequence[Tracker],
         progress: Progress,
+        pending: Sequence[dict[str, Any]],
     ) -> None:
         self.metrics = MetricsWriter(run.folder, active, resume_epoch)
         has_steps = active and (logs_steps or (run.folder / STEPS).exists())
         self._steps = StepsWriter(run.folder, has_steps, run.resumed_at)
         self.trackers, self._progress = Trackers(trackers if active else ()), progress
+        self._active = active
+        self.pending = [row for row in pending if row["epoch"] > self.metrics.last]
         self.trackers.start(run)
 
-    def show(self, row: Mapping[str, Any]) -> None:
-        """Write and show the row of a validation."""
-        self.metrics.write(row)
-        self.trackers.log(row)
-        self._progress.update(row)
+    def add(self, row: dict[str, Any]) -> None:
+        """Add the row of a validation, which `show` shows."""
+        self.pending += [row] if self._active else []
+
+    def show(self, ready: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Write and show the pending rows in their order, as far as they are ready."""
+        while self.pending and ready(self.pending[0]):
+            row = self.pending.pop(0)
+            self.metrics.write(row)
+            self.trackers.log(row)
+            self._progress.update(row)
 
     def show_step(self, row: Mapping[str, Any]) -> None:
-        """Write and show the row of a step."""
+        """Write and show the row of a step; progress shows rows in their order only."""
         self._steps.write(row)
         self.trackers.log(row, "steps/")
-        self._progress.step(row)
+        if not self.pending:
+            self._progress.step(row)
 
     def sync(self) -> None:
         """Write all lines so far to the disk."""

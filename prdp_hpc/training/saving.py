@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from mpi4py import MPI
+
+from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.logs import LOGGER
@@ -15,6 +18,8 @@ from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints, random_state
 from prdp_hpc.training.clock import Clock
 
+OWN = ("random", "solver")
+"""Entries of a checkpoint with one state per rank."""
 _OF_TRAINING = ("optimiser", "schedule")
 """Entries of a task's state that are needed only to train further."""
 
@@ -28,10 +33,13 @@ class Saving:
     checkpoints : the files.
     clock : the time in steps.
     now : the time in seconds, for an interval in minutes.
+    keep_best : whether the state of the lowest error is kept.
 
     Attributes
     ----------
     saved : the time of the last checkpoint that was submitted or loaded.
+    best : the lowest error of all validations as `error`, with its `epoch` and `step`; None before
+        the first one.
     """
 
     def __init__(
@@ -40,9 +48,11 @@ class Saving:
         checkpoints: Checkpoints,
         clock: Clock,
         now: Callable[[], float],
+        keep_best: bool,
     ) -> None:
         self._mesh, self._checkpoints, self._clock, self._now = mesh, checkpoints, clock, now
-        self.saved = -1
+        self.saved, self._keeps = -1, keep_best
+        self.best: dict[str, Any] | None = None
         self._since, self._asked = now(), False
 
     def start(self) -> None:
@@ -92,6 +102,7 @@ class Saving:
 
         def save() -> None:
             whole = {
+                "best": self.best,
                 "task": task_state,
                 "schedule": schedule.state_dict(),
                 "random": random_states,
@@ -103,29 +114,38 @@ class Saving:
 
         call_together(self._mesh.world, save if self._mesh.is_root else lambda: None)
 
-    def keep_best(self, task: Task, place: tuple[int, int], best: Mapping[str, Any]) -> None:
-        """Keep the state of the task as that of the lowest error; collective."""
-        state = call_together(self._mesh.world, task.state_dict)
-        kept = {key: value for key, value in state.items() if key not in _OF_TRAINING}
-        keep = partial(
-            self._checkpoints.keep_best, place[0], {"task": kept, "best": dict(best)}, place[1]
-        )
+    def keep_best(self, task: Task, step: int, row: Mapping[str, Any]) -> None:
+        """Keep the state after a validation if its error is the lowest so far; collective."""
+        if self.best is not None and not row["error"] < self.best["error"]:
+            return
+        self.best = {key: row[key] for key in ("error", "epoch", "step")}
+        if not self._keeps:
+            return
+        epoch, rest = self._clock.place(step, 0)
+        task_state = call_together(self._mesh.world, task.state_dict)
+        kept = {key: value for key, value in task_state.items() if key not in _OF_TRAINING}
+        state = {"task": kept, "best": self.best}
+        keep = partial(self._checkpoints.keep_best, epoch, state, rest)
         call_together(self._mesh.world, keep if self._mesh.is_root else lambda: None)
 
-    def load_best(self) -> dict[str, Any] | None:
-        """The entry `best` of the file `best.pt`, or None; on one rank.
+    def restore_best(self, state: Mapping[str, Any]) -> None:
+        """Continue from the lowest error of an earlier start; collective.
 
-        After a kill the file may be of a later step than the checkpoint. It then has the numbers of
-        the steps that are repeated.
+        After a kill `best.pt` may be of a later step than the checkpoint. It then has the numbers
+        of the steps that are repeated, so that its error applies instead of that in `state`.
         """
+        if not self._keeps:
+            self.best = state.get("best")
+            return
+        found = self._load_best() if self._mesh.is_root else None
+        self.best = self._mesh.world.bcast(found)
+
+    def _load_best(self) -> dict[str, Any] | None:
         try:
             found = self._checkpoints.load_best()
         except CheckpointError as error:
-            warnings.warn(
-                f"{error}; it is written again at the next lower error",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            message = f"{error}; the next lower error replaces the file"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
             return None
         return None if found is None else found["best"]
 
@@ -136,3 +156,17 @@ class Saving:
 def shown_until(clock: Clock, checkpoints: Checkpoints) -> float:
     """The time until which rows may be shown: a kill then loses at most one interval of them."""
     return clock.time(*checkpoints.saved) + clock.saves if clock.saves else float("inf")
+
+
+def share_state(world: MPI.Comm, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of a checkpoint that all ranks need, and this rank's own ones, from rank 0, which
+    has read the file; collective.
+
+    The own ones, `OWN`, contain parts of fields and random streams of ranks. They are missing if
+    the run that saved had another number of ranks.
+    """
+    own = {key: state[key] for key in OWN if len(state.get(key, ())) == world.size}
+    names = world.bcast(tuple(own))
+    mine = {key: world.scatter(own.get(key)) for key in names}
+    shared = {key: value for key, value in state.items() if key not in OWN}
+    return broadcast(world, shared), mine

@@ -27,7 +27,7 @@ from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
 from prdp_hpc.training.progress import Progress
 from prdp_hpc.training.requeue import note_start
-from prdp_hpc.training.saving import Saving, shown_until
+from prdp_hpc.training.saving import Saving, share_state, shown_until
 from prdp_hpc.training.step_log import StepLog
 from prdp_hpc.training.trackers.tensorboard import TensorBoard
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker
@@ -94,8 +94,6 @@ class Trainer:
         before, and for a task without this method.
     ended : str
         Why training has ended; empty before.
-    best : dict or None
-        Lowest validation error of all validations as `error`, with its `epoch` and `step`.
 
     Raises
     ------
@@ -136,7 +134,6 @@ class Trainer:
     clock: Callable[[], float] = time.monotonic
     tested: dict[str, Any] | None = field(default=None, init=False)
     ended: str = field(default="", init=False)
-    best: dict[str, Any] | None = field(default=None, init=False)
     _at: int = field(default=-1, init=False)
     _earlier: list[float] = field(default_factory=list, init=False)
     _resumed: bool = field(default=False, init=False)
@@ -160,13 +157,18 @@ class Trainer:
             self.checkpoint_every,
             self.log_every,
         )
-        self._saving = Saving(self.mesh, self.checkpoints, self._time, self.clock)
+        self._saving = Saving(self.mesh, self.checkpoints, self._time, self.clock, self.keep_best)
         self._measures = Measures(self.task)
 
     @property
     def mesh(self) -> ProcessMesh:
         """The ranks of the task."""
         return self.task.mesh
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """Lowest validation error so far as `error`, with its `epoch` and `step`."""
+        return self._saving.best
 
     def restore(self) -> None:
         """Load the last checkpoint, after which `run` then continues; collective.
@@ -184,41 +186,32 @@ class Trainer:
         state = call_together(
             world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None
         )
-        # Rank 0 chooses the file, so that all ranks load the same one if a file is damaged.
+        # Only rank 0 reads the file, once, and sends each rank what it needs.
         saved = world.bcast(None if state is None else (state["epoch"], state["step"]))
         self._at, self._resumed = -1, True
         if saved is None:
             return
         path = self.checkpoints.path(*saved)
-        self._check_total(path, *saved)
-        state = call_together(world, lambda: state or self.checkpoints.load(path))
+        excess = self._time.excess(saved[0], saved[1])
+        if excess is not None:
+            raise CheckpointError(f"{path}: {excess}")
+        self.checkpoints.saved = saved
+        state, own = share_state(world, state or {})
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
-        if len(state["random"]) == world.size:
-            restore_random_state(state["random"][world.rank])
-            # The state contains parts of fields, which depend on the number of ranks.
-            if "solver" in state:
-                self.task.solver.load_state_dict(state["solver"][world.rank])
+        if "random" in own:
+            restore_random_state(own["random"])
+        if "solver" in own:
+            self.task.solver.load_state_dict(own["solver"])
         self._row, self._unshown = state["row"], state["unshown"]
         self._measures.before, self._earlier = state["work"], state["losses"]
         if self._probes is not None:
             self._probes.work |= {key: state["work"][key] for key in self._probes.work}
         if self.early_stopping is not None and state.get("early_stopping") is not None:
             self.early_stopping.load_state_dict(state["early_stopping"])
-        if self.keep_best:
-            self.best = world.bcast(self._saving.load_best() if self.mesh.is_root else None)
-        else:
-            self.best = state.get("best")
+        self._saving.restore_best(state)
         self._at = self._time.validated(saved[0], saved[1], len(self._earlier))
         self._saving.saved = self._time.time(*saved)
-
-    def _check_total(self, path: Path, epoch: int, step: int) -> None:
-        if self._time.time(epoch, step) > self._time.total:
-            unit = "steps" if self._time.in_steps else "epochs"
-            done = self._time.time(epoch, step) if self._time.in_steps else epoch + (step > 0)
-            raise CheckpointError(
-                f"{path}: the run already has {done} {unit}; give training.{unit}={done} or more"
-            )
 
     def run(self) -> dict[str, Any]:
         """Train; collective.
@@ -257,7 +250,7 @@ class Trainer:
             self._show()
             while not self._has_ended():
                 due = self._to_next_validation(watch)
-                self._unshown += [self._row] if self.mesh.is_root else []
+                self._output.add(self._row)
                 call_together(self.mesh.world, self.checkpoints.check)
                 self._show()
                 free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
@@ -288,10 +281,15 @@ class Trainer:
         self._output = call_together(
             self.mesh.world,
             lambda: RunOutput(
-                run, self.mesh.is_root, shown, self.log_every is not None, trackers, progress
+                run,
+                self.mesh.is_root,
+                shown,
+                self.log_every is not None,
+                trackers,
+                progress,
+                self._unshown,
             ),
         )
-        self._unshown = [row for row in self._unshown if row["epoch"] > self._output.metrics.last]
 
     def _samples_per_step(self) -> float | None:
         samples = getattr(self.task, "samples_per_epoch", None)
@@ -314,12 +312,7 @@ class Trainer:
     def _show(self) -> None:
         """Write and show the validations of which a kill can lose at most `checkpoint_every`."""
         until = shown_until(self._time, self.checkpoints)
-        while self._unshown and self._step_of(self._unshown[0]) <= until:
-            self._output.show(self._unshown.pop(0))
-
-    def _step_of(self, row: Mapping[str, Any]) -> int:
-        """The step of a row; those of older versions have only the epoch."""
-        return int(row.get("step", row["epoch"] * self._time.steps_per_epoch))
+        self._output.show(lambda row: self._time.step_of(row) <= until)
 
     def _finish(self) -> None:
         """Wait for the last checkpoint; collective."""
@@ -336,7 +329,7 @@ class Trainer:
         if message is not None:
             note(f"{self.label}  {message}")
         where = f"continues after epoch {epoch}, step {step}" if self._at >= 0 else "starts"
-        LOGGER.info("%s: %s on %d ranks", self.label, message or where, self.mesh.world.size)
+        LOGGER.info("%s: %s (ranks: %d)", self.label, message or where, self.mesh.world.size)
 
     def _to_next_validation(self, watch: PreemptionWatch) -> bool:
         """Train until the next validation, and validate; the first one is before all steps. Return
@@ -360,12 +353,12 @@ class Trainer:
         self._observe(validation["error"], levels)
         work = self._work()
         samples = self._samples_per_step()
-        trained = None if samples is None or last == 0 else samples * (last - first)
-        measured = rates(work, self._row, trained) | self._measures.memory()
+        trained = None if samples is None else samples * (last - max(first, 0))
+        measured = rates(work, self._row if last else work, trained) | self._measures.memory()
         place = {"epoch": self._time.epoch(last), "step": last}
         self._row = {**place, "loss": loss, **validation, **levels, **step_numbers, **measured}
         self._row |= work
-        self._keep_best()
+        self._saving.keep_best(self.task, last, self._row)
         return bool(due)
 
     def _train(
@@ -386,6 +379,7 @@ class Trainer:
 
     def _observe(self, error: float, levels: Mapping[str, Any]) -> None:
         """Pass the error of a validation to the schedule, early stopping and the task."""
+        LOGGER.debug("%s: error %g after step %d", self.label, error, self._at)
         self.schedule.observe(error)
         after = self.schedule.level, self.schedule.adjoint_level
         if after != (levels["level"], levels["adjoint_level"]):
@@ -397,15 +391,6 @@ class Trainer:
         after_validation: Any = getattr(self.task, "after_validation", None)
         if after_validation is not None:
             after_validation(error)
-
-    def _keep_best(self) -> None:
-        """Keep the state if its error is the lowest so far; collective."""
-        error = self._row["error"]
-        if self.best is not None and not error < self.best["error"]:
-            return
-        self.best = {"error": error, "epoch": self._row["epoch"], "step": self._row["step"]}
-        if self.keep_best:
-            self._saving.keep_best(self.task, self._time.place(self._at, 0), self.best)
 
     def _work(self) -> dict[str, Any]:
         """Cumulative iterations and solves, and seconds as means over the ranks; collective."""
@@ -455,10 +440,9 @@ class Trainer:
         stopping = self.early_stopping
         state = {
             "row": self._row,
-            "unshown": self._unshown,
+            "unshown": self._output.pending,
             "work": work,
             "losses": list(losses),
-            "best": self.best,
             "early_stopping": None if stopping is None else stopping.state_dict(),
         }
         place = self._time.place(self._at, len(losses))

@@ -32,7 +32,8 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("LOADEDMODULES", "gcc/12:mpich/4")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv("PRDP_SITE", raising=False)
+    for name in ("PRDP_SITE", "CRAY_MPICH_VERSION"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "config" / "prdp-hpc" / "site.yaml"
 
 
@@ -65,7 +66,8 @@ def test_a_machine_without_any_of_these_commands(cluster, monkeypatch, capsys):
     ("version", "types", "fitting"),
     [
         ("HYDRA build details:\n    Version:     4.2.0\n", ["none", "pmi2", "pmix"], "pmi2"),
-        ("HYDRA build details:\n", ["none", "cray_shasta", "pmi2"], "cray_shasta"),
+        ("HYDRA build details:\n", ["none", "cray_shasta", "pmi2"], "pmi2"),
+        ("Cray MPICH 8.1", ["none", "pmi2", "cray_shasta"], "cray_shasta"),
         ("mpiexec (OpenRTE) 4.1.4\n\nReport bugs to Open MPI", ["none", "pmi2", "pmix"], "pmix"),
         ("mpirun (Open MPI) 5.0.3\n", ["none", "pmi2"], None),
         ("Intel(R) MPI Library for Linux* OS, Version 2021.9\n", ["none", "pmi2"], "pmi2"),

@@ -47,7 +47,8 @@ def test_states_and_progress(tmp_path, capsys):
     (tmp_path / "loading").mkdir()
     (active / "checkpoints").mkdir()
     run(active / "figures" / "ignored")
-    with Holder(active, SLURM_JOB_ID="4711"), Holder(tmp_path / "loading"):
+    array = {"SLURM_JOB_ID": "4713", "SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "2"}
+    with Holder(active, **array), Holder(tmp_path / "loading"):
         shown = rows(capsys, tmp_path)
         single = rows(capsys, active)
     assert "finished" in shown["good"]
@@ -55,7 +56,7 @@ def test_states_and_progress(tmp_path, capsys):
     assert "stopped" in shown["late"]
     assert "2 h 00 min ago" in shown["late"]
     line = shown["sweep/active"]
-    for part in ("running", "epoch 2/4", "1.00e-02", "  3  ", "2 min", "job 4711 on ", " s ago"):
+    for part in ("running", "epoch 2/4", "1.00e-02", "  3  ", "2 min", "job 4711_2 on ", " s ago"):
         assert part in line
     assert "starting" in shown["loading"]
     assert "process " in shown["loading"]
@@ -69,7 +70,7 @@ def test_steps_between_two_validations(tmp_path, capsys):
     (folder / "steps.jsonl").write_text('{"epoch": 1.5, "step": 30, "total_seconds": 90.0}\n')
     with Holder(folder):
         assert "epoch 1.5/4" in rows(capsys, tmp_path)["steps"]
-        (folder / "config.yaml").write_text("training: {epochs: 100, steps: 60}\n")
+        (folder / "config.yaml").write_text("training: {epochs: 100, steps: 60, validate_every: 1}\n")
         line = rows(capsys, tmp_path)["steps"]
     assert "step 30/60" in line
     assert "  1 min  " in line

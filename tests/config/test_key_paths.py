@@ -17,6 +17,11 @@ LADDERS = [
     {"kind": "tolerances", "start": 0.1, "factor": 0.5, "stop": 1e-9},
     {"kind": "levels", "levels": [1, 5]},
 ]
+LOSSES = [
+    {"kind": "huber", "delta": 0.5},
+    {"kind": "h1", "weight": 0.5},
+    {"kind": "spectral", "order": -1.0},
+]
 NETWORKS = [
     {"kind": "mlp", "hidden": [8, 8], "activation": "relu"},
     {"kind": "resnet", "channels": 8, "blocks": 2, "activation": "relu"},
@@ -43,6 +48,26 @@ PHYSICS = [
     {"pde": "burgers", **FLOW, "boundaries": FLUXES},
     {"pde": "burgers", **FLOW, "nonlinear": "newton", "newton": NEWTON},
     {"pde": "navier_stokes", **FLOW},
+]  # fmt: skip
+PARTS = {
+    "exclude_validation": [1], "exclude_test": [2], "validation": 1, "test": 0.5,
+    "channels": ["u"], "subsample": 2, "subsample_time": 2,
+}  # fmt: skip
+FORMATS = [
+    {"kind": "pdebench", **PARTS, "exclude": [1], "axes": ["x", "y"]},
+    {
+        "kind": "the_well", **PARTS, "exclude": [1], "axes": ["x"],
+        "parameters": {"a": 1.0},
+    },
+    {"kind": "apebench", **PARTS, "exclude": [1], "axes": ["x"]},
+    {"kind": "numpy", **PARTS, "exclude": [1], "layout": ["sample", "time", "x"]},
+    *[
+        {
+            "kind": kind, **PARTS, "exclude": [1], "variables": ["u"], "dims": {"x": "lon"},
+            "group": "a",
+        }
+        for kind in ("netcdf", "zarr")
+    ],
 ]  # fmt: skip
 WELLS = [[{"position": [0.2, 0.3], "rate": 1.0}], [{"position": [0.5, 1.5], "rate": -1.0}]]
 EXPERIMENTS = {
@@ -97,6 +122,20 @@ def sections(ladder):
             },
         },
         "parallel": {"grid_ranks": 1},
+        "logging": {"level": "info", "per_rank": True},
+        "tracking": [
+            "tensorboard",
+            {"kind": "tensorboard"},
+            {
+                "kind": "wandb",
+                "project": "a",
+                "entity": "b",
+                "mode": "offline",
+                "group": "c",
+                "tags": ["d"],
+            },
+            {"kind": "mlflow", "uri": "file:a", "experiment": "b"},
+        ],
     }
 
 
@@ -104,6 +143,7 @@ def contents():
     """Configs in which every key of every section is given, with each type of network, PDE and
     ladder.
     """
+    losses = itertools.cycle(LOSSES)
     kinds = zip(itertools.cycle(LADDERS), itertools.cycle(NETWORKS), PHYSICS, strict=False)
     for ladder, network, physics in kinds:
         data = {
@@ -119,6 +159,11 @@ def contents():
             "epochs": 2, "batch_size": 2, "learning_rate": 0.1, "schedule": "cosine", "decay": 0.5,
             "optimizer": "adam", "loss": "squared",
             "decay_steps": 3, "precision": "float64", "checkpoint_every": 1, "keep_checkpoints": 1,
+            "steps": 9, "validate_every": "5 steps", "log_every": 2, "keep_best": False,
+            "early_stopping": {"patience": 2, "min_change": 0.1},
+            "warmup_steps": 2, "clip_norm": 0.1, "accumulate": 2, "weight_decay_on": "weights",
+            "ema": 0.9, "compile": False, "checkpoint_activations": True,
+            "init_from": "runs/b",
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
         if "boundaries" in physics:
@@ -129,8 +174,23 @@ def contents():
             "corrector": {"unroll": 2, "validation_steps": [1, 2], "measure": "u"},
             "data": data | {"reference_factor": 1},
         }
-        yield supervised | {"task": "emulator", "data": data, "network_inputs": ["coordinates"]}
+        chain = {"chain": "diverted", "unroll": 3, "every": 2}
+        yield supervised | {
+            "task": "emulator",
+            "emulator": chain,
+            "data": data,
+            "network_inputs": ["coordinates"],
+            "training": training | {"loss": next(losses)},
+        }
         yield supervised | {"task": "own_components:Residual", "data": data}
+    for form in FORMATS:
+        yield {
+            "task": "emulator",
+            "name": "a",
+            "grid": {"shape": [8]},
+            "physics": {"pde": "heat", "diffusivity": 1.0, "dt": 0.1},
+            "data": {"file": "a.h5", "format": form},
+        }
     for ladder in LADDERS[:1]:
         inverse = {"modes": 2, "reference": [1.0, 2.0], "start": [1.0, 2.0]}
         yield {"task": "inverse", "name": "a", "seed": 1, "output": "runs"} | sections(ladder) | {
@@ -220,7 +280,10 @@ def spoiled(content, keys):
 
 def open_ended(keys):
     """Whether the keys of this section are chosen by the user."""
-    return keys[-1] in ("sbatch", "petsc_options", "manual", "baselines", "targets", "experiments")
+    return keys[-1] in (
+        "sbatch", "petsc_options", "manual", "baselines", "targets", "experiments", "dims",
+        "parameters",
+    )  # fmt: skip
 
 
 def message(check, content):

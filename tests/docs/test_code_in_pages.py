@@ -8,6 +8,7 @@ import yaml
 from prdp_hpc.cli import _arguments
 from prdp_hpc.config.experiment import validate
 from prdp_hpc.config.paper import Paper
+from prdp_hpc.config.site import Site
 
 EACH = pytest.mark.parametrize("page", pages.PAGES, ids=pages.name_of)
 
@@ -49,6 +50,9 @@ def _check_config(content):
         isinstance(entry, dict) and "config" in entry for entry in content["experiments"].values()
     ):
         Paper.model_validate(content)
+        return
+    if content.keys() <= Site.model_fields.keys():
+        Site.model_validate(content)
         return
     if "task" not in content:
         base = next((BASES[key] for key in content if key in BASES), EMULATOR)

@@ -2,6 +2,7 @@
 can be killed and resumed.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,11 @@ pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.timeout(600)]
 
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
 EPOCHS = 4
+# 16 steps of 3 per epoch; on two ranks the clock of rank 0 asks for a checkpoint at each step.
+STEPS = [
+    "training.steps=16", "training.validate_every=5 steps", "training.log_every=2",
+    "training.checkpoint_every=0.000001 minutes", "training.keep_checkpoints=100",
+]  # fmt: skip
 RESUMED = {3: [3], 4: [1, 2]}
 # Figures would take longer than these trainings.
 NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = run.plot_fields = lambda *_: None"
@@ -120,7 +126,9 @@ def resumed_runs(folder):
 
 
 def moved_runs(folder):
-    """Data made on 1 and on 2 ranks, a run on 1 rank, and one that continues on 2."""
+    """Data made on 1 and on 2 ranks, a run on 1 rank, and one that continues on 2; the same in
+    steps, from a checkpoint within an epoch and between two validations.
+    """
     config = tiny.write(folder / "moved.yaml", tiny.emulator(folder, grid={"shape": [6, 5]}))
     files = {ranks: str(folder / f"{ranks}.h5") for ranks in (1, 2)}
     words = ["run", config, f"data.file={files[1]}"]
@@ -128,10 +136,13 @@ def moved_runs(folder):
         ["generate", config, "--out", files[1]],
         [*words, "name=unmoved", "training.epochs=6"],
         [*words, "name=moved", "training.epochs=3"],
+        [*words, "name=unmoved-steps", *STEPS],
+        [*words, "name=moved-steps", *STEPS],
     ]
     two = [
         ["generate", config, "--out", files[2]],
         [*words, "name=moved", "training.epochs=6", "parallel.grid_ranks=2", "--resume"],
+        [*words, "name=moved-steps", *STEPS, "--resume"],
     ]
     return {1: one, 2: two}
 
@@ -143,6 +154,9 @@ def trained(tmp_path_factory):
     kinds = split_runs(folder), resumed_runs(folder), moved_runs(folder)
     for ranks in (1, 2, 3, 4):
         train_all(ranks, [words for lines in kinds for words in lines.get(ranks, [])])
+        if ranks == 1:
+            for path in sorted((folder / "moved-steps" / "checkpoints").glob("epoch_*.pt"))[6:]:
+                path.unlink()
     return folder
 
 
@@ -276,8 +290,23 @@ def test_generated_data_is_the_same_on_other_ranks(trained):
 
 def test_a_run_goes_on_on_other_ranks(trained):
     whole, other = (tiny.rows(trained / name) for name in ("unmoved", "moved"))
-    assert (
-        [row.pop("loss") for row in other[:1]] == [row.pop("loss") for row in whole[:1]] == [None]
-    )
+    # Before the first step there is neither a loss nor a gradient.
+    first = [row.pop(key) for row in (whole[0], other[0]) for key in ("loss", "gradient_norm")]
+    assert first == [None] * 4
     for row, moved_row in zip(whole, other, strict=True):
         assert moved_row == pytest.approx(row, rel=1e-9)
+
+
+def test_a_run_in_steps_goes_on_on_other_ranks(trained):
+    whole, other = (trained / f"{name}-steps" for name in ("unmoved", "moved"))
+    assert [row["step"] for row in tiny.rows(other)] == [0, 5, 10, 15, 16]
+    for rows in zip(tiny.rows(whole)[1:], tiny.rows(other)[1:], strict=True):
+        assert rows[1] == pytest.approx(rows[0], rel=1e-9)
+    names = [path.stem for path in sorted((other / "checkpoints").glob("epoch_*.pt"))]
+    steps = [3 * int(name[6:10]) + int(name[16:] or 0) for name in names]
+    assert steps[:6] == list(range(6))
+    # After the resume from step 5 the request of rank 0 reaches all ranks one step later.
+    assert 10 in steps
+    assert any(step not in (10, 15, 16) for step in steps[6:])
+    lines = (other / "steps.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14, 16]

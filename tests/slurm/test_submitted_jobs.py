@@ -85,6 +85,50 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     torch.testing.assert_close(*networks, rtol=0, atol=0)
 
 
+CONTAINER = """#!/bin/sh
+echo "container $3 $4:" "$@"
+"""
+
+
+def test_a_comparison_is_fanned_out_and_collected(slurm, submit, tmp_path):
+    """A script in place of the container runtime prints what each rank would run."""
+    runtime = tmp_path / "bin" / "apptainer"
+    runtime.parent.mkdir()
+    runtime.write_text(CONTAINER)
+    runtime.chmod(0o755)
+    slurm.environment["PATH"] = f"{runtime.parent}:{slurm.environment['PATH']}"
+    options = ["--container=image.sif", "--fan-out=1", "comparison.seeds=2", "--replicas=2"]
+    reported = submit(*options, "--sbatch=comment=mine", "--exclusive", "--constraint=fast")
+    assert "Invalid feature specification. Give another --constraint" in reported.stderr
+    reported = submit(*options, "--sbatch=comment=mine", "--exclusive")
+    assert reported.returncode == 0, reported.stderr
+    array, collect = re.findall(r"job: +(\d+)", reported.stdout)
+    queued = submit_status(slurm, tmp_path)
+    assert "tiny-compare-collect" in queued
+    assert "PENDING (Dependency)" in queued
+    slurm.wait(collect, JobState="COMPLETED")
+    folder = tmp_path / "runs" / "slurm"
+    logs = [folder / f"tiny-compare-{array}_{task}.log" for task in range(4)]
+    for task, log in enumerate(logs):
+        ranks = re.findall(r"container .*: (.*)", log.read_text())
+        assert len(ranks) == 2
+        words = f"compare {folder / 'tiny-compare.yaml'} --only={task} --resume"
+        assert all(rank.endswith(f"image.sif prdp-hpc {words}") for rank in ranks)
+    log = folder / f"tiny-compare-collect-{collect}.log"
+    assert f"prdp-hpc compare {folder / 'tiny-compare.yaml'} --resume" in log.read_text()
+    ended = max(log.stat().st_mtime for log in logs)
+    assert log.stat().st_mtime >= ended
+    assert slurm.shows(collect)["Comment"] == "mine"
+
+
+def submit_status(slurm, folder):
+    words = [str(tiny.BIN / "prdp-hpc"), "status"]
+    ended = subprocess.run(
+        words, env=slurm.environment, capture_output=True, text=True, cwd=folder, check=True
+    )
+    return ended.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -102,6 +146,9 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
             ["--time=soon"],
             "Invalid --time specification. Give --time as minutes, hours:minutes:seconds",
         ),
+        (["--mem=99T"], "Give another --mem"),
+        (["--dependency=afterok:x"], "Give --dependency as TYPE:JOB"),
+        (["--array=3-1"], "Give --array as numbers and ranges"),
         (["--nodes=3", "--replicas=3"], "Node count specification invalid. Give other --nodes"),
         (["--cpus-per-task=500"], "More processors requested than permitted. Give other --nodes"),
         (
@@ -115,5 +162,5 @@ def test_jobs_that_sbatch_rejects(options, message, submit):
     assert reported.returncode == 2
     assert message in reported.stderr
     assert re.fullmatch(
-        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny\.sh: .*\n", reported.stderr
+        r"prdp-hpc: error: sbatch rejected \S+/runs/slurm/tiny(-seeds)?\.sh: .*\n", reported.stderr
     )

@@ -25,6 +25,7 @@ from prdp_hpc import (
     Coordinator,
     Corrector,
     Dirichlet,
+    EarlyStopping,
     ElementOperator,
     Emulator,
     Experiments,
@@ -41,6 +42,7 @@ from prdp_hpc import (
     IterationLadder,
     ManualSchedule,
     MeasuredGradient,
+    MLflow,
     NavierStokes,
     Network,
     NetworkUnknown,
@@ -64,13 +66,17 @@ from prdp_hpc import (
     Stepper,
     SupervisedTask,
     Task,
+    TensorBoard,
     ThetaScheme,
     ToleranceLadder,
     TotalVariation,
+    TrackedRun,
+    Tracker,
     Trainer,
     TrajectoryDataset,
     TrajectoryFile,
     UNet,
+    WandB,
     WindowedDataset,
     evaluate,
     export,
@@ -155,6 +161,21 @@ Checkpoints(folder=1)  # type: ignore[arg-type]
 trainer = Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs=100)
 Trainer(emulator, GradientCoordinator(ladder), folder="runs/mine", epochs=100)
 Trainer(emulator, Coordinator(ladder), folder="runs/mine", epochs="many")  # type: ignore[arg-type]
+Trainer(
+    emulator,
+    Coordinator(ladder),
+    "runs/mine",
+    epochs=100,
+    steps=5000,
+    validate_every="500 steps",
+    checkpoint_every="10 minutes",
+    early_stopping=EarlyStopping(patience=10),
+    trackers=[TensorBoard(), WandB(project="mine", mode="offline"), MLflow()],
+)
+tracker: Tracker = WandB(tags=5)  # type: ignore[arg-type]
+tracker.start(TrackedRun("mine", folder="runs/mine"))  # type: ignore[arg-type]
+no_tracker: Tracker = Checkpoints("runs/mine")  # type: ignore[assignment]
+EarlyStopping("soon")  # type: ignore[arg-type]
 PreemptionWatch("world")
 train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]
 evaluate(5)  # type: ignore[arg-type]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from prdp_hpc.data.layout import TEST, DataError
 
@@ -25,13 +24,13 @@ class Division:
     validation, test : number (int) or share (float) of the trajectories of these groups; None: a
         tenth for validation, none for the test. They are the last trajectories, those of the test
         after those of validation.
-    exclude : trajectories that are not used, numbered through the files of the group "train", or
-        by group.
+    exclude : trajectories that are not used, for each group with files; those of "train" are
+        numbered before the division.
     """
 
     validation: int | float | None = None
     test: int | float | None = None
-    exclude: Sequence[int] | Mapping[str, Sequence[int]] = ()
+    exclude: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def places(self, counts: Mapping[str, Sequence[int]], name: str) -> dict[str, list[Place]]:
         """The trajectories of each group, from the numbers of trajectories in its files.
@@ -66,19 +65,20 @@ class Division:
             rest += size
 
     def _kept(self, group: str, sizes: list[int], name: str) -> list[Place]:
-        given: Any = self.exclude
-        if isinstance(given, Mapping):
-            left_out = set(given.get(group, ()))
-        else:
-            left_out = set(given) if group == "train" else set()
+        left_out = set(self.exclude.get(group, ()))
         everything = [(file, one) for file, size in enumerate(sizes) for one in range(size)]
         wrong = sorted(number for number in left_out if not 0 <= number < len(everything))
         if wrong:
             raise DataError(
-                f"{name}: data.format.exclude contains {wrong[0]}, but the trajectories of the "
+                f"{name}: {exclude_key(group)} contains {wrong[0]}, but the trajectories of the "
                 f"group {group} are numbered from 0 to {len(everything) - 1}"
             )
         return [place for number, place in enumerate(everything) if number not in left_out]
+
+
+def exclude_key(group: str) -> str:
+    """The key that excludes trajectories of a group with files."""
+    return "data.format.exclude" + ("" if group == "train" else f"_{group}")
 
 
 def _number(asked: int | float, count: int) -> int:

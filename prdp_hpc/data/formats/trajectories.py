@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,28 +12,11 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.axes import AxisOrder
 from prdp_hpc.data.formats.files import files_of_groups
-from prdp_hpc.data.formats.groups import Division
+from prdp_hpc.data.formats.groups import Division, exclude_key
+from prdp_hpc.data.formats.selection import Selection
 from prdp_hpc.data.formats.source import About, Slices, Source
 from prdp_hpc.data.layout import GROUPS, TEST, DataError
 from prdp_hpc.data.number_types import as_floating
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is used of the files.
-
-    Attributes
-    ----------
-    channels : names of the channels, in the order of the PDE's; None: all.
-    axes : order of the axes of space in the files; None: x first.
-    subsample : distance of two points that are used, in points of the files.
-    subsample_time : distance of two states that are used, in states of the files.
-    """
-
-    channels: Sequence[str] | None = None
-    axes: Sequence[str] | None = None
-    subsample: int = 1
-    subsample_time: int = 1
 
 
 class FormatTrajectories:
@@ -109,7 +91,9 @@ class FormatTrajectories:
         *,
         validation: int | float | None = None,
         test: int | float | None = None,
-        exclude: Sequence[int] | Mapping[str, Sequence[int]] = (),
+        exclude: Sequence[int] = (),
+        exclude_validation: Sequence[int] = (),
+        exclude_test: Sequence[int] = (),
         channels: Sequence[str] | None = None,
         axes: Sequence[str] | None = None,
         subsample: int = 1,
@@ -126,8 +110,10 @@ class FormatTrajectories:
             Points of the grid per axis. Default: those of the files.
         groups : sequence of str, default ("train", "validation")
             Groups that are needed.
-        validation, test, exclude, channels, axes, subsample, subsample_time
-            See `Division` and `Selection`.
+        validation, test, exclude, exclude_validation, exclude_test
+            See `Division`.
+        channels, axes, subsample, subsample_time
+            See `Selection`.
         **keys
             Further keys of the format.
 
@@ -150,7 +136,8 @@ class FormatTrajectories:
             or (group == "train" and needs_train)
             or (group == TEST and "train" in groups)
         }
-        division = Division(validation, test, exclude)
+        excluded = {"train": exclude, "validation": exclude_validation, TEST: exclude_test}
+        division = Division(validation, test, excluded)
         selection = Selection(channels, axes, subsample, subsample_time)
         return cls(path, used, shape, groups, division, selection)
 
@@ -251,9 +238,26 @@ class FormatTrajectories:
         DataError
             If the file is damaged or a number is not finite.
         """
-        chosen = range(self.count(group)) if samples is None else samples
+        chosen = [int(one) for one in (range(self.count(group)) if samples is None else samples)]
         every = slice(0, self.steps + 1, 1)
-        return np.stack([self.read_states(group, int(one), every, part) for one in chosen])
+        first = self.read_states(group, chosen[0], every, part)
+        found = np.empty((len(chosen), *first.shape), first.dtype)
+        found[0] = first
+        for row, one in enumerate(chosen[1:], start=1):
+            found[row] = self.read_states(group, one, every, part)
+        return found
+
+    def close(self) -> None:
+        """Close the files, so that they can be written; reading opens them again."""
+        for sources in self._sources.values():
+            for source in sources:
+                source.close()
+
+    @property
+    def all_channels(self) -> tuple[str, ...]:
+        """Names of the channels that can be selected."""
+        first = next(iter(self._sources.values()))[0].about
+        return first.channels + first.others
 
     @property
     def stored_axes(self) -> tuple[str, ...]:
@@ -377,8 +381,7 @@ class FormatTrajectories:
         file, trajectory = self._places[group][sample]
         before = sum(one.about.trajectories for one in self._sources[owner][:file])
         number = before + trajectory
-        key = f"[{number}]" if owner == "train" else f"{{{owner}: [{number}]}}"
         raise DataError(
             f"{name} contains NaN or infinity, first in state {states.start + first * states.step};"
-            f" leave the trajectory out by data.format.exclude={key}"
+            f" leave the trajectory out by {exclude_key(owner)}=[{number}]"
         )

@@ -82,7 +82,7 @@ def heat_files(folder, states):
     }
 
 
-def test_the_heat_equation_in_each_layout(heat, tmp_path):
+def test_the_heat_equation_in_each_layout(heat, tmp_path, capsys):
     grid = {"shape": (8, 12), "length": [1.0, 2.0]}
     right = config(tmp_path, "heat", **grid, diffusivity=solved.DIFFUSIVITY)
     files = heat_files(tmp_path, heat)
@@ -93,11 +93,16 @@ def test_the_heat_equation_in_each_layout(heat, tmp_path):
         assert found.residual.residual < SMALL, name
         assert found.residual.better is None
     late = config(tmp_path, "heat", **grid, diffusivity=solved.DIFFUSIVITY * 10)
-    for name, path in files.items():
-        found = inspect_data(path, COMM, late)
-        change, residual = found.residual.better
-        assert change.word == "1/10", name
-        assert residual < SMALL
+    for name in ("hdf5", "netcdf"):
+        found = inspect_data(files[name], COMM, late)
+        assert found.residual.better[1] < SMALL, name
+        # Both have the same effect.
+        equal = {(change.key, change.word) for change in found.residual.equally_good}
+        assert equal == {("dt", "1/10"), ("diffusivity", "1/10")}
+    main(["inspect", str(files["pdebench"]), "--config", str(late)])
+    output = " ".join(capsys.readouterr().out.split())
+    # The file has the time step, but no diffusivity.
+    assert "(physics.diffusivity=0.02) or dt × 1/10 (physics.dt=0.005): give this" in output
 
 
 def test_wrong_axes_and_velocities_are_named(burgers, tmp_path, capsys):
@@ -191,3 +196,41 @@ def test_channels_that_are_not_those_of_the_pde(tmp_path):
     wrong = config(tmp_path, "burgers", (8,), viscosity=0.01)
     with pytest.raises(InputError, match=r"density.*: choose those of the PDE by data.format.chan"):
         inspect_data(path, COMM, wrong)
+
+
+def test_the_channels_of_the_pde_are_chosen(tmp_path, capsys):
+    """Shear flow of The Well has a tracer besides velocity and pressure."""
+    states = layouts.known(channels=4, shape=(8, 8))
+    stored = np.moveaxis(layouts.x_first(states), 2, -1)
+    fields = {
+        "t0_fields": {"tracer": stored[..., 0], "pressure": stored[..., 1]},
+        "t1_fields": {"velocity": stored[..., 2:]},
+    }
+    boundary = [("around", "xy", "PERIODIC")]
+    path = tmp_path / "flow" / "data" / "train" / "a.hdf5"
+    layouts.well(path, fields, boundary=boundary, dataset_name="shear_flow", Reynolds=50.0)
+    found = inspect_data(tmp_path / "flow", COMM, samples=1)
+    assert found.data.channels == ("velocity_x", "velocity_y", "pressure")
+    assert found.config.physics.viscosity == 0.02
+    assert found.residual.channels == found.data.channels
+    assert found.residual.residual > 0.5  # they are random numbers
+
+
+def test_an_own_format(tmp_path):
+    """A user-defined reader with only what the interface demands."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy\n"
+        "class Arrays:\n"
+        "    steps = 2\n"
+        "    def __init__(self, path): self.states = numpy.load(path)\n"
+        "    def count(self, group): return len(self.states)\n"
+        "    def read(self, group, samples, part):\n"
+        "        return self.states[(list(samples), slice(None), slice(None), *part)]\n"
+    )
+    np.save(tmp_path / "a.npy", solved.heat((8,), 1.0, steps=2))
+    right = config(tmp_path, "heat", (8,), diffusivity=solved.DIFFUSIVITY)
+    name = f"{tmp_path / 'mine.py'}:Arrays"
+    found = inspect_data(tmp_path / "a.npy", COMM, right, form=name)
+    assert found.residual.residual < SMALL
+    with pytest.raises(InputError, match=r"no attribute shape .*: give --config"):
+        inspect_data(tmp_path / "a.npy", COMM, form=name)

@@ -77,11 +77,10 @@ def test_states_with_a_known_truth_are_preferred():
     assert series(states=9, known=0).shown(3) == [1, 5, 8]
 
 
-@pytest.mark.parametrize("runs", [1, 3])
-@pytest.mark.parametrize("known", [0, 1, 4])
+@pytest.mark.parametrize(("runs", "known"), [(1, 4), (3, 1), (1, 0)])
 def test_every_kind_of_figure_is_drawn(runs, known, tmp_path):
     plane = series(runs=runs, known=known)
-    rows = 2 + (2 if known else 0) - 1 + (runs > 1)
+    rows = (3 if known else 1) + (runs > 1)
     maps = maps_figure(plane)
     states = len(plane.shown(5))
     assert len(maps.axes) == rows * (states + 1)  # and a colour bar
@@ -89,9 +88,8 @@ def test_every_kind_of_figure_is_drawn(runs, known, tmp_path):
     texts = {ax.get_title() for ax in lines_figure(line).axes}
     assert ("Truth" in texts) == bool(known)
     assert ("Spread" in texts) == (runs > 1)
-    for number, one in enumerate((plane, line)):
-        plot_spectra(one, tmp_path / f"{number}.png")
-        assert Image.open(tmp_path / f"{number}.png").size[0] > 1000
+    plot_spectra(plane, tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size[0] > 1000
 
 
 def test_a_series_is_read_as_it_was_written(tmp_path):

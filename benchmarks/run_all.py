@@ -15,6 +15,7 @@ BENCHMARKS = (
     "lag_and_guess.py",
     "against_torch_sla.py",
     "against_torch_fem.py",
+    "gradients_transport.py",
     "scaling.py",
 )
 

@@ -90,6 +90,7 @@ _HOMES = {
     "load_config": "config",
     "train": "experiments.run",
     "evaluate": "experiments.evaluation",
+    "export": "experiments.export",
     "load_network": "experiments.trained",
     "predict": "experiments.prediction",
 }
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from prdp_hpc.distributed.preemption import PreemptionWatch as PreemptionWatch
     from prdp_hpc.distributed.process_mesh import ProcessMesh as ProcessMesh
     from prdp_hpc.experiments.evaluation import evaluate as evaluate
+    from prdp_hpc.experiments.export import export as export
     from prdp_hpc.experiments.prediction import predict as predict
     from prdp_hpc.experiments.run import train as train
     from prdp_hpc.experiments.trained import load_network as load_network

@@ -18,11 +18,11 @@ from prdp_hpc.distributed.launch import launched_rank
 from prdp_hpc.distributed.signals import block_signals, hold_signals
 from prdp_hpc.logs import show_log
 
-_STOPPABLE = ("run", "compare", "paper")
-"""Commands that, on SIGUSR1, write a checkpoint and exit with code 85."""
+_STOPPABLE = ("run", "compare", "paper", "generate")
+"""Commands that, on SIGUSR1, finish a step or a batch of samples and exit with code 85."""
 
 
-_ALONE = ("plot", "plan", "submit", "site", "status", "init", "config", "completion")
+_ALONE = ("plot", "plan", "submit", "site", "status", "init", "config", "completion", "export")
 """Commands that only read and write files, for which one rank is enough."""
 
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.console import note
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors
 
@@ -52,7 +51,12 @@ _held: dict[Key, _Held] = {}
 
 
 class LockedError(InputError):
-    """Another job writes to the same path; the message states which job, where and since when."""
+    """Another job writes to the same path; the message states which job, where and since when.
+
+    `by` is its description, on the rank that has tried to acquire the lock.
+    """
+
+    by = "another process"
 
 
 def is_locked(place: Path) -> bool:
@@ -78,7 +82,7 @@ def holder(place: Path) -> dict[str, Any] | None:
 
 
 def acquire(
-    place: Path, target: Path, advice: str, wait: bool, shared: bool, patience: float | None
+    place: Path, target: Path, advice: str, shared: bool, patience: float | None
 ) -> Key | None:
     """Acquire the lock `place` of `target`; returns its key, or None if the file system has no
     locks. For the arguments see `prdp_hpc.locks.locked`.
@@ -90,7 +94,7 @@ def acquire(
             _held[key].times += 1
             return key
         try:
-            descriptor = _opened(place, target, advice, wait, shared, patience)
+            descriptor = _opened(place, target, advice, shared, patience)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -107,11 +111,9 @@ def acquire(
         return found.st_dev, found.st_ino
 
 
-def _opened(
-    place: Path, target: Path, advice: str, wait: bool, shared: bool, patience: float | None
-) -> int:
+def _opened(place: Path, target: Path, advice: str, shared: bool, patience: float | None) -> int:
     """The descriptor of the lock, after other processes have released it."""
-    start, told = time.monotonic(), False
+    start = time.monotonic()
     while True:
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -125,13 +127,10 @@ def _opened(
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
-        if not free and time.monotonic() > start + _patience(other, patience):
-            if not wait:
-                raise LockedError(f"{target} is being written by {shown(other)}: {advice}")
-            if not told:
-                said = f"waiting for {target}, which is being written by {shown(other)}"
-                note(f"prdp-hpc: {said}")
-                told = True
+        if not free and time.monotonic() >= start + _patience(other, patience):
+            error = LockedError(f"{target} is being written by {shown(other)}: {advice}")
+            error.by = shown(other)
+            raise error
         time.sleep(POLL)
 
 

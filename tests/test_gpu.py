@@ -72,6 +72,26 @@ def test_training(ranks, grid_ranks, tmp_path, monkeypatch):
     np.testing.assert_allclose(rows[0], rows[1], rtol=1e-9)
 
 
+def test_streamed_training_is_that_in_memory(tmp_path):
+    """Batches are copied from pinned memory while the GPU computes."""
+    from prdp_hpc.config import validate
+    from prdp_hpc.distributed.process_mesh import ProcessMesh
+    from prdp_hpc.experiments.build import build_task
+
+    mesh, found = ProcessMesh.from_world(1), []
+    for in_memory in (True, False):
+        data = {"in_memory": in_memory, "train": 40, "normalise": "standard"}
+        task = build_task(validate(tiny.emulator(tmp_path, data=data), "here"), mesh)
+        task.solver.refine(3)
+        assert task._batch(np.arange(2)).device == mesh.device
+        losses = [task.train_epoch(epoch) for epoch in (1, 2)]
+        found.append((losses, task.validate()["error"]))
+        task.close()
+    mesh.close()
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-12)
+
+
 def test_a_step_moves_nothing_but_scalars_over_the_bus(tmp_path):
     """A network, a solve with gradients of its matrix, and an optimiser, by CUPTI's records.
 

@@ -42,6 +42,20 @@ def add_trained_commands(commands: Any) -> None:
         metavar="FOLDER",
         help="folder of the figures (default: figures in that of the run)",
     )
+    export = commands.add_parser(
+        "export", help="export a trained network for programs without prdp-hpc"
+    )
+    export.add_argument("run", metavar="RUN", help="a run folder")
+    export.add_argument(
+        "--format",
+        choices=("torch", "onnx", "safetensors"),
+        required=True,
+        help="torch: a program of torch.export; onnx; safetensors: the weights",
+    )
+    export.add_argument(
+        "--out", metavar="FILE", help="file to write (default: export/network.* in the run folder)"
+    )
+    add_checkpoint(export)
 
 
 def _add_runs(command: argparse.ArgumentParser) -> None:

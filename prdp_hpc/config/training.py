@@ -69,6 +69,8 @@ class SupervisedTrainingSection(CheckpointingSection):
     """Compile the network by torch.compile: true, or the name of a backend."""
     checkpoint_activations: bool = False
     """Compute activations of the network again in the backward pass: less memory."""
+    init_from: str | None = None
+    """Run folder whose last weights are the initial ones; null: from the seed."""
 
     @model_validator(mode="after")
     def _decay_of_its_schedule(self) -> Self:

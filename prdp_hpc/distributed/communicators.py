@@ -23,12 +23,14 @@ class Private(NamedTuple):
     halos : point-to-point messages between neighbours.
     sums : all-reduces of tensors on the CPU; `device_sums`: of tensors on GPUs.
     agreement : errors of ranks, see `prdp_hpc.distributed.collective`.
+    gradients : all-reduces of gradients, which run during the backward pass.
     """
 
     halos: MPI.Comm
     sums: MPI.Comm
     device_sums: MPI.Comm
     agreement: MPI.Comm
+    gradients: MPI.Comm
 
 
 _keyvals: list[int] = []
@@ -53,7 +55,7 @@ def private(comm: MPI.Comm) -> Private:
 
 def _copies(comm: MPI.Comm) -> Private:
     if comm.size == 1:
-        return Private(comm, comm, comm, comm)
+        return Private(*(comm for _ in Private._fields))
     world = MPI.COMM_WORLD
     ranks_use_package(comm)
     watchdog.start(world.rank, world.size, lambda: abort(world, 1))

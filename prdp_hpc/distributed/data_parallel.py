@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from prdp_hpc.distributed.mpi_gradients import MpiGradients, average_by_mpi
+
 
 class Fields(Protocol):
     """The part of a grid's interface that a network needs."""
@@ -49,6 +51,7 @@ class DataParallel(nn.Module):
     ----------
     network : the wrapped module with the parameters; save its `state_dict()`.
     loss_weight : see above; 1 on one rank.
+    transport : what averages the gradients: "mpi", "nccl" or "gloo"; "none" on one rank.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class DataParallel(nn.Module):
         group: dist.ProcessGroup | None,
         grid: Fields | None = None,
         autocast: torch.dtype | None = None,
+        mpi: MpiGradients | None = None,
     ) -> None:
         super().__init__()
         self.network, self.loss_weight = network, loss_weight
@@ -67,13 +71,17 @@ class DataParallel(nn.Module):
         self._grid = None if on_parts(network) else grid
         # Not registered as a submodule, because its parameters are those of the network.
         self._reducer: list[nn.Module] = []
+        self.transport = "none"
         if loss_weight > 1 and any(p.requires_grad for p in network.parameters()):
             devices = [device] if device.type == "cuda" else None
-            self._reducer.append(
-                DistributedDataParallel(
-                    network, devices, process_group=group, gradient_as_bucket_view=True
-                )
+            reducer = DistributedDataParallel(
+                network, devices, process_group=group, gradient_as_bucket_view=True
             )
+            self.transport = dist.get_backend(group)
+            if mpi is not None:
+                reducer.register_comm_hook(mpi, average_by_mpi)
+                self.transport = "mpi"
+            self._reducer.append(reducer)
 
     def forward(self, fields: Tensor) -> Tensor:
         """Apply the network to this rank's part of the fields."""

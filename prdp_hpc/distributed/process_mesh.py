@@ -16,6 +16,7 @@ from torch import nn
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
+from prdp_hpc.distributed.mpi_gradients import MpiGradients
 from prdp_hpc.distributed.rendezvous import common_address, use_interface_to
 from prdp_hpc.distributed.topology import (
     MeshPlan,
@@ -27,6 +28,14 @@ from prdp_hpc.distributed.topology import (
 )
 from prdp_hpc.distributed.topology_discovery import rank_locations
 from prdp_hpc.errors import InputError
+from prdp_hpc.logs import LOGGER
+
+GRADIENTS = ("auto", "mpi", "torch")
+"""Choices of what averages the gradients of a network over the ranks."""
+FEW = 100_000
+"""Number of parameters up to which MPI is faster than gloo on one node, measured by
+`benchmarks/gradients_transport.py`. With more, the difference there is smaller than the noise.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class ProcessMesh:
         The device of this rank's network: a GPU of this node if there is one.
     locations : tuple of RankLocation
         The node of every rank of `world`, with the cores and GPUs that it may use.
+    gradients : str
+        What averages the gradients, see `from_world`.
     _opened : tuple of torch.distributed.ProcessGroup
         The groups that `close` destroys.
 
@@ -76,10 +87,13 @@ class ProcessMesh:
     grid_group: dist.ProcessGroup | None
     device: torch.device
     locations: tuple[RankLocation, ...]
+    gradients: str = "auto"
     _opened: tuple[dist.ProcessGroup | None, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def from_world(cls, grid_ranks: int = 1, comm: MPI.Comm | None = None) -> ProcessMesh:
+    def from_world(
+        cls, grid_ranks: int = 1, comm: MPI.Comm | None = None, gradients: str = "auto"
+    ) -> ProcessMesh:
         """Make the mesh of all ranks and start `torch.distributed` on it; collective.
 
         The grid ranks of a replica are on one node if possible, for any placement by the launcher.
@@ -95,6 +109,10 @@ class ProcessMesh:
             Ranks per replica; it must divide the number of ranks.
         comm : mpi4py.MPI.Comm, optional
             The ranks to split. Default: all ranks that mpirun, srun or torchrun started.
+        gradients : str, default "auto"
+            What averages the gradients of a network over the ranks: "mpi", "torch" (the backend of
+            torch.distributed: NCCL or gloo, which uses TCP), or "auto": MPI instead of gloo if the
+            ranks are on several nodes or the network has at most 10⁵ parameters.
 
         Returns
         -------
@@ -108,6 +126,8 @@ class ProcessMesh:
             started processes that are not in MPI's world, if only some nodes have GPUs, if the
             nodes cannot reach each other, or if torch.distributed already runs with other ranks.
         """
+        if gradients not in GRADIENTS:
+            raise InputError(f"gradients must be one of {', '.join(GRADIENTS)}, not {gradients!r}")
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
         plan = plan_mesh(rank_locations(given), grid_ranks)
@@ -116,10 +136,12 @@ class ProcessMesh:
         if world.rank == 0:
             _warn_of_shared_gpus(plan.locations)
         device = _configure(plan, world.rank)
-        return cls._start(world, plan, device)
+        return cls._start(world, plan, device, gradients)
 
     @classmethod
-    def _start(cls, world: MPI.Comm, plan: MeshPlan, device: torch.device) -> ProcessMesh:
+    def _start(
+        cls, world: MPI.Comm, plan: MeshPlan, device: torch.device, gradients: str
+    ) -> ProcessMesh:
         """Make the communicators and groups; collective."""
         opened: list[dist.ProcessGroup | None] = []
         if world.size > 1 and _start_torch_distributed(world, plan.locations):
@@ -138,6 +160,7 @@ class ProcessMesh:
             grid_groups[replica] if grid_groups else None,
             device,
             plan.locations,
+            gradients,
             (*replica_groups, *grid_groups, *opened),
         )
 
@@ -186,7 +209,20 @@ class ProcessMesh:
         """
         parts = on_parts(network)
         weight, group = (self.world.size, None) if parts else (self.replicas, self.replica_group)
-        return DataParallel(network, self.device, weight, group, grid, autocast)
+        mpi = None
+        if weight > 1 and (self.gradients == "mpi" or self._mpi_is_faster(network)):
+            mpi = MpiGradients(self.world if parts else self.replica_comm)
+        found = DataParallel(network, self.device, weight, group, grid, autocast, mpi)
+        if weight > 1:
+            LOGGER.info("gradients are averaged over %d ranks by %s", weight, found.transport)
+        return found
+
+    def _mpi_is_faster(self, network: nn.Module) -> bool:
+        """Whether "auto" means MPI; it depends on nothing that a restart changes on equal nodes."""
+        if self.gradients != "auto" or dist.get_backend() != "gloo":
+            return False
+        nodes = {location.node for location in self.locations}
+        return len(nodes) > 1 or sum(p.numel() for p in network.parameters()) <= FEW
 
     def sum(self, value: float | torch.Tensor) -> float:
         """Return the sum of a number over all ranks; collective.

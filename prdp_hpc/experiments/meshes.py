@@ -12,7 +12,8 @@ def process_mesh(config: ExperimentConfig) -> ProcessMesh:
     """Create the process mesh of a config; collective over all ranks."""
     all_ranks = MPI.COMM_WORLD.size
     return ProcessMesh.from_world(
-        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks)
+        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks),
+        gradients=config.parallel.gradients,
     )
 
 

@@ -93,7 +93,8 @@ class Workload:
     applications : evaluations of the network per sample and step.
     layers : layers of the network.
     whole : whether the network needs whole fields.
-    stored : numbers per grid point of all trajectories, which each replica stores.
+    stored : numbers per grid point of all trajectories, which each replica stores; 0 if they are
+        streamed.
     value : bytes per number of the trajectories.
     krylov : vectors that the forward and adjoint KSPs of a system store.
     kept : vectors that a solve stores for its backward pass.
@@ -200,7 +201,8 @@ def workload_of(
     count = level_iterations(config.refinement, iterations)
     network_steps, solver_steps = _steps(config)
     states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
-    network_steps, solver_steps = _steps(config)
+    if getattr(config.data, "in_memory", "auto") is False:
+        states = 0
     return Workload(
         shape=config.grid.shape,
         boundary=boundary if isinstance(boundary, tuple) else (boundary,) * dim,

@@ -76,7 +76,7 @@ class LearningRate:
         step: Any = self._schedule.step
         try:
             step(*error)
-        except ValueError as problem:
+        except (TypeError, ValueError) as problem:
             raise InputError(f"training.schedule: {problem}") from None
 
 

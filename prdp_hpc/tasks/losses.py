@@ -99,8 +99,8 @@ class Huber:
 class RelativeL2:
     """The relative error of each sample, `‖prediction − target‖ / ‖target‖`.
 
-    The norms are over all channels and the whole grid. A target that is zero everywhere is divided
-    by the smallest positive number, so its loss is huge instead of not finite.
+    The norms are over all channels and the whole grid. A target that is zero everywhere raises
+    `InputError` on the ranks of its replica, which ends the job.
 
     Source: Li et al., Fourier Neural Operator, ICLR 2021.
     """
@@ -111,9 +111,14 @@ class RelativeL2:
         def loss(prediction: Tensor, target: Tensor) -> Tensor:
             squares = torch.stack([_sums((prediction - target).square()), _sums(target.square())])
             error, scale = all_reduce_sum(squares, grid.comm, grid.partition.group)
-            tiny = torch.finfo(error.dtype).tiny
+            if not bool(scale.all()):
+                raise InputError(
+                    "training.loss: relative_l2 divides by the norm of the data, and a state of "
+                    "the training data is zero everywhere: leave its sample out, or choose "
+                    "another loss"
+                )
             # The root has no derivative at 0, where the loss has its minimum.
-            relative = (error.clamp_min(tiny) / scale.clamp_min(tiny)).sqrt()
+            relative = (error.clamp_min(torch.finfo(error.dtype).tiny) / scale).sqrt()
             part: Tensor = relative / grid.comm.size
             return part
 

@@ -163,6 +163,7 @@ def contents():
             "early_stopping": {"patience": 2, "min_change": 0.1},
             "warmup_steps": 2, "clip_norm": 0.1, "accumulate": 2, "weight_decay_on": "weights",
             "ema": 0.9, "compile": False, "checkpoint_activations": True,
+            "init_from": "runs/b",
         }  # fmt: skip
         common = {"name": "a", "seed": 1, "output": "runs", **sections(ladder)}
         if "boundaries" in physics:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import tiny
 from launches import MPIEXEC, NODES, TORCHRUN, shown
 
@@ -145,6 +146,7 @@ def runs(process):
         return False
 
 
+@pytest.mark.long
 def test_an_agent_of_torchrun_that_is_killed_takes_the_ranks_of_all_nodes_with_it(tmp_path):
     words = [
         "--nnodes",
@@ -266,6 +268,7 @@ def test_the_mpirun_of_an_mpi_with_pmix_is_named_once():
     assert "suspicious" not in said
 
 
+@pytest.mark.long
 def test_three_grid_ranks_do_not_fit_in_two_of_torchrun(tmp_path):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path))
     command = [*TORCHRUN, "2", "-m", "prdp_hpc", "run", config, "parallel.grid_ranks=3"]

@@ -13,6 +13,7 @@ DOCKER = tiny.REPOSITORY / "docker"
 FILES = ["Dockerfile", "Dockerfile.cuda"]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_the_build_step_makes_an_environment_that_needs_no_clone(tmp_path):
     """Build with the wheels of this environment, if they are still in the cache."""

@@ -11,14 +11,17 @@ KILL, USR1 = signal.SIGKILL, signal.SIGUSR1
 CHOSEN = [
     Case(2, 2, "node", KILL, "saving", 0.3),
     Case(2, 1, "launcher", USR1, "first step", 0.5),
-    Case(1, 1, "disk", None, "any", 0.4),
 ]
+FULL_DISK = [Case(1, 1, "disk", None, "any", 0.4)]
 
 
 @pytest.mark.timeout(300)
-def test_jobs_end_and_resume_to_the_same_numbers(tmp_path):
+@pytest.mark.parametrize(
+    "faults", [CHOSEN, pytest.param(FULL_DISK, marks=pytest.mark.long)], ids=["killed", "full disk"]
+)
+def test_jobs_end_and_resume_to_the_same_numbers(faults, tmp_path):
     bench = Bench(tmp_path, epochs=12)
-    results = [bench.run(case, f"fault_{number}") for number, case in enumerate(CHOSEN)]
+    results = [bench.run(case, f"fault_{number}") for number, case in enumerate(faults)]
     assert not any(case.problems for case in results), table(results)
 
 

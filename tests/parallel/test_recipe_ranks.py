@@ -12,6 +12,7 @@ from torch import nn
 
 from prdp_hpc.config import validate
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task
 from prdp_hpc.tasks.emulator import Emulator
 from prdp_hpc.training.checkpoint import random_state, restore_random_state
@@ -82,6 +83,11 @@ def test_every_division_trains_the_same_network(case, tmp_path):
 @pytest.mark.parallel(nprocs=2)
 def test_every_division_trains_the_same_compiled_network(tmp_path):
     check_divisions(COMPILED, tmp_path)
+    config = config_of(WORLD.bcast(str(tmp_path)), {"training": {"compile": "inductr"}})
+    mesh = ProcessMesh.from_world(1)
+    with pytest.raises(InputError, match=r"training\.compile: 'inductr' is no backend"):
+        build_task(config, mesh)
+    mesh.close()
 
 
 def check_divisions(changes, tmp_path):

@@ -249,12 +249,15 @@ def test_the_solver_does_not_run_on_the_gpu(split):
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("task", [tiny.emulator, tiny.corrector])
-def test_the_trajectories_are_those_of_a_task(tmp_path, task, precision):
-    one = validate(task(tmp_path, training={"precision": precision}), "test")
+@pytest.mark.parametrize("in_memory", ["auto", False])
+def test_the_trajectories_are_those_of_a_task(tmp_path, task, precision, in_memory):
+    content = task(tmp_path, training={"precision": precision}, data={"in_memory": in_memory})
+    one = validate(content, "test")
     mesh = ProcessMesh.from_world(1)
     real = build_task(one, mesh, build_solver(one))
     work = workload_of(one)
     assert work.stored * work.points * work.value == real._data.nbytes
+    real.close()
 
 
 @pytest.mark.parametrize(("replicas", "grid_ranks"), [(1, 1), (8, 1), (2, 4)])

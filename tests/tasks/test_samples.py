@@ -216,3 +216,18 @@ def test_data_that_do_not_fit_are_streamed(make_task, monkeypatch, tmp_path, cap
         assert (task._data.train.streamed, task._data.validation.streamed) == (streamed, False)
         task.close()
     assert "all.h5: train needs 0.00 GiB per rank, more than 50%" in capsys.readouterr().err
+
+
+def test_initial_guesses_are_those_of_the_windows(make_task, tmp_path):
+    """With converged guesses a second epoch of the same network needs no iterations."""
+    data = {"file": store(tmp_path / "all.h5")}
+    solver = {"ksp": "cg", "pc": "jacobi", "initial_guess": "last"}
+    training = {"learning_rate": 1e-300, "batch_size": 18}
+    task, _ = make_task(tiny.emulator, 1e-10, data=data, solver=solver, training=training)
+    counts = []
+    for epoch in (1, 2):
+        task.train_epoch(epoch)
+        counts.append(task.solver.report.forward.iterations)
+    assert counts[0] > 18
+    assert counts[1] == counts[0]
+    assert {key[-1] for key in task.solver._last._kept} == set(range(18))

@@ -10,7 +10,9 @@ import pytest
 import tiny
 
 from prdp_hpc.config import validate
+from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.run import RunFolderError, run_experiment
+from prdp_hpc.experiments.trained import load_network
 from prdp_hpc.report.runs import ReportError
 from prdp_hpc.training.checkpoint import CheckpointError
 
@@ -199,3 +201,52 @@ def test_run_twice_gives_the_same(train, tmp_path):
     train("a", epochs=2)
     train("b", epochs=2)
     assert tiny.rows(tmp_path / "a") == tiny.rows(tmp_path / "b")
+
+
+MANY = {
+    "optimizer": {"kind": "NAdam", "weight_decay": 0.1},
+    "weight_decay_on": "weights",
+    "schedule": {"kind": "plateau", "patience": 0, "threshold": 0.3},
+    "warmup_steps": 4,
+    "clip_norm": 0.05,
+    "accumulate": 3,
+    "ema": 0.5,
+    "loss": {"kind": "h1", "weight": 0.01},
+}
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        MANY,
+        {"optimizer": {"kind": "LBFGS", "max_iter": 2}, "learning_rate": 0.5},
+        {"schedule": {"kind": "OneCycleLR", "max_lr": 0.1, "total_steps": 60}},
+        {"schedule": {"kind": "MultiStepLR", "milestones": [3, 7]}, "checkpoint_activations": True},
+    ],
+    ids=["many", "lbfgs", "one cycle", "milestones"],
+)
+def test_resumed_run_with_other_settings_is_the_undisturbed_one(training, train, tmp_path):
+    chain = {"chain": "diverted", "unroll": 2}
+    train("whole", training=training, emulator=chain)
+    train("stopped", epochs=3, training=training, emulator=chain)
+    train("stopped", resume=True, training=training, emulator=chain)
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
+
+
+def test_a_run_can_start_from_the_weights_of_another(train, tmp_path):
+    train("first", training={"ema": 0.5})
+    given = load_network(tmp_path / "first").state_dict()
+    source = {"init_from": str(tmp_path / "first")}
+    train("second", epochs=1, training=source)
+    last, first = (tiny.rows(tmp_path / name) for name in ("first", "second"))
+    assert first[0]["error"] == last[-1]["error"]
+    record = json.loads((tmp_path / "second" / "init_from.json").read_text())
+    assert (record["folder"], record["epoch"]) == (source["init_from"], EPOCHS)
+    with pytest.raises(InputError, match=r"layers.* is of the shape .* there and .* here"):
+        train("third", training=source, network={"hidden": [5]})
+    # A resumed run does not read the folder again.
+    shutil.rmtree(tmp_path / "first")
+    train("second", epochs=2, training=source, resume=True)
+    assert load_network(tmp_path / "second").state_dict().keys() == given.keys()
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        train("fourth", training=source)

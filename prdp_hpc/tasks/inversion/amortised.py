@@ -125,10 +125,16 @@ class AmortisedInversion(TrainedNetwork):
         return found
 
     def validate(self) -> dict[str, Any]:
-        """Compute the mean normalised squared error of the fields; collective."""
-        found, truth = self.recovered()
-        squares = self._field_squares(found - truth)
-        return {"error": float((squares / self._squares).mean())}
+        """Compute the mean normalised squared error of the fields; collective.
+
+        The samples are divided among the replicas.
+        """
+        count, replicas = len(self._squares), self.mesh.replicas
+        mine = share(np.arange(count), self.mesh.replica, replicas)
+        found = self._recovered(torch.from_numpy(mine))
+        squares = self._field_squares(found - self._validation.fields[torch.from_numpy(mine)])
+        total = self.mesh.replica_comm.allreduce(float((squares / self._squares[mine]).sum()))
+        return {"error": total / count}
 
     def recovered(self) -> tuple[Tensor, Tensor]:
         """Compute this rank's part of the m of each validation sample; collective.
@@ -138,11 +144,19 @@ class AmortisedInversion(TrainedNetwork):
         fields, truth : Tensor
             The computed and the true m, each of shape `(N, *local_shape)`.
         """
+        return self._recovered(torch.arange(len(self._squares))), self._validation.fields
+
+    def _recovered(self, samples: Tensor) -> Tensor:
+        """This rank's part of the computed m of some validation samples; collective over the grid
+        ranks.
+        """
+        if not len(samples):
+            return self._validation.fields[:0]
         self.network.eval()
         with torch.no_grad(), self._validated_weights():
-            found = self._fields(self._validation.data)
+            found = self._fields(self._validation.data[samples])
         self.network.train()
-        return found, self._validation.fields
+        return found
 
     def close(self) -> None:
         """Do nothing, since no file is open."""

@@ -15,6 +15,7 @@ from prdp_hpc.data.layout import DataError
 from prdp_hpc.data.number_types import as_floating
 from prdp_hpc.data.windowed import WindowedDataset, dataset_name
 from prdp_hpc.data.windows import Windows
+from prdp_hpc.distributed.signals import stop_if_held
 
 BLOCK_BYTES = 2**26
 """Bytes that are read at once where a group is read as a whole."""
@@ -81,6 +82,7 @@ class GroupReader:
         found = torch.empty(shape, dtype=self.dtype, device=device)
         at_once = max(1, BLOCK_BYTES // max(1, states * self.state_bytes))
         for first in range(0, count, at_once):
+            stop_if_held()
             block = range(first, min(first + at_once, count))
             array = np.asarray(self.data.read(self.group, block, self.part))
             wanted = (len(block), *shape[1:])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prdp_hpc.data.group_reader import BLOCK_BYTES, GroupReader
 from prdp_hpc.data.layout import DataError
 from prdp_hpc.data.windowed import dataset_name
+from prdp_hpc.distributed.signals import stop_if_held
 
 Numbers = NDArray[np.float64]
 
@@ -76,6 +77,7 @@ def group_moments(reader: GroupReader, trajectories: Iterable[int]) -> Moments:
     at_once = max(1, BLOCK_BYTES // max(1, reader.state_bytes))
     for trajectory in trajectories:
         for first in range(0, states, at_once):
+            stop_if_held()
             block = slice(first, min(first + at_once, states), 1)
             part = Moments.of(reader.states(int(trajectory), block).numpy())
             if not np.isfinite(part.squares).all():

@@ -21,6 +21,11 @@ which SLURM sends on preemption and cancellation.
 torchrun sends SIGTERM to the remaining ranks when one has failed, which must end them."""
 
 _held: list[int] = []
+_loading: list[None] = []
+
+
+class StoppedError(Exception):
+    """A signal is held while data are read; it ends `stoppable_loading` on all ranks together."""
 
 
 @contextmanager
@@ -71,3 +76,21 @@ def take_held() -> bool:
     found = bool(_held)
     _held.clear()
     return found
+
+
+@contextmanager
+def stoppable_loading() -> Iterator[None]:
+    """Let `stop_if_held` raise in this block."""
+    _loading.append(None)
+    try:
+        yield
+    finally:
+        _loading.pop()
+
+
+def stop_if_held() -> None:
+    """Raise `StoppedError` if a signal is held, inside of `stoppable_loading`; for loops that run
+    for a long time within one `call_together`, and on each rank a different number of times.
+    """
+    if _loading and _held:
+        raise StoppedError

@@ -15,6 +15,7 @@ from prdp_hpc.console import note
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.distributed.signals import StoppedError, stoppable_loading
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
 from prdp_hpc.experiments.initial import initialise
@@ -178,9 +179,9 @@ def run_lock(
 def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
     _on_root(mesh, lambda: _check_folder(folder, resume))
     parts = ConfigParts(config, mesh)
-    task = task_from(config, parts)
-    content = parts.content_id
-    _leave_if_stopped(mesh, folder)
+    with _stoppable_loading(mesh, folder):
+        task = task_from(config, parts)
+        content = parts.content_id
     source = getattr(config.training, "init_from", None)
     if source is not None:
         initialise(task, source, folder, resume)
@@ -212,6 +213,19 @@ def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
     if isinstance(network, NormalisedNetwork):
         found = network.as_dict(task.channels)
         _on_root(mesh, lambda: write_json(folder / "normalisation.json", found))
+
+
+@contextmanager
+def _stoppable_loading(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
+    """Exit with code 85 for a signal in this block, in which data are read; collective."""
+    try:
+        with stoppable_loading():
+            yield
+    except StoppedError:
+        # The error is on all ranks, the signal on at least one.
+        _leave_if_stopped(mesh, folder)
+        raise
+    _leave_if_stopped(mesh, folder)
 
 
 def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_signals_from_the_start_to_the_end_stop_a_run(number, tmp_path):
             time.sleep(0.01)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == PREEMPTED, said
-    assert "prdp-hpc: stopped by a signal" in said
+    assert "stopped by a signal" in said
 
 
 def test_handlers_come_back_and_a_signal_is_held_once():

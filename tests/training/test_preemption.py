@@ -13,6 +13,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc.config import validate
+from prdp_hpc.data import TrajectoryFile, group_reader
 from prdp_hpc.distributed.preemption import PREEMPTED, Preempted, PreemptionWatch
 from prdp_hpc.distributed.signals import hold, take_held
 from prdp_hpc.experiments import run as run_module
@@ -120,12 +121,31 @@ def test_a_signal_in_the_last_epoch_stops_the_next_run(train, signalled, tmp_pat
         assert tiny.rows(tmp_path / name) == tiny.rows(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("moment", ["build_task", "restore"])
+def test_a_signal_while_data_are_read_stops_the_run(train, tmp_path, monkeypatch):
+    """Between two blocks of a group that is read into memory."""
+    blocks = []
+
+    def read(self, *arguments, own=TrajectoryFile.read):
+        blocks.append(arguments[:2])
+        hold(signal.SIGTERM)  # as the handler of hold_signals does
+        return own(self, *arguments)
+
+    train("whole")
+    monkeypatch.setattr(group_reader, "BLOCK_BYTES", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrajectoryFile, "read", read)
+        assert ended_with(lambda: train("stopped")) == PREEMPTED
+    assert len(blocks) == 1
+    train("stopped", resume=True)
+    assert tiny.rows(tmp_path / "stopped") == tiny.rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("moment", ["task_from", "restore"])
 def test_a_signal_while_loading_stops_the_run(moment, train, tmp_path, monkeypatch):
     """Before training, where nothing is saved; the same run then continues."""
     train("whole")
     train("stopped", training={"epochs": 1})
-    home = run_module if moment == "build_task" else Trainer
+    home = run_module if moment == "task_from" else Trainer
     loading = getattr(home, moment)
 
     def signalled_while_loading(*arguments):

@@ -107,10 +107,11 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
     if math.isnan(residual.residual):
         return "The states do not change, so nothing can be compared."
     if residual.better is not None:
-        change, smaller = residual.better
+        choices = sorted(residual.equally_good, key=lambda change: _in_file(found, change))
+        words = " or ".join(f"{_words(one)} ({_keys(found, one)})" for one in choices)
         lines.append(
-            f"The residual is {residual.compared:.2e}, but {smaller:.2e} with {_words(change)}: "
-            f"give {_keys(found, change)}, if this is what the file contains."
+            f"The residual is {residual.compared:.2e}, but {residual.better[1]:.2e} with {words}: "
+            "give this, if it is what the file contains."
         )
     elif residual.residual < FITS:
         lines.append(
@@ -128,6 +129,11 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             "not be found."
         )
     return "\n".join(lines)
+
+
+def _in_file(found: Inspection, change: Change) -> bool:
+    """Whether the file contains the number that would be changed, so that it is probably right."""
+    return change.key in getattr(found.data, "attributes", {})
 
 
 def _words(change: Change) -> str:

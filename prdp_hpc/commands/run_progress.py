@@ -66,7 +66,9 @@ def progress_of(folder: Path) -> RunProgress:
     row, step_row = _last_line(folder / METRICS), _last_line(folder / STEPS)
     latest = max(row, step_row, key=lambda one: one.get("total_seconds") or 0.0)
     training = _training(folder / "config.yaml")
-    unit = "epoch" if training.get("steps") is None else "step"
+    # The steps of a field inversion are those of an epoch; its section has no `validate_every`.
+    in_steps = training.get("steps") is not None and "validate_every" in training
+    unit = "step" if in_steps else "epoch"
     total = training.get("epochs" if unit == "epoch" else "steps")
     done = latest.get(unit)
     owner = holder(folder / FOLDER_LOCK)

@@ -20,7 +20,7 @@ class DataSection(Section):
     file: str | None = None
     """File of trajectories; null: trajectories are generated."""
     format: str = "hdf5"
-    """Format of the file: hdf5, or a reader in user code."""
+    """Format of the file, e.g. hdf5, pdebench or numpy, or a reader in user code."""
     train: Count = 200
     """Number of training trajectories to generate."""
     validation: Count = 5

@@ -32,6 +32,10 @@ from prdp_hpc.logs import LOGGER
 
 GRADIENTS = ("auto", "mpi", "torch")
 """Choices of what averages the gradients of a network over the ranks."""
+FEW = 100_000
+"""Number of parameters up to which MPI is faster than gloo on one node, measured by
+`benchmarks/gradients_transport.py`. With more, the difference there is smaller than the noise.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ class ProcessMesh:
             The ranks to split. Default: all ranks that mpirun, srun or torchrun started.
         gradients : str, default "auto"
             What averages the gradients of a network over the ranks: "mpi", "torch" (the backend of
-            torch.distributed), or "auto": MPI instead of gloo, which uses TCP, but not instead of
-            NCCL.
+            torch.distributed: NCCL or gloo, which uses TCP), or "auto": MPI instead of gloo if the
+            ranks are on several nodes or the network has at most 10⁵ parameters.
 
         Returns
         -------
@@ -206,16 +210,19 @@ class ProcessMesh:
         parts = on_parts(network)
         weight, group = (self.world.size, None) if parts else (self.replicas, self.replica_group)
         mpi = None
-        if weight > 1 and (self.gradients == "mpi" or self._gloo_is_replaced):
+        if weight > 1 and (self.gradients == "mpi" or self._mpi_is_faster(network)):
             mpi = MpiGradients(self.world if parts else self.replica_comm)
         found = DataParallel(network, self.device, weight, group, grid, autocast, mpi)
         if weight > 1:
             LOGGER.info("gradients are averaged over %d ranks by %s", weight, found.transport)
         return found
 
-    @property
-    def _gloo_is_replaced(self) -> bool:
-        return self.gradients == "auto" and dist.get_backend() == "gloo"
+    def _mpi_is_faster(self, network: nn.Module) -> bool:
+        """Whether "auto" means MPI; it depends on nothing that a restart changes on equal nodes."""
+        if self.gradients != "auto" or dist.get_backend() != "gloo":
+            return False
+        nodes = {location.node for location in self.locations}
+        return len(nodes) > 1 or sum(p.numel() for p in network.parameters()) <= FEW
 
     def sum(self, value: float | torch.Tensor) -> float:
         """Return the sum of a number over all ranks; collective.

@@ -92,6 +92,16 @@ class PhysicsResidual:
         return None
 
     @property
+    def equally_good(self) -> tuple[Change, ...]:
+        """The changes that explain the data as well as `better`, with it; e.g. the time step or the
+        diffusivity of the heat equation.
+        """
+        if self.better is None:
+            return ()
+        limit = 2 * self.better[1] + 1e-6
+        return tuple(change for change, residual in self.changes if residual <= limit)
+
+    @property
     def invisible(self) -> tuple[Change, ...]:
         """Orders of the axes that have the same residual, so that a wrong one is not found."""
         return tuple(

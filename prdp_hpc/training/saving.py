@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from mpi4py import MPI
+
+from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.logs import LOGGER
@@ -15,6 +18,8 @@ from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints, random_state
 from prdp_hpc.training.clock import Clock
 
+OWN = ("random", "solver")
+"""Entries of a checkpoint with one state per rank."""
 _OF_TRAINING = ("optimiser", "schedule")
 """Entries of a task's state that are needed only to train further."""
 
@@ -151,3 +156,17 @@ class Saving:
 def shown_until(clock: Clock, checkpoints: Checkpoints) -> float:
     """The time until which rows may be shown: a kill then loses at most one interval of them."""
     return clock.time(*checkpoints.saved) + clock.saves if clock.saves else float("inf")
+
+
+def share_state(world: MPI.Comm, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of a checkpoint that all ranks need, and this rank's own ones, from rank 0, which
+    has read the file; collective.
+
+    The own ones, `OWN`, contain parts of fields and random streams of ranks. They are missing if
+    the run that saved had another number of ranks.
+    """
+    own = {key: state[key] for key in OWN if len(state.get(key, ())) == world.size}
+    names = world.bcast(tuple(own))
+    mine = {key: world.scatter(own.get(key)) for key in names}
+    shared = {key: value for key, value in state.items() if key not in OWN}
+    return broadcast(world, shared), mine

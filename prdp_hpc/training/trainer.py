@@ -27,7 +27,7 @@ from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
 from prdp_hpc.training.progress import Progress
 from prdp_hpc.training.requeue import note_start
-from prdp_hpc.training.saving import Saving, shown_until
+from prdp_hpc.training.saving import Saving, share_state, shown_until
 from prdp_hpc.training.step_log import StepLog
 from prdp_hpc.training.trackers.tensorboard import TensorBoard
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker
@@ -186,7 +186,7 @@ class Trainer:
         state = call_together(
             world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None
         )
-        # Rank 0 chooses the file, so that all ranks load the same one if a file is damaged.
+        # Only rank 0 reads the file, once, and sends each rank what it needs.
         saved = world.bcast(None if state is None else (state["epoch"], state["step"]))
         self._at, self._resumed = -1, True
         if saved is None:
@@ -195,14 +195,14 @@ class Trainer:
         excess = self._time.excess(saved[0], saved[1])
         if excess is not None:
             raise CheckpointError(f"{path}: {excess}")
-        state = call_together(world, lambda: state or self.checkpoints.load(path))
+        self.checkpoints.saved = saved
+        state, own = share_state(world, state or {})
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
-        if len(state["random"]) == world.size:
-            restore_random_state(state["random"][world.rank])
-            # The state contains parts of fields, which depend on the number of ranks.
-            if "solver" in state:
-                self.task.solver.load_state_dict(state["solver"][world.rank])
+        if "random" in own:
+            restore_random_state(own["random"])
+        if "solver" in own:
+            self.task.solver.load_state_dict(own["solver"])
         self._row, self._unshown = state["row"], state["unshown"]
         self._measures.before, self._earlier = state["work"], state["losses"]
         if self._probes is not None:

@@ -315,6 +315,10 @@ def test_invalid_configs_are_reported(changes, message, tmp_path):
             {"training": {"optimizer": "torch.optim:LBFGS"}},
             "give optimizer: lbfgs, which computes them over all ranks",
         ),
+        (
+            {"training": {"schedule": {"kind": "StepLR", "step_size": 2}}},
+            "training.schedule: StepLR is for tasks that train a network",
+        ),
     ],
 )
 def test_mismatches_with_grid_or_file_are_reported(changes, message, mesh, tmp_path):

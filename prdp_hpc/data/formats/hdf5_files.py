@@ -52,6 +52,13 @@ def reading(path: Path) -> Iterator[h5py.File]:
             ) from error
 
 
+def close(path: Path) -> None:
+    """Close a file that remained open, so that it can be written; reading opens it again."""
+    with _lock:
+        for key in [key for key in _files if key[0] == str(path)]:
+            _files.pop(key).close()
+
+
 def dataset(file: h5py.File | h5py.Group, name: str, expected: str) -> Any:
     """A data set of a file.
 

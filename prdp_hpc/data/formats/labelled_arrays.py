@@ -109,6 +109,10 @@ class LabelledSource(Source):
             [self._component(trajectory, states, name, part) for name in channels], axis=1
         )
 
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        self._data.close()
+
     def _component(
         self, trajectory: int, states: slice, channel: str, part: Slices
     ) -> NDArray[Any]:

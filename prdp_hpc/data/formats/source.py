@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
 
+from prdp_hpc.data.formats.hdf5_files import close
 from prdp_hpc.data.layout import DataError
 from prdp_hpc.data.number_types import is_number_type
 
@@ -63,6 +64,10 @@ class Source(ABC):
 
         `states` has a step, `part` one contiguous slice per axis; nothing else is read.
         """
+
+    def close(self) -> None:
+        """Close the file; reading opens it again."""
+        close(self.path)
 
     def name(self, trajectory: int) -> str:
         """The name of a trajectory in messages."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,27 +13,10 @@ from numpy.typing import NDArray
 from prdp_hpc.data.formats.axes import AxisOrder
 from prdp_hpc.data.formats.files import files_of_groups
 from prdp_hpc.data.formats.groups import Division, exclude_key
+from prdp_hpc.data.formats.selection import Selection
 from prdp_hpc.data.formats.source import About, Slices, Source
 from prdp_hpc.data.layout import GROUPS, TEST, DataError
 from prdp_hpc.data.number_types import as_floating
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What is used of the files.
-
-    Attributes
-    ----------
-    channels : names of the channels, in the order of the PDE's; None: all.
-    axes : order of the axes of space in the files; None: x first.
-    subsample : distance of two points that are used, in points of the files.
-    subsample_time : distance of two states that are used, in states of the files.
-    """
-
-    channels: Sequence[str] | None = None
-    axes: Sequence[str] | None = None
-    subsample: int = 1
-    subsample_time: int = 1
 
 
 class FormatTrajectories:
@@ -264,6 +246,12 @@ class FormatTrajectories:
         for row, one in enumerate(chosen[1:], start=1):
             found[row] = self.read_states(group, one, every, part)
         return found
+
+    def close(self) -> None:
+        """Close the files, so that they can be written; reading opens them again."""
+        for sources in self._sources.values():
+            for source in sources:
+                source.close()
 
     @property
     def all_channels(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ only the wanted ones.
 import sys
 import zipfile
 
+import h5py
 import layouts
 import numpy as np
 import pytest
@@ -100,6 +101,18 @@ def test_arrays_of_numpy_are_mapped_and_not_read(files):
         kind, path, _, keys = files[layout]
         (source,) = kind.open(path, **keys)._sources["train"]
         assert isinstance(source._array, np.memmap), layout
+
+
+@pytest.mark.parametrize("layout", ["well 2", "netcdf 2"])
+def test_closed_files_can_be_written_and_are_opened_again(layout, files):
+    kind, path, states, keys = files[layout]
+    data = kind.open(path, states.shape[3:], **keys)
+    data.read("train", [0])
+    data.close()
+    with h5py.File(path, "r+") as file:
+        file.attrs["note"] = "written"
+    np.testing.assert_array_equal(data.read("train", [1]), states[1:2])
+    data.close()
 
 
 def test_every_format_is_named_by_its_section():

@@ -61,11 +61,13 @@ def check_format(name: str) -> None:
 def _write_gif(series: FieldSeries, path: Path, rate: float) -> None:
     from PIL import Image
 
-    # All frames have the colours of the first one, which contains those of the maps: by default
-    # each frame has its own, which flickers.
-    images = [Image.fromarray(one) for one in frames(series)]
-    colours = images[len(images) // 2].quantize(256)
-    shown = [image.quantize(palette=colours, dither=Image.Dither.NONE) for image in images]
+    # All frames have the same 256 colours: by default each frame has its own, which flickers.
+    colours = Image.new("P", (1, 1))
+    colours.putpalette(_palette(series).tobytes())
+    shown = [
+        Image.fromarray(one).quantize(palette=colours, dither=Image.Dither.NONE)
+        for one in frames(series)
+    ]
     with atomic_path(path) as temporary:
         shown[0].save(
             temporary,
@@ -75,6 +77,22 @@ def _write_gif(series: FieldSeries, path: Path, rate: float) -> None:
             duration=round(1000 / rate),
             loop=0,
         )
+
+
+def _palette(series: FieldSeries) -> Frame:
+    """The 256 colours of a GIF, `(256, 3)`: those of the maps, shades of grey and of the lines."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    names = list(dict.fromkeys(colours for _, colours in rows_of(series).values()))
+    parts = [colormaps[name](np.linspace(0, 1, 208 // len(names)))[:, :3] for name in names]
+    grey = np.linspace(0, 1, 32)[:, np.newaxis]
+    line = np.array([to_rgb(COLOURS[0])])
+    parts += [np.repeat(grey, 3, axis=1), line, (line + 1) / 2]
+    whole = np.concatenate(parts)
+    found = np.zeros((256, 3), np.uint8)
+    found[: len(whole)] = np.rint(255 * whole)
+    return found
 
 
 def _write_mp4(series: FieldSeries, path: Path, rate: float) -> None:

@@ -88,15 +88,15 @@ def predict(
         If a folder has no config or readable checkpoint, if the runs are of different problems, if
         the task has no fields, or if the data or samples do not exist; on all ranks.
 
+    See Also
+    --------
+    evaluate : Compute the validation errors of a run.
+
     Notes
     -----
     The file has the groups `prediction`, `truth` and `spread` with data sets `trajectories` of
     shape `(samples, steps + 1, C, *grid.shape)`, and for each sample an XDMF file is written for
     ParaView. Velocities of a staggered grid are averaged to the grid's points there.
-
-    See Also
-    --------
-    evaluate : Compute the validation errors of a run.
 
     Examples
     --------

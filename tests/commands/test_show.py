@@ -19,7 +19,7 @@ def comparison(tmp_path_factory):
         grid={"shape": [5, 6]},
         training={"epochs": 1},
         data={"steps": 4},
-        comparison={"seeds": [1, 2]},
+        comparison={"seeds": 2},
     )
     cli.main(["compare", tiny.write(folder / "tiny.yaml", content)])
     return folder / "runs" / "tiny-compare"

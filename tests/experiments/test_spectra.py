@@ -11,7 +11,7 @@ from prdp_hpc.experiments.spectra import Spectrum
 KINDS = ("dirichlet", "neumann", "periodic")
 
 
-@pytest.mark.parametrize("boundary", itertools.product(KINDS, repeat=3))
+@pytest.mark.parametrize("boundary", list(itertools.product(KINDS, repeat=3)))
 def test_the_energies_add_up_to_the_mean_square(boundary):
     field = np.random.default_rng(0).standard_normal((5, 6, 7))
     spectrum = Spectrum(field.shape, boundary, (1.0, 2.0, 0.5))

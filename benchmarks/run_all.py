@@ -17,6 +17,7 @@ BENCHMARKS = (
     "against_torch_fem.py",
     "gradients_transport.py",
     "scaling.py",
+    "streaming.py",
 )
 
 

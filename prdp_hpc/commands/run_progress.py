@@ -17,7 +17,7 @@ from prdp_hpc.lock_files import FOLDER_LOCK, holder
 
 METRICS, STEPS = "metrics.jsonl", "steps.jsonl"
 _MARKS = (METRICS, "config.yaml", "starts.json")
-_INSIDE = {"checkpoints", "tensorboard", "figures", "slurm", "data"}
+_INSIDE = {"checkpoints", "tensorboard", "figures", "slurm", "data", "logs", "wandb", "mlruns"}
 """Folders in which there are no runs."""
 _TAIL = 2**16
 

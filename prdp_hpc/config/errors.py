@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from prdp_hpc.config.paths import KeyPath, key_path, tags
 from prdp_hpc.errors import InputError, PrdpError
 
+M = TypeVar("M", bound=BaseModel)
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -46,6 +47,23 @@ def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
         for keys, text in found.items()
         if not any(other[: len(keys)] == keys and other != keys for other in found)
     ]
+
+
+def validated(
+    model: type[M], content: dict[str, Any], source: str, already: Sequence[str] = ()
+) -> M:
+    """Validate a nested dictionary with a model; report all errors, and those in `already`, in one
+    `ConfigError`.
+    """
+    found = list(already)
+    try:
+        config = model.model_validate(content)
+    except ValidationError as error:
+        found += problems(model, error)
+    if not found:
+        return config
+    lines = found[0] if len(found) == 1 else "\n  " + "\n  ".join(found)
+    raise ConfigError(f"{source}: {lines}")
 
 
 def _raise_bug(cause: object) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from prdp_hpc.config.chains import EmulatorSection
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.data import CorrectorDataSection, DataSection
-from prdp_hpc.config.errors import ConfigError, problems
+from prdp_hpc.config.errors import ConfigError
+from prdp_hpc.config.errors import validated as validated
 from prdp_hpc.config.inversion import (
     ExperimentsSection,
     FieldSection,
@@ -288,7 +289,6 @@ class FieldInversionConfig(_Experiment):
 
 
 ExperimentConfig = SupervisedConfig | InverseConfig | FieldInversionConfig
-M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(
@@ -386,23 +386,6 @@ def _task(content: dict[str, Any], source: str, folder: Path, imports: Imports) 
     if filled.components["task"].built_in:
         filled.model = filled.components["task"].target
     return filled
-
-
-def validated(
-    model: type[M], content: dict[str, Any], source: str, already: Sequence[str] = ()
-) -> M:
-    """Validate a nested dictionary with a model; report all errors, and those in `already`, in one
-    `ConfigError`.
-    """
-    found = list(already)
-    try:
-        config = model.model_validate(content)
-    except ValidationError as error:
-        found += problems(model, error)
-    if not found:
-        return config
-    lines = found[0] if len(found) == 1 else "\n  " + "\n  ".join(found)
-    raise ConfigError(f"{source}: {lines}")
 
 
 def write_resolved(config: ExperimentConfig, path: str | Path) -> None:

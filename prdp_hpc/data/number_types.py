@@ -43,6 +43,8 @@ def as_floating(array: NDArray[Any], where: str) -> NDArray[Any]:
     DataError
         For another type, and for integers beyond ±2²⁴, which float32 would round.
     """
+    if array.dtype.char in "fd" and array.dtype.isnative:
+        return array
     if not is_number_type(array.dtype):
         raise DataError(
             f"{where} must have floating-point numbers of at most 64 bits or integers, not "

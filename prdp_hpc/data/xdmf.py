@@ -1,8 +1,8 @@
 """XDMF descriptions of predicted trajectories, with which ParaView and VTK open the HDF5 file.
 
 One XDMF file describes one sample as a time series on a rectilinear grid with the coordinates of
-the grid's points. For each state the HDF5 file has views (virtual data sets without data of their
-own) with one field each, since not every reader of XDMF can select a part of a data set:
+the grid's points. For each state the HDF5 file has views (virtual data sets, which contain no
+numbers) with one field each, since not every reader of XDMF can select a part of a data set:
 
     /fields/sample_<i>/step_<s>/<group>_<channel>    (nz, ny, nx)
     /fields/sample_<i>/step_<s>/<group>_<vector>     (nz, ny, nx, 3), from velocity_x, velocity_y, …

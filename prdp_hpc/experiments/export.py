@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -132,6 +133,9 @@ class Program(nn.Module):
 
     def __init__(self, network: nn.Module, inputs: Tensor | None) -> None:
         super().__init__()
+        for parameter in network.parameters():
+            # Convolutions have weights with the channels last, which files do not.
+            parameter.data = parameter.data.contiguous()
         self.network = network
         self.register_buffer("inputs", inputs)
 
@@ -202,14 +206,17 @@ def _write_onnx(program: Program, example: Tensor, path: Path, metadata: dict[st
     onnx, runtime = import_module("onnx"), import_module("onnxruntime")
     exported = _exported(program, example, "onnx")
     try:
-        made: Any = torch.onnx.export(
-            exported,
-            input_names=["state"],
-            output_names=["output"],
-            opset_version=ONNX_OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # Of torch's own code.
+            warnings.simplefilter("ignore", FutureWarning)
+            made: Any = torch.onnx.export(
+                exported,
+                input_names=["state"],
+                output_names=["output"],
+                opset_version=ONNX_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
     except Exception as error:
         raise _not_exported("onnx", error) from error
     model = made.model_proto

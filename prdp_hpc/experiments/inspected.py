@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -208,11 +209,12 @@ def _with_channels(found: Inspection, names: tuple[str, ...], path: str | Path) 
 
 
 def _described(path: str | Path, name: str, data: Any, config: SupervisedConfig) -> Inspection:
-    file = first_file(path)
-    try:
+    file: Path = Path(path)
+    rows: list[Row] = []
+    about: dict[str, Any] = {}
+    with contextlib.suppress(DataError):  # files of a user-defined format
+        file = first_file(path)
         rows, about = contents(file, name)
-    except DataError:  # files of a user-defined format
-        rows, about = [], {}
     return Inspection(file, name, rows, about, data, config)
 
 

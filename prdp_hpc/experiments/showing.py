@@ -20,8 +20,8 @@ from prdp_hpc.report.field_series import FieldSeries, save_series
 from prdp_hpc.tasks.supervised import SupervisedTask
 
 STEPS, COLUMNS = 8, 5
-"""Most time steps that are predicted for the figure of a run, if the task needs no more, and most
-that are drawn of them.
+"""Most time steps that are predicted for the figure of a run, unless its task needs further ones,
+and most that are drawn.
 """
 
 

@@ -171,8 +171,7 @@ def draw_map(ax: Axes, series: FieldSeries, field: Array, colours: str, ends: An
     """Draw a field with x to the right and y upwards."""
     from matplotlib import colormaps
 
-    shades = colormaps[colours].copy()
-    shades.set_bad("#DDDDDD")
+    shades = colormaps[colours].with_extremes(bad="#DDDDDD")
     y, x = (_extent(axis) for axis in series.axes)
     return ax.imshow(
         np.ma.masked_invalid(field),
@@ -348,8 +347,7 @@ def draw_span(ax: Axes, values: Array, extent: Any, colours: str, ends: Any) -> 
     """Draw values `(S, points)` over x and time; what is not known is grey."""
     from matplotlib import colormaps
 
-    shades = colormaps[colours].copy()
-    shades.set_bad("#DDDDDD")
+    shades = colormaps[colours].with_extremes(bad="#DDDDDD")
     return ax.imshow(
         np.ma.masked_invalid(values),
         origin="lower",

@@ -67,7 +67,7 @@ class Saving:
         return self._checkpoints.ready and self._clock.save_due(step, self.saved)
 
     def asks(self) -> bool:
-        """Whether this rank asks for a checkpoint after a step because of its clock, once."""
+        """Whether a checkpoint is due after a step by the clock of rank 0; True only once."""
         if self._clock.saves or self._asked or not self._mesh.is_root:
             return False
         self._asked = self._minutes_passed()

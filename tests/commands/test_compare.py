@@ -19,6 +19,8 @@ RUN_FILES = {
     "metrics.jsonl",
     "summary.json",
     "figures/error_and_level.png",
+    "figures/fields.png",
+    "sample_fields.npz",
 }
 BASELINE = {"cg": {"solver": {"ksp": "cg", "pc": "none"}, "level": 1e-6}}
 
@@ -54,7 +56,7 @@ def test_one_seed(config, tmp_path, capsys):
         if "/checkpoints/" not in name and "/tensorboard/" not in name
     }
     assert found == {f"{run}/{name}" for run in ("prdp", "full") for name in RUN_FILES} | {
-        "comparison.json", "figures/comparison.png",
+        "comparison.json", "figures/comparison.png", "figures/fields.png",
     }  # fmt: skip
     comparison = json.loads((folder / "comparison.json").read_text())
     prdp, full = tiny.summary(folder / "prdp"), tiny.summary(folder / "full")

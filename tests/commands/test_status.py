@@ -70,7 +70,9 @@ def test_steps_between_two_validations(tmp_path, capsys):
     (folder / "steps.jsonl").write_text('{"epoch": 1.5, "step": 30, "total_seconds": 90.0}\n')
     with Holder(folder):
         assert "epoch 1.5/4" in rows(capsys, tmp_path)["steps"]
-        (folder / "config.yaml").write_text("training: {epochs: 100, steps: 60, validate_every: 1}\n")
+        (folder / "config.yaml").write_text(
+            "training: {epochs: 100, steps: 60, validate_every: 1}\n"
+        )
         line = rows(capsys, tmp_path)["steps"]
     assert "step 30/60" in line
     assert "  1 min  " in line

@@ -10,7 +10,7 @@ from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.training.checkpoint import Checkpoints
 
 # A learning rate so large that the lowest error is not the last one.
-TRAINING = {"epochs": 8, "learning_rate": 0.08}
+TRAINING = {"epochs": 8, "learning_rate": 0.04}
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_numbers_of_a_row():
     assert scalars(row) == {"epoch": 1.0, "theta/0": 1.0, "theta/1": 2.0}
 
 
-# In a process of its own, since wandb starts threads and another process.
+# In a separate process, since wandb starts threads and another process.
 OFFLINE = """
 import sys
 from pathlib import Path

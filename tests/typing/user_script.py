@@ -79,8 +79,10 @@ from prdp_hpc import (
     WandB,
     WindowedDataset,
     evaluate,
+    export,
     load_config,
     load_network,
+    predict,
     rollout,
     solve,
     solve_nonlinear,
@@ -177,6 +179,13 @@ EarlyStopping("soon")  # type: ignore[arg-type]
 PreemptionWatch("world")
 train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]
 evaluate(5)  # type: ignore[arg-type]
+load_network("runs/mine", partition=grid.partition, checkpoint="best")
+load_network("runs/mine", partition=grid)  # type: ignore[arg-type]
+predict("runs/mine", steps=5, samples=[0])
+predict(["runs/a", "runs/b"], checkpoint="best")
+predict("runs/mine", samples="all")  # type: ignore[arg-type]
+export("runs/mine", "onnx", out="network.onnx")
+export("runs/mine")  # type: ignore[call-arg]
 
 darcy = Conductivity(Poisson(grid, solver))
 sensors = PointObservations(Positions(grid, [[0.5]]))

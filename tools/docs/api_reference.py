@@ -13,7 +13,7 @@ TITLES = {
     "networks": ("Networks", "Networks that run on each rank's part of the fields."),
     "data": ("Data", "Trajectories."),
     "tasks": ("Tasks", "What is trained."),
-    "training": ("Training", "The trainer and its checkpoints."),
+    "training": ("Training", "The trainer, its checkpoints and trackers."),
     "experiments": ("Runs", "Runs of configs from Python."),
     "config": ("Configs", "Reading and validation of configs."),
     "errors": ("Errors", "The classes of errors that users can act on."),

@@ -20,7 +20,8 @@ from prdp_hpc.config.models import Section
 Model = type[BaseModel]
 
 _COMMON = (
-    "name", "seed", "output", "grid", "physics", "solver", "refinement", "comparison", "parallel"
+    "name", "seed", "output", "grid", "physics", "solver", "refinement", "comparison", "parallel",
+    "tracking", "logging",
 )  # fmt: skip
 """Keys that all tasks share."""
 
@@ -61,6 +62,7 @@ def page() -> str:
     sections["physics"] = [load_object(where) for where in BUILT_IN["physics"].values()]
     sections["network"] = [load_object(where) for where in BUILT_IN["networks"].values()]
     sections["training"].append(LBFGSSection)
+    sections["tracking"] = [load_object(where) for where in BUILT_IN["trackers"].values()]
     for key, models in sections.items():
         anchor = _anchor(models[0]) if len(models) == 1 else key
         lines += [f"## Section `{key}` {{ #{anchor} }}", ""]

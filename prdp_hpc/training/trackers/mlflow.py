@@ -35,7 +35,7 @@ class MLflow:
     Examples
     --------
     >>> from prdp_hpc import MLflow
-    >>> tracker = MLflow(uri="file:runs/mlflow", experiment="heat")
+    >>> tracker = MLflow(uri="file:runs/mlflow", experiment="mine")
     """
 
     def __init__(self, uri: str | None = None, experiment: str = "prdp-hpc") -> None:

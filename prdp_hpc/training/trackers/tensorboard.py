@@ -18,7 +18,7 @@ class TensorBoard:
     >>> from pathlib import Path
     >>> from prdp_hpc import TensorBoard, TrackedRun
     >>> tracker = TensorBoard()
-    >>> tracker.start(TrackedRun("heat", Path("runs/heat")))
+    >>> tracker.start(TrackedRun("mine", Path("runs/mine")))
     >>> tracker.log({"error": 0.5}, step=8)
     >>> tracker.finish(None)
     """

@@ -19,6 +19,8 @@ Numbers = Mapping[str, float]
 class TrackedRun:
     """What a tracker receives at the start of a run.
 
+    It is passed to `Tracker.start` on rank 0, once per start of the run.
+
     Parameters
     ----------
     name : str
@@ -34,7 +36,7 @@ class TrackedRun:
     --------
     >>> from pathlib import Path
     >>> from prdp_hpc import TrackedRun
-    >>> TrackedRun("heat", Path("runs/heat"), {"seed": 1}).resumed_at is None
+    >>> TrackedRun("mine", Path("runs/mine"), {"seed": 1}).resumed_at is None
     True
     """
 
@@ -69,7 +71,7 @@ class Tracker(Protocol):
     ...     def finish(self, summary):
     ...         pass
     >>> tracker = Log()
-    >>> tracker.start(TrackedRun("heat", Path(".")))
+    >>> tracker.start(TrackedRun("mine", Path(".")))
     >>> tracker.log({"error": 0.5}, step=8)
     >>> Path("log.txt").read_text()
     '8 0.5\n'

@@ -65,7 +65,7 @@ class AmortisedInversionConfig(SupervisedConfig):
             )
         if self.training.accumulate > 1:
             raise InputError(
-                "training.accumulate: an amortised inversion solves a batch at once: leave this "
+                "training.accumulate: an amortised inversion does not divide batches: leave this "
                 "key out, or give a smaller training.batch_size"
             )
         if self.network_inputs:

@@ -162,4 +162,4 @@ class ParallelSection(Section):
     grid_ranks: Count | None = None
     """Ranks that share one grid; null: 1 to train a network, all for inverse problems."""
     gradients: Literal["auto", "mpi", "torch"] = "auto"
-    """What averages gradients over ranks; mpi or torch (NCCL or gloo); auto: the faster."""
+    """What averages gradients: mpi, torch (NCCL or gloo), or auto for one of them."""

@@ -25,10 +25,10 @@ class MpiGradients:
     the gradients of a bucket are complete. So the sum of a bucket overlaps with the computation of
     the next gradients. The call for the last bucket waits for all of them, in the thread of the
     backward pass: no other thread is needed, and no rank leaves the backward pass before all have
-    the gradients. The messages have a communicator of their own, so they cannot match others.
+    the gradients. The messages have a separate communicator, so they cannot match others.
 
     The sum of a bucket has the same bits on all ranks and in each run with the same ranks, as the
-    MPI standard recommends and MPICH and Open MPI implement for fixed sizes of messages.
+    MPI standard recommends; tests check it with MPICH.
 
     References: torch documentation, DDP Communication Hooks; MPI standard, section Nonblocking
     Collective Operations.

@@ -24,7 +24,7 @@ def initialise(task: Any, source: str, folder: Path, resume: bool) -> None:
     """Load the weights of the last checkpoint of the run folder `source` into a task's network, and
     record their origin in the run folder; collective.
 
-    Nothing is read if the run continues from a checkpoint of its own.
+    Nothing is read if the run folder has a checkpoint from which the run continues.
 
     Raises
     ------

@@ -158,8 +158,8 @@ def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any
     state = checkpoints.load_latest() if checkpoint == "last" else checkpoints.load_best()
     if state is None and checkpoint == "best" and checkpoints.latest() is not None:
         raise CheckpointError(
-            f"{checkpoints.folder}: has no best checkpoint, which earlier versions of prdp-hpc did "
-            "not write: use the checkpoint last"
+            f"{checkpoints.folder}: has no best checkpoint, which runs with training.keep_best="
+            "false and those of earlier versions do not write: use the checkpoint last"
         )
     if state is None:
         raise CheckpointError(

@@ -100,7 +100,7 @@ def test_a_broken_line_is_named(write_run: WriteRun) -> None:
         ({"level": None}, r"line 3, level: must be a number, not None"),
         ({"solver_seconds": "fast"}, r"line 3, solver_seconds: must be a number, not 'fast'"),
         ({"error": True}, r"line 3, error: must be a number, not True"),
-        ({"epoch": 1.5}, r"line 3, epoch: must be an integer"),
+        ({"epoch": -0.5}, r"line 3, epoch: must be a number from 0 on, not -0\.5"),
         ({"forward_iterations": 10**400}, r"line 3, forward_iterations: is too large"),
         ({"parameters": [1.0]}, r"line 1, parameters: must be a list"),
     ],

@@ -17,6 +17,7 @@ from prdp_hpc.config import validate
 from prdp_hpc.data.moments import Moments, combined
 from prdp_hpc.experiments.evaluation import evaluate
 from prdp_hpc.experiments.run import run_experiment
+from prdp_hpc.experiments.trained import trained_state
 from prdp_hpc.networks.normalised import NormalisedNetwork
 
 SIZES = np.array([1e3, 1e-2]).reshape(2, 1)
@@ -79,7 +80,7 @@ def test_the_network_receives_normalised_states_and_the_solver_physical_ones(
     assert losses[-1] < losses[0]
 
 
-def test_normalisation_is_kept_with_the_run(mesh, tmp_path):
+def test_normalisation_is_kept_with_the_run(mesh, make_task, tmp_path):
     data = store(tmp_path / "a.h5") | {"normalise": "standard"}
     config = validate(tiny.emulator(tmp_path, data=data, training={"epochs": 2}), "here")
     summary = run_experiment(config, mesh, tmp_path / "tiny")
@@ -89,9 +90,13 @@ def test_normalisation_is_kept_with_the_run(mesh, tmp_path):
     assert isinstance(network, NormalisedNetwork)
     assert network.as_dict(kept["channels"]) == kept
     # Evaluation and a resumed run use the statistics of the run, not those of other data.
-    store(tmp_path / "a.h5", 3.0 * STATES)
-    other = store(tmp_path / "b.h5")
-    assert evaluate(tmp_path / "tiny", other["file"])["error"] == summary["error"]
+    other = store(tmp_path / "b.h5", 3.0 * STATES)
+    store(tmp_path / "c.h5")
+    assert evaluate(tmp_path / "tiny", tmp_path / "c.h5")["error"] == summary["error"]
+    task, _ = make_task(tiny.emulator, 3, data=data | other)
+    assert task.network.as_dict(task.channels) != kept
+    task.load_state_dict(trained_state(tmp_path / "tiny")["task"])
+    assert task.network.as_dict(task.channels) == kept
     longer = validate(tiny.emulator(tmp_path, data=data, training={"epochs": 3}), "here")
     run_experiment(longer, mesh, tmp_path / "tiny", resume=True)
     assert json.loads((tmp_path / "tiny" / "normalisation.json").read_text()) == kept

@@ -69,5 +69,7 @@ def test_without_a_best_state(train, tmp_path):
     summary = train("run", keep_best=False)
     assert summary["best"]["error"] == best_row(tmp_path / "run")["error"]
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
-    with pytest.raises(ValueError, match=r"best\.pt: no such checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"has no best checkpoint, which runs with training\.keep_best="
+    ):
         evaluate(tmp_path / "run", checkpoint="best")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.commands.run import figure_of, train_and_plot
-from prdp_hpc.config import ExperimentConfig, components, load_config
-from prdp_hpc.config.slots import Imports
+from prdp_hpc.config import ExperimentConfig, components
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import note
 from prdp_hpc.distributed.preemption import leave_if_stopped
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.experiments.run import run_lock
+from prdp_hpc.experiments.trained import run_config
 from prdp_hpc.experiments.training import planned
 from prdp_hpc.locks import LockedError
 from prdp_hpc.report import load_run, seed_folders
@@ -116,9 +116,9 @@ def _is_finished(run: Run) -> bool:
     """Whether the folder has a finished run of the same config. Only the components of this config
     are imported, not those that the config in the folder names.
     """
-    own = Imports(tuple(component.name for component in components(run.config).values()))
+    own = [component.name for component in components(run.config).values()]
     try:
-        record, before = load_run(run.folder), load_config(run.folder / "config.yaml", imports=own)
+        record, before = load_run(run.folder), run_config(run.folder, own)
     except PrdpError:
         return False
     if record.summary is None or not figure_of(run.folder).exists():

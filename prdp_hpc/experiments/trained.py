@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from prdp_hpc.config import ExperimentConfig, SupervisedConfig, load_config
+from prdp_hpc.config import ExperimentConfig, SupervisedConfig, validate
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import Imports, own_keys
+from prdp_hpc.config.yaml_files import read_yaml
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.data_parallel import DataParallel, on_parts
 from prdp_hpc.errors import InputError
@@ -146,8 +147,13 @@ def run_config(
     folder: str | Path, components: Sequence[str] = (), needed: tuple[str, ...] | None = None
 ) -> ExperimentConfig:
     """The config of a run of any task, see `trained_config`."""
-    imports = Imports(tuple(components), needed)
-    return load_config(Path(folder) / "config.yaml", imports=imports)
+    path = Path(folder) / "config.yaml"
+    content = read_yaml(path)
+    data = content.get("data")
+    # A run folder has every key of its version, and version 0.1 had one stream for all samples.
+    if isinstance(data, dict) and "modes" in data:
+        content["data"] = {"streams": "shared", **data}
+    return validate(content, str(path), path.parent, Imports(tuple(components), needed))
 
 
 def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from prdp_hpc import train
 from prdp_hpc.config import validate
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.build import build_grid
+from prdp_hpc.experiments.trained import run_config
 from prdp_hpc.generation.generate import generate
 from prdp_hpc.training.checkpoint import CheckpointError
 from prdp_hpc.training.checksummed import load_checksummed, save_checksummed
@@ -62,3 +63,13 @@ def test_an_older_checkpoint_has_the_path_of_its_data(data, tmp_path):
     with pytest.raises(CheckpointError, match=r"data\.file: .*0\.h5' in the checkpoint"):
         run(tmp_path, staged, 3)
     assert run(tmp_path, data[0], 3)["epochs"] == 3
+
+
+def test_a_run_folder_of_version_0_1_has_the_data_of_that_version(tmp_path):
+    config = validate(tiny.emulator(tmp_path), "here")
+    text = config.to_yaml()
+    assert "  streams: sample\n" in text
+    (tmp_path / "config.yaml").write_text(text)
+    assert run_config(tmp_path).data.streams == "sample"
+    (tmp_path / "config.yaml").write_text(text.replace("  streams: sample\n", ""))
+    assert run_config(tmp_path).data.streams == "shared"

@@ -21,7 +21,7 @@ assert not any(name.startswith("prdp_hpc") for name in sys.modules)
 """
 
 
-@pytest.fixture(scope="module", params=["mlp", "unet"])
+@pytest.fixture(scope="module", params=["unet", pytest.param("mlp", marks=pytest.mark.long)])
 def run(request, tmp_path_factory):
     """A run of a network on whole fields, and one of a network on parts with coordinates as further
     inputs and normalised states.

@@ -225,6 +225,12 @@ def test_help_lists_the_commands(capsys):
         "init",
         "config",
         "completion",
+        "export",
+        "inspect",
+        "predict",
+        "show",
+        "site",
+        "status",
     }
 
 

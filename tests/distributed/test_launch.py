@@ -217,6 +217,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_a_child_of_a_rank_under_mpirun_is_no_rank(tmp_path):
     # In one piece: two ranks may write at the same time.
     child = "from prdp_hpc import ProcessMesh; print(f'{ProcessMesh.from_world().world.size};')"

@@ -76,7 +76,7 @@ def test_what_two_ranks_say_once(config, tmp_path):
             inverse,
             "parallel.grid_ranks=1",
         ],
-        "nan.h5: train/trajectories contains NaN or infinity, first in sample 2, step 1": [
+        "nan.h5: validation/trajectories contains NaN or infinity, first in sample 2, step 1": [
             "run",
             config,
             "name=not_finite",

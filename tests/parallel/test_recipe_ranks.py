@@ -80,6 +80,7 @@ def test_every_division_trains_the_same_network(case, tmp_path):
     check_divisions(CASES[case], tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parallel(nprocs=2)
 def test_every_division_trains_the_same_compiled_network(tmp_path):
     check_divisions(COMPILED, tmp_path)

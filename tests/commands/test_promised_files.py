@@ -15,7 +15,9 @@ RUN_FILES = {
     "config.yaml",
     "metrics.jsonl",
     "summary.json",
+    "sample_fields.npz",
     "figures/error_and_level.png",
+    "figures/fields.png",
 }
 PNG = b"\x89PNG"
 

@@ -26,7 +26,8 @@ def contents(file: Path, name: str) -> tuple[list[Row], dict[str, Any]]:
         found = json.loads(file.read_text(encoding="utf-8"))
         arrays = [file.with_name(f"{file.stem}_{group}.npy") for group in ("train", "test")]
         rows = [_array(one.name, mapped(one)) for one in arrays if one.is_file()]
-        return rows, found.get("info") or {}
+        info = found.get("info") if isinstance(found, dict) else None
+        return rows, info if isinstance(info, dict) else {"info": str(info)} if info else {}
     if file.suffix == ".npy":
         return [_array(file.name, mapped(file))], {}
     if file.suffix == ".npz":

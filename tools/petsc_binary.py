@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from pathlib import Path
 
 from setup_steps import TOOLS, VENV, install_locked, run, uninstall
 
@@ -41,8 +42,13 @@ def install_binary() -> None:
 
 def remove_binary() -> None:
     """Uninstall the wheels, since one environment must not contain two builds of PETSc."""
-    names = [line.split("==")[0] for line in REQUIREMENTS.read_text().splitlines() if "==" in line]
-    uninstall(*names)
+    # Some of what the wheels need is also in the other files, and stays.
+    others = {name for lock in ("packages.txt", "dev.txt") for name in _pinned(TOOLS / lock)}
+    uninstall(*(name for name in _pinned(REQUIREMENTS) if name not in others))
+
+
+def _pinned(lock: Path) -> list[str]:
+    return [line.split("==")[0] for line in lock.read_text().splitlines() if "==" in line]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ TOOLS = tiny.REPOSITORY / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import lock  # noqa: E402
+import petsc_binary  # noqa: E402
 import setup_steps  # noqa: E402
 
 LOCKS = sorted(TOOLS.glob("*.txt"))
@@ -58,3 +59,16 @@ def test_one_package_of_a_file_is_found_with_its_hashes():
     assert "--hash=sha256:" in entry
     with pytest.raises(setup_steps.SetupError, match="make lock"):
         setup_steps.locked_entry("petsc-build.txt", "mpich==5.0")
+
+
+def test_removing_the_binaries_of_petsc_keeps_what_other_packages_need(monkeypatch):
+    removed = []
+    monkeypatch.setattr(petsc_binary, "uninstall", lambda *names: removed.extend(names))
+    petsc_binary.remove_binary()
+    kept = {
+        canonicalize_name(requirement.name)
+        for name in ("packages.txt", "dev.txt")
+        for requirement, _ in entries(TOOLS / name)
+    }
+    assert {"petsc4py", "dolfinx-solver-real"} & {canonicalize_name(name) for name in removed}
+    assert not kept & {canonicalize_name(name) for name in removed}

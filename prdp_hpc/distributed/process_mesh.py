@@ -32,10 +32,10 @@ from prdp_hpc.logs import LOGGER
 
 GRADIENTS = ("auto", "mpi", "torch")
 """Choices of what averages the gradients of a network over the ranks."""
-FEW = 100_000
+FEW = 1_000_000
 """Number of parameters up to which MPI replaces gloo on one node. In
-`benchmarks/gradients_transport.py`, on a busy machine with 2 cores, it took 0.6 to 1.2 times as
-long up to this number, and mostly less than 1; with more parameters it was not faster.
+`benchmarks/gradients_transport.py`, on a machine with 2 cores, it took 0.2 to 0.7 times as long up
+to this number; with 10⁷ parameters 0.8 times on 2 ranks, but 1.15 times on 4.
 """
 
 
@@ -113,7 +113,7 @@ class ProcessMesh:
         gradients : str, default "auto"
             What averages the gradients of a network over the ranks: "mpi", "torch" (the backend of
             torch.distributed: NCCL or gloo, which uses TCP), or "auto": MPI instead of gloo if the
-            ranks are on several nodes or the network has at most 10⁵ parameters.
+            ranks are on several nodes or the network has at most 10⁶ parameters.
 
         Returns
         -------

@@ -36,6 +36,7 @@ def trained(folder, content, name, **changes):
 
 def check_states(run, advance, grid_ranks):
     config = run / "config.yaml"
+    WORLD.barrier()  # another rank may still read it
     if WORLD.rank == 0:
         config.write_text(
             config.read_text().replace("grid_ranks: null", f"grid_ranks: {grid_ranks}")

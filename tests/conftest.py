@@ -1,6 +1,7 @@
 """Settings of all tests: fixed seeds, and parallel tests that end even if a rank fails or hangs."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -116,3 +117,15 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def handlers():
+    """The handlers of this process, which ignores both signals after it has been preempted."""
+    from prdp_hpc.distributed.signals import SIGNALS, take_held
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    take_held()
+    for number, handler in before.items():
+        signal.signal(number, handler)

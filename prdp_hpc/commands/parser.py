@@ -13,6 +13,7 @@ from prdp_hpc.commands.parser_common import (
     CONFIG_HELP,
     OVERRIDES_HELP,
     Parser,
+    add_component,
     add_log_level,
     add_traceback,
     config_command,
@@ -195,14 +196,7 @@ def _evaluate_command(commands: Any) -> None:
         metavar="FILE",
         help="an HDF5 file with the group validation (default: the data file of the run)",
     )
-    evaluate.add_argument(
-        "--component",
-        action="append",
-        default=[],
-        metavar="FILE.py:NAME",
-        help="a user-defined network, PDE or task of the run; it is imported only if it is named "
-        "here",
-    )
+    add_component(evaluate)
     evaluate.add_argument(
         "--checkpoint",
         choices=("last", "best"),

@@ -41,6 +41,18 @@ def add_log_level(parser: argparse.ArgumentParser, default: Any) -> None:
     )
 
 
+def add_component(command: argparse.ArgumentParser) -> None:
+    """Add the option `--component` of commands that read a run folder."""
+    command.add_argument(
+        "--component",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="a user-defined network, PDE or task of the run; it is imported only if it is named "
+        "here",
+    )
+
+
 def count(text: str) -> int:
     """A positive integer, for argparse."""
     if not text.isdigit() or int(text) < 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from prdp_hpc.commands.parser_common import add_component
+
 
 def add_trained_commands(commands: Any) -> None:
     """Add the commands to the parser of the command line."""
@@ -88,14 +90,7 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         default="last",
         help="last, or best: that of the smallest validation error (default: last)",
     )
-    command.add_argument(
-        "--component",
-        action="append",
-        default=[],
-        metavar="FILE.py:NAME",
-        help="a user-defined network, PDE or task of the run; it is imported only if it is named "
-        "here",
-    )
+    add_component(command)
 
 
 def numbers(text: str) -> list[int]:

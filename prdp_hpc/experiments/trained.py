@@ -21,7 +21,8 @@ from prdp_hpc.grid.partition import Partition
 from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
 from prdp_hpc.networks.normalised import NormalisedNetwork
-from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints
+from prdp_hpc.training.checkpoint import Checkpoints
+from prdp_hpc.training.settings import CheckpointError
 
 
 def load_network(

@@ -167,14 +167,7 @@ class Corrector(SupervisedTask):
             Arrays of shape `(b,)`: `error` for the schedule, `error_<step>` of the measured channel
             and `error_<step>_<channel>`, after the validation steps.
         """
-        errors: dict[str, NDArray[np.float64]] = {}
-        state = trajectories[:, 0]
-        for step in range(1, self._validation_steps[-1] + 1):
-            state = self.advance(state)
-            if step in self._validation_steps:
-                before, truth = trajectories[:, step - 1], trajectories[:, step]
-                errors |= self.step_errors(step, state, truth, before)
-        return {"error": errors[f"error_{self._validation_steps[-1]}"], **errors}
+        return self._errors_after(trajectories, self._validation_steps)
 
     def advance(self, state: Tensor) -> Tensor:
         """Return `C(P(u))` with full refinement; collective.

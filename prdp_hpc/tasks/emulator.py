@@ -150,13 +150,7 @@ class Emulator(SupervisedTask):
             Arrays of shape `(b,)`: `error_1` and `error_2` after 1 and 2 steps of the network
             alone, and `error`, which is `error_2`.
         """
-        errors: dict[str, NDArray[np.float64]] = {}
-        state = trajectories[:, 0]
-        for step in range(1, self.steps + 1):
-            state = self.advance(state)
-            before, truth = trajectories[:, step - 1], trajectories[:, step]
-            errors |= self.step_errors(step, state, truth, before)
-        return {"error": errors[f"error_{self.steps}"], **errors}
+        return self._errors_after(trajectories, range(1, self.steps + 1))
 
     def zero_reference(self, trajectories: Tensor) -> tuple[int, str] | None:
         """Find a sample with a state that is zero everywhere, see `SupervisedTask`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -111,6 +111,21 @@ class Validation:
         whole = self.mesh.replica_comm.allgather(mine)
         samples = {key: [error for part in whole for error in part[key]] for key in whole[0]}
         return self.mesh.world.bcast({"group": group.reader.group, "samples": samples})  # type: ignore[no-any-return]
+
+    def _errors_after(
+        self, trajectories: Tensor, steps: Sequence[int]
+    ) -> dict[str, NDArray[np.float64]]:
+        """The `step_errors` of a prediction after these steps, and that of the last one as `error`;
+        collective.
+        """
+        errors: dict[str, NDArray[np.float64]] = {}
+        state = trajectories[:, 0]
+        for step in range(1, steps[-1] + 1):
+            state = self.advance(state)
+            if step in steps:
+                before, truth = trajectories[:, step - 1], trajectories[:, step]
+                errors |= self.step_errors(step, state, truth, before)
+        return {"error": errors[f"error_{steps[-1]}"], **errors}
 
     def zero_reference(self, trajectories: Tensor) -> tuple[int, str] | None:
         """Find a sample whose errors are relative to a state that is zero everywhere.

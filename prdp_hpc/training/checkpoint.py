@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import time
 import warnings
@@ -12,13 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from prdp_hpc.errors import InputError
-from prdp_hpc.files import atomic_path, remove_leftovers, to_json
+from prdp_hpc.files import atomic_path, remove_leftovers
 from prdp_hpc.training.background import BackgroundWriter
-from prdp_hpc.training.checksummed import DamagedError, load_checksummed, save_checksummed
+from prdp_hpc.training.checksummed import (
+    DamagedError,
+    load_checksummed,
+    plain_copy,
+    save_checksummed,
+)
+from prdp_hpc.training.settings import CheckpointError, check_fit, fingerprint
 
 FORMAT = "prdp-hpc checkpoint 3"
 SHARE = 0.02
@@ -27,14 +29,6 @@ LONGEST_WAIT = 2.0
 """Maximum delay of a checkpoint because of `SHARE`, in seconds."""
 NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
 BEST = "best.pt"
-CONTENT, FILE = "data.content", "data.file"
-"""Settings with the content id of the data and with their path."""
-
-
-class CheckpointError(InputError):
-    """A checkpoint is missing, damaged, from another program or of other settings. The message
-    contains the file and what to do.
-    """
 
 
 class Checkpoints:
@@ -212,7 +206,7 @@ class Checkpoints:
 
     def _copy(self, epoch: int, state: Mapping[str, Any], step: int) -> dict[str, Any]:
         own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
-        copied: dict[str, Any] = _plain({**state, **own}, "state")
+        copied: dict[str, Any] = plain_copy({**state, **own}, "state")
         return copied
 
     def _write_best(self, content: dict[str, Any]) -> None:
@@ -379,84 +373,6 @@ class Checkpoints:
         return sorted((path for path in found if NAME.fullmatch(path.name)), key=_place)
 
 
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten nested settings: `{"training": {"epochs": 3}}` becomes `{"training.epochs": 3}`."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat |= {f"{key}.{inner}": item for inner, item in flat_settings(value).items()}
-        else:
-            flat[str(key)] = value
-    return flat
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Settings as one line of text, independent of their order."""
-    return to_json(dict(sorted(flat_settings(settings).items())))
-
-
-def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare two flat dicts of settings; raise `CheckpointError` with all keys that differ.
-
-    If both have the content id of the data, the file may have been moved. Checkpoints of version
-    0.1 do not have it, so for them the path must be the same.
-    """
-    ignored = FILE if CONTENT in saved and CONTENT in now else CONTENT
-    differing = [
-        key
-        for key in sorted({*saved, *now} - {ignored})
-        if key not in saved or key not in now or saved[key] != now[key]
-    ]
-    if differing:
-        shown = "; ".join(
-            f"{key}: {_shown(saved, key)} in the checkpoint, {_shown(now, key)} now"
-            for key in differing
-        )
-        raise CheckpointError(
-            f"was saved with other settings ({shown}); restore them, or start a run with another "
-            "name"
-        )
-
-
-def random_state() -> dict[str, Any]:
-    """Return the states of the generators of torch, NumPy (legacy, global) and Python on this rank,
-    as tensors and plain values.
-
-    The CUDA generators are included if this process has used CUDA.
-    """
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    cuda_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if cuda_used else [],
-        "numpy": [
-            str(name),
-            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "python": random.getstate(),
-    }
-
-
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Restore the generators from the result of `random_state`, without states of GPUs that this
-    process does not have.
-    """
-    torch.set_rng_state(state["torch"])
-    for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(cuda_state, device)
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    return repr(settings[key]) if key in settings else "absent"
-
-
 def _place(path: Path) -> tuple[int, int]:
     match = NAME.fullmatch(path.name)
     assert match is not None
@@ -485,21 +401,3 @@ def _read(path: Path) -> dict[str, Any]:
     ):
         raise CheckpointError(f"{path}: is not a checkpoint of this version of prdp-hpc; {advice}")
     return content
-
-
-def _plain(value: object, where: str) -> Any:
-    """A copy of `value` that `torch.load(weights_only=True)` reads back."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if type(value) in (list, tuple):
-        items = [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
-        return items if type(value) is list else tuple(items)
-    # Subclasses are rejected too: a NumPy float is a float, but would be stored as a NumPy object.
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise TypeError(
-        f"{where}: {type(value).__name__} cannot be stored in a checkpoint; convert it to a tensor "
-        "or a plain value"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,24 @@ def load_checksummed(path: Path) -> Any:
         return torch.load(BytesIO(whole), map_location="cpu", weights_only=True)
     except (RuntimeError, zipfile.BadZipFile, EOFError, KeyError) as error:
         raise DamagedError(f"cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def plain_copy(value: object, where: str) -> Any:
+    """A copy of `value` that `torch.load(weights_only=True)` reads back."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: plain_copy(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        items = [plain_copy(item, f"{where}[{index}]") for index, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
+        return items if type(value) is list else tuple(items)
+    # Subclasses are rejected too: a NumPy float is a float, but would be stored as a NumPy object.
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(
+        f"{where}: {type(value).__name__} cannot be stored in a checkpoint; convert it to a tensor "
+        "or a plain value"
+    )
 
 
 def _digest(path: Path, length: int) -> bytes:

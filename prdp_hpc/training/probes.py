@@ -16,7 +16,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.metric_names import COUNTS, PROBES
 from prdp_hpc.refinement import Level, MeasuredGradient
 from prdp_hpc.tasks.task import Task
-from prdp_hpc.training.checkpoint import random_state, restore_random_state
+from prdp_hpc.training.random_states import random_state, restore_random_state
 
 
 class Probes:

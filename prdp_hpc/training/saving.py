@@ -15,8 +15,10 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.refinement import Schedule
 from prdp_hpc.tasks.task import Task
-from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints, random_state
+from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
+from prdp_hpc.training.random_states import random_state
+from prdp_hpc.training.settings import CheckpointError
 
 OWN = ("random", "solver")
 """Entries of a checkpoint with one state per rank."""

@@ -19,15 +19,17 @@ from prdp_hpc.metric_names import CUMULATIVE, PROBES
 from prdp_hpc.refinement import Schedule, is_probing
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.allocation import keep_freed_memory
-from prdp_hpc.training.checkpoint import CheckpointError, Checkpoints, restore_random_state
+from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.early_stopping import EarlyStopping
 from prdp_hpc.training.measures import Measures, rates
 from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
 from prdp_hpc.training.progress import Progress
+from prdp_hpc.training.random_states import restore_random_state
 from prdp_hpc.training.requeue import note_start
 from prdp_hpc.training.saving import Saving, share_state, shown_until
+from prdp_hpc.training.settings import CheckpointError
 from prdp_hpc.training.step_log import StepLog
 from prdp_hpc.training.trackers.tensorboard import TensorBoard
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker

@@ -10,7 +10,6 @@ from test_locks import Holder
 
 from prdp_hpc import cli
 from prdp_hpc.commands import compare, comparison_runs, run
-from prdp_hpc.distributed.signals import SIGNALS, take_held
 
 WORDS = ["training.epochs=2", "comparison.seeds=2", "--resume"]
 NAMES = [f"seed_{seed}/{name}" for seed in (1, 2) for name in ("prdp", "full")]
@@ -45,14 +44,8 @@ def _empty_figures(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _signals(monkeypatch):
-    """The handlers of this process, which ignores both signals after it has been preempted."""
+def _impatient(monkeypatch, handlers):
     monkeypatch.setattr(comparison_runs, "POLL", 0.05)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    take_held()
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def starts(folder):

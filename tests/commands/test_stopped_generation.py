@@ -10,20 +10,13 @@ from test_locks import Holder
 
 from prdp_hpc import cli, lock_files, locks
 from prdp_hpc.config import load_config
-from prdp_hpc.distributed.signals import SIGNALS, take_held
 from prdp_hpc.generation import generate as generation
 from prdp_hpc.generation.generate import generated_path
 
 
 @pytest.fixture(autouse=True)
-def _signals(monkeypatch):
-    """The handlers of this process, which ignores both signals after it has been preempted."""
+def _impatient(monkeypatch, handlers):
     monkeypatch.setattr(lock_files, "PATIENCE", 0.0)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    take_held()
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

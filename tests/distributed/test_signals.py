@@ -13,7 +13,7 @@ import tiny
 from mpi4py import MPI
 
 from prdp_hpc.distributed.preemption import PREEMPTED, Preempted, leave_if_stopped
-from prdp_hpc.distributed.signals import SIGNALS, hold_signals, take_held
+from prdp_hpc.distributed.signals import hold_signals, take_held
 
 
 def blocks(process, number):
@@ -49,15 +49,6 @@ def test_handlers_come_back_and_a_signal_is_held_once():
     assert signal.getsignal(signal.SIGTERM) == before
     assert take_held()
     assert not take_held()
-
-
-@pytest.fixture
-def handlers():
-    """The handlers of this process, which ignores both signals after it has been preempted."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_work_outside_of_training_stops_at_the_next_check(handlers, capsys):

@@ -12,8 +12,8 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.build import build_grid
 from prdp_hpc.experiments.trained import run_config
 from prdp_hpc.generation.generate import generate
-from prdp_hpc.training.checkpoint import CheckpointError
 from prdp_hpc.training.checksummed import load_checksummed, save_checksummed
+from prdp_hpc.training.settings import CheckpointError
 
 
 @pytest.fixture

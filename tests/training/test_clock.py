@@ -21,8 +21,9 @@ from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.refinement import ConstantSchedule
 from prdp_hpc.report import load_run
 from prdp_hpc.report.figures import plot_run
-from prdp_hpc.training.checkpoint import NAME, CheckpointError, Checkpoints
+from prdp_hpc.training.checkpoint import NAME, Checkpoints
 from prdp_hpc.training.clock import Clock
+from prdp_hpc.training.settings import CheckpointError
 from prdp_hpc.training.trainer import Trainer
 
 STEPS = 3  # of an epoch: 10 samples in batches of 4

@@ -14,7 +14,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.run import RunFolderError, run_experiment
 from prdp_hpc.experiments.trained import load_network
 from prdp_hpc.report.runs import ReportError
-from prdp_hpc.training.checkpoint import CheckpointError
+from prdp_hpc.training.settings import CheckpointError
 
 EPOCHS = 6
 GRADIENT = {"schedule": "gradient", "theta": 0.05, "theta_noise": 0.05, "probe_share": 0.5}

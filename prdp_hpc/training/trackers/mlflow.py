@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prdp_hpc.files import load_json, write_json
+from prdp_hpc.training.settings import flat_settings
 from prdp_hpc.training.trackers.tracker import Numbers, TrackedRun, missing, scalars
 
 MOST_PARAMETERS = 100
@@ -124,14 +125,7 @@ class MLflow:
     def _log_parameters(self, config: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = [Param(key, str(value)[:LONGEST_PARAMETER]) for key, value in _flat(config)]
+        settings = flat_settings(config).items()
+        flat = [Param(key, str(value)[:LONGEST_PARAMETER]) for key, value in settings]
         for first in range(0, len(flat), MOST_PARAMETERS):
             self._client.log_batch(self._id, params=flat[first : first + MOST_PARAMETERS])
-
-
-def _flat(config: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value

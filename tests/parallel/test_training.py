@@ -242,7 +242,7 @@ def kill_while_training(rank, at_epoch, words, folder):
 
 def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_path):
     # A line may wait 2 s for its checkpoint, so the run must take much longer than that.
-    epochs = 45
+    epochs = 32
     content = tiny.emulator(
         tmp_path, training={"epochs": epochs, "batch_size": 5}, data={"train": 300}
     )
@@ -251,7 +251,7 @@ def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_pat
     assert undisturbed.returncode == 0, undisturbed.stderr
 
     folder, words = tmp_path / "killed", ["run", config, "name=killed"]
-    for rank, at_epoch, option in ((1, 5, []), (0, 20, ["--resume"])):
+    for rank, at_epoch, option in ((1, 5, []), (0, 14, ["--resume"])):
         code, seconds = kill_while_training(rank, at_epoch, [*words, *option], folder)
         assert code != 0
         assert seconds < 30

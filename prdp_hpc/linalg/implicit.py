@@ -22,12 +22,13 @@ from prdp_hpc.linalg.arrays import (
 )
 from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solve_call import SolveCall
-from prdp_hpc.linalg.solver import Solver, recollection_of
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled import unrolled_solve

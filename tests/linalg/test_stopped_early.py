@@ -59,8 +59,8 @@ def test_a_gradient_beyond_the_range_is_an_error(ksp, differentiation):
     x = solve(operator, values, b, solver)
     (grad,) = torch.autograd.grad(x, values, b, retain_graph=True)
     torch.testing.assert_close(grad, torch.full_like(grad, -1e302), rtol=1e-7, atol=0.0)
-    with pytest.raises(SolveError, match="range of double precision"):
-        torch.autograd.grad(x, values, 1e10 * b)
+    with pytest.raises(SolveError, match="range of double"):
+        torch.autograd.grad(x, values, 1e20 * b)
 
 
 @pytest.mark.parametrize("ksp", ["cg", "minres"])

@@ -49,8 +49,11 @@ def test_a_fixed_number_of_iterations_that_ends_early_is_solved(size):
     assert x is None or np.allclose(A @ x, 1.0)
 
 
-@pytest.mark.parametrize("ksp", ["gmres", "richardson", "cg"])
-@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+@pytest.mark.parametrize(
+    ("ksp", "differentiation"),
+    [(ksp, how) for ksp in ("gmres", "richardson", "cg") for how in ("implicit", "unrolled")]
+    + [("batched_cg", "implicit"), ("batched_gmres", "implicit")],
+)
 def test_a_gradient_beyond_the_range_is_an_error(ksp, differentiation):
     operator = SparseOperator([0, 1], [0, 1], (2, 2), MPI.COMM_SELF)
     values = torch.full((2,), 1e-151, dtype=torch.float64, requires_grad=True)

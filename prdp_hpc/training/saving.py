@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from mpi4py import MPI
+from torch import Tensor
 
-from prdp_hpc.distributed.broadcast import broadcast
+from prdp_hpc.distributed.broadcast import Path, broadcast
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.logs import LOGGER
@@ -160,9 +161,13 @@ def shown_until(clock: Clock, checkpoints: Checkpoints) -> float:
     return clock.time(*checkpoints.saved) + clock.saves if clock.saves else float("inf")
 
 
-def share_state(world: MPI.Comm, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def share_state(
+    world: MPI.Comm, state: dict[str, Any], task: Task
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entries of a checkpoint that all ranks need, and this rank's own ones, from rank 0, which
     has read the file; collective.
+
+    Of the task's tensors a rank keeps what the task's method `kept_part` returns, if it has one.
 
     The own ones, `OWN`, contain parts of fields and random streams of ranks. They are missing if
     the run that saved had another number of ranks.
@@ -171,4 +176,11 @@ def share_state(world: MPI.Comm, state: dict[str, Any]) -> tuple[dict[str, Any],
     names = world.bcast(tuple(own))
     mine = {key: world.scatter(own.get(key)) for key in names}
     shared = {key: value for key, value in state.items() if key not in OWN}
-    return broadcast(world, shared), mine
+    return broadcast(world, shared, _keep(task)), mine
+
+
+def _keep(task: Any) -> Callable[[Path, Tensor], Any] | None:
+    own: Any = getattr(task, "kept_part", None)
+    if own is None:
+        return None
+    return lambda path, tensor: own(path[1:], tensor) if path[0] == "task" else tensor

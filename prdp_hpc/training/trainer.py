@@ -198,7 +198,7 @@ class Trainer:
         if excess is not None:
             raise CheckpointError(f"{path}: {excess}")
         self.checkpoints.saved = saved
-        state, own = share_state(world, state or {})
+        state, own = share_state(world, state or {}, self.task)
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
         if "random" in own:

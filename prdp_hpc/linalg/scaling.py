@@ -53,10 +53,7 @@ def _are_ordinary(rows: Numbers, ordinary: int) -> bool:
     if isinstance(rows, Tensor):
         return False
     least, most = rows.shape[-1] * 4.0**-ordinary, 4.0 ** (ordinary - 1)
-    for row in rows:
-        if not least <= np.vdot(row, row) <= most:
-            return False
-    return True
+    return all(least <= np.vdot(row, row) <= most for row in rows)
 
 
 def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:

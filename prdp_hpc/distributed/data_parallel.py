@@ -146,8 +146,11 @@ class DataParallel(nn.Module):
 
         Otherwise DDP determines them after the first step. The buckets determine the order in which
         ranks are summed, so the rounding errors of the first gradients of a resumed run would
-        differ from those of an uninterrupted run.
+        differ from those of an uninterrupted run. Buffers, e.g. running statistics, are not changed.
         """
         if self._reducer:
+            buffers = [buffer.clone() for buffer in self.network.buffers()]
             self(torch.zeros_like(example)).sum().backward()
             self.network.zero_grad(set_to_none=True)
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.data.copy_(before)

@@ -23,7 +23,7 @@ from prdp_hpc.tasks.emulator import Emulator
 from prdp_hpc.training.random_states import random_state, restore_random_state
 
 WORLD = MPI.COMM_WORLD
-RESNET = {"kind": "resnet", "channels": 5, "blocks": 2}
+RESNET = {"kind": "resnet", "channels": 8, "blocks": 2}
 # The last of 3 batches has 2 samples, so that some of 4 replicas have none; so has validation.
 MANY = {
     "network": RESNET,
@@ -42,6 +42,8 @@ CASES = {
     "unet": {"network": {"kind": "unet", "channels": 4, "depth": 1}, "grid": {"shape": [8, 8]}},
     "rollout": ROLLOUT,
     "recomputed": ROLLOUT | {"training": {"checkpoint_activations": True}},
+    "recomputed steps": {"make": tiny.corrector, "network": RESNET}
+    | {"training": {"checkpoint_activations": "steps"}},
     "compiled": {"network": RESNET, "training": {"compile": "eager"}},
     "normalised": {"network": RESNET, "data": {"normalise": "standard"}},
     "one sample": {"training": {"batch_size": 1}, "data": {"train": 2, "validation": 1}},
@@ -244,12 +246,12 @@ def test_what_cannot_be_sharded_is_an_input_error(folder):
     with pytest.raises(InputError, match=r"sharded_modules: 'blocks.2' is no module"):
         mesh.data_parallel(wrong)
     for parameter, message in (
-        (torch.zeros(2, dtype=torch.complex64), "weight is complex"),
-        (torch.zeros(()), r"weight has no axis .* shape \(1,\)"),
+        (nn.Parameter(torch.zeros(2, dtype=torch.complex64)), "weight is complex"),
+        (nn.Parameter(torch.zeros(())), r"weight has no axis .* shape \(1,\)"),
         (nn.UninitializedParameter(), "weight has no shape yet"),
     ):
         network = nn.Linear(8, 8)
-        network.weight = nn.Parameter(parameter)
+        network.weight = parameter
         with pytest.raises(InputError, match=message):
             mesh.data_parallel(network)
     mixed = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8).double())
@@ -286,7 +288,7 @@ def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder, tm
     whole_run = train("whole", 3)
     expected = train("sharded", 3, **sharded)
     assert expected["error"] == pytest.approx(whole_run["error"], rel=1e-12)
-    for name, first, second in (("same", sharded, sharded), ("to whole", sharded, {})):
+    for name, first, second in (("same", sharded, sharded), ("to_whole", sharded, {})):
         train(name, 2, **first)
         found = train(name, 3, resume=True, **second)
         exact = 0 if second else 1e-12

@@ -146,7 +146,7 @@ class DataParallel(nn.Module):
 
         Otherwise DDP determines them after the first step. The buckets determine the order in which
         ranks are summed, so the rounding errors of the first gradients of a resumed run would
-        differ from those of an uninterrupted run. Buffers, e.g. running statistics, are not changed.
+        differ from those of an uninterrupted run. Buffers, e.g. running statistics, do not change.
         """
         if self._reducer:
             buffers = [buffer.clone() for buffer in self.network.buffers()]

@@ -173,7 +173,8 @@ class Grid(GridGeometry):
         Examples
         --------
         >>> from prdp_hpc import Grid
-        >>>         >>> dm = PETSc.DMDA().create([64, 32], dof=1, stencil_width=1)
+        >>> from prdp_hpc.petsc import PETSc
+        >>> dm = PETSc.DMDA().create([64, 32], dof=1, stencil_width=1)
         >>> Grid.from_dm(dm, boundary="neumann").shape
         (32, 64)
         """

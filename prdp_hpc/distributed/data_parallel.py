@@ -113,7 +113,7 @@ class DataParallel(nn.Module):
     def share_buffers(self) -> None:
         """Set the buffers of the network, e.g. running statistics, to those of rank 0; collective.
 
-        DDP does so in the forward pass of training.
+        Each forward pass of training does so, and each one of a sharded network.
         """
         if self.sharded or self._reducer:
             for buffer in self.network.buffers():
@@ -121,8 +121,7 @@ class DataParallel(nn.Module):
                 dist.broadcast(buffer.data, 0)
 
     def _sharded_network(self, fields: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            self.share_buffers()
+        self.share_buffers()
         try:
             output: Tensor = self.network(fields)
         except RuntimeError as error:

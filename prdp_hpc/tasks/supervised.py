@@ -149,6 +149,8 @@ class SupervisedTask(Validation, TrainingStep):
     def network_on(self, state: Tensor) -> Tensor:
         """Apply the network to states; collective.
 
+        All ranks of the mesh must call a sharded network equally often, if necessary with b = 0.
+
         Parameters
         ----------
         state : Tensor

@@ -18,6 +18,7 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.shards import is_shard, local, whole
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task
+from prdp_hpc.experiments.meshes import process_mesh
 from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.tasks.emulator import Emulator
 from prdp_hpc.training.random_states import random_state, restore_random_state
@@ -278,8 +279,7 @@ def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder, tm
         training = {"epochs": epochs, **MANY["training"], **changes.pop("training", {})}
         content = tiny.emulator(folder, name=name, network=RESNET, training=training, **changes)
         config = validate(content, "here")
-        shards = config.parallel.shard_network
-        mesh = ProcessMesh.from_world(1, shard_network=shards)
+        mesh = process_mesh(config)
         summary = run_experiment(config, mesh, tmp_path / name, resume)
         mesh.close()
         return summary
@@ -288,10 +288,15 @@ def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder, tm
     whole_run = train("whole", 3)
     expected = train("sharded", 3, **sharded)
     assert expected["error"] == pytest.approx(whole_run["error"], rel=1e-12)
-    for name, first, second in (("same", sharded, sharded), ("to_whole", sharded, {})):
+    other = {"parallel": {"shard_network": True, "grid_ranks": 2}}
+    for name, first, second in (
+        ("same", sharded, sharded),
+        ("to_whole", other, {}),
+        ("to_other", {}, other),
+    ):
         train(name, 2, **first)
         found = train(name, 3, resume=True, **second)
-        exact = 0 if second else 1e-12
+        exact = 0 if first is second else 1e-12
         assert found["error"] == pytest.approx(expected["error"], rel=exact, abs=0)
     tuned = train("tuned", 1, training={"init_from": f"{folder}/sharded"}, **sharded)
     assert tuned["error"] < whole_run["error"]

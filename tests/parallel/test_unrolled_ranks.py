@@ -271,6 +271,7 @@ def check_zero_right_hand_sides():
             torch.testing.assert_close(values_grad, values_others, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_unrolled_solves_on_several_ranks():
     for ksp, symmetric in CASES:

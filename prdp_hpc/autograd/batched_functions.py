@@ -29,24 +29,27 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             result, dim = function.vmap(info, in_dims, *given)
             wrapped: Tensor = _torch._add_batch_dim(result, dim, level)
             return wrapped
+    if _torch._C._are_functorch_transforms_active():
+        transformed: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+        return transformed
+    # Without the inspection of signatures in `Function.apply`, which takes as long as a small
+    # solve, because it fills in default arguments, of which there are none.
     if not _is_recorded(arguments):
-        # The work of `Function.apply` without its inspection of signatures and contexts, which
-        # takes as long as a small solve.
         with torch.no_grad():
             plain: Tensor = function.forward(*arguments)
         return plain
-    recorded: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    arguments = _torch._functorch.utils.unwrap_dead_wrappers(arguments)
+    recorded: Tensor = super(torch.autograd.Function, function).apply(*arguments)
     return recorded
 
 
 def _is_recorded(arguments: tuple[Any, ...]) -> bool:
-    """Whether a derivative of any kind may be computed later."""
+    """Whether a derivative may be computed later, outside of torch.func."""
     if torch.is_grad_enabled():
         for argument in arguments:
             if isinstance(argument, Tensor) and argument.requires_grad:
                 return True
-    in_forward_mode = torch.autograd.forward_ad._current_level >= 0
-    return in_forward_mode or bool(_torch._C._are_functorch_transforms_active())
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def _nesting() -> int:

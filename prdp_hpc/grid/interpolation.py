@@ -1,14 +1,41 @@
-"""Weights of linear interpolation between two grids of one domain."""
+"""Linear interpolation between two grids of one domain: weights, and the matrix."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.petsc import PETSc
+
 if TYPE_CHECKING:
     from prdp_hpc.grid.structured import Grid
+
+
+def interpolation_matrix(fine: Grid, coarse: Grid) -> Any:
+    """See `Grid.interpolation_from`."""
+    columns: Any = PETSc.IntType(0)
+    weights: Any = 1.0
+    for axis in range(fine.dim):
+        index, weight = linear_weights(fine, coarse, axis)
+        # Axes 0 … dim − 1 run over the fine points, dim … 2 dim − 1 over the two coarse
+        # neighbours along each axis.
+        view = [1] * (2 * fine.dim)
+        view[axis], view[fine.dim + axis] = index.shape
+        columns = columns + (index * math.prod(coarse.shape[axis + 1 :])).astype(
+            PETSc.IntType
+        ).reshape(view)
+        weights = weights * weight.reshape(view)
+    weights = weights.reshape(fine.n_local, -1)
+    needed = weights != 0.0
+    columns = columns.reshape(fine.n_local, -1)[needed]
+    if fine.comm.size > 1:
+        columns = coarse.dm.getAO().app2petsc(columns)
+    first = np.concatenate([[0], np.cumsum(needed.sum(axis=1))]).astype(PETSc.IntType)
+    sizes = ((fine.n_local, fine.size), (coarse.n_local, coarse.size))
+    return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=fine.comm)
 
 
 def linear_weights(

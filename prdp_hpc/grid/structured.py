@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -27,15 +25,14 @@ from prdp_hpc.grid.dmda import (
     layout_of,
     validate_ownership_ranges,
 )
+from prdp_hpc.grid.geometry import GridGeometry, per_axis, validate_geometry
 from prdp_hpc.grid.halo import Halo
-from prdp_hpc.grid.interpolation import linear_weights
-from prdp_hpc.grid.partition import BOUNDARIES, Partition
-from prdp_hpc.grid.sides import End, face_coordinates, face_shape
+from prdp_hpc.grid.interpolation import interpolation_matrix
+from prdp_hpc.grid.partition import Partition
 from prdp_hpc.grid.whole_fields import WholeFields, validate_local
-from prdp_hpc.petsc import PETSc
 
 
-class Grid:
+class Grid(GridGeometry):
     """A structured grid in 1, 2 or 3 dimensions, divided among MPI ranks by a PETSc DMDA.
 
     Fields are torch tensors `(B, C, *local_shape)` with this rank's points. With spacing `h`, the
@@ -112,12 +109,12 @@ class Grid:
         ownership_ranges: OwnershipRanges | None = None,
     ) -> None:
         self.comm = MPI.COMM_WORLD if comm is None else comm
-        wrong = _validate(shape, boundary, length)
+        wrong = validate_geometry(shape, boundary, length)
         wrong = wrong or validate_ownership_ranges(ownership_ranges, shape, self.comm.size)
         raise_together(self.comm, wrong)
         self.shape = tuple(int(n) for n in shape)
-        self.boundary = _per_axis(boundary, len(self.shape))
-        self.length = tuple(float(a) for a in _per_axis(length, len(self.shape)))
+        self.boundary = per_axis(boundary, len(self.shape))
+        self.length = tuple(float(a) for a in per_axis(length, len(self.shape)))
         given = self.shape, self.boundary, self.length, repr(ownership_ranges)
         if self.comm.size > 1 and len(set(private(self.comm).agreement.allgather(given))) > 1:
             raise InputError(
@@ -205,84 +202,6 @@ class Grid:
             "a Grid belongs to the processes of its communicator and cannot be pickled: pickle its "
             "shape, boundary and length, and make the grid from them"
         )
-
-    @property
-    def dim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of points of the whole grid."""
-        return math.prod(self.shape)
-
-    @property
-    def is_singular(self) -> bool:
-        """Whether constants are in the nullspace of the Laplacian: no axis is Dirichlet."""
-        return "dirichlet" not in self.boundary
-
-    def axis_points(self, axis: int) -> NDArray[np.float64]:
-        """Return the coordinates of all points of one axis.
-
-        Parameters
-        ----------
-        axis : int
-            The axis, from 0.
-
-        Returns
-        -------
-        ndarray
-            Coordinates, float64, shape `(shape[axis],)`.
-        """
-        offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[self.boundary[axis]]
-        return (np.arange(self.shape[axis], dtype=np.float64) + offset) * self.spacing[axis]
-
-    def coordinates(self) -> tuple[Tensor, ...]:
-        """Return the coordinates of this rank's points.
-
-        Returns
-        -------
-        tuple of Tensor
-            One float64 tensor per axis, each of shape `local_shape`.
-        """
-        axes = [
-            torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)
-        ]
-        return tuple(torch.meshgrid(*axes, indexing="ij"))
-
-    def face_shape(self, axis: int, end: End) -> tuple[int, ...]:
-        """Return the shape of this rank's part of a side.
-
-        Parameters
-        ----------
-        axis : int
-            The axis, from 0.
-        end : {"low", "high"}
-            The end of the axis.
-
-        Returns
-        -------
-        tuple of int
-            `local_shape` with 1 along `axis`, or 0 if this rank does not touch the side.
-        """
-        return face_shape(self, axis, end)
-
-    def face_coordinates(self, axis: int, end: End) -> tuple[Tensor, ...]:
-        """Return the coordinates of this rank's points of a side.
-
-        Parameters
-        ----------
-        axis : int
-            The axis, from 0.
-        end : {"low", "high"}
-            The end of the axis.
-
-        Returns
-        -------
-        tuple of Tensor
-            One float64 tensor per axis, each of shape `face_shape(axis, end)`.
-        """
-        return face_coordinates(self, axis, end)
 
     def scatter(self, whole: Tensor) -> Tensor:
         """Return this rank's part of a whole field that is replicated on the ranks.
@@ -467,55 +386,7 @@ class Grid:
         petsc4py.PETSc.Mat
             The matrix, with the fine grid's points as rows.
         """
-        columns: Any = PETSc.IntType(0)
-        weights: Any = 1.0
-        for axis in range(self.dim):
-            index, weight = linear_weights(self, coarse, axis)
-            # Axes 0 … dim − 1 run over the fine points, dim … 2 dim − 1 over the two coarse
-            # neighbours along each axis.
-            view = [1] * (2 * self.dim)
-            view[axis], view[self.dim + axis] = index.shape
-            columns = columns + (index * math.prod(coarse.shape[axis + 1 :])).astype(
-                PETSc.IntType
-            ).reshape(view)
-            weights = weights * weight.reshape(view)
-        weights = weights.reshape(self.n_local, -1)
-        needed = weights != 0.0
-        columns = columns.reshape(self.n_local, -1)[needed]
-        if self.comm.size > 1:
-            columns = coarse.dm.getAO().app2petsc(columns)
-        first = np.concatenate([[0], np.cumsum(needed.sum(axis=1))]).astype(PETSc.IntType)
-        sizes = ((self.n_local, self.size), (coarse.n_local, coarse.size))
-        return PETSc.Mat().createAIJ(sizes, csr=(first, columns, weights[needed]), comm=self.comm)
-
-
-def _per_axis(value: Any, dim: int) -> tuple[Any, ...]:
-    return (value,) * dim if np.ndim(value) == 0 else tuple(value)
-
-
-def _validate(
-    shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
-) -> ValueError | None:
-    if (
-        not isinstance(shape, Sequence)
-        or not 1 <= len(shape) <= 3
-        or not all(isinstance(n, Integral) and n >= 2 for n in shape)
-    ):
-        return InputError(
-            f"a grid's shape must be a list of 1 to 3 integers of at least 2, not {shape!r}"
-        )
-    boundaries, lengths = _per_axis(boundary, len(shape)), _per_axis(length, len(shape))
-    if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
-        return InputError(
-            f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, "
-            f"not {boundary!r}"
-        )
-    if len(lengths) != len(shape) or any(not 0 < a < math.inf for a in lengths):
-        return InputError(
-            f"length must be positive and finite, one number or one for each of {len(shape)} axes, "
-            f"not {length!r}"
-        )
-    return None
+        return interpolation_matrix(self, coarse)
 
 
 def _same(parameter: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ per row are NumPy arrays on the host, because they are few scalars.
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
@@ -22,7 +23,7 @@ HostArray = NDArray[np.float64]
 def zeros_like(numbers: Numbers) -> Numbers:
     """Zeros in the same memory."""
     is_tensor = isinstance(numbers, Tensor)
-    return torch.zeros_like(numbers) if is_tensor else np.zeros_like(numbers)
+    return torch.zeros_like(numbers) if is_tensor else np.zeros(numbers.shape)
 
 
 def empty_like(numbers: Numbers) -> Numbers:
@@ -64,13 +65,12 @@ def split_rows(rows: Numbers, parts: int) -> list[Numbers]:
 
 
 def has_bad_numbers(numbers: Numbers) -> bool:
-    """Whether NaN or infinity occurs; the sum is NaN or infinite then, and needs one pass without a
-    temporary array.
+    """Whether NaN or infinity occurs; a sum of all numbers, or of their squares, is NaN or infinite
+    then, and needs one pass without a temporary array.
     """
     if isinstance(numbers, Tensor):
         return not bool(torch.isfinite(numbers.sum())) and not bool(torch.isfinite(numbers).all())
-    with np.errstate(invalid="ignore"):
-        return not np.isfinite(numbers.sum()) and not bool(np.isfinite(numbers).all())
+    return not math.isfinite(np.vdot(numbers, numbers)) and not bool(np.isfinite(numbers).all())
 
 
 def largest_of_rows(rows: Numbers) -> HostArray:
@@ -132,7 +132,7 @@ def differ(ours: Numbers, theirs: Numbers, block: int) -> bool:
     flat, others = ours.reshape(-1), theirs.reshape(-1)
     # Block by block, so that the compared numbers stay in the cache.
     blocks = (slice(start, start + block) for start in range(0, flat.size, block))
-    return not all(np.array_equal(flat[part], others[part]) for part in blocks)
+    return not all((flat[part] == others[part]).all() for part in blocks)
 
 
 def are_single(numbers: Numbers) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ from prdp_hpc.linalg.arrays import (
 )
 from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solve_call import SolveCall
-from prdp_hpc.linalg.solver import Solver, recollection_of
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled import unrolled_solve
@@ -121,9 +122,7 @@ def solve(
         operator = operator.on(b.device)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
-    needs = tuple(
-        torch.is_grad_enabled() and isinstance(t, Tensor) and t.requires_grad for t in (values, b)
-    )
+    needs = _is_differentiable(values), _is_differentiable(b)
     is_missing = guess is None and solver.initial_guess == "state"
     error = wrong_form(operator, values, b) or wrong_guess(b, guess, is_missing)
     recollection = None
@@ -144,6 +143,10 @@ def solve(
     start = None if guess is None else call.working(guess.detach()).reshape(shape)
     x = apply(_Solve, values, call.working(b).reshape(shape), start, call)
     return like(x.reshape(b.shape), b)
+
+
+def _is_differentiable(tensor: Any) -> bool:
+    return torch.is_grad_enabled() and isinstance(tensor, Tensor) and tensor.requires_grad
 
 
 def _are_transformed(*tensors: Any) -> bool:
@@ -209,7 +212,7 @@ class _Call(SolveCall):
         """Solve with each matrix; the results are checked together."""
         x, iterations = zeros_like(right), 0
         is_guarded = self.recollection is not None
-        rows, results = (a if a.ndim == 3 else a[None] for a in (right, x))
+        rows, results = (right, x) if right.ndim == 3 else (right[None], x[None])
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
         for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
@@ -221,17 +224,17 @@ class _Call(SolveCall):
             except errors.SolveError:
                 self._blame_input(right)
                 raise
-        comm, flat = self.operator.comm, _rows(x)
+        comm = self.operator.comm
         if anywhere(comm, has_bad_numbers(x)):
             # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
-            set_rows(flat, zero_rows(comm, right.reshape(flat.shape)), 0.0)
+            set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
                 self._blame_input(right)
                 raise errors.bad_numbers(
                     self.direction, self.method, iterations, self.level, in_input=False
                 )
         if self.recollection is not None:
-            self.recollection.keep(self.direction, flat)
+            self.recollection.keep(self.direction, _rows(x))
         return x
 
     def _blame_input(self, right: Numbers) -> None:
@@ -353,11 +356,12 @@ def _derivative(
     recollection: Recollection | None = None,
 ) -> Tensor:
     """A solve with the matrices of another one."""
-    inner = replace(
-        call,
+    if recollection is not None and _are_transformed(right):
+        recollection = None
+    inner = call.changed(
         transposed=transposed,
         recording=torch.is_grad_enabled(),
-        recollection=None if _are_transformed(right) else recollection,
+        recollection=recollection,
         is_derivative=True,
     )
     return apply(_Solve, values, right, None, inner)
@@ -366,7 +370,7 @@ def _derivative(
 def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
     """The solve of a batch of torch's vmap; derivatives of the batch use its matrices."""
     matrices = 1 if right.dim() == 2 else len(right)
-    inner = replace(call, sizes=(matrices, matrices * right.shape[-2]), recollection=None)
+    inner = call.changed(sizes=(matrices, matrices * right.shape[-2]), recollection=None)
     x = apply(_Solve, values, right, guess, inner)
     call.held = inner.held
     return x

@@ -208,8 +208,8 @@ class LinearSystem(PreconditionerSetUp):
         """Whether right-hand sides of extreme size are scaled, because inner products would
         overflow; not if the user set an absolute tolerance.
         """
-        fixed = direction.level.is_fixed
-        if fixed and self.ksp_name in WITHOUT_PRODUCTS and self.pc_name != PETSc.PC.Type.KSP:
+        is_fixed = direction.level.is_fixed
+        if is_fixed and self.ksp_name in WITHOUT_PRODUCTS and self.pc_name != PETSc.PC.Type.KSP:
             return False
         return not direction.has_absolute_tolerance
 

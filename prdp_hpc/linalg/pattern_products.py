@@ -53,12 +53,17 @@ class PatternProducts(BilinearProducts):
 
     def pair(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
         """See `BilinearProducts`; one array of the values' size for each argument at a time."""
+        total: Tensor | None = None
+        for rows, cols in zip(left.unbind(-2), right.unbind(-2), strict=True):
+            factors = self._row_index.gather(rows), self._col_index.gather(cols)
+            if total is None:
+                # In place, because for one right-hand side it takes two of the five passes.
+                total = factors[0].mul_(factors[1])
+                total = total if scale == 1.0 else total.mul_(scale)
+            else:
+                total.addcmul_(*factors, value=scale)
         shape = *left.shape[:-2], len(self._rows)
-        total = torch.zeros(shape, dtype=torch.float64, device=left.device)
-        for r in range(left.shape[-2]):
-            rows, cols = left[..., r, :], right[..., r, :]
-            total.addcmul_(self._row_index.gather(rows), self._col_index.gather(cols), value=scale)
-        return total
+        return left.new_zeros(shape) if total is None else total
 
     @cached_property
     def _row_index(self) -> GhostedIndex:

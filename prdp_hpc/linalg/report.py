@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,16 +29,9 @@ class PartTimer:
         self._open: list[tuple[object, str]] = []
         self._since = 0.0
 
-    @contextmanager
-    def part(self, owner: object, name: str) -> Iterator[None]:
+    def part(self, owner: object, name: str) -> AbstractContextManager[None]:
         """Count the time of a block; also closes parts that are still open inside."""
-        depth = len(self._open)
-        self.begin(owner, name)
-        try:
-            yield
-        finally:
-            self._charge()
-            del self._open[depth:]
+        return _Part(self, owner, name)
 
     def begin(self, owner: object, name: str) -> None:
         """Open a part where a `with` block is not possible, e.g. inside a backward pass."""
@@ -52,6 +45,15 @@ class PartTimer:
             self._charge()
             self._open.pop()
 
+    def depth(self) -> int:
+        """The number of open parts."""
+        return len(self._open)
+
+    def end_all_above(self, depth: int) -> None:
+        """Close the parts that were opened last, except this number of them."""
+        self._charge()
+        del self._open[depth:]
+
     def _charge(self) -> None:
         if self.synchronise is not None:
             self.synchronise()
@@ -60,6 +62,25 @@ class PartTimer:
             owner, name = self._open[-1]
             setattr(owner, name, getattr(owner, name) + now - self._since)
         self._since = now
+
+
+class _Part:
+    """A block whose time a `PartTimer` counts.
+
+    A class, because each small solve enters several blocks, and a generator takes longer.
+    """
+
+    __slots__ = ("_depth", "_name", "_owner", "_timer")
+
+    def __init__(self, timer: PartTimer, owner: object, name: str) -> None:
+        self._timer, self._owner, self._name, self._depth = timer, owner, name, 0
+
+    def __enter__(self) -> None:
+        self._depth = self._timer.depth()
+        self._timer.begin(self._owner, self._name)
+
+    def __exit__(self, *raised: object) -> None:
+        self._timer.end_all_above(self._depth)
 
 
 @dataclass

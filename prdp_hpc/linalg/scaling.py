@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
+from torch import Tensor
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg.arrays import (
@@ -37,10 +38,22 @@ def exponents_of(comm: MPI.Comm, rows: Numbers, ordinary: int = ORDINARY) -> Exp
 
     `ordinary`: rows whose largest number is between 2^−ordinary and 2^ordinary are not scaled.
     """
+    if comm.size == 1 and _are_ordinary(rows, ordinary):
+        return None
     sizes = largest(comm, rows)
     exponents: Exponents = np.frexp(sizes)[1].astype(np.int32)
     exponents[np.abs(exponents) <= ordinary] = 0
     return exponents[:, None] if exponents.any() else None
+
+
+def _are_ordinary(rows: Numbers, ordinary: int) -> bool:
+    """Whether the length of each row shows that its largest number is in the ordinary range; one
+    pass, where that number itself takes two.
+    """
+    if isinstance(rows, Tensor):
+        return False
+    least, most = rows.shape[-1] * 4.0**-ordinary, 4.0 ** (ordinary - 1)
+    return all(least <= np.vdot(row, row) <= most for row in rows)
 
 
 def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:

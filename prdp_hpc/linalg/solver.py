@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.adopted_ksp import check_adoptable, level_of
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.initial_guesses import InitialGuesses, checked_guess
 from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
-from prdp_hpc.linalg.last_solutions import LastSolutions, Recollection, SampleNames
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import (
     BATCHED_KSPS,
@@ -31,10 +29,9 @@ from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
 from prdp_hpc.linalg.solver_levels import register
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
-INITIAL_GUESSES = ("zero", "state", "last")
 
 
-class Solver:
+class Solver(InitialGuesses):
     """How linear systems `A x = b` are solved: KSP, preconditioner and level.
 
     The backward pass of a solve solves the adjoint system `Aᵀ λ = ∂L/∂x` with the same method, at
@@ -160,15 +157,11 @@ class Solver:
             check_unrolled(self.ksp, self.pc)
         self.lag_preconditioner = checked_lag(lag_preconditioner)
         check_lag(self.lag_preconditioner, self.ksp, differentiation)
-        self.initial_guess = _checked_guess(initial_guess)
-        self._last = LastSolutions()
-        self._samples: SampleNames | None = None
+        InitialGuesses.__init__(self, initial_guess)
         self.report = SolveReport()
         self._systems: weakref.WeakKeyDictionary[Operator, LinearSystem] = (
             weakref.WeakKeyDictionary()
         )
-        # The order of the operators' first solves, which identifies them in a resumed run.
-        self._numbers: weakref.WeakKeyDictionary[Operator, int] = weakref.WeakKeyDictionary()
         self._earlier: dict[int, dict[str, Any]] = {}
         self._own_adjoint: Refinement | None = None
         self.refine(Refinement() if refinement is None else refinement, adjoint)
@@ -243,7 +236,7 @@ class Solver:
         solver.adopted = ksp
         solver.lag_preconditioner = checked_lag(lag_preconditioner)
         check_lag(solver.lag_preconditioner, solver.ksp, solver.differentiation)
-        solver.initial_guess = _checked_guess(initial_guess)
+        solver.initial_guess = checked_guess(initial_guess)
         solver.refine(solver.refinement, adjoint)
         return solver
 
@@ -357,70 +350,9 @@ class Solver:
         if number in self._earlier:
             system.load_lag_state(self._earlier.pop(number))
 
-    def _number(self, operator: Operator) -> int:
-        return self._numbers.setdefault(operator, len(self._numbers))
-
-    @contextmanager
-    def samples(self, names: Sequence[Any]) -> Iterator[None]:
-        """Name the samples that the right-hand sides of solves in a block belong to.
-
-        With `initial_guess="last"` each solve then starts at the last solution of the same sample,
-        in its adjoint solve too. The n-th solve of an operator in a block starts at the n-th
-        solution of earlier blocks. Without such a block a solve starts at the last solution of the
-        same operator with the same number of right-hand sides.
-
-        Parameters
-        ----------
-        names : sequence of int or str
-            One name per sample, equal on all ranks that solve together. A solve of B right-hand
-            sides has B / len(names) consecutive ones per sample.
-
-        Examples
-        --------
-        >>> import torch
-        >>> from prdp_hpc import Grid, Heat, Solver
-        >>> heat = Heat(Grid((30,)), 1.0, 1e-3, Solver("cg", "jacobi", 1e-6, initial_guess="last"))
-        >>> states = torch.ones(5, 1, 30).double()
-        >>> for batch in ([0, 1], [1, 2]):
-        ...     with heat.solver.samples(batch):
-        ...         after = heat(states[batch])
-        >>> heat.solver.last_solution_bytes  # of samples 0, 1 and 2
-        720
-        """
-        before, self._samples = self._samples, SampleNames(names)
-        try:
-            yield
-        finally:
-            self._samples = before
-
     def device_for(self, operator: Operator, device: torch.device) -> torch.device:
         """Return where solves for tensors of a device compute; collective at first."""
         return device if self.batched is not None else operator.on(device).memory.device
-
-    def guess_of(self, state: Tensor) -> Tensor | None:
-        """Return the guess that a stepper passes to `solve`: the state, or None.
-
-        It is the state before the step if `initial_guess` is "state".
-        """
-        return state if self.initial_guess == "state" else None
-
-    def recollection(self, operator: Operator, rows: int) -> Recollection | None:
-        """Return where the next solve starts; None unless `initial_guess` is "last"."""
-        if self.initial_guess != "last":
-            return None
-        number = self._number(operator)
-        if self._samples is None:
-            return Recollection(self._last, ((number, -1, rows),))
-        return Recollection(self._last, self._samples.keys(number, rows))
-
-    def restored_solutions(self) -> AbstractContextManager[None]:
-        """Restore the stored solutions after a block, so that it does not affect later solves."""
-        return self._last.restored()
-
-    @property
-    def last_solution_bytes(self) -> int:
-        """Bytes on this rank of the solutions that are stored for `initial_guess="last"`."""
-        return self._last.nbytes
 
     def _check_adopted(self, found: LinearSystem | None) -> None:
         """Raise an InputError if another system would need another KSP."""
@@ -432,22 +364,6 @@ class Solver:
         elif found is not None:
             return
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
-
-
-def recollection_of(
-    solver: Solver, operator: Operator, b: Tensor
-) -> tuple[Recollection | None, InputError | None]:
-    """Where the next solve for b starts, or the error on this rank; not collective."""
-    try:
-        return solver.recollection(operator, b.shape[0] if b.dim() > 1 else 1), None
-    except InputError as error:
-        return None, error
-
-
-def _checked_guess(name: str) -> str:
-    if name not in INITIAL_GUESSES:
-        raise InputError(f"initial_guess must be one of {', '.join(INITIAL_GUESSES)}, not {name!r}")
-    return name
 
 
 def _with_settings(settings: dict[str, Any]) -> Solver:

@@ -8,7 +8,7 @@ reorder a non-contiguous tensor.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,31 +38,36 @@ def to_memory(tensor: Tensor | Array, memory: Memory) -> Numbers:
         if not memory.uses_tensors:
             return tensor
         tensor = torch.from_numpy(tensor)
-    detached = tensor.detach()
-    if detached.dtype is not torch.float64 or detached.device != memory.device:
-        detached = detached.to(device=memory.device, dtype=torch.float64)
     # NumPy has no lazy negation, which e.g. the imaginary part of a conjugate has.
-    detached = detached.contiguous().resolve_neg()
+    detached = _in_double(tensor.detach(), memory.device).contiguous().resolve_neg()
     return detached if memory.uses_tensors else detached.numpy()
 
 
-@contextmanager
-def placed(*pairs: tuple[Any, Numbers]) -> Iterator[None]:
+def placed(*pairs: tuple[Any, Numbers]) -> AbstractContextManager[None]:
     """PETSc vectors that use these numbers as their memory during a block.
 
     The numbers must be contiguous float64 ones in the vector's memory: PETSc places a copy of
     others. PETSc manual pages: VecPlaceArray, VecCUDAPlaceArray.
     """
-    if isinstance(pairs[0][1], Tensor):
-        with _placed_tensors(pairs):
-            yield
-        return
-    for vector, array in pairs:
-        vector.placeArray(array)
-    try:
-        yield
-    finally:
-        for vector, _ in pairs:
+    return _placed_tensors(pairs) if isinstance(pairs[0][1], Tensor) else _Placed(pairs)
+
+
+class _Placed:
+    """`placed` on the host; a class, because a generator takes longer than a small solve's
+    iteration.
+    """
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: tuple[tuple[Any, Array], ...]) -> None:
+        self._pairs = pairs
+
+    def __enter__(self) -> None:
+        for vector, array in self._pairs:
+            vector.placeArray(array)
+
+    def __exit__(self, *raised: object) -> None:
+        for vector, _ in self._pairs:
             vector.resetArray()
 
 
@@ -98,7 +103,14 @@ def in_double(tensor: Tensor, device: torch.device | None = None) -> Tensor:
     """The tensor in double precision, on the host or a device, as solves compute;
     differentiable.
     """
-    return tensor.to(device="cpu" if device is None else device, dtype=torch.float64)
+    return _in_double(tensor, HOST.device if device is None else device)
+
+
+def _in_double(tensor: Tensor, device: torch.device) -> Tensor:
+    # `Tensor.to` takes several times as long as these comparisons.
+    if tensor.dtype is torch.float64 and tensor.device == device:
+        return tensor
+    return tensor.to(device=device, dtype=torch.float64)
 
 
 def like(result: Tensor, model: Tensor) -> Tensor:

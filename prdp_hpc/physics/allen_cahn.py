@@ -16,7 +16,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Refinement, Solver
 from prdp_hpc.linalg.nonlinear.solve import GivenJacobian
 from prdp_hpc.physics.boundaries import Boundaries, Robin, boundaries_of
-from prdp_hpc.physics.diffusion import DiffusionStencil
+from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
 from prdp_hpc.physics.face_fluxes import SideNumbers
 from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
 

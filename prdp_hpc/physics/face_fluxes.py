@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.boundaries import Dirichlet, Robin, Side, SideConditions
+from prdp_hpc.physics.boundaries import Dirichlet, Robin
+from prdp_hpc.physics.side_conditions import Side, SideConditions
 
 Conductivity = Callable[[Tensor], Tensor]
 SideNumbers = Sequence[tuple[Tensor, ...]]

@@ -15,8 +15,9 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Solver, solve_nonlinear
 from prdp_hpc.linalg.nonlinear.solve import GivenJacobian
-from prdp_hpc.physics.boundaries import Boundaries, SideConditions, numbers_of
+from prdp_hpc.physics.boundaries import Boundaries, numbers_of
 from prdp_hpc.physics.face_fluxes import FaceFluxes
+from prdp_hpc.physics.side_conditions import SideConditions
 
 
 class NewtonKeys(Protocol):

@@ -9,7 +9,8 @@ from torch import Tensor
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
-from prdp_hpc.physics.diffusion import DiffusionStepper, FaceMean
+from prdp_hpc.physics.diffusion import DiffusionStepper
+from prdp_hpc.physics.diffusion_stencil import FaceMean
 
 
 class Poisson(DiffusionStepper):

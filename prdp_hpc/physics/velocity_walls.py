@@ -8,7 +8,8 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.boundaries import Boundaries, Neumann, Robin, Side, SideConditions
+from prdp_hpc.physics.boundaries import Boundaries, Neumann, Robin
+from prdp_hpc.physics.side_conditions import Side, SideConditions
 
 
 class VelocityWalls:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,21 +13,21 @@ from typing import Any
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import atomic_path, remove_leftovers
 from prdp_hpc.training.background import BackgroundWriter
-from prdp_hpc.training.checksummed import (
-    DamagedError,
-    load_checksummed,
-    plain_copy,
-    save_checksummed,
+from prdp_hpc.training.checkpoint_files import (
+    BEST,
+    FORMAT,
+    checkpoint_name,
+    checkpoint_paths,
+    place_of,
+    read_checkpoint,
 )
+from prdp_hpc.training.checksummed import plain_copy, save_checksummed
 from prdp_hpc.training.settings import CheckpointError, check_fit, fingerprint
 
-FORMAT = "prdp-hpc checkpoint 3"
 SHARE = 0.02
 """Maximum share of the run time for writing checkpoints, see `Checkpoints.ready`."""
 LONGEST_WAIT = 2.0
 """Maximum delay of a checkpoint because of `SHARE`, in seconds."""
-NAME = re.compile(r"epoch_(\d+)(?:_step_(\d+))?\.pt")
-BEST = "best.pt"
 
 
 class Checkpoints:
@@ -202,7 +201,7 @@ class Checkpoints:
             As `load`, if the file cannot be read or is of other settings.
         """
         path = self.folder / BEST
-        return self._checked(path, _read(path)) if path.exists() else None
+        return self._checked(path, read_checkpoint(path)) if path.exists() else None
 
     def _copy(self, epoch: int, state: Mapping[str, Any], step: int) -> dict[str, Any]:
         own = {"epoch": epoch, "step": step, "format": FORMAT, "fingerprint": self.fingerprint}
@@ -273,16 +272,15 @@ class Checkpoints:
         Path
             The file, which need not exist.
         """
-        return self.folder / (
-            f"epoch_{epoch:04d}_step_{step:04d}.pt" if step else f"epoch_{epoch:04d}.pt"
-        )
+        return self.folder / checkpoint_name(epoch, step)
 
     def _write(self, path: Path, content: Any) -> None:
         remove_leftovers(self.folder / "epoch_*.pt")
         with atomic_path(path) as temporary:
             save_checksummed(content, temporary)
-        earlier = [other for other in self._paths() if _place(other) <= _place(path)]
-        for other in self._paths():
+        found = checkpoint_paths(self.folder)
+        earlier = [other for other in found if place_of(other) <= place_of(path)]
+        for other in found:
             if other not in earlier[-self.keep :]:
                 other.unlink(missing_ok=True)
 
@@ -294,7 +292,7 @@ class Checkpoints:
         Path or None
             The file, or None if there is no checkpoint.
         """
-        paths = self._paths()
+        paths = checkpoint_paths(self.folder)
         return paths[-1] if paths else None
 
     def load(self, path: str | Path) -> dict[str, Any]:
@@ -315,7 +313,7 @@ class Checkpoints:
         CheckpointError
             If the file is missing, damaged, from another program or of other settings.
         """
-        return self._fitting(Path(path), _read(Path(path)))
+        return self._fitting(Path(path), read_checkpoint(Path(path)))
 
     def load_latest(self) -> dict[str, Any] | None:
         """Load the last readable checkpoint.
@@ -332,10 +330,10 @@ class Checkpoints:
         CheckpointError
             If all files are damaged, or if the settings differ.
         """
-        paths = self._paths()
+        paths = checkpoint_paths(self.folder)
         for path in reversed(paths):
             try:
-                content = _read(path)
+                content = read_checkpoint(path)
             except CheckpointError as error:
                 warnings.warn(
                     f"{error}; trying the previous checkpoint", RuntimeWarning, stacklevel=2
@@ -367,37 +365,3 @@ class Checkpoints:
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
         return content
-
-    def _paths(self) -> list[Path]:
-        found = self.folder.glob("epoch_*.pt")
-        return sorted((path for path in found if NAME.fullmatch(path.name)), key=_place)
-
-
-def _place(path: Path) -> tuple[int, int]:
-    match = NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 0)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    advice = "remove the file and resume from the previous one, or start the run again"
-    try:
-        content = load_checksummed(path)
-    except DamagedError as error:
-        raise CheckpointError(f"{path}: {error}; {advice}") from error
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: no such checkpoint; run without resuming to start again"
-        ) from error
-    except Exception as error:  # a broken or foreign file can raise nearly anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: cannot be read as a checkpoint ({reason}); {advice}"
-        ) from error
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != FORMAT
-        or not {"epoch", "step", "fingerprint"} <= content.keys()
-    ):
-        raise CheckpointError(f"{path}: is not a checkpoint of this version of prdp-hpc; {advice}")
-    return content

@@ -29,7 +29,7 @@ class Clock:
     ----------
     total : number of steps.
     steps_per_epoch : steps of an epoch.
-    in_steps : whether `total` was given in steps.
+    unit, length : "step" or "epoch", and the number of them that was given.
     saves : steps between two checkpoints; 0 if the interval is a time.
     minutes : minutes between two checkpoints; infinite if the interval is not a time.
 
@@ -59,7 +59,7 @@ class Clock:
             self._check_undivided(steps, validations, checkpoints, log_every)
         if self.steps_per_epoch < 1:
             raise InputError("the task has no training samples: give data with the group train")
-        self.in_steps = steps is not None
+        self.unit, self.length = ("epoch", epochs) if steps is None else ("step", steps)
         self.total = epochs * self.steps_per_epoch if steps is None else steps
         self._validations = self._steps_of(validations)
         self.saves = self._steps_of(checkpoints)
@@ -127,8 +127,13 @@ class Clock:
         time = self.time(epoch, step)
         if time <= self.total:
             return None
-        unit, done = ("steps", time) if self.in_steps else ("epochs", epoch + (step > 0))
-        return f"the run already has {done} {unit}; give training.{unit}={done} or more"
+        done = time if self.unit == "step" else epoch + (step > 0)
+        return f"the run already has {done} {self.unit}s; give training.{self.unit}s={done} or more"
+
+    @property
+    def why_ended(self) -> str:
+        """What was trained once `total` is reached."""
+        return f"all {self.length} {self.unit}s were trained"
 
     def save_due(self, step: int, saved: int) -> bool:
         """Whether a multiple of the interval of checkpoints lies after `saved`, up to `step`."""

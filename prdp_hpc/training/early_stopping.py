@@ -62,6 +62,24 @@ class EarlyStopping:
         """Whether training ends."""
         return self.waited >= self.patience
 
+    def why_ended(self, level: Level) -> str:
+        """Return the reason for the end of training.
+
+        Parameters
+        ----------
+        level : int or float
+            The level of the solver.
+
+        Returns
+        -------
+        str
+            A sentence without a full stop.
+        """
+        return (
+            f"early stopping: the error was not lower in {self.waited} validations at level "
+            f"{level:g}"
+        )
+
     def observe(self, error: float, levels: Levels) -> bool:
         """Record a validation error.
 

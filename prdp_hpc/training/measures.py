@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from prdp_hpc.metric_names import CUMULATIVE, SECONDS, SOLVER_PARTS, STEP_NUMBERS
+from prdp_hpc.metric_names import CUMULATIVE, PROBES, SECONDS, SOLVER_PARTS, STEP_NUMBERS
 from prdp_hpc.tasks.task import Task
-from prdp_hpc.training.probes import total_counts
+from prdp_hpc.training.probes import Probes, total_counts
 
 GIB = 2.0**30
 
@@ -24,14 +24,15 @@ class Measures:
     Parameters
     ----------
     task : the task.
+    probes : the measurements of gradients, whose work is listed separately; None: there are none.
 
     Attributes
     ----------
     before : cumulative work before a restart.
     """
 
-    def __init__(self, task: Task) -> None:
-        self._task = task
+    def __init__(self, task: Task, probes: Probes | None = None) -> None:
+        self._task, self._probes = task, probes
         self._start = time.perf_counter()
         self.before: Mapping[str, Any] = {}
 
@@ -39,16 +40,28 @@ class Measures:
         """Start the total time."""
         self._start = time.perf_counter()
 
+    def restore(self, work: Mapping[str, Any]) -> None:
+        """Continue from the work before a restart."""
+        self.before = work
+        if self._probes is not None:
+            self._probes.work |= {key: work[key] for key in self._probes.work}
+
     def work(self) -> dict[str, Any]:
         """Cumulative iterations and solves, and seconds as means over the ranks."""
         seconds = np.array(self._seconds())
         self._task.mesh.world.Allreduce(MPI.IN_PLACE, seconds)
         means: list[float] = (seconds / self._task.mesh.world.size).tolist()
         since_start = (*total_counts(self._task), *means)
-        return {
+        total = {
             key: self.before.get(key, 0) + value
             for key, value in zip(CUMULATIVE, since_start, strict=True)
         }
+        return total if self._probes is None else total | self._probes.work
+
+    def since(self, before: Mapping[str, Any] | None, samples: float | None) -> dict[str, Any]:
+        """The work so far, memory, and the rates since an earlier row; None: since now."""
+        work = self.work()
+        return rates(work, work if before is None else before, samples) | self.memory() | work
 
     def own_seconds(self) -> dict[str, float]:
         """The seconds of this rank since the start; not collective."""
@@ -85,6 +98,11 @@ class Measures:
             "total_seconds": time.perf_counter() - self._start,
         }
         return [found[key] for key in SECONDS]
+
+
+def cumulative(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cumulative work in a row of metrics."""
+    return {key: row[key] for key in (*CUMULATIVE, *PROBES) if key in row}
 
 
 def rates(

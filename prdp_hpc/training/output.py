@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from prdp_hpc.metric_names import STEPS
+from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.metrics import MetricsWriter, StepsWriter
 from prdp_hpc.training.progress import Progress
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker, Trackers
@@ -20,9 +21,8 @@ class RunOutput:
     run : name, folder and settings of the run.
     active : whether this rank writes.
     resume_epoch : epoch of the last line to keep in `metrics.jsonl`; None for a new run.
-    logs_steps : whether `steps.jsonl` is written.
+    clock : the length of the run, and whether `steps.jsonl` is written.
     trackers : the trackers, which are started.
-    progress : the progress.
     pending : rows of validations that are not written yet, of a resumed run.
 
     Raises
@@ -38,15 +38,15 @@ class RunOutput:
         run: TrackedRun,
         active: bool,
         resume_epoch: float | None,
-        logs_steps: bool,
+        clock: Clock,
         trackers: Sequence[Tracker],
-        progress: Progress,
         pending: Sequence[dict[str, Any]],
     ) -> None:
         self.metrics = MetricsWriter(run.folder, active, resume_epoch)
-        has_steps = active and (logs_steps or (run.folder / STEPS).exists())
+        has_steps = active and (clock.log_every is not None or (run.folder / STEPS).exists())
         self._steps = StepsWriter(run.folder, has_steps, run.resumed_at)
-        self.trackers, self._progress = Trackers(trackers if active else ()), progress
+        self.trackers = Trackers(trackers if active else ())
+        self._progress = Progress(clock.length, active, run.name, clock.unit)
         self._active = active
         self.pending = [row for row in pending if row["epoch"] > self.metrics.last]
         self.trackers.start(run)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
+from prdp_hpc.console import note
+from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_json
+from prdp_hpc.logs import LOGGER
 
 WITHOUT_PROGRESS = 2
 """Number of restarts at the same step after which a requeued job stops with an error."""
@@ -42,6 +47,22 @@ def note_start(folder: Path, epoch: int, step: int, resumed: bool) -> str | None
         return None
     job = os.environ.get("SLURM_JOB_ID", "?")
     return f"restart {count} of SLURM job {job}: continuing after epoch {epoch}, step {step}"
+
+
+def note_start_together(
+    mesh: ProcessMesh, folder: str | Path, label: str, place: tuple[int, int], resumed: bool
+) -> None:
+    """Record the start of a run after `place`, epoch and step, and log it; collective.
+
+    Raises `RestartError` on all ranks as `note_start` does.
+    """
+    epoch, step = place
+    start = partial(note_start, Path(folder), epoch, step, resumed)
+    message = call_together(mesh.world, start if mesh.is_root else lambda: None)
+    if message is not None:
+        note(f"{label}  {message}")
+    where = f"continues after epoch {epoch}, step {step}" if any(place) else "starts"
+    LOGGER.info("%s: %s (ranks: %d)", label, message or where, mesh.world.size)
 
 
 def note_stop_while_loading(folder: Path) -> None:

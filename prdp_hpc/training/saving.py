@@ -57,6 +57,24 @@ class Saving:
         self.best: dict[str, Any] | None = None
         self._since, self._asked = now(), False
 
+    def load(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """The last checkpoint: its entries for all ranks, and this rank's own ones; None if there
+        is none. Raises `CheckpointError` if it is of a later time than the run. Collective.
+        """
+        world, checkpoints = self._mesh.world, self._checkpoints
+        # Only rank 0 reads the file, once, and sends each rank what it needs.
+        state = call_together(
+            world, checkpoints.load_latest if self._mesh.is_root else lambda: None
+        )
+        place = world.bcast(None if state is None else (state["epoch"], state["step"]))
+        if place is None:
+            return None
+        excess = self._clock.excess(*place)
+        if excess is not None:
+            raise CheckpointError(f"{checkpoints.path(*place)}: {excess}")
+        checkpoints.saved, self.saved = place, self._clock.time(*place)
+        return share_state(world, state or {})
+
     def start(self) -> None:
         """Begin to count minutes."""
         self._since = self._now()

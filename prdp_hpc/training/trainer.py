@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,18 @@ from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.linalg.garbage import free_dropped_objects
 from prdp_hpc.logs import LOGGER
-from prdp_hpc.metric_names import CUMULATIVE, PROBES
 from prdp_hpc.refinement import Schedule, is_probing
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.allocation import keep_freed_memory
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.early_stopping import EarlyStopping
-from prdp_hpc.training.measures import Measures, rates
+from prdp_hpc.training.measures import Measures, cumulative
 from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
-from prdp_hpc.training.progress import Progress
 from prdp_hpc.training.random_states import restore_random_state
-from prdp_hpc.training.requeue import note_start
-from prdp_hpc.training.saving import Saving, share_state, shown_until
-from prdp_hpc.training.settings import CheckpointError
+from prdp_hpc.training.requeue import note_start_together
+from prdp_hpc.training.saving import Saving, shown_until
 from prdp_hpc.training.step_log import StepLog
 from prdp_hpc.training.trackers.tensorboard import TensorBoard
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker
@@ -149,8 +145,7 @@ class Trainer:
         self.label = self.label or self.folder.name
         if self.checkpoints is None:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
-        if is_probing(self.schedule):
-            self._probes = Probes(self.task, self.schedule)
+        self._probes = Probes(self.task, self.schedule) if is_probing(self.schedule) else None
         self._time = Clock(
             self.task,
             self.epochs,
@@ -160,7 +155,7 @@ class Trainer:
             self.log_every,
         )
         self._saving = Saving(self.mesh, self.checkpoints, self._time, self.clock, self.keep_best)
-        self._measures = Measures(self.task)
+        self._measures = Measures(self.task, self._probes)
 
     @property
     def mesh(self) -> ProcessMesh:
@@ -184,21 +179,11 @@ class Trainer:
             On all ranks, if the checkpoint is of other settings or of more epochs, or if none can
             be read.
         """
-        world = self.mesh.world
-        state = call_together(
-            world, self.checkpoints.load_latest if self.mesh.is_root else lambda: None
-        )
-        # Only rank 0 reads the file, once, and sends each rank what it needs.
-        saved = world.bcast(None if state is None else (state["epoch"], state["step"]))
         self._at, self._resumed = -1, True
-        if saved is None:
+        found = self._saving.load()
+        if found is None:
             return
-        path = self.checkpoints.path(*saved)
-        excess = self._time.excess(saved[0], saved[1])
-        if excess is not None:
-            raise CheckpointError(f"{path}: {excess}")
-        self.checkpoints.saved = saved
-        state, own = share_state(world, state or {})
+        state, own = found
         self.task.load_state_dict(state["task"])
         self.schedule.load_state_dict(state["schedule"])
         if "random" in own:
@@ -206,14 +191,12 @@ class Trainer:
         if "solver" in own:
             self.task.solver.load_state_dict(own["solver"])
         self._row, self._unshown = state["row"], state["unshown"]
-        self._measures.before, self._earlier = state["work"], state["losses"]
-        if self._probes is not None:
-            self._probes.work |= {key: state["work"][key] for key in self._probes.work}
+        self._measures.restore(state["work"])
+        self._earlier = state["losses"]
         if self.early_stopping is not None and state.get("early_stopping") is not None:
             self.early_stopping.load_state_dict(state["early_stopping"])
         self._saving.restore_best(state)
-        self._at = self._time.validated(saved[0], saved[1], len(self._earlier))
-        self._saving.saved = self._time.time(*saved)
+        self._at = self._time.validated(*self.checkpoints.saved, len(self._earlier))
 
     def run(self) -> dict[str, Any]:
         """Train; collective.
@@ -236,7 +219,9 @@ class Trainer:
         Preempted
             After a signal, once the checkpoint is written; it ends the process with exit code 85.
         """
-        self._note_start()
+        if not self._has_ended():
+            place = self._time.place(max(self._at, 0), len(self._earlier))
+            note_start_together(self.mesh, self.folder, self.label, place, self._resumed)
         keep_freed_memory()
         self._open()
         # Started here, because the first tracker of a process loads TensorBoard, whose time is not
@@ -257,9 +242,9 @@ class Trainer:
                 self._show()
                 free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
                 if watch.now() and not self._has_ended():
-                    self._leave([], self._cumulative())
+                    self._leave([], cumulative(self._row))
                 if due or self._has_ended():
-                    self._save([], self._cumulative())
+                    self._save([], cumulative(self._row))
             self._finish()
             LOGGER.info("%s: %s", self.label, self.ended)
             self._output.trackers.finish({**self._row, "ended": self.ended})
@@ -274,23 +259,9 @@ class Trainer:
         done = self._saving.saved if self._resumed else None
         trackers = [TensorBoard()] if self.trackers is None else self.trackers
         run = TrackedRun(self.label, Path(self.folder), self.settings, done)
-        progress = Progress(
-            self._time.total if self._time.in_steps else self.epochs,
-            self.mesh.is_root,
-            self.label,
-            "step" if self._time.in_steps else "epoch",
-        )
         self._output = call_together(
             self.mesh.world,
-            lambda: RunOutput(
-                run,
-                self.mesh.is_root,
-                shown,
-                self.log_every is not None,
-                trackers,
-                progress,
-                self._unshown,
-            ),
+            lambda: RunOutput(run, self.mesh.is_root, shown, self._time, trackers, self._unshown),
         )
 
     def _samples_per_step(self) -> float | None:
@@ -301,14 +272,9 @@ class Trainer:
         """Whether training ends, and why."""
         stopping = self.early_stopping
         if self._at >= self._time.total:
-            trained = f"{self.steps} steps" if self._time.in_steps else f"{self.epochs} epochs"
-            self.ended = f"all {trained} were trained"
+            self.ended = self._time.why_ended
         elif stopping is not None and stopping.ended and not self._earlier:
-            level = self.schedule.level
-            self.ended = (
-                f"early stopping: the error was not lower in {stopping.waited} validations at "
-                f"level {level:g}"
-            )
+            self.ended = stopping.why_ended(self.schedule.level)
         return bool(self.ended)
 
     def _show(self) -> None:
@@ -320,18 +286,6 @@ class Trainer:
         """Wait for the last checkpoint; collective."""
         call_together(self.mesh.world, self.checkpoints.finish)
         self._show()
-
-    def _note_start(self) -> None:
-        """Log the restart of a requeued job; raise `RestartError` if it makes no progress."""
-        if self._has_ended():
-            return
-        epoch, step = self._time.place(max(self._at, 0), len(self._earlier))
-        start = partial(note_start, Path(self.folder), epoch, step, self._resumed)
-        message = call_together(self.mesh.world, start if self.mesh.is_root else lambda: None)
-        if message is not None:
-            note(f"{self.label}  {message}")
-        where = f"continues after epoch {epoch}, step {step}" if self._at >= 0 else "starts"
-        LOGGER.info("%s: %s (ranks: %d)", self.label, message or where, self.mesh.world.size)
 
     def _to_next_validation(self, watch: PreemptionWatch) -> bool:
         """Train until the next validation, and validate; the first one is before all steps. Return
@@ -353,13 +307,11 @@ class Trainer:
                 (self.task.validate(), self._saving.due_at_validation(last))
             )
         self._observe(validation["error"], levels)
-        work = self._work()
         samples = self._samples_per_step()
         trained = None if samples is None else samples * (last - max(first, 0))
-        measured = rates(work, self._row if last else work, trained) | self._measures.memory()
+        measured = self._measures.since(self._row if last else None, trained)
         place = {"epoch": self._time.epoch(last), "step": last}
         self._row = {**place, "loss": loss, **validation, **levels, **step_numbers, **measured}
-        self._row |= work
         self._saving.keep_best(self.task, last, self._row)
         return bool(due)
 
@@ -394,14 +346,6 @@ class Trainer:
         if after_validation is not None:
             after_validation(error)
 
-    def _work(self) -> dict[str, Any]:
-        """Cumulative iterations and solves, and seconds as means over the ranks; collective."""
-        work = self._measures.work()
-        return work if self._probes is None else work | self._probes.work
-
-    def _cumulative(self) -> dict[str, Any]:
-        return {key: self._row[key] for key in (*CUMULATIVE, *PROBES) if key in self._row}
-
     def _after_step(
         self,
         first: int,
@@ -415,7 +359,7 @@ class Trainer:
         """
         step = self._time.time_within(first, done)
         if watch.after_step(self._saving.asks()):
-            self._leave(losses(), self._work())
+            self._leave(losses(), self._measures.work())
         logs = self._log.due(step)
         saves = self._saving.due_after(step, watch.requested)
         if logs or saves:
@@ -423,7 +367,7 @@ class Trainer:
                 if logs:
                     self._log.after_step(first, step, losses(), levels)
                 if saves:
-                    self._save(losses(), self._work())
+                    self._save(losses(), self._measures.work())
         if self._time.ends_epoch(step):
             free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
 

@@ -22,12 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch.fx.experimental.symbolic_shapes  # noqa: F401 - before forks, since torch loads it late
+
 from . import worker
 from .cases import script
 from .simplify import simplified
 
 ROOT = Path(__file__).parents[2]
-BATCH = 1000
+BATCH = 5000
 SILENT_SECONDS = 100.0
 """A case takes milliseconds; a rank that takes this long waits for a message that never arrives."""
 

@@ -1,4 +1,4 @@
-"""Hypothesis on rank 0 of a job; the other ranks run the cases that it sends them.
+"""Rank 0 of a job makes cases; the other ranks run the cases that it sends them.
 
 Every case is written to a file before it runs, so that one that ends the process, or never ends, is
 known.
@@ -6,26 +6,20 @@ known.
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import os
 import pickle
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as with_seed
 from mpi4py import MPI
 from petsc4py import PETSc
 
 from .check import Outcome, run
 from .simplify import simplified
-
-
-class Found(Exception):  # noqa: N818 - carries a fault out of hypothesis
-    """A fault, shrunk as far as hypothesis could."""
 
 
 class Crew:
@@ -38,7 +32,9 @@ class Crew:
     """
 
     def __init__(self, world: MPI.Comm, log: Path | None = None) -> None:
-        self.world, self._log = world, log
+        self.world = world
+        # Kept open, because opening a file takes as long as a case.
+        self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT)
         self._comms = {
             r: world.Split(world.rank >= r, world.rank) for r in range(1, world.size + 1)
         }
@@ -47,7 +43,8 @@ class Crew:
     def run(self, case: Any) -> Outcome:
         """The outcome of a case; on rank 0."""
         if self._log is not None:
-            self._log.write_bytes(pickle.dumps(case))
+            # A shorter pickle ends before what is left of a longer one.
+            os.pwrite(self._log, pickle.dumps(case), 0)
         for rank in range(1, self.world.size):
             self.world.send(case, rank)
         return self._run(case)
@@ -73,7 +70,10 @@ class Crew:
         comm = self._comms[case.ranks]
         outcome = run(case, comm)
         self._cases += 1
-        if self._cases % 50 == 0:
+        if self._cases == 10:
+            # What is imported is not looked at again in every collection.
+            gc.freeze()
+        if self._cases % 200 == 0:
             gc.collect()
         if comm.size > 1:
             PETSc.garbage_cleanup(comm)
@@ -81,7 +81,7 @@ class Crew:
 
 
 class Hunt:
-    """Runs cases; each distinct fault is shrunk and kept.
+    """Runs cases; each distinct fault is made simpler and kept.
 
     Parameters
     ----------
@@ -102,60 +102,27 @@ class Hunt:
         self.unclear: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
         self.faults: list[tuple[Any, Outcome]] = []
-        self._found: tuple[Any, Outcome] | None = None
 
-    def until_clean(self, strategy: Any, count: int, seed: int) -> Iterator[Outcome]:
-        """Run `count` cases in total; yield each new fault, and continue with another seed."""
-        while (left := count - sum(self.counts.values())) > 0:
-            self._search(strategy, left, seed)
-            if self._found is None:
-                return
-            case, outcome = self._found
-            case = simplified(case, lambda one, what=outcome.what: self._crew.run(one).what == what)
-            self.faults.append((case, self._crew.run(case)))
-            self._known.add(outcome.what)
-            self._found, seed = None, seed + 1
-            yield outcome
-
-    def _search(self, strategy: Any, count: int, seed: int) -> None:
-        @with_seed(seed)
-        @settings(
-            max_examples=count,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
-            report_multiple_bugs=False,
-            print_blob=False,
-        )
-        @given(strategy)
-        def search(case: Any) -> None:
-            self._look_at(case)
-
-        with contextlib.suppress(Found), _quiet():
-            search()
-
-    def _look_at(self, case: Any) -> None:
-        if self._left_out & {case.ksp, case.pc, f"{case.ksp} {case.pc}"}:
-            outcome = Outcome("left out")
-        else:
-            outcome = self._crew.run(case)
-        if self._found is None:
+    def run(self, cases: Iterable[Any]) -> Iterator[Outcome]:
+        """Run all cases; yield each new fault."""
+        for case in cases:
+            outcome = self._outcome(case)
             self.counts[outcome.kind] += 1
             if outcome.kind == "unclear":
                 self.unclear[outcome.what] += 1
-        if outcome.kind != "fault":
-            return
-        first = outcome.what if self._found is None else self._found[1].what
-        if outcome.what in self._known or outcome.what != first:
-            self.seen[outcome.what] += 1
-            return
-        self._found = case, outcome
-        raise Found(outcome.what)
+            if outcome.kind != "fault":
+                continue
+            if outcome.what in self._known:
+                self.seen[outcome.what] += 1
+                continue
+            self._known.add(outcome.what)
+            simple = simplified(
+                case, lambda one, what=outcome.what: self._crew.run(one).what == what
+            )
+            self.faults.append((simple, self._crew.run(simple)))
+            yield outcome
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hypothesis prints the failing example; here it is printed as a script."""
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-        yield
+    def _outcome(self, case: Any) -> Outcome:
+        if self._left_out & {case.ksp, case.pc, f"{case.ksp} {case.pc}"}:
+            return Outcome("left out")
+        return self._crew.run(case)

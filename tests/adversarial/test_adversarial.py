@@ -15,7 +15,7 @@ from mpi4py import MPI
 from .cases import script
 from .check import run
 from .drive import Crew, Hunt
-from .strategies import cases
+from .strategies import cases, seeded_cases
 
 WORLD = MPI.COMM_WORLD
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_several_ranks():
         crew.serve()
         return
     hunt = Hunt(crew, known=set(), left_out=set())
-    outcomes = list(hunt.until_clean(cases((2, 3, 4)), 150, SEED))
+    outcomes = list(hunt.run(seeded_cases(SEED, 150, (2, 3, 4))))
     crew.dismiss()
     assert not outcomes, "\n".join(f"{o}\n{script(case)}" for case, o in hunt.faults)
 

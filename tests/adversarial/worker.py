@@ -18,7 +18,7 @@ from .cases import script
 from .check import run
 from .drive import Crew, Hunt
 from .perform import perform
-from .strategies import cases
+from .strategies import seeded_cases
 
 
 def main(words: list[str] | None = None) -> None:
@@ -41,8 +41,8 @@ def main(words: list[str] | None = None) -> None:
         return
     known, left_out = map(set, json.loads((arguments.folder / "known.json").read_text()))
     hunt = Hunt(crew, known, left_out)
-    strategy = cases(tuple(range(1, world.size + 1)))
-    for _ in hunt.until_clean(strategy, arguments.cases, arguments.seed):
+    ranks = tuple(range(1, world.size + 1))
+    for _ in hunt.run(seeded_cases(arguments.seed, arguments.cases, ranks)):
         _report(arguments.folder, hunt, done=False)
     crew.dismiss()
     _report(arguments.folder, hunt, done=True)

@@ -21,7 +21,8 @@ from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.refinement import ConstantSchedule
 from prdp_hpc.report import load_run
 from prdp_hpc.report.figures import plot_run
-from prdp_hpc.training.checkpoint import NAME, Checkpoints
+from prdp_hpc.training.checkpoint import Checkpoints
+from prdp_hpc.training.checkpoint_files import NAME
 from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.settings import CheckpointError
 from prdp_hpc.training.trainer import Trainer

@@ -27,6 +27,10 @@ MORE = {
 """Public names that are not in the package `prdp_hpc` itself."""
 
 
+PARTS = ("FromMatrices", "GridGeometry", "InitialGuesses")
+"""Classes that are a part of one public class, in a file of their own."""
+
+
 def pages() -> dict[str, str]:
     """One page for each package, and a list of all names."""
     names: dict[str, list[str]] = {package: [] for package in TITLES}
@@ -40,8 +44,22 @@ def pages() -> dict[str, str]:
 
 def _page(package: str, names: list[str]) -> str:
     title, sentence = TITLES[package]
-    entries = "\n\n".join(f"::: prdp_hpc.{name}" for name in names)
+    entries = "\n\n".join(_entry(name) for name in names)
     return f"# {title}\n\n{sentence}\n\n{entries}\n"
+
+
+def _entry(name: str) -> str:
+    """The directive for one name, with the members of the classes that it is put together from."""
+    bases = getattr(getattr(prdp_hpc, name, None), "__bases__", ())
+    members = sorted(
+        member
+        for base in bases
+        if base.__name__ in PARTS
+        for member in vars(base)
+        if not member.startswith("_")
+    )
+    options = f"\n    options:\n      inherited_members: {members}" if members else ""
+    return f"::: prdp_hpc.{name}{options}"
 
 
 def _index(names: dict[str, list[str]]) -> str:

@@ -12,10 +12,11 @@ from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.lag import check_lag
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solver import Solver, recollection_of
+from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES

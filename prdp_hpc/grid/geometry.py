@@ -1,0 +1,163 @@
+"""Where the points of a structured grid are, and where its sides are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import BOUNDARIES
+from prdp_hpc.grid.sides import ENDS, End
+
+
+class GridGeometry:
+    """Points and sides of a grid and of this rank's part of it; see `Grid`."""
+
+    shape: tuple[int, ...]
+    boundary: tuple[str, ...]
+    length: tuple[float, ...]
+    spacing: tuple[float, ...]
+    local_shape: tuple[int, ...]
+    local_slices: tuple[slice, ...]
+
+    @property
+    def dim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of points of the whole grid."""
+        return math.prod(self.shape)
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether constants are in the nullspace of the Laplacian: no axis is Dirichlet."""
+        return "dirichlet" not in self.boundary
+
+    def axis_points(self, axis: int) -> NDArray[np.float64]:
+        """Return the coordinates of all points of one axis.
+
+        Parameters
+        ----------
+        axis : int
+            The axis, from 0.
+
+        Returns
+        -------
+        ndarray
+            Coordinates, float64, shape `(shape[axis],)`.
+        """
+        offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[self.boundary[axis]]
+        return (np.arange(self.shape[axis], dtype=np.float64) + offset) * self.spacing[axis]
+
+    def coordinates(self) -> tuple[Tensor, ...]:
+        """Return the coordinates of this rank's points.
+
+        Returns
+        -------
+        tuple of Tensor
+            One float64 tensor per axis, each of shape `local_shape`.
+        """
+        axes = [
+            torch.from_numpy(self.axis_points(d)[part]) for d, part in enumerate(self.local_slices)
+        ]
+        return tuple(torch.meshgrid(*axes, indexing="ij"))
+
+    def face_shape(self, axis: int, end: End) -> tuple[int, ...]:
+        """Return the shape of this rank's part of a side.
+
+        Parameters
+        ----------
+        axis : int
+            The axis, from 0.
+        end : {"low", "high"}
+            The end of the axis.
+
+        Returns
+        -------
+        tuple of int
+            `local_shape` with 1 along `axis`, or 0 if this rank does not touch the side.
+
+        Raises
+        ------
+        InputError
+            For a side that does not exist.
+        """
+        own = self.local_slices[self._checked(axis, end)]
+        touches = own.start == 0 if end == "low" else own.stop == self.shape[axis]
+        return tuple(int(touches) if d == axis else n for d, n in enumerate(self.local_shape))
+
+    def face_coordinates(self, axis: int, end: End) -> tuple[Tensor, ...]:
+        """Return the coordinates of this rank's points of a side.
+
+        Parameters
+        ----------
+        axis : int
+            The axis, from 0.
+        end : {"low", "high"}
+            The end of the axis.
+
+        Returns
+        -------
+        tuple of Tensor
+            One float64 tensor per axis, each of shape `face_shape(axis, end)`.
+        """
+        shape = self.face_shape(axis, end)
+        place = 0.0 if end == "low" else self.length[axis]
+        axes = [
+            torch.full((shape[d],), place, dtype=torch.float64)
+            if d == axis
+            else torch.from_numpy(self.axis_points(d)[part])
+            for d, part in enumerate(self.local_slices)
+        ]
+        return tuple(torch.meshgrid(*axes, indexing="ij"))
+
+    def _checked(self, axis: int, end: End) -> int:
+        """The axis, if it has a side at this end."""
+        if not 0 <= axis < self.dim or end not in ENDS:
+            raise InputError(
+                f"a side needs an axis from 0 to {self.dim - 1} and an end, 'low' or 'high', not "
+                f"axis {axis!r} and end {end!r}"
+            )
+        if self.boundary[axis] == "periodic":
+            raise InputError(f"axis {axis} is periodic and has no sides")
+        return axis
+
+
+def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
+    """One value per axis, from one for all axes or one per axis."""
+    return (value,) * dim if np.ndim(value) == 0 else tuple(value)
+
+
+def validate_geometry(
+    shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
+) -> ValueError | None:
+    """The error for a grid that cannot be made, or None."""
+    if (
+        not isinstance(shape, Sequence)
+        or not 1 <= len(shape) <= 3
+        or not all(isinstance(n, Integral) and n >= 2 for n in shape)
+    ):
+        return InputError(
+            f"a grid's shape must be a list of 1 to 3 integers of at least 2, not {shape!r}"
+        )
+    boundaries, lengths = per_axis(boundary, len(shape)), per_axis(length, len(shape))
+    if len(boundaries) != len(shape) or any(b not in BOUNDARIES for b in boundaries):
+        return InputError(
+            f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, "
+            f"not {boundary!r}"
+        )
+    if len(lengths) != len(shape) or any(not 0 < a < math.inf for a in lengths):
+        return InputError(
+            f"length must be positive and finite, one number or one for each of {len(shape)} axes, "
+            f"not {length!r}"
+        )
+    return None

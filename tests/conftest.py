@@ -26,8 +26,9 @@ from rank_starts import REPORTS, RankStarts, ranks_of, write_report  # noqa: E40
 from shared_ranks import SharedRanks  # noqa: E402
 
 _TESTS = Path(__file__).parent
-# These tests take longest, and would run alone if they came last.
-_FIRST = ("docker", "faults", "slurm", "parallel", "adversarial")
+# These tests take longest, and would run alone if they came last. Those of SLURM mostly wait, while
+# the tests on several ranks use both cores.
+_FIRST = ("slurm", "docker", "faults", "parallel", "adversarial")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
 

@@ -237,6 +237,12 @@ def petsc_failure(
     )
 
 
+def unusable_preconditioner(name: str, error: PETSc.Error) -> InputError:
+    """The error for a preconditioner that PETSc does not make on these ranks."""
+    cause = str(error).strip().splitlines()[-1].strip()
+    return InputError(f"pc={name!r} cannot be used on these ranks: choose another ({cause})")
+
+
 def no_transposed_preconditioner(method: str, why: str) -> InputError:
     """The error for an unrolled solve whose preconditioner cannot be applied transposed."""
     return InputError(

@@ -99,6 +99,8 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
         return None
     if case.pc == "none":
         return np.eye(case.n)
+    if case.operator == "function" and case.pc != "jacobi":
+        return None
     if case.operator == "function":
         diagonal = np.diag(dense_matrix(case, values))
         return np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal))

@@ -126,7 +126,7 @@ class LinearSystem(PreconditionerSetUp):
         owns.
         """
         own = self._direction(direction)
-        if level != own.level:
+        if level is not own.level and level != own.level:
             self._use(own, level)
 
     def _use(self, direction: Direction, level: Refinement) -> None:

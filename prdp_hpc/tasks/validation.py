@@ -17,6 +17,7 @@ from prdp_hpc.data import DataError
 from prdp_hpc.data.samples import Ids, Samples
 from prdp_hpc.data.windowed import dataset_name
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.data_parallel import DataParallel
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.tasks.task_data import TaskData
@@ -27,6 +28,7 @@ class Validation:
 
     mesh: ProcessMesh
     network: nn.Module
+    _parallel: DataParallel
     _data: TaskData
     network_on: Callable[[Tensor], Tensor]
     _validated_weights: Callable[[], AbstractContextManager[None]]
@@ -51,7 +53,8 @@ class Validation:
     def validate(self) -> dict[str, Any]:
         """Compute the means of the errors of the validation samples; collective.
 
-        The samples are divided among the replicas, and evaluated in batches of bounded memory.
+        The samples are divided among the replicas, and evaluated in batches of bounded memory. The
+        network's buffers, e.g. running statistics, are set to those of rank 0.
 
         Returns
         -------
@@ -61,6 +64,7 @@ class Validation:
             of the metrics.
         """
         sums: dict[str, float] = {}
+        self._parallel.share_buffers()
         with self.evaluating():
             for errors in self._errors_in_batches(self._data.validation):
                 for name, found in errors.items():
@@ -104,6 +108,7 @@ class Validation:
             return None
         group = self._data.test or self._data.validation
         mine: dict[str, list[float]] = {}
+        self._parallel.share_buffers()
         with self.evaluating():
             for errors in self._errors_in_batches(group):
                 for name, found in errors.items():

@@ -39,7 +39,8 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             plain: Tensor = function.forward(*arguments)
         return plain
     arguments = _torch._functorch.utils.unwrap_dead_wrappers(arguments)
-    recorded: Tensor = super(torch.autograd.Function, function).apply(*arguments)
+    base = super(torch.autograd.Function, function)
+    recorded: Tensor = base.apply(*arguments)  # type: ignore[attr-defined]
     return recorded
 
 

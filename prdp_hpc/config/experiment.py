@@ -82,6 +82,11 @@ class _Experiment(Section):
     logging: LoggingSection = LoggingSection()
     """Log files of messages."""
 
+    @model_validator(mode="after")
+    def _network_to_shard(self) -> Self:
+        self.parallel.check_task(trains_network=hasattr(self, "network"))
+        return self
+
     @property
     def seeds(self) -> range:
         """The seeds of a comparison."""

@@ -1,4 +1,4 @@
-"""One network on replicas × grid ranks: replicated parameters, gradients of the whole loss."""
+"""One network on replicas × grid ranks, with gradients of the whole loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prdp_hpc.distributed.mpi_gradients import MpiGradients, average_by_mpi
+from prdp_hpc.distributed.sharding import explained, shard
 
 
 class Fields(Protocol):
@@ -47,11 +48,16 @@ class DataParallel(nn.Module):
     with its part of that loss: the sum over its samples and its points, divided by the number of
     samples and points of the whole batch. `mesh.sum(part)` is the loss itself.
 
+    If the network is sharded, each rank has a part of every parameter, see
+    `prdp_hpc.distributed.sharding`. Then each call is collective over all ranks of the mesh, so all
+    ranks must call it equally often, if necessary with an empty batch, also without gradients.
+
     Attributes
     ----------
     network : the wrapped module with the parameters; save its `state_dict()`.
     loss_weight : see above; 1 on one rank.
     transport : what averages the gradients: "mpi", "nccl" or "gloo"; "none" on one rank.
+    sharded : whether the parameters are divided among the ranks.
     """
 
     def __init__(
@@ -63,16 +69,20 @@ class DataParallel(nn.Module):
         grid: Fields | None = None,
         autocast: torch.dtype | None = None,
         mpi: MpiGradients | None = None,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.loss_weight = network, loss_weight
-        self._device, self._autocast = device, autocast
+        self._device, self._autocast, self.sharded = device, autocast, sharded
         # The grid, if whole fields have to be gathered.
         self._grid = None if on_parts(network) else grid
         # Not registered as a submodule, because its parameters are those of the network.
         self._reducer: list[nn.Module] = []
         self.transport = "none"
-        if loss_weight > 1 and any(p.requires_grad for p in network.parameters()):
+        if sharded:
+            shard(network, device)
+            self.transport = dist.get_backend()
+        elif loss_weight > 1 and any(p.requires_grad for p in network.parameters()):
             devices = [device] if device.type == "cuda" else None
             reducer = DistributedDataParallel(
                 network, devices, process_group=group, gradient_as_bucket_view=True
@@ -88,6 +98,8 @@ class DataParallel(nn.Module):
         # Without gradients there is nothing to reduce.
         reduces = bool(self._reducer) and torch.is_grad_enabled()
         network: Any = self._reducer[0] if reduces else self.network
+        if self.sharded:
+            network = self._sharded_network
         # Entering autocast takes as long as a layer of a small network, also if it is disabled.
         with (
             torch.autocast(self._device.type, self._autocast)
@@ -98,10 +110,30 @@ class DataParallel(nn.Module):
             output: Tensor = network(given).to(fields.dtype)
         return output if self._grid is None else self._grid.scatter(output)
 
+    def share_buffers(self) -> None:
+        """Set the buffers of the network, e.g. running statistics, to those of rank 0; collective.
+
+        DDP does so in the forward pass of training.
+        """
+        if self.sharded or self._reducer:
+            for buffer in self.network.buffers():
+                # `data`, because autograd may have stored the buffer for a backward pass.
+                dist.broadcast(buffer.data, 0)
+
+    def _sharded_network(self, fields: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            self.share_buffers()
+        try:
+            output: Tensor = self.network(fields)
+        except RuntimeError as error:
+            raise explained(error, self.network) from error
+        return output
+
     def no_sync(self) -> AbstractContextManager[None]:
         """Return a context in which gradients are accumulated without being averaged over ranks.
 
-        The next backward pass outside of it averages the accumulated gradients.
+        The next backward pass outside of it averages the accumulated gradients. Those of a sharded
+        network are averaged at once, because no rank is to hold all of them.
         """
         found: AbstractContextManager[None] = (
             self._reducer[0].no_sync() if self._reducer else nullcontext()  # type: ignore[operator]

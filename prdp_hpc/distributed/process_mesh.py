@@ -13,20 +13,18 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import nn
 
-from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
 from prdp_hpc.distributed.mpi_gradients import MpiGradients
-from prdp_hpc.distributed.rendezvous import common_address, use_interface_to
 from prdp_hpc.distributed.topology import (
     MeshPlan,
     RankLocation,
-    each_has_a_gpu,
     plan_mesh,
     sharing,
     threads_of,
 )
 from prdp_hpc.distributed.topology_discovery import rank_locations
+from prdp_hpc.distributed.torch_start import start_torch_distributed
 from prdp_hpc.errors import InputError
 from prdp_hpc.logs import LOGGER
 
@@ -67,6 +65,8 @@ class ProcessMesh:
         The node of every rank of `world`, with the cores and GPUs that it may use.
     gradients : str
         What averages the gradients, see `from_world`.
+    shard_network : bool
+        Whether networks are divided among the ranks, see `from_world`.
     _opened : tuple of torch.distributed.ProcessGroup
         The groups that `close` destroys.
 
@@ -89,11 +89,16 @@ class ProcessMesh:
     device: torch.device
     locations: tuple[RankLocation, ...]
     gradients: str = "auto"
+    shard_network: bool = False
     _opened: tuple[dist.ProcessGroup | None, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
     def from_world(
-        cls, grid_ranks: int = 1, comm: MPI.Comm | None = None, gradients: str = "auto"
+        cls,
+        grid_ranks: int = 1,
+        comm: MPI.Comm | None = None,
+        gradients: str = "auto",
+        shard_network: bool = False,
     ) -> ProcessMesh:
         """Make the mesh of all ranks and start `torch.distributed` on it; collective.
 
@@ -114,6 +119,10 @@ class ProcessMesh:
             What averages the gradients of a network over the ranks: "mpi", "torch" (the backend of
             torch.distributed: NCCL or gloo, which uses TCP), or "auto": MPI instead of gloo if the
             ranks are on several nodes or the network has at most 10⁶ parameters.
+        shard_network : bool, default False
+            Whether each rank keeps only its part of a network's parameters, gradients and
+            optimiser's state, for networks that do not fit into one rank's memory, see
+            `data_parallel`.
 
         Returns
         -------
@@ -137,15 +146,20 @@ class ProcessMesh:
         if world.rank == 0:
             _warn_of_shared_gpus(plan.locations)
         device = _configure(plan, world.rank)
-        return cls._start(world, plan, device, gradients)
+        return cls._start(world, plan, device, gradients, shard_network)
 
     @classmethod
     def _start(
-        cls, world: MPI.Comm, plan: MeshPlan, device: torch.device, gradients: str
+        cls,
+        world: MPI.Comm,
+        plan: MeshPlan,
+        device: torch.device,
+        gradients: str,
+        shard_network: bool,
     ) -> ProcessMesh:
         """Make the communicators and groups; collective."""
         opened: list[dist.ProcessGroup | None] = []
-        if world.size > 1 and _start_torch_distributed(world, plan.locations):
+        if world.size > 1 and start_torch_distributed(world, plan.locations):
             opened.append(dist.group.WORLD)
         replica, grid_rank = divmod(world.rank, plan.grid_ranks)
         several = world.size > plan.grid_ranks
@@ -162,6 +176,7 @@ class ProcessMesh:
             device,
             plan.locations,
             gradients,
+            shard_network,
             (*replica_groups, *grid_groups, *opened),
         )
 
@@ -186,7 +201,11 @@ class ProcessMesh:
         return bool(self.world.rank == 0)
 
     def data_parallel(
-        self, network: nn.Module, grid: Fields | None = None, autocast: torch.dtype | None = None
+        self,
+        network: nn.Module,
+        grid: Fields | None = None,
+        autocast: torch.dtype | None = None,
+        shard: bool | None = None,
     ) -> DataParallel:
         """Wrap a network for training on all ranks of the mesh; collective.
 
@@ -202,12 +221,23 @@ class ProcessMesh:
             unchanged.
         autocast : torch.dtype, optional
             The type of the network's layers, if it differs from that of the parameters.
+        shard : bool, optional
+            Whether to divide the parameters among all ranks. They are gathered block by block for
+            each forward and backward pass. Create the optimiser after this call. On one rank
+            nothing changes. Default: `shard_network` of the mesh.
 
         Returns
         -------
         DataParallel
             The wrapped network.
+
+        Raises
+        ------
+        InputError
+            If the network cannot be divided, see `prdp_hpc.distributed.sharding`.
         """
+        if (self.shard_network if shard is None else shard) and self.world.size > 1:
+            return self._sharded(network, grid, autocast)
         parts = on_parts(network)
         weight, group = (self.world.size, None) if parts else (self.replicas, self.replica_group)
         mpi = None
@@ -216,6 +246,21 @@ class ProcessMesh:
         found = DataParallel(network, self.device, weight, group, grid, autocast, mpi)
         if weight > 1:
             LOGGER.info("gradients are averaged over %d ranks by %s", weight, found.transport)
+        return found
+
+    def _sharded(
+        self, network: nn.Module, grid: Fields | None, autocast: torch.dtype | None
+    ) -> DataParallel:
+        if self.gradients == "mpi":
+            raise InputError(
+                "gradients: torch.distributed averages those of a divided network: give auto or "
+                "torch instead of mpi, or do not divide the network"
+            )
+        # The gradients of a replica's grid ranks are equal for a network on whole fields, so that
+        # their mean over all ranks is that over the replicas.
+        weight = self.world.size if on_parts(network) else self.replicas
+        found = DataParallel(network, self.device, weight, None, grid, autocast, sharded=True)
+        LOGGER.info("the network is divided among %d ranks", self.world.size)
         return found
 
     def _mpi_is_faster(self, network: nn.Module) -> bool:
@@ -299,27 +344,6 @@ def _configure(plan: MeshPlan, rank: int) -> torch.device:
     return device
 
 
-def _validate_process_group(world: MPI.Comm) -> InputError | None:
-    """The error for a torch.distributed that the user started with other ranks; collective."""
-    mine = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else None
-    found = world.allgather(mine)
-    wanted = [(rank, world.size) for rank in range(world.size)]
-    if found in (wanted, [None] * world.size):
-        return None
-    rank = next(rank for rank in range(world.size) if found[rank] != wanted[rank])
-    there = (
-        "runs on some ranks only"
-        if None in found
-        else f"numbers MPI rank {rank} of {world.size} as {found[rank][0]} of {found[rank][1]}"
-    )
-    return InputError(
-        f"torch.distributed was started before this mesh and {there}: let it be started by "
-        "ProcessMesh.from_world, or call init_process_group on all ranks with "
-        "rank=MPI.COMM_WORLD.rank, world_size=MPI.COMM_WORLD.size; if the launcher places the "
-        "ranks of a replica on several nodes, only the former is possible"
-    )
-
-
 def _warn_of_shared_gpus(locations: Sequence[RankLocation]) -> None:
     shared = sharing(locations)
     if shared:
@@ -333,36 +357,6 @@ def _warn_of_shared_gpus(locations: Sequence[RankLocation]) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def _start_torch_distributed(world: MPI.Comm, locations: Sequence[RankLocation]) -> bool:
-    """Start torch.distributed unless it runs; returns whether it was started; collective."""
-    running = dist.is_initialized()
-    raise_together(world, _validate_process_group(world))
-    if not running:
-        _init_process_group(world, locations)
-    return not running
-
-
-def _init_process_group(world: MPI.Comm, locations: Sequence[RankLocation]) -> None:
-    """Start torch.distributed at a free port of rank 0, which is broadcast by MPI."""
-    address = common_address(world, locations[world.rank].node)
-    if len({location.node for location in locations}) == 1:
-        # This works also on a machine without a network, or without an entry for its host name.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    else:
-        use_interface_to(address)
-    tcp_store: Any = dist.TCPStore  # type: ignore[attr-defined]
-    store = (
-        tcp_store(address, 0, world.size, is_master=True, wait_for_workers=False)
-        if world.rank == 0
-        else None
-    )
-    port = world.bcast(store.port if store is not None else None)
-    if store is None:
-        store = tcp_store(address, port, world.size, is_master=False)
-    backend = "nccl" if dist.is_nccl_available() and each_has_a_gpu(locations) else "gloo"
-    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
 
 
 def _groups(members: list[list[int]]) -> list[Any]:

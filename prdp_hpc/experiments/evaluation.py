@@ -13,7 +13,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.experiments.meshes import any_mesh
-from prdp_hpc.experiments.trained import run_config, trained_config, trained_state
+from prdp_hpc.experiments.trained import run_config, shared_states, trained_config
 from prdp_hpc.tasks.inversion.task import FieldInversion
 
 NEEDED = ("task", "physics.pde", "network.kind", "data.format")
@@ -81,10 +81,7 @@ def evaluate(
     """
     world = MPI.COMM_WORLD
     config = call_together(world, lambda: _config(folder, components))
-    # Read by one rank, because during a run other ranks might find a later checkpoint.
-    state = world.bcast(
-        call_together(world, lambda: trained_state(folder, checkpoint) if world.rank == 0 else None)
-    )
+    (state,) = shared_states(world, [folder], checkpoint)
     if data is not None:
         config = with_data(config, data)
     mesh = any_mesh(config)

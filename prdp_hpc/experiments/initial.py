@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.trained import trained_state
@@ -50,7 +51,12 @@ def initialise(task: Any, source: str, folder: Path, resume: bool) -> None:
         record = {"folder": str(source), "epoch": state["epoch"], "sha256": _digest(weights)}
         return record, weights
 
-    found = world.bcast(call_together(world, read))
+    keep: Any = getattr(task, "kept_part", lambda _, tensor: tensor)
+    found = broadcast(
+        world,
+        call_together(world, read),
+        lambda path, tensor: keep(("network", *path[1:]), tensor),
+    )
     if found is None:
         return
     record, weights = found

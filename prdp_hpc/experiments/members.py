@@ -27,7 +27,7 @@ from prdp_hpc.experiments.build import (
 )
 from prdp_hpc.experiments.evaluation import NEEDED, load_parameters, with_data
 from prdp_hpc.experiments.meshes import any_mesh
-from prdp_hpc.experiments.trained import run_config, trained_state
+from prdp_hpc.experiments.trained import run_config, shared_states
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.tasks.supervised import SupervisedTask
 
@@ -63,17 +63,7 @@ def load_runs(
         return found
 
     own = call_together(world, configs)
-    # Read by one rank, because during a run other ranks might find a later checkpoint.
-    states = world.bcast(
-        call_together(
-            world,
-            lambda: (
-                [trained_state(folder, checkpoint) for folder in folders]
-                if world.rank == 0
-                else None
-            ),
-        )
-    )
+    states = shared_states(world, folders, checkpoint)
     first = own[0] if data is None else with_data(own[0], data)
     section = "data" if isinstance(first, SupervisedConfig) else "experiments"
     shared = {section: getattr(first, section)}

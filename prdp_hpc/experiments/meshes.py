@@ -14,6 +14,7 @@ def process_mesh(config: ExperimentConfig) -> ProcessMesh:
     return ProcessMesh.from_world(
         config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks),
         gradients=config.parallel.gradients,
+        shard_network=config.parallel.shard_network,
     )
 
 

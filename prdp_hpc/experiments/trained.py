@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mpi4py import MPI
 from torch import nn
 
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig, validate
 from prdp_hpc.config.components import component_of
 from prdp_hpc.config.slots import Imports, own_keys
 from prdp_hpc.config.yaml_files import read_yaml
+from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.data_parallel import DataParallel, on_parts
 from prdp_hpc.errors import InputError
@@ -174,6 +176,30 @@ def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any
             "again"
         )
     return state
+
+
+def shared_states(
+    world: MPI.Comm, folders: Sequence[str | Path], checkpoint: str
+) -> list[dict[str, Any]]:
+    """The states of runs' checkpoints on all ranks, without what is needed only to train further;
+    collective. Raises the errors of `load_network` on all ranks.
+
+    One rank reads them, because during a run other ranks might find a later checkpoint.
+    """
+
+    def read() -> list[dict[str, Any]] | None:
+        if world.rank:
+            return None
+        return [_without_training(trained_state(folder, checkpoint)) for folder in folders]
+
+    found: list[dict[str, Any]] = broadcast(world, call_together(world, read))
+    return found
+
+
+def _without_training(state: dict[str, Any]) -> dict[str, Any]:
+    own = ("optimiser", "trained_network")
+    task = {key: value for key, value in state["task"].items() if key not in own}
+    return {"epoch": state["epoch"], "step": state["step"], "task": task}
 
 
 def _first_layer(kind: Any, config: SupervisedConfig, weights: dict[str, Any]) -> tuple[int, int]:

@@ -155,6 +155,30 @@ _NO_TRANSPOSE = (
 )
 
 
+def too_large_gradient(method: str, level: object) -> SolveError:
+    """The error for a gradient of the values that overflows."""
+    return SolveError(
+        f"adjoint solve with {method} at level {level}: the gradient of the values is the product "
+        "of the solution and the adjoint solution, which is beyond the range of double precision: "
+        "scale the values, or the loss",
+        "DIVERGED_NANORINF",
+    )
+
+
+def not_the_solution(
+    direction: str, method: str, residual: float, iteration: int, level: object
+) -> SolveError:
+    """The error for a method that stopped as if it had converged, far from a solution."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: it stopped after {iteration} "
+        f"iterations with a residual of {residual:.2g} of the right-hand side: the matrix is "
+        "singular, or its entries are too small or too unequal for this method. Scale the values, "
+        "or use pc='lu'; a singular matrix needs its nullspace declared (nullspace=, "
+        "left_nullspace=)",
+        iteration=iteration,
+    )
+
+
 def no_transpose(method: str, level: object) -> SolveError:
     """The error for an adjoint solve with a method that has no transposed application."""
     where = f"adjoint solve with {method} failed at iteration 0, level {level}"

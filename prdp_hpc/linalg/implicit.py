@@ -25,7 +25,7 @@ from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.reductions import anywhere, sum_of_squares
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver
@@ -40,6 +40,9 @@ from prdp_hpc.linalg.validation import (
     wrong_form,
     wrong_guess,
 )
+
+LARGEST = 1e300
+"""A product of the lengths of solution and adjoint solution below which no gradient overflows."""
 
 
 def solve(
@@ -225,7 +228,8 @@ class _Call(SolveCall):
                 self._blame_input(right)
                 raise
         comm = self.operator.comm
-        if anywhere(comm, has_bad_numbers(x)):
+        self.squares = sum_of_squares(comm, x)
+        if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):
             # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
             set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
@@ -272,12 +276,13 @@ class _Solve(torch.autograd.Function):
         (values, x), call = ctx.saved_tensors, ctx.call
         try:
             own = None if call.is_derivative else call.recollection
-            adjoint = _derivative(values, grads[0], call, not call.transposed, own)
+            adjoint, inner = _derivative(values, grads[0], call, not call.transposed, own)
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
             left, right = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
                 values_grad = call.values_gradient(values, left, right)
+            _check_range(call, inner, values_grad)
             return like(values_grad, values).view(values.shape), adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
@@ -292,7 +297,7 @@ class _Solve(torch.autograd.Function):
         if values_t is not None:
             change = call.tangent_product(values, values_t, x)
             right = -change if right is None else right - change
-        return _derivative(values, right, call, call.transposed)
+        return _derivative(values, right, call, call.transposed)[0]
 
     @staticmethod
     def vmap(
@@ -354,8 +359,8 @@ def _derivative(
     call: SolveCall,
     transposed: bool,
     recollection: Recollection | None = None,
-) -> Tensor:
-    """A solve with the matrices of another one."""
+) -> tuple[Tensor, SolveCall]:
+    """A solve with the matrices of another one, and its arguments."""
     if recollection is not None and _are_transformed(right):
         recollection = None
     inner = call.changed(
@@ -364,7 +369,20 @@ def _derivative(
         recollection=recollection,
         is_derivative=True,
     )
-    return apply(_Solve, values, right, None, inner)
+    return apply(_Solve, values, right, None, inner), inner
+
+
+def _check_range(call: SolveCall, adjoint: SolveCall, values_grad: Any) -> None:
+    """Raise SolveError if the products of the solution and the adjoint solution are beyond the
+    range of double precision; collective.
+    """
+    # No product is larger, so that usually nothing has to be looked at.
+    if math.sqrt(call.squares) * math.sqrt(adjoint.squares) < LARGEST:
+        return
+    if not isinstance(values_grad, Tensor) or _are_transformed(values_grad):
+        return
+    if anywhere(call.operator.comm, has_bad_numbers(to_memory(values_grad, call.operator.memory))):
+        raise errors.too_large_gradient(call.method, call.level)
 
 
 def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:
@@ -372,5 +390,5 @@ def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: Sol
     matrices = 1 if right.dim() == 2 else len(right)
     inner = call.changed(sizes=(matrices, matrices * right.shape[-2]), recollection=None)
     x = apply(_Solve, values, right, guess, inner)
-    call.held = inner.held
+    call.held, call.squares = inner.held, inner.squares
     return x

@@ -334,7 +334,7 @@ class LinearSystem(PreconditionerSetUp):
             repeated = self._repeated(direction, code, right, result)
             self._check_result(direction, code, repeated, iterations, right, result, whole)
         elif direction.level.rtol is None:
-            return
+            self._check_early_end(direction, iterations, right, result, whole)
         elif iterations == 0:
             if aim is None:
                 self._check_no_iteration(direction, right)
@@ -342,6 +342,8 @@ class LinearSystem(PreconditionerSetUp):
             self._check_application(direction, right, result, whole)
         elif self.ksp_name in RECURRENCE_KSPS:
             self._check_recurrence(direction, iterations, right, result, whole)
+        if aim is None and code >= 0 and iterations and direction.level.rtol is not None:
+            self._check_size(direction, iterations, right, result)
 
     def _solve_multi_rhs(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
         """Solve for all right-hand sides at once, if the method and the level allow it; after a

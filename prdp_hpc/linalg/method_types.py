@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -44,11 +45,16 @@ UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegc
 """Without a norm to stop at, these fail when only rounding is left, on regular matrices too."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
-    | {"qmrcgs", "tfqmr", "tcqmr", "minres"}
+    | {"qmrcgs", "tfqmr", "tcqmr", "minres", "fgmres", "gcr", "symmlq", "lsqr"}
 )
 """The recursively updated residual of these may differ from that of their solution; minres treats
-the end of its Krylov space as convergence, on singular matrices too.
+the end of its Krylov space as convergence, on singular matrices too, as do fgmres and gcr; symmlq
+and lsqr compare with numbers that do not depend on the size of the matrix.
 """
+EARLY_KSPS = frozenset({"minres"})
+"""These end a fixed number of iterations early where numbers are small in absolute terms."""
+NORMAL_KSPS = frozenset({"lsqr"})
+"""These measure `Aᵀ r`, which is 0 for a least-squares solution."""
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
 """These may compare an absolute tolerance with another quantity than their residual norm."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
@@ -171,6 +177,17 @@ def _check_fit(what: str, name: Any) -> None:
         why = "it needs functions: use Solver(pc=ShellPreconditioner(apply, apply_transpose))"
     if why is not None:
         raise InputError(f"{what}={name!r} cannot be used in a Solver: {why}")
+
+
+def check_symmetric(ksp: str, pc: str, options: Iterable[str]) -> None:
+    """Raise InputError for a preconditioner that is not symmetric with a method that needs one."""
+    if ksp not in SYMMETRIC_KSPS or pc != "kaczmarz":
+        return
+    if not any(name.lstrip("-") == "pc_kaczmarz_symmetric" for name in options):
+        raise InputError(
+            f"ksp={ksp!r} needs a symmetric preconditioner, and pc='kaczmarz' is not symmetric: "
+            "pass petsc_options={'pc_kaczmarz_symmetric': True}, or use ksp='gmres'"
+        )
 
 
 def check_unrolled(ksp: str, pc: str) -> None:

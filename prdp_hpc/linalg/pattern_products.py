@@ -55,13 +55,10 @@ class PatternProducts(BilinearProducts):
         """See `BilinearProducts`; one array of the values' size for each argument at a time."""
         total: Tensor | None = None
         for rows, cols in zip(left.unbind(-2), right.unbind(-2), strict=True):
-            factors = self._row_index.gather(rows), self._col_index.gather(cols)
-            if total is None:
-                # In place, because for one right-hand side it takes two of the five passes.
-                total = factors[0].mul_(factors[1])
-                total = total if scale == 1.0 else total.mul_(scale)
-            else:
-                total.addcmul_(*factors, value=scale)
+            # Scaled before the entries are gathered, because there are more of them.
+            scaled = rows if scale == 1.0 else rows * scale
+            factors = self._row_index.gather(scaled), self._col_index.gather(cols)
+            total = factors[0].mul_(factors[1]) if total is None else total.addcmul_(*factors)
         shape = *left.shape[:-2], len(self._rows)
         return left.new_zeros(shape) if total is None else total
 

@@ -118,7 +118,8 @@ class PromiseCheck:
             if largest is not None:
                 others = torch.from_numpy(largest).to(sizes.device)
                 sizes = torch.where(sizes > 0.0, sizes, others)
-        return torch.where(sizes > 0.0, sizes, 1.0)
+        # The columns of a row of zeros may have entries, which are of about this size.
+        return torch.where(sizes > 0.0, sizes, self._largest(sizes) or 1.0)
 
     def _vector(self) -> Tensor:
         n_local = self.matrix.getLocalSize()[0]

@@ -1,4 +1,4 @@
-"""A condition that holds on any rank."""
+"""Reductions of one number over all ranks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.distributed.communicators import private
+from prdp_hpc.linalg.arrays import Numbers, inner
 
 
 def anywhere(comm: MPI.Comm, condition: bool) -> bool:
@@ -15,3 +16,11 @@ def anywhere(comm: MPI.Comm, condition: bool) -> bool:
     flag = np.array([condition])
     private(comm).sums.Allreduce(MPI.IN_PLACE, flag, op=MPI.LOR)
     return bool(flag[0])
+
+
+def sum_of_squares(comm: MPI.Comm, numbers: Numbers) -> float:
+    """The sum of the squares of all ranks' numbers; NaN or infinity if one of them is NaN or
+    infinite, infinity too if a square overflows; collective.
+    """
+    own = inner(numbers, numbers)
+    return own if comm.size == 1 else float(private(comm).sums.allreduce(own))

@@ -33,10 +33,14 @@ class PartTimer:
         """Count the time of a block; also closes parts that are still open inside."""
         return _Part(self, owner, name)
 
-    def begin(self, owner: object, name: str) -> None:
-        """Open a part where a `with` block is not possible, e.g. inside a backward pass."""
+    def begin(self, owner: object, name: str) -> int:
+        """Open a part where a `with` block is not possible, e.g. inside a backward pass; returns
+        the number of parts that were open before.
+        """
+        depth = len(self._open)
         self._charge()
         self._open.append((owner, f"{name}_seconds"))
+        return depth
 
     def end(self, owner: object, name: str) -> None:
         """Close this part if it is the one that was opened last."""
@@ -45,11 +49,7 @@ class PartTimer:
             self._charge()
             self._open.pop()
 
-    def depth(self) -> int:
-        """The number of open parts."""
-        return len(self._open)
-
-    def end_all_above(self, depth: int) -> None:
+    def close(self, depth: int) -> None:
         """Close the parts that were opened last, except this number of them."""
         self._charge()
         del self._open[depth:]
@@ -76,11 +76,10 @@ class _Part:
         self._timer, self._owner, self._name, self._depth = timer, owner, name, 0
 
     def __enter__(self) -> None:
-        self._depth = self._timer.depth()
-        self._timer.begin(self._owner, self._name)
+        self._depth = self._timer.begin(self._owner, self._name)
 
     def __exit__(self, *raised: object) -> None:
-        self._timer.end_all_above(self._depth)
+        self._timer.close(self._depth)
 
 
 @dataclass

@@ -21,9 +21,16 @@ from prdp_hpc.linalg.arrays import (
 from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
-from prdp_hpc.linalg.method_types import DIRECT_PCS, ONE_APPLICATION_KSPS, RELATIVE_KSPS
+from prdp_hpc.linalg.memory import Memory
+from prdp_hpc.linalg.method_types import (
+    DIRECT_PCS,
+    EARLY_KSPS,
+    NORMAL_KSPS,
+    ONE_APPLICATION_KSPS,
+    RELATIVE_KSPS,
+)
 from prdp_hpc.linalg.nullspaces import Nullspaces
-from prdp_hpc.linalg.torch_petsc import placed
+from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
 
 # A relative residual that is attributed to rounding, after a breakdown of a converged method.
@@ -32,6 +39,10 @@ SOLVED = 1e-10
 LOST = 100.0
 # A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
+# Largest relative residual of a fixed number of iterations that ended early.
+ARRIVED = 1e-6
+# A size of the solution, relative to that of right-hand side and matrix, that is looked at.
+LARGE = 1e10
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
 
@@ -45,6 +56,9 @@ class ResidualChecks(ABC):
     _x: Any
     _residual: Any
     _nullspaces: Nullspaces | None
+    _memory: Memory
+    # The state of the matrix, and what `_scale` found for it.
+    _scale_of: tuple[int, float, bool] = (-1, 0.0, False)
 
     @property
     @abstractmethod
@@ -120,29 +134,105 @@ class ResidualChecks(ABC):
         if not direction.has_absolute_tolerance and not zero_rows(self._comm, right[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
 
+    def _check_early_end(
+        self,
+        direction: Direction,
+        iterations: int,
+        right: Numbers,
+        result: Numbers,
+        whole: Numbers,
+    ) -> None:
+        """Raise SolveError for a fixed number of iterations that a method ended early, unless it
+        arrived at the solution.
+        """
+        if self.ksp_name not in EARLY_KSPS or iterations >= (direction.level.max_it or 0):
+            return
+        residual, length = self._lengths(direction, right, result)[0], self._length_of(whole)
+        if not residual <= ARRIVED * length:
+            raise errors.not_the_solution(
+                direction.name, self.method, residual / length, iterations, direction.level
+            )
+
     def _check_recurrence(
         self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError if the recursively updated residual of a method is not that of its
         solution.
         """
-        level, residual = direction.level, empty_like(right)
+        lost = self._lost(direction, right, result, whole)
+        if lost is not None:
+            raise errors.lost_residual(
+                direction.name, self.method, lost, iterations, direction.level
+            )
+
+    def _lost(
+        self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
+    ) -> float | None:
+        """The relative residual of a solution, in the norm of the method, if it is far above the
+        tolerance.
+        """
+        residual = empty_like(right)
         with placed((self._residual, residual)):
             self._lengths(direction, right, result)
         pair = [row[None] for row in (residual, whole)]
-        if direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
+        if self.ksp_name in NORMAL_KSPS:
+            pair = [self._transposed_product(row) for row in pair]
+        elif direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
             pair = [self.inverse.applied(row, direction.transposed) for row in pair]
         own = np.concatenate([squares_of_rows(row) for row in pair])
         squares = private(self._comm).sums.allreduce(own)
-        rtol = float(level.rtol or 0.0)
-        if not squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
-            raise errors.lost_residual(
-                direction.name,
-                self.method,
-                float(np.sqrt(squares[0] / squares[1])),
-                iterations,
-                level,
+        rtol = float(direction.level.rtol or 0.0)
+        if squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
+            return None
+        return float(np.sqrt(squares[0] / squares[1]))
+
+    def _transposed_product(self, rows: Numbers) -> Numbers:
+        product = empty_like(rows)
+        with placed((self._b, rows[0]), (self._x, product[0])):
+            self._matrix.multTranspose(self._b, self._x)
+        return product
+
+    def _check_size(
+        self, direction: Direction, iterations: int, right: Numbers, result: Numbers
+    ) -> None:
+        """Raise SolveError for a solution that is so large that the matrix must be nearly singular,
+        or that comes from a preconditioner that ignores rows, unless its residual is small.
+
+        Krylov methods stop on singular matrices as if they had converged. Looking at each residual
+        would take a product per solve.
+        """
+        norm, ignores_rows = self._scale()
+        if norm == 0.0:
+            return
+        sums = np.array([inner(result, result), inner(right, right), ignores_rows])
+        if self._comm.size > 1:
+            private(self._comm).sums.Allreduce(MPI.IN_PLACE, sums)
+        is_large = not np.sqrt(sums[0]) * norm <= LARGE * np.sqrt(sums[1])
+        if not is_large and not sums[2]:
+            return
+        residual, length, _ = self._lengths(direction, right, result)
+        if residual <= max(NOTHING_SOLVED, 2.0 * float(direction.level.rtol or 0.0)) * length:
+            return
+        if sums[2] or self._lost(direction, right, result, right) is not None:
+            raise errors.not_the_solution(
+                direction.name, self.method, residual / length, iterations, direction.level
             )
+
+    def _scale(self) -> tuple[float, bool]:
+        """The largest sum of the sizes of a row's entries, 0 where the host does not store them;
+        and whether Jacobi's method puts a 1 where this rank's diagonal has a 0. Collective after a
+        change of the matrix.
+        """
+        state = self._matrix.stateGet()
+        if self._scale_of[0] != state:
+            norm, ignores_rows = 0.0, False
+            if is_aij(self._matrix) and not self._memory.kind:
+                norm = float(self._matrix.norm(PETSc.NormType.INFINITY))
+                if self.pc_name == PETSc.PC.Type.JACOBI:
+                    self._matrix.getDiagonal(self._residual)
+                    ignores_rows = not self._residual.getArray(readonly=True).all()
+            self._scale_of = state, norm, ignores_rows
+        return self._scale_of[1], self._scale_of[2]
 
     def _lengths(
         self, direction: Direction, right: Numbers, result: Numbers

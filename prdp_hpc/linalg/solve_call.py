@@ -27,6 +27,8 @@ class SolveCall(ABC):
     held : the matrices, once they are loaded; in a derivative those of the solve itself.
     recollection : where this solve and its adjoint start, and store their solutions.
     is_derivative : whether this is a derivative of another solve.
+    squares : the sum of the squares of the solution on all ranks, once it is computed; 0 if the
+        engine does not compute it.
     """
 
     operator: Operator
@@ -39,6 +41,7 @@ class SolveCall(ABC):
     held: Any = None
     recollection: Recollection | None = None
     is_derivative: bool = False
+    squares: float = 0.0
 
     @property
     def direction(self) -> str:

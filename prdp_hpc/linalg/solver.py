@@ -17,6 +17,7 @@ from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import (
     BATCHED_KSPS,
     check_batched,
+    check_symmetric,
     check_unrolled,
     checked_ksp,
     checked_pc,
@@ -149,6 +150,7 @@ class Solver(InitialGuesses):
             self.petsc_options |= chosen
         self.ksp = checked_ksp(ksp)
         self.pc = "shell" if self.shell is not None else checked_pc(pc)
+        check_symmetric(self.ksp, self.pc, self.petsc_options)
         check_batched(self.ksp, self.pc, precision, differentiation)
         self.precision = precision
         self.batched = BATCHED_KSPS.get(self.ksp)

@@ -195,7 +195,7 @@ class SparseOperator(FromMatrices, Operator):
         It is made on first use, which is collective.
         """
         memory = memory_of(device)
-        if memory == self.memory:
+        if memory is self.memory or memory == self.memory:
             return self
         if device not in self._twins:
             self._twins[device] = self._twin(memory)

@@ -38,8 +38,10 @@ def to_memory(tensor: Tensor | Array, memory: Memory) -> Numbers:
         if not memory.uses_tensors:
             return tensor
         tensor = torch.from_numpy(tensor)
+    detached = _in_double(tensor.detach(), memory.device)
     # NumPy has no lazy negation, which e.g. the imaginary part of a conjugate has.
-    detached = _in_double(tensor.detach(), memory.device).contiguous().resolve_neg()
+    if not detached.is_contiguous() or detached.is_neg():
+        detached = detached.contiguous().resolve_neg()
     return detached if memory.uses_tensors else detached.numpy()
 
 

@@ -106,7 +106,7 @@ def check_and_load(
             raise error
     else:
         changed, in_use = agree(operator.comm, error, changed, in_use, sizes, needs_grad)
-    if pool is not None:
+    if pool is not None and in_use:
         pool.reclaim(in_use)
     if changed and not several:
         operator.load(host)

@@ -47,7 +47,8 @@ class StepCost:
     messages, sent, sums : messages and bytes that a rank sends per step, and its all-reduces; for
         DDP's all-reduce only the bytes.
     network_memory : bytes per rank, on the GPU if there is one: the replica's part of all
-        trajectories, parameters with gradients and Adam's moments, stored activations.
+        trajectories, parameters with gradients and Adam's moments, stored activations. Of a sharded
+        network a rank has its share of the parameters, and the layers that are gathered.
     solver_memory : bytes per rank on the host: matrices, vectors of the KSPs, and vectors that
         solves store for their backward passes.
     """
@@ -107,6 +108,8 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
       batch, and copies of its fields to add the halo;
     - all-reduce of the parameters: `2 (P − 1) / P · bytes / link + 2 log2(P) latency`, which
       overlaps with the backward pass;
+    - a sharded network gathers its parameters in each forward and backward pass, and averages its
+      gradients after it, `3 (P − 1) / P · bytes / link` for each application, over all ranks;
     - all-reduce of a number over P ranks: `2 log2(P) latency`.
     """
     parts = process_grid(work.shape, work.boundary, grid_ranks)
@@ -121,8 +124,9 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
     assembled = work.matrices + (solves if work.assembled else 0)
     assembly = assembled * work.entries * local * VALUE * ASSEMBLY / machine.bandwidth
     network = _network(work, machine, parts, samples, grid_ranks)
-    reducing = replicas if work.whole else replicas * grid_ranks
-    exchanged = 2 * (reducing - 1) / reducing * work.parameters * SINGLE
+    reducing = replicas if work.whole and not work.sharded else replicas * grid_ranks
+    passes = 3 * work.applications if work.sharded else 2
+    exchanged = passes * (reducing - 1) / reducing * work.parameters * SINGLE
     exchanged += 2 * (replicas - 1) / replicas * work.exchanged_fields * local * VALUE
     all_reduce = exchanged / machine.link_among(replicas * grid_ranks) + _sum(
         machine.network_latency, reducing
@@ -142,7 +146,7 @@ def step_cost(work: Workload, machine: Machine, replicas: int, grid_ranks: int) 
         messages=iterations * one.messages + network.messages,
         sent=iterations * one.sent + network.sent + exchanged,
         sums=iterations * one.sums + network.sums,
-        network_memory=_network_memory(work, local, samples),
+        network_memory=_network_memory(work, local, samples, replicas * grid_ranks),
         solver_memory=_solver_memory(work, local, samples),
     )
 
@@ -264,8 +268,12 @@ def _local(work: Workload, parts: tuple[int, ...], layer: Layer) -> float:
     )
 
 
-def _network_memory(work: Workload, local: int, samples: int) -> float:
-    parameters = 4 * work.parameters * SINGLE
+def _network_memory(work: Workload, local: int, samples: int, ranks: int) -> float:
+    parameters = 4.0 * work.parameters * SINGLE
+    if work.sharded and ranks > 1:
+        # Two layers are gathered while one of them runs, which also has gradients.
+        largest = max(layer.parameters for layer in work.layers)
+        parameters = parameters / ranks + 3 * largest * SINGLE
     # Autograd stores the padded input of each layer, and its output for the activation.
     kept = sum(
         (layer.channels_in + layer.channels_out)

@@ -101,6 +101,7 @@ class Workload:
     matrices : matrices per step that do not depend on the samples.
     exchanged_fields : fields in double precision of which the replicas compute an all-reduce per
         step.
+    sharded : whether the network is divided among all ranks.
     """
 
     shape: tuple[int, ...]
@@ -127,6 +128,7 @@ class Workload:
     kept: float
     matrices: int = 0
     exchanged_fields: int = 0
+    sharded: bool = False
 
     @property
     def zero_outside(self) -> bool:
@@ -228,6 +230,7 @@ def workload_of(
         value=8 if config.training.precision == "float64" else 4,
         krylov=2.0 * _krylov(config, count),
         kept=_kept(config, count),
+        sharded=config.parallel.shard_network,
     )
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from prdp_hpc.distributed.shards import is_shard, local
+
 
 class WeightAverage:
     """The average `a ← decay · a + (1 − decay) · w` of the weights w after each step.
@@ -28,7 +30,8 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._parameters = list(network.parameters())
-        self._average = [parameter.detach().clone() for parameter in self._parameters]
+        # Of a sharded network, this rank's parts.
+        self._average = [local(parameter).clone() for parameter in self._parameters]
         self._update = get_ema_multi_avg_fn(decay)
         self.steps = 0
 
@@ -38,18 +41,25 @@ class WeightAverage:
         if self.steps == 0:
             self.reset()
         else:
-            self._update(self._average, [p.detach() for p in self._parameters], self.steps)
+            self._update(self._average, [local(p) for p in self._parameters], self.steps)
         self.steps += 1
 
     @torch.no_grad()
     def reset(self) -> None:
         """Set the average to the present weights."""
         for average, parameter in zip(self._average, self._parameters, strict=True):
-            average.copy_(parameter)
+            average.copy_(local(parameter))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Return a context in which the network has the average as its weights."""
+        if any(is_shard(parameter) for parameter in self._parameters):
+            self._exchange()
+            try:
+                yield
+            finally:
+                self._exchange()
+            return
         weights = [parameter.data for parameter in self._parameters]
         try:
             for parameter, average in zip(self._parameters, self._average, strict=True):
@@ -58,3 +68,14 @@ class WeightAverage:
         finally:
             for parameter, weight in zip(self._parameters, weights, strict=True):
                 parameter.data = weight
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Exchange the numbers of the average and of the weights, whose memory cannot be replaced
+        if they are parts.
+        """
+        for parameter, average in zip(self._parameters, self._average, strict=True):
+            own = local(parameter)
+            weight = own.clone()
+            own.copy_(average)
+            average.copy_(weight)

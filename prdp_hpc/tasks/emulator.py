@@ -172,8 +172,8 @@ class Emulator(SupervisedTask):
         Tensor
             The next states, of the same shape.
         """
-        # A replica may have no samples.
-        return self.network_on(state) if state.shape[0] else state
+        # A replica may have no samples, but all ranks have to call a sharded network.
+        return self.network_on(state) if state.shape[0] or self._parallel.sharded else state
 
     def step_errors(
         self, step: int, prediction: Tensor, truth: Tensor, before: Tensor

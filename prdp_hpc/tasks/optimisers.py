@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
+from prdp_hpc.distributed.shards import is_shard, part_like
 from prdp_hpc.errors import InputError
 from prdp_hpc.tasks.recipe import Recipe
 
@@ -41,6 +42,12 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
             f"training.clip_norm: {type(optimiser).__name__} compares losses along the gradient, "
             "which must therefore not be clipped: leave the key out"
         )
+    if needs_closure(optimiser) and any(is_shard(p) for p in network.parameters()):
+        raise InputError(
+            f"training.optimizer: {type(optimiser).__name__} evaluates the loss itself and needs "
+            "all parameters on one rank, which a sharded network does not have: choose another "
+            "optimiser, e.g. AdamW, or leave parallel.shard_network out"
+        )
     return optimiser
 
 
@@ -63,16 +70,54 @@ def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
     """Load `optimiser.state_dict()` with the types of its numbers.
 
     torch casts them to the type of the parameters, after which e.g. a counter that was stored in
-    float32 is rounded differently than in an uninterrupted run.
+    float32 is rounded differently than in an uninterrupted run. Of the whole tensors for parameters
+    of a sharded network, the parts of this rank are loaded.
     """
-    optimiser.load_state_dict(state)
     order = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state = {**state, "state": _parts(state["state"], state["param_groups"], order)}
+    optimiser.load_state_dict(state)
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, order, strict=True):
         for key, value in state["state"].get(number, {}).items():
             loaded = optimiser.state[parameter][key]
             if isinstance(value, Tensor) and loaded.dtype != value.dtype:
                 optimiser.state[parameter][key] = value.to(loaded.device, copy=True)
+
+
+def _parts(
+    states: dict[int, dict[str, Any]], groups: Sequence[dict[str, Any]], order: Sequence[Tensor]
+) -> dict[int, dict[str, Any]]:
+    """The states of parameters, divided as the parameters are."""
+    numbers = [number for group in groups for number in group["params"]]
+    found = dict(states)
+    for number, parameter in zip(numbers, order, strict=True):
+        if number in states and is_shard(parameter):
+            found[number] = {
+                key: part_like(value, parameter)
+                if isinstance(value, Tensor) and value.shape == parameter.shape
+                else value
+                for key, value in states[number].items()
+            }
+    return found
+
+
+def do_step(optimiser: Optimizer) -> None:
+    """Do a step of an optimiser that does not evaluate the loss.
+
+    Raises
+    ------
+    InputError
+        If the optimiser cannot compute with the parts of a sharded network.
+    """
+    try:
+        optimiser.step()
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(is_shard(p) for group in optimiser.param_groups for p in group["params"]):
+            raise
+        raise InputError(
+            f"training.optimizer: {type(optimiser).__name__} cannot compute with the parts of a "
+            f"sharded network: choose another one, e.g. AdamW ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def needs_closure(optimiser: Optimizer) -> bool:

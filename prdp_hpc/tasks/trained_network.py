@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prdp_hpc.data import EpochSampler
+from prdp_hpc.distributed.broadcast import Path
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.distributed.shards import collected, divided, is_shard, part_like, whole
 from prdp_hpc.tasks.averaging import WeightAverage
 from prdp_hpc.tasks.learning_rate import LearningRate
 from prdp_hpc.tasks.optimisers import (
     ClosureSteps,
+    do_step,
     load_optimiser,
     make_optimiser,
     needs_closure,
@@ -123,26 +127,26 @@ class TrainedNetwork:
             found["evaluations"] = float(self._closure_steps.evaluations)
         return found
 
-    def _optimise(self, backward: Callable[[], Loss], whole: Callable[[Loss], float]) -> Loss:
+    def _optimise(self, backward: Callable[[], Loss], total: Callable[[Loss], float]) -> Loss:
         """Do a step of the optimiser and of the learning rate; return the loss before the step.
 
-        `backward` sets the gradients of the batch and returns its loss, of which `whole` computes
+        `backward` sets the gradients of the batch and returns its loss, of which `total` computes
         the number that is equal on all ranks. Both may be collective.
         """
         self._last = {"learning_rate": self._rate.value}
         if self._closure_steps is None:
             loss = backward()
             if self._clip_norm is not None:
-                self._norm = torch.nn.utils.clip_grad_norm_(
-                    self.network.parameters(), self._clip_norm
-                )
-            self._optimiser.step()
+                parameters = self.network.parameters()
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+                self._norm = whole(norm)
+            do_step(self._optimiser)
         else:
             losses: list[Loss] = []
 
             def evaluate() -> float:
                 losses.append(backward())
-                return whole(losses[-1])
+                return total(losses[-1])
 
             self._closure_steps.step(evaluate)
             loss = losses[0]
@@ -153,7 +157,7 @@ class TrainedNetwork:
 
     def _gradient_norm(self) -> Tensor | None:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients) if gradients else None
+        return whole(torch.nn.utils.get_total_norm(gradients)) if gradients else None
 
     def _validated_weights(self) -> AbstractContextManager[None]:
         """A context in which the network has the weights with which it is validated."""
@@ -162,20 +166,21 @@ class TrainedNetwork:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of network, optimiser, learning rate and sampler.
 
-        `network` has the weights for validation and use. If they are averages, `trained_network`
-        has those that the optimiser changes.
+        Collective, and complete only on rank 0, if the network is sharded. `network` has the
+        weights for validation and use. If they are averages, `trained_network` has those that the
+        optimiser changes.
         """
         with self._validated_weights():
-            network = self.network.state_dict()
+            network = self._whole(self.network.state_dict())
         state: dict[str, Any] = {
             "network": network,
             "channels": self._network_channels,
-            "optimiser": self._optimiser.state_dict(),
+            "optimiser": self._whole(self._optimiser.state_dict()),
             "schedule": self._rate.state_dict(),
             "sampler": self._sampler.state_dict(),
         }
         if self._average is not None:
-            state["trained_network"] = self.network.state_dict()
+            state["trained_network"] = self._whole(self.network.state_dict())
             state["averaged_steps"] = self._average.steps
         return state
 
@@ -183,7 +188,7 @@ class TrainedNetwork:
         """Continue from `state_dict()`."""
         self.load_network(state["network"])
         if self._average is not None:
-            self.network.load_state_dict(state["trained_network"])
+            self._load(state["trained_network"])
             self._average.steps = state["averaged_steps"]
         load_optimiser(self._optimiser, state["optimiser"])
         self._rate.load_state_dict(state["schedule"])
@@ -192,13 +197,66 @@ class TrainedNetwork:
         # the generators' states afterwards.
         seed_generators(self._seed, self.mesh.replica, state["schedule"]["last_epoch"])
 
+    def kept_part(self, path: Path, tensor: Tensor) -> Any:
+        """What this rank keeps of a tensor of `state_dict()`: its part if the network is sharded.
+
+        Parameters
+        ----------
+        path : tuple
+            The keys of the tensor in the state.
+        tensor : Tensor
+            The whole tensor.
+
+        Returns
+        -------
+        Tensor
+            The part, or the whole tensor, with which `load_state_dict` and `load_network` continue.
+        """
+        like = self._parameter_at(path) if self._sharded else None
+        fits = like is not None and is_shard(like) and tensor.shape == like.shape
+        return part_like(tensor, like) if fits else tensor
+
     def load_network(self, parameters: dict[str, Tensor]) -> None:
-        """Load the parameters of the network only, e.g. to validate it."""
-        self.network.load_state_dict(parameters)
+        """Load the parameters of the network only, e.g. to validate it.
+
+        Each rank needs all of them, also if the network is sharded, or its parts.
+        """
+        self._load(parameters)
         if self._average is not None:
             self._average.reset()
 
     def _parameter_gradient(self) -> Tensor:
         """The gradients of all parameters that have one, as one vector on the host."""
-        parts = [p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None]
-        return torch.cat(parts).detach().cpu()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return torch.cat([whole(gradient).detach().cpu().reshape(-1) for gradient in gradients])
+
+    @cached_property
+    def _sharded(self) -> bool:
+        return any(is_shard(parameter) for parameter in self.network.parameters())
+
+    def _parameter_at(self, path: Path) -> Tensor | None:
+        """The parameter to which an entry of `state_dict()` belongs."""
+        if path[0] in ("network", "trained_network"):
+            return self._named.get(path[1])
+        return self._ordered[path[2]] if path[:2] == ("optimiser", "state") else None
+
+    @cached_property
+    def _named(self) -> dict[str, Tensor]:
+        return dict(self.network.named_parameters())
+
+    @cached_property
+    def _ordered(self) -> list[Tensor]:
+        groups = self._optimiser.param_groups
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def _whole(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state with whole tensors on rank 0 if the network is sharded; collective."""
+        if not self._sharded:
+            return state
+        found: dict[str, Any] = collected(state, self.mesh.is_root)
+        return found
+
+    def _load(self, parameters: dict[str, Tensor]) -> None:
+        if self._sharded:
+            parameters = divided(parameters, self.network.state_dict())
+        self.network.load_state_dict(parameters)

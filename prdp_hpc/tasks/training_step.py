@@ -212,7 +212,9 @@ class TrainingStep(TrainedNetwork, ABC):
         """Set the gradients of the parameters for a batch; return this rank's part of the loss."""
         mine = share(batch, self.mesh.replica, self.mesh.replicas)
         self._optimiser.zero_grad(set_to_none=True)
-        count = max(1, min(self.recipe.accumulate, len(mine)))
+        # All ranks have to call a sharded network equally often.
+        most = share(batch, 0, self.mesh.replicas) if self._parallel.sharded else mine
+        count = max(1, min(self.recipe.accumulate, len(most)))
         if count == 1:
             return self._backward_of(mine, len(batch))
         losses = []

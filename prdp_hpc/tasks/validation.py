@@ -17,6 +17,7 @@ from prdp_hpc.data import DataError
 from prdp_hpc.data.samples import Ids, Samples
 from prdp_hpc.data.windowed import dataset_name
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.data_parallel import DataParallel
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.tasks.task_data import TaskData
@@ -27,6 +28,7 @@ class Validation:
 
     mesh: ProcessMesh
     network: nn.Module
+    _parallel: DataParallel
     _data: TaskData
     network_on: Callable[[Tensor], Tensor]
     _validated_weights: Callable[[], AbstractContextManager[None]]
@@ -195,12 +197,14 @@ class Validation:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode.
+        """Return a context without gradients, with the network in evaluation mode; collective.
 
-        The network's weights are their averages if `recipe.ema` is given.
+        The network's buffers, e.g. its running statistics, are those of rank 0, and its weights are
+        their averages if `recipe.ema` is given.
         """
         training = self.network.training
         self.network.eval()
+        self._parallel.share_buffers()
         try:
             with torch.no_grad(), self._validated_weights():
                 yield

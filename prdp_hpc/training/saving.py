@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from mpi4py import MPI
+from torch import Tensor
 
-from prdp_hpc.distributed.broadcast import broadcast
+from prdp_hpc.distributed.broadcast import Path, broadcast
 from prdp_hpc.distributed.collective import call_together
-from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.refinement import Schedule
 from prdp_hpc.tasks.task import Task
@@ -31,7 +31,7 @@ class Saving:
 
     Parameters
     ----------
-    mesh : the ranks.
+    task : what is trained, on the ranks of its mesh.
     checkpoints : the files.
     clock : the time in steps.
     now : the time in seconds, for an interval in minutes.
@@ -46,13 +46,14 @@ class Saving:
 
     def __init__(
         self,
-        mesh: ProcessMesh,
+        task: Task,
         checkpoints: Checkpoints,
         clock: Clock,
         now: Callable[[], float],
         keep_best: bool,
     ) -> None:
-        self._mesh, self._checkpoints, self._clock, self._now = mesh, checkpoints, clock, now
+        self._task, self._mesh = task, task.mesh
+        self._checkpoints, self._clock, self._now = checkpoints, clock, now
         self.saved, self._keeps = -1, keep_best
         self.best: dict[str, Any] | None = None
         self._since, self._asked = now(), False
@@ -73,7 +74,7 @@ class Saving:
         if excess is not None:
             raise CheckpointError(f"{checkpoints.path(*place)}: {excess}")
         checkpoints.saved, self.saved = place, self._clock.time(*place)
-        return share_state(world, state or {})
+        return share_state(world, state or {}, self._task)
 
     def start(self) -> None:
         """Begin to count minutes."""
@@ -178,9 +179,13 @@ def shown_until(clock: Clock, checkpoints: Checkpoints) -> float:
     return clock.time(*checkpoints.saved) + clock.saves if clock.saves else float("inf")
 
 
-def share_state(world: MPI.Comm, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def share_state(
+    world: MPI.Comm, state: dict[str, Any], task: Task
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entries of a checkpoint that all ranks need, and this rank's own ones, from rank 0, which
     has read the file; collective.
+
+    Of the task's tensors a rank keeps what the task's method `kept_part` returns, if it has one.
 
     The own ones, `OWN`, contain parts of fields and random streams of ranks. They are missing if
     the run that saved had another number of ranks.
@@ -189,4 +194,11 @@ def share_state(world: MPI.Comm, state: dict[str, Any]) -> tuple[dict[str, Any],
     names = world.bcast(tuple(own))
     mine = {key: world.scatter(own.get(key)) for key in names}
     shared = {key: value for key, value in state.items() if key not in OWN}
-    return broadcast(world, shared), mine
+    return broadcast(world, shared, _keep(task)), mine
+
+
+def _keep(task: Any) -> Callable[[Path, Tensor], Any] | None:
+    own: Any = getattr(task, "kept_part", None)
+    if own is None:
+        return None
+    return lambda path, tensor: own(path[1:], tensor) if path[0] == "task" else tensor

@@ -154,7 +154,7 @@ class Trainer:
             self.checkpoint_every,
             self.log_every,
         )
-        self._saving = Saving(self.mesh, self.checkpoints, self._time, self.clock, self.keep_best)
+        self._saving = Saving(self.task, self.checkpoints, self._time, self.clock, self.keep_best)
         self._measures = Measures(self.task, self._probes)
 
     @property

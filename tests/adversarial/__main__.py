@@ -29,7 +29,7 @@ from .cases import script
 from .simplify import simplified
 
 ROOT = Path(__file__).parents[2]
-BATCH = 5000
+BATCH = 2000
 SILENT_SECONDS = 100.0
 """A case takes milliseconds; a rank that takes this long waits for a message that never arrives."""
 

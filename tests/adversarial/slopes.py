@@ -35,8 +35,11 @@ def check_slopes(
         if answer.b is not None:
             directions.append((np.zeros(values.shape[1]), draw.normal(size=(rights, case.n))))
         if answer.values is not None:
-            ahead = draw.normal(size=values.shape[1]) * np.abs(values[number])
-            directions.append((ahead, np.zeros((rights, case.n))))
+            ahead = _change_of_values(case, one, values[number], draw)
+            if ahead is None:
+                unclear.append("no change of the values keeps the nullspace")
+            else:
+                directions.append((ahead, np.zeros((rights, case.n))))
         for dv, db in directions:
             found = (0.0 if answer.b is None else float((answer.b[rows] * db).sum())) + (
                 0.0 if answer.values is None else float(answer.values[number] @ dv)
@@ -46,6 +49,21 @@ def check_slopes(
             remark = _compare(case, values[number], one, dv, chosen, found, size)
             unclear += [remark] if remark else []
     return unclear
+
+
+def _change_of_values(case: Case, one: System, values: Any, draw: Any) -> Any:
+    """Random, relative to the values; with a nullspace one that keeps it, for which alone the
+    gradient is defined, or None where the pattern has none.
+    """
+    if not (case.kernel or case.constant):
+        return draw.normal(size=len(values)) * np.abs(values)
+    pattern = np.zeros((case.n, case.n))
+    np.add.at(pattern, (list(case.rows), list(case.cols)), 1.0)
+    if not pattern.all():
+        return None
+    size = np.abs(values).max(initial=0.0)
+    change = size * (one.P @ draw.normal(size=pattern.shape) @ one.P)
+    return (change / pattern)[list(case.rows), list(case.cols)]
 
 
 def _steps(

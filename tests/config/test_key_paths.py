@@ -121,7 +121,7 @@ def sections(ladder):
                 for name in NAMES
             },
         },
-        "parallel": {"grid_ranks": 1},
+        "parallel": {"grid_ranks": 1, "gradients": "auto", "shard_network": False},
         "logging": {"level": "info", "per_rank": True},
         "tracking": [
             "tensorboard",

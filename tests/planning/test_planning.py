@@ -273,6 +273,23 @@ def test_each_replica_holds_all_trajectories(replicas, grid_ranks):
     assert many.solver_memory == few.solver_memory
 
 
+def test_a_sharded_network_divides_its_parameters_among_all_ranks():
+    whole, sharded = (
+        workload_of(resnet(parallel={"shard_network": shard}), 10) for shard in (False, True)
+    )
+    numbers = 4 * 4 * whole.parameters  # with gradients and two moments in single precision
+    gathered = 3 * 4 * max(layer.parameters for layer in whole.layers)
+    for replicas, grid_ranks in ((8, 1), (2, 4)):
+        one, other = (
+            step_cost(work, MACHINES["gpu"], replicas, grid_ranks) for work in (whole, sharded)
+        )
+        saved = one.network_memory - other.network_memory
+        assert saved == pytest.approx(numbers * 7 / 8 - gathered)
+        assert other.sent > one.sent
+    alone = [step_cost(work, MACHINES["gpu"], 1, 1) for work in (whole, sharded)]
+    assert alone[0] == alone[1]
+
+
 @pytest.mark.parametrize("where", ["memory", "host_memory"])
 def test_splits_beyond_the_memory_of_gpu_or_host_are_not_chosen(where):
     work = workload_of(resnet(), 10)

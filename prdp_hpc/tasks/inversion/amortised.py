@@ -150,9 +150,10 @@ class AmortisedInversion(TrainedNetwork):
         """This rank's part of the computed m of some validation samples; collective over the grid
         ranks.
         """
-        if not len(samples):
+        if not len(samples) and not self._parallel.sharded:
             return self._validation.fields[:0]
         self.network.eval()
+        self._parallel.share_buffers()
         with torch.no_grad(), self._validated_weights():
             found = self._fields(self._validation.data[samples])
         self.network.train()

@@ -1,0 +1,83 @@
+"""Methods of PETSc that stop as if they had converged: an error, or the solution."""
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+
+from prdp_hpc import Refinement, SolveError, Solver, SparseOperator, solve
+from prdp_hpc.errors import InputError, PrdpError
+
+SIZES = (1.0, 1e-9, 1e-20, 1e-60, 1e-150)
+MATRICES = (
+    *([[0, 1], [0, 0]], [[0, 0], [1, 0]], [[1, 0], [0, 0]], [[0, 0], [0, 0]], [[1, 1], [1, 1]]),
+    *([[2, 0], [0, 3]], [[2, 1], [1, -3]]),
+)
+KSPS = ("gmres", "fgmres", "gcr", "bcgs", "cg", "minres", "symmlq", "cr", "lsqr", "lgmres")
+
+
+def solved(A, b, ksp, pc, level):
+    """The solution, or None for an error of the package."""
+    rows, cols = np.indices(A.shape).reshape(2, -1)
+    operator = SparseOperator(rows, cols, A.shape, MPI.COMM_SELF)
+    try:
+        return solve(operator, torch.from_numpy(A.ravel()), b, Solver(ksp, pc, level)).numpy()
+    except PrdpError:
+        return None
+
+
+@pytest.mark.parametrize("ksp", KSPS)
+def test_a_tolerance_is_reached_or_refused_for_matrices_of_any_size(ksp):
+    b, found = torch.tensor([1.0, 2.0], dtype=torch.float64), []
+    for A in MATRICES:
+        for size in SIZES:
+            for pc in ("none", "jacobi"):
+                matrix = size * np.array(A, dtype=np.float64)
+                x = solved(matrix, b, ksp, pc, 1e-8)
+                if x is not None:
+                    # lsqr measures the residual of the normal equations.
+                    way = matrix.T / size if ksp == "lsqr" else np.eye(2)
+                    found.append(np.linalg.norm(way @ (matrix @ x - b.numpy())))
+    assert found
+    assert max(found) < 1e-3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_fixed_number_of_iterations_that_ends_early_is_solved(size):
+    A, b = size * np.diag([2.0, 3.0]), torch.ones(2, dtype=torch.float64)
+    x = solved(A, b, "minres", "none", Refinement(max_it=30))
+    assert x is None or np.allclose(A @ x, 1.0)
+
+
+@pytest.mark.parametrize("ksp", ["gmres", "richardson", "cg"])
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+def test_a_gradient_beyond_the_range_is_an_error(ksp, differentiation):
+    operator = SparseOperator([0, 1], [0, 1], (2, 2), MPI.COMM_SELF)
+    values = torch.full((2,), 1e-151, dtype=torch.float64, requires_grad=True)
+    b = torch.ones(2, dtype=torch.float64)
+    solver = Solver(ksp, "jacobi", 1e-8, differentiation=differentiation)
+    x = solve(operator, values, b, solver)
+    (grad,) = torch.autograd.grad(x, values, b, retain_graph=True)
+    torch.testing.assert_close(grad, torch.full_like(grad, -1e302), rtol=1e-7, atol=0.0)
+    with pytest.raises(SolveError, match="range of double precision"):
+        torch.autograd.grad(x, values, 1e10 * b)
+
+
+@pytest.mark.parametrize("ksp", ["cg", "minres"])
+def test_kaczmarz_is_refused_where_a_symmetric_preconditioner_is_needed(ksp):
+    with pytest.raises(InputError, match="pc_kaczmarz_symmetric"):
+        Solver(ksp, "kaczmarz")
+    Solver(ksp, "kaczmarz", petsc_options={"pc_kaczmarz_symmetric": True})
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "A", [[[0, 1], [0, 0]], [[1, 1], [0, 0]], [[0, 0, 1], [0, 0, 0], [0, 0, 2]]]
+)
+def test_symmetry_is_checked_for_matrices_of_any_size_with_zero_rows(size, A):
+    matrix = size * np.array(A, dtype=np.float64)
+    rows, cols = np.indices(matrix.shape).reshape(2, -1)
+    operator = SparseOperator(rows, cols, matrix.shape, MPI.COMM_SELF)
+    values, b = torch.from_numpy(matrix.ravel()), torch.ones(len(matrix), dtype=torch.float64)
+    with pytest.raises(InputError, match="relies on A = Aᵀ"):
+        solve(operator, values, b, Solver("minres", "none", Refinement(max_it=1)))

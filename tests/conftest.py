@@ -20,12 +20,15 @@ os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
 # These modules read their settings when they are loaded.
 import torch  # noqa: E402
+from empty_figures import empty_figures, real_figures  # noqa: E402
 from mpi4py import MPI  # noqa: E402
 from rank_starts import REPORTS, RankStarts, ranks_of, write_report  # noqa: E402
+from shared_ranks import SharedRanks  # noqa: E402
 
 _TESTS = Path(__file__).parent
-# These tests take longest, and would run alone if they came last.
-_FIRST = ("docker", "faults", "slurm", "parallel", "adversarial")
+# These tests take longest, and would run alone if they came last. Those of SLURM mostly wait, while
+# the tests on several ranks use both cores.
+_FIRST = ("slurm", "docker", "faults", "parallel", "adversarial")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
 
@@ -35,7 +38,10 @@ def pytest_collection_modifyitems(config, items):
         if item.path.parent == _TESTS / "slurm":
             # The daemons of SLURM serve one worker.
             item.add_marker(pytest.mark.xdist_group("slurm"))
-    is_long = [item.get_closest_marker("long") is not None for item in items]
+        if "two_ranks" in item.fixturenames:
+            # One worker has the two ranks that these tests share.
+            item.add_marker(pytest.mark.xdist_group("two_ranks"))
+    is_long = [_is_long(item) for item in items]
     for item, long in zip(items, is_long, strict=True):
         factor = 10 if long else 1
         if item.get_closest_marker("parallel"):
@@ -74,6 +80,13 @@ def _name_groups(items):
             item._nodeid = name
 
 
+def _is_long(item):
+    """Whether only `make test-all` runs a test: because of what it is, or on so many ranks."""
+    numbers = item.get_closest_marker("long_on")
+    on_these = numbers is not None and ranks_of(item) in numbers.args
+    return on_these or item.get_closest_marker("long") is not None
+
+
 def _place(item):
     """The position of a test in the order: tests on several ranks first, by their number."""
     folder = item.path.relative_to(_TESTS).parts[0]
@@ -88,6 +101,24 @@ def rank_starts(request):
     starts = RankStarts(request.session.items)
     yield starts
     starts.close()
+
+
+@pytest.fixture(scope="session")
+def two_ranks():
+    """Run command lines on two ranks: a function of the list of them, see `SharedRanks`. Not for
+    those that end their ranks.
+    """
+    ranks = None
+
+    def run(lines):
+        nonlocal ranks
+        if ranks is None or ranks.ended:
+            ranks = SharedRanks(2)
+        return ranks.run(lines)
+
+    yield run
+    if ranks is not None:
+        ranks.close()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -112,6 +143,20 @@ def pytest_runtest_makereport(item, call):
     if REPORTS in os.environ and MPI.COMM_WORLD.rank == 0:
         write_report(item, report)
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_figures():
+    """Empty files in place of figures, except in tests that use `figures`."""
+    with empty_figures():
+        yield
+
+
+@pytest.fixture
+def figures():
+    """Figures are drawn."""
+    with real_figures():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -54,8 +54,10 @@ class Start:
     """One mpiexec that runs several tests in sequence."""
 
     def __init__(self, ranks, tests, folder):
-        self._log, self._reports = folder / "log", folder / "reports"
-        self._reports.touch()
+        self._log, path = folder / "log", folder / "reports"
+        path.touch()
+        # The reports are read as they grow: there are thousands of looks at them.
+        self._file, self._rest, self._reports = path.open(), "", []
         pytest_words = [sys.executable, "-m", "pytest", "--runxfail", "-s", "-q"]
         first = ["mpiexec", "-n", "1", *pytest_words, *tests]
         others = ["-n", str(ranks - 1), *pytest_words, *_QUIET, *tests]
@@ -65,7 +67,7 @@ class Start:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, _CHILD: "1", REPORTS: str(self._reports)},
+                env={**os.environ, _CHILD: "1", REPORTS: str(path)},
             )
 
     def wait(self, test):
@@ -74,8 +76,8 @@ class Start:
         """
         while True:
             ended = self._job.poll() is not None
-            lines = [json.loads(line) for line in self._whole_lines()]
-            mine = [line for line in lines if line["test"] == test]
+            self._read()
+            mine = [report for report in self._reports if report["test"] == test]
             if ended or any(line["when"] == "teardown" for line in mine):
                 return mine
             time.sleep(0.02)
@@ -86,6 +88,7 @@ class Start:
 
     def kill(self):
         """End the remaining processes."""
+        self._file.close()
         self._job.terminate()
         try:
             self._job.wait(timeout=10)
@@ -97,9 +100,9 @@ class Start:
         lines = self._log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LINES:])
 
-    def _whole_lines(self):
-        text = self._reports.read_text()
-        return text[: text.rfind("\n") + 1].splitlines()
+    def _read(self):
+        *lines, self._rest = (self._rest + self._file.read()).split("\n")
+        self._reports += map(json.loads, lines)
 
 
 class RankStarts:

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -154,89 +152,14 @@ def command(ranks, *arguments):
 
 def prdp_hpc(ranks, *arguments, timeout=60):
     """Run `prdp-hpc` until it exits; stdout and stderr as text."""
-    return _run(command(ranks, *arguments), timeout)
-
-
-def python(ranks, *arguments, timeout=60):
-    """Run Python on some ranks until its successful exit; stdout and stderr as text."""
-    words = [str(BIN / "mpiexec"), "-n", str(ranks), sys.executable, *map(str, arguments)]
-    ended = _run(words, timeout)
-    assert ended.returncode == 0, ended.stderr
-    return ended
-
-
-def _run(words, timeout):
     return subprocess.run(
-        words, capture_output=True, text=True, timeout=timeout, env=environment(), check=False
+        command(ranks, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        check=False,
     )
-
-
-@dataclass(frozen=True)
-class Done:
-    """One of many command lines: the exit code of each rank, and the output of all ranks."""
-
-    codes: list[int]
-    stdout: str
-    stderr: str
-
-
-# All ranks append to one file per command line, because the launcher's output has no order.
-_MANY = """
-import json, os, sys
-import prdp_hpc
-from prdp_hpc.cli import main
-from mpi4py import MPI
-import torch.distributed
-folder, lines = sys.argv[1], json.loads(sys.argv[2])
-SETUP
-for number, words in enumerate(lines):
-    for descriptor, name in ((1, "out"), (2, "err")):
-        path = os.path.join(folder, f"{number}.{name}")
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, descriptor)
-        os.close(file)
-    code = 0
-    try:
-        main(words)
-    except SystemExit as end:
-        code = end.code or 0
-    sys.stdout.flush()
-    sys.stderr.flush()
-    codes = MPI.COMM_WORLD.gather(code)
-    if torch.distributed.is_initialized():  # by a run that failed
-        torch.distributed.destroy_process_group()
-    if MPI.COMM_WORLD.rank == 0:
-        with open(os.path.join(folder, f"{number}.codes"), "w") as file:
-            json.dump(codes, file)
-"""
-
-
-def many(ranks, lines, setup="", timeout=240):
-    """Run command lines of `prdp-hpc` one after the other in one start of mpiexec: importing torch
-    takes longer than most of them. `setup`: Python to run before.
-    """
-    lines = [[*map(str, words)] for words in lines]
-    words = [str(BIN / "mpiexec"), "-n", str(ranks), sys.executable, "-c"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        ended = subprocess.run(
-            [*words, _MANY.replace("SETUP", setup), name, json.dumps(lines)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=environment(),
-            check=False,
-        )
-        last = "".join(path.read_text() for path in sorted(folder.glob("*.err"))[-1:])
-        assert ended.returncode == 0, ended.stderr + last
-        return [
-            Done(
-                json.loads((folder / f"{number}.codes").read_text()),
-                (folder / f"{number}.out").read_text(),
-                (folder / f"{number}.err").read_text(),
-            )
-            for number in range(len(lines))
-        ]
 
 
 def _changed(content, changes):

@@ -9,7 +9,7 @@ import tiny
 from test_locks import Holder
 
 from prdp_hpc import cli
-from prdp_hpc.commands import compare, comparison_runs, run
+from prdp_hpc.commands import comparison_runs
 
 WORDS = ["training.epochs=2", "comparison.seeds=2", "--resume"]
 NAMES = [f"seed_{seed}/{name}" for seed in (1, 2) for name in ("prdp", "full")]
@@ -28,19 +28,6 @@ def config(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "runs" / "tiny-compare"
-
-
-@pytest.fixture(autouse=True)
-def _empty_figures(monkeypatch):
-    """Figures take longer than the training of these runs."""
-
-    def drawn(figure):
-        figure.parent.mkdir(exist_ok=True)
-        figure.touch()
-
-    monkeypatch.setattr(run, "draw", lambda folder: drawn(run.figure_of(folder)))
-    monkeypatch.setattr(compare, "plot_comparison", lambda _, figure, title: drawn(figure))
-    monkeypatch.setattr(compare, "draw_fields", lambda *_: None)
 
 
 @pytest.fixture(autouse=True)

@@ -120,7 +120,7 @@ def test_a_method_that_cannot_be_unrolled_is_reported_before_anything_is_written
         assert capsys.readouterr().err.count("not 'minres'") == (code is not None)
 
 
-def test_several_ranks_give_the_same(tmp_path):
+def test_several_ranks_give_the_same(tmp_path, two_ranks):
     replicas = ["solver.ksp=gmres", "parallel.grid_ranks=1"]
     names, lines = ("tiny_inverse", "tiny_corrector"), []
     for content, name, split in zip(
@@ -130,7 +130,7 @@ def test_several_ranks_give_the_same(tmp_path):
         ladder = 'refinement.ladder={"kind": "iterations", "stop": 4}'
         lines.append(["gradients", config, ladder, *split])
         cli.main([*lines[-1], f"output={tmp_path / 'one'}"])
-    for done in tiny.many(2, [[*words, f"output={tmp_path / 'two'}"] for words in lines]):
+    for done in two_ranks([[*words, f"output={tmp_path / 'two'}"] for words in lines]):
         assert done.codes == [0, 0], done.stderr
     for name in names:
         one, two = (errors(tmp_path / folder, name)[1] for folder in ("one", "two"))

@@ -186,7 +186,7 @@ def test_a_file_system_without_locks(number, tmp_path, monkeypatch):
         pass
 
 
-def test_a_second_training(config, tmp_path, capsys):
+def test_a_second_training(config, tmp_path, capsys, two_ranks):
     cli.main(["run", config, "training.epochs=1"])
     folder = tmp_path / "runs" / "tiny"
     before = content(tmp_path / "runs")
@@ -196,8 +196,8 @@ def test_a_second_training(config, tmp_path, capsys):
             reported = refused(capsys, holder, "run", config, *option)
             assert f"{folder} is being written by" in reported
             assert "wait until it ends or end it, or choose another name=… or output=…" in reported
-        done = tiny.prdp_hpc(2, "run", config, "--resume")
-        assert done.returncode == 2
+        (done,) = two_ranks([["run", config, "--resume"]])
+        assert done.codes == [2, 2]
         assert done.stderr.count("prdp-hpc: error: ") == done.stderr.count("\n") == 1
         assert content(tmp_path / "runs") == before
         holder.kill()

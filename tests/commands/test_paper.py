@@ -102,10 +102,10 @@ def test_results_of_the_other_size_are_not_used(listed, tmp_path, capsys):
     assert (result["quick"], result["epochs"], result["seeds"]) == (False, 3, [1])
 
 
-def test_several_ranks(listed, tmp_path):
+def test_several_ranks(listed, tmp_path, two_ranks):
     out = tmp_path / "out"
-    ended = tiny.prdp_hpc(2, "paper", "--quick", "--list", listed, "--out", out, timeout=100)
-    assert ended.returncode == 1
+    (ended,) = two_ranks([["paper", "--quick", "--list", listed, "--out", out]])
+    assert ended.codes == [1, 1]
     assert ended.stdout.count("broken: FAILED") == 1
     results = [json.loads((out / f"{name}.json").read_text()) for name in ("heat", "poisson")]
     assert all(result["machine"]["ranks"] == 2 for result in results)

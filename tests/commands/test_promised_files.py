@@ -31,7 +31,7 @@ def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_run(config, tmp_path, capsys):
+def test_run(config, tmp_path, capsys, figures):
     cli.main(["run", config])
     folder = tmp_path / "runs" / "tiny"
     found = files(folder)
@@ -114,12 +114,13 @@ def test_generate(config, tmp_path, capsys):
     assert tiny.rows(tmp_path / "runs" / "mine") == tiny.rows(tmp_path / "runs" / "tiny")
 
 
-def test_plot(config, tmp_path, capsys, monkeypatch):
+def test_plot(config, tmp_path, capsys, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     cli.main(["compare", config, "training.epochs=2", "comparison.seeds=1"])
     comparison = tmp_path / "runs" / "tiny-compare"
     for figure in comparison.rglob("*.png"):
         figure.unlink()
+    request.getfixturevalue("figures")
     cli.main(["plot", str(comparison / "prdp")])
     assert (comparison / "prdp" / "figures" / "error_and_level.png").read_bytes().startswith(PNG)
     cli.main(["plot", str(comparison)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tiny
+from empty_figures import real_figures
 from PIL import Image
 
 from prdp_hpc import cli, predict
@@ -21,7 +22,8 @@ def comparison(tmp_path_factory):
         data={"steps": 4},
         comparison={"seeds": 2},
     )
-    cli.main(["compare", tiny.write(folder / "tiny.yaml", content)])
+    with real_figures():
+        cli.main(["compare", tiny.write(folder / "tiny.yaml", content)])
     return folder / "runs" / "tiny-compare"
 
 

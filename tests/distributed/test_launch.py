@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from launches import MPIEXEC, NODES, TORCHRUN, shown
+from launches import MPIEXEC, NODES, SHOW, TORCHRUN, shown
 
 
 def free_port():
@@ -29,39 +29,28 @@ def test_two_nodes_with_ranks_dealt_in_turn():
     assert all(rank[3:] == [1, 10.0, "gloo"] for rank in ranks)
 
 
-def test_a_torchrun_on_each_node_of_a_job_starts_one_job():
-    # As `srun --ntasks-per-node=1 torchrun`: what the outer launcher tells MPI is not for
-    # torchrun's processes.
-    torchrun = (
-        f"exec {TORCHRUN[0]} --nnodes 2 --node-rank $PMI_RANK --master-addr 127.0.0.1 "
-        f"--master-port {free_port()} "
-    )
-    torchrun += '--nproc-per-node 2 --no-python "$@"'
-    job, (ranks,) = shown(MPIEXEC, "-n", "2", "sh", "-c", torchrun, "sh", grid_ranks=2)
-    assert job.returncode == 0, job.stderr
-    assert [rank[:4] for rank in ranks] == [[0, 0, 0, 1], [1, 1, 0, 1], [2, 2, 1, 1], [3, 3, 1, 1]]
-    assert all(rank[4:] == [10.0, "gloo"] for rank in ranks)
-
-
 CHILD = "from prdp_hpc import ProcessMesh; print(ProcessMesh.from_world().world.size)"
 TRAINS = f"""
 import subprocess, sys
 from prdp_hpc import ProcessMesh
 from prdp_hpc.cli import main
+from prdp_hpc.commands import run
 mesh = ProcessMesh.from_world()
-child = subprocess.check_output([sys.executable, "-c", {CHILD!r}], text=True)
-print(f"[[{{child.strip()}}]]", flush=True)
+if mesh.world.rank == 1:
+    child = subprocess.check_output([sys.executable, "-c", {CHILD!r}], text=True)
+    print(f"[[{{child.strip()}}]]", flush=True)
 mesh.world.barrier()
 mesh.close()
+run.plot_run = run.plot_fields = lambda *_: None  # these take longer than the training
 main(sys.argv[1:])
 """
 
 
-def test_torchrun_trains_as_mpirun_does_and_a_child_of_a_rank_is_no_rank(tmp_path):
+def test_torchrun_trains_as_mpirun_does_and_a_child_of_a_rank_is_no_rank(tmp_path, two_ranks):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path, grid={"shape": [6, 5]}))
     words = ["run", config, "parallel.grid_ranks=2"]
-    mpirun = tiny.prdp_hpc(2, *words, "name=mpirun")
-    assert mpirun.returncode == 0, mpirun.stderr
+    (mpirun,) = two_ranks([[*words, "name=mpirun"]])
+    assert mpirun.codes == [0, 0], mpirun.stderr
     script = tmp_path / "trains.py"
     script.write_text(TRAINS)
     job = subprocess.run(
@@ -74,52 +63,49 @@ def test_torchrun_trains_as_mpirun_does_and_a_child_of_a_rank_is_no_rank(tmp_pat
     )
     assert job.returncode == 0, job.stderr
     assert tiny.rows(tmp_path / "torchrun") == tiny.rows(tmp_path / "mpirun")
-    assert job.stdout.count("[[1]]") == 2
+    assert job.stdout.count("[[1]]") == 1
 
 
-def test_a_rank_that_dies_under_torchrun_ends_the_job_on_all_nodes():
-    # The others wait in C and hold the interpreter's lock: nothing in Python could end them.
-    code = (
-        "import os\nfrom petsc4py import PETSc\nfrom prdp_hpc import ProcessMesh\nmesh = "
-        "ProcessMesh.from_world()\n"
-    )
-    code += (
-        "vector = PETSc.Vec().createMPI(10, comm=mesh.world)\nmesh.world.rank == 1 and "
-        "os._exit(3)\nvector.norm()"
-    )
-    code = "import prdp_hpc\n" + code
-    port = str(free_port())
-    words = [
-        TORCHRUN[0],
-        "--nnodes",
-        "2",
-        "--master-addr",
-        "127.0.0.1",
-        "--master-port",
-        port,
-        "--nproc-per-node",
-        "2",
-    ]
-    agents = [
-        subprocess.Popen(
-            [*words, "--node-rank", str(node), "--no-python", sys.executable, "-c", code],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=tiny.environment(),
+DIES = """
+import os
+from petsc4py import PETSc
+vector = PETSc.Vec().createMPI(10, comm=mesh.world)
+sys.stdout.flush()
+mesh.world.barrier()
+mesh.world.rank == 1 and os._exit(3)
+vector.norm()
+"""
+
+
+def test_a_torchrun_on_each_node_starts_one_job_which_a_rank_that_dies_ends_on_all_nodes():
+    """The others wait in C and hold the interpreter's lock: nothing in Python could end them."""
+    code = "import prdp_hpc\n" + SHOW.replace("mesh.close()", DIES)
+    words = [TORCHRUN[0], "--nnodes", "2", "--master-addr", "127.0.0.1"]
+    words += ["--master-port", str(free_port()), "--nproc-per-node", "2"]
+    agents = []
+    for node in range(2):
+        # As `srun --ntasks-per-node=1 torchrun`: what the outer launcher tells MPI is not for
+        # torchrun's processes.
+        outer = {"PMI_RANK": str(node), "PMI_SIZE": "2", "PMI_FD": "99"}
+        agents.append(
+            subprocess.Popen(
+                [*words, "--node-rank", str(node), "--no-python", sys.executable, "-c", code, "2"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=tiny.environment() | outer,
+            )
         )
-        for node in range(2)
-    ]  # fmt: skip
     try:
-        said = [agent.communicate(timeout=90)[0] for agent in agents]
+        said = "".join(agent.communicate(timeout=90)[0] for agent in agents)
     finally:
         for agent in agents:
             agent.terminate()
+    (ranks,) = (json.loads(line) for line in said.splitlines() if line.startswith("[["))
+    assert [rank[:4] for rank in ranks] == [[0, 0, 0, 1], [1, 1, 0, 1], [2, 2, 1, 1], [3, 3, 1, 1]]
+    assert all(rank[4:] == [10.0, "gloo"] for rank in ranks)
     assert all(agent.returncode != 0 for agent in agents)
-    assert (
-        sum(
-            text.count("has ended before the others: ending the job on all 4 ranks")
-            for text in said
-        )
-        == 1
-    )
+    assert said.count("has ended before the others: ending the job on all 4 ranks") == 1
 
 
 WAIT = """

@@ -24,7 +24,9 @@ def blocks(process, number):
     return int(mask, 16) >> (number - 1) & 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_signals_from_the_start_to_the_end_stop_a_run(number, tmp_path):
     config = tiny.write(tmp_path / "config.yaml", tiny.emulator(tmp_path / "runs"))
     with subprocess.Popen(

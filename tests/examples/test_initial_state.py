@@ -18,7 +18,7 @@ def numbers(output):
     return [float(n) for line in output.splitlines() for n in re.findall(r"[\d.]+\d", line)]
 
 
-def test_the_initial_state_is_recovered(capsys, monkeypatch):
+def test_the_initial_state_is_recovered(capsys, monkeypatch, two_ranks):
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *SMALL])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     whole = numbers(capsys.readouterr().out)
@@ -27,5 +27,7 @@ def test_the_initial_state_is_recovered(capsys, monkeypatch):
     assert prdp_error < 1.3 * error
     assert saved == pytest.approx(100 * (1 - prdp_iterations / iterations), abs=0.1)
     assert prdp_iterations < iterations / 2
-    divided = numbers(tiny.python(2, EXAMPLE, *SMALL, timeout=150).stdout)
+    (done,) = two_ranks([[EXAMPLE, *SMALL]])
+    assert done.codes == [0, 0], done.stderr
+    divided = numbers(done.stdout)
     assert divided == pytest.approx(whole, rel=1e-2)

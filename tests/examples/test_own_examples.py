@@ -2,8 +2,8 @@
 READMEs.
 """
 
+import runpy
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -45,12 +45,12 @@ def test_examples_are_short_and_explained():
 @pytest.mark.parametrize(
     ("name", "changes"), [("own_pde", PDE), ("own_network", [*SMALL[:-1], FNO])]
 )
-def test_a_user_defined_config_on_any_number_of_ranks(name, changes, example, capsys):
+def test_a_user_defined_config_on_any_number_of_ranks(name, changes, example, capsys, two_ranks):
     folder = example(name)
     alone = train("config.yaml", changes)
     two = [*changes, "parallel.grid_ranks=2", "name=two"]
-    ended = tiny.prdp_hpc(2, "run", folder / "config.yaml", *two)
-    assert ended.returncode == 0, ended.stderr
+    (ended,) = two_ranks([["run", folder / "config.yaml", *two]])
+    assert ended.codes == [0, 0], ended.stderr
     found = tiny.summary(folder / "runs" / "two")
     assert found["error"] == pytest.approx(alone["error"], rel=1e-6)
     main(["submit", "config.yaml", "--dry-run"])
@@ -69,24 +69,23 @@ def test_a_network_on_parts(example):
     assert train("config.yaml", [*SMALL[:-1], CONVNEXT])["epochs"] == 2
 
 
-def test_a_user_defined_loop_is_the_same_on_any_split_and_resumes(example):
+def test_a_user_defined_loop_is_the_same_on_any_split_and_resumes(
+    example, capsys, monkeypatch, two_ranks
+):
     folder = example("own_loop")
 
-    def output(ranks, grid_ranks, steps, runs):
-        launcher = [str(tiny.BIN / "mpiexec"), "-n", str(ranks)] if ranks > 1 else []
+    def words(grid_ranks, steps, runs):
         options = ["--grid-ranks", str(grid_ranks), "--steps", str(steps), "--folder", runs]
-        ended = subprocess.run(
-            [*launcher, sys.executable, str(folder / "train.py"), *options],
-            capture_output=True,
-            text=True,
-            timeout=100,
-            env=tiny.environment(),
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout.splitlines()
+        return [str(folder / "train.py"), *options]
 
-    alone = output(1, 1, 40, "alone")
+    monkeypatch.setattr(sys, "argv", words(1, 40, "alone"))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    alone = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in alone] == ["20", "40"]
-    assert output(2, 2, 20, "parts") == alone[:1]
-    assert output(2, 1, 40, "parts") == alone[1:]
+    for done, lines in zip(
+        two_ranks([words(2, 20, "parts"), words(1, 40, "parts")]),
+        (alone[:1], alone[1:]),
+        strict=True,
+    ):
+        assert done.codes == [0, 0], done.stderr
+        assert done.stdout.splitlines() == lines

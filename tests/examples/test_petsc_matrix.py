@@ -1,7 +1,7 @@
 """Usability: the example finds the conductivities, with the same numbers on 1 and 2 ranks."""
 
 import re
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -10,21 +10,14 @@ import tiny
 FOLDER = tiny.REPOSITORY / "examples" / "petsc_matrix"
 
 
-@pytest.mark.xdist_group("ranks")
-def test_the_conductivities_are_found():
-    command = [sys.executable, str(FOLDER / "fit_conductivity.py")]
-    results = []
-    for start in ([], [str(tiny.BIN / "mpiexec"), "-n", "2"]):
-        ended = subprocess.run(
-            [*start, *command],
-            capture_output=True,
-            text=True,
-            timeout=90,
-            env=tiny.environment(),
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
-        found = re.findall(r"kx = ([\d.]+), ky = ([\d.]+)", ended.stdout)
+def test_the_conductivities_are_found(capsys, monkeypatch, two_ranks):
+    script, results = str(FOLDER / "fit_conductivity.py"), []
+    monkeypatch.setattr(sys, "argv", [script])
+    runpy.run_path(script, run_name="__main__")
+    (done,) = two_ranks([[script]])
+    assert done.codes == [0, 0], done.stderr
+    for output in (capsys.readouterr().out, done.stdout):
+        found = re.findall(r"kx = ([\d.]+), ky = ([\d.]+)", output)
         assert len(found) == 5
         results.append([float(number) for pair in found for number in pair])
     assert results[0] == pytest.approx(results[1], abs=2e-4)

@@ -88,14 +88,29 @@ class Bench:
         self.config = tiny.write(folder / "config.yaml", content)
         self._undisturbed: dict[tuple[int, int], Path] = {}
 
+    def words(self, case: Case, name: str, resume: bool) -> list[str]:
+        """The command line of `prdp-hpc` for a run with the split of the case."""
+        words = ["run", self.config, f"name={name}", f"parallel.grid_ranks={case.grid_ranks}"]
+        return [*words, "--resume"] if resume else words
+
+    def complete(self, case: Case, name: str, resume: bool) -> tuple[int, str]:
+        """Run or resume without a fault, until the end; the exit code and the errors."""
+        ended = subprocess.run(
+            self.command(case, name, resume),
+            capture_output=True,
+            text=True,
+            env=tiny.environment(),
+            timeout=300,
+            check=False,
+        )
+        return ended.returncode, ended.stderr
+
     def command(self, case: Case, name: str, resume: bool) -> list[str]:
         """Start a run with the split of the case; each rank is on a separate node if a node is to
         fail.
         """
-        words = ["run", self.config, f"name={name}", f"parallel.grid_ranks={case.grid_ranks}"] + [
-            "--resume"
-        ] * resume
-        command = tiny.command(case.ranks if case.ranks > 1 else 0, *words)
+        ranks = case.ranks if case.ranks > 1 else 0
+        command = tiny.command(ranks, *self.words(case, name, resume))
         if case.victim == "node":
             hosts = ",".join("abcd"[: case.ranks])
             command[1:1] = ["-launcher", "fork", "-hosts", hosts, "-ppn", "1"]
@@ -106,14 +121,8 @@ class Bench:
         split = (case.ranks, case.grid_ranks)
         if split not in self._undisturbed:
             name = f"whole_{split[0]}_{split[1]}"
-            ended = subprocess.run(
-                self.command(case, name, False),
-                capture_output=True,
-                text=True,
-                env=tiny.environment(),
-                check=False,
-            )
-            assert ended.returncode == 0, ended.stderr
+            code, stderr = self.complete(case, name, resume=False)
+            assert code == 0, stderr
             self._undisturbed[split] = self.folder / name
         return self._undisturbed[split]
 
@@ -162,16 +171,9 @@ class Bench:
                 f"epoch {case.last_line} was finished, but the last checkpoint is of "
                 f"{case.resumed_from[0]}"
             )
-        ended = subprocess.run(
-            self.command(case, name, resume=True),
-            capture_output=True,
-            text=True,
-            env=tiny.environment(),
-            timeout=300,
-            check=False,
-        )
-        if ended.returncode != 0:
-            case.problems.append(f"the resume failed: {ended.stderr.strip().splitlines()[-1:]}")
+        code, stderr = self.complete(case, name, resume=True)
+        if code != 0:
+            case.problems.append(f"the resume failed: {stderr.strip().splitlines()[-1:]}")
             return
         if tiny.rows(folder) != tiny.rows(whole) or not same_network(folder, whole):
             case.problems.append("other numbers than the undisturbed run")

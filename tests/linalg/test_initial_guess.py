@@ -271,6 +271,7 @@ def test_without_products_of_a_state_there_is_nothing_to_start_from():
         Poisson(Grid((6,)), Solver(initial_guess="state"))(torch.ones(1, 1, 6).double())
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_on_several_ranks():
     comm = MPI.COMM_WORLD

@@ -359,6 +359,7 @@ def drift_on_a_grid(pc, lag, level, comm):
     return decided[0][0][0], grid.gather(u.detach()), grid.gather(source.grad)
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_all_ranks_decide_alike():
     _, *alone = drift_on_a_grid("icc", None, 1e-11, MPI.COMM_SELF)

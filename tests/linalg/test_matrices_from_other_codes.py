@@ -272,6 +272,7 @@ def test_the_users_derivative(case):
     check_the_users_derivative(MPI.COMM_SELF, *case)
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_the_same_on_several_ranks():
     for kind in KINDS:

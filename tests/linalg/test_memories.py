@@ -335,6 +335,7 @@ def of_several_ranks(device):
     return found
 
 
+@pytest.mark.long_on(4)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_the_same_on_several_ranks():
     assert_equal(results("tensors", of_several_ranks), 1e-8)

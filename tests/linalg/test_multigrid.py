@@ -35,6 +35,7 @@ def interpolated(matrix, field, shape):
     return torch.from_numpy(to_fine.getArray().copy()).reshape(shape)
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[1, 2, 3])
 def test_interpolation_is_exact_for_constants_and_inner_linear_functions():
     for shape in SHAPES:
@@ -122,6 +123,7 @@ def test_a_singular_matrix_with_other_left_nullspace():
     assert max(solver.report.forward.iterations, solver.report.adjoint.iterations) <= 2 * 25
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[1, 2, 3])
 def test_adjoint_of_a_non_symmetric_matrix():
     for shape in ((30,), (14, 15), (6, 7, 8)):

@@ -77,6 +77,7 @@ def test_solves_and_gradients_are_the_pseudo_inverses(case):
     check_the_pseudo_inverse(MPI.COMM_SELF, *case)
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_the_same_on_several_ranks():
     for case in CASES:

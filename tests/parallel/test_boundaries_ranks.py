@@ -90,6 +90,7 @@ def solved(grid, condition, field):
     return Poisson(grid, Solver("cg", "jacobi", 1e-8), 1.0, [(None, condition), None])(field)
 
 
+@pytest.mark.long_on(2, 3)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_equal_results_on_any_number_of_ranks():
     for method in (("cg", "jacobi", 1e-13), ("cg", "mg", 1e-13)):

@@ -24,24 +24,6 @@ def check_message(stderr, wanted):
     assert wanted in stderr
 
 
-def fails(ranks, *words):
-    """The message of a job that ends with an error."""
-    ended = tiny.prdp_hpc(ranks, *words, timeout=60)
-    assert ended.returncode != 0
-    return ended.stderr
-
-
-def test_a_config_that_does_not_do(config):
-    check_message(
-        fails(2, "run", config, "training.epochs=few"),
-        "training.epochs: must be a valid integer",
-    )
-
-
-def test_words_that_are_not_known(config):
-    check_message(fails(2, "run", config, "--fast"), "unrecognized arguments: --fast")
-
-
 def not_finite(tmp_path):
     """Data with one number that is not finite, in the part of one rank."""
     whole = np.ones((4, 3, 8))
@@ -58,14 +40,16 @@ def damaged(config, tmp_path):
     metrics.write_text("no JSON\n" + metrics.read_text())
 
 
-def test_what_two_ranks_say_once(config, tmp_path):
-    """Mistakes of the config, of one rank's part of the data, of files that only rank 0 reads or
-    writes; and what ends well.
+def test_what_two_ranks_say_once(config, tmp_path, two_ranks):
+    """Mistakes of the command line, of the config, of one rank's part of the data, of files that
+    only rank 0 reads or writes; and what ends well.
     """
     cli.main(["run", config, "training.epochs=2"])
     damaged(config, tmp_path)
     inverse = tiny.write(tmp_path / "inverse.yaml", tiny.inverse(tmp_path))
     mistakes = {
+        "unrecognized arguments: --fast": ["run", config, "--fast"],
+        "training.epochs: must be a valid integer": ["run", config, "training.epochs=few"],
         "2 ranks cannot be split into replicas of 3 grid ranks": [
             "run",
             config,
@@ -90,7 +74,7 @@ def test_what_two_ranks_say_once(config, tmp_path):
         "no such folder": ["plot", tmp_path / "nowhere"],
     }
     # All ranks share the grid of an inverse problem; doctor looks for all of them.
-    *finished, trained, doctor = tiny.many(2, [*mistakes.values(), ["run", inverse], ["doctor"]])
+    *finished, trained, doctor = two_ranks([*mistakes.values(), ["run", inverse], ["doctor"]])
     for (wanted, words), done in zip(mistakes.items(), finished, strict=True):
         check_message(done.stderr, wanted)
         assert done.codes == [2, 0 if words[0] == "plot" else 2]
@@ -105,7 +89,9 @@ def test_a_solve_that_fails_on_one_replica_only(config, tmp_path):
     with h5py.File(tmp_path / "mine.h5", "w") as file:
         file["train/trajectories"], file["validation/trajectories"] = whole, whole[:1]
     words = ["network.activation=relu", "solver.ksp=cg", "refinement.ladder={kind: tolerances}"]
-    message = fails(2, "run", config, f"data.file={tmp_path / 'mine.h5'}", *words)
+    ended = tiny.prdp_hpc(2, "run", config, f"data.file={tmp_path / 'mine.h5'}", *words)
+    assert ended.returncode != 0
+    message = ended.stderr
     check_message(message, "adjoint solve with ksp='cg'")
     assert "the incoming gradient holds NaN or infinity" in message
     assert "error (rank " in message

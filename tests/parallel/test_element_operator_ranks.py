@@ -104,6 +104,7 @@ def check_mistakes_on_one_rank():
             call()
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_divided_meshes():
     check_derivatives("dealt")

@@ -52,6 +52,7 @@ def one_rank(config, path):
     return path.read_bytes()
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_replicas_and_grid_ranks_give_the_file_of_one_rank(folder, config):
     whole = one_rank(config, folder / "one.h5")

@@ -50,6 +50,7 @@ def trained(mesh, module, states, steps=3):
     return torch.cat([p.detach().reshape(-1) for p in module.parameters()]), parallel.transport
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[2, 4])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_buckets_have_the_gradient_of_the_whole_batch(mesh, dtype):
@@ -74,6 +75,7 @@ def test_buckets_have_the_gradient_of_the_whole_batch(mesh, dtype):
     assert (gradients(module) - 3 * gradients(whole)).abs().max() <= 3 * tolerance * scale
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_training_is_that_of_torch_and_repeats_bit_for_bit(mesh):
     states = batch(torch.float64)

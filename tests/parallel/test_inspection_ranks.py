@@ -33,6 +33,7 @@ def write(path):
             file[f"{sample:04d}/data"] = trajectory
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[2, 3])
 def test_the_inspection_does_not_depend_on_the_ranks(tmp_path):
     path = Path(WORLD.bcast(str(tmp_path))) / "states.h5"

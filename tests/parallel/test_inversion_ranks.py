@@ -14,6 +14,8 @@ from prdp_hpc.experiments.build import build_task
 from prdp_hpc.tasks.inversion.lbfgs import LBFGS
 
 WORLD = MPI.COMM_WORLD
+# On four ranks, two replicas of two grid ranks are tested with the first case.
+FOUR_LONG = pytest.mark.long_on(4)
 CASES = [
     {"training": {"optimizer": "adam"}},
     {
@@ -42,7 +44,7 @@ def run(changes, mesh):
     return rows, loss, fields["log_permeability"], task.gradient()
 
 
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize("case", [0, *(pytest.param(i, marks=FOUR_LONG) for i in (1, 2))])
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_every_division_finds_the_same(case):
     alone = ProcessMesh.from_world(1, MPI.COMM_SELF)
@@ -70,6 +72,7 @@ def train(changes, mesh):
     return [number for e in (1, 2) for number in (task.train_epoch(e), *task.validate().values())]
 
 
+@FOUR_LONG
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_every_division_trains_the_same_network():
     alone = ProcessMesh.from_world(1, MPI.COMM_SELF)
@@ -82,6 +85,7 @@ def test_every_division_trains_the_same_network():
     alone.close()
 
 
+@FOUR_LONG
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_lbfgs_takes_inner_products_over_all_ranks():
     """Rosenbrock's function of pairs, which the ranks divide unevenly; far from round numbers."""

@@ -95,6 +95,7 @@ def check_wrong_on_one_rank_raises_on_all():
     torch.testing.assert_close(physics(state)[:, :2], state[:, :2])
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_equal_results_on_any_number_of_ranks():
     for shape, length in SHAPES:

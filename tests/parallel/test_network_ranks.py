@@ -156,6 +156,7 @@ def check_that_a_rank_works_and_sends_in_proportion_to_its_part():
     assert TRAFFIC.messages - before.messages == 2 * exchanged
 
 
+@pytest.mark.long_on(2, 3)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_networks_on_parts_are_those_of_one_rank(monkeypatch):
     for boundary in (("dirichlet", "neumann"), ("neumann", "periodic"), ("periodic", "dirichlet")):

@@ -202,6 +202,7 @@ def check_failures_on_one_rank():
     torch.testing.assert_close(run(lambda u: u - 2.0), torch.full((3,), 2.0, dtype=torch.float64))
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_divided_nonlinear_systems():
     runs = {

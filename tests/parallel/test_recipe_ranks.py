@@ -36,7 +36,7 @@ RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 CASES = [
     {"training": MANY, "network": RESNET},
     {"training": CLOSURE},
-    {"training": {"checkpoint_activations": True}, "network": RESNET},
+    {"training": {"checkpoint_activations": "steps"}, "network": RESNET},
 ]
 COMPILED = {
     "training": {"compile": "eager", "checkpoint_activations": True, "batch_size": 2},
@@ -74,7 +74,13 @@ def run(make):
     return rows + later, task.step_numbers()
 
 
-@pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(0, marks=pytest.mark.long_on(2)),
+        *(pytest.param(i, marks=pytest.mark.long_on(4)) for i in (1, 2)),
+    ],
+)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_every_division_trains_the_same_network(case, tmp_path):
     check_divisions(CASES[case], tmp_path)
@@ -125,6 +131,7 @@ class Dropped(nn.Module):
         return self.layer(fields) * kept
 
 
+@pytest.mark.long_on(2)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_dropout_is_equal_on_the_grid_ranks_of_a_replica_and_differs_between_replicas(tmp_path):
     config = config_of(WORLD.bcast(str(tmp_path)), {"training": {"batch_size": 10}})

@@ -27,6 +27,7 @@ def bytes_read():
     return int(next(line for line in lines if line.startswith("rchar")).split()[1])
 
 
+@pytest.mark.long_on(4)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_a_state_is_equal_on_all_ranks(monkeypatch):
     monkeypatch.setattr(broadcast, "PIECE", 24)
@@ -45,6 +46,7 @@ def test_a_state_is_equal_on_all_ranks(monkeypatch):
     assert (found["empty"].shape, found[2]) == ((0, 3), None)
 
 
+@pytest.mark.long_on(4)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_a_checkpoint_is_read_once(folder, monkeypatch):
     if not Path("/proc/self/io").exists():

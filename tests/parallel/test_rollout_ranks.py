@@ -40,6 +40,7 @@ def flow(comm):
     return [grid.gather(end.detach()), u.grad]
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_equal_gradients_on_any_number_of_ranks():
     for run in (heat, flow):

@@ -339,6 +339,7 @@ def check_mistakes():
     )
 
 
+@pytest.mark.long_on(4)
 @pytest.mark.parallel(nprocs=[2, 4])
 def test_derivatives_of_divided_systems():
     for matrices in (1, 2):

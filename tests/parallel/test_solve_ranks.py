@@ -321,6 +321,7 @@ def check_factors_of_changing_values(n):
                 solve(operator, singular, b, solver)
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_divided_systems():
     check_a_batch_at_once(23)

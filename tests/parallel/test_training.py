@@ -1,50 +1,59 @@
 """Correctness and parallelism: however training is divided, it is the training of one rank; and it
-can be killed and resumed.
+can be resumed.
 """
 
 import json
 import os
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import tiny
 import torch
+from shared_ranks import SharedRanks
 
 from prdp_hpc import cli
 from prdp_hpc.training.checkpoint import Checkpoints
 
-# One worker has all, as the tests share their runs.
-pytestmark = [pytest.mark.xdist_group("training"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
+LONG = "PRDP_LONG_TESTS" in os.environ
 SPLITS = [(2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (4, 4)]
+# Without the long tests: on four ranks only where these differ from two.
+ON_FOUR = {"few": (4, 1), "corrector": (4, 2), "probed": (4, 2), "unet": (4, 4)}
 EPOCHS = 4
 # 16 steps of 3 per epoch; on two ranks the clock of rank 0 asks for a checkpoint at each step.
 STEPS = [
     "training.steps=16", "training.validate_every=5 steps", "training.log_every=2",
     "training.checkpoint_every=0.000001 minutes", "training.keep_checkpoints=100",
 ]  # fmt: skip
-RESUMED = {3: [3], 4: [1, 2]}
-# Figures would take longer than these trainings.
-NO_FIGURES = "import prdp_hpc.commands.run as run; run.plot_run = run.plot_fields = lambda *_: None"
+RESUMED = {3: [3], 4: [1, 2]} if LONG else {4: [1, 2]}
 
 
-def train_all(ranks, lines):
+def splits_of(config):
+    """The splits in which a config is trained."""
+    return (
+        SPLITS
+        if LONG
+        else [split for split in SPLITS if split in ((2, 1), (2, 2), ON_FOUR.get(config))]
+    )
+
+
+def train_all(ranks, lines, two_ranks):
     """Run command lines one after the other, on one rank in this process."""
     if ranks == 1:
         for words in lines:
             cli.main(words)
         return
-    for done in tiny.many(ranks, lines, NO_FIGURES):
+    shared = None if ranks == 2 else SharedRanks(ranks)
+    for done in (two_ranks if shared is None else shared.run)(lines):
         assert done.codes == [0] * ranks, done.stderr
+    if shared is not None:
+        shared.close()
 
 
 def split_runs(folder):
-    """Six configs on 1 rank and in every split: command lines by the number of ranks.
+    """Six configs on 1 rank and in several splits: command lines by the number of ranks.
 
     double: batches of 25 and then 5 samples, in float64; few: batches of 3 and 1, so that some of
     four replicas have none; corrector: a ResNet through Navier-Stokes, two solves per step, with as
@@ -95,6 +104,7 @@ def split_runs(folder):
                 f"name={name}-{ranks}-{grid_ranks}",
             ]
             for name, words in configs.items()
+            if ranks == 1 or (ranks, grid_ranks) in splits_of(name)
         ]
     return lines
 
@@ -148,12 +158,13 @@ def moved_runs(folder):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, two_ranks):
     """The folder of all runs that nothing disturbs."""
     folder = tmp_path_factory.mktemp("training")
     kinds = split_runs(folder), resumed_runs(folder), moved_runs(folder)
-    for ranks in (1, 2, 3, 4):
-        train_all(ranks, [words for lines in kinds for words in lines.get(ranks, [])])
+    for ranks in (1, 2, 3, 4) if LONG else (1, 2, 4):
+        lines = [words for kind in kinds for words in kind.get(ranks, [])]
+        train_all(ranks, lines, two_ranks)
         if ranks == 1:
             for path in sorted((folder / "moved-steps" / "checkpoints").glob("epoch_*.pt"))[6:]:
                 path.unlink()
@@ -176,8 +187,14 @@ def difference(folder, config, split):
     return np.abs(many / one - 1).max()
 
 
-@pytest.mark.parametrize("split", SPLITS, ids=lambda split: f"{split[0]} ranks, {split[1]} a grid")
-@pytest.mark.parametrize("config", ["double", "few", "corrector", "unet", "probed", "paper"])
+@pytest.mark.parametrize(
+    ("config", "split"),
+    [
+        pytest.param(config, split, id=f"{config}-{split[0]} ranks, {split[1]} a grid")
+        for config in ("double", "few", "corrector", "unet", "probed", "paper")
+        for split in splits_of(config)
+    ],
+)
 def test_same_training_on_any_split(config, split, trained):
     assert difference(trained, config, split) < (1e-6 if config == "paper" else 1e-9)
     counted = (
@@ -196,72 +213,6 @@ def test_same_training_on_any_split(config, split, trained):
     )  # the coordinator had something to decide
     summary = tiny.summary(many)
     assert (summary["ranks"], summary["grid_ranks"]) == split
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.005)
-
-
-def rank_process(rank, word):
-    """The process of a rank of the job whose command line holds `word`."""
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.encode() in one for one in words) and f"PMI_RANK={rank}".encode() in variables:
-            return int(entry.name)
-    return None
-
-
-def kill_while_training(rank, at_epoch, words, folder):
-    """Start on 2 ranks, kill one of them by SIGKILL once an epoch is written; what the job did
-    then, and how fast.
-    """
-    metrics = folder / "metrics.jsonl"
-    job = subprocess.Popen(
-        tiny.command(2, *words),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=tiny.environment(),
-    )
-    wait_for(lambda: metrics.exists() and metrics.read_bytes().count(b"\n") > at_epoch)
-    os.kill(rank_process(rank, words[1]), signal.SIGKILL)
-    start = time.monotonic()
-    try:
-        job.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        job.kill()
-        raise
-    return job.returncode, time.monotonic() - start
-
-
-def test_killed_ranks_end_the_job_and_a_resume_gives_the_undisturbed_run(tmp_path):
-    # A line may wait 2 s for its checkpoint, so the run must take much longer than that.
-    epochs = 32
-    content = tiny.emulator(
-        tmp_path, training={"epochs": epochs, "batch_size": 5}, data={"train": 300}
-    )
-    config = tiny.write(tmp_path / "config.yaml", content)
-    undisturbed = tiny.prdp_hpc(2, "run", config, "name=undisturbed")
-    assert undisturbed.returncode == 0, undisturbed.stderr
-
-    folder, words = tmp_path / "killed", ["run", config, "name=killed"]
-    for rank, at_epoch, option in ((1, 5, []), (0, 14, ["--resume"])):
-        code, seconds = kill_while_training(rank, at_epoch, [*words, *option], folder)
-        assert code != 0
-        assert seconds < 30
-        assert at_epoch < len((folder / "metrics.jsonl").read_text().splitlines()) < epochs
-        assert not (folder / "summary.json").exists()
-        assert rank_process(1 - rank, config) is None
-    resumed = tiny.prdp_hpc(2, *words, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert tiny.rows(folder) == tiny.rows(tmp_path / "undisturbed")
-    assert tiny.summary(folder, "name") == tiny.summary(tmp_path / "undisturbed", "name")
 
 
 @pytest.mark.parametrize("ranks", RESUMED, ids=lambda ranks: f"{ranks} ranks")

@@ -242,9 +242,12 @@ PRECONDITIONERS = [
 
 
 def check_preconditioners():
-    """With the transpose of the preconditioner, which PETSc may make unsymmetric."""
+    """With the transpose of the preconditioner, which PETSc may make unsymmetric; Schwarz methods
+    and algebraic multigrid in each Krylov method.
+    """
     for pc, more in PRECONDITIONERS:
-        for ksp, symmetric in (("richardson", True), ("cg", True), ("gmres", False)):
+        others = [("richardson", True), ("cg", True)] if pc in ("asm", "gamg") else []
+        for ksp, symmetric in (*others, ("gmres", False)):
             level = 1 if pc == "redundant" else 3
             done = check(WORLD, ksp, pc, symmetric, 13, level, options=more, density=0.15)
             assert done or pc == "sor" or "pc_asm_blocks" in more
@@ -271,6 +274,7 @@ def check_zero_right_hand_sides():
             torch.testing.assert_close(values_grad, values_others, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_unrolled_solves_on_several_ranks():
     for ksp, symmetric in CASES:

@@ -70,7 +70,6 @@ def test_warnings_are_logged(tmp_path, quiet, recwarn):
 
 
 def test_the_level_of_the_command_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("prdp_hpc.commands.run.plot_run", lambda *_: None)
     config = tiny.write(tmp_path / "a.yaml", tiny.emulator(tmp_path, training={"epochs": 1}))
     handlers, level = list(LOGGER.handlers), LOGGER.level
     try:

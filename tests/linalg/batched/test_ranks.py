@@ -20,6 +20,7 @@ DOUBLE = {"dtype": torch.float64}
 RANKS = pytest.mark.parallel(nprocs=[2, 3, 4])
 
 
+@pytest.mark.long_on(2, 4)
 @RANKS
 def test_any_pattern_is_solved_as_on_one_rank():
     """Entries of a row may be given by any rank, some twice."""
@@ -43,6 +44,7 @@ def test_any_pattern_is_solved_as_on_one_rank():
         torch.testing.assert_close(gradients[0], wanted)
 
 
+@pytest.mark.long_on(2, 4)
 @RANKS
 @pytest.mark.parametrize("boundary", ["dirichlet", "periodic"])
 def test_stencils_are_petscs_iterates_and_save_reductions_and_messages(boundary):

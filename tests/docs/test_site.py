@@ -11,5 +11,5 @@ def test_all_scripts_of_the_site_are_in_the_tree(monkeypatch):
     # The plugin `offline` adds the address of a Web Worker for files where none is given.
     polyfills = config.extra["polyfills"]
     assert any("iframe-worker" in name for name in polyfills)
-    scripts = [*polyfills, *map(str, config.extra_javascript), *map(str, config.extra_css)]
+    scripts = [*polyfills, *map(str, config.extra_javascript)]
     assert all((pages.ROOT / "docs" / name).is_file() for name in scripts)

@@ -67,8 +67,8 @@ class SupervisedTrainingSection(CheckpointingSection):
     """Decay of the averaged weights that are validated and stored; null: none."""
     compile: bool | str = False
     """Compile the network by torch.compile: true, or the name of a backend."""
-    checkpoint_activations: bool = False
-    """Compute activations of the network again in the backward pass: less memory."""
+    checkpoint_activations: bool | Literal["steps"] = False
+    """Compute activations again in the backward pass; steps: also solver steps."""
     init_from: str | None = None
     """Run folder whose last weights are the initial ones; null: from the seed."""
 

@@ -19,8 +19,10 @@ class TrajectoryDataset(Protocol):
     A data set may also have the method `read_states(group, sample, states, part)`, which reads only
     some states of one trajectory: `states` is a slice with start, stop and step, and the result has
     the shape `(len(states), C, *part)`. Without it whole trajectories are read, and the states are
-    cut from them. Where data are not held in memory, both are called by a thread, one call at a
-    time. A data set with the method `close()` is closed at the end of a run.
+    cut from them. With the method `read_windows(group, places, length, part)` a batch is read by
+    one call: `places` are pairs (trajectory, first state), and the result has the shape
+    `(len(places), length, C, *part)`. Where data are not held in memory, they are called by a
+    thread, one call at a time. A data set with the method `close()` is closed at the end of a run.
 
     Optional attributes: `attributes`, a mapping with numbers such as `dt` that are compared with
     those of the PDE; `spacing`, the distance of two points per axis, which is compared with that of

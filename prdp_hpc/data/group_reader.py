@@ -56,13 +56,20 @@ class GroupReader:
         """The samples with these numbers, `(b, window, C, *local_shape)`, on the host; `pinned`: in
         memory from which a GPU can copy without the host.
         """
-        numbers = [int(sample) for sample in ids]
-        shape = (len(numbers), self.windows.length, self.channels, *self.local_shape)
-        found = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
-        for row, sample in zip(found, numbers, strict=True):
-            trajectory, start = self.windows.place(sample)
-            row.copy_(self.states(trajectory, slice(start, start + self.windows.length, 1)))
-        self._check_finite(found, numbers)
+        places = [self.windows.place(sample) for sample in ids]
+        length = self.windows.length
+        shape = (len(places), length, self.channels, *self.local_shape)
+        if places:
+            array = np.asarray(self.data.read_windows(self.group, places, length, self.part))
+            stored = self._checked(array, shape, "read_windows", "(windows, states, C, *part)")
+            read = torch.from_numpy(stored)
+        else:
+            read = torch.empty(shape, dtype=self.dtype)
+        if pinned or read.dtype != self.dtype:
+            found = torch.empty(shape, dtype=self.dtype, pin_memory=pinned).copy_(read)
+        else:
+            found = read
+        self._check_finite(found, places)
         return found
 
     def states(self, trajectory: int, states: slice) -> Tensor:
@@ -93,11 +100,11 @@ class GroupReader:
             found[block.start : block.stop] = rows
         return found
 
-    def _check_finite(self, found: Tensor, numbers: list[int]) -> None:
+    def _check_finite(self, found: Tensor, places: list[tuple[int, int]]) -> None:
         if _is_finite(found):
             return
         row, state = (int(i) for i in (~found.isfinite()).nonzero()[0, :2])
-        trajectory, start = self.windows.place(numbers[row])
+        trajectory, start = places[row]
         raise DataError(
             f"{dataset_name(self.data)}: {self.group} contains NaN or infinity, first in sample "
             f"{trajectory}, step {start + state}"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.layout import DATASET, GROUPS, TEST, DataError, reason_of
 from prdp_hpc.data.number_types import as_floating, is_number_type
+from prdp_hpc.data.windows import runs
 
 
 class TrajectoryFile:
@@ -21,7 +22,8 @@ class TrajectoryFile:
 
     The layout is described in `prdp_hpc.data.layout`. Numbers in float16 and integers are read as
     float32, float32 and float64 unchanged, in any byte order. `read` opens the file for each
-    call; `read_states` keeps it open until `close`, and may be called by several threads.
+    call; `read_states` and `read_windows` keep it open until `close`, and several threads may call
+    them.
 
     Parameters
     ----------
@@ -211,8 +213,57 @@ class TrajectoryFile:
         self._check_finite(array[None], group, [sample], states.start, states.step)
         return np.ascontiguousarray(array)
 
+    def read_windows(
+        self, group: str, places: Sequence[tuple[int, int]], length: int, part: Sequence[slice]
+    ) -> NDArray[Any]:
+        """Read a part of several windows of states.
+
+        Only this part is read from the file; of overlapping windows in order each state once.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        places : sequence of (int, int)
+            The windows: index of the trajectory, and index of the first state.
+        length : int
+            Number of states of each window.
+        part : sequence of slice
+            The points to read: one slice per axis of the grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(places), length, C, *part)`, float32 or float64.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged or a number is not finite.
+        """
+        dataset = self._kept_dataset(group)
+        points = [axis.stop - axis.start for axis in part]
+        inner = (*dataset.shape[2 : dataset.ndim - len(part)], *points)
+        found: NDArray[Any] = np.empty((len(places), length, *inner), dataset.dtype)
+        with self._explained(group):
+            for first, after in runs(places, length):
+                trajectory, start = places[first]
+                used = slice(start, places[after - 1][1] + length)
+                # Into a new array, which h5py does faster than into a part of another one.
+                states = dataset[(trajectory, used, ..., *part)]
+                for row in range(first, after):
+                    offset = places[row][1] - start
+                    found[row] = states[offset : offset + length]
+        if found.ndim == len(part) + 2:
+            found = found[:, :, None]
+        found = as_floating(found, self._name(group))
+        if not np.isfinite(found).all():
+            for row, (trajectory, start) in zip(found, places, strict=True):
+                self._check_finite(row[None], group, [trajectory], start)
+        return found
+
     def close(self) -> None:
-        """Close the file if `read_states` has opened it; it is opened again when needed."""
+        """Close the file; it is opened again when needed."""
         with self._lock:
             if self._kept is not None:
                 self._kept.close()

@@ -181,6 +181,52 @@ class WindowedDataset:
         found: NDArray[Any] = own(group, sample, states, part)
         return found
 
+    def read_windows(
+        self, group: str, places: Sequence[tuple[int, int]], length: int, part: Sequence[slice]
+    ) -> NDArray[Any]:
+        """Read a part of several windows of states.
+
+        Parameters
+        ----------
+        group : str
+            Name of the group.
+        places : sequence of (int, int)
+            The windows: index of the trajectory, and index of the first state.
+        length : int
+            Number of states of each window.
+        part : sequence of slice
+            The points to read: one slice per axis of the grid.
+
+        Returns
+        -------
+        numpy array
+            States of shape `(len(places), length, C, *part)`. A data set without this method is
+            read with `read_states`, window by window.
+        """
+        if _reads_windows(type(self.data)):
+            own: Any = self.data
+            found: NDArray[Any] = own.read_windows(group, places, length, part)
+            return found
+        windows = [slice(start, start + length, 1) for _, start in places]
+        return np.stack(
+            [
+                self.read_states(group, sample, states, part)
+                for (sample, _), states in zip(places, windows, strict=True)
+            ]
+        )
+
+
+def _reads_windows(kind: type) -> bool:
+    """Whether a class has a method `read_windows` that a subclass has not replaced by another
+    `read_states`, or a wrapper by its own.
+    """
+    for one in kind.__mro__:
+        if "read_windows" in vars(one):
+            return True
+        if "read_states" in vars(one):
+            return False
+    return False
+
 
 def windowed(data: TrajectoryDataset) -> WindowedDataset:
     """The data set with the settings of its windows, by default all windows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from prdp_hpc.errors import InputError
@@ -94,3 +95,18 @@ class Windows:
         if self.per_trajectory == 1:
             return {}
         return {"states": self.states, "window": self.length, "stride": self.stride}
+
+
+def runs(places: Sequence[tuple[int, int]], length: int) -> Iterator[tuple[int, int]]:
+    """Divide windows `(trajectory, first state)` of `length` states into runs of windows whose
+    states lie side by side or overlap, so that the states of a run are read at once: the indices of
+    the first window of each run, and of the first one after it.
+    """
+    begin = 0
+    for end in range(1, len(places) + 1):
+        if end < len(places):
+            (trajectory, start), (before, start_before) = places[end], places[end - 1]
+            if trajectory == before and start_before <= start <= start_before + length:
+                continue
+        yield begin, end
+        begin = end

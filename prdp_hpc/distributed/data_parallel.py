@@ -113,7 +113,7 @@ class DataParallel(nn.Module):
     def share_buffers(self) -> None:
         """Set the buffers of the network, e.g. running statistics, to those of rank 0; collective.
 
-        DDP does so in the forward pass of training.
+        Each forward pass of training does so, and each one of a sharded network.
         """
         if self.sharded or self._reducer:
             for buffer in self.network.buffers():
@@ -121,8 +121,7 @@ class DataParallel(nn.Module):
                 dist.broadcast(buffer.data, 0)
 
     def _sharded_network(self, fields: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            self.share_buffers()
+        self.share_buffers()
         try:
             output: Tensor = self.network(fields)
         except RuntimeError as error:
@@ -146,8 +145,11 @@ class DataParallel(nn.Module):
 
         Otherwise DDP determines them after the first step. The buckets determine the order in which
         ranks are summed, so the rounding errors of the first gradients of a resumed run would
-        differ from those of an uninterrupted run.
+        differ from those of an uninterrupted run. Buffers, e.g. running statistics, do not change.
         """
         if self._reducer:
+            buffers = [buffer.clone() for buffer in self.network.buffers()]
             self(torch.zeros_like(example)).sum().backward()
             self.network.zero_grad(set_to_none=True)
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.data.copy_(before)

@@ -94,8 +94,9 @@ def explained(error: RuntimeError, network: nn.Module) -> Exception:
     """
     if "DTensor" not in str(error):
         return error
+    name = type(network).__name__.removeprefix("FSDP")
     return InputError(
-        f"parallel.shard_network: {type(network).__name__} uses a parameter of one of its blocks "
+        f"parallel.shard_network: {name} uses a parameter of one of its blocks "
         "without calling the block, so it was not gathered: call the block, or name the modules "
         f"that are called in a class attribute `sharded_modules`; () names none ({error})"
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from prdp_hpc.metric_names import SOLVER_PARTS
@@ -139,6 +139,8 @@ class SolveReport:
         Solves, iterations, set-ups and seconds of forward solves. Default: all 0.
     adjoint : Counters, optional
         The same for adjoint solves.
+    recomputed : Counters, optional
+        The part of `forward` that was computed again in a backward pass. Default: all 0.
     timer : PartTimer, optional
         The clock that measures the seconds.
 
@@ -158,6 +160,7 @@ class SolveReport:
 
     forward: Counters = field(default_factory=Counters)
     adjoint: Counters = field(default_factory=Counters)
+    recomputed: Counters = field(default_factory=Counters)
     timer: PartTimer = field(default_factory=PartTimer, compare=False, repr=False)
 
     def part(self, direction: str, name: str) -> Any:
@@ -168,14 +171,25 @@ class SolveReport:
         """Return the counters of a direction, "forward" or "adjoint"."""
         return self.adjoint if direction == "adjoint" else self.forward
 
+    @contextmanager
+    def recomputation(self) -> Iterator[None]:
+        """Count the forward solves of a block, which were done before, also in `recomputed`."""
+        before = replace(self.forward)
+        yield
+        for name, earlier in vars(before).items():
+            done = getattr(self.forward, name) - earlier
+            setattr(self.recomputed, name, getattr(self.recomputed, name) + done)
+
     def reset(self) -> None:
         """Set all counters to zero."""
-        self.forward, self.adjoint = Counters(), Counters()
+        self.forward, self.adjoint, self.recomputed = Counters(), Counters(), Counters()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters as plain numbers."""
-        return {"forward": asdict(self.forward), "adjoint": asdict(self.adjoint)}
+        names = ("forward", "adjoint", "recomputed")
+        return {name: asdict(getattr(self, name)) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the counters of `state_dict()`."""
         self.forward, self.adjoint = Counters(**state["forward"]), Counters(**state["adjoint"])
+        self.recomputed = Counters(**state.get("recomputed", {}))

@@ -53,6 +53,12 @@ class NormalisedNetwork(nn.Module):
         """Whether the network works on the parts of fields, see `Network`."""
         return bool(getattr(self.network, "works_on_parts", False))
 
+    @property
+    def sharded_modules(self) -> list[str] | None:
+        """The names of the network's `sharded_modules`, see `prdp_hpc.distributed.sharding`."""
+        own = getattr(self.network, "sharded_modules", None)
+        return None if own is None else [f"network.{name}" for name in own]
+
     def forward(self, fields: Tensor) -> Tensor:
         """Apply the network to states of shape `(B, C + E, …)`."""
         count, rest = self._numbers.shape[1], [1] * (fields.dim() - 2)

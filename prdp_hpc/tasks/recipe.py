@@ -86,8 +86,10 @@ class Recipe:
         more axes, without biases and normalisations.
     compile : bool or str, default False
         Whether `torch.compile` compiles the network, or the backend that does.
-    checkpoint_activations : bool, default False
-        Whether the backward pass computes the network's activations again instead of storing them.
+    checkpoint_activations : bool or "steps", default False
+        Whether the backward pass computes the network's activations again instead of storing them;
+        "steps": also the time steps of the solver. Their solves count as forward solves again, and
+        separately in `solver.report.recomputed`.
 
     Raises
     ------
@@ -117,7 +119,7 @@ class Recipe:
     ema: float | None = None
     weight_decay_on: str = "all"
     compile: bool | str = False
-    checkpoint_activations: bool = False
+    checkpoint_activations: bool | str = False
 
     def __post_init__(self) -> None:
         for key, wrong, wanted in (
@@ -126,6 +128,11 @@ class Recipe:
             ("accumulate", self.accumulate < 1, "at least 1"),
             ("ema", self.ema is not None and not 0 < self.ema < 1, "between 0 and 1"),
             ("weight_decay_on", self.weight_decay_on not in DECAYED, f"one of {DECAYED}"),
+            (
+                "checkpoint_activations",
+                self.checkpoint_activations not in (False, True, "steps"),
+                "false, true or steps",
+            ),
         ):
             if wrong:
                 raise InputError(f"{key}: must be {wanted}, not {getattr(self, key)!r}")

@@ -19,6 +19,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
+from prdp_hpc.tasks.recomputed_step import check_recomputation, recomputed_step
 from prdp_hpc.tasks.task import Stopwatch
 from prdp_hpc.tasks.task_data import TaskData
 from prdp_hpc.tasks.training_step import TrainingStep
@@ -132,6 +133,7 @@ class SupervisedTask(Validation, TrainingStep):
         prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)
         self._inputs = None if inputs is None else inputs.to(mesh.device, self._dtype)
+        check_recomputation(recipe, stepper.solver)
         raise_together(mesh.world, self._method_error() or self._output_error())
         count, extra = len(self.channels), 0 if inputs is None else inputs.shape[0]
         self._parallel.settle(self._with_inputs(self._data.first))
@@ -146,6 +148,8 @@ class SupervisedTask(Validation, TrainingStep):
 
     def network_on(self, state: Tensor) -> Tensor:
         """Apply the network to states; collective.
+
+        All ranks of the mesh must call a sharded network equally often, if necessary with b = 0.
 
         Parameters
         ----------
@@ -174,7 +178,12 @@ class SupervisedTask(Validation, TrainingStep):
             The next states, of the same shape.
         """
         # A replica may have no samples.
-        return self.stopwatch.physics(self.stepper, state) if state.shape[0] else state
+        if not state.shape[0]:
+            return state
+        step = partial(self.stopwatch.physics, self.stepper)
+        if self.recipe.checkpoint_activations != "steps":
+            return step(state)
+        return recomputed_step(step, state, self.solver.report)
 
     def close(self) -> None:
         """Close the data file if it is open."""

@@ -53,7 +53,8 @@ class Validation:
     def validate(self) -> dict[str, Any]:
         """Compute the means of the errors of the validation samples; collective.
 
-        The samples are divided among the replicas, and evaluated in batches of bounded memory.
+        The samples are divided among the replicas, and evaluated in batches of bounded memory. The
+        network's buffers, e.g. running statistics, are set to those of rank 0.
 
         Returns
         -------
@@ -63,6 +64,7 @@ class Validation:
             of the metrics.
         """
         sums: dict[str, float] = {}
+        self._parallel.share_buffers()
         with self.evaluating():
             for errors in self._errors_in_batches(self._data.validation):
                 for name, found in errors.items():
@@ -106,6 +108,7 @@ class Validation:
             return None
         group = self._data.test or self._data.validation
         mine: dict[str, list[float]] = {}
+        self._parallel.share_buffers()
         with self.evaluating():
             for errors in self._errors_in_batches(group):
                 for name, found in errors.items():
@@ -197,14 +200,12 @@ class Validation:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Return a context without gradients, with the network in evaluation mode; collective.
+        """Return a context without gradients, with the network in evaluation mode.
 
-        The network's buffers, e.g. its running statistics, are those of rank 0, and its weights are
-        their averages if `recipe.ema` is given.
+        The network's weights are their averages if `recipe.ema` is given.
         """
         training = self.network.training
         self.network.eval()
-        self._parallel.share_buffers()
         try:
             with torch.no_grad(), self._validated_weights():
                 yield

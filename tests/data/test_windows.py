@@ -17,6 +17,7 @@ from prdp_hpc.data import (
     Windows,
     write_trajectories,
 )
+from prdp_hpc.data.windows import runs
 from prdp_hpc.data.writer import state_chunks
 from prdp_hpc.errors import InputError
 
@@ -78,6 +79,61 @@ def test_settings_out_of_range():
         WindowedDataset(data, steps=4)
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The same trajectories in an array, in a file, and in a file without a channel axis."""
+    whole = np.random.default_rng(0).standard_normal((3, 7, 1, 5))
+    paths = [tmp_path_factory.mktemp("windows") / f"{name}.h5" for name in ("with", "without")]
+    for path, stored in zip(paths, (whole, whole[:, :, 0]), strict=True):
+        with h5py.File(path, "w") as file:
+            file["train/trajectories"] = file["validation/trajectories"] = stored
+    return whole, [Arrays(whole), *[TrajectoryFile(path, (5,)) for path in paths]]
+
+
+@given(st.data())
+def test_a_batch_of_windows_has_the_states_of_each(both, data):
+    """In any order, repeated, side by side and overlapping."""
+    whole, datasets = both
+    length = data.draw(st.integers(1, 7))
+    starts = st.tuples(st.integers(0, 2), st.integers(0, 7 - length))
+    places = data.draw(st.lists(starts, min_size=1, max_size=8))
+    if data.draw(st.booleans()):
+        places.sort()
+    expected = np.stack([whole[i, first : first + length, :, 1:4] for i, first in places])
+    for found in datasets:
+        read = WindowedDataset(found).read_windows("train", places, length, (slice(1, 4),))
+        np.testing.assert_array_equal(read, expected)
+
+
+def test_overlapping_windows_of_a_trajectory_are_one_run():
+    places = [(0, 0), (0, 2), (0, 5), (1, 6), (1, 5), (2, 0), (2, 4)]
+    assert list(runs(places, 3)) == [(0, 3), (3, 4), (4, 5), (5, 6), (6, 7)]
+    assert list(runs([], 3)) == []
+
+
+def test_states_that_a_subclass_or_a_wrapper_changes_are_used(both):
+    """Also where it inherits, or passes on, a method that reads whole batches."""
+    whole, (_, file, _) = both
+
+    class Doubled(TrajectoryFile):
+        def read_states(self, group, sample, states, part):
+            return 2 * super().read_states(group, sample, states, part)
+
+    class Wrapper:
+        def __init__(self, data):
+            self.data = data
+
+        def __getattr__(self, name):
+            return getattr(self.data, name)
+
+        def read_states(self, group, sample, states, part):
+            return 2 * self.data.read_states(group, sample, states, part)
+
+    for found in (Doubled(file.path, (5,)), Wrapper(file)):
+        read = WindowedDataset(found).read_windows("train", [(1, 0)], 3, (slice(0, 5),))
+        np.testing.assert_array_equal(read[0], 2 * whole[1, :3])
+
+
 @given(st.data())
 def test_states_of_a_window_are_those_of_the_trajectory(tmp_path_factory, data):
     """In a file, and in a data set without `read_states`."""
@@ -117,6 +173,7 @@ def test_numbers_of_any_type_are_read_exactly(dtype, tmp_path):
     for read in (
         data.read("train"),
         np.stack([data.read_states("train", i, slice(0, 4, 1), (slice(0, 5),)) for i in range(3)]),
+        data.read_windows("train", [(0, 0), (1, 0), (2, 0)], 4, (slice(0, 5),)),
     ):
         assert read.dtype == (np.float64 if "8" in dtype else np.float32)
         assert read.dtype.isnative

@@ -36,7 +36,7 @@ RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
 CASES = [
     {"training": MANY, "network": RESNET},
     {"training": CLOSURE},
-    {"training": {"checkpoint_activations": True}, "network": RESNET},
+    {"training": {"checkpoint_activations": "steps"}, "network": RESNET},
 ]
 COMPILED = {
     "training": {"compile": "eager", "checkpoint_activations": True, "batch_size": 2},

@@ -18,12 +18,13 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.shards import is_shard, local, whole
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task
+from prdp_hpc.experiments.meshes import process_mesh
 from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.tasks.emulator import Emulator
 from prdp_hpc.training.random_states import random_state, restore_random_state
 
 WORLD = MPI.COMM_WORLD
-RESNET = {"kind": "resnet", "channels": 5, "blocks": 2}
+RESNET = {"kind": "resnet", "channels": 8, "blocks": 2}
 # The last of 3 batches has 2 samples, so that some of 4 replicas have none; so has validation.
 MANY = {
     "network": RESNET,
@@ -42,6 +43,8 @@ CASES = {
     "unet": {"network": {"kind": "unet", "channels": 4, "depth": 1}, "grid": {"shape": [8, 8]}},
     "rollout": ROLLOUT,
     "recomputed": ROLLOUT | {"training": {"checkpoint_activations": True}},
+    "recomputed steps": {"make": tiny.corrector, "network": RESNET}
+    | {"training": {"checkpoint_activations": "steps"}},
     "compiled": {"network": RESNET, "training": {"compile": "eager"}},
     "normalised": {"network": RESNET, "data": {"normalise": "standard"}},
     "one sample": {"training": {"batch_size": 1}, "data": {"train": 2, "validation": 1}},
@@ -244,12 +247,12 @@ def test_what_cannot_be_sharded_is_an_input_error(folder):
     with pytest.raises(InputError, match=r"sharded_modules: 'blocks.2' is no module"):
         mesh.data_parallel(wrong)
     for parameter, message in (
-        (torch.zeros(2, dtype=torch.complex64), "weight is complex"),
-        (torch.zeros(()), r"weight has no axis .* shape \(1,\)"),
+        (nn.Parameter(torch.zeros(2, dtype=torch.complex64)), "weight is complex"),
+        (nn.Parameter(torch.zeros(())), r"weight has no axis .* shape \(1,\)"),
         (nn.UninitializedParameter(), "weight has no shape yet"),
     ):
         network = nn.Linear(8, 8)
-        network.weight = nn.Parameter(parameter)
+        network.weight = parameter
         with pytest.raises(InputError, match=message):
             mesh.data_parallel(network)
     mixed = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8).double())
@@ -276,8 +279,7 @@ def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder, tm
         training = {"epochs": epochs, **MANY["training"], **changes.pop("training", {})}
         content = tiny.emulator(folder, name=name, network=RESNET, training=training, **changes)
         config = validate(content, "here")
-        shards = config.parallel.shard_network
-        mesh = ProcessMesh.from_world(1, shard_network=shards)
+        mesh = process_mesh(config)
         summary = run_experiment(config, mesh, tmp_path / name, resume)
         mesh.close()
         return summary
@@ -286,10 +288,15 @@ def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder, tm
     whole_run = train("whole", 3)
     expected = train("sharded", 3, **sharded)
     assert expected["error"] == pytest.approx(whole_run["error"], rel=1e-12)
-    for name, first, second in (("same", sharded, sharded), ("to whole", sharded, {})):
+    other = {"parallel": {"shard_network": True, "grid_ranks": 2}}
+    for name, first, second in (
+        ("same", sharded, sharded),
+        ("to_whole", other, {}),
+        ("to_other", {}, other),
+    ):
         train(name, 2, **first)
         found = train(name, 3, resume=True, **second)
-        exact = 0 if second else 1e-12
+        exact = 0 if first is second else 1e-12
         assert found["error"] == pytest.approx(expected["error"], rel=exact, abs=0)
     tuned = train("tuned", 1, training={"init_from": f"{folder}/sharded"}, **sharded)
     assert tuned["error"] < whole_run["error"]

@@ -94,15 +94,15 @@ def test_the_statistics_of_channels_are_those_of_one_rank(file):
 
 @pytest.mark.parallel(nprocs=2)
 def test_an_error_of_one_ranks_thread_is_raised_by_all(file, monkeypatch):
-    own = TrajectoryFile.read_states
+    own = TrajectoryFile.read_windows
 
-    def read_states(data, group, sample, states, part):
+    def read_windows(data, group, places, length, part):
         if WORLD.rank == 1 and group == "train":
             raise DataError("made up")
-        return own(data, group, sample, states, part)
+        return own(data, group, places, length, part)
 
     with task_on(file, 1, in_memory=False) as task:
-        monkeypatch.setattr(TrajectoryFile, "read_states", read_states)
+        monkeypatch.setattr(TrajectoryFile, "read_windows", read_windows)
         with pytest.raises(DataError, match="made up"):
             task.train_epoch(1)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from prdp_hpc.config import ConfigError, validate
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import ConfigParts, build_recipe
+from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task
 from prdp_hpc.tasks.emulator import Emulator
 from prdp_hpc.tasks.learning_rate import LearningRate
 from prdp_hpc.tasks.recipe import Recipe
@@ -133,6 +133,63 @@ def test_recomputed_activations_change_no_bit(changes, task_of):
     chain = {"emulator": {"chain": "rollout", "unroll": 2}, **changes}
     plain, recomputed = task_of(chain), task_of(chain, checkpoint_activations=True)
     assert torch.equal(plain.gradient(), recomputed.gradient())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"solver": {"differentiation": "unrolled"}},
+        {"solver": {"initial_guess": "state"}, "emulator": {"chain": "diverted", "unroll": 2}},
+        {"physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.1}, **PERIODIC},
+        {"make": tiny.corrector, "network": RESNET},
+    ],
+)
+def test_recomputed_steps_change_no_bit_and_are_counted(changes, make_task):
+    changes = dict(changes)
+    make = changes.pop("make", tiny.emulator)
+    tasks, stored = [], []
+    for again in (False, "steps"):
+        training = {"batch_size": 10, "checkpoint_activations": again}
+        task, _ = make_task(make, 2, training=training, **changes)
+        task.solver.report.reset()
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, saved=saved: saved.append(tensor.numel()) or tensor, lambda t: t
+        ):
+            task.local_loss(task._batch(np.arange(4)))
+        tasks.append(task)
+        stored.append(sum(saved))
+    assert stored[1] < stored[0]
+    plain, recomputed = tasks
+    assert torch.equal(plain.gradient(), recomputed.gradient())
+    reports = [task.solver.report for task in tasks]
+    # Of the loss above without a gradient nothing was computed again.
+    for task in tasks:
+        task.solver.report.reset()
+        task.train_epoch(1)
+    once, twice = reports
+    assert once.recomputed.iterations == 0
+    assert twice.recomputed.solves > 0
+    for name in ("solves", "iterations"):
+        forward = getattr(once.forward, name)
+        assert getattr(twice.recomputed, name) == getattr(twice.forward, name) - forward
+        assert getattr(twice.adjoint, name) == getattr(once.adjoint, name)
+    assert trained(plain, 2).validate() == trained(recomputed, 2).validate()
+
+
+@pytest.mark.parametrize(
+    ("solver", "message"),
+    [
+        ({"initial_guess": "last"}, r"solver\.initial_guess=last starts from"),
+        ({"lag_preconditioner": 2}, r"solver\.lag_preconditioner keeps"),
+    ],
+)
+def test_steps_with_a_memory_cannot_be_recomputed(solver, message, mesh, tmp_path):
+    training = {"checkpoint_activations": "steps"}
+    config = validate(tiny.emulator(tmp_path, training=training, solver=solver), "here")
+    with pytest.raises(InputError, match=message):
+        build_task(config, mesh)
 
 
 def test_recomputation_stores_fewer_tensors(task_of):

@@ -153,15 +153,15 @@ class Counting:
 
     def __init__(self, monkeypatch):
         self.states, self.samples = [], []
-        own = TrajectoryFile.read_states
+        own = TrajectoryFile.read_windows
 
-        def read_states(data, group, sample, states, part):
-            found = own(data, group, sample, states, part)
-            self.states.append((group, sample, states.start))
-            self.samples.append(found.nbytes)
+        def read_windows(data, group, places, length, part):
+            found = own(data, group, places, length, part)
+            self.states.extend((group, *place) for place in places)
+            self.samples.extend(window.nbytes for window in found)
             return found
 
-        monkeypatch.setattr(TrajectoryFile, "read_states", read_states)
+        monkeypatch.setattr(TrajectoryFile, "read_windows", read_windows)
         monkeypatch.setattr(TrajectoryFile, "read", None)
 
 
@@ -187,7 +187,7 @@ def test_nothing_is_read_before_it_is_needed(mesh, tmp_path, monkeypatch):
     assert len(read) >= 5 * 4
 
 
-@pytest.mark.parametrize("place", ["read_states", "nan"])
+@pytest.mark.parametrize("place", ["no file", "nan"])
 def test_an_error_of_the_reading_thread_ends_the_training(place, make_task, tmp_path, monkeypatch):
     states = STATES.copy()
     if place == "nan":
@@ -197,7 +197,7 @@ def test_an_error_of_the_reading_thread_ends_the_training(place, make_task, tmp_
     with h5py.File(tmp_path / "bad.h5", "w") as bad:
         bad["train/trajectories"] = states
     task._data.data.data.path = tmp_path / "bad.h5"
-    if place == "read_states":
+    if place == "no file":
         (tmp_path / "bad.h5").unlink()
     task._data.data.data.close()
     message = "first in sample 2, step 5" if place == "nan" else "bad.h5: no such data file"

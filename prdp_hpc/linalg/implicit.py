@@ -219,11 +219,10 @@ class _Call(SolveCall):
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
         for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
+            system.set_level(self.direction, self.level)
             system.set_up(self.direction)
             try:
-                iterations = system.solve(
-                    self.direction, own, result, self.level, guess, is_guarded
-                )
+                iterations = system.solve(self.direction, own, result, guess, is_guarded)
             except errors.SolveError:
                 self._blame_input(right)
                 raise

@@ -1,4 +1,4 @@
-"""What dense linear algebra says about a case, and how sure that is.
+"""The results of dense linear algebra for a case, and their uncertainty.
 
 Nothing here uses the package. The preconditioner's matrix comes from plain petsc4py, applied to
 the unit vectors; everything else is NumPy in double precision. How far a right answer may be off is

@@ -104,7 +104,7 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
     if case.operator == "function":
         diagonal = np.diag(dense_matrix(case, values))
         return np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal))
-    singles = ("gamg", "hmg", "sor", "eisenstat")
+    singles = ("gamg", "hmg", "sor", "eisenstat", "redistribute")
     if comm.size > 1 and case.pc in singles and not np.diag(dense_matrix(case, values)).all():
         # Fails on the rank that has the row, while the others wait.
         return None

@@ -100,7 +100,7 @@ def prepare_mpi() -> None:
 
 
 def leave_the_launch() -> None:
-    """Become a job of one process, unless MPI is loaded; the other ranks end without it.
+    """Become a job with one process, unless MPI is loaded; the other ranks end without it.
 
     Otherwise MPI would wait for them as soon as anything loads it, e.g. a user-defined component.
     """

@@ -15,12 +15,12 @@ from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.config.components import Component, component_of, resolve
 from prdp_hpc.config.slots import own_keys
 from prdp_hpc.console import note
-from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes
+from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes, TrajectoryWriter
+from prdp_hpc.data.writer import Batch
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.generation.streams import InitialStates, OneStream, SampleStreams
-from prdp_hpc.generation.unfinished import Batch, UnfinishedFile
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import (
     Stepper,
@@ -60,7 +60,7 @@ def generate(
 
     After SIGUSR1 or SIGTERM to any rank the ranks finish their batch and exit with code 85. The
     next call with the same config and path continues after a signal or a kill (see
-    `UnfinishedFile`).
+    `TrajectoryWriter`).
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def generate(
         group: (count, states, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
-    file = UnfinishedFile(
+    file = TrajectoryWriter(
         path, world, grid.comm, _attributes(config, stepper), shapes, part, _digest(config)
     )
     with file, PreemptionWatch(world) as watch:
@@ -114,7 +114,7 @@ def _compute(
     stepper: Stepper,
     count: int,
     kept: Any,
-    file: UnfinishedFile,
+    file: TrajectoryWriter,
 ) -> None:
     """Compute `count` states of this replica's batch, and write each when it is known; collective
     over the grid ranks.
@@ -129,7 +129,7 @@ def _compute(
 
 
 def _announce(
-    file: UnfinishedFile, path: Path, rank: int, samples: int, stopped: bool = False
+    file: TrajectoryWriter, path: Path, rank: int, samples: int, stopped: bool = False
 ) -> None:
     """Report on rank 0 how many samples an interrupted generation has finished."""
     if rank == 0 and file.finished and file.finished < samples:

@@ -376,7 +376,8 @@ def _check_range(call: SolveCall, adjoint: SolveCall, values_grad: Any) -> None:
     range of double precision; collective.
     """
     # No product is larger, so that usually nothing has to be looked at.
-    if math.sqrt(call.squares) * math.sqrt(adjoint.squares) < LARGEST:
+    bound = math.sqrt(call.squares) * math.sqrt(adjoint.squares)
+    if call.knows_squares and bound < LARGEST:
         return
     if not isinstance(values_grad, Tensor) or _are_transformed(values_grad):
         return

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prdp_hpc.commands.failures import fail, missing_library
 from prdp_hpc.commands.parser import build_parser
-from prdp_hpc.distributed.launch import launched_rank
+from prdp_hpc.distributed.launch import launched_rank, launched_size, leave_the_launch
 from prdp_hpc.distributed.signals import block_signals, hold_signals
 from prdp_hpc.logs import show_log
 
@@ -34,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = _arguments(argv)
     alone = arguments.command in _ALONE
-    if alone and launched_rank() > 0:
-        return
+    if alone and launched_size() > 1:
+        if launched_rank() > 0:
+            return
+        leave_the_launch()
     # Busy-waiting OpenMP threads cost little on idle cores but multiply the run time on busy ones.
     # The variable is read when torch is loaded, i.e. when the command's module is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -243,7 +243,7 @@ class Grid(GridGeometry):
         >>> torch.equal(grid.gather(grid.scatter(field)), field)
         True
         """
-        return self._whole.scatter(whole)
+        return WholeFields(self.partition).scatter(whole)
 
     def gather(self, local: Tensor) -> Tensor:
         """Return the whole field on every rank, from each rank's part; collective.
@@ -266,7 +266,7 @@ class Grid(GridGeometry):
         InputError
             On all ranks, if one rank has a field of another shape.
         """
-        return self._whole.gather(local)
+        return WholeFields(self.partition).gather(local)
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
         """Return this rank's part with `width` neighbour points on each side of each axis.
@@ -327,10 +327,6 @@ class Grid(GridGeometry):
 
     def _sum(self, own: Tensor) -> Tensor:
         return transport_for(self.comm, None, own.device).all_reduce(own)
-
-    @property
-    def _whole(self) -> WholeFields:
-        return WholeFields(self.partition)
 
     @cached_property
     def blocks(self) -> list[tuple[slice, ...]]:

@@ -22,9 +22,10 @@ class Progress:
         heat_2d  epoch 12/70  error 3.21e-02  level 4  inner iterations 19,200  31.4 s  2 min left
             lr 1.0e-03  gradient 2.3e-01  1,240 samples/s  solver 61%  0.8 GiB
 
-    A line has at most 100 columns; the rest continues on the next one. There is one line per epoch for up to 50 epochs; longer runs have about 20
-    lines in total and one per change of level. Without `active` (on ranks other than 0) it has no
-    effect. A context manager; `close` may also be called.
+    A line has at most 100 columns; the rest continues on the next one. There is one entry per epoch
+    for up to 50 epochs; longer runs have about 20 entries in total and one per change of level.
+    Without `active` (on ranks other than 0) it has no effect. A context manager; `close` may also
+    be called.
 
     Parameters
     ----------

@@ -100,12 +100,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Overrides may stand before and after options, which subcommands of
     argparse do not support.
     """
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    first = words[0] if words and words[0] != "completion" else ""  # it completes all commands
+    parser = build_parser(first)
+    arguments, rest = parser.parse_known_args(words)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
     arguments.parser = parser
-    arguments.line = shlex.join(["prdp-hpc", *(sys.argv[1:] if argv is None else argv)])
+    arguments.line = shlex.join(["prdp-hpc", *words])
     return arguments

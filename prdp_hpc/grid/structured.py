@@ -70,6 +70,12 @@ class Grid(GridGeometry):
         This rank's part of the whole field.
     n_local : int
         Number of points of this rank.
+    dim : int
+        Number of axes.
+    size : int
+        Number of points of the whole grid.
+    is_singular : bool
+        Whether constants are in the nullspace of the Laplacian: no axis is Dirichlet.
     spacing : tuple of float
         Spacing per axis.
     partition : Partition
@@ -127,6 +133,8 @@ class Grid(GridGeometry):
         self.local_shape = self.partition.local_shape
         self.local_slices = self.partition.local_slices
         self.n_local = math.prod(self.local_shape)
+        self.dim, self.size = len(self.shape), math.prod(self.shape)
+        self.is_singular = "dirichlet" not in self.boundary
         self.spacing = tuple(
             a / (n + 1) if b == "dirichlet" else a / n
             for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)

@@ -156,11 +156,11 @@ _NO_TRANSPOSE = (
 
 
 def too_large_gradient(method: str, level: object) -> SolveError:
-    """The error for a gradient of the values that overflows."""
+    """The error for a gradient that overflows."""
     return SolveError(
-        f"adjoint solve with {method} at level {level}: the gradient of the values is the product "
-        "of the solution and the adjoint solution, which is beyond the range of double precision: "
-        "scale the values, or the loss",
+        f"adjoint solve with {method} at level {level}: a gradient, e.g. that of the values, which "
+        "is the product of the solution and the adjoint solution, is beyond the range of double "
+        "precision: scale the values, or the loss",
         "DIVERGED_NANORINF",
     )
 

@@ -42,7 +42,7 @@ class Direction:
     ksp : the KSP.
     norm : the norm that a tolerance refers to.
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
-    level : the level that was set last.
+    level : the level of the solver, or of a solve, that the KSP is set to.
     """
 
     name: str

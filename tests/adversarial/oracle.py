@@ -29,7 +29,7 @@ UNCLEAR = 1e-3
 called unclear.
 """
 _WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "galerkin", "patch")
-_ESTIMATING = ("gamg", "hmg")
+ESTIMATING = ("gamg", "hmg")
 """These estimate the spectrum of the matrix by a Krylov method."""
 NOISE = 1e-6
 _prefixes = (f"adversarial{number}_" for number in itertools.count())
@@ -108,7 +108,7 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
         return None
     try:
         M = _applied(case, values, comm)
-        if M is not None and (case.pc in _ESTIMATING or _kernel(case).size):
+        if M is not None and (case.pc in ESTIMATING or _kernel(case).size):
             M = _reproducible(case, M, _applied(case, _in_the_last_digit(values), comm))
         return M
     except PETSc.Error:

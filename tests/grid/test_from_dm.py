@@ -98,7 +98,7 @@ def test_on_one_rank(check):
     check(MPI.COMM_SELF)
 
 
-@pytest.mark.long_on(2, 3)
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_the_same_on_several_ranks():
     for check in CHECKS:

@@ -136,7 +136,7 @@ def refused_everywhere(call):
     assert WORLD.allreduce(mine) == WORLD.size
 
 
-@pytest.mark.long_on(2)
+@pytest.mark.long_on(2, 3)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_a_divided_grid_is_the_whole_one():
     torch.manual_seed(WORLD.rank)

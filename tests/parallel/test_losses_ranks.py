@@ -12,7 +12,7 @@ WORLD = MPI.COMM_WORLD
 
 @pytest.mark.parametrize("samples", [3, 0])
 @pytest.mark.parametrize("boundary", ["periodic", "dirichlet", "neumann"])
-@pytest.mark.long_on(2, 3)
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_parts_of_a_loss_sum_to_the_whole(boundary, samples):
     generator = torch.Generator().manual_seed(0)

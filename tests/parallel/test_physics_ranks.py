@@ -56,7 +56,7 @@ def wrong_on_one_rank_raises_on_all():
         assert WORLD.allreduce(raised) == WORLD.size
 
 
-@pytest.mark.long_on(2, 3)
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_equal_results_on_any_number_of_ranks():
     for shape, boundary, method in CASES:

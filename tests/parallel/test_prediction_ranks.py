@@ -71,7 +71,7 @@ def check_loaded(run, whole):
         load_network(run, partition=other.partition)
 
 
-@pytest.mark.long_on(2, 3)
+@pytest.mark.long_on(2, 4)
 @pytest.mark.parallel(nprocs=[2, 3, 4])
 def test_predictions_are_those_of_one_rank(folder):
     for network in ({"kind": "resnet", "channels": 4, "blocks": 1}, {"kind": "mlp", "hidden": [8]}):

@@ -1,4 +1,4 @@
-"""Property: trajectories that ranks write in parts are one plain file, which is written atomically."""
+"""Property: trajectories that ranks write in parts are one plain file, written atomically."""
 
 import os
 from pathlib import Path

@@ -134,7 +134,7 @@ def _print(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
-        # A training goes on. Python too would fail when it flushes the stream at its exit.
+        # A training continues. Python too would fail when it flushes the stream at its exit.
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), stream.fileno())
 

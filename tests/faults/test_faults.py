@@ -17,7 +17,7 @@ FULL_DISK = [Case(1, 1, "disk", None, "any", 0.4)]
 
 
 class SharedBench(Bench):
-    """A bench that starts only the runs with a fault in processes of their own."""
+    """A bench that starts only the runs with a fault in separate processes."""
 
     def __init__(self, folder, two_ranks):
         super().__init__(folder, epochs=12)

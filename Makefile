@@ -79,7 +79,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(VENV)/python -m mkdocs build --quiet
 
 docs: environment  ## build the documentation as HTML in build/docs
 	@$(SITE)
-	@echo "open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
+	@echo "open build/docs/index.html in a browser; the search works without a server"
 
 docs-figures: environment  ## run the tutorials and write their figures; after a demo, also that of the README
 	@OMP_NUM_THREADS=1 $(VENV)/python tools/docs/run_tutorials.py

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prdp_hpc.commands.failures import fail, missing_library
 from prdp_hpc.commands.parser import build_parser
-from prdp_hpc.distributed.launch import launched_rank
+from prdp_hpc.distributed.launch import launched_rank, launched_size, leave_the_launch
 from prdp_hpc.distributed.signals import block_signals, hold_signals
 from prdp_hpc.logs import show_log
 
@@ -34,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = _arguments(argv)
     alone = arguments.command in _ALONE
-    if alone and launched_rank() > 0:
-        return
+    if alone and launched_size() > 1:
+        if launched_rank() > 0:
+            return
+        leave_the_launch()
     # Busy-waiting OpenMP threads cost little on idle cores but multiply the run time on busy ones.
     # The variable is read when torch is loaded, i.e. when the command's module is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -100,12 +102,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Overrides may stand before and after options, which subcommands of
     argparse do not support.
     """
-    parser = build_parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    first = words[0] if words and words[0] != "completion" else ""  # it completes all commands
+    parser = build_parser(first)
+    arguments, rest = parser.parse_known_args(words)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
     arguments.parser = parser
-    arguments.line = shlex.join(["prdp-hpc", *(sys.argv[1:] if argv is None else argv)])
+    arguments.line = shlex.join(["prdp-hpc", *words])
     return arguments

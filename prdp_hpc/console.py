@@ -51,7 +51,7 @@ def show(*parts: str) -> None:
     """Write text, tables and reports to standard output, with an empty line between two of them."""
     stream = sys.stdout
     if not _is_terminal(stream):
-        print("\n\n".join(parts), file=stream, flush=True)
+        _print("\n\n".join(parts), stream)
         return
     console = _console(stream)
     for number, part in enumerate(_flattened(parts)):
@@ -66,7 +66,7 @@ def show(*parts: str) -> None:
 
 def note(text: str) -> None:
     """Write a line on standard error, above a progress bar where there is one."""
-    print(text, file=sys.stderr, flush=True)
+    _print(text, sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -127,6 +127,16 @@ def _aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
     lines = ["  ".join(line).rstrip() for line in cells]
     lines.insert(1, "-" * max(len(line) for line in lines))
     return "\n".join(lines)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """Print a line; once the reader of a pipe, e.g. `head`, has ended, discard all output to it."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # A training goes on. Python too would fail when it flushes the stream at its exit.
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), stream.fileno())
 
 
 def _is_terminal(stream: TextIO) -> bool:

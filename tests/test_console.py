@@ -1,12 +1,14 @@
 """Plain text without a terminal; with one, tables of its width, and colours without NO_COLOR."""
 
 import io
+import os
 import re
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-from prdp_hpc.console import Bar, Report, Table, show
+from prdp_hpc.console import Bar, Report, Table, note, show
 
 TABLE = Table(
     [["run", "error", "saved"], ["first", "1.2e-3", "41 %"], ["second", "9e-4", "MISS"]], "<>>"
@@ -44,6 +46,16 @@ def test_without_a_terminal_the_text_is_written_unchanged(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert out == f"title\n\n{TABLE}\n\nrun folder: runs/a\n"
     assert not CONTROL.search(out)
+
+
+def test_output_is_discarded_once_the_reader_of_a_pipe_has_ended(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        for write in (show, note, show):
+            write("a line")
 
 
 def test_on_a_terminal_a_table_fits_its_width(written):

@@ -10,7 +10,8 @@ from typing import Any
 
 from prdp_hpc.commands.comparison_runs import chosen_run, runs_of, train_all
 from prdp_hpc.commands.run import fields_figure_of, remove
-from prdp_hpc.config import ExperimentConfig, components, load_config
+from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.config.components import resolve
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
 from prdp_hpc.distributed.collective import call_together
@@ -131,5 +132,5 @@ def _title(config: ExperimentConfig) -> str:
     points = " × ".join(str(n) for n in config.grid.shape)
     method = f"{config.solver.ksp} with {config.solver.pc}"
     seeds = f"seed {config.seed}" if len(config.seeds) == 1 else f"{len(config.seeds)} seeds"
-    pde = components(config)["physics.pde"].label
+    pde = resolve("physics", config.physics.pde, Path()).label
     return f"{config.name}: {pde} on {points} points, {method}, {seeds}"

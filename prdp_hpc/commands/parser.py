@@ -6,6 +6,7 @@ Commands of jobs on a cluster are in `parser_jobs.py`, common parts in `parser_c
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import prdp_hpc
@@ -19,13 +20,13 @@ from prdp_hpc.commands.parser_common import (
     config_command,
     count,
 )
-from prdp_hpc.commands.parser_jobs import add_job_commands
-from prdp_hpc.commands.parser_trained import add_trained_commands
+from prdp_hpc.commands.parser_jobs import site_command, status_command, submit_command
+from prdp_hpc.commands.parser_trained import export_command, predict_command, show_command
 from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The parser of the command line; with the name of a command, the parser of that one only."""
     parser = Parser(
         prog="prdp-hpc",
         description="Train neural networks through distributed PETSc solvers that are only as "
@@ -38,7 +39,20 @@ def build_parser() -> argparse.ArgumentParser:
     add_log_level(parser, default=None)
     parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in [command] if command in COMMANDS else COMMANDS:
+        COMMANDS[name](commands)
+    for own in commands.choices.values():
+        # SUPPRESS keeps the value of an option that stands before the command.
+        add_traceback(own, default=argparse.SUPPRESS)
+        add_log_level(own, default=argparse.SUPPRESS)
+    return parser
+
+
+def _run_command(commands: Any) -> None:
     config_command(commands, "run", "train once and write a run folder", resumable=True)
+
+
+def _compare_command(commands: Any) -> None:
     compare = config_command(
         commands,
         "compare",
@@ -51,25 +65,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="train only run N (from 0) of all variants and seeds, without table and figure",
     )
-    _paper_command(commands)
-    _generate_command(commands)
-    _gradients_command(commands)
-    _plan_command(commands)
-    _plot_command(commands)
-    _evaluate_command(commands)
-    _inspect_command(commands)
-    add_trained_commands(commands)
-    add_job_commands(commands)
-    _init_command(commands)
-    _show_config_command(commands)
-    completion = commands.add_parser("completion", help="print the completion script of a shell")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="name of the shell")
-    commands.add_parser("doctor", help="report what was found on this machine and what is missing")
-    for command in commands.choices.values():
-        # SUPPRESS keeps the value of an option that stands before the command.
-        add_traceback(command, default=argparse.SUPPRESS)
-        add_log_level(command, default=argparse.SUPPRESS)
-    return parser
 
 
 def _paper_command(commands: Any) -> None:
@@ -236,3 +231,36 @@ def _show_config_command(commands: Any) -> None:
     choice = config.add_mutually_exclusive_group()
     choice.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
     choice.add_argument("--list", action="store_true", help="list the shipped configs")
+
+
+def _completion_command(commands: Any) -> None:
+    completion = commands.add_parser("completion", help="print the completion script of a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="name of the shell")
+
+
+def _doctor_command(commands: Any) -> None:
+    commands.add_parser("doctor", help="report what was found on this machine and what is missing")
+
+
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "run": _run_command,
+    "compare": _compare_command,
+    "paper": _paper_command,
+    "generate": _generate_command,
+    "gradients": _gradients_command,
+    "plan": _plan_command,
+    "plot": _plot_command,
+    "evaluate": _evaluate_command,
+    "inspect": _inspect_command,
+    "predict": predict_command,
+    "show": show_command,
+    "export": export_command,
+    "submit": submit_command,
+    "site": site_command,
+    "status": status_command,
+    "init": _init_command,
+    "config": _show_config_command,
+    "completion": _completion_command,
+    "doctor": _doctor_command,
+}
+"""The commands in the order of the help, with the functions that add their parsers."""

@@ -9,14 +9,8 @@ from typing import Any
 from prdp_hpc.commands.parser_common import config_command, count
 
 
-def add_job_commands(commands: Any) -> None:
-    """Add the commands for jobs on a cluster."""
-    _submit_command(commands)
-    _site_command(commands)
-    _status_command(commands)
-
-
-def _submit_command(commands: Any) -> None:
+def submit_command(commands: Any) -> None:
+    """Add the command `submit`."""
     submit = config_command(
         commands, "submit", "write, show and submit the batch script of a SLURM job"
     )
@@ -111,14 +105,16 @@ def _gpus(text: str) -> str:
     return text
 
 
-def _site_command(commands: Any) -> None:
+def site_command(commands: Any) -> None:
+    """Add the command `site`."""
     site = commands.add_parser(
         "site", help="write a first site file for submit from what is found on this cluster"
     )
     site.add_argument("--overwrite", action="store_true", help="replace an existing site file")
 
 
-def _status_command(commands: Any) -> None:
+def status_command(commands: Any) -> None:
+    """Add the command `status`."""
     status = commands.add_parser("status", help="list runs and jobs with their progress")
     status.add_argument(
         "folder",

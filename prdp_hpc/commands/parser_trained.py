@@ -8,8 +8,8 @@ from typing import Any
 from prdp_hpc.commands.parser_common import add_component
 
 
-def add_trained_commands(commands: Any) -> None:
-    """Add the commands to the parser of the command line."""
+def predict_command(commands: Any) -> None:
+    """Add the command `predict`."""
     predict = commands.add_parser(
         "predict",
         help="predict with trained networks; write HDF5, and XDMF files for ParaView",
@@ -26,6 +26,10 @@ def add_trained_commands(commands: Any) -> None:
         metavar="FILE",
         help="HDF5 file to write (default: prediction/GROUP.h5 in the folder of the run)",
     )
+
+
+def show_command(commands: Any) -> None:
+    """Add the command `show`."""
     show = commands.add_parser(
         "show", help="draw predicted and true fields, their spectra, and the error by step"
     )
@@ -44,6 +48,10 @@ def add_trained_commands(commands: Any) -> None:
         metavar="FOLDER",
         help="folder of the figures (default: figures in that of the run)",
     )
+
+
+def export_command(commands: Any) -> None:
+    """Add the command `export`."""
     export = commands.add_parser(
         "export", help="export a trained network for programs without prdp-hpc"
     )

@@ -14,9 +14,9 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.run import (
     RunFolderError,
     process_mesh,
-    run_experiment,
     run_folder,
     run_lock,
+    run_locked,
 )
 from prdp_hpc.files import file_errors
 from prdp_hpc.locks import FOLDER_LOCK, LockedError, is_locked
@@ -52,8 +52,11 @@ def run(arguments: argparse.Namespace) -> None:
 def train_and_plot(
     config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool
 ) -> dict[str, Any]:
-    """Train, draw the figure and return the summary of the run. Collective."""
-    summary = run_experiment(config, mesh, folder, resume)
+    """Train in a folder whose lock this job has, draw the figure and return the summary of the run.
+
+    Collective.
+    """
+    summary = run_locked(config, mesh, folder, resume)
     call_together(mesh.world, lambda: draw(folder) if mesh.is_root else None)
     return summary
 

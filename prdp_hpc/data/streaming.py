@@ -51,7 +51,7 @@ class ReadingThread:
         return found
 
     def close(self) -> None:
-        """End the thread after what it reads now."""
+        """End the thread after the batch that it is reading."""
         self._pool.shutdown(cancel_futures=True)
 
     def _read(self, reader: GroupReader, ids: Ids) -> Tensor:

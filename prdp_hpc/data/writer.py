@@ -1,15 +1,16 @@
-"""Writing trajectories that are distributed over the ranks."""
+"""Writing trajectories on all ranks to one plain file, which a killed job can continue."""
 
 from __future__ import annotations
 
-import contextlib
+import json
 import math
 import os
 import re
-import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.data.layout import DATASET, DataError, TrajectoryAttributes, reason_of
+from prdp_hpc.data.shared_file import SharedFile
 from prdp_hpc.distributed.collective import call_together
-from prdp_hpc.files import atomic_path, remove_leftovers
+from prdp_hpc.files import remove_leftovers, write_text
 from prdp_hpc.locks import locked
 
 READABLE = ("v110", "v110")
@@ -28,29 +30,43 @@ READABLE = ("v110", "v110")
 default cannot be read by HDF5 1.14, which e.g. ParaView and VTK contain.
 """
 
+RECORD_SECONDS = 2.0
+"""Seconds between two records of finished samples, which is the work that a kill can lose."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive samples of a group that are computed together."""
+
+    group: str
+    samples: range
+
 
 class TrajectoryWriter:
-    """Writes the parts of trajectories on all ranks without gathering them. A context manager,
-    collective over `comm`.
+    """Writes the parts of trajectories on all ranks, without gathering them, to one plain HDF5
+    file. A context manager, collective over `world`.
 
-    If h5py was built with MPI, all ranks write one file. Otherwise each rank writes its own file in
-    the folder `<file>.<token>.parts`, and `path` combines them by virtual data sets: it can be
-    moved together with that folder, and is read as one file. A single rank always writes one plain
-    file. Each chunk of a data set is one state, so that windows are read without other states. The
-    write is atomic: `path` is created or replaced when the context ends without an error.
-    Meanwhile a lock keeps other jobs from writing to `path` (`prdp_hpc.locks`).
+    HDF5 allocates the whole file `.<name>.unfinished` first. After that the ranks write states at
+    the addresses that HDF5 has chosen, so a kill can damage neither HDF5's own data nor finished
+    samples. A sample is listed in `.<name>.finished` after its data are on the disk, and only
+    listed samples are kept by the next job. If the context ends without an error, the file is
+    renamed to `path`, which is created or replaced atomically. A lock keeps other jobs away
+    (`prdp_hpc.locks`). Each chunk of a data set is one state, so that windows are read without
+    other states.
 
     Parameters
     ----------
     path : the file.
-    comm : the ranks.
+    world : all ranks.
+    grid_comm : the ranks of this replica, which share each state.
     attributes : metadata of the file.
     shapes : for each group the shape of its trajectories on the whole grid, `(samples, steps + 1,
         channels, *grid shape)`.
     part : the points of this rank, one slice per axis of the whole grid; may be empty.
+    identity : text that is equal for equal data; files of another identity are not continued. None
+        (default): the file is not continued, and is removed after an error.
     dtype : float32 (default) or float64.
-    samples : the samples of this rank, in all groups. Default: all.
-    finish : called on rank 0 with the complete, open file before it gets its final name.
+    complete : called on rank 0 with the complete, open file before it gets its final name.
 
     Raises
     ------
@@ -59,182 +75,235 @@ class TrajectoryWriter:
     LockedError
         On all ranks, if another job is writing it.
 
-    References: HDF5 reference manual, virtual data sets; h5py documentation, Parallel HDF5.
+    References: HDF5 reference manual, H5Pset_alloc_time, H5Dget_chunk_info_by_coord.
     """
 
     def __init__(
         self,
         path: str | Path,
-        comm: MPI.Comm,
+        world: MPI.Comm,
+        grid_comm: MPI.Comm,
         attributes: TrajectoryAttributes,
         shapes: Mapping[str, Sequence[int]],
         part: Sequence[slice],
+        identity: str | None = None,
         dtype: Any = np.float32,
-        samples: slice | None = None,
-        finish: Callable[[h5py.File], None] | None = None,
+        complete: Callable[[h5py.File], None] | None = None,
     ) -> None:
-        self._samples, self._finish_file = samples, finish
-        self._path, self._comm, self._attributes = Path(path), comm, attributes
+        self._path, self._world, self._grid_comm = Path(path), world, grid_comm
+        self._attributes, self._part = attributes, tuple(part)
+        self._identity, self._dtype, self._complete = identity, np.dtype(dtype), complete
         self._shapes = {group: tuple(shape) for group, shape in shapes.items()}
-        self._part, self._dtype = tuple(part), np.dtype(dtype)
-        self._together = comm.size > 1 and bool(h5py.get_config().mpi)
-        self._separate = comm.size > 1 and not self._together
-        self._lock, self._written = ExitStack(), False
-        token = comm.bcast(secrets.token_hex(4))
-        self._parts = self._path.with_name(f"{self._path.name}.{token}.parts")
-        self._temporary = self._path.with_name(f".{self._path.stem}.{token}{self._path.suffix}")
-        self._file: Any = None
-        self._all_parts = comm.allgather((self._samples, self._part))
+        self._header = {"identity": identity, "shapes": {g: list(s) for g, s in shapes.items()}}
+        if self._dtype != np.float32:
+            self._header["dtype"] = self._dtype.name
+        self._working = self._path.with_name(f".{self._path.name}.unfinished")
+        self._list = self._path.with_name(f".{self._path.name}.finished")
+        self._finished = {group: np.zeros(n[0], dtype=bool) for group, n in self._shapes.items()}
+        self._unlisted: list[Batch] = []
+        self._listed_at = 0.0
+        self._open = ExitStack()
 
     def __enter__(self) -> TrajectoryWriter:
         with ExitStack() as undo:
-            undo.callback(self._clean)
-            self._attempt(self._make_folders if self._comm.rank == 0 else lambda: None)
+            self._attempt(self._make_folder if self._world.rank == 0 else lambda: None)
             advice = "wait until it ends, or choose another --out"
-            undo.enter_context(locked(self._comm, self._path, advice))
-            self._attempt(self._open)
-            self._lock = undo.pop_all()
+            undo.enter_context(locked(self._world, self._path, advice))
+            self._attempt(self._prepare if self._world.rank == 0 else lambda: None)
+            self._finished = self._world.bcast(self._finished)
+            self._attempt(self._open_files)
+            undo.callback(self._close_dataset)
+            self._listed_at = time.monotonic()
+            self._open = undo.pop_all()
         return self
 
-    def write(
-        self, group: str, first: int, trajectories: NDArray[Any], first_step: int = 0
-    ) -> None:
-        """Write this rank's part of the samples from `first` on, and of their states from
-        `first_step` on, `(samples, steps, channels, *part)`; collective.
-        """
-        if self._separate:
-            first -= _own(self._samples, self._shapes[group][0]).start
-        selection = (
-            slice(first, first + len(trajectories)),
-            slice(first_step, first_step + trajectories.shape[1]),
-            slice(None),
-            *(self._part if not self._separate else [slice(None)] * len(self._part)),
-        )
-
-        def write() -> None:
-            self._file[f"{group}/{DATASET}"][selection] = trajectories
-
-        self._attempt(write)
-
     def __exit__(self, kind: type[BaseException] | None, *raised: object) -> None:
-        with self._lock:
+        with self._open:
             if kind is None:
+                self._attempt(self._sync)
                 self._attempt(self._close)
-                self._attempt(self._finish if self._comm.rank == 0 else lambda: None)
-                self._written = True
-            elif not self._together and self._file is not None:
+                self._attempt(self._rename if self._world.rank == 0 else lambda: None)
+            elif self._identity is None and self._world.rank == 0:
                 # Other ranks may not reach this point, so no collective call is allowed here.
-                self._file.close()
+                self._working.unlink(missing_ok=True)
 
-    def _make_folders(self) -> None:
+    @property
+    def finished(self) -> int:
+        """Number of samples that are finished."""
+        return sum(int(found.sum()) for found in self._finished.values())
+
+    def missing(self, at_once: int) -> list[Batch]:
+        """The batches of up to `at_once` samples that have to be computed, equal on all ranks.
+
+        The division into batches does not depend on what is finished.
+        """
+        batches = [
+            Batch(group, range(first, min(first + at_once, shape[0])))
+            for group, shape in self._shapes.items()
+            for first in range(0, shape[0], at_once)
+        ]
+        return [b for b in batches if not self._finished[b.group][_slice(b.samples)].all()]
+
+    def write(self, batch: Batch, step: int, states: NDArray[Any]) -> None:
+        """Write this rank's part of a state of each sample of a batch, `(samples, C, *part)`;
+        collective over `grid_comm`.
+        """
+        with self._explained():
+            for sample, state in zip(batch.samples, states, strict=True):
+                self._files[self._shapes[batch.group][2:]].write(
+                    self._address(batch.group, sample, step), state
+                )
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """List samples as finished, which the replicas have written; collective over `world`.
+
+        Within `RECORD_SECONDS` after the last time they are not listed yet.
+        """
+        for batch in batches:
+            self._unlisted.append(batch)
+            self._finished[batch.group][_slice(batch.samples)] = True
+        if self._world.bcast(time.monotonic() - self._listed_at >= RECORD_SECONDS):
+            self.list_finished()
+
+    def list_finished(self) -> None:
+        """List all finished samples now; collective over `world`."""
+        self._attempt(self._sync)
+        self._attempt(self._append if self._world.rank == 0 else lambda: None)
+        self._unlisted, self._listed_at = [], time.monotonic()
+
+    def _make_folder(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._separate:
-            self._parts.mkdir()
 
-    def _open(self) -> None:
-        if self._together:
-            self._file = h5py.File(self._temporary, "w", driver="mpio", comm=self._comm)
-        else:
-            self._file = h5py.File(
-                self._own_file(self._comm.rank) if self._separate else self._temporary, "w"
-            )
-        for group, shape in self._shapes.items():
-            own = _own_shape(shape, self._samples, self._part) if self._separate else shape
-            chunks = state_chunks(own, self._dtype)
-            self._file.create_group(group).create_dataset(
-                DATASET, own, dtype=self._dtype, chunks=chunks
-            )
-        if not self._separate:
-            self._file.attrs.update(self._attributes.as_hdf5())
+    def _prepare(self) -> None:
+        """Find what an earlier job has finished, or allocate a new file."""
+        if self._path.is_dir():
+            raise IsADirectoryError(21, "is a folder", str(self._path))
+        lines = self._listed() if self._working.exists() else None
+        if lines is None:
+            self._allocate()
+            lines = []
+        for group, first, count in lines:
+            self._finished[group][first : first + count] = True
+        if self._identity is None:
+            return
+        # Written again, because a kill may have left a part of a line at its end.
+        write_text(self._list, "".join(f"{json.dumps(line)}\n" for line in (self._header, *lines)))
 
-    def _own_file(self, rank: int) -> Path:
-        return self._parts / f"rank_{rank:05d}.h5"
+    def _listed(self) -> list[Any] | None:
+        """The finished samples of an earlier job; None if there is no such job."""
+        if self._identity is None:
+            return None
+        try:
+            header, *lines = self._list.read_text(encoding="utf-8").split("\n")[:-1]
+            same = json.loads(header) == self._header
+            return [json.loads(line) for line in lines] if same else None
+        except (FileNotFoundError, ValueError):
+            return None
 
-    def _close(self) -> None:
-        self._file.close()
-        if self._separate:
-            with self._own_file(self._comm.rank).open("rb") as written:
-                os.fsync(written.fileno())
+    def _append(self) -> None:
+        with self._list.open("a", encoding="utf-8") as file:
+            for batch in self._unlisted:
+                line = (batch.group, batch.samples.start, len(batch.samples))
+                file.write(f"{json.dumps(line)}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
-    def _finish(self) -> None:
-        """Rename the file to its final path; remove the parts of the file that it replaces."""
-        if self._separate:
-            with atomic_path(self._path) as temporary:
-                self._join(temporary)
-        else:
-            if self._finish_file is not None:
-                with h5py.File(self._temporary, "r+", libver=READABLE) as file:
-                    self._finish_file(file)
-            with self._temporary.open("rb") as written:
-                os.fsync(written.fileno())
-            os.replace(self._temporary, self._path)
-        remove_parts(self._path, self._parts if self._separate else None)
-        remove_leftovers(self._path)
-
-    def _join(self, temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=READABLE) as file:
+    def _allocate(self) -> None:
+        self._list.unlink(missing_ok=True)
+        with h5py.File(self._working, "w") as file:
             file.attrs.update(self._attributes.as_hdf5())
             for group, shape in self._shapes.items():
-                layout = h5py.VirtualLayout(shape, self._dtype)
-                for rank, (samples, part) in enumerate(self._all_parts):
-                    own = _own_shape(shape, samples, part)
-                    if all(own):
-                        # A relative name, so that the file and the folder can be moved together.
-                        name = f"{self._parts.name}/{self._own_file(rank).name}"
-                        where = (_own(samples, shape[0]), slice(None), slice(None), *part)
-                        layout[where] = h5py.VirtualSource(
-                            name, f"{group}/{DATASET}", own, self._dtype
-                        )
-                # A missing part must not be read as zeros.
-                file.create_group(group).create_virtual_dataset(DATASET, layout, fillvalue=np.nan)
-            if self._finish_file is not None:
-                self._finish_file(file)
+                _allocate(file.create_group(group), shape, self._dtype)
+        with self._working.open("rb") as written:
+            os.fsync(written.fileno())
 
-    def _clean(self) -> None:
-        """Remove the files of this writer, unless they are complete."""
-        if self._written:
-            return
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
-            if self._separate:
-                self._own_file(self._comm.rank).unlink(missing_ok=True)
-                self._parts.rmdir()
+    def _open_files(self) -> None:
+        self._hdf5 = h5py.File(self._working, "r")
+        self._datasets = {group: self._hdf5[f"{group}/{DATASET}"] for group in self._shapes}
+        # Groups may have different channels.
+        self._files = {
+            state: SharedFile(self._working, self._grid_comm, state, self._part, self._dtype)
+            for state in dict.fromkeys(shape[2:] for shape in self._shapes.values())
+        }
+
+    def _sync(self) -> None:
+        for file in self._files.values():
+            file.sync()
+
+    def _address(self, group: str, sample: int, step: int) -> int:
+        """The address of a state in the file."""
+        dataset = self._datasets[group]
+        if dataset.chunks is None:
+            state = int(np.prod(dataset.shape[2:])) * dataset.dtype.itemsize
+            return int(dataset.id.get_offset() + (sample * dataset.shape[1] + step) * state)
+        corner = (sample, step, *(0 for _ in dataset.shape[2:]))
+        return int(dataset.id.get_chunk_info_by_coord(corner).byte_offset)
+
+    def _close(self) -> None:
+        self._close_dataset()
+        for file in self._files.values():
+            file.close()
+
+    def _close_dataset(self) -> None:
+        self._hdf5.close()
+
+    def _rename(self) -> None:
+        if self._complete is not None:
+            with h5py.File(self._working, "r+", libver=READABLE) as file:
+                self._complete(file)
+        with self._working.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(self._working, self._path)
+        with suppress(OSError):
+            self._list.unlink(missing_ok=True)
+        remove_parts(self._path)
+        remove_leftovers(self._path)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Run an action on all ranks, with one error message if it fails."""
 
         def explained() -> None:
-            try:
+            with self._explained():
                 action()
-            except OSError as error:
-                raise DataError(
-                    f"{self._path}: cannot be written ({reason_of(error)}); choose another "
-                    "output=… or --out"
-                ) from error
 
-        call_together(self._comm, explained)
+        call_together(self._world, explained)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self._path}: cannot be written ({reason_of(error)}); choose another output=… "
+                "or --out"
+            ) from error
 
 
-def remove_parts(path: Path, kept: Path | None = None) -> None:
-    """Remove the parts of earlier versions of a file, see `TrajectoryWriter`."""
+def _slice(samples: range) -> slice:
+    return slice(samples.start, samples.stop)
+
+
+def _allocate(group: h5py.Group, shape: tuple[int, ...], dtype: Any) -> None:
+    """Create a data set whose chunks of one state have addresses, but no content, in the file."""
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    chunks = state_chunks(shape, dtype)
+    if chunks is not None:
+        creation.set_chunk(chunks)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    # Equal data are equal files.
+    creation.set_obj_track_times(False)
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(group.id, DATASET.encode(), h5py.h5t.py_create(dtype), space, creation)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove the folders in which earlier versions of this package wrote parts of a file."""
     # Only the parts of this file: those of `heat.fine.h5` are not parts of `heat.h5`.
     own_parts = re.compile(rf"{re.escape(path.name)}\.[0-9a-f]{{8}}\.parts")
     for old in path.parent.iterdir():
-        if own_parts.fullmatch(old.name) and old != kept:
+        if own_parts.fullmatch(old.name):
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _own(samples: slice | None, count: int) -> slice:
-    return slice(0, count) if samples is None else samples
-
-
-def _own_shape(
-    shape: tuple[int, ...], samples: slice | None, part: Sequence[slice]
-) -> tuple[int, ...]:
-    """The shape of one rank's part of the trajectories of a group."""
-    own = _own(samples, shape[0])
-    points = (axis.stop - axis.start for axis in part)
-    return (own.stop - own.start, *shape[1:3], *points)
 
 
 def state_chunks(shape: Sequence[int], dtype: Any) -> tuple[int, ...] | None:
@@ -275,6 +344,8 @@ def write_trajectories(
     whole = [slice(0, n) for n in attributes.shape]
     shapes = {group: array.shape for group, array in groups.items()}
     dtype = np.result_type(*(array.dtype for array in groups.values()))
-    with TrajectoryWriter(path, MPI.COMM_SELF, attributes, shapes, whole, dtype) as writer:
+    alone = MPI.COMM_SELF
+    with TrajectoryWriter(path, alone, alone, attributes, shapes, whole, dtype=dtype) as writer:
         for group, array in groups.items():
-            writer.write(group, 0, array)
+            for step in range(array.shape[1]):
+                writer.write(Batch(group, range(len(array))), step, array[:, step])

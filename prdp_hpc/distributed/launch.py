@@ -99,6 +99,16 @@ def prepare_mpi() -> None:
         _mark(str(os.getpid()))
 
 
+def leave_the_launch() -> None:
+    """Become a job with one process, unless MPI is loaded; the other ranks end without it.
+
+    Otherwise MPI would wait for them as soon as anything loads it, e.g. a user-defined component.
+    """
+    if "mpi4py.MPI" not in sys.modules:
+        _unset(*_LAUNCHERS)
+        _mark(str(os.getppid()))
+
+
 def child_of_a_rank() -> bool:
     """Whether a rank started this process, directly or indirectly, without a launcher."""
     rank, _, launched = os.environ.get(_RANK, "").partition(" ")

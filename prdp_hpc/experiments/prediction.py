@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from prdp_hpc.config import components as components_of
 from prdp_hpc.data import TrajectoryAttributes, TrajectoryWriter, share
+from prdp_hpc.data.writer import Batch
 from prdp_hpc.data.xdmf import Description, FieldGroup, add_views, write_xdmf
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
@@ -230,14 +232,14 @@ def _write(members: Members, about: Request, path: Path) -> ErrorTable:
     with TrajectoryWriter(
         path,
         mesh.world,
+        grid.comm,
         _attributes(members),
         shapes,
         grid.local_slices,
-        members.dtype,
-        slice(first, first + len(mine)),
-        lambda file: _finish(file, members, about, description),
+        dtype=members.dtype,
+        complete=lambda file: _finish(file, members, about, description),
     ) as writer:
-        # All replicas take part in each write, also those whose samples are all written.
+        # All replicas have the same number of batches, also those whose samples are all written.
         for start in range(0, most, size):
             batch = mine[start : start + size]
             at = int(batch[0]) if len(batch) else first
@@ -245,8 +247,9 @@ def _write(members: Members, about: Request, path: Path) -> ErrorTable:
                 table.add(state)
                 for name, values in _arrays(state, members).items():
                     if name in shapes:
-                        array = values[:, None].cpu().numpy().astype(members.dtype, copy=False)
-                        writer.write(name, at, array, state.step)
+                        samples = Batch(name, range(at, at + len(batch)))
+                        write = partial(writer.write, samples, state.step, values.cpu().numpy())
+                        call_together(mesh.world, write)
     table.gather()
     table.xdmf = call_together(
         mesh.world, lambda: write_xdmf(path, description) if mesh.is_root else []

@@ -151,7 +151,15 @@ def run_experiment(
     SolveError
         If a solve fails.
     """
-    with run_lock(mesh, folder), _log(config, mesh, folder):
+    with run_lock(mesh, folder):
+        return run_locked(config, mesh, folder, resume)
+
+
+def run_locked(
+    config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
+) -> dict[str, Any]:
+    """As `run_experiment`, in a folder whose lock this job has."""
+    with _log(config, mesh, folder):
         return _run(config, mesh, folder, resume)
 
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from prdp_hpc.config import SupervisedConfig, components
-from prdp_hpc.config.components import component_of
+from prdp_hpc.config import SupervisedConfig
+from prdp_hpc.config.components import Component, component_of, resolve
 from prdp_hpc.config.slots import own_keys
 from prdp_hpc.console import note
-from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes
+from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes, TrajectoryWriter
+from prdp_hpc.data.writer import Batch
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.generation.streams import InitialStates, OneStream, SampleStreams
-from prdp_hpc.generation.unfinished import Batch, UnfinishedFile
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import (
     Stepper,
@@ -42,7 +42,7 @@ KEYS = {"train", "validation", "modes", "seed", "reference_factor"}
 def generated_path(config: SupervisedConfig) -> Path:
     """The path of the generated data of a config, with a hash of everything that affects them."""
     points = "x".join(str(n) for n in config.grid.shape)
-    name = components(config)["physics.pde"].label.lower()
+    name = _pde(config).label.lower()
     return Path(config.output) / "data" / f"{name}_{points}_{_digest(config)}.h5"
 
 
@@ -60,7 +60,7 @@ def generate(
 
     After SIGUSR1 or SIGTERM to any rank the ranks finish their batch and exit with code 85. The
     next call with the same config and path continues after a signal or a kill (see
-    `UnfinishedFile`).
+    `TrajectoryWriter`).
 
     Parameters
     ----------
@@ -86,11 +86,12 @@ def generate(
     stepper = call_together(world, lambda: _stepper(config, fine))
     counts = _counts(config)
     initial = call_together(world, lambda: _initial(config, stepper, counts))
+    states = config.generated_steps + 1
     shapes = {
-        group: (count, config.generated_steps + 1, len(stepper.channels), *grid.shape)
+        group: (count, states, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
-    file = UnfinishedFile(
+    file = TrajectoryWriter(
         path, world, grid.comm, _attributes(config, stepper), shapes, part, _digest(config)
     )
     with file, PreemptionWatch(world) as watch:
@@ -99,7 +100,7 @@ def generate(
         for first in range(0, len(batches), replicas):
             together = batches[first : first + replicas]
             mine = together[replica] if replica < len(together) else None
-            call_together(world, partial(_compute, mine, initial, stepper, config, local, file))
+            call_together(world, partial(_compute, mine, initial, stepper, states, local, file))
             file.finish(together)
             if watch.after_step() and first + replicas < len(batches):
                 file.list_finished()
@@ -111,24 +112,24 @@ def _compute(
     batch: Batch | None,
     initial: InitialStates,
     stepper: Stepper,
-    config: SupervisedConfig,
+    count: int,
     kept: Any,
-    file: UnfinishedFile,
+    file: TrajectoryWriter,
 ) -> None:
-    """Compute this replica's batch, and write each state when it is known; collective over the grid
-    ranks.
+    """Compute `count` states of this replica's batch, and write each when it is known; collective
+    over the grid ranks.
     """
     if batch is None:
         return
     with torch.no_grad():
         states = initial.read(batch.group, batch.samples)
-        for step in range(config.generated_steps + 1):
+        for step in range(count):
             states = stepper(states) if step else states
             file.write(batch, step, states[kept].to(torch.float32).numpy())
 
 
 def _announce(
-    file: UnfinishedFile, path: Path, rank: int, samples: int, stopped: bool = False
+    file: TrajectoryWriter, path: Path, rank: int, samples: int, stopped: bool = False
 ) -> None:
     """Report on rank 0 how many samples an interrupted generation has finished."""
     if rank == 0 and file.finished and file.finished < samples:
@@ -141,6 +142,10 @@ def _counts(config: SupervisedConfig) -> dict[str, int]:
     # In this order, so that the samples of a group do not depend on the sizes of later groups.
     counts = {"train": config.data.train, "validation": config.data.validation}
     return counts | ({TEST: config.data.test} if config.data.test else {})
+
+
+def _pde(config: SupervisedConfig) -> Component:
+    return resolve("physics", config.physics.pde, Path())
 
 
 def _stepper(config: SupervisedConfig, grid: Grid) -> Stepper:
@@ -159,7 +164,7 @@ def _initial(
 
 def _digest(config: SupervisedConfig) -> str:
     """A hash of everything that affects the data of a config."""
-    code = components(config)["physics.pde"].record().get("sha256")
+    code = _pde(config).record().get("sha256")
     # Without a test group the hash is the one of versions that did not have this group, and with
     # one stream for the data set it is the one of versions that had only this stream.
     shape = {
@@ -215,7 +220,7 @@ def _attributes(config: SupervisedConfig, stepper: Stepper) -> TrajectoryAttribu
     factor = _factor(config)
     scheme = str(getattr(stepper, "scheme", type(stepper).__name__))
     return TrajectoryAttributes(
-        pde=components(config)["physics.pde"].label,
+        pde=_pde(config).label,
         shape=tuple(config.grid.shape),
         boundary=config.grid.boundary,
         length=config.grid.length,

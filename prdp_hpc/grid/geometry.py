@@ -26,21 +26,9 @@ class GridGeometry:
     spacing: tuple[float, ...]
     local_shape: tuple[int, ...]
     local_slices: tuple[slice, ...]
-
-    @property
-    def dim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of points of the whole grid."""
-        return math.prod(self.shape)
-
-    @property
-    def is_singular(self) -> bool:
-        """Whether constants are in the nullspace of the Laplacian: no axis is Dirichlet."""
-        return "dirichlet" not in self.boundary
+    dim: int
+    size: int
+    is_singular: bool
 
     def axis_points(self, axis: int) -> NDArray[np.float64]:
         """Return the coordinates of all points of one axis.

@@ -70,6 +70,12 @@ class Grid(GridGeometry):
         This rank's part of the whole field.
     n_local : int
         Number of points of this rank.
+    dim : int
+        Number of axes.
+    size : int
+        Number of points of the whole grid.
+    is_singular : bool
+        Whether constants are in the nullspace of the Laplacian: no axis is Dirichlet.
     spacing : tuple of float
         Spacing per axis.
     partition : Partition
@@ -127,6 +133,8 @@ class Grid(GridGeometry):
         self.local_shape = self.partition.local_shape
         self.local_slices = self.partition.local_slices
         self.n_local = math.prod(self.local_shape)
+        self.dim, self.size = len(self.shape), math.prod(self.shape)
+        self.is_singular = "dirichlet" not in self.boundary
         self.spacing = tuple(
             a / (n + 1) if b == "dirichlet" else a / n
             for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
@@ -235,7 +243,7 @@ class Grid(GridGeometry):
         >>> torch.equal(grid.gather(grid.scatter(field)), field)
         True
         """
-        return self._whole.scatter(whole)
+        return WholeFields(self.partition).scatter(whole)
 
     def gather(self, local: Tensor) -> Tensor:
         """Return the whole field on every rank, from each rank's part; collective.
@@ -258,7 +266,7 @@ class Grid(GridGeometry):
         InputError
             On all ranks, if one rank has a field of another shape.
         """
-        return self._whole.gather(local)
+        return WholeFields(self.partition).gather(local)
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
         """Return this rank's part with `width` neighbour points on each side of each axis.
@@ -319,10 +327,6 @@ class Grid(GridGeometry):
 
     def _sum(self, own: Tensor) -> Tensor:
         return transport_for(self.comm, None, own.device).all_reduce(own)
-
-    @property
-    def _whole(self) -> WholeFields:
-        return WholeFields(self.partition)
 
     @cached_property
     def blocks(self) -> list[tuple[slice, ...]]:

@@ -156,11 +156,11 @@ _NO_TRANSPOSE = (
 
 
 def too_large_gradient(method: str, level: object) -> SolveError:
-    """The error for a gradient of the values that overflows."""
+    """The error for a gradient that overflows."""
     return SolveError(
-        f"adjoint solve with {method} at level {level}: the gradient of the values is the product "
-        "of the solution and the adjoint solution, which is beyond the range of double precision: "
-        "scale the values, or the loss",
+        f"adjoint solve with {method} at level {level}: a gradient, e.g. that of the values, which "
+        "is the product of the solution and the adjoint solution, is beyond the range of double "
+        "precision: scale the values, or the loss",
         "DIVERGED_NANORINF",
     )
 
@@ -235,6 +235,12 @@ def petsc_failure(
     return SolveError(
         f"{direction} solve with {method} failed at iteration 0, level {level}: {advice} ({text})"
     )
+
+
+def unusable_preconditioner(name: str, error: PETSc.Error) -> InputError:
+    """The error for a preconditioner that PETSc does not make on these ranks."""
+    cause = str(error).strip().splitlines()[-1].strip()
+    return InputError(f"pc={name!r} cannot be used on these ranks: choose another ({cause})")
 
 
 def no_transposed_preconditioner(method: str, why: str) -> InputError:

@@ -219,11 +219,10 @@ class _Call(SolveCall):
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
         for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
             system = self.solver.system(operator)
+            system.set_level(self.direction, self.level)
             system.set_up(self.direction)
             try:
-                iterations = system.solve(
-                    self.direction, own, result, self.level, guess, is_guarded
-                )
+                iterations = system.solve(self.direction, own, result, guess, is_guarded)
             except errors.SolveError:
                 self._blame_input(right)
                 raise
@@ -377,7 +376,8 @@ def _check_range(call: SolveCall, adjoint: SolveCall, values_grad: Any) -> None:
     range of double precision; collective.
     """
     # No product is larger, so that usually nothing has to be looked at.
-    if math.sqrt(call.squares) * math.sqrt(adjoint.squares) < LARGEST:
+    bound = math.sqrt(call.squares) * math.sqrt(adjoint.squares)
+    if call.knows_squares and bound < LARGEST:
         return
     if not isinstance(values_grad, Tensor) or _are_transformed(values_grad):
         return

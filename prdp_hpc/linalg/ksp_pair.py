@@ -6,6 +6,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
@@ -42,7 +43,7 @@ class Direction:
     ksp : the KSP.
     norm : the norm that a tolerance refers to.
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
-    level : the level that was set last.
+    level : the level of the solver, or of a solve, that the KSP is set to.
     """
 
     name: str
@@ -175,7 +176,11 @@ def _set_preconditioner(
         pc.setPythonContext(ShellContext(solver.shell))
         return {}
     if solver.pc not in OWN_PRECONDITIONERS:
-        pc.setType(solver.pc)
+        try:
+            pc.setType(solver.pc)
+        except PETSc.Error as error:
+            # E.g. a type for all ranks of the job only.
+            raise errors.unusable_preconditioner(solver.pc, error) from error
     operator.attach_preconditioner(pc, solver.pc)
     return attach_hierarchy(pc, operator, transposed) if solver.pc == "mg" else {}
 

@@ -72,6 +72,8 @@ class LinearSystem(PreconditionerSetUp):
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
+        self._use(self._pair.forward, solver.refinement)
+        self._use(self._pair.adjoint, solver.adjoint)
 
     @property
     def ksp_name(self) -> str:
@@ -119,17 +121,23 @@ class LinearSystem(PreconditionerSetUp):
         """Applications of the preconditioner."""
         return BatchedInverse(self.preconditioner, self._pair.pmat, self._memory)
 
-    def refine(self, forward: Refinement, adjoint: Refinement) -> None:
-        """Set tolerances and tests of both KSPs, without a set-up."""
-        for direction, level in ((self._pair.forward, forward), (self._pair.adjoint, adjoint)):
-            self._check_one_application(level)
-            if level.is_fixed and not self._pair.can_skip_norm:
-                raise InputError(
-                    f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: set an rtol "
-                    "too, or use another ksp"
-                )
-            direction.level = level
-            self._apply_level(direction)
+    def set_level(self, direction: str, level: Refinement) -> None:
+        """Set the level of the next set-up and solves in one direction, which the solver or a solve
+        owns.
+        """
+        own = self._direction(direction)
+        if level is not own.level and level != own.level:
+            self._use(own, level)
+
+    def _use(self, direction: Direction, level: Refinement) -> None:
+        self._check_one_application(level)
+        if level.is_fixed and not self._pair.can_skip_norm:
+            raise InputError(
+                f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: set an rtol too, "
+                "or use another ksp"
+            )
+        direction.level = level
+        self._apply_level(direction)
 
     def _apply_level(self, direction: Direction) -> None:
         ksp, level, pair = direction.ksp, direction.level, self._pair
@@ -172,15 +180,14 @@ class LinearSystem(PreconditionerSetUp):
         direction: str,
         b: Numbers,
         x: Numbers,
-        level: Refinement | None = None,
         guess: Numbers | None = None,
         is_guarded: bool = False,
     ) -> int:
         """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
         the last solve.
 
-        Without `level`, the level that was set last is used. `guess (B, n_local)`: where to start;
-        a guarded guess is not used where its residual is larger than that of zero.
+        `guess (B, n_local)`: where to start; a guarded guess is not used where its residual is
+        larger than that of zero.
 
         Raises
         ------
@@ -188,9 +195,6 @@ class LinearSystem(PreconditionerSetUp):
             With the KSP's reason, the iteration, the level and what to try.
         """
         own = self._direction(direction)
-        if level is not None and level != own.level:
-            levels = {"forward": self._pair.forward.level, "adjoint": self._pair.adjoint.level}
-            self.refine(**{**levels, direction: level})
         if self._pair.is_one_ksp:
             self._apply_level(own)
         with self._report.part(direction, "solve"):

@@ -12,9 +12,11 @@ from prdp_hpc.linalg.torch_petsc import Array, is_aij
 from prdp_hpc.petsc import PETSc
 
 MOST_NUMBERS = 1_000_000
-"""Largest average size of a batch on a rank, in numbers, for which the batch is solved at once; a
-solve stores five vectors of that length.
+"""Largest average size of a batch on a rank, in numbers, for which several ranks solve it at once;
+a solve stores five vectors of that length.
 """
+MOST_ON_ONE_RANK = 25_000
+"""The same on one rank, where no messages are saved: larger batches are faster one by one."""
 MOST_SIZES = 4
 """Number of batch sizes whose KSPs are kept."""
 
@@ -26,8 +28,7 @@ class MultiRhsRichardson:
     B systems `A x = b` are written as one system `(A ⊗ I) X = B`, whose matrix refers to A (PETSc
     manual page: MatCreateMAIJ). K steps without inner products give the same numbers as separate
     solves, bit for bit, but need one pass over A, one message to each neighbour and one call of
-    the KSP for the whole batch: a sixth of the time for 25 systems of 30 unknowns, two thirds for
-    900.
+    the KSP for the whole batch (docs/decisions/25_richardson_batches.md has the times).
 
     `matrix` is an AIJ matrix without a nullspace, `pmat` the matrix of the diagonal. Changes of
     their values take effect at the next solve.
@@ -35,12 +36,14 @@ class MultiRhsRichardson:
 
     def __init__(self, matrix: Any, pmat: Any, pc: str) -> None:
         self._matrix, self._pmat, self._pc = matrix, pmat, pc
-        self._share = matrix.getSize()[0] / matrix.comm.size
+        ranks = matrix.comm.size
+        self._share = matrix.getSize()[0] / ranks
+        self._most = MOST_ON_ONE_RANK if ranks == 1 else MOST_NUMBERS
         self._ksps: dict[int, _MultiRhsKsp] = {}
 
     def fits(self, count: int) -> bool:
         """Whether a batch of `count` is to be solved at once; equal on all ranks."""
-        return count > 1 and count * self._share <= MOST_NUMBERS
+        return count > 1 and count * self._share <= self._most
 
     def solve(self, b: Array, x: Array, max_it: int, transposed: bool) -> bool:
         """Solve for each row of `b (B, n_local)` into `x`; returns whether it succeeded.

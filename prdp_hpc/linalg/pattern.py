@@ -38,13 +38,20 @@ def entries_of(matrix: Any) -> Entries:
         coo = csr.tocoo()
         rows, cols, data = coo.row, coo.col, coo.data
     else:
-        array = np.asarray(matrix)
+        array = _as_array(matrix)
         _check_numbers(array.dtype, array.ndim)
         rows, cols = np.nonzero(array)
         data = array[rows, cols]
     shape = int(np.shape(matrix)[0]), int(np.shape(matrix)[1])
     index = (np.asarray(one, dtype=np.int64) for one in (rows, cols))
     return (*index, np.ascontiguousarray(data, dtype=np.float64), shape)  # type: ignore[return-value]
+
+
+def _as_array(matrix: Any) -> Any:
+    try:
+        return np.asarray(matrix)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"the matrix is no array of numbers: {error}") from error
 
 
 def _entries_of_tensor(matrix: Tensor) -> tuple[Any, Any, Any]:

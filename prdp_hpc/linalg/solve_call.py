@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ class SolveCall(ABC):
     held : the matrices, once they are loaded; in a derivative those of the solve itself.
     recollection : where this solve and its adjoint start, and store their solutions.
     is_derivative : whether this is a derivative of another solve.
-    squares : the sum of the squares of the solution on all ranks, once it is computed; 0 if the
-        engine does not compute it.
+    squares : the sum of the squares of the solution on all ranks, once it is computed.
+    knows_squares : whether the engine computes it.
     """
 
     operator: Operator
@@ -42,6 +42,7 @@ class SolveCall(ABC):
     recollection: Recollection | None = None
     is_derivative: bool = False
     squares: float = 0.0
+    knows_squares: ClassVar[bool] = True
 
     @property
     def direction(self) -> str:

@@ -297,8 +297,6 @@ class Solver(InitialGuesses):
     def set_levels(self, refinement: Refinement, adjoint: Refinement) -> None:
         """Set both levels, without changing the adjoint level that `refine` uses by default."""
         self.refinement, self.adjoint = refinement, adjoint
-        for system in self._systems.values():
-            system.refine(self.refinement, self.adjoint)
 
     def system(self, operator: Operator) -> LinearSystem:
         """Return the KSPs of one operator; they are made on first use, which is collective."""
@@ -306,7 +304,6 @@ class Solver(InitialGuesses):
         if found is None or found.broken or not found.is_made_for(operator):
             self._check_adopted(found)
             found = LinearSystem(operator, self)
-            found.refine(self.refinement, self.adjoint)
             self._systems[operator] = found
             self._resume(operator, found)
         return found

@@ -27,6 +27,7 @@ from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
+    PreconditionerData,
     create_preconditioner_data,
     validate_block_size,
 )
@@ -149,20 +150,26 @@ class SparseOperator(FromMatrices, Operator):
         self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
         given = nullspace is None, left_nullspace is None
         properties = (tuple(shape), symmetric, constant_nullspace, int(block_size), *given)
-        if len(set(private(self.comm).agreement.allgather(properties))) > 1:
+        data = near_nullspace, coordinates, fields
+        has_data, has_pair = any(one is not None for one in data), preconditioner is not None
+        agreed = private(self.comm).agreement.allgather((properties, has_data, has_pair))
+        if len({own for own, _, _ in agreed}) > 1:
             raise InputError("the ranks gave one operator different shapes or properties")
         self.shape = (int(shape[0]), int(shape[1]))
         if n_local is None:
             n_local = PETSc.DECIDE if grid is None else grid.n_local
         self._n_local, self._block_size = self._owned(n_local, block_size), int(block_size)
-        self.nullspaces = create_nullspaces(
-            self.comm, self._n_local, constant_nullspace, nullspace, left_nullspace
-        )
+        self.nullspaces = None
+        if constant_nullspace or not all(given):
+            self.nullspaces = create_nullspaces(
+                self.comm, self._n_local, constant_nullspace, nullspace, left_nullspace
+            )
         self.matrix = self._create_matrix()
-        self.preconditioner_data = create_preconditioner_data(
-            self.comm, self.matrix, near_nullspace, coordinates, fields
-        )
-        self.preconditioner = preconditioner
+        self.preconditioner_data = PreconditionerData()
+        if any(has_data for _, has_data, _ in agreed):
+            self.preconditioner_data = create_preconditioner_data(self.comm, self.matrix, *data)
+        if any(has_pair for _, _, has_pair in agreed):
+            self.preconditioner = preconditioner
         self.matrices: Pool[BatchMatrix] = Pool()
         self._place()
         self._twins: dict[torch.device, SparseOperator] = {}

@@ -59,7 +59,7 @@ class Measures:
         return total if self._probes is None else total | self._probes.work
 
     def since(self, before: Mapping[str, Any] | None, samples: float | None) -> dict[str, Any]:
-        """The work so far, memory, and the rates since an earlier row; None: since now."""
+        """The work so far, memory, and the rates since an earlier row; None: there is none."""
         work = self.work()
         return rates(work, work if before is None else before, samples) | self.memory() | work
 

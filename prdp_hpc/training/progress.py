@@ -10,6 +10,8 @@ from typing import Any
 from prdp_hpc.console import Bar, duration, note
 
 Row = Mapping[str, Any]
+COLUMNS, INDENT = 100, " " * 4
+"""Longest line, and what a continued line begins with."""
 MOST_LINES = 20
 """Approximate number of progress lines of a long run, in addition to one per change of level."""
 
@@ -17,12 +19,13 @@ MOST_LINES = 20
 class Progress:
     """Shows the progress of training: a bar if standard error is a terminal, otherwise lines like
 
-        heat_2d  epoch 12/70  error 3.21e-02  level 4  inner iterations 19,200  31.4 s  lr 1.0e-03
-        gradient 2.3e-01  1,240 samples/s  solver 61 %  0.8 GiB  2 min left
+        heat_2d  epoch 12/70  error 3.21e-02  level 4  inner iterations 19,200  31.4 s  2 min left
+            lr 1.0e-03  gradient 2.3e-01  1,240 samples/s  solver 61%  0.8 GiB
 
-    each on one line. There is one line per epoch for up to 50 epochs; longer runs have about 20
-    lines in total and one per change of level. Without `active` (on ranks other than 0) it has no
-    effect. A context manager; `close` may also be called.
+    A line has at most 100 columns; the rest continues on the next one. There is one entry per epoch
+    for up to 50 epochs; longer runs have about 20 entries in total and one per change of level.
+    Without `active` (on ranks other than 0) it has no effect. A context manager; `close` may also
+    be called.
 
     Parameters
     ----------
@@ -63,7 +66,7 @@ class Progress:
             return
         changed = last is None or row["level"] != last["level"]
         if changed or self._due(now) or now == self._total:
-            self._write(now, [*self._work(row), *_numbers(row), *left])
+            self._write(now, [*self._work(row), *left, *_numbers(row)])
 
     def step(self, row: Row) -> None:
         """Show `row`, a line of `steps.jsonl`, if a line is due."""
@@ -76,14 +79,14 @@ class Progress:
             self._bar.update(now, ", ".join([*error, *_state(row)]))
         elif self._due(now) and now < self._total:
             loss = f"loss {_error(row['loss'])}"
-            self._write(now, [loss, f"level {row['level']:g}", *_numbers(row), *left])
+            self._write(now, [loss, f"level {row['level']:g}", *left, *_numbers(row)])
 
     def _due(self, now: float) -> bool:
         return now // self._every > self._shown // self._every
 
     def _write(self, now: float, parts: list[str]) -> None:
         self._shown = now
-        note("  ".join([self._label, f"{self._unit} {_place(now)}/{self._total}", *parts]))
+        note(_wrapped([self._label, f"{self._unit} {_place(now)}/{self._total}", *parts]))
 
     def _work(self, row: Row) -> list[str]:
         work = row["forward_iterations"] + row["adjoint_iterations"]
@@ -116,6 +119,18 @@ class Progress:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def _wrapped(parts: list[str]) -> str:
+    """The parts with two spaces between them, on lines of at most `COLUMNS` if each part fits."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}  {part}"
+        if len(longer) <= COLUMNS:
+            lines[-1] = longer
+        else:
+            lines.append(INDENT + part)
+    return "\n".join(lines)
 
 
 def _state(row: Row) -> list[str]:

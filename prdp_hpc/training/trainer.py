@@ -358,16 +358,16 @@ class Trainer:
         collective.
         """
         step = self._time.time_within(first, done)
-        if watch.after_step(self._saving.asks()):
-            self._leave(losses(), self._measures.work())
-        logs = self._log.due(step)
-        saves = self._saving.due_after(step, watch.requested)
-        if logs or saves:
+        stops = watch.after_step(self._saving.asks())
+        # Before a stop too, since the resumed run begins after this step.
+        if self._log.due(step):
             with self.task.stopwatch.part("output"):
-                if logs:
-                    self._log.after_step(first, step, losses(), levels)
-                if saves:
-                    self._save(losses(), self._measures.work())
+                self._log.after_step(first, step, losses(), levels)
+        if stops:
+            self._leave(losses(), self._measures.work())
+        if self._saving.due_after(step, watch.requested):
+            with self.task.stopwatch.part("output"):
+                self._save(losses(), self._measures.work())
         if self._time.ends_epoch(step):
             free_dropped_objects(self.mesh.grid_comm, self.mesh.world)
 

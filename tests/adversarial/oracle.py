@@ -1,4 +1,4 @@
-"""What dense linear algebra says about a case, and how sure that is.
+"""The results of dense linear algebra for a case, and their uncertainty.
 
 Nothing here uses the package. The preconditioner's matrix comes from plain petsc4py, applied to
 the unit vectors; everything else is NumPy in double precision. How far a right answer may be off is
@@ -29,7 +29,7 @@ UNCLEAR = 1e-3
 called unclear.
 """
 _WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "galerkin", "patch")
-_ESTIMATING = ("gamg", "hmg")
+ESTIMATING = ("gamg", "hmg")
 """These estimate the spectrum of the matrix by a Krylov method."""
 NOISE = 1e-6
 _prefixes = (f"adversarial{number}_" for number in itertools.count())
@@ -99,16 +99,18 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
         return None
     if case.pc == "none":
         return np.eye(case.n)
+    if case.operator == "function" and case.pc != "jacobi":
+        return None
     if case.operator == "function":
         diagonal = np.diag(dense_matrix(case, values))
         return np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal))
-    singles = ("gamg", "hmg", "sor", "eisenstat")
+    singles = ("gamg", "hmg", "sor", "eisenstat", "redistribute")
     if comm.size > 1 and case.pc in singles and not np.diag(dense_matrix(case, values)).all():
         # Fails on the rank that has the row, while the others wait.
         return None
     try:
         M = _applied(case, values, comm)
-        if M is not None and (case.pc in _ESTIMATING or _kernel(case).size):
+        if M is not None and (case.pc in ESTIMATING or _kernel(case).size):
             M = _reproducible(case, M, _applied(case, _in_the_last_digit(values), comm))
         return M
     except PETSc.Error:

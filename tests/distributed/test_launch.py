@@ -29,6 +29,29 @@ def test_two_nodes_with_ranks_dealt_in_turn():
     assert all(rank[3:] == [1, 10.0, "gloo"] for rank in ranks)
 
 
+ALONE = """
+import sys
+from prdp_hpc.cli import main
+if sys.argv[1:] == ["config"]:
+    main(["config", "--list"])
+    from prdp_hpc import ProcessMesh
+    print("ranks", ProcessMesh.from_world().world.size)
+"""
+
+
+def test_commands_that_run_on_one_rank_may_load_mpi():
+    """Rank 1 has ended before, without MPI."""
+    command = [MPIEXEC, "-n", "1", sys.executable, "-c", ALONE, "config"]
+    job = subprocess.run(
+        [*command, ":", "-n", "1", sys.executable, "-c", ALONE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert job.returncode == 0, job.stderr
+    assert job.stdout.endswith("ranks 1\n")
+
+
 CHILD = "from prdp_hpc import ProcessMesh; print(ProcessMesh.from_world().world.size)"
 TRAINS = f"""
 import subprocess, sys

@@ -43,7 +43,7 @@ class Served:
             yield ask
 
     def join(self, rank, node=0):
-        """A rank's line, by which the manager knows that it lives."""
+        """A line of a rank, which shows the manager that the rank is alive."""
         return self.connection(f"cmd=join rank={rank} node={node} token={self.manager.token}")
 
     def reason(self):

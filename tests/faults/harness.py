@@ -239,7 +239,7 @@ def judge_end(case: Case, name: str, finished: bool) -> None:
         case.problems.append(f"took {case.seconds:.0f} s to end")
     asked = case.signal in (signal.SIGTERM, signal.SIGUSR1)
     if case.code == 0 and not finished:
-        case.problems.append("the exit code says success")
+        case.problems.append("the exit code is 0")
     if case.moment != "start" and asked and case.code not in (0, PREEMPTED):
         case.problems.append(f"a run that was asked to leave ended with code {case.code}")
 

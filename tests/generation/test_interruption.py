@@ -11,25 +11,25 @@ import pytest
 import tiny
 
 from prdp_hpc.config import validate
-from prdp_hpc.data import DataError, TrajectoryFile
+from prdp_hpc.data import DataError, TrajectoryFile, writer
 from prdp_hpc.distributed.preemption import Preempted
 from prdp_hpc.generation import generate as generation
-from prdp_hpc.generation import unfinished
 from prdp_hpc.grid.structured import Grid
 
 KILLED = """
 import os, signal, sys, json
 from prdp_hpc.config import validate
-from prdp_hpc.generation import generate as generation, unfinished
+from prdp_hpc.data import writer
+from prdp_hpc.generation import generate as generation
 from prdp_hpc.grid.structured import Grid
 
-def write(*arguments, own=unfinished.UnfinishedFile.write, calls=[]):
+def write(*arguments, own=writer.TrajectoryWriter.write, calls=[]):
     calls.append(1)
     if len(calls) == 8:  # in the middle of the third batch
         os.kill(os.getpid(), signal.SIGKILL)
     own(*arguments)
 
-unfinished.UnfinishedFile.write, unfinished.RECORD_SECONDS = write, 0.0
+writer.TrajectoryWriter.write, writer.RECORD_SECONDS = write, 0.0
 config = validate(json.loads(sys.argv[1]), "here")
 generation.generate(config, Grid(config.grid.shape), sys.argv[2])
 """
@@ -60,7 +60,7 @@ def computed(monkeypatch):
         found["hook"]()
 
     monkeypatch.setattr(generation, "_compute", compute)
-    monkeypatch.setattr(unfinished, "RECORD_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "RECORD_SECONDS", 0.0)
     return found
 
 

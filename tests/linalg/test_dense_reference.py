@@ -8,6 +8,7 @@ from mpi4py import MPI
 from systems import dominant, exact, sparse
 
 from prdp_hpc import Solver, SparseOperator, solve
+from prdp_hpc.errors import InputError
 
 
 def compare(matrix, operator, values, b, grad, solver, rows, cols):
@@ -75,6 +76,12 @@ def test_from_scipy_takes_the_matrix_as_it_is():
     b = torch.randn(8, dtype=torch.float64)
     x = solve(operator, values, b, Solver("preonly", "lu"))
     np.testing.assert_allclose(matrix @ x, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("matrix", [[[1.0, 2.0], [3.0]], [1.0, 2.0], "matrix", None])
+def test_from_scipy_refuses_what_is_no_matrix(matrix):
+    with pytest.raises(InputError, match="matrix"):
+        SparseOperator.from_scipy(matrix, MPI.COMM_SELF)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -10,12 +10,11 @@ import tiny
 from mpi4py import MPI
 
 from prdp_hpc.config import validate
-from prdp_hpc.data import TrajectoryFile
+from prdp_hpc.data import TrajectoryFile, writer
 from prdp_hpc.distributed.preemption import Preempted
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.build import build_grid
 from prdp_hpc.generation import generate as generation
-from prdp_hpc.generation import unfinished
 from prdp_hpc.grid.structured import Grid
 
 WORLD = MPI.COMM_WORLD
@@ -71,7 +70,7 @@ def test_replicas_and_grid_ranks_give_the_file_of_one_rank(folder, config):
 @pytest.mark.parallel(nprocs=4)
 def test_an_interrupted_generation_continues_on_other_ranks(folder, config, monkeypatch):
     whole = one_rank(config, folder / "one.h5")
-    monkeypatch.setattr(unfinished, "RECORD_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "RECORD_SECONDS", 0.0)
     after_step = generation.PreemptionWatch.after_step
     path, batches = folder / "a.h5", []
 

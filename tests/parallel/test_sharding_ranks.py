@@ -2,8 +2,8 @@
 and continues from the same checkpoints; each rank keeps its part only.
 """
 
-import shutil
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import tiny
@@ -25,9 +25,10 @@ from prdp_hpc.training.random_states import random_state, restore_random_state
 
 WORLD = MPI.COMM_WORLD
 RESNET = {"kind": "resnet", "channels": 8, "blocks": 2}
-# The last of 3 batches has 2 samples, so that some of 4 replicas have none; so has validation.
+# The last of 3 batches has one sample, and so has validation: some replicas have none.
 MANY = {
     "network": RESNET,
+    "data": {"train": 9, "validation": 1},
     "training": {
         "optimizer": {"kind": "AdamW", "weight_decay": 0.1},
         "weight_decay_on": "weights",
@@ -67,7 +68,7 @@ def parameters(task):
     return torch.cat([whole(p).detach().flatten() for p in task.network.parameters()])
 
 
-def trained(task, epochs=(1, 2)):
+def trained(task, epochs):
     """Losses, errors and norms of some epochs."""
     rows = []
     task.solver.refine(3)
@@ -78,13 +79,13 @@ def trained(task, epochs=(1, 2)):
     return rows
 
 
-def check_equal(config, grid_ranks, make=build_task, exact=1e-12):
+def check_equal(config, grid_ranks, make=build_task, exact=1e-12, epochs=(1,)):
     """Train a task and its sharded twin; both are returned with their mesh."""
     found = []
     for sharded in (False, True):
         mesh = ProcessMesh.from_world(grid_ranks, shard_network=sharded)
         task = make(config, mesh)
-        found.append((mesh, task, trained(task), task.gradient()))
+        found.append((mesh, task, trained(task, epochs), task.gradient()))
     (_, plain, rows, gradient), (_, task, sharded_rows, sharded_gradient) = found
     assert sharded_rows == pytest.approx(rows, rel=exact)
     assert all(map(is_shard, task.network.parameters()))
@@ -98,8 +99,18 @@ def check_equal(config, grid_ranks, make=build_task, exact=1e-12):
     return found[0][0], plain, found[1][0], task
 
 
-@pytest.mark.parallel(nprocs=[2, 4])
+@pytest.mark.parallel(nprocs=2)
 def test_a_sharded_network_is_trained_like_a_whole_one(folder):
+    check_training(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parallel(nprocs=4)
+def test_a_sharded_network_is_trained_like_a_whole_one_on_four_ranks(folder):
+    check_training(folder)
+
+
+def check_training(folder):
     config = config_of(folder, **MANY)
     mesh, plain, sharded_mesh, task = check_equal(config, WORLD.size // 2)
     torch.testing.assert_close(parameters(task), parameters(plain), rtol=0, atol=1e-12)
@@ -113,15 +124,15 @@ def test_a_sharded_network_is_trained_like_a_whole_one(folder):
     expected = [each.sampled_gradient(5) for each in (plain, task)]
     torch.testing.assert_close(*(gradient for gradient, _ in expected), rtol=1e-9, atol=1e-12)
     assert expected[0][1] == pytest.approx(expected[1][1], rel=1e-9)
-    later = trained(task, [3])
+    later = trained(task, [2])
     again = build_task(config, sharded_mesh)
     again.load_state_dict(deepcopy(state))
     restore_random_state(generators)
-    assert trained(again, [3]) == later
+    assert trained(again, [2]) == later
     assert torch.equal(parameters(again), parameters(task))
     # The same state continues with whole parameters, and that of whole parameters in parts.
     plain.load_state_dict(state)
-    assert trained(plain, [3]) == pytest.approx(later, rel=1e-12)
+    assert trained(plain, [2]) == pytest.approx(later, rel=1e-12)
     task.load_state_dict(deepcopy(plain.state_dict()))
     assert torch.equal(parameters(task), parameters(plain))
     assert task.validate()["error"] == pytest.approx(plain.validate()["error"], rel=1e-12)
@@ -173,7 +184,7 @@ def test_every_setting_trains_the_same_sharded_network(case, folder):
     config = config_of(folder, **CASES[case])
     for grid_ranks in {1, 2, WORLD.size}:
         exact = {"float32": 1e-5, "unet": 1e-10, "amortised": 1e-9}.get(case, 1e-12)
-        mesh, _, sharded_mesh, _ = check_equal(config, grid_ranks, exact=exact)
+        mesh, _, sharded_mesh, _ = check_equal(config, grid_ranks, exact=exact, epochs=(1, 2))
         mesh.close()
         sharded_mesh.close()
 
@@ -265,7 +276,7 @@ def test_what_cannot_be_sharded_is_an_input_error(folder):
     for optimizer, message in (("LBFGS", "needs all parameters"), ("Adafactor", "cannot compute")):
         training = {"optimizer": optimizer, "batch_size": 10}
         with pytest.raises(InputError, match=rf"training\.optimizer: {optimizer} .*{message}"):
-            trained(build_task(config_of(folder, training=training), mesh))
+            trained(build_task(config_of(folder, training=training), mesh), [1])
     mesh.close()
     by_mpi = ProcessMesh.from_world(gradients="mpi")
     with pytest.raises(InputError, match="give auto or torch instead of mpi"):
@@ -274,37 +285,37 @@ def test_what_cannot_be_sharded_is_an_input_error(folder):
 
 
 @pytest.mark.parallel(nprocs=2)
-def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder, tmp_path):
+def test_checkpoints_of_sharded_and_whole_networks_are_the_same_files(folder):
     def train(name, epochs, resume=False, **changes):
         training = {"epochs": epochs, **MANY["training"], **changes.pop("training", {})}
         content = tiny.emulator(folder, name=name, network=RESNET, training=training, **changes)
         config = validate(content, "here")
         mesh = process_mesh(config)
-        summary = run_experiment(config, mesh, tmp_path / name, resume)
+        summary = run_experiment(config, mesh, Path(folder) / name, resume)
         mesh.close()
         return summary
 
     sharded = {"parallel": {"shard_network": True}}
-    whole_run = train("whole", 3)
-    expected = train("sharded", 3, **sharded)
+    whole_run = train("whole", 2)
+    expected = train("sharded", 2, **sharded)
     assert expected["error"] == pytest.approx(whole_run["error"], rel=1e-12)
     other = {"parallel": {"shard_network": True, "grid_ranks": 2}}
     for name, first, second in (
         ("same", sharded, sharded),
         ("to_whole", other, {}),
-        ("to_other", {}, other),
     ):
-        train(name, 2, **first)
-        found = train(name, 3, resume=True, **second)
+        train(name, 1, **first)
+        found = train(name, 2, resume=True, **second)
         exact = 0 if first is second else 1e-12
         assert found["error"] == pytest.approx(expected["error"], rel=exact, abs=0)
-    tuned = train("tuned", 1, training={"init_from": f"{folder}/sharded"}, **sharded)
-    assert tuned["error"] < whole_run["error"]
+    train("tuned", 1, training={"init_from": f"{folder}/sharded"}, **sharded)
+    if WORLD.rank == 0:
+        first = tiny.rows(Path(folder) / "tuned")[0]
+        assert first["error"] == pytest.approx(expected["error"], rel=1e-12)
     errors = evaluate(f"{folder}/sharded", checkpoint="best")
     assert errors["error"] == pytest.approx(expected["best"]["error"], rel=1e-12)
     if WORLD.rank == 0:
         state = load_network(f"{folder}/sharded").state_dict()
         other = load_network(f"{folder}/whole").state_dict()
         assert all(torch.allclose(state[name], other[name], rtol=1e-12) for name in state)
-        shutil.rmtree(tmp_path / "tuned")
     cli.main(["predict", f"{folder}/sharded", "--steps", "2"])

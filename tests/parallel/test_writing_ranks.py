@@ -1,9 +1,6 @@
-"""Property: trajectories that ranks write in parts are read as those of one rank, and are written
-atomically.
-"""
+"""Property: trajectories that ranks write in parts are one plain file, written atomically."""
 
 import os
-import shutil
 from pathlib import Path
 
 import h5py
@@ -12,7 +9,15 @@ import pytest
 from mpi4py import MPI
 
 from prdp_hpc import Grid
-from prdp_hpc.data import DataError, TrajectoryAttributes, TrajectoryFile, TrajectoryWriter
+from prdp_hpc.data import (
+    DataError,
+    TrajectoryAttributes,
+    TrajectoryFile,
+    TrajectoryWriter,
+    share,
+)
+from prdp_hpc.data.writer import Batch
+from prdp_hpc.distributed.process_mesh import ProcessMesh
 
 WORLD = MPI.COMM_WORLD
 SHAPE = (7, 5)
@@ -30,23 +35,30 @@ def whole(group):
     return np.random.default_rng(len(group)).standard_normal(shape).astype(np.float32)
 
 
-def write(path, grid, fail_on=None):
+def write(path, grid, mesh_comm, replica, replicas, fail_on=None):
+    """Each replica writes its share of the samples, each grid rank its part."""
     shapes = {group: whole(group).shape for group in COUNTS}
-    with TrajectoryWriter(path, grid.comm, attributes(), shapes, grid.local_slices) as writer:
-        for group, count in COUNTS.items():
-            for first in range(0, count, 4):
-                part = whole(group)[first : first + 4]
-                writer.write(group, first, part[(..., *grid.local_slices)])
+    shapes["points"] = (1, 3, 1, *SHAPE)  # with another number of channels
+    arrays = {group: whole(group) for group in COUNTS}
+    arrays["points"] = whole("train")[:1, :, :1]
+    with TrajectoryWriter(
+        path, mesh_comm, grid.comm, attributes(), shapes, grid.local_slices, dtype=np.float64
+    ) as writer:
+        for group, array in arrays.items():
+            mine = share(np.arange(len(array)), replica, replicas)
+            samples = range(mine[0], mine[-1] + 1) if len(mine) else range(0)
+            for step in range(3):
+                states = array[samples.start : samples.stop, step]
+                writer.write(Batch(group, samples), step, states[(..., *grid.local_slices)])
         if fail_on is not None:
             raise ValueError("stopped")
 
 
 def check(path, grid):
-    one_file = WORLD.size == 1 or h5py.get_config().mpi
-    plain = path if one_file else next(path.parent.glob(f"*.parts/rank_{WORLD.rank:05d}.h5"))
-    with h5py.File(plain) as file:
-        shape = SHAPE if one_file else grid.local_shape
-        assert file["train/trajectories"].chunks == (1, 1, 2, *shape)
+    with h5py.File(path) as file:
+        assert file["train/trajectories"].chunks == (1, 1, 2, *SHAPE)
+        assert file["train/trajectories"].dtype == np.float64
+        assert np.array_equal(file["points/trajectories"], whole("train")[:1, :, :1])
     data = TrajectoryFile(path, SHAPE)
     for group in COUNTS:
         assert np.array_equal(data.read(group), whole(group))
@@ -62,36 +74,25 @@ def folder(tmp_path):
     return Path(WORLD.bcast(str(tmp_path)))
 
 
-@pytest.mark.parallel(nprocs=[1, 2, 3, 4])
-def test_parts_read_back_as_one(folder):
-    grid = Grid(SHAPE, "periodic")
-    for _ in range(2):  # the second replaces the first
-        write(folder / "a.h5", grid)
+@pytest.mark.parallel(nprocs=[1, 2, 4])
+def test_parts_are_one_plain_file(folder):
+    for grid_ranks in {1, WORLD.size}:
+        mesh = ProcessMesh.from_world(grid_ranks)
+        grid = Grid(SHAPE, "periodic", mesh.grid_comm)
+        place = (WORLD, mesh.replica, mesh.replicas)
+        for _ in range(2):  # the second replaces the first
+            write(folder / "a.h5", grid, *place)
+            WORLD.barrier()
+            check(folder / "a.h5", grid)
+        assert {path.name for path in folder.iterdir() if path.suffix != ".lock"} == {"a.h5"}
+        before = os.stat(folder / "a.h5").st_mtime_ns
+        with pytest.raises(ValueError, match="stopped"):
+            write(folder / "a.h5", grid, *place, fail_on=0)
         WORLD.barrier()
-        check(folder / "a.h5", grid)
-    separate = WORLD.size > 1 and not h5py.get_config().mpi
-    assert len(list(folder.glob("*.parts"))) == int(separate)
-    assert {path.suffix for path in folder.iterdir()} <= {".h5", ".parts"}
-    before = {path: os.stat(path).st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(ValueError, match="stopped"):
-        write(folder / "a.h5", grid, fail_on=0)
-    WORLD.barrier()
-    assert {
-        path: os.stat(path).st_mtime_ns for path in folder.rglob("*") if path in before
-    } == before
-    check(folder / "a.h5", grid)
-    WORLD.barrier()
-    if WORLD.rank == 0:
-        shutil.move(folder, folder.with_name("moved"))
-    WORLD.barrier()
-    check(folder.with_name("moved") / "a.h5", grid)
-    WORLD.barrier()
-    if separate:
-        if WORLD.rank == 0:
-            next(folder.with_name("moved").glob("*.parts/rank_00001.h5")).unlink()
+        assert {path.name for path in folder.iterdir() if path.suffix != ".lock"} == {"a.h5"}
+        assert os.stat(folder / "a.h5").st_mtime_ns == before
         WORLD.barrier()
-        with pytest.raises(DataError, match="contains NaN"):
-            TrajectoryFile(folder.with_name("moved") / "a.h5", SHAPE).read("train")
+        mesh.close()
 
 
 @pytest.mark.parallel(nprocs=2)
@@ -99,4 +100,4 @@ def test_a_folder_that_cannot_be_written_is_an_error_on_all_ranks(folder):
     (folder / "file").touch()
     WORLD.barrier()
     with pytest.raises(DataError, match=r"a\.h5: cannot be written .* choose another output"):
-        write(folder / "file" / "a.h5", Grid(SHAPE, "periodic"))
+        write(folder / "file" / "a.h5", Grid(SHAPE, "periodic"), WORLD, 0, 1)

@@ -166,6 +166,25 @@ def test_a_short_run_logs_each_epoch_once(capsys: pytest.CaptureFixture[str]) ->
     )
 
 
+def test_a_long_line_continues_on_the_next_one(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {
+        "learning_rate": 1e-3,
+        "gradient_norm": 0.23,
+        "samples_per_second": 1240.0,
+        "solver_share": 0.61,
+        "memory_gib": 0.8,
+    }
+    seconds = iter((0.0, 10.0))
+    with Progress(12, active=True, label="heat_2d", clock=lambda: next(seconds)) as progress:
+        for epoch in (0, 1):
+            progress.update(row(epoch) | numbers)
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert max(len(first), len(second)) <= 100
+    assert first.startswith("heat_2d  epoch 1/12  error 5.00e-01  level 1  inner iterations 2,000")
+    assert first.endswith("0.2 s  1 min 50 s left")
+    assert second == "    lr 1.0e-03  gradient 2.3e-01  1,240 samples/s  solver 61%  0.8 GiB"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     total=st.integers(51, 400),

@@ -28,7 +28,7 @@ MORE = {
 
 
 PARTS = ("FromMatrices", "GridGeometry", "InitialGuesses")
-"""Classes that are a part of one public class, in a file of their own."""
+"""Classes that are a part of one public class, in a separate file."""
 
 
 def pages() -> dict[str, str]:

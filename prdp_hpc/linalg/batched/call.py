@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from prdp_hpc.linalg.validation import agree
 @dataclass
 class BatchedCall(SolveCall):
     """A solve of all right-hand sides together, in tensors on their device."""
+
+    # That would stop the device after each solve.
+    knows_squares: ClassVar[bool] = False
 
     @property
     def _engine(self) -> BatchedEngine:

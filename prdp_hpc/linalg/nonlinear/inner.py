@@ -33,8 +33,9 @@ def linear_solve(
     if not nonzero:
         return result
     system = solver.system(operator)
+    system.set_level(direction, level)
     system.set_up(direction)
-    iterations = system.solve(direction, right[np.newaxis], result[np.newaxis], level)
+    iterations = system.solve(direction, right[np.newaxis], result[np.newaxis])
     if anywhere(operator.comm, has_bad_numbers(result)):
         raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
     return result

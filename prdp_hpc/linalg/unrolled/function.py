@@ -164,6 +164,7 @@ class _UnrolledSolve(torch.autograd.Function):
             right = None if b is None else ctx.scaling.scaled(_rows(b, operator))
             rows = _rows(grad, operator)
             values_grad, b_grad = ctx.scaling.backward(run.backward, rows, leaf, right)
+            run.require_finite(values_grad, b_grad)
         finally:
             ctx.held.release()
         wanted = None if values_grad is None else like(values_grad, values)

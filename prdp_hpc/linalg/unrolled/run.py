@@ -120,21 +120,18 @@ class Run:
         if self.exact.any():
             b_grad, change = self._implicit(grad, b_grad, with_values=values is not None)
             values_grad = None if values_grad is None else values_grad - change
-        is_bad = has_bad_numbers(b_grad)
-        if anywhere(
-            self.system.comm, is_bad or (values_grad is not None and has_bad_numbers(values_grad))
-        ):
-            raise self._bad_gradient(grad, is_bad)
+        if anywhere(self.system.comm, has_bad_numbers(b_grad)):
+            bad = anywhere(self.system.comm, has_bad_numbers(grad))
+            raise errors.bad_numbers(
+                "adjoint", self._name, last_iteration(self.counts), self._level, in_input=bad
+            )
         return values_grad, b_grad
 
-    def _bad_gradient(self, grad: Tensor, is_of_b: bool) -> errors.SolveError:
-        """The error for a gradient that is not finite, on all ranks; collective."""
-        comm = self.system.comm
-        in_input = anywhere(comm, has_bad_numbers(grad))
-        if not (in_input or anywhere(comm, is_of_b)):
-            return errors.too_large_gradient(self._name, self._level)
-        last = last_iteration(self.counts)
-        return errors.bad_numbers("adjoint", self._name, last, self._level, in_input)
+    def require_finite(self, *gradients: Tensor | None) -> None:
+        """Raise SolveError if a gradient overflows; collective."""
+        is_bad = any(has_bad_numbers(one) for one in gradients if one is not None)
+        if anywhere(self.system.comm, is_bad):
+            raise errors.too_large_gradient(self._name, self._level)
 
     def _implicit(
         self, grad: Tensor, b_grad: Tensor, with_values: bool

@@ -89,6 +89,7 @@ class UnrolledSystem(PlainOperations):
         self.comm, self._report = operator.comm, solver.report
         self.systems: list[LinearSystem] = [solver.system(member) for member in members]
         for system in self.systems:
+            system.set_level("forward", solver.refinement)
             system.set_up("forward")
             if anywhere(self.comm, bool(system.preconditioner.getFailedReason())):
                 reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED

@@ -2,65 +2,21 @@
 one matrix or several, on every device.
 """
 
-import copy
-
 import pytest
 import torch
 from devices import DEVICES
 from mpi4py import MPI
+from solver_pairs import CASES, DOUBLE, LEVELS, assert_same, gradients, pair
 from systems import dominant, exact, sparse
 
 from prdp_hpc import (
-    AssembledOperator,
-    ElementOperator,
     Grid,
-    Heat,
-    NonlinearSolver,
-    Refinement,
     Solver,
     SparseOperator,
     solve,
 )
-from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.batched import graphs
-from prdp_hpc.linalg.batched.dia import DiaPattern
-from prdp_hpc.linalg.batched.engine import engine_of
-from prdp_hpc.petsc import PETSc
-
-DOUBLE = {"dtype": torch.float64}
-CASES = [
-    ("cg", True),
-    *((ksp, symmetric) for ksp in ("gmres", "bcgs", "richardson") for symmetric in (True, False)),
-]
-LEVELS = [1, 2, 5, 9, 1e-2, 1e-6, Refinement(max_it=4, rtol=1e-3)]
 
 pytestmark = pytest.mark.parametrize("device", DEVICES)
-
-
-def options(ksp, pc):
-    if ksp == "gmres":
-        return {"ksp_gmres_restart": 4}
-    return {"ksp_richardson_scale": 0.05} if (ksp, pc) == ("richardson", "none") else {}
-
-
-def pair(ksp, pc, level, **more):
-    """PETSc's solver, and the batched one."""
-    given = options(ksp, pc) | more
-    return [Solver(name, pc, level, petsc_options=given) for name in (ksp, f"batched_{ksp}")]
-
-
-def gradients(operator, values, b, solver):
-    """The solution, and the gradients of values and b for a fixed loss."""
-    values, b = values.clone().requires_grad_(), b.clone().requires_grad_()
-    x = solve(operator, values, b, solver)
-    weights = torch.linspace(-1.0, 1.0, b.numel(), **DOUBLE).view(b.shape).to(b.device)
-    return [x.detach(), *torch.autograd.grad((x * weights).sum(), (values, b))]
-
-
-def assert_same(found, wanted, rtol=1e-10):
-    for one, other in zip(found, wanted, strict=True):
-        assert one.shape == other.shape
-        assert (one.cpu() - other).norm() <= rtol * other.norm()
 
 
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
@@ -106,70 +62,6 @@ def test_several_matrices_with_several_right_hand_sides(ksp, symmetric, device):
             part = slice(number * each, (number + 1) * each)
             wanted, _, _ = exact(matrix, b[part], b[part])
             torch.testing.assert_close(x[part].cpu(), wanted, rtol=1e-9, atol=1e-10)
-
-
-def coupled(grid):
-    """The pattern and values of two coupled fields on a grid, with entries that occur twice."""
-    n, draw = grid.size, torch.Generator().manual_seed(3)
-    numbers = torch.arange(n).view(grid.shape)
-    rows, cols = [], []
-    for field, other, shift in ((0, 0, 0), (1, 1, 0), (0, 0, 1), (0, 0, -1), (1, 0, 1), (0, 1, 0)):
-        for axis in range(grid.dim) if shift else (0,):
-            rows.append(field * n + numbers.flatten())
-            cols.append(other * n + numbers.roll(shift, axis).flatten())
-    rows, cols = torch.cat(rows), torch.cat(cols)
-    rows, cols = torch.cat([rows, rows[:5]]), torch.cat([cols, cols[:5]])
-    values = torch.randn(len(rows), generator=draw, **DOUBLE)
-    return rows, cols, values + 12.0 * (rows == cols)
-
-
-class Coupled(SparseOperator):
-    """An operator whose fields lie on a grid that its rows alone are not."""
-
-    stencil_grid = None
-
-
-@pytest.mark.parametrize("shape", [(5,), (4, 6), (3, 4, 5)])
-def test_stencils_are_found_and_are_the_same_matrix(shape, device):
-    grid = Grid(shape, "periodic", MPI.COMM_SELF)
-    rows, cols, values = coupled(grid)
-    size = (2 * grid.size, 2 * grid.size)
-    b = torch.randn(2, size[0], **DOUBLE)
-    results = []
-    for places in (None, grid):
-        operator = Coupled(rows.numpy(), cols.numpy(), size, MPI.COMM_SELF)
-        operator.stencil_grid = places
-        solver = Solver("batched_bcgs", "jacobi", 6)
-        results.append(gradients(operator, values.to(device), b.to(device), solver))
-        is_stencil = isinstance(engine_of(solver).pattern(operator), DiaPattern)
-        assert is_stencil == (places is not None)
-    wanted = gradients(operator, values, b, Solver("bcgs", "jacobi", 6))
-    for found in results:
-        assert_same(found, wanted)
-
-
-@pytest.mark.parametrize("boundary", ["dirichlet", "neumann", "periodic"])
-def test_physics_on_grids(boundary, device):
-    grid = Grid((7, 6), boundary, MPI.COMM_SELF)
-    field = torch.randn(3, 1, 7, 6, **DOUBLE)
-    results = []
-    for ksp, where in (("cg", "cpu"), ("batched_cg", device)):
-        heat = Heat(grid, 1e-2, 0.5, Solver(ksp, "jacobi", 4))
-        u = field.to(where).requires_grad_()
-        after = heat(u)
-        results.append([after, *torch.autograd.grad(after.square().sum(), u)])
-    assert_same(results[1], results[0])
-
-
-def test_elements_with_dirichlet_conditions(device):
-    cells = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4]]).numpy()
-    operator = ElementOperator(cells, 5, MPI.COMM_SELF, dirichlet=[0, 4], symmetric=True)
-    stiffness = torch.rand(4, 1, 1, **DOUBLE) + 1.0
-    values = stiffness * torch.tensor([[1.0, -1.0], [-1.0, 1.0]], **DOUBLE)
-    b = torch.randn(2, 5, **DOUBLE)
-    theirs, ours = (Solver(ksp, "jacobi", 1e-10) for ksp in ("cg", "batched_cg"))
-    wanted = gradients(operator, values, b, theirs)
-    assert_same(gradients(operator, values.to(device), b.to(device), ours), wanted, 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -308,133 +200,3 @@ def test_singular_matrices_have_the_pseudo_inverse(device):
     theirs, ours = pair("cg", "jacobi", 1e-12)
     wanted = gradients(operator, values, b, theirs)
     assert_same(gradients(operator, values.to(device), b.to(device), ours), wanted, 1e-9)
-
-
-def failure_of(action):
-    with pytest.raises((InputError, RuntimeError)) as caught:
-        action()
-    return type(caught.value), str(caught.value).replace("batched_", "")
-
-
-def test_failures_are_those_of_petsc(device):
-    matrix = dominant(8, True)
-    b = torch.randn(2, 8, **DOUBLE)
-    nan = b.clone()
-    nan[1, 3] = torch.nan
-    indefinite = matrix - 2.0 * torch.diag(matrix.diagonal()) * (torch.arange(8) % 2)
-    asymmetric = matrix.clone()
-    asymmetric[0, matrix[0].nonzero()[-1]] += 1.0
-    cases = [
-        ("cg", matrix, nan, 3),
-        ("cg", matrix, nan, 1e-8),
-        ("cg", indefinite, b[:1], 1e-10),
-        ("cg", asymmetric, b, 1e-8),
-        ("richardson", 10.0 * matrix - 9.5 * torch.diag(matrix.diagonal()), b[:1], 1e-8),
-        ("gmres", torch.full_like(matrix, torch.inf), b, 1e-8),
-        ("gmres", matrix, torch.zeros(2, 7, **DOUBLE), 1e-8),
-        ("gmres", matrix, torch.zeros(2, 8, dtype=torch.int64), 1e-8),
-    ]
-    for ksp, given, right, level in cases:
-        operator, values = sparse(given)
-        theirs, ours = pair(ksp, "jacobi", level)
-        wanted = failure_of(lambda: solve(operator, values, right, theirs))  # noqa: B023
-        found = failure_of(lambda: solve(operator, values.to(device), right.to(device), ours))  # noqa: B023
-        assert found == wanted, ksp
-
-
-def test_a_matrix_without_a_solution_is_not_converged(device):
-    matrix = torch.diag(torch.tensor([1.0, 2.0, 0.0], **DOUBLE)) + 1e-300 * torch.eye(3, **DOUBLE)
-    matrix[2] = 0.0
-    rows, cols = torch.arange(3), torch.arange(3)
-    operator = SparseOperator(rows.numpy(), cols.numpy(), (3, 3), MPI.COMM_SELF)
-    b = torch.ones(3, **DOUBLE).to(device)
-    with pytest.raises(RuntimeError, match="row 2 is zero"):
-        solve(operator, matrix.diagonal().to(device), b, Solver("batched_gmres", "none", 1e-8))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"pc": "gamg"}, "has the preconditioners none, jacobi"),
-        ({"differentiation": "unrolled"}, "use ksp='cg' with"),
-        ({"lag_preconditioner": 3}, "leave lag_preconditioner out"),
-        ({"precision": "float16"}, "precision must be one of float64, float32"),
-        ({"petsc_options": {"ksp_gmres_restrat": 3}}, "'ksp_gmres_restrat' has no effect"),
-        ({"petsc_options": {"ksp_pc_side": "right"}}, "ksp_pc_side must be one of left"),
-    ],
-)
-def test_what_a_batched_method_does_not_have_is_an_error(arguments, words, device):
-    operator, values = sparse(dominant(4, True), symmetric=True)
-    b = torch.ones(4, **DOUBLE, device=device)
-    with pytest.raises(InputError, match=words):
-        solve(operator, values.to(device), b, Solver("batched_cg", **arguments))
-
-
-def test_operators_without_entries_are_an_error(device):
-    matrix = PETSc.Mat().createAIJ(3, comm=MPI.COMM_SELF)
-    operator = AssembledOperator(matrix, lambda theta, mat: mat.assemble())
-    with pytest.raises(InputError, match="needs the matrix's entries"):
-        solve(operator, None, torch.ones(3, **DOUBLE, device=device), Solver("batched_cg"))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Solver("cg", precision="float32"), "is for the batched methods"),
-        (lambda: NonlinearSolver(Solver("batched_cg")), "Newton's method are PETSc's"),
-    ],
-)
-def test_where_only_petscs_methods_serve(make, words, device):
-    with pytest.raises(InputError, match=words):
-        make()
-    assert copy.deepcopy(Solver("batched_cg", precision="float32")).precision == "float32"
-
-
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize(
-    ("ksp", "pc"), [("cg", "jacobi"), ("bcgs", "chebyshev"), ("gmres", "none")]
-)
-def test_solves_that_are_alike_may_be_one_graph(ksp, pc, precision, device):
-    """On a GPU the later ones are replayed, with the numbers of their own b and values."""
-    matrix = dominant(15, True, density=0.3)
-    operator, values = sparse(matrix, symmetric=True)
-    solver = Solver(f"batched_{ksp}", pc, 5, precision=precision)
-    tolerance = 1e-9 if precision == "float64" else 1e-4
-    for step in range(4):
-        own = (1.0 + step) * values
-        b = torch.randn(2, 15, **DOUBLE)
-        found = gradients(operator, own.to(device), b.to(device), solver)
-        fresh = Solver(f"batched_{ksp}", pc, 5)
-        assert_same(found, gradients(operator, own, b, fresh), tolerance)
-
-
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("pc", ["jacobi", "chebyshev"])
-@pytest.mark.parametrize(("ksp", "symmetric"), [case for case in CASES if case[0] != "gmres"])
-def test_graphs_do_the_same_iterations(ksp, symmetric, pc, precision, device, monkeypatch):
-    """On the CPU the functions that a GPU captures run directly."""
-    operator, values = sparse(dominant(40, symmetric, density=0.1), symmetric=symmetric)
-    plain, graphed = (Solver(f"batched_{ksp}", pc, 3, precision=precision) for _ in range(2))
-    results = {}
-    for step, level in enumerate((3, 3, 3, 1e-3, 1e-9, Refinement(max_it=11, rtol=1e-12))):
-        own, b = (1.0 + step) * values, torch.randn(3, 40, **DOUBLE)
-        b[0] *= step != 1
-        for name, solver in (("plain", plain), ("graphs", graphed)):
-            monkeypatch.setattr(graphs, "is_captured", lambda *_, name=name: name == "graphs")
-            solver.refine(level)
-            results[name] = gradients(operator, own.to(device), b.to(device), solver)
-        assert_same(results["graphs"], [one.cpu() for one in results["plain"]], 1e-13)
-        assert plain.report.forward.iterations == graphed.report.forward.iterations
-
-
-def test_failures_inside_of_a_graph(device, monkeypatch):
-    monkeypatch.setattr(graphs, "is_captured", lambda *_: True)
-    matrix = dominant(12, True)
-    operator, values = sparse(matrix - 2.0 * torch.diag(matrix.diagonal()) * (torch.arange(12) % 2))
-    b = torch.randn(1, 12, **DOUBLE)
-    for level in (1e-10, 6, 6):
-        theirs, ours = pair("cg", "jacobi", level)
-        wanted = failure_of(lambda: solve(operator, values, b, theirs))  # noqa: B023
-        for _ in range(2):
-            found = failure_of(lambda: solve(operator, values.to(device), b.to(device), ours))  # noqa: B023
-            assert found == wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -27,6 +28,7 @@ class SharedFile:
     comm : the ranks that share each field; collective.
     shape : shape of a whole field, `(C, *grid shape)`.
     part : this rank's part, one slice per axis of the grid; may be empty.
+    dtype : float32 or float64, the type of the numbers in the file.
 
     Raises
     ------
@@ -35,10 +37,17 @@ class SharedFile:
     """
 
     def __init__(
-        self, path: Path, comm: MPI.Comm, shape: Sequence[int], part: Sequence[slice]
+        self,
+        path: Path,
+        comm: MPI.Comm,
+        shape: Sequence[int],
+        part: Sequence[slice],
+        dtype: Any = np.float32,
     ) -> None:
         self._file: MPI.File | None = None
-        self._type = MPI.FLOAT
+        self._dtype = np.dtype(dtype)
+        self._number = {4: MPI.FLOAT, 8: MPI.DOUBLE}[self._dtype.itemsize]
+        self._type = self._number
         if comm.size == 1:
             self._own = path.open("r+b", buffering=0)
             return
@@ -49,19 +58,20 @@ class SharedFile:
         sizes = [shape[0], *(axis.stop - axis.start for axis in part)]
         if all(sizes):
             starts = [0, *(axis.start for axis in part)]
-            self._type = MPI.FLOAT.Create_subarray(list(shape), sizes, starts).Commit()
+            subarray = self._number.Create_subarray(list(shape), sizes, starts)
+            self._type = subarray.Commit()
 
-    def write(self, address: int, field: NDArray[np.float32]) -> None:
+    def write(self, address: int, field: NDArray[Any]) -> None:
         """Write this rank's part of a field, `(C, *part)`, whose first byte in the file is
         `address`; collective over `comm`.
         """
+        field = np.ascontiguousarray(field, self._dtype)
         if self._file is None:
             _write_all(self._own.fileno(), field.tobytes(), address)
             return
-        field = np.ascontiguousarray(field)
         try:
-            self._file.Set_view(address, MPI.FLOAT, self._type)
-            self._file.Write_all([field, field.size, MPI.FLOAT])
+            self._file.Set_view(address, self._number, self._type)
+            self._file.Write_all([field, field.size, self._number])
         except MPI.Exception as error:
             raise _as_os_error(error) from error
 
@@ -81,7 +91,7 @@ class SharedFile:
             self._own.close()
             return
         self._file.Close()
-        if self._type != MPI.FLOAT:
+        if self._type != self._number:
             self._type.Free()
 
 

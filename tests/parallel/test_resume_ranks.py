@@ -1,0 +1,207 @@
+"""Reliability: with each key of the recipe, a run that was stopped in the middle of an epoch
+continues bit for bit like an uninterrupted one.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from mpi4py import MPI
+
+from prdp_hpc.config import validate
+from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
+from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.experiments.run import run_experiment
+from prdp_hpc.training.checkpoint import Checkpoints
+
+WORLD = MPI.COMM_WORLD
+RESNET = {"kind": "resnet", "channels": 3, "blocks": 1}
+GMRES = {"ksp": "gmres", "pc": "jacobi"}
+TOLERANCES = {"ladder": {"kind": "tolerances", "start": 0.1, "stop": 1e-6}}
+DROPOUT = """
+from torch import nn
+
+
+class Dropped(nn.Sequential):
+    def __init__(self, in_channels, out_channels):
+        layers = (nn.Conv1d(in_channels, 4, 1), nn.Dropout(0.5), nn.Conv1d(4, out_channels, 1))
+        super().__init__(*layers)
+"""
+
+
+def training(**keys):
+    return {"training": keys}
+
+
+CASES = {
+    "adam": {},
+    "AdamW, weights": training(
+        optimizer={"kind": "AdamW", "weight_decay": 0.1}, weight_decay_on="weights"
+    ),
+    "LBFGS": training(
+        optimizer={"kind": "LBFGS", "max_iter": 3, "line_search_fn": "strong_wolfe"},
+        learning_rate=0.5,
+    ),
+    "SGD": training(optimizer={"kind": "SGD", "momentum": 0.9, "nesterov": True}),
+    "own optimiser": training(optimizer={"kind": "torch.optim:RMSprop", "momentum": 0.5}),
+    "exponential": training(decay=0.5, decay_steps=3),
+    "cosine": training(schedule="cosine", decay=0.1, decay_steps=12),
+    "plateau": training(schedule={"kind": "plateau", "patience": 0, "threshold": 0.5}),
+    "warm-up": training(schedule="cosine", warmup_steps=6),
+    "OneCycleLR": training(schedule={"kind": "OneCycleLR", "max_lr": 0.1, "total_steps": 90}),
+    "clip": training(clip_norm=0.01),
+    "accumulate": training(accumulate=3),
+    "ema": training(ema=0.7),
+    "recomputed": training(checkpoint_activations=True) | {"network": RESNET},
+    "compile": training(compile="eager"),
+    "absolute": training(loss="absolute"),
+    "huber": training(loss="huber"),
+    "relative_l2": training(loss="relative_l2"),
+    "h1": training(loss={"kind": "h1", "weight": 0.01}),
+    "spectral": training(loss="spectral") | {"grid": {"boundary": "periodic"}},
+    "float32": training(precision="float32"),
+    "bfloat16": training(precision="bfloat16"),
+    "validate in steps": training(steps=37, validate_every="5 steps"),
+    "checkpoint in steps": training(checkpoint_every="4 steps"),
+    "checkpoint in minutes": training(checkpoint_every="0.0001 minutes"),
+    "checkpoint in epochs": training(checkpoint_every=50),
+    "early stopping": training(early_stopping={"patience": 1, "min_change": 0.5}),
+    "log": training(log_every=2),
+    "no best": training(keep_best=False, keep_checkpoints=1),
+    "one step": {"emulator": {"chain": "one_step"}},
+    "rollout": {"emulator": {"chain": "rollout", "unroll": 2}},
+    "diverted": {"emulator": {"chain": "diverted", "unroll": 2, "every": 2}},
+    "mixed": {"emulator": {"chain": "mixed", "unroll": 2}},
+    "normalise": {"data": {"normalise": "standard"}},
+    "streamed": {"data": {"in_memory": False, "steps": 5, "stride": 2, "window": 4}},
+    "seeds": {"seed": 5, "data": {"seed": 3, "streams": "shared"}},
+    "gradients over MPI": {"parallel": {"gradients": "mpi"}},
+    "gradients over torch": {"parallel": {"gradients": "torch"}},
+    "dropout": {"network": {"kind": "DROPOUT"}},
+    "own levels": {"refinement": {"schedule": "manual", "manual": {0: 1, 2: 2, 4: 3}}},
+    "gradient schedule": {
+        "refinement": {"schedule": "gradient", "theta": 0.05, "probe_share": 0.5}
+    },
+    "full": {"refinement": {"schedule": "constant"}},
+    "tolerances": {"refinement": TOLERANCES},
+    "gmres": {"solver": GMRES, "refinement": TOLERANCES},
+    "last guess": {"solver": {**GMRES, "initial_guess": "last"}, "refinement": TOLERANCES},
+    "lag": {"solver": {"ksp": "cg", "pc": "bjacobi", "lag_preconditioner": "auto"}},
+    "unrolled": {"solver": {"ksp": "cg", "pc": "none", "differentiation": "unrolled"}},
+    "corrector": {"make": tiny.corrector, "network": RESNET},
+    "burgers": {
+        "make": tiny.corrector,
+        "network": RESNET,
+        "physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05},
+        "grid": {"shape": [8], "boundary": "periodic"},
+        "solver": GMRES,
+    },
+}
+TOGETHER = {
+    "training": {
+        "epochs": 2,
+        "optimizer": {"kind": "AdamW", "weight_decay": 0.1},
+        "weight_decay_on": "weights",
+        "schedule": {"kind": "plateau", "patience": 0, "threshold": 0.5},
+        "warmup_steps": 6,
+        "clip_norm": 0.05,
+        "accumulate": 2,
+        "ema": 0.7,
+        "log_every": 2,
+    },
+    "data": {"in_memory": False, "normalise": "standard", "steps": 4},
+    "network": {"kind": "DROPOUT"},
+}
+EPOCHS, STOPS = 5, (7, 21)
+"""Numbers of steps, none of which ends an epoch."""
+
+
+class Stop:
+    """Requests a stop after some steps, as a signal does."""
+
+    def __init__(self, monkeypatch):
+        self.steps, self.count, own = (), 0, PreemptionWatch.after_step
+
+        def after_step(watch, request=False):
+            self.count += 1
+            stop = own(watch, request)
+            return stop or self.count in self.steps
+
+        monkeypatch.setattr(PreemptionWatch, "after_step", after_step)
+
+    def run(self, config, folder, grid_ranks, steps):
+        """Run and resume until the end; the number of stops."""
+        stops = 0
+        while True:
+            mesh = ProcessMesh.from_world(grid_ranks)
+            self.steps, self.count = steps[stops : stops + 1], 0
+            try:
+                run_experiment(config, mesh, folder, resume=stops > 0)
+            except Preempted:
+                stops += 1
+                continue
+            finally:
+                mesh.close()
+            return stops
+
+
+def content_of(folder, changes):
+    changes = dict(changes)
+    make = changes.pop("make", tiny.emulator)
+    if changes.get("network", {}).get("kind") == "DROPOUT":
+        changes["network"] = {"kind": f"{folder / 'dropped.py'}:Dropped"}
+    data = {"train": 8, "validation": 3, **changes.pop("data", {})}
+    recipe = {"epochs": EPOCHS, "batch_size": 2, **changes.pop("training", {})}
+    if "stride" not in data and make is tiny.emulator:
+        data |= {"steps": 4}
+    return make(folder, data=data, training=recipe, **changes)
+
+
+def check(changes, folder, monkeypatch, stops=STOPS):
+    """Compare metrics, steps and parameters of a run with two stops with those of one without."""
+    folder = Path(WORLD.bcast(str(folder)))
+    if WORLD.rank == 0:
+        (folder / "dropped.py").write_text(DROPOUT)
+    WORLD.barrier()
+    config = validate(content_of(folder, changes), "here")
+    stop = Stop(monkeypatch)
+    for grid_ranks in {1, WORLD.size}:
+        whole, stopped = (folder / f"{name}_{grid_ranks}" for name in ("whole", "stopped"))
+        assert stop.run(config, whole, grid_ranks, ()) == 0
+        assert stop.run(config, stopped, grid_ranks, stops) >= 1
+        WORLD.barrier()
+        assert tiny.rows(stopped) == tiny.rows(whole)
+        if config.training.log_every:
+            assert _lines(stopped / "steps.jsonl") == _lines(whole / "steps.jsonl")
+        ours, theirs = (
+            Checkpoints(one / "checkpoints").load_latest()["task"]["network"]
+            for one in (stopped, whole)
+        )
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours if key in _tensors(ours))
+        WORLD.barrier()
+
+
+def _tensors(state):
+    return {key for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _lines(path):
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in tiny.SECONDS}
+        for line in path.read_text().splitlines()
+    ]
+
+
+@pytest.mark.parallel(nprocs=2)
+def test_a_stopped_run_continues_bit_for_bit(tmp_path, monkeypatch):
+    check(TOGETHER, tmp_path, monkeypatch, stops=(7,))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parallel(nprocs=[1, 2])
+def test_with_every_key_a_stopped_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
+    check(CASES[case], tmp_path, monkeypatch)

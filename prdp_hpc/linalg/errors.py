@@ -166,16 +166,19 @@ def too_large_gradient(method: str, level: object) -> SolveError:
 
 
 def not_the_solution(
-    direction: str, method: str, residual: float, iteration: int, level: object
+    direction: str, method: str, residual: float, iteration: int | None, level: object
 ) -> SolveError:
-    """The error for a method that stopped as if it had converged, far from a solution."""
+    """The error for a method that stopped as if it had converged, far from a solution; `iteration`:
+    None if it is not known.
+    """
+    when = "" if iteration is None else f"after {iteration} iterations "
     return SolveError(
-        f"{direction} solve with {method} at level {level}: it stopped after {iteration} "
-        f"iterations with a residual of {residual:.2g} of the right-hand side: the matrix is "
+        f"{direction} solve with {method} at level {level}: it stopped {when}"
+        f"with a residual of {residual:.2g} of the right-hand side: the matrix is "
         "singular, or its entries are too small or too unequal for this method. Scale the values, "
         "or use pc='lu'; a singular matrix needs its nullspace declared (nullspace=, "
         "left_nullspace=)",
-        iteration=iteration,
+        iteration=iteration or 0,
     )
 
 

@@ -25,8 +25,9 @@ from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.reductions import anywhere, sum_of_squares
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.residual_checks import zero_rows
+from prdp_hpc.linalg.solution_sizes import suspicious_solutions
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -213,7 +214,7 @@ class _Call(SolveCall):
         self, operators: list[Operator], right: Numbers, start: Numbers | None
     ) -> Numbers:
         """Solve with each matrix; the results are checked together."""
-        x, iterations = zeros_like(right), 0
+        x, iterations, systems = zeros_like(right), 0, []
         is_guarded = self.recollection is not None
         rows, results = (right, x) if right.ndim == 3 else (right[None], x[None])
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
@@ -226,8 +227,10 @@ class _Call(SolveCall):
             except errors.SolveError:
                 self._blame_input(right)
                 raise
+            systems.append(system)
         comm = self.operator.comm
-        self.squares = sum_of_squares(comm, x)
+        scales = [] if self.level.rtol is None else [one.scale() for one in systems]
+        self.squares, suspicious = suspicious_solutions(comm, scales, rows, results)
         if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):
             # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
             set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
@@ -236,6 +239,9 @@ class _Call(SolveCall):
                 raise errors.bad_numbers(
                     self.direction, self.method, iterations, self.level, in_input=False
                 )
+        for m, r in suspicious:
+            place = slice(r, r + 1)
+            systems[m].require_solution(self.direction, rows[m][place], results[m][place])
         if self.recollection is not None:
             self.recollection.keep(self.direction, _rows(x))
         return x

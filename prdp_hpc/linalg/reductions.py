@@ -23,4 +23,8 @@ def sum_of_squares(comm: MPI.Comm, numbers: Numbers) -> float:
     infinite, infinity too if a square overflows; collective.
     """
     own = inner(numbers, numbers)
-    return own if comm.size == 1 else float(private(comm).sums.allreduce(own))
+    if comm.size == 1:
+        return own
+    total = np.array([own])
+    private(comm).sums.Allreduce(MPI.IN_PLACE, total)
+    return float(total[0])

@@ -30,6 +30,7 @@ from prdp_hpc.linalg.method_types import (
     RELATIVE_KSPS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
+from prdp_hpc.linalg.solution_sizes import Scale
 from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
 
@@ -41,8 +42,6 @@ LOST = 100.0
 NOTHING_SOLVED = 0.1
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
-# A size of the solution, relative to that of right-hand side and matrix, that is looked at.
-LARGE = 1e10
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
 
@@ -57,8 +56,8 @@ class ResidualChecks(ABC):
     _residual: Any
     _nullspaces: Nullspaces | None
     _memory: Memory
-    # The state of the matrix, and what `_scale` found for it.
-    _scale_of: tuple[int, float, bool] = (-1, 0.0, False)
+    # The state of the matrix, and what `scale` found for it.
+    _scale_of: tuple[int, Scale] = (-1, Scale(0.0, False))
 
     @property
     @abstractmethod
@@ -192,36 +191,21 @@ class ResidualChecks(ABC):
             self._matrix.multTranspose(self._b, self._x)
         return product
 
-    def _check_size(
-        self, direction: Direction, iterations: int, right: Numbers, result: Numbers
-    ) -> None:
-        """Raise SolveError for a solution that is so large that the matrix must be nearly singular,
-        or that comes from a preconditioner that ignores rows, unless its residual is small.
-
-        Krylov methods stop on singular matrices as if they had converged. Looking at each residual
-        would take a product per solve.
+    def _check_solution(self, direction: Direction, right: Numbers, result: Numbers) -> None:
+        """Raise SolveError for a suspicious solution, e.g. one that is very large, unless its
+        residual is small.
         """
-        norm, ignores_rows = self._scale()
-        if norm == 0.0:
-            return
-        sums = np.array([inner(result, result), inner(right, right), ignores_rows])
-        if self._comm.size > 1:
-            private(self._comm).sums.Allreduce(MPI.IN_PLACE, sums)
-        is_large = not np.sqrt(sums[0]) * norm <= LARGE * np.sqrt(sums[1])
-        if not is_large and not sums[2]:
-            return
         residual, length, _ = self._lengths(direction, right, result)
         if residual <= max(NOTHING_SOLVED, 2.0 * float(direction.level.rtol or 0.0)) * length:
             return
-        if sums[2] or self._lost(direction, right, result, right) is not None:
+        if self.scale().ignores_rows or self._lost(direction, right, result, right) is not None:
             raise errors.not_the_solution(
-                direction.name, self.method, residual / length, iterations, direction.level
+                direction.name, self.method, residual / length, None, direction.level
             )
 
-    def _scale(self) -> tuple[float, bool]:
-        """The largest sum of the sizes of a row's entries, 0 where the host does not store them;
-        and whether Jacobi's method puts a 1 where this rank's diagonal has a 0. Collective after a
-        change of the matrix.
+    def scale(self) -> Scale:
+        """What the sizes of solutions are judged by; not where the host does not store the entries
+        of the matrix. Collective after a change of the matrix.
         """
         state = self._matrix.stateGet()
         if self._scale_of[0] != state:
@@ -231,8 +215,8 @@ class ResidualChecks(ABC):
                 if self.pc_name == PETSc.PC.Type.JACOBI:
                     self._matrix.getDiagonal(self._residual)
                     ignores_rows = not self._residual.getArray(readonly=True).all()
-            self._scale_of = state, norm, ignores_rows
-        return self._scale_of[1], self._scale_of[2]
+            self._scale_of = state, Scale(norm, ignores_rows)
+        return self._scale_of[1]
 
     def _lengths(
         self, direction: Direction, right: Numbers, result: Numbers

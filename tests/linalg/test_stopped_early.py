@@ -14,6 +14,7 @@ MATRICES = (
     *([[2, 0], [0, 3]], [[2, 1], [1, -3]]),
 )
 KSPS = ("gmres", "fgmres", "gcr", "bcgs", "cg", "minres", "symmlq", "cr", "lsqr", "lgmres")
+BATCHED_KSPS = ("batched_cg", "batched_gmres", "batched_bcgs")
 
 
 def solved(A, b, ksp, pc, level):
@@ -26,7 +27,7 @@ def solved(A, b, ksp, pc, level):
         return None
 
 
-@pytest.mark.parametrize("ksp", KSPS)
+@pytest.mark.parametrize("ksp", KSPS + BATCHED_KSPS)
 def test_a_tolerance_is_reached_or_refused_for_matrices_of_any_size(ksp):
     b, found = torch.tensor([1.0, 2.0], dtype=torch.float64), []
     for A in MATRICES:

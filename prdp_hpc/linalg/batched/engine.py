@@ -27,13 +27,18 @@ from prdp_hpc.linalg.batched.single import SingleSolve
 from prdp_hpc.linalg.batched.stencil import stencil_of
 from prdp_hpc.linalg.batched.system import BatchedSystem
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.residual_checks import NOTHING_SOLVED
 from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest
 from prdp_hpc.linalg.unrolled.iterations import Criteria, judge
 from prdp_hpc.linalg.unrolled.reductions import dots
+
+INVERSE_DIAGONAL = frozenset({"jacobi", "chebyshev"})
+"""Preconditioners that put a 1 where the diagonal has a 0."""
 
 
 @dataclass(eq=False)
@@ -52,6 +57,11 @@ class Held:
     values: Tensor
     matrix: BatchedMatrix
     systems: dict[Any, BatchedSystem] = field(default_factory=dict)
+
+    @cached_property
+    def has_zero_diagonal(self) -> bool:
+        """Whether a diagonal entry is 0 on any rank; collective on first use."""
+        return anywhere(self.operator.comm, bool((self.matrix.diagonal() == 0.0).any()))
 
     def bad_row(self) -> str:
         """A description of a row of zeros on this rank, "" if there is none."""
@@ -261,8 +271,13 @@ class BatchedEngine:
         x, test = self._iterate(held, direction, system, b, whole, criteria)
         self._count(direction, level, len(b), test.counts)
         judge(direction, self.method, system, level, test, b, x, where=held.bad_row)
-        if not level.is_fixed and own.absolute == 0.0:
-            self._check_vanished(direction, system, test, b if whole is None else whole, level)
+        if not level.is_fixed:
+            right = b if whole is None else whole
+            if own.absolute == 0.0:
+                self._check_vanished(direction, system, test, right, level)
+            if self._pc in INVERSE_DIAGONAL and held.has_zero_diagonal:
+                rest = system.without_left_nullspace(b) - system.product(x)
+                self._check_residual(direction, system, rest, right, level)
         return x
 
     def _iterate(
@@ -311,6 +326,16 @@ class BatchedEngine:
         zero = test.reference == 0.0
         if zero.any() and (zero & (dots(system.comm, (b, b))[0] > 0.0)).any():
             raise errors.vanished(direction, self.method, level)
+
+    def _check_residual(
+        self, direction: str, system: BatchedSystem, rest: Tensor, b: Tensor, level: Refinement
+    ) -> None:
+        """Raise SolveError if a residual is not small, where the preconditioner ignores rows."""
+        rr, bb = dots(system.comm, (rest, rest), (b, b))
+        ratios = torch.where(rr > 0.0, (rr / bb).sqrt(), 0.0)
+        worst = float(ratios.max()) if len(ratios) else 0.0
+        if not worst <= max(NOTHING_SOLVED, 2.0 * float(level.rtol or 0.0)):
+            raise errors.not_the_solution(direction, self.method, worst, None, level)
 
     def _count(self, direction: str, level: Refinement, solves: int, counts: Tensor) -> None:
         counters = self._report.counters(direction)

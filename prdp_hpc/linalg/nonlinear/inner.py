@@ -11,6 +11,7 @@ from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solution_sizes import suspicious_solutions
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import Array
 
@@ -35,9 +36,14 @@ def linear_solve(
     system = solver.system(operator)
     system.set_level(direction, level)
     system.set_up(direction)
-    iterations = system.solve(direction, right[np.newaxis], result[np.newaxis])
+    rows, results = right[np.newaxis], result[np.newaxis]
+    iterations = system.solve(direction, rows, results)
     if anywhere(operator.comm, has_bad_numbers(result)):
         raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
+    if level.rtol is not None:
+        scale = system.scale()
+        if suspicious_solutions(operator.comm, [scale], rows[np.newaxis], results[np.newaxis])[1]:
+            system.require_solution(direction, rows, results)
     return result
 
 

@@ -14,7 +14,7 @@ MATRICES = (
     *([[2, 0], [0, 3]], [[2, 1], [1, -3]]),
 )
 KSPS = ("gmres", "fgmres", "gcr", "bcgs", "cg", "minres", "symmlq", "cr", "lsqr", "lgmres")
-BATCHED_KSPS = ("batched_cg", "batched_gmres", "batched_bcgs")
+BATCHED_KSPS = ("batched_cg", "batched_gmres")
 
 
 def solved(A, b, ksp, pc, level):

@@ -10,7 +10,7 @@ import tiny
 from prdp_hpc import cli
 from prdp_hpc.config import validate
 from prdp_hpc.config.variants import variants
-from prdp_hpc.experiments.run import run_experiment
+from prdp_hpc.experiments.run import run_locked
 
 RUN_FILES = {
     "starts.json",
@@ -37,9 +37,9 @@ def trained(monkeypatch):
 
     def counting(config, mesh, folder, resume):
         folders.append("/".join(folder.parts[folder.parts.index("tiny-compare") + 1 :]))
-        return run_experiment(config, mesh, folder, resume)
+        return run_locked(config, mesh, folder, resume)
 
-    monkeypatch.setattr("prdp_hpc.commands.run.run_experiment", counting)
+    monkeypatch.setattr("prdp_hpc.commands.run.run_locked", counting)
     return folders
 
 

@@ -7,13 +7,14 @@ right-hand sides and solutions of a batch take one reduction.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.distributed.communicators import private
-from prdp_hpc.linalg.arrays import Numbers, squares_of_rows
+from prdp_hpc.linalg.arrays import Numbers, inner
 from prdp_hpc.linalg.reductions import sum_of_squares
 
 LARGE = 1e10
@@ -38,18 +39,21 @@ def suspicious_solutions(
     that are too large for `right (M, R, n_local)`, or whose preconditioner ignores rows; one
     reduction. `scales`: of each matrix; empty where solutions are not judged.
     """
-    if not scales:
+    if not any(scale.norm for scale in scales):
         return sum_of_squares(comm, x), []
-    flat = x.shape[0] * x.shape[1], x.shape[2]
-    flags = [scale.ignores_rows for scale in scales]
-    squares = (squares_of_rows(rows.reshape(flat)) for rows in (x, right))
-    sums = np.concatenate([*squares, flags])
+    # Numbers of Python, because arrays of a few take longer than small solves may.
+    sums = [inner(row, row) for batch in (x, right) for rows in batch for row in rows]
+    sums += [scale.ignores_rows for scale in scales]
     if comm.size > 1:
-        private(comm).sums.Allreduce(MPI.IN_PLACE, sums)
-    of_x, of_right = sums[: 2 * flat[0]].reshape(2, *x.shape[:2])
-    norms = np.array([scale.norm for scale in scales])[:, None]
-    with np.errstate(invalid="ignore"):
-        fits = np.sqrt(of_x) * norms <= LARGE * np.sqrt(of_right)
-    ignores_rows = sums[2 * flat[0] :, None] > 0
-    places = np.argwhere((norms > 0) & (~fits | ignores_rows))
-    return float(of_x.sum()), [(int(m), int(r)) for m, r in places]
+        buffer = np.array(sums)
+        private(comm).sums.Allreduce(MPI.IN_PLACE, buffer)
+        sums = buffer.tolist()
+    count, rights = x.shape[0] * x.shape[1], x.shape[1]
+    of_x, of_right, ignored = sums[:count], sums[count : 2 * count], sums[2 * count :]
+    places = []
+    for place in range(count):
+        m, r = divmod(place, rights)
+        size = math.sqrt(of_x[place]) * scales[m].norm
+        if ignored[m] or not size <= LARGE * math.sqrt(of_right[place]):
+            places.append((m, r))
+    return sum(of_x), places

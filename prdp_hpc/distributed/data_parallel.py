@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ class DataParallel(nn.Module):
             else nullcontext()
         ):
             given = fields if self._grid is None else self._grid.gather(fields)
-            output: Tensor = network(given).to(fields.dtype)
+            output = _applied(network, given).to(fields.dtype)
         return output if self._grid is None else self._grid.scatter(output)
 
     def share_buffers(self) -> None:
@@ -153,3 +154,17 @@ class DataParallel(nn.Module):
             self.network.zero_grad(set_to_none=True)
             for buffer, before in zip(self.network.buffers(), buffers, strict=True):
                 buffer.data.copy_(before)
+
+
+def _applied(network: Any, fields: Tensor) -> Tensor:
+    """The output for a batch, which may be empty: many layers, e.g. FFTs and reshapes, refuse that,
+    so one sample is computed and dropped, with a gradient of zero.
+    """
+    if len(fields):
+        output: Tensor = network(fields)
+        return output
+    # Numbers that differ, because e.g. the derivative of a norm is not finite at 0.
+    shape = (1, *fields.shape[1:])
+    sample = torch.linspace(-1.0, 1.0, math.prod(shape), dtype=fields.dtype, device=fields.device)
+    nothing: Tensor = network(sample.view(shape))[:0]
+    return nothing

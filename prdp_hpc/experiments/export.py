@@ -21,6 +21,7 @@ from prdp_hpc.experiments.build import build_solver, network_inputs
 from prdp_hpc.experiments.trained import load_network, trained_config, trained_state
 from prdp_hpc.files import atomic_path
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.networks.precision import in_precision, precision_of
 from prdp_hpc.physics.stepper import made_stepper
 
 FORMATS = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
@@ -105,14 +106,14 @@ def export(
     state = trained_state(folder, checkpoint)
     network = load_network(folder, components, checkpoint=checkpoint)
     inside, outside = state["task"]["channels"]
-    dtype = torch.float32 if format == "onnx" else next(network.parameters()).dtype
+    dtype = torch.float32 if format == "onnx" else precision_of(network.parameters())
     path = Path(out) if out is not None else Path(folder) / "export" / f"network{FORMATS[format]}"
     metadata = _metadata(config, state, (inside, outside), dtype)
     if format == "safetensors":
         _write_safetensors(network, path, metadata)
         checked = None
     else:
-        program = Program(network, _inputs(config, inside, outside)).to(dtype).eval()
+        program = in_precision(Program(network, _inputs(config, inside, outside)), dtype).eval()
         example = torch.randn(
             2, outside, *config.grid.shape, generator=torch.Generator().manual_seed(0)
         ).to(dtype)

@@ -23,6 +23,7 @@ from prdp_hpc.grid.partition import Partition
 from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
 from prdp_hpc.networks.normalised import NormalisedNetwork
+from prdp_hpc.networks.precision import in_precision, precision_of
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.settings import CheckpointError
 
@@ -115,7 +116,7 @@ def _network(
     if getattr(config.data, "normalise", "none") != "none":
         # The numbers are loaded with the parameters.
         network = NormalisedNetwork(network, [0.0] * outside, [1.0] * outside)
-    network.to(next(iter(weights.values())).dtype)
+    in_precision(network, precision_of(weights.values()))
     network.load_state_dict(weights)
     if partition is not None and not on_parts(network):
         fields = WholeFields(partition)

@@ -19,9 +19,11 @@ def adam(parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Opt
     """Adam with torch's defaults.
 
     The fused version is used, because for a small network a step in many small kernels takes longer
-    than its forward and backward pass.
+    than its forward and backward pass; it does not exist for complex parameters.
     """
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
+    given = list(parameters)
+    is_real = not any(parameter.is_complex() for parameter in given)
+    return torch.optim.Adam(given, lr=lr, fused=is_real)
 
 
 def exponential(decay: float = 1.0, decay_steps: int = 100) -> Callable[[int], float]:

@@ -16,6 +16,7 @@ from prdp_hpc.data.samples import Ids
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
+from prdp_hpc.networks.precision import in_precision
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
@@ -128,7 +129,7 @@ class SupervisedTask(Validation, TrainingStep):
         self._data = TaskData(data, stepper, mesh, recipe.dtype, window, self.steps)
         self.channels = channel_names(stepper, self._data.channels)
         network = self._data.normalised(network, self.network_predicts == "state")
-        self.network = network.to(device=mesh.device, dtype=self._dtype)
+        self.network = in_precision(network, self._dtype, mesh.device)
         _limit_threads(self.network, self.grid.n_local, recipe.batch_size)
         prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid, recipe.autocast)

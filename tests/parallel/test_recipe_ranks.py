@@ -3,6 +3,7 @@ and continues bit for bit from a stored state.
 """
 
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import tiny
@@ -33,10 +34,13 @@ CLOSURE = {
     "accumulate": 2,
 }
 RESNET = {"kind": "resnet", "channels": 4, "blocks": 1}
+SPECTRAL = {"kind": f"{Path(__file__).parents[1] / 'spectral_network.py'}:Spectral"}
 CASES = [
     {"training": MANY, "network": RESNET},
     {"training": CLOSURE},
     {"training": {"checkpoint_activations": "steps"}, "network": RESNET},
+    # Complex parameters, and empty shares of a batch, which FFTs refuse.
+    {"training": {"accumulate": 3, "clip_norm": 0.05, "ema": 0.5}, "network": SPECTRAL},
 ]
 COMPILED = {
     "training": {"compile": "eager", "checkpoint_activations": True, "batch_size": 2},
@@ -78,7 +82,7 @@ def run(make):
     "case",
     [
         pytest.param(0, marks=pytest.mark.long_on(2)),
-        *(pytest.param(i, marks=pytest.mark.long_on(4)) for i in (1, 2)),
+        *(pytest.param(i, marks=pytest.mark.long_on(4)) for i in (1, 2, 3)),
     ],
 )
 @pytest.mark.parallel(nprocs=[2, 4])

@@ -17,6 +17,7 @@ from prdp_hpc.data import share
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
+from prdp_hpc.networks.precision import in_precision
 from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.inversion.experiments import Observations, PointObservations
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE
@@ -86,7 +87,7 @@ class AmortisedInversion(TrainedNetwork):
         self._physics, self._sources, self._observe, self._noise = physics, sources, observe, noise
         self._train, self._validation = train, validation
         self._scale = self._root_mean_square(train.data if len(train.data) else validation.data)
-        self.network = network.to(torch.float64)
+        self.network = in_precision(network, torch.float64)
         prepare_forward(self.network, recipe)
         self._parallel = mesh.data_parallel(self.network, self.grid)
         self._numbers = len(sources) * self._count()

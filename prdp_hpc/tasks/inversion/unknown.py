@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.networks.precision import in_precision
 
 
 class Unknown(Protocol):
@@ -183,7 +184,7 @@ class NetworkUnknown:
     distributed = False
 
     def __init__(self, network: nn.Module, grid: Grid, mesh: ProcessMesh) -> None:
-        self.network = network.to(torch.float64)
+        self.network = in_precision(network, torch.float64)
         self._shape, self._mesh = grid.local_shape, mesh
         axes = zip(grid.coordinates(), grid.length, strict=True)
         self._coordinates = torch.stack([(x / a).reshape(-1) for x, a in axes], dim=-1)

@@ -27,7 +27,7 @@ from prdp_hpc.linalg.last_solutions import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.residual_checks import zero_rows
-from prdp_hpc.linalg.solution_sizes import suspicious_solutions
+from prdp_hpc.linalg.solution_sizes import judged_sizes
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -230,16 +230,18 @@ class _Call(SolveCall):
             systems.append(system)
         comm = self.operator.comm
         scales = [] if self.level.rtol is None else [one.scale() for one in systems]
-        self.squares, suspicious = suspicious_solutions(comm, scales, rows, results)
+        sizes = judged_sizes(comm, scales, rows, results)
+        self.squares = sizes.of_x
+        if not math.isfinite(sizes.of_right):
+            self._blame_input(right)  # a preconditioner that ignores rows would hide NaN
         if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):
             # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
             set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
-                self._blame_input(right)
                 raise errors.bad_numbers(
                     self.direction, self.method, iterations, self.level, in_input=False
                 )
-        for m, r in suspicious:
+        for m, r in sizes.suspicious:
             place = slice(r, r + 1)
             systems[m].require_solution(self.direction, rows[m][place], results[m][place])
         if self.recollection is not None:
@@ -247,9 +249,7 @@ class _Call(SolveCall):
         return x
 
     def _blame_input(self, right: Numbers) -> None:
-        """Raise an error if a failure is due to NaN in the right-hand side; checked only after a
-        failure, because it reads all numbers.
-        """
+        """Raise an error if the right-hand side has NaN or infinity; reads all numbers."""
         if anywhere(self.operator.comm, has_bad_numbers(right)):
             raise errors.bad_numbers(self.direction, self.method, 0, self.level, in_input=True)
 

@@ -81,7 +81,7 @@ _UNFIT_PCS = {
     "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
 }
 NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr", "ibcgs"})
-NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat"})
+NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat", "cp"})
 """With these, PETSc solves with the transpose without an error, but the numbers are wrong or the
 program ends.
 """

@@ -1,4 +1,4 @@
-"""Reductions of one number over all ranks."""
+"""Reductions of a few numbers over all ranks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def anywhere(comm: MPI.Comm, condition: bool) -> bool:
     return bool(flag[0])
 
 
-def sum_of_squares(comm: MPI.Comm, numbers: Numbers) -> float:
-    """The sum of the squares of all ranks' numbers; NaN or infinity if one of them is NaN or
-    infinite, infinity too if a square overflows; collective.
+def sums_of_squares(comm: MPI.Comm, *arrays: Numbers) -> list[float]:
+    """The sum of the squares of all ranks' numbers of each array; NaN or infinity if one of them is
+    NaN or infinite, infinity too if a square overflows; one reduction.
     """
-    own = inner(numbers, numbers)
+    own = [inner(numbers, numbers) for numbers in arrays]
     if comm.size == 1:
         return own
-    total = np.array([own])
-    private(comm).sums.Allreduce(MPI.IN_PLACE, total)
-    return float(total[0])
+    totals = np.array(own)
+    private(comm).sums.Allreduce(MPI.IN_PLACE, totals)
+    found: list[float] = totals.tolist()
+    return found

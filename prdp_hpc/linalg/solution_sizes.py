@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg.arrays import Numbers, inner
-from prdp_hpc.linalg.reductions import sum_of_squares
+from prdp_hpc.linalg.reductions import sums_of_squares
 
 LARGE = 1e10
 """A size of the solution, relative to that of right-hand side and matrix, that is looked at."""
@@ -32,15 +32,27 @@ class Scale(NamedTuple):
     ignores_rows: bool
 
 
-def suspicious_solutions(
-    comm: MPI.Comm, scales: list[Scale], right: Numbers, x: Numbers
-) -> tuple[float, list[tuple[int, int]]]:
-    """The sum of the squares of all solutions `x (M, R, n_local)`, and the places `(m, r)` of those
-    that are too large for `right (M, R, n_local)`, or whose preconditioner ignores rows; one
-    reduction. `scales`: of each matrix; empty where solutions are not judged.
+class Sizes(NamedTuple):
+    """Sizes of a batch of solutions.
+
+    of_x, of_right : the sums of the squares of all solutions and of all right-hand sides; not
+        finite if one of them has NaN or infinity.
+    suspicious : the places `(m, r)` of solutions that are too large, or whose preconditioner
+        ignores rows.
+    """
+
+    of_x: float
+    of_right: float
+    suspicious: list[tuple[int, int]]
+
+
+def judged_sizes(comm: MPI.Comm, scales: list[Scale], right: Numbers, x: Numbers) -> Sizes:
+    """The sizes of all solutions `x (M, R, n_local)` for `right (M, R, n_local)`; one reduction.
+    `scales`: of each matrix; empty where solutions are not judged.
     """
     if not any(scale.norm for scale in scales):
-        return sum_of_squares(comm, x), []
+        totals = sums_of_squares(comm, x, right)
+        return Sizes(totals[0], totals[1], [])
     # Numbers of Python, because arrays of a few take longer than small solves may.
     sums = [inner(row, row) for batch in (x, right) for rows in batch for row in rows]
     sums += [scale.ignores_rows for scale in scales]
@@ -56,4 +68,4 @@ def suspicious_solutions(
         size = math.sqrt(of_x[place]) * scales[m].norm
         if ignored[m] or not size <= LARGE * math.sqrt(of_right[place]):
             places.append((m, r))
-    return sum(of_x), places
+    return Sizes(sum(of_x), sum(of_right), places)

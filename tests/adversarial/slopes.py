@@ -14,7 +14,7 @@ from .verdicts import Fault
 
 STEP = 1e-40
 MOST = 40
-DIFFERENTIATED = ("none", "jacobi", "lu")
+DIFFERENTIATED = ("none", "jacobi", "lu", "cholesky")
 
 
 def check_slopes(
@@ -147,7 +147,7 @@ def _slope(case: Case, values: Any, one: System, dv: Any, chosen: list[Any]) -> 
     if case.pc == "jacobi" and not case.options:
         diagonal = np.diag(A)
         M = one.P @ np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal)) @ one.P
-    if case.pc == "lu":
+    if case.pc in ("lu", "cholesky"):
         M = one.P @ np.linalg.inv(A) @ one.P
     total = 0.0
     for b, g, db, steps, count in chosen:

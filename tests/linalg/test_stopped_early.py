@@ -85,3 +85,12 @@ def test_symmetry_is_checked_for_matrices_of_any_size_with_zero_rows(size, A):
     values, b = torch.from_numpy(matrix.ravel()), torch.ones(len(matrix), dtype=torch.float64)
     with pytest.raises(InputError, match="relies on A = Aᵀ"):
         solve(operator, values, b, Solver("minres", "none", Refinement(max_it=1)))
+
+
+@pytest.mark.parametrize("pc", ["mat", "none"])
+@pytest.mark.parametrize("level", [Refinement(max_it=1), 1e-8])
+def test_nan_is_an_error_where_a_preconditioner_ignores_its_row(pc, level):
+    operator = SparseOperator([0], [0], (2, 2), MPI.COMM_SELF)
+    b = torch.tensor([1.0, float("nan")], dtype=torch.float64)
+    with pytest.raises(PrdpError, match="NaN"):
+        solve(operator, torch.ones(1, dtype=torch.float64), b, Solver("richardson", pc, level))

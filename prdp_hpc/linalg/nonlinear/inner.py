@@ -11,7 +11,7 @@ from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.solution_sizes import suspicious_solutions
+from prdp_hpc.linalg.solution_sizes import judged_sizes
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import Array
 
@@ -42,7 +42,8 @@ def linear_solve(
         raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
     if level.rtol is not None:
         scale = system.scale()
-        if suspicious_solutions(operator.comm, [scale], rows[np.newaxis], results[np.newaxis])[1]:
+        batch = rows[np.newaxis], results[np.newaxis]
+        if judged_sizes(operator.comm, [scale], *batch).suspicious:
             system.require_solution(direction, rows, results)
     return result
 

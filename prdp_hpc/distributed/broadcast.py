@@ -9,10 +9,9 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.distributed.containers import KeyPath, mapped
 from prdp_hpc.distributed.transport import as_bytes
 
-Path = tuple[Any, ...]
-"""The keys and indices of a tensor in nested containers."""
 PIECE = 2**30
 """Bytes of a message; MPI counts in 32 bits."""
 
@@ -24,7 +23,9 @@ class _Place:
         self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
 
 
-def broadcast(comm: MPI.Comm, state: Any, keep: Callable[[Path, Tensor], Any] | None = None) -> Any:
+def broadcast(
+    comm: MPI.Comm, state: Any, keep: Callable[[KeyPath, Tensor], Any] | None = None
+) -> Any:
     """The state of rank 0 on all ranks, with tensors on the CPU; collective.
 
     Tensors are sent from and received into their own memory, so that no rank needs memory for a
@@ -40,46 +41,28 @@ def broadcast(comm: MPI.Comm, state: Any, keep: Callable[[Path, Tensor], Any] | 
     if comm.size == 1:
         return state
     tensors: list[Tensor] = []
-    outline = comm.bcast(_outline(state, tensors) if comm.rank == 0 else None)
+
+    def noted(_: KeyPath, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        tensors.append(value)
+        return _Place(value)
+
+    outline = comm.bcast(mapped(state, noted) if comm.rank == 0 else None)
     rest = iter(tensors)
 
-    def arrived(place: _Place) -> Tensor:
+    def arrived(path: KeyPath, value: Any) -> Any:
+        if not isinstance(value, _Place):
+            return value
         if comm.rank == 0:
             tensor = next(rest).detach().cpu().contiguous()
         else:
-            tensor = torch.empty(place.shape, dtype=place.dtype)
+            tensor = torch.empty(value.shape, dtype=value.dtype)
         _send(comm, tensor)
-        return tensor
+        return tensor if keep is None else keep(path, tensor)
 
-    found = _filled(outline, arrived, keep or (lambda _, tensor: tensor), ())
+    found = mapped(outline, arrived)
     return state if comm.rank == 0 and keep is None else found
-
-
-def _outline(value: Any, tensors: list[Tensor]) -> Any:
-    """The containers with a `_Place` for each tensor, which is appended to `tensors`."""
-    if isinstance(value, Tensor):
-        tensors.append(value)
-        return _Place(value)
-    if isinstance(value, dict):
-        return {key: _outline(item, tensors) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        items = [_outline(item, tensors) for item in value]
-        return items if type(value) is list else tuple(items)
-    return value
-
-
-def _filled(
-    value: Any, arrived: Callable[[_Place], Tensor], keep: Callable[[Path, Tensor], Any], path: Path
-) -> Any:
-    """The containers with what is kept of each tensor, in the order of `_outline`."""
-    if isinstance(value, _Place):
-        return keep(path, arrived(value))
-    if isinstance(value, dict):
-        return {key: _filled(item, arrived, keep, (*path, key)) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        items = [_filled(item, arrived, keep, (*path, index)) for index, item in enumerate(value)]
-        return items if type(value) is list else tuple(items)
-    return value
 
 
 def _send(comm: MPI.Comm, tensor: Tensor) -> None:

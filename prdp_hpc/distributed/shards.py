@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.distributed.containers import KeyPath, mapped
+
 
 def is_shard(value: object) -> bool:
     """Whether a tensor is this rank's part of a larger one."""
@@ -38,15 +40,14 @@ def collected(value: Any, keep: bool) -> Any:
 
     Tensors are gathered one after the other, so that the other ranks need memory for one of them.
     """
-    if is_shard(value):
-        found = whole(value)
+
+    def leaf(_: KeyPath, item: Any) -> Any:
+        if not is_shard(item):
+            return item
+        found = whole(item)
         return found.cpu() if keep else None
-    if isinstance(value, Mapping):
-        return {key: collected(item, keep) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        items = [collected(item, keep) for item in value]
-        return items if type(value) is list else tuple(items)
-    return value
+
+    return mapped(value, leaf)
 
 
 def part_like(tensor: Tensor, shard: Any) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prdp_hpc.data import EpochSampler
-from prdp_hpc.distributed.broadcast import Path
+from prdp_hpc.distributed.containers import KeyPath
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.shards import collected, divided, is_shard, part_like, whole
 from prdp_hpc.tasks.averaging import WeightAverage
@@ -197,7 +197,7 @@ class TrainedNetwork:
         # the generators' states afterwards.
         seed_generators(self._seed, self.mesh.replica, state["schedule"]["last_epoch"])
 
-    def kept_part(self, path: Path, tensor: Tensor) -> Any:
+    def kept_part(self, path: KeyPath, tensor: Tensor) -> Any:
         """What this rank keeps of a tensor of `state_dict()`: its part if the network is sharded.
 
         Parameters
@@ -234,7 +234,7 @@ class TrainedNetwork:
     def _sharded(self) -> bool:
         return any(is_shard(parameter) for parameter in self.network.parameters())
 
-    def _parameter_at(self, path: Path) -> Tensor | None:
+    def _parameter_at(self, path: KeyPath) -> Tensor | None:
         """The parameter to which an entry of `state_dict()` belongs."""
         if path[0] in ("network", "trained_network"):
             return self._named.get(path[1])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prdp_hpc.distributed.containers import KeyPath, mapped
 from prdp_hpc.errors import InputError
 
 PREFIX = b"sha256:"
@@ -68,20 +68,21 @@ def load_checksummed(path: Path) -> Any:
 
 def plain_copy(value: object, where: str) -> Any:
     """A copy of `value` that `torch.load(weights_only=True)` reads back."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: plain_copy(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if type(value) in (list, tuple):
-        items = [plain_copy(item, f"{where}[{index}]") for index, item in enumerate(value)]  # type: ignore[arg-type, var-annotated]
-        return items if type(value) is list else tuple(items)
-    # Subclasses are rejected too: a NumPy float is a float, but would be stored as a NumPy object.
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise TypeError(
-        f"{where}: {type(value).__name__} cannot be stored in a checkpoint; convert it to a tensor "
-        "or a plain value"
-    )
+
+    def leaf(path: KeyPath, item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            return item.detach().to("cpu", copy=True)
+        # Subclasses are rejected too: a NumPy float is a float, but would be stored as a NumPy
+        # object.
+        if item is None or type(item) in (bool, int, float, str):
+            return item
+        place = "".join(f"[{key!r}]" for key in path)
+        raise TypeError(
+            f"{where}{place}: {type(item).__name__} cannot be stored in a checkpoint; convert it "
+            "to a tensor or a plain value"
+        )
+
+    return mapped(value, leaf)
 
 
 def _digest(path: Path, length: int) -> bytes:

@@ -10,8 +10,9 @@ from typing import Any
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.distributed.broadcast import Path, broadcast
+from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.containers import KeyPath
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.refinement import Schedule
 from prdp_hpc.tasks.task import Task
@@ -197,7 +198,7 @@ def share_state(
     return broadcast(world, shared, _keep(task)), mine
 
 
-def _keep(task: Any) -> Callable[[Path, Tensor], Any] | None:
+def _keep(task: Any) -> Callable[[KeyPath, Tensor], Any] | None:
     own: Any = getattr(task, "kept_part", None)
     if own is None:
         return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
@@ -178,7 +179,7 @@ class Operator(ABC):
 
     def differs(self, values: Tensor | Numbers | None) -> bool:
         """Return whether `values` differ from the loaded ones on this rank, number by number."""
-        return self.loaded.differ_from(None if values is None else to_memory(values, self.memory))
+        return self.loaded.differ_from(self._numbers(values))
 
     def holds(self, load: Load) -> bool:
         """Return whether the matrix still holds the values of an earlier load on this rank."""
@@ -186,9 +187,15 @@ class Operator(ABC):
 
     def load(self, values: Tensor | Numbers | None) -> None:
         """Put the values into the matrix; collective. Solvers then set up again."""
-        numbers = None if values is None else to_memory(values, self.memory)
+        numbers = self._numbers(values)
         self.loaded.replace(numbers)
         self._put(numbers)
+
+    def _numbers(self, values: Tensor | Numbers | None) -> Numbers | None:
+        """The values in the operator's memory."""
+        if values is None or (self.memory is HOST and isinstance(values, np.ndarray)):
+            return values
+        return to_memory(values, self.memory)
 
     @contextmanager
     def holding(self, host: Numbers | None) -> Iterator[None]:

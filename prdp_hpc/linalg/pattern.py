@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,6 +15,36 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.petsc import PETSc
 
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The entries and the division of a matrix, which operators in different memories share.
+
+    Attributes
+    ----------
+    rows, cols : global indices of this rank's entries, in PETSc's integers.
+    shape : the global shape.
+    n_local : number of rows of this rank.
+    block_size : unknowns per node.
+    """
+
+    rows: NDArray[Any]
+    cols: NDArray[Any]
+    shape: tuple[int, int]
+    n_local: int
+    block_size: int
+
+    def create_matrix(self, comm: MPI.Comm, matrix_type: str) -> Any:
+        """A PETSc matrix of this pattern, without values; collective."""
+        sizes = (self.n_local, self.shape[0])
+        matrix = PETSc.Mat().create(comm=comm)
+        matrix.setSizes((sizes, sizes))
+        matrix.setType(matrix_type)
+        matrix.setBlockSize(self.block_size)
+        # Copies, because PETSc may reorder the arrays.
+        matrix.setPreallocationCOO(self.rows.copy(), self.cols.copy())
+        return matrix
 
 
 def check_scalars() -> None:

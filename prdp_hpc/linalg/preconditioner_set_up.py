@@ -323,6 +323,8 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_options(self) -> None:
         """Raise InputError for options that are unused at the end of the first set-up."""
+        if not self._pair.options:
+            return
         unused = unused_options(self._pair.prefix, self._pair.options)
         self._pair.options = {}
         if unused:

@@ -166,14 +166,6 @@ class ParallelSection(Section):
     shard_network: bool = False
     """Divide parameters and optimiser's state among all ranks: less memory."""
 
-    def check_task(self, *, trains_network: bool) -> None:
-        """Raise `InputError` if a network of samples is to be divided, and there is none."""
-        if self.shard_network and not trains_network:
-            raise InputError(
-                "parallel.shard_network: this task has no section network, whose parameters could "
-                "be divided among the ranks: leave the key out"
-            )
-
     @model_validator(mode="after")
     def _averaged_by_torch(self) -> ParallelSection:
         if self.shard_network and self.gradients == "mpi":

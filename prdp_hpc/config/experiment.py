@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
-from prdp_hpc.config.chains import EmulatorSection
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.data import CorrectorDataSection, DataSection
@@ -28,6 +27,7 @@ from prdp_hpc.config.inversion import (
 )
 from prdp_hpc.config.models import (
     CorrectorSection,
+    EmulatorSection,
     GridSection,
     InverseSection,
     ParallelSection,

@@ -22,8 +22,7 @@ from prdp_hpc.linalg.arrays import (
 )
 from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
-from prdp_hpc.linalg.initial_guesses import recollection_of
-from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement

@@ -229,9 +229,9 @@ class Trainer:
         return self._row
 
     def in_parts(self, watch: PreemptionWatch) -> Generator[None, None, None]:
-        """Train as `run` does, and yield after each validation, so that other trainers of this
-        process can continue; this time is not counted. The caller enters `watch`, and keeps the
-        states of the random generators apart.
+        """Train as `run`, and yield after each validation, so that others can train; collective.
+
+        The caller enters `watch`, and separates the states of the random generators.
         """
         if not self._has_ended():
             place = self._time.place(max(self._at, 0), len(self._earlier))

@@ -238,8 +238,7 @@ class Trainer:
             note_start_together(self.mesh, self.folder, self.label, place, self._resumed)
         keep_freed_memory()
         self._open()
-        # Started here, because the first tracker of a process loads TensorBoard, whose time is not
-        # that of training.
+        # After the first tracker of a process has loaded TensorBoard, which is not training.
         self._measures.start()
         self._saving.start()
         with self._output:

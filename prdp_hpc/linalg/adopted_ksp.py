@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair, iterate_with_the_matrix, skips_norm
 from prdp_hpc.linalg.lagged_matrix import create_lagged_matrix
-from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import unfit
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import LoadedValues, Operator
 from prdp_hpc.linalg.options import bare, check_owned
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.petsc import PETSc

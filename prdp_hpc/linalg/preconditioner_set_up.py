@@ -131,7 +131,8 @@ class PreconditionerSetUp(ResidualChecks):
         with self._report.part(direction, "set_up"):
             self._set_up(self._direction(direction))
         self._report.counters(direction).set_ups += 1
-        self._check_options()
+        if self._pair.options:
+            self._check_options()
 
     def _note_cost(self, direction: Direction, iterations: int) -> None:
         """Store the cost of a solve with a tolerance, from the norms that it computed."""
@@ -323,8 +324,6 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_options(self) -> None:
         """Raise InputError for options that are unused at the end of the first set-up."""
-        if not self._pair.options:
-            return
         unused = unused_options(self._pair.prefix, self._pair.options)
         self._pair.options = {}
         if unused:

@@ -20,13 +20,12 @@ from prdp_hpc.linalg.from_matrices import FromMatrices
 from prdp_hpc.linalg.memory import HOST, Memory, memory_of
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
-from prdp_hpc.linalg.pattern import Pattern, validate_pattern
+from prdp_hpc.linalg.pattern import Pattern, validate_block_size, validate_pattern
 from prdp_hpc.linalg.pattern_products import BilinearProducts, PatternProducts
 from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
     create_preconditioner_data,
-    validate_block_size,
 )
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, put_values
@@ -161,10 +160,11 @@ class SparseOperator(FromMatrices, Operator):
             nullspaces = create_nullspaces(
                 self.comm, int(owned), constant_nullspace, nullspace, left_nullspace
             )
+        has_data, has_pair = (any(flags) for flags in list(zip(*agreed, strict=True))[1:])
         self._create(HOST, nullspaces)
-        if any(has_data for _, has_data, _ in agreed):
+        if has_data:
             self.preconditioner_data = create_preconditioner_data(self.comm, self.matrix, *data)
-        if any(has_pair for _, _, has_pair in agreed):
+        if has_pair:
             self.preconditioner = preconditioner
 
     def _create(self, memory: Memory, nullspaces: Nullspaces | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.delegated_iterations import has_monitors, iterate_with_the_matrix
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
@@ -47,6 +48,8 @@ class Direction:
     norm : the norm that a tolerance refers to.
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
     level : the level of the solver, or of a solve, that the KSP is set to.
+    is_monitored, owns_monitors : whether the package has set a monitor at this level, and whether
+        all monitors are its own, see `delegated_iterations`.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Direction:
     norm: Any
     transposed: bool = False
     level: Refinement = UNSET
+    is_monitored: bool = False
+    owns_monitors: bool = False
 
     @property
     def has_absolute_tolerance(self) -> bool:
@@ -149,8 +154,9 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)
     forward = Direction("forward", ksp, ksp.getNormType())
     adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)
-    for one in (ksp, adjoint.ksp):
-        iterate_with_the_matrix(one)
+    for one in (forward, adjoint):
+        iterate_with_the_matrix(one.ksp)
+        one.owns_monitors = ksp.getOperators()[0].handle == pmat.handle and not has_monitors(given)
     pair = KspPair(
         forward,
         adjoint,
@@ -225,16 +231,6 @@ def skips_norm(ksp: Any) -> bool:
     except PETSc.Error:
         return False
     return True
-
-
-def iterate_with_the_matrix(ksp: Any) -> None:
-    """Keep Richardson's method from delegating its iterations to a preconditioner that is made from
-    another matrix: PETSc's SOR and multigrid would solve with that matrix (3.26). PETSc delegates
-    only if there is no monitor, so one is set.
-    """
-    matrix, pmat = ksp.getOperators()
-    if ksp.getType() == PETSc.KSP.Type.RICHARDSON and matrix.handle != pmat.handle:
-        ksp.setMonitor(lambda ksp, iteration, norm: None)
 
 
 def _adjoint_of(

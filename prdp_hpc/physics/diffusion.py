@@ -17,7 +17,8 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 from prdp_hpc.linalg.torch_petsc import in_double, like
 from prdp_hpc.physics.boundaries import Boundaries
-from prdp_hpc.physics.diffusion_stencil import DiffusionStencil, FaceMean
+from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
+from prdp_hpc.physics.face_means import FaceMean
 from prdp_hpc.physics.side_conditions import SideConditions
 
 

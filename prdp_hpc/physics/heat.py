@@ -13,7 +13,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
-from prdp_hpc.physics.diffusion_stencil import FaceMean
+from prdp_hpc.physics.face_means import FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
 from prdp_hpc.physics.time_integration import checked_dt, extrapolated
 

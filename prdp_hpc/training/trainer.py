@@ -25,7 +25,7 @@ from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
 from prdp_hpc.training.random_states import restore_random_state
 from prdp_hpc.training.requeue import note_start_together
-from prdp_hpc.training.saving import Saving, shown_until
+from prdp_hpc.training.saving import Saving, restore_solvers, shown_until
 from prdp_hpc.training.step_log import StepLog
 from prdp_hpc.training.trackers.tensorboard import TensorBoard
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker
@@ -192,8 +192,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if "random" in own:
             restore_random_state(own["random"])
-        if "solver" in own:
-            self.task.solver.load_state_dict(own["solver"])
+        restore_solvers(self.task, own)
         self._row, self._unshown = state["row"], state["unshown"]
         self._measures.restore(state["work"])
         self._earlier = state["losses"]

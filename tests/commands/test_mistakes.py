@@ -82,7 +82,7 @@ WORDS = [
     (["run", "CONFIG", "data.file=nowhere.h5"], "nowhere.h5: no such data file"),
     (["run", "CONFIG", "data.file=FOLDER"], "is a folder; data.file must name an HDF5 file"),
     (["run", "CONFIG", "data.file=CONFIG"], "cannot be read as HDF5"),
-    (["run", "CONFIG", "output=CONFIG"], "cannot be written"),
+    (["run", "CONFIG", "output=CONFIG"], "cannot write to the run folder"),
     (["run", "CONFIG", "output=/proc/nowhere"], "choose another output=…"),
     (["generate", "CONFIG", "--out", "FOLDER"], "cannot be written"),
     (["generate", "CONFIG", "--out", "/proc/a.h5"], "cannot be written"),

@@ -156,7 +156,6 @@ def run_lock(
     """Create the folder of a run or comparison and lock it against other jobs; collective. For
     `shared` and `patience` see `prdp_hpc.locks.locked`.
     """
-    _on_root(mesh, lambda: _make_folder(folder))
     advice = "wait until it ends or end it, or choose another name=… or output=…"
     with locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience):
         yield
@@ -331,13 +330,6 @@ def _check_folder(folder: Path, resume: bool) -> None:
             f"{folder} already contains a run: continue it with --resume, start again with "
             "--overwrite, or choose another name=…"
         )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
 
 
 def _write_config(config: Config, folder: Path) -> None:

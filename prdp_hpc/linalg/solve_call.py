@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import is_transformed
-from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.initial_guesses import Recollection
 from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.proportional_guess import proportional_guess

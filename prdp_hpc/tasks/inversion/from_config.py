@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import made, own_keys
+from prdp_hpc.config.components import component_of, own_keys
+from prdp_hpc.config.slots import made
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError

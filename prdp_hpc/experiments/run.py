@@ -60,6 +60,8 @@ _ADDED = {
     "network_inputs": [],
 }
 """Defaults of settings that were added later, which older checkpoints do not have."""
+_ADDED_TO_FORMATS = {"segments": 1}
+"""The same for the keys of `data.format`."""
 
 Config = ExperimentConfig
 
@@ -377,6 +379,11 @@ def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
 
 
 def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
+    data = settings.get("data")
+    if isinstance(data, dict) and isinstance(data.get("format"), dict):
+        keys = data["format"].items()
+        own = {k: v for k, v in keys if _ADDED_TO_FORMATS.get(k) != v}
+        settings["data"] = {**data, "format": own}
     for key, default in _ADDED.items():
         if isinstance(default, dict) and isinstance(settings.get(key), dict):
             settings[key] = {

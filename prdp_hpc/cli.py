@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _find_config(arguments: argparse.Namespace) -> None:
     """Replace the name of a shipped config by its file."""
     if getattr(arguments, "config", None):
-        shipped = importlib.import_module("prdp_hpc.config.shipped")
+        shipped = importlib.import_module("prdp_hpc.config.yaml_files")
         arguments.config = shipped.find_config(arguments.config)
 
 

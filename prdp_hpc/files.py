@@ -34,6 +34,12 @@ def file_errors(path: str | Path, what: str, advice: str = ELSEWHERE) -> Iterato
         raise FileError(f"{path}: {what} ({reason}); {advice}", error) from error
 
 
+def exists(path: Path, advice: str = ELSEWHERE) -> bool:
+    """Whether a file exists; raises `FileError` if its folder cannot be read."""
+    with file_errors(path, "cannot be read", advice):
+        return path.exists()
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it replaces `path`, on failure it

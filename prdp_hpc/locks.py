@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from mpi4py import MPI
@@ -56,11 +57,8 @@ def locked(
     place = target / FOLDER_LOCK if folder else target.with_name(f".{target.name}.lock")
 
     def attempt(patience: float | None) -> Key | None:
-        def on_root() -> Key | None:
-            root = comm.rank == 0
-            return lock_files.acquire(place, target, advice, shared, patience) if root else None
-
-        return call_together(comm, on_root)
+        on_root = partial(lock_files.acquire, place, target, advice, shared, patience)
+        return call_together(comm, on_root if comm.rank == 0 else lambda: None)
 
     key = _after_others(comm, target, attempt, patience) if wait else attempt(patience)
     try:

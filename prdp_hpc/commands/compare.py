@@ -74,7 +74,7 @@ def compare_variants(
     With `resume`, several jobs may do this at the same time, see `comparison_runs.train_all`; the
     first that finds all runs finished writes the comparison.
     """
-    train_all(runs_of(config, folder), mesh, resume)
+    train_all(runs_of(config, folder), mesh, resume, config.comparison.in_turns)
     place = folder / "comparison.json"
     with locked(mesh.world, place, "wait until it ends", wait=True):
         return call_together(

@@ -6,19 +6,22 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.commands.run import figure_of, train_and_plot
+from prdp_hpc.commands.run import draw, figure_of, train_and_plot
 from prdp_hpc.config import ExperimentConfig, components
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import note
+from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import leave_if_stopped
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError, PrdpError
-from prdp_hpc.experiments.run import run_lock
+from prdp_hpc.experiments.run import PreparedRun, prepare, run_lock, run_log
 from prdp_hpc.experiments.trained import run_config
 from prdp_hpc.experiments.training import planned
+from prdp_hpc.experiments.turns import train_in_turns
 from prdp_hpc.locks import LockedError
 from prdp_hpc.report import load_run, seed_folders
 
@@ -60,12 +63,12 @@ def chosen_run(runs: Sequence[Run], number: int) -> Run:
     return runs[number]
 
 
-def train_all(runs: Sequence[Run], mesh: ProcessMesh, resume: bool) -> None:
+def train_all(runs: Sequence[Run], mesh: ProcessMesh, resume: bool, in_turns: bool = False) -> None:
     """Train the missing runs; returns when all are finished. Collective.
 
     With `resume`, finished runs of the same config are kept, others continue from their
     checkpoints, and a run that another job trains is left to that job: this one continues with the
-    others and then waits.
+    others and then waits. With `in_turns`, the runs of each seed train in turns.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def train_all(runs: Sequence[Run], mesh: ProcessMesh, resume: bool) -> None:
     """
     left, noted = list(runs), set[Path]()
     while True:
-        before, left = len(left), [run for run in left if not _train(run, mesh, resume, noted)]
+        before, left = len(left), _left_of(left, mesh, resume, in_turns, noted)
         if not left:
             return
         if len(left) == before:
@@ -87,24 +90,57 @@ def train_all(runs: Sequence[Run], mesh: ProcessMesh, resume: bool) -> None:
             time.sleep(POLL)
 
 
-def _train(run: Run, mesh: ProcessMesh, resume: bool, noted: set[Path]) -> bool:
-    """Train a run unless it is finished; returns False if another job trains it. Collective."""
-    if resume and _has_finished(run, mesh):
-        return True
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(run_lock(mesh, run.folder, patience=0.0 if resume else None))
-        except LockedError as error:
-            if not resume:
-                raise
-            if mesh.is_root and run.folder not in noted:
-                note(f"prdp-hpc: left to another job: {str(error).rpartition(': ')[0]}")
-            noted.add(run.folder)
-            return False
-        # Another job may have finished it between the first look and the lock.
-        if not (resume and _has_finished(run, mesh)):
-            train_and_plot(run.config, mesh, run.folder, resume)
+def _left_of(
+    runs: Sequence[Run], mesh: ProcessMesh, resume: bool, in_turns: bool, noted: set[Path]
+) -> list[Run]:
+    """Train runs, all or those of a seed together if `in_turns`; returns those of other jobs."""
+    found: list[Run] = []
+    for _, together in groupby(runs, key=lambda run: run.folder.parent if in_turns else run.folder):
+        found += _train(list(together), mesh, resume, noted)
+    return found
+
+
+def _train(runs: Sequence[Run], mesh: ProcessMesh, resume: bool, noted: set[Path]) -> list[Run]:
+    """Train unfinished runs, in turns; returns those that other jobs train. Collective."""
+    missing, others = [], []
+    with ExitStack() as locks:
+        for run in runs:
+            if resume and _has_finished(run, mesh):
+                continue
+            if not _is_mine(run, mesh, resume, locks, noted):
+                others.append(run)
+            # Another job may have finished it between the first look and the lock.
+            elif not (resume and _has_finished(run, mesh)):
+                missing.append(run)
+        if len(missing) == 1:
+            train_and_plot(missing[0].config, mesh, missing[0].folder, resume)
+        elif missing:
+            train_in_turns([_prepared(run, mesh, resume) for run in missing], _finish)
+    return others
+
+
+def _is_mine(run: Run, mesh: ProcessMesh, resume: bool, locks: ExitStack, noted: set[Path]) -> bool:
+    """Lock a run; False if another job trains it. Collective."""
+    try:
+        locks.enter_context(run_lock(mesh, run.folder, patience=0.0 if resume else None))
+    except LockedError as error:
+        if not resume:
+            raise
+        if mesh.is_root and run.folder not in noted:
+            note(f"prdp-hpc: left to another job: {str(error).rpartition(': ')[0]}")
+        noted.add(run.folder)
+        return False
     return True
+
+
+def _prepared(run: Run, mesh: ProcessMesh, resume: bool) -> PreparedRun:
+    with run_log(run.config, mesh, run.folder):
+        return prepare(run.config, mesh, run.folder, resume)
+
+
+def _finish(run: PreparedRun) -> None:
+    run.finish()
+    call_together(run.mesh.world, lambda: draw(run.folder) if run.mesh.is_root else None)
 
 
 def _has_finished(run: Run, mesh: ProcessMesh) -> bool:

@@ -7,7 +7,7 @@ import json
 
 from prdp_hpc.config import load_config
 from prdp_hpc.config.schema import config_schema
-from prdp_hpc.config.shipped import shipped_configs
+from prdp_hpc.config.yaml_files import shipped_configs
 from prdp_hpc.console import Table, show
 from prdp_hpc.errors import InputError
 

@@ -57,6 +57,8 @@ class ComparisonSection(Section):
     """Constant levels to train with as well, forward and adjoint, e.g. [1, 3, 10]."""
     baselines: dict[BaselineName, BaselineSection] = Field(default_factory=dict)
     """Further variants by name: full refinement with another solver."""
+    in_turns: bool = False
+    """Train the runs of a seed in turns, for their times on a busy machine."""
     targets: dict[str, TargetSection] = Field(default_factory=dict)
     """Savings to be reached against `full` or a baseline, by its name."""
 

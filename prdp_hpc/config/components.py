@@ -22,12 +22,12 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -178,6 +178,39 @@ def resolve(group: str, name: str, folder: Path, has_steps: bool | None = None) 
     return Component(name, _registered(group)[name])
 
 
+@dataclass(frozen=True)
+class Named:
+    """A name in a config: its group, and the key that holds it in a section of its own keys."""
+
+    group: str
+    name: str
+    has_steps: bool | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A component, or what is wrong with its name; `section` validates its keys, if it has any."""
+
+    component: Component | None = None
+    section: type[BaseModel] | None = None
+    problem: str = ""
+
+
+def resolve_all(names: Iterable[Named], folder: Path) -> list[Found]:
+    """The components of all names of a config; relative files start at `folder`."""
+    found = []
+    for one in names:
+        try:
+            component = resolve(one.group, one.name, folder, one.has_steps)
+        except ConfigError as error:
+            found.append(Found(problem=str(error)))
+            continue
+        section = None if one.key is None else section_model(component, one.key)
+        found.append(Found(component, section))
+    return found
+
+
 def fitting_names(group: str, has_steps: bool | None = None) -> list[str]:
     """The words of a group; for PDEs only those with time steps, or those without."""
     return [word for word in known_names(group) if _fits(group, word, has_steps)]
@@ -208,13 +241,13 @@ def section_model(component: Component, key: str) -> type[BaseModel]:
     extra = "allow" if model is None else (model.model_config.get("extra") or "forbid")
     namespace = {
         "__module__": __name__,
-        "__annotations__": {key: str},
+        "__annotations__": {key: str, "naming_key": ClassVar[str]},
         "__doc__": None if model is None else model.__doc__,
         "model_config": ConfigDict(
             extra=extra, frozen=True, protected_namespaces=(), use_attribute_docstrings=False
         ),
         "component_loader": staticmethod(component.load),
-        "naming_key": property(lambda self: key),
+        "naming_key": key,
         key: component.name,
     }
     title, bases = component.label if model is None else model.__name__, (model or BaseModel,)
@@ -225,6 +258,13 @@ def section_model(component: Component, key: str) -> type[BaseModel]:
 def component_of(section: Any) -> Any:
     """The class that a validated section names."""
     return section.component_loader()
+
+
+def own_keys(section: Any) -> dict[str, Any]:
+    """The keys of a validated section without the one that names its component."""
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    values |= section.model_extra or {}
+    return {key: value for key, value in values.items() if key != section.naming_key}
 
 
 def _own(name: str, folder: Path) -> Component:

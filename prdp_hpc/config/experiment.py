@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
-from prdp_hpc.config.chains import EmulatorSection
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.data import CorrectorDataSection, DataSection
@@ -28,6 +27,7 @@ from prdp_hpc.config.inversion import (
 )
 from prdp_hpc.config.models import (
     CorrectorSection,
+    EmulatorSection,
     GridSection,
     InverseSection,
     ParallelSection,
@@ -84,7 +84,11 @@ class _Experiment(Section):
 
     @model_validator(mode="after")
     def _network_to_shard(self) -> Self:
-        self.parallel.check_task(trains_network=hasattr(self, "network"))
+        if self.parallel.shard_network and not hasattr(self, "network"):
+            raise InputError(
+                "parallel.shard_network: this task has no section network, whose parameters could "
+                "be divided among the ranks: leave the key out"
+            )
         return self
 
     @property
@@ -132,7 +136,7 @@ class SupervisedConfig(_Experiment):
     @property
     def generated_steps(self) -> int:
         """Number of time steps of generated trajectories."""
-        return self.data.steps or max(self.steps, self.window - 1)
+        return self.data.steps or max(self.steps, (self.data.window or 1) - 1)
 
     @property
     def task_name(self) -> str:

@@ -169,7 +169,12 @@ class RefinementSection(Section):
 
     def build(self) -> Schedule:
         """The schedule; a shorter adjoint ladder stays at its finest level."""
-        ladder, adjoint = self.ladder.build(), self._adjoint_levels()
+        ladder = self.ladder.build()
+        adjoint: Ladder | None = None
+        if self.adjoint_ladder is not None:
+            adjoint = self.adjoint_ladder.build()
+        elif self.adjoint_factor != 1:
+            adjoint = LooserLadder(ladder, self.adjoint_factor)
         if self.schedule == "constant":
             return ConstantSchedule(self.full_level, self.full_adjoint_level)
         if self.schedule == "manual":
@@ -192,13 +197,4 @@ class RefinementSection(Section):
             self.ema_window,
             self.error_window,
             adjoint,
-        )
-
-    def _adjoint_levels(self) -> Ladder | None:
-        if self.adjoint_ladder is not None:
-            return self.adjoint_ladder.build()
-        return (
-            None
-            if self.adjoint_factor == 1
-            else LooserLadder(self.ladder.build(), self.adjoint_factor)
         )

@@ -8,7 +8,7 @@ components.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,12 +20,15 @@ from pydantic import BaseModel, create_model
 from prdp_hpc.config.components import (
     OWN,
     Component,
+    Found,
+    Named,
     component_of,
     fitting_names,
+    own_keys,
     resolve,
+    resolve_all,
     section_model,
 )
-from prdp_hpc.config.errors import ConfigError
 
 Changes = dict[tuple[str, ...], Any]
 
@@ -116,66 +119,115 @@ def fill(
     """Look up the components of `content`; relative files start at `folder`."""
     filled = Filled(model, deepcopy(dict(content)))
     changes: Changes = {}
-    slots = list(slots)
-    for slot in slots:
-        if slot.many:
-            _fill_list(slot, filled, changes, folder, imports)
-    for slot, place, key in _named((s for s in slots if not s.many), filled.content):
-        if not isinstance(place[key], str):
-            filled.problems.append(_unnamed(slot, place[key]))
-            if slot.whole:
-                changes[slot.path[:-1]] = Any
-            else:
-                _leave_out(slot, filled.content, changes)
-            continue
-        name = imports.permitted(place[key])
-        if name is None and not imports.needs(slot):
-            _leave_out(slot, filled.content, changes)
-            continue
-        try:
-            found = resolve(slot.group, name or _refused(place[key]), folder, slot.has_steps)
-        except ConfigError as error:
-            filled.problems.append(f"{slot.dotted}: {error}")
-            _leave_out(slot, filled.content, changes)
-            continue
-        filled.components[slot.dotted] = found
-        place[key] = found.name
-        if slot.whole or key != slot.path[-1]:
-            changes[slot.path[:-1] if slot.whole else slot.path] = section_model(found, key)
+    given = [one for slot in slots for one in _given(slot, filled, changes, imports)]
+    found = resolve_all([one.named for one in given], folder)
+    for one, own in zip(given, found, strict=True):
+        if own.component is None:
+            filled.problems.append(f"{one.where}: {own.problem}")
+        else:
+            filled.components[one.where] = own.component
+    for slot in dict.fromkeys(one.slot for one in given):
+        pairs = [pair for pair in zip(given, found, strict=True) if pair[0].slot is slot]
+        put = _put_list if slot.many else _put
+        put(slot, pairs, filled.content, changes)
     filled.model = _changed(model, tuple(sorted(changes.items())))
     return filled
 
 
-def _fill_list(
-    slot: Slot, filled: Filled, changes: Changes, folder: Path, imports: Imports
-) -> None:
-    """Look up the components of a list; those that must not be imported are left out of it."""
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """A name that a config gives.
+
+    Attributes
+    ----------
+    slot : its slot.
+    where : its dotted key.
+    named : the name, as it is looked up.
+    place : the mapping that holds it, or the value of a list's entry.
+    """
+
+    slot: Slot
+    where: str
+    named: Named
+    place: Any
+
+
+def _given(slot: Slot, filled: Filled, changes: Changes, imports: Imports) -> Iterator[_Given]:
+    """The names of one slot that are to be looked up."""
+    names = _in_list if slot.many else _in_section
+    for where, place, key, name in names(slot, filled, changes):
+        permitted = imports.permitted(name)
+        if permitted is not None:
+            yield _Given(slot, where, Named(slot.group, permitted, slot.has_steps, key), place)
+            continue
+        if imports.needs(slot):
+            filled.problems.append(f"{where}: {_refusal(name)}")
+        if not slot.many:
+            _leave_out(slot, filled.content, changes)
+
+
+def _in_section(
+    slot: Slot, filled: Filled, changes: Changes
+) -> Iterator[tuple[str, Any, str | None, str]]:
+    """The name in a section: its dotted key, its mapping, the key of a section, and the name."""
+    for place, key in _named(slot, filled.content):
+        if isinstance(place[key], str):
+            is_section = slot.whole or key != slot.path[-1]
+            yield slot.dotted, place, key if is_section else None, place[key]
+            continue
+        filled.problems.append(_unnamed(slot, place[key]))
+        if slot.whole:
+            changes[slot.path[:-1]] = Any
+        else:
+            _leave_out(slot, filled.content, changes)
+
+
+def _in_list(
+    slot: Slot, filled: Filled, changes: Changes
+) -> Iterator[tuple[str, Any, str | None, str]]:
+    """The same for each entry of a list."""
     (key,) = slot.path
     values = filled.content.setdefault(key, [] if slot.default is None else [slot.default])
     if not isinstance(values, list):
         return
-    kept, kinds = [], []
+    # Only entries whose component is imported are kept.
+    filled.content[key], changes[slot.path] = [], tuple[()]
     for number, value in enumerate(values):
         has_keys = isinstance(value, dict) and "kind" in value
         named = value["kind"] if has_keys else value
         where = f"{key}.{number}"
-        if not isinstance(named, str):
-            words = ", ".join(map(repr, fitting_names(slot.group)))
-            place = f"{where}.kind" if has_keys else where
-            filled.problems.append(f"{place}: must name one of {words}, or {OWN}")
+        if isinstance(named, str):
+            yield where, value, "kind" if has_keys else None, named
             continue
-        name = imports.permitted(named)
-        if name is None and not imports.needs(slot):
+        words = ", ".join(map(repr, fitting_names(slot.group)))
+        place = f"{where}.kind" if has_keys else where
+        filled.problems.append(f"{place}: must name one of {words}, or {OWN}")
+
+
+def _put(
+    slot: Slot, pairs: Sequence[tuple[_Given, Found]], content: dict[str, Any], changes: Changes
+) -> None:
+    """Put the component of a slot into the content, and the model of its keys into the changes."""
+    for one, own in pairs:
+        if own.component is None:
+            _leave_out(slot, content, changes)
             continue
-        try:
-            found = resolve(slot.group, name or _refused(named), folder)
-        except ConfigError as error:
-            filled.problems.append(f"{where}: {error}")
+        one.place[one.named.key or slot.path[-1]] = own.component.name
+        if own.section is not None:
+            changes[slot.path[:-1] if slot.whole else slot.path] = own.section
+
+
+def _put_list(
+    slot: Slot, pairs: Sequence[tuple[_Given, Found]], content: dict[str, Any], changes: Changes
+) -> None:
+    """The same for the components of a list."""
+    kinds: list[Any] = []
+    for one, own in pairs:
+        if own.component is None:
             continue
-        filled.components[where] = found
-        kept.append(value | {"kind": found.name} if has_keys else found.name)
-        kinds.append(section_model(found, "kind") if has_keys else str)
-    filled.content[key] = kept
+        name = own.component.name
+        content[slot.path[0]].append(one.place | {"kind": name} if own.section else name)
+        kinds.append(own.section or str)
     changes[slot.path] = tuple[tuple(kinds)]  # type: ignore[misc]
 
 
@@ -189,41 +241,29 @@ def made(group: str, value: Any) -> tuple[Any, dict[str, Any]]:
     return component_of(value), own_keys(value)
 
 
-def own_keys(section: Any) -> dict[str, Any]:
-    """The keys of a validated section without the one that names its component."""
-    values = {name: getattr(section, name) for name in type(section).model_fields}
-    values |= section.model_extra or {}
-    return {key: value for key, value in values.items() if key != section.naming_key}
-
-
-def _named(
-    slots: Iterable[Slot], content: dict[str, Any]
-) -> Iterator[tuple[Slot, dict[str, Any], str]]:
-    """Each slot with a name, as (slot, mapping, key of the name in the mapping). Values of other
-    types are left to the models, which reject them, except in sections whose model depends on the
-    name.
+def _named(slot: Slot, content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The mapping and the key of a slot's name, if it has one. Values of other types are left to
+    the models, which reject them, except in sections whose model depends on the name.
     """
-    for slot in slots:
-        place: Any = content
-        for key in slot.path[:-1]:
-            if slot.default is not None:
-                place.setdefault(key, {})
-            place = place.get(key)
-            if not isinstance(place, dict):
-                if slot.whole and place is not None:
-                    yield slot, {key: place}, key
-                break
-        else:
-            key = slot.path[-1]
-            if slot.default is not None:
-                place.setdefault(key, slot.default)
-            has_keys = isinstance(place.get(key), dict) and not slot.whole
-            if has_keys:
-                place, key = place[key], "kind"
-            if slot.whole or has_keys:
-                place.setdefault(key, None)
-            if slot.whole or has_keys or isinstance(place.get(key), str):
-                yield slot, place, key
+    place: Any = content
+    for key in slot.path[:-1]:
+        if slot.default is not None:
+            place.setdefault(key, {})
+        place = place.get(key)
+        if not isinstance(place, dict):
+            if slot.whole and place is not None:
+                yield {key: place}, key
+            return
+    key = slot.path[-1]
+    if slot.default is not None:
+        place.setdefault(key, slot.default)
+    has_keys = isinstance(place.get(key), dict) and not slot.whole
+    if has_keys:
+        place, key = place[key], "kind"
+    if slot.whole or has_keys:
+        place.setdefault(key, None)
+    if slot.whole or has_keys or isinstance(place.get(key), str):
+        yield place, key
 
 
 def _unnamed(slot: Slot, value: Any) -> str:
@@ -248,8 +288,8 @@ def _leave_out(slot: Slot, content: dict[str, Any], changes: Changes) -> None:
         content[slot.path[0]][slot.path[1]] = slot.default
 
 
-def _refused(name: str) -> str:
-    raise ConfigError(
+def _refusal(name: str) -> str:
+    return (
         f"{name!r} is user code, which is not imported automatically for a run folder: permit it "
         f"with --component {name} or components=[{name!r}]"
     )

@@ -1,7 +1,8 @@
-"""Reading the YAML file of a config, and changing it by `section.key=value`."""
+"""The files of configs: shipped ones by name, reading YAML, and changes by `section.key=value`."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,28 @@ def apply_override(content: dict[str, Any], override: str) -> None:
 
 def _kind(content: Any) -> str:
     return "nothing" if content is None else f"a {type(content).__name__}"
+
+
+SHIPPED = Path(__file__).resolve().parents[1] / "configs"
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The shipped configs by name, e.g. heat_1d."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def find_config(given: str) -> str:
+    """The file of a config that is given as a path, or by the name of a shipped one.
+
+    A file of that name comes first. Raises `ConfigError` for a word that is neither.
+    """
+    # `os.path.exists` is False for paths that cannot be read; the reader reports the reason.
+    if Path(given).suffix or "/" in given or os.path.exists(given):
+        return given
+    known = shipped_configs()
+    if given not in known:
+        raise ConfigError(
+            f"{given}: there is neither a file nor a shipped config of this name; "
+            f"{nearest(given, list(known))}"
+        )
+    return str(known[given])

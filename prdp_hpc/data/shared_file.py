@@ -61,19 +61,20 @@ class SharedFile:
             subarray = self._number.Create_subarray(list(shape), sizes, starts)
             self._type = subarray.Commit()
 
-    def write(self, address: int, field: NDArray[Any]) -> None:
-        """Write this rank's part of a field, `(C, *part)`, whose first byte in the file is
-        `address`; collective over `comm`.
+    def write(self, addresses: Sequence[int], fields: NDArray[Any]) -> None:
+        """Write this rank's parts of some fields, `(fields, C, *part)`, each with the address of
+        its first byte in the file; collective over `comm`.
         """
-        field = np.ascontiguousarray(field, self._dtype)
-        if self._file is None:
-            _write_all(self._own.fileno(), field.tobytes(), address)
-            return
-        try:
-            self._file.Set_view(address, self._number, self._type)
-            self._file.Write_all([field, field.size, self._number])
-        except MPI.Exception as error:
-            raise _as_os_error(error) from error
+        fields = np.ascontiguousarray(fields, self._dtype)
+        for address, field in zip(addresses, fields, strict=True):
+            if self._file is None:
+                _write_all(self._own.fileno(), field.tobytes(), address)
+                continue
+            try:
+                self._file.Set_view(address, self._number, self._type)
+                self._file.Write_all([field, field.size, self._number])
+            except MPI.Exception as error:
+                raise _as_os_error(error) from error
 
     def sync(self) -> None:
         """Wait until what was written is on the disk; collective over `comm`."""

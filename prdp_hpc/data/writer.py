@@ -106,9 +106,9 @@ class TrajectoryWriter:
 
     def __enter__(self) -> TrajectoryWriter:
         with ExitStack() as undo:
-            self._attempt(self._make_folder if self._world.rank == 0 else lambda: None)
-            advice = "wait until it ends, or choose another --out"
-            undo.enter_context(locked(self._world, self._path, advice))
+            with self._explained():
+                advice = "wait until it ends, or choose another --out"
+                undo.enter_context(locked(self._world, self._path, advice))
             self._attempt(self._prepare if self._world.rank == 0 else lambda: None)
             self._finished = self._world.bcast(self._finished)
             self._attempt(self._open_files)
@@ -149,10 +149,8 @@ class TrajectoryWriter:
         collective over `grid_comm`.
         """
         with self._explained():
-            for sample, state in zip(batch.samples, states, strict=True):
-                self._files[self._shapes[batch.group][2:]].write(
-                    self._address(batch.group, sample, step), state
-                )
+            addresses = [self._address(batch.group, sample, step) for sample in batch.samples]
+            self._files[self._shapes[batch.group][2:]].write(addresses, states)
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """List samples as finished, which the replicas have written; collective over `world`.
@@ -170,9 +168,6 @@ class TrajectoryWriter:
         self._attempt(self._sync)
         self._attempt(self._append if self._world.rank == 0 else lambda: None)
         self._unlisted, self._listed_at = [], time.monotonic()
-
-    def _make_folder(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
 
     def _prepare(self) -> None:
         """Find what an earlier job has finished, or allocate a new file."""

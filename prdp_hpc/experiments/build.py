@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig
-from prdp_hpc.config.components import component_of, resolve, section_model
-from prdp_hpc.config.slots import made, own_keys
+from prdp_hpc.config.components import component_of, own_keys, resolve, section_model
+from prdp_hpc.config.slots import made
 from prdp_hpc.data import (
     GROUPS,
     TrajectoryDataset,
@@ -26,7 +26,7 @@ from prdp_hpc.data import (
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
-from prdp_hpc.files import file_errors
+from prdp_hpc.files import exists
 from prdp_hpc.generation.generate import generate, generated_path
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
@@ -73,7 +73,7 @@ def build_task(
 
 def task_from(config: ExperimentConfig, parts: Parts) -> Task:
     """Create the task of a config from components; collective."""
-    kind, section = task_class(config), _task_section(config)
+    kind, section = _task(config)
     if not hasattr(kind, "from_config"):
         raise InputError(
             f"task: {kind.__name__} has no class method from_config(section, parts); see "
@@ -85,18 +85,18 @@ def task_from(config: ExperimentConfig, parts: Parts) -> Task:
 
 def task_class(config: ExperimentConfig) -> Any:
     """The class that a config's task names."""
-    if not isinstance(config.task, str):
-        return component_of(config.task)
-    return resolve("tasks", config.task, Path()).load()
+    return _task(config)[0]
 
 
-def _task_section(config: ExperimentConfig) -> Any:
-    """The keys of a user-defined task; None for a built-in one, which reads the whole config."""
+def _task(config: ExperimentConfig) -> tuple[Any, Any]:
+    """The class that a config's task names, and the keys of a user-defined one; None for a built-in
+    one, which reads the whole config.
+    """
     if not isinstance(config.task, str):
-        return config.task
+        return component_of(config.task), config.task
     found = resolve("tasks", config.task, Path())
     model = None if found.built_in else found.model
-    return None if model is None else section_model(found, "kind")()
+    return found.load(), None if model is None else section_model(found, "kind")()
 
 
 class ConfigParts:
@@ -127,7 +127,8 @@ class ConfigParts:
     @cached_property
     def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
-        return open_data(self._supervised, self.mesh, self.grid, self._stepper, self._groups)
+        path = data_path(self._supervised, self.mesh, self.grid)
+        return open_data(self._supervised, path, self.mesh, self.grid, self._stepper, self._groups)
 
     @cached_property
     def content_id(self) -> str | None:
@@ -230,22 +231,30 @@ def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
     return torch.stack(fields) if fields else None
 
 
+def data_path(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> Path:
+    """The file of a config's data set; if the config names none, the file of the generated one,
+    which is generated if it does not exist. Collective.
+    """
+    if config.data.file:
+        return Path(config.data.file)
+    path = generated_path(config)
+    if _is_missing(mesh, path):
+        # Wait for another job that generates the same data, which then exist.
+        with locked(mesh.world, path, "wait until it ends", wait=True):
+            if _is_missing(mesh, path):
+                generate(config, grid, path, mesh)
+    return path
+
+
 def open_data(
     config: SupervisedConfig,
+    path: Path,
     mesh: ProcessMesh,
     grid: Grid,
     stepper: Stepper,
     groups: Sequence[str] = GROUPS,
 ) -> WindowedDataset:
-    """Open the data set of a config; collective. If the config names no file and the generated file
-    does not exist, it is generated first.
-    """
-    path = Path(config.data.file) if config.data.file else generated_path(config)
-    if config.data.file is None and _is_missing(mesh, path):
-        # Wait for another job that generates the same data, which then exist.
-        with locked(mesh.world, path, "wait until it ends", wait=True):
-            if _is_missing(mesh, path):
-                generate(config, grid, path, mesh)
+    """Open the data set of a config, and check that it fits the grid and the PDE; collective."""
     kind, keys = made("formats", config.data.format)
     numbers = attributes(stepper)
 
@@ -292,8 +301,5 @@ def _called(group: str, value: Any) -> Any:
 
 
 def _is_missing(mesh: ProcessMesh, path: Path) -> bool:
-    def missing() -> bool:
-        with file_errors(path, "cannot be read", "choose another output=…"):
-            return not path.exists()
-
-    return bool(mesh.world.bcast(call_together(mesh.world, missing)))
+    found = call_together(mesh.world, partial(exists, path, "choose another output=…"))
+    return not mesh.world.bcast(found)

@@ -14,8 +14,7 @@ from mpi4py import MPI
 from torch import Tensor, nn
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import own_keys
+from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, network_inputs
 from prdp_hpc.experiments.trained import load_network, trained_config, trained_state

@@ -13,9 +13,9 @@ import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.config import ConfigError, SupervisedConfig
-from prdp_hpc.config.components import component_of
+from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.config.experiment import validate
-from prdp_hpc.config.slots import made, own_keys
+from prdp_hpc.config.slots import made
 from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.data import GROUPS, DataError, check_numbers, check_spacing
 from prdp_hpc.data.formats.contents import Row, contents

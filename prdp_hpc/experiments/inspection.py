@@ -13,8 +13,7 @@ import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import own_keys
+from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.data import GROUPS
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError

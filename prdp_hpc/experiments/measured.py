@@ -11,8 +11,7 @@ from mpi4py import MPI
 from torch.utils.flop_counter import FlopCounterMode
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import own_keys
+from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.distributed.data_parallel import on_parts
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks import build_network

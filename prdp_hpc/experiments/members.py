@@ -21,6 +21,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import (
     ConfigParts,
     build_solver,
+    data_path,
     open_data,
     task_class,
     task_from,
@@ -123,7 +124,8 @@ class _PredictingParts(ConfigParts):
     def trajectories(self) -> WindowedDataset:
         """The data set of the config; collective."""
         grid, groups = self.grid, self._groups
-        return open_data(self._supervised, self.mesh, grid, self.stepper(), groups)
+        path = data_path(self._supervised, self.mesh, grid)
+        return open_data(self._supervised, path, self.mesh, grid, self.stepper(), groups)
 
     @cached_property
     def data(self) -> WindowedDataset:

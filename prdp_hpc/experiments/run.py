@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +21,21 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
 from prdp_hpc.experiments.initial import initialise
 from prdp_hpc.experiments.meshes import process_mesh as process_mesh
+from prdp_hpc.experiments.recorded import recorded_settings
 from prdp_hpc.experiments.showing import write_sample
-from prdp_hpc.experiments.training import build_trainer, may_change, planned
+from prdp_hpc.experiments.training import build_trainer, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
 from prdp_hpc.locks import locked
 from prdp_hpc.logs import log_file
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.tasks.task import Task
+from prdp_hpc.training.random_states import random_state
 from prdp_hpc.training.requeue import note_stop_while_loading
+from prdp_hpc.training.trainer import Trainer
 
 CODE = "components.json"
 """File with the components of a run: names, files of user code and their SHA-256."""
-
-_ADDED = {
-    "training": {
-        "optimizer": "adam",
-        "loss": "squared",
-        "warmup_steps": 0,
-        "clip_norm": None,
-        "accumulate": 1,
-        "weight_decay_on": "all",
-        "ema": None,
-        "compile": False,
-        "checkpoint_activations": False,
-        "init_from": None,
-        "validate_every": 1,
-    },
-    "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {
-        "format": "hdf5",
-        "test": 0,
-        "streams": "shared",
-        "window": None,
-        "normalise": "none",
-    },
-    "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
-    "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
-    "network_inputs": [],
-}
-"""Defaults of settings that were added later, which older checkpoints do not have."""
-_ADDED_TO_FORMATS = {"segments": 1}
-"""The same for the keys of `data.format`."""
 
 Config = ExperimentConfig
 
@@ -161,11 +135,13 @@ def run_locked(
     config: Config, mesh: ProcessMesh, folder: Path, resume: bool = False
 ) -> dict[str, Any]:
     """As `run_experiment`, in a folder whose lock this job has."""
-    with _log(config, mesh, folder):
-        return _run(config, mesh, folder, resume)
+    with run_log(config, mesh, folder):
+        run = prepare(config, mesh, folder, resume)
+        run.trainer.run()
+        return run.finish()
 
 
-def _log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextManager[None]:
+def run_log(config: Config, mesh: ProcessMesh, folder: Path) -> AbstractContextManager[None]:
     """The log file of this rank, if the config has one."""
     level, rank = config.logging.level, mesh.world.rank
     if level is None or not (mesh.is_root or config.logging.per_rank):
@@ -180,13 +156,41 @@ def run_lock(
     """Create the folder of a run or comparison and lock it against other jobs; collective. For
     `shared` and `patience` see `prdp_hpc.locks.locked`.
     """
-    _on_root(mesh, lambda: _make_folder(folder))
     advice = "wait until it ends or end it, or choose another name=… or output=…"
     with locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience):
         yield
 
 
-def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run whose data are loaded and whose trainer is ready, in a folder that this job locked.
+
+    `random` are the states of the random generators with which training begins.
+    """
+
+    config: Config
+    mesh: ProcessMesh
+    folder: Path
+    parts: ConfigParts
+    trainer: Trainer
+    random: dict[str, Any] = field(default_factory=random_state)
+
+    def finish(self) -> dict[str, Any]:
+        """Write what training has found, and return its summary; collective."""
+        task, last = self.trainer.task, self.trainer.metrics
+        _write_fields(task, self.mesh, self.folder)
+        write_sample(self.config, self.parts, task, self.folder, last["epoch"])
+        summary = summarise(self.config, self.mesh, last) | {
+            "ended": self.trainer.ended,
+            "best": self.trainer.best,
+            "test": self.trainer.tested,
+        }
+        _on_root(self.mesh, lambda: write_json(self.folder / "summary.json", summary))
+        return summary
+
+
+def prepare(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> PreparedRun:
+    """Load the data and the last checkpoint of a run, and write what describes it; collective."""
     _on_root(mesh, lambda: _check_folder(folder, resume))
     parts = ConfigParts(config, mesh)
     with _stoppable_loading(mesh, folder):
@@ -195,7 +199,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     source = getattr(config.training, "init_from", None)
     if source is not None:
         initialise(task, source, folder, resume)
-    trainer = build_trainer(config, task, folder, _settings(config, content))
+    trainer = build_trainer(config, task, folder, recorded_settings(config, content))
     if resume:
         trainer.restore()
         _leave_if_stopped(mesh, folder)
@@ -203,16 +207,7 @@ def _run(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> dict[
     _on_root(mesh, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume, content)
     _write_normalisation(task, mesh, folder)
-    last = trainer.run()
-    _write_fields(task, mesh, folder)
-    write_sample(config, parts, task, folder, last["epoch"])
-    summary = summarise(config, mesh, last) | {
-        "ended": trainer.ended,
-        "best": trainer.best,
-        "test": trainer.tested,
-    }
-    _on_root(mesh, lambda: write_json(folder / "summary.json", summary))
-    return summary
+    return PreparedRun(config, mesh, folder, parts, trainer)
 
 
 def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
@@ -337,13 +332,6 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-
-
 def _write_config(config: Config, folder: Path) -> None:
     try:
         write_resolved(config, folder / "config.yaml")
@@ -356,51 +344,3 @@ def _unwritable(folder: Path, error: OSError) -> RunFolderError:
         f"cannot write to the run folder {folder}: {error.strerror or error}; choose another "
         "output=…"
     )
-
-
-def _settings(config: Config, content: str | None = None) -> dict[str, Any]:
-    """The settings that must be equal in a checkpoint and a resumed run, with the content id of the
-    data, if there is one. When the run saves, logs
-    and ends, its folder and its distribution over ranks may differ.
-    """
-    without = {"output", "parallel", "name", "comparison", "tracking", "logging"}
-    settings = config.model_dump(mode="json", exclude=without)
-    settings["training"] = {
-        k: v for k, v in settings["training"].items() if k not in may_change(config)
-    }
-    # The state of the sampler contains what the stride and the steps determine.
-    for key in ("stride", "steps", "in_memory"):
-        settings.get("data", {}).pop(key, None)
-    if content is not None:
-        settings["data"]["content"] = content
-    if content is None or settings["data"]["file"] is not None:
-        settings.get("data", {}).pop("streams", None)
-    return dict(_without_folders(_without_added(settings)))
-
-
-def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
-    data = settings.get("data")
-    if isinstance(data, dict) and isinstance(data.get("format"), dict):
-        keys = data["format"].items()
-        own = {k: v for k, v in keys if _ADDED_TO_FORMATS.get(k) != v}
-        settings["data"] = {**data, "format": own}
-    for key, default in _ADDED.items():
-        if isinstance(default, dict) and isinstance(settings.get(key), dict):
-            settings[key] = {
-                k: v for k, v in settings[key].items() if k not in default or v != default[k]
-            }
-            if not settings[key]:
-                del settings[key]
-        elif settings.get(key) == default:
-            del settings[key]
-    return settings
-
-
-def _without_folders(value: Any) -> Any:
-    """Settings without folders of user code, which may move: `/a/my.py:Name` is `my.py:Name`."""
-    if isinstance(value, dict):
-        return {key: _without_folders(inner) for key, inner in value.items()}
-    if isinstance(value, str) and ".py:" in value:
-        where, _, name = value.rpartition(":")
-        return f"{Path(where).name}:{name}"
-    return value

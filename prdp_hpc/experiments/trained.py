@@ -12,8 +12,8 @@ from mpi4py import MPI
 from torch import nn
 
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig, validate
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import Imports, own_keys
+from prdp_hpc.config.components import component_of, own_keys
+from prdp_hpc.config.slots import Imports
 from prdp_hpc.config.yaml_files import read_yaml
 from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.components import Component, component_of, resolve
-from prdp_hpc.config.slots import own_keys
+from prdp_hpc.config.components import component_of, own_keys, resolve
 from prdp_hpc.console import note
 from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes, TrajectoryWriter
 from prdp_hpc.data.writer import Batch
@@ -42,8 +41,8 @@ KEYS = {"train", "validation", "modes", "seed", "reference_factor"}
 def generated_path(config: SupervisedConfig) -> Path:
     """The path of the generated data of a config, with a hash of everything that affects them."""
     points = "x".join(str(n) for n in config.grid.shape)
-    name = _pde(config).label.lower()
-    return Path(config.output) / "data" / f"{name}_{points}_{_digest(config)}.h5"
+    pde, digest = _identity(config, config.generated_steps)
+    return Path(config.output) / "data" / f"{pde.lower()}_{points}_{digest}.h5"
 
 
 def generate(
@@ -83,17 +82,17 @@ def generate(
     )
     fine, kept = reference_grid(grid, _factor(config))
     local, part = kept_part(fine, kept)
-    stepper = call_together(world, lambda: _stepper(config, fine))
     counts = _counts(config)
-    initial = call_together(world, lambda: _initial(config, stepper, counts))
-    states = config.generated_steps + 1
+    stepper, initial = call_together(world, lambda: _started(config, fine, counts))
+    steps = config.generated_steps
+    states = steps + 1
+    pde, digest = _identity(config, steps)
     shapes = {
         group: (count, states, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
-    file = TrajectoryWriter(
-        path, world, grid.comm, _attributes(config, stepper), shapes, part, _digest(config)
-    )
+    about = _attributes(config, pde, stepper)
+    file = TrajectoryWriter(path, world, grid.comm, about, shapes, part, digest)
     with file, PreemptionWatch(world) as watch:
         _announce(file, path, world.rank, sum(counts.values()))
         batches = file.missing(SAMPLES_AT_ONCE)
@@ -144,14 +143,13 @@ def _counts(config: SupervisedConfig) -> dict[str, int]:
     return counts | ({TEST: config.data.test} if config.data.test else {})
 
 
-def _pde(config: SupervisedConfig) -> Component:
-    return resolve("physics", config.physics.pde, Path())
-
-
-def _stepper(config: SupervisedConfig, grid: Grid) -> Stepper:
+def _started(
+    config: SupervisedConfig, grid: Grid, counts: Mapping[str, int]
+) -> tuple[Stepper, InitialStates]:
+    """The PDE with its reference solver, and its initial states; collective."""
     kind, keys = component_of(config.physics), own_keys(config.physics)
     stepper: Stepper = made_stepper(kind, config.physics, keys, grid, reference_solver(kind))
-    return stepper
+    return stepper, _initial(config, stepper, counts)
 
 
 def _initial(
@@ -162,21 +160,22 @@ def _initial(
     return SampleStreams(stepper, config.data.seed, (*GROUPS, TEST), config.data.modes)
 
 
-def _digest(config: SupervisedConfig) -> str:
-    """A hash of everything that affects the data of a config."""
-    code = _pde(config).record().get("sha256")
+def _identity(config: SupervisedConfig, steps: int) -> tuple[str, str]:
+    """The name of the PDE, and a hash of everything that affects the data of a config."""
+    pde = resolve("physics", config.physics.pde, Path())
+    code = pde.record().get("sha256")
     # Without a test group the hash is the one of versions that did not have this group, and with
     # one stream for the data set it is the one of versions that had only this stream.
     shape = {
         "grid": config.grid.model_dump(),
         "physics": config.physics.model_dump(exclude={"gradient"}),
         "data": config.data.model_dump(include=KEYS | ({"test"} if config.data.test else set())),
-        "steps": config.generated_steps,
+        "steps": steps,
         **({} if code is None else {"code": code}),
         **({} if config.data.streams == "shared" else {"version": VERSION}),
     }
     text = json.dumps(shape, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return pde.label, hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:
@@ -216,11 +215,11 @@ def _factor(config: SupervisedConfig) -> int:
     return int(getattr(config.data, "reference_factor", 1))
 
 
-def _attributes(config: SupervisedConfig, stepper: Stepper) -> TrajectoryAttributes:
+def _attributes(config: SupervisedConfig, pde: str, stepper: Stepper) -> TrajectoryAttributes:
     factor = _factor(config)
     scheme = str(getattr(stepper, "scheme", type(stepper).__name__))
     return TrajectoryAttributes(
-        pde=_pde(config).label,
+        pde=pde,
         shape=tuple(config.grid.shape),
         boundary=config.grid.boundary,
         length=config.grid.length,

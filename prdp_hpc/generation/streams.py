@@ -68,12 +68,14 @@ class OneStream:
     """
 
     def __init__(self, stepper: Stepper, seed: int, counts: Mapping[str, int], modes: int) -> None:
-        generator = np.random.default_rng(seed)
-        self._states = {
-            group: initial_states(stepper, generator, count, modes)
-            for group, count in counts.items()
-        }
+        self._stepper, self._modes = stepper, modes
+        self._generator, self._counts = np.random.default_rng(seed), iter(counts.items())
+        self._states: dict[str, Tensor] = {}
 
     def read(self, group: str, samples: range) -> Tensor:
-        """Return this rank's part of some initial states."""
+        """Return this rank's part of some initial states; collective over the grid ranks."""
+        while group not in self._states:
+            # The groups are drawn in their order, whichever is read first.
+            name, count = next(self._counts)
+            self._states[name] = initial_states(self._stepper, self._generator, count, self._modes)
         return self._states[group][samples.start : samples.stop]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from numbers import Integral
@@ -61,12 +62,15 @@ def create_dmda(
         ) from error
 
 
+def starts_of(dm: Any) -> tuple[tuple[int, ...], ...]:
+    """Per axis, in torch's order, the first point of each part, and the number of points."""
+    return tuple((0, *itertools.accumulate(map(int, n))) for n in dm.getOwnershipRanges()[::-1])
+
+
 def validate_ownership_ranges(
-    ranges: OwnershipRanges | None, shape: Sequence[int], ranks: int
+    ranges: OwnershipRanges, shape: Sequence[int], ranks: int
 ) -> InputError | None:
     """The error for an invalid division among ranks, or None."""
-    if ranges is None:
-        return None
     fits = len(ranges) == len(shape) and all(
         len(sizes) > 0 and all(isinstance(size, Integral) and size >= 1 for size in sizes)
         for sizes in ranges

@@ -30,6 +30,22 @@ class GridGeometry:
     size: int
     is_singular: bool
 
+    def __init__(
+        self,
+        shape: Sequence[int],
+        boundary: str | Sequence[str],
+        length: float | Sequence[float],
+    ) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.dim, self.size = len(self.shape), math.prod(self.shape)
+        self.boundary = per_axis(boundary, self.dim)
+        self.length = tuple(float(a) for a in per_axis(length, self.dim))
+        self.is_singular = "dirichlet" not in self.boundary
+        self.spacing = tuple(
+            a / (n + 1) if b == "dirichlet" else a / n
+            for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
+        )
+
     def axis_points(self, axis: int) -> NDArray[np.float64]:
         """Return the coordinates of all points of one axis.
 
@@ -45,6 +61,16 @@ class GridGeometry:
         """
         offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[self.boundary[axis]]
         return (np.arange(self.shape[axis], dtype=np.float64) + offset) * self.spacing[axis]
+
+    def unit_axes(self) -> list[NDArray[np.float64]]:
+        """Return the coordinates of all points along each axis, divided by its length.
+
+        Returns
+        -------
+        list of ndarray
+            Per axis the coordinates between 0 and 1, float64, shape `(shape[axis],)`.
+        """
+        return [self.axis_points(axis) / self.length[axis] for axis in range(self.dim)]
 
     def coordinates(self) -> tuple[Tensor, ...]:
         """Return the coordinates of this rank's points.

@@ -28,14 +28,20 @@ class Partition:
     boundary : per axis "dirichlet", "neumann" or "periodic".
     comm : the ranks, one per block.
     group : the same ranks in torch.distributed, for exchanges between GPUs; None: through MPI.
+    dim : number of axes.
+    shape : points of the whole grid per axis.
     """
 
     ownership_ranges: tuple[tuple[int, ...], ...]
     boundary: tuple[str, ...]
     comm: MPI.Comm = field(default_factory=lambda: MPI.COMM_SELF, compare=False)
     group: dist.ProcessGroup | None = field(default=None, compare=False)
+    dim: int = field(init=False, compare=False)
+    shape: tuple[int, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dim", len(self.ownership_ranges))
+        object.__setattr__(self, "shape", tuple(ends[-1] for ends in self.ownership_ranges))
         blocks = math.prod(len(bounds) - 1 for bounds in self.ownership_ranges)
         if blocks != self.comm.size:
             raise InputError(
@@ -54,16 +60,6 @@ class Partition:
                 f"axes, not {boundary!r}"
             )
         return cls(tuple((0, int(n)) for n in shape), per_axis)
-
-    @property
-    def dim(self) -> int:
-        """Number of axes."""
-        return len(self.ownership_ranges)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Points of the whole grid per axis."""
-        return tuple(bounds[-1] for bounds in self.ownership_ranges)
 
     @property
     def process_grid(self) -> tuple[int, ...]:

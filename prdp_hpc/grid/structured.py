@@ -23,9 +23,10 @@ from prdp_hpc.grid.dmda import (
     OwnershipRanges,
     create_dmda,
     layout_of,
+    starts_of,
     validate_ownership_ranges,
 )
-from prdp_hpc.grid.geometry import GridGeometry, per_axis, validate_geometry
+from prdp_hpc.grid.geometry import GridGeometry, validate_geometry
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
 from prdp_hpc.grid.partition import Partition
@@ -116,11 +117,10 @@ class Grid(GridGeometry):
     ) -> None:
         self.comm = MPI.COMM_WORLD if comm is None else comm
         wrong = validate_geometry(shape, boundary, length)
-        wrong = wrong or validate_ownership_ranges(ownership_ranges, shape, self.comm.size)
+        if wrong is None and ownership_ranges is not None:
+            wrong = validate_ownership_ranges(ownership_ranges, shape, self.comm.size)
         raise_together(self.comm, wrong)
-        self.shape = tuple(int(n) for n in shape)
-        self.boundary = per_axis(boundary, len(self.shape))
-        self.length = tuple(float(a) for a in per_axis(length, len(self.shape)))
+        super().__init__(shape, boundary, length)
         given = self.shape, self.boundary, self.length, repr(ownership_ranges)
         if self.comm.size > 1 and len(set(private(self.comm).agreement.allgather(given))) > 1:
             raise InputError(
@@ -128,17 +128,10 @@ class Grid(GridGeometry):
                 "ownership ranges"
             )
         self.dm = create_dmda(self.shape, self.boundary, self.comm, ownership_ranges)
-        parts = [np.cumsum([0, *sizes]).tolist() for sizes in self.dm.getOwnershipRanges()[::-1]]
-        self.partition = Partition(tuple(map(tuple, parts)), self.boundary, self.comm, group)
+        self.partition = Partition(starts_of(self.dm), self.boundary, self.comm, group)
         self.local_shape = self.partition.local_shape
         self.local_slices = self.partition.local_slices
         self.n_local = math.prod(self.local_shape)
-        self.dim, self.size = len(self.shape), math.prod(self.shape)
-        self.is_singular = "dirichlet" not in self.boundary
-        self.spacing = tuple(
-            a / (n + 1) if b == "dirichlet" else a / n
-            for a, n, b in zip(self.length, self.shape, self.boundary, strict=True)
-        )
         self._halos: dict[int, Halo] = {}
 
     @classmethod

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.fixed_iterations import skips_norm
-from prdp_hpc.linalg.ksp_pair import Direction, KspPair, iterate_with_the_matrix
+from prdp_hpc.linalg.delegated_iterations import iterate_with_the_matrix
+from prdp_hpc.linalg.ksp_pair import Direction, KspPair, skips_norm
 from prdp_hpc.linalg.lagged_matrix import create_lagged_matrix
-from prdp_hpc.linalg.loaded_values import LoadedValues
 from prdp_hpc.linalg.method_types import unfit
-from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.operator import LoadedValues, Operator
 from prdp_hpc.linalg.options import bare, check_owned
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.petsc import PETSc
@@ -91,8 +90,9 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
     if operator.preconditioner is not None:
         pmat = operator.preconditioning_operator.matrix
     # The values of a separate matrix of the user do not come from this operator.
-    lag = None if pmat is own else solver.lag_preconditioner
-    lagged = create_lagged_matrix(operator, lag, solver.pc)
+    lagged = None
+    if pmat is not own and solver.lag_preconditioner not in (None, 1):
+        lagged = create_lagged_matrix(operator, solver.pc)
     if lagged is not None:
         pmat = lagged.matrix
     try:
@@ -119,6 +119,7 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
         divtol=tolerances[2],
         max_it=DEFAULT_MAX_IT if counts else int(tolerances[3]),
         lagged=lagged,
+        is_one_ksp=True,
     )
 
 

@@ -111,6 +111,11 @@ class ElementOperator(SparseOperator):
         )
         super().__init__(rows, cols, (n, n), comm, **options)
 
+    def _share(self, other: Any) -> None:
+        super()._share(other)
+        self._cells, self._constraints = other._cells, other._constraints
+        self._kept_entries, self._count, self._free = other._kept_entries, other._count, other._free
+
     def _place(self) -> None:
         device = self.memory.device
         self._kept = None
@@ -232,7 +237,7 @@ class ElementOperator(SparseOperator):
 
     def coo_pattern(self) -> tuple[Any, Any, Any, int]:
         """See `SparseOperator`; the last ones are those of constrained rows."""
-        return self._rows, self._cols, self._kept_entries, self._count
+        return self._pattern.rows, self._pattern.cols, self._kept_entries, self._count
 
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
         """See `SparseOperator`; the last ones are those of constrained rows."""

@@ -38,7 +38,8 @@ class GhostedIndex:
         position = np.where(mine, indices - start, 0)
         position[~mine] = (end - start) + np.searchsorted(foreign, indices[~mine])
         self._memory = memory
-        self.position = torch.from_numpy(position.astype(np.int64)).to(memory.device)
+        # In 4 bytes, because reading the index takes a large part of a gather's time.
+        self.position = torch.from_numpy(position.astype(np.int32)).to(memory.device)
         self._n_local, self._n_foreign = int(end - start), len(foreign)
         self._scatter: Any = None
         if template.comm.tompi4py().allreduce(len(foreign)):

@@ -22,10 +22,10 @@ from prdp_hpc.linalg.arrays import (
 )
 from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.held_matrices import HeldMatrices
-from prdp_hpc.linalg.initial_guesses import recollection_of
-from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solution_sizes import judged_sizes
 from prdp_hpc.linalg.solve_call import SolveCall
@@ -175,8 +175,8 @@ class _Call(SolveCall):
 
     def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
         """See `SolveCall`."""
-        first = self.held is None
-        with self.solver.report.part(self.direction, "assembly"):
+        first, direction, level = self.held is None, self.direction, self.level
+        with self.solver.report.part(direction, "assembly"):
             if self.held is None:
                 error = bad_guess(guess)
                 host = check_and_load(self.operator, values, self.sizes, self.needs, error)
@@ -186,7 +186,7 @@ class _Call(SolveCall):
         try:
             start = self._start(guess, right)
             numbers = to_memory(right, self.operator.memory)
-            x = as_tensor(self._solve_each(self.held.operators, numbers, start))
+            x = as_tensor(self._solve_each(direction, level, numbers, start))
         except Exception:
             self.held.release()
             raise
@@ -211,25 +211,26 @@ class _Call(SolveCall):
             self.held.release()
 
     def _solve_each(
-        self, operators: list[Operator], right: Numbers, start: Numbers | None
+        self, direction: str, level: Refinement, right: Numbers, start: Numbers | None
     ) -> Numbers:
         """Solve with each matrix; the results are checked together."""
         x, iterations, systems = zeros_like(right), 0, []
         is_guarded = self.recollection is not None
         rows, results = (right, x) if right.ndim == 3 else (right[None], x[None])
         starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
-        for operator, own, result, guess in zip(operators, rows, results, starts, strict=True):
+        matrices: list[Operator] = self.held.operators
+        for operator, own, result, guess in zip(matrices, rows, results, starts, strict=True):
             system = self.solver.system(operator)
-            system.set_level(self.direction, self.level)
-            system.set_up(self.direction)
+            system.set_level(direction, level)
+            system.set_up(direction)
             try:
-                iterations = system.solve(self.direction, own, result, guess, is_guarded)
+                iterations = system.solve(direction, own, result, guess, is_guarded)
             except errors.SolveError:
                 self._blame_input(right)
                 raise
             systems.append(system)
         comm = self.operator.comm
-        scales = [] if self.level.rtol is None else [one.scale() for one in systems]
+        scales = [] if level.rtol is None else [one.scale() for one in systems]
         sizes = judged_sizes(comm, scales, rows, results)
         self.squares = sizes.of_x
         if not math.isfinite(sizes.of_right):
@@ -238,14 +239,12 @@ class _Call(SolveCall):
             # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
             set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
             if anywhere(comm, has_bad_numbers(x)):
-                raise errors.bad_numbers(
-                    self.direction, self.method, iterations, self.level, in_input=False
-                )
+                raise errors.bad_numbers(direction, self.method, iterations, level, in_input=False)
         for m, r in sizes.suspicious:
             place = slice(r, r + 1)
-            systems[m].require_solution(self.direction, rows[m][place], results[m][place])
+            systems[m].require_solution(direction, rows[m][place], results[m][place])
         if self.recollection is not None:
-            self.recollection.keep(self.direction, _rows(x))
+            self.recollection.keep(direction, _rows(x))
         return x
 
     def _blame_input(self, right: Numbers) -> None:

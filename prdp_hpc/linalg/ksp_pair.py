@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.fixed_iterations import allow_skipping_the_norm
+from prdp_hpc.linalg.delegated_iterations import has_monitors, iterate_with_the_matrix
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
 
+UNSET = Refinement()
+"""The level of a direction before the solver sets one."""
+
+
 @dataclass
 class Direction:
     """Solves with A, or those of the adjoint system.
@@ -44,13 +48,17 @@ class Direction:
     norm : the norm that a tolerance refers to.
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
     level : the level of the solver, or of a solve, that the KSP is set to.
+    is_monitored, owns_monitors : whether the package has set a monitor at this level, and whether
+        all monitors are its own, see `delegated_iterations`.
     """
 
     name: str
     ksp: Any
     norm: Any
     transposed: bool = False
-    level: Refinement = field(default_factory=Refinement)
+    level: Refinement = UNSET
+    is_monitored: bool = False
+    owns_monitors: bool = False
 
     @property
     def has_absolute_tolerance(self) -> bool:
@@ -73,6 +81,7 @@ class KspPair:
     options : the user's options, until PETSc has used them.
     multi_rhs : multi-right-hand-side solves, where they are equivalent.
     lagged : `pmat` where it is a copy of earlier values, see `Solver`.
+    is_one_ksp : whether one KSP, which the user made, does the solves of both directions.
     """
 
     forward: Direction
@@ -86,11 +95,7 @@ class KspPair:
     options: dict[str, Any] = field(default_factory=dict)
     multi_rhs: MultiRhsRichardson | None = None
     lagged: LaggedMatrix | None = None
-
-    @property
-    def is_one_ksp(self) -> bool:
-        """Whether one KSP, which the user made, does the solves of both directions."""
-        return self.forward.ksp is self.adjoint.ksp
+    is_one_ksp: bool = False
 
     def keep(self) -> None:
         """Never free the KSPs: PETSc aborts when it frees KSPs that failed in a set-up."""
@@ -107,7 +112,6 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
     ValueError
         For a preconditioner that this operator does not support, or options that PETSc refuses.
     """
-    check_owned(solver.petsc_options)
     ksp = PETSc.KSP().create(comm=operator.comm)
     try:
         return _configured(ksp, operator, solver, transposed)
@@ -119,9 +123,12 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
 def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) -> KspPair:
     # The prefix is set first, because the levels of a hierarchy and the parts of a split copy it
     # when they are made.
+    check_owned(solver.petsc_options)
     prefix = new_prefix()
     ksp.setOptionsPrefix(prefix)
-    lagged = create_lagged_matrix(operator, solver.lag_preconditioner, solver.pc)
+    lagged = None
+    if solver.lag_preconditioner not in (None, 1):
+        lagged = create_lagged_matrix(operator, solver.pc)
     pmat = operator.preconditioning_operator.matrix if lagged is None else lagged.matrix
     ksp.setOperators(operator.matrix, pmat)
     if solver.ksp == "steepest_descent":
@@ -147,8 +154,9 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)
     forward = Direction("forward", ksp, ksp.getNormType())
     adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)
-    for one in (ksp, adjoint.ksp):
-        iterate_with_the_matrix(one)
+    for one in (forward, adjoint):
+        iterate_with_the_matrix(one.ksp)
+        one.owns_monitors = ksp.getOperators()[0].handle == pmat.handle and not has_monitors(given)
     pair = KspPair(
         forward,
         adjoint,
@@ -193,14 +201,36 @@ def _allow_skipping_the_norm(ksp: Any, solver: Solver) -> bool:
         raise refused(solver.petsc_options, error) from error
 
 
-def iterate_with_the_matrix(ksp: Any) -> None:
-    """Keep Richardson's method from delegating its iterations to a preconditioner that is made from
-    another matrix: PETSc's SOR and multigrid would solve with that matrix (3.26). PETSc delegates
-    only if there is no monitor, so one is set.
+def allow_skipping_the_norm(ksp: Any) -> bool:
+    """Whether the KSP can do a fixed number of iterations.
+
+    Some methods can skip the norm only with right preconditioning; they are switched to it. PETSc
+    manual page: KSPSetPCSide.
     """
-    matrix, pmat = ksp.getOperators()
-    if ksp.getType() == PETSc.KSP.Type.RICHARDSON and matrix.handle != pmat.handle:
-        ksp.setMonitor(lambda ksp, iteration, norm: None)
+    wanted, side = ksp.getNormType(), ksp.getPCSide()
+    if skips_norm(ksp):
+        ksp.setNormType(wanted)
+        return True
+    # PETSc's bcgsl (3.26) omits the last application of a right preconditioner, so its solution is
+    # wrong.
+    if ksp.getType() != PETSc.KSP.Type.BCGSL:
+        ksp.setPCSide(PETSc.PC.Side.RIGHT)
+        if skips_norm(ksp):
+            ksp.setNormType(PETSc.KSP.NormType.UNPRECONDITIONED)
+            return True
+    ksp.setPCSide(side)
+    ksp.setNormType(wanted)
+    return False
+
+
+def skips_norm(ksp: Any) -> bool:
+    """Set the norm to none if the KSP allows it on its preconditioning side; whether it does."""
+    ksp.setNormType(PETSc.KSP.NormType.NONE)
+    try:
+        ksp.getNormType()
+    except PETSc.Error:
+        return False
+    return True
 
 
 def _adjoint_of(

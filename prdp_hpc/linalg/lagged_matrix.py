@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from prdp_hpc.linalg.batch_matrix import BatchMatrix, duplicate
-from prdp_hpc.linalg.lag import Lag
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import is_aij
@@ -40,14 +39,14 @@ class LaggedMatrix:
         self._source.copy(self.matrix, structure=self._structure)
 
 
-def create_lagged_matrix(operator: Operator, lag: Lag, pc: str) -> LaggedMatrix | None:
-    """The matrix that a lagged preconditioner of an operator is made from, None without a lag.
+def create_lagged_matrix(operator: Operator, pc: str) -> LaggedMatrix | None:
+    """The matrix that a lagged preconditioner of an operator is made from, None if it has no lag.
 
     There is no lag for M matrices, because each belongs to another sample in the next batch; for
     preconditioners without a set-up; and where no matrix is stored.
     """
     nothing = pc in (PETSc.PC.Type.NONE, PETSc.PC.Type.SHELL)
-    if lag in (None, 1) or nothing or isinstance(operator, BatchMatrix):
+    if nothing or isinstance(operator, BatchMatrix):
         return None
     source = operator.preconditioning_operator
     return LaggedMatrix(source) if _is_stored(source.matrix) else None

@@ -12,6 +12,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import adopted_pair
 from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_power_of_two
+from prdp_hpc.linalg.delegated_iterations import require_tests
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
@@ -149,13 +150,13 @@ class LinearSystem(PreconditionerSetUp):
         elif level.is_fixed:
             norm = PETSc.KSP.NormType.NONE
         ksp.setNormType(norm)
-        # None selects the test of the norm; the norm alone would end as
-        # DIVERGED_MAX_IT.
+        # None: the test of the norm; the norm alone would end as DIVERGED_MAX_IT.
         ksp.setConvergenceTest(None)
         # 0, because Richardson's method delegates its iterations to some preconditioners, which
         # read rtol but not the norm type.
         max_it = level.max_it or pair.max_it
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
+        require_tests(direction)
 
     def _stops_at_rounding(self) -> bool:
         """Whether a fixed number of iterations must end early when only rounding is left.
@@ -346,6 +347,7 @@ class LinearSystem(PreconditionerSetUp):
         `aim`: the original right-hand side, if the solve is for a correction.
         """
         whole = right if aim is None else aim
+        code = self._without_false_success(direction, code)
         if code < 0:
             repeated = self._repeated(direction, code, right, result)
             self._check_result(direction, code, repeated, iterations, right, result, whole)

@@ -1,20 +1,21 @@
-"""The interface that a solve needs of its matrix."""
+"""The interface that a solve needs of its matrix, and the values that a matrix holds."""
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg.arrays import Numbers
-from prdp_hpc.linalg.loaded_values import Load, LoadedValues
+from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest
 from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
@@ -28,6 +29,80 @@ from prdp_hpc.linalg.promises import PromiseCheck
 from prdp_hpc.linalg.torch_petsc import to_memory
 
 Product = Callable[[Tensor], Tensor]
+
+
+BLOCK = 32_768
+"""Number of values per block of a comparison."""
+
+
+class Load:
+    """Identifies one load of values into a matrix, for the derivatives of a solve.
+
+    Attributes
+    ----------
+    digest : of the values, computed when others replace them.
+    """
+
+    digest = 0
+
+
+class LoadedValues:
+    """A private copy of the values that a matrix holds, by which every change is detected: by
+    torch, through `.data`, or by NumPy in the same memory.
+
+    Attributes
+    ----------
+    loads : how often values were loaded.
+    copy : the values, in double precision; None if there are none.
+    """
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self.copy: Numbers | None = None
+        self._load: weakref.ref[Load] | None = None
+
+    def differ_from(self, host: Numbers | None) -> bool:
+        """Whether these numbers (or their shape) differ from the loaded ones, on this
+        rank.
+        """
+        if host is None or self.copy is None:
+            return self.loads == 0 or (host is None) != (self.copy is None)
+        if self.copy.shape != host.shape:
+            return True
+        return differ(self.copy, host, BLOCK)
+
+    def are_single(self) -> bool:
+        """Whether all values are single-precision numbers, on this rank."""
+        return self.copy is not None and are_single(self.copy)
+
+    def replace(self, host: Numbers | None) -> None:
+        """Register that these values are loaded now."""
+        load = self._current()
+        # Only if a solve refers to the earlier values, because a digest reads all of them.
+        if load is not None:
+            load.digest = digest(self.copy)
+        self._load = None
+        self.loads += 1
+        self.copy = None if host is None else copied(host)
+
+    def remember(self) -> Load:
+        """The load of the values that the matrix holds now."""
+        load = self._current()
+        if load is None:
+            load = Load()
+            self._load = weakref.ref(load)
+        return load
+
+    def hold(self, load: Load) -> bool:
+        """Whether the matrix still holds the values of that load."""
+        return self._current() is load
+
+    def changed_since(self, load: Load, host: Numbers | None) -> bool:
+        """Whether these numbers differ from those of an earlier load, on this rank."""
+        return self.differ_from(host) if self.hold(load) else digest(host) != load.digest
+
+    def _current(self) -> Load | None:
+        return None if self._load is None else self._load()
 
 
 class Operator(ABC):
@@ -77,9 +152,9 @@ class Operator(ABC):
     takes_batches = False
 
     def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
+        self.loaded = LoadedValues()
         check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
-        self.loaded = LoadedValues()
         self.failure: Exception | None = None
         self.preconditioner_data = PreconditionerData()
         self._preconditioning: PreconditioningMatrix | None = None
@@ -178,7 +253,7 @@ class Operator(ABC):
 
     def differs(self, values: Tensor | Numbers | None) -> bool:
         """Return whether `values` differ from the loaded ones on this rank, number by number."""
-        return self.loaded.differ_from(None if values is None else to_memory(values, self.memory))
+        return self.loaded.differ_from(self._numbers(values))
 
     def holds(self, load: Load) -> bool:
         """Return whether the matrix still holds the values of an earlier load on this rank."""
@@ -186,9 +261,15 @@ class Operator(ABC):
 
     def load(self, values: Tensor | Numbers | None) -> None:
         """Put the values into the matrix; collective. Solvers then set up again."""
-        numbers = None if values is None else to_memory(values, self.memory)
+        numbers = self._numbers(values)
         self.loaded.replace(numbers)
         self._put(numbers)
+
+    def _numbers(self, values: Tensor | Numbers | None) -> Numbers | None:
+        """The values in the operator's memory."""
+        if values is None or (self.memory is HOST and isinstance(values, np.ndarray)):
+            return values
+        return to_memory(values, self.memory)
 
     @contextmanager
     def holding(self, host: Numbers | None) -> Iterator[None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,6 +15,36 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.petsc import PETSc
 
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The entries and the division of a matrix, which operators in different memories share.
+
+    Attributes
+    ----------
+    rows, cols : global indices of this rank's entries, in PETSc's integers.
+    shape : the global shape.
+    n_local : number of rows of this rank.
+    block_size : unknowns per node.
+    """
+
+    rows: NDArray[Any]
+    cols: NDArray[Any]
+    shape: tuple[int, int]
+    n_local: int
+    block_size: int
+
+    def create_matrix(self, comm: MPI.Comm, matrix_type: str) -> Any:
+        """A PETSc matrix of this pattern, without values; collective."""
+        sizes = (self.n_local, self.shape[0])
+        matrix = PETSc.Mat().create(comm=comm)
+        matrix.setSizes((sizes, sizes))
+        matrix.setType(matrix_type)
+        matrix.setBlockSize(self.block_size)
+        # Copies, because PETSc may reorder the arrays.
+        matrix.setPreallocationCOO(self.rows.copy(), self.cols.copy())
+        return matrix
 
 
 def check_scalars() -> None:
@@ -112,5 +144,19 @@ def validate_pattern(
             return InputError(
                 f"{name} must lie in 0 … {shape[0] - 1}, but has values from {index.min()} to "
                 f"{index.max()}"
+            )
+    return None
+
+
+def validate_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
+    """The error for an invalid block size on this rank, or None."""
+    whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
+    if not whole or block_size < 1:
+        return InputError(f"block_size must be an integer of at least 1, not {block_size!r}")
+    for rows, where in ((n, "in total"), (n_local, "on this rank")):
+        if rows is not None and rows % block_size:
+            return InputError(
+                f"block_size={block_size} does not divide the {rows} rows {where}: the unknowns of "
+                "a node must be consecutive rows of one rank"
             )
     return None

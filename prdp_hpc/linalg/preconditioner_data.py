@@ -94,20 +94,6 @@ def create_preconditioner_data(
     return data
 
 
-def validate_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
-    """The error for an invalid block size on this rank, or None."""
-    whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
-    if not whole or block_size < 1:
-        return InputError(f"block_size must be an integer of at least 1, not {block_size!r}")
-    for rows, where in ((n, "in total"), (n_local, "on this rank")):
-        if rows is not None and rows % block_size:
-            return InputError(
-                f"block_size={block_size} does not divide the {rows} rows {where}: the unknowns of "
-                "a node must be consecutive rows of one rank"
-            )
-    return None
-
-
 def _index_set(comm: MPI.Comm, rows: ArrayLike) -> Any:
     return PETSc.IS().createGeneral(np.sort(np.asarray(rows)).astype(PETSc.IntType), comm=comm)
 

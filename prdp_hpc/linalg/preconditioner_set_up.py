@@ -131,7 +131,8 @@ class PreconditionerSetUp(ResidualChecks):
         with self._report.part(direction, "set_up"):
             self._set_up(self._direction(direction))
         self._report.counters(direction).set_ups += 1
-        self._check_options()
+        if self._pair.options:
+            self._check_options()
 
     def _note_cost(self, direction: Direction, iterations: int) -> None:
         """Store the cost of a solve with a tolerance, from the norms that it computed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 
 from prdp_hpc.errors import InputError
@@ -30,6 +30,11 @@ class Refinement:
     rtol : float, optional
         Relative tolerance, between 0 and 1.
 
+    Attributes
+    ----------
+    is_fixed : bool
+        Whether the number of iterations is fixed, so that no norm is needed.
+
     Raises
     ------
     InputError
@@ -52,6 +57,7 @@ class Refinement:
 
     max_it: int | None = None
     rtol: float | None = None
+    is_fixed: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_it is None and self.rtol is None:
@@ -61,6 +67,7 @@ class Refinement:
             raise InputError(f"max_it must be an integer of at least 1, not {self.max_it!r}")
         if self.rtol is not None and not (math.isfinite(self.rtol) and 0 < self.rtol < 1):
             raise InputError(f"rtol must lie between 0 and 1, not {self.rtol!r}")
+        object.__setattr__(self, "is_fixed", self.rtol is None)
 
     @classmethod
     def of(cls, level: Refinement | int | float) -> Refinement:
@@ -90,11 +97,6 @@ class Refinement:
         raise InputError(
             f"a level is a Refinement, an int (iterations) or a float (rtol), not {level!r}"
         )
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the number of iterations is fixed, so that no norm is needed."""
-        return self.rtol is None
 
     def __str__(self) -> str:
         parts = [f"max_it={self.max_it}"] if self.max_it is not None else []

@@ -107,6 +107,14 @@ class ResidualChecks(ABC):
         where = bad_row(self._matrix, self._residual, errors.is_set_up_failure(code))
         raise errors.failed_solve(direction.name, self.method, code, iterations, level, where)
 
+    def _without_false_success(self, direction: Direction, code: int) -> int:
+        """The code of a solve; DIVERGED_MAX_IT for a success that is the end of all iterations, as
+        multigrid reports it to Richardson's method.
+        """
+        ended = code == PETSc.KSP.ConvergedReason.CONVERGED_ITS
+        is_level = direction.level.max_it is not None or self.ksp_name in ONE_APPLICATION_KSPS
+        return int(errors.MAX_IT) if ended and not is_level else code
+
     def _check_application(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
-from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.initial_guesses import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver

@@ -287,7 +287,7 @@ class Solver(InitialGuesses):
         refinement = Refinement.of(level)
         if adjoint is not None:
             self._own_adjoint = Refinement.of(adjoint)
-        self.set_levels(refinement, self._own_adjoint or refinement)
+        self.refinement, self.adjoint = refinement, self._own_adjoint or refinement
 
     @property
     def own_levels(self) -> tuple[Refinement, Refinement]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,18 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
-from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.from_matrices import FromMatrices
-from prdp_hpc.linalg.memory import Memory, memory_of
-from prdp_hpc.linalg.nullspaces import create_nullspaces
+from prdp_hpc.linalg.memory import HOST, Memory, memory_of
+from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
-from prdp_hpc.linalg.pattern import validate_pattern
-from prdp_hpc.linalg.pattern_products import PatternProducts
+from prdp_hpc.linalg.pattern import Pattern, validate_block_size, validate_pattern
+from prdp_hpc.linalg.pattern_products import BilinearProducts, PatternProducts
 from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
-    PreconditionerData,
     create_preconditioner_data,
-    validate_block_size,
 )
-from prdp_hpc.linalg.preconditioning_matrix import (
-    PreconditioningMatrix,
-    create_preconditioning_matrix,
-)
+from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, put_values
 from prdp_hpc.petsc import PETSc
 
@@ -147,103 +140,91 @@ class SparseOperator(FromMatrices, Operator):
                 block_size, int(shape[0]), n_local if grid is None else grid.n_local
             ),
         )
-        self._rows, self._cols = (index.astype(PETSc.IntType) for index in (rows, cols))
         given = nullspace is None, left_nullspace is None
         properties = (tuple(shape), symmetric, constant_nullspace, int(block_size), *given)
         data = near_nullspace, coordinates, fields
         has_data, has_pair = any(one is not None for one in data), preconditioner is not None
-        agreed = private(self.comm).agreement.allgather((properties, has_data, has_pair))
+        agreed = [(properties, has_data, has_pair)]
+        if self.comm.size > 1:
+            agreed = private(self.comm).agreement.allgather(agreed[0])
         if len({own for own, _, _ in agreed}) > 1:
             raise InputError("the ranks gave one operator different shapes or properties")
-        self.shape = (int(shape[0]), int(shape[1]))
         if n_local is None:
             n_local = PETSc.DECIDE if grid is None else grid.n_local
-        self._n_local, self._block_size = self._owned(n_local, block_size), int(block_size)
-        self.nullspaces = None
+        sizes, size = (n_local, int(shape[0])), int(block_size)
+        owned = PETSc.Sys.splitOwnership(sizes, bsize=size, comm=self.comm)[0]
+        rows, cols = (index.astype(PETSc.IntType) for index in (rows, cols))
+        self._pattern = Pattern(rows, cols, (int(shape[0]), int(shape[1])), int(owned), size)
+        nullspaces = None
         if constant_nullspace or not all(given):
-            self.nullspaces = create_nullspaces(
-                self.comm, self._n_local, constant_nullspace, nullspace, left_nullspace
+            nullspaces = create_nullspaces(
+                self.comm, int(owned), constant_nullspace, nullspace, left_nullspace
             )
-        self.matrix = self._create_matrix()
-        self.preconditioner_data = PreconditionerData()
-        if any(has_data for _, has_data, _ in agreed):
+        has_data, has_pair = (any(flags) for flags in list(zip(*agreed, strict=True))[1:])
+        self._create(HOST, nullspaces)
+        if has_data:
             self.preconditioner_data = create_preconditioner_data(self.comm, self.matrix, *data)
-        if any(has_pair for _, _, has_pair in agreed):
+        if has_pair:
             self.preconditioner = preconditioner
-        self.matrices: Pool[BatchMatrix] = Pool()
-        self._place()
-        self._twins: dict[torch.device, SparseOperator] = {}
-        self._origin: weakref.ref[SparseOperator] | None = None
-        self._moved: tuple[PreconditioningMatrix, PreconditioningMatrix] | None = None
 
-    def _owned(self, n_local: int, block_size: int) -> int:
-        """Number of rows of this rank, also if PETSc divides them."""
-        sizes = (n_local, self.shape[0])
-        return int(PETSc.Sys.splitOwnership(sizes, bsize=int(block_size), comm=self.comm)[0])
-
-    def _create_matrix(self) -> Any:
-        n = self.shape[0]
-        matrix = PETSc.Mat().create(comm=self.comm)
-        matrix.setSizes(((self._n_local, n), (self._n_local, n)))
-        matrix.setType(self.memory.matrix_type)
-        matrix.setBlockSize(self._block_size)
-        # Copies, because PETSc may reorder the arrays.
-        matrix.setPreallocationCOO(self._rows.copy(), self._cols.copy())
+    def _create(self, memory: Memory, nullspaces: Nullspaces | None) -> None:
+        """Make the matrix, and what computes with its values, in a memory; collective."""
+        self.memory, self.nullspaces = memory, nullspaces
+        self.matrix = self._pattern.create_matrix(self.comm, memory.matrix_type)
         if self.symmetric:
-            matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-            matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-        if self.nullspaces is not None:
-            self.nullspaces.attach(matrix)
-        return matrix
+            self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+            self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+        if nullspaces is not None:
+            nullspaces.attach(self.matrix)
+        self.matrices: Pool[BatchMatrix] = Pool()
+        self._in_memories: dict[torch.device, SparseOperator] = {}
+        self._moved: PreconditioningMatrix | None = None
+        self._place()
 
     def on(self, device: torch.device) -> SparseOperator:
         """Return the operator for tensors on a device: itself, or one of the same pattern.
 
         It is made on first use, which is collective.
         """
+        if self.memory is HOST and device.type == "cpu":
+            return self
         memory = memory_of(device)
         if memory is self.memory or memory == self.memory:
             return self
-        if device not in self._twins:
-            self._twins[device] = self._twin(memory)
-        return self._twins[device]
+        found = self._in_memories.get(device)
+        if found is None:
+            found = self._in_memories[device] = self._in_memory(memory)
+        given = self.preconditioner
+        if found._moved is not given:
+            found._moved = given
+            found._preconditioning = None if given is None else given.on(device)
+        return found
 
-    def _twin(self, memory: Memory) -> SparseOperator:
-        twin = object.__new__(type(self))
-        twin.__dict__ = dict(self.__dict__)
-        Operator.__init__(twin, self.comm, self.symmetric, self.grid)
-        twin.memory, twin.promises_hold = memory, self.promises_hold
-        if self.nullspaces is not None:
-            twin.nullspaces = self.nullspaces.in_memory(memory)
-        twin.matrix = twin._create_matrix()
-        twin.preconditioner_data = self.preconditioner_data.in_memory(memory)
-        twin.preconditioner_data.attach_to_matrix(twin.matrix)
-        twin._origin = weakref.ref(self)
-        twin.matrices, twin._twins = Pool(self.matrices.most), {}
-        twin._place()
-        return twin
+    def _in_memory(self, memory: Memory) -> SparseOperator:
+        """An operator in another memory that shares this one's pattern; collective."""
+        found = object.__new__(type(self))
+        Operator.__init__(found, self.comm, self.symmetric, self.grid)
+        found._share(self)
+        spaces = self.nullspaces
+        found._create(memory, None if spaces is None else spaces.in_memory(memory))
+        found.matrix_sets = self.matrix_sets
+        found.preconditioner_data = self.preconditioner_data.in_memory(memory)
+        found.preconditioner_data.attach_to_matrix(found.matrix)
+        return found
 
-    @property
-    def preconditioner(self) -> PreconditioningMatrix | None:
-        """See `Operator`; that of an operator in another memory is made from the original's."""
-        origin = None if self._origin is None else self._origin()
-        given = None if origin is None else origin.preconditioner
-        if given is None:
-            return self._preconditioning if origin is None else None
-        if self._moved is None or self._moved[0] is not given:
-            self._moved = given, given.on(self.memory.device)
-        return self._moved[1]
-
-    @preconditioner.setter
-    def preconditioner(self, pair: Any) -> None:
-        self._preconditioning = create_preconditioning_matrix(self, pair)
+    def _share(self, other: Any) -> None:
+        """Take from an operator of the same class what does not depend on its memory."""
+        self._pattern, self.promises_hold = other._pattern, other.promises_hold
 
     def _place(self) -> None:
         """Make what computes with values and vectors in the operator's memory; collective."""
-        template = self.matrix.createVecLeft()
-        self._products: BilinearProducts = PatternProducts(
-            self._rows, self._cols, template, self.memory
-        )
+        rows, cols, template = self._pattern.rows, self._pattern.cols, self.matrix.createVecLeft()
+        self._products: BilinearProducts = PatternProducts(rows, cols, template, self.memory)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Global shape of the matrix."""
+        return self._pattern.shape
 
     @property
     def matrix_sets(self) -> int:
@@ -283,20 +264,17 @@ class SparseOperator(FromMatrices, Operator):
     @property
     def nnz_local(self) -> int:
         """Number of entries that this rank gives."""
-        return int(self._rows.size)
+        return int(self._pattern.rows.size)
 
     def check_form(self, values: Any) -> Exception | None:
         """Return an InputError for values of a wrong kind or shape, else None."""
+        nnz = self.nnz_local
         if not is_real_tensor(values):
             return InputError(
                 f"values must be a tensor of real floating-point numbers, not {_kind(values)}"
             )
-        if (
-            values.dim() not in (1, 2)
-            or values.shape[-1] != self.nnz_local
-            or values.shape[0] == 0 < self.nnz_local
-        ):
-            wanted = f"({self.nnz_local},) or, for M matrices, (M, {self.nnz_local})"
+        if values.dim() not in (1, 2) or values.shape[-1] != nnz or values.shape[0] == 0 < nnz:
+            wanted = f"({nnz},) or, for M matrices, (M, {nnz})"
             return InputError(
                 f"values must have one number per entry of the pattern, shape {wanted}, not "
                 f"{tuple(values.shape)}"
@@ -309,7 +287,8 @@ class SparseOperator(FromMatrices, Operator):
             bad = int(np.argwhere(~np.isfinite(on_host(numbers)))[0, -1])
             return InputError(
                 f"the matrix values hold NaN or infinity, first in entry {bad} "
-                f"(row {self._rows[bad]}, column {self._cols[bad]}): look at what produced them"
+                f"(row {self._pattern.rows[bad]}, column {self._pattern.cols[bad]}): look at what "
+                "produced them"
             )
         return None
 
@@ -331,7 +310,7 @@ class SparseOperator(FromMatrices, Operator):
         It consists of the global rows and columns, the positions of their values (None: all
         values), and the number of last entries that are 1 for all values.
         """
-        return self._rows, self._cols, None, 0
+        return self._pattern.rows, self._pattern.cols, None, 0
 
     def coo_values(self, numbers: Numbers | None) -> Numbers | None:
         """Return the numbers of the pattern's entries, in its order, in the matrix's memory."""

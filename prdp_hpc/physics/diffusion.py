@@ -17,7 +17,8 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 from prdp_hpc.linalg.torch_petsc import in_double, like
 from prdp_hpc.physics.boundaries import Boundaries
-from prdp_hpc.physics.diffusion_stencil import DiffusionStencil, FaceMean
+from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
+from prdp_hpc.physics.face_means import FaceMean
 from prdp_hpc.physics.side_conditions import SideConditions
 
 
@@ -37,13 +38,14 @@ class DiffusionStepper:
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
     ) -> None:
-        raise_together(grid.comm, _validate_mean(face_mean))
         self.grid, self.solver = grid, solver
         self._mass, self._scale = mass, scale
-        conditions = SideConditions(grid, boundaries)
+        kappa = _as_tensor(diffusivity)
+        error = _validate_mean(face_mean) or _validate_diffusivity(kappa, grid)
+        conditions = SideConditions(grid, boundaries, error)
         singular = mass == 0.0 and conditions.constants == "free"
         self._stencil = DiffusionStencil(grid, singular, conditions, face_mean)
-        self.diffusivity = diffusivity  # type: ignore[assignment]
+        self._set_diffusivity(kappa)
 
     @property
     def operator(self) -> SparseOperator:
@@ -88,10 +90,11 @@ class DiffusionStepper:
 
     @diffusivity.setter
     def diffusivity(self, value: float | Tensor) -> None:
-        kappa = (
-            value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
-        )
+        kappa = _as_tensor(value)
         raise_together(self.grid.comm, _validate_diffusivity(kappa, self.grid))
+        self._set_diffusivity(kappa)
+
+    def _set_diffusivity(self, kappa: Tensor) -> None:
         self._diffusivity = kappa
         self._values: Tensor | None = None
         self._seen: list[Tensor] = []
@@ -206,11 +209,11 @@ class DiffusionStepper:
                 )
             leading = (samples, *(1,) * (right.dim() - dim - 1))
             kappa = kappa.reshape(*leading, *self.grid.local_shape)
-        if kappa.dim() == 0:
-            kappa = self.grid.replicated(kappa)
         conditions = self._stencil.conditions
         if conditions.are_homogeneous:
             return right
+        if kappa.dim() == 0:
+            kappa = self.grid.replicated(kappa)
         added = conditions.right_hand_side(in_double(kappa, device), time)
         assert added is not None
         whole = in_double(right, device) + self._shared(self._scale, device) * added
@@ -234,10 +237,16 @@ def _agree(comm: MPI.Comm, error: Exception | None, *own: bool) -> tuple[bool, .
     if comm.size > 1:
         flags = np.array([error is not None, *own])
         comm.Allreduce(MPI.IN_PLACE, flags, op=MPI.LOR)
-        if not flags[0]:
-            return tuple(map(bool, flags[1:]))
-    raise_together(comm, error)
+        if flags[0]:
+            raise_together(comm, error)
+        return tuple(map(bool, flags[1:]))
+    if error is not None:
+        raise error
     return own
+
+
+def _as_tensor(value: float | Tensor) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
 
 
 def _validate_mean(face_mean: str) -> InputError | None:

@@ -13,9 +13,8 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
-from prdp_hpc.physics.diffusion_stencil import FaceMean
+from prdp_hpc.physics.face_means import FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
-from prdp_hpc.physics.stepper import unit_axes
 from prdp_hpc.physics.time_integration import checked_dt, extrapolated
 
 
@@ -137,10 +136,10 @@ class Heat(DiffusionStepper):
         They are `dt` and, if they are numbers, `diffusivity`, `source` and those of the sides; and
         θ unless it is 1.
         """
-        kappa = {} if self.diffusivity.dim() else {"diffusivity": self.diffusivity.item()}
+        diffusivity, sides = self.diffusivity, numbers_of(self.boundaries)
+        kappa = {} if diffusivity.dim() else {"diffusivity": diffusivity.item()}
         source = {"source": self.source} if isinstance(self.source, float) and self.source else {}
         theta = {} if self.theta == 1.0 else {"theta": self.theta}
-        sides = numbers_of(self.boundaries)
         dt = self.dt.item() if isinstance(self.dt, Tensor) else self.dt
         return {"dt": dt, **kappa, **source, **sides, **theta}
 
@@ -163,7 +162,7 @@ class Heat(DiffusionStepper):
         Tensor
             States, float64, shape `(count, 1, *local_shape)`.
         """
-        whole = truncated_fourier(generator, count, unit_axes(self.grid), modes)[:, None]
+        whole = truncated_fourier(generator, count, self.grid.unit_axes(), modes)[:, None]
         return self.grid.scatter(torch.from_numpy(whole))
 
     @property

@@ -24,7 +24,6 @@ from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
 from prdp_hpc.physics.face_fluxes import SideNumbers
 from prdp_hpc.physics.initial_conditions import normalised_fourier
 from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
-from prdp_hpc.physics.stepper import unit_axes
 
 LAWS = ("quadratic", "power")
 
@@ -143,7 +142,7 @@ class NonlinearDiffusion(NewtonStepper):
         Tensor
             States, float64, shape `(count, 1, *local_shape)`.
         """
-        whole = normalised_fourier(generator, count, 1, unit_axes(self.grid), modes) ** 2
+        whole = normalised_fourier(generator, count, 1, self.grid.unit_axes(), modes) ** 2
         return self.grid.scatter(torch.from_numpy(whole))
 
     def conductivity(self, u: Tensor, diffusivity: float | Tensor) -> Tensor:

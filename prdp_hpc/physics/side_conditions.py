@@ -138,15 +138,20 @@ class Side:
 class SideConditions:
     """The conditions on all sides of a grid; collective.
 
+    `error`: what the caller has found to be wrong on this rank; it is raised on all ranks together
+    with errors of the conditions.
+
     Raises
     ------
     ValueError
         On all ranks, for conditions that the grid does not allow, or that differ between ranks.
     """
 
-    def __init__(self, grid: Grid, boundaries: Boundaries | None = None) -> None:
+    def __init__(
+        self, grid: Grid, boundaries: Boundaries | None = None, error: Exception | None = None
+    ) -> None:
         self.grid = grid
-        raise_together(grid.comm, _validate(grid, boundaries))
+        raise_together(grid.comm, error or _validate(grid, boundaries))
         self.sides = [
             Side(grid, axis, end, condition)
             for axis, pair in enumerate(_completed(grid, boundaries))

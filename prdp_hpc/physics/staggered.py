@@ -49,6 +49,10 @@ class StaggeredOperator(SparseOperator):
         self.staggered_grid = grid
         self._stokes = PeriodicStokes(grid, dt)
 
+    def _share(self, other: Any) -> None:
+        super()._share(other)
+        self._stokes = other._stokes
+
     @property
     def stencil_grid(self) -> Grid:
         """See `SparseOperator`."""

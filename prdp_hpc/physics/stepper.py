@@ -119,13 +119,8 @@ def initial_states(
         states: Tensor = own(generator, count, modes)
         return states
     grid = stepper.grid
-    whole = normalised_fourier(generator, count, len(stepper.channels), unit_axes(grid), modes)
+    whole = normalised_fourier(generator, count, len(stepper.channels), grid.unit_axes(), modes)
     return grid.scatter(torch.from_numpy(whole))
-
-
-def unit_axes(grid: Grid) -> list[Any]:
-    """The coordinates along each axis, scaled to (0, 1)."""
-    return [grid.axis_points(d) / grid.length[d] for d in range(grid.dim)]
 
 
 def attributes(stepper: Stepper) -> dict[str, float]:

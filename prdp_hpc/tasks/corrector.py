@@ -136,6 +136,8 @@ class Corrector(SupervisedTask):
         Corrector
             The task.
         """
+        # First: data may have to be generated, which needs memory for reference solutions.
+        data = parts.data
         config, solver = parts.config, parts.solver
         full = Solver(
             solver.ksp, solver.pc, config.refinement.full_level, petsc_options=solver.petsc_options
@@ -144,7 +146,7 @@ class Corrector(SupervisedTask):
             parts.stepper(),
             parts.stepper(full),
             parts.network,
-            parts.data,
+            data,
             parts.mesh,
             parts.recipe,
             parts.inputs,

@@ -126,10 +126,12 @@ class Emulator(SupervisedTask):
                 f"emulator.chain: {keys.chain} trains without solver steps, so refinement.schedule "
                 "has nothing to refine and saves nothing"
             )
+        # First: data may have to be generated, which needs memory for reference solutions.
+        data = parts.data
         return cls(
             parts.stepper(),
             parts.network,
-            parts.data,
+            data,
             parts.mesh,
             parts.recipe,
             parts.inputs,

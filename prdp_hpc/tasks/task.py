@@ -44,6 +44,8 @@ class Task(Protocol):
         The ranks.
     solver : Solver or NonlinearSolver
         The solver that the schedule refines.
+    validation_solver : Solver, optional
+        A separate solver of validation whose state is to be part of checkpoints, or None.
     stopwatch : Stopwatch
         `Stopwatch(solver)`, with which the task measures its parts.
 

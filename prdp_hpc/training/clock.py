@@ -94,6 +94,11 @@ class Clock:
         every = self._validations
         return min(self.total, (step // every + 1) * every)
 
+    def samples_of(self, steps: int) -> float | None:
+        """Mean number of samples in a number of steps; None: unknown."""
+        samples = getattr(self._task, "samples_per_epoch", None)
+        return None if samples is None else samples / self.steps_per_epoch * steps
+
     def validations(self, step: int) -> int:
         """Number of the validation at a time, from 0."""
         return -(-step // self._validations)

@@ -21,7 +21,7 @@ from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.random_states import random_state
 from prdp_hpc.training.settings import CheckpointError
 
-OWN = ("random", "solver")
+OWN = ("random", "solver", "validation_solver")
 """Entries of a checkpoint with one state per rank."""
 _OF_TRAINING = ("optimiser", "schedule")
 """Entries of a task's state that are needed only to train further."""
@@ -120,7 +120,10 @@ class Saving:
         random_states = self._mesh.world.gather(random_state())
         # Collective, since a task may have to gather its state.
         task_state = call_together(self._mesh.world, task.state_dict)
-        solver_states = self._mesh.world.gather(task.solver.state_dict())
+        solver_states = {
+            name: self._mesh.world.gather(solver.state_dict())
+            for name, solver in _solvers(task).items()
+        }
 
         def save() -> None:
             whole = {
@@ -128,7 +131,7 @@ class Saving:
                 "task": task_state,
                 "schedule": schedule.state_dict(),
                 "random": random_states,
-                "solver": solver_states,
+                **solver_states,
                 **state,
             }
             path = self._checkpoints.save_soon(place[0], whole, place[1], first=first)
@@ -196,6 +199,19 @@ def share_state(
     mine = {key: world.scatter(own.get(key)) for key in names}
     shared = {key: value for key, value in state.items() if key not in OWN}
     return broadcast(world, shared, _keep(task)), mine
+
+
+def restore_solvers(task: Task, own: Mapping[str, Any]) -> None:
+    """Load the states of this rank's solvers from its entries of a checkpoint."""
+    for name, solver in _solvers(task).items():
+        if name in own:
+            solver.load_state_dict(own[name])
+
+
+def _solvers(task: Task) -> dict[str, Any]:
+    """The solvers whose states are saved, by their entries in a checkpoint."""
+    own = {name: getattr(task, name, None) for name in ("solver", "validation_solver")}
+    return {name: solver for name, solver in own.items() if solver is not None}
 
 
 def _keep(task: Any) -> Callable[[KeyPath, Tensor], Any] | None:

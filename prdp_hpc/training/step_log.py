@@ -21,7 +21,6 @@ class StepLog:
     Parameters
     ----------
     clock, measures : those of the run.
-    samples_per_step : mean number of samples of a step; None: unknown.
     write : called with each row on all ranks.
     """
 
@@ -29,11 +28,9 @@ class StepLog:
         self,
         clock: Clock,
         measures: Measures,
-        samples_per_step: float | None,
         write: Callable[[dict[str, Any]], None],
     ) -> None:
         self._clock, self._measures, self._write = clock, measures, write
-        self._samples_per_step = samples_per_step
         self._seconds: Mapping[str, float] = {}
         self._step = 0
         self._losses: Sequence[float] = ()
@@ -83,8 +80,7 @@ class StepLog:
 
     def _row(self, step: int, loss: float, levels: Mapping[str, Any]) -> None:
         seconds = self._measures.own_seconds()
-        samples = self._samples_per_step
-        trained = None if samples is None else samples * (step - self._step)
+        trained = self._clock.samples_of(step - self._step)
         self._write(
             {
                 "epoch": self._clock.epoch(step),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
 from prdp_hpc.training.random_states import restore_random_state
 from prdp_hpc.training.requeue import note_start_together
-from prdp_hpc.training.saving import Saving, shown_until
+from prdp_hpc.training.saving import Saving, restore_solvers, shown_until
 from prdp_hpc.training.step_log import StepLog
 from prdp_hpc.training.trackers.tensorboard import TensorBoard
 from prdp_hpc.training.trackers.tracker import TrackedRun, Tracker
@@ -45,9 +45,8 @@ class Trainer:
     delayed by at most 2 s, or to the next multiple of `checkpoint_every`. A validation is shown,
     and written to `metrics.jsonl`, only when a killed run can lose at most `checkpoint_every` shown
     epochs or steps; the validations not yet shown are in the checkpoint. On SIGUSR1 or SIGTERM to
-    any rank, all ranks finish the same step, a checkpoint is written, and they exit with code 85
-    (`prdp_hpc.distributed.preemption`); a resumed run continues with the next step. A run makes
-    glibc keep freed memory (`prdp_hpc.training.allocation`).
+    any rank, all ranks finish the same step, a checkpoint is written, and they exit with code 85; a
+    resumed run continues with the next step. A run makes glibc keep freed memory.
 
     Parameters
     ----------
@@ -167,6 +166,11 @@ class Trainer:
         """Lowest validation error so far as `error`, with its `epoch` and `step`."""
         return self._saving.best
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of the last validation; empty before the first one."""
+        return self._row
+
     def restore(self) -> None:
         """Load the last checkpoint, after which `run` then continues; collective.
 
@@ -188,8 +192,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         if "random" in own:
             restore_random_state(own["random"])
-        if "solver" in own:
-            self.task.solver.load_state_dict(own["solver"])
+        restore_solvers(self.task, own)
         self._row, self._unshown = state["row"], state["unshown"]
         self._measures.restore(state["work"])
         self._earlier = state["losses"]
@@ -219,20 +222,26 @@ class Trainer:
         Preempted
             After a signal, once the checkpoint is written; it ends the process with exit code 85.
         """
+        with PreemptionWatch(self.mesh.world) as watch:
+            for _ in self.in_parts(watch):
+                pass
+        return self._row
+
+    def in_parts(self, watch: PreemptionWatch) -> Generator[None, None, None]:
+        """Train as `run`, and yield after each validation, so that others can train; collective.
+
+        The caller enters `watch`, and separates the states of the random generators.
+        """
         if not self._has_ended():
             place = self._time.place(max(self._at, 0), len(self._earlier))
             note_start_together(self.mesh, self.folder, self.label, place, self._resumed)
         keep_freed_memory()
         self._open()
-        # Started here, because the first tracker of a process loads TensorBoard, whose time is not
-        # that of training.
+        # After the first tracker of a process has loaded TensorBoard, which is not training.
         self._measures.start()
         self._saving.start()
-        watch = PreemptionWatch(self.mesh.world)
-        with watch, self._output:
-            self._log = StepLog(
-                self._time, self._measures, self._samples_per_step(), self._output.show_step
-            )
+        with self._output:
+            self._log = StepLog(self._time, self._measures, self._output.show_step)
             self._log.start(max(self._at, 0) + len(self._earlier))
             self._show()
             while not self._has_ended():
@@ -245,13 +254,14 @@ class Trainer:
                     self._leave([], cumulative(self._row))
                 if due or self._has_ended():
                     self._save([], cumulative(self._row))
+                with self._measures.paused():
+                    yield
             self._finish()
             LOGGER.info("%s: %s", self.label, self.ended)
             self._output.trackers.finish({**self._row, "ended": self.ended})
         test = getattr(self.task, "test", None)
         self.tested = test() if test is not None else None
         self.task.close()
-        return self._row
 
     def _open(self) -> None:
         """Open the files of the run; collective."""
@@ -263,10 +273,6 @@ class Trainer:
             self.mesh.world,
             lambda: RunOutput(run, self.mesh.is_root, shown, self._time, trackers, self._unshown),
         )
-
-    def _samples_per_step(self) -> float | None:
-        samples = getattr(self.task, "samples_per_epoch", None)
-        return None if samples is None else samples / self._time.steps_per_epoch
 
     def _has_ended(self) -> bool:
         """Whether training ends, and why."""
@@ -295,9 +301,8 @@ class Trainer:
         # If the steps were interrupted by a signal, their probe was done before the first of them.
         if self._probes is not None and last > 0 and not self._earlier:
             self._probes.run(self._time.validations(last), self._row)
-        level, adjoint_level = self.schedule.level, self.schedule.adjoint_level
-        levels = {"level": level, "adjoint_level": adjoint_level}
-        self.task.solver.refine(level, adjoint_level)
+        levels = {"level": self.schedule.level, "adjoint_level": self.schedule.adjoint_level}
+        self.task.solver.refine(*levels.values())
         loss = None if last == 0 else self._train(first, last, watch, levels)
         step_numbers = self._measures.step_numbers()
         self._at, self._earlier = last, []
@@ -307,8 +312,7 @@ class Trainer:
                 (self.task.validate(), self._saving.due_at_validation(last))
             )
         self._observe(validation["error"], levels)
-        samples = self._samples_per_step()
-        trained = None if samples is None else samples * (last - max(first, 0))
+        trained = self._time.samples_of(last - max(first, 0))
         measured = self._measures.since(self._row if last else None, trained)
         place = {"epoch": self._time.epoch(last), "step": last}
         self._row = {**place, "loss": loss, **validation, **levels, **step_numbers, **measured}

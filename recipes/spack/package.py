@@ -26,7 +26,7 @@ class PyPrdpHpc(PythonPackage):
     depends_on("py-numpy@1.24:", type="run")
     depends_on("py-pydantic@2.9:", type="run")
     depends_on("py-pyyaml@6:", type="run")
-    depends_on("py-rich@13.7:", type="run")
+    depends_on("py-rich@14.1:", type="run")
     depends_on("py-shtab@1.7:", type="run")
     depends_on("py-tensorboard@2.12:", type="run")
     depends_on("py-torch@2.4: ~cuda", when="~cuda", type="run")

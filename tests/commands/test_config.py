@@ -10,7 +10,7 @@ import yaml
 from prdp_hpc import cli
 from prdp_hpc.config import load_config
 from prdp_hpc.config.schema import config_schema
-from prdp_hpc.config.shipped import find_config, shipped_configs
+from prdp_hpc.config.yaml_files import find_config, shipped_configs
 
 CONFIGS = sorted(tiny.REPOSITORY.glob("configs/*.yaml"))
 EXAMPLES = sorted(tiny.REPOSITORY.glob("examples/*/*.yaml"))

@@ -18,7 +18,8 @@ SHAPES = [(13,), (24,), (13, 14), (12, 13, 14)]
 def convection_diffusion(grid, wind):
     """Poisson's values with first-order upwind convection along the last axis; not symmetric."""
     symmetric, values = Poisson(grid, Solver()).operator, Poisson(grid, Solver()).values()
-    rows, cols = torch.from_numpy(symmetric._rows), torch.from_numpy(symmetric._cols)
+    pattern = symmetric.coo_pattern()
+    rows, cols = torch.from_numpy(pattern[0]), torch.from_numpy(pattern[1])
     upwind = torch.from_numpy(
         grid.numbering[(slice(1, -1),) * (grid.dim - 1) + (slice(0, -2),)].reshape(-1)
     )
@@ -99,7 +100,7 @@ def test_a_singular_matrix_with_other_left_nullspace():
     grid = Grid((12, 12), "periodic", MPI.COMM_SELF)
     symmetric, values = Poisson(grid, Solver()).operator, Poisson(grid, Solver()).values()
     weight = 0.5 + torch.rand(144, dtype=torch.float64)
-    rows, cols = symmetric._rows, symmetric._cols
+    rows, cols, *_ = symmetric.coo_pattern()
     operator = SparseOperator(
         rows,
         cols,

@@ -86,7 +86,7 @@ def test_k_iterations_of_a_periodic_problem_drift_only_without_the_nullspace(ksp
     source += 0.1 - source.mean()
     poisson = Poisson(grid, Solver(ksp, pc))
     stencil = poisson.operator
-    rows, cols = stencil._rows, stencil._cols
+    rows, cols, *_ = stencil.coo_pattern()
     unaware = SparseOperator(rows, cols, (64, 64), MPI.COMM_SELF, symmetric=True, grid=grid)
     drifts = []
     for k in (5, 10, 20):

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from prdp_hpc import ProcessMesh, cli
 from prdp_hpc.config import load_config, validate
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import own_keys
+from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.grid.partition import BOUNDARIES, Partition
 from prdp_hpc.networks import build_network

@@ -12,7 +12,7 @@ from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor, copied
 from prdp_hpc.linalg.held_matrices import HeldMatrices
-from prdp_hpc.linalg.last_solutions import Recollection
+from prdp_hpc.linalg.initial_guesses import Recollection
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory

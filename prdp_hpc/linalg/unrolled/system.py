@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from mpi4py import MPI
@@ -15,6 +15,7 @@ from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import to_memory
 from prdp_hpc.linalg.unrolled.operations import PlainOperations
@@ -72,6 +73,17 @@ class System(Protocol):
         """`x` minus its part in the nullspace of the transpose."""
 
 
+class _Prepared(NamedTuple):
+    """What systems with and without recorded gradients share, after the set-up."""
+
+    operator: Operator
+    members: list[Any]
+    values: Any
+    report: SolveReport
+    systems: list[LinearSystem]
+    pc: str | None
+
+
 class UnrolledSystem(PlainOperations):
     """`A x`, `M⁻¹ r` for a batch `(B, n_local)`, differentiable with respect to vectors and values.
 
@@ -85,21 +97,25 @@ class UnrolledSystem(PlainOperations):
     """
 
     def __init__(self, operator: Operator, members: list[Any], values: Any, solver: Solver) -> None:
-        self.operator, self.members = operator, members
-        self.comm, self._report = operator.comm, solver.report
-        self.systems: list[LinearSystem] = [solver.system(member) for member in members]
-        for system in self.systems:
+        systems: list[LinearSystem] = [solver.system(member) for member in members]
+        for system in systems:
             system.set_level("forward", solver.refinement)
             system.set_up("forward")
-            if anywhere(self.comm, bool(system.preconditioner.getFailedReason())):
+            if anywhere(operator.comm, bool(system.preconditioner.getFailedReason())):
                 reason = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
                 raise errors.failed_solve("forward", system.method, reason, 0, solver.refinement)
-        self.ksp = self.systems[0].forward_ksp
+        pc = solver.pc if is_differentiated(solver, operator) else None
+        self._keep(_Prepared(operator, members, values, solver.report, systems, pc), None)
+
+    def _keep(self, prepared: _Prepared, leaf: Tensor | None) -> None:
+        self._prepared, self.operator, self.members = prepared, prepared.operator, prepared.members
+        self.comm, self._report = self.operator.comm, prepared.report
+        self.systems, self.ksp = prepared.systems, prepared.systems[0].forward_ksp
         self.right_side = self.ksp.getPCSide() == PETSc.PC.Side.RIGHT
-        self._pc = solver.pc if is_differentiated(solver, operator) else None
-        self._nullspaces = operator.nullspace_basis, operator.left_nullspace_basis
+        self._nullspaces = self.operator.nullspace_basis, self.operator.left_nullspace_basis
+        values, self._pc = prepared.values, prepared.pc
         self._values = values.detach() if isinstance(values, Tensor) else values
-        self._leaf: Tensor | None = None
+        self._leaf = leaf
         self._inverse: Tensor | None = None
         self._own: Any = None
 
@@ -129,9 +145,9 @@ class UnrolledSystem(PlainOperations):
         """The same system, which records gradients of a float64 leaf of the same values unless it
         is None.
         """
-        twin = object.__new__(UnrolledSystem)
-        twin.__dict__ = {**self.__dict__, "_leaf": leaf, "_inverse": None, "_own": None}
-        return twin
+        system = object.__new__(UnrolledSystem)
+        system._keep(self._prepared, leaf)
+        return system
 
     def product(self, x: Tensor) -> Tensor:
         """`A x`."""

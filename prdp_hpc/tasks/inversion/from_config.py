@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from prdp_hpc.config.components import component_of
-from prdp_hpc.config.slots import made, own_keys
+from prdp_hpc.config.components import component_of, own_keys
+from prdp_hpc.config.slots import made
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -60,8 +60,14 @@ def settings(parts: Parts) -> dict[str, Any]:
     fitted, validation = own.divided()
     training = config.training
     solver, tolerance = parts.solver, config.validation.tolerance
-    # No initial guess from earlier solves, so that validation gives the same result after a resume.
-    exact = Solver(solver.ksp, solver.pc, tolerance, petsc_options=solver.petsc_options)
+    exact = Solver(
+        solver.ksp,
+        solver.pc,
+        tolerance,
+        petsc_options=solver.petsc_options,
+        lag_preconditioner=solver.lag_preconditioner,
+        initial_guess=solver.initial_guess,
+    )
     optimizer, keys = made("inversion_optimizers", training.optimizer)
     rate, rate_keys = made("rates", training.schedule)
     if isinstance(rate, type) and issubclass(rate, LRScheduler):

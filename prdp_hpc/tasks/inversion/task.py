@@ -65,8 +65,8 @@ class FieldInversion:
     validation : Experiments, optional
         The experiments for validation. Default: those that are fitted.
     exact : CoefficientPDE, optional
-        The same PDE with a separate, converged solver for validation. Default: `physics`, at its
-        current level.
+        The same PDE with a separate, converged solver for validation, whose lagged preconditioner
+        and stored solutions are part of checkpoints. Default: `physics`, at its current level.
     truth : Tensor, optional
         This rank's part of the true m, of shape `local_shape`, if it is known.
 
@@ -118,6 +118,7 @@ class FieldInversion:
         raise_together(mesh.world, self._error(experiments, held_out, steps, truth))
         self.unknown = unknown or FieldUnknown(self.grid, mesh)
         self._physics, self._exact = physics, exact or physics
+        self.validation_solver = None if self._exact.solver is self.solver else self._exact.solver
         self._experiments = _share(experiments, mesh)
         self._validation = _share(held_out, mesh)
         self._fitted_numbers, self._validated_numbers = (
@@ -311,7 +312,9 @@ class FieldInversion:
         """`Σ ‖O u − d‖² / σ²` over all experiments for validation; collective."""
         some, own = self._validation, 0.0
         if some.count:
-            own = 2.0 * some.misfit(_solve(self._exact, m.exp(), some)).item()
+            with self._exact.solver.samples([f"validation {e}" for e in range(some.count)]):
+                found = _solve(self._exact, m.exp(), some)
+            own = 2.0 * some.misfit(found).item()
         own = some.whole(self.mesh.grid_comm, own)
         return float(self.mesh.replica_comm.allreduce(own, op=MPI.SUM))
 

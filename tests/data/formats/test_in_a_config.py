@@ -10,7 +10,7 @@ from prdp_hpc import load_config, train
 from prdp_hpc.config import ConfigError, validate
 from prdp_hpc.config.components import BUILT_IN
 from prdp_hpc.data import DataError
-from prdp_hpc.experiments.run import _settings
+from prdp_hpc.experiments.recorded import recorded_settings
 
 
 def config(folder, **changes):
@@ -69,6 +69,6 @@ def test_a_key_that_was_added_to_the_formats_does_not_end_older_runs(tmp_path):
     found = []
     for keys in ({}, {"segments": 1}, {"segments": 3}):
         section = {"file": "a.npy", "format": {"kind": "numpy", "validation": 2, **keys}}
-        found.append(_settings(validate(tiny.emulator(tmp_path, data=section), "here")))
+        found.append(recorded_settings(validate(tiny.emulator(tmp_path, data=section), "here")))
     assert found[0] == found[1] != found[2]
     assert "segments" not in found[0]["data"]["format"]

@@ -32,6 +32,7 @@ from prdp_hpc.linalg.solution_sizes import judged_sizes
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
@@ -44,6 +45,7 @@ from prdp_hpc.linalg.validation import (
 )
 
 
+@one_at_a_time
 def solve(
     operator: Operator, values: Any, b: Tensor, solver: Solver, guess: Tensor | None = None
 ) -> Tensor:
@@ -92,7 +94,7 @@ def solve(
     -------
     Tensor
         The solution x, with the shape, type and device of `b`. Collective over the operator's
-        ranks, also in the backward pass.
+        ranks, also in the backward pass. Threads of one rank solve one after the other.
 
     Raises
     ------
@@ -277,6 +279,7 @@ class _Solve(torch.autograd.Function):
             ctx.save_for_forward(values, output)
 
     @staticmethod
+    @one_at_a_time
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         (values, x), call = ctx.saved_tensors, ctx.call
         try:
@@ -314,13 +317,19 @@ class _Solve(torch.autograd.Function):
         guess: Tensor | None,
         call: SolveCall,
     ) -> tuple[Tensor, int]:
-        if in_dims[0] is None:
-            # The batch shares the matrices, so it is a set of further right-hand sides of each.
-            many, starts = (
-                _batched(info.batch_size, dim, one, -3)
-                for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
+        shares_matrices = in_dims[0] is None
+        if not shares_matrices and not isinstance(call.operator, SparseOperator):
+            raise InputError(
+                f"vmap over the values of a {type(call.operator).__name__} is not available, "
+                "because its functions take one set of values: call solve once per set"
             )
-            assert many is not None
+        many, starts = (
+            _batched(info.batch_size, dim, one, -3 if shares_matrices else 0)
+            for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
+        )
+        assert many is not None
+        if shares_matrices:
+            # The batch is a set of further right-hand sides of each matrix.
             x = _batch(
                 values,
                 many.flatten(-3, -2),
@@ -329,16 +338,6 @@ class _Solve(torch.autograd.Function):
             )
             # Torch's legacy batching needs the batch axis first in memory.
             return x.view(many.shape).movedim(-3, 0).contiguous(), 0
-        if not isinstance(call.operator, SparseOperator):
-            raise InputError(
-                f"vmap over the values of a {type(call.operator).__name__} is not available, "
-                "because its functions take one set of values: call solve once per set"
-            )
-        many, starts = (
-            _batched(info.batch_size, dim, one, 0)
-            for dim, one in zip(in_dims[1:3], (b, guess), strict=True)
-        )
-        assert many is not None
         x = _batch(
             values.movedim(in_dims[0], 0).flatten(0, -2),
             many.flatten(0, -3),

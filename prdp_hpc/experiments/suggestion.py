@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ class Suggestion:
     def __init__(self, path: str | Path, form: str, data: Any, keys: dict[str, Any]) -> None:
         self.notes: list[str] = []
         about: dict[str, Any] = dict(getattr(data, "attributes", {}))
+        if getattr(data, "assumed", ""):
+            self.notes.append(data.assumed)
         self.known = _is_known(about)
         physics = self.physics_of(about, self.notes)
         self.content: dict[str, Any] = {
@@ -40,12 +41,14 @@ class Suggestion:
             "data": {"file": str(path), **_format(form, keys)},
         }
 
-    def choose_channels(self, names: Sequence[str]) -> None:
-        """Select channels of the file."""
+    def add_keys(self, **keys: Any) -> None:
+        """Add keys of the format, e.g. channels; a list extends the one that was given."""
         section = self.content["data"]
         given = section.get("format")
-        keys = given if isinstance(given, dict) else {"kind": given}
-        section["format"] = {**keys, "channels": list(names)}
+        own = dict(given) if isinstance(given, dict) else {"kind": given}
+        for key, value in keys.items():
+            section["format"] = own
+            own[key] = [*own.get(key, ()), *value] if key.startswith("exclude") else value
 
     def validated(self) -> SupervisedConfig:
         """The config."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
 from prdp_hpc.config.comparison import ComparisonSection
@@ -38,7 +37,7 @@ from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
 from prdp_hpc.config.tracking import LoggingSection
 from prdp_hpc.config.training import InverseTrainingSection, SupervisedTrainingSection
-from prdp_hpc.config.yaml_files import apply_override, read_yaml
+from prdp_hpc.config.yaml_files import apply_override, read_yaml, to_yaml
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
@@ -98,7 +97,7 @@ class _Experiment(Section):
 
     def to_yaml(self) -> str:
         """The config with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 class SupervisedConfig(_Experiment):

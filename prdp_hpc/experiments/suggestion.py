@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prdp_hpc.config.components import Component, fitting_names, resolve
 from prdp_hpc.config.experiment import SupervisedConfig, validate
+from prdp_hpc.config.yaml_files import to_yaml
 from prdp_hpc.errors import InputError
 
 UNKNOWN = 1.0
@@ -60,7 +59,7 @@ class Suggestion:
 
     def to_yaml(self) -> str:
         """The sections as YAML, with the notes as comments."""
-        text = yaml.safe_dump(self.content, sort_keys=False, default_flow_style=None, width=88)
+        text = to_yaml(self.content, default_flow_style=None, width=88)
         return "".join(f"# {note}\n" for note in self.notes) + text
 
     def _grid(self, data: Any, about: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,11 @@ def is_set_up_failure(code: int) -> bool:
     return reason_name(code) == "DIVERGED_PCSETUP_FAILED"
 
 
+def is_unfinished(code: int) -> bool:
+    """Whether a KSP returned in the middle of an iteration."""
+    return is_set_up_failure(code) or reason_name(code) == "DIVERGED_NANORINF"
+
+
 def failed_solve(
     direction: str, method: str, code: int, iteration: int, level: object, where: str = ""
 ) -> SolveError:

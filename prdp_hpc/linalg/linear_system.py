@@ -288,7 +288,7 @@ class LinearSystem(PreconditionerSetUp):
             if self._is_trusted(direction, b, x):
                 return iterations
         except errors.SolveError:
-            if not self._lag.is_stale:
+            if self.broken or not self._lag.is_stale:
                 raise
         self.set_up_anew(direction.name)
         self._costs = []

@@ -53,6 +53,10 @@ and lsqr compare with numbers that do not depend on the size of the matrix.
 """
 EARLY_KSPS = frozenset({"minres"})
 """These end a fixed number of iterations early where numbers are small in absolute terms."""
+LEFT_INVALID_KSPS = frozenset({"chebyshev"})
+"""If these meet NaN or infinity, they end with wrong counts of references: freeing them, or solving
+again, ends the program (3.26).
+"""
 NORMAL_KSPS = frozenset({"lsqr"})
 """These measure `Aᵀ r`, which is 0 for a least-squares solution."""
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})

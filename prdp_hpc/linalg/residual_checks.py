@@ -25,6 +25,7 @@ from prdp_hpc.linalg.memory import Memory
 from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     EARLY_KSPS,
+    LEFT_INVALID_KSPS,
     NORMAL_KSPS,
     ONE_APPLICATION_KSPS,
     RELATIVE_KSPS,
@@ -74,6 +75,9 @@ class ResidualChecks(ABC):
     def pc_name(self) -> str:
         """The live type of the preconditioner."""
 
+    @abstractmethod
+    def _discard(self) -> None: ...
+
     @property
     @abstractmethod
     def inverse(self) -> BatchedInverse:
@@ -94,6 +98,8 @@ class ResidualChecks(ABC):
         residual of the guess.
         """
         level = direction.level
+        if self.ksp_name in LEFT_INVALID_KSPS and errors.is_unfinished(code):
+            self._discard()
         if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return
         # Without a norm, a Krylov method breaks down if the right-hand side or the residual is 0.

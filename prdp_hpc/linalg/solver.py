@@ -259,7 +259,7 @@ class Solver(InitialGuesses):
             "ksp": self.ksp,
             "pc": self.pc if self.shell is None else self.shell,
             "refinement": self.refinement,
-            "adjoint": self.adjoint,
+            "adjoint": self._own_adjoint,
             "petsc_options": dict(self.petsc_options),
             "differentiation": self.differentiation,
             "options_prefix": self.options_prefix,
@@ -267,7 +267,7 @@ class Solver(InitialGuesses):
             "initial_guess": self.initial_guess,
             "precision": self.precision,
         }
-        return _with_settings, (settings,)
+        return _with_settings, (settings, self.own_levels)
 
     def refine(
         self, level: Refinement | int | float, adjoint: Refinement | int | float | None = None
@@ -365,9 +365,10 @@ class Solver(InitialGuesses):
         raise InputError(f"the KSP of Solver.from_ksp {what}: make another KSP and Solver")
 
 
-def _with_settings(settings: dict[str, Any]) -> Solver:
+def _with_settings(settings: dict[str, Any], levels: tuple[Refinement, Refinement]) -> Solver:
     # The settings include options under the prefix, which may have changed since.
     prefix = settings.pop("options_prefix")
     solver = Solver(**settings)
     solver.options_prefix = prefix
+    solver.set_levels(*levels)
     return solver

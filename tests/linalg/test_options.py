@@ -14,7 +14,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 from systems import dominant, sparse
 
-from prdp_hpc import FunctionOperator, Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc import FunctionOperator, Grid, Poisson, Refinement, Solver, SparseOperator, solve
 
 ONES = torch.ones(7, dtype=torch.float64)
 
@@ -122,6 +122,18 @@ def test_options_leave_the_database_with_their_solver():
     gc.collect()
     # Solvers of other tests may have taken theirs along meanwhile.
     assert PETSc.Options().getAll().items() <= before.items()
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_has_the_levels_of_later_refinements(way):
+    for own in (None, 50):
+        solver = Solver("cg", "none", 5, adjoint=own)
+        solver.set_levels(Refinement(max_it=7), Refinement(max_it=9))
+        twin = way(solver)
+        assert twin.own_levels == solver.own_levels
+        for one in (solver, twin):
+            one.refine(2)
+        assert twin.own_levels == solver.own_levels
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])

@@ -1,5 +1,7 @@
 """Methods of PETSc that stop as if they had converged: an error, or the solution."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from mpi4py import MPI
 
 from prdp_hpc import Refinement, SolveError, Solver, SparseOperator, solve
 from prdp_hpc.errors import InputError, PrdpError
+from prdp_hpc.petsc import PETSc
 
 SIZES = (1.0, 1e-9, 1e-20, 1e-60, 1e-150)
 MATRICES = (
@@ -94,3 +97,33 @@ def test_nan_is_an_error_where_a_preconditioner_ignores_its_row(pc, level):
     b = torch.tensor([1.0, float("nan")], dtype=torch.float64)
     with pytest.raises(PrdpError, match="NaN"):
         solve(operator, torch.ones(1, dtype=torch.float64), b, Solver("richardson", pc, level))
+
+
+def user_chebyshev():
+    """Chebyshev's method in a KSP of the user."""
+    ksp = PETSc.KSP().create(MPI.COMM_SELF)
+    ksp.setType("chebyshev")
+    ksp.getPC().setType("none")
+    ksp.setTolerances(rtol=1e-8, max_it=10_000)
+    return Solver.from_ksp(ksp)
+
+
+@pytest.mark.parametrize("make", [lambda: Solver("chebyshev", "none"), user_chebyshev])
+def test_a_solver_that_overflowed_can_be_freed_and_used_again(make):
+    # PETSc's Chebyshev method overflows where its estimate of the spectrum is too small.
+    n, draw = 120, np.random.default_rng(0)
+    rows, cols = [*range(n), *range(n - 1)], [*range(n), *range(1, n)]
+    operator = SparseOperator(rows + cols[n:], cols + rows[n:], (n, n), MPI.COMM_SELF)
+    values = torch.tensor([2.0] * n + [-1.0] * (2 * n - 2), dtype=torch.float64)
+    for _ in range(3):
+        solver = make()
+        with pytest.raises(SolveError, match="DIVERGED_NANORINF"):
+            solve(operator, values, torch.ones(n, dtype=torch.float64), solver)
+        shifted = values + torch.where(values > 0, 1.0, 0.0)
+        b = torch.from_numpy(draw.standard_normal(n))
+        if solver.adopted is None:
+            x = solve(operator, shifted, b, solver)
+            product = operator.tangent_product(shifted, shifted, x[None])[0]
+            assert torch.linalg.norm(product - b) < 1e-6 * torch.linalg.norm(b)
+        del solver
+        gc.collect()

@@ -26,11 +26,13 @@ from prdp_hpc.linalg.nonlinear.levels import Levels
 from prdp_hpc.linalg.nonlinear.problem import Parameters, Problem, Residual
 from prdp_hpc.linalg.nonlinear.solver import NonlinearSolver
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_host
 
 GivenJacobian = ColouredJacobian | tuple[Operator, Callable[..., Tensor]] | None
 
 
+@one_at_a_time
 def solve_nonlinear(
     residual: Residual,
     u0: Tensor,
@@ -234,6 +236,7 @@ class _Newton(torch.autograd.Function):
         ctx.save_for_forward(output, *inputs[1:])
 
     @staticmethod
+    @one_at_a_time
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (u, *tensors), call = ctx.saved_tensors, ctx.call
         adjoint = apply(_Linear, call, True, grads[0], u, *tensors)

@@ -17,6 +17,7 @@ from prdp_hpc.linalg.lag import check_lag
 from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
+from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
@@ -144,6 +145,7 @@ class _UnrolledSolve(torch.autograd.Function):
         raise not_offered("forward-mode derivatives")
 
     @staticmethod
+    @one_at_a_time
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         # Checked here: with `once_differentiable`, torch.autograd.grad omits second derivatives.
         if torch.is_grad_enabled():

@@ -12,7 +12,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.data import CorrectorDataSection, DataSection
-from prdp_hpc.config.errors import ConfigError
+from prdp_hpc.config.errors import ConfigError, strings
 from prdp_hpc.config.errors import validated as validated
 from prdp_hpc.config.inversion import (
     ExperimentsSection,
@@ -85,8 +85,7 @@ class _Experiment(Section):
     def _network_to_shard(self) -> Self:
         if self.parallel.shard_network and not hasattr(self, "network"):
             raise InputError(
-                "parallel.shard_network: this task has no section network, whose parameters could "
-                "be divided among the ranks: leave the key out"
+                "parallel.shard_network: this task has no network to be divided: leave the key out"
             )
         return self
 
@@ -350,7 +349,7 @@ def load_config(
     (10, 'mlp', 'richardson')
     """
     content = read_yaml(Path(path))
-    for override in overrides:
+    for override in strings("overrides", overrides, "training.epochs=10"):
         apply_override(content, override)
     return validate(content, str(path), Path(path).parent, imports)
 

@@ -129,7 +129,7 @@ class DistributedCells:
         Raises
         ------
         InputError
-            On all ranks, for a number that is not one of a node.
+            On all ranks, for a number outside of 0 to `n − 1`.
         """
         given = np.asarray(nodes)
         call_together(self._comm, lambda: _validate_numbers("nodes", given, self._n))

@@ -144,12 +144,11 @@ def too_coarse(direction: str, method: str, iteration: int, level: object) -> So
 def lost_residual(
     direction: str, method: str, residual: float, iteration: int, level: object
 ) -> SolveError:
-    """The error for a recursively updated residual that is not that of the solution."""
+    """The error for a residual that a method tested and that is not that of the solution."""
     return SolveError(
         f"{direction} solve with {method} at level {level}: after {iteration} iterations the "
         f"residual of the solution is {residual:.2g} of the right-hand side, unlike the residual "
-        "that this method updates recursively: loosen rtol, or use another ksp ('cg', 'gmres', "
-        "'bcgs')",
+        "that this method tested: loosen rtol, or use another ksp ('cg', 'gmres', 'bcgs') or pc",
         iteration=iteration,
     )
 

@@ -22,7 +22,6 @@ from prdp_hpc.linalg.method_types import (
     NO_TRANSPOSE_PCS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
-    RECURRENCE_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -358,7 +357,7 @@ class LinearSystem(PreconditionerSetUp):
                 self._check_no_iteration(direction, right)
         elif self.ksp_name in ONE_APPLICATION_KSPS:
             self._check_application(direction, right, result, whole)
-        elif self.ksp_name in RECURRENCE_KSPS:
+        elif self._is_to_be_checked(direction):
             self._check_recurrence(direction, iterations, right, result, whole)
 
     def _solve_multi_rhs(self, direction: Direction, b: Numbers, x: Numbers) -> bool:

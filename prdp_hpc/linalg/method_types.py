@@ -44,8 +44,9 @@ WITHOUT_PRODUCTS = frozenset({"richardson", "chebyshev"}) | ONE_APPLICATION_KSPS
 UNGUARDED_KSPS = frozenset({"groppcg", "pipebcgs", "pipecg2", "pipefcg", "pipegcr"})
 """Without a norm to stop at, these fail when only rounding is left, on regular matrices too."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
-    {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres", "ibcgs"}
-    | {"qmrcgs", "tfqmr", "tcqmr", "minres", "fgmres", "gcr", "symmlq", "lsqr"}
+    {"bcgs", "bcgsl", "fbcgs", "fbcgsr", "ibcgs", "bicg", "cgs", "qmrcgs", "tfqmr", "tcqmr"}
+    | {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres"}
+    | {"minres", "fgmres", "gcr", "symmlq", "lsqr"}
 )
 """The recursively updated residual of these may differ from that of their solution; minres treats
 the end of its Krylov space as convergence, on singular matrices too, as do fgmres and gcr; symmlq
@@ -57,6 +58,8 @@ LEFT_INVALID_KSPS = frozenset({"chebyshev"})
 """If these meet NaN or infinity, they end with wrong counts of references: freeing them, or solving
 again, ends the program (3.26).
 """
+NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
+"""These measure residuals of the normal equations in norms of their own."""
 NORMAL_KSPS = frozenset({"lsqr"})
 """These measure `Aᵀ r`, which is 0 for a least-squares solution."""
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})

@@ -130,6 +130,7 @@ class PreconditionerSetUp(ResidualChecks):
     def _set_up_counted(self, direction: str) -> None:
         with self._report.part(direction, "set_up"):
             self._set_up(self._direction(direction))
+        self._unchecked = {"forward", "adjoint"}
         self._report.counters(direction).set_ups += 1
         if self._pair.options:
             self._check_options()

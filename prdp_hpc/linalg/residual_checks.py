@@ -26,11 +26,15 @@ from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     EARLY_KSPS,
     LEFT_INVALID_KSPS,
+    NORMAL_EQUATION_KSPS,
     NORMAL_KSPS,
     ONE_APPLICATION_KSPS,
+    RECURRENCE_KSPS,
     RELATIVE_KSPS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
+from prdp_hpc.linalg.promises import row_maxima
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solution_sizes import Scale
 from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
@@ -57,6 +61,8 @@ class ResidualChecks(ABC):
     _residual: Any
     _nullspaces: Nullspaces | None
     _memory: Memory
+    # Directions without a converged solve since the last set-up.
+    _unchecked: set[str]
     # The state of the matrix, and what `scale` found for it.
     _scale_of: tuple[int, Scale] = (-1, Scale(0.0, False))
 
@@ -166,12 +172,21 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
+    def _is_to_be_checked(self, direction: Direction) -> bool:
+        """Whether a residual is computed for a solve that converged: after each solve of some
+        methods, and for others after the first one with a set-up, because a preconditioner that is
+        nearly singular leaves parts of the residual out.
+        """
+        if self.ksp_name in NORMAL_EQUATION_KSPS:
+            return False
+        is_first = direction.name in self._unchecked
+        self._unchecked.discard(direction.name)
+        return is_first or self.ksp_name in RECURRENCE_KSPS
+
     def _check_recurrence(
         self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
-        """Raise SolveError if the recursively updated residual of a method is not that of its
-        solution.
-        """
+        """Raise SolveError if the residual that a method tested is not that of its solution."""
         lost = self._lost(direction, right, result, whole)
         if lost is not None:
             raise errors.lost_residual(
@@ -186,18 +201,50 @@ class ResidualChecks(ABC):
         """
         residual = empty_like(right)
         with placed((self._residual, residual)):
-            self._lengths(direction, right, result)
+            left, _, size = self._lengths(direction, right, result)
+        length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
+        if left <= rtol * length:
+            return None
         pair = [row[None] for row in (residual, whole)]
         if self.ksp_name in NORMAL_KSPS:
             pair = [self._transposed_product(row) for row in pair]
         elif direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            pair = [self.inverse.applied(row, direction.transposed) for row in pair]
+            pair = [self._preconditioned(direction, row) for row in pair]
         own = np.concatenate([squares_of_rows(row) for row in pair])
         squares = private(self._comm).sums.allreduce(own)
-        rtol = float(direction.level.rtol or 0.0)
-        if squares[0] <= min(LOST * rtol, max(NOTHING_SOLVED, 2.0 * rtol)) ** 2 * squares[1]:
+        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
+        if squares[0] <= min(LOST * rtol, nothing) ** 2 * squares[1]:
+            # The norm of a nearly singular preconditioner leaves parts of the residual out.
+            is_small = left <= nothing * length or self.ksp_name in NORMAL_KSPS
+            if is_small or self._is_small_by_rows(direction, residual, whole, result):
+                return None
+            return left / length
+        rounding = SOLVED * (size * self.scale().norm + length)
+        if left <= min(rounding, ARRIVED * length):
             return None
         return float(np.sqrt(squares[0] / squares[1]))
+
+    def _is_small_by_rows(
+        self, direction: Direction, residual: Numbers, right: Numbers, result: Numbers
+    ) -> bool:
+        """Whether each row's residual is small relative to the terms of the row, for rows of any
+        scale; True where the host does not store the rows.
+        """
+        if direction.transposed or self._memory.kind or not is_aij(self._matrix):
+            return True
+        largest = row_maxima(self._matrix, self._residual)
+        if largest is None:
+            return True
+        size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
+        terms = largest * size + np.abs(right)
+        return not anywhere(self._comm, bool((np.abs(residual) > NOTHING_SOLVED * terms).any()))
+
+    def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:
+        """`M⁻¹ rows` without the parts in the nullspace, as a KSP applies it."""
+        z = self.inverse.applied(rows, by_transposed=direction.transposed)
+        if self._nullspaces is None:
+            return z
+        return self._nullspaces.of_result(direction.name == "adjoint").removed_from(z)
 
     def _transposed_product(self, rows: Numbers) -> Numbers:
         product = empty_like(rows)
@@ -279,10 +326,7 @@ class ResidualChecks(ABC):
         """A right-hand side in the norm in which the KSP measures residuals; collective."""
         types, z = PETSc.KSP.NormType, row
         if kind != types.UNPRECONDITIONED and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
-            z = self.inverse.applied(row[None], by_transposed=direction.transposed)[0]
-            if self._nullspaces is not None:
-                spaces = self._nullspaces.of_result(direction.name == "adjoint")
-                z = spaces.removed_from(z[None])[0]
+            z = self._preconditioned(direction, row[None])[0]
         square = inner(row if kind == types.NATURAL else z, z)
         return float(np.sqrt(abs(private(self._comm).sums.allreduce(square))))
 

@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prdp_hpc import load_network
 from prdp_hpc.config import (
     EmulatorConfig,
     InverseConfig,
@@ -16,6 +17,7 @@ from prdp_hpc.config import (
     write_resolved,
     yaml_files,
 )
+from prdp_hpc.config.errors import ConfigError
 from prdp_hpc.config.yaml_files import apply_override
 from prdp_hpc.refinement import ConstantSchedule, Coordinator, ManualSchedule
 
@@ -195,3 +197,12 @@ def test_text_stays_text_when_it_is_written_and_read(text):
     content = {"name": text, "list": [text, 1e-3]}
     written = yaml_files.to_yaml(content)
     assert yaml_files.yaml.load(written, Loader=yaml_files._Loader) == content
+
+
+def test_a_string_instead_of_a_list_of_strings_is_an_error(tmp_path):
+    path = CONFIGS[0]
+    with pytest.raises(ConfigError, match=r"overrides must be a list .* not 'training.epochs=10'"):
+        load_config(path, "training.epochs=10")
+    (tmp_path / "config.yaml").write_text(path.read_text())
+    with pytest.raises(ConfigError, match=r"components must be a list .* not 'mine.py:Net'"):
+        load_network(tmp_path, components="mine.py:Net")

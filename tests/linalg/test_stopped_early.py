@@ -7,7 +7,7 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import Refinement, SolveError, Solver, SparseOperator, solve
+from prdp_hpc import Refinement, ShellPreconditioner, SolveError, Solver, SparseOperator, solve
 from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.petsc import PETSc
 
@@ -127,3 +127,37 @@ def test_a_solver_that_overflowed_can_be_freed_and_used_again(make):
             assert torch.linalg.norm(product - b) < 1e-6 * torch.linalg.norm(b)
         del solver
         gc.collect()
+
+
+@pytest.mark.parametrize(
+    "ksp", ["gmres", "lgmres", "bcgs", "bcgsl", "cgs", "tfqmr", "cg", "minres"]
+)
+def test_a_nearly_singular_preconditioner_hides_no_residual(ksp):
+    n = 12
+    A = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    rows, cols = np.nonzero(A)
+    operator = SparseOperator(rows, cols, A.shape, MPI.COMM_SELF)
+    w = torch.nn.functional.normalize(torch.arange(1.0, n + 1, dtype=torch.float64), dim=0)
+    b, found = torch.ones(n, dtype=torch.float64), []
+    for size in 10.0 ** np.arange(0, 20, 2):
+        # The norm of this preconditioner is that of one direction.
+        pc = ShellPreconditioner(lambda r, size=size: r + size * w * (w @ r), lambda r: r)
+        try:
+            x = solve(operator, torch.from_numpy(A[rows, cols]), b, Solver(ksp, pc, 1e-10))
+        except PrdpError:
+            continue
+        found.append(np.linalg.norm(A @ x.numpy() - 1.0) / np.sqrt(n))
+    assert len(found) >= 2
+    assert max(found) < 0.5
+
+
+def test_rows_of_any_scale_are_right_in_the_norm_of_their_preconditioner():
+    n, draw = 30, np.random.default_rng(0)
+    A = 10.0 ** draw.uniform(-6, 6, (n, 1)) * (3.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1))
+    rows, cols = np.nonzero(A)
+    operator = SparseOperator(rows, cols, A.shape, MPI.COMM_SELF)
+    b = torch.from_numpy(draw.standard_normal(n))
+    for ksp in ("gmres", "bcgs", "tfqmr"):
+        x = solve(operator, torch.from_numpy(A[rows, cols]), b, Solver(ksp, "jacobi", 1e-8)).numpy()
+        exact = np.linalg.solve(A, b.numpy())
+        assert np.linalg.norm(x - exact) < 1e-6 * np.linalg.norm(exact)

@@ -20,7 +20,9 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
 
-FACTORS = {"1/2": 0.5, "2": 2.0, "π": math.pi, "1/π": 1 / math.pi, "10": 10.0, "1/10": 0.1}
+FACTORS = {"π": math.pi, "1/π": 1 / math.pi}
+FACTORS |= {f"{n}": float(n) for n in (2, 4, 5, 10, 20)}
+FACTORS |= {f"1/{n}": 1 / n for n in (2, 4, 5, 10, 20)}
 """Factors by which time steps and coefficients are often wrong."""
 UNDETERMINED = 1.5
 """Ratio of residuals up to which a number in `FACTORS` is not recognised as wrong."""
@@ -224,13 +226,15 @@ class _Comparison:
         """
         single = list(self.changes(stepper))
         results = self._sorted(single, where)
-        results = sorted(results + self.fitted(results, where), key=lambda one: one[1])
+        # A fitted number can also make up for another scheme, so that a likely one comes first.
+        fitted = _much_smaller(self.fitted(results, where), results)
+        results = sorted(results + fitted, key=lambda one: one[1])
         if results and results[0][1] > FITS and self.grid.dim < 3:
             orders = [change for change in single if not change.key]
             numbers = [change for change in single if change.key]
             both = [order.with_number(number) for order in orders for number in numbers]
             best = [change for change, _ in self._sorted(both, where[:1])[:1]]
-            results += self._sorted(best, where)
+            results += _much_smaller(self._sorted(best, where), results)
         return tuple(sorted(results, key=lambda one: one[1]))
 
     def fitted(
@@ -348,6 +352,14 @@ def states_reader(data: Any) -> Callable[..., NDArray[Any]]:
     if own is not None:
         return own  # type: ignore[no-any-return]
     return lambda group, sample, states, part: data.read(group, [sample], part)[0][states]
+
+
+def _much_smaller(
+    changes: Sequence[tuple[Change, float]], others: Sequence[tuple[Change, float]]
+) -> list[tuple[Change, float]]:
+    """The changes with a much smaller residual than the others."""
+    limit = MUCH_SMALLER * min((residual for _, residual in others), default=math.inf)
+    return [one for one in changes if one[1] < limit]
 
 
 def _mean(residuals: Any) -> float:

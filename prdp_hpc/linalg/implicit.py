@@ -37,6 +37,7 @@ from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     bad_guess,
     check_and_load,
+    check_kinds,
     is_batch,
     sizes_of,
     wrong_form,
@@ -123,6 +124,7 @@ def solve(
     >>> values.grad
     tensor([-0.5000, -1.0000, -0.1250, -0.2500], dtype=torch.float64)
     """
+    check_kinds(operator, solver)
     values = operator.as_entries(values)
     if isinstance(b, Tensor) and solver.batched is None:
         operator = operator.on(b.device)

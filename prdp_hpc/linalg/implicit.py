@@ -28,7 +28,7 @@ from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solution_sizes import judged_sizes
-from prdp_hpc.linalg.solve_call import SolveCall
+from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.thread_lock import one_at_a_time
@@ -37,7 +37,6 @@ from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     bad_guess,
     check_and_load,
-    check_kinds,
     is_batch,
     sizes_of,
     wrong_form,

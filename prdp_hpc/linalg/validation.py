@@ -14,7 +14,6 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import is_real_tensor, to_memory
 
@@ -22,19 +21,6 @@ from prdp_hpc.linalg.torch_petsc import is_real_tensor, to_memory
 def is_batch(values: Any) -> bool:
     """Whether values are those of several matrices."""
     return isinstance(values, Tensor) and values.dim() == 2
-
-
-def check_kinds(operator: Any, solver: Any) -> None:
-    """Raise an InputError unless there is an operator and a solver; not collective."""
-    if not isinstance(operator, Operator):
-        raise InputError(
-            f"operator must be a SparseOperator or another operator, not a "
-            f"{type(operator).__name__}: make one, e.g. by SparseOperator.from_scipy(matrix)"
-        )
-    if not isinstance(solver, Solver):
-        raise InputError(
-            f"solver must be a Solver, e.g. Solver('cg', 'jacobi'), not a {type(solver).__name__}"
-        )
 
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:

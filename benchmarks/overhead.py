@@ -39,7 +39,7 @@ def poisson(n: int) -> tuple[SparseOperator, torch.Tensor]:
 def convection_diffusion(n: int) -> tuple[SparseOperator, torch.Tensor]:
     """The same with first-order upwind convection along the first axis: not symmetric."""
     symmetric, values = poisson(n)
-    rows, cols = symmetric._rows, symmetric._cols
+    rows, cols = symmetric.coo_pattern()[:2]
     wind = 0.5 * float(values.max())
     values = values + wind * torch.from_numpy(
         (rows == cols).astype(float) - (cols == rows - n).astype(float)

@@ -17,6 +17,7 @@ _HOMES = {
     "Grid": "grid.structured",
     "SparseOperator": "linalg",
     "AssembledOperator": "linalg",
+    "DistributedCells": "linalg",
     "ElementOperator": "linalg",
     "FunctionOperator": "linalg",
     "Solver": "linalg",
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from prdp_hpc.grid.structured import Grid as Grid
     from prdp_hpc.linalg import AssembledOperator as AssembledOperator
     from prdp_hpc.linalg import ColouredJacobian as ColouredJacobian
+    from prdp_hpc.linalg import DistributedCells as DistributedCells
     from prdp_hpc.linalg import ElementOperator as ElementOperator
     from prdp_hpc.linalg import FunctionOperator as FunctionOperator
     from prdp_hpc.linalg import NonlinearSolveError as NonlinearSolveError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import ElementOperator, Refinement, Solver, solve
+from prdp_hpc import DistributedCells, ElementOperator, Refinement, Solver, solve
 
 WORLD, MEAN = MPI.COMM_WORLD, 0.4
 STIFFNESS = torch.tensor(  # of a bilinear square with conductivity 1
@@ -27,12 +27,16 @@ class Slab:
         nodes = np.arange((nx + 1) * (ny + 1)).reshape(nx + 1, ny + 1)
         corners = nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, :-1], nodes[1:, 1:]
         cells = np.stack([corner.ravel() for corner in corners], axis=1)
-        self.cells = np.array_split(cells, WORLD.size)[WORLD.rank]
-        self.operator = ElementOperator(self.cells, nodes.size, dirichlet=nodes[0], symmetric=True)
+        mesh = DistributedCells(np.array_split(cells, WORLD.size)[WORLD.rank], nodes.size)
+        self.cells, own = mesh.cells, mesh.node_numbers
+        fixed = mesh.renumbered(nodes[0])
+        self.operator = ElementOperator(
+            self.cells, nodes.size, dirichlet=fixed, n_local=len(own), symmetric=True
+        )
         load = torch.zeros(nodes.shape, dtype=torch.float64)
         load[-1, : ny // 2] += 1 / ny  # half of the flux of each edge for each of its ends
         load[-1, 1 : ny // 2 + 1] += 1 / ny
-        self.load = load.flatten()[slice(*self.operator.row_range)]
+        self.load = load.flatten()[own]
         self.solver = Solver("cg", "gamg", Refinement(rtol=1e-8))
 
     def compliance(self, density):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Sequence
@@ -42,13 +43,14 @@ _TAG = 857
 @dataclass(frozen=True)
 class Report:
     """An error on one rank. `expected`: it is a user's mistake; `echo`: it only repeats an error
-    of another rank.
+    of another rank; `place`: the file and line of user code that raised it, "" for other code.
     """
 
     text: str
     trace: str
     expected: bool
     echo: bool
+    place: str = ""
 
     @property
     def code(self) -> int:
@@ -119,7 +121,22 @@ def report_of(error: Exception) -> Report:
         "".join(traceback.format_exception(error)),
         expected,
         echo and re.search(r"\brank \d+: ", str(error)) is not None,
+        _place_in_user_code(error),
     )
+
+
+def _place_in_user_code(error: Exception) -> str:
+    """The file and line of user code that raised an error, itself or in a library that it called;
+    "" if this package raised it.
+    """
+    libraries = {Path(path) for path in sysconfig.get_paths().values()}
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(_PACKAGE):
+            return ""
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in libraries):
+            return f"{file}, line {frame.lineno}"
+    return ""
 
 
 def _last_frame(error: Exception) -> traceback.FrameSummary | None:
@@ -206,7 +223,12 @@ def _print_error(text: str, report: Report, rank: int | None, show_traceback: bo
         print(f"prdp-hpc: error{where}: {text}", file=sys.stderr)
         if show_traceback or not report.expected:
             sys.stderr.write(report.trace)
-        if not report.expected:
+        if report.place and not report.expected:
+            print(
+                f"prdp-hpc: the error is in {report.place}, which is not part of prdp-hpc",
+                file=sys.stderr,
+            )
+        elif not report.expected:
             print(
                 "prdp-hpc: this is a bug: please report it with these lines and the output of "
                 "`prdp-hpc doctor`",

@@ -123,6 +123,12 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             "time step or coefficient has a much smaller one: the data were computed by another "
             "scheme, with shorter time steps, or from another PDE."
         )
+    for change, other in residual.undetermined:
+        lines.append(
+            f"The data hardly determine {change.key}: the residual is {other:.2e} with "
+            f"{_words(change)} ({_keys(found, change)}). Compare it with the description of the "
+            "data."
+        )
     if residual.invisible:
         lines.append(
             "With the axes in another order the residual is the same, so that a wrong order would "

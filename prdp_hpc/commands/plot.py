@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from prdp_hpc.commands.compare import draw_fields, table_of
-from prdp_hpc.commands.run import draw
+from prdp_hpc.commands.run import draw, fields_figure_of
 from prdp_hpc.console import show
 from prdp_hpc.report import (
     is_comparison,
@@ -25,13 +25,21 @@ def plot(arguments: argparse.Namespace) -> None:
         _plot_comparison(folders[0], arguments.out)
         return
     records = [load_run(folder) for folder in folders]
+    places = []
     if len(records) == 1:
         figure = Path(arguments.out or folders[0] / "figures" / "error_and_level.png")
         draw(folders[0], figure)
+        places = _fields(folders[0])
     else:
         figure = Path(arguments.out or "runs.png")
         plot_runs(records, figure)
-    show(run_table(records), f"figure: {figure}")
+    show(run_table(records), "\n".join([f"figure: {figure}", *places]))
+
+
+def _fields(folder: Path) -> list[str]:
+    """The line about the figure of fields, which not every task has."""
+    figure = fields_figure_of(folder)
+    return [f"fields: {figure}"] if figure.exists() else []
 
 
 def _plot_comparison(folder: Path, out: str | None) -> None:
@@ -40,4 +48,4 @@ def _plot_comparison(folder: Path, out: str | None) -> None:
     plot_comparison(comparison, figure, comparison.name)
     draw_fields(comparison, comparison.name)
     table = [] if comparison.content is None else [table_of(comparison)]
-    show(*table, f"figure: {figure}")
+    show(*table, "\n".join([f"figure: {figure}", *_fields(folder)]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
+
+from prdp_hpc.config.yaml_files import to_yaml
 
 WIDTH = 100
 
@@ -42,5 +43,5 @@ def _with_comment(line: str, comment: str, indent: str) -> Iterator[str]:
 
 
 def _flow(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
+    text = to_yaml(value, default_flow_style=True, width=10**6).strip()
     return text.removesuffix("...").strip()

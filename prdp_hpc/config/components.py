@@ -190,7 +190,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Found:
-    """A component, or what is wrong with its name; `section` validates its keys, if it has any."""
+    """A component, or the error of its name; `section` validates its keys, if it has any."""
 
     component: Component | None = None
     section: type[BaseModel] | None = None

@@ -29,6 +29,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(words)}"
 
 
+def strings(name: str, given: Sequence[str], example: str) -> tuple[str, ...]:
+    """The strings of an argument; a string itself, which type checkers accept as a sequence of
+    strings, is an error.
+    """
+    if isinstance(given, str):
+        raise ConfigError(f"{name} must be a list of strings, e.g. [{example!r}], not {given!r}")
+    return tuple(given)
+
+
 def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One message per wrong key, as `key: what is wrong; what is allowed`.
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import Field, SerializeAsAny, model_validator
 
 from prdp_hpc.config.comparison import ComparisonSection
 from prdp_hpc.config.components import OWN, Component, known_names
 from prdp_hpc.config.data import CorrectorDataSection, DataSection
-from prdp_hpc.config.errors import ConfigError
+from prdp_hpc.config.errors import ConfigError, strings
 from prdp_hpc.config.errors import validated as validated
 from prdp_hpc.config.inversion import (
     ExperimentsSection,
@@ -38,7 +37,7 @@ from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
 from prdp_hpc.config.tracking import LoggingSection
 from prdp_hpc.config.training import InverseTrainingSection, SupervisedTrainingSection
-from prdp_hpc.config.yaml_files import apply_override, read_yaml
+from prdp_hpc.config.yaml_files import apply_override, read_yaml, to_yaml
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_text
 
@@ -86,8 +85,7 @@ class _Experiment(Section):
     def _network_to_shard(self) -> Self:
         if self.parallel.shard_network and not hasattr(self, "network"):
             raise InputError(
-                "parallel.shard_network: this task has no section network, whose parameters could "
-                "be divided among the ranks: leave the key out"
+                "parallel.shard_network: this task has no network to be divided: leave the key out"
             )
         return self
 
@@ -98,7 +96,7 @@ class _Experiment(Section):
 
     def to_yaml(self) -> str:
         """The config with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 class SupervisedConfig(_Experiment):
@@ -351,7 +349,7 @@ def load_config(
     (10, 'mlp', 'richardson')
     """
     content = read_yaml(Path(path))
-    for override in overrides:
+    for override in strings("overrides", overrides, "training.epochs=10"):
         apply_override(content, override)
     return validate(content, str(path), Path(path).parent, imports)
 

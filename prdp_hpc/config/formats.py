@@ -33,6 +33,8 @@ class FormatSection(Section):
     """Use every n-th point of each axis."""
     subsample_time: Count = 1
     """Use every n-th state; dt becomes n times as long."""
+    segments: Count = 1
+    """Parts of equal length in time of each trajectory; each is a trajectory."""
 
 
 class StoredAxesSection(FormatSection):

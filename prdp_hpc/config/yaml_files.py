@@ -13,7 +13,21 @@ from prdp_hpc.config.errors import ConfigError, nearest
 
 
 class _Loader(yaml.SafeLoader):
-    """Rejects duplicate keys, which PyYAML would silently overwrite."""
+    """Rejects duplicate keys, which PyYAML would silently overwrite, and reads `1e-3` as a number,
+    as YAML 1.2 does.
+    """
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(  # type: ignore[no-untyped-call]
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -61,6 +75,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: must contain keys and sections, e.g. 'task: emulator', not {_kind(content)}"
         )
     return content
+
+
+def to_yaml(content: Any, **style: Any) -> str:
+    """The content as YAML, which `read_yaml` reads back; keys in their order."""
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, **style))
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:

@@ -29,6 +29,20 @@ class DataError(InputError):
     """An invalid data file; the message contains the file, the data set and what was expected."""
 
 
+class BadTrajectoryError(DataError):
+    """A trajectory that cannot be used.
+
+    Attributes
+    ----------
+    key : the key that leaves it out; "" if there is none.
+    number : its number for that key.
+    """
+
+    def __init__(self, message: str, key: str = "", number: int = 0) -> None:
+        super().__init__(message)
+        self.key, self.number = key, number
+
+
 def reason_of(error: OSError) -> str:
     """The reason why HDF5 could not open, read or write a file; for a lock also what to do."""
     text = error.strerror or str(error)

@@ -20,7 +20,7 @@ from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.data import GROUPS, DataError, check_numbers, check_spacing
 from prdp_hpc.data.formats.contents import Row, contents
 from prdp_hpc.data.formats.detect import first_file, format_of
-from prdp_hpc.data.layout import DATASET
+from prdp_hpc.data.layout import DATASET, BadTrajectoryError
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.inspection import (
@@ -34,6 +34,11 @@ from prdp_hpc.experiments.inspection import (
 from prdp_hpc.experiments.suggestion import Suggestion, placeholder
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
+
+MOST_SEGMENTS = 10
+"""Number of parts into which a single trajectory is divided, if it is long enough."""
+FEWEST_STATES = 3
+"""Number of states that a trajectory of an emulator needs."""
 
 
 @dataclass
@@ -128,7 +133,11 @@ def inspect_data(
     if opened.suggestion is not None and opened.suggestion.known:
         names = tuple(_stepper(opened.config, grid).channels)
         opened = call_together(comm, lambda: _with_channels(opened, names, path))
-    good = _statistics(opened, comm, grid, places(opened.data, samples))
+    if opened.suggestion is not None:
+        opened = call_together(comm, lambda: _with_segments(opened, path))
+    good, bad = _statistics(opened, comm, grid, places(opened.data, samples))
+    if opened.suggestion is not None:
+        _leave_out(opened, bad)
     _compare(opened, grid, path)
     _add_residual(opened, comm, few(good))
     return opened
@@ -202,10 +211,54 @@ def _with_channels(found: Inspection, names: tuple[str, ...], path: str | Path) 
     if names == getattr(found.data, "channels", names) or not set(names) <= set(there):
         return found
     assert found.suggestion is not None
-    found.suggestion.choose_channels(names)
+    found.suggestion.add_keys(channels=list(names))
+    return _opened_again(found, path)
+
+
+def _opened_again(found: Inspection, path: str | Path) -> Inspection:
+    """The same with the keys of the suggested config."""
+    assert found.suggestion is not None
     config = found.suggestion.validated()
     data = _data_set(path, config.data.format, tuple(config.grid.shape))
     return replace(found, data=data, config=config)
+
+
+def _with_segments(found: Inspection, path: str | Path) -> Inspection:
+    """The same with a single trajectory in parts, so that some of it can be validated."""
+    data = found.data
+    counts = [data.count(group) for group in getattr(data, "groups", GROUPS)]
+    one = sum(counts) == 1 and found.format != "hdf5" and hasattr(data, "all_channels")
+    segments = min(MOST_SEGMENTS, (data.steps + 1) // FEWEST_STATES)
+    if not one or segments < 2 or found.suggestion is None:
+        return found
+    found.suggestion.add_keys(segments=segments)
+    found.suggestion.notes.append(
+        f"data.format.segments: the file has one trajectory, so it is divided into {segments} parts"
+    )
+    return _opened_again(found, path)
+
+
+def _leave_out(found: Inspection, bad: Sequence[BadTrajectoryError]) -> None:
+    """Leave the bad trajectories out of the suggested config, and name what prevents a run."""
+    assert found.suggestion is not None
+    excluded: dict[str, list[int]] = {}
+    for one in bad:
+        if one.key:
+            excluded.setdefault(one.key.rpartition(".")[2], []).append(one.number)
+    found.suggestion.add_keys(**{key: sorted(set(many)) for key, many in excluded.items()})
+    found.config = found.suggestion.validated()
+    data = found.data
+    missing = [group for group in GROUPS if not data.count(group)]
+    if missing:
+        found.suggestion.notes.append(
+            f"data.file: there are too few trajectories for the group {missing[0]}; a run needs "
+            "both train and validation"
+        )
+    if data.steps + 1 < FEWEST_STATES:
+        found.suggestion.notes.append(
+            f"task: the trajectories have {data.steps + 1} states, but an emulator needs "
+            f"{FEWEST_STATES}"
+        )
 
 
 def _described(path: str | Path, name: str, data: Any, config: SupervisedConfig) -> Inspection:
@@ -252,21 +305,27 @@ def _stored_shape(path: Path) -> tuple[int, ...] | None:
 
 def _statistics(
     found: Inspection, comm: MPI.Comm, grid: Grid, where: Sequence[Place]
-) -> list[Place]:
-    """Fill in the numbers of the states; return those without NaN and infinity."""
-    read, good = states_reader(found.data), []
+) -> tuple[list[Place], list[BadTrajectoryError]]:
+    """Fill in the numbers of the states; return those without NaN and infinity, and the errors
+    about the others.
+    """
+    read, good, bad = states_reader(found.data), [], []
     own: list[Numbers] = []
     for place in where:
         states = slice(place.state, place.state + 2, 1)
         try:
             pair = read(place.group, place.sample, states, grid.local_slices)
-            problem = "" if np.isfinite(pair).all() else f"trajectory {place.sample} contains NaN"
+            finite = bool(np.isfinite(pair).all())
+            problem = None if finite else (f"trajectory {place.sample} contains NaN", "", 0)
         except DataError as error:
-            pair, problem = None, str(error)
+            pair = None
+            problem = (str(error), getattr(error, "key", ""), getattr(error, "number", 0))
         problems = [one for one in comm.allgather(problem) if one]
         if problems:
-            if problems[0] not in found.bad:
-                found.bad.append(problems[0])
+            message, key, number = problems[0]
+            if message not in found.bad:
+                found.bad.append(message)
+                bad.append(BadTrajectoryError(message, key, number))
             continue
         assert pair is not None
         own = own or [Numbers() for _ in range(pair.shape[1])]
@@ -283,7 +342,7 @@ def _statistics(
                 sum(one.count for one in each),
             )
         )
-    return good
+    return good, bad
 
 
 def _stepper(config: SupervisedConfig, grid: Grid) -> Any:

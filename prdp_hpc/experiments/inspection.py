@@ -22,12 +22,22 @@ from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
 
 FACTORS = {"1/2": 0.5, "2": 2.0, "π": math.pi, "1/π": 1 / math.pi, "10": 10.0, "1/10": 0.1}
 """Factors by which time steps and coefficients are often wrong."""
+UNDETERMINED = 1.5
+"""Ratio of residuals up to which a number in `FACTORS` is not recognised as wrong."""
 MUCH_SMALLER = 1 / 3
 """A change is named if it reduces the residual to this share."""
 FITS = 0.01
 """A residual below this is that of data that were computed by the scheme of the PDE."""
 MOST_CHECKED = 3
 """Number of trajectories that are compared, and of states on which changes are tried."""
+EXPLAINS = 0.5
+"""A change with a larger residual does not explain the data."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+SEARCH = math.log(3)
+"""Largest logarithm of the ratio of a fitted factor and the one in `FACTORS` next to it."""
+SEARCH_STEPS = 10
+FITTED_DIGITS = 2
+"""Significant digits of a factor that was fitted."""
 NOISE = 1e-5
 """Smallest relative change over a step that rounding errors of float32 do not dominate."""
 
@@ -86,7 +96,7 @@ class PhysicsResidual:
     @property
     def better(self) -> tuple[Change, float] | None:
         """The change with a much smaller residual, if there is one."""
-        if self.changes and self.changes[0][1] < MUCH_SMALLER * self.compared:
+        if self.changes and self.changes[0][1] < min(EXPLAINS, MUCH_SMALLER * self.compared):
             return self.changes[0]
         return None
 
@@ -99,6 +109,19 @@ class PhysicsResidual:
             return ()
         limit = 2 * self.better[1] + 1e-6
         return tuple(change for change, residual in self.changes if residual <= limit)
+
+    @property
+    def undetermined(self) -> tuple[tuple[Change, float], ...]:
+        """For each number that can be much wrong without a much larger residual: the change with
+        the smallest residual.
+        """
+        limit = UNDETERMINED * self.compared
+        found: dict[str, tuple[Change, float]] = {}
+        for change, residual in self.changes:
+            alone = change.key and not change.axes and not change.channels
+            if alone and change.word in FACTORS and residual <= limit:
+                found.setdefault(change.key, (change, residual))
+        return () if self.better or self.compared > EXPLAINS else tuple(found.values())
 
     @property
     def invisible(self) -> tuple[Change, ...]:
@@ -201,6 +224,7 @@ class _Comparison:
         """
         single = list(self.changes(stepper))
         results = self._sorted(single, where)
+        results = sorted(results + self.fitted(results, where), key=lambda one: one[1])
         if results and results[0][1] > FITS and self.grid.dim < 3:
             orders = [change for change in single if not change.key]
             numbers = [change for change in single if change.key]
@@ -208,6 +232,36 @@ class _Comparison:
             best = [change for change, _ in self._sorted(both, where[:1])[:1]]
             results += self._sorted(best, where)
         return tuple(sorted(results, key=lambda one: one[1]))
+
+    def fitted(
+        self, found: Sequence[tuple[Change, float]], where: Sequence[Place]
+    ) -> list[tuple[Change, float]]:
+        """For the best change of each number, if it does not fit: the factor with the smallest
+        residual on the first state, by a golden-section search around it.
+        """
+        best: dict[str, tuple[Change, float]] = {}
+        for change, residual in found:
+            if change.key and not change.axes and not change.channels:
+                best.setdefault(change.key, (change, residual))
+        changes = []
+        for change, residual in best.values():
+            if residual > FITS:
+                factor = self._minimum(change, where[:1])
+                word = f"{factor:.{FITTED_DIGITS}g}"
+                changes.append(replace(change, factor=float(word), word=word))
+        return self._sorted(changes, where)
+
+    def _minimum(self, change: Change, where: Sequence[Place]) -> float:
+        def residual(logarithm: float) -> float:
+            tried = self._sorted([replace(change, factor=math.exp(logarithm))], where)
+            return tried[0][1] if tried else math.inf
+
+        middle = math.log(change.factor)
+        low, high = middle - SEARCH, middle + SEARCH
+        for _ in range(SEARCH_STEPS):
+            left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+            low, high = (low, right) if residual(left) < residual(right) else (left, high)
+        return math.exp((low + high) / 2)
 
     def _sorted(
         self, changes: Sequence[Change], where: Sequence[Place]

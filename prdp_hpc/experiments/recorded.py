@@ -35,6 +35,8 @@ _ADDED = {
     "network_inputs": [],
 }
 """Defaults of settings that were added later, which older checkpoints do not have."""
+_ADDED_TO_FORMATS = {"segments": 1}
+"""The same for the keys of `data.format`."""
 
 
 def recorded_settings(config: ExperimentConfig, content: str | None = None) -> dict[str, Any]:
@@ -58,6 +60,11 @@ def recorded_settings(config: ExperimentConfig, content: str | None = None) -> d
 
 
 def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
+    data = settings.get("data")
+    if isinstance(data, dict) and isinstance(data.get("format"), dict):
+        keys = data["format"].items()
+        own = {k: v for k, v in keys if _ADDED_TO_FORMATS.get(k) != v}
+        settings["data"] = {**data, "format": own}
     for key, default in _ADDED.items():
         if isinstance(default, dict) and isinstance(settings.get(key), dict):
             settings[key] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.signals import StoppedError, stoppable_loading
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import FileError, InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
 from prdp_hpc.experiments.initial import initialise
 from prdp_hpc.experiments.meshes import process_mesh as process_mesh
@@ -157,7 +157,12 @@ def run_lock(
     `shared` and `patience` see `prdp_hpc.locks.locked`.
     """
     advice = "wait until it ends or end it, or choose another name=… or output=…"
-    with locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience):
+    lock = locked(mesh.world, folder, advice, folder=True, shared=shared, patience=patience)
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except FileError as error:
+            raise _unwritable(folder, error) from None
         yield
 
 

@@ -63,7 +63,10 @@ def write_sample(config: Any, parts: ConfigParts, task: Any, folder: Path, epoch
     places = np.linspace(1, steps, min(steps, COLUMNS)).round().astype(int)
     # In one dimension all states are drawn.
     kept = None if members.grid.dim == 1 else [0, *np.unique(places).tolist()]
-    series = collect(members, about, title_of(members, about), kept, spectra=False)
+    title = title_of(members, about)
+    if steps < parts.data.steps:
+        title += f", first {steps} of {parts.data.steps} steps"
+    series = collect(members, about, title, kept, spectra=False)
 
     def write() -> None:
         if series is not None:

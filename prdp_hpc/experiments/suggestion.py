@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prdp_hpc.config.components import Component, fitting_names, resolve
 from prdp_hpc.config.experiment import SupervisedConfig, validate
+from prdp_hpc.config.yaml_files import to_yaml
 from prdp_hpc.errors import InputError
 
 UNKNOWN = 1.0
@@ -31,6 +29,8 @@ class Suggestion:
     def __init__(self, path: str | Path, form: str, data: Any, keys: dict[str, Any]) -> None:
         self.notes: list[str] = []
         about: dict[str, Any] = dict(getattr(data, "attributes", {}))
+        if getattr(data, "assumed", ""):
+            self.notes.append(data.assumed)
         self.known = _is_known(about)
         physics = self.physics_of(about, self.notes)
         self.content: dict[str, Any] = {
@@ -41,12 +41,14 @@ class Suggestion:
             "data": {"file": str(path), **_format(form, keys)},
         }
 
-    def choose_channels(self, names: Sequence[str]) -> None:
-        """Select channels of the file."""
+    def add_keys(self, **keys: Any) -> None:
+        """Add keys of the format, e.g. channels; a list extends the one that was given."""
         section = self.content["data"]
         given = section.get("format")
-        keys = given if isinstance(given, dict) else {"kind": given}
-        section["format"] = {**keys, "channels": list(names)}
+        own = dict(given) if isinstance(given, dict) else {"kind": given}
+        for key, value in keys.items():
+            section["format"] = own
+            own[key] = [*own.get(key, ()), *value] if key.startswith("exclude") else value
 
     def validated(self) -> SupervisedConfig:
         """The config."""
@@ -57,7 +59,7 @@ class Suggestion:
 
     def to_yaml(self) -> str:
         """The sections as YAML, with the notes as comments."""
-        text = yaml.safe_dump(self.content, sort_keys=False, default_flow_style=None, width=88)
+        text = to_yaml(self.content, default_flow_style=None, width=88)
         return "".join(f"# {note}\n" for note in self.notes) + text
 
     def _grid(self, data: Any, about: dict[str, Any]) -> dict[str, Any]:

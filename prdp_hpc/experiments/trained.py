@@ -13,6 +13,7 @@ from torch import nn
 
 from prdp_hpc.config import ExperimentConfig, SupervisedConfig, validate
 from prdp_hpc.config.components import component_of, own_keys
+from prdp_hpc.config.errors import strings
 from prdp_hpc.config.slots import Imports
 from prdp_hpc.config.yaml_files import read_yaml
 from prdp_hpc.distributed.broadcast import broadcast
@@ -157,7 +158,8 @@ def run_config(
     # A run folder has every key of its version, and version 0.1 had one stream for all samples.
     if isinstance(data, dict) and "modes" in data:
         content["data"] = {"streams": "shared", **data}
-    return validate(content, str(path), path.parent, Imports(tuple(components), needed))
+    own = strings("components", components, "mine.py:MyNetwork")
+    return validate(content, str(path), path.parent, Imports(own, needed))
 
 
 def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any]:

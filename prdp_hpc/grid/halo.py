@@ -64,8 +64,9 @@ class Halo:
             a + n + b for a, n, b in zip(self._lower, self._local_shape, self._upper, strict=True)
         )
         self._inside = self._index(dim)
-        # Made here, because the first call is collective and some ranks may have no neighbour.
-        private(partition.comm)
+        if partition.comm.size > 1:
+            # Made here, because the first call is collective and some ranks may have no neighbour.
+            private(partition.comm)
 
     def __call__(self, local: Tensor) -> Tensor:
         """Return the padded fields, in the memory format of the input."""

@@ -30,6 +30,8 @@ class Partition:
     group : the same ranks in torch.distributed, for exchanges between GPUs; None: through MPI.
     dim : number of axes.
     shape : points of the whole grid per axis.
+    local_slices : this rank's part of the whole grid.
+    local_shape : this rank's points per axis.
     """
 
     ownership_ranges: tuple[tuple[int, ...], ...]
@@ -38,6 +40,8 @@ class Partition:
     group: dist.ProcessGroup | None = field(default=None, compare=False)
     dim: int = field(init=False, compare=False)
     shape: tuple[int, ...] = field(init=False, compare=False)
+    local_slices: tuple[slice, ...] = field(init=False, compare=False, repr=False)
+    local_shape: tuple[int, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dim", len(self.ownership_ranges))
@@ -47,6 +51,9 @@ class Partition:
             raise InputError(
                 f"a partition into {blocks} blocks needs {blocks} ranks, not {self.comm.size}"
             )
+        own = self._slices_of(self.coordinates)
+        object.__setattr__(self, "local_slices", own)
+        object.__setattr__(self, "local_shape", tuple(part.stop - part.start for part in own))
 
     @classmethod
     def whole(cls, shape: Sequence[int], boundary: str | Sequence[str]) -> Partition:
@@ -78,11 +85,6 @@ class Partition:
             coordinates.append(part)
         return tuple(reversed(coordinates))
 
-    @property
-    def local_slices(self) -> tuple[slice, ...]:
-        """This rank's part of the whole grid."""
-        return self._slices_of(self.coordinates)
-
     @cached_property
     def blocks(self) -> list[tuple[slice, ...]]:
         """The `local_slices` of every rank; not collective."""
@@ -93,11 +95,6 @@ class Partition:
             slice(bounds[i], bounds[i + 1])
             for bounds, i in zip(self.ownership_ranges, coordinates, strict=True)
         )
-
-    @property
-    def local_shape(self) -> tuple[int, ...]:
-        """This rank's points per axis."""
-        return tuple(part.stop - part.start for part in self.local_slices)
 
     def narrowest(self, axis: int) -> int:
         """Number of points of the smallest part along an axis."""

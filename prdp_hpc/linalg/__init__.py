@@ -1,6 +1,7 @@
 """Differentiable distributed linear algebra."""
 
 from prdp_hpc.linalg.assembled_operator import AssembledOperator
+from prdp_hpc.linalg.distributed_cells import DistributedCells
 from prdp_hpc.linalg.element_operator import ElementOperator
 from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.function_operator import FunctionOperator
@@ -21,6 +22,7 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 __all__ = [
     "AssembledOperator",
     "ColouredJacobian",
+    "DistributedCells",
     "ElementOperator",
     "FunctionOperator",
     "NonlinearSolveError",

@@ -96,9 +96,7 @@ def squares_of_rows(rows: Numbers) -> HostArray:
     """The squared length of each row."""
     if isinstance(rows, Tensor):
         return on_host(torch.linalg.vecdot(rows, rows))
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares: HostArray = (rows**2).sum(axis=1)
-    return squares
+    return np.array([np.vdot(row, row) for row in rows])
 
 
 def inner(one: Numbers, other: Numbers) -> float:

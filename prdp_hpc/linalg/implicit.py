@@ -21,6 +21,7 @@ from prdp_hpc.linalg.arrays import (
     zeros_like,
 )
 from prdp_hpc.linalg.batched.call import BatchedCall
+from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.operator import Operator
@@ -43,9 +44,6 @@ from prdp_hpc.linalg.validation import (
     wrong_guess,
 )
 
-LARGEST = 1e300
-"""A product of the lengths of solution and adjoint solution below which no gradient overflows."""
-
 
 @one_at_a_time
 def solve(
@@ -57,7 +55,8 @@ def solve(
 
         Aᵀ λ = ∂L/∂x,    ∂L/∂b = λ,    ∂L/∂value_k = −λ[row_k] x[col_k]
 
-    at the solver's adjoint level, from zero. For a symmetric matrix this is a solve with A and the
+    at the solver's adjoint level, from zero; if A is symmetric and `∂L/∂x` a multiple of b, from
+    that multiple of x. For a symmetric matrix this is a solve with A and the
     same preconditioner M, not with `Mᵀ`; at a fixed number of iterations it is therefore not the
     exact transpose of the forward solve. With `differentiation="unrolled"` the iterations
     themselves are differentiated.
@@ -272,7 +271,9 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        values, _, _, ctx.call = inputs
+        values, b, _, ctx.call = inputs
+        # Not saved, because its changes in place are no errors: it only serves to find a guess.
+        ctx.right = ctx.call.kept_right(b) if ctx.needs_input_grad[0] else None
         # Saved for the gradient of the values; torch detects a change in place.
         ctx.save_for_backward(values, output if ctx.needs_input_grad[0] else None)
         if values is not None:
@@ -284,13 +285,14 @@ class _Solve(torch.autograd.Function):
         (values, x), call = ctx.saved_tensors, ctx.call
         try:
             own = None if call.is_derivative else call.recollection
-            adjoint, inner = _derivative(values, grads[0], call, not call.transposed, own)
+            guess = call.adjoint_guess(grads[0], ctx.right, x)
+            adjoint, inner = _derivative(values, grads[0], call, not call.transposed, own, guess)
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
             left, right = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
                 values_grad = call.values_gradient(values, left, right)
-            _check_range(call, inner, values_grad)
+            check_range(call, inner, values_grad)
             return like(values_grad, values).view(values.shape), adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
@@ -363,9 +365,10 @@ def _derivative(
     call: SolveCall,
     transposed: bool,
     recollection: Recollection | None = None,
+    guess: Tensor | None = None,
 ) -> tuple[Tensor, SolveCall]:
     """A solve with the matrices of another one, and its arguments."""
-    if recollection is not None and _are_transformed(right):
+    if guess is not None or (recollection is not None and _are_transformed(right)):
         recollection = None
     inner = call.changed(
         transposed=transposed,
@@ -373,21 +376,7 @@ def _derivative(
         recollection=recollection,
         is_derivative=True,
     )
-    return apply(_Solve, values, right, None, inner), inner
-
-
-def _check_range(call: SolveCall, adjoint: SolveCall, values_grad: Any) -> None:
-    """Raise SolveError if the products of the solution and the adjoint solution are beyond the
-    range of double precision; collective.
-    """
-    # No product is larger, so that usually nothing has to be looked at.
-    bound = math.sqrt(call.squares) * math.sqrt(adjoint.squares)
-    if call.knows_squares and bound < LARGEST:
-        return
-    if not isinstance(values_grad, Tensor) or _are_transformed(values_grad):
-        return
-    if anywhere(call.operator.comm, has_bad_numbers(to_memory(values_grad, call.operator.memory))):
-        raise errors.too_large_gradient(call.method, call.level)
+    return apply(_Solve, values, right, guess, inner), inner
 
 
 def _batch(values: Tensor | None, right: Tensor, guess: Tensor | None, call: SolveCall) -> Tensor:

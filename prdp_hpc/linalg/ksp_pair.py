@@ -129,7 +129,8 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     lagged = None
     if solver.lag_preconditioner not in (None, 1):
         lagged = create_lagged_matrix(operator, solver.pc)
-    pmat = operator.preconditioning_operator.matrix if lagged is None else lagged.matrix
+    source = operator.preconditioning_operator
+    pmat = source.matrix if lagged is None else lagged.matrix
     ksp.setOperators(operator.matrix, pmat)
     if solver.ksp == "steepest_descent":
         pc = line_search(ksp)
@@ -167,7 +168,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         prefix=prefix,
         options=dict(solver.petsc_options),
         multi_rhs=None
-        if operator.preconditioner or operator.memory.uses_tensors
+        if source is not operator or operator.memory.uses_tensors
         else multi_rhs_richardson(ksp, operator.matrix, pmat),
         lagged=lagged,
     )

@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
+from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.initial_guesses import Recollection
+from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.proportional_guess import proportional_guess
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solver import Solver
 
@@ -30,6 +33,7 @@ class SolveCall(ABC):
     is_derivative : whether this is a derivative of another solve.
     squares : the sum of the squares of the solution on all ranks, once it is computed.
     knows_squares : whether the engine computes it.
+    finds_multiples : whether the engine compares right-hand sides, for `adjoint_guess`.
     """
 
     operator: Operator
@@ -44,6 +48,7 @@ class SolveCall(ABC):
     is_derivative: bool = False
     squares: float = 0.0
     knows_squares: ClassVar[bool] = True
+    finds_multiples: ClassVar[bool] = True
 
     @property
     def direction(self) -> str:
@@ -69,6 +74,23 @@ class SolveCall(ABC):
     @abstractmethod
     def working(self, tensor: Tensor) -> Tensor:
         """A tensor in the memory and precision of the solve; differentiable."""
+
+    def kept_right(self, b: Tensor) -> Tensor | None:
+        """The right-hand side, if the adjoint solve may start at a multiple of the solution: with
+        a symmetric matrix and a tolerance.
+        """
+        tests = self.levels[not self.transposed].rtol is not None
+        is_one_matrix = self.operator.symmetric and self.solver.ksp not in ONE_APPLICATION_KSPS
+        applies = self.finds_multiples and tests and is_one_matrix and not is_transformed(b)
+        return b.detach() if applies else None
+
+    def adjoint_guess(self, right: Tensor, kept: Tensor | None, x: Tensor) -> Tensor | None:
+        """Where the adjoint solve starts: at the multiple of the solution x for the right-hand side
+        that was kept if `right` is that multiple, else at zero (None); collective.
+        """
+        if kept is None or is_transformed(right):
+            return None
+        return proportional_guess(self.operator.comm, right.detach(), kept, x.detach())
 
     @abstractmethod
     def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:

@@ -186,8 +186,6 @@ class SparseOperator(FromMatrices, Operator):
 
         It is made on first use, which is collective.
         """
-        if self.memory is HOST and device.type == "cpu":
-            return self
         memory = memory_of(device)
         if memory is self.memory or memory == self.memory:
             return self

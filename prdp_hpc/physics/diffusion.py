@@ -269,8 +269,11 @@ def _validate_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
             f"{grid.local_shape}, or one field per sample, (M, *{grid.local_shape}), "
             f"not a {kappa.dtype} tensor of shape {tuple(kappa.shape)}"
         )
-    if not bool(((kappa.detach() > 0) & kappa.detach().isfinite()).all()):
-        low, high = kappa.min().item(), kappa.max().item()
+    if not kappa.numel():
+        return None
+    # One pass without a temporary; NaN is both bounds then, and in no range.
+    low, high = (bound.item() for bound in kappa.detach().aminmax())
+    if not (low > 0.0 and high < math.inf):
         return InputError(
             "diffusivity must be positive and finite everywhere, but on this rank it is between "
             f"{low:g} and {high:g}"

@@ -21,7 +21,8 @@ class FourierTransform:
 
     The fields are first divided into slabs of the first axis, and the other axes are transformed;
     then they are divided into slabs of the last axis, and the first axis is transformed. Each rank
-    stores only its part of the fields at any time.
+    stores only its part of the fields at any time. Fields with one axis are transformed on the
+    first rank.
 
     Attributes
     ----------
@@ -42,6 +43,9 @@ class FourierTransform:
             Redistribution(grid.comm, *ends) for ends in ((half, columns), (columns, half))
         )
         mine = columns[grid.comm.rank]
+        self._row_shape, self._half_shape = (
+            tuple(part.stop - part.start for part in ends[grid.comm.rank]) for ends in (rows, half)
+        )
         whole = [np.fft.fftfreq(n, 1.0 / n) for n in grid.shape[:-1]] + [
             np.fft.rfftfreq(grid.shape[-1], 1.0 / grid.shape[-1])
         ]
@@ -51,29 +55,33 @@ class FourierTransform:
 
     def forward(self, fields: Tensor) -> Tensor:
         """Return the coefficients of fields; collective."""
-        inner = tuple(range(2, self._dim + 1))
+        every = tuple(range(1, self._dim + 1))
         if self._comm.size == 1:
-            whole: Tensor = torch.fft.rfftn(fields, dim=(1, *inner))
+            whole: Tensor = torch.fft.rfftn(fields, dim=every)
             return whole
         rows = self._to_rows(fields)
-        half = (*rows.shape[:-1], self._shape[-1] // 2 + 1)
+        half = (len(rows), *self._half_shape)
+        inner = every[1:] or every
         partly = _unless_empty(rows, half, lambda: torch.fft.rfftn(rows, dim=inner))
         columns = self._to_columns(partly.to(torch.complex128))
+        if self._dim == 1:
+            return columns
         return _unless_empty(columns, columns.shape, lambda: torch.fft.fft(columns, dim=1))
 
     def backward(self, coefficients: Tensor) -> Tensor:
         """Return the fields of coefficients; collective."""
-        inner = tuple(range(2, self._dim + 1))
+        every = tuple(range(1, self._dim + 1))
         if self._comm.size == 1:
-            whole: Tensor = torch.fft.irfftn(coefficients, s=self._shape, dim=(1, *inner))
+            whole: Tensor = torch.fft.irfftn(coefficients, s=self._shape, dim=every)
             return whole
-        shape = coefficients.shape
-        partly = _unless_empty(coefficients, shape, lambda: torch.fft.ifft(coefficients, dim=1))
+        partly = coefficients
+        if self._dim > 1:
+            shape = coefficients.shape
+            partly = _unless_empty(coefficients, shape, lambda: torch.fft.ifft(coefficients, dim=1))
         half = self._to_half(partly)
-        size = (*half.shape[:2], *self._shape[1:])
-        rows = _unless_empty(
-            half, size, lambda: torch.fft.irfftn(half, s=self._shape[1:], dim=inner)
-        )
+        size, inner = (len(half), *self._row_shape), every[1:] or every
+        lengths = self._shape[1:] or self._shape
+        rows = _unless_empty(half, size, lambda: torch.fft.irfftn(half, s=lengths, dim=inner))
         return self._from_rows(rows.to(torch.float64))
 
 
@@ -119,9 +127,11 @@ def _unless_empty(fields: Tensor, shape: Sequence[int], transform: Callable[[], 
 
 def _slabs(shape: Sequence[int], axis: int, ranks: int) -> list[Block]:
     """Blocks that divide one axis as evenly as possible; some are empty if there are more ranks
-    than points.
+    than points. The first rank has all points of a grid with one axis.
     """
     ends = [shape[axis] * rank // ranks for rank in range(ranks + 1)]
+    if len(shape) == 1:
+        ends = [0, *[shape[0]] * ranks]
     whole = [slice(0, n) for n in shape]
     return [(*whole[:axis], slice(a, b), *whole[axis + 1 :]) for a, b in pairwise(ends)]
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 12.0  # inches
+TICKS = 7
+"""Most labelled times of a map over x and time."""
 CHANNELS = 4
 """Most channels of a figure."""
 COLUMNS = 6
@@ -334,6 +336,7 @@ def _overview(figure: Figure, place: Any, series: FieldSeries, channel: int) -> 
         ax.set_xlabel("x", fontsize=LABEL_SIZE, color=INK, labelpad=1)
         if column == 0:
             ax.set_ylabel("time", fontsize=LABEL_SIZE, color=INK)
+        ax.set_yticks(*_ticks(series.times))
         ax.tick_params(labelsize=LABEL_SIZE - 2, colors=INK, length=2)
         ax.spines[:].set_visible(False)
         if not np.isfinite(values[-1]).any():
@@ -341,6 +344,12 @@ def _overview(figure: Figure, place: Any, series: FieldSeries, channel: int) -> 
             _note(ax, "not known", middle)
         box = ax.inset_axes((1.02, 0.0, 0.035, 1.0))
         colour_bar(figure, image, box, values, ends)
+
+
+def _ticks(times: Array) -> tuple[Array, list[str]]:
+    """Up to `TICKS` evenly spaced times of states, and their labels."""
+    shown = times[:: -(-len(times) // TICKS)]
+    return shown, [f"{time:.4g}" for time in shown]
 
 
 def draw_span(ax: Axes, values: Array, extent: Any, colours: str, ends: Any) -> Any:

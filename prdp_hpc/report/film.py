@@ -102,7 +102,9 @@ def _write_mp4(series: FieldSeries, path: Path, rate: float) -> None:
         for one in frames(series):
             if writer is None:
                 size = (one.shape[1], one.shape[0])
-                writer = ffmpeg.write_frames(str(temporary), size, fps=rate, quality=8)
+                writer = ffmpeg.write_frames(
+                    str(temporary), size, fps=rate, quality=8, ffmpeg_log_level="error"
+                )
                 writer.send(None)
             writer.send(np.ascontiguousarray(one))
         writer.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PANEL = {1: 3.3, 2: 2.9}  # inches; by number of channels, for more channels 2.6
 SMALLEST = 1e-14
 """Energies below this share of the largest are rounding errors and are not drawn."""
+MARGIN, MEAN = 1.15, "<"
+"""Ratio of the ends of the axis and of the wavenumbers, and the marker of the mean."""
 WAVENUMBER = "wavenumber |k|  (radians per unit of length)"
 
 
@@ -100,14 +102,16 @@ def _energies(ax: Axes, series: FieldSeries, channel: int, name: str) -> None:
     truth, found = series.truth_energy[:, channel], series.energy[:, channel]
     largest = np.nanmax([truth[states], found[states]])
     for state, shade in zip(states, shades, strict=True):
-        ax.plot(*_curve(series, truth[state], largest), color=shade, lw=3.4, alpha=0.45)
+        _draw(ax, series, truth[state], largest, color=shade, lw=3.4, alpha=0.45)
         label = f"step {int(series.steps[state])}" if len(series.steps) > 1 else None
-        curve = _curve(series, found[state], largest)
-        ax.plot(*curve, color=shade, lw=1.4, ls=(0, (4, 1.5)), label=label)
+        style = {"color": shade, "lw": 1.4, "ls": (0, (4, 1.5)), "label": label}
+        _draw(ax, series, found[state], largest, **style)
     _by_wavenumber(ax, series)
     ax.set_ylabel("energy  (Σ = mean square)", fontsize=LABEL_SIZE, color=INK)
     ax.plot([], [], color="#777777", lw=3.4, alpha=0.5, label="truth")
     ax.plot([], [], color="#777777", lw=1.4, ls=(0, (4, 1.5)), label="prediction")
+    if not series.wavenumbers[0] and np.nanmax([truth[states, 0], found[states, 0]]) > 0:
+        ax.plot([], [], color="#777777", ls="", marker=MEAN, ms=5, label="mean, k = 0")
     ax.legend(fontsize=LABEL_SIZE - 1, frameon=False, labelcolor=INK, handlelength=2.4)
 
 
@@ -123,27 +127,38 @@ def _ratios(ax: Axes, series: FieldSeries, channel: int, name: str) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(enough, found[state] / truth[state], np.nan)
         label = f"step {int(series.steps[state])}" if len(series.steps) > 1 else None
-        wavenumbers, values = _curve(series, ratio, 0.0)
-        ax.plot(wavenumbers, values, color=shade, lw=1.8, label=label)
+        _draw(ax, series, ratio, 0.0, color=shade, lw=1.8, label=label)
     ax.axhline(1.0, color="#999999", lw=0.9, ls=":")
     _by_wavenumber(ax, series)
-    ax.set_ylabel("energy of the difference / of the truth", fontsize=LABEL_SIZE, color=INK)
+    ax.set_ylabel("energy, difference / truth", fontsize=LABEL_SIZE, color=INK)
     if len(series.steps) > 1:
         ax.legend(fontsize=LABEL_SIZE - 1, frameon=False, labelcolor=INK)
 
 
-def _curve(series: FieldSeries, energy: Array, largest: float) -> tuple[Array, Array]:
-    """The wavenumbers above 0 and the energies that are not rounding errors."""
-    values = np.where(energy > SMALLEST * largest, energy, np.nan)
+def _draw(ax: Axes, series: FieldSeries, energy: Array, largest: float, **style: Any) -> None:
+    """Draw the energies that are not rounding errors: a line, points where it has gaps on both
+    sides, and at the left edge the energy of the mean.
+    """
+    values = positive(np.where(energy > SMALLEST * largest, energy, np.nan))
     inner = series.wavenumbers > 0
-    return series.wavenumbers[inner], positive(values[inner])
+    wavenumbers, line = series.wavenumbers[inner], values[inner]
+    padded = np.isfinite(np.r_[np.nan, line, np.nan])
+    alone = np.flatnonzero(padded[1:-1] & ~padded[:-2] & ~padded[2:])
+    ax.plot(wavenumbers, line, **style)
+    points = {key: style[key] for key in ("color", "alpha") if key in style} | {"ls": ""}
+    size = 3 + style["lw"]
+    if alone.size:
+        ax.plot(wavenumbers[alone], line[alone], marker=".", ms=size, **points)
+    if np.isfinite(values[~inner]).any():
+        ends = wavenumbers[0] / MARGIN, values[~inner][0]
+        ax.plot(*ends, marker=MEAN, ms=2 + size, clip_on=False, **points)
 
 
 def _by_wavenumber(ax: Axes, series: FieldSeries) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     inner = series.wavenumbers[series.wavenumbers > 0]
-    ax.set_xlim(float(inner[0]) / 1.15, float(inner[-1]) * 1.15)
+    ax.set_xlim(float(inner[0]) / MARGIN, float(inner[-1]) * MARGIN)
     ax.set_xlabel(WAVENUMBER, fontsize=LABEL_SIZE, color=INK)
     frame(ax)
 

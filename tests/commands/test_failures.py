@@ -9,6 +9,7 @@ import sys
 import pytest
 import tiny
 
+import prdp_hpc
 from prdp_hpc import cli
 from prdp_hpc.commands.failures import missing_library
 from prdp_hpc.errors import InputError
@@ -33,10 +34,11 @@ def ended(capsys, *words):
 
 
 def raising(error):
-    def fail(*_, **__):
-        raise error
-
-    return fail
+    """A function that raises the error as if its code were a file of the package."""
+    code = compile("def fail(*_, **__):\n    raise error", prdp_hpc.__file__, "exec")
+    names = {"error": error}
+    exec(code, names)
+    return names["fail"]
 
 
 @pytest.fixture
@@ -53,8 +55,21 @@ def test_bugs_keep_their_traceback(command, error, config, capsys, monkeypatch):
     assert code == 1
     assert reported.startswith(f"prdp-hpc: error: {type(error).__name__}")
     assert reported.count("Traceback (most recent call last)") == 1
-    assert "in fail\n    raise error" in reported
+    assert "in fail\n" in reported
     assert reported.endswith("the output of `prdp-hpc doctor`\n")
+
+
+# torch raises the second one, in a call by this file
+@pytest.mark.parametrize("body", ["1 / period", "torch.zeros(period)"])
+def test_an_error_in_user_code_is_no_bug_of_the_package(body, tmp_path, capsys):
+    content = tiny.emulator(tmp_path / "runs")
+    content["training"]["schedule"] = {"kind": "mine.py:rate", "period": "two"}
+    (tmp_path / "mine.py").write_text(f"import torch\n\ndef rate(period):\n    return {body}\n")
+    code, reported = ended(capsys, "run", tiny.write(tmp_path / "tiny.yaml", content))
+    assert code == 1
+    assert reported.startswith("prdp-hpc: error: TypeError: ")
+    place = f"the error is in {tmp_path / 'mine.py'}, line 4, which is not part of prdp-hpc"
+    assert reported.endswith(f"prdp-hpc: {place}\n")
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -8,7 +8,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prdp_hpc.config import EmulatorConfig, InverseConfig, load_config, validate, write_resolved
+from prdp_hpc import load_network
+from prdp_hpc.config import (
+    EmulatorConfig,
+    InverseConfig,
+    load_config,
+    validate,
+    write_resolved,
+    yaml_files,
+)
+from prdp_hpc.config.errors import ConfigError
+from prdp_hpc.config.yaml_files import apply_override
 from prdp_hpc.refinement import ConstantSchedule, Coordinator, ManualSchedule
 
 CONFIGS = sorted((tiny.REPOSITORY / "configs").glob("*.yaml"))
@@ -169,3 +179,30 @@ def test_seeds_of_a_comparison(tmp_path):
     assert list(validate(tiny.emulator(tmp_path, seed=4), "here").seeds) == [4, 5, 6]
     assert list(validate(tiny.inverse(tmp_path), "here").seeds) == [1]
     assert list(validate(tiny.inverse(tmp_path, comparison={"seeds": 2}), "here").seeds) == [1, 2]
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["{:e}", "{:.0e}", "{!r}"])
+)
+def test_numbers_are_read_with_every_kind_of_exponent(number, form):
+    text = form.format(number)
+    content = {}
+    apply_override(content, f"physics.key={text}")
+    assert content["physics"]["key"] == float(text)
+    assert isinstance(content["physics"]["key"], float)
+
+
+@given(st.one_of(st.sampled_from(["1e-3", "2E5", "-1e+2", "1.e3", "0x1", "on"]), st.text()))
+def test_text_stays_text_when_it_is_written_and_read(text):
+    content = {"name": text, "list": [text, 1e-3]}
+    written = yaml_files.to_yaml(content)
+    assert yaml_files.yaml.load(written, Loader=yaml_files._Loader) == content
+
+
+def test_a_string_instead_of_a_list_of_strings_is_an_error(tmp_path):
+    path = CONFIGS[0]
+    with pytest.raises(ConfigError, match=r"overrides must be a list .* not 'training.epochs=10'"):
+        load_config(path, "training.epochs=10")
+    (tmp_path / "config.yaml").write_text(path.read_text())
+    with pytest.raises(ConfigError, match=r"components must be a list .* not 'mine.py:Net'"):
+        load_network(tmp_path, components="mine.py:Net")

@@ -101,6 +101,6 @@ def test_equal_results_on_any_number_of_ranks():
     for shape, length in SHAPES:
         check_steps(shape, length)
     # fewer points along the first and the last axis than ranks, too
-    for shape in ((12, 9), (2, 8), (8, 2), (6, 5, 4)):
+    for shape in ((12, 9), (2, 8), (8, 2), (6, 5, 4), (9,)):
         check_transforms(shape)
     check_wrong_on_one_rank_raises_on_all()

@@ -1,8 +1,10 @@
-"""Reliability: with each key of the recipe, a run that was stopped in the middle of an epoch
-continues bit for bit like an uninterrupted one.
+"""Reliability: with each key of the recipe, a run that was stopped or killed in the middle of an
+epoch continues bit for bit like an uninterrupted one.
 """
 
 import json
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,44 @@ CASES = {
     "last guess": {"solver": {**GMRES, "initial_guess": "last"}, "refinement": TOLERANCES},
     "lag": {"solver": {"ksp": "cg", "pc": "bjacobi", "lag_preconditioner": "auto"}},
     "unrolled": {"solver": {"ksp": "cg", "pc": "none", "differentiation": "unrolled"}},
+    "unrolled gmres": {"solver": {**GMRES, "differentiation": "unrolled"}},
+    "unrolled steps": training(checkpoint_activations="steps")
+    | {"solver": {"ksp": "cg", "pc": "none", "differentiation": "unrolled"}},
+    "batched": {"solver": {"ksp": "batched_cg", "pc": "jacobi"}},
+    "batched, last guess": {
+        "solver": {"ksp": "batched_gmres", "pc": "jacobi", "initial_guess": "last"},
+        "refinement": TOLERANCES,
+    },
+    "batched float32": {
+        "solver": {"ksp": "batched_richardson", "pc": "jacobi", "precision": "float32"}
+    },
+    "state guess": {
+        "solver": {"ksp": "cg", "pc": "jacobi", "initial_guess": "state"},
+        "refinement": TOLERANCES,
+    },
+    "sharded": {"parallel": {"shard_network": True}, "network": RESNET}
+    | training(
+        ema=0.7,
+        clip_norm=0.01,
+        accumulate=2,
+        optimizer={"kind": "AdamW", "weight_decay": 0.1},
+        weight_decay_on="weights",
+    ),
+    "sharded LBFGS": {"parallel": {"shard_network": True}, "network": RESNET}
+    | training(optimizer={"kind": "LBFGS", "max_iter": 3}, learning_rate=0.5),
+    "sharded gradient": {
+        "parallel": {"shard_network": True},
+        "network": RESNET,
+        "refinement": {"schedule": "gradient", "theta": 0.05, "probe_share": 0.5},
+    },
+    "allen_cahn": {
+        "physics": {"pde": "allen_cahn", "interface": 0.1, "dt": 0.1},
+        "solver": GMRES,
+        "refinement": TOLERANCES,
+    },
+    "theta": {
+        "physics": {"pde": "heat", "diffusivity": 1e-2, "dt": 1.0, "theta": 0.5, "source": 0.3}
+    },
     "corrector": {"make": tiny.corrector, "network": RESNET},
     "burgers": {
         "make": tiny.corrector,
@@ -97,6 +137,22 @@ CASES = {
         "physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05},
         "grid": {"shape": [8], "boundary": "periodic"},
         "solver": GMRES,
+    },
+    "burgers, lag, gradient schedule": {
+        "make": tiny.corrector,
+        "network": RESNET,
+        "physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05},
+        "grid": {"shape": [8], "boundary": "periodic"},
+        "solver": {"ksp": "gmres", "pc": "bjacobi", "lag_preconditioner": 4},
+        "refinement": {"schedule": "gradient", "theta": 0.05, "probe_share": 0.5, **TOLERANCES},
+    },
+    "burgers, newton": {
+        "make": tiny.corrector,
+        "network": RESNET,
+        "physics": {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05, "nonlinear": "newton"},
+        "grid": {"shape": [8], "boundary": "periodic"},
+        "solver": GMRES,
+        "refinement": TOLERANCES,
     },
 }
 TOGETHER = {
@@ -116,24 +172,32 @@ TOGETHER = {
 }
 EPOCHS, STOPS = 5, (7, 21)
 """Numbers of steps, none of which ends an epoch."""
+KILL = 5
+"""A step in the middle of an epoch of all cases, after the first checkpoint."""
 
 
 class Stop:
-    """Requests a stop after some steps, as a signal does."""
+    """Requests a stop after some steps, as a signal does, or copies the folder of the run, whose
+    files are those that SIGKILL would leave.
+    """
 
     def __init__(self, monkeypatch):
         self.steps, self.count, own = (), 0, PreemptionWatch.after_step
+        self.killed, self.folder, self.copy = 0, Path(), Path()
 
         def after_step(watch, request=False):
             self.count += 1
+            if self.count == self.killed and WORLD.rank == 0:
+                copied(self.folder, self.copy)
             stop = own(watch, request)
             return stop or self.count in self.steps
 
         monkeypatch.setattr(PreemptionWatch, "after_step", after_step)
 
-    def run(self, config, folder, grid_ranks, steps):
-        """Run and resume until the end; the number of stops."""
-        stops = 0
+    def run(self, config, folder, grid_ranks, steps, killed=0):
+        """Run and resume until the end; the number of stops. With `killed`, a copy is resumed."""
+        stops, self.killed = 0, killed
+        self.folder, self.copy = folder, folder.with_name(f"killed_{grid_ranks}")
         while True:
             mesh = ProcessMesh.from_world(grid_ranks)
             self.steps, self.count = steps[stops : stops + 1], 0
@@ -145,6 +209,17 @@ class Stop:
             finally:
                 mesh.close()
             return stops
+
+
+def copied(folder, copy):
+    """Copy a folder while a thread may be replacing files of it."""
+    while True:
+        try:
+            shutil.copytree(folder, copy)
+            return
+        except (shutil.Error, FileNotFoundError):
+            shutil.rmtree(copy)
+            time.sleep(0.001)
 
 
 def content_of(folder, changes):
@@ -159,8 +234,10 @@ def content_of(folder, changes):
     return make(folder, data=data, training=recipe, **changes)
 
 
-def check(changes, folder, monkeypatch, stops=STOPS):
-    """Compare metrics, steps and parameters of a run with two stops with those of one without."""
+def check(changes, folder, monkeypatch, stops=STOPS, killed=0):
+    """Compare metrics, steps and parameters of a run with stops, and of one that was killed, with
+    those of one without.
+    """
     folder = Path(WORLD.bcast(str(folder)))
     if WORLD.rank == 0:
         (folder / "dropped.py").write_text(DROPOUT)
@@ -168,20 +245,33 @@ def check(changes, folder, monkeypatch, stops=STOPS):
     config = validate(content_of(folder, changes), "here")
     stop = Stop(monkeypatch)
     for grid_ranks in {1, WORLD.size}:
-        whole, stopped = (folder / f"{name}_{grid_ranks}" for name in ("whole", "stopped"))
-        assert stop.run(config, whole, grid_ranks, ()) == 0
-        assert stop.run(config, stopped, grid_ranks, stops) >= 1
-        WORLD.barrier()
-        assert tiny.rows(stopped) == tiny.rows(whole)
-        if config.training.log_every:
-            assert _lines(stopped / "steps.jsonl") == _lines(whole / "steps.jsonl")
-        ours, theirs = (
-            Checkpoints(one / "checkpoints").load_latest()["task"]["network"]
-            for one in (stopped, whole)
+        whole, stopped, left = (
+            folder / f"{name}_{grid_ranks}" for name in ("whole", "stopped", "killed")
         )
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours if key in _tensors(ours))
-        WORLD.barrier()
+        assert stop.run(config, whole, grid_ranks, (), killed) == 0
+        if stops:
+            assert stop.run(config, stopped, grid_ranks, stops) >= 1
+            assert_equal(config, stopped, whole)
+        if killed:
+            assert len(tiny.rows(left)) < len(tiny.rows(whole))
+            mesh = ProcessMesh.from_world(grid_ranks)
+            run_experiment(config, mesh, left, resume=True)
+            mesh.close()
+            assert_equal(config, left, whole)
+
+
+def assert_equal(config, folder, whole):
+    """Compare two runs."""
+    WORLD.barrier()
+    assert tiny.rows(folder) == tiny.rows(whole)
+    if config.training.log_every:
+        assert _lines(folder / "steps.jsonl") == _lines(whole / "steps.jsonl")
+    ours, theirs = (
+        Checkpoints(one / "checkpoints").load_latest()["task"]["network"] for one in (folder, whole)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours if key in _tensors(ours))
+    WORLD.barrier()
 
 
 def _tensors(state):
@@ -197,7 +287,8 @@ def _lines(path):
 
 @pytest.mark.parallel(nprocs=2)
 def test_a_stopped_run_continues_bit_for_bit(tmp_path, monkeypatch):
-    check(TOGETHER, tmp_path, monkeypatch, stops=(7,))
+    often = TOGETHER["training"] | {"checkpoint_every": "3 steps"}
+    check(TOGETHER | {"training": often}, tmp_path, monkeypatch, stops=(7,), killed=KILL)
 
 
 @pytest.mark.long
@@ -205,3 +296,11 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path, monkeypatch):
 @pytest.mark.parallel(nprocs=[1, 2])
 def test_with_every_key_a_stopped_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
     check(CASES[case], tmp_path, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parallel(nprocs=[1, 2])
+def test_with_every_key_a_killed_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
+    recipe = {"epochs": 2, "checkpoint_every": "3 steps"} | CASES[case].get("training", {})
+    check(CASES[case] | {"training": recipe}, tmp_path, monkeypatch, stops=(), killed=KILL)

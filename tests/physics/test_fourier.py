@@ -14,7 +14,7 @@ from mpi4py import MPI
 from prdp_hpc import Grid
 from prdp_hpc.physics.fourier import FourierTransform, Redistribution
 
-SHAPES = [(5, 6), (6, 5), (2, 2), (3, 4, 5), (4, 3, 2)]
+SHAPES = [(5,), (2,), (5, 6), (6, 5), (2, 2), (3, 4, 5), (4, 3, 2)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

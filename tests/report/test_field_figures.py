@@ -11,7 +11,7 @@ from prdp_hpc.report.field_figure import draw_map, limits, lines_figure, maps_fi
 from prdp_hpc.report.field_series import FieldSeries, load_series, save_series
 from prdp_hpc.report.film import check_format, frames, write_film
 from prdp_hpc.report.runs import ReportError
-from prdp_hpc.report.spectra_figure import plot_spectra
+from prdp_hpc.report.spectra_figure import _energies, plot_spectra
 from prdp_hpc.report.step_errors import by_step, step_table
 from prdp_hpc.report.variants_figure import plot_variants
 
@@ -147,3 +147,30 @@ def test_the_table_of_errors():
     assert len(text.splitlines()) == 22
     assert "  40  4.0000e+00" in text
     assert "no errors" in step_table({"errors": {}})
+
+
+@pytest.mark.parametrize("states", [3, 13])
+def test_times_on_an_axis_are_those_of_states(states):
+    one = series((8,), states=states)
+    figure = lines_figure(one)
+    maps = [ax for ax in figure.axes if ax.images and ax.get_xlabel() == "x"]
+    assert len(maps) == 3
+    for ax in maps:
+        ticks = ax.get_yticks()
+        assert 2 <= len(ticks) <= 7
+        assert set(ticks) <= set(one.times)
+
+
+def test_all_energies_that_span_the_axis_are_visible():
+    from matplotlib.figure import Figure
+
+    one = series(states=2, known=2)
+    energy = np.array([7.0, 1.0, 0.0, 1e-3, 0.0])  # the mean, two wavenumbers without neighbours
+    one.truth_energy[:], one.energy[:] = energy, energy
+    ax = Figure().add_subplot()
+    _energies(ax, one, 0, "")
+    drawn = set()
+    for line in ax.lines:
+        if line.get_marker() != "None":
+            drawn |= set(map(float, line.get_ydata()))
+    assert drawn == {7.0, 1.0, 1e-3}

@@ -25,6 +25,7 @@ from prdp_hpc import (
     Coordinator,
     Corrector,
     Dirichlet,
+    DistributedCells,
     EarlyStopping,
     ElementOperator,
     Emulator,
@@ -99,6 +100,7 @@ report: SolveReport = solver.reports  # type: ignore[attr-defined]
 operator = SparseOperator.from_scipy(sp.eye(3).tocsr())
 solve(operator, 1.0, torch.ones(3), solver)  # type: ignore[arg-type]
 AssembledOperator(None, "assemble")  # type: ignore[arg-type]
+DistributedCells([[0, 1]], n="two")  # type: ignore[arg-type]
 ElementOperator([[0, 1]], n="two")  # type: ignore[arg-type]
 FunctionOperator("product", 8)  # type: ignore[arg-type]
 Heat(grid, diffusivity="fast", dt=1.0, solver=solver)  # type: ignore[arg-type]

@@ -171,9 +171,11 @@ class LabelledSource(Source):
 
     def _coordinates(self, axis: str) -> NDArray[Any] | None:
         name = self._dims[axis]
-        found = self._data.coords.get(name)
-        numeric = found is not None and found.ndim == 1 and found.dtype.kind in "fiu"
-        return np.asarray(found.to_numpy()) if found is not None and numeric else None
+        if name not in self._data.coords:  # it would be 0, 1, 2, …
+            return None
+        found = self._data.coords[name]
+        is_numeric = found.ndim == 1 and found.dtype.kind in "fiu"
+        return np.asarray(found.to_numpy()) if is_numeric else None
 
     def _spacing(self) -> tuple[float, ...] | None:
         names = [f"{self.path}: {self._dims[axis]}" for axis in self._space]

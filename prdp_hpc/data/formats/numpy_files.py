@@ -49,11 +49,15 @@ class NumPyArrays(FormatTrajectories):
             for file in files:
                 layout = keys.get("layout") or _default(shape)
                 for own, source in _sources_of(file, layout).items():
+                    if not keys.get("layout"):
+                        source.assumed = (
+                            f"data.format.layout: the axes are read as {', '.join(source.layout)}"
+                        )
                     found.setdefault(own or group, []).append(source)
         return dict(found)
 
 
-def _sources_of(file: Path, layout: Sequence[str] | None) -> dict[str, Source]:
+def _sources_of(file: Path, layout: Sequence[str] | None) -> dict[str, ArraySource]:
     """The arrays of a file by group; "" for the group of the file."""
     if file.suffix != ".npz":
         return {"": ArraySource(file, mapped(file), layout)}
@@ -89,6 +93,10 @@ class ArraySource(Source):
     numbers : `dt` and coefficients.
     details : see `About`.
     spacing, boundary : those of all axes.
+
+    Attributes
+    ----------
+    layout : names of the axes.
     """
 
     def __init__(
@@ -105,9 +113,9 @@ class ArraySource(Source):
         self.path, self._array, self._member = path, array, member
         where = f"{path}: array {member}" if member else str(path)
         check_type(array.dtype, where)
-        self._layout = _checked_layout(array, layout, where)
-        sizes = dict(zip(self._layout, array.shape, strict=True))
-        space = [axis for axis in self._layout if axis in ("x", "y", "z")]
+        self.layout = _checked_layout(array, layout, where)
+        sizes = dict(zip(self.layout, array.shape, strict=True))
+        space = [axis for axis in self.layout if axis in ("x", "y", "z")]
         # `FormatTrajectories` receives the axes of space in the order x, y, z.
         self._space = sorted(space)
         channels = sizes.get("channel", 1)
@@ -129,11 +137,11 @@ class ArraySource(Source):
         chosen = [self.about.channels.index(name) for name in channels]
         index: dict[str, Any] = dict(zip(self._space, part, strict=True))
         index |= {"sample": slice(trajectory, trajectory + 1), "time": states}
-        view = self._array[tuple(index.get(axis, slice(None)) for axis in self._layout)]
+        view = self._array[tuple(index.get(axis, slice(None)) for axis in self.layout)]
         order = ["sample", "time", "channel", *self._space]
-        missing = [axis for axis in order if axis not in self._layout]
+        missing = [axis for axis in order if axis not in self.layout]
         view = view.reshape(view.shape + (1,) * len(missing))
-        names = [*self._layout, *missing]
+        names = [*self.layout, *missing]
         view = view.transpose([names.index(axis) for axis in order])[0]
         return np.asarray(view[:, chosen] if len(chosen) < view.shape[1] else view)
 

@@ -44,6 +44,8 @@ class ArraySource(Source):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A link may have another name than the file, e.g. on a node-local disk.
+        self._name = f"{path.stem}_{path.resolve().stem}_"
         with reading(path) as file:
             self._darcy = "tensor" in file and "nu" in file
             names = [name for name in COMPRESSIBLE if name in file]
@@ -159,7 +161,7 @@ class ArraySource(Source):
 
     def _equation(self) -> str:
         """The equation in lower case, from the name of the file."""
-        words = re.split(r"[_.-]", self.path.name.lower())
+        words = re.split(r"[_.-]", self._name.lower())
         known = {"reacdiff": "reaction–diffusion", "cfd": "compressible Navier–Stokes"}
         for word in words:
             if word in ("advection", BURGERS, "darcyflow", *known):
@@ -168,7 +170,7 @@ class ArraySource(Source):
 
     def _boundary(self, dim: int) -> tuple[str, ...] | None:
         """The boundary of the generators; that of compressible flow is in the name of the file."""
-        words = re.split(r"[_.-]", self.path.name.lower())
+        words = re.split(r"[_.-]", self._name.lower())
         if "cfd" in words:
             known = {"periodic": "periodic", "trans": "open"}
             found = next((known[word] for word in words if word in known), None)
@@ -183,7 +185,7 @@ class ArraySource(Source):
         if name in file.attrs:
             return float(np.ravel(file.attrs[name])[0])
         number = r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
-        found = re.search(rf"(?:^|_){name}{number}(?=[_.]|$)", self.path.stem + "_", re.IGNORECASE)
+        found = re.search(rf"(?:^|_){name}{number}(?=[_.]|$)", self._name, re.IGNORECASE)
         return float(found[1]) if found else None
 
 

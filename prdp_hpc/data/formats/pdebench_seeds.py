@@ -21,7 +21,7 @@ from prdp_hpc.data.formats.coordinates import spacing, spacings
 from prdp_hpc.data.formats.hdf5_files import dataset, plain, reading
 from prdp_hpc.data.formats.pdebench_arrays import numbers_as_stored
 from prdp_hpc.data.formats.source import About, Slices, Source, check_type
-from prdp_hpc.data.layout import DataError
+from prdp_hpc.data.layout import BadTrajectoryError, DataError
 
 
 def is_seeds(file: h5py.File) -> bool:
@@ -60,7 +60,7 @@ class SeedSource(Source):
                 spacing=spacings(found, axes),
                 numbers={} if times is None else {"dt": spacing(times, f"{path}: grid/t")},
                 details=_parameters(config),
-                boundary=("open" if "rdb" in path.name else "wall",) * dim,
+                boundary=("open" if _is_shallow_water(path) else "wall",) * dim,
             )
 
     def read(
@@ -72,7 +72,7 @@ class SeedSource(Source):
             group = file[self._seeds[trajectory]]
             expected = (self.about.states, *self.about.points, len(self.about.channels))
             if self._shape(group) != expected:
-                raise DataError(
+                raise BadTrajectoryError(
                     f"{self.path}: data set {group.name[1:]}/data has shape "
                     f"{group['data'].shape}, the first seed has {expected}"
                 )
@@ -122,7 +122,12 @@ def _parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None and key != "seed"}
 
 
+def _is_shallow_water(path: Path) -> bool:
+    """By the name of the file, or of that to which a link leads."""
+    return "rdb" in path.name or "rdb" in path.resolve().name
+
+
 def _channels(count: int, path: Path) -> tuple[str, ...]:
     if count == 1:
-        return ("h",) if "rdb" in path.name else ("u",)
+        return ("h",) if _is_shallow_water(path) else ("u",)
     return ("u", "v") if count == 2 else tuple(f"channel_{i}" for i in range(count))

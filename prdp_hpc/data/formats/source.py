@@ -51,10 +51,13 @@ class Source(ABC):
     ----------
     path : the file.
     about : what it contains, read when the source is made.
+    assumed : what the file does not contain and was assumed, with the key to change it; "" if
+        nothing was.
     """
 
     path: Path
     about: About
+    assumed: str = ""
 
     @abstractmethod
     def read(

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from prdp_hpc.data.formats.axes import AxisOrder
 from prdp_hpc.data.formats.files import files_of_groups
 from prdp_hpc.data.formats.groups import Division, exclude_key
+from prdp_hpc.data.formats.segments import divided
 from prdp_hpc.data.formats.selection import Selection
 from prdp_hpc.data.formats.source import About, Slices, Source
-from prdp_hpc.data.layout import GROUPS, TEST, DataError
+from prdp_hpc.data.layout import GROUPS, TEST, BadTrajectoryError, DataError
 from prdp_hpc.data.number_types import as_floating
 
 
@@ -98,6 +99,7 @@ class FormatTrajectories:
         axes: Sequence[str] | None = None,
         subsample: int = 1,
         subsample_time: int = 1,
+        segments: int = 1,
         **keys: Any,
     ) -> Self:
         """Open the data of a config's section `data`.
@@ -114,6 +116,9 @@ class FormatTrajectories:
             See `Division`.
         channels, axes, subsample, subsample_time
             See `Selection`.
+        segments : int, default 1
+            Number of parts of equal length, in time, into which each trajectory is divided. Each
+            is a trajectory; the states that are left over at the end are not used.
         **keys
             Further keys of the format.
 
@@ -127,7 +132,7 @@ class FormatTrajectories:
         DataError
             If a file cannot be read or has another layout, another grid or no finite coordinates.
         """
-        found = cls.sources_of_groups(path, shape, keys)
+        found = divided(cls.sources_of_groups(path, shape, keys), segments)
         needs_train = any(group not in found for group in groups)
         used = {
             group: ones
@@ -202,7 +207,10 @@ class FormatTrajectories:
         wanted = range(self.steps + 1)[states]
         each = self._selection.subsample_time
         stored = slice(wanted.start * each, wanted[-1] * each + 1, wanted.step * each)
-        raw = source.read(trajectory, stored, self.channels, self._stored_part(part))
+        try:
+            raw = source.read(trajectory, stored, self.channels, self._stored_part(part))
+        except BadTrajectoryError as error:
+            raise self._bad(str(error), group, sample) from None
         gaps: Any = (..., *[slice(None, None, self._selection.subsample)] * len(self.shape))
         name = f"{source.path}: {source.name(trajectory)}"
         found = np.ascontiguousarray(as_floating(self._order.array(raw[gaps]), name))
@@ -260,6 +268,11 @@ class FormatTrajectories:
         return first.channels + first.others
 
     @property
+    def assumed(self) -> str:
+        """What the files do not contain and was assumed, with the key to change it."""
+        return next(iter(self._sources.values()))[0].assumed
+
+    @property
     def stored_axes(self) -> tuple[str, ...]:
         """Names of the axes of space in the order of the files."""
         return self._order.stored
@@ -309,6 +322,7 @@ class FormatTrajectories:
                 f"{fewest.path}: trajectories need at least 2 states, these have "
                 f"{fewest.about.states}"
                 + (f", of which data.format.subsample_time={each} keeps {states}" * (each > 1))
+                + (f" ({fewest.assumed})" * bool(fewest.assumed))
             )
         return states
 
@@ -377,11 +391,15 @@ class FormatTrajectories:
         if finite.all():
             return
         first = int(np.argwhere(~finite)[0][0])
+        state = states.start + first * states.step
+        raise self._bad(f"{name} contains NaN or infinity, first in state {state}", group, sample)
+
+    def _bad(self, what: str, group: str, sample: int) -> BadTrajectoryError:
+        """The error about a trajectory, with the key that leaves it out."""
         owner = group if group in self._sources else "train"
         file, trajectory = self._places[group][sample]
         before = sum(one.about.trajectories for one in self._sources[owner][:file])
-        number = before + trajectory
-        raise DataError(
-            f"{name} contains NaN or infinity, first in state {states.start + first * states.step};"
-            f" leave the trajectory out by {exclude_key(owner)}=[{number}]"
+        key, number = exclude_key(owner), before + trajectory
+        return BadTrajectoryError(
+            f"{what}; leave the trajectory out by {key}=[{number}]", key, number
         )

@@ -22,8 +22,9 @@ from prdp_hpc.linalg.validation import agree
 class BatchedCall(SolveCall):
     """A solve of all right-hand sides together, in tensors on their device."""
 
-    # That would stop the device after each solve.
+    # Either would stop the device after each solve.
     knows_squares: ClassVar[bool] = False
+    finds_multiples: ClassVar[bool] = False
 
     @property
     def _engine(self) -> BatchedEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -120,18 +121,26 @@ class Positions:
 
     def _gather(self, fields: Tensor) -> Tensor:
         flat = fields.reshape(*fields.shape[: -self.grid.dim], self.grid.n_local)
-        found = torch.zeros(*flat.shape[:-1], self.count, dtype=fields.dtype)
-        weights = self._weights.to(fields.dtype)
-        found.index_add_(-1, self._owners, flat[..., self._places] * weights)
+        found = self._moved(flat, self._places, self._owners, self.count)
         if self.grid.comm.size == 1:
             return found
         return transport_for(self.grid.comm, None, found.device).all_reduce(found)
 
     def _spread(self, values: Tensor) -> Tensor:
-        lead = values.shape[:-1]
-        flat = torch.zeros(*lead, self.grid.n_local, dtype=values.dtype)
-        flat.index_add_(-1, self._places, values[..., self._owners] * self._weights.to(flat.dtype))
-        return flat.reshape(*lead, *self.grid.local_shape)
+        flat = self._moved(values, self._owners, self._places, self.grid.n_local)
+        return flat.reshape(*values.shape[:-1], *self.grid.local_shape)
+
+    def _moved(self, source: Tensor, first: Tensor, second: Tensor, size: int) -> Tensor:
+        """Numbers `(..., size)` that are sums of the weighted entries of `source`, from their
+        places `first` to their places `second`.
+        """
+        weights = self._weights.to(source.dtype)
+        found = torch.zeros(*source.shape[:-1], size, dtype=source.dtype)
+        # Row by row: along the last of several axes, torch adds entry by entry, which is slow.
+        rows = source.reshape(math.prod(source.shape[:-1]), source.shape[-1])
+        for row, own in zip(rows, found.view(len(rows), size), strict=True):
+            own.index_add_(0, second, row.index_select(0, first) * weights)
+        return found
 
 
 def lattice(grid: Grid, per_axis: int) -> NDArray[np.float64]:

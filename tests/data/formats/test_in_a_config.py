@@ -7,9 +7,10 @@ import pytest
 import tiny
 
 from prdp_hpc import load_config, train
-from prdp_hpc.config import ConfigError
+from prdp_hpc.config import ConfigError, validate
 from prdp_hpc.config.components import BUILT_IN
 from prdp_hpc.data import DataError
+from prdp_hpc.experiments.recorded import recorded_settings
 
 
 def config(folder, **changes):
@@ -62,3 +63,12 @@ def test_the_keys_are_validated_without_mpi():
     """Their models are in the package `config`, which loads no MPI."""
     for name, where in BUILT_IN["formats"].items():
         assert name == "hdf5" or where.startswith("prdp_hpc.config.")
+
+
+def test_a_key_that_was_added_to_the_formats_does_not_end_older_runs(tmp_path):
+    found = []
+    for keys in ({}, {"segments": 1}, {"segments": 3}):
+        section = {"file": "a.npy", "format": {"kind": "numpy", "validation": 2, **keys}}
+        found.append(recorded_settings(validate(tiny.emulator(tmp_path, data=section), "here")))
+    assert found[0] == found[1] != found[2]
+    assert "segments" not in found[0]["data"]["format"]

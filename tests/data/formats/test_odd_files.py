@@ -1,0 +1,169 @@
+"""Correctness: files that are incomplete, linked, or divided in time; the config that is suggested
+for each of them can be run.
+"""
+
+import h5py
+import layouts
+import numpy as np
+import pytest
+import solved
+import yaml
+from mpi4py import MPI
+
+from prdp_hpc.cli import main
+from prdp_hpc.config import validate
+from prdp_hpc.config.slots import made
+from prdp_hpc.data import DataError
+from prdp_hpc.data.formats.labelled_arrays import NetCDF, Zarr
+from prdp_hpc.data.formats.numpy_files import NumPyArrays
+from prdp_hpc.data.formats.pdebench import PDEBench
+from prdp_hpc.experiments.inspected import inspect_data
+from prdp_hpc.experiments.inspection import Change, PhysicsResidual
+
+COMM = MPI.COMM_SELF
+
+
+def nan(folder):
+    states = layouts.known(shape=(8,))
+    states[2, 1] = np.nan
+    return layouts.pdebench(folder / "a.hdf5", states)
+
+
+def one(folder):
+    return layouts.labelled(folder / "a.nc", layouts.known(1, 11, shape=(8,)))
+
+
+def unequal(folder):
+    path = layouts.pdebench_seeds(folder / "a.h5", layouts.known(channels=2))
+    with h5py.File(path, "a") as file:
+        shorter = file["0001/data"][:2]
+        del file["0001/data"]
+        file["0001/data"] = shorter
+    return path
+
+
+@pytest.mark.parametrize("make", [nan, one, unequal])
+def test_all_trajectories_of_the_suggested_config_can_be_read(make, tmp_path):
+    found = inspect_data(make(tmp_path), COMM, samples=0)
+    config = validate(yaml.safe_load(found.suggestion.to_yaml()), "suggested")
+    assert config == found.config
+    kind, keys = made("formats", config.data.format)
+    data = kind.open(config.data.file, config.grid.shape, **keys)
+    assert data.steps >= 2  # as an emulator needs
+    for group in ("train", "validation"):
+        assert np.isfinite(data.read(group)).all()
+
+
+def test_what_prevents_a_run_is_noted(tmp_path):
+    few = layouts.labelled(tmp_path / "a.nc", layouts.known(1, 5, shape=(8,)))
+    notes = " ".join(inspect_data(few, COMM).suggestion.notes)
+    assert "too few trajectories for the group" in notes
+    coefficient, solution = layouts.known(4, 2, shape=(4, 6))[:, :, 0].swapaxes(0, 1)
+    path = layouts.pdebench_darcy(tmp_path / "2D_DarcyFlow.hdf5", coefficient, solution)
+    notes = " ".join(inspect_data(path, COMM).suggestion.notes)
+    assert "have 2 states, but an emulator needs 3" in notes
+
+
+@pytest.mark.parametrize("segments", [2, 3, 4])
+def test_segments_are_consecutive_parts_of_each_trajectory(segments, tmp_path):
+    states = layouts.known(2, 13)
+    np.save(tmp_path / "a.npy", states)
+    data = NumPyArrays.open(tmp_path / "a.npy", (4, 6), segments=segments, validation=1)
+    length = 13 // segments
+    cut = states[:, : segments * length].reshape(-1, length, *states.shape[2:])
+    assert data.steps == length - 1
+    found = np.concatenate([data.read("train"), data.read("validation")])
+    np.testing.assert_array_equal(found, cut)
+    states[1, length] = np.nan  # the first state of the second segment
+    np.save(tmp_path / "bad.npy", states)
+    data = NumPyArrays.open(tmp_path / "bad.npy", (4, 6), segments=segments, validation=1)
+    bad = data.count("train") == segments + 1
+    group, sample = ("validation", 0) if bad else ("train", segments + 1)
+    with pytest.raises(DataError, match=rf"segment 1 contains NaN.*=\[{segments + 1}\]"):
+        data.read(group, [sample])
+
+
+def test_a_linked_file_has_the_equation_of_its_own_name(tmp_path):
+    named = layouts.pdebench_burgers(tmp_path, layouts.known(shape=(8,)), nu=0.02)
+    (tmp_path / "staged.hdf5").symlink_to(named)
+    for path in (named, tmp_path / "staged.hdf5"):
+        about = PDEBench.open(path, (8,)).attributes
+        assert about["pde"] == "burgers"
+        assert about["viscosity"] == pytest.approx(0.02 / np.pi)
+    waves = layouts.pdebench_seeds(tmp_path / "2D_rdb_NA_NA.h5", layouts.known())
+    (tmp_path / "staged.h5").symlink_to(waves)
+    assert PDEBench.open(tmp_path / "staged.h5").channels == ("h",)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(NetCDF, ".nc"), (Zarr, ".zarr")])
+def test_axes_without_coordinates_have_no_spacing(kind, suffix, tmp_path):
+    import xarray
+
+    bare = xarray.Dataset({"u": (("sample", "time", "x"), layouts.known(shape=(8,))[:, :, 0])})
+    path = tmp_path / f"bare{suffix}"
+    bare.to_zarr(path, zarr_format=2) if suffix == ".zarr" else bare.to_netcdf(
+        path, engine="h5netcdf"
+    )
+    data = kind.open(path, (8,))
+    assert data.spacing is None
+    assert "dt" not in data.attributes
+
+
+def test_how_the_axes_of_an_array_were_read_is_noted(tmp_path):
+    np.save(tmp_path / "a.npy", layouts.known(5, 4, 3, (8,)))
+    notes = inspect_data(tmp_path / "a.npy", COMM).suggestion.notes
+    assert "the axes are read as sample, time, channel, x" in notes[0]
+    given = inspect_data(
+        tmp_path / "a.npy", COMM, overrides=["data.format.layout=[sample,channel,time,x]"]
+    )
+    assert not any("layout" in note for note in given.suggestion.notes)
+    np.save(tmp_path / "b.npy", layouts.known(5, 1, 3, (8,)))
+    with pytest.raises(DataError, match=r"at least 2 states.*read as sample, time, channel, x"):
+        inspect_data(tmp_path / "b.npy", COMM)
+
+
+def coarse(folder, dt, states):
+    """Every fifth state of Burgers' equation, so that one step of the PDE is another scheme."""
+    path = folder / f"a{dt}.npy"
+    np.save(path, states[:, ::5])
+    content = {
+        "task": "emulator",
+        "name": "a",
+        "grid": {"shape": [32], "boundary": "periodic"},
+        "physics": {"pde": "burgers", "viscosity": solved.VISCOSITY, "dt": dt},
+    }
+    config = path.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(content))
+    return path, config
+
+
+def test_numbers_that_are_wrong_by_any_factor_and_those_that_the_data_hardly_determine(
+    tmp_path, capsys
+):
+    states = solved.burgers((32,), steps=10, dt=0.01)
+    right = inspect_data(*_arguments(coarse(tmp_path, 0.05, states)))
+    assert 0.01 < right.residual.residual < 0.5
+    assert right.residual.better is None
+    for factor in (4, 0.15):
+        found = inspect_data(*_arguments(coarse(tmp_path, 0.05 * factor, states)))
+        change, residual = found.residual.better
+        assert change.key == "dt"
+        assert change.factor == pytest.approx(1 / factor, rel=0.2)
+        assert residual < 2 * right.residual.residual
+    assert [change.key for change, _ in right.residual.undetermined] == ["viscosity"]
+    path, config = coarse(tmp_path, 0.05, states)
+    main(["inspect", str(path), "--config", str(config)])
+    assert "The data hardly determine viscosity" in capsys.readouterr().out
+
+
+def test_a_change_that_is_still_wrong_is_not_named():
+    for smaller, named in ((20.0, False), (0.4, True)):
+        change = Change(key="dt", factor=10.0, word="10")
+        found = PhysicsResidual(("u",), (), 130.0, ((change, smaller),), 130.0)
+        assert (found.better is not None) == named
+        assert found.undetermined == ()
+
+
+def _arguments(files):
+    path, config = files
+    return path, COMM, config

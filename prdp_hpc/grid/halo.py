@@ -70,6 +70,8 @@ class Halo:
 
     def __call__(self, local: Tensor) -> Tensor:
         """Return the padded fields, in the memory format of the input."""
+        if not isinstance(local, Tensor):
+            raise InputError(f"a field must be a tensor, not a {type(local).__name__}")
         if tuple(local.shape[-self.partition.dim :]) != self._local_shape:
             raise InputError(
                 f"rank {self.partition.comm.rank}: a field on this rank must end in the local "

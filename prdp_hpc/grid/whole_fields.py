@@ -61,6 +61,8 @@ class WholeFields:
 
 def validate_local(local: Tensor, local_shape: tuple[int, ...]) -> InputError | None:
     """The error for a field that does not end in the local shape, or None."""
+    if not isinstance(local, Tensor):
+        return InputError(f"a field must be a tensor, not a {type(local).__name__}")
     if tuple(local.shape[-len(local_shape) :]) == local_shape:
         return None
     return InputError(

@@ -29,7 +29,7 @@ from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solution_sizes import judged_sizes
-from prdp_hpc.linalg.solve_call import SolveCall
+from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.thread_lock import one_at_a_time
@@ -122,6 +122,7 @@ def solve(
     >>> values.grad
     tensor([-0.5000, -1.0000, -0.1250, -0.2500], dtype=torch.float64)
     """
+    check_kinds(operator, solver)
     values = operator.as_entries(values)
     if isinstance(b, Tensor) and solver.batched is None:
         operator = operator.on(b.device)

@@ -59,7 +59,7 @@ LEFT_INVALID_KSPS = frozenset({"chebyshev"})
 again, ends the program (3.26).
 """
 NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
-"""These measure residuals of the normal equations in norms of their own."""
+"""These measure residuals of the normal equations."""
 NORMAL_KSPS = frozenset({"lsqr"})
 """These measure `Aᵀ r`, which is 0 for a least-squares solution."""
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import is_transformed
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.initial_guesses import Recollection
 from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.operator import Operator
@@ -108,3 +109,16 @@ class SolveCall(ABC):
     @abstractmethod
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
         """See `Operator.tangent_product`; in this solve's direction."""
+
+
+def check_kinds(operator: Any, solver: Any) -> None:
+    """Raise an InputError unless there is an operator and a solver; not collective."""
+    if not isinstance(operator, Operator):
+        raise InputError(
+            f"operator must be a SparseOperator or another operator, not a "
+            f"{type(operator).__name__}: make one, e.g. by SparseOperator.from_scipy(matrix)"
+        )
+    if not isinstance(solver, Solver):
+        raise InputError(
+            f"solver must be a Solver, e.g. Solver('cg', 'jacobi'), not a {type(solver).__name__}"
+        )

@@ -19,6 +19,7 @@ from prdp_hpc.physics.boundaries import Boundaries, Robin, boundaries_of
 from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
 from prdp_hpc.physics.face_fluxes import SideNumbers
 from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
+from prdp_hpc.physics.real_numbers import as_float, not_one_number
 
 
 class AllenCahn(NewtonStepper):
@@ -79,10 +80,10 @@ class AllenCahn(NewtonStepper):
         solver: NonlinearSolver,
         boundaries: Boundaries | None = None,
     ) -> None:
-        error = None
-        if not dt < 1:
+        error = not_one_number("interface", interface) or not_one_number("the time step dt", dt)
+        if error is None and not as_float(dt) < 1:
             error = InputError(f"dt must be less than 1, so that a step has one solution, not {dt}")
-        if not float(interface) > 0:
+        if error is None and not as_float(interface) > 0:
             error = InputError(f"the width of an interface must be positive, not {interface!r}")
         raise_together(grid.comm, error)
         super().__init__(grid, dt, solver, boundaries)

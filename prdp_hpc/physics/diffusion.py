@@ -19,6 +19,7 @@ from prdp_hpc.linalg.torch_petsc import in_double, like
 from prdp_hpc.physics.boundaries import Boundaries
 from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
 from prdp_hpc.physics.face_means import FaceMean
+from prdp_hpc.physics.real_numbers import not_one_number
 from prdp_hpc.physics.side_conditions import SideConditions
 
 
@@ -246,7 +247,12 @@ def _agree(comm: MPI.Comm, error: Exception | None, *own: bool) -> tuple[bool, .
 
 
 def _as_tensor(value: float | Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    if isinstance(value, Tensor):
+        return value
+    error = not_one_number("the diffusivity", value)
+    if error is not None:
+        raise error
+    return torch.tensor(float(value), dtype=torch.float64)
 
 
 def _validate_mean(face_mean: str) -> InputError | None:

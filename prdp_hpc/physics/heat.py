@@ -15,6 +15,7 @@ from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
 from prdp_hpc.physics.face_means import FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
+from prdp_hpc.physics.real_numbers import as_float, not_one_number
 from prdp_hpc.physics.time_integration import checked_dt, extrapolated
 
 
@@ -91,13 +92,18 @@ class Heat(DiffusionStepper):
         source: float | Tensor = 0.0,
         theta: float = 1.0,
     ) -> None:
+        error = not_one_number("theta", theta)
+        if error is None and not isinstance(source, Tensor):
+            error = not_one_number("source", source)
+        if error is not None:
+            raise error
         if not 0.5 <= theta <= 1.0:
             raise InputError(
                 "theta must be from 0.5 (Crank–Nicolson) to 1 (backward Euler), because smaller "
                 f"values are not stable, not {theta!r}"
             )
         self._dt = checked_dt(dt)
-        self._theta = float(theta)
+        self._theta = as_float(theta)
         self.source = source if isinstance(source, Tensor) else float(source)
         length = self._theta * self._dt
         super().__init__(grid, diffusivity, solver, 1.0, length, boundaries, face_mean)

@@ -17,6 +17,7 @@ from prdp_hpc.linalg import NonlinearSolver, Solver, solve_nonlinear
 from prdp_hpc.linalg.nonlinear.solve import GivenJacobian
 from prdp_hpc.physics.boundaries import Boundaries, numbers_of
 from prdp_hpc.physics.face_fluxes import FaceFluxes
+from prdp_hpc.physics.real_numbers import as_float, not_one_number
 from prdp_hpc.physics.side_conditions import SideConditions
 
 
@@ -76,11 +77,11 @@ class NewtonStepper(ABC):
         solver: NonlinearSolver,
         boundaries: Boundaries | None = None,
     ) -> None:
-        error = None
-        if not 0 < dt < math.inf:
+        error = not_one_number("the time step dt", dt)
+        if error is None and not 0 < as_float(dt) < math.inf:
             error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
         raise_together(grid.comm, error or validate_solver(solver))
-        self.grid, self.solver, self._dt = grid, solver, float(dt)
+        self.grid, self.solver, self._dt = grid, solver, as_float(dt)
         self.boundaries = boundaries or [None] * grid.dim
         self.fluxes = FaceFluxes(grid, SideConditions(grid, boundaries))
 
@@ -120,7 +121,9 @@ class NewtonStepper(ABC):
     def _fields(self, state: Tensor) -> Tensor:
         """All fields of a batch as samples of one channel; collective."""
         local, error = self.grid.local_shape, None
-        if tuple(state.shape[-self.grid.dim :]) != local:
+        if not isinstance(state, Tensor):
+            error = InputError(f"a field must be a tensor, not a {type(state).__name__}")
+        elif tuple(state.shape[-self.grid.dim :]) != local:
             error = InputError(
                 f"a field on this rank must end in the grid's local shape {local}, this one has "
                 f"{tuple(state.shape)}"

@@ -24,6 +24,7 @@ from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
 from prdp_hpc.physics.face_fluxes import SideNumbers
 from prdp_hpc.physics.initial_conditions import normalised_fourier
 from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
+from prdp_hpc.physics.real_numbers import as_float, not_one_number
 
 LAWS = ("quadratic", "power")
 
@@ -237,11 +238,14 @@ class NonlinearDiffusion(NewtonStepper):
 def _validate(diffusivity: float | Tensor, law: str, exponent: float) -> InputError | None:
     if law not in LAWS:
         return InputError(f"law must be one of {', '.join(LAWS)}, not {law!r}")
+    error = not_one_number("exponent", exponent) or not_one_number("diffusivity", diffusivity)
+    if error is not None:
+        return error
     least = 1.0 if law == "power" else 0.0
     if not least <= exponent < math.inf:
         return InputError(
             f"exponent must be at least {least:g} for law={law!r}, and finite, not {exponent!r}"
         )
-    if not 0 < float(diffusivity) < math.inf:
+    if not 0 < as_float(diffusivity) < math.inf:
         return InputError(f"diffusivity must be positive and finite, not {diffusivity!r}")
     return None

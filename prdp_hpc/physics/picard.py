@@ -13,6 +13,7 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver, SparseOperator, solve
+from prdp_hpc.physics.real_numbers import not_one_number
 
 VELOCITIES = ("velocity_x", "velocity_y", "velocity_z")
 Gradient = Literal["full", "reduced"]
@@ -142,6 +143,8 @@ class PicardStepper(ABC):
         return result
 
     def _validate_state(self, state: Tensor) -> ValueError | None:
+        if not isinstance(state, Tensor):
+            return InputError(f"a state must be a tensor, not a {type(state).__name__}")
         expected = (len(self.channels), *self.grid.local_shape)
         if state.dim() != self.grid.dim + 2 or tuple(state.shape[1:]) != expected:
             return InputError(
@@ -160,6 +163,9 @@ def _validate(
             return InputError(
                 f"there is no gradient with respect to {name}: pass a number, or {name}.detach()"
             )
+        error = not_one_number(name, number)
+        if error is not None:
+            return error
     if not 0 <= viscosity < math.inf:
         return InputError(f"the viscosity must be finite and at least 0, not {viscosity!r}")
     if not 0 < dt < math.inf:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.physics.real_numbers import as_float, not_one_number
 
 Length = float | Tensor
 Pair = tuple[Tensor, Tensor]
@@ -313,7 +314,10 @@ def extrapolated(u: Tensor, between: Tensor, theta: float) -> Tensor:
 
 def checked_dt(dt: Length) -> Length:
     """Return a time step, a float or a tensor; InputError unless it is positive and finite."""
-    number = float(dt.detach()) if isinstance(dt, Tensor) else float(dt)
+    error = not_one_number("the time step dt", dt)
+    if error is not None:
+        raise error
+    number = as_float(dt)
     if not 0 < number < math.inf:
         raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
     return dt if isinstance(dt, Tensor) else number
@@ -321,12 +325,15 @@ def checked_dt(dt: Length) -> Length:
 
 def checked_theta(theta: float) -> float:
     """Return θ as a float; InputError unless 0 < θ ≤ 1."""
-    if not 0 < theta <= 1:
+    error = not_one_number("theta", theta)
+    if error is not None:
+        raise error
+    if not 0 < as_float(theta) <= 1:
         raise InputError(
             f"theta must be above 0 and at most 1 (1: backward Euler, 0.5: Crank–Nicolson), not "
             f"{theta!r}"
         )
-    return float(theta)
+    return as_float(theta)
 
 
 def _sum(term: Tensor, source: Tensor | None) -> Tensor:

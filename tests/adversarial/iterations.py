@@ -24,11 +24,11 @@ def richardson(A: Matrix, M: Matrix, b: Any, K: int, scale: float = 1.0) -> Iter
     return found
 
 
-def steepest_descent(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+def steepest_descent(A: Matrix, M: Matrix, b: Any, K: int, scale: float = 1.0) -> Iterates:
     x, r, found = np.zeros_like(b), b, []
     for _ in range(K):
         z = M @ r
-        alpha = (r @ z) / (z @ A @ z)
+        alpha = scale * (r @ z) / (z @ A @ z)
         x, r = x + alpha * z, r - alpha * (A @ z)
         found.append(x)
     return found
@@ -127,8 +127,8 @@ def dense(ksp: str, options: dict[str, Any]) -> list[Callable[..., Iterates]]:
     """The maps `(A, M, b, K) -> iterates` that a KSP may stand for (its side is PETSc's choice);
     none if the method is not written here.
     """
+    scale = float(options.get("ksp_richardson_scale", 1.0))
     if ksp == "richardson":
-        scale = float(options.get("ksp_richardson_scale", 1.0))
         return [lambda A, M, b, K: richardson(A, M, b, K, scale)]
     if ksp in ("gmres", "fgmres", "pgmres", "gcr"):
         restart = int(options.get(f"ksp_{'gcr' if ksp == 'gcr' else 'gmres'}_restart", 30))
@@ -136,7 +136,7 @@ def dense(ksp: str, options: dict[str, Any]) -> list[Callable[..., Iterates]]:
     if ksp in ("bcgs", "ibcgs", "fbcgs", "fbcgsr"):
         return _sides(bcgs)
     return {
-        "steepest_descent": [steepest_descent],
+        "steepest_descent": [lambda A, M, b, K: steepest_descent(A, M, b, K, scale)],
         "cg": [cg],
         "groppcg": [cg],
         "pipecg": [cg],

@@ -127,6 +127,10 @@ def solve_nonlinear(
     tensor([-0.2500, -0.2500, -0.2500], dtype=torch.float64)
     """
     solver = NonlinearSolver() if solver is None else solver
+    if not isinstance(solver, NonlinearSolver):
+        raise InputError(
+            f"solver must be a NonlinearSolver(Solver(...)), not a {type(solver).__name__}"
+        )
     comm = _comm_of(comm, grid, jacobian)
     taken: Parameters | None = None
     error: Exception | None = None

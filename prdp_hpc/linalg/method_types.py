@@ -179,7 +179,9 @@ def unfit(what: str, name: str) -> str | None:
 
 
 def _check_fit(what: str, name: Any) -> None:
-    why = unfit(what, name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        raise InputError(f"{what} must be the name of one of PETSc's types, not {name!r}")
+    why = unfit(what, name)
     if what == "pc" and name == "shell":
         why = "it needs functions: use Solver(pc=ShellPreconditioner(apply, apply_transpose))"
     if why is not None:

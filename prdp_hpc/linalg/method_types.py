@@ -61,7 +61,9 @@ again, ends the program (3.26).
 NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
 """These measure residuals of the normal equations."""
 NORMAL_KSPS = frozenset({"lsqr"})
-"""These measure `Aᵀ r`, which is 0 for a least-squares solution."""
+"""These measure `Aᵀ r`, which is 0 for a least-squares solution. As for the methods above, it may
+be small in comparison with `Aᵀ b` where r is not.
+"""
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
 """These may compare an absolute tolerance with another quantity than their residual norm."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})

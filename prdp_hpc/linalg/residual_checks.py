@@ -33,7 +33,7 @@ from prdp_hpc.linalg.method_types import (
     RELATIVE_KSPS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
-from prdp_hpc.linalg.promises import row_maxima
+from prdp_hpc.linalg.promises import absolute_product, row_maxima
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solution_sizes import Scale
 from prdp_hpc.linalg.torch_petsc import is_aij, placed
@@ -45,6 +45,8 @@ SOLVED = 1e-10
 LOST = 100.0
 # A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
+# A relative residual that is an error at any tolerance for the residual of the normal equations.
+HALF = 0.5
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
@@ -177,8 +179,6 @@ class ResidualChecks(ABC):
         methods, and for others after the first one with a set-up, because a preconditioner that is
         nearly singular leaves parts of the residual out.
         """
-        if self.ksp_name in NORMAL_EQUATION_KSPS:
-            return False
         is_first = direction.name in self._unchecked
         self._unchecked.discard(direction.name)
         return is_first or self.ksp_name in RECURRENCE_KSPS
@@ -189,9 +189,9 @@ class ResidualChecks(ABC):
         """Raise SolveError if the residual that a method tested is not that of its solution."""
         lost = self._lost(direction, right, result, whole)
         if lost is not None:
-            raise errors.lost_residual(
-                direction.name, self.method, lost, iterations, direction.level
-            )
+            is_normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
+            error = errors.small_in_normal_equations if is_normal else errors.lost_residual
+            raise error(direction.name, self.method, lost, iterations, direction.level)
 
     def _lost(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
@@ -205,6 +205,11 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
+        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
+        if self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS:
+            nothing = max(nothing, min(LOST * rtol, HALF))
+        if self.ksp_name in NORMAL_EQUATION_KSPS:
+            return self._unsolved(direction, left / length, nothing, residual, whole, result)
         pair = [row[None] for row in (residual, whole)]
         if self.ksp_name in NORMAL_KSPS:
             pair = [self._transposed_product(row) for row in pair]
@@ -212,17 +217,27 @@ class ResidualChecks(ABC):
             pair = [self._preconditioned(direction, row) for row in pair]
         own = np.concatenate([squares_of_rows(row) for row in pair])
         squares = private(self._comm).sums.allreduce(own)
-        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
         if squares[0] <= min(LOST * rtol, nothing) ** 2 * squares[1]:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
-            is_small = left <= nothing * length or self.ksp_name in NORMAL_KSPS
-            if is_small or self._is_small_by_rows(direction, residual, whole, result):
-                return None
-            return left / length
+            return self._unsolved(direction, left / length, nothing, residual, whole, result)
         rounding = SOLVED * (size * self.scale().norm + length)
         if left <= min(rounding, ARRIVED * length):
             return None
         return float(np.sqrt(squares[0] / squares[1]))
+
+    def _unsolved(
+        self,
+        direction: Direction,
+        relative: float,
+        nothing: float,
+        residual: Numbers,
+        right: Numbers,
+        result: Numbers,
+    ) -> float | None:
+        """The relative residual, if it is above `nothing` and not small by rows."""
+        if relative <= nothing or self._is_small_by_rows(direction, residual, right, result):
+            return None
+        return relative
 
     def _is_small_by_rows(
         self, direction: Direction, residual: Numbers, right: Numbers, result: Numbers
@@ -230,13 +245,17 @@ class ResidualChecks(ABC):
         """Whether each row's residual is small relative to the terms of the row, for rows of any
         scale; True where the host does not store the rows.
         """
-        if direction.transposed or self._memory.kind or not is_aij(self._matrix):
+        if self._memory.kind or not is_aij(self._matrix):
             return True
-        largest = row_maxima(self._matrix, self._residual)
-        if largest is None:
-            return True
-        size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
-        terms = largest * size + np.abs(right)
+        if direction.transposed:
+            terms = absolute_product(self._matrix, result, self._x, self._residual)
+        else:
+            largest = row_maxima(self._matrix, self._residual)
+            if largest is None:
+                return True
+            size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
+            terms = largest * size
+        terms = terms + np.abs(right)
         return not anywhere(self._comm, bool((np.abs(residual) > NOTHING_SOLVED * terms).any()))
 
     def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:

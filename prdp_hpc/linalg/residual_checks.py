@@ -45,7 +45,7 @@ SOLVED = 1e-10
 LOST = 100.0
 # A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
-# A relative residual that is an error at any tolerance for the residual of the normal equations.
+# The same for tolerances above 1e-3, which other norms than that of the residual reach earlier.
 HALF = 0.5
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
@@ -174,6 +174,13 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
+    def _reached_absolute(self, direction: Direction, code: int) -> bool:
+        """Whether a solve ended at the user's absolute tolerance, where the residual may be large
+        relative to the right-hand side.
+        """
+        is_absolute = code == PETSc.KSP.ConvergedReason.CONVERGED_ATOL
+        return is_absolute and direction.has_absolute_tolerance
+
     def _is_to_be_checked(self, direction: Direction) -> bool:
         """Whether a residual is computed for a solve that converged: after each solve of some
         methods, and for others after the first one with a set-up, because a preconditioner that is
@@ -205,9 +212,7 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
-        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
-        if self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS:
-            nothing = max(nothing, min(LOST * rtol, HALF))
+        nothing = max(NOTHING_SOLVED, 2.0 * rtol, min(LOST * rtol, HALF))
         if self.ksp_name in NORMAL_EQUATION_KSPS:
             return self._unsolved(direction, left / length, nothing, residual, whole, result)
         pair = [row[None] for row in (residual, whole)]

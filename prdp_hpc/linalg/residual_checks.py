@@ -45,10 +45,15 @@ SOLVED = 1e-10
 LOST = 100.0
 # A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
+# Largest ratio of the relative residual to the tolerance, in another norm than that of the method.
+HIDDEN = 10.0
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
+
+# The second is that of normal equations, which petsc4py's versions name differently.
+_ABSOLUTE = (PETSc.KSP.ConvergedReason.CONVERGED_ATOL, 9)
 
 
 class ResidualChecks(ABC):
@@ -172,12 +177,12 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
-    def _is_to_be_checked(self, direction: Direction) -> bool:
-        """Whether a residual is computed for a solve that converged: after each solve of some
-        methods, and for others after the first one with a set-up, because a preconditioner that is
-        nearly singular leaves parts of the residual out.
+    def _is_to_be_checked(self, direction: Direction, code: int) -> bool:
+        """Whether a residual is computed for a solve that reached its relative tolerance: after
+        each solve of some methods, and for others after the first one with a set-up, because a
+        preconditioner that is nearly singular leaves parts of the residual out.
         """
-        if self.ksp_name in NORMAL_EQUATION_KSPS:
+        if self.ksp_name in NORMAL_EQUATION_KSPS or code in _ABSOLUTE:
             return False
         is_first = direction.name in self._unchecked
         self._unchecked.discard(direction.name)
@@ -215,8 +220,9 @@ class ResidualChecks(ABC):
         nothing = max(NOTHING_SOLVED, 2.0 * rtol)
         if squares[0] <= min(LOST * rtol, nothing) ** 2 * squares[1]:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
-            is_small = left <= nothing * length or self.ksp_name in NORMAL_KSPS
-            if is_small or self._is_small_by_rows(direction, residual, whole, result):
+            hidden = max(NOTHING_SOLVED, HIDDEN * rtol)
+            is_small = left <= hidden * length or self.ksp_name in NORMAL_KSPS
+            if is_small or self._is_small_by_rows(direction, residual, whole, result, hidden):
                 return None
             return left / length
         rounding = SOLVED * (size * self.scale().norm + length)
@@ -225,9 +231,14 @@ class ResidualChecks(ABC):
         return float(np.sqrt(squares[0] / squares[1]))
 
     def _is_small_by_rows(
-        self, direction: Direction, residual: Numbers, right: Numbers, result: Numbers
+        self,
+        direction: Direction,
+        residual: Numbers,
+        right: Numbers,
+        result: Numbers,
+        share: float,
     ) -> bool:
-        """Whether each row's residual is small relative to the terms of the row, for rows of any
+        """Whether each row's residual is at most a share of the terms of the row, for rows of any
         scale; True where the host does not store the rows.
         """
         if direction.transposed or self._memory.kind or not is_aij(self._matrix):
@@ -237,7 +248,7 @@ class ResidualChecks(ABC):
             return True
         size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
         terms = largest * size + np.abs(right)
-        return not anywhere(self._comm, bool((np.abs(residual) > NOTHING_SOLVED * terms).any()))
+        return not anywhere(self._comm, bool((np.abs(residual) > share * terms).any()))
 
     def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:
         """`M⁻¹ rows` without the parts in the nullspace, as a KSP applies it."""

@@ -77,9 +77,10 @@ class SolveCall(ABC):
 
     def kept_right(self, b: Tensor) -> Tensor | None:
         """The right-hand side, if the adjoint solve may start at a multiple of the solution: with
-        a symmetric matrix and a tolerance.
+        a symmetric matrix, and a tolerance without a number of iterations.
         """
-        tests = self.levels[not self.transposed].rtol is not None
+        level = self.levels[not self.transposed]
+        tests = level.rtol is not None and level.max_it is None
         is_one_matrix = self.operator.symmetric and self.solver.ksp not in ONE_APPLICATION_KSPS
         applies = self.finds_multiples and tests and is_one_matrix and not is_transformed(b)
         return b.detach() if applies else None

@@ -21,7 +21,19 @@ class Refinement:
       do not reach it.
     - Both: the iteration ends at the first of the two; reaching `max_it` is not an error.
 
-    Without arguments the level is `rtol=1e-8`. The norm is that of the KSP type.
+    Without arguments the level is `rtol=1e-8`.
+
+    The norm is the one that the KSP tests: by default `‖M⁻¹ (b − A x)‖ ≤ r ‖M⁻¹ b‖` for methods
+    with a preconditioner M on the left (cg, gmres, bcgs, richardson), the residual itself for
+    fgmres, gcr and steepest_descent, and a norm of `Aᵀ (b − A x)` for lsqr, cgls and cgne. So
+    `‖b − A x‖ / ‖b‖` may be larger than r, by up to the condition number of M. Options that test
+    the residual itself are {"ksp_pc_side": "right", "ksp_norm_type": "unpreconditioned"} for gmres
+    and bcgs, and {"ksp_norm_type": "unpreconditioned"} for cg.
+
+    After the test of the KSP the residual of the solution is computed, once per set-up, and always
+    for methods that only update a residual (bcgs, cgs, tfqmr, …). It is a `SolveError` if its norm
+    is above `100 r`, or if the residual itself is above 0.1 (or 10 r) of b and of the terms of a
+    row, which a nearly singular M may hide.
 
     Parameters
     ----------

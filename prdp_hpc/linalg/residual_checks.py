@@ -45,12 +45,17 @@ SOLVED = 1e-10
 LOST = 100.0
 # A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
-# The same for tolerances above 1e-3, which other norms than that of the residual reach earlier.
+# Largest ratio of the relative residual to the tolerance, in another norm than that of the method.
+HIDDEN = 10.0
+# A relative residual that is an error at any tolerance for the methods of normal equations.
 HALF = 0.5
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
+
+# The second is that of normal equations, which petsc4py's versions name differently.
+_ABSOLUTE = (PETSc.KSP.ConvergedReason.CONVERGED_ATOL, 9)
 
 
 class ResidualChecks(ABC):
@@ -174,18 +179,13 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
-    def _reached_absolute(self, direction: Direction, code: int) -> bool:
-        """Whether a solve ended at the user's absolute tolerance, where the residual may be large
-        relative to the right-hand side.
+    def _is_to_be_checked(self, direction: Direction, code: int) -> bool:
+        """Whether a residual is computed for a solve that reached its relative tolerance: after
+        each solve of some methods, and for others after the first one with a set-up, because a
+        preconditioner that is nearly singular leaves parts of the residual out.
         """
-        is_absolute = code == PETSc.KSP.ConvergedReason.CONVERGED_ATOL
-        return is_absolute and direction.has_absolute_tolerance
-
-    def _is_to_be_checked(self, direction: Direction) -> bool:
-        """Whether a residual is computed for a solve that converged: after each solve of some
-        methods, and for others after the first one with a set-up, because a preconditioner that is
-        nearly singular leaves parts of the residual out.
-        """
+        if code in _ABSOLUTE and direction.has_absolute_tolerance:
+            return False
         is_first = direction.name in self._unchecked
         self._unchecked.discard(direction.name)
         return is_first or self.ksp_name in RECURRENCE_KSPS
@@ -212,9 +212,8 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
-        nothing = max(NOTHING_SOLVED, 2.0 * rtol, min(LOST * rtol, HALF))
         if self.ksp_name in NORMAL_EQUATION_KSPS:
-            return self._unsolved(direction, left / length, nothing, residual, whole, result)
+            return self._hidden(direction, left / length, residual, whole, result)
         pair = [row[None] for row in (residual, whole)]
         if self.ksp_name in NORMAL_KSPS:
             pair = [self._transposed_product(row) for row in pair]
@@ -222,32 +221,41 @@ class ResidualChecks(ABC):
             pair = [self._preconditioned(direction, row) for row in pair]
         own = np.concatenate([squares_of_rows(row) for row in pair])
         squares = private(self._comm).sums.allreduce(own)
+        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
         if squares[0] <= min(LOST * rtol, nothing) ** 2 * squares[1]:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
-            return self._unsolved(direction, left / length, nothing, residual, whole, result)
+            return self._hidden(direction, left / length, residual, whole, result)
         rounding = SOLVED * (size * self.scale().norm + length)
         if left <= min(rounding, ARRIVED * length):
             return None
         return float(np.sqrt(squares[0] / squares[1]))
 
-    def _unsolved(
+    def _hidden(
         self,
         direction: Direction,
         relative: float,
-        nothing: float,
         residual: Numbers,
         right: Numbers,
         result: Numbers,
     ) -> float | None:
-        """The relative residual, if it is above `nothing` and not small by rows."""
-        if relative <= nothing or self._is_small_by_rows(direction, residual, right, result):
+        """The relative residual, if it is large though it is small in the norm of the method."""
+        rtol = float(direction.level.rtol or 0.0)
+        most = max(NOTHING_SOLVED, HIDDEN * rtol)
+        if self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS:
+            most = max(most, min(LOST * rtol, HALF))
+        if relative <= most or self._is_small_by_rows(direction, residual, right, result, most):
             return None
         return relative
 
     def _is_small_by_rows(
-        self, direction: Direction, residual: Numbers, right: Numbers, result: Numbers
+        self,
+        direction: Direction,
+        residual: Numbers,
+        right: Numbers,
+        result: Numbers,
+        share: float,
     ) -> bool:
-        """Whether each row's residual is small relative to the terms of the row, for rows of any
+        """Whether each row's residual is at most a share of the terms of the row, for rows of any
         scale; True where the host does not store the rows.
         """
         if self._memory.kind or not is_aij(self._matrix):
@@ -261,7 +269,7 @@ class ResidualChecks(ABC):
             size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
             terms = largest * size
         terms = terms + np.abs(right)
-        return not anywhere(self._comm, bool((np.abs(residual) > NOTHING_SOLVED * terms).any()))
+        return not anywhere(self._comm, bool((np.abs(residual) > share * terms).any()))
 
     def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:
         """`M⁻¹ rows` without the parts in the nullspace, as a KSP applies it."""

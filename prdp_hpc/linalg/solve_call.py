@@ -77,7 +77,7 @@ class SolveCall(ABC):
 
     def kept_right(self, b: Tensor) -> Tensor | None:
         """The right-hand side, if the adjoint solve may start at a multiple of the solution: with
-        a symmetric matrix, and a tolerance that alone ends the solve.
+        a symmetric matrix, and a tolerance without a number of iterations.
         """
         level = self.levels[not self.transposed]
         tests = level.rtol is not None and level.max_it is None

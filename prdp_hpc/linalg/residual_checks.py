@@ -26,11 +26,13 @@ from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     EARLY_KSPS,
     LEFT_INVALID_KSPS,
+    NATURAL_KSPS,
     NORMAL_EQUATION_KSPS,
     NORMAL_KSPS,
     ONE_APPLICATION_KSPS,
     RECURRENCE_KSPS,
     RELATIVE_KSPS,
+    TRANSFORMING_PCS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.promises import row_maxima
@@ -182,7 +184,8 @@ class ResidualChecks(ABC):
         each solve of some methods, and for others after the first one with a set-up, because a
         preconditioner that is nearly singular leaves parts of the residual out.
         """
-        if self.ksp_name in NORMAL_EQUATION_KSPS or code in _ABSOLUTE:
+        has_other_norm = self.ksp_name in NORMAL_EQUATION_KSPS or self.pc_name in TRANSFORMING_PCS
+        if has_other_norm or code in _ABSOLUTE:
             return False
         is_first = direction.name in self._unchecked
         self._unchecked.discard(direction.name)
@@ -210,15 +213,15 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
-        pair = [row[None] for row in (residual, whole)]
+        rows, kind = [residual, whole], direction.ksp.getNormType()
         if self.ksp_name in NORMAL_KSPS:
-            pair = [self._transposed_product(row) for row in pair]
-        elif direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            pair = [self._preconditioned(direction, row) for row in pair]
-        own = np.concatenate([squares_of_rows(row) for row in pair])
-        squares = private(self._comm).sums.allreduce(own)
+            rows = [self._transposed_product(row) for row in rows]
+            kind = PETSc.KSP.NormType.UNPRECONDITIONED
+        elif self.ksp_name in NATURAL_KSPS:
+            kind = PETSc.KSP.NormType.NATURAL
+        tested, first = (self._norm_of(direction, row, kind) for row in rows)
         nothing = max(NOTHING_SOLVED, 2.0 * rtol)
-        if squares[0] <= min(LOST * rtol, nothing) ** 2 * squares[1]:
+        if tested <= min(LOST * rtol, nothing) * first:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
             hidden = max(NOTHING_SOLVED, HIDDEN * rtol)
             is_small = left <= hidden * length or self.ksp_name in NORMAL_KSPS
@@ -228,7 +231,7 @@ class ResidualChecks(ABC):
         rounding = SOLVED * (size * self.scale().norm + length)
         if left <= min(rounding, ARRIVED * length):
             return None
-        return float(np.sqrt(squares[0] / squares[1]))
+        return tested / first
 
     def _is_small_by_rows(
         self,
@@ -257,9 +260,9 @@ class ResidualChecks(ABC):
             return z
         return self._nullspaces.of_result(direction.name == "adjoint").removed_from(z)
 
-    def _transposed_product(self, rows: Numbers) -> Numbers:
-        product = empty_like(rows)
-        with placed((self._b, rows[0]), (self._x, product[0])):
+    def _transposed_product(self, row: Numbers) -> Numbers:
+        product = empty_like(row)
+        with placed((self._b, row), (self._x, product)):
             self._matrix.multTranspose(self._b, self._x)
         return product
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class GridGeometry:
         self.shape = tuple(int(n) for n in shape)
         self.dim, self.size = len(self.shape), math.prod(self.shape)
         self.boundary = per_axis(boundary, self.dim)
-        self.length = tuple(float(a) for a in per_axis(length, self.dim))
+        self.length = tuple(map(_as_float, per_axis(length, self.dim)))
         self.is_singular = "dirichlet" not in self.boundary
         self.spacing = tuple(
             a / (n + 1) if b == "dirichlet" else a / n
@@ -151,6 +151,13 @@ def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     return (value,) * dim if np.ndim(value) == 0 else tuple(value)
 
 
+def _as_float(length: Any) -> float:
+    """A length as a float; NaN if it is not one real number."""
+    if isinstance(length, Tensor):
+        length = length.detach().item() if length.numel() == 1 else None
+    return float(length) if isinstance(length, Real) else math.nan
+
+
 def validate_geometry(
     shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
 ) -> ValueError | None:
@@ -169,7 +176,7 @@ def validate_geometry(
             f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, "
             f"not {boundary!r}"
         )
-    if len(lengths) != len(shape) or any(not 0 < a < math.inf for a in lengths):
+    if len(lengths) != len(shape) or any(not 0 < _as_float(a) < math.inf for a in lengths):
         return InputError(
             f"length must be positive and finite, one number or one for each of {len(shape)} axes, "
             f"not {length!r}"

@@ -40,6 +40,8 @@ class WholeFields:
     def scatter(self, whole: Tensor) -> Tensor:
         """This rank's part `(..., *local_shape)` of a whole field."""
         partition = self._partition
+        if not isinstance(whole, Tensor):
+            raise not_a_field(whole)
         if tuple(whole.shape[-partition.dim :]) != partition.shape:
             raise InputError(
                 f"a whole field must end in the grid's shape {partition.shape}, this one has "
@@ -62,13 +64,20 @@ class WholeFields:
 def validate_local(local: Tensor, local_shape: tuple[int, ...]) -> InputError | None:
     """The error for a field that does not end in the local shape, or None."""
     if not isinstance(local, Tensor):
-        return InputError(f"a field must be a tensor, not a {type(local).__name__}")
+        return not_a_field(local)
     if tuple(local.shape[-len(local_shape) :]) == local_shape:
         return None
     return InputError(
         f"a field on this rank must end in the local shape {local_shape}, this one has "
         f"{tuple(local.shape)}"
     )
+
+
+def not_a_field(field: Any) -> InputError:
+    """The error for a field that is not a tensor of real floating-point numbers."""
+    if isinstance(field, Tensor):
+        return InputError(f"a field must hold real floating-point numbers, not {field.dtype}")
+    return InputError(f"a field must be a tensor, not a {type(field).__name__}")
 
 
 def _fields(part: tuple[slice, ...]) -> Any:

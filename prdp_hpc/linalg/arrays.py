@@ -48,6 +48,19 @@ def on_host(numbers: Numbers) -> HostArray:
     return array
 
 
+def array_of(given: Any) -> NDArray[Any]:
+    """An argument of a user as a NumPy array, without its gradient; one of objects for lists of
+    different lengths.
+    """
+    if isinstance(given, Tensor):
+        own = given.detach().cpu()
+        given = (own.double() if own.is_floating_point() else own).numpy()
+    try:
+        return np.asarray(given)
+    except ValueError:
+        return np.asarray(given, dtype=object)
+
+
 def in_memory_of(numbers: Numbers, model: Numbers) -> Numbers:
     """The numbers, e.g. of a checkpoint, in the memory of `model`."""
     if isinstance(model, Tensor):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.arrays import Numbers, as_tensor, has_bad_numbers, on_host
+from prdp_hpc.linalg.arrays import Numbers, array_of, as_tensor, has_bad_numbers, on_host
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -93,7 +93,7 @@ class ElementOperator(SparseOperator):
         **options: Any,
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
-        cells, dofs = np.asarray(cells), np.asarray([] if dirichlet is None else dirichlet)
+        cells, dofs = array_of(cells), array_of([] if dirichlet is None else dirichlet)
         call_together(comm, lambda: _validate_mesh(cells, dofs, n))
         _require_equal(comm, "numbers of dofs", n)
         n = int(n)

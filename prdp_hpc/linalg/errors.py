@@ -153,6 +153,19 @@ def lost_residual(
     )
 
 
+def small_in_normal_equations(
+    direction: str, method: str, residual: float, iteration: int, level: object
+) -> SolveError:
+    """The error for a residual that is small only in the normal equations."""
+    return SolveError(
+        f"{direction} solve with {method} at level {level}: after {iteration} iterations Aᵀ (b − A "
+        f"x), which this method tests, is small, but the residual is {residual:.2g} of the "
+        "right-hand side: tighten rtol, or use ksp='gmres' or 'bcgs'; a singular matrix needs its "
+        "nullspace declared (nullspace=, left_nullspace=)",
+        iteration=iteration,
+    )
+
+
 _NO_TRANSPOSE = (
     "this ksp or pc has no transposed application: choose another pc (jacobi, bjacobi, asm, ilu, "
     "lu, gamg, mg have one), another ksp (gmres, bcgs), or mark the operator symmetric if it is"

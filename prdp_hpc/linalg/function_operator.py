@@ -162,6 +162,7 @@ class FunctionOperator(Operator):
     def _recorded(self, values: Any, x: Tensor) -> Tensor:
         """`A(values) x`, recorded for the derivative in x."""
         result = self.apply(values, x)
+        _check_result("apply", result, self.n_local)
         if not result.requires_grad:
             raise InputError(
                 "torch recorded no operation of this function operator's apply (does it use NumPy, "
@@ -174,6 +175,19 @@ class FunctionOperator(Operator):
 def _rows(function: Apply, values: Tensor, x: Tensor) -> Tensor:
     """Apply a function of vectors to each row of a batch."""
     return torch.stack([function(values, row) for row in x])
+
+
+def _check_result(name: str, result: Any, n_local: int) -> None:
+    """Raise an InputError unless a user's function returned this rank's part of a vector."""
+    if is_real_tensor(result) and tuple(result.shape) == (n_local,):
+        return
+    what = type(result).__name__
+    if isinstance(result, Tensor):
+        what = f"a tensor of {result.dtype} and shape {tuple(result.shape)}"
+    raise InputError(
+        f"{name} of a function operator must return a tensor of real floating-point numbers of "
+        f"shape ({n_local},), not {what}"
+    )
 
 
 class _Context:
@@ -198,12 +212,7 @@ class _Context:
         try:
             with torch.no_grad():
                 result = compute()
-            if tuple(result.shape) != (self.operator.n_local,):
-                wanted = (self.operator.n_local,)
-                raise InputError(
-                    f"{name} of a function operator must return shape {wanted}, not "
-                    f"{tuple(result.shape)}"
-                )
+            _check_result(name, result, self.operator.n_local)
             y.setArray(to_host(result))
         except Exception as error:
             self.operator.failure = error

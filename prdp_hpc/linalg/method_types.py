@@ -63,7 +63,9 @@ NATURAL_KSPS = frozenset({"minres", "symmlq"})
 NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
 """These measure residuals of the normal equations."""
 NORMAL_KSPS = frozenset({"lsqr"})
-"""These measure `Aᵀ r`, which is 0 for a least-squares solution."""
+"""These measure `Aᵀ r`, which is 0 for a least-squares solution. As for the methods above, it may
+be small in comparison with `Aᵀ b` where r is not.
+"""
 RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
 """These may compare an absolute tolerance with another quantity than their residual norm."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
@@ -183,7 +185,9 @@ def unfit(what: str, name: str) -> str | None:
 
 
 def _check_fit(what: str, name: Any) -> None:
-    why = unfit(what, name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        raise InputError(f"{what} must be the name of one of PETSc's types, not {name!r}")
+    why = unfit(what, name)
     if what == "pc" and name == "shell":
         why = "it needs functions: use Solver(pc=ShellPreconditioner(apply, apply_transpose))"
     if why is not None:

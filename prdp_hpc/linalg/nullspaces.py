@@ -14,6 +14,7 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import (
     Numbers,
+    array_of,
     as_tensor,
     copied,
     in_memory_of,
@@ -203,7 +204,7 @@ def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
     """An orthonormal basis `(k, n_local)` of the span of `(k, n_local)` or `(n_local,)`;
     collective.
     """
-    basis = np.array(vectors, dtype=np.float64, ndmin=2)
+    basis = np.array(array_of(vectors), dtype=np.float64, ndmin=2)
     counts = private(comm).sums.allgather(len(basis))
     if len(set(counts)) > 1:
         raise InputError(f"the ranks gave {min(counts)} … {max(counts)} vectors of {name}")
@@ -266,10 +267,7 @@ def _validate_nullspaces(
 def _validate_vectors(n_local: int, vectors: ArrayLike | None, name: str) -> ValueError | None:
     if vectors is None:
         return None
-    try:
-        array = np.asarray(vectors)
-    except ValueError:  # rows of different lengths
-        return InputError(f"{name} must be an array of numbers, not a ragged list")
+    array = array_of(vectors)
     if array.ndim not in (1, 2) or array.shape[-1] != n_local or array.shape[0] == 0 < n_local:
         return InputError(
             f"{name} must have one number per row of this rank, shape ({n_local},), or for k "

@@ -42,6 +42,18 @@ def new_prefix() -> str:
     return f"prdp{next(_numbers)}_"
 
 
+def checked_options(options: Any) -> dict[str, Any]:
+    """A copy of `petsc_options`; InputError unless they are a dict of names."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise InputError(
+            "petsc_options must be a dict from names without the dash to values, e.g. "
+            f"{{'ksp_gmres_restart': 8}}, not {options!r}"
+        )
+    return dict(options)
+
+
 def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
     """Raise an InputError for an option that duplicates an argument of `Solver`.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -114,10 +116,10 @@ def validate_pattern(
     rows: Any, cols: Any, shape: tuple[int, int], grid: Grid | None
 ) -> ValueError | None:
     """The error for an invalid pattern on this rank, or None."""
-    if len(shape) != 2 or shape[0] != shape[1] or shape[0] < 1:
+    if not _is_square(shape):
         return InputError(
-            "the operator of a solve must be square with at least one row, not of shape "
-            f"{tuple(shape)}"
+            "the operator of a solve must be square with at least one row, shape=(n, n), not of "
+            f"shape {shape!r}"
         )
     largest = np.iinfo(PETSc.IntType).max
     if max(shape[0], rows.size) > largest:
@@ -146,6 +148,13 @@ def validate_pattern(
                 f"{index.max()}"
             )
     return None
+
+
+def _is_square(shape: Any) -> bool:
+    """Whether a shape is `(n, n)` with n ≥ 1."""
+    if not isinstance(shape, Sequence | np.ndarray) or len(shape) != 2:
+        return False
+    return all(isinstance(n, Integral) and int(n) >= 1 for n in shape) and shape[0] == shape[1]
 
 
 def validate_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:

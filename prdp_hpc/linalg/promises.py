@@ -251,3 +251,17 @@ def row_maxima(matrix: Any, vector: Any) -> Array | None:
     if code:
         raise PETSc.Error(code)
     return np.array(vector.getArray(readonly=True))
+
+
+def absolute_product(matrix: Any, numbers: Any, x: Any, y: Any) -> Array:
+    """`|A|ᵀ |x|`, the sums of the sizes of the terms of each column; x and y are work vectors.
+    Collective.
+    """
+    sizes = matrix.duplicate(copy=False)
+    first, cols, values = matrix.getValuesCSR()
+    sizes.setValuesCSR(first, cols, np.abs(values))
+    sizes.assemble()
+    x.getArray()[:] = np.abs(numbers)
+    sizes.multTranspose(x, y)
+    sizes.destroy()
+    return np.array(y.getArray(readonly=True))

@@ -35,7 +35,7 @@ from prdp_hpc.linalg.method_types import (
     TRANSFORMING_PCS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
-from prdp_hpc.linalg.promises import row_maxima
+from prdp_hpc.linalg.promises import absolute_product, row_maxima
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.solution_sizes import Scale
 from prdp_hpc.linalg.torch_petsc import is_aij, placed
@@ -49,6 +49,8 @@ LOST = 100.0
 NOTHING_SOLVED = 0.1
 # Largest ratio of the relative residual to the tolerance, in another norm than that of the method.
 HIDDEN = 10.0
+# A relative residual that is an error at any tolerance up to 0.1, in another norm.
+HALF = 0.5
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
@@ -179,13 +181,18 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
-    def _is_to_be_checked(self, direction: Direction, code: int) -> bool:
-        """Whether a residual is computed for a solve that reached its relative tolerance: after
-        each solve of some methods, and for others after the first one with a set-up, because a
-        preconditioner that is nearly singular leaves parts of the residual out.
+    def _reached_absolute(self, direction: Direction, code: int) -> bool:
+        """Whether a solve ended at the user's absolute tolerance, where the residual may be large
+        relative to the right-hand side.
         """
-        has_other_norm = self.ksp_name in NORMAL_EQUATION_KSPS or self.pc_name in TRANSFORMING_PCS
-        if has_other_norm or code in _ABSOLUTE:
+        return code in _ABSOLUTE and direction.has_absolute_tolerance
+
+    def _is_to_be_checked(self, direction: Direction) -> bool:
+        """Whether a residual is computed for a solve that converged: after each solve of some
+        methods, and for others after the first one with a set-up, because a preconditioner that is
+        nearly singular leaves parts of the residual out.
+        """
+        if self.pc_name in TRANSFORMING_PCS:
             return False
         is_first = direction.name in self._unchecked
         self._unchecked.discard(direction.name)
@@ -197,9 +204,9 @@ class ResidualChecks(ABC):
         """Raise SolveError if the residual that a method tested is not that of its solution."""
         lost = self._lost(direction, right, result, whole)
         if lost is not None:
-            raise errors.lost_residual(
-                direction.name, self.method, lost, iterations, direction.level
-            )
+            is_normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
+            error = errors.small_in_normal_equations if is_normal else errors.lost_residual
+            raise error(direction.name, self.method, lost, iterations, direction.level)
 
     def _lost(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
@@ -213,6 +220,10 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
+        nothing = max(NOTHING_SOLVED, 2.0 * rtol, min(LOST * rtol, HALF))
+        hidden = max(nothing, HIDDEN * rtol)
+        if self.ksp_name in NORMAL_EQUATION_KSPS:
+            return self._unsolved(direction, left / length, hidden, residual, whole, result)
         rows, kind = [residual, whole], direction.ksp.getNormType()
         if self.ksp_name in NORMAL_KSPS:
             rows = [self._transposed_product(row) for row in rows]
@@ -220,18 +231,28 @@ class ResidualChecks(ABC):
         elif self.ksp_name in NATURAL_KSPS:
             kind = PETSc.KSP.NormType.NATURAL
         tested, first = (self._norm_of(direction, row, kind) for row in rows)
-        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
         if tested <= min(LOST * rtol, nothing) * first:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
-            hidden = max(NOTHING_SOLVED, HIDDEN * rtol)
-            is_small = left <= hidden * length or self.ksp_name in NORMAL_KSPS
-            if is_small or self._is_small_by_rows(direction, residual, whole, result, hidden):
-                return None
-            return left / length
+            return self._unsolved(direction, left / length, hidden, residual, whole, result)
         rounding = SOLVED * (size * self.scale().norm + length)
         if left <= min(rounding, ARRIVED * length):
             return None
         return tested / first
+
+    def _unsolved(
+        self,
+        direction: Direction,
+        relative: float,
+        nothing: float,
+        residual: Numbers,
+        right: Numbers,
+        result: Numbers,
+    ) -> float | None:
+        """The relative residual, if it is above `nothing` and not small by rows."""
+        if relative <= nothing:
+            return None
+        is_small = self._is_small_by_rows(direction, residual, right, result, nothing)
+        return None if is_small else relative
 
     def _is_small_by_rows(
         self,
@@ -244,13 +265,17 @@ class ResidualChecks(ABC):
         """Whether each row's residual is at most a share of the terms of the row, for rows of any
         scale; True where the host does not store the rows.
         """
-        if direction.transposed or self._memory.kind or not is_aij(self._matrix):
+        if self._memory.kind or not is_aij(self._matrix):
             return True
-        largest = row_maxima(self._matrix, self._residual)
-        if largest is None:
-            return True
-        size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
-        terms = largest * size + np.abs(right)
+        if direction.transposed:
+            terms = absolute_product(self._matrix, result, self._x, self._residual)
+        else:
+            largest = row_maxima(self._matrix, self._residual)
+            if largest is None:
+                return True
+            size = self._comm.allreduce(float(np.abs(result).max(initial=0.0)), op=MPI.MAX)
+            terms = largest * size
+        terms = terms + np.abs(right)
         return not anywhere(self._comm, bool((np.abs(residual) > share * terms).any()))
 
     def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:

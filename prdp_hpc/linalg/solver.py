@@ -23,7 +23,7 @@ from prdp_hpc.linalg.method_types import (
     checked_pc,
 )
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.options import check_owned, options_under
+from prdp_hpc.linalg.options import check_owned, checked_options, options_under
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
@@ -130,13 +130,13 @@ class Solver(InitialGuesses):
         initial_guess: str = "zero",
         precision: str = "float64",
     ) -> None:
-        if differentiation not in DIFFERENTIATIONS:
+        if not (isinstance(differentiation, str) and differentiation in DIFFERENTIATIONS):
             raise InputError(
                 f"differentiation must be one of {', '.join(DIFFERENTIATIONS)}, not "
                 f"{differentiation!r}"
             )
         self.differentiation = differentiation
-        self.petsc_options = dict(petsc_options or {})
+        self.petsc_options = checked_options(petsc_options)
         check_owned(self.petsc_options)
         self.options_prefix = options_prefix
         self.shell = pc if isinstance(pc, ShellPreconditioner) else None

@@ -14,7 +14,7 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers, on_host
+from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.from_matrices import FromMatrices
 from prdp_hpc.linalg.memory import HOST, Memory, memory_of
@@ -132,7 +132,7 @@ class SparseOperator(FromMatrices, Operator):
         preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
-        rows, cols = np.asarray(rows), np.asarray(cols)
+        rows, cols = array_of(rows), array_of(cols)
         raise_together(
             self.comm,
             validate_pattern(rows, cols, shape, grid)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -145,5 +146,5 @@ def numbers_of(boundaries: Boundaries) -> dict[str, float]:
         for axis, pair in enumerate(boundaries)
         for end, condition in zip(ENDS, pair or (), strict=False)
         for key, value in ({} if condition is None else vars(condition)).items()
-        if isinstance(value, float | int) and value != 0
+        if isinstance(value, Real) and value != 0
     }

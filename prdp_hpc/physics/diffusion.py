@@ -14,8 +14,9 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.grid.whole_fields import not_a_field
 from prdp_hpc.linalg import Solver, SparseOperator, solve
-from prdp_hpc.linalg.torch_petsc import in_double, like
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like
 from prdp_hpc.physics.boundaries import Boundaries
 from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
 from prdp_hpc.physics.face_means import FaceMean
@@ -173,13 +174,14 @@ class DiffusionStepper:
         right: Tensor,
         time: float | Tensor | None = None,
         state: Tensor | None = None,
+        error: Exception | None = None,
     ) -> Tensor:
-        error: Exception | None = None
-        device = self.solver.device_for(self.operator, right.device)
+        given = right.device if isinstance(right, Tensor) else torch.device("cpu")
+        device, whole = self.solver.device_for(self.operator, given), right
         try:
-            whole = self._with_sides(right, time, device)
+            whole = whole if error is not None else self._with_sides(right, time, device)
         except Exception as own:
-            whole, error = right, own
+            error = own
         values = self._values_after(error, time, device)
         fields = math.prod(whole.shape[: -self.grid.dim])
         rows = (fields, self.grid.n_local)
@@ -194,6 +196,8 @@ class DiffusionStepper:
     ) -> Tensor:
         """The right-hand side with the contributions of the sides; not collective."""
         dim, kappa = self.grid.dim, self._diffusivity
+        if not is_real_tensor(right):
+            raise not_a_field(right)
         if tuple(right.shape[-dim:]) != self.grid.local_shape:
             raise InputError(
                 "a field on this rank must end in the grid's local shape "

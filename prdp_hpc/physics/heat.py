@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.grid.whole_fields import not_a_field
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
@@ -202,10 +204,38 @@ class Heat(DiffusionStepper):
         Tensor
             The state, of the shape of `u`.
         """
-        length: Any = self._shared(self._scale, u.device)
-        right = u if source is None else u + length * source
-        if isinstance(self.source, Tensor) or self.source != 0.0:
-            own = self.source
-            right = right + length * (own.to(u.device) if isinstance(own, Tensor) else own)
-        between = self._solve(right, None if time is None else time + self._scale, state=u)
+        right, error = u, None
+        try:
+            for own in (0.0 if source is None else source, self.source):
+                right = self._with_source(right, own)
+        except InputError as found:
+            error = found
+        later = None if time is None else time + self._scale
+        between = self._solve(right, later, state=u, error=error)
         return extrapolated(u, between, self.theta)
+
+    def _with_source(self, u: Tensor, source: float | Tensor) -> Tensor:
+        """`u + θ dt f`; an InputError for another kind of f or u. Not collective."""
+        if not isinstance(u, Tensor):
+            raise not_a_field(u)
+        if isinstance(source, Real):
+            if source == 0.0:
+                return u
+        elif not isinstance(source, Tensor) or not _fit_together(source, u):
+            shape = f" of shape {tuple(source.shape)}" if isinstance(source, Tensor) else ""
+            raise InputError(
+                "source must be a real number, or a tensor of a shape that broadcasts with the "
+                f"state's, {tuple(u.shape)}, not a {type(source).__name__}{shape}"
+            )
+        length: Any = self._shared(self._scale, u.device)
+        added: Tensor = length * (source.to(u.device) if isinstance(source, Tensor) else source)
+        return u + added
+
+
+def _fit_together(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have shapes that broadcast."""
+    try:
+        torch.broadcast_shapes(first.shape, second.shape)
+    except RuntimeError:
+        return False
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -87,9 +88,11 @@ class Side:
 
         Raises InputError for a tensor of another shape, and for a function of the time without one.
         """
-        found = value if isinstance(value, Tensor | float | int) else self._called(value, time)
-        if not isinstance(found, Tensor):
+        found = self._called(value, time) if callable(value) else value
+        if isinstance(found, Real):
             return torch.tensor(float(found), dtype=torch.float64)
+        if not isinstance(found, Tensor) or found.is_complex():
+            raise InputError(f"boundaries: a value of {self.name} {_not_a_value(found)}")
         if found.dim() == 0:
             return self.grid.replicated(in_double(found))
         wanted = self._face_shape
@@ -220,11 +223,11 @@ class SideConditions:
 
 
 def _is_zero(value: Value) -> bool:
-    return isinstance(value, float | int) and value == 0
+    return isinstance(value, Real) and value == 0
 
 
 def _number(value: Value) -> float | None:
-    return float(value) if isinstance(value, float | int) else None
+    return float(value) if isinstance(value, Real) else None
 
 
 def _completed(
@@ -272,6 +275,9 @@ def _validate_condition(grid: Grid, axis: int, condition: Any) -> str | None:
         return None
     if not isinstance(condition, Condition):
         return f"needs Dirichlet(…), Neumann(…) or Robin(…), not {condition!r}"
+    for value in vars(condition).values():
+        if not callable(value) and not isinstance(value, Real | Tensor):
+            return f"has a value that {_not_a_value(value)}"
     if grid.boundary[axis] == "periodic":
         return "does not exist: the axis is periodic; use None for this axis"
     if grid.boundary[axis] == "dirichlet" and not isinstance(condition, Dirichlet):
@@ -280,6 +286,11 @@ def _validate_condition(grid: Grid, axis: int, condition: Any) -> str | None:
             "use cell centres for the axis, Grid(boundary='neumann'), which allow all conditions"
         )
     return None
+
+
+def _not_a_value(value: Any) -> str:
+    what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+    return f"must be a real number, a tensor of them, or a function that returns one, not {what}"
 
 
 def _takes_time(function: Callable[..., Any], dim: int) -> bool:

@@ -154,7 +154,13 @@ class Judge:
                     self.unclear.append(f"{what}: the norm of multigrid is not reproducible")
                     return
                 raise Fault(f"{what}: residual above tolerance", f"{min(found):.3g} times: {x}")
-        self._compare_iterate(what, max_it or 1, systems, b, x)
+        try:
+            self._compare_iterate(what, max_it or 1, systems, b, x)
+        except Fault:
+            # An earlier iterate may have reached the tolerance, if rounding hides whether it did.
+            if not np.isnan(found).any():
+                raise
+            self.unclear.append(f"{what}: rounding decides")
 
     def _excess(self, one: System, b: Any, x: Any, rtol: float) -> float:
         normal = self.case.ksp in NORMAL_EQUATIONS

@@ -43,6 +43,26 @@ def test_solves_are_homogeneous(ksp, level, differentiation):
         assert torch.equal(scaled[2], size * of_b)
 
 
+@pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs", "steepest_descent"])
+@pytest.mark.parametrize("pc", ["none", "jacobi"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_unrolled_solves_are_homogeneous_in_the_matrix(ksp, pc, level):
+    operator, values = tridiagonal(6)
+    solver = Solver(ksp, pc, level, differentiation="unrolled")
+    b, grad = torch.randn(2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def found(size):
+        own, right = (size * values.detach()).requires_grad_(), b.clone().requires_grad_()
+        x = solve(operator, own, right, solver)
+        of_values, of_b = torch.autograd.grad(x, (own, right), grad)
+        return size * x.detach(), size * of_b, size * of_values * size
+
+    expected = found(1.0)
+    for size in (2.0**-490, 2.0**-350, 2.0**101, 2.0**400, 2.0**490):
+        for one, other in zip(found(size), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
 @pytest.mark.parametrize("ksp", ["minres", "cg", "gmres", "fgmres", "bcgs"])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 7, 31])

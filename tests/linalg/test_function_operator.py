@@ -118,7 +118,8 @@ def test_an_exception_in_the_function_comes_out_and_leaves_the_solver_whole():
 def test_a_result_of_a_wrong_shape():
     operator = FunctionOperator(lambda _, x: x[:3], N, MPI.COMM_SELF)
     with pytest.raises(
-        ValueError, match=r"apply of a function operator must return shape \(6,\), not \(3,\)"
+        ValueError,
+        match=r"apply of a function operator must return .* \(6,\), not .* \(3,\)",
     ):
         solve(operator, None, torch.ones(N, dtype=torch.float64), Solver("gmres", "none"))
 

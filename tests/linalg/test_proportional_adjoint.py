@@ -69,6 +69,17 @@ def test_other_adjoint_solves_start_at_zero(loss, symmetric, level):
     assert solver.report.adjoint.iterations >= solver.report.forward.iterations - 2
 
 
+@pytest.mark.parametrize("ksp", ["cg", "richardson"])
+def test_with_a_largest_number_of_iterations_the_adjoint_solve_starts_at_zero(ksp):
+    found = [
+        gradients(
+            Solver(ksp, "jacobi", Refinement(max_it=3, rtol=rtol)), lambda x, b: (x * b).sum()
+        )
+        for rtol in (None, 1e-14)
+    ]
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-12, atol=1e-14)
+
+
 def test_derivatives_of_second_order_are_exact():
     matrix = dominant(4, symmetric=True)
     operator, values = sparse(matrix, symmetric=True)

@@ -132,23 +132,76 @@ def test_a_solver_that_overflowed_can_be_freed_and_used_again(make):
 @pytest.mark.parametrize(
     "ksp", ["gmres", "lgmres", "bcgs", "bcgsl", "cgs", "tfqmr", "cg", "minres"]
 )
-def test_a_nearly_singular_preconditioner_hides_no_residual(ksp):
+@pytest.mark.parametrize("is_adjoint", [False, True])
+def test_a_nearly_singular_preconditioner_hides_no_residual(ksp, is_adjoint):
     n = 12
     A = 2.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
     rows, cols = np.nonzero(A)
     operator = SparseOperator(rows, cols, A.shape, MPI.COMM_SELF)
     w = torch.nn.functional.normalize(torch.arange(1.0, n + 1, dtype=torch.float64), dim=0)
-    b, found = torch.ones(n, dtype=torch.float64), []
+    b, found = torch.ones(n, dtype=torch.float64, requires_grad=is_adjoint), []
     for size in 10.0 ** np.arange(0, 20, 2):
         # The norm of this preconditioner is that of one direction.
-        pc = ShellPreconditioner(lambda r, size=size: r + size * w * (w @ r), lambda r: r)
+        one = [lambda r, size=size: r + size * w * (w @ r), lambda r: r]
+        pc = ShellPreconditioner(*(one[::-1] if is_adjoint else one))
         try:
             x = solve(operator, torch.from_numpy(A[rows, cols]), b, Solver(ksp, pc, 1e-10))
+            if is_adjoint:
+                (x,) = torch.autograd.grad(x, b, torch.ones_like(b))
         except PrdpError:
             continue
-        found.append(np.linalg.norm(A @ x.numpy() - 1.0) / np.sqrt(n))
+        found.append(np.linalg.norm(A @ x.detach().numpy() - 1.0) / np.sqrt(n))
     assert len(found) >= 2
     assert max(found) < 0.5
+
+
+def within(A, x, b, largest):
+    """Whether the residual is small, or small in comparison with the terms of each row."""
+    left = np.abs(A @ x - b)
+    return np.linalg.norm(left) <= largest * np.linalg.norm(b) or np.all(
+        left <= largest * (np.abs(A).max(axis=1) * np.abs(x).max() + np.abs(b))
+    )
+
+
+@pytest.mark.parametrize(("ksp", "pc"), [("cgls", "none"), ("cgne", "none"), ("cgne", "jacobi")])
+def test_a_small_residual_of_the_normal_equations_is_not_enough(ksp, pc):
+    n, draw = 30, np.random.default_rng(0)
+    base = 3.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    rows, cols = np.nonzero(base)
+    operator = SparseOperator(rows, cols, base.shape, MPI.COMM_SELF)
+    outcomes = set()
+    for scale in (np.ones(n), *10.0 ** draw.uniform(-4, 4, (4, n))):
+        for A in (base * scale, base * scale[:, None]):
+            b = torch.from_numpy(draw.standard_normal(n)).requires_grad_()
+            for transposed in (False, True) if ksp == "cgne" else (False,):
+                levels = (Refinement(max_it=1), 1e-6) if transposed else (1e-6, 1)
+                try:
+                    x = solve(
+                        operator, torch.from_numpy(A[rows, cols]), b, Solver(ksp, pc, *levels)
+                    )
+                    if transposed:
+                        (x,) = torch.autograd.grad(x, b, b.detach())
+                except SolveError:
+                    outcomes.add("error")
+                    continue
+                outcomes.add("solved")
+                matrix = A.T if transposed else A
+                assert within(matrix, x.detach().numpy(), b.detach().numpy(), 0.11)
+    assert outcomes == {"error", "solved"}
+
+
+def test_an_adjoint_residual_is_judged_by_its_terms():
+    n, draw = 30, np.random.default_rng(0)
+    base = 3.0 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    rows, cols = np.nonzero(base)
+    operator = SparseOperator(rows, cols, base.shape, MPI.COMM_SELF)
+    b = torch.from_numpy(draw.standard_normal(n)).requires_grad_()
+    for scale in 10.0 ** draw.uniform(-4, 4, (4, n)):
+        for A in (base * scale, base * scale[:, None]):
+            x = solve(operator, torch.from_numpy(A[rows, cols]), b, Solver("bcgs", "jacobi", 1e-8))
+            (found,) = torch.autograd.grad(x, b, b.detach())
+            exact = np.linalg.solve(A.T, b.detach().numpy())
+            assert np.linalg.norm(found.numpy() - exact) < 1e-5 * np.linalg.norm(exact)
 
 
 def test_rows_of_any_scale_are_right_in_the_norm_of_their_preconditioner():

@@ -15,6 +15,7 @@ from prdp_hpc.linalg.nonlinear.levels import EISENSTAT_WALKER, Levels, adjoint_l
 from prdp_hpc.linalg.nonlinear.newton import Newton
 from prdp_hpc.linalg.nonlinear.options import check_snes_options, snes_options_under
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.options import checked_options
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
@@ -101,7 +102,7 @@ class NonlinearSolver:
         petsc_options: Mapping[str, Any] | None = None,
         options_prefix: str | None = None,
     ) -> None:
-        if refines not in REFINES:
+        if not (isinstance(refines, str) and refines in REFINES):
             raise InputError(f"refines must be one of {', '.join(REFINES)}, not {refines!r}")
         if isinstance(inner, str) and inner != EISENSTAT_WALKER:
             raise InputError(f"inner must be a level or {EISENSTAT_WALKER!r}, not {inner!r}")
@@ -124,7 +125,7 @@ class NonlinearSolver:
         self.refines, self.uses_eisenstat_walker = refines, inner == EISENSTAT_WALKER
         if refines == "inner" and self.uses_eisenstat_walker:
             raise InputError("refines='inner' needs an inner level, not 'eisenstat_walker'")
-        self.snes_options = dict(petsc_options or {})
+        self.snes_options = checked_options(petsc_options)
         check_snes_options(self.snes_options)
         self.options_prefix = options_prefix
         if options_prefix is not None:

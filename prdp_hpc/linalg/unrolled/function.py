@@ -24,7 +24,12 @@ from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.guess import Guess, guessed, not_offered
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
 from prdp_hpc.linalg.unrolled.run import Run
-from prdp_hpc.linalg.unrolled.scaling import Scaling
+from prdp_hpc.linalg.unrolled.scaling import (
+    Scaling,
+    factor_of,
+    scaled_solution,
+    scaled_values,
+)
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
 from prdp_hpc.linalg.validation import prepare, wrong_guess
 from prdp_hpc.petsc import PETSc
@@ -95,8 +100,11 @@ def _solved(
 ) -> Tensor:
     # Evaluated here, because inside a forward pass torch never records.
     recording = torch.is_grad_enabled()
+    factor = factor_of(operator, values, solver)
+    if factor != 1.0:
+        values = scaled_values(operator, values, solver, factor)
     x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, recording, whole)  # type: ignore[no-untyped-call]
-    return x
+    return x if factor == 1.0 else scaled_solution(operator, x, solver, factor)
 
 
 class _UnrolledSolve(torch.autograd.Function):

@@ -357,7 +357,7 @@ class LinearSystem(PreconditionerSetUp):
                 self._check_no_iteration(direction, right)
         elif self.ksp_name in ONE_APPLICATION_KSPS:
             self._check_application(direction, right, result, whole)
-        elif self._is_to_be_checked(direction, code):
+        elif not self._reached_absolute(direction, code) and self._is_to_be_checked(direction):
             self._check_recurrence(direction, iterations, right, result, whole)
 
     def _solve_multi_rhs(self, direction: Direction, b: Numbers, x: Numbers) -> bool:

@@ -58,6 +58,8 @@ LEFT_INVALID_KSPS = frozenset({"chebyshev"})
 """If these meet NaN or infinity, they end with wrong counts of references: freeing them, or solving
 again, ends the program (3.26).
 """
+NATURAL_KSPS = frozenset({"minres", "symmlq"})
+"""These measure `√(rᵀ M⁻¹ r)`."""
 NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
 """These measure residuals of the normal equations."""
 NORMAL_KSPS = frozenset({"lsqr"})
@@ -90,6 +92,8 @@ _UNFIT_PCS = {
     "mpi": "it needs PETSc's server processes for linear solvers: use another pc",
 }
 NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr", "ibcgs"})
+TRANSFORMING_PCS = frozenset({"eisenstat"})
+"""With these a KSP solves, and measures the residual of, a transformed system."""
 NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat", "cp"})
 """With these, PETSc solves with the transpose without an error, but the numbers are wrong or the
 program ends.

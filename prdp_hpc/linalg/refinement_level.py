@@ -32,8 +32,8 @@ class Refinement:
 
     After the test of the KSP the residual of the solution is computed, once per set-up, and always
     for methods that only update a residual (bcgs, cgs, tfqmr, …). It is a `SolveError` if its norm
-    is above `100 r`, or if the residual itself is above 0.1 (or 10 r) of b and of the terms of a
-    row, which a nearly singular M may hide.
+    is above `100 r`, or if the residual itself is above 0.1 (for r above 1e-3: 0.5, or 10 r) of b
+    and of the terms of a row, which a nearly singular M may hide.
 
     Parameters
     ----------

@@ -26,11 +26,13 @@ from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     EARLY_KSPS,
     LEFT_INVALID_KSPS,
+    NATURAL_KSPS,
     NORMAL_EQUATION_KSPS,
     NORMAL_KSPS,
     ONE_APPLICATION_KSPS,
     RECURRENCE_KSPS,
     RELATIVE_KSPS,
+    TRANSFORMING_PCS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.promises import absolute_product, row_maxima
@@ -47,7 +49,7 @@ LOST = 100.0
 NOTHING_SOLVED = 0.1
 # Largest ratio of the relative residual to the tolerance, in another norm than that of the method.
 HIDDEN = 10.0
-# A relative residual that is an error at any tolerance for the methods of normal equations.
+# A relative residual that is an error at any tolerance up to 0.1, in another norm.
 HALF = 0.5
 # Largest relative residual of a fixed number of iterations that ended early.
 ARRIVED = 1e-6
@@ -179,12 +181,18 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
-    def _is_to_be_checked(self, direction: Direction, code: int) -> bool:
-        """Whether a residual is computed for a solve that reached its relative tolerance: after
-        each solve of some methods, and for others after the first one with a set-up, because a
-        preconditioner that is nearly singular leaves parts of the residual out.
+    def _reached_absolute(self, direction: Direction, code: int) -> bool:
+        """Whether a solve ended at the user's absolute tolerance, where the residual may be large
+        relative to the right-hand side.
         """
-        if code in _ABSOLUTE and direction.has_absolute_tolerance:
+        return code in _ABSOLUTE and direction.has_absolute_tolerance
+
+    def _is_to_be_checked(self, direction: Direction) -> bool:
+        """Whether a residual is computed for a solve that converged: after each solve of some
+        methods, and for others after the first one with a set-up, because a preconditioner that is
+        nearly singular leaves parts of the residual out.
+        """
+        if self.pc_name in TRANSFORMING_PCS:
             return False
         is_first = direction.name in self._unchecked
         self._unchecked.discard(direction.name)
@@ -212,40 +220,39 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
+        nothing = max(NOTHING_SOLVED, 2.0 * rtol, min(LOST * rtol, HALF))
+        hidden = max(nothing, HIDDEN * rtol)
         if self.ksp_name in NORMAL_EQUATION_KSPS:
-            return self._hidden(direction, left / length, residual, whole, result)
-        pair = [row[None] for row in (residual, whole)]
+            return self._unsolved(direction, left / length, hidden, residual, whole, result)
+        rows, kind = [residual, whole], direction.ksp.getNormType()
         if self.ksp_name in NORMAL_KSPS:
-            pair = [self._transposed_product(row) for row in pair]
-        elif direction.ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
-            pair = [self._preconditioned(direction, row) for row in pair]
-        own = np.concatenate([squares_of_rows(row) for row in pair])
-        squares = private(self._comm).sums.allreduce(own)
-        nothing = max(NOTHING_SOLVED, 2.0 * rtol)
-        if squares[0] <= min(LOST * rtol, nothing) ** 2 * squares[1]:
+            rows = [self._transposed_product(row) for row in rows]
+            kind = PETSc.KSP.NormType.UNPRECONDITIONED
+        elif self.ksp_name in NATURAL_KSPS:
+            kind = PETSc.KSP.NormType.NATURAL
+        tested, first = (self._norm_of(direction, row, kind) for row in rows)
+        if tested <= min(LOST * rtol, nothing) * first:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
-            return self._hidden(direction, left / length, residual, whole, result)
+            return self._unsolved(direction, left / length, hidden, residual, whole, result)
         rounding = SOLVED * (size * self.scale().norm + length)
         if left <= min(rounding, ARRIVED * length):
             return None
-        return float(np.sqrt(squares[0] / squares[1]))
+        return tested / first
 
-    def _hidden(
+    def _unsolved(
         self,
         direction: Direction,
         relative: float,
+        nothing: float,
         residual: Numbers,
         right: Numbers,
         result: Numbers,
     ) -> float | None:
-        """The relative residual, if it is large though it is small in the norm of the method."""
-        rtol = float(direction.level.rtol or 0.0)
-        most = max(NOTHING_SOLVED, HIDDEN * rtol)
-        if self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS:
-            most = max(most, min(LOST * rtol, HALF))
-        if relative <= most or self._is_small_by_rows(direction, residual, right, result, most):
+        """The relative residual, if it is above `nothing` and not small by rows."""
+        if relative <= nothing:
             return None
-        return relative
+        is_small = self._is_small_by_rows(direction, residual, right, result, nothing)
+        return None if is_small else relative
 
     def _is_small_by_rows(
         self,
@@ -278,9 +285,9 @@ class ResidualChecks(ABC):
             return z
         return self._nullspaces.of_result(direction.name == "adjoint").removed_from(z)
 
-    def _transposed_product(self, rows: Numbers) -> Numbers:
-        product = empty_like(rows)
-        with placed((self._b, rows[0]), (self._x, product[0])):
+    def _transposed_product(self, row: Numbers) -> Numbers:
+        product = empty_like(row)
+        with placed((self._b, row), (self._x, product)):
             self._matrix.multTranspose(self._b, self._x)
         return product
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "docs" / "figures" / "demo.png"
 RUNS = {
     "full": ("full refinement, 1e-8", "tab:orange"),
-    "full_1e_6": ("full refinement, 1e-6", "tab:green"),
+    "looser_full": ("full refinement, 1e-6", "tab:green"),
     "prdp": ("PRDP", "tab:blue"),
 }
 

@@ -79,8 +79,12 @@ def test_one_rank_divides_nothing(tmp_path):
     ("make", "parallel", "message"),
     [
         (tiny.emulator, {"gradients": "mpi"}, "give auto or torch instead of mpi"),
-        (tiny.inverse, {}, r"parallel\.shard_network: this task has no section network"),
-        (tiny.field_inversion, {}, r"parallel\.shard_network: this task has no section network"),
+        (tiny.inverse, {}, r"parallel\.shard_network: this task has no network to be divided"),
+        (
+            tiny.field_inversion,
+            {},
+            r"parallel\.shard_network: this task has no network to be divided",
+        ),
     ],
 )
 def test_configs_without_a_network_to_divide_are_errors(make, parallel, message, tmp_path):

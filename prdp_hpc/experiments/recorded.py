@@ -41,8 +41,8 @@ _ADDED_TO_FORMATS = {"segments": 1}
 
 def recorded_settings(config: ExperimentConfig, content: str | None = None) -> dict[str, Any]:
     """The settings that must be equal in a checkpoint and a resumed run, with the content id of the
-    data, if there is one. When the run saves, logs
-    and ends, its folder and its distribution over ranks may differ.
+    data, if there is one. When the run saves, logs and ends, its folder and its distribution over
+    ranks may differ.
     """
     without = {"output", "parallel", "name", "comparison", "tracking", "logging"}
     settings = config.model_dump(mode="json", exclude=without)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg.ksp_pair import Direction
 
 _WITHOUT_TESTS = (PETSc.PC.Type.SOR,)
-# It takes over one iteration at most, and fails for more.
+# It can do one delegated iteration, and fails for more.
 _NEVER = (PETSc.PC.Type.TELESCOPE,)
 
 
@@ -45,7 +45,7 @@ def require_tests(direction: Direction) -> None:
     kind = ksp.getPC().getType()
     if kind not in _WITHOUT_TESTS + _NEVER:
         return
-    # A user's monitors cannot be told from ours, so they are never removed.
+    # PETSc removes all monitors of a KSP or none, so not where the user may have set some.
     keeps = kind in _NEVER or not direction.owns_monitors
     wanted = keeps or not direction.level.is_fixed
     if wanted and not direction.is_monitored:

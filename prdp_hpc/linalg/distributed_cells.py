@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.mesh_checks import check_cells, check_numbers, require_equal
 from prdp_hpc.petsc import PETSc
 
 GRAPH_PARTITIONERS = ("ptscotch", "parmetis")
@@ -22,7 +23,7 @@ class DistributedCells:
     """A mesh whose cells are divided among the ranks, with nodes renumbered to match.
 
     Neighbouring cells come to one rank, so that few nodes are shared, and each rank owns
-    consecutive numbers of nodes that its cells touch, as the rows of a PETSc matrix need it.
+    consecutive numbers of nodes that its cells touch, as the rows of a PETSc matrix require.
 
     The cells are divided by one of PETSc's partitioners, as the graph in which two cells are
     neighbours if they share a node. A shared node belongs to the rank with most of its cells.
@@ -95,13 +96,9 @@ class DistributedCells:
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
         given, self.kind = np.asarray(cells), kind or _default_kind()
-        call_together(comm, lambda: _validate(given, n))
-        agreed = private(comm).agreement.allgather((int(n), given.shape[1], self.kind))
-        if len(set(agreed)) > 1:
-            raise InputError(
-                "the ranks gave different numbers of nodes or nodes per cell, or partitioners: "
-                f"{sorted(set(agreed))}"
-            )
+        call_together(comm, lambda: check_cells(given, n, "node"))
+        agreed = (int(n), given.shape[1], self.kind)
+        require_equal(comm, "numbers of nodes or nodes per cell, or partitioners", agreed)
         self._comm, self._n = comm, int(n)
         own = given.astype(np.int64)
         first = comm.exscan(len(own)) or 0
@@ -132,7 +129,7 @@ class DistributedCells:
             On all ranks, for a number outside of 0 to `n − 1`.
         """
         given = np.asarray(nodes)
-        call_together(self._comm, lambda: _validate_numbers("nodes", given, self._n))
+        call_together(self._comm, lambda: check_numbers("nodes", given, self._n, "node"))
         end = self.first_node + len(self.node_numbers)
         new = np.arange(self.first_node, end, dtype=PETSc.IntType)
         numbering = PETSc.AO().createMemoryScalable(
@@ -213,25 +210,3 @@ def _unusable(kind: str, error: PETSc.Error) -> InputError:
         f"{(there or ['average'])[0]!r}, or build PETSc with --download-ptscotch, or install "
         "the binary package dolfinx-solver-real, which has ptscotch"
     )
-
-
-def _validate(cells: NDArray[Any], n: Any) -> None:
-    """Raise an `InputError` for invalid cells of this rank."""
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise InputError(f"n must be the number of nodes, an integer of at least 1, not {n!r}")
-    if cells.ndim != 2 or cells.shape[1] == 0:
-        raise InputError(
-            "cells must have shape (n_cells, k), the node numbers of each cell of this rank's "
-            f"share, or (0, k) on a rank without cells, not {cells.shape}"
-        )
-    _validate_numbers("cells", cells, int(n))
-
-
-def _validate_numbers(name: str, numbers: NDArray[Any], n: int) -> None:
-    if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-        raise InputError(f"{name} must hold integers, the numbers of nodes, not {numbers.dtype}")
-    if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
-        raise InputError(
-            f"{name} must hold node numbers in 0 … {n - 1}, but has numbers from {numbers.min()} "
-            f"to {numbers.max()}"
-        )

@@ -15,6 +15,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import Numbers, array_of, as_tensor, has_bad_numbers, on_host
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
+from prdp_hpc.linalg.mesh_checks import check_cells, check_numbers, require_equal
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.validation import sizes_of, wrong_form
@@ -95,7 +96,7 @@ class ElementOperator(SparseOperator):
         comm = MPI.COMM_WORLD if comm is None else comm
         cells, dofs = array_of(cells), array_of([] if dirichlet is None else dirichlet)
         call_together(comm, lambda: _validate_mesh(cells, dofs, n))
-        _require_equal(comm, "numbers of dofs", n)
+        require_equal(comm, "numbers of dofs", n)
         n = int(n)
         self._cells = cells.astype(PETSc.IntType)
         constraints = _Constraints(dofs.astype(PETSc.IntType), n, comm)
@@ -194,7 +195,7 @@ class ElementOperator(SparseOperator):
         """Raise an InputError on all ranks for invalid terms, or if ranks disagree."""
         raise_together(self.comm, wrong_form(self, entries, load))
         call_together(self.comm, lambda: _validate_prescribed(prescribed, load))
-        _require_equal(self.comm, "matrices and loads", sizes_of(self, entries, load))
+        require_equal(self.comm, "matrices and loads", sizes_of(self, entries, load))
 
     @property
     def nnz_local(self) -> int:
@@ -268,31 +269,12 @@ class _Constraints:
         return (flags.numpy() > 0.0).reshape(dofs.shape)
 
 
-def _require_equal(comm: MPI.Comm, what: str, value: Any) -> None:
-    """Raise an InputError on all ranks unless the value is equal on all; collective."""
-    if comm.size > 1 and len(given := set(comm.allgather(value))) > 1:
-        raise InputError(f"the ranks gave different {what}: {sorted(given)}")
-
-
 def _validate_mesh(cells: Any, dofs: Any, n: int) -> None:
     """Raise an `InputError` for invalid cells or constrained dofs of this rank."""
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise InputError(f"n must be the number of dofs, an integer of at least 1, not {n!r}")
-    if cells.ndim != 2 or cells.shape[1] == 0:
-        raise InputError(
-            "cells must have shape (n_cells, k), the dof numbers of each cell of this rank, "
-            f"or (0, k) on a rank without cells, not {cells.shape}"
-        )
+    check_cells(cells, n, "dof")
     if dofs.ndim != 1:
         raise InputError(f"dirichlet must be a list of dof numbers, not of shape {dofs.shape}")
-    for name, numbers in (("cells", cells), ("dirichlet", dofs)):
-        if numbers.size and not np.issubdtype(numbers.dtype, np.integer):
-            raise InputError(f"{name} must hold integers, the numbers of dofs, not {numbers.dtype}")
-        if numbers.size and (numbers.min() < 0 or numbers.max() >= n):
-            raise InputError(
-                f"{name} must hold dof numbers in 0 … {n - 1}, but has numbers from "
-                f"{numbers.min()} to {numbers.max()}"
-            )
+    check_numbers("dirichlet", dofs, n, "dof")
 
 
 def _validate_prescribed(prescribed: Any, load: Tensor) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linalg.memory import HOST, Memory
-from prdp_hpc.linalg.pattern_products import BilinearProducts
 
 
 class ElementProducts(BilinearProducts):

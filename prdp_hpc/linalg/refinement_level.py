@@ -31,9 +31,10 @@ class Refinement:
     and bcgs, and {"ksp_norm_type": "unpreconditioned"} for cg.
 
     After the test of the KSP the residual of the solution is computed, once per set-up, and always
-    for methods that only update a residual (bcgs, cgs, tfqmr, …). It is a `SolveError` if its norm
-    is above `100 r`, or if the residual itself is above 0.1 (for r above 1e-3: 0.5, or 10 r) of b
-    and of the terms of a row, which a nearly singular M may hide.
+    for methods that only update a residual (bcgs, cgs, tfqmr, …), but not for `pc="eisenstat"` and
+    absolute tolerances. It is a `SolveError` if its norm is above `100 r`, or if the residual
+    itself, which a nearly singular M may hide, is above 0.1 (for r above 1e-3: up to 0.5, or 10 r)
+    of b and of the terms of a row.
 
     Parameters
     ----------

@@ -16,12 +16,13 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.from_matrices import FromMatrices
 from prdp_hpc.linalg.memory import HOST, Memory, memory_of
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
 from prdp_hpc.linalg.pattern import Pattern, validate_block_size, validate_pattern
-from prdp_hpc.linalg.pattern_products import BilinearProducts, PatternProducts
+from prdp_hpc.linalg.pattern_products import PatternProducts
 from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,

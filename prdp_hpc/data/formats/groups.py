@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prdp_hpc.data.layout import TEST, DataError
+from prdp_hpc.data.layout import TEST, BadTrajectoryError, DataError
 
 DEFAULT_SHARE = 0.1
 """Share of the trajectories for validation where neither files nor keys determine it."""
@@ -79,6 +79,13 @@ class Division:
 def exclude_key(group: str) -> str:
     """The key that excludes trajectories of a group with files."""
     return "data.format.exclude" + ("" if group == "train" else f"_{group}")
+
+
+def bad_trajectory(what: str, group: str, number: int) -> BadTrajectoryError:
+    """The error about a trajectory, with the key that leaves it out."""
+    key = exclude_key(group)
+    message = f"{what}; leave the trajectory out by {key}=[{number}]"
+    return BadTrajectoryError(message, key, number)
 
 
 def _number(asked: int | float, count: int) -> int:

@@ -84,3 +84,21 @@ def check_type(dtype: DTypeLike, name: str) -> None:
             f"{name} must contain floating-point numbers of at most 64 bits or integers, not "
             f"{dtype}"
         )
+
+
+def check_alike(source: Source, first: Source) -> None:
+    """Raise a DataError unless two files of one data set have equal grids, channels and numbers."""
+    one, other = source.about, first.about
+    for what in ("points", "channels"):
+        if getattr(one, what) != getattr(other, what):
+            raise DataError(
+                f"{source.path}: has the {what} {getattr(one, what)}, but {first.path} has "
+                f"{getattr(other, what)}: they must agree"
+            )
+    for name, value in one.numbers.items():
+        expected = other.numbers.get(name, value)
+        if abs(value - expected) > 1e-6 * abs(expected):
+            raise DataError(
+                f"{source.path}: has {name} = {value:.8g}, but {first.path} has "
+                f"{expected:.8g}: data.file must name files of one PDE"
+            )

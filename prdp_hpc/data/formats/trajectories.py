@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.axes import AxisOrder
 from prdp_hpc.data.formats.files import files_of_groups
-from prdp_hpc.data.formats.groups import Division, exclude_key
+from prdp_hpc.data.formats.groups import Division, bad_trajectory
 from prdp_hpc.data.formats.segments import divided
 from prdp_hpc.data.formats.selection import Selection
-from prdp_hpc.data.formats.source import About, Slices, Source
+from prdp_hpc.data.formats.source import About, Slices, Source, check_alike
 from prdp_hpc.data.layout import GROUPS, TEST, BadTrajectoryError, DataError
 from prdp_hpc.data.number_types import as_floating
 
@@ -76,7 +76,7 @@ class FormatTrajectories:
         first = every[0].about
         self._order = AxisOrder(selection.axes, len(first.points), str(every[0].path))
         for source in every:
-            self._check_alike(source, every[0])
+            check_alike(source, every[0])
         self.channels = self._chosen_channels(every[0])
         self.shape = self._order.ours([self._points(n, every[0].path) for n in first.points])
         self._check_shape(shape, every[0])
@@ -339,22 +339,6 @@ class FormatTrajectories:
                 )
         return tuple(given)
 
-    def _check_alike(self, source: Source, first: Source) -> None:
-        one, other = source.about, first.about
-        for what in ("points", "channels"):
-            if getattr(one, what) != getattr(other, what):
-                raise DataError(
-                    f"{source.path}: has the {what} {getattr(one, what)}, but {first.path} has "
-                    f"{getattr(other, what)}: they must agree"
-                )
-        for name, value in one.numbers.items():
-            expected = other.numbers.get(name, value)
-            if abs(value - expected) > 1e-6 * abs(expected):
-                raise DataError(
-                    f"{source.path}: has {name} = {value:.8g}, but {first.path} has "
-                    f"{expected:.8g}: data.file must name files of one PDE"
-                )
-
     def _check_shape(self, shape: Sequence[int] | None, source: Source) -> None:
         if shape is None or tuple(shape) == self.shape:
             return
@@ -390,8 +374,7 @@ class FormatTrajectories:
         finite = np.isfinite(found)
         if finite.all():
             return
-        first = int(np.argwhere(~finite)[0][0])
-        state = states.start + first * states.step
+        state = states.start + int(np.argwhere(~finite)[0][0]) * states.step
         raise self._bad(f"{name} contains NaN or infinity, first in state {state}", group, sample)
 
     def _bad(self, what: str, group: str, sample: int) -> BadTrajectoryError:
@@ -399,7 +382,4 @@ class FormatTrajectories:
         owner = group if group in self._sources else "train"
         file, trajectory = self._places[group][sample]
         before = sum(one.about.trajectories for one in self._sources[owner][:file])
-        key, number = exclude_key(owner), before + trajectory
-        return BadTrajectoryError(
-            f"{what}; leave the trajectory out by {key}=[{number}]", key, number
-        )
+        return bad_trajectory(what, owner, before + trajectory)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.linalg.batched.entries import OwnedEntries
-from prdp_hpc.linalg.pattern_products import BilinearProducts
+from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 

@@ -3,7 +3,7 @@
 Where the loss is a compliance or an energy, such as `½ bᵀ x`, the right-hand side of the adjoint
 system is a multiple of b. With a symmetric matrix its solution is then the same multiple of x,
 which is given to the adjoint solve as its initial guess. The solve ends after it has computed one
-residual, if the solution is as accurate as the adjoint level asks for, and iterates otherwise, so
+residual, if the solution is as accurate as the adjoint level requires, and iterates otherwise, so
 that the guess has no influence on the accuracy.
 """
 

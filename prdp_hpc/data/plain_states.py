@@ -123,7 +123,7 @@ class PlainStates:
 
     def _read(self, into: NDArray[np.uint8], address: int, flags: int) -> None:
         while into.size:
-            count = os.preadv(self._descriptor, [into], address, flags)
+            count = os.preadv(self._descriptor, [into.data], address, flags)
             if not count:
                 raise OSError(f"the file ends before byte {address + into.size}")
             into, address = into[count:], address + count

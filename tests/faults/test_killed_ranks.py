@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 import tiny
 
-STEPS, EVERY, KILL = 60, 4, 22
-"""Steps of 4 epochs, steps between checkpoints, and a step in the middle of the second epoch."""
+STEPS, EVERY, KILL, HOLD = 60, 4, 22, 40
+"""Steps of 4 epochs, steps between checkpoints, a step in the middle of the second epoch, and the
+step at which jobs wait while there is a file `hold`.
+"""
 TRAIN = """
 import json, os, sys, time
 from prdp_hpc.cli import main
 from prdp_hpc.data import share
 from prdp_hpc.tasks.supervised import SupervisedTask
 
-own, (path, pause, *words) = SupervisedTask._batches, sys.argv[1:]
+own, (path, pause, hold, *words) = SupervisedTask._batches, sys.argv[1:]
 
 
 def batches(self, first, last):
@@ -33,6 +35,8 @@ def batches(self, first, last):
         with open(f"{path}.{self.mesh.replica}", "a") as file:
             file.write(json.dumps([step, mine, os.getpid()]) + "\\n")
         time.sleep(float(pause))
+        while step == int(hold) and os.path.exists("hold"):
+            time.sleep(0.05)
         yield batch
 
 
@@ -48,13 +52,14 @@ class Job:
         self._path = folder / f"samples_{time.monotonic_ns()}"
         script = folder / "train.py"
         script.write_text(TRAIN)
-        train = [sys.executable, script, self._path, pause, "run", folder / "a.yaml"]
+        train = [sys.executable, script, self._path, pause, HOLD, "run", folder / "a.yaml"]
         command = [tiny.BIN / "mpiexec", "-n", ranks, *train, f"name={name}", *words]
         self._process = subprocess.Popen(
             list(map(str, command)),
             stderr=subprocess.PIPE,
             text=True,
             env=tiny.environment(),
+            cwd=folder,
         )
 
     def samples(self):
@@ -102,13 +107,15 @@ def test_a_killed_job_of_four_ranks_continues_on_two_with_the_same_samples(tmp_p
     killed.wait_for(KILL)
     killed.kill()
     shutil.copytree(tmp_path / "killed", tmp_path / "moved")
-    resumed = Job(tmp_path, 2, "killed", "--resume", pause=0.1)
-    resumed.wait_for(KILL + EVERY)
+    (tmp_path / "hold").touch()
+    resumed = Job(tmp_path, 2, "killed", "--resume")
+    resumed.wait_for(HOLD)
     second = Job(tmp_path, 1, "killed", "--resume")
     code, message = second.end()
     assert code == 2
     assert "is being written by process" in message
     assert not second.samples()
+    (tmp_path / "hold").unlink()
     assert resumed.end()[0] == 0
     data.rename(tmp_path / "elsewhere.h5")
     moved = Job(tmp_path, 2, "moved", "--resume", f"data.file={tmp_path / 'elsewhere.h5'}")
@@ -116,7 +123,6 @@ def test_a_killed_job_of_four_ranks_continues_on_two_with_the_same_samples(tmp_p
     for job in (resumed, moved):
         first = min(job.samples())
         assert 0 < first <= max(killed.samples())
-        assert first % EVERY == 0
         assert killed.samples() | job.samples() == whole.samples()
     assert tiny.rows(tmp_path / "killed") == tiny.rows(tmp_path / "moved")
     errors = [[row["error"] for row in tiny.rows(tmp_path / n)] for n in ("killed", "whole")]

@@ -38,6 +38,7 @@ def _parts(found: Inspection) -> list[str]:
         _numbers(found),
         *[f"Bad trajectory: {one}" for one in found.bad],
         *[f"Not the config's: {one}" for one in found.mismatches],
+        f"Not enough for a run: {found.missing}" * bool(found.missing and not found.suggestion),
         "" if found.suggestion is None else f"Config:\n\n{found.suggestion.to_yaml().rstrip()}",
         *_residual(found),
     ]

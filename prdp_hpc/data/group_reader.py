@@ -56,15 +56,30 @@ class GroupReader:
         """The samples with these numbers, `(b, window, C, *local_shape)`, on the host; `pinned`: in
         memory from which a GPU can copy without the host.
         """
-        places = [self.windows.place(sample) for sample in ids]
-        length = self.windows.length
-        shape = (len(places), length, self.channels, *self.local_shape)
-        if places:
-            array = np.asarray(self.data.read_windows(self.group, places, length, self.part))
-            stored = self._checked(array, shape, "read_windows", "(windows, states, C, *part)")
-            read = torch.from_numpy(stored)
-        else:
-            read = torch.empty(shape, dtype=self.dtype)
+        places, length = self._places(ids), self.windows.length
+        if not places:
+            return torch.empty((0, length, self.channels, *self.local_shape), dtype=self.dtype)
+        array = self.data.read_windows(self.group, places, length, self.part)
+        return self._batch(array, places, pinned)
+
+    def cached_samples(self, ids: Iterable[int]) -> Tensor | None:
+        """What `samples` returns, if no waiting for a disk is needed."""
+        places = self._places(ids)
+        if not places:
+            return self.samples(ids)
+        array = self.data.cached_windows(self.group, places, self.windows.length, self.part)
+        return None if array is None else self._batch(array, places)
+
+    def _places(self, ids: Iterable[int]) -> list[tuple[int, int]]:
+        return [self.windows.place(sample) for sample in ids]
+
+    def _batch(self, array: Any, places: list[tuple[int, int]], pinned: bool = False) -> Tensor:
+        """Windows that were read, as a tensor of finite numbers in the type of the network."""
+        shape = (len(places), self.windows.length, self.channels, *self.local_shape)
+        stored = self._checked(
+            np.asarray(array), shape, "read_windows", "(windows, states, C, *part)"
+        )
+        read = torch.from_numpy(stored)
         if pinned or read.dtype != self.dtype:
             found = torch.empty(shape, dtype=self.dtype, pin_memory=pinned).copy_(read)
         else:

@@ -60,3 +60,10 @@ def as_floating(array: NDArray[Any], where: str) -> NDArray[Any]:
     double = array.dtype.kind == "f" and array.dtype.itemsize == 8
     converted: NDArray[Any] = array.astype(np.float64 if double else np.float32, copy=False)
     return converted
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether all numbers are finite. A sum is faster than a test of each; it may overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()
+    return bool(np.isfinite(total)) or bool(np.isfinite(array).all())

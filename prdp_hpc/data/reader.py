@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.data.hdf5_dataset import checked_dataset
+from prdp_hpc.data.hdf5_windows import read_by_hdf5
 from prdp_hpc.data.layout import DATASET, GROUPS, TEST, DataError, reason_of
-from prdp_hpc.data.number_types import as_floating, is_number_type
-from prdp_hpc.data.windows import runs
+from prdp_hpc.data.number_types import as_floating, is_finite
+from prdp_hpc.data.plain_states import PlainStates
+
+NOT_WAITING: int | None = getattr(os, "RWF_NOWAIT", None)
+"""Flag of preadv with which it does not wait for the disk; None where there is no such flag."""
 
 
 class TrajectoryFile:
@@ -96,9 +102,10 @@ class TrajectoryFile:
         self.groups = tuple(shapes)
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
         self.steps = int(shapes[groups[0]][1]) - 1
-        self._lock = Lock()
+        self._lock = RLock()
         self._kept: h5py.File | None = None
         self._datasets: dict[str, Any] = {}
+        self._plain: dict[str, PlainStates | None] = {}
 
     @classmethod
     def open(
@@ -218,7 +225,7 @@ class TrajectoryFile:
     ) -> NDArray[Any]:
         """Read a part of several windows of states.
 
-        Only this part is read from the file; of overlapping windows in order each state once.
+        Only this part is read from the file.
 
         Parameters
         ----------
@@ -241,29 +248,49 @@ class TrajectoryFile:
         DataError
             If the file is damaged or a number is not finite.
         """
-        dataset = self._kept_dataset(group)
-        points = [axis.stop - axis.start for axis in part]
-        inner = (*dataset.shape[2 : dataset.ndim - len(part)], *points)
-        found: NDArray[Any] = np.empty((len(places), length, *inner), dataset.dtype)
-        with self._explained(group):
-            read_into = _window_reader(dataset, found.shape[1:], part)
-            for first, after in runs(places, length):
-                trajectory, start = places[first]
-                if after == first + 1:
-                    read_into(found[first], trajectory, start)
-                    continue
-                used = slice(start, places[after - 1][1] + length)
-                states = dataset[(trajectory, used, ..., *part)]
-                for row in range(first, after):
-                    offset = places[row][1] - start
-                    found[row] = states[offset : offset + length]
-        if found.ndim == len(part) + 2:
-            found = found[:, :, None]
-        found = as_floating(found, self._name(group))
-        if not np.isfinite(found).all():
-            for row, (trajectory, start) in zip(found, places, strict=True):
-                self._check_finite(row[None], group, [trajectory], start)
-        return found
+        # The file must not be closed, and its descriptor not be that of another file, meanwhile.
+        with self._lock, self._explained(group):
+            dataset, found = self._array_for(group, places, length, part)
+            plain = self._plain[group]
+            if found.size and (plain is None or not plain.read(found, places, part)):
+                read_by_hdf5(dataset, found, places, part)
+        return self._as_numbers(found, group, places)
+
+    def cached_windows(
+        self, group: str, places: Sequence[tuple[int, int]], length: int, part: Sequence[slice]
+    ) -> NDArray[Any] | None:
+        """Read a part of several windows of states if they are in the system's cache of files.
+
+        Parameters
+        ----------
+        group, places, length, part
+            See `read_windows`.
+
+        Returns
+        -------
+        numpy array, or None
+            What `read_windows` returns; None if this could mean to wait for the disk.
+
+        Raises
+        ------
+        DataError
+            If a number is not finite.
+        """
+        # Another thread that has the lock may be waiting for the disk.
+        if NOT_WAITING is None or not self._lock.acquire(blocking=False):
+            return None
+        try:
+            _, found = self._array_for(group, places, length, part)
+            plain = self._plain[group]
+            if not found.size or plain is None:
+                return None
+            if not plain.read(found, places, part, NOT_WAITING):
+                return None
+        except (OSError, DataError):  # `read_windows` waits, or finds the reason
+            return None
+        finally:
+            self._lock.release()
+        return self._as_numbers(found, group, places)
 
     def close(self) -> None:
         """Close the file; it is opened again when needed."""
@@ -272,13 +299,36 @@ class TrajectoryFile:
                 self._kept.close()
             self._kept = None
             self._datasets.clear()
+            self._plain.clear()
 
     def _kept_dataset(self, group: str) -> Any:
         with self._lock:
             if group not in self._datasets:
                 self._kept = self._kept or self._open()
-                self._datasets[group] = self._checked(self._kept, group)
+                dataset = self._checked(self._kept, group)
+                self._datasets[group], self._plain[group] = dataset, PlainStates.of(dataset)
             return self._datasets[group]
+
+    def _array_for(
+        self, group: str, places: Sequence[tuple[int, int]], length: int, part: Sequence[slice]
+    ) -> tuple[Any, NDArray[Any]]:
+        """The data set, and an array for windows of its states."""
+        dataset = self._kept_dataset(group)
+        points = [axis.stop - axis.start for axis in part]
+        inner = (*dataset.shape[2 : dataset.ndim - len(part)], *points)
+        return dataset, np.empty((len(places), length, *inner), dataset.dtype)
+
+    def _as_numbers(
+        self, found: NDArray[Any], group: str, places: Sequence[tuple[int, int]]
+    ) -> NDArray[Any]:
+        """Windows of stored states as finite numbers with an axis of channels."""
+        if found.ndim == len(self.shape) + 2:
+            found = found[:, :, None]
+        found = as_floating(found, self._name(group))
+        if not is_finite(found):
+            for row, (trajectory, start) in zip(found, places, strict=True):
+                self._check_finite(row[None], group, [trajectory], start)
+        return found
 
     def _name(self, group: str) -> str:
         return f"{self.path}: data set {group}/{DATASET}"
@@ -327,55 +377,10 @@ class TrajectoryFile:
                 f"{self.path}: cannot be read as HDF5: {reason_of(error)}; give another data file"
             ) from error
 
-    def _checked(self, file: h5py.File, group: str) -> Any:
-        name = f"{group}/{DATASET}"
-        expected = f"(samples, steps + 1, [channels,] {', '.join(map(str, self.shape))})"
-        dataset = file.get(name)
-        if not isinstance(dataset, h5py.Dataset):
-            found: list[str] = []
-            file.visit(found.append)
-            content = ", ".join(found) or "nothing"
-            raise DataError(
-                f"{self.path}: data set {name} is missing, expected {expected}; the file contains: "
-                f"{content}"
-            )
-        if dataset.shape is None:
-            raise DataError(f"{self.path}: data set {name} is empty, expected {expected}")
-        if not is_number_type(dataset.dtype):
-            raise DataError(
-                f"{self.path}: data set {name} must have floating-point numbers of at most 64 bits "
-                f"or integers, not {dataset.dtype}"
-            )
-        extra = dataset.ndim - len(self.shape)
-        if extra not in (2, 3) or dataset.shape[extra:] != self.shape:
-            raise DataError(
-                f"{self.path}: data set {name} has shape {dataset.shape}, the grid needs {expected}"
-            )
-        if dataset.shape[0] < 1 or dataset.shape[1] < self._least_states:
-            need = f"at least 1 sample and {self._least_states} states, {expected}"
-            raise DataError(f"{self.path}: data set {name} of shape {dataset.shape} needs {need}")
-        return dataset
-
-
-def _window_reader(
-    dataset: Any, shape: tuple[int, ...], part: Sequence[slice]
-) -> Callable[[NDArray[Any], int, int], None]:
-    """A function that reads a window of a trajectory into a contiguous array of this shape and of
-    the type of the data set.
-
-    It calls HDF5 directly: the selection of h5py and the copy of its result take longer than
-    reading a small window.
-    """
-    origin = (*[0] * (dataset.ndim - 2 - len(part)), *[axis.start for axis in part])
-    counts, kind = (1, *shape), h5py.h5t.py_create(dataset.dtype)
-    stored, memory = dataset.id.get_space(), h5py.h5s.create_simple(counts)
-
-    def read_into(found: NDArray[Any], trajectory: int, start: int) -> None:
-        if found.size:
-            stored.select_hyperslab((trajectory, start, *origin), counts)
-            dataset.id.read(memory, stored, found, kind)
-
-    return read_into
+    def _checked(self, file: h5py.File, group: str) -> h5py.Dataset:
+        return checked_dataset(
+            file, self.path, f"{group}/{DATASET}", self.shape, self._least_states
+        )
 
 
 def _as_index(samples: Sequence[int]) -> Any:

@@ -25,7 +25,9 @@ class ReadingThread:
     """The thread of a task that reads its data, one batch after the other.
 
     There is one thread, because HDF5 executes one call at a time, and a user-defined data set need
-    not support several.
+    not support several. A batch that the system has in its cache of files is read at once by the
+    caller instead, unless it goes to a GPU: a rank has no second core, and to change between
+    threads takes longer than this copy.
 
     Parameters
     ----------
@@ -39,6 +41,16 @@ class ReadingThread:
 
     def submit(self, reader: GroupReader, ids: Ids) -> Future[Tensor]:
         """Begin to read the samples with these numbers."""
+        if not self._on_gpu:
+            read: Future[Tensor] = Future()
+            try:
+                found = reader.cached_samples(ids)
+            except Exception as error:  # raised by `result`, like an error of the thread
+                read.set_exception(error)
+                return read
+            if found is not None:
+                read.set_result(found)
+                return read
         return self._pool.submit(self._read, reader, ids)
 
     def result(self, reading: Future[Tensor]) -> Tensor:

@@ -203,7 +203,7 @@ class WindowedDataset:
             States of shape `(len(places), length, C, *part)`. A data set without this method is
             read with `read_states`, window by window.
         """
-        if _reads_windows(type(self.data)):
+        if _is_own(type(self.data), "read_windows", ("read_states",)):
             own: Any = self.data
             found: NDArray[Any] = own.read_windows(group, places, length, part)
             return found
@@ -215,15 +215,37 @@ class WindowedDataset:
             ]
         )
 
+    def cached_windows(
+        self, group: str, places: Sequence[tuple[int, int]], length: int, part: Sequence[slice]
+    ) -> NDArray[Any] | None:
+        """Read a part of several windows of states if this cannot mean to wait for a disk.
 
-def _reads_windows(kind: type) -> bool:
-    """Whether a class has a method `read_windows` that a subclass has not replaced by another
-    `read_states`, or a wrapper by its own.
+        Parameters
+        ----------
+        group, places, length, part
+            See `read_windows`.
+
+        Returns
+        -------
+        numpy array, or None
+            What `read_windows` returns; None if it has to be called, also for data sets without
+            this method.
+        """
+        if not _is_own(type(self.data), "cached_windows", ("read_windows", "read_states")):
+            return None
+        own: Any = self.data
+        found: NDArray[Any] | None = own.cached_windows(group, places, length, part)
+        return found
+
+
+def _is_own(kind: type, method: str, others: Sequence[str]) -> bool:
+    """Whether a class has a method that reads the same as `others`: a subclass has not replaced one
+    of them, or a wrapper has its own.
     """
     for one in kind.__mro__:
-        if "read_windows" in vars(one):
+        if method in vars(one):
             return True
-        if "read_states" in vars(one):
+        if any(name in vars(one) for name in others):
             return False
     return False
 

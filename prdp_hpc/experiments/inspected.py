@@ -76,6 +76,8 @@ class Inspection:
     mismatches : numbers of the file that are not those of the config.
     residual : the physics residual; None if it was not computed.
     reason : why it was not computed.
+    missing : why a run cannot use the data, which have only one of the groups it needs; empty if it
+        can.
     """
 
     file: Path
@@ -90,6 +92,7 @@ class Inspection:
     mismatches: list[str] = field(default_factory=list)
     residual: PhysicsResidual | None = None
     reason: str = ""
+    missing: str = ""
 
 
 def inspect_data(
@@ -175,8 +178,8 @@ def _opened(
     checked = validate(content, str(config), Path(config).parent)
     if not isinstance(checked, SupervisedConfig):
         raise ConfigError(f"{config}: task: an inverse problem is not trained on trajectories")
-    data = _data_set(path, checked.data.format, tuple(checked.grid.shape))
-    return _described(path, name, data, checked)
+    data, missing = _data_set(path, checked.data.format, tuple(checked.grid.shape))
+    return _described(path, name, data, checked, missing)
 
 
 def _without_config(
@@ -191,7 +194,7 @@ def _without_config(
     first |= {"physics": placeholder(), "data": content["data"]}
     checked = validate(first, str(path))
     assert isinstance(checked, SupervisedConfig)
-    data = _data_set(path, checked.data.format, None)
+    data, missing = _data_set(path, checked.data.format, None)
     if not hasattr(data, "shape"):
         raise InputError(
             f"{path}: the data set of the format {name} has no attribute shape with the points of "
@@ -200,7 +203,7 @@ def _without_config(
     suggestion = Suggestion(path, name, data, keys)
     for override in overrides:
         apply_override(suggestion.content, override)
-    found = _described(path, name, data, suggestion.validated())
+    found = _described(path, name, data, suggestion.validated(), missing)
     found.suggestion = suggestion
     return found
 
@@ -219,8 +222,8 @@ def _opened_again(found: Inspection, path: str | Path) -> Inspection:
     """The same with the keys of the suggested config."""
     assert found.suggestion is not None
     config = found.suggestion.validated()
-    data = _data_set(path, config.data.format, tuple(config.grid.shape))
-    return replace(found, data=data, config=config)
+    data, missing = _data_set(path, config.data.format, tuple(config.grid.shape))
+    return replace(found, data=data, config=config, missing=missing)
 
 
 def _with_segments(found: Inspection, path: str | Path) -> Inspection:
@@ -248,12 +251,8 @@ def _leave_out(found: Inspection, bad: Sequence[BadTrajectoryError]) -> None:
     found.suggestion.add_keys(**{key: sorted(set(many)) for key, many in excluded.items()})
     found.config = found.suggestion.validated()
     data = found.data
-    missing = [group for group in GROUPS if not data.count(group)]
-    if missing:
-        found.suggestion.notes.append(
-            f"data.file: there are too few trajectories for the group {missing[0]}; a run needs "
-            "both train and validation"
-        )
+    if found.missing:
+        found.suggestion.notes.append(f"data.file: {found.missing}")
     if data.steps + 1 < FEWEST_STATES:
         found.suggestion.notes.append(
             f"task: the trajectories have {data.steps + 1} states, but an emulator needs "
@@ -261,21 +260,23 @@ def _leave_out(found: Inspection, bad: Sequence[BadTrajectoryError]) -> None:
         )
 
 
-def _described(path: str | Path, name: str, data: Any, config: SupervisedConfig) -> Inspection:
+def _described(
+    path: str | Path, name: str, data: Any, config: SupervisedConfig, missing: str
+) -> Inspection:
     file: Path = Path(path)
     rows: list[Row] = []
     about: dict[str, Any] = {}
     with contextlib.suppress(DataError):  # files of a user-defined format
         file = first_file(path)
         rows, about = contents(file, name)
-    return Inspection(file, name, rows, about, data, config)
+    return Inspection(file, name, rows, about, data, config, missing=missing)
 
 
-def _data_set(path: str | Path, form: Any, shape: tuple[int, ...] | None) -> Any:
-    """The data set, with as many groups as it has."""
+def _data_set(path: str | Path, form: Any, shape: tuple[int, ...] | None) -> tuple[Any, str]:
+    """The data set, with as many groups as it has, and why not with those that a run needs."""
     kind, keys = made("formats", form)
     if not hasattr(kind, "open"):
-        return kind(Path(path), **keys)
+        return kind(Path(path), **keys), ""
     if shape is None:
         shape = _stored_shape(Path(path))
     tries: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -286,9 +287,12 @@ def _data_set(path: str | Path, form: Any, shape: tuple[int, ...] | None) -> Any
     errors = []
     for groups, own in tries:
         try:
-            return kind.open(Path(path), shape, groups, **own)
+            data = kind.open(Path(path), shape, groups, **own)
         except DataError as error:
             errors.append(error)
+        else:
+            needs = "a run needs the groups train and validation, but "
+            return data, f"{needs}{errors[0]}" if errors else ""
     raise errors[0]
 
 

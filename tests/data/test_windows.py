@@ -103,6 +103,8 @@ def test_a_batch_of_windows_has_the_states_of_each(both, data):
     for found in datasets:
         read = WindowedDataset(found).read_windows("train", places, length, (slice(1, 4),))
         np.testing.assert_array_equal(read, expected)
+        cached = WindowedDataset(found).cached_windows("train", places, length, (slice(1, 4),))
+        assert cached is None or (cached == expected).all()
 
 
 def test_overlapping_windows_of_a_trajectory_are_one_run():
@@ -119,6 +121,10 @@ def test_states_that_a_subclass_or_a_wrapper_changes_are_used(both):
         def read_states(self, group, sample, states, part):
             return 2 * super().read_states(group, sample, states, part)
 
+    class DoubledWindows(TrajectoryFile):
+        def read_windows(self, *arguments):
+            return 2 * super().read_windows(*arguments)
+
     class Wrapper:
         def __init__(self, data):
             self.data = data
@@ -129,9 +135,11 @@ def test_states_that_a_subclass_or_a_wrapper_changes_are_used(both):
         def read_states(self, group, sample, states, part):
             return 2 * self.data.read_states(group, sample, states, part)
 
-    for found in (Doubled(file.path, (5,)), Wrapper(file)):
+    for found in (Doubled(file.path, (5,)), DoubledWindows(file.path, (5,)), Wrapper(file)):
         read = WindowedDataset(found).read_windows("train", [(1, 0)], 3, (slice(0, 5),))
         np.testing.assert_array_equal(read[0], 2 * whole[1, :3])
+        part = (slice(0, 5),)
+        assert WindowedDataset(found).cached_windows("train", [(1, 0)], 3, part) is None
 
 
 @given(st.data())

@@ -93,16 +93,18 @@ def test_the_statistics_of_channels_are_those_of_one_rank(file):
 
 
 @pytest.mark.parallel(nprocs=2)
-def test_an_error_of_one_ranks_thread_is_raised_by_all(file, monkeypatch):
-    own = TrajectoryFile.read_windows
+@pytest.mark.parametrize("method", ["read_windows", "cached_windows"])
+def test_an_error_of_one_ranks_reading_is_raised_by_all(method, file, monkeypatch):
+    own = getattr(TrajectoryFile, method)
 
-    def read_windows(data, group, places, length, part):
+    def read(data, group, places, length, part):
         if WORLD.rank == 1 and group == "train":
             raise DataError("made up")
         return own(data, group, places, length, part)
 
     with task_on(file, 1, in_memory=False) as task:
-        monkeypatch.setattr(TrajectoryFile, "read_windows", read_windows)
+        monkeypatch.setattr(TrajectoryFile, "cached_windows", lambda *_: None)
+        monkeypatch.setattr(TrajectoryFile, method, read)
         with pytest.raises(DataError, match="made up"):
             task.train_epoch(1)
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from prdp_hpc.config import validate
-from prdp_hpc.data import DataError, TrajectoryFile
+from prdp_hpc.data import DataError, TrajectoryFile, reader
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_task
 from prdp_hpc.experiments.run import run_experiment
@@ -138,8 +138,14 @@ def trained(make_task, make, epochs=2, **data):
 
 @pytest.mark.parametrize("make", [tiny.emulator, tiny.corrector])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_streamed_training_is_that_in_memory(make, stride, make_task, tmp_path):
-    """Bit for bit; between them, gradients of other batches are computed."""
+@pytest.mark.parametrize("not_waiting", [reader.NOT_WAITING, None])
+def test_streamed_training_is_that_in_memory(
+    make, stride, not_waiting, make_task, tmp_path, monkeypatch
+):
+    """Bit for bit, read from the system's cache or by a thread; between them, gradients of other
+    batches are computed.
+    """
+    monkeypatch.setattr(reader, "NOT_WAITING", not_waiting)
     data = {"file": store(tmp_path / "all.h5"), "stride": stride}
     (memory, streamed) = (
         trained(make_task, make, in_memory=in_memory, **data) for in_memory in (True, False)
@@ -149,23 +155,27 @@ def test_streamed_training_is_that_in_memory(make, stride, make_task, tmp_path):
 
 
 class Counting:
-    """The bytes that are read of a file."""
+    """The bytes that are read of a file, by its thread (`waits`) or from the system's cache."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, waits):
         self.states, self.samples = [], []
-        own = TrajectoryFile.read_windows
+        name, other = ("read_windows", "cached_windows")[:: 1 if waits else -1]
+        own = getattr(TrajectoryFile, name)
 
-        def read_windows(data, group, places, length, part):
+        def read(data, group, places, length, part):
             found = own(data, group, places, length, part)
             self.states.extend((group, *place) for place in places)
             self.samples.extend(window.nbytes for window in found)
             return found
 
-        monkeypatch.setattr(TrajectoryFile, "read_windows", read_windows)
+        monkeypatch.setattr(TrajectoryFile, name, read)
         monkeypatch.setattr(TrajectoryFile, "read", None)
+        if waits:
+            monkeypatch.setattr(TrajectoryFile, other, lambda *_: None)
 
 
-def test_nothing_is_read_before_it_is_needed(mesh, tmp_path, monkeypatch):
+@pytest.mark.parametrize("waits", [True, False])
+def test_nothing_is_read_before_it_is_needed(waits, mesh, tmp_path, monkeypatch):
     """Of a training file with many trajectories, the samples of the steps that are done and of two
     more batches are read, in the order of the epoch.
     """
@@ -174,7 +184,7 @@ def test_nothing_is_read_before_it_is_needed(mesh, tmp_path, monkeypatch):
         file["train/trajectories"], file["validation/trajectories"] = states, states[:2]
     data = {"file": str(tmp_path / "many.h5"), "in_memory": False}
     config = validate(tiny.emulator(tmp_path, data=data, training={"batch_size": 4}), "here")
-    counting = Counting(monkeypatch)
+    counting = Counting(monkeypatch, waits)
     task = build_task(config, mesh)
     task.solver.refine(2)
     task.train_steps(0, 5)
@@ -187,8 +197,12 @@ def test_nothing_is_read_before_it_is_needed(mesh, tmp_path, monkeypatch):
     assert len(read) >= 5 * 4
 
 
+@pytest.mark.parametrize("not_waiting", [reader.NOT_WAITING, None])
 @pytest.mark.parametrize("place", ["no file", "nan"])
-def test_an_error_of_the_reading_thread_ends_the_training(place, make_task, tmp_path, monkeypatch):
+def test_an_error_while_reading_ends_the_training(
+    place, not_waiting, make_task, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reader, "NOT_WAITING", not_waiting)
     states = STATES.copy()
     if place == "nan":
         states[2, 5, 0, 3] = np.nan

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prdp_hpc.data.layout import DataError
+from prdp_hpc.data.layout import BadTrajectoryError, DataError
 
 TOLERANCE = 1e-3
 """Largest deviation of a spacing from the mean one that is a rounding error."""
@@ -26,11 +26,8 @@ def spacing(coordinates: ArrayLike, name: str) -> float:
     values = stored.astype(np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         raise DataError(f"{name}: must be at least 2 finite numbers, not {stored.shape}")
-    steps = np.diff(values)
+    steps, error = np.diff(values), _rounding(stored)
     mean = float(values[-1] - values[0]) / (len(values) - 1)
-    # Coordinates of float32 are exact to about 1e-7 of the largest of them.
-    digits = 4 * np.finfo(stored.dtype if stored.dtype.kind == "f" else np.float64).eps
-    error = digits * float(np.abs(values).max())
     if mean <= 0 or np.abs(steps - mean).max() > TOLERANCE * mean + error:
         raise DataError(
             f"{name}: the coordinates must increase by equal steps, but these steps are from "
@@ -47,6 +44,30 @@ def spacings(
     if len(found) < len(coordinates):
         return None
     return tuple(spacing(one, name) for one, name in zip(found, names, strict=True))
+
+
+def check_times(times: ArrayLike, step: float, name: str) -> None:
+    """Check that the steps of a trajectory are those of the first one of its file.
+
+    Raises
+    ------
+    BadTrajectoryError
+        If they are not, or not equal; `name` is that of the trajectory.
+    """
+    stored = np.asarray(times)
+    steps = np.diff(stored.astype(np.float64))
+    # Also false for NaN.
+    if not (np.abs(steps - step) <= TOLERANCE * step + _rounding(stored)).all():
+        raise BadTrajectoryError(
+            f"{name} has time steps from {steps.min():g} to {steps.max():g}, the first trajectory "
+            f"of the file {step:g}"
+        )
+
+
+def _rounding(stored: NDArray[Any]) -> float:
+    """The error of coordinates: those of float32 are exact to about 1e-7 of the largest of them."""
+    digits = 4 * np.finfo(stored.dtype if stored.dtype.kind == "f" else np.float64).eps
+    return float(digits * np.abs(stored.astype(np.float64)).max(initial=0.0))
 
 
 def rounded(value: float, error: float) -> float:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from prdp_hpc.data.formats.coordinates import spacing
+from prdp_hpc.data.formats.coordinates import check_times, spacing
 from prdp_hpc.data.formats.hdf5_files import dataset, reading
 from prdp_hpc.data.formats.pdebench_arrays import numbers_as_stored
 from prdp_hpc.data.formats.pdebench_seeds import as_number, config_of
@@ -52,6 +52,7 @@ class FlowSource(Source):
             self._check_others(file, shape)
             states = min(shape[1], int(file.attrs.get("latestIndex", shape[1] - 1)) + 1)
             config = config_of(file)
+            self._times = self._all_times(file, shape[0], states)
             self.about = About(
                 trajectories=shape[0],
                 states=max(states, 0),
@@ -59,7 +60,7 @@ class FlowSource(Source):
                 channels=tuple(name for name in self._places if not name.startswith("force")),
                 others=tuple(name for name in self._places if name.startswith("force")),
                 spacing=_spacing(config, shape[2:]),
-                numbers=self._numbers(file, config, states),
+                numbers=self._numbers(config),
                 boundary=("wall",) * dim,
                 details={"pde": "incompressible Navier–Stokes"},
             )
@@ -68,6 +69,9 @@ class FlowSource(Source):
         self, trajectory: int, states: slice, channels: Sequence[str], part: Slices
     ) -> NDArray[Any]:
         """Read a part of some states, as stored."""
+        if self._times is not None:
+            name = f"{self.path}: {self.name(trajectory)}"
+            check_times(self._times[trajectory], self.about.numbers["dt"], name)
         with reading(self.path) as file:
             arrays = {
                 stored: self._array(file, stored, trajectory, states, part)
@@ -97,11 +101,22 @@ class FlowSource(Source):
                     f"{expected} and an axis of components"
                 )
 
-    def _numbers(self, file: h5py.File, config: dict[str, Any], states: int) -> dict[str, float]:
-        found = {}
+    def _all_times(self, file: h5py.File, count: int, states: int) -> NDArray[Any] | None:
+        """The times `(trajectories, states)`; None if there are none, or a single state."""
         times = numbers_as_stored(file, "t")
-        if times is not None and states > 1:
-            found["dt"] = spacing(np.atleast_2d(times)[0, :states], f"{self.path}: t")
+        if times is None or states < 2:
+            return None
+        rows = np.atleast_2d(times)
+        if len(rows) not in (1, count) or rows.shape[-1] < states:
+            raise DataError(
+                f"{self.path}: data set t has shape {times.shape}, expected ({count}, {states})"
+            )
+        return np.broadcast_to(rows[:, :states], (count, states))
+
+    def _numbers(self, config: dict[str, Any]) -> dict[str, float]:
+        found = {}
+        if self._times is not None:
+            found["dt"] = spacing(self._times[0], f"{self.path}: t")
         viscosity = as_number(config.get("NU"))
         return found if viscosity is None else {**found, "viscosity": viscosity}
 

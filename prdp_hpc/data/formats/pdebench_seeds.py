@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from prdp_hpc.data.formats.coordinates import spacing, spacings
+from prdp_hpc.data.formats.coordinates import check_times, spacing, spacings
 from prdp_hpc.data.formats.hdf5_files import dataset, plain, reading
 from prdp_hpc.data.formats.pdebench_arrays import numbers_as_stored
 from prdp_hpc.data.formats.source import About, Slices, Source, check_type
@@ -39,6 +39,7 @@ class SeedSource(Source):
     def __init__(self, path: Path) -> None:
         self.path = path
         with reading(path) as file:
+            self._checked: set[int] = set()
             self._seeds = sorted((name for name in file if name.isdigit()), key=int)
             first = file[self._seeds[0]]
             shape = self._shape(first)
@@ -76,9 +77,17 @@ class SeedSource(Source):
                     f"{self.path}: data set {group.name[1:]}/data has shape "
                     f"{group['data'].shape}, the first seed has {expected}"
                 )
+            self._check_times(group, trajectory)
             # All channels of a point are beside each other in the file.
             found: NDArray[Any] = group["data"][(states, *part)]
         return np.moveaxis(found[..., chosen], -1, 1)
+
+    def _check_times(self, group: h5py.Group, trajectory: int) -> None:
+        times = None if trajectory in self._checked else numbers_as_stored(group, "grid/t")
+        if times is not None and "dt" in self.about.numbers:
+            name = f"{self.path}: data set {group.name[1:]}/grid/t"
+            check_times(times, self.about.numbers["dt"], name)
+        self._checked.add(trajectory)
 
     def name(self, trajectory: int) -> str:
         """The data set of a trajectory."""

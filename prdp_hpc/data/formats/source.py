@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import DTypeLike, NDArray
 
@@ -53,11 +53,13 @@ class Source(ABC):
     about : what it contains, read when the source is made.
     assumed : what the file does not contain and was assumed, with the key to change it; "" if
         nothing was.
+    advice : what to do if two files have different numbers.
     """
 
     path: Path
     about: About
     assumed: str = ""
+    advice: ClassVar[str] = "data.file must name files of one PDE"
 
     @abstractmethod
     def read(
@@ -100,5 +102,5 @@ def check_alike(source: Source, first: Source) -> None:
         if abs(value - expected) > 1e-6 * abs(expected):
             raise DataError(
                 f"{source.path}: has {name} = {value:.8g}, but {first.path} has "
-                f"{expected:.8g}: data.file must name files of one PDE"
+                f"{expected:.8g}: {source.advice}"
             )

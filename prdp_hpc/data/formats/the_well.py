@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from prdp_hpc.data.formats.coordinates import spacing, spacings
+from prdp_hpc.data.formats.coordinates import check_times, spacing, spacings
 from prdp_hpc.data.formats.files import NAMES, files_of, files_of_groups
 from prdp_hpc.data.formats.hdf5_files import dataset, plain, reading
 from prdp_hpc.data.formats.source import About, Slices, Source, check_type
@@ -97,6 +97,8 @@ class Component:
 class WellSource(Source):
     """One file of The Well."""
 
+    advice = "select files of one PDE by data.format.parameters"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         with reading(path) as file:
@@ -106,7 +108,9 @@ class WellSource(Source):
             coordinates = [self._coordinates(file, axis) for axis in dims]
             points = tuple(len(one) for one in coordinates)
             time = np.atleast_1d(dataset(file, "dimensions/time", "(T,) times")[()])
-            times = time.reshape(-1, time.shape[-1])[0]
+            # One row for each trajectory, or for all.
+            self._times = time.reshape(-1, time.shape[-1])
+            times = self._times[0]
             trajectories = self._trajectories(file)
             expected = (trajectories, len(times), *points)
             for one in self._components.values():
@@ -128,6 +132,9 @@ class WellSource(Source):
         self, trajectory: int, states: slice, channels: Sequence[str], part: Slices
     ) -> NDArray[Any]:
         """Read a part of some states, as stored."""
+        if len(self._times) > 1 and "dt" in self.about.numbers:
+            name = f"{self.path}: {self.name(trajectory)}"
+            check_times(self._times[trajectory], self.about.numbers["dt"], name)
         with reading(self.path) as file:
             found = [
                 self._components[name].read(file, trajectory, states, part) for name in channels

@@ -57,7 +57,8 @@ def test_all_trajectories_of_the_suggested_config_can_be_read(make, tmp_path):
 def test_what_prevents_a_run_is_noted(tmp_path):
     few = layouts.labelled(tmp_path / "a.nc", layouts.known(1, 5, shape=(8,)))
     notes = " ".join(inspect_data(few, COMM).suggestion.notes)
-    assert "too few trajectories for the group" in notes
+    assert "a run needs the groups train and validation, but" in notes
+    assert "has no trajectories for the group train; there are 0 for train, 1" in notes
     coefficient, solution = layouts.known(4, 2, shape=(4, 6))[:, :, 0].swapaxes(0, 1)
     path = layouts.pdebench_darcy(tmp_path / "2D_DarcyFlow.hdf5", coefficient, solution)
     notes = " ".join(inspect_data(path, COMM).suggestion.notes)

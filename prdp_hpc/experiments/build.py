@@ -18,8 +18,6 @@ from prdp_hpc.data import (
     GROUPS,
     TrajectoryDataset,
     WindowedDataset,
-    check_numbers,
-    check_spacing,
     content_id,
     windowed,
 )
@@ -32,7 +30,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.locks import locked
 from prdp_hpc.networks import build_network
-from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
+from prdp_hpc.physics.stepper import Stepper, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Parts, Task
 
@@ -128,7 +126,7 @@ class ConfigParts:
     def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         path = data_path(self._supervised, self.mesh, self.grid)
-        return open_data(self._supervised, path, self.mesh, self.grid, self._stepper, self._groups)
+        return open_data(self._supervised, path, self.mesh, self._groups)
 
     @cached_property
     def content_id(self) -> str | None:
@@ -250,13 +248,10 @@ def open_data(
     config: SupervisedConfig,
     path: Path,
     mesh: ProcessMesh,
-    grid: Grid,
-    stepper: Stepper,
     groups: Sequence[str] = GROUPS,
 ) -> WindowedDataset:
-    """Open the data set of a config, and check that it fits the grid and the PDE; collective."""
+    """Open the data set of a config; collective."""
     kind, keys = made("formats", config.data.format)
-    numbers = attributes(stepper)
 
     def opened() -> WindowedDataset:
         data: TrajectoryDataset = (
@@ -264,8 +259,6 @@ def open_data(
             if hasattr(kind, "open")
             else kind(path, **keys)
         )
-        check_numbers(data, numbers, str(path))
-        check_spacing(data, grid.spacing, str(path))
         section = config.data
         return WindowedDataset(
             data,

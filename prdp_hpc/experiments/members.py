@@ -125,7 +125,7 @@ class _PredictingParts(ConfigParts):
         """The data set of the config; collective."""
         grid, groups = self.grid, self._groups
         path = data_path(self._supervised, self.mesh, grid)
-        return open_data(self._supervised, path, self.mesh, grid, self.stepper(), groups)
+        return open_data(self._supervised, path, self.mesh, groups)
 
     @cached_property
     def data(self) -> WindowedDataset:

@@ -21,7 +21,6 @@ from prdp_hpc.errors import FileError, InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
 from prdp_hpc.experiments.initial import initialise
 from prdp_hpc.experiments.meshes import process_mesh as process_mesh
-from prdp_hpc.experiments.recorded import recorded_settings
 from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
@@ -204,7 +203,7 @@ def prepare(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> Pr
     source = getattr(config.training, "init_from", None)
     if source is not None:
         initialise(task, source, folder, resume)
-    trainer = build_trainer(config, task, folder, recorded_settings(config, content))
+    trainer = build_trainer(config, task, folder, content)
     if resume:
         trainer.restore()
         _leave_if_stopped(mesh, folder)

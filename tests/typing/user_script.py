@@ -74,6 +74,7 @@ from prdp_hpc import (
     TrackedRun,
     Tracker,
     Trainer,
+    TrajectoryArrays,
     TrajectoryDataset,
     TrajectoryFile,
     UNet,
@@ -149,6 +150,8 @@ ResNet(grid.partition, in_channels="one", out_channels=1)  # type: ignore[arg-ty
 UNet(grid.partition)  # type: ignore[call-arg]
 Convolution("everywhere", 1, 1)  # type: ignore[arg-type]
 data: TrajectoryDataset = TrajectoryFile("mine.h5")
+arrays: TrajectoryDataset = TrajectoryArrays(np.ones((4, 3, 1, 8)), torch.ones(2, 3, 1, 8))
+TrajectoryArrays("train.npy", "validation.npy")  # type: ignore[arg-type]
 pairs: TrajectoryDataset = WindowedDataset(data, window=3, stride="two")  # type: ignore[arg-type]
 no_data: TrajectoryDataset = np.zeros(3)  # type: ignore[assignment]
 recipe = Recipe(batch_size=4, learning_rate=1e-2, optimizer=torch.optim.SGD)

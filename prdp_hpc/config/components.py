@@ -50,10 +50,10 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "tasks": {
         "emulator": "prdp_hpc.config.experiment:EmulatorConfig",
-        "inverse": "prdp_hpc.config.experiment:InverseConfig",
+        "inverse": "prdp_hpc.config.inverse_tasks:InverseConfig",
         "corrector": "prdp_hpc.config.experiment:CorrectorConfig",
         "amortised_inversion": "prdp_hpc.config.amortised:AmortisedInversionConfig",
-        "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
+        "field_inversion": "prdp_hpc.config.inverse_tasks:FieldInversionConfig",
     },
     "formats": {
         "hdf5": "prdp_hpc.data.reader:TrajectoryFile",

@@ -1,4 +1,4 @@
-"""Create grid, solver, PDE, data, network and task from a config."""
+"""Create process mesh, grid, solver, PDE, data, network and task from a config."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mpi4py import MPI
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -21,7 +22,7 @@ from prdp_hpc.data import (
     content_id,
     windowed,
 )
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import exists
@@ -33,6 +34,26 @@ from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import Stepper, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Parts, Task
+
+
+def process_mesh(config: ExperimentConfig) -> ProcessMesh:
+    """Create the process mesh of a config; collective over all ranks."""
+    all_ranks = MPI.COMM_WORLD.size
+    return ProcessMesh.from_world(
+        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks),
+        gradients=config.parallel.gradients,
+        shard_network=config.parallel.shard_network,
+    )
+
+
+def any_mesh(config: ExperimentConfig) -> ProcessMesh:
+    """The mesh of the config; if the number of ranks does not allow it, e.g. on a login node, all
+    ranks share the grid.
+    """
+    ranks = MPI.COMM_WORLD.size
+    if ranks % (config.parallel.grid_ranks or 1):
+        return ProcessMesh.from_world(ranks)
+    return process_mesh(config)
 
 
 def build_solver(config: ExperimentConfig) -> Solver:
@@ -134,13 +155,9 @@ class ConfigParts:
         if "data" not in self.__dict__:
             return None
         world = self.mesh.world
-        found: str | None = world.bcast(
-            call_together(
-                world,
-                lambda: content_id(self.data, self.grid.shape) if self.mesh.is_root else None,
-            )
-        )
-        return found
+        found = on_root(world, lambda: content_id(self.data, self.grid.shape))
+        shared: str = world.bcast(found)
+        return shared
 
     @cached_property
     def inputs(self) -> Tensor | None:

@@ -90,7 +90,7 @@ def test_arrays_of_another_kind_are_refused(wrong, message):
         TrajectoryArrays(wrong, np.ones((2, 3, 1, 16)))
 
 
-@pytest.mark.parallel(nprocs=[2])
+@pytest.mark.parallel(nprocs=2)
 def test_arrays_are_trained_on_two_ranks_as_on_one(mesh):
     array = states()
     data = TrajectoryArrays(array[:4], array[4:])
@@ -99,7 +99,7 @@ def test_arrays_are_trained_on_two_ranks_as_on_one(mesh):
     alone.close()
 
 
-@pytest.mark.parallel(nprocs=[2])
+@pytest.mark.parallel(nprocs=2)
 def test_arrays_that_differ_between_ranks_are_refused(mesh):
     array = states(seed=mesh.world.rank)
     with pytest.raises(DataError, match="the ranks have different numbers"):

@@ -85,7 +85,7 @@ def test_an_older_checkpoint_names_the_streams_of_its_generated_data(tmp_path):
     assert run_until(3, streams="shared")["epochs"] == 3
 
 
-@pytest.mark.parametrize("key", ADDED)
+@pytest.mark.parametrize("key", sorted(ADDED.keys() - {"data.format.segments"}))
 def test_an_older_checkpoint_has_the_value_of_a_setting_that_was_added_later(key):
     check_fit({}, {key: ADDED[key]}, ADDED)
     check_fit({key: "own"}, {key: "own"}, ADDED)

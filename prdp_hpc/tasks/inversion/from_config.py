@@ -17,7 +17,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.linalg import Solver
 from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import made_stepper, reference_solver
 from prdp_hpc.tasks.inversion.amortised import FieldSamples
@@ -48,9 +48,6 @@ from prdp_hpc.tasks.inversion.unknown import (
     Unknown,
 )
 from prdp_hpc.tasks.task import Parts
-
-CONVERGED = 1e-12
-"""Relative residual of the solves for synthetic data."""
 
 
 def settings(parts: Parts) -> dict[str, Any]:
@@ -293,8 +290,6 @@ class _Measured:
         section = self._config.physics
         kind = component_of(section)
         solver = reference_solver(kind)
-        if section.pde == "poisson":
-            solver = Solver("cg", "gamg", Refinement(rtol=CONVERGED))
         return coefficient_pde(made_stepper(kind, section, own_keys(section), grid, solver))
 
     def sources(self, grid: Grid) -> Tensor:

@@ -247,6 +247,7 @@ def section_model(component: Component, key: str) -> type[BaseModel]:
             extra=extra, frozen=True, protected_namespaces=(), use_attribute_docstrings=False
         ),
         "component_loader": staticmethod(component.load),
+        "own_keys": own_keys,
         "naming_key": key,
         key: component.name,
     }

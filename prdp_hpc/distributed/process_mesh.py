@@ -25,7 +25,7 @@ from prdp_hpc.distributed.topology import (
 )
 from prdp_hpc.distributed.topology_discovery import rank_locations
 from prdp_hpc.distributed.torch_start import start_torch_distributed
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.logs import LOGGER
 
 Gradients = Literal["auto", "mpi", "torch"]
@@ -237,6 +237,9 @@ class ProcessMesh:
         InputError
             If the network cannot be divided, see `prdp_hpc.distributed.sharding`.
         """
+        check_members("network", network, ("forward", "parameters"), "a torch.nn.Module")
+        if grid is not None:
+            check_members("grid", grid, ("gather", "scatter"), "a Grid")
         if (self.shard_network if shard is None else shard) and self.world.size > 1:
             return self._sharded(network, grid, autocast)
         parts = on_parts(network)

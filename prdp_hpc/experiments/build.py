@@ -141,7 +141,7 @@ class ConfigParts:
         """The PDE of the section `physics`, with the config's solver or another one; collective."""
         if solver is None:
             return self._stepper
-        return self._made_stepper(solver)
+        return made_stepper(self.config.physics, self.grid, solver)
 
     @cached_property
     def data(self) -> TrajectoryDataset:
@@ -185,11 +185,7 @@ class ConfigParts:
 
     @cached_property
     def _stepper(self) -> Any:
-        return self._made_stepper(self.solver)
-
-    def _made_stepper(self, solver: Solver) -> Any:
-        section = self.config.physics
-        return made_stepper(component_of(section), section, own_keys(section), self.grid, solver)
+        return made_stepper(self.config.physics, self.grid, self.solver)
 
     @property
     def _channels(self) -> int:

@@ -14,7 +14,6 @@ from mpi4py import MPI
 from torch import Tensor, nn
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, network_inputs
 from prdp_hpc.experiments.trained import Checkpoint, load_network, trained_config, trained_state
@@ -157,10 +156,7 @@ def _inputs(config: SupervisedConfig, inside: int, outside: int) -> Tensor | Non
         return None
     section = config.grid
     grid = Grid(section.shape, section.boundary, MPI.COMM_SELF, section.length)
-    physics = config.physics
-    solver = build_solver(config)
-    stepper = made_stepper(component_of(physics), physics, own_keys(physics), grid, solver)
-    return network_inputs(config, stepper)
+    return network_inputs(config, made_stepper(config.physics, grid, build_solver(config)))
 
 
 def _metadata(

@@ -124,8 +124,10 @@ def _merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> Sections:
     found = dict(content)
     for key, value in changes.items():
         inner = found.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        found[key] = _merged(inner, value) if both else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            found[key] = _merged(inner, value)
+        else:
+            found[key] = value
     return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import numpy as np
 import torch
 from mpi4py import MPI
-from torch.utils.flop_counter import FlopCounterMode
 
 from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.config.components import component_of, own_keys
@@ -42,6 +42,14 @@ def measured_physics(config: SupervisedConfig) -> dict[str, int]:
     return found
 
 
+def _flop_counter() -> Any:
+    # It warns that it does not count Triton's kernels if Triton is missing; then there are none.
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)
+
+
 def measured_layer(config: SupervisedConfig, inside: int, outside: int) -> dict[str, Any]:
     """Count the operations in a forward pass of the config's network on a small grid, and its
     parameters; return them as one `prdp_hpc.planning.Layer`.
@@ -50,7 +58,7 @@ def measured_layer(config: SupervisedConfig, inside: int, outside: int) -> dict[
     network = build_network(
         kind, grid.partition, inside, outside, own_keys(config.network), seed=config.seed
     )
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _flop_counter() as counter, torch.no_grad():
         network(torch.zeros(1, inside, *grid.shape))
     per_point = float(counter.get_total_flops()) / grid.size
     layer = {

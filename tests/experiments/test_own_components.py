@@ -265,6 +265,13 @@ def test_plan_and_submit_take_them(folder, capsys):
     assert "#SBATCH" in capsys.readouterr().out
 
 
+@pytest.mark.long
+def test_a_measured_plan_writes_no_warnings_of_libraries(folder):
+    command = [tiny.BIN / "prdp-hpc", "plan", config_in(folder), "--ranks", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_built_in_configs_are_checked_without_torch_and_mpi(tmp_path):
     path = tiny.write(tmp_path / "c.yaml", tiny.emulator(tmp_path))
     code = (

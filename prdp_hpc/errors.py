@@ -6,6 +6,8 @@ with its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PrdpError(Exception):
     """An error that a user can correct; the message states what is wrong, where, and what to do."""
@@ -26,3 +28,23 @@ class FileError(PrdpError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def check_members(name: str, value: object, members: Sequence[str], wanted: str) -> None:
+    """Raise `InputError` for an argument without the attributes and methods of its interface.
+
+    Parameters
+    ----------
+    name : name of the argument.
+    value : what was given.
+    members : names of attributes and methods that it needs.
+    wanted : what it must be, e.g. "a torch.nn.Module".
+    """
+    if isinstance(value, type):
+        raise InputError(
+            f"{name} must be {wanted}, not the class {value.__name__}: call it to make one"
+        )
+    missing = [member for member in members if not hasattr(value, member)]
+    if missing:
+        kind = type(value).__name__
+        raise InputError(f"{name} must be {wanted}: a {kind} has no {', '.join(missing)}")

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from prdp_hpc import lock_files
 from prdp_hpc.console import note
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.distributed.preemption import leave_if_stopped
 from prdp_hpc.lock_files import FOLDER_LOCK, Key, LockedError, is_locked
 
@@ -57,8 +57,8 @@ def locked(
     place = target / FOLDER_LOCK if folder else target.with_name(f".{target.name}.lock")
 
     def attempt(patience: float | None) -> Key | None:
-        on_root = partial(lock_files.acquire, place, target, advice, shared, patience)
-        return call_together(comm, on_root if comm.rank == 0 else lambda: None)
+        acquire = partial(lock_files.acquire, place, target, advice, shared, patience)
+        return on_root(comm, acquire)
 
     key = _after_others(comm, target, attempt, patience) if wait else attempt(patience)
     try:

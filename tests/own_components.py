@@ -5,9 +5,9 @@ import torch
 from pydantic import BaseModel, Field
 from torch import nn
 
+from prdp_hpc.grid.halo import moved
 from prdp_hpc.linalg import SparseOperator, solve
 from prdp_hpc.networks import Convolution
-from prdp_hpc.physics.shifts import moved
 from prdp_hpc.tasks.supervised import SupervisedTask
 
 

@@ -14,7 +14,7 @@ from prdp_hpc.config import ExperimentConfig, load_config
 from prdp_hpc.config.components import resolve
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.run import process_mesh, run_folder, run_lock
 from prdp_hpc.files import to_json, write_json
@@ -24,6 +24,7 @@ from prdp_hpc.report import (
     compare_runs,
     comparison_table,
     has_fields,
+    has_inversion_metrics,
     has_sample,
     inversion_table,
     load_comparison,
@@ -77,16 +78,14 @@ def compare_variants(
     train_all(runs_of(config, folder), mesh, resume, config.comparison.in_turns)
     place = folder / "comparison.json"
     with locked(mesh.world, place, "wait until it ends", wait=True):
-        return call_together(
-            mesh.world,
-            lambda: _report(config, list(variants(config)), folder, figure) if mesh.is_root else {},
-        )
+        names = list(variants(config))
+        return on_root(mesh.world, lambda: _report(config, names, folder, figure)) or {}
 
 
 def table_of(comparison: ComparisonRecord) -> str:
-    """The table of a finished comparison, in the form for its task."""
+    """The table of a finished comparison, in the form for its metrics."""
     assert comparison.content is not None
-    if comparison.content["task"] == "field_inversion":
+    if has_inversion_metrics(comparison.variants):
         return inversion_table(comparison.content, comparison.variants)
     return comparison_table(comparison.content)
 

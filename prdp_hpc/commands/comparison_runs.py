@@ -10,11 +10,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.commands.run import draw, figure_of, train_and_plot
+from prdp_hpc.commands.run import draw, figure_of
 from prdp_hpc.config import ExperimentConfig, components
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import note
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.distributed.preemption import leave_if_stopped
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError, PrdpError
@@ -112,9 +112,7 @@ def _train(runs: Sequence[Run], mesh: ProcessMesh, resume: bool, noted: set[Path
             # Another job may have finished it between the first look and the lock.
             elif not (resume and _has_finished(run, mesh)):
                 missing.append(run)
-        if len(missing) == 1:
-            train_and_plot(missing[0].config, mesh, missing[0].folder, resume)
-        elif missing:
+        if missing:
             train_in_turns([_prepared(run, mesh, resume) for run in missing], _finish)
     return others
 
@@ -140,7 +138,7 @@ def _prepared(run: Run, mesh: ProcessMesh, resume: bool) -> PreparedRun:
 
 def _finish(run: PreparedRun) -> None:
     run.finish()
-    call_together(run.mesh.world, lambda: draw(run.folder) if run.mesh.is_root else None)
+    on_root(run.mesh.world, lambda: draw(run.folder))
 
 
 def _has_finished(run: Run, mesh: ProcessMesh) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from prdp_hpc.console import show
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.experiments.evaluation import evaluate as errors_of
 from prdp_hpc.files import write_json
 
@@ -33,7 +33,4 @@ def evaluate(arguments: argparse.Namespace) -> None:
         show("\n".join([where, *lines]))
     content = {"run": str(arguments.run), **found}
     if arguments.out:
-        call_together(
-            world,
-            lambda: write_json(Path(arguments.out), content) if world.rank == 0 else None,
-        )
+        on_root(world, lambda: write_json(Path(arguments.out), content))

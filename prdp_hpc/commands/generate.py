@@ -7,8 +7,7 @@ from pathlib import Path
 
 from prdp_hpc.config import ConfigError, SupervisedConfig, load_config
 from prdp_hpc.console import show
-from prdp_hpc.experiments.build import build_grid
-from prdp_hpc.experiments.meshes import process_mesh
+from prdp_hpc.experiments.build import build_grid, process_mesh
 from prdp_hpc.generation.generate import generate as make
 from prdp_hpc.generation.generate import generated_path
 

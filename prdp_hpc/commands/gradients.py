@@ -8,7 +8,7 @@ from pathlib import Path
 from prdp_hpc.commands.provenance import provenance
 from prdp_hpc.config import load_config
 from prdp_hpc.console import show
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.experiments.gradients import gradient_errors
 from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json
@@ -27,7 +27,7 @@ def gradients(arguments: argparse.Namespace) -> None:
         write_json(folder / "gradients.json", content)
         plot_gradients(content, figure)
 
-    call_together(mesh.world, lambda: write() if mesh.is_root else None)
+    on_root(mesh.world, write)
     if mesh.is_root:
         show(
             gradients_table(content),

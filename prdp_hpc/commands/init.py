@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.commands.starting import NETWORKS, POINTS, STEPPED, TASKS, Choices, starting_config
+from prdp_hpc.commands.starting import NETWORKS, POINTS, TASKS, Choices, starting_config
 from prdp_hpc.config import validate
 from prdp_hpc.config.commented import commented_yaml
 from prdp_hpc.console import show
@@ -30,8 +30,7 @@ def init(arguments: argparse.Namespace) -> None:
     )
     if sys.stdin.isatty() and not arguments.defaults:
         choices = _asked(choices, arguments.task is not None)
-    pde = choices.pde or ("heat" if choices.steps_in_time else "poisson")
-    name = arguments.name or f"{pde}_{choices.task}"
+    name = arguments.name or f"{choices.chosen_pde}_{choices.task}"
     path = Path(arguments.out or f"{name}.yaml")
     content = starting_config(name, choices)
     if choices.data is not None:
@@ -65,24 +64,24 @@ def _asked(choices: Choices, task_given: bool) -> Choices:
     if not task_given:
         choices = replace(choices, task=_choice("task", TASKS, choices.task))
     if choices.steps_in_time and choices.pde is None:
-        choices = replace(choices, pde=_choice("PDE", STEPPED, "heat"))
+        choices = replace(choices, pde=_choice("PDE", choices.pdes, choices.pdes[0]))
     if choices.steps_in_time and choices.data is None:
         answer = input("HDF5 file of trajectories [generate them]: ").strip()
         choices = replace(choices, data=answer or None)
     if choices.data is None:
         choices = _asked_for_grid(choices)
     if choices.trains_network and choices.network is None:
-        default = choices.default_network(choices.dimension or 2)
-        choices = replace(choices, network=_choice("network", NETWORKS, default))
+        network = _choice("network", NETWORKS, choices.default_network)
+        choices = replace(choices, network=network)
     return choices
 
 
 def _asked_for_grid(choices: Choices) -> Choices:
-    if choices.dimension is None and choices.task != "inverse" and choices.pde != "navier_stokes":
-        usual = str(choices.default_dimension(choices.pde or "poisson"))
-        choices = replace(choices, dimension=int(_choice("dimension", ("1", "2", "3"), usual)))
+    if choices.dimension is None and len(choices.dimensions) > 1:
+        known = [str(dimension) for dimension in choices.dimensions]
+        choices = replace(choices, dimension=int(_choice("dimension", sorted(known), known[0])))
     if choices.points is None:
-        default = POINTS[choices.dimension or choices.default_dimension(choices.pde or "poisson")]
+        default = POINTS[choices.chosen_dimension]
         while True:
             answer = input(f"points per axis [{default}]: ").strip() or str(default)
             if answer.isdigit() and int(answer) >= 2:

@@ -26,7 +26,7 @@ from prdp_hpc.config import (
     nearest,
 )
 from prdp_hpc.console import show
-from prdp_hpc.distributed.collective import all_ranks_come, call_together
+from prdp_hpc.distributed.collective import all_ranks_come, call_together, on_root
 from prdp_hpc.experiments.run import process_mesh
 from prdp_hpc.files import write_json, write_text
 from prdp_hpc.locks import locked
@@ -122,9 +122,7 @@ def _experiment(
     if mesh.is_root:
         show(comparison_table(comparison))
     result = {"experiment": name, "quick": quick, **made_with, **comparison}
-    call_together(
-        mesh.world, lambda: write_json(out / f"{name}.json", result) if mesh.is_root else None
-    )
+    on_root(mesh.world, lambda: write_json(out / f"{name}.json", result))
 
 
 def _attempt(action: Callable[[ExitStack], None]) -> str | None:

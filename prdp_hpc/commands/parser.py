@@ -22,7 +22,6 @@ from prdp_hpc.commands.parser_common import (
 )
 from prdp_hpc.commands.parser_jobs import site_command, status_command, submit_command
 from prdp_hpc.commands.parser_trained import export_command, predict_command, show_command
-from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
@@ -202,6 +201,9 @@ def _evaluate_command(commands: Any) -> None:
 
 
 def _init_command(commands: Any) -> None:
+    # Only this command needs the models of configs to be parsed.
+    from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
+
     init = commands.add_parser(
         "init", help="write a first config with comments, from options or from questions"
     )

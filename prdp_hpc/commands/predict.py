@@ -8,7 +8,7 @@ from pathlib import Path
 from mpi4py import MPI
 
 from prdp_hpc.console import show
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.experiments.prediction import predict as write_prediction
 from prdp_hpc.files import write_json
 from prdp_hpc.report.step_errors import step_table
@@ -29,7 +29,7 @@ def predict(arguments: argparse.Namespace) -> None:
     )
     file = Path(found["file"])
     errors = file.with_name(f"{file.stem}_errors.json")
-    call_together(world, lambda: write_json(errors, found) if world.rank == 0 else None)
+    on_root(world, lambda: write_json(errors, found))
     if world.rank == 0:
         count, steps = len(found["samples"]), found["steps"]
         what = f"{count} sample{'s' if count != 1 else ''}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
 
-from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.config import load_config
 from prdp_hpc.console import show
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.run import (
     RunFolderError,
@@ -40,25 +39,14 @@ def run(arguments: argparse.Namespace) -> None:
     with run_lock(mesh, folder):
         if arguments.overwrite:
             remove(mesh, folder)
-        train_and_plot(config, mesh, folder, arguments.resume)
+        run_locked(config, mesh, folder, arguments.resume)
+        on_root(mesh.world, lambda: draw(folder))
     if mesh.is_root:
         places = f"run folder: {folder}\nfigure:     {figure_of(folder)}"
         if has_fields(folder) or has_sample(folder):
             places += f"\nfields:     {fields_figure_of(folder)}"
         show(run_table([load_run(folder)]), places)
     mesh.close()
-
-
-def train_and_plot(
-    config: ExperimentConfig, mesh: ProcessMesh, folder: Path, resume: bool
-) -> dict[str, Any]:
-    """Train in a folder whose lock this job has, draw the figure and return the summary of the run.
-
-    Collective.
-    """
-    summary = run_locked(config, mesh, folder, resume)
-    call_together(mesh.world, lambda: draw(folder) if mesh.is_root else None)
-    return summary
 
 
 def draw(folder: Path, figure: Path | None = None) -> None:
@@ -86,7 +74,7 @@ def remove(mesh: ProcessMesh, folder: Path) -> None:
 
     Raises `RunFolderError` for a folder with other content.
     """
-    call_together(mesh.world, lambda: _remove(folder) if mesh.is_root else None)
+    on_root(mesh.world, lambda: _remove(folder))
 
 
 def _remove(folder: Path) -> None:

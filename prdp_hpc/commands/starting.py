@@ -1,39 +1,26 @@
-"""A first config for a task, PDE, grid and network, with values that train."""
+"""A first config for a task, PDE, grid and network, with values that train.
+
+The values are those of the sections and tasks in `prdp_hpc.config`, as their class attributes
+`starting`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from prdp_hpc.config.components import BUILT_IN, fitting_names, known_names, resolve
 from prdp_hpc.errors import InputError
 
-TASKS = ("emulator", "corrector", "inverse", "field_inversion", "amortised_inversion")
-STEPPED = ("heat", "burgers", "navier_stokes", "allen_cahn", "nonlinear_diffusion")
-PDES = (*STEPPED, "poisson")
-NETWORKS = ("mlp", "resnet", "unet")
+TASKS = tuple(BUILT_IN["tasks"])
+PDES = tuple(known_names("physics"))
+NETWORKS = tuple(known_names("networks"))
 POINTS = {1: 64, 2: 32, 3: 16}
 """Default number of points per axis by dimension."""
 
-_PHYSICS: dict[str, dict[str, Any]] = {
-    "heat": {"diffusivity": 1e-3, "dt": 1.0},
-    "burgers": {"viscosity": 5e-3, "dt": 0.05},
-    "navier_stokes": {"viscosity": 1e-3, "dt": 0.1},
-    "allen_cahn": {"interface": 0.06, "dt": 0.5},
-    "nonlinear_diffusion": {"diffusivity": 1e-3, "dt": 1.0},
-    "poisson": {},
-}
-_PERIODIC = ("burgers", "navier_stokes", "allen_cahn")
-_SOLVERS = {
-    "burgers": {"ksp": "gmres", "pc": "jacobi"},
-    "nonlinear_diffusion": {"ksp": "gmres", "pc": "jacobi"},
-    "navier_stokes": {"ksp": "gmres", "pc": "constraint"},
-}
-_SYMMETRIC = {"ksp": "cg", "pc": "jacobi"}
-_NETWORKS: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": [64, 64, 64], "activation": "relu"},
-    "resnet": {"channels": 16, "blocks": 2, "activation": "relu"},
-    "unet": {"channels": 16, "depth": 2, "activation": "relu"},
-}
+Sections = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,13 +29,13 @@ class Choices:
 
     Attributes
     ----------
-    task, pde, network : built-in names.
+    task, pde, network : names.
     dimension : number of axes of the grid.
     points : number of points per axis.
     data : HDF5 file of trajectories; None: trajectories are generated.
     """
 
-    task: str = "emulator"
+    task: str = TASKS[0]
     pde: str | None = None
     dimension: int | None = None
     points: int | None = None
@@ -56,105 +43,107 @@ class Choices:
     data: str | None = None
 
     @property
+    def model(self) -> Any:
+        """The model of the task's config."""
+        return resolve("tasks", self.task, Path()).target
+
+    @property
     def trains_network(self) -> bool:
         """Whether the task has a network."""
-        return self.task not in ("inverse", "field_inversion")
+        return "network" in self.model.model_fields
 
     @property
     def steps_in_time(self) -> bool:
         """Whether the PDE of the task has time steps, so that there are trajectories."""
-        return self.task in ("emulator", "corrector")
+        return any(slot.group == "physics" and slot.has_steps for slot in self.model.slots)
 
-    def default_dimension(self, pde: str) -> int:
-        """Number of axes if none is given."""
-        plane = pde == "navier_stokes" or self.task in ("field_inversion", "amortised_inversion")
-        return 2 if plane else 1
+    @property
+    def pdes(self) -> list[str]:
+        """The PDEs of the task."""
+        return fitting_names("physics", self.steps_in_time)
 
-    def default_network(self, dimension: int) -> str:
+    @property
+    def chosen_pde(self) -> str:
+        """The PDE, or the first one of the task."""
+        return self.pde or self.pdes[0]
+
+    @property
+    def dimensions(self) -> list[int]:
+        """The numbers of axes that the task and the PDE support."""
+        own = getattr(_model("physics", self.chosen_pde), "starting_dimensions", (1, 2, 3))
+        return [dim for dim in self.model.starting_dimensions if dim in own]
+
+    @property
+    def chosen_dimension(self) -> int:
+        """The number of axes, or the first one that is supported."""
+        return self.dimension or (self.dimensions or self.model.starting_dimensions)[0]
+
+    @property
+    def default_network(self) -> str:
         """Name of the network if none is given."""
-        if self.task == "amortised_inversion":
-            return "unet"
-        return "mlp" if dimension == 1 else "resnet"
+        found: str = self.model.starting_networks[self.chosen_dimension - 1]
+        return found
 
 
-def starting_config(name: str, choices: Choices) -> dict[str, Any]:
+def starting_config(name: str, choices: Choices) -> Sections:
     """The content of a config that trains; `InputError` for choices that exclude each other."""
-    pde = choices.pde or ("heat" if choices.steps_in_time else "poisson")
-    dimension = choices.dimension or choices.default_dimension(pde)
-    _check(choices, pde, dimension)
-    shape = [choices.points or POINTS[dimension]] * dimension
-    content: dict[str, Any] = {
+    _check(choices)
+    pde, dimension = choices.chosen_pde, choices.chosen_dimension
+    content: Sections = {
         "task": choices.task,
         "name": name,
         "seed": 1,
-        "grid": {"shape": shape, "boundary": "periodic" if pde in _PERIODIC else "dirichlet"},
-        "physics": {"pde": pde, **_PHYSICS[pde]},
-        "solver": dict(_SOLVERS.get(pde, _SYMMETRIC)),
-        "refinement": _refinement(choices.task, pde),
+        "grid": {
+            "shape": [choices.points or POINTS[dimension]] * dimension,
+            "boundary": "dirichlet",
+        },
+        "physics": {"pde": pde},
+        "solver": {"ksp": "cg", "pc": "jacobi"},
+        "refinement": {
+            "schedule": "prdp",
+            "ladder": {"kind": "iterations", "start": 2, "step": 2, "stop": 40},
+            "ema_window": 6,
+            "error_window": 3,
+        },
     }
+    content = _merged(content, getattr(_model("physics", pde), "starting", {}))
     if choices.trains_network:
-        network = choices.network or choices.default_network(dimension)
-        content["network"] = {"kind": network, **_NETWORKS[network]}
-    return content | _task_sections(choices)
+        network = choices.network or choices.default_network
+        keys = getattr(_model("networks", network), "starting", {})
+        content["network"] = {"kind": network, **keys}
+    content = _merged(content, choices.model.starting)
+    return content if choices.data is None else content | {"data": {"file": choices.data}}
 
 
-def _refinement(task: str, pde: str) -> dict[str, Any]:
-    ladder = {"kind": "iterations", "start": 2, "step": 2, "stop": 40}
-    if pde in ("allen_cahn", "nonlinear_diffusion"):
-        ladder |= {"start": 1, "step": 1, "stop": 5}  # of Newton's method
-    if task == "inverse":
-        ladder |= {"start": 4, "step": 2, "stop": 60}
-    return {"schedule": "prdp", "ladder": ladder, "ema_window": 6, "error_window": 3}
+def _model(group: str, name: str) -> Any:
+    return resolve(group, name, Path()).model
 
 
-def _task_sections(choices: Choices) -> dict[str, Any]:
-    """The sections that only one task, or a group of tasks, has."""
-    training = {"epochs": 50, "batch_size": 25, "learning_rate": 1e-3}
-    if choices.task == "inverse":
-        return {
-            "training": {"epochs": 100, "learning_rate": 550},
-            "inverse": {"modes": 1, "reference": [2.0], "start": [5.0]},
-        }
-    if choices.task == "field_inversion":
-        return {
-            "truth": {"kind": "gaussian", "contrast": 10, "waves": 1.0},
-            "experiments": {"count": 6, "wells": 8, "points": 8, "noise": 0.01},
-            "validation": {"experiments": 2},
-            "regularisation": {"kind": "h1", "weight": 1.0},
-            "training": {"epochs": 20, "steps": 5, "learning_rate": 0.1},
-        }
-    if choices.task == "amortised_inversion":
-        return {
-            "truth": {"kind": "gaussian", "contrast": 10, "waves": 1.0},
-            "experiments": {"count": 4, "wells": 8, "points": None},
-            "data": {"train": 200, "validation": 20, "seed": 0},
-            "training": training | {"batch_size": 10},
-        }
-    data: dict[str, Any] = {"train": 200, "validation": 20, "test": 20, "seed": 0}
-    if choices.data is not None:
-        data = {"file": choices.data}
-    if choices.task == "emulator":
-        return {"training": training, "data": data}
-    generated = {} if choices.data is not None else {"reference_factor": 2}
-    return {
-        "corrector": {"unroll": 2, "validation_steps": [1, 2, 5]},
-        "training": training,
-        "data": data | generated,
-    }
+def _merged(content: Mapping[str, Any], changes: Mapping[str, Any]) -> Sections:
+    """Nested sections with other values."""
+    found = dict(content)
+    for key, value in changes.items():
+        inner = found.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            found[key] = _merged(inner, value)
+        else:
+            found[key] = value
+    return found
 
 
-def _check(choices: Choices, pde: str, dimension: int) -> None:
+def _check(choices: Choices) -> None:
     """Raise `InputError` for a PDE, grid, network or file that the task does not have."""
-    known = STEPPED if choices.steps_in_time else ("poisson",)
-    if pde not in known:
+    task, pde, dimension = choices.task, choices.chosen_pde, choices.chosen_dimension
+    if pde not in choices.pdes:
         raise InputError(
-            f"--pde {pde}: --task {choices.task} has no such PDE; choose one of {', '.join(known)}"
+            f"--pde {pde}: --task {task} has no such PDE; choose one of {', '.join(choices.pdes)}"
         )
-    if pde == "navier_stokes" and dimension != 2:
-        raise InputError(f"--dimension {dimension}: navier_stokes needs --dimension 2")
-    if choices.task == "inverse" and dimension != 1:
-        raise InputError(f"--dimension {dimension}: --task inverse needs --dimension 1")
+    if dimension not in choices.dimensions:
+        words = " or ".join(map(str, choices.dimensions))
+        raise InputError(
+            f"--dimension {dimension}: --task {task} with --pde {pde} needs --dimension {words}"
+        )
     if choices.network is not None and not choices.trains_network:
-        raise InputError(f"--network: --task {choices.task} has no network; leave it out")
+        raise InputError(f"--network: --task {task} has no network; leave it out")
     if choices.data is not None and not choices.steps_in_time:
-        raise InputError(f"--data: --task {choices.task} reads no trajectories; leave it out")
+        raise InputError(f"--data: --task {task} reads no trajectories; leave it out")

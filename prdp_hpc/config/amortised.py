@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from prdp_hpc.config.experiment import _COMMON_SLOTS, SupervisedConfig
+from prdp_hpc.config.base import COMMON_SLOTS, SupervisedConfig
 from prdp_hpc.config.inversion import ExperimentsSection, TruthSection
 from prdp_hpc.config.models import Count, Section
 from prdp_hpc.config.slots import Slot
@@ -28,13 +29,21 @@ class AmortisedInversionConfig(SupervisedConfig):
     """Train a network that computes coefficient fields from measurements."""
 
     slots: ClassVar[tuple[Slot, ...]] = (
-        *_COMMON_SLOTS,
+        *COMMON_SLOTS,
         Slot(("training", "optimizer"), "optimizers", "adam"),
         Slot(("training", "schedule"), "rates", "exponential"),
         Slot(("physics", "pde"), "physics", whole=True, has_steps=False),
         Slot(("network", "kind"), "networks", "unet", whole=True),
     )
     component: ClassVar[str] = "prdp_hpc.tasks.inversion.amortised:AmortisedInversion"
+    starting: ClassVar[Mapping[str, Any]] = {
+        "truth": {"kind": "gaussian", "contrast": 10, "waves": 1.0},
+        "experiments": {"count": 4, "wells": 8, "points": None},
+        "data": {"train": 200, "validation": 20, "seed": 0},
+        "training": {"epochs": 50, "batch_size": 10, "learning_rate": 1e-3},
+    }
+    starting_dimensions: ClassVar[tuple[int, ...]] = (2, 1, 3)
+    starting_networks: ClassVar[tuple[str, str, str]] = ("unet", "unet", "unet")
 
     task: Literal["amortised_inversion"]
     """The task: train a network for field inversion."""

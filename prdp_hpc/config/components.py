@@ -50,10 +50,10 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     "tasks": {
         "emulator": "prdp_hpc.config.experiment:EmulatorConfig",
-        "inverse": "prdp_hpc.config.experiment:InverseConfig",
+        "inverse": "prdp_hpc.config.inverse_tasks:InverseConfig",
         "corrector": "prdp_hpc.config.experiment:CorrectorConfig",
         "amortised_inversion": "prdp_hpc.config.amortised:AmortisedInversionConfig",
-        "field_inversion": "prdp_hpc.config.experiment:FieldInversionConfig",
+        "field_inversion": "prdp_hpc.config.inverse_tasks:FieldInversionConfig",
     },
     "formats": {
         "hdf5": "prdp_hpc.data.reader:TrajectoryFile",
@@ -247,6 +247,7 @@ def section_model(component: Component, key: str) -> type[BaseModel]:
             extra=extra, frozen=True, protected_namespaces=(), use_attribute_docstrings=False
         ),
         "component_loader": staticmethod(component.load),
+        "own_keys": own_keys,
         "naming_key": key,
         key: component.name,
     }

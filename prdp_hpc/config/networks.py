@@ -1,4 +1,7 @@
-"""The section `network` of a config for the built-in networks."""
+"""The section `network` of a config for the built-in networks.
+
+`starting` is what `prdp-hpc init` writes for a network.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ class MLPSection(Section):
     """A multilayer perceptron on the whole field."""
 
     component: ClassVar[str] = "prdp_hpc.networks.mlp:MLP"
+    starting: ClassVar[dict[str, Any]] = {"hidden": [64, 64, 64], "activation": "relu"}
 
     kind: str = "mlp"
     """Name of the network."""
@@ -37,6 +41,7 @@ class ResNetSection(Section):
     """A convolutional residual network."""
 
     component: ClassVar[str] = "prdp_hpc.networks.resnet:ResNet"
+    starting: ClassVar[dict[str, Any]] = {"channels": 16, "blocks": 2, "activation": "relu"}
 
     kind: str = "resnet"
     """Name of the network."""
@@ -59,6 +64,7 @@ class UNetSection(Section):
     """A U-Net."""
 
     component: ClassVar[str] = "prdp_hpc.networks.unet:UNet"
+    starting: ClassVar[dict[str, Any]] = {"channels": 16, "depth": 2, "activation": "relu"}
 
     kind: str = "unet"
     """Name of the network."""

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from prdp_hpc.config.errors import ConfigError
-from prdp_hpc.config.experiment import ExperimentConfig, load_config, validated
+from prdp_hpc.config.errors import ConfigError, validated
+from prdp_hpc.config.experiment import ExperimentConfig, load_config
 from prdp_hpc.config.models import Section
 from prdp_hpc.config.yaml_files import read_yaml
 

@@ -1,7 +1,11 @@
-"""The section `physics` of a config for the built-in PDEs."""
+"""The section `physics` of a config for the built-in PDEs.
+
+`starting` is what `prdp-hpc init` writes for a PDE, and `starting_dimensions` are its grids.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -24,6 +28,8 @@ from prdp_hpc.config.models import (
     as_number,
 )
 from prdp_hpc.errors import InputError
+
+_NEWTON_LADDER = {"start": 1, "step": 1, "stop": 5}
 
 
 class DiffusionSection(Section):
@@ -68,6 +74,7 @@ class HeatSection(DiffusionSection):
 
     component: ClassVar[str] = "prdp_hpc.physics.heat:Heat"
     has_steps: ClassVar[bool] = True
+    starting: ClassVar[Mapping[str, Any]] = {"physics": {"diffusivity": 1e-3, "dt": 1.0}}
 
     pde: str = "heat"
     """Name of the PDE."""
@@ -146,6 +153,11 @@ class AllenCahnSection(NewtonStepSection):
     """Allen–Cahn equation `u_t = ε² Δu + u − u³`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.allen_cahn:AllenCahn"
+    starting: ClassVar[Mapping[str, Any]] = {
+        "grid": {"boundary": "periodic"},
+        "physics": {"interface": 0.06, "dt": 0.5},
+        "refinement": {"ladder": _NEWTON_LADDER},
+    }
 
     pde: str = "allen_cahn"
     """Name of the PDE."""
@@ -159,6 +171,11 @@ class NonlinearDiffusionSection(NewtonStepSection):
     """Nonlinear diffusion `u_t = ∇·(κ(u) ∇u)`, with κ = κ₀ (1 + β u²) or κ = κ₀ |u|^β."""
 
     component: ClassVar[str] = "prdp_hpc.physics.nonlinear_diffusion:NonlinearDiffusion"
+    starting: ClassVar[Mapping[str, Any]] = {
+        "physics": {"diffusivity": 1e-3, "dt": 1.0},
+        "solver": {"ksp": "gmres", "pc": "jacobi"},
+        "refinement": {"ladder": _NEWTON_LADDER},
+    }
 
     pde: str = "nonlinear_diffusion"
     """Name of the PDE."""
@@ -209,6 +226,11 @@ class BurgersSection(FlowSection):
     """
 
     component: ClassVar[str] = "prdp_hpc.physics.burgers:Burgers"
+    starting: ClassVar[Mapping[str, Any]] = {
+        "grid": {"boundary": "periodic"},
+        "physics": {"viscosity": 5e-3, "dt": 0.05},
+        "solver": {"ksp": "gmres", "pc": "jacobi"},
+    }
 
     pde: str = "burgers"
     """Name of the PDE."""
@@ -271,6 +293,12 @@ class NavierStokesSection(FlowSection):
     """Incompressible Navier–Stokes equations `u_t + (u·∇)u + ∇p = ν Δu`, `∇·u = 0`."""
 
     component: ClassVar[str] = "prdp_hpc.physics.navier_stokes:NavierStokes"
+    starting_dimensions: ClassVar[tuple[int, ...]] = (2,)
+    starting: ClassVar[Mapping[str, Any]] = {
+        "grid": {"boundary": "periodic"},
+        "physics": {"viscosity": 1e-3, "dt": 0.1},
+        "solver": {"ksp": "gmres", "pc": "constraint"},
+    }
 
     pde: str = "navier_stokes"
     """Name of the PDE."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from prdp_hpc.config.experiment import validated
+from prdp_hpc.config.errors import validated
 from prdp_hpc.config.models import Count, Section
 from prdp_hpc.config.yaml_files import read_yaml
 from prdp_hpc.errors import InputError

@@ -1,6 +1,7 @@
 """Trajectories: HDF5 layout, writing, reading, and the order of training samples."""
 
-from prdp_hpc.data.agreement import check_numbers, check_spacing
+from prdp_hpc.data.agreement import check_agreement, check_numbers, check_spacing
+from prdp_hpc.data.arrays import TrajectoryArrays
 from prdp_hpc.data.content import content_id
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
@@ -15,12 +16,14 @@ __all__ = [
     "TEST",
     "DataError",
     "EpochSampler",
+    "TrajectoryArrays",
     "TrajectoryAttributes",
     "TrajectoryDataset",
     "TrajectoryFile",
     "TrajectoryWriter",
     "WindowedDataset",
     "Windows",
+    "check_agreement",
     "check_numbers",
     "check_spacing",
     "content_id",

@@ -1,4 +1,4 @@
-"""Check that a data set was generated with the coefficients of a PDE."""
+"""Check that a data set has the grid and the coefficients of a PDE."""
 
 from __future__ import annotations
 
@@ -6,11 +6,43 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prdp_hpc.data.layout import DataError
+from prdp_hpc.data.windowed import dataset_name
 
 OTHER_NAMES = {"viscosity": (("nu", 1.0),), "diffusivity": (("diffusivity_times_dt", "dt"),)}
 """Names of the same coefficients in the files of the paper's authors. Each has the factor of the
 value there, or the name of the coefficient that is this factor.
 """
+
+
+def check_agreement(
+    data: Any, numbers: Mapping[str, float], shape: Sequence[int], spacing: Sequence[float]
+) -> None:
+    """Raise `DataError` if a data set has another grid, or other coefficients, than the PDE.
+
+    Parameters
+    ----------
+    data : the data set, of which the optional attributes `shape`, `spacing` and `attributes` are
+        compared.
+    numbers : the coefficients of the PDE.
+    shape : points of the grid per axis.
+    spacing : their distance per axis.
+    """
+    name = dataset_name(data)
+    check_shape(data, shape, name)
+    check_numbers(data, numbers, name)
+    check_spacing(data, spacing, name)
+
+
+def check_shape(data: Any, shape: Sequence[int], path: str) -> None:
+    """Raise `DataError` if a data set has another number of points than the grid. Data sets without
+    the attribute `shape` are not checked.
+    """
+    found = getattr(data, "shape", None)
+    if found is not None and tuple(found) != tuple(shape):
+        raise DataError(
+            f"{path}: its states have {tuple(found)} points, but the grid has {tuple(shape)}: make "
+            "the grid with this shape, or give other data"
+        )
 
 
 def check_numbers(data: Any, numbers: Mapping[str, float], path: str) -> None:

@@ -25,12 +25,12 @@ class TrajectoryDataset(Protocol):
     thread, one call at a time. A data set with the method `close()` is closed at the end of a run.
 
     Optional attributes: `attributes`, a mapping with numbers such as `dt` that are compared with
-    those of the PDE; `spacing`, the distance of two points per axis, which is compared with that of
-    the grid; `path`, its name in messages; `groups`, the names of all groups. If `groups`
-    contains "test", the samples of this group are evaluated once, at the end of a run, and used for
-    nothing else. Optional methods: `content_id()`, which returns a text that is equal for equal
-    data. A resumed run compares it; by default it is computed from a part of the numbers, see
-    `prdp_hpc.data.content`.
+    those of the PDE; `shape` and `spacing`, the points of the grid and their distance per axis,
+    which are compared with those of the grid; `path`, its name in messages; `groups`, the names of
+    all groups. If `groups` contains "test", the samples of this group are evaluated once, at the
+    end of a run, and used for nothing else. Optional methods: `content_id()`, which returns a text
+    that is equal for equal data. A resumed run compares it; by default it is computed from a part
+    of the numbers, see `prdp_hpc.data.content`.
 
     Attributes
     ----------

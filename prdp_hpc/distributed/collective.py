@@ -23,6 +23,7 @@ __all__ = [
     "abort",
     "all_ranks_come",
     "call_together",
+    "on_root",
     "raise_together",
     "share_or_end_job",
 ]
@@ -81,6 +82,8 @@ def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
 
     Collective. If `function` is collective too, it must fail on all of its ranks or on none.
     """
+    if comm.size == 1:
+        return function()
     try:
         result = function()
     except Exception as error:
@@ -88,3 +91,10 @@ def call_together(comm: MPI.Comm, function: Callable[[], T]) -> T:
         raise
     raise_together(comm, None)
     return result
+
+
+def on_root(comm: MPI.Comm, function: Callable[[], T]) -> T | None:
+    """Call `function` on rank 0 and return its result there, None on the others; if it raises,
+    every rank raises as in `raise_together`. Collective.
+    """
+    return call_together(comm, function if comm.rank == 0 else lambda: None)

@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 from prdp_hpc.console import note
 from prdp_hpc.distributed.signals import PREEMPTED, SIGNALS, hold, is_held, take_held
+from prdp_hpc.errors import check_members
 
 _STOP, _REQUEST = 1, 2
 """Bits of the numbers that the ranks reduce."""
@@ -89,6 +90,7 @@ class PreemptionWatch:
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
+        check_members("comm", comm, ("Iallreduce", "allreduce"), "a communicator, e.g. mesh.world")
         self._comm, self._signalled, self.requested = comm, False, False
         self._earlier: dict[signal.Signals, Any] = {}
         self._mine, self._any = np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32)

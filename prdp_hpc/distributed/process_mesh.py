@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -25,10 +25,11 @@ from prdp_hpc.distributed.topology import (
 )
 from prdp_hpc.distributed.topology_discovery import rank_locations
 from prdp_hpc.distributed.torch_start import start_torch_distributed
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.logs import LOGGER
 
-GRADIENTS = ("auto", "mpi", "torch")
+Gradients = Literal["auto", "mpi", "torch"]
+GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
 """Choices of what averages the gradients of a network over the ranks."""
 FEW = 1_000_000
 """Number of parameters up to which MPI replaces gloo on one node. In
@@ -88,7 +89,7 @@ class ProcessMesh:
     grid_group: dist.ProcessGroup | None
     device: torch.device
     locations: tuple[RankLocation, ...]
-    gradients: str = "auto"
+    gradients: Gradients = "auto"
     shard_network: bool = False
     _opened: tuple[dist.ProcessGroup | None, ...] = field(default=(), repr=False, compare=False)
 
@@ -97,7 +98,7 @@ class ProcessMesh:
         cls,
         grid_ranks: int = 1,
         comm: MPI.Comm | None = None,
-        gradients: str = "auto",
+        gradients: Gradients = "auto",
         shard_network: bool = False,
     ) -> ProcessMesh:
         """Make the mesh of all ranks and start `torch.distributed` on it; collective.
@@ -154,7 +155,7 @@ class ProcessMesh:
         world: MPI.Comm,
         plan: MeshPlan,
         device: torch.device,
-        gradients: str,
+        gradients: Gradients,
         shard_network: bool,
     ) -> ProcessMesh:
         """Make the communicators and groups; collective."""
@@ -236,6 +237,9 @@ class ProcessMesh:
         InputError
             If the network cannot be divided, see `prdp_hpc.distributed.sharding`.
         """
+        check_members("network", network, ("forward", "parameters"), "a torch.nn.Module")
+        if grid is not None:
+            check_members("grid", grid, ("gather", "scatter"), "a Grid")
         if (self.shard_network if shard is None else shard) and self.world.size > 1:
             return self._sharded(network, grid, autocast)
         parts = on_parts(network)

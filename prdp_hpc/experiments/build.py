@@ -1,4 +1,4 @@
-"""Create grid, solver, PDE, data, network and task from a config."""
+"""Create process mesh, grid, solver, PDE, data, network and task from a config."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mpi4py import MPI
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -18,12 +19,10 @@ from prdp_hpc.data import (
     GROUPS,
     TrajectoryDataset,
     WindowedDataset,
-    check_numbers,
-    check_spacing,
     content_id,
     windowed,
 )
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import exists
@@ -32,9 +31,29 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.locks import locked
 from prdp_hpc.networks import build_network
-from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
+from prdp_hpc.physics.stepper import Stepper, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.task import Parts, Task
+
+
+def process_mesh(config: ExperimentConfig) -> ProcessMesh:
+    """Create the process mesh of a config; collective over all ranks."""
+    all_ranks = MPI.COMM_WORLD.size
+    return ProcessMesh.from_world(
+        config.parallel.grid_ranks or (1 if config.divides_samples else all_ranks),
+        gradients=config.parallel.gradients,
+        shard_network=config.parallel.shard_network,
+    )
+
+
+def any_mesh(config: ExperimentConfig) -> ProcessMesh:
+    """The mesh of the config; if the number of ranks does not allow it, e.g. on a login node, all
+    ranks share the grid.
+    """
+    ranks = MPI.COMM_WORLD.size
+    if ranks % (config.parallel.grid_ranks or 1):
+        return ProcessMesh.from_world(ranks)
+    return process_mesh(config)
 
 
 def build_solver(config: ExperimentConfig) -> Solver:
@@ -122,13 +141,13 @@ class ConfigParts:
         """The PDE of the section `physics`, with the config's solver or another one; collective."""
         if solver is None:
             return self._stepper
-        return self._made_stepper(solver)
+        return made_stepper(self.config.physics, self.grid, solver)
 
     @cached_property
     def data(self) -> TrajectoryDataset:
         """The data set of the section `data`, generated if it names no file; collective."""
         path = data_path(self._supervised, self.mesh, self.grid)
-        return open_data(self._supervised, path, self.mesh, self.grid, self._stepper, self._groups)
+        return open_data(self._supervised, path, self.mesh, self._groups)
 
     @cached_property
     def content_id(self) -> str | None:
@@ -136,13 +155,9 @@ class ConfigParts:
         if "data" not in self.__dict__:
             return None
         world = self.mesh.world
-        found: str | None = world.bcast(
-            call_together(
-                world,
-                lambda: content_id(self.data, self.grid.shape) if self.mesh.is_root else None,
-            )
-        )
-        return found
+        found = on_root(world, lambda: content_id(self.data, self.grid.shape))
+        shared: str = world.bcast(found)
+        return shared
 
     @cached_property
     def inputs(self) -> Tensor | None:
@@ -170,11 +185,7 @@ class ConfigParts:
 
     @cached_property
     def _stepper(self) -> Any:
-        return self._made_stepper(self.solver)
-
-    def _made_stepper(self, solver: Solver) -> Any:
-        section = self.config.physics
-        return made_stepper(component_of(section), section, own_keys(section), self.grid, solver)
+        return made_stepper(self.config.physics, self.grid, self.solver)
 
     @property
     def _channels(self) -> int:
@@ -250,13 +261,10 @@ def open_data(
     config: SupervisedConfig,
     path: Path,
     mesh: ProcessMesh,
-    grid: Grid,
-    stepper: Stepper,
     groups: Sequence[str] = GROUPS,
 ) -> WindowedDataset:
-    """Open the data set of a config, and check that it fits the grid and the PDE; collective."""
+    """Open the data set of a config; collective."""
     kind, keys = made("formats", config.data.format)
-    numbers = attributes(stepper)
 
     def opened() -> WindowedDataset:
         data: TrajectoryDataset = (
@@ -264,8 +272,6 @@ def open_data(
             if hasattr(kind, "open")
             else kind(path, **keys)
         )
-        check_numbers(data, numbers, str(path))
-        check_spacing(data, grid.spacing, str(path))
         section = config.data
         return WindowedDataset(
             data,

@@ -11,9 +11,8 @@ from mpi4py import MPI
 from prdp_hpc.config import FieldInversionConfig, SupervisedConfig
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import build_solver, build_task
-from prdp_hpc.experiments.meshes import any_mesh
-from prdp_hpc.experiments.trained import run_config, shared_states, trained_config
+from prdp_hpc.experiments.build import any_mesh, build_solver, build_task
+from prdp_hpc.experiments.trained import Checkpoint, run_config, shared_states, trained_config
 from prdp_hpc.tasks.inversion.task import FieldInversion
 
 NEEDED = ("task", "physics.pde", "network.kind", "data.format")
@@ -25,7 +24,7 @@ def evaluate(
     data: str | Path | None = None,
     components: Sequence[str] = (),
     *,
-    checkpoint: str = "last",
+    checkpoint: Checkpoint = "last",
 ) -> dict[str, Any]:
     """Compute the validation errors of a run's checkpoint; collective.
 

@@ -7,23 +7,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, network_inputs
-from prdp_hpc.experiments.trained import load_network, trained_config, trained_state
+from prdp_hpc.experiments.trained import Checkpoint, load_network, trained_config, trained_state
 from prdp_hpc.files import atomic_path
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks.precision import in_precision, precision_of
 from prdp_hpc.physics.stepper import made_stepper
 
-FORMATS = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
+Format = Literal["torch", "onnx", "safetensors"]
+FORMATS: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
 ONNX_OPSET = 18
 TOLERANCE = 1e-4
 """Largest difference between onnxruntime and torch in float32, relative to the largest output."""
@@ -31,10 +31,10 @@ TOLERANCE = 1e-4
 
 def export(
     folder: str | Path,
-    format: str,
+    format: Format,
     out: str | Path | None = None,
     *,
-    checkpoint: str = "last",
+    checkpoint: Checkpoint = "last",
     components: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Export the network of a run to a file that can be used without prdp-hpc.
@@ -156,27 +156,20 @@ def _inputs(config: SupervisedConfig, inside: int, outside: int) -> Tensor | Non
         return None
     section = config.grid
     grid = Grid(section.shape, section.boundary, MPI.COMM_SELF, section.length)
-    physics = config.physics
-    solver = build_solver(config)
-    stepper = made_stepper(component_of(physics), physics, own_keys(physics), grid, solver)
-    return network_inputs(config, stepper)
+    return network_inputs(config, made_stepper(config.physics, grid, build_solver(config)))
 
 
 def _metadata(
     config: SupervisedConfig, state: dict[str, Any], channels: tuple[int, int], dtype: torch.dtype
 ) -> dict[str, str]:
     """What the file contains, as texts."""
-    maps = {
-        "emulator": "a state to the next state",
-        "corrector": "a solver's step v to its correction, so that the next state is v + output",
-    }
     inside, outside = channels
     return {
         "format": "prdp-hpc network 1",
         "config": json.dumps(config.model_dump(mode="json")),
         "name": config.name,
         "epoch": str(state["epoch"]),
-        "maps": maps.get(str(config.task), "the input of the task's network to its output"),
+        "maps": config.network_maps,
         "precision": str(dtype).removeprefix("torch."),
         "input": json.dumps(["B", inside, *config.grid.shape]),
         "output": json.dumps(["B", outside, *config.grid.shape]),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.distributed.broadcast import broadcast
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.trained import trained_state
 from prdp_hpc.files import write_json
@@ -61,7 +61,7 @@ def initialise(task: Any, source: str, folder: Path, resume: bool) -> None:
         return
     record, weights = found
     task.load_network(weights)
-    call_together(world, lambda: write_json(folder / RECORD, record) if task.mesh.is_root else None)
+    on_root(world, lambda: write_json(folder / RECORD, record))
 
 
 def _has_checkpoint(folder: Path) -> bool:

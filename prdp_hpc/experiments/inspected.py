@@ -13,7 +13,6 @@ import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.config import ConfigError, SupervisedConfig
-from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.config.experiment import validate
 from prdp_hpc.config.slots import made
 from prdp_hpc.config.yaml_files import apply_override, read_yaml
@@ -33,7 +32,7 @@ from prdp_hpc.experiments.inspection import (
 )
 from prdp_hpc.experiments.suggestion import Suggestion, placeholder
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
+from prdp_hpc.physics.stepper import attributes, made_stepper
 
 MOST_SEGMENTS = 10
 """Number of parts into which a single trajectory is divided, if it is long enough."""
@@ -134,7 +133,7 @@ def inspect_data(
     section = opened.config.grid
     grid = Grid(section.shape, section.boundary, comm, section.length)
     if opened.suggestion is not None and opened.suggestion.known:
-        names = tuple(_stepper(opened.config, grid).channels)
+        names = tuple(made_stepper(opened.config.physics, grid).channels)
         opened = call_together(comm, lambda: _with_channels(opened, names, path))
     if opened.suggestion is not None:
         opened = call_together(comm, lambda: _with_segments(opened, path))
@@ -349,15 +348,9 @@ def _statistics(
     return good, bad
 
 
-def _stepper(config: SupervisedConfig, grid: Grid) -> Any:
-    section: Any = config.physics
-    kind = component_of(section)
-    return made_stepper(kind, section, own_keys(section), grid, reference_solver(kind))
-
-
 def _compare(found: Inspection, grid: Grid, path: str | Path) -> None:
     """Compare the numbers of the file with those of the grid and the PDE."""
-    stepper = _stepper(found.config, grid)
+    stepper = made_stepper(found.config.physics, grid)
     try:
         check_numbers(found.data, attributes(stepper), str(path))
     except DataError as error:

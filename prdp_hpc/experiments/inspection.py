@@ -13,12 +13,11 @@ import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.data import GROUPS
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.stepper import attributes, made_stepper, reference_solver
+from prdp_hpc.physics.stepper import attributes, made_stepper
 
 FACTORS = {"π": math.pi, "1/π": 1 / math.pi}
 FACTORS |= {f"{n}": float(n) for n in (2, 4, 5, 10, 20)}
@@ -287,8 +286,7 @@ class _Comparison:
         if change.key:
             value = getattr(section, change.key) * change.factor
             section = section.model_copy(update={change.key: value})
-        kind = component_of(section)
-        return made_stepper(kind, section, own_keys(section), self.grid, reference_solver(kind))
+        return made_stepper(section, self.grid)
 
     def changes(self, stepper: Any) -> Iterator[Change]:
         """The likely mistakes."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import numpy as np
 import torch
 from mpi4py import MPI
-from torch.utils.flop_counter import FlopCounterMode
 
 from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.distributed.data_parallel import on_parts
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks import build_network
-from prdp_hpc.physics.stepper import initial_states, made_stepper, reference_solver
+from prdp_hpc.physics.stepper import initial_states, made_stepper
 
 MOST_POINTS = 2**15
 """Maximum size of the grid for measurements: that of the config, halved along all axes."""
@@ -25,9 +25,8 @@ def measured_physics(config: SupervisedConfig) -> dict[str, int]:
     """Count the solves of one time step of the config's PDE on a small grid, on this rank only;
     return the entries of `prdp_hpc.planning.PhysicsWorkload`.
     """
-    grid, kind = _small_grid(config), component_of(config.physics)
-    solver = reference_solver(kind)
-    stepper: Any = made_stepper(kind, config.physics, own_keys(config.physics), grid, solver)
+    grid = _small_grid(config)
+    stepper: Any = made_stepper(config.physics, grid)
     states = initial_states(stepper, np.random.default_rng(0), 2, config.data.modes)
     with torch.no_grad():
         stepper(states)
@@ -37,10 +36,18 @@ def measured_physics(config: SupervisedConfig) -> dict[str, int]:
     if hasattr(operator, "nnz_local") and hasattr(operator, "n_local"):
         found["rows"] = math.ceil(operator.n_local / grid.n_local)
         found["entries"] = math.ceil(operator.nnz_local / grid.n_local)
-    found["solves"] = max(1, math.ceil(solver.report.forward.solves / states.shape[0]))
+    found["solves"] = max(1, math.ceil(stepper.solver.report.forward.solves / states.shape[0]))
     offered = getattr(stepper, "network_inputs", None)
     found["network_inputs"] = 0 if offered is None else len(offered())
     return found
+
+
+def _flop_counter() -> Any:
+    # It warns that it does not count Triton's kernels if Triton is missing; then there are none.
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)
 
 
 def measured_layer(config: SupervisedConfig, inside: int, outside: int) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def measured_layer(config: SupervisedConfig, inside: int, outside: int) -> dict[
     network = build_network(
         kind, grid.partition, inside, outside, own_keys(config.network), seed=config.seed
     )
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with _flop_counter() as counter, torch.no_grad():
         network(torch.zeros(1, inside, *grid.shape))
     per_point = float(counter.get_total_flops()) / grid.size
     layer = {

@@ -20,6 +20,7 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import (
     ConfigParts,
+    any_mesh,
     build_solver,
     data_path,
     open_data,
@@ -27,8 +28,7 @@ from prdp_hpc.experiments.build import (
     task_from,
 )
 from prdp_hpc.experiments.evaluation import NEEDED, load_parameters, with_data
-from prdp_hpc.experiments.meshes import any_mesh
-from prdp_hpc.experiments.trained import run_config, shared_states
+from prdp_hpc.experiments.trained import Checkpoint, run_config, shared_states
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.tasks.supervised import SupervisedTask
 
@@ -53,7 +53,7 @@ def load_runs(
     folders: Sequence[str | Path],
     data: str | Path | None,
     components: Sequence[str],
-    checkpoint: str,
+    checkpoint: Checkpoint,
 ) -> list[Trained]:
     """Read the configs and checkpoints of runs that predict the same quantities; collective."""
     world = MPI.COMM_WORLD
@@ -125,7 +125,7 @@ class _PredictingParts(ConfigParts):
         """The data set of the config; collective."""
         grid, groups = self.grid, self._groups
         path = data_path(self._supervised, self.mesh, grid)
-        return open_data(self._supervised, path, self.mesh, grid, self.stepper(), groups)
+        return open_data(self._supervised, path, self.mesh, groups)
 
     @cached_property
     def data(self) -> WindowedDataset:
@@ -135,12 +135,7 @@ class _PredictingParts(ConfigParts):
         found = call_together(
             self.mesh.world, lambda: self.trajectories.read(group, range(1), part).shape[2]
         )
-        corrector = getattr(self.config, "corrector", None)
-        steps = getattr(task_class(self.config), "steps", 1)
-        needed = [steps if isinstance(steps, int) else 1]
-        if corrector is not None:
-            needed += [corrector.unroll, *corrector.validation_steps]
-        one = _OneState(self.trajectories, int(found), max(needed))
+        one = _OneState(self.trajectories, int(found), self._supervised.steps)
         # The statistics are loaded with the parameters.
         return WindowedDataset(one, normalise=self._supervised.data.normalise)
 

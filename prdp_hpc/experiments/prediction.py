@@ -18,13 +18,14 @@ from prdp_hpc.config import components as components_of
 from prdp_hpc.data import TrajectoryAttributes, TrajectoryWriter, share
 from prdp_hpc.data.writer import Batch
 from prdp_hpc.data.xdmf import Description, FieldGroup, add_views, write_xdmf
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.error_sums import ErrorTable
 from prdp_hpc.experiments.members import Members, load_runs, make_members
 from prdp_hpc.experiments.rollouts import Predicted, recovered, recovered_fields, roll_out
 from prdp_hpc.experiments.run_folders import member_folders
-from prdp_hpc.physics.shifts import neighbour
+from prdp_hpc.experiments.trained import Checkpoint
+from prdp_hpc.grid.halo import neighbour
 from prdp_hpc.physics.stepper import attributes
 
 BATCH_BYTES = 2**28
@@ -41,7 +42,7 @@ def predict(
     group: str = "validation",
     samples: Sequence[int] | None = None,
     out: str | Path | None = None,
-    checkpoint: str = "last",
+    checkpoint: Checkpoint = "last",
     components: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Predict with the network of a run and write the states as HDF5 and XDMF; collective.
@@ -251,10 +252,7 @@ def _write(members: Members, about: Request, path: Path) -> ErrorTable:
                         write = partial(writer.write, samples, state.step, values.cpu().numpy())
                         call_together(mesh.world, write)
     table.gather()
-    table.xdmf = call_together(
-        mesh.world, lambda: write_xdmf(path, description) if mesh.is_root else []
-    )
-    table.xdmf = mesh.world.bcast(table.xdmf)
+    table.xdmf = mesh.world.bcast(on_root(mesh.world, lambda: write_xdmf(path, description)))
     return table
 
 

@@ -6,37 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.config import ExperimentConfig
-from prdp_hpc.experiments.training import may_change
+from prdp_hpc.config.training import SupervisedTrainingSection
 
-_ADDED = {
-    "training": {
-        "optimizer": "adam",
-        "loss": "squared",
-        "warmup_steps": 0,
-        "clip_norm": None,
-        "accumulate": 1,
-        "weight_decay_on": "all",
-        "ema": None,
-        "compile": False,
-        "checkpoint_activations": False,
-        "init_from": None,
-        "validate_every": 1,
-    },
-    "solver": {"lag_preconditioner": None, "initial_guess": "zero", "precision": "float64"},
-    "data": {
-        "format": "hdf5",
-        "test": 0,
-        "streams": "shared",
-        "window": None,
-        "normalise": "none",
-    },
-    "refinement": {"theta": 0.35, "theta_noise": 1.0, "probe_share": 0.1},
-    "emulator": {"chain": "mixed", "unroll": 1, "every": 1},
+_WHEN = ("epochs", "checkpoint_every", "keep_checkpoints", "keep_best", "early_stopping")
+_WHEN_IN_STEPS = ("steps", "log_every")
+
+ADDED: dict[str, Any] = {
+    "training.optimizer": "adam",
+    "training.loss": "squared",
+    "training.warmup_steps": 0,
+    "training.clip_norm": None,
+    "training.accumulate": 1,
+    "training.weight_decay_on": "all",
+    "training.ema": None,
+    "training.compile": False,
+    "training.checkpoint_activations": False,
+    "training.init_from": None,
+    "training.validate_every": 1,
+    "solver.lag_preconditioner": None,
+    "solver.initial_guess": "zero",
+    "solver.precision": "float64",
+    "data.format": "hdf5",
+    "data.format.segments": 1,
+    "data.test": 0,
+    "data.streams": "shared",
+    "data.window": None,
+    "data.normalise": "none",
+    "refinement.theta": 0.35,
+    "refinement.theta_noise": 1.0,
+    "refinement.probe_share": 0.1,
+    "emulator.chain": "mixed",
+    "emulator.unroll": 1,
+    "emulator.every": 1,
     "network_inputs": [],
 }
-"""Defaults of settings that were added later, which older checkpoints do not have."""
-_ADDED_TO_FORMATS = {"segments": 1}
-"""The same for the keys of `data.format`."""
+"""Settings that were added later, with the values that runs without them had."""
 
 
 def recorded_settings(config: ExperimentConfig, content: str | None = None) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def recorded_settings(config: ExperimentConfig, content: str | None = None) -> d
     without = {"output", "parallel", "name", "comparison", "tracking", "logging"}
     settings = config.model_dump(mode="json", exclude=without)
     settings["training"] = {
-        k: v for k, v in settings["training"].items() if k not in may_change(config)
+        k: v for k, v in settings["training"].items() if k not in _may_change(config)
     }
     # The state of the sampler contains what the stride and the steps determine.
     for key in ("stride", "steps", "in_memory"):
@@ -56,25 +60,13 @@ def recorded_settings(config: ExperimentConfig, content: str | None = None) -> d
         settings["data"]["content"] = content
     if content is None or settings["data"]["file"] is not None:
         settings.get("data", {}).pop("streams", None)
-    return dict(_without_folders(_without_added(settings)))
+    return dict(_without_folders(settings))
 
 
-def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
-    data = settings.get("data")
-    if isinstance(data, dict) and isinstance(data.get("format"), dict):
-        keys = data["format"].items()
-        own = {k: v for k, v in keys if _ADDED_TO_FORMATS.get(k) != v}
-        settings["data"] = {**data, "format": own}
-    for key, default in _ADDED.items():
-        if isinstance(default, dict) and isinstance(settings.get(key), dict):
-            settings[key] = {
-                k: v for k, v in settings[key].items() if k not in default or v != default[k]
-            }
-            if not settings[key]:
-                del settings[key]
-        elif settings.get(key) == default:
-            del settings[key]
-    return settings
+def _may_change(config: ExperimentConfig) -> tuple[str, ...]:
+    """Keys of `training` that a resumed run may change: when it saves, logs and ends."""
+    in_steps = isinstance(config.training, SupervisedTrainingSection)
+    return (*_WHEN, *(_WHEN_IN_STEPS if in_steps else ()))
 
 
 def _without_folders(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +13,14 @@ import numpy as np
 
 from prdp_hpc.config import ExperimentConfig, components, load_config, write_resolved
 from prdp_hpc.console import note
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.distributed.preemption import leave_if_stopped, stop_requested
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.signals import StoppedError, stoppable_loading
 from prdp_hpc.errors import FileError, InputError
 from prdp_hpc.experiments.build import ConfigParts, task_from
+from prdp_hpc.experiments.build import process_mesh as process_mesh
 from prdp_hpc.experiments.initial import initialise
-from prdp_hpc.experiments.meshes import process_mesh as process_mesh
-from prdp_hpc.experiments.recorded import recorded_settings
 from prdp_hpc.experiments.showing import write_sample
 from prdp_hpc.experiments.training import build_trainer, planned
 from prdp_hpc.files import atomic_path, file_errors, write_json
@@ -190,13 +189,13 @@ class PreparedRun:
             "best": self.trainer.best,
             "test": self.trainer.tested,
         }
-        _on_root(self.mesh, lambda: write_json(self.folder / "summary.json", summary))
+        on_root(self.mesh.world, lambda: write_json(self.folder / "summary.json", summary))
         return summary
 
 
 def prepare(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> PreparedRun:
     """Load the data and the last checkpoint of a run, and write what describes it; collective."""
-    _on_root(mesh, lambda: _check_folder(folder, resume))
+    on_root(mesh.world, lambda: _check_folder(folder, resume))
     parts = ConfigParts(config, mesh)
     with _stoppable_loading(mesh, folder):
         task = task_from(config, parts)
@@ -204,12 +203,12 @@ def prepare(config: Config, mesh: ProcessMesh, folder: Path, resume: bool) -> Pr
     source = getattr(config.training, "init_from", None)
     if source is not None:
         initialise(task, source, folder, resume)
-    trainer = build_trainer(config, task, folder, recorded_settings(config, content))
+    trainer = build_trainer(config, task, folder, content)
     if resume:
         trainer.restore()
         _leave_if_stopped(mesh, folder)
     # Written only after the checkpoint was accepted, so that a rejected resume changes no file.
-    _on_root(mesh, lambda: _write_config(config, folder))
+    on_root(mesh.world, lambda: _write_config(config, folder))
     _write_code(mesh, config, folder, resume, content)
     _write_normalisation(task, mesh, folder)
     return PreparedRun(config, mesh, folder, parts, trainer)
@@ -222,7 +221,7 @@ def _write_normalisation(task: Any, mesh: ProcessMesh, folder: Path) -> None:
     network = getattr(task, "network", None)
     if isinstance(network, NormalisedNetwork):
         found = network.as_dict(task.channels)
-        _on_root(mesh, lambda: write_json(folder / "normalisation.json", found))
+        on_root(mesh.world, lambda: write_json(folder / "normalisation.json", found))
 
 
 @contextmanager
@@ -241,7 +240,7 @@ def _stoppable_loading(mesh: ProcessMesh, folder: Path) -> Iterator[None]:
 def _leave_if_stopped(mesh: ProcessMesh, folder: Path) -> None:
     """Exit with code 85 if a signal has arrived while the run was loading; collective."""
     if stop_requested(mesh.world):
-        _on_root(mesh, lambda: note_stop_while_loading(folder))
+        on_root(mesh.world, lambda: note_stop_while_loading(folder))
         leave_if_stopped(mesh.world, "while loading: continue with --resume")
 
 
@@ -256,7 +255,7 @@ def _write_fields(task: Task, mesh: ProcessMesh, folder: Path) -> None:
         with atomic_path(folder / FIELDS) as temporary:
             np.savez(temporary, **found)
 
-    _on_root(mesh, write)
+    on_root(mesh.world, write)
 
 
 def _write_code(
@@ -276,7 +275,7 @@ def _write_code(
                 note(f"{config.name}  {line}")
         write_json(path, now)
 
-    _on_root(mesh, write)
+    on_root(mesh.world, write)
 
 
 def _changed_code(path: Path, now: dict[str, dict[str, str]]) -> Iterator[str]:
@@ -296,6 +295,7 @@ def summarise(config: Config, mesh: ProcessMesh, last: dict[str, Any]) -> dict[s
     return {
         "name": config.name,
         "task": config.task_name,
+        "measure": config.error_name,
         "schedule": config.refinement.schedule_name,
         "seed": config.seed,
         "epochs": last["epoch"],
@@ -322,11 +322,6 @@ def _saved_iterations(config: Config, last: dict[str, Any]) -> float | None:
     forward_solves = last["solves"] - last.get("probe_solves", 0) - adjoint_solves
     full = forward * forward_solves + adjoint * adjoint_solves
     return float(1.0 - (last["forward_iterations"] + last["adjoint_iterations"]) / full)
-
-
-def _on_root(mesh: ProcessMesh, action: Callable[[], None]) -> None:
-    """Run an action on rank 0; if it fails, every rank raises its error. Collective."""
-    call_together(mesh.world, action if mesh.is_root else lambda: None)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:

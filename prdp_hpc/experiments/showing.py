@@ -15,6 +15,7 @@ from prdp_hpc.experiments.field_series import collect
 from prdp_hpc.experiments.members import Members, Trained, load_runs, make_members
 from prdp_hpc.experiments.prediction import Request, request
 from prdp_hpc.experiments.run_folders import member_folders
+from prdp_hpc.experiments.trained import Checkpoint
 from prdp_hpc.metric_names import SAMPLE_FIELDS
 from prdp_hpc.report.field_series import FieldSeries, save_series
 from prdp_hpc.tasks.supervised import SupervisedTask
@@ -31,7 +32,7 @@ def sample_series(
     steps: int | None = None,
     data: str | Path | None = None,
     group: str = "validation",
-    checkpoint: str = "last",
+    checkpoint: Checkpoint = "last",
     components: Sequence[str] = (),
 ) -> tuple[Path, FieldSeries | None]:
     """Predict one sample with one or several runs, see `prdp_hpc.predict`; collective.

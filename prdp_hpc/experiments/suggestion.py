@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prdp_hpc.config import SupervisedConfig, validate
 from prdp_hpc.config.components import Component, fitting_names, resolve
-from prdp_hpc.config.experiment import SupervisedConfig, validate
 from prdp_hpc.config.yaml_files import to_yaml
 from prdp_hpc.errors import InputError
 

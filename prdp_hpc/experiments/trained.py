@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mpi4py import MPI
@@ -28,13 +28,15 @@ from prdp_hpc.networks.precision import in_precision, precision_of
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.settings import CheckpointError
 
+Checkpoint = Literal["last", "best"]
+
 
 def load_network(
     folder: str | Path,
     components: Sequence[str] = (),
     *,
     partition: Partition | None = None,
-    checkpoint: str = "last",
+    checkpoint: Checkpoint = "last",
 ) -> nn.Module:
     """Load the network of a run from a checkpoint.
 
@@ -99,7 +101,10 @@ def load_network(
 
 
 def _network(
-    folder: str | Path, components: Sequence[str], partition: Partition | None, checkpoint: str
+    folder: str | Path,
+    components: Sequence[str],
+    partition: Partition | None,
+    checkpoint: Checkpoint,
 ) -> nn.Module:
     config = trained_config(folder, components, needed=("network.kind",))
     state = trained_state(folder, checkpoint)
@@ -162,7 +167,7 @@ def run_config(
     return validate(content, str(path), path.parent, Imports(own, needed))
 
 
-def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any]:
+def trained_state(folder: str | Path, checkpoint: Checkpoint = "last") -> dict[str, Any]:
     """The state of a run's checkpoint "last" or "best"; raises the errors of `load_network`."""
     if checkpoint not in ("last", "best"):
         raise InputError(f"checkpoint: must be last or best, not {checkpoint!r}")
@@ -182,7 +187,7 @@ def trained_state(folder: str | Path, checkpoint: str = "last") -> dict[str, Any
 
 
 def shared_states(
-    world: MPI.Comm, folders: Sequence[str | Path], checkpoint: str
+    world: MPI.Comm, folders: Sequence[str | Path], checkpoint: Checkpoint
 ) -> list[dict[str, Any]]:
     """The states of runs' checkpoints on all ranks, without what is needed only to train further;
     collective. Raises the errors of `load_network` on all ranks.

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from prdp_hpc.config import ExperimentConfig
 from prdp_hpc.config.slots import made
 from prdp_hpc.config.training import SupervisedTrainingSection
+from prdp_hpc.experiments.recorded import ADDED, recorded_settings
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.early_stopping import EarlyStopping
 from prdp_hpc.training.trainer import Trainer
 
-_WHEN = ("epochs", "checkpoint_every", "keep_checkpoints", "keep_best", "early_stopping")
-_WHEN_IN_STEPS = ("steps", "log_every")
-
 
 def build_trainer(
-    config: ExperimentConfig, task: Task, folder: Path, settings: Mapping[str, Any]
+    config: ExperimentConfig, task: Task, folder: Path, content: str | None
 ) -> Trainer:
-    """The trainer of a config's task. `settings` are those that a resumed run must not change."""
+    """The trainer of a config's task; `content` is the content id of its data."""
     training = config.training
-    checkpoints = Checkpoints(folder / "checkpoints", training.keep_checkpoints, settings)
+    settings = recorded_settings(config, content)
+    checkpoints = Checkpoints(folder / "checkpoints", training.keep_checkpoints, settings, ADDED)
     stopping = training.early_stopping
     in_steps = isinstance(training, SupervisedTrainingSection)
     keys = ("steps", "validate_every", "log_every") if in_steps else ()
@@ -49,9 +46,3 @@ def planned(config: ExperimentConfig) -> str:
     if isinstance(training, SupervisedTrainingSection) and training.steps is not None:
         return f"{training.steps} steps"
     return f"{training.epochs} epochs"
-
-
-def may_change(config: ExperimentConfig) -> tuple[str, ...]:
-    """Keys of `training` that a resumed run may change: when it saves, logs and ends."""
-    in_steps = isinstance(config.training, SupervisedTrainingSection)
-    return (*_WHEN, *(_WHEN_IN_STEPS if in_steps else ()))

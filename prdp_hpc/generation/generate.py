@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prdp_hpc.config import SupervisedConfig
-from prdp_hpc.config.components import component_of, own_keys, resolve
+from prdp_hpc.config.components import resolve
 from prdp_hpc.console import note
 from prdp_hpc.data import GROUPS, TEST, TrajectoryAttributes, TrajectoryWriter
 from prdp_hpc.data.writer import Batch
@@ -21,12 +21,7 @@ from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.generation.streams import InitialStates, OneStream, SampleStreams
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.stepper import (
-    Stepper,
-    attributes,
-    made_stepper,
-    reference_solver,
-)
+from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
 
 SAMPLES_AT_ONCE = 5
 """Number of trajectories that are computed together, which bounds the memory. It does not depend on
@@ -147,8 +142,7 @@ def _started(
     config: SupervisedConfig, grid: Grid, counts: Mapping[str, int]
 ) -> tuple[Stepper, InitialStates]:
     """The PDE with its reference solver, and its initial states; collective."""
-    kind, keys = component_of(config.physics), own_keys(config.physics)
-    stepper: Stepper = made_stepper(kind, config.physics, keys, grid, reference_solver(kind))
+    stepper: Stepper = made_stepper(config.physics, grid)
     return stepper, _initial(config, stepper, counts)
 
 
@@ -163,7 +157,7 @@ def _initial(
 def _identity(config: SupervisedConfig, steps: int) -> tuple[str, str]:
     """The name of the PDE, and a hash of everything that affects the data of a config."""
     pde = resolve("physics", config.physics.pde, Path())
-    code = pde.record().get("sha256")
+    name, code = pde.label, pde.record().get("sha256")
     # Without a test group the hash is the one of versions that did not have this group, and with
     # one stream for the data set it is the one of versions that had only this stream.
     shape = {
@@ -175,7 +169,7 @@ def _identity(config: SupervisedConfig, steps: int) -> tuple[str, str]:
         **({} if config.data.streams == "shared" else {"version": VERSION}),
     }
     text = json.dumps(shape, sort_keys=True, default=str)
-    return pde.label, hashlib.sha256(text.encode()).hexdigest()[:12]
+    return name, hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import Boundary
 from prdp_hpc.petsc import PETSc
 
 OwnershipRanges = Sequence[Sequence[int]]
@@ -20,13 +21,13 @@ class Layout(NamedTuple):
     """The properties that a grid copies from a DMDA; axes in torch's order, reverse of PETSc's."""
 
     shape: tuple[int, ...]
-    boundary: tuple[str, ...]
+    boundary: tuple[Boundary, ...]
     ownership_ranges: tuple[tuple[int, ...], ...]
 
 
 def create_dmda(
     shape: tuple[int, ...],
-    boundary: tuple[str, ...],
+    boundary: tuple[Boundary, ...],
     comm: MPI.Comm,
     ownership_ranges: OwnershipRanges | None,
 ) -> Any:
@@ -88,7 +89,7 @@ def validate_ownership_ranges(
     return None
 
 
-def layout_of(dm: Any, boundary: str | Sequence[str]) -> Layout:
+def layout_of(dm: Any, boundary: Boundary | Sequence[Boundary]) -> Layout:
     """The layout of a user's DMDA; `boundary` is that of the axes that are not periodic.
 
     Raises

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid.partition import BOUNDARIES
+from prdp_hpc.grid.partition import BOUNDARIES, Boundary
 from prdp_hpc.grid.sides import ENDS, End
 
 
@@ -21,7 +21,7 @@ class GridGeometry:
     """Points and sides of a grid and of this rank's part of it; see `Grid`."""
 
     shape: tuple[int, ...]
-    boundary: tuple[str, ...]
+    boundary: tuple[Boundary, ...]
     length: tuple[float, ...]
     spacing: tuple[float, ...]
     local_shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class GridGeometry:
     def __init__(
         self,
         shape: Sequence[int],
-        boundary: str | Sequence[str],
+        boundary: Boundary | Sequence[Boundary],
         length: float | Sequence[float],
     ) -> None:
         self.shape = tuple(int(n) for n in shape)
@@ -159,7 +159,7 @@ def _as_float(length: Any) -> float:
 
 
 def validate_geometry(
-    shape: Sequence[int], boundary: str | Sequence[str], length: float | Sequence[float]
+    shape: Sequence[int], boundary: Boundary | Sequence[Boundary], length: float | Sequence[float]
 ) -> ValueError | None:
     """The error for a grid that cannot be made, or None."""
     if (

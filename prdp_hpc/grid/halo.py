@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -221,3 +221,19 @@ def _memory_format(fields: Tensor) -> torch.memory_format:
     if last is None or fields.is_contiguous() or not fields.is_contiguous(memory_format=last):
         return torch.contiguous_format
     return last
+
+
+_ENDS = {-1: slice(None, -2), 0: slice(1, -1), 1: slice(2, None)}
+
+
+def moved(dim: int, shifts: Mapping[int, int]) -> tuple[slice, ...]:
+    """Slices that select, from an array with one halo layer on each of its last `dim` axes, the
+    points shifted by −1, 0 or 1 along some axes.
+    """
+    return tuple(_ENDS[shifts.get(axis, 0)] for axis in range(dim))
+
+
+def neighbour(padded: Tensor, dim: int, shifts: Mapping[int, int]) -> Tensor:
+    """Fields `(..., *(n + 2))` shifted by −1, 0 or 1 along some axes of the grid: `(..., *n)`."""
+    index: Any = (Ellipsis, *moved(dim, shifts))
+    return padded[index]

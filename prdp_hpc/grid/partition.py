@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch.distributed as dist
 from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
 
-BOUNDARIES = ("dirichlet", "neumann", "periodic")
+Boundary = Literal["dirichlet", "neumann", "periodic"]
+BOUNDARIES: tuple[Boundary, ...] = get_args(Boundary)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Partition:
     """
 
     ownership_ranges: tuple[tuple[int, ...], ...]
-    boundary: tuple[str, ...]
+    boundary: tuple[Boundary, ...]
     comm: MPI.Comm = field(default_factory=lambda: MPI.COMM_SELF, compare=False)
     group: dist.ProcessGroup | None = field(default=None, compare=False)
     dim: int = field(init=False, compare=False)
@@ -56,7 +58,7 @@ class Partition:
         object.__setattr__(self, "local_shape", tuple(part.stop - part.start for part in own))
 
     @classmethod
-    def whole(cls, shape: Sequence[int], boundary: str | Sequence[str]) -> Partition:
+    def whole(cls, shape: Sequence[int], boundary: Boundary | Sequence[Boundary]) -> Partition:
         """The partition of one rank; raises `InputError` for an unknown boundary, or a wrong number
         of them.
         """

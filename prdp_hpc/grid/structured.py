@@ -29,7 +29,7 @@ from prdp_hpc.grid.dmda import (
 from prdp_hpc.grid.geometry import GridGeometry, validate_geometry
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
-from prdp_hpc.grid.partition import Partition
+from prdp_hpc.grid.partition import Boundary, Partition
 from prdp_hpc.grid.whole_fields import WholeFields, validate_local
 
 
@@ -109,7 +109,7 @@ class Grid(GridGeometry):
     def __init__(
         self,
         shape: Sequence[int],
-        boundary: str | Sequence[str] = "dirichlet",
+        boundary: Boundary | Sequence[Boundary] = "dirichlet",
         comm: MPI.Comm | None = None,
         length: float | Sequence[float] = 1.0,
         group: dist.ProcessGroup | None = None,
@@ -138,7 +138,7 @@ class Grid(GridGeometry):
     def from_dm(
         cls,
         dm: Any,
-        boundary: str | Sequence[str] = "dirichlet",
+        boundary: Boundary | Sequence[Boundary] = "dirichlet",
         length: float | Sequence[float] = 1.0,
         group: dist.ProcessGroup | None = None,
     ) -> Grid:

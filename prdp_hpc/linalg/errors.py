@@ -142,26 +142,22 @@ def too_coarse(direction: str, method: str, iteration: int, level: object) -> So
 
 
 def lost_residual(
-    direction: str, method: str, residual: float, iteration: int, level: object
+    direction: str, method: str, residual: float, iteration: int, level: object, normal: bool
 ) -> SolveError:
-    """The error for a residual that a method tested and that is not that of the solution."""
-    return SolveError(
-        f"{direction} solve with {method} at level {level}: after {iteration} iterations the "
-        f"residual of the solution is {residual:.2g} of the right-hand side, unlike the residual "
-        "that this method tested: loosen rtol, or use another ksp ('cg', 'gmres', 'bcgs') or pc",
-        iteration=iteration,
+    """The error for a residual that a method tested and that is not that of the solution; `normal`:
+    it tested that of the normal equations.
+    """
+    found = f"the residual of the solution is {residual:.2g} of the right-hand side"
+    what = (
+        f"Aᵀ (b − A x), which this method tests, is small, but {found}: tighten rtol, or use "
+        "ksp='gmres' or 'bcgs'; a singular matrix needs its nullspace declared (nullspace=, "
+        "left_nullspace=)"
+        if normal
+        else f"{found}, unlike the residual that this method tested: loosen rtol, or use another "
+        "ksp ('cg', 'gmres', 'bcgs') or pc"
     )
-
-
-def small_in_normal_equations(
-    direction: str, method: str, residual: float, iteration: int, level: object
-) -> SolveError:
-    """The error for a residual that is small only in the normal equations."""
     return SolveError(
-        f"{direction} solve with {method} at level {level}: after {iteration} iterations Aᵀ (b − A "
-        f"x), which this method tests, is small, but the residual is {residual:.2g} of the "
-        "right-hand side: tighten rtol, or use ksp='gmres' or 'bcgs'; a singular matrix needs its "
-        "nullspace declared (nullspace=, left_nullspace=)",
+        f"{direction} solve with {method} at level {level}: after {iteration} iterations {what}",
         iteration=iteration,
     )
 

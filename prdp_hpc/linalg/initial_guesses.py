@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -138,13 +138,14 @@ def _checked(sample: Any) -> Sample:
     raise InputError(f"solver.samples must be integers or strings, not {sample!r}")
 
 
-INITIAL_GUESSES = ("zero", "state", "last")
+InitialGuess = Literal["zero", "state", "last"]
+INITIAL_GUESSES: tuple[InitialGuess, ...] = get_args(InitialGuess)
 
 
 class InitialGuesses:
     """The part of `Solver` that chooses initial guesses and keeps the last solutions."""
 
-    def __init__(self, initial_guess: str) -> None:
+    def __init__(self, initial_guess: InitialGuess) -> None:
         self.initial_guess = checked_guess(initial_guess)
         self._last = LastSolutions()
         self._samples: SampleNames | None = None
@@ -223,7 +224,7 @@ def recollection_of(
         return None, error
 
 
-def checked_guess(name: str) -> str:
+def checked_guess(name: InitialGuess) -> InitialGuess:
     """Return the name of a kind of initial guess, or raise an InputError."""
     if name not in INITIAL_GUESSES:
         raise InputError(f"initial_guess must be one of {', '.join(INITIAL_GUESSES)}, not {name!r}")

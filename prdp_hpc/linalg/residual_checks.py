@@ -205,8 +205,9 @@ class ResidualChecks(ABC):
         lost = self._lost(direction, right, result, whole)
         if lost is not None:
             is_normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
-            error = errors.small_in_normal_equations if is_normal else errors.lost_residual
-            raise error(direction.name, self.method, lost, iterations, direction.level)
+            raise errors.lost_residual(
+                direction.name, self.method, lost, iterations, direction.level, is_normal
+            )
 
     def _lost(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers

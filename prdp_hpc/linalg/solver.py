@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.adopted_ksp import check_adoptable, level_of
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
-from prdp_hpc.linalg.initial_guesses import InitialGuesses, checked_guess
+from prdp_hpc.linalg.initial_guesses import InitialGuess, InitialGuesses, checked_guess
 from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import (
@@ -29,7 +29,8 @@ from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
 from prdp_hpc.linalg.solver_levels import register
 
-DIFFERENTIATIONS = ("implicit", "unrolled")
+Differentiation = Literal["implicit", "unrolled"]
+DIFFERENTIATIONS: tuple[Differentiation, ...] = get_args(Differentiation)
 
 
 class Solver(InitialGuesses):
@@ -124,11 +125,11 @@ class Solver(InitialGuesses):
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
         petsc_options: Mapping[str, Any] | None = None,
-        differentiation: str = "implicit",
+        differentiation: Differentiation = "implicit",
         options_prefix: str | None = None,
         lag_preconditioner: Lag = None,
-        initial_guess: str = "zero",
-        precision: str = "float64",
+        initial_guess: InitialGuess = "zero",
+        precision: Literal["float64", "float32"] = "float64",
     ) -> None:
         if not (isinstance(differentiation, str) and differentiation in DIFFERENTIATIONS):
             raise InputError(
@@ -176,7 +177,7 @@ class Solver(InitialGuesses):
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
         lag_preconditioner: Lag = None,
-        initial_guess: str = "zero",
+        initial_guess: InitialGuess = "zero",
     ) -> Solver:
         """Make a solver from a petsc4py KSP that the user configured, for one operator.
 

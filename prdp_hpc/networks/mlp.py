@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.networks.activations import activation_of
+from prdp_hpc.networks.activations import Activation, activation_of
 
 
 class MLP(nn.Module):
@@ -57,14 +57,18 @@ class MLP(nn.Module):
         in_channels: int,
         out_channels: int,
         hidden: Sequence[int],
-        activation: str = "relu",
+        activation: Activation = "relu",
     ) -> MLP:
         """Make the perceptron for whole fields of a grid."""
         points = math.prod(partition.shape)
         return cls(in_channels * points, out_channels * points, hidden, activation)
 
     def __init__(
-        self, in_features: int, out_features: int, hidden: Sequence[int], activation: str = "relu"
+        self,
+        in_features: int,
+        out_features: int,
+        hidden: Sequence[int],
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         widths = [in_features, *hidden, out_features]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.networks.activations import activation_of
+from prdp_hpc.networks.activations import Activation, activation_of
 from prdp_hpc.networks.convolutions import (
     CONVOLUTIONS,
     Convolution,
@@ -78,7 +78,7 @@ class ResNet(nn.Module):
         out_channels: int,
         channels: int = 64,
         blocks: int = 3,
-        activation: str = "relu",
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, channels, blocks) < 1:
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, partition: Partition, channels: int, activation: str) -> None:
+    def __init__(self, partition: Partition, channels: int, activation: Activation) -> None:
         super().__init__()
         self.first = Convolution(partition, channels, channels)
         self.second = Convolution(partition, channels, channels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.networks.activations import activation_of
+from prdp_hpc.networks.activations import Activation, activation_of
 from prdp_hpc.networks.convolutions import (
     CONVOLUTIONS,
     Convolution,
@@ -85,7 +85,7 @@ class UNet(nn.Module):
         out_channels: int,
         channels: int = 32,
         depth: int = 3,
-        activation: str = "relu",
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         if min(in_channels, out_channels, channels, depth) < 1:
@@ -137,7 +137,7 @@ class _Level(nn.Sequential):
     """Convolution, normalisation and activation, twice."""
 
     def __init__(
-        self, partition: Partition, in_channels: int, channels: int, activation: str
+        self, partition: Partition, in_channels: int, channels: int, activation: Activation
     ) -> None:
         groups = math.gcd(GROUPS, channels)
         layers: list[nn.Module] = []

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.halo import moved, neighbour
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import (
     ColouredJacobian,
@@ -24,7 +25,6 @@ from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.newton import newton_solver
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
-from prdp_hpc.physics.shifts import moved, neighbour
 from prdp_hpc.physics.velocity_walls import VelocityWalls
 
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.distributed.transport import all_reduce_sum
+from prdp_hpc.grid.halo import neighbour
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix
 from prdp_hpc.linalg.memory import HOST, Constant, Memory, viewed
 from prdp_hpc.linalg.torch_petsc import placed, to_memory
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.fourier import FourierTransform
-from prdp_hpc.physics.shifts import neighbour
 
 Array = NDArray[np.float64]
 

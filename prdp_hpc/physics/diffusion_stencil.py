@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.autograd.linear_map import LinearMap
+from prdp_hpc.grid.halo import moved
 from prdp_hpc.grid.sides import End
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
 from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.face_means import FaceMean, FaceMeans
-from prdp_hpc.physics.shifts import moved
 from prdp_hpc.physics.side_conditions import SideConditions
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.grid.halo import neighbour
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.heat import Heat
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper
 from prdp_hpc.physics.poisson import Poisson
-from prdp_hpc.physics.shifts import neighbour
 from prdp_hpc.physics.staggered import StaggeredOperator, StaggeredSystem
 
 SMOOTHING = 3e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -26,3 +27,14 @@ def not_one_number(name: str, value: Any) -> InputError | None:
 def as_float(value: Any) -> float:
     """Such an argument as a float, without its gradient."""
     return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def checked_dt(dt: float | Tensor) -> float | Tensor:
+    """Return a time step, a float or a tensor; InputError unless it is positive and finite."""
+    error = not_one_number("the time step dt", dt)
+    if error is not None:
+        raise error
+    number = as_float(dt)
+    if not 0 < number < math.inf:
+        raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
+    return dt if isinstance(dt, Tensor) else number

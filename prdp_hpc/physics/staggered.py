@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.halo import moved, neighbour
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix
@@ -24,7 +25,6 @@ from prdp_hpc.physics.constraint import (
     DifferentiableConstraint,
     PeriodicStokes,
 )
-from prdp_hpc.physics.shifts import moved, neighbour
 
 Indices = NDArray[np.int32]
 

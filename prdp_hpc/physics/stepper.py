@@ -95,14 +95,15 @@ class Stepper(Protocol):
         ...
 
 
-def made_stepper(kind: Any, section: Any, keys: dict[str, Any], grid: Grid, solver: Solver) -> Any:
-    """Make the stepper of a config's section; collective.
-
-    `kind` is its class, `keys` are the keys of the section except the one for the class.
+def made_stepper(section: Any, grid: Grid, solver: Solver | NonlinearSolver | None = None) -> Any:
+    """Make the stepper of a config's section `physics`, by default with the solver of its reference
+    solutions; collective.
     """
+    kind = section.component_loader()
+    solver = reference_solver(kind) if solver is None else solver
     if hasattr(kind, "from_config"):
         return kind.from_config(section, grid, solver)
-    return kind(grid, solver, **keys)
+    return kind(grid, solver, **section.own_keys())
 
 
 def initial_states(

@@ -12,7 +12,6 @@ evaluates conditions and sources.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.physics.real_numbers import as_float, not_one_number
+from prdp_hpc.physics.real_numbers import as_float, checked_dt, not_one_number
 
 Length = float | Tensor
 Pair = tuple[Tensor, Tensor]
@@ -310,17 +309,6 @@ class CNAB2(_Imex):
 def extrapolated(u: Tensor, between: Tensor, theta: float) -> Tensor:
     """`u + (w − u) / θ`; w itself for θ = 1."""
     return between if theta == 1.0 else u + (between - u) / theta
-
-
-def checked_dt(dt: Length) -> Length:
-    """Return a time step, a float or a tensor; InputError unless it is positive and finite."""
-    error = not_one_number("the time step dt", dt)
-    if error is not None:
-        raise error
-    number = as_float(dt)
-    if not 0 < number < math.inf:
-        raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
-    return dt if isinstance(dt, Tensor) else number
 
 
 def checked_theta(theta: float) -> float:

@@ -201,7 +201,7 @@ def workload_of(
         raise InputError("network.kind: does not define its layers, and none were measured")
     dim, boundary = len(config.grid.shape), config.grid.boundary
     count = level_iterations(config.refinement, iterations)
-    network_steps, solver_steps = _steps(config)
+    network_steps, solver_steps = config.sample_steps
     states = (config.data.train + config.data.validation) * (config.generated_steps + 1)
     if getattr(config.data, "in_memory", "auto") is False:
         states = 0
@@ -263,14 +263,6 @@ def level_iterations(refinement: RefinementSection, given: int | None) -> int:
         "the levels of refinement are tolerances: give --iterations, the number of iterations per "
         "solve"
     )
-
-
-def _steps(config: SupervisedConfig) -> tuple[int, int]:
-    """The steps of the network and of the solver per training sample."""
-    emulator, corrector = (getattr(config, name, None) for name in ("emulator", "corrector"))
-    if emulator is not None:
-        return emulator.unroll, emulator.solver_steps
-    return (1, 1) if corrector is None else (corrector.unroll, corrector.unroll)
 
 
 def _krylov(config: SupervisedConfig, iterations: int) -> float:

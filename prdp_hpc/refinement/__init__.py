@@ -13,7 +13,12 @@ from prdp_hpc.refinement.ladders import (
     looser,
 )
 from prdp_hpc.refinement.probing import Measure, MeasuredGradient, ProbingSchedule, is_probing
-from prdp_hpc.refinement.schedules import ConstantSchedule, ManualSchedule, Schedule
+from prdp_hpc.refinement.schedules import (
+    ConstantSchedule,
+    ManualSchedule,
+    Schedule,
+    check_schedule,
+)
 
 __all__ = [
     "ConstantSchedule",
@@ -32,6 +37,7 @@ __all__ = [
     "Schedule",
     "ToleranceLadder",
     "check_level",
+    "check_schedule",
     "is_probing",
     "looser",
 ]

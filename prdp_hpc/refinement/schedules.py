@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.refinement.coordinator import checked_error
 from prdp_hpc.refinement.ladders import Level, check_level
 
@@ -34,6 +34,12 @@ class Schedule(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         ...
+
+
+def check_schedule(schedule: object) -> None:
+    """Raise `InputError` for an object that lacks what a trainer needs of a schedule."""
+    needed = ("level", "adjoint_level", "observe", "state_dict", "load_state_dict")
+    check_members("schedule", schedule, needed, "a schedule, e.g. a Coordinator")
 
 
 class ManualSchedule:

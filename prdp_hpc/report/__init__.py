@@ -15,7 +15,7 @@ from prdp_hpc.report.field_series import has_sample, load_sample
 from prdp_hpc.report.figures import plot_run, plot_runs
 from prdp_hpc.report.gradients import gradients_table, plot_gradients
 from prdp_hpc.report.inversion_figure import has_fields, plot_inversion
-from prdp_hpc.report.inversion_table import inversion_table
+from prdp_hpc.report.inversion_table import has_inversion_metrics, inversion_table
 from prdp_hpc.report.paper import paper_markdown, paper_table
 from prdp_hpc.report.runs import ReportError, RunRecord, load_run, read_metrics
 from prdp_hpc.report.tables import comparison_table, run_table
@@ -30,6 +30,7 @@ __all__ = [
     "cost_at_final_level",
     "gradients_table",
     "has_fields",
+    "has_inversion_metrics",
     "has_sample",
     "inversion_table",
     "is_comparison",

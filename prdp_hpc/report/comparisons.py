@@ -106,7 +106,8 @@ def compare_runs(
     """Compute the content of `comparison.json` from finished runs, one per seed of each variant.
 
     `variants` contains the `Statistics` of each variant: all errors, the final level, iterations
-    and seconds. `error_group` is the group of samples whose errors are compared: "test", evaluated
+    and seconds. `measure` is "error", or the name of an error that is not one of samples.
+    `error_group` is the group of samples whose errors are compared: "test", evaluated
     once at the end of each run, if the data have this group, otherwise "validation". Errors are
     equal if the mean of PRDP's is at most 10 % above the mean of full refinement's; errors that are
     not finite are never equal. `error_intervals` are bootstrap intervals of the ratios, see
@@ -135,6 +136,7 @@ def compare_runs(
     return {
         "name": name,
         "task": _summary(variants["prdp"][0])["task"],
+        "measure": _summary(variants["prdp"][0]).get("measure", "error"),
         "seeds": list(seeds),
         "epochs": _summary(variants["prdp"][0])["epochs"],
         "error_group": "test" if deciding_error(table) == "test_error" else "validation",

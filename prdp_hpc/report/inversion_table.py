@@ -37,6 +37,12 @@ def inversion_table(content: Mapping[str, Any], runs: Mapping[str, Sequence[RunR
     return Report([title, table, _verdicts(means, known)])
 
 
+def has_inversion_metrics(runs: Mapping[str, Sequence[RunRecord]]) -> bool:
+    """Whether the runs have the metrics of an inversion, which its table shows."""
+    summaries = [run.summary or {} for some in runs.values() for run in some]
+    return all({"misfit", "set_ups"} <= summary.keys() for summary in summaries)
+
+
 def _means(runs: Sequence[RunRecord]) -> dict[str, float]:
     summaries = [run.summary or {} for run in runs]
     keys = [key for key, value in summaries[0].items() if _is_number(value)]

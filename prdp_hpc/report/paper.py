@@ -14,6 +14,7 @@ from prdp_hpc.report.tables import (
     interval_text,
     label,
     outcomes,
+    own_error,
 )
 
 Result = Mapping[str, Any]
@@ -93,7 +94,7 @@ def _schedule_rows(
         _percent(found[key]["mean"]) for key in ("progressive_refinement", "incomplete_convergence")
     ]
     key, rows = error_key(result), []
-    tested = result["task"] == "inverse" or result.get("error_group") == "test"
+    tested = own_error(result) is not None or result.get("error_group") == "test"
     for other in found["savings"]:
         ours, theirs = (result["variants"][variant][key] for variant in (schedule, other))
         first = other == "full"

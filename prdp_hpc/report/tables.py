@@ -119,8 +119,9 @@ def error_columns(comparison: Mapping[str, Any]) -> dict[str, str]:
     """The errors that have a column, with their headings: that of the schedule, and that of the
     last step if it differs.
     """
-    if comparison["task"] == "inverse":
-        return {"error": "parameter error"}
+    own = own_error(comparison)
+    if own is not None:
+        return {"error": own}
     found = comparison["variants"]["prdp"]
     test = {"test_error": "test error"} if comparison.get("error_group") == "test" else {}
     last = _steps(found)[-1:]
@@ -191,9 +192,16 @@ def _verdicts(comparison: Mapping[str, Any], schedule: str, found: Mapping[str, 
 
 
 def _compared(comparison: Mapping[str, Any]) -> str:
-    if comparison["task"] == "inverse" or "error_group" not in comparison:
-        return "error"
+    own = own_error(comparison)
+    if own is not None or "error_group" not in comparison:
+        return own or "error"
     return f"{comparison['error_group']} error"
+
+
+def own_error(comparison: Mapping[str, Any]) -> str | None:
+    """The name of an error that is not one of samples; None for errors of samples."""
+    name = comparison.get("measure", "error")
+    return None if name == "error" else str(name)
 
 
 def _words(key: str) -> str:

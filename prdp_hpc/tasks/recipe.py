@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.tasks.losses import FieldLoss, Loss, Squared
 
-PRECISIONS = ("float32", "float64", "bfloat16")
+Precision = Literal["float32", "float64", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DECAYED = ("all", "weights")
 
 
@@ -112,16 +114,16 @@ class Recipe:
     optimizer: Callable[..., torch.optim.Optimizer] = adam
     rate: Callable[[int], float] = field(default_factory=exponential)
     loss: Loss | FieldLoss = field(default_factory=Squared)
-    precision: str = "float32"
+    precision: Precision = "float32"
     seed: int = 1
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None
     warmup_steps: int = 0
     clip_norm: float | None = None
     accumulate: int = 1
     ema: float | None = None
-    weight_decay_on: str = "all"
+    weight_decay_on: Literal["all", "weights"] = "all"
     compile: bool | str = False
-    checkpoint_activations: bool | str = False
+    checkpoint_activations: bool | Literal["steps"] = False
 
     def __post_init__(self) -> None:
         for key, wrong, wanted in (

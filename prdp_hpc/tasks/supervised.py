@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from prdp_hpc.data import TrajectoryDataset, share
 from prdp_hpc.data.samples import Ids
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.networks.precision import in_precision
 from prdp_hpc.physics.stepper import Stepper
 from prdp_hpc.tasks.forward import prepare_forward
@@ -121,6 +121,7 @@ class SupervisedTask(Validation, TrainingStep):
         recipe: Recipe | None = None,
         inputs: Tensor | None = None,
     ) -> None:
+        _check_kinds(stepper, network, data, mesh, recipe)
         recipe = recipe or Recipe()
         self.solver, self.stopwatch = stepper.solver, Stopwatch(stepper.solver, mesh.device)
         self.mesh, self.grid, self.stepper, self.recipe = mesh, stepper.grid, stepper, recipe
@@ -237,6 +238,18 @@ def channel_names(stepper: Stepper, count: int) -> tuple[str, ...]:
     if len(names) == count:
         return names
     return tuple(f"{names[0]}_{number}" for number in range(1, count + 1))
+
+
+def _check_kinds(stepper: Any, network: Any, data: Any, mesh: Any, recipe: Any) -> None:
+    """Raise `InputError` for an argument of another kind than it must be."""
+    check_members(
+        "stepper", stepper, ("__call__", "channels", "grid", "solver"), "a PDE, see Stepper"
+    )
+    check_members("network", network, ("forward", "parameters"), "a torch.nn.Module")
+    check_members("data", data, ("steps", "count", "read"), "a data set, e.g. TrajectoryFile(path)")
+    check_members("mesh", mesh, ("grid_comm", "data_parallel"), "a ProcessMesh")
+    if recipe is not None:
+        check_members("recipe", recipe, ("batch_size", "optimizer"), "a Recipe")
 
 
 def _limit_threads(network: nn.Module, points: int, batch_size: int) -> None:

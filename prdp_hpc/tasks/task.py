@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import check_members
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Solver, SolveReport
 from prdp_hpc.tasks.recipe import Recipe
@@ -159,6 +160,12 @@ class Task(Protocol):
     def close(self) -> None:
         """Close open files."""
         ...
+
+
+def check_task(task: object) -> None:
+    """Raise `InputError` for an object that lacks what a trainer needs of a task."""
+    needed = ("mesh", "solver", "stopwatch", "validate", "state_dict", "load_state_dict", "close")
+    check_members("task", task, needed, "a task, e.g. an Emulator")
 
 
 class Parts(Protocol):

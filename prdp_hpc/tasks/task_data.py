@@ -11,7 +11,16 @@ from mpi4py import MPI
 from torch import Tensor, nn
 
 from prdp_hpc.console import note
-from prdp_hpc.data import TEST, DataError, TrajectoryDataset, Windows, share, windowed
+from prdp_hpc.data import (
+    TEST,
+    DataError,
+    TrajectoryArrays,
+    TrajectoryDataset,
+    Windows,
+    check_agreement,
+    share,
+    windowed,
+)
 from prdp_hpc.data.free_memory import SHARE, free_address_space, free_bytes
 from prdp_hpc.data.group_reader import GroupReader
 from prdp_hpc.data.moments import combined, group_moments
@@ -23,7 +32,7 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks.normalised import NormalisedNetwork
-from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.physics.stepper import Stepper, attributes
 
 EVALUATED_BYTES = 2**24
 """Bytes of the states that a rank evaluates at once, which bounds the memory of a validation."""
@@ -63,6 +72,13 @@ class TaskData:
         self._grid: Grid = stepper.grid
         needed = self.data.window or window
         call_together(mesh.world, lambda: self._check_sizes(window, needed, steps))
+        numbers, inner = attributes(stepper), self.data.data
+        call_together(
+            mesh.world,
+            lambda: check_agreement(inner, numbers, self._grid.shape, self._grid.spacing),
+        )
+        if isinstance(inner, TrajectoryArrays):
+            inner.check_equal(mesh.world)
         self.first = call_together(mesh.world, lambda: self._first_state(stepper))
         self._budget = self._memory()
         self._thread: ReadingThread | None = None

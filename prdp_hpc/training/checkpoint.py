@@ -47,6 +47,9 @@ class Checkpoints:
     settings : mapping, optional
         Nested settings, as in a config, that must be equal in a checkpoint and in the run that
         loads it. Default: settings are not checked.
+    added : mapping, optional
+        Settings that checkpoints of earlier versions do not have, with the values that they had,
+        e.g. `{"training.ema": None}`. Default: none.
 
     Attributes
     ----------
@@ -71,13 +74,18 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: str | Path, keep: int = 2, settings: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        keep: int = 2,
+        settings: Mapping[str, Any] | None = None,
+        added: Mapping[str, Any] | None = None,
     ) -> None:
         if keep < 1:
             raise InputError(f"keep must be at least 1, not {keep}")
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)
+        self._added = added
         self.saved = (-1, 0)
         self._best: dict[str, Any] | None = None
         self._writer = BackgroundWriter()
@@ -361,7 +369,7 @@ class Checkpoints:
                     "this run; start the run again"
                 )
             try:
-                check_fit(json.loads(saved), json.loads(self.fingerprint))
+                check_fit(json.loads(saved), json.loads(self.fingerprint), self._added)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
         return content

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from prdp_hpc.console import note
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import write_json
@@ -58,7 +58,7 @@ def note_start_together(
     """
     epoch, step = place
     start = partial(note_start, Path(folder), epoch, step, resumed)
-    message = call_together(mesh.world, start if mesh.is_root else lambda: None)
+    message = on_root(mesh.world, start)
     if message is not None:
         note(f"{label}  {message}")
     where = f"continues after epoch {epoch}, step {step}" if any(place) else "starts"

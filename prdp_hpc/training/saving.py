@@ -11,7 +11,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.distributed.broadcast import broadcast
-from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.containers import KeyPath
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.refinement import Schedule
@@ -65,9 +65,7 @@ class Saving:
         """
         world, checkpoints = self._mesh.world, self._checkpoints
         # Only rank 0 reads the file, once, and sends each rank what it needs.
-        state = call_together(
-            world, checkpoints.load_latest if self._mesh.is_root else lambda: None
-        )
+        state = on_root(world, checkpoints.load_latest)
         place = world.bcast(None if state is None else (state["epoch"], state["step"]))
         if place is None:
             return None
@@ -137,7 +135,7 @@ class Saving:
             path = self._checkpoints.save_soon(place[0], whole, place[1], first=first)
             LOGGER.info("checkpoint %s", path)
 
-        call_together(self._mesh.world, save if self._mesh.is_root else lambda: None)
+        on_root(self._mesh.world, save)
 
     def keep_best(self, task: Task, step: int, row: Mapping[str, Any]) -> None:
         """Keep the state after a validation if its error is the lowest so far; collective."""
@@ -151,7 +149,7 @@ class Saving:
         kept = {key: value for key, value in task_state.items() if key not in _OF_TRAINING}
         state = {"task": kept, "best": self.best}
         keep = partial(self._checkpoints.keep_best, epoch, state, rest)
-        call_together(self._mesh.world, keep if self._mesh.is_root else lambda: None)
+        on_root(self._mesh.world, keep)
 
     def restore_best(self, state: Mapping[str, Any]) -> None:
         """Continue from the lowest error of an earlier start; collective.

@@ -34,13 +34,18 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return to_json(dict(sorted(flat_settings(settings).items())))
 
 
-def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_fit(
+    saved: Mapping[str, Any], now: Mapping[str, Any], added: Mapping[str, Any] | None = None
+) -> None:
     """Compare two flat dicts of settings; raise `CheckpointError` with all keys that differ.
+
+    `added`: settings that older checkpoints do not have, with the values that they had.
 
     If both have the content id of the data, the file may have been moved. Checkpoints of version
     0.1 do not have it, so for them the path must be the same.
     """
     ignored = FILE if CONTENT in saved and CONTENT in now else CONTENT
+    saved = _completed(saved, now, added or {})
     differing = [
         key
         for key in sorted({*saved, *now} - {ignored})
@@ -55,6 +60,21 @@ def check_fit(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"was saved with other settings ({shown}); restore them, or start a run with another "
             "name"
         )
+
+
+def _completed(
+    saved: Mapping[str, Any], now: Mapping[str, Any], added: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a checkpoint, with those of `added` that it lacks and that exist now."""
+    return {
+        **{k: v for k, v in added.items() if _contains(now, k) and not _contains(saved, k)},
+        **saved,
+    }
+
+
+def _contains(settings: Mapping[str, Any], key: str) -> bool:
+    """Whether flat settings have a key, or keys below it."""
+    return any(other == key or other.startswith(f"{key}.") for other in settings)
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

@@ -14,8 +14,8 @@ from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.linalg.garbage import free_dropped_objects
 from prdp_hpc.logs import LOGGER
-from prdp_hpc.refinement import Schedule, is_probing
-from prdp_hpc.tasks.task import Task
+from prdp_hpc.refinement import Schedule, check_schedule, is_probing
+from prdp_hpc.tasks.task import Task, check_task
 from prdp_hpc.training.allocation import keep_freed_memory
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
@@ -140,19 +140,15 @@ class Trainer:
     _output: RunOutput = field(init=False)
 
     def __post_init__(self) -> None:
+        check_task(self.task)
+        check_schedule(self.schedule)
         self.folder = Path(self.folder)
         self.label = self.label or self.folder.name
         if self.checkpoints is None:
             self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self._probes = Probes(self.task, self.schedule) if is_probing(self.schedule) else None
-        self._time = Clock(
-            self.task,
-            self.epochs,
-            self.steps,
-            self.validate_every,
-            self.checkpoint_every,
-            self.log_every,
-        )
+        every = self.validate_every, self.checkpoint_every
+        self._time = Clock(self.task, self.epochs, self.steps, *every, self.log_every)
         self._saving = Saving(self.task, self.checkpoints, self._time, self.clock, self.keep_best)
         self._measures = Measures(self.task, self._probes)
 

@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from prdp_hpc import cli
-from prdp_hpc.commands.starting import STEPPED, Choices, starting_config
+from prdp_hpc.commands.starting import Choices, starting_config
 from prdp_hpc.config import load_config
 from prdp_hpc.errors import InputError
 
 STEPPED_CASES = [
     (task, pde, dimension)
     for task in ("emulator", "corrector")
-    for pde in STEPPED
+    for pde in Choices(task).pdes
     for dimension in ((2,) if pde == "navier_stokes" else (1, 2, 3))
 ]
 OTHER_CASES = [

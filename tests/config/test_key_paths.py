@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from prdp_hpc.config import ConfigError, Paper, validate
-from prdp_hpc.config.experiment import validated
+from prdp_hpc.config.errors import validated
 from prdp_hpc.config.models import Section
 from prdp_hpc.config.site import Site
 

@@ -77,6 +77,16 @@ def test_the_wording_is_plain(page):
 
 
 @EACH
+def test_every_file_that_a_page_names_exists(page):
+    """By its path in the repository; the changelog may name files of earlier versions."""
+    if page.path.name == "CHANGELOG.md":
+        return
+    folders = "prdp_hpc|tools|benchmarks|jobs|docker|tests|examples|configs|recipes"
+    named = re.findall(rf"`((?:{folders})/[\w/]+\.\w+)`", page.path.read_text(encoding="utf-8"))
+    assert not [path for path in named if not (pages.ROOT / path).exists()]
+
+
+@EACH
 def test_every_link_and_anchor_resolves(page):
     missing = [link for link in page.links if not _resolves(page, link)]
     assert not missing

@@ -17,8 +17,7 @@ from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.shards import is_shard, local, whole
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task
-from prdp_hpc.experiments.meshes import process_mesh
+from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task, process_mesh
 from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.tasks.emulator import Emulator
 from prdp_hpc.training.random_states import random_state, restore_random_state

@@ -142,7 +142,7 @@ def test_columns_line_up() -> None:
 
 
 def test_an_inverse_problem_shows_its_parameters_error() -> None:
-    table = comparison_table(comparison(task="inverse"))
+    table = comparison_table(comparison(measure="parameter error"))
     assert "parameter error" in table
     assert "after 2 steps  level" not in table
 

@@ -74,6 +74,7 @@ from prdp_hpc import (
     TrackedRun,
     Tracker,
     Trainer,
+    TrajectoryArrays,
     TrajectoryDataset,
     TrajectoryFile,
     UNet,
@@ -91,10 +92,16 @@ from prdp_hpc import (
 )
 
 mesh = ProcessMesh.from_world(grid_ranks="two")  # type: ignore[arg-type]
+ProcessMesh.from_world(gradients="nccl")  # type: ignore[arg-type]
 grid = Grid(shape="8 x 8")  # type: ignore[arg-type]
+Grid((8, 8), boundary="open")  # type: ignore[arg-type]
+Grid((8, 8), boundary=["periodic", "neumann"])
 solver = Solver("cg", "gamg", Refinement(rtol=1e-8))
 ShellPreconditioner("ilu")  # type: ignore[arg-type]
 Solver(5)  # type: ignore[arg-type]
+Solver("cg", differentiation="adjoint")  # type: ignore[arg-type]
+Solver("cg", initial_guess="previous")  # type: ignore[arg-type]
+Solver("batched_cg", precision="half")  # type: ignore[arg-type]
 Refinement(rtol="1e-8")  # type: ignore[arg-type]
 report: SolveReport = solver.reports  # type: ignore[attr-defined]
 operator = SparseOperator.from_scipy(sp.eye(3).tocsr())
@@ -145,14 +152,18 @@ class Named:
 stepper: Stepper = Rotation(grid, solver)
 no_stepper: Stepper = Named()  # type: ignore[assignment]
 network: Network = MLP(8, 8, [4])
+MLP(8, 8, [4], activation="sine")  # type: ignore[arg-type]
 ResNet(grid.partition, in_channels="one", out_channels=1)  # type: ignore[arg-type]
 UNet(grid.partition)  # type: ignore[call-arg]
 Convolution("everywhere", 1, 1)  # type: ignore[arg-type]
 data: TrajectoryDataset = TrajectoryFile("mine.h5")
+arrays: TrajectoryDataset = TrajectoryArrays(np.ones((4, 3, 1, 8)), torch.ones(2, 3, 1, 8))
+TrajectoryArrays("train.npy", "validation.npy")  # type: ignore[arg-type]
 pairs: TrajectoryDataset = WindowedDataset(data, window=3, stride="two")  # type: ignore[arg-type]
 no_data: TrajectoryDataset = np.zeros(3)  # type: ignore[assignment]
 recipe = Recipe(batch_size=4, learning_rate=1e-2, optimizer=torch.optim.SGD)
 Recipe(learningrate=1e-2)  # type: ignore[call-arg]
+Recipe(precision="half", weight_decay_on="biases")  # type: ignore[arg-type]
 emulator = Emulator(stepper, MLP(8, 8, [4]), data, mesh, recipe)
 Emulator(stepper, "a network", data, mesh)  # type: ignore[arg-type]
 Corrector(stepper, stepper, MLP(8, 8, [4]), data, mesh, unroll="two")  # type: ignore[arg-type]
@@ -181,6 +192,7 @@ EarlyStopping("soon")  # type: ignore[arg-type]
 PreemptionWatch("world")
 train(load_config("mine.yaml"), resume="yes")  # type: ignore[arg-type]
 evaluate(5)  # type: ignore[arg-type]
+evaluate("runs/mine", checkpoint="newest")  # type: ignore[arg-type]
 load_network("runs/mine", partition=grid.partition, checkpoint="best")
 load_network("runs/mine", partition=grid)  # type: ignore[arg-type]
 predict("runs/mine", steps=5, samples=[0])
@@ -188,6 +200,7 @@ predict(["runs/a", "runs/b"], checkpoint="best")
 predict("runs/mine", samples="all")  # type: ignore[arg-type]
 export("runs/mine", "onnx", out="network.onnx")
 export("runs/mine")  # type: ignore[call-arg]
+export("runs/mine", "pickle")  # type: ignore[arg-type]
 
 darcy = Conductivity(Poisson(grid, solver))
 sensors = PointObservations(Positions(grid, [[0.5]]))

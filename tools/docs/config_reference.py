@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from prdp_hpc.config.components import BUILT_IN, load_object
-from prdp_hpc.config.experiment import InverseConfig
+from prdp_hpc.config.inverse_tasks import InverseConfig
 from prdp_hpc.config.inversion import LBFGSSection
 from prdp_hpc.config.models import Section
 

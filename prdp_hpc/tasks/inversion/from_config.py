@@ -17,9 +17,9 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.linalg import Solver
 from prdp_hpc.networks import build_network
-from prdp_hpc.physics.stepper import made_stepper, reference_solver
+from prdp_hpc.physics.stepper import made_stepper
 from prdp_hpc.tasks.inversion.amortised import FieldSamples
 from prdp_hpc.tasks.inversion.experiments import (
     Experiments,
@@ -48,9 +48,6 @@ from prdp_hpc.tasks.inversion.unknown import (
     Unknown,
 )
 from prdp_hpc.tasks.task import Parts
-
-CONVERGED = 1e-12
-"""Relative residual of the solves for synthetic data."""
 
 
 def settings(parts: Parts) -> dict[str, Any]:
@@ -290,12 +287,7 @@ class _Measured:
 
     def reference_physics(self, grid: Grid) -> CoefficientPDE:
         """The PDE with a solver for reference solutions; collective."""
-        section = self._config.physics
-        kind = component_of(section)
-        solver = reference_solver(kind)
-        if section.pde == "poisson":
-            solver = Solver("cg", "gamg", Refinement(rtol=CONVERGED))
-        return coefficient_pde(made_stepper(kind, section, own_keys(section), grid, solver))
+        return coefficient_pde(made_stepper(self._config.physics, grid))
 
     def sources(self, grid: Grid) -> Tensor:
         """Right-hand sides `(E, *local_shape)`; not collective."""

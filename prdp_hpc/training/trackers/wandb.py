@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prdp_hpc.files import load_json, write_json
 from prdp_hpc.training.trackers.tracker import Numbers, TrackedRun, missing
@@ -40,7 +40,7 @@ class WandB:
         self,
         project: str | None = None,
         entity: str | None = None,
-        mode: str = "online",
+        mode: Literal["online", "offline"] = "online",
         group: str | None = None,
         tags: tuple[str, ...] = (),
     ) -> None:

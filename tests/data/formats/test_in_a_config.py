@@ -10,7 +10,8 @@ from prdp_hpc import load_config, train
 from prdp_hpc.config import ConfigError, validate
 from prdp_hpc.config.components import BUILT_IN
 from prdp_hpc.data import DataError
-from prdp_hpc.experiments.recorded import recorded_settings
+from prdp_hpc.experiments.recorded import ADDED, recorded_settings
+from prdp_hpc.training.settings import CheckpointError, check_fit, flat_settings
 
 
 def config(folder, **changes):
@@ -69,6 +70,10 @@ def test_a_key_that_was_added_to_the_formats_does_not_end_older_runs(tmp_path):
     found = []
     for keys in ({}, {"segments": 1}, {"segments": 3}):
         section = {"file": "a.npy", "format": {"kind": "numpy", "validation": 2, **keys}}
-        found.append(recorded_settings(validate(tiny.emulator(tmp_path, data=section), "here")))
-    assert found[0] == found[1] != found[2]
-    assert "segments" not in found[0]["data"]["format"]
+        config = validate(tiny.emulator(tmp_path, data=section), "here")
+        found.append(flat_settings(recorded_settings(config)))
+    older = {key: value for key, value in found[0].items() if key != "data.format.segments"}
+    assert found[0] == found[1]
+    check_fit(older, found[1], ADDED)
+    with pytest.raises(CheckpointError, match=r"segments: 1 in the checkpoint, 3 now"):
+        check_fit(older, found[2], ADDED)

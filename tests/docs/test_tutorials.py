@@ -10,7 +10,7 @@ TUTORIALS = sorted(run_tutorials.TUTORIALS.glob("*.md"))
 def test_a_tutorial_prints_what_it_shows(path):
     with run_tutorials.scratch_folder() as folder:
         results = run_tutorials.execute(path)
-        made = {figure.name for figure in (folder / "figures").glob("*.png")}
+        made = {figure.name for figure in folder.glob("*.png")}
     assert not list(run_tutorials.differences(results))
     assert made == set(_figures(path))
 

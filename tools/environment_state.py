@@ -43,7 +43,7 @@ def write_state(fingerprint: str) -> None:
 
 
 def begin() -> None:
-    """Mark the environment as unfinished; make it first, unless it can be changed as it is."""
+    """Mark the environment as unfinished; make it first, unless it can be changed."""
     if can_be_changed():
         write_state(UNFINISHED)
         return

@@ -118,7 +118,8 @@ def test_explained_messages_are_those_of_the_program(name):
         message
         for _, row in Page(DOCS / name).rows
         for message in re.findall(r"`([^`]*)`", row[0])
-        if " " in message and not message.startswith(("srun", "prdp-hpc", "--", "PENDING"))
+        if " " in message
+        and not message.startswith(("srun", "prdp-hpc", "--", "PENDING", "PETSC", "make"))
     ]
     fragments = {fragment for message in shown for fragment in _fragments(message)}
     assert not {fragment for fragment in fragments if fragment not in _messages()}

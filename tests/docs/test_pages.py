@@ -58,7 +58,7 @@ IDIOMS = {
     r"\bin place of\b": "instead of",
     r"\bin turn\b": "one after the other; cyclically",
     r"\bback and forth\b": "repeatedly",
-    r"\b(?:in words|who started)\b": "messages; how it was started",
+    r"\bwho started\b": "how it was started",
 }  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def test_an_old_python_is_replaced_by_any_that_is_new_enough(
 
 @pytest.mark.parametrize("present", ["", "cc", "cc g++", "cc make"])
 def test_missing_compilers_are_named_before_anything_is_installed(present, tmp_path):
-    """In an environment without compilers, PETSC=build ends at once and makes no `.venv`."""
+    """In an environment without compilers, PETSC=build makes no `.venv`."""
     for name in present.split():
         (tmp_path / name).symlink_to("/bin/true")
     settings = {"PATH": str(tmp_path), "PETSC": "build", "PRDP_VENV": str(tmp_path / "venv")}

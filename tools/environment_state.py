@@ -25,9 +25,14 @@ def stamp() -> Path:
     return VENV / "prdp-environment"
 
 
+def place() -> str:
+    """The path of the environment without symbolic links, of which there may be several."""
+    return str(VENV.resolve())
+
+
 def is_finished(fingerprint: str) -> bool:
     """Whether the environment is complete, at this place, and of this fingerprint."""
-    return state() == [str(VENV), fingerprint] and (VENV / "bin" / "python").exists()
+    return state() == [place(), fingerprint] and (VENV / "bin" / "python").exists()
 
 
 def state() -> list[str]:
@@ -38,7 +43,7 @@ def state() -> list[str]:
 def write_state(fingerprint: str) -> None:
     """Write the stamp; its content is valid at any time, because a file is renamed to it."""
     new = stamp().with_suffix(".new")
-    new.write_text(f"{VENV}\n{fingerprint}\n")
+    new.write_text(f"{place()}\n{fingerprint}\n")
     new.replace(stamp())
 
 
@@ -56,13 +61,13 @@ def begin() -> None:
 
 def can_be_changed() -> bool:
     """Whether this is a finished environment of this Python whose scripts refer to this place."""
-    place, *fingerprint = state() or [""]
+    where, *fingerprint = state() or [""]
     if not fingerprint:  # an earlier version wrote the hash only
-        place, fingerprint = str(VENV), [place]
+        where, fingerprint = place(), [where]
     settings = VENV / "pyvenv.cfg"
     version = f"{sys.version_info.major}.{sys.version_info.minor}."
     return (
-        place == str(VENV)
+        where == place()
         and fingerprint[0] not in ("", UNFINISHED)
         and (VENV / "bin" / "python").exists()
         and settings.is_file()
@@ -71,7 +76,7 @@ def can_be_changed() -> bool:
 
 
 def remove() -> None:
-    """Remove an environment that a set-up has made; `SetupError` for any other folder."""
+    """Empty an environment that a set-up has made; `SetupError` for any other folder."""
     if not VENV.exists() or (VENV.is_dir() and not any(VENV.iterdir())):
         return
     if not stamp().is_file():
@@ -79,7 +84,11 @@ def remove() -> None:
             f"{VENV} exists and was not made by this set-up, so it is not replaced: remove it, or "
             "name another folder by PRDP_VENV=…"
         )
-    shutil.rmtree(VENV)
+    for entry in VENV.iterdir():  # `VENV` itself may be a link to another disk, and stays
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextlib.contextmanager

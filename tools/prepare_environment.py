@@ -146,7 +146,7 @@ def main() -> None:
         sys.exit(f"[setup] {error}")
     except OSError as error:
         where = f" {error.filename}:" if error.filename else ""
-        sys.exit(f"[setup] the environment {VENV} cannot be prepared:{where} {error.strerror}")
+        sys.exit(f"[setup] {VENV} cannot be prepared:{where} {error.strerror or error}")
     except KeyboardInterrupt:
         say("interrupted: the next call starts again (what was downloaded and built is kept)")
         sys.exit(130)

@@ -73,6 +73,14 @@ def test_the_set_up_after_an_interrupt_makes_the_environment_again(machine, step
     assert machine.prepare() == []
 
 
+def test_an_environment_on_another_disk_keeps_its_link(machine, tmp_path):
+    (tmp_path / "disk").mkdir()
+    machine.venv.symlink_to(tmp_path / "disk")
+    machine.prepare(interrupted="torch")
+    assert machine.prepare() == list(STEPS)
+    assert machine.venv.is_symlink()
+
+
 @pytest.mark.parametrize("step", STEPS[1:])
 def test_an_interrupted_change_is_not_taken_for_the_earlier_environment(machine, step, monkeypatch):
     machine.prepare()
@@ -95,6 +103,21 @@ def test_an_environment_that_was_moved_is_made_again(machine, monkeypatch):
     for module in (environment_state, prepare_environment):
         monkeypatch.setattr(module, "VENV", elsewhere)
     assert machine.prepare() == list(STEPS)
+
+
+def test_an_environment_by_another_path_is_the_same(machine, monkeypatch, tmp_path):
+    machine.prepare()
+    (tmp_path / "link").symlink_to(machine.venv)
+    for module in (environment_state, prepare_environment):
+        monkeypatch.setattr(module, "VENV", tmp_path / "link")
+    assert machine.prepare() == []
+
+
+def test_the_environment_of_an_earlier_version_is_changed_in_place(machine):
+    """Its stamp has no place."""
+    machine.prepare()
+    (machine.venv / "prdp-environment").write_text("0123456789abcdef")
+    assert machine.prepare() == list(STEPS[1:])
 
 
 def test_an_environment_whose_interpreter_is_gone_is_made_again(machine):

@@ -41,7 +41,7 @@ test: environment  ## run the tests (under 15 minutes on 2 cores)
 	@$(PYTEST) $(LANES) tests
 
 # The data of all processes go to one folder; a failed test does not prevent the report.
-COVERAGE := COVERAGE_FILE=$(CURDIR)/build/coverage/data $(VENV)/python -m coverage
+COVERAGE := COVERAGE_FILE='$(CURDIR)/build/coverage/data' $(VENV)/python -m coverage
 TESTS ?= tests
 coverage: environment  ## run the tests and report the lines that none reaches, in build/coverage (TESTS=tests)
 	@rm -rf build/coverage && mkdir -p build/coverage
@@ -94,4 +94,4 @@ benchmarks: environment  ## measure speed; print tables and write benchmarks/res
 	@$(VENV)/python benchmarks/run_all.py
 
 clean:  ## remove .venv and the files of tools (the wheel cache stays)
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv.lock build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -71,8 +72,36 @@ RELATIVE_RUN_PATH = "-Wl,-rpath,$ORIGIN/../../..:$ORIGIN/../../../.."
 def compiler() -> str:
     found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not found:
-        raise SetupError("no C compiler found: install gcc (or set CC), then run make again")
+        raise SetupError(
+            "PETSc has to be built, and no C compiler was found: install gcc and g++ (or set CC "
+            f"and CXX), {_without_building()}then run make again"
+        )
     return found
+
+
+def _without_building() -> str:
+    """What makes a build unnecessary, if something does."""
+    is_python_the_reason = sys.version_info < (3, 12) and platform.machine() == "x86_64"
+    return "or Python 3.12 to 3.14, for which there are binaries, " if is_python_the_reason else ""
+
+
+def cxx_compiler() -> str | None:
+    return os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+
+
+def check_build_is_possible() -> None:
+    """`SetupError` where PETSc cannot be built: without compilers and make, or in this folder."""
+    compiler()
+    if not cxx_compiler() or not shutil.which("make"):
+        raise SetupError(
+            "PETSc has to be built, which needs a C++ compiler and make: install g++ and make, "
+            f"{_without_building()}then run make again"
+        )
+    if " " in str(VENV):
+        raise SetupError(
+            f"PETSc has to be built, and its build fails in folders with a blank: {VENV}. Move the "
+            f"clone to a path without one, {_without_building()}then run make again"
+        )
 
 
 def links(cc: str, libraries: list[str]) -> bool:
@@ -156,11 +185,6 @@ def openblas_from_pypi(cc: str) -> list[str]:
 
 def build_petsc(cc: str) -> None:
     """Install MPICH and a BLAS, and build PETSc, petsc4py and mpi4py for them."""
-    cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if not cxx or not shutil.which("make"):
-        raise SetupError(
-            "PETSc needs a C++ compiler and make: install g++ and make, then run make again"
-        )
     install_locked(LOCK, f"mpich=={MPICH}")
     blas = system_blas(cc)
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")

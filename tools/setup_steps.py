@@ -26,9 +26,36 @@ class SetupError(Exception):
 
     def reason(self) -> str:
         """One line: the first error that pip reports, else the last line of the message."""
-        lines = [line.strip() for line in str(self).splitlines()]
+        lines = [line.strip() for line in str(self).splitlines() if "[setup] what" not in line]
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
         return (errors or lines[-1:])[0][:200]
+
+
+# What the output of a failed command contains, and what to do.
+ADVICE = {
+    r"No space left on device|Disk quota exceeded": (
+        "free space, or set PRDP_VENV=… to a folder on another disk"
+    ),
+    r"DO NOT MATCH THE HASHES": (
+        "the package index serves another file than the pinned one, perhaps from a damaged cache: "
+        "run `pip cache purge`, or use PyPI itself (unset PIP_INDEX_URL)"
+    ),
+    r"Could not find a version|No matching distribution|Failed to establish a new connection"
+    r"|Name or service not known|Temporary failure in name resolution|Read timed out|ProxyError": (
+        "the package index cannot be reached, or lacks this file: check the network; behind a "
+        "proxy set HTTPS_PROXY=…, for a mirror PIP_INDEX_URL=…; on a cluster use a login node"
+    ),
+    r"ensurepip is not|No module named '?ensurepip": (
+        "install the package of your system that has venv, e.g. python3-venv, or give another "
+        "interpreter: make PYTHON=/path/to/python3.12"
+    ),
+    r"fatal error: .*Python\.h": "install the headers of Python, e.g. the package python3-dev",
+}
+
+
+def advice(output: str) -> str:
+    """What to do after the failure of a command with this output; empty if that is not known."""
+    return next((text for pattern, text in ADVICE.items() if re.search(pattern, output)), "")
 
 
 def say(text: str) -> None:
@@ -43,7 +70,11 @@ def run(command: list[str], env: dict[str, str] | None = None) -> None:
     )
     if done.returncode:
         tail = "\n".join(done.stdout.splitlines()[-40:])
-        raise SetupError(f"this command failed ({done.returncode}):\n  {' '.join(command)}\n{tail}")
+        remedy = advice(done.stdout)
+        raise SetupError(
+            f"this command failed ({done.returncode}):\n  {' '.join(command)}\n{tail}"
+            + (f"\n[setup] what to do: {remedy}" if remedy else "")
+        )
 
 
 class Step:
@@ -141,6 +172,19 @@ def wheel_folder(*parts: str) -> Path:
     return CACHE / "wheels" / hashlib.sha256(shape.encode()).hexdigest()[:16]
 
 
+def check_is_writable(folder: Path) -> None:
+    """Create a folder of the cache; `SetupError` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SetupError(
+            f"the wheels that are built here cannot be kept in {CACHE} ({error.strerror}): set "
+            "PRDP_CACHE=… to a folder that can be written"
+        ) from None
+
+
 def cached_wheel(
     folder: Path, requirement: str, env: dict[str, str], text: str, sha256: str | None = None
 ) -> Path:
@@ -151,7 +195,7 @@ def cached_wheel(
     name = requirement.split("=")[0]
     found = sorted(folder.glob(f"{name}-*.whl"))
     if not found:
-        folder.mkdir(parents=True, exist_ok=True)
+        check_is_writable(folder)
         with Step(text), tempfile.TemporaryDirectory(dir=folder) as beside:
             pinned = Path(beside) / "requirement.txt"
             pinned.write_text(f"{requirement} --hash=sha256:{sha256}" if sha256 else requirement)

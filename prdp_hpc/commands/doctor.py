@@ -113,7 +113,12 @@ def _petsc() -> list[Finding]:
 def _loaded_from() -> Path | None:
     """The folder of the loaded PETSc library; petsc4py only has the path at which it was built."""
     maps = Path("/proc/self/maps")
-    found = re.search(r"(/\S+)/lib/libpetsc\.so", maps.read_text()) if maps.is_file() else None
+    return _folder_of_petsc(maps.read_text()) if maps.is_file() else None
+
+
+def _folder_of_petsc(maps: str) -> Path | None:
+    """The folder in the list of a process's mapped files, whose paths may contain blanks."""
+    found = re.search(r"^(?:\S+\s+){5}(/.*)/lib/libpetsc\.so", maps, re.MULTILINE)
     return Path(found.group(1)) if found else None
 
 

@@ -29,7 +29,13 @@ def init(arguments: argparse.Namespace) -> None:
         arguments.data,
     )
     if sys.stdin.isatty() and not arguments.defaults:
-        choices = _asked(choices, arguments.task is not None)
+        try:
+            choices = _asked(choices, arguments.task is not None)
+        except EOFError:  # Ctrl-D
+            raise InputError(
+                "no config was written, because the input ended before the last question: answer "
+                "all questions, or give options and --defaults"
+            ) from None
     name = arguments.name or f"{choices.chosen_pde}_{choices.task}"
     path = Path(arguments.out or f"{name}.yaml")
     content = starting_config(name, choices)

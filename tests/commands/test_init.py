@@ -112,3 +112,15 @@ def test_the_values_of_a_written_file_are_those_of_the_choices(folder):
     cli.main(["init", "--name", "mine"])
     text = re.sub(r"\s+#.*$", "", (folder / "mine.yaml").read_text(), flags=re.MULTILINE)
     assert yaml.safe_load(text) == starting_config("mine", Choices())
+
+
+@pytest.mark.parametrize("answers", ["", "emulator\n", "emulator\nheat\n\n"])
+def test_an_input_that_ends_early_is_a_mistake_of_the_user(folder, monkeypatch, answers, capsys):
+    terminal = io.StringIO(answers)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["init"])
+    assert end.value.code == 2
+    assert "answer all questions, or give options" in capsys.readouterr().err
+    assert not list(folder.iterdir())

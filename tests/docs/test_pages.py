@@ -41,6 +41,24 @@ IDIOMS = {
     r"\bby itself\b|\bby themselves\b": "automatically",
     r"\bhalf as (?:long|much) again\b": "50 % more",
     r"\bwhat (?:it )?brings\b": "gain",
+    r"\b(?:nothing|next to nothing) of\b": "no ...; a small share",
+    r"\bnothing but\b": "only",
+    r"\bat last\b": "finally",
+    r"\ball the more\b": "more, because ...",
+    r"\bcomes? back\b": "is computed; is returned",
+    r"\bby hand\b": "yourself; without a test",
+    r"\bon top\b": "in addition; uses",
+    r"\bas good as\b": "as accurate as",
+    r"\bhardly notices?\b": "is hardly affected",
+    r"\b(?:rank|node|training|network|memory|program|SLURM) (?:notices?|decides?|knows?|wants?)\b":
+        "detects; is limited by; needs",
+    r"\btakes? care of\b": "do, mark, handle",
+    r"\bdownhill\b": "where the loss falls",
+    r"\b(?:hence|thus|thereof|herein|whereby)\b": "therefore, so",
+    r"\bin place of\b": "instead of",
+    r"\bin turn\b": "one after the other; cyclically",
+    r"\bback and forth\b": "repeatedly",
+    r"\bwho started\b": "how it was started",
 }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ A key is *required* unless a default is given.
 `null` is YAML's word for no value.
 A level that is an integer is a number of iterations; a level below 1 is a relative tolerance.
 
-A config begins with its `task`, which decides the other sections:
+A config begins with its `task`, which determines the other sections:
 """
 
 

@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -41,8 +41,10 @@ class Printed:
     shown: str | None
 
 
-def execute(path: Path) -> list[Printed]:
-    """Run the Python blocks of a page in the current folder."""
+def execute(path: Path, shell: Callable[[str], None] | None = None) -> list[Printed]:
+    """Run the Python blocks of a page in the current folder; `shell` receives the lines of the
+    shell blocks between them.
+    """
     blocks = Page(path).blocks
     names: dict[str, object] = {"__name__": "__tutorial__"}
     results = []
@@ -57,6 +59,10 @@ def execute(path: Path) -> list[Printed]:
                 exec(compile("\n" * (block.line - 1) + block.text, str(path), "exec"), names)
             elif shown is not None and block.text.startswith(COMMANDS):
                 main_of_prdp_hpc(shlex.split(block.text)[1:])
+            elif block.language == "sh" and shell is not None:
+                shown = None
+                for line in block.text.splitlines():
+                    shell(line)
             else:
                 continue
         results.append(Printed(block.line, output.getvalue().rstrip("\n"), shown))
@@ -93,13 +99,10 @@ def differences(results: list[Printed]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder to run a tutorial in: with `figures/`, and the repository's examples and configs."""
+    """An empty folder to run a tutorial in, as a reader does."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "figures").mkdir()
-        for shared in ("examples", "configs"):
-            (folder / shared).symlink_to(ROOT / shared)
         modules = set(sys.modules)
         os.chdir(folder)
         sys.path.insert(0, name)
@@ -129,7 +132,7 @@ def main() -> None:
             continue
         with scratch_folder() as folder:
             results = execute(path)
-            for figure in sorted((folder / "figures").glob("*.png")):
+            for figure in sorted(folder.glob("*.png")):
                 (FIGURES / figure.name).write_bytes(figure.read_bytes())
                 print(f"wrote {FIGURES / figure.name}")
         for difference in differences(results):

@@ -1,0 +1,152 @@
+"""The set-up itself: creates `.venv` and installs everything, see environment.py."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+
+import environment_state
+from petsc_binary import install_binary, misfit, remove_binary
+from petsc_cuda import is_cuda_requested
+from petsc_source import (
+    BUILD_TOOLS,
+    LOCK,
+    PETSC_OPTIONS,
+    build_petsc,
+    check_build_is_possible,
+    compiler,
+    use_petsc,
+)
+from setup_steps import (
+    PREFIX,
+    ROOT,
+    TOOLS,
+    VENV,
+    SetupError,
+    Step,
+    compile_modules,
+    install,
+    install_locked,
+    say,
+)
+from torch_install import CHOICE, install_torch, reason_for_cuda
+
+_SETTINGS = ("PETSC", "PETSC_DIR", "PETSC_ARCH", "CUDA", "CUDA_ARCH", "CUDA_HOME")
+
+
+def reason_to_build() -> str:
+    """Why PETSc is built instead of installed as a binary; empty if a binary is suitable."""
+    wanted = os.environ.get("PETSC", "")
+    if wanted not in ("", "build", "binary"):
+        raise SetupError(f"PETSC must be build, binary or not set, not {wanted!r}")
+    reason = "PETSC=build was given" if wanted == "build" else misfit()
+    if is_cuda_requested():
+        reason = "CUDA=1 was given, and the binaries are without CUDA"
+    if reason and wanted == "binary":
+        raise SetupError(f"no binary of PETSc supports this machine: {reason}")
+    return reason
+
+
+def install_petsc() -> None:
+    """Install MPI, PETSc and their Python bindings: an existing PETSc, binaries, or a build."""
+    if os.environ.get("PETSC_DIR"):
+        remove_binary()
+        install_locked(LOCK, *BUILD_TOOLS)
+        use_petsc(Path(os.environ["PETSC_DIR"]))
+        return
+    reason = reason_to_build() or reason_against_binary()
+    if not reason:
+        return
+    say(f"building PETSc instead of installing binaries from PyPI: {reason}")
+    check_build_is_possible()
+    remove_binary()
+    install_locked(LOCK, *BUILD_TOOLS)
+    build_petsc(compiler())
+
+
+def reason_against_binary() -> str:
+    """Install the binaries; why they could not be installed or loaded, empty if they work."""
+    try:
+        with Step(f"installing PETSc and MPI: binaries from PyPI, since they fit {_machine()}"):
+            install_binary()
+    except SetupError as error:
+        if os.environ.get("PETSC") == "binary":
+            raise
+        return f"the binaries could not be installed or loaded ({error.reason()})"
+    return ""
+
+
+def _machine() -> str:
+    library = " ".join(platform.libc_ver())
+    return f"Python {platform.python_version()} on {platform.machine()} with {library}"
+
+
+def fingerprint() -> str:
+    """A hash of everything that the environment depends on; the set-up runs again if it changes."""
+    files = [ROOT / "pyproject.toml", *sorted(TOOLS.glob("*.py")), *sorted(TOOLS.glob("*.txt"))]
+    parts = [
+        *(file.read_text() for file in files),
+        CHOICE or reason_for_cuda(),
+        *PETSC_OPTIONS,
+        *(os.environ.get(name, "") for name in _SETTINGS),
+        sys.version,
+    ]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+
+def prepare() -> None:
+    """Make the environment complete, unless it is; one set-up at a time."""
+    wanted = fingerprint()
+    if environment_state.is_finished(wanted):
+        return
+    # A mistake that can be known now is not reported minutes later.
+    if not os.environ.get("PETSC_DIR") and reason_to_build():
+        check_build_is_possible()
+    with environment_state.locked():
+        if environment_state.is_finished(wanted):
+            return
+        start = time.monotonic()
+        environment_state.begin()
+        install_everything()
+        environment_state.write_state(wanted)
+        say(f"ready in {time.monotonic() - start:.0f} s: {VENV.name if not PREFIX else VENV}")
+
+
+def install_everything() -> None:
+    """Install packages, torch, PETSc and prdp-hpc into the environment."""
+    with Step("installing packages of pinned versions"):
+        install_locked("packages.txt")
+        if not PREFIX:
+            install_locked("dev.txt")
+    install_torch()
+    install_petsc()
+    with Step("installing prdp-hpc"):
+        install("--no-deps", "--no-build-isolation", *([] if PREFIX else ["-e"]), str(ROOT))
+    if PREFIX or sys.dont_write_bytecode:
+        with Step("compiling Python files"):
+            compile_modules()
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Prepare the environment; errors and interrupts end with one message."""
+    # Without this, the end of this process would leave pip running.
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        prepare()
+    except SetupError as error:
+        sys.exit(f"[setup] {error}")
+    except OSError as error:
+        where = f" {error.filename}:" if error.filename else ""
+        sys.exit(f"[setup] {VENV} cannot be prepared:{where} {error.strerror or error}")
+    except KeyboardInterrupt:
+        say("interrupted: the next call starts again (what was downloaded and built is kept)")
+        sys.exit(130)

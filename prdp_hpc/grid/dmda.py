@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Boundary
+from prdp_hpc.grid.per_axis import per_axis
 from prdp_hpc.petsc import PETSc
 
 OwnershipRanges = Sequence[Sequence[int]]
@@ -72,9 +73,16 @@ def validate_ownership_ranges(
     ranges: OwnershipRanges, shape: Sequence[int], ranks: int
 ) -> InputError | None:
     """The error for an invalid division among ranks, or None."""
-    fits = len(ranges) == len(shape) and all(
-        len(sizes) > 0 and all(isinstance(size, Integral) and size >= 1 for size in sizes)
-        for sizes in ranges
+    are_lists = isinstance(ranges, Iterable) and all(
+        isinstance(sizes, Iterable) and not isinstance(sizes, str) for sizes in ranges
+    )
+    fits = (
+        are_lists
+        and len(ranges) == len(shape)
+        and all(
+            len(sizes) > 0 and all(isinstance(size, Integral) and size >= 1 for size in sizes)
+            for sizes in ranges
+        )
     )
     if not fits or [sum(sizes) for sizes in ranges] != list(shape):
         return InputError(
@@ -110,6 +118,7 @@ def layout_of(dm: Any, boundary: Boundary | Sequence[Boundary]) -> Layout:
     periodic = [kind == PETSc.DM.BoundaryType.PERIODIC for kind in types]
     if isinstance(boundary, str):
         boundary = ["periodic" if is_so else boundary for is_so in periodic]
+    boundary = per_axis(boundary, len(periodic))
     if [kind == "periodic" for kind in boundary] != periodic:
         raise InputError(
             f"boundary={boundary!r} does not match the DMDA, whose axes (in torch's order, the "

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import BOUNDARIES, Boundary
+from prdp_hpc.grid.per_axis import per_axis
 from prdp_hpc.grid.sides import ENDS, End
 
 
@@ -136,7 +137,7 @@ class GridGeometry:
 
     def _checked(self, axis: int, end: End) -> int:
         """The axis, if it has a side at this end."""
-        if not 0 <= axis < self.dim or end not in ENDS:
+        if axis not in range(self.dim) or end not in ENDS:
             raise InputError(
                 f"a side needs an axis from 0 to {self.dim - 1} and an end, 'low' or 'high', not "
                 f"axis {axis!r} and end {end!r}"
@@ -144,11 +145,6 @@ class GridGeometry:
         if self.boundary[axis] == "periodic":
             raise InputError(f"axis {axis} is periodic and has no sides")
         return axis
-
-
-def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
-    """One value per axis, from one for all axes or one per axis."""
-    return (value,) * dim if np.ndim(value) == 0 else tuple(value)
 
 
 def _as_float(length: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.transport import Message, transport_for
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
+from prdp_hpc.grid.per_axis import per_axis
 
 CHANNELS_LAST: dict[int, torch.memory_format] = {4: torch.channels_last, 5: torch.channels_last_3d}
 """The memory format in which convolutions are fastest, by the number of a field's axes."""
@@ -55,8 +57,7 @@ class Halo:
         nearest: bool = False,
     ) -> None:
         self.partition, dim = partition, partition.dim
-        self._lower = (lower,) * dim if isinstance(lower, int) else tuple(lower)
-        self._upper = (upper,) * dim if isinstance(upper, int) else tuple(upper)
+        self._lower, self._upper = (per_axis(width, dim) for width in (lower, upper))
         self._check()
         self._nearest = tuple(nearest and kind == "neumann" for kind in partition.boundary)
         self._local_shape = partition.local_shape
@@ -197,10 +198,11 @@ class Halo:
     def _validate_widths(self) -> InputError | None:
         dim = self.partition.dim
         widths = [*self._lower, *self._upper]
-        if len(self._lower) != dim or len(self._upper) != dim or min(widths) < 0:
+        are_sizes = all(isinstance(width, Integral) and width >= 0 for width in widths)
+        if not are_sizes or len(self._lower) != dim or len(self._upper) != dim:
             return InputError(
-                f"a halo needs a width of at least 0 for each of {dim} axes, not {self._lower} "
-                f"before and {self._upper} after the part"
+                f"a halo needs an integer width of at least 0 for each of {dim} axes, not "
+                f"{self._lower} before and {self._upper} after the part"
             )
         for axis, (a, b) in enumerate(zip(self._lower, self._upper, strict=True)):
             width, narrowest = max(a, b), self.partition.narrowest(axis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from prdp_hpc.grid.geometry import GridGeometry, validate_geometry
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
 from prdp_hpc.grid.partition import Boundary, Partition
+from prdp_hpc.grid.per_axis import per_axis
 from prdp_hpc.grid.whole_fields import WholeFields, validate_local
 
 
@@ -295,8 +297,8 @@ class Grid(GridGeometry):
         wrong = validate_local(local, self.local_shape)
         if wrong is not None:
             raise wrong
-        if width < 1:
-            raise InputError(f"a halo needs a width of at least 1 point, not {width}")
+        if not (isinstance(width, Integral) and width >= 1):
+            raise InputError(f"a halo needs a width of at least 1 point, an integer, not {width!r}")
         if width not in self._halos:
             self._halos[width] = Halo(self.partition, width, width)
         return self._halos[width](local)
@@ -360,8 +362,18 @@ class Grid(GridGeometry):
         -------
         Grid or None
             The coarser grid.
+
+        Raises
+        ------
+        InputError
+            For an axis that the grid does not have.
         """
-        halved = set(range(self.dim) if axes is None else axes)
+        chosen = per_axis(range(self.dim) if axes is None else axes, 1)
+        if any(axis not in range(self.dim) for axis in chosen):
+            raise InputError(
+                f"coarsen: axes must be axis numbers from 0 to {self.dim - 1}, not {axes!r}"
+            )
+        halved = set(chosen)
         if not halved <= set(self.axes_to_coarsen) or not halved:
             return None
         shape = tuple(n // 2 if d in halved else n for d, n in enumerate(self.shape))
@@ -382,7 +394,19 @@ class Grid(GridGeometry):
         -------
         petsc4py.PETSc.Mat
             The matrix, with the fine grid's points as rows.
+
+        Raises
+        ------
+        InputError
+            For a grid of another domain or other boundaries.
         """
+        if not isinstance(coarse, Grid):
+            raise InputError(f"interpolation_from needs a Grid, not a {type(coarse).__name__}")
+        if (coarse.boundary, coarse.length) != (self.boundary, self.length):
+            raise InputError(
+                f"{coarse} of length {coarse.length} and {self} of length {self.length} do not "
+                "share the domain: an interpolation needs equal lengths and boundaries"
+            )
         return interpolation_matrix(self, coarse)
 
 

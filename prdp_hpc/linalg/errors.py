@@ -39,6 +39,7 @@ _REASONS = {
 
 SET_UP_FAILED = PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
 MAX_IT = PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT
+ALL_ITERATIONS = PETSc.KSP.ConvergedReason.CONVERGED_ITS
 
 
 class SolveError(PrdpError, RuntimeError):

@@ -14,12 +14,13 @@ from prdp_hpc.linalg.adopted_ksp import adopted_pair
 from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_power_of_two
 from prdp_hpc.linalg.delegated_iterations import require_tests
 from prdp_hpc.linalg.inverses import BatchedInverse
+from prdp_hpc.linalg.iteration_counts import check_count, maximum
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
-    DIRECT_PCS,
     NATURAL_NORM_KSPS,
     NO_TRANSPOSE_KSPS,
     NO_TRANSPOSE_PCS,
+    NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
     STATIONARY_KSPS,
@@ -130,7 +131,7 @@ class LinearSystem(PreconditionerSetUp):
             self._use(own, level)
 
     def _use(self, direction: Direction, level: Refinement) -> None:
-        self._check_one_application(level)
+        check_count(self.ksp_name, self.pc_name, level)
         if level.is_fixed and not self._pair.can_skip_norm:
             raise InputError(
                 f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: set an rtol too, "
@@ -153,27 +154,18 @@ class LinearSystem(PreconditionerSetUp):
         ksp.setConvergenceTest(None)
         # 0, because Richardson's method delegates its iterations to some preconditioners, which
         # read rtol but not the norm type.
-        max_it = level.max_it or pair.max_it
+        max_it = maximum(self.ksp_name, level.max_it, pair.max_it, norm)
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
         require_tests(direction)
 
     def _stops_at_rounding(self) -> bool:
-        """Whether a fixed number of iterations must end early when only rounding is left.
+        """Whether a fixed number of iterations ends early when only rounding is left.
 
         On a singular matrix further Krylov iterations break down: through rounding, the directions
         get an unbounded part in the nullspace.
         """
         singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
-        return singular or self.ksp_name in UNGUARDED_KSPS
-
-    def _check_one_application(self, level: Refinement) -> None:
-        once = self.ksp_name in ONE_APPLICATION_KSPS and self.pc_name not in DIRECT_PCS
-        if once and level.is_fixed and level.max_it != 1:
-            raise InputError(
-                f"ksp={self.ksp_name!r} applies the preconditioner once and cannot do "
-                f"{level.max_it} iterations: use ksp='richardson' for that many applications, or "
-                "max_it=1"
-            )
+        return singular or self.ksp_name in UNGUARDED_KSPS | NORM_KSPS
 
     def solve(
         self,
@@ -357,7 +349,9 @@ class LinearSystem(PreconditionerSetUp):
                 self._check_no_iteration(direction, right)
         elif self.ksp_name in ONE_APPLICATION_KSPS:
             self._check_application(direction, right, result, whole)
-        elif not self._reached_absolute(direction, code) and self._is_to_be_checked(direction):
+        elif code == errors.ALL_ITERATIONS or self._reached_absolute(direction, code):
+            return
+        elif self._is_to_be_checked(direction):
             self._check_recurrence(direction, iterations, right, result, whole)
 
     def _solve_multi_rhs(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
@@ -390,7 +384,8 @@ class LinearSystem(PreconditionerSetUp):
             return code
         ksp.setNormType(direction.norm)
         ksp.setConvergenceTest(None)
-        ksp.setTolerances(rtol=ROUNDING, divtol=NEVER)
+        max_it = maximum(self.ksp_name, direction.level.max_it, self._pair.max_it, direction.norm)
+        ksp.setTolerances(rtol=ROUNDING, divtol=NEVER, max_it=max_it)
         try:
             run = ksp.solveTranspose if direction.transposed else ksp.solve
             self._on_arrays(run, right, result)

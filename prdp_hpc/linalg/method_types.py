@@ -52,6 +52,10 @@ RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
 the end of its Krylov space as convergence, on singular matrices too, as do fgmres and gcr; symmlq
 and lsqr compare with numbers that do not depend on the size of the matrix.
 """
+NORM_KSPS = frozenset({"bicg", "tfqmr", "qmrcgs"})
+"""Without a norm, bicg does not update its residuals, and the other two do not weight with them, so
+that K iterations are not those of the method (3.26).
+"""
 EARLY_KSPS = frozenset({"minres"})
 """These end a fixed number of iterations early where numbers are small in absolute terms."""
 LEFT_INVALID_KSPS = frozenset({"chebyshev"})

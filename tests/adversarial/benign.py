@@ -36,7 +36,15 @@ def is_benign(case: Case, systems: list[System], b: Any, grad: Any) -> bool:
         return False
     if not all(np.isfinite(x).all() and _ordinary(x) for x in (b, grad)):
         return False
+    if case.guess and not _is_moderate(case, b):
+        return False
     return all(_is_benign(case, one) for one in systems)
+
+
+def _is_moderate(case: Case, b: Any) -> bool:
+    """Whether the guesses are not much larger than the right-hand sides."""
+    sizes = [np.abs(rows).max(axis=1) for rows in (np.array(case.guess), b)]
+    return bool((sizes[0] <= 1e2 * sizes[1]).all())
 
 
 def _ordinary(rows: Any) -> bool:

@@ -29,6 +29,7 @@ class Case:
         k.
     values : one row of numbers per matrix; several with `b` of as many times R rows.
     b, grad : right-hand sides and the gradients that come back, one row each.
+    guess : where the solves start, one row each; () for no guess.
     batched : whether b is `(B, n)` though B is 1.
     operator : "coo", "scipy" (then all entries are the owner's), or "function".
     kernel : the vectors promised as nullspace: () for none, or one row; "constant" if it is given
@@ -49,6 +50,7 @@ class Case:
     values: Rows
     b: Rows
     grad: Rows
+    guess: Rows = ()
     batched: bool = True
     several: bool = False
     operator: str = "coo"

@@ -150,7 +150,7 @@ def ends_in_the_space(ksp: str, options: dict[str, Any], n: int) -> bool:
     """Whether exact iterations end after n steps, the dimension of the space: what comes later is
     made of rounding errors.
     """
-    if ksp in ("richardson", "steepest_descent", "preonly"):
+    if ksp in ("richardson", "steepest_descent", "preonly", "chebyshev"):
         return False
     restarts = [int(options.get(f"ksp_{name}_restart", 30)) for name in ("gmres", "gcr")]
     return min(restarts) >= n

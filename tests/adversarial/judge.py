@@ -7,26 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from . import oracle
+from . import oracle, petsc_iterations
 from .benign import is_benign
 from .cases import Case, Level
+from .factors import factors
 from .iterations import dense, ends_in_the_space
 from .oracle import EPS, System
-from .perform import Answer
-from .slopes import check_slopes
+from .perform import Answer, live_inverse
+from .slopes import Given, check_slopes
 from .verdicts import Fault, Unclear
 
-TYPE_EPS = {"float64": 0.0, "float32": 6e-8, "bfloat16": 4e-3}
+TYPE_EPS = {"float64": 0.0, "float32": 6e-8, "bfloat16": 4e-3, "float16": 5e-4}
 # Below these a type keeps no digits.
-TINIEST = {"float64": 1e-300, "float32": 1e-37, "bfloat16": 1e-37}
+TINIEST = {"float64": 1e-300, "float32": 1e-37, "bfloat16": 1e-37, "float16": 6e-5}
 NORMAL_EQUATIONS = ("lsqr", "cgls", "cgne")
 # These carry a residual along that rounding takes away from the true one.
 EXACT_RESIDUALS = ("gmres", "fgmres", "lgmres", "richardson", "preonly", "gcr")
 FALSE_PROMISE = 1e-3
+SURELY = 1e-9
+"""A result that is as near to the dense one is right, whatever rounding would allow."""
 SYMMETRIC_KSPS = (
     *("cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "pipeprcg"),
     *("minres", "symmlq", "cr", "pipecr", "steepest_descent", "nash", "stcg", "gltr", "qcg"),
 )
+# Their preconditioners are no linear maps of residuals.
+NO_MAPS = ("ksp", "eisenstat", "redistribute")
 
 
 def judge(case: Case, comm: Any, answer: Answer | None, error: str) -> None:
@@ -34,22 +39,31 @@ def judge(case: Case, comm: Any, answer: Answer | None, error: str) -> None:
 
     Collective.
     """
-    Judge(case, comm).judge(answer, error)
+    Judge(case, comm, answer).judge(answer, error)
 
 
 class Judge:
-    def __init__(self, case: Case, comm: Any) -> None:
+    def __init__(self, case: Case, comm: Any, answer: Answer | None) -> None:
         self.case = case
+        # Batched methods do the same iterations.
+        self.ksp = case.ksp.removeprefix("batched_")
         self.values = oracle.as_given(case.values, case.values_type)
         self.b = oracle.as_given(case.b, case.b_type)
         self.grad = oracle.as_given(case.grad, case.b_type)
+        self.guess = oracle.as_given(case.guess, case.b_type) if case.guess else 0.0 * self.b
         inverses = [oracle.preconditioner(case, values, comm) for values in self.values]
+        if answer is not None and inverses[0] is None and case.pc not in NO_MAPS:
+            # What estimates a spectrum from rounding errors cannot be repeated.
+            inverses = [live_inverse(case, answer, comm)] * len(inverses)
         self.systems = [
             oracle.system(case, values, M) for values, M in zip(self.values, inverses, strict=True)
         ]
         self.unclear: list[str] = []
         self.type_eps = TYPE_EPS[case.b_type]
-        self.drift = 1e4 if case.ksp in EXACT_RESIDUALS else 1e7
+        if case.kernel or case.constant:
+            # The nullspace of rounded values is another one.
+            self.type_eps = max(self.type_eps, 10 * TYPE_EPS[case.values_type])
+        self.drift = 1e4 if self.ksp in EXACT_RESIDUALS else 1e7
 
     def system_of(self, row: int) -> System:
         return self.systems[row * len(self.systems) // len(self.b)]
@@ -75,7 +89,7 @@ class Judge:
         try:
             self._check_numbers(answer)
         except Fault as fault:
-            if self.case.ksp in SYMMETRIC_KSPS and not all(map(_is_symmetric, self.systems)):
+            if self.ksp in SYMMETRIC_KSPS and not all(map(_is_symmetric, self.systems)):
                 raise Fault("symmetric-only method on another matrix", fault.detail) from fault
             raise
         if self.unclear:
@@ -84,7 +98,7 @@ class Judge:
     def _check_numbers(self, answer: Answer) -> None:
         case = self.case
         for row, x in enumerate(answer.x):
-            self._compare("x", case.level, [self.system_of(row)], self.b[row], x)
+            self._compare("x", case.level, [self.system_of(row)], self.b[row], x, self.guess[row])
         if case.differentiation == "implicit":
             self._check_implicit(answer)
         else:
@@ -96,6 +110,8 @@ class Judge:
             raise Fault(f"accepted: {case.mistake}")
         if not (np.isfinite(self.values).all() and np.isfinite(self.b).all()):
             raise Fault("accepted: NaN or infinity")
+        if not np.isfinite(self.guess).all():
+            raise Fault("accepted: NaN or infinity in the guess")
         asked = answer.b is not None or answer.values is not None
         if asked and not np.isfinite(self.grad).all():
             raise Fault("accepted: NaN or infinity in the gradient")
@@ -129,58 +145,85 @@ class Judge:
         symmetric = np.array_equal(one.A, one.A.T)
         return [one.transposed, one] if symmetric else [one.transposed]
 
-    def _compare(self, what: str, level: Level, systems: list[System], b: Any, x: Any) -> None:
-        """Whether x is what a solve to this level with one of these systems gives."""
+    def _compare(
+        self,
+        what: str,
+        level: Level,
+        systems: list[System],
+        b: Any,
+        x: Any,
+        guess: Any = 0.0,
+        type_eps: float = 0.0,
+    ) -> None:
+        """Whether x is what a solve to this level with one of these systems gives, which starts at
+        the guess; x is rounded to `type_eps`, besides the type of b.
+        """
         max_it, rtol = level
+        type_eps = max(type_eps, self.type_eps)
         if not b.any():
             if x.any():
                 raise Fault(f"{what} is not 0 for 0", str(x))
             return
         scale = np.abs(b).max()
-        if self.type_eps and np.abs(x).max() < TINIEST[self.case.b_type]:
+        if np.abs(systems[0].P @ b).max() <= 1e-13 * scale:
+            # In the nullspace, from which rounding may lead.
+            if x.any():
+                self.unclear.append(f"{what}: a right-hand side in the nullspace")
+            return
+        if TYPE_EPS[self.case.b_type] and np.abs(x).max() < TINIEST[self.case.b_type]:
             self.unclear.append(f"{what}: below the range of its type")
             return
-        b, x = b / scale, x / scale
+        b, x, guess = b / scale, x / scale, (guess + 0.0 * b) / scale
+        if not (np.isfinite(x).all() and np.isfinite(guess).all()):
+            self.unclear.append(f"{what}: beyond the range relative to b")
+            return
         found: list[float] = []
         if rtol is not None:
-            found = [self._excess(one, b, x, rtol) for one in systems]
+            found = [self._excess(one, b, x, guess, rtol, type_eps) for one in systems]
             if min(found) <= 1.0:
                 return
             if max_it is None:
                 if np.isnan(found).any():
                     self.unclear.append(f"{what}: rounding decides")
                     return
-                if systems[0].M is None and self.case.pc in oracle.ESTIMATING:
-                    self.unclear.append(f"{what}: the norm of multigrid is not reproducible")
-                    return
                 raise Fault(f"{what}: residual above tolerance", f"{min(found):.3g} times: {x}")
         try:
-            self._compare_iterate(what, max_it or 1, systems, b, x)
+            self._compare_iterate(what, max_it or 1, systems, b, x, guess, type_eps)
         except Fault:
             # An earlier iterate may have reached the tolerance, if rounding hides whether it did.
             if not np.isnan(found).any():
                 raise
             self.unclear.append(f"{what}: rounding decides")
 
-    def _excess(self, one: System, b: Any, x: Any, rtol: float) -> float:
-        normal = self.case.ksp in NORMAL_EQUATIONS
+    def _excess(
+        self, one: System, b: Any, x: Any, guess: Any, rtol: float, type_eps: float
+    ) -> float:
+        normal = self.ksp in NORMAL_EQUATIONS
         with np.errstate(all="ignore"):
-            return oracle.residual_excess(one, b, x, rtol, self.drift, self.type_eps, normal)
+            return oracle.residual_excess(one, b, x, guess, rtol, self.drift, type_eps, normal)
 
     def _compare_iterate(
-        self, what: str, max_it: int, systems: list[System], b: Any, x: Any
+        self,
+        what: str,
+        max_it: int,
+        systems: list[System],
+        b: Any,
+        x: Any,
+        guess: Any,
+        type_eps: float,
     ) -> None:
-        maps = dense(self.case.ksp, dict(self.case.options))
-        sure, expected = bool(maps) and max_it <= 40, []
+        options = dict(self.case.options)
+        maps = dense(self.ksp, options) or petsc_iterations.maps(self.ksp, options)
+        sure, expected = max_it <= 40, []
         for one in systems if sure else []:
-            for steps in maps:
-                result = self._iterate(one, steps, b, max_it)
+            for steps in _different(maps, one):
+                result = self._iterate(one, steps, b, x, guess, max_it)
                 if result is None:
                     sure = False
                     continue
                 y, off = result
                 expected.append(y)
-                off = off + self.type_eps * np.linalg.norm(y)
+                off = off + type_eps * np.linalg.norm(y)
                 if np.linalg.norm(x - y) <= off:
                     return
         if not sure:
@@ -189,53 +232,71 @@ class Judge:
         raise Fault(f"{what}: not what {max_it} iterations give", f"{x}\nnot {expected}")
 
     def _iterate(
-        self, one: System, steps: Callable[..., Any], b: Any, max_it: int
+        self, one: System, steps: Callable[..., Any], b: Any, x: Any, guess: Any, max_it: int
     ) -> tuple[Any, float] | None:
         """The last iterate and how far off a right one may be; the solution where iterations
         arrive at it earlier.
         """
         if one.M is None:
             return None
-        left = len(b) - round(len(b) - float(np.trace(one.P)))
-        is_over = max_it > left and ends_in_the_space(self.case.ksp, dict(self.case.options), left)
+        rest, start = oracle.rest(one, b, guess), one.P @ guess
+        if not rest.any():
+            return start, 1e-10 * float(np.linalg.norm(guess))
+        space = round(float(np.trace(one.P)))
+        is_over = max_it > space and ends_in_the_space(self.ksp, dict(self.case.options), space)
+        count = space if is_over else max_it
         try:
             with np.errstate(all="ignore"):
-                iterates = steps(one.A, one.M, one.P @ b, max_it)
+                iterates = steps(one.A, one.M, rest, count)
         except np.linalg.LinAlgError:
             return None
-        if oracle.solved_after(one, b, iterates):
-            return self._solution(one, b)
+        y = start + iterates[-1]
+        off = SURELY * float(np.linalg.norm(y))
+        if np.linalg.norm(x - y) <= off:
+            return y, off
+        if oracle.solved_after(one, rest, iterates if is_over else iterates[:-1]):
+            return self._solution(one, b, guess)
         if is_over:
             # No exact step is left; on a singular matrix the solution was not found.
             return None
-        return oracle.sure(lambda s, r: steps(s.A, s.M, s.P @ r, max_it)[-1], one, b)
+        return oracle.sure(
+            lambda s, r: start + steps(s.A, s.M, oracle.rest(s, r, guess), max_it)[-1], one, b
+        )
 
-    def _solution(self, one: System, b: Any) -> tuple[Any, float] | None:
+    def _solution(self, one: System, b: Any, guess: Any) -> tuple[Any, float] | None:
         condition = np.linalg.cond(one.A + (np.eye(len(b)) - one.P) * np.abs(one.A).max())
         if not condition < 1e4:
             return None
         y = np.linalg.pinv(one.A, rcond=1e-10) @ (one.P @ b)
+        # A large guess leaves its rounding errors.
+        rounding = 1e3 * EPS * condition * float(np.linalg.norm(guess))
         # What has arrived to nine digits may have lost them again on the way.
-        return y, 1e-5 * condition * float(np.linalg.norm(y)) / 10
+        size = float(np.linalg.norm(y))
+        off = 1e-6 * condition * size + rounding
+        return (y, off) if rounding <= oracle.UNCLEAR * size else None
 
     def _check_values_alone(self, answer: Answer, level: Level) -> None:
-        """Without the adjoint at hand: with the exact one, where it is well determined."""
-        if level[0] is not None:
-            self.unclear.append("gradient of values without that of b")
-            return
-        exact, off = [], 0.0
-        for row in range(len(self.b)):
-            one = self.system_of(row).transposed
-            if one.M is None or self.case.kernel or self.case.constant:
+        """Without the adjoint solutions at hand: with those that the gradient consists of."""
+        rights = len(self.b) // len(self.systems)
+        eps = TYPE_EPS[self.case.values_type]
+        for number, grad in enumerate(answer.values):
+            rows = range(number * rights, (number + 1) * rights)
+            adjoints = factors(self.case, grad, answer.x[rows], 4 * (eps + self.type_eps) + 1e-9)
+            if adjoints is None:
                 self.unclear.append("gradient of values without that of b")
-                return
-            bound = np.linalg.cond(one.A) * np.linalg.cond(one.M) * (10 * level[1] + 1e3 * EPS)
-            if not bound < 1e-3:
-                self.unclear.append("gradient of values without that of b")
-                return
-            off = max(off, bound)
-            exact.append(np.linalg.solve(one.A, self.grad[row]))
-        self._compare_values(answer.values, np.array(exact), answer.x, off + self.type_eps + 1e-9)
+                continue
+            for row, adjoint in zip(rows, adjoints, strict=True):
+                if np.isnan(adjoint).any():
+                    self.unclear.append("gradient of values without that of b")
+                    continue
+                self._compare(
+                    "adjoint in the gradient of values",
+                    level,
+                    self._adjoints(row),
+                    self.grad[row],
+                    adjoint,
+                    type_eps=4 * eps,
+                )
 
     def _compare_values(self, found: Any, adjoint: Any, x: Any, off: float) -> None:
         """`−λ[row] x[col]`, summed over the right-hand sides of each matrix."""
@@ -256,19 +317,25 @@ class Judge:
 
     def _check_unrolled(self, answer: Answer) -> None:
         level = self.case.level
-        zero = [row for row, b in enumerate(self.b) if not b.any()]
         if answer.b is not None:
             # The map is not differentiable there: the adjoint at the same level instead.
-            for row in zero:
-                self._compare(
-                    "gradient of b at 0", level, self._adjoints(row), self.grad[row], answer.b[row]
-                )
-        if zero:
-            self.unclear.append("some right-hand sides are 0")
-            return
-        self.unclear += check_slopes(
-            self.case, self.values, self.systems, self.b, self.grad, answer
-        )
+            for row, b in enumerate(self.b):
+                if not b.any():
+                    self._compare(
+                        "gradient of b at 0",
+                        level,
+                        self._adjoints(row),
+                        self.grad[row],
+                        answer.b[row],
+                    )
+        given = Given(self.values, self.systems, self.b, self.grad, self.guess)
+        self.unclear += check_slopes(self.case, given, answer)
+
+
+def _different(maps: list[Callable[..., Any]], one: System) -> list[Callable[..., Any]]:
+    """Without a preconditioner its side makes no difference."""
+    is_identity = one.M is not None and np.array_equal(one.M, np.eye(len(one.M)))
+    return maps[:1] if is_identity else maps
 
 
 def _is_symmetric(one: System) -> bool:

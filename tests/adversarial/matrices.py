@@ -107,6 +107,42 @@ def graph(draw: Draw, n: int) -> Made:
     return A, np.ones((n, n), dtype=bool)
 
 
+def poisson(draw: Draw, n: int) -> Made:
+    """Five-point stencil with varying coefficients on a strip of a few columns."""
+    width = int(draw.integers(1, 4))
+    A = np.zeros((n, n))
+    for step in {1, width}:
+        for i in range(n - step):
+            A[i, i + step] = A[i + step, i] = -draw.uniform(0.2, 2)
+    np.fill_diagonal(A, np.abs(A).sum(axis=1) + draw.uniform(0.1, 1))
+    return A, A != 0
+
+
+def gram(draw: Draw, n: int) -> Made:
+    """Symmetric, positive definite, and not diagonally dominant."""
+    G = draw.normal(size=(n, n))
+    return G @ G.T / n + draw.uniform(0.3, 1) * np.eye(n), np.ones((n, n), dtype=bool)
+
+
+def reflection(draw: Draw, n: int) -> Made:
+    """Symmetric, with eigenvalues of both signs."""
+    Q, _ = np.linalg.qr(draw.normal(size=(n, n)))
+    A = (Q * (draw.uniform(0.5, 2, size=n) * draw.choice([-1.0, 1.0], size=n))) @ Q.T
+    return (A + A.T) / 2, np.ones((n, n), dtype=bool)
+
+
+def triangular(draw: Draw, n: int) -> Made:
+    A, mask = dominant(draw, n)
+    keep = np.tril if draw.random() < 0.5 else np.triu
+    return keep(A), keep(mask)
+
+
+def rotation(draw: Draw, n: int) -> Made:
+    """Orthogonal, times a diagonal."""
+    Q, _ = np.linalg.qr(draw.normal(size=(n, n)))
+    return Q * draw.uniform(0.5, 2, size=n), np.ones((n, n), dtype=bool)
+
+
 MATRICES: dict[str, Callable[[Draw, int], Made]] = {
     "dominant": dominant,
     "positive": positive,
@@ -122,14 +158,29 @@ MATRICES: dict[str, Callable[[Draw, int], Made]] = {
     "nothing": nothing,
     "identity": identity,
     "graph": graph,
+    "poisson": poisson,
+    "gram": gram,
+    "reflection": reflection,
+    "triangular": triangular,
+    "rotation": rotation,
 }
+REGULAR = {
+    "positive": ("positive", "laplacian", "identity", "poisson", "gram"),
+    "indefinite": ("indefinite", "reflection"),
+    "dominant": ("dominant", "m_matrix", "triangular"),
+    "regular": ("skew", "permutation", "rotation"),
+}
+"""Matrices that have a solution to most digits, by what methods need of them."""
 
 
 def with_kernel(draw: Draw, A: Any) -> tuple[Any, Any]:
     """A with a vector of both its nullspaces, and the vector."""
     z = draw.normal(size=len(A))
     P = np.eye(len(A)) - np.outer(z, z) / (z @ z)
-    return P @ A @ P, z
+    projected = P @ A @ P
+    if (A == A.T).all():
+        projected = (projected + projected.T) / 2
+    return projected, z
 
 
 def scaled(draw: Draw, A: Any, kind: str) -> Any:
@@ -145,6 +196,7 @@ def scaled(draw: Draw, A: Any, kind: str) -> Any:
     return A * {"tiny": 1e-150, "small": 1e-20, "large": 1e20, "huge": 1e150}[kind]
 
 
+UNIFORM_SCALES = ("tiny", "small", "large", "huge")
 SCALES = ("rows", "columns", "both", "tiny", "small", "large", "huge")
 VECTORS = ("normal", "zero", "tiny", "tiniest", "small", "large", "huge", "hugest", "unit", "ones")
 BAD_VECTORS = ("nan", "inf")
@@ -157,6 +209,7 @@ def vector(draw: Draw, n: int, kind: str) -> Any:
         "tiny": 1e-60,
         "tiniest": 1e-200,
         "small": 1e-20,
+        "hundred": 1e2,
         "large": 1e20,
         "huge": 1e150,
         "hugest": 1e300,

@@ -199,32 +199,48 @@ def _attached(case: Case, matrix: Any, comm: Any) -> Any:
     return nullspace
 
 
+def rest(one: System, b: Any, guess: Any) -> Any:
+    """The right-hand side of the correction of a guess."""
+    return one.P @ (b - one.A @ (one.P @ guess))
+
+
 def residual_excess(
-    one: System, b: Any, x: Any, rtol: float, drift: float, type_eps: float, normal: bool
+    one: System,
+    b: Any,
+    x: Any,
+    guess: Any,
+    rtol: float,
+    drift: float,
+    type_eps: float,
+    normal: bool,
 ) -> float:
     """How far the residual is above what `rtol` and rounding allow, in the norm in which it does
     best (each KSP has its own): right if ≤ 1; NaN if rounding alone decides.
     """
     b = one.P @ b
     r = b - one.A @ x
-    norm = np.linalg.norm
-    rounding = (drift * EPS + 4 * type_eps) * (norm(one.A, 2) * norm(x) + norm(b))
-    ways: list[Callable[[Any], Any]] = [lambda y: y]
+    # By components, because rows may have any scale.
+    terms = np.abs(one.A) @ (np.abs(x) + np.abs(guess)) + np.abs(b)
+    rounding = (drift * EPS + 4 * type_eps) * terms
+    n = len(b)
+    ways = [np.eye(n)]
     if one.M is not None:
-        ways.append(lambda y: one.M @ y)
-        root = np.linalg.cholesky(one.M + one.M.T).T if _definite(one.M + one.M.T) else None
-        if root is not None:
-            ways.append(lambda y: root @ y)
+        ways.append(one.M)
+        both = one.M + one.M.T
+        if _definite(both):
+            ways.append(np.linalg.cholesky(both).T)
     if normal:
-        ways.append(lambda y: one.A.T @ y)
+        ways.append(one.A.T)
     excess = []
     for way in ways:
-        allowed = rounding * norm(np.stack([way(e) for e in np.eye(len(b))]), 2)
-        scale = norm(way(b))
-        if not allowed <= 0.1 * scale:
-            return np.nan
-        excess.append(norm(way(r)) / (2.0 * rtol * scale + allowed))
-    return float(min(excess))
+        allowed = np.linalg.norm(np.abs(way) @ rounding)
+        scale = np.linalg.norm(way @ b)
+        is_decided = allowed <= 0.1 * scale
+        found = np.linalg.norm(way @ r) / (2.0 * rtol * scale + allowed)
+        excess.append(found if is_decided else np.nan)
+        if is_decided and found <= 1.0:
+            return float(found)
+    return float(min(excess)) if np.isfinite(excess).all() else float("nan")
 
 
 def _definite(symmetric: Any) -> bool:
@@ -248,8 +264,12 @@ def sure(compute: Callable[[System, Any], Any], one: System, b: Any) -> tuple[An
     return (x, float(off)) if off <= UNCLEAR * size else None
 
 
-def solved_after(one: System, b: Any, iterates: list[Any]) -> bool:
-    """Whether an iterate before the last has the solution to more digits than iterations keep."""
-    right = one.P @ b
-    left = [np.linalg.norm(right - one.A @ x) for x in iterates[:-1]]
-    return any(not r > 1e-9 * np.linalg.norm(right) for r in left)
+def solved_after(one: System, right: Any, iterates: list[Any]) -> int:
+    """The number of iterations after which an iterate has the solution to more digits than
+    iterations keep; 0 if there is none.
+    """
+    most = 1e-9 * np.linalg.norm(right)
+    for number, x in enumerate(iterates, start=1):
+        if np.linalg.norm(right - one.A @ x) <= most:
+            return number
+    return 0

@@ -38,10 +38,11 @@ WITHOUT_GRADIENT = ("no gradient recorded", "inference mode")
 @dataclass
 class Answer:
     """The result, gathered from all ranks: x and the gradient of b `(B, n)`, that of the values
-    `(M, nnz)`; None if it was not computed.
+    `(M, nnz)`; None if it was not computed. `system`: the operator and the solver.
     """
 
     x: Any
+    system: Any = None
     b: Any = None
     values: Any = None
     iterations: int = 0
@@ -152,16 +153,18 @@ def perform(case: Case, comm: Any) -> Answer:
     b = _right_hand_side(case, parts, mistake)
     values = _values(case, parts, operator, solver, b, mistake)
     inputs = _inputs(case, values, b, mistake)
+    guess = _guess(case, parts, b)
     _before(case, comm, parts, operator, solver, b)
     done = solver.report.forward.iterations
     mode = {"no gradient recorded": torch.no_grad(), "inference mode": torch.inference_mode()}
     with mode.get(case.flow, nullcontext()):
-        x = solve(operator, values, b, solver)
-    answer = Answer(_gathered(x, comm), iterations=solver.report.forward.iterations - done)
+        x = solve(operator, values, b, solver, guess)
+    iterations = solver.report.forward.iterations - done
+    answer = Answer(_gathered(x, comm), (operator, solver), iterations=iterations)
     if x.shape != b.shape or x.dtype is not b.dtype:
         answer.remark = f"x is {x.dtype} {tuple(x.shape)}, b {b.dtype} {tuple(b.shape)}"
     if case.flow == "solved twice":
-        answer.again = _gathered(solve(operator, values, b, solver), comm)
+        answer.again = _gathered(solve(operator, values, b, solver, guess), comm)
     if case.flow in WITHOUT_GRADIENT or not inputs:
         return answer
     if case.flow == "refined between":
@@ -192,6 +195,13 @@ def _right_hand_side(case: Case, parts: Parts, mistake: str) -> Tensor:
     if mistake == "b is an integer tensor":
         b = torch.ones(b.shape, dtype=torch.int64)
     return b if case.batched else b[0]
+
+
+def _guess(case: Case, parts: Parts, b: Tensor) -> Tensor | None:
+    if not case.guess:
+        return None
+    rows = torch.from_numpy(parts.of_vectors(case.guess)).to(b.dtype)
+    return rows if case.batched else rows[0]
 
 
 def _values(
@@ -270,6 +280,19 @@ def _tolerant(operator: Any, values: Any, b: Tensor, solver: Solver) -> None:
     """A solve whose outcome is not judged; later ones must nevertheless be correct."""
     with suppress(PrdpError):
         solve(operator, values, b, solver)
+
+
+def live_inverse(case: Case, answer: Answer, comm: Any) -> Any:
+    """`M⁻¹` as the preconditioner of the solver applies it, a dense matrix; None for several
+    matrices; collective.
+    """
+    operator, solver = answer.system
+    if case.several or solver.batched is not None:
+        return None
+    unit = torch.eye(case.n, dtype=torch.float64)[:, Parts(case, comm).own].contiguous().numpy()
+    columns = solver.system(operator).inverse(unit, False)
+    found = np.concatenate(comm.allgather(np.array(columns)), axis=1).T
+    return found if np.isfinite(found).all() else None
 
 
 def _gathered(x: Tensor, comm: Any, *_: Any) -> Any:

@@ -42,21 +42,20 @@ def _smaller(case: Case) -> Iterator[Case]:
         yield replace(case, ranks=case.ranks - 1)
     if len(case.b) > len(case.values):
         each = len(case.b) // len(case.values)
-        kept = range(0, len(case.b), each)
-        yield replace(case, b=_chosen(case.b, kept), grad=_chosen(case.grad, kept))
+        yield _with_rights(case, range(0, len(case.b), each))
     elif len(case.values) > 1:
         for kept in (range(len(case.values) - 1), range(1, len(case.values))):
-            yield replace(
-                case,
-                values=_chosen(case.values, kept),
-                b=_chosen(case.b, kept),
-                grad=_chosen(case.grad, kept),
-            )
+            yield replace(_with_rights(case, kept), values=_chosen(case.values, kept))
     if case.n > 1:
         for row in range(case.n):
             yield _without_row(case, row)
     for entry in range(len(case.rows)):
         yield _without_entries(case, {entry})
+
+
+def _with_rights(case: Case, kept: Any) -> Case:
+    names = ("b", "grad", "guess") if case.guess else ("b", "grad")
+    return replace(case, **{name: _chosen(getattr(case, name), kept) for name in names})
 
 
 def _chosen(rows: Any, kept: Any) -> Any:
@@ -77,7 +76,7 @@ def _without_row(case: Case, row: int) -> Case:
     kept = [k for k in range(case.n) if k != row]
     vectors = {
         name: tuple(_chosen(v, kept) for v in getattr(case, name))
-        for name in ("b", "grad", "kernel")
+        for name in ("b", "grad", "guess", "kernel")
     }
     moved = {
         name: tuple(index - (index > row) for index in getattr(less, name))
@@ -88,7 +87,7 @@ def _without_row(case: Case, row: int) -> Case:
 
 def _rounder(case: Case) -> Iterator[Case]:
     """Numbers of fewer digits."""
-    for name in ("values", "other", "b", "grad", "kernel"):
+    for name in ("values", "other", "b", "grad", "guess", "kernel"):
         for digits in (1, 2):
             rows = getattr(case, name)
             short = tuple(tuple(float(f"{x:.{digits}g}") for x in row) for row in rows)

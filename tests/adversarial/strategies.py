@@ -1,132 +1,48 @@
-"""Cases from a source of choices: ordinary ones with a few twists each.
-
-A source is hypothesis, which shrinks, or a NumPy generator, which is ten times faster; both choose
-from the same cases.
+"""Cases from a source of choices: three of four have a method that suits the matrix, the others
+any. Both have a few twists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from . import methods
 from .cases import MISTAKES, MISTAKES_OF_ONE_RANK, Case
-from .matrices import BAD_VECTORS, MATRICES, SCALES, VECTORS, scaled, vector, with_kernel
+from .choices import Choices, Drawn, Seeded
+from .matrices import (
+    BAD_VECTORS,
+    MATRICES,
+    REGULAR,
+    SCALES,
+    UNIFORM_SCALES,
+    VECTORS,
+    graph,
+    scaled,
+    vector,
+    with_kernel,
+)
 from .perform import FLOWS
 
-MAIN_KSPS = ("gmres", "cg", "bcgs", "richardson", "minres", "preonly", "steepest_descent")
-OTHER_KSPS = (
-    *("bicg", "bcgsl", "cgs", "cr", "cgne", "cgls", "chebyshev", "dgmres", "fbcgs", "fbcgsr"),
-    *("fcg", "fgmres", "gcr", "gltr", "groppcg", "ibcgs", "lcd", "lgmres", "lsqr", "nash"),
-    *("pgmres", "pipebcgs", "pipecg", "pipecg2", "pipecgrr", "pipecr", "pipefcg", "pipefgmres"),
-    *("pipegcr", "pipelcg", "pipeprcg", "qcg", "qmrcgs", "stcg", "symmlq", "tcqmr", "tfqmr"),
-    *("tsirm", "hpddm", "fetidp", "python", "none"),
+HARMLESS = (
+    *("options", "adjoint", "unrolled", "symmetric", "kernel", "constant", "several", "scale"),
+    *("b", "grad", "values type", "b type", "values layout", "b layout", "grad layout", "needs"),
+    *("flow", "scipy", "function", "duplicates", "explicit zeros", "holders", "single", "guess"),
 )
-MAIN_PCS = ("none", "jacobi", "bjacobi", "ilu", "lu", "sor", "asm", "gamg", "cholesky", "icc")
-OTHER_PCS = (
-    *("redundant", "eisenstat", "mg", "ksp", "pbjacobi", "vpbjacobi", "kaczmarz", "svd"),
-    *("telescope", "hmg", "bddc", "fieldsplit", "composite", "shell", "mat", "cp", "hypre"),
-    *("tfs", "exotic", "patch", "lmvm", "deflation", "python", "spai", "galerkin", "nn", "lsc"),
-    *("redistribute", "gasm", "qr", "mpi", "h2opus", "hpddm", "constraint"),
-)
-OPTIONS = (
-    (("ksp_gmres_restart", 2),),
-    (("ksp_richardson_scale", 0.5),),
-    (("pc_jacobi_type", "rowmax"),),
-    (("pc_jacobi_abs", ""),),
-    (("pc_factor_levels", 1),),
-    (("pc_factor_shift_type", "nonzero"),),
-    (("pc_sor_forward", ""),),
-    (("pc_sor_omega", 0.7),),
-    (("sub_pc_type", "lu"),),
-    (("pc_asm_type", "basic"),),
-    (("ksp_pc_side", "right"),),
-    (("ksp_norm_type", "unpreconditioned"),),
-    (("no_such_option", 1),),
-)
+"""With these a solve with a method that suits the matrix gives a number."""
 TWISTS = (
-    "other ksp",
-    "other pc",
-    "options",
-    "adjoint",
-    "unrolled",
-    "symmetric",
-    "kernel",
-    "constant",
-    "several",
-    "scale",
-    "bad values",
-    "b",
-    "grad",
-    "bad b",
-    "bad grad",
-    "values type",
-    "b type",
-    "values layout",
-    "b layout",
-    "grad layout",
-    "needs",
-    "flow",
-    "mistake",
-    "scipy",
-    "function",
-    "duplicates",
-    "explicit zeros",
-    "holders",
-    "single",
+    *HARMLESS,
+    *("other ksp", "other pc", "bad values", "bad b", "bad grad", "mistake"),
 )
 TOLERANCES = (1e-10, 1e-2, 1e-6, 1e-13)
 LAYOUTS = ("strided", "transposed", "expanded", "negative")
 TYPES = ("float32", "bfloat16", "float16")
-
-
-class Choices(Protocol):
-    """A source of choices."""
-
-    def integer(self, low: int, high: int) -> int:
-        """An integer from `low` to `high`, both included."""
-
-    def one_of(self, options: Sequence[Any]) -> Any:
-        """One of some options."""
-
-    def subset(self, options: Sequence[Any], most: int) -> set[Any]:
-        """At most so many of some options."""
-
-
-class Drawn:
-    """Choices of hypothesis."""
-
-    def __init__(self, draw: Any) -> None:
-        self._draw = draw
-
-    def integer(self, low: int, high: int) -> int:
-        return int(self._draw(st.integers(low, high)))
-
-    def one_of(self, options: Sequence[Any]) -> Any:
-        return self._draw(st.sampled_from(options))
-
-    def subset(self, options: Sequence[Any], most: int) -> set[Any]:
-        chosen: set[Any] = self._draw(st.sets(st.sampled_from(options), max_size=most))
-        return chosen
-
-
-class Seeded:
-    """Choices of a NumPy generator."""
-
-    def __init__(self, *seeds: int) -> None:
-        self._generator = np.random.default_rng(seeds)
-
-    def integer(self, low: int, high: int) -> int:
-        return int(self._generator.integers(low, high + 1))
-
-    def one_of(self, options: Sequence[Any]) -> Any:
-        return options[self.integer(0, len(options) - 1)]
-
-    def subset(self, options: Sequence[Any], most: int) -> set[Any]:
-        chosen = self._generator.permutation(len(options))[: self.integer(0, most)]
-        return {options[k] for k in chosen}
+GUESSES = ("normal", "zero", "small", "hundred", "ones")
+WILD_GUESSES = (*GUESSES, "tiniest", "large", "huge", "nan", "inf")
 
 
 @st.composite
@@ -138,6 +54,27 @@ def cases(draw: Any, ranks: tuple[int, ...] = (1,)) -> Case:
 def seeded_cases(seed: int, count: int, ranks: tuple[int, ...] = (1,)) -> Iterator[Case]:
     """So many cases of a seed."""
     return (made(Seeded(seed, number), ranks) for number in range(count))
+
+
+@dataclass
+class Draft:
+    """What a case is made from: its choices, twists, and numbers."""
+
+    choices: Choices
+    twists: set[str]
+    generator: np.random.Generator
+    ranks: int
+    is_suited: bool
+
+    def pick(self, name: str, options: Any, usual: Any) -> Any:
+        """One of some options if the twist of this name was chosen."""
+        return self.choices.one_of(options) if name in self.twists else usual
+
+    @property
+    def operator(self) -> str:
+        if "scipy" in self.twists:
+            return "scipy"
+        return "function" if "function" in self.twists else "coo"
 
 
 def level(choices: Choices) -> Any:
@@ -154,26 +91,108 @@ def level(choices: Choices) -> Any:
 
 def made(choices: Choices, ranks: tuple[int, ...] = (1,)) -> Case:
     """A case for one of these numbers of ranks."""
-    twists = choices.subset(TWISTS, 4)
-    pick: Any = lambda name, options, usual: (  # noqa: E731
-        choices.one_of(options) if name in twists else usual
-    )
-    n = choices.integer(1, 8)
+    is_suited = choices.integer(0, 3) > 0
+    twists = choices.subset(HARMLESS if is_suited else TWISTS, 4)
     generator = np.random.default_rng(choices.integer(0, 2**31))
+    draft = Draft(choices, twists, generator, choices.one_of(ranks), is_suited)
+    A, mask, kind, kernel = (_regular if is_suited else _any)(draft)
+    n = len(A)
+    numbers = _numbers(draft, A, mask)
+    fields: dict[str, Any] = {
+        "ranks": draft.ranks,
+        "n": n,
+        "operator": draft.operator,
+        "symmetric": _says_symmetric(draft, A),
+        **numbers,
+        **_layouts(draft),
+        **_mistake(draft),
+    }
+    if draft.operator == "function":
+        kernel = ()
+    fields |= {"kernel": kernel, "constant": kind == "constant"}
+    if kind == "constant" and is_suited:
+        kind = "positive"
+    fields |= _method(draft, kind, n, bool(kernel) or fields["constant"])
+    if "unrolled" not in twists and is_suited and fields["ksp"] in methods.WITHOUT_TRANSPOSE:
+        fields["needs"] = ("values", "b") if fields["symmetric"] else ()
+    return Case(**fields)
+
+
+def _regular(draft: Draft) -> Any:
+    """A matrix that has a solution, or a promised nullspace; its mask, kind and nullspace."""
+    choices, twists, generator = draft.choices, draft.twists, draft.generator
+    n = choices.integer(1, 12)
+    kind = choices.one_of(sorted(REGULAR))
+    if "constant" in twists and "function" not in twists and n > 1:
+        return *graph(generator, n), "constant", ()
+    if "kernel" in twists and "function" not in twists and n > 1:
+        kind = "positive" if kind == "positive" else "dominant"
+        A, _ = MATRICES[choices.one_of(REGULAR[kind])](generator, n)
+        A, z = with_kernel(generator, A)
+        return A, np.ones((n, n), dtype=bool), kind, (tuple(z.tolist()),)
+    A, mask = MATRICES[choices.one_of(REGULAR[kind])](generator, n)
+    if "scale" in twists:
+        A = scaled(generator, A, choices.one_of(UNIFORM_SCALES))
+    return A, mask, kind, ()
+
+
+def _any(draft: Draft) -> Any:
+    choices, twists, generator = draft.choices, draft.twists, draft.generator
+    n = choices.integer(1, 8)
     A, mask = MATRICES[choices.one_of(sorted(MATRICES))](generator, n)
     if "scale" in twists:
         A = scaled(generator, A, choices.one_of(SCALES))
-    kernel: tuple[tuple[float, ...], ...] = ()
     if "kernel" in twists:
+        z = generator.normal(size=n)
         if choices.integer(0, 3):
             A, z = with_kernel(generator, A)
             mask = np.ones((n, n), dtype=bool)
-        else:
-            z = generator.normal(size=n)
-        kernel = (tuple(z.tolist()),)
-    if "function" in twists and "scipy" not in twists:
-        kernel = ()
-    count = choices.integer(1, 3) if "several" in twists else 1
+        return A, mask, "", (tuple(z.tolist()),)
+    is_constant = "constant" in twists and draft.operator != "function"
+    return A, mask, "constant" if is_constant else "", ()
+
+
+def _says_symmetric(draft: Draft, A: Any) -> bool:
+    if "symmetric" not in draft.twists:
+        return False
+    is_believed = not draft.is_suited and draft.choices.integer(0, 1) == 1
+    return bool((A == A.T).all()) or is_believed
+
+
+def _method(draft: Draft, kind: str, n: int, is_singular: bool) -> dict[str, Any]:
+    """KSP, PC, options and levels."""
+    choices, twists = draft.choices, draft.twists
+    is_unrolled = "unrolled" in twists
+    own, adjoint = level(choices), level(choices) if "adjoint" in twists else None
+    if draft.is_suited:
+        matrix = methods.Matrix(kind, n, draft.ranks, is_singular, draft.operator)
+        ksp, pc, options = methods.suited(choices, matrix, is_unrolled, "options" in twists)
+        if ksp == "preonly":
+            own, adjoint = (None, 1e-6), None
+        if ksp in methods.WITH_TOLERANCE:
+            own, adjoint = (None, 1e-10), None
+    else:
+        others = methods.OTHER_KSPS if "other ksp" in twists else methods.MAIN_KSPS
+        pcs = methods.OTHER_PCS if "other pc" in twists else methods.MAIN_PCS
+        if draft.operator == "function" and "other pc" not in twists:
+            pcs = ("none", "jacobi")
+        ksp, pc = choices.one_of(others), choices.one_of(pcs)
+        options = draft.pick("options", methods.OPTIONS, ())
+    return {
+        "ksp": ksp,
+        "pc": pc,
+        "options": options,
+        "level": own,
+        "adjoint": adjoint,
+        "differentiation": "unrolled" if is_unrolled else "implicit",
+    }
+
+
+def _numbers(draft: Draft, A: Any, mask: Any) -> dict[str, Any]:
+    """Pattern, values, right-hand sides, gradients and guesses."""
+    choices, twists, generator, n = draft.choices, draft.twists, draft.generator, len(A)
+    is_several = "several" in twists and draft.operator != "function"
+    count = choices.integer(1, 3) if is_several else 1
     rights = 1 if "single" in twists else choices.integer(1, 3)
     rows, cols, values = _entries(generator, A, mask, twists)
     numbers = np.stack([values * factor for factor in [1.0, 1.5, 0.3][:count]])
@@ -181,62 +200,57 @@ def made(choices: Choices, ranks: tuple[int, ...] = (1,)) -> Case:
         numbers[generator.integers(count), generator.integers(len(rows))] = choices.one_of(
             [np.nan, np.inf, -np.inf]
         )
-    b = [_vector(choices, generator, n, "b", twists) for _ in range(count * rights)]
-    grad = [_vector(choices, generator, n, "grad", twists) for _ in range(count * rights)]
-    operator = "scipy" if "scipy" in twists else "function" if "function" in twists else "coo"
-    if operator == "function":
-        count, numbers, b, grad = 1, numbers[:1], b[:rights], grad[:rights]
-    pc = choices.one_of(OTHER_PCS if "other pc" in twists else MAIN_PCS)
-    if operator == "function" and "other pc" not in twists:
-        pc = choices.one_of(["none", "jacobi"])
-    size = choices.one_of(ranks)
+    b = [_vector(draft, n, "b") for _ in range(count * rights)]
+    guess = []
+    if "guess" in twists:
+        kinds = GUESSES if draft.is_suited else WILD_GUESSES
+        guess = [vector(generator, n, choices.one_of(kinds)) for _ in b]
+    return {
+        "rows": tuple(rows.tolist()),
+        "cols": tuple(cols.tolist()),
+        "holders": _holders(draft, rows, n),
+        "values": _rows(numbers),
+        "b": _rows(b),
+        "grad": _rows([_vector(draft, n, "grad") for _ in b]),
+        "guess": _rows(guess),
+        "batched": len(b) > 1 or is_several or choices.integer(0, 1) == 0,
+        "several": is_several,
+        "other": _rows([numbers[0] * 3.0 + (rows == cols)]),
+    }
+
+
+def _layouts(draft: Draft) -> dict[str, Any]:
+    pick = draft.pick
+    return {
+        "needs": pick("needs", [("b",), ("values",), ()], ("values", "b")),
+        "values_type": pick("values type", TYPES, "float64"),
+        "b_type": pick("b type", TYPES, "float64"),
+        "values_layout": pick("values layout", LAYOUTS, "plain"),
+        "b_layout": pick("b layout", LAYOUTS, "plain"),
+        "grad_layout": pick("grad layout", LAYOUTS, "plain"),
+        "flow": pick("flow", FLOWS, "plain"),
+    }
+
+
+def _mistake(draft: Draft) -> dict[str, Any]:
+    if "mistake" not in draft.twists:
+        return {}
     # Errors in the values are the responsibility of the function operator.
-    mistakes = MISTAKES[:2] if operator == "function" else MISTAKES
-    mistakes = mistakes + MISTAKES_OF_ONE_RANK if size > 1 else mistakes
-    mistake = pick("mistake", mistakes, "")
-    return Case(
-        ranks=size,
-        n=n,
-        rows=tuple(rows.tolist()),
-        cols=tuple(cols.tolist()),
-        holders=_holders(choices, generator, rows, n, twists),
-        values=_rows(numbers),
-        b=_rows(b),
-        grad=_rows(grad),
-        batched=not (len(b) == 1 and choices.integer(0, 1) == 1 and "several" not in twists),
-        several="several" in twists and operator != "function",
-        operator=operator,
-        symmetric="symmetric" in twists and (bool((A == A.T).all()) or choices.integer(0, 1) == 1),
-        kernel=kernel,
-        constant="constant" in twists and not kernel and operator != "function",
-        ksp=choices.one_of(OTHER_KSPS if "other ksp" in twists else MAIN_KSPS),
-        pc=pc,
-        options=pick("options", OPTIONS, ()),
-        level=level(choices),
-        adjoint=level(choices) if "adjoint" in twists else None,
-        differentiation="unrolled" if "unrolled" in twists else "implicit",
-        needs=pick("needs", [("b",), ("values",), ()], ("values", "b")),
-        values_type=pick("values type", TYPES[:2], "float64"),
-        b_type=pick("b type", TYPES[:2], "float64"),
-        values_layout=pick("values layout", LAYOUTS, "plain"),
-        b_layout=pick("b layout", LAYOUTS, "plain"),
-        grad_layout=pick("grad layout", LAYOUTS, "plain"),
-        flow=pick("flow", FLOWS, "plain"),
-        other=_rows([numbers[0] * 3.0 + (rows == cols)]),
-        mistake=mistake,
-        culprit=choices.integer(0 if mistake in MISTAKES_OF_ONE_RANK else -1, 3) if mistake else -1,
-    )
+    possible = MISTAKES[:2] if draft.operator == "function" else MISTAKES
+    mistake = draft.choices.one_of(possible + MISTAKES_OF_ONE_RANK if draft.ranks > 1 else possible)
+    lowest = 0 if mistake in MISTAKES_OF_ONE_RANK else -1
+    return {"mistake": mistake, "culprit": draft.choices.integer(lowest, 3)}
 
 
 def _rows(vectors: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(x) for x in row) for row in vectors)
 
 
-def _vector(choices: Choices, generator: Any, n: int, name: str, twists: set[str]) -> Any:
-    kind = choices.one_of(VECTORS) if name in twists else "normal"
-    if f"bad {name}" in twists:
-        kind = choices.one_of(BAD_VECTORS)
-    return vector(generator, n, kind)
+def _vector(draft: Draft, n: int, name: str) -> Any:
+    kind = draft.pick(name, VECTORS, "normal")
+    if f"bad {name}" in draft.twists:
+        kind = draft.choices.one_of(BAD_VECTORS)
+    return vector(draft.generator, n, kind)
 
 
 def _entries(generator: Any, A: Any, mask: Any, twists: set[str]) -> tuple[Any, Any, Any]:
@@ -257,14 +271,12 @@ def _entries(generator: Any, A: Any, mask: Any, twists: set[str]) -> tuple[Any, 
     return rows[order], cols[order], values[order]
 
 
-def _holders(
-    choices: Choices, generator: Any, rows: Any, n: int, twists: set[str]
-) -> tuple[int, ...]:
-    kind = choices.one_of(["dealt", "one", "any"]) if "holders" in twists else "by row"
+def _holders(draft: Draft, rows: Any, n: int) -> tuple[int, ...]:
+    kind = draft.pick("holders", ["dealt", "one", "any"], "by row")
     if kind == "dealt":
         return tuple(range(len(rows)))
     if kind == "one":
-        return (choices.integer(0, 3),) * len(rows)
+        return (draft.choices.integer(0, 3),) * len(rows)
     if kind == "any":
-        return tuple(generator.integers(4, size=len(rows)).tolist())
+        return tuple(draft.generator.integers(4, size=len(rows)).tolist())
     return tuple((int(row) * 4 // n) for row in rows)

@@ -74,6 +74,7 @@ def check_refused(comm):
         ("does not match", lambda: Grid.from_dm(twisted, "periodic")),
         ("does not match", lambda: Grid.from_dm(dmda(comm, 2, PERIODIC), ["periodic", "neumann"])),
         ("boundary must be one of", lambda: Grid.from_dm(twisted, "free")),
+        ("does not match", lambda: Grid.from_dm(dmda(comm, 2, PERIODIC), None)),
         ("with sums equal to the shape", lambda: Grid((9,), comm=comm, ownership_ranges=[[4]])),
         (
             "one part per rank",

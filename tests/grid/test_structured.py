@@ -10,6 +10,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc import Grid
+from prdp_hpc.errors import InputError
 
 KINDS = ("dirichlet", "neumann", "periodic")
 SHAPES = [(5,), (4, 6), (3, 4, 5)]
@@ -144,6 +145,10 @@ def test_coarsening_ends():
         (((4,), "periodic", None, 0.0), "length must be positive"),
         (((4,), "periodic", None, float("inf")), "length must be positive"),
         (((4, 4), "periodic", None, (1.0,)), "length must be positive"),
+        (((4, 4), ["periodic", ["neumann"]]), "boundary must be one of"),
+        (((4, 4), "periodic", None, [1.0, [2.0]]), "length must be positive"),
+        (((4,), "periodic", None, 1.0, None, 4), "ownership_ranges must list"),
+        (((4, 4), "periodic", None, 1.0, None, [4, 4]), "ownership_ranges must list"),
     ],
 )
 def test_impossible_grids(arguments, message):
@@ -160,3 +165,38 @@ def test_impossible_fields_and_halos():
         one.halo(torch.ones(4, 5), 0)
     with pytest.raises(ValueError, match="a halo of 5 points does not fit"):
         one.halo(torch.ones(4, 5), 5)
+    for width in ("1", 1.0, None, [1, 1]):
+        with pytest.raises(InputError, match="a width of at least 1 point, an integer"):
+            one.halo(torch.ones(4, 5), width)
+
+
+def test_a_halo_of_numpy_integers():
+    field = torch.rand(4, 5)
+    one = grid((4, 5), "periodic")
+    torch.testing.assert_close(one.halo(field, np.int64(2)), one.halo(field, 2))
+
+
+@pytest.mark.parametrize("axes", [5, [-1], [0, 2], "01", [0.5]])
+def test_axes_that_a_grid_does_not_have(axes):
+    with pytest.raises(InputError, match="axis numbers from 0 to 1"):
+        grid((8, 8), "neumann").coarsen(axes)
+
+
+@pytest.mark.parametrize(("axis", "end"), [("0", "low"), (0.5, "low"), (None, "low"), (0, None)])
+def test_sides_that_a_grid_does_not_have(axis, end):
+    with pytest.raises(InputError, match="a side needs an axis from 0 to 1"):
+        grid((8, 8), "neumann").face_shape(axis, end)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: Grid((4,), "neumann", MPI.COMM_SELF, length=2.0),
+        lambda: Grid((4,), "dirichlet", MPI.COMM_SELF),
+        lambda: Grid((4, 4), "neumann", MPI.COMM_SELF),
+        lambda: None,
+    ],
+)
+def test_an_interpolation_between_two_domains_is_refused(other):
+    with pytest.raises(InputError, match=r"share the domain|needs a Grid"):
+        grid((8,), "neumann").interpolation_from(other())

@@ -6,6 +6,8 @@ from mpi4py import MPI
 from systems import dominant, sparse
 
 from prdp_hpc import FunctionOperator, Refinement, SolveError, Solver, solve
+from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.method_types import SYMMETRIC_KSPS
 
 # K stays below the number of unknowns: a Krylov method that has the solution has nothing left to
 # do.
@@ -23,6 +25,20 @@ FIXED = [
     "gcr",
 ]
 FIXED += ["minres", "chebyshev", "pipecg"]
+NAMES = {*FIXED, "fbcgs", "fbcgsr", "ibcgs", "tcqmr", "qmrcgs", "pgmres", "dgmres", "lcd", "fcg"}
+NAMES |= {"pipecgrr", "pipecr", "pipeprcg", "groppcg", "pipefcg", "pipecg2", "symmlq", "pipebcgs"}
+NAMES |= {"pipegcr", "pipefgmres", "steepest_descent"}
+COUNTED = [
+    *FIXED,
+    "pipecgrr",
+    "pipecr",
+    "pipeprcg",
+    "groppcg",
+    "fcg",
+    "pipefcg",
+    "symmlq",
+    "qmrcgs",
+]
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -34,6 +50,48 @@ def test_exactly_k_iterations(ksp, k):
     solve(operator, values, b, solver).sum().backward()
     assert (solver.report.forward.solves, solver.report.forward.iterations) == (3, 3 * k)
     assert (solver.report.adjoint.solves, solver.report.adjoint.iterations) == (3, 3 * (k + 1))
+
+
+@pytest.mark.parametrize("level", [3, Refinement(3, 1e-13)])
+@pytest.mark.parametrize("ksp", COUNTED)
+def test_no_method_does_one_more_with_a_norm_or_a_nullspace(ksp, level):
+    weights = torch.rand(20, 20, dtype=torch.float64) + 0.5
+    weights = torch.triu(weights, 1) + torch.triu(weights, 1).T
+    graph = torch.diag(weights.sum(dim=1)) - weights
+    for matrix, promises in ((graph, {"constant_nullspace": True}), (graph + torch.eye(20), {})):
+        operator, values = sparse(matrix, symmetric=True, **promises)
+        solver = Solver(ksp, "jacobi", level)
+        solve(operator, values, torch.randn(20, dtype=torch.float64), solver)
+        assert solver.report.forward.iterations == 3
+
+
+def test_pairs_of_iterations():
+    operator, values = sparse(dominant(40, symmetric=True), symmetric=True)
+    b = torch.randn(40, dtype=torch.float64)
+    for level in (1, 3, Refinement(5, 1e-8)):
+        with pytest.raises(InputError, match="two iterations at a time"):
+            solve(operator, values, b, Solver("pipecg2", "none", level))
+    for count in (2, 4):
+        x, wanted = (solve(operator, values, b, Solver(ksp, "none", count)) for ksp in PAIR)
+        torch.testing.assert_close(x, wanted, rtol=1e-8, atol=1e-10)
+
+
+PAIR = ("pipecg2", "cg")
+
+
+def reached(ksp, count, matrix, b):
+    operator, values = sparse(matrix)
+    return solve(operator, values, b, Solver(ksp, "jacobi", count))
+
+
+@pytest.mark.parametrize("ksp", sorted(NAMES))
+def test_k_iterations_are_the_first_k_of_a_solve_with_a_tolerance(ksp):
+    """The norm, which a fixed number of iterations leaves out, must not change the iterates."""
+    matrix, count = dominant(30, symmetric=ksp in SYMMETRIC_KSPS), 4
+    b = torch.randn(30, dtype=torch.float64)
+    fixed = reached(ksp, count, matrix, b)
+    tested = reached(ksp, Refinement(count, 1e-12), matrix, b)
+    torch.testing.assert_close(fixed, tested, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("ksp", FIXED)

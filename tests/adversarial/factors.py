@@ -1,0 +1,43 @@
+"""The adjoint solutions that a gradient of the values consists of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .cases import Case
+from .verdicts import Fault
+
+WELL_DETERMINED = 1e-3
+HIDDEN = 1e-4
+SMALLEST, TINY = 1e-280, 1e-300
+
+
+def factors(case: Case, grad: Any, x: Any, off: float) -> Any:
+    """Λ `(R, n)` of a gradient `−Σ_r Λ[r, row] x[r, col]` of one matrix, for solutions x `(R, n)`;
+    None where the pattern does not determine it, and rows of NaN where rounding hides it. Raises
+    `Fault` for a gradient of another form.
+    """
+    rows, cols = np.array(case.rows), np.array(case.cols)
+    found = np.zeros(x.shape)
+    if not np.abs(grad).max(initial=0.0) > SMALLEST:
+        return None
+    with np.errstate(all="ignore"):
+        scales = np.abs(x).max(axis=1)
+        if not (np.isfinite(scales).all() and (scales > 0.0).all()):
+            return None
+        unit = x / scales[:, None]
+        for row in range(case.n):
+            mine = rows == row
+            basis = unit[:, cols[mine]].T
+            if len(basis) < len(x) or np.linalg.svd(basis)[1][-1] < WELL_DETERMINED:
+                return None
+            own = grad[mine]
+            found[:, row] = -np.linalg.lstsq(basis, own, rcond=None)[0]
+            wrong = np.abs(basis @ found[:, row] + own).max()
+            if wrong > 10 * off * np.abs(grad).max() + TINY:
+                raise Fault("gradient of values is no product of two solutions", str(grad))
+    sizes = np.abs(found).max(axis=1)
+    found[sizes < HIDDEN * sizes.max()] = np.nan
+    return found / scales[:, None]

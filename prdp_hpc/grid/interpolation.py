@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.errors import InputError
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 def interpolation_matrix(fine: Grid, coarse: Grid) -> Any:
     """See `Grid.interpolation_from`."""
+    if (coarse.boundary, coarse.length) != (fine.boundary, fine.length):
+        raise InputError(
+            f"{coarse} of length {coarse.length} and {fine} of length {fine.length} do not "
+            "share the domain: an interpolation needs equal lengths and boundaries"
+        )
     columns: Any = PETSc.IntType(0)
     weights: Any = 1.0
     for axis in range(fine.dim):

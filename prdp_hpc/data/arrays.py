@@ -111,7 +111,8 @@ class TrajectoryArrays:
         numpy array
             States of shape `(len(samples), steps + 1, C, *part)`.
         """
-        return self._states[group][(list(samples), slice(None), slice(None), *part)]
+        points: Any = (..., *part)
+        return self._states[group][list(samples)][points]
 
     def read_states(
         self, group: str, sample: int, states: slice, part: Sequence[slice]
@@ -134,7 +135,8 @@ class TrajectoryArrays:
         numpy array
             States of shape `(len(states), C, *part)`.
         """
-        return self._states[group][(sample, states, slice(None), *part)]
+        points: Any = (..., *part)
+        return self._states[group][sample, states][points]
 
     def check_equal(self, comm: MPI.Comm) -> None:
         """Raise `DataError` on all ranks if their arrays differ; collective.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,7 +198,7 @@ class Halo:
     def _validate_widths(self) -> InputError | None:
         dim = self.partition.dim
         widths = [*self._lower, *self._upper]
-        are_sizes = all(isinstance(width, Integral) and width >= 0 for width in widths)
+        are_sizes = all(isinstance(width, int | np.integer) and width >= 0 for width in widths)
         if not are_sizes or len(self._lower) != dim or len(self._upper) != dim:
             return InputError(
                 f"a halo needs an integer width of at least 0 for each of {dim} axes, not "

@@ -209,7 +209,9 @@ def build_petsc(cc: str) -> None:
         *BUILD_TOOLS,
     )
     folder, bindings = wheel_folder(*shape), wheel_folder(*shape, RELATIVE_RUN_PATH, BINDING_FLAGS)
-    options = [*petsc_options, f'"--with-blaslapack-lib=[{",".join(libraries)}]"']
+    # PETSc's make would start one process at a time on a machine with other load.
+    options = [*petsc_options, "--with-make-load=1000"]
+    options.append(f'"--with-blaslapack-lib=[{",".join(libraries)}]"')
     # CIBUILDWHEEL makes PETSc write run paths relative to the environment, so that the wheel works
     # in every clone.
     petsc_env = {

@@ -17,7 +17,7 @@ class PlainStates:
     of the file, without compression.
 
     They are read by system calls: a call of HDF5 takes longer than reading a small state, and
-    copies each chunk once more. Several threads may read.
+    copies each chunk twice. Several threads may read.
 
     Parameters
     ----------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prdp_hpc.config.models import Count, Section
 from prdp_hpc.errors import InputError
@@ -43,6 +43,16 @@ class DataSection(Section):
     """Hold the data in memory, or read batches as needed; auto: if they fit."""
     normalise: Literal["none", "standard"] = "none"
     """Normalise the channels for the network: none, or standard (mean 0, deviation 1)."""
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _one_name(cls, given: Any) -> Any:
+        if isinstance(given, list):
+            raise InputError(
+                "must be one name; for other formats than hdf5 it can be a folder, a pattern such "
+                "as 'a_*.hdf5' or a path with {group}, see docs/howto/formats.md"
+            )
+        return given
 
     @model_validator(mode="after")
     def _something_to_read(self) -> DataSection:

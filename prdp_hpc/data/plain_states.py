@@ -17,7 +17,7 @@ class PlainStates:
     of the file, without compression.
 
     They are read by system calls: a call of HDF5 takes longer than reading a small state, and
-    copies each chunk once more. Several threads may read.
+    copies each chunk twice. Several threads may read.
 
     Parameters
     ----------
@@ -28,8 +28,10 @@ class PlainStates:
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self._dataset, self._descriptor = dataset, dataset.file.id.get_vfd_handle()
-        self._size = math.prod(dataset.shape[2:]) * dataset.dtype.itemsize
-        trajectories, states = dataset.shape[:2]
+        # Not asked for at each batch, which takes as long in h5py as reading a state.
+        self._shape: tuple[int, ...] = dataset.shape
+        self._size = math.prod(self._shape[2:]) * dataset.dtype.itemsize
+        trajectories, states = self._shape[:2]
         chunk = (trajectories, states) if dataset.chunks is None else dataset.chunks[:2]
         counts = (-(-trajectories // chunk[0]), -(-states // chunk[1]))
         # Addresses of the chunks that were used; none has the address 0. The system allocates the
@@ -72,7 +74,7 @@ class PlainStates:
         OSError
             If the file ends before the states, or with `RWF_NOWAIT` if they are not in memory.
         """
-        points = self._dataset.shape[self._dataset.ndim - len(part) :]
+        points = self._shape[len(self._shape) - len(part) :]
         if any(axis.stop - axis.start < n for axis, n in zip(part[1:], points[1:], strict=True)):
             return False
         states = self._places(np.array(places, dtype=np.int64), found.shape[1])
@@ -80,7 +82,7 @@ class PlainStates:
             return False
         size, rows = self._size, part[0].stop - part[0].start
         if rows < points[0]:
-            field = self._size // math.prod(self._dataset.shape[2 : self._dataset.ndim - len(part)])
+            field = self._size // math.prod(self._shape[2 : len(self._shape) - len(part)])
             first = part[0].start * field // points[0]
             states = states[..., None] + np.arange(first, self._size, field)
             size = rows * field // points[0]
@@ -105,7 +107,7 @@ class PlainStates:
 
     def _find(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
         """Ask HDF5 for the addresses of chunks."""
-        inner = (0,) * (self._dataset.ndim - 2)
+        inner = (0,) * (len(self._shape) - 2)
         for place in np.ndindex(columns.shape):
             row, column = int(rows[place[0], 0]), int(columns[place])
             if not self._addresses[row, column]:

@@ -315,7 +315,8 @@ class TrajectoryFile:
         """The data set, and an array for windows of its states."""
         dataset = self._kept_dataset(group)
         points = [axis.stop - axis.start for axis in part]
-        inner = (*dataset.shape[2 : dataset.ndim - len(part)], *points)
+        shape = dataset.shape
+        inner = (*shape[2 : len(shape) - len(part)], *points)
         return dataset, np.empty((len(places), length, *inner), dataset.dtype)
 
     def _as_numbers(

@@ -250,8 +250,8 @@ def _leave_out(found: Inspection, bad: Sequence[BadTrajectoryError]) -> None:
     found.suggestion.add_keys(**{key: sorted(set(many)) for key, many in excluded.items()})
     found.config = found.suggestion.validated()
     data = found.data
-    if found.missing:
-        found.suggestion.notes.append(f"data.file: {found.missing}")
+    prevents = [found.missing, *(str(one) for one in bad if not one.key)]
+    found.suggestion.notes += [f"data.file: {one}" for one in prevents if one][:1]
     if data.steps + 1 < FEWEST_STATES:
         found.suggestion.notes.append(
             f"task: the trajectories have {data.steps + 1} states, but an emulator needs "
@@ -314,6 +314,7 @@ def _statistics(
     """
     read, good, bad = states_reader(found.data), [], []
     own: list[Numbers] = []
+    reported: set[tuple[str, int]] = set()
     for place in where:
         states = slice(place.state, place.state + 2, 1)
         try:
@@ -326,7 +327,8 @@ def _statistics(
         problems = [one for one in comm.allgather(problem) if one]
         if problems:
             message, key, number = problems[0]
-            if message not in found.bad:
+            if message not in found.bad and (place.group, place.sample) not in reported:
+                reported.add((place.group, place.sample))
                 found.bad.append(message)
                 bad.append(BadTrajectoryError(message, key, number))
             continue

@@ -234,6 +234,7 @@ EMULATOR = [
     ),
     ("data.train", 0, ["data.train: must be greater than or equal to 1, not 0"]),
     ("data.file", 3, ["data.file: must be a valid string, not 3"]),
+    ("data.file", ["a.h5", "b.h5"], ["data.file: must be one name; ", "a pattern such as 'a_*."]),
     ("parallel.grid_ranks", 0, ["parallel.grid_ranks: must be greater than or equal to 1, not 0"]),
     ("parallel", 2, ["parallel"]),
     ("inverse", {}, ["inverse: unknown key"]),

@@ -340,11 +340,11 @@ def test_a_stopped_inversion_continues_bit_for_bit(case, tmp_path):
     # The inverse problem has no samples that replicas could divide.
     for grid_ranks in (2,) if make is tiny.inverse else (1, 2):
         whole, stopped = (folder / f"{name}_{grid_ranks}" for name in ("whole", "stopped"))
-        for place, epochs in ((whole, 4), (stopped, 2), (stopped, 4)):
+        for place, epochs, resume in ((whole, 4, False), (stopped, 2, False), (stopped, 4, True)):
             recipe = {**changes.get("training", {}), "epochs": epochs}
             config = validate(make(folder, **{**changes, "training": recipe}), "here")
             mesh = ProcessMesh.from_world(grid_ranks)
-            run_experiment(config, mesh, place, resume=epochs > len(tiny.rows(place)) > 0)
+            run_experiment(config, mesh, place, resume)
             mesh.close()
             WORLD.barrier()
         assert tiny.rows(stopped, "set_ups") == tiny.rows(whole, "set_ups")

@@ -65,6 +65,13 @@ def test_what_prevents_a_run_is_noted(tmp_path):
     assert "have 2 states, but an emulator needs 3" in notes
 
 
+def test_numbers_that_no_run_can_read_are_noted_once_per_trajectory(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((5, 4, 1, 8), 2**40))
+    found = inspect_data(tmp_path / "a.npy", COMM)
+    assert len(found.bad) == 3
+    assert any("store it as float64" in note for note in found.suggestion.notes)
+
+
 @pytest.mark.parametrize("segments", [2, 3, 4])
 def test_segments_are_consecutive_parts_of_each_trajectory(segments, tmp_path):
     states = layouts.known(2, 13)

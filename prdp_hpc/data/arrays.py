@@ -112,7 +112,8 @@ class TrajectoryArrays:
             States of shape `(len(samples), steps + 1, C, *part)`.
         """
         points: Any = (..., *part)
-        return self._states[group][list(samples)][points]
+        found: NDArray[Any] = self._states[group][list(samples)][points]
+        return found
 
     def read_states(
         self, group: str, sample: int, states: slice, part: Sequence[slice]
@@ -136,7 +137,8 @@ class TrajectoryArrays:
             States of shape `(len(states), C, *part)`.
         """
         points: Any = (..., *part)
-        return self._states[group][sample, states][points]
+        found: NDArray[Any] = self._states[group][sample, states][points]
+        return found
 
     def check_equal(self, comm: MPI.Comm) -> None:
         """Raise `DataError` on all ranks if their arrays differ; collective.

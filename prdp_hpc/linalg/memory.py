@@ -63,7 +63,7 @@ def memory_of(device: torch.device) -> Memory:
     """The memory of solves for tensors on a device: that device if this PETSc was built for it,
     else the host.
     """
-    return HOST if device.type == "cpu" else _device_memory(device)
+    return HOST if device.type in ("cpu", "meta") else _device_memory(device)
 
 
 @cache

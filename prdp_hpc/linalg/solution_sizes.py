@@ -57,7 +57,7 @@ def judged_sizes(comm: MPI.Comm, scales: list[Scale], right: Numbers, x: Numbers
     sums = [inner(row, row) for batch in (x, right) for rows in batch for row in rows]
     sums += [scale.ignores_rows for scale in scales]
     if comm.size > 1:
-        buffer = np.array(sums)
+        buffer = np.array(sums, dtype=np.float64)
         private(comm).sums.Allreduce(MPI.IN_PLACE, buffer)
         sums = buffer.tolist()
     count, rights = x.shape[0] * x.shape[1], x.shape[1]

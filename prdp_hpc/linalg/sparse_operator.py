@@ -29,7 +29,7 @@ from prdp_hpc.linalg.preconditioner_data import (
     create_preconditioner_data,
 )
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
-from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, put_values
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, kind_of_argument, put_values
 from prdp_hpc.petsc import PETSc
 
 
@@ -345,4 +345,5 @@ class SparseOperator(FromMatrices, Operator):
 
 
 def _kind(value: Any) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+    kind = kind_of_argument(value)
+    return f"a tensor of {kind}" if kind.startswith("torch.") else kind

@@ -131,5 +131,19 @@ def is_aij(matrix: Any) -> bool:
 
 
 def is_real_tensor(value: Any) -> bool:
-    """Whether `value` is a tensor of real floating-point numbers."""
-    return isinstance(value, Tensor) and value.is_floating_point()
+    """Whether `value` is a tensor of real floating-point numbers, which are stored one by one."""
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout is torch.strided
+        and not value.is_meta
+    )
+
+
+def kind_of_argument(value: Any) -> str:
+    """A description of a value that is no tensor of real numbers."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.layout is not torch.strided:
+        return f"a tensor of layout {value.layout} (use to_dense())"
+    return "a tensor without numbers (device meta)" if value.is_meta else str(value.dtype)

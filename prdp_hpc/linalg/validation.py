@@ -15,7 +15,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.torch_petsc import is_real_tensor, to_memory
+from prdp_hpc.linalg.torch_petsc import is_real_tensor, kind_of_argument, to_memory
 
 
 def is_batch(values: Any) -> bool:
@@ -50,7 +50,7 @@ def wrong_guess(b: Any, guess: Any, is_missing: bool) -> Exception | None:
     if guess is None or not isinstance(b, Tensor):
         return None
     if not is_real_tensor(guess):
-        kind = guess.dtype if isinstance(guess, Tensor) else type(guess).__name__
+        kind = kind_of_argument(guess)
         return InputError(f"guess must be a tensor of real floating-point numbers, not {kind}")
     if guess.shape != b.shape:
         return InputError(
@@ -167,7 +167,7 @@ def _validate_batch(operator: Operator, values: Any, b: Tensor) -> Exception | N
 
 def _validate_right_hand_side(operator: Operator, b: Any) -> Exception | None:
     if not is_real_tensor(b):
-        kind = b.dtype if isinstance(b, Tensor) else type(b).__name__
+        kind = kind_of_argument(b)
         return InputError(f"b must be a tensor of real floating-point numbers, not {kind}")
     if b.dim() not in (1, 2) or b.shape[-1] != operator.n_local:
         return InputError(

@@ -46,6 +46,8 @@ def main() -> int:
                 if time.monotonic() > end:
                     break
                 search.batch(seed, count)
+                if arguments.verbose:
+                    print(f"after the batch of seed {seed}: {dict(search.counts)}", flush=True)
     print(f"{sum(search.counts.values())} cases: {dict(search.counts)}")
     if arguments.verbose:
         print(f"unclear: {dict(search.unclear)}\nfaults again: {dict(search.seen)}")
@@ -170,6 +172,9 @@ class Search:
         finally:
             # Also if this search is killed, because a worker has a separate session.
             if not ended:
+                # The first prints where the process is.
+                os.killpg(pid, signal.SIGABRT)
+                time.sleep(1.0)
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
 

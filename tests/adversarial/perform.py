@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from petsc4py import PETSc
 from torch import Tensor
 
 from prdp_hpc import FunctionOperator, Refinement, Solver, SparseOperator, solve
@@ -284,13 +285,17 @@ def _tolerant(operator: Any, values: Any, b: Tensor, solver: Solver) -> None:
 
 def live_inverse(case: Case, answer: Answer, comm: Any) -> Any:
     """`M⁻¹` as the preconditioner of the solver applies it, a dense matrix; None for several
-    matrices; collective.
+    matrices, or where it cannot be applied; collective.
     """
     operator, solver = answer.system
-    if case.several or solver.batched is not None:
+    is_safe = comm.size == 1 or case.pc == "gamg"  # Others may fail on one rank.
+    if case.several or solver.batched is not None or not is_safe:
         return None
     unit = torch.eye(case.n, dtype=torch.float64)[:, Parts(case, comm).own].contiguous().numpy()
-    columns = solver.system(operator).inverse(unit, False)
+    try:
+        columns = solver.system(operator).inverse(unit, False)
+    except (PETSc.Error, PrdpError):
+        return None
     found = np.concatenate(comm.allgather(np.array(columns)), axis=1).T
     return found if np.isfinite(found).all() else None
 

@@ -178,6 +178,9 @@ def _method(draft: Draft, kind: str, n: int, is_singular: bool) -> dict[str, Any
             pcs = ("none", "jacobi")
         ksp, pc = choices.one_of(others), choices.one_of(pcs)
         options = draft.pick("options", methods.OPTIONS, ())
+    if is_unrolled and own[0] is None and (options or not draft.is_suited):
+        # Ten thousand iterations of a method that does not converge take minutes.
+        own = (40, own[1])
     return {
         "ksp": ksp,
         "pc": pc,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -92,9 +93,11 @@ class BatchedPattern(BilinearProducts):
 
     def pair(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
         """See `BilinearProducts`."""
-        shape: Any = (-1, *left.shape[-2:])
+        # Not −1: a batch may have no right-hand sides, and a rank no rows.
+        shape = (math.prod(left.shape[:-2]), *left.shape[-2:])
         entries = self.pair_entries(left.reshape(shape), right.reshape(shape)).mul_(scale)
-        return self.entries.adjoint(entries).view(*left.shape[:-2], -1)
+        whole = self.entries.adjoint(entries)
+        return whole.view(*left.shape[:-2], whole.shape[-1])
 
     def diagonal_entries(self) -> Any:
         """Not used; see `BatchedMatrix.diagonal`."""

@@ -18,7 +18,7 @@ from prdp_hpc.linalg.method_types import check_unrolled
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.thread_lock import one_at_a_time
-from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
+from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.guess import Guess, guessed, not_offered
@@ -31,7 +31,7 @@ from prdp_hpc.linalg.unrolled.scaling import (
     scaled_values,
 )
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
-from prdp_hpc.linalg.validation import prepare, wrong_guess
+from prdp_hpc.linalg.validation import is_batch, prepare, wrong_form, wrong_guess
 from prdp_hpc.petsc import PETSc
 
 GMRES_RESTART = 30  # PETSc's default
@@ -81,11 +81,15 @@ def unrolled_solve(
             raise not_offered("torch.func's transforms and batched gradients")
     error = wrong_guess(b, guess, guess is None and solver.initial_guess == "state")
     recollection = None
-    if error is None and isinstance(b, Tensor):
+    if error is None and is_real_tensor(b):
         recollection, error = recollection_of(solver, operator, b)
-    is_plain = guess is None and error is None and recollection is None
-    if is_plain or not isinstance(b, Tensor):
+    if guess is None and error is None and solver.initial_guess != "last":
         return _solved(operator, values, b, solver, None)
+    if not is_real_tensor(b):
+        # The error is raised on all ranks by the reduction that they do for their guesses.
+        error = wrong_form(operator, values, b)
+        batch = values.shape[:1] if is_batch(values) else ()
+        b = torch.zeros((*batch, operator.n_local), dtype=torch.float64)
     start, rest = guessed(operator, values, b, solver, Guess(guess, error, recollection))
     x = start + _solved(
         operator, values, rest, solver, in_double(b, operator.memory.device).detach()

@@ -1,5 +1,5 @@
 # Each target first prepares .venv. PYTHON: the interpreter for it (default: the newest one that
-# PETSc's binaries support, else python3). PETSC=build: build PETSc for this processor.
+# PETSc's binaries support, else python3). PETSC=build: build PETSc.
 # CUDA=1: build it for NVIDIA GPUs (CUDA_ARCH=80,90: for which).
 # TORCH=cuda or cpu: with or without CUDA (default: with it if the machine has an NVIDIA GPU).
 PYTHON ?=

@@ -14,7 +14,7 @@ Environment variables:
 
 PYTHON : the interpreter to use; default: the newest `python3.12` to `python3.14` on the PATH that
     PETSc's binary supports, else the one that runs this file, else the newest other one.
-PETSC : `build` to build PETSc for this processor, `binary` to fail if no binary is suitable.
+PETSC : `build` to build PETSc, `binary` to fail if no binary is suitable.
 PETSC_DIR, PETSC_ARCH : an installed PETSc, used with its MPI; PETSc is not built.
 CUDA, CUDA_ARCH, CUDA_HOME : `CUDA=1` builds PETSc for NVIDIA GPUs, see petsc_cuda.py.
 TORCH : `cpu` or `cuda` (default: `cuda` if the machine has an NVIDIA GPU), or a requirement for

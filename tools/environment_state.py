@@ -52,9 +52,10 @@ def begin() -> None:
     if can_be_changed():
         write_state(UNFINISHED)
         return
-    remove()
+    check_may_be_replaced()
     VENV.mkdir(parents=True, exist_ok=True)
     write_state(UNFINISHED)
+    empty()
     with Step(f"creating {VENV.name} with Python {sys.version.split()[0]}"):
         run([sys.executable, "-m", "venv", str(VENV)])
 
@@ -75,19 +76,24 @@ def can_be_changed() -> bool:
     )
 
 
-def remove() -> None:
-    """Empty an environment that a set-up has made; `SetupError` for any other folder."""
-    if not VENV.exists() or (VENV.is_dir() and not any(VENV.iterdir())):
-        return
-    if not stamp().is_file():
+def check_may_be_replaced() -> None:
+    """`SetupError` for a folder with files that no set-up has made."""
+    if VENV.exists() and any(VENV.iterdir()) and not any(VENV.glob(f"{stamp().name}*")):
         raise SetupError(
             f"{VENV} exists and was not made by this set-up, so it is not replaced: remove it, or "
             "name another folder by PRDP_VENV=…"
         )
-    for entry in VENV.iterdir():  # `VENV` itself may be a link to another disk, and stays
+
+
+def empty() -> None:
+    """Remove all but the stamp, so that an interrupt leaves a folder that is known as unfinished.
+
+    `VENV` itself may be a link to another disk, and stays.
+    """
+    for entry in VENV.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        else:
+        elif entry != stamp():
             entry.unlink()
 
 

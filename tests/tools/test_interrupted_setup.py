@@ -135,6 +135,32 @@ def test_a_folder_that_the_set_up_has_not_made_is_not_removed(machine, content):
     assert (machine.venv / content).exists()
 
 
+@pytest.mark.parametrize("removed", ["bin", "lib"])
+def test_an_interrupt_while_an_unfinished_environment_is_removed(machine, monkeypatch, removed):
+    machine.prepare(interrupted="torch")
+    (machine.venv / "lib").mkdir()
+    (machine.venv / "lib" / "half a package").touch()
+    remove = environment_state.shutil.rmtree
+
+    def interrupted(path):
+        if path.name == removed:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(environment_state.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_environment.prepare()
+    monkeypatch.setattr(environment_state.shutil, "rmtree", remove)
+    assert machine.prepare() == list(STEPS)
+    assert not (machine.venv / "lib").exists()
+
+
+def test_an_interrupt_before_the_first_stamp(machine):
+    machine.venv.mkdir()
+    (machine.venv / "prdp-environment.new").touch()
+    assert machine.prepare() == list(STEPS)
+
+
 def test_an_empty_folder_is_used(machine):
     machine.venv.mkdir()
     assert machine.prepare() == list(STEPS)

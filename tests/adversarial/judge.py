@@ -25,7 +25,7 @@ NORMAL_EQUATIONS = ("lsqr", "cgls", "cgne")
 EXACT_RESIDUALS = ("gmres", "fgmres", "lgmres", "richardson", "preonly", "gcr")
 FALSE_PROMISE = 1e-3
 SURELY = 1e-9
-"""A result that is as near to the dense one is right, whatever rounding would allow."""
+"""A result that is as near to the dense one is right, however little rounding would explain."""
 SYMMETRIC_KSPS = (
     *("cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "pipeprcg"),
     *("minres", "symmlq", "cr", "pipecr", "steepest_descent", "nash", "stcg", "gltr", "qcg"),

@@ -25,9 +25,8 @@ from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.reductions import anywhere, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.residual_checks import zero_rows
 from prdp_hpc.linalg.solution_sizes import judged_sizes
 from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
 from prdp_hpc.linalg.solver import Solver

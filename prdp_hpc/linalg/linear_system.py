@@ -32,8 +32,8 @@ from prdp_hpc.linalg.method_types import (
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
+from prdp_hpc.linalg.reductions import longer_rows, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.residual_checks import longer_rows, zero_rows
 from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
 from prdp_hpc.linalg.shell_preconditioner import missing_transpose
 from prdp_hpc.linalg.torch_petsc import placed

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
@@ -15,10 +14,9 @@ from prdp_hpc.linalg.arrays import (
     Numbers,
     empty_like,
     inner,
-    nonzero_rows,
-    squares_of_rows,
 )
 from prdp_hpc.linalg.bad_rows import bad_row
+from prdp_hpc.linalg.early_ends import zero_is_no_iterate
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.memory import Memory
@@ -36,7 +34,7 @@ from prdp_hpc.linalg.method_types import (
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.promises import absolute_product, row_maxima
-from prdp_hpc.linalg.reductions import anywhere
+from prdp_hpc.linalg.reductions import anywhere, zero_rows
 from prdp_hpc.linalg.solution_sizes import Scale
 from prdp_hpc.linalg.torch_petsc import is_aij, placed
 from prdp_hpc.petsc import PETSc
@@ -173,13 +171,24 @@ class ResidualChecks(ABC):
         """Raise SolveError for a fixed number of iterations that a method ended early, unless it
         arrived at the solution.
         """
-        if self.ksp_name not in EARLY_KSPS or iterations >= (direction.level.max_it or 0):
+        if self.ksp_name not in EARLY_KSPS:
+            return
+        if iterations >= (direction.level.max_it or 0) and not self._is_unmoved(
+            direction, right, result
+        ):
             return
         residual, length = self._lengths(direction, right, result)[0], self._length_of(whole)
         if not residual <= ARRIVED * length:
             raise errors.not_the_solution(
                 direction.name, self.method, residual / length, iterations, direction.level
             )
+
+    def _is_unmoved(self, direction: Direction, right: Numbers, result: Numbers) -> bool:
+        """Whether the result is 0, as that of no iteration, though the iterates are not."""
+        if not zero_rows(self._comm, result[None])[0]:
+            return False
+        z = self._preconditioned(direction, right[None])[0]
+        return zero_is_no_iterate(self._comm, self._matrix, (self._b, self._x), z)
 
     def _reached_absolute(self, direction: Direction, code: int) -> bool:
         """Whether a solve ended at the user's absolute tolerance, where the residual may be large
@@ -373,20 +382,3 @@ class ResidualChecks(ABC):
     def _length_of(self, right: Numbers) -> float:
         with placed((self._b, right)):
             return float(self._b.norm())
-
-
-def longer_rows(comm: MPI.Comm, first: Numbers, second: Numbers) -> NDArray[np.bool_]:
-    """Which rows of a batch `(B, n_local)` are at least as long as those of another batch, or not
-    finite; collective.
-    """
-    squares = np.stack([squares_of_rows(rows) for rows in (first, second)])
-    private(comm).sums.Allreduce(MPI.IN_PLACE, squares)
-    longer: NDArray[np.bool_] = np.logical_not(squares[0] < squares[1])
-    return longer
-
-
-def zero_rows(comm: MPI.Comm, right: Numbers) -> NDArray[np.bool_]:
-    """Which right-hand sides of a batch `(B, n_local)` are zero on every rank; collective."""
-    nonzero = nonzero_rows(right)
-    private(comm).sums.Allreduce(MPI.IN_PLACE, nonzero, op=MPI.LOR)
-    return np.logical_not(nonzero)

@@ -228,10 +228,6 @@ class Judge:
                 off = off + type_eps * np.linalg.norm(y)
                 if np.linalg.norm(x - y) <= off:
                     return
-        if self.ksp == "minres" and not x.any():
-            # PETSc's ends so in its last iteration for matrices below 1e-8, without a sign of it.
-            self.unclear.append(f"{what}: minres ended in its last iteration")
-            return
         if not sure:
             self.unclear.append(f"{what}: no reference for {max_it} iterations")
             return

@@ -53,6 +53,23 @@ def test_a_fixed_number_of_iterations_that_ends_early_is_solved(size):
     assert x is None or np.allclose(A @ x, 1.0)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("K", [1, 2])
+def test_the_last_iteration_of_a_fixed_number_is_computed(size, K):
+    A, b = size * np.diag([2.0, 3.0]), torch.ones(2, dtype=torch.float64)
+    x = solved(A, b, "minres", "none", Refinement(max_it=K))
+    # The first iterate is the multiple of b with the least residual.
+    product = A @ b.numpy() / size
+    first = product.sum() / (product @ product) / size * b.numpy()
+    assert x is None or np.allclose(x, first if K == 1 else 1.0 / np.diag(A), rtol=1e-9, atol=0.0)
+
+
+def test_an_iterate_may_be_zero():
+    A, b = np.array([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for ksp in ("minres", "gmres"):
+        assert not solved(A, b, ksp, "none", Refinement(max_it=1)).any()
+
+
 @pytest.mark.parametrize(
     ("ksp", "differentiation"),
     [(ksp, how) for ksp in ("gmres", "richardson", "cg") for how in ("implicit", "unrolled")]

@@ -1,8 +1,7 @@
 """Numbers of iterations of PETSc's KSPs: what a level asks for, and what PETSc must be told.
 
 PETSc counts differently in some methods (3.26): with a norm they do one iteration after the maximum
-(`LATE_KSPS`), or they do two at a time and end before the maximum (`PAIRED_KSPS`), so that a
-maximum of 1 or 2 does none.
+(`LATE_KSPS`), or they do two at a time and end before the maximum (`PAIRED_KSPS`).
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ def check_count(ksp: str, pc: str, level: Refinement) -> None:
                 f"ksp={ksp!r} applies the preconditioner once and cannot do {level.max_it} "
                 "iterations: use ksp='richardson' for that many applications, or max_it=1"
             )
-    elif ksp in PAIRED_KSPS and level.max_it is not None and level.max_it % 2:
+    elif ksp in PAIRED_KSPS and level.max_it is not None:
         raise InputError(
-            f"ksp={ksp!r} does two iterations at a time and cannot end after {level.max_it}: use "
-            "an even number, or ksp='pipecg'"
+            f"ksp={ksp!r} does two iterations at a time, and breaks down without a sign of it if "
+            "the first one has arrived, so it needs a level without max_it, such as 1e-8: use "
+            "ksp='pipecg' for a number of iterations"
         )
 
 
@@ -37,4 +37,4 @@ def maximum(ksp: str, max_it: int | None, otherwise: int, norm: int) -> int:
         return otherwise
     if ksp in LATE_KSPS and norm != PETSc.KSP.NormType.NONE:
         return max_it - 1
-    return max_it + 1 if ksp in PAIRED_KSPS else max_it
+    return max_it

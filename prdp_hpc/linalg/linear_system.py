@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 # A relative residual at which a Krylov method is stopped, because only rounding is left.
 ROUNDING = 1e-14
+# The same for methods that do not reach it.
+LEAST = 1e-10
 # A growth of the residual that no solve reaches.
 NEVER = 1e150
 
@@ -144,7 +146,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp, level, pair = direction.ksp, direction.level, self._pair
         rtol, divtol, norm = level.rtol, pair.divtol, direction.norm
         if level.is_fixed and self._stops_at_rounding():
-            rtol, divtol = ROUNDING, NEVER
+            rtol, divtol = self._rounding, NEVER
             is_free = self.ksp_name in NATURAL_NORM_KSPS
             norm = PETSc.KSP.NormType.NATURAL if is_free else norm
         elif level.is_fixed:
@@ -157,6 +159,10 @@ class LinearSystem(PreconditionerSetUp):
         max_it = maximum(self.ksp_name, level.max_it, pair.max_it, norm)
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
         require_tests(direction)
+
+    @property
+    def _rounding(self) -> float:
+        return LEAST if self.ksp_name in UNGUARDED_KSPS else ROUNDING
 
     def _stops_at_rounding(self) -> bool:
         """Whether a fixed number of iterations ends early when only rounding is left.
@@ -385,7 +391,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp.setNormType(direction.norm)
         ksp.setConvergenceTest(None)
         max_it = maximum(self.ksp_name, direction.level.max_it, self._pair.max_it, direction.norm)
-        ksp.setTolerances(rtol=ROUNDING, divtol=NEVER, max_it=max_it)
+        ksp.setTolerances(rtol=self._rounding, divtol=NEVER, max_it=max_it)
         try:
             run = ksp.solveTranspose if direction.transposed else ksp.solve
             self._on_arrays(run, right, result)

@@ -31,6 +31,7 @@ from prdp_hpc.linalg.method_types import (
     RECURRENCE_KSPS,
     RELATIVE_KSPS,
     TRANSFORMING_PCS,
+    UNGUARDED_KSPS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.promises import absolute_product, row_maxima
@@ -171,7 +172,7 @@ class ResidualChecks(ABC):
         """Raise SolveError for a fixed number of iterations that a method ended early, unless it
         arrived at the solution.
         """
-        if self.ksp_name not in EARLY_KSPS:
+        if self.ksp_name not in EARLY_KSPS | UNGUARDED_KSPS:
             return
         if iterations >= (direction.level.max_it or 0) and not self._is_unmoved(
             direction, right, result
@@ -185,7 +186,7 @@ class ResidualChecks(ABC):
 
     def _is_unmoved(self, direction: Direction, right: Numbers, result: Numbers) -> bool:
         """Whether the result is 0, as that of no iteration, though the iterates are not."""
-        if not zero_rows(self._comm, result[None])[0]:
+        if self.ksp_name not in EARLY_KSPS or not zero_rows(self._comm, result[None])[0]:
             return False
         z = self._preconditioned(direction, right[None])[0]
         return zero_is_no_iterate(self._comm, self._matrix, (self._b, self._x), z)

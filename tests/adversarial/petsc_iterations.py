@@ -61,7 +61,7 @@ def _last_two(
 
 
 def _solution(solver: Any, b: Any, count: int) -> Any:
-    solver.setTolerances(max_it=count + (solver.getType() == "pipecg2"))
+    solver.setTolerances(max_it=count)
     right, x = (PETSc.Vec().createWithArray(np.array(y), comm=PETSc.COMM_SELF) for y in (b, 0 * b))
     solver.solve(right, x)
     found = x.getArray().copy()

@@ -349,7 +349,7 @@ class LinearSystem(PreconditionerSetUp):
             repeated = self._repeated(direction, code, right, result)
             self._check_result(direction, code, repeated, iterations, right, result, whole)
         elif direction.level.rtol is None:
-            self._check_early_end(direction, iterations, right, result, whole)
+            self._check_early_end(direction, code, iterations, right, result, whole)
         elif iterations == 0:
             if aim is None:
                 self._check_no_iteration(direction, right)

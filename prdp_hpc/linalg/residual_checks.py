@@ -164,19 +164,20 @@ class ResidualChecks(ABC):
     def _check_early_end(
         self,
         direction: Direction,
+        code: int,
         iterations: int,
         right: Numbers,
         result: Numbers,
         whole: Numbers,
     ) -> None:
-        """Raise SolveError for a fixed number of iterations that a method ended early, unless it
-        arrived at the solution.
+        """Raise SolveError for a fixed number of iterations that a method ended because of its
+        residual, unless it arrived at the solution.
         """
         if self.ksp_name not in EARLY_KSPS | UNGUARDED_KSPS:
             return
-        if iterations >= (direction.level.max_it or 0) and not self._is_unmoved(
-            direction, right, result
-        ):
+        is_whole = iterations >= (direction.level.max_it or 0)
+        claims = code != errors.ALL_ITERATIONS and self.ksp_name in UNGUARDED_KSPS
+        if is_whole and not claims and not self._is_unmoved(direction, right, result):
             return
         residual, length = self._lengths(direction, right, result)[0], self._length_of(whole)
         if not residual <= ARRIVED * length:

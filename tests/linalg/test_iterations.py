@@ -85,8 +85,8 @@ OTHERS = ("qmrcgs", "bicg", "tfqmr", "cgs", "bcgs", "gmres", "cg", "minres", "gc
 @pytest.mark.parametrize("pc", ["none", "lu", "jacobi"])
 def test_iterations_after_the_solution_was_reached_do_not_destroy_it(ksp, pc):
     draw, found = np.random.default_rng(0), 0
-    for n in (2, 3, 5):
-        for count in (n + 1, 10, 30, 100):
+    for n in (1, 2, 3, 5):
+        for count in (n, n + 1, 10, 30, 100):
             matrix = draw.standard_normal((n, n))
             matrix = matrix @ matrix.T + np.eye(n)
             operator, values = sparse(torch.from_numpy(matrix), symmetric=True)

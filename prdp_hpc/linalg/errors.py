@@ -190,8 +190,8 @@ def not_the_solution(
         f"{direction} solve with {method} at level {level}: it stopped {when}"
         f"with a residual of {residual:.2g} of the right-hand side: the matrix is "
         "singular, or its entries are too small or too unequal for this method. Scale the values, "
-        "or use pc='lu'; a singular matrix needs its nullspace declared (nullspace=, "
-        "left_nullspace=)",
+        "or use another ksp or pc='lu'; a singular matrix needs its nullspace declared "
+        "(nullspace=, left_nullspace=)",
         iteration=iteration or 0,
     )
 

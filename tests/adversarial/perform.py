@@ -230,7 +230,7 @@ def _values(
         elif case.flow.endswith("data") or array is None:
             other.data.copy_(values)
         else:
-            array[:] = values.numpy()
+            array[:] = values.resolve_neg().numpy()
         return other
     return values
 

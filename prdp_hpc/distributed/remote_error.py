@@ -114,11 +114,17 @@ def _instance(known: type[Exception]) -> RemoteError | None:
 def _remote(known: type[Exception]) -> type[RemoteError]:
     if issubclass(known, RemoteError):
         return known
-    names = {
+    names: dict[str, Any] = {
         "__module__": known.__module__,
         "__qualname__": known.__qualname__,
         "__str__": RemoteError.__str__,
     }
+    # Exceptions may be false, e.g. those of petsc4py; Python does not print the causes of those.
+    names["__bool__"] = _always
     # In this order, because some built-in classes define `__new__`.
     kind: type[RemoteError] = type(known.__name__, (known, RemoteError), names)
     return kind
+
+
+def _always(_: RemoteError) -> bool:
+    return True

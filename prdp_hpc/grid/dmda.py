@@ -107,6 +107,8 @@ def layout_of(dm: Any, boundary: Boundary | Sequence[Boundary]) -> Layout:
     """
     if not isinstance(dm, PETSc.DMDA) or not dm.handle:
         raise InputError(f"from_dm needs a petsc4py DMDA, not {type(dm).__name__}")
+    if min(dm.getSizes()) < 0 or min(dm.getProcSizes()) < 1:
+        raise InputError("the DMDA is not set up yet: call its setUp() before from_dm")
     if dm.getDof() != 1:
         raise InputError(
             f"the DMDA has {dm.getDof()} numbers per point, but the vectors of a Grid have one: "

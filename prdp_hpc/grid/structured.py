@@ -309,6 +309,8 @@ class Grid(GridGeometry):
         Tensor
             The same numbers, of the same shape.
         """
+        if not isinstance(parameter, Tensor):
+            raise InputError(f"replicated needs a tensor, not a {type(parameter).__name__}")
         if self.comm.size == 1 or not parameter.requires_grad:
             return parameter
         return LinearMap(_same, self._sum)(parameter)

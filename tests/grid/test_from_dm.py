@@ -70,6 +70,7 @@ def check_refused(comm):
     twisted = dmda(comm, 1)
     for words, call in (
         ("petsc4py DMDA", lambda: Grid.from_dm(PETSc.DMShell().create(comm=comm))),
+        ("not set up yet", lambda: Grid.from_dm(PETSc.DMDA().create([8], comm=comm, setup=False))),
         ("3 numbers per point", lambda: Grid.from_dm(dmda(comm, 2, dof=3))),
         ("does not match", lambda: Grid.from_dm(twisted, "periodic")),
         ("does not match", lambda: Grid.from_dm(dmda(comm, 2, PERIODIC), ["periodic", "neumann"])),

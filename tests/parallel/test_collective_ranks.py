@@ -18,6 +18,7 @@ from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.linalg import SolveError
+from prdp_hpc.petsc import PETSc
 
 WORLD = MPI.COMM_WORLD
 
@@ -41,7 +42,24 @@ class StrangeError(Exception):
         raise ValueError("no text")
 
 
+class FalseError(Exception):
+    def __bool__(self):
+        return False
+
+
+class UndecidedError(Exception):
+    def __init__(self, number):
+        super().__init__(number)
+        self.data = [number]
+
+    def __bool__(self):
+        return bool(self.data)
+
+
 ERRORS = [
+    (FalseError("no"), FalseError, "no"),
+    (UndecidedError(1), UndecidedError, "1"),
+    (PETSc.Error(63), PETSc.Error, "63"),
     (InputError("b has 3 rows"), InputError, "b has 3 rows"),
     (SolveError("it broke down", "DIVERGED_X", 7), SolveError, "it broke down"),
     (UnicodeDecodeError("utf8", b"\xff", 0, 1, "bad byte"), UnicodeDecodeError, "bad byte"),

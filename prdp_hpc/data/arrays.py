@@ -26,7 +26,8 @@ class TrajectoryArrays:
     train, validation : numpy array or Tensor
         States of shape `(samples, steps + 1, C, *shape)` with the initial state first.
     test : numpy array or Tensor, optional
-        Trajectories that are evaluated once, at the end of training. Default: none.
+        Trajectories that are evaluated once, at the end of training, of the same shape. Default:
+        none.
     attributes : mapping, optional
         Numbers that must be those of the PDE, e.g. `{"dt": 0.1}`. Default: none are compared.
 

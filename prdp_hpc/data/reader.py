@@ -263,8 +263,14 @@ class TrajectoryFile:
 
         Parameters
         ----------
-        group, places, length, part
+        group : str
+            Name of the group.
+        places : sequence of (int, int)
             See `read_windows`.
+        length : int
+            Number of states of each window.
+        part : sequence of slice
+            The points to read: one slice per axis of the grid.
 
         Returns
         -------

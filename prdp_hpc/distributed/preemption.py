@@ -76,6 +76,11 @@ class PreemptionWatch:
         Whether a rank had a request in the step whose reduction `after_step` has completed; equal
         on all ranks.
 
+    Raises
+    ------
+    InputError
+        If `comm` is no communicator.
+
     Examples
     --------
     >>> import os, signal

@@ -181,7 +181,7 @@ def vectors_of(nullspace: Any, n_local: int) -> Array:
     """The vectors of a PETSc nullspace, the constant first, `(k, n_local)`."""
     vectors = [np.array(vector.getArray(readonly=True)) for vector in nullspace.getVecs()]
     constant = [np.ones(n_local)] if nullspace.hasConstant() else []
-    return np.array([*constant, *vectors]).reshape(-1, n_local)
+    return np.array([*constant, *vectors]).reshape(len(constant) + len(vectors), n_local)
 
 
 def create_near_nullspace(

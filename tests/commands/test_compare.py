@@ -10,7 +10,7 @@ import tiny
 from prdp_hpc import cli
 from prdp_hpc.config import validate
 from prdp_hpc.config.variants import variants
-from prdp_hpc.experiments.run import run_locked
+from prdp_hpc.experiments.run import prepare
 
 RUN_FILES = {
     "starts.json",
@@ -37,9 +37,9 @@ def trained(monkeypatch):
 
     def counting(config, mesh, folder, resume):
         folders.append("/".join(folder.parts[folder.parts.index("tiny-compare") + 1 :]))
-        return run_locked(config, mesh, folder, resume)
+        return prepare(config, mesh, folder, resume)
 
-    monkeypatch.setattr("prdp_hpc.commands.run.run_locked", counting)
+    monkeypatch.setattr("prdp_hpc.commands.comparison_runs.prepare", counting)
     return folders
 
 

@@ -39,7 +39,8 @@ class BatchedCall(SolveCall):
         if self.held is None:
             with self.solver.report.part(self.direction, "assembly"):
                 self.held = self._load(values, right, guess)
-        b = right.reshape(-1, right.shape[-1]).contiguous()
+        # `flatten`, not `reshape(-1, n)`: a rank may have no rows, or no entries.
+        b = right.flatten(0, -2).contiguous()
         start = self._start(None if guess is None else guess.reshape(b.shape), b)
         is_guarded = self.recollection is not None
         x = self._engine.solve(self.held, self.direction, b, self.level, start, is_guarded)
@@ -62,7 +63,8 @@ class BatchedCall(SolveCall):
         error: Exception | None = validate_operator(operator, self.solver.ksp)
         given, changed = right.new_empty(0), False
         if error is None:
-            given = values.detach().to(right.device, torch.float64).reshape(-1, values.shape[-1])
+            given = torch.atleast_2d(values.detach().to(right.device, torch.float64))
+            given = given.flatten(0, -2)
             changed = self._engine.differ(operator, given)
             if changed and has_bad_numbers(given):
                 error = operator.check_numbers(to_host(values))

@@ -53,16 +53,17 @@ class CsrPattern(BatchedPattern):
             back=torch.from_numpy(np.argsort(order, kind="stable")),
             diagonal=torch.from_numpy(diagonal),
         )
-        self.straight = CsrStructure(rows, columns, self.n_local, width)
+        self.straight = CsrStructure(rows, columns, self.n_local, self.n_local + self.n_ghosts)
         self._turned: CsrStructure | None = None
-        self._host = rows, columns, order, width
+        self._host = rows, columns, order
 
     @property
     def turned(self) -> CsrStructure:
         """The structure of the transposes."""
         if self._turned is None:
-            rows, columns, order, width = self._host
-            self._turned = CsrStructure(columns[order], rows[order], width, max(1, self.n_local))
+            rows, columns, order = self._host
+            width = self.n_local + self.n_ghosts
+            self._turned = CsrStructure(columns[order], rows[order], width, self.n_local)
         return self._turned
 
     def matrix(self, values: Tensor, constant: float = 1.0) -> CsrMatrix:
@@ -203,6 +204,6 @@ class CsrMatrix(BatchedMatrix):
             return (self._sparse @ x.mT).mT.contiguous()
         if each == 1:
             return (self._sparse @ x.reshape(-1, 1)).view(self.count, -1)
-        columns = x.view(self.count, each, -1).transpose(1, 2).reshape(-1, each)
-        result = (self._sparse @ columns).view(self.count, -1, each)
-        return result.transpose(1, 2).reshape(len(x), -1)
+        columns = x.unflatten(0, (self.count, each)).transpose(1, 2).flatten(0, 1)
+        result = (self._sparse @ columns).unflatten(0, (self.count, -1))
+        return result.transpose(1, 2).flatten(0, 1)

@@ -56,7 +56,7 @@ class DiaPattern(BatchedPattern):
             ],
             dim=1,
         )
-        return found.view(len(left), -1).index_select(-1, self._index.on(left.device))
+        return found.flatten(1).index_select(-1, self._index.on(left.device))
 
     def _window(self, offset: tuple[int, ...]) -> tuple[Any, ...]:
         """This rank's points, moved, as an index of padded fields."""
@@ -93,7 +93,9 @@ class DiaMatrix(BatchedMatrix):
         if kernels is not None:
             return self._by_kernel(kernels, x, with_dot=False)[0]
         pattern = self.pattern
-        padded = pattern.halo.pad(pattern.fields(x.reshape(self.count, -1, x.shape[-1])))
+        padded = pattern.halo.pad(
+            pattern.fields(x.unflatten(0, (self.count, len(x) // self.count)))
+        )
         begun = set[int]()
         result = padded.new_empty(*padded.shape[:3], *pattern.shape)
         for number, term in enumerate(self.terms):

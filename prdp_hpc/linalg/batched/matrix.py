@@ -86,10 +86,10 @@ class BatchedPattern(BilinearProducts):
 
     def multiply(self, values: Tensor, x: Tensor, transposed: bool) -> Tensor:
         """See `BilinearProducts`; without the constant entries of the matrix."""
-        matrix = self.matrix(values.reshape(-1, values.shape[-1]), constant=0.0)
+        matrix = self.matrix(torch.atleast_2d(values).flatten(0, -2), constant=0.0)
         if transposed:
             matrix = matrix.transposed()
-        return matrix.product(x.reshape(-1, x.shape[-1])).view(x.shape)
+        return matrix.product(torch.atleast_2d(x).flatten(0, -2)).view(x.shape)
 
     def pair(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
         """See `BilinearProducts`."""

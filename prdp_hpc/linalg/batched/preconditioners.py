@@ -73,7 +73,9 @@ class Jacobi:
         """See `BatchedPreconditioner`."""
         if len(self.inverse) == 1:
             return r * self.inverse
-        return (r.view(len(self.inverse), -1, r.shape[-1]) * self.inverse[:, None]).view(r.shape)
+        matrices = len(self.inverse)
+        rows = r.unflatten(0, (matrices, len(r) // matrices))
+        return (rows * self.inverse[:, None]).view(r.shape)
 
     def transposed(self) -> Jacobi:
         """See `BatchedPreconditioner`."""
@@ -104,7 +106,7 @@ class DenseBlocks:
     def apply(self, r: Tensor) -> Tensor:
         """See `BatchedPreconditioner`."""
         count, blocks, size, _ = self.inverses.shape
-        parts = r.view(count, -1, blocks, size)
+        parts = r.view(count, len(r) // count, blocks, size)
         return torch.einsum("mbij,mrbj->mrbi", self.inverses, parts).reshape(r.shape)
 
     def transposed(self) -> DenseBlocks:

@@ -73,7 +73,9 @@ def _blocks(name: str, pattern: BatchedPattern, values: Tensor, own: Settings) -
     flat = values.new_zeros(len(values), operator.n_local * size)
     for row, numbers in zip(flat, given, strict=True):
         row.index_add_(0, place, numbers)
-    inverses, wrong = torch.linalg.inv_ex(flat.view(len(values), -1, size, size))
+    inverses, wrong = torch.linalg.inv_ex(
+        flat.view(len(values), operator.n_local // size, size, size)
+    )
     if anywhere(operator.comm, bool(wrong.any())):
         raise LinAlgError("a block of the preconditioner is singular")
     return DenseBlocks(inverses)

@@ -204,6 +204,7 @@ class CsrMatrix(BatchedMatrix):
             return (self._sparse @ x.mT).mT.contiguous()
         if each == 1:
             return (self._sparse @ x.reshape(-1, 1)).view(self.count, -1)
-        columns = x.unflatten(0, (self.count, each)).transpose(1, 2).flatten(0, 1)
+        columns = x.view(self.count, each, x.shape[-1]).transpose(1, 2).flatten(0, 1)
         result = (self._sparse @ columns).unflatten(0, (self.count, -1))
-        return result.transpose(1, 2).flatten(0, 1)
+        product: Tensor = result.transpose(1, 2).flatten(0, 1)
+        return product

@@ -74,7 +74,7 @@ class Jacobi:
         if len(self.inverse) == 1:
             return r * self.inverse
         matrices = len(self.inverse)
-        rows = r.unflatten(0, (matrices, len(r) // matrices))
+        rows = r.view(matrices, len(r) // matrices, r.shape[-1])
         return (rows * self.inverse[:, None]).view(r.shape)
 
     def transposed(self) -> Jacobi:

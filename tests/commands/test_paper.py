@@ -10,7 +10,7 @@ import yaml
 
 from prdp_hpc import cli
 from prdp_hpc.config import find_list, load_experiment, load_paper
-from prdp_hpc.experiments.run import run_locked
+from prdp_hpc.experiments.run import prepare
 
 QUICK = ["training.epochs=1", "comparison.seeds=2"]
 
@@ -41,9 +41,9 @@ def trained(monkeypatch):
 
     def counting(config, mesh, folder, resume):
         folders.append(str(folder))
-        return run_locked(config, mesh, folder, resume)
+        return prepare(config, mesh, folder, resume)
 
-    monkeypatch.setattr("prdp_hpc.commands.run.run_locked", counting)
+    monkeypatch.setattr("prdp_hpc.commands.comparison_runs.prepare", counting)
     return folders
 
 

@@ -7,7 +7,7 @@ import torch
 from reference_data import reference
 
 from prdp_hpc.config import validate
-from prdp_hpc.data import DataError, TrajectoryFile
+from prdp_hpc.data import DataError, TrajectoryFile, check_agreement
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.build import ConfigParts
 from prdp_hpc.generation.generate import generate, generated_path, reference_grid
@@ -15,6 +15,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics import NavierStokes
 from prdp_hpc.physics.initial_conditions import truncated_fourier
+from prdp_hpc.physics.stepper import attributes
 
 BURGERS = {"pde": "burgers", "viscosity": 1e-2, "dt": 0.05}
 NAVIER_STOKES = {"pde": "navier_stokes", "viscosity": 1e-3, "dt": 0.1}
@@ -176,8 +177,13 @@ def fitting_file(name, grid, physics, make=tiny.corrector):
         "here",
     )
     mesh = ProcessMesh.from_world(1)
-    data = ConfigParts(config, mesh).data
-    mesh.close()
+    parts = ConfigParts(config, mesh)
+    data, grid = parts.data, parts.grid
+    try:
+        # As every task does with its data.
+        check_agreement(data, attributes(parts.stepper()), grid.shape, grid.spacing)
+    finally:
+        mesh.close()
     return data
 
 

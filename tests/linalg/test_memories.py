@@ -287,7 +287,7 @@ def test_a_device_that_petsc_was_not_built_for_is_said_once():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            assert memory.memory_of(torch.device("meta")) is memory.HOST
+            assert memory.memory_of(torch.device("xpu")) is memory.HOST
     memory._device_memory.cache_clear()
     assert len(caught) == 1
     assert "16 bytes per unknown" in str(caught[0].message)

@@ -168,6 +168,8 @@ def test_a_task_without_gradients_is_rejected(make_task, tmp_path):
     class NoGradients:
         def __init__(self, task):
             self.mesh, self.solver, self.stopwatch = task.mesh, task.solver, task.stopwatch
+            self.validate, self.close = task.validate, task.close
+            self.state_dict, self.load_state_dict = task.state_dict, task.load_state_dict
 
     task = NoGradients(make_task(tiny.emulator, 3)[0])
     with pytest.raises(ValueError, match=r"NoGradients has no method gradient\(\)"):

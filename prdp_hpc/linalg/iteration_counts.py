@@ -1,4 +1,4 @@
-"""Numbers of iterations of PETSc's KSPs: what a level asks for, and what PETSc must be told.
+"""Numbers of iterations of PETSc's KSPs: what a level requires, and the maximum given to PETSc.
 
 PETSc counts differently in some methods (3.26): with a norm they do one iteration after the maximum
 (`LATE_KSPS`), or they do two at a time and end before the maximum (`PAIRED_KSPS`).
@@ -7,7 +7,7 @@ PETSc counts differently in some methods (3.26): with a norm they do one iterati
 from __future__ import annotations
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import DIRECT_PCS, ONE_APPLICATION_KSPS
+from prdp_hpc.linalg.method_types import DIRECT_PCS, ONE_APPLICATION_KSPS, UNGUARDED_KSPS
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.petsc import PETSc
 
@@ -25,8 +25,8 @@ def check_count(ksp: str, pc: str, level: Refinement) -> None:
             )
     elif ksp in PAIRED_KSPS and level.max_it is not None:
         raise InputError(
-            f"ksp={ksp!r} does two iterations at a time, and breaks down without a sign of it if "
-            "the first one has arrived, so it needs a level without max_it, such as 1e-8: use "
+            f"ksp={ksp!r} does two iterations at a time, and breaks down without an error if "
+            "the first one reaches the solution, so its level must be a tolerance, e.g. 1e-8: use "
             "ksp='pipecg' for a number of iterations"
         )
 
@@ -38,3 +38,10 @@ def maximum(ksp: str, max_it: int | None, otherwise: int, norm: int) -> int:
     if ksp in LATE_KSPS and norm != PETSc.KSP.NormType.NONE:
         return max_it - 1
     return max_it
+
+
+def rounding(ksp: str) -> float:
+    """The relative residual at which a fixed number of iterations ends early, because only rounding
+    is left.
+    """
+    return 1e-10 if ksp in UNGUARDED_KSPS else 1e-14

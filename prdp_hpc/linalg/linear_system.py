@@ -14,7 +14,7 @@ from prdp_hpc.linalg.adopted_ksp import adopted_pair
 from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_power_of_two
 from prdp_hpc.linalg.delegated_iterations import require_tests
 from prdp_hpc.linalg.inverses import BatchedInverse
-from prdp_hpc.linalg.iteration_counts import check_count, maximum
+from prdp_hpc.linalg.iteration_counts import check_count, maximum, rounding
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
     NATURAL_NORM_KSPS,
@@ -42,10 +42,6 @@ from prdp_hpc.petsc import PETSc
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
-# A relative residual at which a Krylov method is stopped, because only rounding is left.
-ROUNDING = 1e-14
-# The same for methods that do not reach it.
-LEAST = 1e-10
 # A growth of the residual that no solve reaches.
 NEVER = 1e150
 
@@ -146,7 +142,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp, level, pair = direction.ksp, direction.level, self._pair
         rtol, divtol, norm = level.rtol, pair.divtol, direction.norm
         if level.is_fixed and self._stops_at_rounding():
-            rtol, divtol = self._rounding, NEVER
+            rtol, divtol = rounding(self.ksp_name), NEVER
             is_free = self.ksp_name in NATURAL_NORM_KSPS
             norm = PETSc.KSP.NormType.NATURAL if is_free else norm
         elif level.is_fixed:
@@ -159,10 +155,6 @@ class LinearSystem(PreconditionerSetUp):
         max_it = maximum(self.ksp_name, level.max_it, pair.max_it, norm)
         ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
         require_tests(direction)
-
-    @property
-    def _rounding(self) -> float:
-        return LEAST if self.ksp_name in UNGUARDED_KSPS else ROUNDING
 
     def _stops_at_rounding(self) -> bool:
         """Whether a fixed number of iterations ends early when only rounding is left.
@@ -391,7 +383,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp.setNormType(direction.norm)
         ksp.setConvergenceTest(None)
         max_it = maximum(self.ksp_name, direction.level.max_it, self._pair.max_it, direction.norm)
-        ksp.setTolerances(rtol=self._rounding, divtol=NEVER, max_it=max_it)
+        ksp.setTolerances(rtol=rounding(self.ksp_name), divtol=NEVER, max_it=max_it)
         try:
             run = ksp.solveTranspose if direction.transposed else ksp.solve
             self._on_arrays(run, right, result)

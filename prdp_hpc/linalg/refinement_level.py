@@ -16,7 +16,9 @@ class Refinement:
     """The level of a solve: a number of iterations, a relative tolerance, or both.
 
     - `Refinement(max_it=K)`: exactly K iterations; no residual norm is computed. These are PRDP's
-      levels.
+      levels. Exceptions: pipelined methods (pipecg, pgmres, …) and qmrcgs test a norm and end at a
+      relative residual of 1e-10, since rounding makes further iterations wrong; bicg, tfqmr and
+      singular systems with a declared nullspace end at 1e-14; pipecg2 takes tolerances only.
     - `Refinement(rtol=r)`: iterate until `‖b − A x‖ ≤ r ‖b‖`; it is an error if 10 000 iterations
       do not reach it.
     - Both: the iteration ends at the first of the two; reaching `max_it` is not an error.

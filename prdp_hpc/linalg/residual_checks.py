@@ -176,8 +176,8 @@ class ResidualChecks(ABC):
         if self.ksp_name not in EARLY_KSPS | UNGUARDED_KSPS:
             return
         is_whole = iterations >= (direction.level.max_it or 0)
-        claims = code != errors.ALL_ITERATIONS and self.ksp_name in UNGUARDED_KSPS
-        if is_whole and not claims and not self._is_unmoved(direction, right, result):
+        has_converged = code != errors.ALL_ITERATIONS and self.ksp_name in UNGUARDED_KSPS
+        if is_whole and not has_converged and not self._is_wrongly_zero(direction, right, result):
             return
         residual, length = self._lengths(direction, right, result)[0], self._length_of(whole)
         if not residual <= ARRIVED * length:
@@ -185,8 +185,8 @@ class ResidualChecks(ABC):
                 direction.name, self.method, residual / length, iterations, direction.level
             )
 
-    def _is_unmoved(self, direction: Direction, right: Numbers, result: Numbers) -> bool:
-        """Whether the result is 0, as that of no iteration, though the iterates are not."""
+    def _is_wrongly_zero(self, direction: Direction, right: Numbers, result: Numbers) -> bool:
+        """Whether the result is 0, although no iterate of the method is."""
         if self.ksp_name not in EARLY_KSPS or not zero_rows(self._comm, result[None])[0]:
             return False
         z = self._preconditioned(direction, right[None])[0]

@@ -192,7 +192,42 @@ def test_any_small_system(case, n, batch, k, pc, seed):
         assume(((b - x @ matrix.T).norm(dim=1) > 1e-3 * b.norm(dim=1)).all())
     wanted = solve(operator, values, b, Solver(ksp, pc, level, petsc_options=options(ksp, pc)))
     torch.testing.assert_close(solve(operator, values, b, solver), wanted, rtol=1e-9, atol=1e-11)
+    # Near a breakdown of BiCGStab the iterate is large, and not linear within a step of the
+    # differences; `test_the_gradient_near_a_breakdown` has such a system.
+    assume(((b - wanted @ matrix.T).norm(dim=1) < 10.0 * b.norm(dim=1)).all())
     check_gradients(operator, values, b, solver, along(matrix, symmetric, seed))
+
+
+def test_the_gradient_near_a_breakdown():
+    """Against a complex step, which needs no small difference of large numbers."""
+    matrix = dominant(3, True, seed=0)
+    operator, values = sparse(matrix, symmetric=True)
+    b = torch.randn(1, 3, generator=torch.Generator().manual_seed(0), **DOUBLE).requires_grad_()
+    weights, towards = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(1), **DOUBLE)
+    x = solve(operator, values, b, unrolled("bcgs", "jacobi", 2))
+    assert x.detach().norm() > 1e3 * b.detach().norm()
+    (found,) = torch.autograd.grad((x * weights).sum(), b)
+    step = 1e-30j * towards
+    stepped = (two_steps_of_bicgstab(matrix, (b.detach() + step)[0]) * weights[0]).sum()
+    torch.testing.assert_close((found * towards).sum(), stepped.imag / 1e-30, rtol=1e-4, atol=0.0)
+
+
+def two_steps_of_bicgstab(matrix, b):
+    """Two iterations of BiCGStab with Jacobi's preconditioner from zero."""
+    product = (matrix / matrix.diagonal()[:, None]).to(b.dtype)
+    x, r = torch.zeros_like(b), b / matrix.diagonal()
+    shadow, p = r, r
+    for _ in range(2):
+        v = product @ p
+        alpha = (shadow @ r) / (shadow @ v)
+        s = r - alpha * v
+        t = product @ s
+        omega = (t @ s) / (t @ t)
+        x = x + alpha * p + omega * s
+        after = s - omega * t
+        beta = (shadow @ after) / (shadow @ r) * alpha / omega
+        p, r = after + beta * (p - omega * v), after
+    return x
 
 
 @pytest.mark.parametrize("level", [1e-2, 1e-5, Refinement(max_it=4, rtol=1e-3)])

@@ -73,8 +73,8 @@ def compiler() -> str:
     found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not found:
         raise SetupError(
-            "PETSc has to be built, and no C compiler was found: install gcc and g++ (or set CC "
-            f"and CXX), {_without_building()}then run make again"
+            "PETSc or petsc4py has to be built, and no C compiler was found: install gcc and g++ "
+            f"(or set CC and CXX), {_without_building()}then run make again"
         )
     return found
 
@@ -190,20 +190,11 @@ def build_petsc(cc: str) -> None:
     say(f"BLAS: {'the system, ' + ' '.join(blas) if blas else 'OpenBLAS from PyPI'}")
     libraries = blas or openblas_from_pypi(cc)
     petsc_options = options_for(cc)
-    bin_folder = VENV / "bin"
-    mpi = {
-        "MPICC": str(bin_folder / "mpicc"),
-        "MPICXX": str(bin_folder / "mpicxx"),
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-    }
-    version = subprocess.run([cc, "--version"], capture_output=True, text=True).stdout.splitlines()[
-        0
-    ]
     shape = (
         PETSC,
         MPICH,
         MPI4PY,
-        version,
+        version_of(cc),
         " ".join(blas or [OPENBLAS]),
         *petsc_options,
         *BUILD_TOOLS,
@@ -215,19 +206,12 @@ def build_petsc(cc: str) -> None:
     # CIBUILDWHEEL makes PETSc write run paths relative to the environment, so that the wheel works
     # in every clone.
     petsc_env = {
-        **mpi,
+        **mpi_environment(),
         "PETSC_CONFIGURE_OPTIONS": " ".join(options),
         "CIBUILDWHEEL": "1",
         "PETSC_DIR": "",
         "PETSC_ARCH": "",
         "MAKEFLAGS": f"-j{os.cpu_count() or 2}",
-    }
-    binding_env = {
-        **mpi,
-        "CFLAGS": f"{os.environ.get('CFLAGS', '')} {BINDING_FLAGS}",
-        "LDFLAGS": RELATIVE_RUN_PATH,
-        "PETSC_DIR": "",
-        "PETSC_ARCH": "",
     }
     petsc = cached_wheel(
         folder,
@@ -237,15 +221,42 @@ def build_petsc(cc: str) -> None:
         SHA256["petsc"],
     )
     install_wheels(petsc)
-    install_mpi4py(bindings, binding_env)
-    petsc4py = cached_wheel(
-        bindings,
-        f"petsc4py=={PETSC}",
-        binding_env,
-        "building petsc4py (1 to 3 minutes, once)",
-        SHA256["petsc4py"],
-    )
-    install_wheels(petsc4py)
+    install_mpi4py(bindings)
+    install_petsc4py(bindings, PETSC, SHA256["petsc4py"])
+
+
+def version_of(cc: str) -> str:
+    """The line with which a compiler names its version."""
+    done = subprocess.run([cc, "--version"], capture_output=True, text=True)
+    return done.stdout.splitlines()[0]
+
+
+def mpi_environment() -> dict[str, str]:
+    """The variables with which the MPI compilers of the environment are found."""
+    folder = VENV / "bin"
+    return {
+        "MPICC": str(folder / "mpicc"),
+        "MPICXX": str(folder / "mpicxx"),
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def binding_environment() -> dict[str, str]:
+    """The variables with which petsc4py and mpi4py are built for the environment's libraries."""
+    return {
+        **mpi_environment(),
+        "CFLAGS": f"{os.environ.get('CFLAGS', '')} {BINDING_FLAGS}",
+        "LDFLAGS": RELATIVE_RUN_PATH,
+        "PETSC_DIR": "",
+        "PETSC_ARCH": "",
+    }
+
+
+def install_petsc4py(folder: Path, version: str, sha256: str) -> None:
+    """Build petsc4py for the package petsc of the environment, and install it."""
+    text = "building petsc4py (1 to 3 minutes, once)"
+    requirement = f"petsc4py=={version}"
+    install_wheels(cached_wheel(folder, requirement, binding_environment(), text, sha256))
 
 
 def options_for(cc: str) -> list[str]:
@@ -255,7 +266,7 @@ def options_for(cc: str) -> list[str]:
     return [option for option in PETSC_OPTIONS if option != "--with-cuda=0"] + cuda_options(cc)
 
 
-def install_mpi4py(folder: Path, env: dict[str, str]) -> None:
+def install_mpi4py(folder: Path) -> None:
     """Install PyPI's wheel, which loads the MPI of the environment; build mpi4py if that fails."""
     try:
         install_locked(LOCK, f"mpi4py=={MPI4PY}", only_binary=True)
@@ -263,7 +274,8 @@ def install_mpi4py(folder: Path, env: dict[str, str]) -> None:
     except SetupError:
         say("PyPI's wheel of mpi4py does not work here, so mpi4py is built")
         requirement, text = f"mpi4py=={MPI4PY}", "building mpi4py (1 to 4 minutes, once)"
-        install_wheels(cached_wheel(folder, requirement, env, text, SHA256["mpi4py"]))
+        env, sha256 = binding_environment(), SHA256["mpi4py"]
+        install_wheels(cached_wheel(folder, requirement, env, text, sha256))
 
 
 def use_petsc(petsc_dir: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import environment_state
-from petsc_binary import install_binary, misfit, remove_binary
+from petsc_binary import are_bindings_included, install_binary, misfit, remove_binary
 from petsc_cuda import is_cuda_requested
 from petsc_source import (
     BUILD_TOOLS,
@@ -29,6 +29,7 @@ from setup_steps import (
     VENV,
     SetupError,
     Step,
+    beside,
     compile_modules,
     install,
     install_locked,
@@ -72,13 +73,18 @@ def install_petsc() -> None:
 def reason_against_binary() -> str:
     """Install the binaries; why they could not be installed or loaded, empty if they work."""
     try:
-        with Step(f"installing PETSc and MPI: binaries from PyPI, since they fit {_machine()}"):
+        say(f"PETSc and MPI are binaries from PyPI, since they fit {_machine()}{_but()}")
+        with Step("installing PETSc and MPI"):
             install_binary()
     except SetupError as error:
         if os.environ.get("PETSC") == "binary":
             raise
         return f"the binaries could not be installed or loaded ({error.reason()})"
     return ""
+
+
+def _but() -> str:
+    return "" if are_bindings_included() else "; petsc4py is built for them"
 
 
 def _machine() -> str:
@@ -105,8 +111,11 @@ def prepare() -> None:
     if environment_state.is_finished(wanted):
         return
     # A mistake that can be known now is not reported minutes later.
-    if not os.environ.get("PETSC_DIR") and reason_to_build():
-        check_build_is_possible()
+    if not os.environ.get("PETSC_DIR"):
+        if reason_to_build():
+            check_build_is_possible()
+        elif not are_bindings_included():
+            compiler()
     with environment_state.locked():
         if environment_state.is_finished(wanted):
             return
@@ -119,12 +128,12 @@ def prepare() -> None:
 
 def install_everything() -> None:
     """Install packages, torch, PETSc and prdp-hpc into the environment."""
-    with Step("installing packages of pinned versions"):
-        install_locked("packages.txt")
-        if not PREFIX:
-            install_locked("dev.txt")
-    install_torch()
-    install_petsc()
+    with beside(install_petsc):
+        with Step("installing packages of pinned versions"):
+            install_locked("packages.txt")
+            if not PREFIX:
+                install_locked("dev.txt")
+        install_torch()
     with Step("installing prdp-hpc"):
         install("--no-deps", "--no-build-isolation", *([] if PREFIX else ["-e"]), str(ROOT))
     if PREFIX or sys.dont_write_bytecode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -10,7 +11,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent
@@ -62,19 +66,62 @@ def say(text: str) -> None:
     print(f"[setup] {text}", flush=True)
 
 
+# Packages are installed while PETSc is built: one pip at a time changes the environment.
+_CHANGES = threading.Lock()
+_RUNNING: set[subprocess.Popen[str]] = set()
+_stopped, _building = threading.Event(), threading.Event()
+
+
 def run(command: list[str], env: dict[str, str] | None = None) -> None:
     """Run a command without output; on failure raise `SetupError` with the end of its output."""
+    if _stopped.is_set():
+        raise SetupError("the set-up was stopped")
     merged = {**os.environ, **(env or {})}
-    done = subprocess.run(
+    process = subprocess.Popen(
         command, env=merged, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    if done.returncode:
-        tail = "\n".join(done.stdout.splitlines()[-40:])
-        remedy = advice(done.stdout)
+    _RUNNING.add(process)
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        _RUNNING.discard(process)
+    if process.returncode:
+        tail = "\n".join(output.splitlines()[-40:])
+        remedy = advice(output)
         raise SetupError(
-            f"this command failed ({done.returncode}):\n  {' '.join(command)}\n{tail}"
+            f"this command failed ({process.returncode}):\n  {' '.join(command)}\n{tail}"
             + (f"\n[setup] what to do: {remedy}" if remedy else "")
         )
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread while the block runs; its error is raised at the end of the block.
+
+    The block starts when `work` starts a build or ends, since both would use pip before that. An
+    error or interrupt in the block ends the commands that run, and those that would follow.
+    """
+    _building.clear()
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(work)
+        done.add_done_callback(lambda _: _building.set())
+        try:
+            _building.wait()
+            if done.done():
+                done.result()
+            yield
+            done.result()
+        except BaseException:
+            _stopped.set()
+            for process in tuple(_RUNNING):
+                process.kill()
+            raise
+        finally:
+            executor.shutdown()
+            _stopped.clear()
 
 
 class Step:
@@ -89,11 +136,14 @@ class Step:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            say(f"  done in {time.monotonic() - self.start:.0f} s")
+            say(f"{self.text}: done in {time.monotonic() - self.start:.0f} s")
 
 
 def pip(*arguments: str, env: dict[str, str] | None = None) -> None:
-    run([str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", *arguments], env)
+    changes = arguments[0] in ("install", "uninstall")
+    with _CHANGES if changes else contextlib.nullcontext():
+        python = str(VENV / "bin" / "python")
+        run([python, "-m", "pip", "--disable-pip-version-check", *arguments], env)
 
 
 def install(*arguments: str) -> None:
@@ -200,6 +250,7 @@ def cached_wheel(
             pinned = Path(beside) / "requirement.txt"
             pinned.write_text(f"{requirement} --hash=sha256:{sha256}" if sha256 else requirement)
             source = ("--no-deps", "--no-build-isolation", "--no-binary", ":all:")
+            _building.set()
             pip("wheel", *source, "--no-cache-dir", "-w", beside, "-r", str(pinned), env=env)
             built = next(Path(beside).glob("*.whl"))
             os.replace(built, folder / built.name)

@@ -14,7 +14,7 @@ import petsc_source
 import prepare_environment
 import setup_steps
 
-STEPS = ("create", "packages.txt", "dev.txt", "torch", "petsc", "prdp-hpc")
+STEPS = ("create", "petsc", "packages.txt", "dev.txt", "torch", "prdp-hpc")
 
 
 class Machine:

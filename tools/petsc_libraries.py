@@ -1,4 +1,4 @@
-"""The binary's PETSc for Python 3.11: its libraries as they are, and petsc4py built for them.
+"""The libraries of the binary PETSc, and petsc4py built for them: the set-up with Python 3.11.
 
 The binary's petsc4py needs Python 3.12, but libpetsc and what it is linked with do not use Python.
 Building petsc4py takes 2 minutes, and building PETSc as well would take 12.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from petsc4py import PETSc
+from prdp_hpc.training.allocation import keep_freed_memory
 
 from prdp_hpc import Grid, Heat, ProcessMesh, Refinement, Solver
 from prdp_hpc.config import validate
@@ -25,7 +26,6 @@ from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import MLP
 from prdp_hpc.planning import workload_of
 from prdp_hpc.planning.cost import COPIES, streamed_bytes
-from prdp_hpc.training.allocation import keep_freed_memory
 
 WORLD = MPI.COMM_WORLD
 

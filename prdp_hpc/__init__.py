@@ -58,6 +58,7 @@ _HOMES = {
     "Convolution": "networks",
     "Network": "networks",
     "Stepper": "physics",
+    "JoinedTrajectories": "data",
     "TrajectoryArrays": "data",
     "TrajectoryDataset": "data",
     "TrajectoryFile": "data",
@@ -100,6 +101,7 @@ _HOMES = {
 if TYPE_CHECKING:
     # The same names for type checkers and editors, which do not run `__getattr__`.
     from prdp_hpc.config import load_config as load_config
+    from prdp_hpc.data import JoinedTrajectories as JoinedTrajectories
     from prdp_hpc.data import TrajectoryArrays as TrajectoryArrays
     from prdp_hpc.data import TrajectoryDataset as TrajectoryDataset
     from prdp_hpc.data import TrajectoryFile as TrajectoryFile

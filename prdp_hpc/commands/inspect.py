@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
@@ -17,11 +18,12 @@ from prdp_hpc.experiments.inspection import FITS, Change, PhysicsResidual
 def inspect(arguments: argparse.Namespace) -> None:
     """Print the contents of a data file, its numbers, a config and the physics residual."""
     world = MPI.COMM_WORLD
+    files, overrides = _divided([*arguments.words, *arguments.overrides])
     found = inspect_data(
-        arguments.file,
+        files if len(files) > 1 else files[0],
         world,
         arguments.config,
-        arguments.overrides,
+        overrides,
         arguments.format,
         arguments.samples,
     )
@@ -29,9 +31,16 @@ def inspect(arguments: argparse.Namespace) -> None:
         show(*[part for part in _parts(found) if part])
 
 
+def _divided(words: list[str]) -> tuple[list[str], list[str]]:
+    """The files, and the changes to the config after them; a file may have `=` in its name."""
+    are_files = [i == 0 or "=" not in word or Path(word).exists() for i, word in enumerate(words)]
+    count = are_files.index(False) if False in are_files else len(words)
+    return words[:count], words[count:]
+
+
 def _parts(found: Inspection) -> list[str]:
     return [
-        f"{found.file}: format {found.format}",
+        f"{found.file}{f' and {found.more} more' * bool(found.more)}: format {found.format}",
         Table([("array", "shape", "type", "storage"), *found.rows], "<<<<"),
         _attributes(found),
         _data(found),

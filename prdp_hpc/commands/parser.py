@@ -155,7 +155,12 @@ def _inspect_command(commands: Any) -> None:
         help="report what a data file contains, which config fits, and whether one step of the "
         "PDE reproduces its states",
     )
-    inspect.add_argument("file", metavar="FILE", help="a file or folder, as for data.file")
+    inspect.add_argument(
+        "words",
+        nargs="+",
+        metavar="FILE",
+        help="a file or folder, as for data.file; several are joined",
+    )
     inspect.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
     inspect.add_argument(
         "--config",

@@ -17,8 +17,8 @@ class DataSection(Section):
     `TrajectoryDataset`.
     """
 
-    file: str | None = None
-    """File of trajectories; null: trajectories are generated."""
+    file: str | tuple[str, ...] | None = None
+    """File or list of files; null: trajectories are generated."""
     format: str = "hdf5"
     """Format of the file, e.g. hdf5, pdebench or numpy, or a reader in user code."""
     train: Count = 200
@@ -46,12 +46,10 @@ class DataSection(Section):
 
     @field_validator("file", mode="before")
     @classmethod
-    def _one_name(cls, given: Any) -> Any:
-        if isinstance(given, list):
-            raise InputError(
-                "must be one name; for other formats than hdf5 it can be a folder, a pattern such "
-                "as 'a_*.hdf5' or a path with {group}, see docs/howto/formats.md"
-            )
+    def _names(cls, given: Any) -> Any:
+        names = given if isinstance(given, list | tuple) else [given]
+        if given is not None and not (names and all(isinstance(one, str) for one in names)):
+            raise InputError(f"must be a file name or a list of file names, not {given!r}")
         return given
 
     @model_validator(mode="after")

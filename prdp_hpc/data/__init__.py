@@ -4,6 +4,7 @@ from prdp_hpc.data.agreement import check_agreement, check_numbers, check_spacin
 from prdp_hpc.data.arrays import TrajectoryArrays
 from prdp_hpc.data.content import content_id
 from prdp_hpc.data.dataset import TrajectoryDataset
+from prdp_hpc.data.joined import JoinedTrajectories
 from prdp_hpc.data.layout import GROUPS, TEST, DataError, TrajectoryAttributes
 from prdp_hpc.data.reader import TrajectoryFile
 from prdp_hpc.data.sampler import EpochSampler, share
@@ -16,6 +17,7 @@ __all__ = [
     "TEST",
     "DataError",
     "EpochSampler",
+    "JoinedTrajectories",
     "TrajectoryArrays",
     "TrajectoryAttributes",
     "TrajectoryDataset",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prdp_hpc.data.joined import JoinedTrajectories
 from prdp_hpc.data.layout import DataError
-from prdp_hpc.data.windowed import dataset_name
+from prdp_hpc.data.windowed import dataset_name, windowed
 
 OTHER_NAMES = {"viscosity": (("nu", 1.0),), "diffusivity": (("diffusivity_times_dt", "dt"),)}
 """Names of the same coefficients in the files of the paper's authors. Each has the factor of the
@@ -47,8 +48,11 @@ def check_shape(data: Any, shape: Sequence[int], path: str) -> None:
 
 def check_numbers(data: Any, numbers: Mapping[str, float], path: str) -> None:
     """Raise `DataError` if a coefficient in the attributes of a data set differs from the PDE's.
-    Attributes may be missing.
+    Attributes may be missing. Of joined data sets each is compared.
     """
+    inner = windowed(data).data
+    for part in inner.parts if isinstance(inner, JoinedTrajectories) else ():
+        check_numbers(part, numbers, dataset_name(part))
     given = getattr(data, "attributes", {})
     for name, wanted in numbers.items():
         for other, factor in ((name, 1.0), *OTHER_NAMES.get(name, ())):

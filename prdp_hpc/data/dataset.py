@@ -23,6 +23,8 @@ class TrajectoryDataset(Protocol):
     one call: `places` are pairs (trajectory, first state), and the result has the shape
     `(len(places), length, C, *part)`. Where data are not held in memory, they are called by a
     thread, one call at a time. A data set with the method `close()` is closed at the end of a run.
+    If `data.file` is a list, each file is opened by itself and they are joined, see
+    `JoinedTrajectories`; a class with the attribute `several = True` gets the list instead.
 
     Optional attributes: `attributes`, a mapping with numbers such as `dt` that are compared with
     those of the PDE; `shape` and `spacing`, the points of the grid and their distance per axis,

@@ -7,14 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from prdp_hpc.data.formats.files import DataFiles
 from prdp_hpc.data.hdf5_dataset import checked_dataset
+from prdp_hpc.data.hdf5_several import open_files
 from prdp_hpc.data.hdf5_windows import read_by_hdf5
+from prdp_hpc.data.joined import JoinedTrajectories
 from prdp_hpc.data.layout import DATASET, GROUPS, TEST, DataError, reason_of
 from prdp_hpc.data.number_types import as_floating, is_finite
 from prdp_hpc.data.plain_states import PlainStates
@@ -79,6 +82,8 @@ class TrajectoryFile:
     (2, 3, 1, 8)
     """
 
+    several: ClassVar[bool] = True
+
     def __init__(
         self,
         path: str | Path,
@@ -109,25 +114,25 @@ class TrajectoryFile:
 
     @classmethod
     def open(
-        cls, path: str | Path, shape: Sequence[int], groups: Sequence[str] = GROUPS
-    ) -> TrajectoryFile:
-        """Open the file of a config's section `data`.
+        cls, path: DataFiles, shape: Sequence[int], groups: Sequence[str] = GROUPS
+    ) -> TrajectoryFile | JoinedTrajectories:
+        """Open the file or the files of a config's section `data`.
 
         Parameters
         ----------
-        path : str or Path
-            The file.
+        path : str, Path or sequence of them
+            A file, a folder, a pattern such as `a_*.h5`, or several of them.
         shape : sequence of int
             Points of the grid per axis.
         groups : sequence of str, default ("train", "validation")
-            Groups that are needed.
+            Groups that are needed; of several files each may have some of them.
 
         Returns
         -------
-        TrajectoryFile
+        TrajectoryFile or JoinedTrajectories
             The data set.
         """
-        return cls(path, shape, groups)
+        return open_files(cls, path, shape, groups)
 
     def count(self, group: str) -> int:
         """Return the number of samples in a group.
@@ -212,7 +217,7 @@ class TrajectoryFile:
         DataError
             If the file is damaged or a number is not finite.
         """
-        with self._explained(group):
+        with self._lock, self._explained(group):
             array: NDArray[Any] = self._kept_dataset(group)[(sample, states, ..., *part)]
         if array.ndim == len(self.shape) + 1:
             array = array[:, None]

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import nn
 
+from prdp_hpc.distributed.allocation import share_arenas_under_a_limit
 from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
 from prdp_hpc.distributed.mpi_gradients import MpiGradients
@@ -139,6 +140,7 @@ class ProcessMesh:
         """
         if gradients not in GRADIENTS:
             raise InputError(f"gradients must be one of {', '.join(GRADIENTS)}, not {gradients!r}")
+        share_arenas_under_a_limit()  # before torch.distributed starts its threads
         given = MPI.COMM_WORLD if comm is None else comm
         check_launch(given)
         plan = plan_mesh(rank_locations(given), grid_ranks)

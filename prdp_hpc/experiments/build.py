@@ -22,6 +22,8 @@ from prdp_hpc.data import (
     content_id,
     windowed,
 )
+from prdp_hpc.data.formats.files import DataFiles, listed
+from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -242,12 +244,12 @@ def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
     return torch.stack(fields) if fields else None
 
 
-def data_path(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> Path:
-    """The file of a config's data set; if the config names none, the file of the generated one,
-    which is generated if it does not exist. Collective.
+def data_path(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> DataFiles:
+    """The file or files of a config's data set; if the config names none, the file of the generated
+    one, which is generated if it does not exist. Collective.
     """
     if config.data.file:
-        return Path(config.data.file)
+        return listed(config.data.file)
     path = generated_path(config)
     if _is_missing(mesh, path):
         # Wait for another job that generates the same data, which then exist.
@@ -259,7 +261,7 @@ def data_path(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> Path:
 
 def open_data(
     config: SupervisedConfig,
-    path: Path,
+    path: DataFiles,
     mesh: ProcessMesh,
     groups: Sequence[str] = GROUPS,
 ) -> WindowedDataset:
@@ -267,14 +269,9 @@ def open_data(
     kind, keys = made("formats", config.data.format)
 
     def opened() -> WindowedDataset:
-        data: TrajectoryDataset = (
-            kind.open(path, config.grid.shape, groups, **keys)
-            if hasattr(kind, "open")
-            else kind(path, **keys)
-        )
         section = config.data
         return WindowedDataset(
-            data,
+            open_dataset(kind, path, config.grid.shape, groups, keys),
             window=section.window,
             stride=section.stride,
             steps=section.steps,

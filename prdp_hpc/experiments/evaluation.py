@@ -9,6 +9,7 @@ from typing import Any
 from mpi4py import MPI
 
 from prdp_hpc.config import FieldInversionConfig, SupervisedConfig
+from prdp_hpc.data.formats.files import named
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import any_mesh, build_solver, build_task
@@ -96,7 +97,8 @@ def evaluate(
     finally:
         mesh.close()
     own = config.data if isinstance(config, SupervisedConfig) else config.experiments
-    name = str(data or getattr(own, "file", None) or "its own validation data")
+    files: Any = data or getattr(own, "file", None)
+    name = str(named(files)) if files else "its own validation data"
     return {"epoch": state["epoch"], "step": state["step"], "data": name, **errors}
 
 

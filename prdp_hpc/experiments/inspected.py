@@ -19,7 +19,9 @@ from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.data import GROUPS, DataError, check_numbers, check_spacing
 from prdp_hpc.data.formats.contents import Row, contents
 from prdp_hpc.data.formats.detect import first_file, format_of
+from prdp_hpc.data.formats.files import DataFiles, listed, named
 from prdp_hpc.data.layout import DATASET, BadTrajectoryError
+from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.inspection import (
@@ -65,6 +67,7 @@ class Inspection:
     Attributes
     ----------
     file : the first file.
+    more : number of further names of files that were given.
     format : name of the format.
     rows, attributes : arrays and attributes of the first file.
     data : the data set.
@@ -92,10 +95,11 @@ class Inspection:
     residual: PhysicsResidual | None = None
     reason: str = ""
     missing: str = ""
+    more: int = 0
 
 
 def inspect_data(
-    path: str | Path,
+    path: DataFiles,
     comm: MPI.Comm,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
@@ -106,7 +110,7 @@ def inspect_data(
 
     Parameters
     ----------
-    path : str or Path
+    path : str, Path or sequence of them
         The data, as for `data.file`.
     comm : mpi4py.MPI.Comm
         The ranks, which share the grid.
@@ -160,13 +164,14 @@ def _add_residual(found: Inspection, comm: MPI.Comm, where: Sequence[Place]) -> 
 
 
 def _opened(
-    path: str | Path, config: str | Path | None, overrides: Sequence[str], form: str | None
+    path: DataFiles, config: str | Path | None, overrides: Sequence[str], form: str | None
 ) -> Inspection:
     content = {} if config is None else read_yaml(Path(config))
     for override in overrides:
         apply_override(content, override)
     data_section = content.setdefault("data", {})
-    data_section["file"] = str(path)
+    names = [str(one) for one in listed(path)]
+    data_section["file"] = names if len(names) > 1 else names[0]
     given = data_section.get("format")
     keys = {} if not isinstance(given, dict) else {k: v for k, v in given.items() if k != "kind"}
     named = given.get("kind") if isinstance(given, dict) else given
@@ -182,7 +187,7 @@ def _opened(
 
 
 def _without_config(
-    path: str | Path,
+    path: DataFiles,
     name: str,
     keys: dict[str, Any],
     content: dict[str, Any],
@@ -191,13 +196,13 @@ def _without_config(
     # The grid and the PDE are not known yet; this config only validates the keys of the format.
     first = {"task": "emulator", "name": "a", "grid": {"shape": [2]}}
     first |= {"physics": placeholder(), "data": content["data"]}
-    checked = validate(first, str(path))
+    checked = validate(first, str(named(path)))
     assert isinstance(checked, SupervisedConfig)
     data, missing = _data_set(path, checked.data.format, None)
     if not hasattr(data, "shape"):
         raise InputError(
-            f"{path}: the data set of the format {name} has no attribute shape with the points of "
-            "its grid: give --config CONFIG"
+            f"{named(path)}: the data set of the format {name} has no attribute shape with the "
+            "points of its grid: give --config CONFIG"
         )
     suggestion = Suggestion(path, name, data, keys)
     for override in overrides:
@@ -207,7 +212,7 @@ def _without_config(
     return found
 
 
-def _with_channels(found: Inspection, names: tuple[str, ...], path: str | Path) -> Inspection:
+def _with_channels(found: Inspection, names: tuple[str, ...], path: DataFiles) -> Inspection:
     """The same with the channels of the PDE, if the file has them all and others."""
     there = getattr(found.data, "all_channels", ())
     if names == getattr(found.data, "channels", names) or not set(names) <= set(there):
@@ -217,7 +222,7 @@ def _with_channels(found: Inspection, names: tuple[str, ...], path: str | Path) 
     return _opened_again(found, path)
 
 
-def _opened_again(found: Inspection, path: str | Path) -> Inspection:
+def _opened_again(found: Inspection, path: DataFiles) -> Inspection:
     """The same with the keys of the suggested config."""
     assert found.suggestion is not None
     config = found.suggestion.validated()
@@ -225,7 +230,7 @@ def _opened_again(found: Inspection, path: str | Path) -> Inspection:
     return replace(found, data=data, config=config, missing=missing)
 
 
-def _with_segments(found: Inspection, path: str | Path) -> Inspection:
+def _with_segments(found: Inspection, path: DataFiles) -> Inspection:
     """The same with a single trajectory in parts, so that some of it can be validated."""
     data = found.data
     counts = [data.count(group) for group in getattr(data, "groups", GROUPS)]
@@ -260,24 +265,25 @@ def _leave_out(found: Inspection, bad: Sequence[BadTrajectoryError]) -> None:
 
 
 def _described(
-    path: str | Path, name: str, data: Any, config: SupervisedConfig, missing: str
+    path: DataFiles, name: str, data: Any, config: SupervisedConfig, missing: str
 ) -> Inspection:
-    file: Path = Path(path)
+    file: Path = listed(path)[0]
     rows: list[Row] = []
     about: dict[str, Any] = {}
     with contextlib.suppress(DataError):  # files of a user-defined format
         file = first_file(path)
         rows, about = contents(file, name)
-    return Inspection(file, name, rows, about, data, config, missing=missing)
+    more = len(listed(path)) - 1
+    return Inspection(file, name, rows, about, data, config, missing=missing, more=more)
 
 
-def _data_set(path: str | Path, form: Any, shape: tuple[int, ...] | None) -> tuple[Any, str]:
+def _data_set(path: DataFiles, form: Any, shape: tuple[int, ...] | None) -> tuple[Any, str]:
     """The data set, with as many groups as it has, and why not with those that a run needs."""
     kind, keys = made("formats", form)
     if not hasattr(kind, "open"):
-        return kind(Path(path), **keys), ""
+        return open_dataset(kind, path, shape, GROUPS, keys), ""
     if shape is None:
-        shape = _stored_shape(Path(path))
+        shape = _stored_shape(listed(path)[0])
     tries: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         (groups, keys) for groups in (GROUPS, ("train",), ("validation",))
     ]
@@ -286,7 +292,7 @@ def _data_set(path: str | Path, form: Any, shape: tuple[int, ...] | None) -> tup
     errors = []
     for groups, own in tries:
         try:
-            data = kind.open(Path(path), shape, groups, **own)
+            data = open_dataset(kind, path, shape, groups, own)
         except DataError as error:
             errors.append(error)
         else:
@@ -350,14 +356,14 @@ def _statistics(
     return good, bad
 
 
-def _compare(found: Inspection, grid: Grid, path: str | Path) -> None:
+def _compare(found: Inspection, grid: Grid, path: DataFiles) -> None:
     """Compare the numbers of the file with those of the grid and the PDE."""
     stepper = made_stepper(found.config.physics, grid)
     try:
-        check_numbers(found.data, attributes(stepper), str(path))
+        check_numbers(found.data, attributes(stepper), str(named(path)))
     except DataError as error:
         found.mismatches.append(str(error))
     try:
-        check_spacing(found.data, grid.spacing, str(path))
+        check_spacing(found.data, grid.spacing, str(named(path)))
     except DataError as error:
         found.mismatches.append(str(error))

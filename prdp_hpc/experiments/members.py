@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.config import ExperimentConfig, FieldInversionConfig, SupervisedConfig
 from prdp_hpc.data import TrajectoryDataset, WindowedDataset
+from prdp_hpc.data.formats.files import named
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
@@ -222,4 +223,5 @@ def _load(task: Any, run: Trained) -> None:
 
 def _data_name(run: Trained) -> str:
     own = run.config.data if isinstance(run.config, SupervisedConfig) else run.config.experiments
-    return str(getattr(own, "file", None) or "the data of the run")
+    files = getattr(own, "file", None)
+    return str(named(files)) if files else "the data of the run"

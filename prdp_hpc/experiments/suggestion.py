@@ -9,6 +9,7 @@ from typing import Any
 from prdp_hpc.config import SupervisedConfig, validate
 from prdp_hpc.config.components import Component, fitting_names, resolve
 from prdp_hpc.config.yaml_files import to_yaml
+from prdp_hpc.data.formats.files import DataFiles, listed
 from prdp_hpc.errors import InputError
 
 UNKNOWN = 1.0
@@ -26,7 +27,7 @@ class Suggestion:
     known : whether the file names the PDE.
     """
 
-    def __init__(self, path: str | Path, form: str, data: Any, keys: dict[str, Any]) -> None:
+    def __init__(self, path: DataFiles, form: str, data: Any, keys: dict[str, Any]) -> None:
         self.notes: list[str] = []
         about: dict[str, Any] = dict(getattr(data, "attributes", {}))
         if getattr(data, "assumed", ""):
@@ -35,10 +36,10 @@ class Suggestion:
         physics = self.physics_of(about, self.notes)
         self.content: dict[str, Any] = {
             "task": "emulator",
-            "name": _name(path),
+            "name": _name(listed(path)[0]),
             "grid": self._grid(data, about),
             "physics": physics,
-            "data": {"file": str(path), **_format(form, keys)},
+            "data": {"file": _names(path), **_format(form, keys)},
         }
 
     def add_keys(self, **keys: Any) -> None:
@@ -132,8 +133,14 @@ def _format(form: str, keys: dict[str, Any]) -> dict[str, Any]:
     return {"format": {"kind": form, **given}} if given else {"format": form}
 
 
-def _name(path: str | Path) -> str:
-    found = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(path).stem).strip("._-")
+def _names(path: DataFiles) -> str | list[str]:
+    """The value of `data.file`."""
+    names = [str(one) for one in listed(path)]
+    return names if len(names) > 1 else names[0]
+
+
+def _name(path: Path) -> str:
+    found = re.sub(r"[^A-Za-z0-9._-]+", "_", path.stem).strip("._-")
     return found or "data"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.console import note
+from prdp_hpc.distributed.allocation import keep_freed_memory
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
@@ -16,7 +17,6 @@ from prdp_hpc.linalg.garbage import free_dropped_objects
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.refinement import Schedule, check_schedule, is_probing
 from prdp_hpc.tasks.task import Task, check_task
-from prdp_hpc.training.allocation import keep_freed_memory
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.early_stopping import EarlyStopping

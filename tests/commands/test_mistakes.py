@@ -80,7 +80,7 @@ WORDS = [
         "diverged; lower the learning rate",
     ),
     (["run", "CONFIG", "data.file=nowhere.h5"], "nowhere.h5: no such data file"),
-    (["run", "CONFIG", "data.file=FOLDER"], "is a folder; data.file must name an HDF5 file"),
+    (["run", "CONFIG", "data.file=FOLDER"], "contains no file with the ending .h5 or .hdf5"),
     (["run", "CONFIG", "data.file=CONFIG"], "cannot be read as HDF5"),
     (["run", "CONFIG", "output=CONFIG"], "cannot write to the run folder"),
     (["run", "CONFIG", "output=/proc/nowhere"], "choose another output=…"),

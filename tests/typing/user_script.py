@@ -41,6 +41,7 @@ from prdp_hpc import (
     Heat,
     Inverse,
     IterationLadder,
+    JoinedTrajectories,
     ManualSchedule,
     MeasuredGradient,
     MLflow,
@@ -159,6 +160,8 @@ Convolution("everywhere", 1, 1)  # type: ignore[arg-type]
 data: TrajectoryDataset = TrajectoryFile("mine.h5")
 arrays: TrajectoryDataset = TrajectoryArrays(np.ones((4, 3, 1, 8)), torch.ones(2, 3, 1, 8))
 TrajectoryArrays("train.npy", "validation.npy")  # type: ignore[arg-type]
+joined: TrajectoryDataset = JoinedTrajectories([data, arrays])
+JoinedTrajectories(["a.h5", "b.h5"])  # type: ignore[list-item]
 pairs: TrajectoryDataset = WindowedDataset(data, window=3, stride="two")  # type: ignore[arg-type]
 no_data: TrajectoryDataset = np.zeros(3)  # type: ignore[assignment]
 recipe = Recipe(batch_size=4, learning_rate=1e-2, optimizer=torch.optim.SGD)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prdp_hpc.data.formats.files import files_of_groups
+from prdp_hpc.data.formats.files import DataFiles, files_of_groups, listed
 from prdp_hpc.data.formats.hdf5_files import reading
 from prdp_hpc.data.formats.pdebench_arrays import is_arrays
 from prdp_hpc.data.formats.pdebench_flow import is_flow
@@ -15,9 +15,9 @@ ENDINGS = {".nc": "netcdf", ".nc4": "netcdf", ".netcdf": "netcdf", ".zarr": "zar
 ZARR = (".zgroup", ".zmetadata", "zarr.json")
 
 
-def first_file(path: str | Path) -> Path:
+def first_file(path: DataFiles) -> Path:
     """A file of the data that `path` names; a Zarr store is one."""
-    given = Path(path)
+    given = listed(path)[0]
     if given.is_dir():
         if given.suffix == ".zarr" or any((given / name).exists() for name in ZARR):
             return given
@@ -28,7 +28,7 @@ def first_file(path: str | Path) -> Path:
     return next(iter(groups.values()))[0]
 
 
-def format_of(path: str | Path) -> str:
+def format_of(path: DataFiles) -> str:
     """The name of the format, as for `data.format`.
 
     Raises

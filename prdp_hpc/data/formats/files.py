@@ -1,4 +1,6 @@
-"""The files that `data.file` names: one file, a folder, a pattern, or one file per group."""
+"""The files that `data.file` names: one file, a folder, a pattern, one file per group, or a list of
+these.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,23 @@ from typing import Any
 
 from prdp_hpc.data.layout import TEST, DataError
 
+DataFiles = str | Path | Sequence[str | Path]
 GROUP = "{group}"
 """Part of a path that is replaced by the name of each group."""
 NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), TEST: ("test",)}
 """The names of each group in paths and in files of other programs."""
+
+
+def listed(path: DataFiles) -> list[Path]:
+    """The names in a list, or the only one."""
+    return [Path(path)] if isinstance(path, str | Path) else [Path(one) for one in path]
+
+
+def named(path: DataFiles) -> Path:
+    """The name of some files in messages."""
+    every = listed(path)
+    more = f" and {len(every) - 1} more" if len(every) > 1 else ""
+    return Path(f"{every[0]}{more}")
 
 
 def files_of(path: str | Path, suffixes: Sequence[str]) -> list[Path]:

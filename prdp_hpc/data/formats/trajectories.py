@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.axes import AxisOrder
-from prdp_hpc.data.formats.files import files_of_groups
+from prdp_hpc.data.formats.files import DataFiles, files_of_groups, listed, named
 from prdp_hpc.data.formats.groups import Division, bad_trajectory
 from prdp_hpc.data.formats.segments import divided
 from prdp_hpc.data.formats.selection import Selection
@@ -54,22 +54,23 @@ class FormatTrajectories:
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    several: ClassVar[bool] = True
 
     def __init__(
         self,
-        path: str | Path,
+        path: DataFiles,
         sources: Mapping[str, Sequence[Source]],
         shape: Sequence[int] | None,
         groups: Sequence[str],
         division: Division,
         selection: Selection,
     ) -> None:
-        self.path = Path(path)
+        self.path = named(path)
         self._sources, self._selection = sources, selection
         counts = {
             group: [source.about.trajectories for source in ones] for group, ones in sources.items()
         }
-        self._places = division.places(counts, str(path))
+        self._places = division.places(counts, str(self.path))
         self.groups = self._needed(groups)
         every = [source for ones in sources.values() for source in ones]
         self.files = tuple(dict.fromkeys(source.path for source in every))
@@ -86,7 +87,7 @@ class FormatTrajectories:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: DataFiles,
         shape: Sequence[int] | None = None,
         groups: Sequence[str] = GROUPS,
         *,
@@ -106,8 +107,9 @@ class FormatTrajectories:
 
         Parameters
         ----------
-        path : str or Path
-            A file, a folder, a pattern such as `a_*.h5`, or a path with `{group}`.
+        path : str, Path or sequence of them
+            A file, a folder, a pattern such as `a_*.h5`, a path with `{group}`, or
+            several of these.
         shape : sequence of int, optional
             Points of the grid per axis. Default: those of the files.
         groups : sequence of str, default ("train", "validation")
@@ -132,7 +134,11 @@ class FormatTrajectories:
         DataError
             If a file cannot be read or has another layout, another grid or no finite coordinates.
         """
-        found = divided(cls.sources_of_groups(path, shape, keys), segments)
+        opened: dict[str, list[Source]] = {}
+        for one in listed(path):
+            for group, sources in cls.sources_of_groups(one, shape, dict(keys)).items():
+                opened.setdefault(group, []).extend(sources)
+        found = divided(opened, segments)
         needs_train = any(group not in found for group in groups)
         used = {
             group: ones

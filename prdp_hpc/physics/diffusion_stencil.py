@@ -46,9 +46,12 @@ class _Tables:
 
     def on(self, device: torch.device) -> _Tables:
         """A copy on a device."""
-        robin = {place: faces.to(device) for place, faces in self.robin.items()}
-        kept = (self.weights, self.of_values, self.of_table)
-        return _Tables(*(own.to(device) for own in kept), robin)
+        return _Tables(
+            self.weights.to(device),
+            self.of_values.to(device),
+            self.of_table.to(device),
+            {place: faces.to(device) for place, faces in self.robin.items()},
+        )
 
 
 class DiffusionStencil:

@@ -30,8 +30,13 @@ def file_errors(path: str | Path, what: str, advice: str = ELSEWHERE) -> Iterato
     except PrdpError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise FileError(f"{path}: {what} ({reason}); {advice}", error) from error
+        raise file_error(error, path, what, advice) from error
+
+
+def file_error(error: OSError, path: str | Path, what: str, advice: str = ELSEWHERE) -> FileError:
+    """The `FileError` for an operating system error, see `file_errors`."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return FileError(f"{path}: {what} ({reason}); {advice}", error)
 
 
 def exists(path: Path, advice: str = ELSEWHERE) -> bool:

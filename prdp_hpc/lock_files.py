@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.files import file_errors
+from prdp_hpc.files import file_error
 
 FOLDER_LOCK = ".lock"
 """Name of the lock file in a locked folder."""
@@ -87,28 +87,36 @@ def acquire(
     """Acquire the lock `place` of `target`; returns its key, or None if the file system has no
     locks. For the arguments see `prdp_hpc.locks.locked`.
     """
-    with file_errors(target, "cannot be written"):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        key = _key(place)
-        if key in _held:
-            _held[key].times += 1
-            return key
-        try:
-            descriptor = _opened(place, target, advice, shared, patience)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            warnings.warn(
-                f"{target}: this file system has no locks ({error.strerror}), so make sure that no "
-                "second job writes there",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return None
-        found = os.fstat(descriptor)
-        _held[found.st_dev, found.st_ino] = _Held(descriptor, shared)
-        _write_holder(descriptor)
-        return found.st_dev, found.st_ino
+    try:
+        return _acquired(place, target, advice, shared, patience)
+    except OSError as error:
+        raise file_error(error, target, "cannot be written") from error
+
+
+def _acquired(
+    place: Path, target: Path, advice: str, shared: bool, patience: float | None
+) -> Key | None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    key = _key(place)
+    if key in _held:
+        _held[key].times += 1
+        return key
+    try:
+        descriptor = _opened(place, target, advice, shared, patience)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{target}: this file system has no locks ({error.strerror}), so make sure that no "
+            "second job writes there",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
+    found = os.fstat(descriptor)
+    _held[found.st_dev, found.st_ino] = _Held(descriptor, shared)
+    _write_holder(descriptor)
+    return found.st_dev, found.st_ino
 
 
 def _opened(place: Path, target: Path, advice: str, shared: bool, patience: float | None) -> int:

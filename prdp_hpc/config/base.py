@@ -8,9 +8,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from prdp_hpc.config.comparison import ComparisonSection
-from prdp_hpc.config.data import DataSection
-from prdp_hpc.config.models import GridSection, ParallelSection, Section, SolverSection
+from prdp_hpc.config.models import (
+    ComparisonSection,
+    DataSection,
+    GridSection,
+    ParallelSection,
+    Section,
+    SolverSection,
+)
 from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.slots import Slot
 from prdp_hpc.config.tracking import LoggingSection

@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Literal
 
 from prdp_hpc.config.base import COMMON_SLOTS, TRAINING_SLOTS, SupervisedConfig
 from prdp_hpc.config.components import OWN, Component, known_names
-from prdp_hpc.config.data import CorrectorDataSection
 from prdp_hpc.config.errors import ConfigError, strings, validated
 from prdp_hpc.config.inverse_tasks import FieldInversionConfig, InverseConfig
-from prdp_hpc.config.models import CorrectorSection, EmulatorSection
+from prdp_hpc.config.models import CorrectorDataSection, CorrectorSection, EmulatorSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
 from prdp_hpc.config.yaml_files import apply_override, read_yaml
 from prdp_hpc.files import write_text

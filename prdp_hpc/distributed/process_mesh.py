@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,7 +20,6 @@ from prdp_hpc.distributed.topology import (
     MeshPlan,
     RankLocation,
     plan_mesh,
-    sharing,
     threads_of,
 )
 from prdp_hpc.distributed.topology_discovery import rank_locations
@@ -147,7 +145,7 @@ class ProcessMesh:
         # A copy, so that messages here cannot match others on `comm`, even after a failure.
         world = given.Split(0, plan.order.index(given.rank))
         if world.rank == 0:
-            _warn_of_shared_gpus(plan.locations)
+            _warn_of_shared_gpus(plan)
         device = _configure(plan, world.rank)
         return cls._start(world, plan, device, gradients, shard_network)
 
@@ -350,11 +348,10 @@ def _configure(plan: MeshPlan, rank: int) -> torch.device:
     return device
 
 
-def _warn_of_shared_gpus(locations: Sequence[RankLocation]) -> None:
-    shared = sharing(locations)
-    if shared:
+def _warn_of_shared_gpus(plan: MeshPlan) -> None:
+    if plan.shared:
         shown = ", ".join(
-            f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(shared.items())[:4]
+            f"{ranks} on {gpus} of {host}" for host, (ranks, gpus) in list(plan.shared.items())[:4]
         )
         warnings.warn(
             f"there are more ranks than GPUs ({shown}): neighbouring ranks share one, and gloo is "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prdp_hpc.errors import InputError
 
@@ -40,12 +40,14 @@ class MeshPlan:
     order : ranks of the original communicator, in the order of the mesh.
     locations : the location of each rank of the mesh.
     gpus : the index of each rank's GPU; None for ranks without.
+    shared : by host, where ranks share GPUs: numbers of ranks and of their GPUs.
     """
 
     grid_ranks: int
     order: tuple[int, ...]
     locations: tuple[RankLocation, ...]
     gpus: tuple[int | None, ...]
+    shared: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def replicas(self) -> list[list[int]]:
@@ -79,7 +81,8 @@ def plan_mesh(locations: Sequence[RankLocation], grid_ranks: int) -> MeshPlan:
         )
     ranks = order([location.node for location in locations], grid_ranks)
     placed = [locations[rank] for rank in ranks]
-    return MeshPlan(grid_ranks, tuple(ranks), tuple(placed), tuple(gpus_of(placed)))
+    gpus = tuple(gpus_of(placed))
+    return MeshPlan(grid_ranks, tuple(ranks), tuple(placed), gpus, sharing(placed))
 
 
 def order(nodes: Sequence[int], grid_ranks: int) -> list[int]:

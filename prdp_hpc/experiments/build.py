@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,9 @@ from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
-from prdp_hpc.files import exists
-from prdp_hpc.generation.generate import generate, generated_path
+from prdp_hpc.generation.generate import generated
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
-from prdp_hpc.locks import locked
 from prdp_hpc.networks import build_network
 from prdp_hpc.physics.stepper import Stepper, made_stepper
 from prdp_hpc.tasks.recipe import Recipe
@@ -250,13 +248,7 @@ def data_path(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> DataFi
     """
     if config.data.file:
         return listed(config.data.file)
-    path = generated_path(config)
-    if _is_missing(mesh, path):
-        # Wait for another job that generates the same data, which then exist.
-        with locked(mesh.world, path, "wait until it ends", wait=True):
-            if _is_missing(mesh, path):
-                generate(config, grid, path, mesh)
-    return path
+    return generated(config, grid, mesh)
 
 
 def open_data(
@@ -301,8 +293,3 @@ def _schedule(config: SupervisedConfig) -> dict[str, Any]:
 def _called(group: str, value: Any) -> Any:
     kind, keys = made(group, value)
     return kind(**keys)
-
-
-def _is_missing(mesh: ProcessMesh, path: Path) -> bool:
-    found = call_together(mesh.world, partial(exists, path, "choose another output=…"))
-    return not mesh.world.bcast(found)

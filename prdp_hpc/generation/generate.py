@@ -1,15 +1,18 @@
-"""Generation of trajectories with the converged solver of this package."""
+"""Generation of trajectories with the converged solver, from random initial states."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.config.components import resolve
@@ -19,9 +22,10 @@ from prdp_hpc.data.writer import Batch
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.generation.streams import InitialStates, OneStream, SampleStreams
+from prdp_hpc.files import exists
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.stepper import Stepper, attributes, made_stepper
+from prdp_hpc.locks import locked
+from prdp_hpc.physics.stepper import Stepper, attributes, initial_states, made_stepper
 
 SAMPLES_AT_ONCE = 5
 """Number of trajectories that are computed together, which bounds the memory. It does not depend on
@@ -33,15 +37,146 @@ KEYS = {"train", "validation", "modes", "seed", "reference_factor"}
 """Keys of the section `data` that affect the data, besides `test` and `streams`."""
 
 
+class InitialStates(Protocol):
+    """The initial states of all samples."""
+
+    def read(self, group: str, samples: range) -> Tensor:
+        """Return this rank's part of some initial states, `(samples, C, *local_shape)`, float64;
+        collective over the grid ranks.
+        """
+        ...
+
+
+class SampleStreams:
+    """Initial states from one random stream per sample.
+
+    The stream of sample i of a group is `SeedSequence(seed, spawn_key=(number of the group, i))`.
+    So a sample does not depend on the number of samples, on the other groups, or on the samples
+    that are computed together with it, and no sample has to be kept in memory.
+
+    Reference: NumPy manual, Parallel random number generation.
+
+    Parameters
+    ----------
+    stepper : the PDE.
+    seed : seed of the data set.
+    groups : names of the groups, in the order of their numbers.
+    modes : number of Fourier modes.
+    """
+
+    def __init__(self, stepper: Stepper, seed: int, groups: tuple[str, ...], modes: int) -> None:
+        self._stepper, self._seed, self._groups, self._modes = stepper, seed, groups, modes
+
+    def read(self, group: str, samples: range) -> Tensor:
+        """Return this rank's part of some initial states; collective over the grid ranks."""
+        number = self._groups.index(group)
+        states = []
+        for sample in samples:
+            stream = np.random.SeedSequence(self._seed, spawn_key=(number, sample))
+            generator = np.random.default_rng(stream)
+            states.append(initial_states(self._stepper, generator, 1, self._modes))
+        return torch.cat(states)
+
+
+class OneStream:
+    """Initial states from one random stream for the whole data set, as in versions up to 0.1.
+
+    All initial states are in memory, and a sample depends on the number of samples of its group and
+    of the earlier groups.
+
+    Parameters
+    ----------
+    stepper : the PDE.
+    seed : seed of the data set.
+    counts : number of samples of each group, in the order in which they are drawn.
+    modes : number of Fourier modes.
+    """
+
+    def __init__(self, stepper: Stepper, seed: int, counts: Mapping[str, int], modes: int) -> None:
+        self._stepper, self._modes = stepper, modes
+        self._generator, self._counts = np.random.default_rng(seed), iter(counts.items())
+        self._states: dict[str, Tensor] = {}
+
+    def read(self, group: str, samples: range) -> Tensor:
+        """Return this rank's part of some initial states; collective over the grid ranks."""
+        while group not in self._states:
+            # The groups are drawn in their order, whichever is read first.
+            name, count = next(self._counts)
+            self._states[name] = initial_states(self._stepper, self._generator, count, self._modes)
+        return self._states[group][samples.start : samples.stop]
+
+
+@dataclass(frozen=True)
+class GeneratedData:
+    """What the generated data of a config are.
+
+    Attributes
+    ----------
+    pde : the name of the PDE.
+    steps : number of time steps.
+    digest : a hash of everything that affects the data.
+    """
+
+    pde: str
+    steps: int
+    digest: str
+
+    @classmethod
+    def of(cls, config: SupervisedConfig) -> GeneratedData:
+        """The data of a config."""
+        pde, steps = resolve("physics", config.physics.pde, Path()), config.generated_steps
+        code = pde.record().get("sha256")
+        # Without a test group the hash is the one of versions that did not have this group, and
+        # with one stream for the data set it is the one of versions that had only this stream.
+        keys = KEYS | ({"test"} if config.data.test else set())
+        shape = {
+            "grid": config.grid.model_dump(),
+            "physics": config.physics.model_dump(exclude={"gradient"}),
+            "data": config.data.model_dump(include=keys),
+            "steps": steps,
+            **({} if code is None else {"code": code}),
+            **({} if config.data.streams == "shared" else {"version": VERSION}),
+        }
+        text = json.dumps(shape, sort_keys=True, default=str)
+        return cls(pde.label, steps, hashlib.sha256(text.encode()).hexdigest()[:12])
+
+    def path(self, config: SupervisedConfig) -> Path:
+        """Their file."""
+        points = "x".join(str(n) for n in config.grid.shape)
+        name = f"{self.pde.lower()}_{points}_{self.digest}.h5"
+        return Path(config.output) / "data" / name
+
+
 def generated_path(config: SupervisedConfig) -> Path:
     """The path of the generated data of a config, with a hash of everything that affects them."""
-    points = "x".join(str(n) for n in config.grid.shape)
-    pde, digest = _identity(config, config.generated_steps)
-    return Path(config.output) / "data" / f"{pde.lower()}_{points}_{digest}.h5"
+    return GeneratedData.of(config).path(config)
+
+
+def generated(config: SupervisedConfig, grid: Grid, mesh: ProcessMesh) -> Path:
+    """The file of the generated data of a config, which are generated if it does not exist;
+    collective.
+    """
+    data = GeneratedData.of(config)
+    path = data.path(config)
+    if _is_missing(mesh, path):
+        # Wait for another job that generates the same data, which then exist.
+        with locked(mesh.world, path, "wait until it ends", wait=True):
+            if _is_missing(mesh, path):
+                generate(config, grid, path, mesh, data)
+    return path
+
+
+def _is_missing(mesh: ProcessMesh, path: Path) -> bool:
+    found = call_together(mesh.world, partial(exists, path, "choose another output=…"))
+    return not mesh.world.bcast(found)
 
 
 def generate(
-    config: SupervisedConfig, grid: Grid, path: Path, mesh: ProcessMesh | None = None
+    config: SupervisedConfig,
+    grid: Grid,
+    path: Path,
+    mesh: ProcessMesh | None = None,
+    data: GeneratedData | None = None,
 ) -> None:
     """Compute the trajectories of a config from random initial states and write them to `path`;
     collective over all ranks of the mesh.
@@ -62,6 +197,7 @@ def generate(
     grid : the grid of this replica.
     path : the file.
     mesh : the replicas. Default: the ranks of `grid` are the only replica.
+    data : what the data are, if the caller knows it.
 
     Raises
     ------
@@ -79,15 +215,14 @@ def generate(
     local, part = kept_part(fine, kept)
     counts = _counts(config)
     stepper, initial = call_together(world, lambda: _started(config, fine, counts))
-    steps = config.generated_steps
-    states = steps + 1
-    pde, digest = _identity(config, steps)
+    data = GeneratedData.of(config) if data is None else data
+    states = data.steps + 1
     shapes = {
         group: (count, states, len(stepper.channels), *grid.shape)
         for group, count in counts.items()
     }
-    about = _attributes(config, pde, stepper)
-    file = TrajectoryWriter(path, world, grid.comm, about, shapes, part, digest)
+    about = _attributes(config, data.pde, stepper)
+    file = TrajectoryWriter(path, world, grid.comm, about, shapes, part, data.digest)
     with file, PreemptionWatch(world) as watch:
         _announce(file, path, world.rank, sum(counts.values()))
         batches = file.missing(SAMPLES_AT_ONCE)
@@ -152,24 +287,6 @@ def _initial(
     if config.data.streams == "shared":
         return OneStream(stepper, config.data.seed, counts, config.data.modes)
     return SampleStreams(stepper, config.data.seed, (*GROUPS, TEST), config.data.modes)
-
-
-def _identity(config: SupervisedConfig, steps: int) -> tuple[str, str]:
-    """The name of the PDE, and a hash of everything that affects the data of a config."""
-    pde = resolve("physics", config.physics.pde, Path())
-    name, code = pde.label, pde.record().get("sha256")
-    # Without a test group the hash is the one of versions that did not have this group, and with
-    # one stream for the data set it is the one of versions that had only this stream.
-    shape = {
-        "grid": config.grid.model_dump(),
-        "physics": config.physics.model_dump(exclude={"gradient"}),
-        "data": config.data.model_dump(include=KEYS | ({"test"} if config.data.test else set())),
-        "steps": steps,
-        **({} if code is None else {"code": code}),
-        **({} if config.data.streams == "shared" else {"version": VERSION}),
-    }
-    text = json.dumps(shape, sort_keys=True, default=str)
-    return name, hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def reference_grid(grid: Grid, factor: int) -> tuple[Grid, Any]:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.geometry import per_axis
 from prdp_hpc.grid.partition import Boundary
-from prdp_hpc.grid.per_axis import per_axis
 from prdp_hpc.petsc import PETSc
 
 OwnershipRanges = Sequence[Sequence[int]]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import BOUNDARIES, Boundary
-from prdp_hpc.grid.per_axis import per_axis
-from prdp_hpc.grid.sides import ENDS, End
+
+End = Literal["low", "high"]
+ENDS: tuple[End, End] = ("low", "high")
+"""The two ends of an axis; if it is not periodic, each is a side of the grid."""
 
 
 class GridGeometry:
@@ -178,3 +180,10 @@ def validate_geometry(
             f"not {length!r}"
         )
     return None
+
+
+def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
+    """One value per axis, from one for all axes or one per axis."""
+    is_one = isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)
+    is_one = is_one or getattr(value, "ndim", 1) == 0
+    return (value,) * dim if is_one else tuple(value)

@@ -14,8 +14,8 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.transport import Message, transport_for
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.geometry import per_axis
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.grid.per_axis import per_axis
 
 CHANNELS_LAST: dict[int, torch.memory_format] = {4: torch.channels_last, 5: torch.channels_last_3d}
 """The memory format in which convolutions are fastest, by the number of a field's axes."""
@@ -57,7 +57,7 @@ class Halo:
         nearest: bool = False,
     ) -> None:
         self.partition, dim = partition, partition.dim
-        self._lower, self._upper = (per_axis(width, dim) for width in (lower, upper))
+        self._lower, self._upper = per_axis(lower, dim), per_axis(upper, dim)
         self._check()
         self._nearest = tuple(nearest and kind == "neumann" for kind in partition.boundary)
         self._local_shape = partition.local_shape

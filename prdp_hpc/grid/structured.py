@@ -27,11 +27,10 @@ from prdp_hpc.grid.dmda import (
     starts_of,
     validate_ownership_ranges,
 )
-from prdp_hpc.grid.geometry import GridGeometry, validate_geometry
+from prdp_hpc.grid.geometry import GridGeometry, per_axis, validate_geometry
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
 from prdp_hpc.grid.partition import Boundary, Partition
-from prdp_hpc.grid.per_axis import per_axis
 from prdp_hpc.grid.whole_fields import WholeFields, validate_local
 
 

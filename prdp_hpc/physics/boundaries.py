@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prdp_hpc.grid.sides import ENDS
+from prdp_hpc.grid.geometry import ENDS
 
 Value = float | Tensor | Callable[..., Any]
 """The value of a condition: a number, a tensor, or a function of the coordinates.

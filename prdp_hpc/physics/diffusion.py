@@ -18,8 +18,7 @@ from prdp_hpc.grid.whole_fields import not_a_field
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like
 from prdp_hpc.physics.boundaries import Boundaries
-from prdp_hpc.physics.diffusion_stencil import DiffusionStencil
-from prdp_hpc.physics.face_means import FaceMean
+from prdp_hpc.physics.diffusion_stencil import DiffusionStencil, FaceMean
 from prdp_hpc.physics.real_numbers import not_one_number
 from prdp_hpc.physics.side_conditions import SideConditions
 

@@ -15,7 +15,7 @@ from prdp_hpc.grid.whole_fields import not_a_field
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
-from prdp_hpc.physics.face_means import FaceMean
+from prdp_hpc.physics.diffusion_stencil import FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
 from prdp_hpc.physics.real_numbers import as_float, checked_dt, not_one_number
 from prdp_hpc.physics.time_integration import extrapolated

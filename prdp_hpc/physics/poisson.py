@@ -10,7 +10,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
-from prdp_hpc.physics.face_means import FaceMean
+from prdp_hpc.physics.diffusion_stencil import FaceMean
 
 
 class Poisson(DiffusionStepper):

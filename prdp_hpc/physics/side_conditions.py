@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
-from prdp_hpc.grid.sides import ENDS, End
+from prdp_hpc.grid.geometry import ENDS, End
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.torch_petsc import in_double
 from prdp_hpc.physics.boundaries import Boundaries, Condition, Dirichlet, Neumann, Robin, Value
@@ -71,12 +72,12 @@ class Side:
         if field.dim() == 0:
             return field
         along = self.axis - self.grid.dim
-        n, width = field.shape[along], self._face_shape[self.axis]
+        n, width = field.shape[along], self.face_shape[self.axis]
         return field.narrow(along, 0 if self.end == "low" else n - width, width)
 
     def spread(self, face: Tensor) -> Tensor:
         """Values of the side at the points next to it, `(..., *local_shape)`; 0 elsewhere."""
-        shape = torch.broadcast_shapes(face.shape, self._face_shape)
+        shape = torch.broadcast_shapes(face.shape, self.face_shape)
         face, along = face.expand(shape), self.axis - self.grid.dim
         rest = list(shape)
         rest[along] = self.grid.local_shape[self.axis] - shape[along]
@@ -95,7 +96,7 @@ class Side:
             raise InputError(f"boundaries: a value of {self.name} {_not_a_value(found)}")
         if found.dim() == 0:
             return self.grid.replicated(in_double(found))
-        wanted = self._face_shape
+        wanted = self.face_shape
         if tuple(found.shape[-self.grid.dim :]) != wanted or not found.is_floating_point():
             raise InputError(
                 f"boundaries: this rank's part of {self.name} has the shape {wanted} "
@@ -113,7 +114,7 @@ class Side:
             raise InputError(
                 f"boundaries: the coefficient of {self.name} has leading axes {tuple(found.shape)}:"
                 " it is part of the matrix, which all samples share; pass one of shape "
-                f"{self._face_shape}"
+                f"{self.face_shape}"
             )
         if not bool(((found.detach() >= 0) & found.detach().isfinite()).all()):
             raise InputError(
@@ -133,8 +134,9 @@ class Side:
             )
         return function(*coordinates, time)
 
-    @property
-    def _face_shape(self) -> tuple[int, ...]:
+    @cached_property
+    def face_shape(self) -> tuple[int, ...]:
+        """The shape of this rank's part of the side."""
         return self.grid.face_shape(self.axis, self.end)
 
 

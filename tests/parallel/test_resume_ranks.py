@@ -13,6 +13,10 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc.config import validate
+from prdp_hpc.config.data import DataSection
+from prdp_hpc.config.models import EmulatorSection, ParallelSection, SolverSection
+from prdp_hpc.config.refinement import RefinementSection
+from prdp_hpc.config.training import SupervisedTrainingSection
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.experiments.run import run_experiment
@@ -22,6 +26,8 @@ WORLD = MPI.COMM_WORLD
 RESNET = {"kind": "resnet", "channels": 3, "blocks": 1}
 GMRES = {"ksp": "gmres", "pc": "jacobi"}
 TOLERANCES = {"ladder": {"kind": "tolerances", "start": 0.1, "stop": 1e-6}}
+FIRST = "first"
+"""Stands for the folder of a run that ended before."""
 DROPOUT = """
 from torch import nn
 
@@ -122,6 +128,22 @@ CASES = {
         "network": RESNET,
         "refinement": {"schedule": "gradient", "theta": 0.05, "probe_share": 0.5},
     },
+    "PETSc options": {"solver": {**GMRES, "petsc_options": {"ksp_gmres_restart": 3}}},
+    "adjoint ladder": {
+        "refinement": {"adjoint_ladder": {"kind": "iterations", "start": 2, "step": 2, "stop": 8}}
+    },
+    "adjoint factor": {"refinement": {"adjoint_factor": 0.5}},
+    "explicit ladder": {"refinement": {"ladder": {"kind": "levels", "levels": [1, 2, 5]}}},
+    "coarse tolerances": {
+        "solver": GMRES,
+        "refinement": {"ladder": {"kind": "tolerances", "start": 0.1, "factor": 0.3, "stop": 1e-3}},
+    },
+    "thresholds": {"refinement": {"step_threshold": 0.5, "stop_threshold": 0.99}},
+    "noise": {"refinement": {"schedule": "gradient", "theta_noise": 0.5, "probe_share": 0.5}},
+    "fixed level": {"refinement": {"schedule": "constant", "level": 2}},
+    "test group": {"data": {"test": 2}},
+    "network inputs": {"network_inputs": ["coordinates"], "network": RESNET},
+    "initial weights": training(init_from=FIRST),
     "allen_cahn": {
         "physics": {"pde": "allen_cahn", "interface": 0.1, "dt": 0.1},
         "solver": GMRES,
@@ -231,6 +253,8 @@ def content_of(folder, changes):
     recipe = {"epochs": EPOCHS, "batch_size": 2, **changes.pop("training", {})}
     if "stride" not in data and make is tiny.emulator:
         data |= {"steps": 4}
+    if recipe.get("init_from") == FIRST:
+        recipe["init_from"] = str(folder / FIRST)
     return make(folder, data=data, training=recipe, **changes)
 
 
@@ -242,8 +266,11 @@ def check(changes, folder, monkeypatch, stops=STOPS, killed=0):
     if WORLD.rank == 0:
         (folder / "dropped.py").write_text(DROPOUT)
     WORLD.barrier()
-    config = validate(content_of(folder, changes), "here")
     stop = Stop(monkeypatch)
+    if changes.get("training", {}).get("init_from"):
+        first = validate(content_of(folder, training(epochs=1)), "here")
+        assert stop.run(first, folder / FIRST, 1, ()) == 0
+    config = validate(content_of(folder, changes), "here")
     for grid_ranks in {1, WORLD.size}:
         whole, stopped, left = (
             folder / f"{name}_{grid_ranks}" for name in ("whole", "stopped", "killed")
@@ -283,6 +310,30 @@ def _lines(path):
         {key: value for key, value in json.loads(line).items() if key not in tiny.SECONDS}
         for line in path.read_text().splitlines()
     ]
+
+
+SECTIONS = {
+    "training": SupervisedTrainingSection,
+    "data": DataSection,
+    "solver": SolverSection,
+    "refinement": RefinementSection,
+    "emulator": EmulatorSection,
+    "parallel": ParallelSection,
+}
+ELSEWHERE = {"data.file", "data.format", "parallel.grid_ranks"}
+"""Keys that all cases vary, or that determine which data are read and not how a run continues."""
+
+
+def test_the_table_has_every_key_of_the_recipe(tmp_path):
+    used = {
+        f"{section}.{key}"
+        for case in [{}, *CASES.values()]
+        for section, values in content_of(tmp_path, case).items()
+        if isinstance(values, dict)
+        for key in values
+    }
+    every = {f"{name}.{key}" for name, kind in SECTIONS.items() for key in kind.model_fields}
+    assert every - used - ELSEWHERE == set()
 
 
 @pytest.mark.parallel(nprocs=2)

@@ -34,10 +34,10 @@ def file(tmp_path):
 
 
 @contextmanager
-def task_on(file, grid_ranks, comm=WORLD, make=tiny.emulator, **data):
+def task_on(file, grid_ranks, comm=WORLD, make=tiny.emulator, files=None, **data):
     content = make(
         file.parent,
-        data={"file": str(file), "stride": 1, **data},
+        data={"file": files or str(file), "stride": 1, **data},
         network=RESNET,
         # Replicas with 1 and 2 samples of a batch divide them into 1 and 2 parts.
         training={"batch_size": 3, "accumulate": 2},
@@ -61,6 +61,25 @@ def test_streamed_training_is_that_in_memory(grid_ranks, file):
             parameters = torch.nn.utils.parameters_to_vector(task.network.parameters())
             gradient = task.gradient().tolist()
             found.append((losses, task.validate(), task.test(), parameters.tolist(), gradient))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parallel(nprocs=2)
+def test_training_on_joined_files_is_that_on_the_whole_file(file):
+    parts = [file.with_name(f"{name}.h5") for name in "ab"]
+    if WORLD.rank == 0:
+        for part, rows in zip(parts, (slice(0, 2), slice(2, None)), strict=True):
+            with h5py.File(part, "w") as stored:
+                stored["train/trajectories"] = STATES[rows]
+                if part == parts[1]:
+                    stored["validation/trajectories"] = STATES[2:]
+    WORLD.barrier()
+    found = []
+    for files in (None, [str(part) for part in parts]):
+        with task_on(file, WORLD.size, files=files, in_memory=False) as task:
+            loss = task.train_epoch(1)
+            parameters = torch.nn.utils.parameters_to_vector(task.network.parameters())
+            found.append((loss, task.validate(), parameters.tolist()))
     assert found[0] == found[1]
 
 

@@ -8,7 +8,7 @@ calls whose function is in another file than that of the call before. Calls whil
 (decorators, classes of pydantic) are not counted, and neither are other libraries. `--list` prints
 the calls in their order, one line per change of file.
 
-The run ends there, so use a separate folder: `output=/tmp/walk`.
+The run ends there, so use an empty folder: `output=/tmp/walk`.
 """
 
 from __future__ import annotations

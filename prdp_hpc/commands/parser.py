@@ -15,13 +15,12 @@ from prdp_hpc.commands.parser_common import (
     OVERRIDES_HELP,
     Parser,
     add_component,
-    add_log_level,
-    add_traceback,
     config_command,
     count,
 )
 from prdp_hpc.commands.parser_jobs import site_command, status_command, submit_command
 from prdp_hpc.commands.parser_trained import export_command, predict_command, show_command
+from prdp_hpc.logs import LEVELS
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
@@ -34,17 +33,32 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
         "configs/heat_2d.yaml "
         "parallel.grid_ranks=2",
     )
-    add_traceback(parser, default=False)
-    add_log_level(parser, default=None)
+    _add_general(parser, traceback=False, level=None)
     parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in [command] if command in COMMANDS else COMMANDS:
         COMMANDS[name](commands)
     for own in commands.choices.values():
         # SUPPRESS keeps the value of an option that stands before the command.
-        add_traceback(own, default=argparse.SUPPRESS)
-        add_log_level(own, default=argparse.SUPPRESS)
+        _add_general(own, traceback=argparse.SUPPRESS, level=argparse.SUPPRESS)
     return parser
+
+
+def _add_general(parser: argparse.ArgumentParser, traceback: Any, level: Any) -> None:
+    """Add the options of all commands, with these defaults."""
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=traceback,
+        help="show the traceback of every error, also of mistakes in a config or file",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default=level,
+        metavar="LEVEL",
+        help="also show messages of at least this level: debug, info, warning or error",
+    )
 
 
 def _run_command(commands: Any) -> None:

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from prdp_hpc.distributed.launch import launched_rank
-from prdp_hpc.logs import LEVELS
 
 CONFIG_HELP = "a YAML file, or the name of a shipped config, e.g. heat_1d"
 OVERRIDES_HELP = "changes to the config, e.g. training.epochs=10"
@@ -18,27 +17,6 @@ class Parser(argparse.ArgumentParser):
     def _print_message(self, message: str, file: Any = None) -> None:
         if launched_rank() == 0:
             super()._print_message(message, file)
-
-
-def add_traceback(parser: argparse.ArgumentParser, default: Any) -> None:
-    """Add the option `--traceback`."""
-    parser.add_argument(
-        "--traceback",
-        action="store_true",
-        default=default,
-        help="show the traceback of every error, also of mistakes in a config or file",
-    )
-
-
-def add_log_level(parser: argparse.ArgumentParser, default: Any) -> None:
-    """Add the option `--log-level`."""
-    parser.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default=default,
-        metavar="LEVEL",
-        help="also show messages of at least this level: debug, info, warning or error",
-    )
 
 
 def add_component(command: argparse.ArgumentParser) -> None:

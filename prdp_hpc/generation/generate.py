@@ -124,8 +124,8 @@ class GeneratedData:
     @classmethod
     def of(cls, config: SupervisedConfig) -> GeneratedData:
         """The data of a config."""
-        pde, steps = resolve("physics", config.physics.pde, Path()), config.generated_steps
-        code = pde.record().get("sha256")
+        steps, pde = config.generated_steps, resolve("physics", config.physics.pde, Path())
+        name, code = pde.label, pde.record().get("sha256")
         # Without a test group the hash is the one of versions that did not have this group, and
         # with one stream for the data set it is the one of versions that had only this stream.
         keys = KEYS | ({"test"} if config.data.test else set())
@@ -138,7 +138,7 @@ class GeneratedData:
             **({} if config.data.streams == "shared" else {"version": VERSION}),
         }
         text = json.dumps(shape, sort_keys=True, default=str)
-        return cls(pde.label, steps, hashlib.sha256(text.encode()).hexdigest()[:12])
+        return cls(name, steps, hashlib.sha256(text.encode()).hexdigest()[:12])
 
     def path(self, config: SupervisedConfig) -> Path:
         """Their file."""

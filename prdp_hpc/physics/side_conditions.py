@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from numbers import Real
 from typing import Any, Literal
 
@@ -25,14 +24,16 @@ from prdp_hpc.physics.boundaries import Boundaries, Condition, Dirichlet, Neuman
 class Side:
     """One end of an axis that is not periodic, with its condition.
 
-    `wall`: the face coefficient of a Dirichlet or Neumann side as a multiple of κ / h² at the point
-    next to it: 0 for a flux, 2 where the face is half a cell away.
+    `face_shape`: the shape of this rank's part of the side. `wall`: the face coefficient of a
+    Dirichlet or Neumann side as a multiple of κ / h² at the point next to it: 0 for a flux, 2 where
+    the face is half a cell away.
     """
 
     grid: Grid
     axis: int
     end: End
     condition: Condition
+    face_shape: tuple[int, ...]
 
     @property
     def place(self) -> tuple[int, End]:
@@ -134,17 +135,17 @@ class Side:
             )
         return function(*coordinates, time)
 
-    @cached_property
-    def face_shape(self) -> tuple[int, ...]:
-        """The shape of this rank's part of the side."""
-        return self.grid.face_shape(self.axis, self.end)
-
 
 class SideConditions:
     """The conditions on all sides of a grid; collective.
 
     `error`: what the caller has found to be wrong on this rank; it is raised on all ranks together
     with errors of the conditions.
+
+    Attributes
+    ----------
+    sides : all sides.
+    robin : those with a Robin condition.
 
     Raises
     ------
@@ -158,11 +159,12 @@ class SideConditions:
         self.grid = grid
         raise_together(grid.comm, error or _validate(grid, boundaries))
         self.sides = [
-            Side(grid, axis, end, condition)
+            Side(grid, axis, end, condition, grid.face_shape(axis, end))
             for axis, pair in enumerate(_completed(grid, boundaries))
             for end, condition in zip(ENDS, pair, strict=True)
             if condition is not None
         ]
+        self.robin = [side for side in self.sides if isinstance(side.condition, Robin)]
         if boundaries is not None and grid.comm.size > 1:
             given = self.kinds, [_number(value) for side in self.sides for value in side.values]
             if len(set(map(repr, private(grid.comm).agreement.allgather(given)))) > 1:
@@ -174,11 +176,6 @@ class SideConditions:
     def kinds(self) -> tuple[tuple[int, str, str], ...]:
         """The kinds of the conditions, which the matrix depends on besides numbers."""
         return tuple((s.axis, s.end, type(s.condition).__name__) for s in self.sides)
-
-    @property
-    def robin(self) -> list[Side]:
-        """The sides with a Robin condition."""
-        return [side for side in self.sides if isinstance(side.condition, Robin)]
 
     @property
     def constants(self) -> Literal["fixed", "by Robin", "free"]:

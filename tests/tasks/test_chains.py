@@ -8,8 +8,7 @@ from differences import check_gradient
 from prdp_hpc.config import ConfigError, validate
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts
-from prdp_hpc.tasks.chains import DivertedChain, MixedChain, RolloutChain
-from prdp_hpc.tasks.emulator import Emulator
+from prdp_hpc.tasks.emulator import DivertedChain, Emulator, MixedChain, RolloutChain
 
 CHAINS = [
     {"chain": "mixed", "unroll": 2},

@@ -37,10 +37,7 @@ class PartTimer:
         """Open a part where a `with` block is not possible, e.g. inside a backward pass; returns
         the number of parts that were open before.
         """
-        depth = len(self._open)
-        self._charge()
-        self._open.append((owner, f"{name}_seconds"))
-        return depth
+        return self._open_part(owner, f"{name}_seconds")
 
     def end(self, owner: object, name: str) -> None:
         """Close this part if it is the one that was opened last."""
@@ -54,13 +51,20 @@ class PartTimer:
         self._charge()
         del self._open[depth:]
 
+    def _open_part(self, owner: object, attribute: str) -> int:
+        parts = self._open
+        depth = len(parts)
+        self._charge()
+        parts.append((owner, attribute))
+        return depth
+
     def _charge(self) -> None:
         if self.synchronise is not None:
             self.synchronise()
         now = self._clock()
         if self._open:
-            owner, name = self._open[-1]
-            setattr(owner, name, getattr(owner, name) + now - self._since)
+            owner, attribute = self._open[-1]
+            setattr(owner, attribute, getattr(owner, attribute) + now - self._since)
         self._since = now
 
 
@@ -70,13 +74,13 @@ class _Part:
     A class, because each small solve enters several blocks, and a generator takes longer.
     """
 
-    __slots__ = ("_depth", "_name", "_owner", "_timer")
+    __slots__ = ("_attribute", "_depth", "_owner", "_timer")
 
     def __init__(self, timer: PartTimer, owner: object, name: str) -> None:
-        self._timer, self._owner, self._name, self._depth = timer, owner, name, 0
+        self._timer, self._owner, self._attribute = timer, owner, f"{name}_seconds"
 
     def __enter__(self) -> None:
-        self._depth = self._timer.begin(self._owner, self._name)
+        self._depth = self._timer._open_part(self._owner, self._attribute)
 
     def __exit__(self, *raised: object) -> None:
         self._timer.close(self._depth)
@@ -165,7 +169,7 @@ class SolveReport:
 
     def part(self, direction: str, name: str) -> Any:
         """Measure a block as one part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
-        return self.timer.part(self.counters(direction), name)
+        return _Part(self.timer, self.counters(direction), name)
 
     def counters(self, direction: str) -> Counters:
         """Return the counters of a direction, "forward" or "adjoint"."""

@@ -37,7 +37,10 @@ class PartTimer:
         """Open a part where a `with` block is not possible, e.g. inside a backward pass; returns
         the number of parts that were open before.
         """
-        return self._open_part(owner, f"{name}_seconds")
+        depth = len(self._open)
+        self._charge()
+        self._open.append((owner, f"{name}_seconds"))
+        return depth
 
     def end(self, owner: object, name: str) -> None:
         """Close this part if it is the one that was opened last."""
@@ -50,13 +53,6 @@ class PartTimer:
         """Close the parts that were opened last, except this number of them."""
         self._charge()
         del self._open[depth:]
-
-    def _open_part(self, owner: object, attribute: str) -> int:
-        parts = self._open
-        depth = len(parts)
-        self._charge()
-        parts.append((owner, attribute))
-        return depth
 
     def _charge(self) -> None:
         if self.synchronise is not None:
@@ -71,7 +67,8 @@ class PartTimer:
 class _Part:
     """A block whose time a `PartTimer` counts.
 
-    A class, because each small solve enters several blocks, and a generator takes longer.
+    A class, because each small solve enters several blocks, and a generator takes longer; for the
+    same reason `begin` and `close` are written out.
     """
 
     __slots__ = ("_attribute", "_depth", "_owner", "_timer")
@@ -80,10 +77,14 @@ class _Part:
         self._timer, self._owner, self._attribute = timer, owner, f"{name}_seconds"
 
     def __enter__(self) -> None:
-        self._depth = self._timer._open_part(self._owner, self._attribute)
+        timer = self._timer
+        self._depth = len(timer._open)
+        timer._charge()
+        timer._open.append((self._owner, self._attribute))
 
     def __exit__(self, *raised: object) -> None:
-        self._timer.close(self._depth)
+        self._timer._charge()
+        del self._timer._open[self._depth :]
 
 
 @dataclass

@@ -92,7 +92,7 @@ def check_and_load(
     host = None
     if error is None and values is not None:
         host = to_memory(values, operator.memory)
-    several = isinstance(operator, SparseOperator) and host is not None and host.ndim == 2
+    several = host is not None and host.ndim == 2 and isinstance(operator, SparseOperator)
     changed = error is None and (several or operator.differs(host))
     if changed:
         error = operator.check_numbers(host)

@@ -14,7 +14,7 @@ from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.ksp_call import KspCall
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solve_call import SolveCall, check_kinds, rows_of
+from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.thread_lock import one_at_a_time
@@ -179,12 +179,14 @@ class _Solve(torch.autograd.Function):
             adjoint, inner = _derivative(values, grads[0], call, not call.transposed, own, guess)
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
-            adjoints, solutions = rows_of(adjoint), rows_of(x)
-            pair = (solutions, adjoints) if call.transposed else (adjoints, solutions)
+            pair = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
                 values_grad = call.values_gradient(values, *pair)
             check_range(call, inner, values_grad)
-            return like(values_grad, values).view(values.shape), adjoint, None, None
+            values_grad = like(values_grad, values)
+            if values_grad.shape != values.shape:
+                values_grad = values_grad.view(values.shape)
+            return values_grad, adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
                 call.release()
@@ -196,7 +198,7 @@ class _Solve(torch.autograd.Function):
         if ctx.saved_tensors:
             values, x = ctx.saved_tensors
         if values_t is not None:
-            change = call.tangent_product(values, values_t, rows_of(x)).view(x.shape)
+            change = call.tangent_product(values, values_t, x)
             right = -change if right is None else right - change
         return _derivative(values, right, call, call.transposed)[0]
 

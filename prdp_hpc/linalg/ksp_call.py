@@ -24,7 +24,8 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.solution_sizes import judged_sizes
-from prdp_hpc.linalg.solve_call import SolveCall
+from prdp_hpc.linalg.solve_call import SolveCall, rows_of
+from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import in_double, to_memory
 from prdp_hpc.linalg.validation import bad_guess, check_and_load
 
@@ -39,11 +40,14 @@ class KspCall(SolveCall):
 
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """See `SolveCall`."""
-        return self.operator.values_gradient(values, adjoint, solution)
+        if isinstance(self.operator, SparseOperator):
+            return self.operator.values_gradient(values, adjoint, solution)
+        return self.operator.values_gradient(values, rows_of(adjoint), rows_of(solution))
 
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
         """See `SolveCall`."""
-        return self.operator.tangent_product(values, tangent, x, self.transposed)
+        product = self.operator.tangent_product(values, tangent, rows_of(x), self.transposed)
+        return product.view(x.shape)
 
     def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
         """See `SolveCall`."""

@@ -105,11 +105,11 @@ class SolveCall(ABC):
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """See `Operator.values_gradient`; of rows, `(B, n_local)` or `(M, R, n_local)`."""
+        """See `Operator.values_gradient`; adjoint and solution have the shapes of `solve`."""
 
     @abstractmethod
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
-        """See `Operator.tangent_product`; of rows, in this solve's direction."""
+        """See `Operator.tangent_product`; in this solve's direction, for x as in `solve`."""
 
 
 def rows_of(vectors: Tensor) -> Tensor:

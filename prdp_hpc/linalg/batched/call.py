@@ -86,9 +86,10 @@ class BatchedCall(SolveCall):
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """See `SolveCall`."""
         held: Held = self.held
-        return held.pattern.pairing(adjoint, solution, -1.0)
+        return held.pattern.pairing(rows_of(adjoint), rows_of(solution), -1.0)
 
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
         """See `SolveCall`."""
         held: Held = self.held
-        return held.pattern.product(tangent.to(x), x, self.transposed)
+        product = held.pattern.product(tangent.to(x), rows_of(x), self.transposed)
+        return product.view(x.shape)

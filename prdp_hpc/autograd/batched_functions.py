@@ -35,13 +35,22 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     # Without the inspection of signatures in `Function.apply`, which takes as long as a small
     # solve, because it fills in default arguments, of which there are none.
     if not _is_recorded(arguments):
-        with torch.no_grad():
-            plain: Tensor = function.forward(*arguments)
-        return plain
+        return _unrecorded(function, arguments)
     arguments = _torch._functorch.utils.unwrap_dead_wrappers(arguments)
     base = super(torch.autograd.Function, function)
     recorded: Tensor = base.apply(*arguments)  # type: ignore[attr-defined]
     return recorded
+
+
+def _unrecorded(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Tensor:
+    """The result without a graph. `torch.no_grad()` takes ten times as long as these two calls."""
+    is_enabled = torch.is_grad_enabled()
+    _torch._C._set_grad_enabled(False)
+    try:
+        plain: Tensor = function.forward(*arguments)
+    finally:
+        _torch._C._set_grad_enabled(is_enabled)
+    return plain
 
 
 def _is_recorded(arguments: tuple[Any, ...]) -> bool:

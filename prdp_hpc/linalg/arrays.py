@@ -109,7 +109,17 @@ def squares_of_rows(rows: Numbers) -> HostArray:
     """The squared length of each row."""
     if isinstance(rows, Tensor):
         return on_host(torch.linalg.vecdot(rows, rows))
-    return np.array([np.vdot(row, row) for row in rows])
+    return np.array(squares_of(rows))
+
+
+def squares_of(rows: Numbers) -> list[float]:
+    """The same as numbers of Python, because arrays of a few take longer than small solves may."""
+    if isinstance(rows, Tensor):
+        found: list[float] = torch.linalg.vecdot(rows, rows).tolist()
+        return found
+    # By index: the end of an iteration over an array takes longer than a product.
+    own = [rows[index] for index in range(len(rows))]
+    return [float(row.dot(row)) for row in own]
 
 
 def inner(one: Numbers, other: Numbers) -> float:
@@ -140,9 +150,9 @@ def differ(ours: Numbers, theirs: Numbers, block: int) -> bool:
     """Whether two sets of numbers of the same shape are not equal number by number."""
     if isinstance(ours, Tensor):
         return not torch.equal(ours, theirs)
+    if ours.size <= block:
+        return not (ours == theirs).all()
     flat, others = ours.reshape(-1), theirs.reshape(-1)
-    if flat.size <= block:
-        return not (flat == others).all()
     # Block by block, so that the compared numbers stay in the cache.
     blocks = (slice(start, start + block) for start in range(0, flat.size, block))
     return not all((flat[part] == others[part]).all() for part in blocks)

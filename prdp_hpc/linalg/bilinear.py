@@ -31,7 +31,7 @@ class BilinearProducts(ABC):
     memory : where values and vectors are; default: the host.
 
     Shapes: values `(*L, nnz)`, vectors `(*L, R, n_local)` with the same leading axes L (those of
-    M matrices, or none) and R vectors for each; float64 in that memory.
+    M matrices, or none) and R vectors for each, or one vector `(n_local,)`; float64 in that memory.
     """
 
     def __init__(self, template: PETSc.Vec, memory: Memory = HOST) -> None:
@@ -39,6 +39,8 @@ class BilinearProducts(ABC):
 
     def product(self, values: Tensor, x: Tensor, transposed: bool = False) -> Tensor:
         """`A(values) x`, or `A(values)ᵀ x`, shape of x."""
+        if x.dim() == 1:
+            return self.product(values, x.unsqueeze(0), transposed).squeeze(0)
         return apply(_Product, values, x, self, transposed)
 
     def pairing(self, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
@@ -69,7 +71,11 @@ class BilinearProducts(ABC):
 
     @abstractmethod
     def pair(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
-        """`pairing` without gradients."""
+        """`pairing` without gradients, except of one vector on each side."""
+
+    def pair_vectors(self, left: Tensor, right: Tensor, scale: float) -> Tensor:
+        """`pairing` of one vector `(n_local,)` on each side, without gradients."""
+        return self.pair(left.unsqueeze(0), right.unsqueeze(0), scale)
 
 
 class _Product(torch.autograd.Function):
@@ -119,7 +125,8 @@ class _Product(torch.autograd.Function):
 class _Pairing(torch.autograd.Function):
     @staticmethod
     def forward(left: Tensor, right: Tensor, products: BilinearProducts, scale: float) -> Tensor:
-        return products.pair(left, right, scale)
+        pair = products.pair_vectors if left.dim() == 1 else products.pair
+        return pair(left, right, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -150,6 +157,8 @@ class _Pairing(torch.autograd.Function):
         scale: float,
     ) -> tuple[Tensor, int]:
         left, right = (_first(t, d, info) for t, d in zip((left, right), in_dims, strict=False))
+        if left.dim() == 2:
+            left, right = left.unsqueeze(-2), right.unsqueeze(-2)
         return products.pairing(left, right, scale), 0
 
 

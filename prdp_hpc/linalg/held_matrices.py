@@ -39,7 +39,7 @@ class HeldMatrices:
         self._operator = operator
         self._lease: Lease[BatchMatrix] | None = None
         self.operators: list[Any] = [operator]
-        if isinstance(operator, SparseOperator) and host is not None and host.ndim == 2:
+        if host is not None and host.ndim == 2 and isinstance(operator, SparseOperator):
             self._lease = operator.acquire_matrices(len(host))
             self.operators = list(self._lease[: len(host)])
             for member, own in zip(self.operators, host, strict=True):
@@ -58,6 +58,8 @@ class HeldMatrices:
         """
         if isinstance(self._operator, SparseOperator) and self._lease is not None:
             self._operator.touch_matrices(self._lease)
+        elif not values_are_read and self._operator.holds(self._loads[0]):
+            return
         pairs = list(zip(self.operators, self._loads, strict=True))
         gone = [not one.holds(load) for one, load in pairs]
         if not any(gone) and not values_are_read:

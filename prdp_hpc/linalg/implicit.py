@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,31 +9,18 @@ from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.arrays import (
-    Numbers,
-    as_tensor,
-    copied,
-    has_bad_numbers,
-    set_rows,
-    zeros_like,
-)
 from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.gradient_range import check_range
-from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
+from prdp_hpc.linalg.ksp_call import KspCall
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.reductions import anywhere, zero_rows
-from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.solution_sizes import judged_sizes
 from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.thread_lock import one_at_a_time
-from prdp_hpc.linalg.torch_petsc import in_double, like, to_memory
+from prdp_hpc.linalg.torch_petsc import like
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
-    bad_guess,
     check_and_load,
     is_batch,
     sizes_of,
@@ -127,7 +112,7 @@ def solve(
         operator = operator.on(b.device)
     if solver.differentiation == "unrolled":
         return unrolled_solve(operator, values, b, solver, guess)
-    needs = _is_differentiable(values), _is_differentiable(b)
+    needs = _need_gradients(values, b)
     is_missing = guess is None and solver.initial_guess == "state"
     error = wrong_form(operator, values, b) or wrong_guess(b, guess, is_missing)
     recollection = None
@@ -138,130 +123,36 @@ def solve(
         check_and_load(operator, None, (1, -1), needs, error)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
-    kind = _Call if solver.batched is None else BatchedCall
+    kind = KspCall if solver.batched is None else BatchedCall
     call = kind(operator, solver, levels, sizes_of(operator, values, b), given, any(needs))
-    shape: tuple[int, ...] = (1, *b.shape) if b.dim() == 1 else tuple(b.shape)
-    if isinstance(operator, SparseOperator) and is_batch(values):
+    call.recollection = recollection
+    right = call.working(b)
+    start = None if guess is None else call.working(guess.detach())
+    if is_batch(values) and isinstance(operator, SparseOperator):
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
-    call.recollection = recollection
-    start = None if guess is None else call.working(guess.detach()).reshape(shape)
-    x = apply(_Solve, values, call.working(b).reshape(shape), start, call)
-    return like(x.reshape(b.shape), b)
+        start = None if start is None else start.reshape(shape)
+        return like(apply(_Solve, values, right.reshape(shape), start, call).reshape(b.shape), b)
+    return like(apply(_Solve, values, right, start, call), b)
 
 
-def _is_differentiable(tensor: Any) -> bool:
-    return torch.is_grad_enabled() and isinstance(tensor, Tensor) and tensor.requires_grad
+def _need_gradients(values: Any, b: Any) -> tuple[bool, bool]:
+    if not torch.is_grad_enabled():
+        return False, False
+    return (
+        isinstance(values, Tensor) and values.requires_grad,
+        isinstance(b, Tensor) and b.requires_grad,
+    )
 
 
 def _are_transformed(*tensors: Any) -> bool:
     return any(isinstance(one, Tensor) and is_transformed(one) for one in tensors)
 
 
-@dataclass
-class _Call(SolveCall):
-    """A solve by PETSc's KSPs."""
-
-    def working(self, tensor: Tensor) -> Tensor:
-        """See `SolveCall`."""
-        return in_double(tensor, self.operator.memory.device)
-
-    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """See `SolveCall`."""
-        return self.operator.values_gradient(values, adjoint, solution)
-
-    def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
-        """See `SolveCall`."""
-        return self.operator.tangent_product(values, tangent, x, self.transposed)
-
-    def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
-        """See `SolveCall`."""
-        first, direction, level = self.held is None, self.direction, self.level
-        with self.solver.report.part(direction, "assembly"):
-            if self.held is None:
-                error = bad_guess(guess)
-                host = check_and_load(self.operator, values, self.sizes, self.needs, error)
-                self.held = HeldMatrices(self.operator, host)
-            else:
-                self.held.restore(values, self.operator.is_read_by_derivatives)
-        try:
-            start = self._start(guess, right)
-            numbers = to_memory(right, self.operator.memory)
-            x = as_tensor(self._solve_each(direction, level, numbers, start))
-        except Exception:
-            self.held.release()
-            raise
-        if first and not self.recording:
-            self.held.release()
-        return x
-
-    def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:
-        """The initial guess: the stored last solution if there is one, else the given guess."""
-        memory = self.operator.memory
-        given = None if guess is None else to_memory(guess, memory)
-        if self.recollection is None:
-            return given
-        start = to_memory(torch.zeros_like(right), memory) if given is None else copied(given)
-        is_known = self.recollection.recall(self.direction, _rows(start))
-        # On all ranks together, because a guess needs a product, which is collective.
-        return start if anywhere(self.operator.comm, is_known) else given
-
-    def release(self) -> None:
-        """See `SolveCall`."""
-        if self.held is not None:
-            self.held.release()
-
-    def _solve_each(
-        self, direction: str, level: Refinement, right: Numbers, start: Numbers | None
-    ) -> Numbers:
-        """Solve with each matrix; the results are checked together."""
-        x, iterations, systems = zeros_like(right), 0, []
-        is_guarded = self.recollection is not None
-        rows, results = (right, x) if right.ndim == 3 else (right[None], x[None])
-        starts = [None] * len(rows) if start is None else start.reshape(rows.shape)
-        matrices: list[Operator] = self.held.operators
-        for operator, own, result, guess in zip(matrices, rows, results, starts, strict=True):
-            system = self.solver.system(operator)
-            system.set_level(direction, level)
-            system.set_up(direction)
-            try:
-                iterations = system.solve(direction, own, result, guess, is_guarded)
-            except errors.SolveError:
-                self._blame_input(right)
-                raise
-            systems.append(system)
-        comm = self.operator.comm
-        scales = [] if level.rtol is None else [one.scale() for one in systems]
-        sizes = judged_sizes(comm, scales, rows, results)
-        self.squares = sizes.of_x
-        if not math.isfinite(sizes.of_right):
-            self._blame_input(right)  # a preconditioner that ignores rows would hide NaN
-        if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):
-            # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
-            set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
-            if anywhere(comm, has_bad_numbers(x)):
-                raise errors.bad_numbers(direction, self.method, iterations, level, in_input=False)
-        for m, r in sizes.suspicious:
-            place = slice(r, r + 1)
-            systems[m].require_solution(direction, rows[m][place], results[m][place])
-        if self.recollection is not None:
-            self.recollection.keep(direction, _rows(x))
-        return x
-
-    def _blame_input(self, right: Numbers) -> None:
-        """Raise an error if the right-hand side has NaN or infinity; reads all numbers."""
-        if anywhere(self.operator.comm, has_bad_numbers(right)):
-            raise errors.bad_numbers(self.direction, self.method, 0, self.level, in_input=True)
-
-
-def _rows(fields: Numbers) -> Numbers:
-    """`(rows, n_local)` of `(M, R, n_local)` too; a view."""
-    return fields.reshape(math.prod(fields.shape[:-1]), fields.shape[-1])
-
-
 class _Solve(torch.autograd.Function):
-    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision, where the call computes: b, the guess and x `(B,
-    n_local)`, or `(M, R, n_local)` for M matrices. The solution does not depend on the guess.
+    """`x = A⁻¹ b` or `A⁻ᵀ b` in double precision, where the call computes: b, the guess and x
+    `(n_local,)` or `(B, n_local)`, or `(M, R, n_local)` for M matrices. The solution does not
+    depend on the guess.
     """
 
     @staticmethod
@@ -288,11 +179,14 @@ class _Solve(torch.autograd.Function):
             adjoint, inner = _derivative(values, grads[0], call, not call.transposed, own, guess)
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
-            left, right = (x, adjoint) if call.transposed else (adjoint, x)
+            pair = (x, adjoint) if call.transposed else (adjoint, x)
             with call.solver.report.part("adjoint", "gradient"):
-                values_grad = call.values_gradient(values, left, right)
+                values_grad = call.values_gradient(values, *pair)
             check_range(call, inner, values_grad)
-            return like(values_grad, values).view(values.shape), adjoint, None, None
+            values_grad = like(values_grad, values)
+            if values_grad.shape != values.shape:
+                values_grad = values_grad.view(values.shape)
+            return values_grad, adjoint, None, None
         finally:
             if not torch.is_grad_enabled():
                 call.release()
@@ -317,6 +211,10 @@ class _Solve(torch.autograd.Function):
         guess: Tensor | None,
         call: SolveCall,
     ) -> tuple[Tensor, int]:
+        if b.dim() == (1 if in_dims[1] is None else 2):
+            dims, given = _as_rows(in_dims, b, guess)
+            x, where = _Solve.vmap(info, dims, values, *given, call)
+            return x.squeeze(-2), where
         shares_matrices = in_dims[0] is None
         if not shares_matrices and not isinstance(call.operator, SparseOperator):
             raise InputError(
@@ -345,6 +243,22 @@ class _Solve(torch.autograd.Function):
             call,
         )
         return x.view(many.shape), 0
+
+
+def _as_rows(
+    in_dims: tuple[int | None, ...], b: Tensor, guess: Tensor | None
+) -> tuple[tuple[int | None, ...], tuple[Tensor, Tensor | None]]:
+    """The axes and arguments of a rule of vmap for batches of one right-hand side, for b and the
+    guess in place of vectors.
+    """
+    moved = [
+        one if one is None or dim is None else one.movedim(dim, 0)
+        for one, dim in zip((b, guess), in_dims[1:3], strict=True)
+    ]
+    right, start = (None if one is None else one.unsqueeze(-2) for one in moved)
+    dims = tuple(None if dim is None else 0 for dim in in_dims[1:3])
+    assert right is not None
+    return (in_dims[0], *dims, None), (right, start)
 
 
 def _batched(size: int, dim: int | None, one: Tensor | None, where: int) -> Tensor | None:

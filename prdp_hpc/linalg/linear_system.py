@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ from prdp_hpc.linalg.iteration_counts import check_count, maximum, rounding
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair
 from prdp_hpc.linalg.method_types import (
     NATURAL_NORM_KSPS,
-    NO_TRANSPOSE_KSPS,
-    NO_TRANSPOSE_PCS,
     NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
@@ -35,8 +34,7 @@ from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.reductions import longer_rows, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
-from prdp_hpc.linalg.shell_preconditioner import missing_transpose
-from prdp_hpc.linalg.torch_petsc import placed
+from prdp_hpc.linalg.torch_petsc import call_on_arrays
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ class LinearSystem(PreconditionerSetUp):
     def ksp_name(self) -> str:
         """The live type of the KSPs."""
         own = self._names[0] == "steepest_descent"
-        return self._names[0] if own else str(self.forward_ksp.getType())
+        return self._names[0] if own else str(self._pair.forward.ksp.getType())
 
     @property
     def pc_name(self) -> str:
@@ -172,12 +170,13 @@ class LinearSystem(PreconditionerSetUp):
         x: Numbers,
         guess: Numbers | None = None,
         is_guarded: bool = False,
+        squares: Sequence[float] | None = None,
     ) -> int:
         """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
         the last solve.
 
         `guess (B, n_local)`: where to start; a guarded guess is not used where its residual is
-        larger than that of zero.
+        larger than that of zero. `squares`: the squared length of each row on this rank, if known.
 
         Raises
         ------
@@ -188,7 +187,9 @@ class LinearSystem(PreconditionerSetUp):
         if self._pair.is_one_ksp:
             self._apply_level(own)
         with self._report.part(direction, "solve"):
-            exponents = exponents_of(self._comm, b) if self._is_to_be_scaled(own) else None
+            exponents = None
+            if self._is_to_be_scaled(own):
+                exponents = exponents_of(self._comm, b, squares=squares)
             if exponents is None:
                 return self._solve_in_range(own, b, x, guess, is_guarded)
             if guess is not None:
@@ -287,41 +288,55 @@ class LinearSystem(PreconditionerSetUp):
         return iterations
 
     def _solve_rows(self, direction: Direction, b: Numbers, x: Numbers) -> int:
-        ksp, counters = direction.ksp, self._report.counters(direction.name)
-        run = ksp.solveTranspose if direction.transposed else ksp.solve
-        iterations = 0
+        iterations, multi_rhs = 0, self._pair.multi_rhs
         try:
-            if self._solve_multi_rhs(direction, b, x):
-                return int(direction.level.max_it or 0)
-            aims: Any = [None] * len(b) if self._aims is None else self._aims
-            absolute = 0.0 if self._aims is None else float(ksp.getTolerances()[1])
-            for right, result, aim in zip(b, x, aims, strict=True):
-                if aim is not None and not self._is_left_to_do(direction, right, aim, absolute):
-                    result[:], iterations = 0.0, 0
-                    counters.solves += 1
-                    continue
-                try:
-                    self._on_arrays(run, right, result)
-                finally:
-                    if aim is not None:
-                        self._apply_level(direction)
-                        ksp.setTolerances(atol=absolute)
-                iterations = int(ksp.getIterationNumber())
-                code = ksp.getConvergedReason()
-                counters.iterations += iterations
-                counters.solves += 1
-                self._check_end(direction, code, iterations, right, result, aim)
-                self._note_cost(direction, iterations)
+            if multi_rhs is not None and multi_rhs.solves(direction.level, len(b)):
+                max_it = int(direction.level.max_it or 0)
+                if multi_rhs.solve(b, x, max_it, direction.transposed):
+                    self._count(direction, len(b), max_it * len(b))
+                    return max_it
+            # By index: the end of an iteration over an array takes longer than a small product.
+            one = self._solve_row if self._aims is None else self._correct_row
+            for row in range(len(b)):
+                iterations = one(direction, b, x, row)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error
         return iterations
 
-    def _check_transposed(self, direction: Direction) -> None:
-        """Raise an error for a method without a transposed application."""
-        if self._shell is not None and self._shell.apply_transpose is None:
-            raise missing_transpose()
-        if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
-            raise errors.no_transpose(self.method, direction.level)
+    def _solve_row(self, direction: Direction, b: Numbers, x: Numbers, row: int) -> int:
+        right, result = b[row], x[row]
+        self._on_arrays(direction, right, result)
+        return self._ended(direction, right, result, None)
+
+    def _correct_row(self, direction: Direction, b: Numbers, x: Numbers, row: int) -> int:
+        """Solve for a correction, unless it is zero at a tolerance that refers to the original
+        right-hand side.
+        """
+        assert self._aims is not None
+        right, result, aim = b[row], x[row], self._aims[row]
+        absolute = float(direction.ksp.getTolerances()[1])
+        if not self._is_left_to_do(direction, right, aim, absolute):
+            result[:] = 0.0
+            self._count(direction, 1, 0)
+            return 0
+        try:
+            self._on_arrays(direction, right, result)
+        finally:
+            self._apply_level(direction)
+            direction.ksp.setTolerances(atol=absolute)
+        return self._ended(direction, right, result, aim)
+
+    def _ended(
+        self, direction: Direction, right: Numbers, result: Numbers, aim: Numbers | None
+    ) -> int:
+        """Count a solve and check its result, see `_check_end`; returns the iterations."""
+        ksp = direction.ksp
+        iterations, code = int(ksp.getIterationNumber()), ksp.getConvergedReason()
+        self._count(direction, 1, iterations)
+        self._check_end(direction, code, iterations, right, result, aim)
+        if self._lag is not None:
+            self._note_cost(direction, iterations)
+        return iterations
 
     def _check_end(
         self,
@@ -352,23 +367,16 @@ class LinearSystem(PreconditionerSetUp):
         elif self._is_to_be_checked(direction):
             self._check_recurrence(direction, iterations, right, result, whole)
 
-    def _solve_multi_rhs(self, direction: Direction, b: Numbers, x: Numbers) -> bool:
-        """Solve for all right-hand sides at once, if the method and the level allow it; after a
-        failure they are solved one by one.
-        """
-        max_it, multi_rhs = direction.level.max_it, self._pair.multi_rhs
-        if multi_rhs is None or not direction.level.is_fixed or max_it is None:
-            return False
-        if not multi_rhs.fits(len(b)) or not multi_rhs.solve(b, x, max_it, direction.transposed):
-            return False
+    def _count(self, direction: Direction, solves: int, iterations: int) -> None:
         counters = self._report.counters(direction.name)
-        counters.iterations += max_it * len(b)
-        counters.solves += len(b)
-        return True
+        counters.solves += solves
+        counters.iterations += iterations
 
-    def _on_arrays(self, run: Any, right: Numbers, result: Numbers) -> None:
-        with placed((self._b, right), (self._x, result)):
-            run(self._b, self._x)
+    def _on_arrays(self, direction: Direction, right: Numbers, result: Numbers) -> None:
+        """Run the KSP on vectors that use these numbers."""
+        ksp = direction.ksp
+        run = ksp.solveTranspose if direction.transposed else ksp.solve
+        call_on_arrays(run, (self._b, right), (self._x, result))
 
     def _repeated(self, direction: Direction, code: int, right: Numbers, result: Numbers) -> int:
         """Repeat a solve that broke down without computing a norm; returns its code.
@@ -385,8 +393,7 @@ class LinearSystem(PreconditionerSetUp):
         max_it = maximum(self.ksp_name, direction.level.max_it, self._pair.max_it, direction.norm)
         ksp.setTolerances(rtol=rounding(self.ksp_name), divtol=NEVER, max_it=max_it)
         try:
-            run = ksp.solveTranspose if direction.transposed else ksp.solve
-            self._on_arrays(run, right, result)
+            self._on_arrays(direction, right, result)
             return int(ksp.getConvergedReason())
         finally:
             self._apply_level(direction)

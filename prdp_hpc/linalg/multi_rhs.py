@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.torch_petsc import Array, is_aij
 from prdp_hpc.petsc import PETSc
 
@@ -41,9 +42,11 @@ class MultiRhsRichardson:
         self._most = MOST_ON_ONE_RANK if ranks == 1 else MOST_NUMBERS
         self._ksps: dict[int, _MultiRhsKsp] = {}
 
-    def fits(self, count: int) -> bool:
-        """Whether a batch of `count` is to be solved at once; equal on all ranks."""
-        return count > 1 and count * self._share <= self._most
+    def solves(self, level: Refinement, count: int) -> bool:
+        """Whether a batch of `count` is to be solved at once, at this level; equal on all
+        ranks. After a failure the right-hand sides are solved one by one.
+        """
+        return level.is_fixed and count > 1 and count * self._share <= self._most
 
     def solve(self, b: Array, x: Array, max_it: int, transposed: bool) -> bool:
         """Solve for each row of `b (B, n_local)` into `x`; returns whether it succeeded.

@@ -19,6 +19,8 @@ from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
+    NO_TRANSPOSE_KSPS,
+    NO_TRANSPOSE_PCS,
     PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -28,6 +30,7 @@ from prdp_hpc.linalg.options import meaningless, unused_options
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.residual_checks import ResidualChecks
+from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner, missing_transpose
 from prdp_hpc.linalg.torch_petsc import is_aij, to_memory
 from prdp_hpc.petsc import PETSc
 
@@ -49,6 +52,7 @@ class PreconditionerSetUp(ResidualChecks):
     broken: bool
     _pair: KspPair
     _report: SolveReport
+    _shell: ShellPreconditioner | None
     _operator: weakref.ref[Operator]
     # PETSc's first Galerkin products on a GPU are wrong, the following ones are right (3.26.1):
     # the first set-up of pc="mg" there is done twice.
@@ -219,6 +223,13 @@ class PreconditionerSetUp(ResidualChecks):
         # Whether the values of the next solve differ from those of the last.
         is_other = anywhere(self._comm, digest(loaded) != earlier["loaded"])
         self._state = self._used_operator().loads, source.loads - is_other
+
+    def _check_transposed(self, direction: Direction) -> None:
+        """Raise an error for a method without a transposed application."""
+        if self._shell is not None and self._shell.apply_transpose is None:
+            raise missing_transpose()
+        if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
+            raise errors.no_transpose(self.method, direction.level)
 
     def _set_up(self, direction: Direction) -> None:
         ksp = direction.ksp

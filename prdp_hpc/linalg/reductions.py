@@ -7,7 +7,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from prdp_hpc.distributed.communicators import private
-from prdp_hpc.linalg.arrays import Numbers, inner, nonzero_rows, squares_of_rows
+from prdp_hpc.linalg.arrays import Numbers, nonzero_rows, squares_of_rows
 
 
 def anywhere(comm: MPI.Comm, condition: bool) -> bool:
@@ -19,14 +19,11 @@ def anywhere(comm: MPI.Comm, condition: bool) -> bool:
     return bool(flag[0])
 
 
-def sums_of_squares(comm: MPI.Comm, *arrays: Numbers) -> list[float]:
-    """The sum of the squares of all ranks' numbers of each array; NaN or infinity if one of them is
-    NaN or infinite, infinity too if a square overflows; one reduction.
-    """
-    own = [inner(numbers, numbers) for numbers in arrays]
+def summed(comm: MPI.Comm, own: list[float]) -> list[float]:
+    """The sums of numbers over all ranks; one reduction."""
     if comm.size == 1:
         return own
-    totals = np.array(own)
+    totals = np.array(own, dtype=np.float64)
     private(comm).sums.Allreduce(MPI.IN_PLACE, totals)
     found: list[float] = totals.tolist()
     return found

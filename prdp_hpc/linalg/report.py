@@ -59,27 +59,32 @@ class PartTimer:
             self.synchronise()
         now = self._clock()
         if self._open:
-            owner, name = self._open[-1]
-            setattr(owner, name, getattr(owner, name) + now - self._since)
+            owner, attribute = self._open[-1]
+            setattr(owner, attribute, getattr(owner, attribute) + now - self._since)
         self._since = now
 
 
 class _Part:
     """A block whose time a `PartTimer` counts.
 
-    A class, because each small solve enters several blocks, and a generator takes longer.
+    A class, because each small solve enters several blocks, and a generator takes longer; for the
+    same reason `begin` and `close` are written out.
     """
 
-    __slots__ = ("_depth", "_name", "_owner", "_timer")
+    __slots__ = ("_attribute", "_depth", "_owner", "_timer")
 
     def __init__(self, timer: PartTimer, owner: object, name: str) -> None:
-        self._timer, self._owner, self._name, self._depth = timer, owner, name, 0
+        self._timer, self._owner, self._attribute = timer, owner, f"{name}_seconds"
 
     def __enter__(self) -> None:
-        self._depth = self._timer.begin(self._owner, self._name)
+        timer = self._timer
+        self._depth = len(timer._open)
+        timer._charge()
+        timer._open.append((self._owner, self._attribute))
 
     def __exit__(self, *raised: object) -> None:
-        self._timer.close(self._depth)
+        self._timer._charge()
+        del self._timer._open[self._depth :]
 
 
 @dataclass
@@ -165,7 +170,7 @@ class SolveReport:
 
     def part(self, direction: str, name: str) -> Any:
         """Measure a block as one part (`SOLVER_PARTS`) of a direction, "forward" or "adjoint"."""
-        return self.timer.part(self.counters(direction), name)
+        return _Part(self.timer, self.counters(direction), name)
 
     def counters(self, direction: str) -> Counters:
         """Return the counters of a direction, "forward" or "adjoint"."""

@@ -55,6 +55,9 @@ ARRIVED = 1e-6
 # Largest relative residual of a direct factorisation of a nearly singular matrix.
 DIRECT = 1e-3
 
+# Methods that may end a fixed number of iterations before its end.
+CHECKED_AT_THE_END = EARLY_KSPS | UNGUARDED_KSPS
+
 # The second is that of normal equations, which petsc4py's versions name differently.
 _ABSOLUTE = (PETSc.KSP.ConvergedReason.CONVERGED_ATOL, 9)
 
@@ -173,7 +176,7 @@ class ResidualChecks(ABC):
         """Raise SolveError for a fixed number of iterations that a method ended because of its
         residual, unless it arrived at the solution.
         """
-        if self.ksp_name not in EARLY_KSPS | UNGUARDED_KSPS:
+        if self.ksp_name not in CHECKED_AT_THE_END:
             return
         is_whole = iterations >= (direction.level.max_it or 0)
         has_converged = code != errors.ALL_ITERATIONS and self.ksp_name in UNGUARDED_KSPS

@@ -8,6 +8,8 @@ mantissas.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from prdp_hpc.linalg.arrays import (
     Numbers,
     largest_of_rows,
     set_rows,
+    squares_of,
     times_power_of_two,
 )
 
@@ -32,13 +35,19 @@ DISPROPORTIONATE = 400
 """Largest power of two by which a guess may exceed an extreme right-hand side."""
 
 
-def exponents_of(comm: MPI.Comm, rows: Numbers, ordinary: int = ORDINARY) -> Exponents | None:
+def exponents_of(
+    comm: MPI.Comm,
+    rows: Numbers,
+    ordinary: int = ORDINARY,
+    squares: Sequence[float] | None = None,
+) -> Exponents | None:
     """The power of two of the largest number of each of the extreme rows of `(B, n_local)`, 0 for
     the others, `(B, 1)`; None without extreme rows; collective.
 
     `ordinary`: rows whose largest number is between 2^−ordinary and 2^ordinary are not scaled.
+    `squares`: the squared length of each row on this rank, if known.
     """
-    if comm.size == 1 and _are_ordinary(rows, ordinary):
+    if comm.size == 1 and _are_ordinary(rows, ordinary, squares):
         return None
     sizes = largest(comm, rows)
     exponents: Exponents = np.frexp(sizes)[1].astype(np.int32)
@@ -46,14 +55,16 @@ def exponents_of(comm: MPI.Comm, rows: Numbers, ordinary: int = ORDINARY) -> Exp
     return exponents[:, None] if exponents.any() else None
 
 
-def _are_ordinary(rows: Numbers, ordinary: int) -> bool:
+def _are_ordinary(rows: Numbers, ordinary: int, squares: Sequence[float] | None) -> bool:
     """Whether the length of each row shows that its largest number is in the ordinary range; one
     pass, where that number itself takes two.
     """
-    if isinstance(rows, Tensor):
-        return False
+    if squares is None:
+        if isinstance(rows, Tensor):
+            return False
+        squares = squares_of(rows)
     least, most = rows.shape[-1] * 4.0**-ordinary, 4.0 ** (ordinary - 1)
-    return all(least <= np.vdot(row, row) <= most for row in rows)
+    return all(least <= square <= most for square in squares)
 
 
 def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:

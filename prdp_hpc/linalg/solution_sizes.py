@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.distributed.communicators import private
-from prdp_hpc.linalg.arrays import Numbers, inner
-from prdp_hpc.linalg.reductions import sums_of_squares
+from prdp_hpc.linalg.arrays import Numbers, inner, squares_of
+from prdp_hpc.linalg.reductions import summed
 
 LARGE = 1e10
 """A size of the solution, relative to that of right-hand side and matrix, that is looked at."""
@@ -46,21 +44,27 @@ class Sizes(NamedTuple):
     suspicious: list[tuple[int, int]]
 
 
-def judged_sizes(comm: MPI.Comm, scales: list[Scale], right: Numbers, x: Numbers) -> Sizes:
-    """The sizes of all solutions `x (M, R, n_local)` for `right (M, R, n_local)`; one reduction.
-    `scales`: of each matrix; empty where solutions are not judged.
+def judged_sizes(
+    comm: MPI.Comm, scales: list[Scale], squares: list[list[float]], x: list[Numbers]
+) -> Sizes:
+    """The sizes of all solutions `x (R, n_local)` of each matrix; one reduction.
+
+    Parameters
+    ----------
+    scales : of each matrix; empty where solutions are not judged.
+    squares : of each matrix, the squared lengths of its R right-hand sides on this rank.
     """
-    if not any(scale.norm for scale in scales):
-        totals = sums_of_squares(comm, x, right)
-        return Sizes(totals[0], totals[1], [])
-    # Numbers of Python, because arrays of a few take longer than small solves may.
-    sums = [inner(row, row) for batch in (x, right) for rows in batch for row in rows]
-    sums += [scale.ignores_rows for scale in scales]
-    if comm.size > 1:
-        buffer = np.array(sums, dtype=np.float64)
-        private(comm).sums.Allreduce(MPI.IN_PLACE, buffer)
-        sums = buffer.tolist()
-    count, rights = x.shape[0] * x.shape[1], x.shape[1]
+    if not scales or not any(scale.norm for scale in scales):
+        of_x, of_right = 0.0, 0.0
+        for solutions, own_squares in zip(x, squares, strict=True):
+            of_x += inner(solutions, solutions)
+            of_right += sum(own_squares)
+        of_x, of_right = summed(comm, [of_x, of_right])
+        return Sizes(of_x, of_right, [])
+    right = [square for one in squares for square in one]
+    own = [square for one in x for square in squares_of(one)]
+    sums = summed(comm, [*own, *right, *[scale.ignores_rows for scale in scales]])
+    count, rights = len(right), len(squares[0])
     of_x, of_right, ignored = sums[:count], sums[count : 2 * count], sums[2 * count :]
     places = []
     for place in range(count):

@@ -95,8 +95,8 @@ class SolveCall(ABC):
 
     @abstractmethod
     def solve(self, values: Any, right: Tensor, guess: Tensor | None) -> Tensor:
-        """The solution, without gradients; collective. b, the guess and x are `(B, n_local)`, or
-        `(M, R, n_local)` for M matrices.
+        """The solution, without gradients; collective. b, the guess and x are `(n_local,)` or
+        `(B, n_local)`, or `(M, R, n_local)` for M matrices.
         """
 
     @abstractmethod
@@ -105,11 +105,16 @@ class SolveCall(ABC):
 
     @abstractmethod
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
-        """See `Operator.values_gradient`."""
+        """See `Operator.values_gradient`; adjoint and solution have the shapes of `solve`."""
 
     @abstractmethod
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
-        """See `Operator.tangent_product`; in this solve's direction."""
+        """See `Operator.tangent_product`; in this solve's direction, for x as in `solve`."""
+
+
+def rows_of(vectors: Tensor) -> Tensor:
+    """`(1, n_local)` of `(n_local,)`, other shapes unchanged; a view."""
+    return vectors if vectors.dim() > 1 else vectors.unsqueeze(0)
 
 
 def check_kinds(operator: Any, solver: Any) -> None:

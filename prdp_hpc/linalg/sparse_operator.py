@@ -330,7 +330,7 @@ class SparseOperator(FromMatrices, Operator):
         """Return `∂L/∂value_k = −λ[row_k] · x[col_k]`, summed over the batch.
 
         For values `(M, nnz_local)`, λ and x have the shape `(M, R, n_local)` and the sum runs over
-        R.
+        R. They may also be one vector `(n_local,)` each.
         """
         return self._products.pairing(adjoint, solution, -1.0)
 

@@ -7,7 +7,7 @@ reorder a non-contiguous tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -38,7 +38,7 @@ def to_memory(tensor: Tensor | Array, memory: Memory) -> Numbers:
         if not memory.uses_tensors:
             return tensor
         tensor = torch.from_numpy(tensor)
-    detached = _in_double(tensor.detach(), memory.device)
+    detached = _in_double(tensor.detach() if tensor.requires_grad else tensor, memory.device)
     # NumPy has no lazy negation, which e.g. the imaginary part of a conjugate has.
     if not detached.is_contiguous() or detached.is_neg():
         detached = detached.contiguous().resolve_neg()
@@ -52,6 +52,25 @@ def placed(*pairs: tuple[Any, Numbers]) -> AbstractContextManager[None]:
     others. PETSc manual pages: VecPlaceArray, VecCUDAPlaceArray.
     """
     return _placed_tensors(pairs) if isinstance(pairs[0][1], Tensor) else _Placed(pairs)
+
+
+def call_on_arrays(
+    function: Callable[[Any, Any], Any], first: tuple[Any, Numbers], second: tuple[Any, Numbers]
+) -> None:
+    """Call a function with two PETSc vectors, `placed` on their numbers."""
+    (one, array), (other, result) = first, second
+    if isinstance(array, Tensor):
+        with placed(first, second):
+            function(one, other)
+        return
+    # Without a context, because this is called by each solve.
+    one.placeArray(array)
+    other.placeArray(result)
+    try:
+        function(one, other)
+    finally:
+        one.resetArray()
+        other.resetArray()
 
 
 class _Placed:

@@ -25,18 +25,15 @@ def is_batch(values: Any) -> bool:
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
     """The error for invalid kinds and shapes on this rank, or None; not collective."""
-    return (
-        _validate_right_hand_side(operator, b)
-        or operator.check_form(values)
-        or _validate_batch(operator, values, b)
-    )
+    error = _validate_right_hand_side(operator, b) or operator.check_form(values)
+    return error or (_validate_batch(operator, values, b) if is_batch(values) else None)
 
 
 def sizes_of(operator: Operator, values: Any, b: Tensor) -> tuple[int, int]:
     """Sizes that must be equal on all ranks: numbers of matrices and of right-hand sides (−1: no
     batch).
     """
-    several = isinstance(operator, SparseOperator) and is_batch(values)
+    several = is_batch(values) and isinstance(operator, SparseOperator)
     return len(values) if several else 1, b.shape[0] if b.dim() > 1 else -1
 
 
@@ -95,7 +92,7 @@ def check_and_load(
     host = None
     if error is None and values is not None:
         host = to_memory(values, operator.memory)
-    several = isinstance(operator, SparseOperator) and host is not None and host.ndim == 2
+    several = host is not None and host.ndim == 2 and isinstance(operator, SparseOperator)
     changed = error is None and (several or operator.differs(host))
     if changed:
         error = operator.check_numbers(host)
@@ -152,7 +149,7 @@ def agree(
 
 
 def _validate_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:
-    if not (isinstance(operator, SparseOperator) and is_batch(values)):
+    if not isinstance(operator, SparseOperator):
         return None
     if len(values) == 0:
         return InputError("values has 0 matrices: pass at least one")

@@ -12,7 +12,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.batched.engine import BatchedEngine, Held, engine_of, validate_operator
 from prdp_hpc.linalg.reductions import anywhere
-from prdp_hpc.linalg.solve_call import SolveCall
+from prdp_hpc.linalg.solve_call import SolveCall, rows_of
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import to_host
 from prdp_hpc.linalg.validation import agree
@@ -40,7 +40,7 @@ class BatchedCall(SolveCall):
             with self.solver.report.part(self.direction, "assembly"):
                 self.held = self._load(values, right, guess)
         # `flatten`, not `reshape(-1, n)`: a rank may have no rows, or no entries.
-        b = right.flatten(0, -2).contiguous()
+        b = rows_of(right).flatten(0, -2).contiguous()
         start = self._start(None if guess is None else guess.reshape(b.shape), b)
         is_guarded = self.recollection is not None
         x = self._engine.solve(self.held, self.direction, b, self.level, start, is_guarded)
@@ -86,9 +86,10 @@ class BatchedCall(SolveCall):
     def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
         """See `SolveCall`."""
         held: Held = self.held
-        return held.pattern.pairing(adjoint, solution, -1.0)
+        return held.pattern.pairing(rows_of(adjoint), rows_of(solution), -1.0)
 
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
         """See `SolveCall`."""
         held: Held = self.held
-        return held.pattern.product(tangent.to(x), x, self.transposed)
+        product = held.pattern.product(tangent.to(x), rows_of(x), self.transposed)
+        return product.view(x.shape)

@@ -7,7 +7,7 @@ from mpi4py import MPI
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.arrays import has_bad_numbers
+from prdp_hpc.linalg.arrays import has_bad_numbers, squares_of
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
@@ -42,8 +42,7 @@ def linear_solve(
         raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
     if level.rtol is not None:
         scale = system.scale()
-        batch = rows[np.newaxis], results[np.newaxis]
-        if judged_sizes(operator.comm, [scale], *batch).suspicious:
+        if judged_sizes(operator.comm, [scale], [squares_of(rows)], [results]).suspicious:
             system.require_solution(direction, rows, results)
     return result
 

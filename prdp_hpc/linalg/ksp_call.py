@@ -1,0 +1,146 @@
+"""Differentiable solves by PETSc's KSPs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prdp_hpc.linalg import errors
+from prdp_hpc.linalg.arrays import (
+    Numbers,
+    as_tensor,
+    copied,
+    has_bad_numbers,
+    set_rows,
+    squares_of,
+    zeros_like,
+)
+from prdp_hpc.linalg.held_matrices import HeldMatrices
+from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.reductions import anywhere, zero_rows
+from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.solution_sizes import judged_sizes
+from prdp_hpc.linalg.solve_call import SolveCall, rows_of
+from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.torch_petsc import in_double, to_memory
+from prdp_hpc.linalg.validation import bad_guess, check_and_load
+
+
+@dataclass
+class KspCall(SolveCall):
+    """A solve by PETSc's KSPs."""
+
+    def working(self, tensor: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        return in_double(tensor, self.operator.memory.device)
+
+    def values_gradient(self, values: Any, adjoint: Tensor, solution: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        if isinstance(self.operator, SparseOperator):
+            return self.operator.values_gradient(values, adjoint, solution)
+        return self.operator.values_gradient(values, rows_of(adjoint), rows_of(solution))
+
+    def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
+        """See `SolveCall`."""
+        product = self.operator.tangent_product(values, tangent, rows_of(x), self.transposed)
+        return product.view(x.shape)
+
+    def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
+        """See `SolveCall`."""
+        first, direction, level = self.held is None, self.direction, self.level
+        with self.solver.report.part(direction, "assembly"):
+            if self.held is None:
+                error = bad_guess(guess)
+                host = check_and_load(self.operator, values, self.sizes, self.needs, error)
+                self.held = HeldMatrices(self.operator, host)
+            else:
+                self.held.restore(values, self.operator.is_read_by_derivatives)
+        try:
+            start = self._start(guess, right)
+            numbers = to_memory(right, self.operator.memory)
+            x = as_tensor(self._solve_each(direction, level, numbers, start))
+        except Exception:
+            self.held.release()
+            raise
+        if first and not self.recording:
+            self.held.release()
+        return x
+
+    def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:
+        """The initial guess: the stored last solution if there is one, else the given guess."""
+        memory = self.operator.memory
+        given = None if guess is None else to_memory(guess, memory)
+        if self.recollection is None:
+            return given
+        start = to_memory(torch.zeros_like(right), memory) if given is None else copied(given)
+        is_known = self.recollection.recall(self.direction, _rows(start))
+        # On all ranks together, because a guess needs a product, which is collective.
+        return start if anywhere(self.operator.comm, is_known) else given
+
+    def release(self) -> None:
+        """See `SolveCall`."""
+        if self.held is not None:
+            self.held.release()
+
+    def _solve_each(
+        self, direction: str, level: Refinement, right: Numbers, start: Numbers | None
+    ) -> Numbers:
+        """Solve with each matrix; the results are checked together."""
+        x, iterations, systems = zeros_like(right), 0, []
+        is_guarded = self.recollection is not None
+        rows, results = _by_matrix(right), _by_matrix(x)
+        starts = [None] * len(rows) if start is None else _by_matrix(start)
+        squares = [squares_of(own) for own in rows]
+        matrices: list[Operator] = self.held.operators
+        for m, operator in enumerate(matrices):
+            system = self.solver.system(operator)
+            system.set_level(direction, level)
+            system.set_up(direction)
+            try:
+                iterations = system.solve(
+                    direction, rows[m], results[m], starts[m], is_guarded, squares[m]
+                )
+            except errors.SolveError:
+                self._blame_input(right)
+                raise
+            systems.append(system)
+        comm = self.operator.comm
+        scales = [] if level.rtol is None else [one.scale() for one in systems]
+        sizes = judged_sizes(comm, scales, squares, results)
+        self.squares = sizes.of_x
+        if not math.isfinite(sizes.of_right):
+            self._blame_input(right)  # a preconditioner that ignores rows would hide NaN
+        if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):
+            # Without a norm, some methods divide 0 by 0 if the right-hand side is 0.
+            set_rows(_rows(x), zero_rows(comm, _rows(right)), 0.0)
+            if anywhere(comm, has_bad_numbers(x)):
+                raise errors.bad_numbers(direction, self.method, iterations, level, in_input=False)
+        for m, r in sizes.suspicious:
+            place = slice(r, r + 1)
+            systems[m].require_solution(direction, rows[m][place], results[m][place])
+        if self.recollection is not None:
+            self.recollection.keep(direction, _rows(x))
+        return x
+
+    def _blame_input(self, right: Numbers) -> None:
+        """Raise an error if the right-hand side has NaN or infinity; reads all numbers."""
+        if anywhere(self.operator.comm, has_bad_numbers(right)):
+            raise errors.bad_numbers(self.direction, self.method, 0, self.level, in_input=True)
+
+
+def _by_matrix(fields: Numbers) -> list[Numbers]:
+    """`(R, n_local)` of each matrix, from `(n_local,)`, `(R, n_local)` or `(M, R, n_local)`;
+    views.
+    """
+    if fields.ndim == 3:
+        return list(fields)
+    return [fields if fields.ndim == 2 else fields[None]]
+
+
+def _rows(fields: Numbers) -> Numbers:
+    """`(rows, n_local)` of any leading axes; a view."""
+    return fields.reshape(math.prod(fields.shape[:-1]), fields.shape[-1])

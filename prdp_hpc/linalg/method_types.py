@@ -35,6 +35,8 @@ MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
 preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
 down for badly scaled rows.
 """
+GMRES_KSPS = frozenset({"gmres", "fgmres", "lgmres", "dgmres", "pgmres", "pipefgmres"})
+"""These end if the length of a new basis vector is below `-ksp_gmres_haptol`."""
 ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, at every level."""
 STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS

@@ -32,6 +32,8 @@ _WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "g
 ESTIMATING = ("gamg", "hmg")
 """These estimate the spectrum of the matrix by a Krylov method."""
 NOISE = 1e-6
+STATIONARY = ("richardson", "preonly", "chebyshev")
+"""These depend on the size of `M A`."""
 _prefixes = (f"adversarial{number}_" for number in itertools.count())
 
 
@@ -199,9 +201,38 @@ def _attached(case: Case, matrix: Any, comm: Any) -> Any:
     return nullspace
 
 
+def projected(one: System, guess: Any) -> Any:
+    """A guess without its part in the nullspace, exactly 0 if that is all of it."""
+    inside = one.P @ guess
+    return inside * (np.abs(inside).max() > 1e-13 * np.abs(guess).max())
+
+
 def rest(one: System, b: Any, guess: Any) -> Any:
     """The right-hand side of the correction of a guess."""
-    return one.P @ (b - one.A @ (one.P @ guess))
+    return one.P @ (b - one.A @ projected(one, guess))
+
+
+def of_ordinary_size(one: System, ksp: str) -> tuple[System, float]:
+    """A multiple `A / s` of a matrix of extreme size, with `s M`, and the power of two s: the same
+    iterations give `s x`, without products that overflow or underflow.
+
+    Krylov methods do not depend on the size of M, so the identity is kept.
+    """
+    size = power_of(one.A)
+    if size == 1.0:
+        return one, 1.0
+    M = one.M
+    if M is not None and (ksp in STATIONARY or not np.array_equal(M, np.eye(len(M)))):
+        M = M * size
+    return System(one.A / size, M, one.P), size
+
+
+def power_of(numbers: Any) -> float:
+    """The power of two of the largest of these numbers, if it is extreme; else 1."""
+    largest = np.abs(numbers).max(initial=0.0)
+    if not np.isfinite(largest) or largest == 0.0 or 1e-15 < largest < 1e15:
+        return 1.0
+    return float(2.0 ** np.frexp(largest)[1])
 
 
 def residual_excess(

@@ -29,6 +29,8 @@ Backward = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor | None,
 
 ORDINARY_VALUES = 100
 """Matrices whose largest value is between 2^−100 and 2^100 are not scaled."""
+NEGLIGIBLE = 400
+"""A row whose cotangent is 2^−400 of the dominant one does not change the gradient of the values."""
 MOST, MOST_SINGLE = 1000, 120
 """Largest powers of two by which values in double and in lower precision are multiplied."""
 
@@ -121,7 +123,8 @@ class Scaling:
         if self._exponents is None and (np.abs(sizes) <= ORDINARY).all():
             return function(grad, values, b)
         most = (sizes + own).max(axis=0)
-        shift = own - most
+        # Not below the range, where the gradient of b for a small row would lose its digits.
+        shift = np.maximum(own - most, -NEGLIGIBLE - sizes)
         scaled = times_power_of_two(grad, shift)
         values_grad, b_grad = function(scaled, values, b)
         if values_grad is not None:

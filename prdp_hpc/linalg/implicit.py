@@ -21,6 +21,7 @@ from prdp_hpc.linalg.arrays import (
     zeros_like,
 )
 from prdp_hpc.linalg.batched.call import BatchedCall
+from prdp_hpc.linalg.extreme_values import has_usual_size, is_extreme, with_ordinary_values
 from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
@@ -146,8 +147,16 @@ def solve(
         shape = (len(values), len(b) // len(values), b.shape[-1])
     call.recollection = recollection
     start = None if guess is None else call.working(guess.detach()).reshape(shape)
-    x = apply(_Solve, values, call.working(b).reshape(shape), start, call)
-    return like(x.reshape(b.shape), b)
+    try:
+        x = apply(_Solve, values, call.working(b).reshape(shape), start, call)
+    except errors.SolveError:
+        if _are_transformed(values, b) or not is_extreme(operator, values, solver):
+            raise
+    else:
+        is_usual = has_usual_size(call) or _are_transformed(values, b)
+        if is_usual or not is_extreme(operator, values, solver):
+            return like(x.reshape(b.shape), b)
+    return with_ordinary_values(solve, operator, values, b, solver, guess)
 
 
 def _is_differentiable(tensor: Any) -> bool:
@@ -233,7 +242,7 @@ class _Call(SolveCall):
         comm = self.operator.comm
         scales = [] if level.rtol is None else [one.scale() for one in systems]
         sizes = judged_sizes(comm, scales, rows, results)
-        self.squares = sizes.of_x
+        self.squares, self.right_squares = sizes.of_x, sizes.of_right
         if not math.isfinite(sizes.of_right):
             self._blame_input(right)  # a preconditioner that ignores rows would hide NaN
         if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):

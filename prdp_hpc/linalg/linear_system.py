@@ -23,6 +23,7 @@ from prdp_hpc.linalg.method_types import (
     NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
+    STATEFUL_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -301,6 +302,7 @@ class LinearSystem(PreconditionerSetUp):
                     counters.solves += 1
                     continue
                 try:
+                    self._forget(ksp)
                     self._on_arrays(run, right, result)
                 finally:
                     if aim is not None:
@@ -370,6 +372,13 @@ class LinearSystem(PreconditionerSetUp):
         with placed((self._b, right), (self._x, result)):
             run(self._b, self._x)
 
+    def _forget(self, ksp: Any) -> None:
+        """Free the work vectors of a method that would start with their numbers."""
+        name = ksp.getType()
+        if name in STATEFUL_KSPS:
+            ksp.setType(PETSc.KSP.Type.PREONLY)
+            ksp.setType(name)
+
     def _repeated(self, direction: Direction, code: int, right: Numbers, result: Numbers) -> int:
         """Repeat a solve that broke down without computing a norm; returns its code.
 
@@ -386,6 +395,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp.setTolerances(rtol=rounding(self.ksp_name), divtol=NEVER, max_it=max_it)
         try:
             run = ksp.solveTranspose if direction.transposed else ksp.solve
+            self._forget(ksp)
             self._on_arrays(run, right, result)
             return int(ksp.getConvergedReason())
         finally:

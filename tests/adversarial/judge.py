@@ -255,7 +255,11 @@ class Judge:
                 iterates = steps(one.A, one.M, rest, count)
         except np.linalg.LinAlgError:
             return None
-        y = start + iterates[-1]
+        # Solutions are orthogonal to the nullspace, also where rounding leads the iterates into it.
+        y = start + one.P @ iterates[-1]
+        if not np.isfinite(y).all():
+            # The reference broke down.
+            return None
         off = SURELY * float(np.linalg.norm(y))
         if np.linalg.norm(x - y) <= off:
             return y, off
@@ -265,7 +269,9 @@ class Judge:
             # No exact step is left; on a singular matrix the solution was not found.
             return None
         return oracle.sure(
-            lambda s, r: start + steps(s.A, s.M, oracle.rest(s, r, guess), max_it)[-1], one, b
+            lambda s, r: start + s.P @ steps(s.A, s.M, oracle.rest(s, r, guess), max_it)[-1],
+            one,
+            b,
         )
 
     def _solution(self, one: System, b: Any, guess: Any) -> tuple[Any, float] | None:

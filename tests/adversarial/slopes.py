@@ -19,6 +19,8 @@ from .oracle import AMPLIFIED, NUDGE, UNCLEAR, System
 from .verdicts import Fault
 
 STEP = 1e-40
+SURELY = 1e-9
+"""Distance of x from the iterate that it is, though others are near."""
 MOST = 40
 TYPES = {"float64": 0.0, "float32": 1e-5, "bfloat16": 1e-1, "float16": 1e-2}
 Steps = Callable[..., list[Any]]
@@ -145,6 +147,9 @@ def _counts(
     if case.ksp in oracle.STATIONARY:
         return _matching(case, steps, iterates, x, off)
     solved = oracle.solved_after(one, right, [y - guess for y in iterates[:-1]])
+    surely = _matching(case, steps, iterates, x, SURELY * np.linalg.norm(x))
+    if len(surely) == 1 and not 0 < solved <= surely[0][1]:
+        return surely
     if solved:
         if not np.linalg.norm(x - iterates[solved - 1]) <= 1e-5 * np.linalg.norm(x):
             return []

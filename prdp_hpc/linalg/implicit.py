@@ -9,7 +9,9 @@ from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.batched.call import BatchedCall
+from prdp_hpc.linalg.extreme_values import has_usual_size, is_extreme, with_ordinary_values
 from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.ksp_call import KspCall
@@ -128,12 +130,21 @@ def solve(
     call.recollection = recollection
     right = call.working(b)
     start = None if guess is None else call.working(guess.detach())
+    shape: tuple[int, ...] = right.shape
     if is_batch(values) and isinstance(operator, SparseOperator):
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
-        start = None if start is None else start.reshape(shape)
-        return like(apply(_Solve, values, right.reshape(shape), start, call).reshape(b.shape), b)
-    return like(apply(_Solve, values, right, start, call), b)
+    start = None if start is None else start.reshape(shape)
+    try:
+        x = apply(_Solve, values, right.reshape(shape), start, call)
+    except errors.SolveError:
+        if _are_transformed(values, b) or not is_extreme(operator, values, solver):
+            raise
+    else:
+        is_usual = has_usual_size(call) or _are_transformed(values, b)
+        if is_usual or not is_extreme(operator, values, solver):
+            return like(x.reshape(b.shape), b)
+    return with_ordinary_values(solve, operator, values, b, solver, guess)
 
 
 def _need_gradients(values: Any, b: Any) -> tuple[bool, bool]:

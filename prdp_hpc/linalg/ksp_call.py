@@ -111,7 +111,7 @@ class KspCall(SolveCall):
         comm = self.operator.comm
         scales = [] if level.rtol is None else [one.scale() for one in systems]
         sizes = judged_sizes(comm, scales, squares, results)
-        self.squares = sizes.of_x
+        self.squares, self.right_squares = sizes.of_x, sizes.of_right
         if not math.isfinite(sizes.of_right):
             self._blame_input(right)  # a preconditioner that ignores rows would hide NaN
         if not math.isfinite(self.squares) and anywhere(comm, has_bad_numbers(x)):

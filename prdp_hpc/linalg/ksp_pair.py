@@ -18,6 +18,7 @@ from prdp_hpc.linalg.options import (
     check_owned,
     new_prefix,
     refused,
+    relative_breakdown,
     remove_options,
     repeatable,
     set_options,
@@ -147,6 +148,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     given = solver.petsc_options
     defaults = {
         **hierarchy,
+        **relative_breakdown(solver.ksp),
         **repeatable(solver.pc, given),
         **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }

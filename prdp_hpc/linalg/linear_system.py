@@ -22,6 +22,7 @@ from prdp_hpc.linalg.method_types import (
     NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
+    STATEFUL_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -187,9 +188,8 @@ class LinearSystem(PreconditionerSetUp):
         if self._pair.is_one_ksp:
             self._apply_level(own)
         with self._report.part(direction, "solve"):
-            exponents = None
-            if self._is_to_be_scaled(own):
-                exponents = exponents_of(self._comm, b, squares=squares)
+            is_scaled = self._is_to_be_scaled(own)
+            exponents = exponents_of(self._comm, b, squares=squares) if is_scaled else None
             if exponents is None:
                 return self._solve_in_range(own, b, x, guess, is_guarded)
             if guess is not None:
@@ -309,9 +309,7 @@ class LinearSystem(PreconditionerSetUp):
         return self._ended(direction, right, result, None)
 
     def _correct_row(self, direction: Direction, b: Numbers, x: Numbers, row: int) -> int:
-        """Solve for a correction, unless it is zero at a tolerance that refers to the original
-        right-hand side.
-        """
+        """Solve for a correction, unless it is zero at the original right-hand side's tolerance."""
         assert self._aims is not None
         right, result, aim = b[row], x[row], self._aims[row]
         absolute = float(direction.ksp.getTolerances()[1])
@@ -375,6 +373,9 @@ class LinearSystem(PreconditionerSetUp):
     def _on_arrays(self, direction: Direction, right: Numbers, result: Numbers) -> None:
         """Run the KSP on vectors that use these numbers."""
         ksp = direction.ksp
+        if (name := ksp.getType()) in STATEFUL_KSPS:  # it would start with its work vectors
+            ksp.setType(PETSc.KSP.Type.PREONLY)
+            ksp.setType(name)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         call_on_arrays(run, (self._b, right), (self._x, result))
 

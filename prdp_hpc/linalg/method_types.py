@@ -35,6 +35,8 @@ MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
 preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
 down for badly scaled rows.
 """
+HAPPY_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pipefgmres"})
+"""These read the length of a new basis vector at which they end, `-ksp_gmres_haptol`."""
 ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, at every level."""
 STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
@@ -49,16 +51,21 @@ PIPELINED_KSPS = frozenset(
 than 1e-10, and further iterations are wrong by any size. Source: Cools, Yetkin, Agullo, Giraud and
 Vanroose, SIAM J. Matrix Anal. Appl. 39 (2018).
 """
+STATEFUL_KSPS = frozenset({"qmrcgs"})
+"""These start with what the solve before left in their work vectors (3.26), so that their iterates
+depend on it.
+"""
 UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs"}
 """Without a norm to stop at, these fail when only rounding is left, on regular matrices too."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"bcgs", "bcgsl", "fbcgs", "fbcgsr", "ibcgs", "bicg", "cgs", "qmrcgs", "tfqmr", "tcqmr"}
     | {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres"}
-    | {"minres", "fgmres", "gcr", "symmlq", "lsqr"}
+    | {"minres", "fgmres", "gcr", "symmlq", "lsqr", "lgmres", "dgmres", "lcd"}
 )
 """The recursively updated residual of these may differ from that of their solution; minres treats
-the end of its Krylov space as convergence, on singular matrices too, as do fgmres and gcr; symmlq
-and lsqr compare with numbers that do not depend on the size of the matrix.
+the end of its Krylov space as convergence, on singular matrices too, as do fgmres and gcr; symmlq,
+lsqr, fgmres, lgmres and dgmres compare with numbers that do not depend on the size of the matrix;
+lcd divides by products that may be rounding.
 """
 NORM_KSPS = frozenset({"bicg", "tfqmr", "qmrcgs"})
 """Without a norm, bicg does not update its residuals, and the other two do not weight with them, so

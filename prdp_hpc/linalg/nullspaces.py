@@ -21,8 +21,10 @@ from prdp_hpc.linalg.arrays import (
     on_host,
     set_rows,
     squares_of_rows,
+    times_power_of_two,
 )
 from prdp_hpc.linalg.memory import HOST, Memory
+from prdp_hpc.linalg.scaling import exponents_of
 from prdp_hpc.linalg.torch_petsc import Array, to_memory
 from prdp_hpc.petsc import PETSc
 
@@ -32,6 +34,8 @@ MOSTLY = 1e-6
 """A relative squared length of the remainder below which the remainder is checked again."""
 ROUNDING = 1e-14
 """A relative length of the remainder below which it is rounding."""
+SMALLEST_SQUARE = 1e-200
+"""A squared length below which products of components underflow."""
 
 
 class Nullspace:
@@ -65,6 +69,11 @@ class Nullspace:
         A vector inside the span becomes exactly 0, so that no solve is done for rounding errors.
         """
         rest, whole, along = self._split(vectors)
+        if not ((whole > SMALLEST_SQUARE) & np.isfinite(whole)).all():
+            exponents = exponents_of(self.comm, vectors)
+            if exponents is not None:
+                scaled = self.removed_from(times_power_of_two(vectors, exponents, -1))
+                return times_power_of_two(scaled, exponents)
         mostly = whole - (along**2).sum(axis=1) <= MOSTLY * whole
         if not mostly.any():
             return rest

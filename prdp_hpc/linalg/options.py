@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS
+from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS, HAPPY_KSPS
 from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
@@ -126,6 +126,16 @@ def repeatable(pc: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith("pc_type") and value == "gamg":
             chosen[f"{name.removesuffix('type')}gamg_reuse_interpolation"] = False
     return chosen
+
+
+def relative_breakdown(ksp: str) -> dict[str, Any]:
+    """The default option with which GMRES finds the end of the Krylov space for matrices of any
+    size.
+
+    PETSc compares the length of a new basis vector with 1e-30. For a matrix with values below that
+    it would stop after some iterations as if the solution were reached.
+    """
+    return {"ksp_gmres_haptol": 1e-300} if ksp in HAPPY_KSPS else {}
 
 
 def smoothing(

@@ -44,6 +44,8 @@ from prdp_hpc.petsc import PETSc
 SOLVED = 1e-10
 # Largest ratio of the residual of a solution to the tolerance.
 LOST = 100.0
+# Largest relative residual that may be due to the rounding of a recurrence.
+DRIFT = 1e-3
 # A relative residual that is an error at any tolerance.
 NOTHING_SOLVED = 0.1
 # Largest ratio of the relative residual to the tolerance, in another norm than that of the method.
@@ -246,7 +248,7 @@ class ResidualChecks(ABC):
         elif self.ksp_name in NATURAL_KSPS:
             kind = PETSc.KSP.NormType.NATURAL
         tested, first = (self._norm_of(direction, row, kind) for row in rows)
-        if tested <= min(LOST * rtol, nothing) * first:
+        if tested <= max(2.0 * rtol, min(LOST * rtol, DRIFT)) * first:
             # The norm of a nearly singular preconditioner leaves parts of the residual out.
             return self._unsolved(direction, left / length, hidden, residual, whole, result)
         rounding = SOLVED * (size * self.scale().norm + length)

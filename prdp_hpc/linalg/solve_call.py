@@ -32,7 +32,8 @@ class SolveCall(ABC):
     recollection : where this solve and its adjoint start, and store their solutions.
     is_derivative : whether this is a derivative of another solve.
     squares : the sum of the squares of the solution on all ranks, once it is computed.
-    knows_squares : whether the engine computes it.
+    right_squares : the same of the right-hand side.
+    knows_squares : whether the engine computes them.
     finds_multiples : whether the engine compares right-hand sides, for `adjoint_guess`.
     """
 
@@ -47,6 +48,7 @@ class SolveCall(ABC):
     recollection: Recollection | None = None
     is_derivative: bool = False
     squares: float = 0.0
+    right_squares: float = 0.0
     knows_squares: ClassVar[bool] = True
     finds_multiples: ClassVar[bool] = True
 

@@ -21,6 +21,9 @@ from petsc4py import PETSc
 from .check import Outcome, run
 from .simplify import simplified
 
+TRIES = 150
+"""Simpler cases that are tried for each fault."""
+
 
 class Crew:
     """The ranks of a job: `run` on rank 0 sends a case to as many as it needs, `serve` on the
@@ -117,7 +120,7 @@ class Hunt:
                 continue
             self._known.add(outcome.what)
             simple = simplified(
-                case, lambda one, what=outcome.what: self._crew.run(one).what == what
+                case, lambda one, what=outcome.what: self._crew.run(one).what == what, most=TRIES
             )
             self.faults.append((simple, self._crew.run(simple)))
             yield outcome

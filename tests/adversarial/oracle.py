@@ -1,8 +1,8 @@
 """The results of dense linear algebra for a case, and their uncertainty.
 
-Nothing here uses the package. The preconditioner's matrix comes from plain petsc4py, applied to
-the unit vectors; everything else is NumPy in double precision. How far a right answer may be off is
-measured: the dense map is run again with its input changed in the 13th digit.
+Nothing here uses the package but its names of options. The preconditioner's matrix comes from plain
+petsc4py, applied to the unit vectors; everything else is NumPy in double precision. How far a right
+answer may be off is measured: the dense map is run again with its input changed in the 13th digit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from petsc4py import PETSc
+
+from prdp_hpc.linalg.options import smoothing
 
 from .cases import Case
 
@@ -32,6 +34,8 @@ _WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "g
 ESTIMATING = ("gamg", "hmg")
 """These estimate the spectrum of the matrix by a Krylov method."""
 NOISE = 1e-6
+STATIONARY = ("richardson", "preonly", "chebyshev")
+"""These depend on the size of `M A`."""
 _prefixes = (f"adversarial{number}_" for number in itertools.count())
 
 
@@ -151,7 +155,9 @@ def _applied(case: Case, values: Any, comm: Any) -> Any:
     prefix = next(_prefixes)
     pc.setOptionsPrefix(prefix)
     database = PETSc.Options()
-    for key, value in case.options:
+    # The documented defaults of GAMG are other ones under conjugate gradients.
+    options = smoothing(case.ksp, case.pc, dict(case.options)) | dict(case.options)
+    for key, value in options.items():
         database.setValue(prefix + key, value)
     pc.setOperators(matrix)
     pc.setType(case.pc)
@@ -162,7 +168,7 @@ def _applied(case: Case, values: Any, comm: Any) -> Any:
         pc.setUpOnBlocks()
     except PETSc.Error:
         failed = True
-    for key, _ in case.options:
+    for key in options:
         database.delValue(prefix + key)
     # A block may fail on one rank alone. What failed is never freed: that can end the program.
     if comm.allreduce(int(failed)):
@@ -199,9 +205,38 @@ def _attached(case: Case, matrix: Any, comm: Any) -> Any:
     return nullspace
 
 
+def projected(one: System, guess: Any) -> Any:
+    """A guess without its part in the nullspace, exactly 0 if that is all of it."""
+    inside = one.P @ guess
+    return inside * (np.abs(inside).max() > 1e-13 * np.abs(guess).max())
+
+
 def rest(one: System, b: Any, guess: Any) -> Any:
     """The right-hand side of the correction of a guess."""
-    return one.P @ (b - one.A @ (one.P @ guess))
+    return one.P @ (b - one.A @ projected(one, guess))
+
+
+def of_ordinary_size(one: System, ksp: str) -> tuple[System, float]:
+    """A multiple `A / s` of a matrix of extreme size, with `s M`, and the power of two s: the same
+    iterations give `s x`, without products that overflow or underflow.
+
+    Krylov methods do not depend on the size of M, so the identity is kept.
+    """
+    size = power_of(one.A)
+    if size == 1.0:
+        return one, 1.0
+    M = one.M
+    if M is not None and (ksp in STATIONARY or not np.array_equal(M, np.eye(len(M)))):
+        M = M * size
+    return System(one.A / size, M, one.P), size
+
+
+def power_of(numbers: Any) -> float:
+    """The power of two of the largest of these numbers, if it is extreme; else 1."""
+    largest = np.abs(numbers).max(initial=0.0)
+    if not np.isfinite(largest) or largest == 0.0 or 1e-15 < largest < 1e15:
+        return 1.0
+    return float(2.0 ** np.frexp(largest)[1])
 
 
 def residual_excess(

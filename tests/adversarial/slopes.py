@@ -19,6 +19,8 @@ from .oracle import AMPLIFIED, NUDGE, UNCLEAR, System
 from .verdicts import Fault
 
 STEP = 1e-40
+SURELY = 1e-9
+"""Distance of x from the iterate that it is, though others are near."""
 MOST = 40
 TYPES = {"float64": 0.0, "float32": 1e-5, "bfloat16": 1e-1, "float16": 1e-2}
 Steps = Callable[..., list[Any]]
@@ -62,7 +64,7 @@ def check_slopes(case: Case, given: Given, answer: Any) -> list[str]:
         rows = [k for k in range(number * rights, (number + 1) * rights) if given.b[k].any()]
         if not rows:
             continue
-        found = _iterations(case, given, one, rows, answer)
+        found = _iterations(case, given, *oracle.of_ordinary_size(one, case.ksp), rows, answer)
         if not found:
             unclear.append("the iterations of an unrolled solve")
             continue
@@ -104,16 +106,21 @@ def _change_of_values(case: Case, one: System, values: Any, draw: Any) -> Any:
 
 
 def _iterations(
-    case: Case, given: Given, one: System, rows: list[int], answer: Any
+    case: Case, given: Given, one: System, size: float, rows: list[int], answer: Any
 ) -> list[list[tuple[Steps | None, int]]]:
-    """Candidates: for each of the rows the map and the number of iterations that gave its x."""
+    """Candidates: for each of the rows the map and the number of iterations that gave its x; one is
+    the system divided by `size`.
+    """
     if one.M is None:
         return []
     candidates = []
     is_identity = np.array_equal(one.M, np.eye(case.n))
     maps = dense(case.ksp, dict(case.options))
     for steps in maps[:1] if is_identity else maps:
-        counts = [_counts(case, given, one, steps, row, answer.x[row]) for row in rows]
+        counts = [
+            _counts(case, one, steps, given.b[row], size * given.guess[row], size * answer.x[row])
+            for row in rows
+        ]
         if all(counts):
             longest = max(map(len, counts))
             candidates += [[(own[min(k, len(own) - 1)]) for own in counts] for k in range(longest)]
@@ -121,13 +128,13 @@ def _iterations(
 
 
 def _counts(
-    case: Case, given: Given, one: System, steps: Steps, row: int, x: Any
+    case: Case, one: System, steps: Steps, b: Any, guess: Any, x: Any
 ) -> list[tuple[Steps | None, int]]:
     """The numbers of iterations of a map that give x; with None the solution is x too."""
     most = case.level[0] or MOST
-    scale = np.abs(given.b[row]).max()
-    guess = one.P @ given.guess[row] / scale
-    right = oracle.rest(one, given.b[row] / scale, guess)
+    scale = np.abs(b).max()
+    guess = oracle.projected(one, guess) / scale
+    right = oracle.rest(one, b / scale, guess)
     if most > MOST or not right.any():
         return []
     try:
@@ -137,15 +144,27 @@ def _counts(
         return []
     x = x / scale
     off = 1e-6 * np.linalg.norm(x)
+    if case.ksp in oracle.STATIONARY:
+        return _matching(case, steps, iterates, x, off)
     solved = oracle.solved_after(one, right, [y - guess for y in iterates[:-1]])
+    surely = _matching(case, steps, iterates, x, SURELY * np.linalg.norm(x))
+    if len(surely) == 1 and not 0 < solved <= surely[0][1]:
+        return surely
     if solved:
         if not np.linalg.norm(x - iterates[solved - 1]) <= 1e-5 * np.linalg.norm(x):
             return []
         return [(None, 0), *((steps, k) for k in range(max(1, solved - 1), solved + 2))]
-    if case.level[1] is None:
-        iterates = [np.full(case.n, np.nan)] * (most - 1) + iterates[-1:]
-    matches = [k for k, y in enumerate(iterates, start=1) if np.linalg.norm(x - y) <= off]
-    return [(steps, matches[0])] if len(matches) == 1 else []
+    matches = _matching(case, steps, iterates, x, off)
+    return matches if len(matches) == 1 else []
+
+
+def _matching(
+    case: Case, steps: Steps, iterates: list[Any], x: Any, off: float
+) -> list[tuple[Steps | None, int]]:
+    """The numbers of iterations that give x: all of them at a fixed number."""
+    numbered = list(enumerate(iterates, start=1))
+    possible = numbered[-1:] if case.level[1] is None else numbered
+    return [(steps, k) for k, y in possible if np.linalg.norm(x - y) <= off]
 
 
 def _compare(
@@ -224,25 +243,27 @@ def _sure_slope(
 
 def _slope(case: Case, values: Any, one: System, dv: Any, chosen: list[Right]) -> float:
     """The derivative of `Σ g·x` along a direction."""
+    ordinary, size = oracle.of_ordinary_size(one, case.ksp)
     A = np.zeros((case.n, case.n), dtype=complex)
-    np.add.at(A, (list(case.rows), list(case.cols)), values + 1j * STEP * dv)
-    M = one.M.astype(complex)
-    if case.pc == "jacobi" and not case.options:
+    np.add.at(A, (list(case.rows), list(case.cols)), values / size + 1j * STEP * (dv / size))
+    M = ordinary.M.astype(complex)
+    if case.pc == "jacobi" and not any(name.startswith("pc_") for name, _ in case.options):
         diagonal = np.diag(A)
-        M = one.P @ np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal)) @ one.P
+        M = one.P @ np.diag(1.0 / np.where(diagonal == 0.0, 1.0 / size, diagonal)) @ one.P
     if case.pc in ("lu", "cholesky"):
         M = one.P @ np.linalg.inv(A) @ one.P
     total = 0.0
     for right in chosen:
         # Scaled, since the map is homogeneous: what is squared must not underflow.
         scale = np.abs(right.b).max()
-        guess = one.P @ right.guess / scale
+        guess = size * oracle.projected(one, right.guess) / scale
         rest = one.P @ (right.b / scale + 1j * STEP * right.db - A @ guess)
         if right.steps is None:
             x = one.P @ np.linalg.solve(A + (np.eye(case.n) - one.P) * _size(A), rest)
         else:
             x = right.steps(A, M, rest, right.count)[-1]
-        total += float((right.grad @ x).imag) / STEP * (1.0 if right.db.any() else scale)
+        along = float((right.grad @ x).imag) / STEP / size
+        total += along * (1.0 if right.db.any() else scale)
     return total
 
 

@@ -39,6 +39,8 @@ TWISTS = (
     *("other ksp", "other pc", "bad values", "bad b", "bad grad", "mistake"),
 )
 TOLERANCES = (1e-10, 1e-2, 1e-6, 1e-13)
+MOST, FEW = 40, 12
+"""Numbers of unrolled iterations."""
 LAYOUTS = ("strided", "transposed", "expanded", "negative")
 TYPES = ("float32", "bfloat16", "float16")
 GUESSES = ("normal", "zero", "small", "hundred", "ones")
@@ -178,9 +180,8 @@ def _method(draft: Draft, kind: str, n: int, is_singular: bool) -> dict[str, Any
             pcs = ("none", "jacobi")
         ksp, pc = choices.one_of(others), choices.one_of(pcs)
         options = draft.pick("options", methods.OPTIONS, ())
-    if is_unrolled and own[0] is None and (options or not draft.is_suited):
-        # Ten thousand iterations of a method that does not converge take minutes.
-        own = (40, own[1])
+    if is_unrolled:
+        own = _short(choices, own, is_sure=draft.is_suited and not options)
     return {
         "ksp": ksp,
         "pc": pc,
@@ -189,6 +190,17 @@ def _method(draft: Draft, kind: str, n: int, is_singular: bool) -> dict[str, Any
         "adjoint": adjoint,
         "differentiation": "unrolled" if is_unrolled else "implicit",
     }
+
+
+def _short(choices: Choices, own: Any, is_sure: bool) -> Any:
+    """A level for unrolled iterations, which take most of the time of a search: one in eight has as
+    many as it was drawn with. `is_sure`: whether they converge; ten thousand iterations of a method
+    that does not take minutes.
+    """
+    is_long = choices.integer(0, 7) == 0
+    if own[0] is None:
+        return own if is_long and is_sure else (MOST, own[1])
+    return own if is_long else (min(own[0], FEW), own[1])
 
 
 def _numbers(draft: Draft, A: Any, mask: Any) -> dict[str, Any]:

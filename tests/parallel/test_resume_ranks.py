@@ -13,8 +13,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc.config import validate
-from prdp_hpc.config.data import DataSection
-from prdp_hpc.config.models import EmulatorSection, ParallelSection, SolverSection
+from prdp_hpc.config.models import DataSection, EmulatorSection, ParallelSection, SolverSection
 from prdp_hpc.config.refinement import RefinementSection
 from prdp_hpc.config.training import SupervisedTrainingSection
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch

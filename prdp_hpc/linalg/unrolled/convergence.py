@@ -76,6 +76,8 @@ class DefaultTest:
         the first one, e.g. zeros, or before the last of a fixed number. Krylov methods are
         homogeneous, but not linear, in the residual, so the map of all iterations has no derivative
         there.
+    vanished : right-hand sides `(B, 1)` of which this rank's part is not 0, although the first
+        residual of the method is; None if that was not looked for.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class DefaultTest:
         self.active = torch.ones(len(b), 1, dtype=b.dtype, device=b.device)
         self.counts = torch.zeros(len(b), 1, dtype=torch.int64, device=b.device)
         self.exact = torch.zeros(len(b), 1, dtype=torch.bool, device=b.device)
+        self.vanished: Tensor | None = None
         self.iteration = 0
         self.limit = level.max_it or DEFAULT_MAX_IT
         self._target = (EXACT[b.dtype] if level.rtol is None else level.rtol) ** 2

@@ -11,6 +11,7 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
+from prdp_hpc.linalg.extreme_values import factor_of, scaled_solution, scaled_values
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.lag import check_lag
@@ -24,12 +25,7 @@ from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.guess import Guess, guessed, not_offered
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
 from prdp_hpc.linalg.unrolled.run import Run
-from prdp_hpc.linalg.unrolled.scaling import (
-    Scaling,
-    factor_of,
-    scaled_solution,
-    scaled_values,
-)
+from prdp_hpc.linalg.unrolled.scaling import Scaling
 from prdp_hpc.linalg.unrolled.system import UnrolledSystem, is_differentiated
 from prdp_hpc.linalg.validation import is_batch, prepare, wrong_form, wrong_guess
 from prdp_hpc.petsc import PETSc

@@ -71,6 +71,8 @@ def iterate(
     test = DefaultTest(b, criteria.level, criteria.absolute, criteria.divergence, squares)
     right = in_range(system, b)
     state = method.start(system, right, test)
+    if test.is_tested:
+        test.vanished = (test.reference == 0.0) & right.detach().any(dim=1, keepdim=True)
     if advance is not None:
         state = advance(method, system, right, state, test)
     while test.goes_on:
@@ -120,6 +122,8 @@ def judge(
     exact = torch.zeros_like(test.exact)
     if (is_bad or failures) and anywhere(comm, has_bad_numbers(b)):
         raise errors.bad_numbers(direction, name, 0, level, in_input=True)
+    if test.vanished is not None and anywhere(comm, bool(test.vanished.any())):
+        raise errors.vanished(direction, name, level)
     for reason, iteration, which in failures:
         if reason == _REASONS.DIVERGED_NANORINF:
             raise errors.bad_numbers(direction, name, iteration, level, in_input=False)

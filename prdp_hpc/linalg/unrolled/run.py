@@ -62,7 +62,8 @@ class Run:
         """Whether right-hand sides of extreme size are scaled, because inner products would
         overflow; not if the user set an absolute tolerance.
         """
-        products = not (self.method.is_stationary and self._level.is_fixed)
+        is_plain = self.method.is_stationary and self._level.is_fixed
+        products = not is_plain or self.system.has_nullspace
         return products and self.system.ksp.getTolerances()[1] == 0.0
 
     def forward(self, b: Tensor, whole: Tensor | None = None) -> Tensor:

@@ -174,6 +174,11 @@ class UnrolledSystem(PlainOperations):
         r = r if self.right_side else self.without_nullspace(r)
         return self.plain_precondition(r, transposed=True)
 
+    @property
+    def has_nullspace(self) -> bool:
+        """Whether the matrix has a promised nullspace."""
+        return self._nullspaces[0] is not None
+
     def without_nullspace(self, x: Tensor) -> Tensor:
         """`x` minus its part in the matrix's nullspace."""
         return without_span(self.comm, self._nullspaces[0], x)

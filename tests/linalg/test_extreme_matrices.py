@@ -1,0 +1,146 @@
+"""Solves with matrices, right-hand sides and guesses of any size, by every method."""
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+
+from prdp_hpc import SolveError, Solver, SparseOperator, solve
+from prdp_hpc.errors import PrdpError
+from prdp_hpc.petsc import PETSc
+
+GMRES = ("gmres", "pgmres", "fgmres", "lgmres", "dgmres")
+SYMMETRIC = ("cg", "fcg", "pipecg", "cr", "symmlq", "minres", "steepest_descent")
+LONG = (*GMRES, "gcr", "pipefgmres", "pipegcr", "lcd")
+WITHOUT_TRANSPOSE = ("lsqr",)
+SHORT = ("bcgs", "bcgsl", "fbcgs", "cgs", "tfqmr", "tcqmr", "qmrcgs", "bicg")
+
+
+def dense_operator(A, **kwargs):
+    rows, cols = np.indices(A.shape).reshape(2, -1)
+    return SparseOperator(rows, cols, A.shape, MPI.COMM_SELF, **kwargs)
+
+
+def answer(operator, A, b, solver):
+    """The solution, and the gradients of the values and of b of its sum."""
+    values = torch.from_numpy(A.ravel().copy()).requires_grad_()
+    right = torch.from_numpy(b.copy()).requires_grad_()
+    if solver.ksp in WITHOUT_TRANSPOSE:
+        return [solve(operator, values, right, solver).detach()]
+    x = solve(operator, values, right, solver)
+    return [x.detach(), *torch.autograd.grad(x.sum(), (values, right))]
+
+
+@pytest.mark.parametrize("pc", ["none", "jacobi"])
+@pytest.mark.parametrize("ksp", [*LONG, *SHORT, *SYMMETRIC, "chebyshev", "lsqr", "cgne"])
+def test_solves_are_homogeneous_in_the_matrix(ksp, pc):
+    """The same iterations for matrices of any size, or an error."""
+    draw = np.random.default_rng(1)
+    A, b = draw.normal(size=(5, 5)), draw.normal(size=(2, 5))
+    A = (A + A.T if ksp in SYMMETRIC else A) + 9.0 * np.eye(5)
+    operator, is_reached = dense_operator(A), []
+    for level in (2, 4, 1e-8):
+        try:
+            solver = Solver(ksp, pc, level)
+            expected = answer(operator, A, b, solver)
+        except PrdpError:
+            continue
+        for size in (2.0**-490, 2.0**-350, 2.0**-120, 2.0**400, 2.0**490):
+            try:
+                found = answer(operator, size * A, b, solver)
+            except SolveError:
+                is_reached.append(False)
+                continue
+            is_reached.append(True)
+            for one, other, power in zip(found, expected, (1, 2, 1), strict=False):
+                torch.testing.assert_close(one * size**power, other, rtol=1e-7, atol=1e-9)
+    assert sum(is_reached) >= 0.8 * len(is_reached)
+
+
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+@pytest.mark.parametrize("ksp", ["richardson", "cg", "gmres"])
+@pytest.mark.parametrize("level", [2, 1e-8])
+def test_a_nullspace_is_removed_from_numbers_of_any_size(ksp, level, differentiation):
+    A = 4.0 * np.eye(4) - np.ones((4, 4))
+    operator = dense_operator(A, constant_nullspace=True)
+    solver = Solver(ksp, "jacobi", level, differentiation=differentiation)
+    b = np.array([[1.0, -2.0, 0.5, 0.5], [0.5, 1.0, -1.5, 0.0]])
+    guess = torch.from_numpy(np.vstack([np.ones(4), np.arange(4.0)]))
+    for start in (None, guess):
+        right, values = torch.from_numpy(b), torch.from_numpy(A.ravel())
+        expected = solve(operator, values, right, solver, start)
+        for of_b, of_A in ((2.0**-660, 1.0), (2.0**-200, 1.0), (1.0, 2.0**660), (1.0, 2.0**-400)):
+            size = of_b / of_A
+            own = None if start is None else size * start
+            if ksp == "richardson" and level == 1e-8 and of_A > 1.0:
+                with pytest.raises(SolveError, match="underflow"):
+                    solve(operator, of_A * values, of_b * right, solver, own)
+                continue
+            x = solve(operator, of_A * values, of_b * right, solver, own)
+            torch.testing.assert_close(x / size, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_guess_in_the_nullspace_changes_nothing_for_a_right_hand_side_of_any_size():
+    A = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    operator, values = dense_operator(A, constant_nullspace=True), torch.from_numpy(A.ravel())
+    b = torch.tensor([-9.0, 2.0], dtype=torch.float64)
+    for ksp in ("cg", "gmres", "cgs", "richardson"):
+        solver = Solver(ksp, "jacobi", 1)
+        expected = solve(operator, values, b, solver)
+        for size in (1e-60, 1e-200):
+            x = solve(operator, values, size * b, solver, torch.ones(2, dtype=torch.float64))
+            torch.testing.assert_close(x / size, expected, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs", "steepest_descent"])
+def test_a_row_of_a_batch_has_its_own_gradient_beside_rows_of_any_size(ksp):
+    A = np.diag([1.0, 2.0, 5.0]) + 0.1
+    operator, solver = dense_operator(A), Solver(ksp, "jacobi", 2, differentiation="unrolled")
+    b = np.array([[1.0, 2.0, 3.0], [1.0, -1.0, 2.0]])
+    alone = answer(operator, A, b[:1], solver)[2]
+    for size in (2.0**-1000, 2.0**-600, 2.0**-70, 2.0**900):
+        beside = np.vstack([size * b[0], 2.0**990 * b[1]])
+        found = answer(operator, A, beside, solver)[2]
+        torch.testing.assert_close(found[:1], alone, rtol=1e-10, atol=0.0)
+
+
+@pytest.mark.parametrize("ksp", [*LONG, *SHORT, "symmlq", "minres"])
+@pytest.mark.parametrize("rtol", [0.3, 0.1, 1e-2, 1e-3])
+def test_a_coarse_tolerance_is_reached_or_refused(ksp, rtol):
+    draw, found = np.random.default_rng(2), []
+    singular = [np.array([[0.0, 0, 0], [0, 5, 0], [-3, 0, 0]]), np.diag([1.0, 2.0, 0.0])]
+    regular = [np.diag([1.0, 2.0, 9.0]) + 0.3, np.diag([2.0, 3.0, 30.0])]
+    for A in singular + regular:
+        for size in (1.0, 1e-20):
+            operator, values = dense_operator(A), torch.from_numpy(size * A.ravel())
+            for b in draw.normal(size=(4, 3)):
+                try:
+                    x = solve(operator, values, torch.from_numpy(b), Solver(ksp, "none", rtol))
+                except PrdpError:
+                    continue
+                rest = np.linalg.norm(size * A @ x.numpy() - b) / np.linalg.norm(b)
+                found.append(rest / rtol)
+    assert found
+    assert max(found) <= 2.0
+
+
+@pytest.mark.parametrize("level", [1, 2, 1e-8])
+def test_a_solve_does_not_depend_on_the_solves_before_it(level):
+    A = np.array([[4.0, 1.0, 0.5], [1.0, 5.0, 1.5], [0.5, 1.5, 6.0]])
+    values = torch.from_numpy(A.ravel())
+    b, other = torch.tensor([[1.0, 2.0, 3.0], [5.0, -200.0, 31.0]], dtype=torch.float64)
+    names = sorted(str(name) for key, name in vars(PETSc.KSP.Type).items() if key.isupper())
+    done = 0
+    for ksp in names:
+        for pc in ("none", "jacobi"):
+            operator = dense_operator(A)
+            try:
+                solver = Solver(ksp, pc, level)
+                first = solve(operator, values, b, solver)
+                solve(operator, values, other, solver)
+                again = solve(operator, values, b, solver)
+            except PrdpError:
+                continue
+            assert torch.equal(first, again), (ksp, pc)
+            done += 1
+    assert done > 40

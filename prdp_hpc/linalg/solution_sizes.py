@@ -56,7 +56,8 @@ def judged_sizes(
     """
     if not scales or not any(scale.norm for scale in scales):
         both = [sum(inner(one, one) for one in x), sum(map(sum, squares))]
-        return Sizes(*summed(comm, both), [])
+        of_all_x, of_all_right = summed(comm, both)
+        return Sizes(of_all_x, of_all_right, [])
     right = [square for one in squares for square in one]
     own = [square for one in x for square in squares_of(one)]
     sums = summed(comm, [*own, *right, *[scale.ignores_rows for scale in scales]])

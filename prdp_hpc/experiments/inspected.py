@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from prdp_hpc.data import GROUPS, DataError, check_numbers, check_spacing
 from prdp_hpc.data.formats.contents import Row, contents
 from prdp_hpc.data.formats.detect import first_file, format_of
 from prdp_hpc.data.formats.files import DataFiles, listed, named
-from prdp_hpc.data.layout import DATASET, BadTrajectoryError
+from prdp_hpc.data.layout import DATASET, TEST, BadTrajectoryError
 from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
@@ -198,13 +198,17 @@ def _without_config(
     first |= {"physics": placeholder(), "data": content["data"]}
     checked = validate(first, str(named(path)))
     assert isinstance(checked, SupervisedConfig)
-    data, missing = _data_set(path, checked.data.format, None)
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(changes, override)
+    given = changes.get("grid", {}).get("shape")
+    data, missing = _data_set(path, checked.data.format, None if given is None else tuple(given))
     if not hasattr(data, "shape"):
         raise InputError(
             f"{named(path)}: the data set of the format {name} has no attribute shape with the "
             "points of its grid: give --config CONFIG"
         )
-    suggestion = Suggestion(path, name, data, keys)
+    suggestion = Suggestion(path, name, data, keys, changes)
     for override in overrides:
         apply_override(suggestion.content, override)
     found = _described(path, name, data, suggestion.validated(), missing)
@@ -285,7 +289,7 @@ def _data_set(path: DataFiles, form: Any, shape: tuple[int, ...] | None) -> tupl
     if shape is None:
         shape = _stored_shape(listed(path)[0])
     tries: list[tuple[tuple[str, ...], dict[str, Any]]] = [
-        (groups, keys) for groups in (GROUPS, ("train",), ("validation",))
+        (groups, keys) for groups in (GROUPS, ("train",), ("validation",), (TEST,))
     ]
     if "validation" in keys:  # one trajectory cannot be divided
         tries.append((("train",), {**keys, "validation": 0}))
@@ -306,10 +310,19 @@ def _stored_shape(path: Path) -> tuple[int, ...] | None:
     if not path.is_file() or not h5py.is_hdf5(path):
         return None
     with h5py.File(path, "r") as file:
-        found = next((file[f"{g}/{DATASET}"] for g in GROUPS if f"{g}/{DATASET}" in file), None)
-        if found is None or "grid_shape" in file.attrs:
+        groups = [group for group in (*GROUPS, TEST) if f"{group}/{DATASET}" in file]
+        if not groups or "grid_shape" in file.attrs:
             return None
-        return tuple(found.shape[3:] if found.ndim > 3 else found.shape[2:])
+        shape = file[f"{groups[0]}/{DATASET}"].shape
+        axes = _axes(file.attrs)
+        return tuple(shape[-axes:] if 0 < axes <= len(shape) - 2 else shape[3:] or shape[2:])
+
+
+def _axes(attributes: Mapping[str, Any]) -> int:
+    """The number of axes of space for which there are attributes; 0 if it is not known."""
+    words = str(attributes.get("boundary", "")).split(",")
+    axes = max(np.size(attributes.get("length", 1.0)), len(words))
+    return axes if axes > 1 else 0
 
 
 def _statistics(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,23 @@ class Suggestion:
 
     Attributes
     ----------
-    content : the sections of the config.
+    content : the sections of the config; `given` has sections of the user, which are not noted as
+        unknown.
     notes : what the file does not determine.
     known : whether the file names the PDE.
     """
 
-    def __init__(self, path: DataFiles, form: str, data: Any, keys: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        path: DataFiles,
+        form: str,
+        data: Any,
+        keys: dict[str, Any],
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
         self.notes: list[str] = []
         about: dict[str, Any] = dict(getattr(data, "attributes", {}))
+        about |= dict((given or {}).get("physics", {}))
         if getattr(data, "assumed", ""):
             self.notes.append(data.assumed)
         self.known = _is_known(about)
@@ -41,6 +51,9 @@ class Suggestion:
             "physics": physics,
             "data": {"file": _names(path), **_format(form, keys)},
         }
+        sections = {name: one for name, one in (given or {}).items() if isinstance(one, Mapping)}
+        known = {f"{name}.{key}" for name, one in sections.items() for key in one}
+        self.notes = [note for note in self.notes if note.partition(":")[0] not in known]
 
     def add_keys(self, **keys: Any) -> None:
         """Add keys of the format, e.g. channels; a list extends the one that was given."""

@@ -9,11 +9,17 @@ that the guess has no influence on the accuracy.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from mpi4py import MPI
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.distributed.communicators import private
+from prdp_hpc.linalg.arrays import squares_of
+from prdp_hpc.linalg.torch_petsc import to_host
 
 PARALLEL = 1e-12
 """Largest `sin²` of the angle between two right-hand sides that are multiples of each other."""
@@ -25,21 +31,30 @@ def proportional_guess(comm: MPI.Comm, right: Tensor, other: Tensor, x: Tensor) 
     """The multiples of the solutions x for `other` that are the solutions for `right`, all of shape
     `(..., n_local)`; None unless every right-hand side is a multiple; one reduction, collective.
     """
-    products = torch.stack([torch.linalg.vecdot(*pair) for pair in _pairs(right, other)])
+    sums = _inner_products(right, other)
     if comm.size > 1:
-        sums = products.cpu().numpy()
         private(comm).sums.Allreduce(MPI.IN_PLACE, sums)
-        products = torch.from_numpy(sums).to(right.device)
-    both, of_right, of_other = products
-    factors = both / of_other
-    squares = products[1:]
+    both, of_right, of_other = sums
     # NaN is in no range.
-    in_range = ((squares > SMALLEST) & (squares < LARGEST)).all(dim=0)
-    if not bool((in_range & (factors * both >= (1.0 - PARALLEL) * of_right)).all()):
+    if not ((sums[1:] > SMALLEST) & (sums[1:] < LARGEST)).all():
         return None
-    guess: Tensor = factors.unsqueeze(-1) * x
+    factors = both / of_other
+    if not (factors * both >= (1.0 - PARALLEL) * of_right).all():
+        return None
+    own = torch.from_numpy(np.asarray(factors)).to(x.device)
+    guess: Tensor = own.unsqueeze(-1) * x
     return guess
 
 
-def _pairs(one: Tensor, other: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-    return (one, other), (one, one), (other, other)
+def _inner_products(right: Tensor, other: Tensor) -> NDArray[np.float64]:
+    """`rᵀ o`, `rᵀ r` and `oᵀ o` of this rank's rows, `(3, ...)`; by NumPy on the host, where
+    operations of torch take as long as several iterations with a small matrix.
+    """
+    if right.device.type != "cpu":
+        pairs = (right, other), (right, right), (other, other)
+        return torch.stack([torch.linalg.vecdot(*pair) for pair in pairs]).cpu().numpy()
+    shape = right.shape[:-1]
+    rows = (math.prod(shape), right.shape[-1])
+    one, two = (to_host(tensor).reshape(rows) for tensor in (right, other))
+    both = [one[r].dot(two[r]) for r in range(rows[0])]
+    return np.array([both, squares_of(one), squares_of(two)], dtype=np.float64).reshape(3, *shape)

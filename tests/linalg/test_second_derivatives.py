@@ -13,6 +13,7 @@ from prdp_hpc.physics import Burgers
 N = 5
 MATRIX = dominant(N, density=0.6)
 WHERE = MATRIX.nonzero(as_tuple=True)
+KINDS = ["one", "vector", "batch", "functions", "functions of a vector"]
 MODES = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
 
 
@@ -43,7 +44,10 @@ def case(kind):
         return operator, values, draw(2, N)
     if kind == "batch":
         return operator, torch.stack([values, 1.5 * values]), draw(4, N)
-    return of_functions(), torch.tensor([0.3, 0.7], dtype=torch.float64), draw(2, N)
+    if kind == "vector":
+        return operator, values, draw(N)
+    b = draw(N) if kind == "functions of a vector" else draw(2, N)
+    return of_functions(), torch.tensor([0.3, 0.7], dtype=torch.float64), b
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def solver():
     return Solver("gmres", "none", 1e-13)
 
 
-@pytest.mark.parametrize("kind", ["one", "batch", "functions"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_derivatives_of_first_and_second_order_in_every_mode(kind, solver):
     operator, values, b = case(kind)
     inputs = (values.requires_grad_(), b.requires_grad_())

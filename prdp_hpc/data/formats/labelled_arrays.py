@@ -85,6 +85,9 @@ class LabelledSource(Source):
         self._variables = self._checked_variables(variables)
         sizes = self._sizes()
         self._space = [axis for axis in "xyz" if axis in sizes]
+        # Ours increase; some programs store e.g. the latitude from north to south.
+        falling = [self._dims[axis] for axis in self._space if _falls(self._coordinates(axis))]
+        self._data = self._data.isel(dict.fromkeys(falling, slice(None, None, -1)))
         self._components = {
             name if count == 1 else f"{name}_{i}": (name, i)
             for name in self._variables
@@ -194,6 +197,10 @@ class LabelledSource(Source):
         if times is not None and states > 1:
             found["dt"] = spacing(times, f"{self.path}: {self._dims['time']}")
         return found
+
+
+def _falls(coordinates: NDArray[Any] | None) -> bool:
+    return coordinates is not None and len(coordinates) > 1 and coordinates[-1] < coordinates[0]
 
 
 def opened_arrays(path: Path, engine: str, group: str | None) -> Any:

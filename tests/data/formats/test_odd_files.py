@@ -117,6 +117,75 @@ def test_axes_without_coordinates_have_no_spacing(kind, suffix, tmp_path):
     assert "dt" not in data.attributes
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [(NetCDF, ".nc"), (Zarr, ".zarr")])
+@pytest.mark.parametrize("axes", ["x", "y", "xy"])
+def test_axes_whose_coordinates_decrease_are_read_in_reverse(kind, suffix, axes, tmp_path):
+    import xarray
+
+    states = layouts.known()
+    path = layouts.labelled(tmp_path / f"up{suffix}", states)
+    engine = {"engine": "h5netcdf"} if suffix == ".nc" else {"engine": "zarr"}
+    with xarray.open_dataset(path, **engine) as stored:
+        down = stored.load().isel(dict.fromkeys(axes, slice(None, None, -1)))
+    other = tmp_path / f"down{suffix}"
+    if suffix == ".zarr":
+        for name in [*down.data_vars, *down.coords]:
+            down[name].encoding.clear()
+        down.to_zarr(other, zarr_format=2)
+    else:
+        down.to_netcdf(other, engine="h5netcdf")
+    found, wanted = (kind.open(one, (4, 6), validation=1) for one in (other, path))
+    assert found.spacing == wanted.spacing
+    part = [slice(1, 3), slice(2, 6)]
+    for group in ("train", "validation"):
+        np.testing.assert_array_equal(found.read(group), wanted.read(group))
+        np.testing.assert_array_equal(
+            found.read_states(group, 0, slice(1, 4, 2), part),
+            wanted.read_states(group, 0, slice(1, 4, 2), part),
+        )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "overrides"),
+    [
+        ({"length": [1.0, 2.0]}, []),
+        ({"boundary": "periodic,periodic"}, ["grid.length=[1.0, 2.0]"]),
+        ({}, ["grid.shape=[8, 12]", "grid.length=[1.0, 2.0]", "grid.boundary=periodic"]),
+    ],
+)
+def test_fields_in_2_d_without_an_axis_of_channels_and_a_shape(attributes, overrides, tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for group in ("train", "validation"):
+            file[f"{group}/trajectories"] = solved.heat()[:, :, 0].astype(">f4")
+        file.attrs.update(pde="heat", dt=solved.DT, diffusivity=solved.DIFFUSIVITY, **attributes)
+    found = inspect_data(path, COMM, overrides=overrides)
+    assert list(found.config.grid.shape) == [8, 12]
+    assert found.residual.residual < 1e-5
+
+
+def test_what_is_given_is_not_noted_as_unknown_and_the_pde_is_compared(tmp_path):
+    np.save(tmp_path / "a.npy", solved.heat((16,), (1.0,)))
+    unknown = inspect_data(tmp_path / "a.npy", COMM)
+    assert unknown.residual is None
+    given = {"pde": "heat", "dt": solved.DT, "diffusivity": solved.DIFFUSIVITY}
+    overrides = [f"physics.{key}={value}" for key, value in given.items()]
+    found = inspect_data(tmp_path / "a.npy", COMM, overrides=overrides)
+    assert found.residual.residual < 1e-5
+    assert any(note.startswith("physics") for note in unknown.suggestion.notes)
+    assert not any(note.startswith("physics") for note in found.suggestion.notes)
+
+
+def test_a_file_with_a_test_group_only_is_inspected(tmp_path):
+    info = {"dt": solved.DT, "domain_extent": 1.0, "diffusion_coef": solved.DIFFUSIVITY}
+    states = solved.heat((16,), (1.0,))
+    path = layouts.apebench(tmp_path, "1d_phy_diff", states, states, **info)
+    (tmp_path / "1d_phy_diff_train.npy").unlink()
+    found = inspect_data(path, COMM)
+    assert "has no trajectories for the group train" in found.missing
+    assert found.residual.residual < 1e-5
+
+
 def test_how_the_axes_of_an_array_were_read_is_noted(tmp_path):
     np.save(tmp_path / "a.npy", layouts.known(5, 4, 3, (8,)))
     notes = inspect_data(tmp_path / "a.npy", COMM).suggestion.notes

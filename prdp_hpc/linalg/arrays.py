@@ -119,7 +119,8 @@ def squares_of(rows: Numbers) -> list[float]:
         return found
     # By index: the end of an iteration over an array takes longer than a product.
     own = [rows[index] for index in range(len(rows))]
-    return [float(row.dot(row)) for row in own]
+    # `ndarray.dot` would warn of an overflow.
+    return [float(np.vdot(row, row)) for row in own]
 
 
 def inner(one: Numbers, other: Numbers) -> float:

@@ -47,7 +47,7 @@ class KspCall(SolveCall):
     def tangent_product(self, values: Any, tangent: Tensor, x: Tensor) -> Tensor:
         """See `SolveCall`."""
         product = self.operator.tangent_product(values, tangent, rows_of(x), self.transposed)
-        return product.view(x.shape)
+        return product.squeeze(0) if x.dim() == 1 else product
 
     def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
         """See `SolveCall`."""

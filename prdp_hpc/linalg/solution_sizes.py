@@ -55,9 +55,12 @@ def judged_sizes(
     squares : of each matrix, the squared lengths of its R right-hand sides on this rank.
     """
     if not scales or not any(scale.norm for scale in scales):
-        both = [sum(inner(one, one) for one in x), sum(map(sum, squares))]
-        of_all_x, of_all_right = summed(comm, both)
-        return Sizes(of_all_x, of_all_right, [])
+        totals = [0.0, 0.0]
+        for solutions, own_squares in zip(x, squares, strict=True):
+            totals[0] += inner(solutions, solutions)
+            totals[1] += sum(own_squares)
+        totals = summed(comm, totals)
+        return Sizes(totals[0], totals[1], [])
     right = [square for one in squares for square in one]
     own = [square for one in x for square in squares_of(one)]
     sums = summed(comm, [*own, *right, *[scale.ignores_rows for scale in scales]])

@@ -92,4 +92,4 @@ class BatchedCall(SolveCall):
         """See `SolveCall`."""
         held: Held = self.held
         product = held.pattern.product(tangent.to(x), rows_of(x), self.transposed)
-        return product.view(x.shape)
+        return product.squeeze(0) if x.dim() == 1 else product

@@ -252,8 +252,10 @@ def _write_safetensors(network: nn.Module, path: Path, metadata: dict[str, str])
     tensors = {
         name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items()
     }
+    # Its function save_file makes a file that only its owner can read.
+    content = import_module("safetensors.torch").save(tensors, metadata)
     with atomic_path(path) as temporary:
-        import_module("safetensors.torch").save_file(tensors, str(temporary), metadata)
+        temporary.write_bytes(content)
 
 
 def _needed(package: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -89,6 +90,7 @@ def test_onnx(run, states, capsys):
 
 def test_safetensors(run):
     found = export(run[0], "safetensors")
+    assert Path(found["file"]).stat().st_mode == (Path(run[0]) / "config.yaml").stat().st_mode
     network = load_network(run[0])
     with safe_open(found["file"], framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -278,7 +278,8 @@ class Judge:
         condition = np.linalg.cond(one.A + (np.eye(len(b)) - one.P) * np.abs(one.A).max())
         if not condition < 1e4:
             return None
-        y = np.linalg.pinv(one.A, rcond=1e-10) @ (one.P @ b)
+        # Rounded values have no exact nullspace.
+        y = np.linalg.pinv(one.P @ one.A @ one.P, rcond=1e-10) @ (one.P @ b)
         # A large guess leaves its rounding errors.
         rounding = 1e3 * EPS * condition * float(np.linalg.norm(guess))
         # What has arrived to nine digits may have lost them again on the way.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.delegated_iterations import has_monitors, iterate_with_the_matrix
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
-from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
+from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS, STATEFUL_KSPS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
@@ -224,6 +224,14 @@ def allow_skipping_the_norm(ksp: Any) -> bool:
     ksp.setPCSide(side)
     ksp.setNormType(wanted)
     return False
+
+
+def forget(ksp: Any) -> None:
+    """Free the work vectors of a method that would start with their numbers."""
+    name = ksp.getType()
+    if name in STATEFUL_KSPS:
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        ksp.setType(name)
 
 
 def skips_norm(ksp: Any) -> bool:

@@ -15,7 +15,7 @@ from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_p
 from prdp_hpc.linalg.delegated_iterations import require_tests
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.iteration_counts import check_count, maximum, rounding
-from prdp_hpc.linalg.ksp_pair import Direction, create_pair
+from prdp_hpc.linalg.ksp_pair import Direction, create_pair, forget
 from prdp_hpc.linalg.method_types import (
     NATURAL_NORM_KSPS,
     NO_TRANSPOSE_KSPS,
@@ -23,7 +23,6 @@ from prdp_hpc.linalg.method_types import (
     NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
-    STATEFUL_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -302,7 +301,7 @@ class LinearSystem(PreconditionerSetUp):
                     counters.solves += 1
                     continue
                 try:
-                    self._forget(ksp)
+                    forget(ksp)
                     self._on_arrays(run, right, result)
                 finally:
                     if aim is not None:
@@ -372,13 +371,6 @@ class LinearSystem(PreconditionerSetUp):
         with placed((self._b, right), (self._x, result)):
             run(self._b, self._x)
 
-    def _forget(self, ksp: Any) -> None:
-        """Free the work vectors of a method that would start with their numbers."""
-        name = ksp.getType()
-        if name in STATEFUL_KSPS:
-            ksp.setType(PETSc.KSP.Type.PREONLY)
-            ksp.setType(name)
-
     def _repeated(self, direction: Direction, code: int, right: Numbers, result: Numbers) -> int:
         """Repeat a solve that broke down without computing a norm; returns its code.
 
@@ -395,7 +387,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp.setTolerances(rtol=rounding(self.ksp_name), divtol=NEVER, max_it=max_it)
         try:
             run = ksp.solveTranspose if direction.transposed else ksp.solve
-            self._forget(ksp)
+            forget(ksp)
             self._on_arrays(run, right, result)
             return int(ksp.getConvergedReason())
         finally:

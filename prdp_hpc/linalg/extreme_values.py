@@ -125,4 +125,5 @@ class _ScaledValues(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return ctx.given[0] * tangents[0]
+        scaled: Tensor = ctx.given[0] * tangents[0]
+        return scaled

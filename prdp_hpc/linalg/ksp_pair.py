@@ -20,6 +20,7 @@ from prdp_hpc.linalg.options import (
     refused,
     relative_breakdown,
     remove_options,
+    remove_prefix,
     repeatable,
     set_options,
     smoothing,
@@ -118,6 +119,7 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
         return _configured(ksp, operator, solver, transposed)
     except Exception:
         PETSc.Object.incRef(ksp)  # As in `KspPair.keep`.
+        remove_prefix(ksp.getOptionsPrefix())
         raise
 
 
@@ -153,7 +155,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }
     names = set_options(prefix, {**defaults, **solver.petsc_options})
-    take_options(ksp, {**defaults, **solver.petsc_options})
+    take_options(ksp, given)
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)
     forward = Direction("forward", ksp, ksp.getNormType())
     adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)

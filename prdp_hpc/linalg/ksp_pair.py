@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.delegated_iterations import has_monitors, iterate_with_the_matrix
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
-from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS
+from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS, STATEFUL_KSPS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
 from prdp_hpc.linalg.operator import Operator
@@ -20,6 +20,7 @@ from prdp_hpc.linalg.options import (
     refused,
     relative_breakdown,
     remove_options,
+    remove_prefix,
     repeatable,
     set_options,
     smoothing,
@@ -118,6 +119,7 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
         return _configured(ksp, operator, solver, transposed)
     except Exception:
         PETSc.Object.incRef(ksp)  # As in `KspPair.keep`.
+        remove_prefix(ksp.getOptionsPrefix())
         raise
 
 
@@ -153,7 +155,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }
     names = set_options(prefix, {**defaults, **solver.petsc_options})
-    take_options(ksp, {**defaults, **solver.petsc_options})
+    take_options(ksp, given)
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)
     forward = Direction("forward", ksp, ksp.getNormType())
     adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)
@@ -224,6 +226,14 @@ def allow_skipping_the_norm(ksp: Any) -> bool:
     ksp.setPCSide(side)
     ksp.setNormType(wanted)
     return False
+
+
+def forget(ksp: Any) -> None:
+    """Free the work vectors of a method that would start with their numbers."""
+    name = ksp.getType()
+    if name in STATEFUL_KSPS:
+        ksp.setType(PETSc.KSP.Type.PREONLY)
+        ksp.setType(name)
 
 
 def skips_norm(ksp: Any) -> bool:

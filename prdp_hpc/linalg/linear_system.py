@@ -16,13 +16,12 @@ from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_p
 from prdp_hpc.linalg.delegated_iterations import require_tests
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.iteration_counts import check_count, maximum, rounding
-from prdp_hpc.linalg.ksp_pair import Direction, create_pair
+from prdp_hpc.linalg.ksp_pair import Direction, create_pair, forget
 from prdp_hpc.linalg.method_types import (
     NATURAL_NORM_KSPS,
     NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
-    STATEFUL_KSPS,
     STATIONARY_KSPS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
@@ -373,9 +372,7 @@ class LinearSystem(PreconditionerSetUp):
     def _on_arrays(self, direction: Direction, right: Numbers, result: Numbers) -> None:
         """Run the KSP on vectors that use these numbers."""
         ksp = direction.ksp
-        if (name := ksp.getType()) in STATEFUL_KSPS:  # it would start with its work vectors
-            ksp.setType(PETSc.KSP.Type.PREONLY)
-            ksp.setType(name)
+        forget(ksp)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         call_on_arrays(run, (self._b, right), (self._x, result))
 

@@ -173,6 +173,14 @@ def remove_options(names: Iterable[str]) -> None:
         database.delValue(name)
 
 
+def remove_prefix(prefix: str | None) -> None:
+    """Remove all options under a prefix of `new_prefix`, of which PETSc would say that they were
+    not used.
+    """
+    if prefix:
+        remove_options(name for name in PETSc.Options().getAll() if name.startswith(prefix))
+
+
 def meaningless(unused: Iterable[str], method: str) -> InputError:
     """The error for options that PETSc did not read."""
     names = list(unused)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -52,7 +52,8 @@ class SharedFile:
             self._own = path.open("r+b", buffering=0)
             return
         try:
-            self._file = MPI.File.Open(comm, os.fspath(path), MPI.MODE_WRONLY)
+            intracomm = cast("MPI.Intracomm", comm)
+            self._file = MPI.File.Open(intracomm, os.fspath(path), MPI.MODE_WRONLY)
         except MPI.Exception as error:
             raise _as_os_error(error) from error
         sizes = [shape[0], *(axis.stop - axis.start for axis in part)]

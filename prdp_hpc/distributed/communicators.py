@@ -7,7 +7,7 @@ differs between ranks, so operations of two kinds, or of two devices, may overla
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from mpi4py import MPI
 
@@ -46,7 +46,7 @@ def private(comm: MPI.Comm) -> Private:
     register_thread()
     if not _keyvals:
         _keyvals.append(MPI.Comm.Create_keyval(delete_fn=_free))
-    found: Private | None = comm.Get_attr(_keyvals[0])
+    found = cast("Private | None", comm.Get_attr(_keyvals[0]))
     if found is None:
         found = _copies(comm)
         comm.Set_attr(_keyvals[0], found)

@@ -32,6 +32,7 @@ from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
 from prdp_hpc.grid.partition import Boundary, Partition
 from prdp_hpc.grid.whole_fields import WholeFields, validate_local
+from prdp_hpc.petsc import PETSc
 
 
 class Grid(GridGeometry):
@@ -138,7 +139,7 @@ class Grid(GridGeometry):
     @classmethod
     def from_dm(
         cls,
-        dm: Any,
+        dm: PETSc.DM,
         boundary: Boundary | Sequence[Boundary] = "dirichlet",
         length: float | Sequence[float] = 1.0,
         group: dist.ProcessGroup | None = None,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply, is_transformed
@@ -15,6 +14,7 @@ from prdp_hpc.distributed.collective import raise_together, share_or_end_job
 from prdp_hpc.distributed.petsc_communicator import communicator_of
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.array_types import RealArray
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.nullspaces import nullspaces_of
 from prdp_hpc.linalg.operator import Operator
@@ -97,13 +97,13 @@ class AssembledOperator(Operator):
 
     def __init__(
         self,
-        matrix: Any,
+        matrix: PETSc.Mat,
         assemble: Assemble,
         vjp: Vjp | None = None,
         *,
         symmetric: bool = False,
         grid: Grid | None = None,
-        coordinates: ArrayLike | None = None,
+        coordinates: RealArray | None = None,
         fields: Fields | None = None,
         preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:

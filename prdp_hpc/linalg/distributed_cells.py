@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.array_types import IntegerArray
 from prdp_hpc.linalg.mesh_checks import check_cells, check_numbers, require_equal
 from prdp_hpc.petsc import PETSc
 
@@ -92,7 +93,7 @@ class DistributedCells:
     """
 
     def __init__(
-        self, cells: ArrayLike, n: int, comm: MPI.Comm | None = None, kind: str | None = None
+        self, cells: IntegerArray, n: int, comm: MPI.Comm | None = None, kind: str | None = None
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
         given, self.kind = np.asarray(cells), kind or _default_kind()
@@ -101,16 +102,16 @@ class DistributedCells:
         require_equal(comm, "numbers of nodes or nodes per cell, or partitioners", agreed)
         self._comm, self._n = comm, int(n)
         own = given.astype(np.int64)
-        first = comm.exscan(len(own)) or 0
+        first = cast("MPI.Intracomm", comm).exscan(len(own)) or 0
         rows = np.column_stack([np.arange(first, first + len(own)), own])
         mine = _exchanged(comm, rows, call_together(comm, lambda: self._owners(own)))
         mine = mine[np.argsort(mine[:, 0])]
         self.cell_numbers, touched = mine[:, 0], mine[:, 1:]
         self.node_numbers = self._owned_nodes(touched)
-        self.first_node = int(comm.exscan(len(self.node_numbers)) or 0)
+        self.first_node = int(cast("MPI.Intracomm", comm).exscan(len(self.node_numbers)) or 0)
         self.cells = self.renumbered(touched)
 
-    def renumbered(self, nodes: ArrayLike) -> Numbers:
+    def renumbered(self, nodes: IntegerArray) -> Numbers:
         """Return the new numbers of nodes, e.g. of those with a Dirichlet condition; collective.
 
         Parameters
@@ -154,7 +155,7 @@ class DistributedCells:
 
     def _neighbours(self, cells: Numbers) -> Any:
         """The matrix of the graph: the entry of two cells is the number of nodes they share."""
-        first = self._comm.exscan(len(cells)) or 0
+        first = cast("MPI.Intracomm", self._comm).exscan(len(cells)) or 0
         rows = np.repeat(np.arange(first, first + len(cells)), cells.shape[1])
         touches = self._counted((len(cells), None), (None, self._n), rows, cells.reshape(-1))
         return touches.matTransposeMult(touches)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from mpi4py import MPI
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.array_types import IntegerArray
 from prdp_hpc.linalg.arrays import Numbers, array_of, as_tensor, has_bad_numbers, on_host
 from prdp_hpc.linalg.element_products import ElementProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
@@ -86,11 +87,11 @@ class ElementOperator(SparseOperator):
 
     def __init__(
         self,
-        cells: ArrayLike,
+        cells: IntegerArray,
         n: int,
         comm: MPI.Comm | None = None,
         *,
-        dirichlet: ArrayLike | None = None,
+        dirichlet: IntegerArray | None = None,
         **options: Any,
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from mpi4py import MPI
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together, raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.distributed.petsc_communicator import communicator_of
+from prdp_hpc.linalg.array_types import IntegerArray, RealArray, WholeMatrix
 from prdp_hpc.linalg.pattern import entries_of
 from prdp_hpc.linalg.petsc_matrices import (
     LocalRows,
@@ -21,6 +21,7 @@ from prdp_hpc.linalg.petsc_matrices import (
     rows_of_petsc,
     validate_petsc_matrix,
 )
+from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -31,7 +32,7 @@ class FromMatrices:
 
     @classmethod
     def from_scipy(
-        cls, matrix: Any, comm: MPI.Comm | None = None, **options: Any
+        cls, matrix: WholeMatrix, comm: MPI.Comm | None = None, **options: Any
     ) -> tuple[SparseOperator, Tensor]:
         """Make the operator of a matrix that is replicated on all ranks, and this rank's values.
 
@@ -78,7 +79,7 @@ class FromMatrices:
         return operator, torch.from_numpy(data[own])
 
     @classmethod
-    def from_petsc(cls, matrix: Any, **options: Any) -> tuple[SparseOperator, Tensor]:
+    def from_petsc(cls, matrix: PETSc.Mat, **options: Any) -> tuple[SparseOperator, Tensor]:
         """Make the operator of an assembled petsc4py `Mat`, and this rank's values.
 
         The rows stay on their ranks. Block size, nullspace, transpose nullspace and near-nullspace
@@ -127,9 +128,9 @@ class FromMatrices:
     @classmethod
     def from_csr(
         cls,
-        indptr: ArrayLike,
-        indices: ArrayLike,
-        data: ArrayLike | Tensor,
+        indptr: IntegerArray,
+        indices: IntegerArray,
+        data: RealArray,
         comm: MPI.Comm | None = None,
         **options: Any,
     ) -> tuple[SparseOperator, Tensor]:

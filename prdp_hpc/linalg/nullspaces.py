@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.array_types import RealArray
 from prdp_hpc.linalg.arrays import (
     Numbers,
     array_of,
@@ -136,8 +136,8 @@ def create_nullspaces(
     comm: MPI.Comm,
     n_local: int,
     constant: bool,
-    right: ArrayLike | None,
-    left: ArrayLike | None,
+    right: RealArray | None,
+    left: RealArray | None,
 ) -> Nullspaces | None:
     """The nullspaces of an operator's arguments, None without any; collective.
 
@@ -194,7 +194,7 @@ def vectors_of(nullspace: Any, n_local: int) -> Array:
 
 
 def create_near_nullspace(
-    comm: MPI.Comm, n_local: int, vectors: ArrayLike | None
+    comm: MPI.Comm, n_local: int, vectors: RealArray | None
 ) -> Nullspace | None:
     """The span of an operator's near-nullspace, None if it was not given; collective.
 
@@ -209,7 +209,7 @@ def create_near_nullspace(
     return Nullspace(comm, _orthonormal(comm, vectors, "near_nullspace"))
 
 
-def _orthonormal(comm: MPI.Comm, vectors: ArrayLike, name: str) -> Array:
+def _orthonormal(comm: MPI.Comm, vectors: RealArray, name: str) -> Array:
     """An orthonormal basis `(k, n_local)` of the span of `(k, n_local)` or `(n_local,)`;
     collective.
     """
@@ -256,7 +256,7 @@ def _length(comm: MPI.Comm, vector: Array) -> float:
 
 
 def _validate_nullspaces(
-    n_local: int, constant: bool, right: ArrayLike | None, left: ArrayLike | None
+    n_local: int, constant: bool, right: RealArray | None, left: RealArray | None
 ) -> ValueError | None:
     if right is not None and constant:
         return InputError(
@@ -273,7 +273,7 @@ def _validate_nullspaces(
     )
 
 
-def _validate_vectors(n_local: int, vectors: ArrayLike | None, name: str) -> ValueError | None:
+def _validate_vectors(n_local: int, vectors: RealArray | None, name: str) -> ValueError | None:
     if vectors is None:
         return None
     array = array_of(vectors)

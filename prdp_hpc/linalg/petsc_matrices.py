@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.nullspaces import vectors_of
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
@@ -98,7 +99,7 @@ def attached_to(matrix: Any) -> dict[str, Any]:
 
 
 def rows_of_csr(
-    comm: MPI.Comm, indptr: ArrayLike, indices: ArrayLike, data: ArrayLike | Tensor
+    comm: MPI.Comm, indptr: IntegerArray, indices: IntegerArray, data: RealArray
 ) -> LocalRows:
     """The entries of this rank's rows, which follow those of the rank before; collective.
 
@@ -107,7 +108,7 @@ def rows_of_csr(
     first, cols = np.asarray(indptr), np.asarray(indices)
     numbers = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
     n_local = max(first.size - 1, 0)
-    start = private(comm).agreement.scan(n_local) - n_local
+    start = cast("MPI.Intracomm", private(comm).agreement).scan(n_local) - n_local
     whole = first.ndim == 1 and first.size > 0 and first.dtype.kind in "iu"
     if not whole or first[0] != 0 or (np.diff(first) < 0).any() or first[-1] != cols.size:
         raise InputError(

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import ArrayLike
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.memory import Memory
 from prdp_hpc.linalg.nullspaces import Nullspace, create_near_nullspace
 from prdp_hpc.linalg.torch_petsc import Array
 from prdp_hpc.petsc import PETSc
 
-Fields = Mapping[str, ArrayLike]
+Fields = Mapping[str, IntegerArray]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class PreconditionerData:
 def create_preconditioner_data(
     comm: MPI.Comm,
     matrix: Any,
-    near_nullspace: ArrayLike | None = None,
-    coordinates: ArrayLike | None = None,
+    near_nullspace: RealArray | None = None,
+    coordinates: RealArray | None = None,
     fields: Fields | None = None,
 ) -> PreconditionerData:
     """The data of an operator's arguments, checked and attached to its matrix; collective.
@@ -94,12 +94,12 @@ def create_preconditioner_data(
     return data
 
 
-def _index_set(comm: MPI.Comm, rows: ArrayLike) -> Any:
+def _index_set(comm: MPI.Comm, rows: IntegerArray) -> Any:
     return PETSc.IS().createGeneral(np.sort(np.asarray(rows)).astype(PETSc.IntType), comm=comm)
 
 
 def _validate_coordinates(
-    coordinates: ArrayLike | None, n_local: int, block_size: int, besides: bool
+    coordinates: RealArray | None, n_local: int, block_size: int, besides: bool
 ) -> InputError | None:
     if coordinates is None:
         return None

@@ -28,6 +28,7 @@ from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
 from prdp_hpc.linalg.solver_levels import register
+from prdp_hpc.petsc import PETSc
 
 Differentiation = Literal["implicit", "unrolled"]
 DIFFERENTIATIONS: tuple[Differentiation, ...] = get_args(Differentiation)
@@ -173,7 +174,7 @@ class Solver(InitialGuesses):
     @classmethod
     def from_ksp(
         cls,
-        ksp: Any,
+        ksp: PETSc.KSP,
         refinement: Refinement | int | float | None = None,
         adjoint: Refinement | int | float | None = None,
         lag_preconditioner: Lag = None,

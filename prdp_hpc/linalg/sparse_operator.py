@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from mpi4py import MPI
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.bilinear import BilinearProducts
@@ -115,8 +115,8 @@ class SparseOperator(FromMatrices, Operator):
 
     def __init__(
         self,
-        rows: ArrayLike,
-        cols: ArrayLike,
+        rows: IntegerArray,
+        cols: IntegerArray,
         shape: tuple[int, int],
         comm: MPI.Comm | None = None,
         *,
@@ -124,11 +124,11 @@ class SparseOperator(FromMatrices, Operator):
         grid: Grid | None = None,
         n_local: int | None = None,
         constant_nullspace: bool = False,
-        nullspace: ArrayLike | None = None,
-        left_nullspace: ArrayLike | None = None,
+        nullspace: RealArray | None = None,
+        left_nullspace: RealArray | None = None,
         block_size: int = 1,
-        near_nullspace: ArrayLike | None = None,
-        coordinates: ArrayLike | None = None,
+        near_nullspace: RealArray | None = None,
+        coordinates: RealArray | None = None,
         fields: Fields | None = None,
         preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:

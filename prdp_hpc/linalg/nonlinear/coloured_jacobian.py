@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
 from mpi4py import MPI
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.linalg.array_types import IntegerArray
 from prdp_hpc.linalg.ghosts import GhostedIndex
 from prdp_hpc.linalg.nonlinear.colouring import lattice_colours, pattern_colours
 from prdp_hpc.linalg.nonlinear.jacobians import (
@@ -95,17 +96,17 @@ class ColouredJacobian(Jacobian):
 
     def __init__(
         self,
-        rows: ArrayLike,
-        cols: ArrayLike,
+        rows: IntegerArray,
+        cols: IntegerArray,
         n_local: int,
         comm: MPI.Comm | None = None,
         *,
         symmetric: bool = False,
-        colours: ArrayLike | None = None,
+        colours: IntegerArray | None = None,
         **options: Any,
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
-        end = private(comm).agreement.scan(n_local)
+        end = cast("MPI.Intracomm", private(comm).agreement).scan(n_local)
         start, size = end - n_local, private(comm).agreement.allreduce(n_local)
         own_rows, own_cols = (np.asarray(index).reshape(-1) for index in (rows, cols))
         raise_together(comm, _validate_rows(own_rows, own_cols, start, end))
@@ -236,7 +237,7 @@ def _unique(rows: Indices, cols: Indices, size: int) -> tuple[Indices, Indices]:
 def _stencil_pattern(grid: Grid, channels: int, width: int, box: bool) -> tuple[Indices, Indices]:
     """Rows and columns of this rank's entries; collective."""
     n, comm = channels * grid.n_local, private(grid.comm).agreement
-    start = comm.scan(n) - n
+    start = cast("MPI.Intracomm", comm).scan(n) - n
     own = torch.arange(start, start + n).view(channels, *grid.local_shape)
     # Beyond a boundary the halo is 0.
     padded = grid.halo((own + 1).to(torch.float64), width).to(torch.int64).numpy() - 1

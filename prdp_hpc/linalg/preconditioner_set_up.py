@@ -237,7 +237,6 @@ class PreconditionerSetUp(ResidualChecks):
             self._check_promises()
             self._check_rows(direction)
             self._drop_failed_factors()
-            self._forget_inverse_blocks()
             self._set_up_ksp(ksp)
             if self._needs_second_set_up:
                 self._needs_second_set_up = False
@@ -262,13 +261,6 @@ class PreconditionerSetUp(ResidualChecks):
         preconditioner = self._pair.preconditioner
         if anywhere(self._comm, bool(preconditioner.getFailedReason())):
             preconditioner.reset()
-
-    def _forget_inverse_blocks(self) -> None:
-        """Make the matrix of a preconditioner forget the inverses of its diagonal blocks, which it
-        keeps for new values (3.26); only an assembly does so.
-        """
-        if self.pc_name == PETSc.PC.Type.PBJACOBI:
-            self._pair.pmat.assemble()
 
     def _set_up_ksp(self, ksp: Any) -> None:
         # For both: before PETSc 3.26 Chebyshev's method keeps its bounds of the spectrum otherwise.

@@ -32,6 +32,10 @@ _OWNED = {
     "pc='jacobi'",
 }
 _NO_NORM = "without a norm no rtol is reached; a level with max_it only computes no norm"
+_KEPT_BLOCKS = (
+    "inside of another preconditioner it would keep the blocks of the first values for all later "
+    "ones: use 'jacobi', 'sor' or 'bjacobi' there"
+)
 WEAK_CONNECTION = 0.003
 """GAMG drops entries with `|a_ij| / √(a_ii a_jj)` below this from the graph that it coarsens."""
 _numbers = itertools.count()
@@ -63,6 +67,8 @@ def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
         pointer = _OWNED.get(bare(key))
         if bare(key) == "ksp_norm_type" and str(value).lower() == "none":
             pointer = _NO_NORM
+        if bare(key).endswith("_pc_type") and str(value) == "pbjacobi":
+            pointer = _KEPT_BLOCKS
         if pointer is not None:
             name = f"petsc_options: {key!r}" if prefix is None else f"the option -{prefix}{key}"
             raise InputError(f"{name} cannot be set in a Solver: {pointer}")

@@ -264,8 +264,14 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _set_up_ksp(self, ksp: Any) -> None:
         # For both: before PETSc 3.26 Chebyshev's method keeps its bounds of the spectrum otherwise.
+        pmat, is_copied = self._pair.pmat, self.pc_name == PETSc.PC.Type.PBJACOBI
+        if is_copied:
+            # A matrix keeps the inverses of its first diagonal blocks for all later values (3.26).
+            pmat = pmat.duplicate(copy=True)
         for one in (self._pair.forward.ksp, self._pair.adjoint.ksp):
-            one.setOperators(self._matrix, self._pair.pmat)
+            one.setOperators(self._matrix, pmat)
+        if is_copied:
+            pmat.destroy()  # the KSPs hold it; without this it is freed at the next clean-up
         if self._pair.is_one_ksp:
             set_up(ksp, self._used_operator())
         else:

@@ -6,7 +6,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc import SolveError, Solver, SparseOperator, solve
-from prdp_hpc.errors import PrdpError
+from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.petsc import PETSc
 
 GMRES = ("gmres", "pgmres", "fgmres", "lgmres", "dgmres")
@@ -150,7 +150,7 @@ def test_a_preconditioner_does_not_depend_on_the_values_before():
     first = np.array([[4.0, 1.0, 0.5], [1.0, 5.0, 1.5], [0.5, 1.5, 6.0]])
     before = torch.from_numpy((first + np.diag([5.0, -3.0, 24.0])).ravel())
     values, b = torch.from_numpy(first.ravel()), torch.tensor([1.0, 2.0, 3.0]).double()
-    names = ("jacobi", "bjacobi", "asm", "gasm", "ilu", "icc", "sor", "lu")
+    names = ("jacobi", "pbjacobi", "bjacobi", "asm", "gasm", "ilu", "icc", "sor", "lu")
     for pc in (*names, "cholesky", "gamg", "redundant", "svd", "qr", "kaczmarz", "cp", "telescope"):
         solver, operator = Solver("gmres", pc, 1), dense_operator(first)
         try:
@@ -161,3 +161,27 @@ def test_a_preconditioner_does_not_depend_on_the_values_before():
             assert pc not in names
             continue
         torch.testing.assert_close(again, x, rtol=1e-12, atol=0.0, msg=pc)
+
+
+@pytest.mark.parametrize("block", [2, 3])
+def test_blocks_are_those_of_the_values_in_both_directions(block):
+    """PETSc keeps the inverses of the first blocks with the matrix."""
+    A = np.random.default_rng(block).normal(size=(6, 6)) + 9.0 * np.eye(6)
+    reused, b = dense_operator(A, block_size=block), np.arange(1.0, 7.0)
+    solver = Solver("richardson", "pbjacobi", 1)
+    for scale in (1.0, 3.0, -2.0):
+        matrix = scale * A + np.diag(np.arange(6.0))
+        found = answer(reused, matrix, b, solver)
+        wanted = answer(dense_operator(A, block_size=block), matrix, b, solver)
+        torch.testing.assert_close(found, wanted, rtol=1e-14, atol=0.0)
+        inverses = [np.linalg.inv(matrix[i : i + block, i : i + block]) for i in range(0, 6, block)]
+        x = np.concatenate(
+            [one @ part for one, part in zip(inverses, np.split(b, 6 // block), strict=True)]
+        )
+        torch.testing.assert_close(found[0], torch.from_numpy(x), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("key", ["sub_pc_type", "mg_levels_pc_type", "-adjoint_sub_pc_type"])
+def test_blocks_inside_of_another_preconditioner_are_refused(key):
+    with pytest.raises(InputError, match=r"keep the blocks of the first values"):
+        Solver("gmres", "bjacobi", 1e-8, petsc_options={key: "pbjacobi"})

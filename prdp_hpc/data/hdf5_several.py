@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,8 +44,9 @@ def open_files(
 
 
 def _files(path: Path) -> list[Path]:
-    is_pattern = any(letter in path.name for letter in "*?[") and not path.exists()
-    return files_of(path, SUFFIXES) if is_pattern or path.is_dir() else [path]
+    # Those of `os.path` are false where a path cannot be looked at, which is an error when opened.
+    is_pattern = any(letter in path.name for letter in "*?[") and not os.path.exists(path)
+    return files_of(path, SUFFIXES) if is_pattern or os.path.isdir(path) else [path]
 
 
 def _own(file: Path, groups: Sequence[str]) -> Sequence[str]:

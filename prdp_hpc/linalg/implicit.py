@@ -130,20 +130,21 @@ def solve(
     call.recollection = recollection
     right = call.working(b)
     start = None if guess is None else call.working(guess.detach())
-    shape: tuple[int, ...] = right.shape
-    if is_batch(values) and isinstance(operator, SparseOperator):
+    is_many = is_batch(values) and isinstance(operator, SparseOperator)
+    if is_many:
         # Not −1 for R: a rank may have no rows.
         shape = (len(values), len(b) // len(values), b.shape[-1])
-    start = None if start is None else start.reshape(shape)
+        right = right.reshape(shape)
+        start = None if start is None else start.reshape(shape)
     try:
-        x = apply(_Solve, values, right.reshape(shape), start, call)
+        x = apply(_Solve, values, right, start, call)
     except errors.SolveError:
         if _are_transformed(values, b) or not is_extreme(operator, values, solver):
             raise
     else:
         is_usual = has_usual_size(call) or _are_transformed(values, b)
         if is_usual or not is_extreme(operator, values, solver):
-            return like(x.reshape(b.shape), b)
+            return like(x.reshape(b.shape) if is_many else x, b)
     return with_ordinary_values(solve, operator, values, b, solver, guess)
 
 

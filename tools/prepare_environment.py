@@ -73,7 +73,7 @@ def install_petsc() -> None:
 def reason_against_binary() -> str:
     """Install the binaries; why they could not be installed or loaded, empty if they work."""
     try:
-        say(f"PETSc and MPI are binaries from PyPI, since they fit {_machine()}{_but()}")
+        say(f"PETSc and MPI are binaries from PyPI, since they fit {_machine()}{_what_is_built()}")
         with Step("installing PETSc and MPI"):
             install_binary()
     except SetupError as error:
@@ -83,7 +83,7 @@ def reason_against_binary() -> str:
     return ""
 
 
-def _but() -> str:
+def _what_is_built() -> str:
     return "" if are_bindings_included() else "; petsc4py is built for them"
 
 

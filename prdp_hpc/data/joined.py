@@ -227,8 +227,8 @@ class JoinedTrajectories:
         return number, int(sample) - begins[number]
 
     def _opened(self, number: int) -> WindowedDataset:
-        """A data set, which is about to be read; that of the longest ago is closed if more are open
-        than may be.
+        """A data set, which is about to be read; if too many are open, the least recently used one
+        is closed.
         """
         with self._lock:
             self._open[number] = None
@@ -250,12 +250,12 @@ class JoinedTrajectories:
         rows: dict[int, list[int]] = {}
         own: dict[int, list[tuple[int, int]]] = {}
         for row, (sample, state) in enumerate(places):
-            number, mine = self._place(group, sample)
+            number, index = self._place(group, sample)
             rows.setdefault(number, []).append(row)
-            own.setdefault(number, []).append((mine, state))
+            own.setdefault(number, []).append((index, state))
         found: dict[int, NDArray[Any]] = {}
-        for number, mine_all in own.items():
-            array = read(self._opened(number), mine_all)
+        for number, own_places in own.items():
+            array = read(self._opened(number), own_places)
             if array is None:
                 return None
             found[number] = array

@@ -293,9 +293,7 @@ class TrajectoryFile:
         try:
             _, found = self._array_for(group, places, length, part)
             plain = self._plain[group]
-            if not found.size or plain is None:
-                return None
-            if not plain.read(found, places, part, NOT_WAITING):
+            if not found.size or plain is None or not plain.read(found, places, part, NOT_WAITING):
                 return None
         except (OSError, DataError):  # `read_windows` waits, or finds the reason
             return None

@@ -49,11 +49,6 @@ class PartTimer:
             self._charge()
             self._open.pop()
 
-    def close(self, depth: int) -> None:
-        """Close the parts that were opened last, except this number of them."""
-        self._charge()
-        del self._open[depth:]
-
     def _charge(self) -> None:
         if self.synchronise is not None:
             self.synchronise()
@@ -68,7 +63,7 @@ class _Part:
     """A block whose time a `PartTimer` counts.
 
     A class, because each small solve enters several blocks, and a generator takes longer; for the
-    same reason `begin` and `close` are written out.
+    same reason `PartTimer.begin` is written out.
     """
 
     __slots__ = ("_attribute", "_depth", "_owner", "_timer")

@@ -207,8 +207,8 @@ def test_the_gradient_near_a_breakdown():
     x = solve(operator, values, b, unrolled("bcgs", "jacobi", 2))
     assert x.detach().norm() > 1e3 * b.detach().norm()
     (found,) = torch.autograd.grad((x * weights).sum(), b)
-    step = 1e-30j * towards
-    stepped = (two_steps_of_bicgstab(matrix, (b.detach() + step)[0]) * weights[0]).sum()
+    right = (b.detach() + 1e-30j * towards)[0]
+    stepped = (two_steps_of_bicgstab(matrix, right) * weights[0]).sum()
     torch.testing.assert_close((found * towards).sum(), stepped.imag / 1e-30, rtol=1e-4, atol=0.0)
 
 
@@ -216,12 +216,10 @@ def two_steps_of_bicgstab(matrix, b):
     """Two iterations of BiCGStab with Jacobi's preconditioner from zero."""
     product = (matrix / matrix.diagonal()[:, None]).to(b.dtype)
     x, r = torch.zeros_like(b), b / matrix.diagonal()
-    shadow, p = r, r
+    shadow = p = r
     for _ in range(2):
-        v = product @ p
-        alpha = (shadow @ r) / (shadow @ v)
-        s = r - alpha * v
-        t = product @ s
+        alpha = (shadow @ r) / (shadow @ (v := product @ p))
+        t = product @ (s := r - alpha * v)
         omega = (t @ s) / (t @ t)
         x = x + alpha * p + omega * s
         after = s - omega * t

@@ -25,8 +25,7 @@ WORLD = MPI.COMM_WORLD
 RESNET = {"kind": "resnet", "channels": 3, "blocks": 1}
 GMRES = {"ksp": "gmres", "pc": "jacobi"}
 TOLERANCES = {"ladder": {"kind": "tolerances", "start": 0.1, "stop": 1e-6}}
-FIRST = "first"
-"""Stands for the folder of a run that ended before."""
+FIRST = "first"  # stands for the folder of a run that ended before
 DROPOUT = """
 from torch import nn
 
@@ -133,10 +132,7 @@ CASES = {
     },
     "adjoint factor": {"refinement": {"adjoint_factor": 0.5}},
     "explicit ladder": {"refinement": {"ladder": {"kind": "levels", "levels": [1, 2, 5]}}},
-    "coarse tolerances": {
-        "solver": GMRES,
-        "refinement": {"ladder": {"kind": "tolerances", "start": 0.1, "factor": 0.3, "stop": 1e-3}},
-    },
+    "factor": {"solver": GMRES, "refinement": {"ladder": TOLERANCES["ladder"] | {"factor": 0.3}}},
     "thresholds": {"refinement": {"step_threshold": 0.5, "stop_threshold": 0.99}},
     "noise": {"refinement": {"schedule": "gradient", "theta_noise": 0.5, "probe_share": 0.5}},
     "fixed level": {"refinement": {"schedule": "constant", "level": 2}},
@@ -319,8 +315,8 @@ SECTIONS = {
     "emulator": EmulatorSection,
     "parallel": ParallelSection,
 }
+# All cases vary these, or they determine which data are read and not how a run continues.
 ELSEWHERE = {"data.file", "data.format", "parallel.grid_ranks"}
-"""Keys that all cases vary, or that determine which data are read and not how a run continues."""
 
 
 def test_the_table_has_every_key_of_the_recipe(tmp_path):

@@ -33,14 +33,10 @@ class PartTimer:
         """Count the time of a block; also closes parts that are still open inside."""
         return _Part(self, owner, name)
 
-    def begin(self, owner: object, name: str) -> int:
-        """Open a part where a `with` block is not possible, e.g. inside a backward pass; returns
-        the number of parts that were open before.
-        """
-        depth = len(self._open)
+    def begin(self, owner: object, name: str) -> None:
+        """Open a part where a `with` block is not possible, e.g. inside a backward pass."""
         self._charge()
         self._open.append((owner, f"{name}_seconds"))
-        return depth
 
     def end(self, owner: object, name: str) -> None:
         """Close this part if it is the one that was opened last."""

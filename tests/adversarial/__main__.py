@@ -32,6 +32,12 @@ ROOT = Path(__file__).parents[2]
 BATCH = 2000
 SILENT_SECONDS = 100.0
 """A case takes milliseconds; a rank that takes this long waits for a message that never arrives."""
+LOOP_SECONDS = 15.0
+"""The processor time of a loop that does not end; less than the time of ranks that wait, because it
+does not depend on what else the machine does.
+"""
+TRIES = 30
+"""Simpler cases that are tried for a case that ends its process, each in a process of its own."""
 
 
 def main() -> int:
@@ -126,7 +132,7 @@ class Search:
             return
         self._leave_out(case)
         if self._ends(case, "package"):
-            smaller = simplified(case, lambda one: self._ends(one, "package"), most=200)
+            smaller = simplified(case, lambda one: self._ends(one, "package"), most=TRIES)
             self._tell(what, output, script(smaller))
         else:
             self.unclear[f"the reference ends its process: {case.pc}"] += 1
@@ -160,13 +166,17 @@ class Search:
         took too long.
         """
         current = self._folder / "case.pickle"
-        started, ended = time.time(), 0
+        began, ended = time.time(), 0
+        since, used = began, 0.0
         try:
             while not ended:
                 time.sleep(0.01)
                 ended, status = os.waitpid(pid, os.WNOHANG)
-                since = max(started, current.stat().st_mtime if current.exists() else 0.0)
-                if not ended and time.time() - since > SILENT_SECONDS:
+                last = max(began, current.stat().st_mtime if current.exists() else 0.0)
+                if last > since:
+                    since, used = last, _processor_seconds(pid)
+                is_looping = not ended and _processor_seconds(pid) - used > LOOP_SECONDS
+                if is_looping or (not ended and time.time() - since > SILENT_SECONDS):
                     return None
             return os.waitstatus_to_exitcode(status)
         finally:
@@ -177,6 +187,15 @@ class Search:
                 time.sleep(1.0)
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has taken so far: one rank, or the process that started several."""
+    with suppress(OSError):
+        # The name before the last bracket may have spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _forked(words: list[str], output: Any) -> int:

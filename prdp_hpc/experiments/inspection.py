@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -83,7 +83,8 @@ class PhysicsResidual:
     ----------
     channels : names of the channels.
     states : for each state its place, and the residual per channel; NaN where nothing changes.
-    residual : root mean square of all residuals.
+    residual : root mean square of the residuals of the first group.
+    others : the same of each other group, of which one trajectory is compared.
     changes : the changes that were tried with their residuals, the smallest first.
     compared : the residual without a change on the states on which the changes were tried.
     """
@@ -91,8 +92,15 @@ class PhysicsResidual:
     channels: tuple[str, ...]
     states: tuple[tuple[Place, tuple[float, ...]], ...]
     residual: float
+    others: Mapping[str, float] = field(default_factory=dict)
     changes: tuple[tuple[Change, float], ...] = ()
     compared: float = math.nan
+
+    @property
+    def unlike(self) -> dict[str, float]:
+        """The other groups with a much larger residual than the first one, and their residuals."""
+        limit = max(FITS, self.residual / MUCH_SMALLER)
+        return {group: one for group, one in self.others.items() if one > limit}
 
     @property
     def better(self) -> tuple[Change, float] | None:
@@ -137,18 +145,26 @@ class PhysicsResidual:
 
 def places(data: Any, samples: int) -> list[Place]:
     """The states that are inspected: the first, the middle and the last one with a next state, of
-    `samples` trajectories of the first group; of all for 0.
+    `samples` trajectories of each group; of all for 0.
     """
-    group = getattr(data, "groups", GROUPS)[0]
-    chosen = _spread(range(data.count(group)), samples)
     states = sorted({0, (data.steps - 1) // 2, data.steps - 1})
-    return [Place(group, sample, state) for sample in chosen for state in states]
+    return [
+        Place(group, sample, state)
+        for group in getattr(data, "groups", GROUPS)
+        for sample in _spread(range(data.count(group)), samples)
+        for state in states
+    ]
 
 
 def few(where: Sequence[Place]) -> list[Place]:
-    """Those of a first, a middle and a last trajectory."""
-    kept = _spread(sorted({place.sample for place in where}), MOST_CHECKED)
-    return [place for place in where if place.sample in kept]
+    """Those of a first, a middle and a last trajectory of the first group, and of the first one of
+    each other group.
+    """
+    kept: set[tuple[str, int]] = set()
+    for group in dict.fromkeys(place.group for place in where):
+        samples = sorted({place.sample for place in where if place.group == group})
+        kept |= {(group, sample) for sample in _spread(samples, 1 if kept else MOST_CHECKED)}
+    return [place for place in where if (place.group, place.sample) in kept]
 
 
 def _spread(numbers: Sequence[int], count: int) -> list[int]:
@@ -211,10 +227,12 @@ class _Comparison:
         channels = tuple(stepper.channels)
         if len(found[0][1]) != len(channels):
             channels = tuple(f"{channels[0]}_{i}" for i in range(len(found[0][1])))
-        whole = PhysicsResidual(channels, tuple(found), _mean(one for _, one in found))
+        first, others = _by_group(found)
+        means = {group: _mean(residuals) for group, residuals in others.items()}
+        whole = PhysicsResidual(channels, tuple(found), _mean(one for _, one in first), means)
         if math.isnan(whole.residual) or whole.residual < FITS:
             return whole
-        changing = [(place, one) for place, one in found if not all(map(math.isnan, one))]
+        changing = [(place, one) for place, one in first if not all(map(math.isnan, one))]
         checked = changing[:: max(1, len(changing) // MOST_CHECKED)][:MOST_CHECKED]
         before = _mean(one for _, one in checked)
         return replace(whole, changes=self.tried(stepper, [p for p, _ in checked]), compared=before)
@@ -350,6 +368,17 @@ def states_reader(data: Any) -> Callable[..., NDArray[Any]]:
     if own is not None:
         return own  # type: ignore[no-any-return]
     return lambda group, sample, states, part: data.read(group, [sample], part)[0][states]
+
+
+def _by_group(
+    found: Sequence[tuple[Place, tuple[float, ...]]],
+) -> tuple[list[tuple[Place, tuple[float, ...]]], dict[str, list[tuple[float, ...]]]]:
+    """The places and residuals of the first group, and the residuals of the others."""
+    first = [one for one in found if one[0].group == found[0][0].group]
+    others: dict[str, list[tuple[float, ...]]] = {}
+    for place, residuals in found[len(first) :]:
+        others.setdefault(place.group, []).append(residuals)
+    return first, others
 
 
 def _much_smaller(

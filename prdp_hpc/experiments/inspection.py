@@ -84,17 +84,17 @@ class PhysicsResidual:
     channels : names of the channels.
     states : for each state its place, and the residual per channel; NaN where nothing changes.
     residual : root mean square of the residuals of the first group.
-    others : the same of each other group, of which one trajectory is compared.
     changes : the changes that were tried with their residuals, the smallest first.
     compared : the residual without a change on the states on which the changes were tried.
+    others : the residual of each other group, of which one trajectory is compared.
     """
 
     channels: tuple[str, ...]
     states: tuple[tuple[Place, tuple[float, ...]], ...]
     residual: float
-    others: Mapping[str, float] = field(default_factory=dict)
     changes: tuple[tuple[Change, float], ...] = ()
     compared: float = math.nan
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def unlike(self) -> dict[str, float]:
@@ -229,7 +229,8 @@ class _Comparison:
             channels = tuple(f"{channels[0]}_{i}" for i in range(len(found[0][1])))
         first, others = _by_group(found)
         means = {group: _mean(residuals) for group, residuals in others.items()}
-        whole = PhysicsResidual(channels, tuple(found), _mean(one for _, one in first), means)
+        mean = _mean(one for _, one in first)
+        whole = PhysicsResidual(channels, tuple(found), mean, others=means)
         if math.isnan(whole.residual) or whole.residual < FITS:
             return whole
         changing = [(place, one) for place, one in first if not all(map(math.isnan, one))]

@@ -184,8 +184,8 @@ class Counting:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_nothing_is_read_before_it_is_needed(waits, mesh, tmp_path, monkeypatch):
-    """Of a training file with many trajectories, the samples of the steps that are done and of three
-    more batches are read, in the order of the epoch.
+    """Of a training file with many trajectories, the samples of the steps that are done and of
+    three more batches are read, in the order of the epoch.
     """
     states = np.random.default_rng(0).standard_normal((300, 6, 1, 8))
     with h5py.File(tmp_path / "many.h5", "w") as file:

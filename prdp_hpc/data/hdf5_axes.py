@@ -62,16 +62,20 @@ def check_axes(
             f"{path}: its grid has the points {own} (attribute grid_shape), but grid.shape is "
             f"{tuple(shape)}: give grid.shape={list(own)}, or other data"
         )
-    named = attributes.get("axes")
-    names = [one.strip() for one in named.split(",")] if isinstance(named, str) else []
-    known = len(names) == len(stored) and set(names[2:]) <= {"channel", *"xyz"}
-    read = axis_names(len(stored), len(shape))
-    if known and names[2:] != read[2:]:
+    names, read = named_axes(stored, attributes), axis_names(len(stored), len(shape))
+    if names and ("channel" in names) != ("channel" in read):
         raise DataError(
             f"{path}: its axes are {', '.join(names)} (attribute axes), but with grid.shape="
-            f"{list(shape)} they are read as {', '.join(read)}: give another grid.shape, or store "
-            "the trajectories with x as their last axis"
+            f"{list(shape)} they are read as {', '.join(read)}: give another grid.shape"
         )
+
+
+def named_axes(stored: Sequence[int], attributes: Mapping[str, Any]) -> list[str]:
+    """The names of all axes in the attribute `axes`; empty if it has none or others."""
+    text = attributes.get("axes")
+    names = [one.strip() for one in text.split(",")] if isinstance(text, str) else []
+    known = len(names) == len(stored) and set(names[2:]) <= {"channel", *"xyz"}
+    return ["sample", "state", *names[2:]] if known else []
 
 
 def axis_names(ndim: int, dim: int) -> list[str]:
@@ -101,7 +105,14 @@ def axes_read(stored: Sequence[int], shape: Sequence[int], attributes: Mapping[s
 def unlikely_axes(
     stored: Sequence[int], shape: Sequence[int], attributes: Mapping[str, Any]
 ) -> str:
-    """What `axes_read` says, if the other way is more likely; empty otherwise."""
+    """What `axes_read` says if the other way is more likely, or that the file names the axes of the
+    grid in another order; empty otherwise.
+    """
+    names, read = named_axes(stored, attributes), axis_names(len(stored), len(shape))
+    if names and names != read:
+        return (
+            f"its axes are {', '.join(names)} (attribute axes), but are read as {', '.join(read)}"
+        )
     if likely_shape(stored) == tuple(shape):
         return ""
     return axes_read(stored, shape, attributes)

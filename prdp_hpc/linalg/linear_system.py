@@ -33,7 +33,7 @@ from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.reductions import longer_rows, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
+from prdp_hpc.linalg.scaling import ORDINARY, ORDINARY_OF, exponents_of, scaled_guess
 from prdp_hpc.linalg.torch_petsc import call_on_arrays
 from prdp_hpc.petsc import PETSc
 
@@ -188,7 +188,8 @@ class LinearSystem(PreconditionerSetUp):
             self._apply_level(own)
         with self._report.part(direction, "solve"):
             is_scaled = self._is_to_be_scaled(own)
-            exponents = exponents_of(self._comm, b, squares=squares) if is_scaled else None
+            ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+            exponents = exponents_of(self._comm, b, ordinary, squares) if is_scaled else None
             if exponents is None:
                 return self._solve_in_range(own, b, x, guess, is_guarded)
             if guess is not None:

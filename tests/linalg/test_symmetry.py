@@ -1,5 +1,7 @@
 """Property: methods for A = Aᵀ accept symmetric values only, for any scaling of the values."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,12 @@ from mpi4py import MPI
 from systems import dominant, sparse
 
 from prdp_hpc import FunctionOperator, Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.method_types import SYMMETRIC_KSPS, SYMMETRIC_PCS
+from prdp_hpc.petsc import PETSc
 
 WORLD = MPI.COMM_WORLD
+NUMBERS = count()
 N = 12
 ONES = torch.ones(N, dtype=torch.float64)
 LEVELS = [1e-10, 40]
@@ -47,6 +52,58 @@ def test_factorisations_of_one_triangle_refuse_others(ksp, pc, level):
         pytest.skip("icc is applied once, and refused for 5 iterations already")
     with pytest.raises(ValueError, match=rf"pc='{pc}' relies on A = Aᵀ"):
         solve(operator, values, ONES, Solver(ksp, pc, level))
+
+
+NESTED = [
+    *((pc, {"sub_pc_type": "icc"}) for pc in ("bjacobi", "asm", "gasm")),
+    ("bjacobi", {"sub_pc_type": "cholesky", "sub_pc_factor_shift_type": "positive_definite"}),
+    ("ksp", {"ksp_pc_type": "icc", "ksp_ksp_type": "gmres"}),
+    ("redundant", {"redundant_pc_type": "icc"}),
+    ("telescope", {"telescope_pc_type": "icc"}),
+    ("composite", {"pc_composite_pcs": "icc,jacobi"}),
+    ("gamg", {"mg_levels_pc_type": "icc", "pc_gamg_coarse_eq_limit": 1}),
+    ("fieldsplit", {"fieldsplit_u_pc_type": "icc"}),
+]
+ROTATED = torch.tensor([[1.34, 0.904], [-0.3, 0.2916]], dtype=torch.float64)
+"""PETSc repeats its incomplete Cholesky factorisation for ever."""
+
+
+@pytest.mark.parametrize(("pc", "options"), NESTED, ids=lambda one: str(one))
+def test_factorisations_inside_of_other_preconditioners_refuse_others(pc, options):
+    fields = {"fields": {"u": [0, 1], "p": [2, 3]}} if pc == "fieldsplit" else {}
+    operator, values = sparse(torch.block_diag(ROTATED, ROTATED), **fields)
+    solvers = [Solver("gmres", pc, 1e-10, petsc_options=options)]
+    if not fields:
+        solvers.append(Solver.from_ksp(_ksp(pc, options), refinement=1e-10))
+    for solver in solvers:
+        with pytest.raises(InputError, match=r"(icc|cholesky).* relies on A = Aᵀ"):
+            solve(operator, values, ONES[:4], solver)
+
+
+def _ksp(pc, options):
+    ksp, prefix = PETSc.KSP().create(WORLD), f"nested{next(NUMBERS)}_"
+    ksp.setOptionsPrefix(prefix)
+    for key, value in {"ksp_type": "gmres", "pc_type": pc, **options}.items():
+        PETSc.Options().setValue(prefix + key, value)
+    ksp.setFromOptions()
+    return ksp
+
+
+@pytest.mark.parametrize(
+    ("pc", "options"),
+    [
+        ("lu", {"pc_factor_shift_type": "positive_definite"}),
+        ("redundant", {"redundant_pc_factor_shift_type": "POSITIVE_DEFINITE"}),
+        ("bjacobi", {"sub_pc_type": "lu", "sub_pc_factor_shift_type": "positive_definite"}),
+    ],
+)
+def test_shifts_with_which_a_factorisation_ends_the_program_are_refused(pc, options):
+    operator, values = sparse(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64))
+    with pytest.raises(InputError, match=r"positive_definite.*use 'nonzero'"):
+        solve(operator, values, ONES[:2], Solver("gmres", pc, 1e-10, petsc_options=options))
+    right = {**options, next(k for k in options if "shift" in k): "nonzero"}
+    x = solve(operator, values, ONES[:2], Solver("gmres", pc, 1e-10, petsc_options=right))
+    torch.testing.assert_close(x, ONES[:2] / 3.0)
 
 
 def test_the_promise_is_checked_with_every_load_and_in_a_batch():

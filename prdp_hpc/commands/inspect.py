@@ -176,7 +176,12 @@ def _keys(found: Inspection, change: Change) -> str:
         keys.append(_axes_key(found, change))
     if change.channels:
         names = list(getattr(found.data, "channels", ())) or list(range(len(change.channels)))
-        keys.append(f"data.format.channels=[{', '.join(str(names[i]) for i in change.channels)}]")
+        order = ", ".join(str(names[i]) for i in change.channels)
+        # Only the formats of other programs have a key for it.
+        has_key = hasattr(found.data, "all_channels")
+        keys.append(
+            f"data.format.channels=[{order}]" if has_key else f"a file with the channels {order}"
+        )
     if change.key:
         value = getattr(found.config.physics, change.key) * change.factor
         keys.append(f"physics.{change.key}={value:.8g}")

@@ -233,6 +233,22 @@ def test_numbers_that_are_wrong_by_any_factor_and_those_that_the_data_hardly_det
     assert "The data hardly determine viscosity" in capsys.readouterr().out
 
 
+def test_a_number_that_makes_up_for_another_scheme_is_not_named(tmp_path):
+    """Exact solutions of the heat equation, which an implicit step does not reproduce."""
+    points, k, dt, rate = 48, 2 * np.pi * np.arange(1, 4), 0.05, solved.DIFFUSIVITY
+    x, t = (np.arange(points) + 0.5) / points, dt * np.arange(6)
+    decay = np.exp(-rate * k**2 * t[:, None])[:, :, None]
+    phases = np.arange(12)[:, None, None, None]
+    states = (decay * np.cos(k[:, None] * x + phases)).sum(axis=2)[:, :, None]
+    np.save(tmp_path / "a.npy", states)
+    keys = [f"physics.dt={dt}", "physics.pde=heat"]
+    right = inspect_data(tmp_path / "a.npy", COMM, None, [*keys, f"physics.diffusivity={rate}"])
+    assert 0.01 < right.residual.residual < 0.5
+    assert right.residual.better is None
+    wrong = inspect_data(tmp_path / "a.npy", COMM, None, [*keys, f"physics.diffusivity={3 * rate}"])
+    assert wrong.residual.better[0].factor == pytest.approx(1 / 3, rel=0.2)
+
+
 def test_a_change_that_is_still_wrong_is_not_named():
     for smaller, named in ((20.0, False), (0.4, True)):
         change = Change(key="dt", factor=10.0, word="10")

@@ -209,3 +209,29 @@ def test_zeros_stored_on_one_side_of_a_symmetric_matrix_end_no_solve(pc):
         b = torch.from_numpy(draw.normal(size=n))
         x = solve(operator, torch.from_numpy(A[stored]), b, Solver("gmres", pc, 1e-10))
         torch.testing.assert_close(x, torch.from_numpy(np.linalg.solve(A, b.numpy())))
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-21, 1e-10, 1.0, 1e21, 1e100])
+@pytest.mark.parametrize("kind", ["function", "sparse"])
+def test_the_promise_is_checked_for_values_of_any_size(kind, size):
+    matrices = {True: dominant(N, symmetric=True, density=1.0), False: nearly_symmetric(0.1)}
+    for is_symmetric, matrix in matrices.items():
+        operator, values = sparse(size * matrix, symmetric=True)
+        if kind == "function":
+            operator, values = _product_with(size * matrix), None
+        if is_symmetric:
+            x = solve(operator, values, ONES, Solver("gmres", "none", 1e-10))
+            torch.testing.assert_close(size * (matrix @ x), ONES)
+        else:
+            with pytest.raises(ValueError, match=r"symmetric=True relies on A = Aᵀ"):
+                solve(operator, values, ONES, Solver("gmres", "none", 1e-10))
+
+
+def _product_with(matrix):
+    return FunctionOperator(
+        lambda _, x: matrix @ x,
+        N,
+        MPI.COMM_SELF,
+        apply_transpose=lambda _, x: matrix.T @ x,
+        symmetric=True,
+    )

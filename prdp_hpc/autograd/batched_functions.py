@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 _torch: Any = torch
+_increment_nesting = _torch._C._vmapmode_increment_nesting
+_decrement_nesting = _torch._C._vmapmode_decrement_nesting
+_are_transforms_active = _torch._C._are_functorch_transforms_active
+_set_grad_enabled = _torch._C._set_grad_enabled
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -29,7 +33,7 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             result, dim = function.vmap(info, in_dims, *given)
             wrapped: Tensor = _torch._add_batch_dim(result, dim, level)
             return wrapped
-    if _torch._C._are_functorch_transforms_active():
+    if _are_transforms_active():
         transformed: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
         return transformed
     # Without the inspection of signatures in `Function.apply`, which takes as long as a small
@@ -44,13 +48,14 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
 
 def _unrecorded(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Tensor:
     """The result without a graph. `torch.no_grad()` takes ten times as long as these two calls."""
-    is_enabled = torch.is_grad_enabled()
-    _torch._C._set_grad_enabled(False)
-    try:
+    if not torch.is_grad_enabled():
         plain: Tensor = function.forward(*arguments)
+        return plain
+    _set_grad_enabled(False)
+    try:
+        return _unrecorded(function, arguments)
     finally:
-        _torch._C._set_grad_enabled(is_enabled)
-    return plain
+        _set_grad_enabled(True)
 
 
 def _is_recorded(arguments: tuple[Any, ...]) -> bool:
@@ -64,8 +69,8 @@ def _is_recorded(arguments: tuple[Any, ...]) -> bool:
 
 def _nesting() -> int:
     """The nesting depth of legacy batches."""
-    level = int(_torch._C._vmapmode_increment_nesting()) - 1
-    _torch._C._vmapmode_decrement_nesting()
+    level: int = _increment_nesting() - 1
+    _decrement_nesting()
     return level
 
 

@@ -213,8 +213,12 @@ class _Solve(torch.autograd.Function):
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
             pair = (x, adjoint) if call.transposed else (adjoint, x)
-            with call.solver.report.part("adjoint", "gradient"):
+            report = call.solver.report
+            part = report.timer.open(report.adjoint, "gradient_seconds")
+            try:
                 values_grad = call.values_gradient(values, *pair)
+            finally:
+                report.timer.close(part)
             check_range(call, inner, values_grad)
             values_grad = like(values_grad, values)
             if values_grad.shape != values.shape:

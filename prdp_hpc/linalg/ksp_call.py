@@ -54,8 +54,8 @@ class KspCall(SolveCall):
     def solve(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
         """See `SolveCall`."""
         report, first = self.solver.report, self.held is None
-        timer = report.timer
-        part = timer.open(report.counters(self.direction), "assembly_seconds")
+        timer, counters = report.timer, report.adjoint if self.transposed else report.forward
+        part = timer.open(counters, "assembly_seconds")
         try:
             if first:
                 error = None if guess is None else bad_guess(guess)
@@ -64,22 +64,22 @@ class KspCall(SolveCall):
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
             timer.change("solve_seconds")
-            x = as_tensor(self._solved(right, guess))
+            x = self._solved(right, guess)
         finally:
             timer.close(part)
         if first and not self.recording:
             self.held.release()
         return x
 
-    def _solved(self, right: Tensor, guess: Tensor | None) -> Numbers:
+    def _solved(self, right: Tensor, guess: Tensor | None) -> Tensor:
         """The solution with the matrices that are held."""
         memory, comm = self.operator.memory, self.operator.comm
         try:
             numbers = to_memory(right, memory)
             is_one = numbers.ndim == 1 and memory is HOST and comm.size == 1
             if is_one and guess is None and self.recollection is None:
-                return self._solve_vector(numbers)
-            return self._solve_each(numbers, self._start(guess, right))
+                return torch.from_numpy(self._solve_vector(numbers))
+            return as_tensor(self._solve_each(numbers, self._start(guess, right)))
         except Exception:
             self.held.release()
             raise

@@ -25,9 +25,9 @@ def is_batch(values: Any) -> bool:
 
 
 def is_usual(operator: Any, values: Any, b: Any, solver: Any) -> bool:
-    """Whether values and b are those of one matrix and one right-hand side as the KSP needs them, as
-    in most solves: `wrong_form` is None then, and nothing is to be converted. Without calls,
-    each of which takes as long as an iteration with a small matrix.
+    """Whether values and b are those of one matrix and one right-hand side as a KSP needs them, for
+    which it starts at zero: `wrong_form` is None then, and nothing is to be converted. Without
+    calls, which take as long as iterations with a small matrix.
     """
     shapes = getattr(operator, "usual_shapes", None)
     return (

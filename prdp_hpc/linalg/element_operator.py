@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,11 @@ class ElementOperator(SparseOperator):
     def nnz_local(self) -> int:
         """Number of values of this rank's element matrices, `n_cells k k`."""
         return int(self._cells.size * self._cells.shape[1])
+
+    @cached_property
+    def usual_shapes(self) -> None:
+        """None: values are those of elements."""
+        return None
 
     def as_entries(self, values: Any) -> Any:
         """Flatten the element matrices: `(n_cells, k, k)` to `(n_cells k k,)`, also in a batch."""

@@ -28,7 +28,7 @@ class HeldMatrices:
     ----------
     operator : the operator of the values.
     host : the values in double precision in the operator's memory; those of one matrix are
-        loaded already.
+        loaded already, and may be None.
 
     Attributes
     ----------
@@ -39,12 +39,13 @@ class HeldMatrices:
         self._operator = operator
         self._lease: Lease[BatchMatrix] | None = None
         self.operators: list[Any] = [operator]
+        self._loads = [operator.loaded.remember()]
         if host is not None and host.ndim == 2 and isinstance(operator, SparseOperator):
             self._lease = operator.acquire_matrices(len(host))
             self.operators = list(self._lease[: len(host)])
             for member, own in zip(self.operators, host, strict=True):
                 member.load(own)
-        self._loads = [one.loaded.remember() for one in self.operators]
+            self._loads = [one.loaded.remember() for one in self.operators]
 
     def restore(self, values: Tensor | None, values_are_read: bool = False) -> None:
         """Load the values again where others have replaced them; collective.
@@ -56,8 +57,8 @@ class HeldMatrices:
         InputError
             On all ranks, if the tensor's numbers are no longer those of the solve.
         """
-        if isinstance(self._operator, SparseOperator) and self._lease is not None:
-            self._operator.touch_matrices(self._lease)
+        if self._lease is not None:
+            self._sparse.touch_matrices(self._lease)
         elif not values_are_read and self._operator.holds(self._loads[0]):
             return
         pairs = list(zip(self.operators, self._loads, strict=True))
@@ -79,8 +80,14 @@ class HeldMatrices:
 
     def release(self) -> None:
         """Release the matrices; a later derivative acquires them again."""
-        if isinstance(self._operator, SparseOperator) and self._lease is not None:
-            self._operator.release_matrices(self._lease)
+        if self._lease is not None:
+            self._sparse.release_matrices(self._lease)
+
+    @property
+    def _sparse(self) -> SparseOperator:
+        """The operator that the matrices are leased from."""
+        assert isinstance(self._operator, SparseOperator)
+        return self._operator
 
 
 def _changed() -> InputError:

@@ -25,6 +25,7 @@ from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     check_and_load,
     is_batch,
+    is_usual,
     sizes_of,
     wrong_form,
     wrong_guess,
@@ -108,6 +109,8 @@ def solve(
     >>> values.grad
     tensor([-0.5000, -1.0000, -0.1250, -0.2500], dtype=torch.float64)
     """
+    if guess is None and type(solver) is Solver and is_usual(operator, values, b, solver):
+        return _solve_usual(operator, values, b, solver)
     check_kinds(operator, solver)
     values = operator.as_entries(values)
     if isinstance(b, Tensor) and solver.batched is None:
@@ -136,16 +139,34 @@ def solve(
         shape = (len(values), len(b) // len(values), b.shape[-1])
         right = right.reshape(shape)
         start = None if start is None else start.reshape(shape)
+    x = _applied(values, right, start, call)
+    if x is None:
+        return with_ordinary_values(solve, operator, values, b, solver, guess)
+    return like(x.reshape(b.shape) if is_many else x, b)
+
+
+def _solve_usual(operator: Operator, values: Tensor, b: Tensor, solver: Solver) -> Tensor:
+    """`solve` by the KSP from zero, for values and b that need no conversion and no check of their
+    form.
+    """
+    levels = {False: solver.refinement, True: solver.adjoint}
+    needs = _need_gradients(values, b)
+    call = KspCall(operator, solver, levels, (1, -1), (*needs, False), any(needs))
+    x = _applied(values, b, None, call)
+    return with_ordinary_values(solve, operator, values, b, solver, None) if x is None else x
+
+
+def _applied(values: Any, right: Tensor, start: Tensor | None, call: SolveCall) -> Tensor | None:
+    """The solution; None if the values are so extreme that they have to be scaled."""
     try:
         x = apply(_Solve, values, right, start, call)
     except errors.SolveError:
-        if _are_transformed(values, b) or not is_extreme(operator, values, solver):
+        if _are_transformed(values, right) or not is_extreme(call.operator, values, call.solver):
             raise
-    else:
-        is_usual = has_usual_size(call) or _are_transformed(values, b)
-        if is_usual or not is_extreme(operator, values, solver):
-            return like(x.reshape(b.shape) if is_many else x, b)
-    return with_ordinary_values(solve, operator, values, b, solver, guess)
+        return None
+    if has_usual_size(call) or _are_transformed(values, right):
+        return x
+    return None if is_extreme(call.operator, values, call.solver) else x
 
 
 def _need_gradients(values: Any, b: Any) -> tuple[bool, bool]:
@@ -192,8 +213,12 @@ class _Solve(torch.autograd.Function):
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
             pair = (x, adjoint) if call.transposed else (adjoint, x)
-            with call.solver.report.part("adjoint", "gradient"):
+            report = call.solver.report
+            part = report.timer.open(report.adjoint, "gradient_seconds")
+            try:
                 values_grad = call.values_gradient(values, *pair)
+            finally:
+                report.timer.close(part)
             check_range(call, inner, values_grad)
             values_grad = like(values_grad, values)
             if values_grad.shape != values.shape:

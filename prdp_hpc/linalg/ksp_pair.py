@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg import errors
@@ -53,6 +54,8 @@ class Direction:
     level : the level of the solver, or of a solve, that the KSP is set to.
     is_monitored, owns_monitors : whether the package has set a monitor at this level, and whether
         all monitors are its own, see `delegated_iterations`.
+    is_plain : whether a solve at this level is one call of the KSP.
+    is_unchecked : whether that call's result needs no check at this level, if the KSP succeeded.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Direction:
     level: Refinement = UNSET
     is_monitored: bool = False
     owns_monitors: bool = False
+    is_plain: bool = False
+    is_unchecked: bool = False
 
     @property
     def has_absolute_tolerance(self) -> bool:
@@ -101,6 +106,13 @@ class KspPair:
     lagged: LaggedMatrix | None = None
     is_one_ksp: bool = False
     symmetric_parts: tuple[str, ...] = ()
+
+    @cached_property
+    def is_stateful(self) -> bool:
+        """Whether the method, which a user may change only on an own KSP, starts with what the
+        solve before left.
+        """
+        return self.is_one_ksp or self.forward.ksp.getType() in STATEFUL_KSPS
 
     def keep(self) -> None:
         """Never free the KSPs: PETSc aborts when it frees KSPs that failed in a set-up."""

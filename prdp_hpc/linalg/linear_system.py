@@ -33,7 +33,14 @@ from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.reductions import longer_rows, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.scaling import ORDINARY, ORDINARY_OF, exponents_of, scaled_guess
+from prdp_hpc.linalg.residual_checks import CHECKED_AT_THE_END
+from prdp_hpc.linalg.scaling import (
+    ORDINARY,
+    ORDINARY_OF,
+    exponents_of,
+    ordinary_squares,
+    scaled_guess,
+)
 from prdp_hpc.linalg.torch_petsc import call_on_arrays
 from prdp_hpc.petsc import PETSc
 
@@ -69,6 +76,8 @@ class LinearSystem(PreconditionerSetUp):
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
+        self._ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+        self._ordinary_squares = ordinary_squares(operator.n_local, self._ordinary)
         self._use(self._pair.forward, solver.refinement)
         self._use(self._pair.adjoint, solver.adjoint)
 
@@ -101,7 +110,8 @@ class LinearSystem(PreconditionerSetUp):
 
     def is_made_for(self, operator: Operator) -> bool:
         """Whether the preconditioner is made from the matrix that the operator specifies now."""
-        return operator.preconditioning_operator.matrix is self._made_for
+        pair = operator.preconditioner
+        return (operator if pair is None else pair.operator).matrix is self._made_for
 
     def _direction(self, name: str) -> Direction:
         return self._pair.adjoint if name == "adjoint" else self._pair.forward
@@ -134,7 +144,14 @@ class LinearSystem(PreconditionerSetUp):
                 "or use another ksp"
             )
         direction.level = level
+        direction.is_plain = self._is_plain(direction)
+        direction.is_unchecked = level.is_fixed and self.ksp_name not in CHECKED_AT_THE_END
         self._apply_level(direction)
+
+    def _is_plain(self, direction: Direction) -> bool:
+        """Whether a right-hand side of ordinary size is solved by one call of the KSP."""
+        has_more = self._pair.is_one_ksp or self._lag is not None or self._nullspaces is not None
+        return not has_more and not (direction.transposed and self._lacks_transpose())
 
     def _apply_level(self, direction: Direction) -> None:
         ksp, level, pair = direction.ksp, direction.level, self._pair
@@ -188,8 +205,9 @@ class LinearSystem(PreconditionerSetUp):
             self._apply_level(own)
         with self._report.part(direction, "solve"):
             is_scaled = self._is_to_be_scaled(own)
-            ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
-            exponents = exponents_of(self._comm, b, ordinary, squares) if is_scaled else None
+            exponents = None
+            if is_scaled:
+                exponents = exponents_of(self._comm, b, self._ordinary, squares)
             if exponents is None:
                 return self._solve_in_range(own, b, x, guess, is_guarded)
             if guess is not None:
@@ -198,6 +216,24 @@ class LinearSystem(PreconditionerSetUp):
             iterations = self._solve_in_range(own, right, x, guess, is_guarded)
             x[:] = times_power_of_two(x, exponents)
             return iterations
+
+    def solve_vector(self, direction: str, b: Numbers, x: Numbers, square: float) -> int:
+        """`solve` for one right-hand side `(n_local,)` on one rank, from zero and without a count
+        of its time, with as few calls as possible: they take as long as iterations with a small
+        matrix. `square`: the squared length of b.
+        """
+        own, (least, most) = self._direction(direction), self._ordinary_squares
+        if not (own.is_plain and least <= square <= most):
+            return self.solve(direction, b[None], x[None], squares=[square])
+        try:
+            self._on_arrays(own, b, x)
+            iterations, code = own.ksp.getIterationNumber(), own.ksp.getConvergedReason()
+            self._count(own, 1, iterations)
+            if code < 0 or not own.is_unchecked:
+                self._check_end(own, code, iterations, b, x, None)
+        except PETSc.Error as error:
+            raise self.failure(direction, error) from error
+        return int(iterations)
 
     def require_solution(self, direction: str, b: Numbers, x: Numbers) -> None:
         """Raise SolveError for a suspicious solution `x (1, n_local)` that does not solve for `b`;
@@ -373,7 +409,8 @@ class LinearSystem(PreconditionerSetUp):
     def _on_arrays(self, direction: Direction, right: Numbers, result: Numbers) -> None:
         """Run the KSP on vectors that use these numbers."""
         ksp = direction.ksp
-        forget(ksp)
+        if self._pair.is_stateful:
+            forget(ksp)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         call_on_arrays(run, (self._b, right), (self._x, result))
 

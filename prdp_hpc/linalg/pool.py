@@ -41,7 +41,7 @@ class Pool(Generic[T]):
 
     def in_use(self) -> list[bool]:
         """For each leased set whether this rank still refers to the lease."""
-        return [lease() is not None for lease, _ in self._leased]
+        return [lease() is not None for lease, _ in self._leased] if self._leased else []
 
     def reclaim(self, in_use: Sequence[bool]) -> None:
         """Free the sets that no rank uses: `in_use` of all ranks, combined by "or"."""

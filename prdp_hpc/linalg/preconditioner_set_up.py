@@ -227,10 +227,17 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_transposed(self, direction: Direction) -> None:
         """Raise an error for a method without a transposed application."""
-        if self._shell is not None and self._shell.apply_transpose is None:
+        if not self._lacks_transpose():
+            return
+        if self._shell is not None:
             raise missing_transpose()
-        if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
-            raise errors.no_transpose(self.method, direction.level)
+        raise errors.no_transpose(self.method, direction.level)
+
+    def _lacks_transpose(self) -> bool:
+        """Whether the method has no transposed application."""
+        if self._shell is not None and self._shell.apply_transpose is None:
+            return True
+        return self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS
 
     def _set_up(self, direction: Direction) -> None:
         ksp = direction.ksp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
@@ -43,12 +43,13 @@ class SolveCall(ABC):
     sizes: tuple[int, int]
     needs: tuple[bool, ...]
     recording: bool
-    transposed: bool = False
-    held: Any = None
-    recollection: Recollection | None = None
-    is_derivative: bool = False
-    squares: float = 0.0
-    right_squares: float = 0.0
+    # Set later where they differ, because each argument takes longer than a small operation.
+    transposed: bool = field(init=False, default=False)
+    held: Any = field(init=False, default=None)
+    recollection: Recollection | None = field(init=False, default=None)
+    is_derivative: bool = field(init=False, default=False)
+    squares: float = field(init=False, default=0.0)
+    right_squares: float = field(init=False, default=0.0)
     knows_squares: ClassVar[bool] = True
     finds_multiples: ClassVar[bool] = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -262,6 +263,12 @@ class SparseOperator(FromMatrices, Operator):
     def release_matrices(self, lease: Lease[BatchMatrix]) -> None:
         """Return the matrices to the pool, because no rank needs them any more."""
         self.matrices.release(lease)
+
+    @cached_property
+    def usual_shapes(self) -> tuple[tuple[int], tuple[int]] | None:
+        """See `Operator`."""
+        is_host = self.memory is HOST
+        return ((self.nnz_local,), (self.n_local,)) if is_host else None
 
     @property
     def nnz_local(self) -> int:

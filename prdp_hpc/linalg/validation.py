@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
@@ -21,6 +22,28 @@ from prdp_hpc.linalg.torch_petsc import is_real_tensor, kind_of_argument, to_mem
 def is_batch(values: Any) -> bool:
     """Whether values are those of several matrices."""
     return isinstance(values, Tensor) and values.dim() == 2
+
+
+def is_usual(operator: Any, values: Any, b: Any, solver: Any) -> bool:
+    """Whether values and b are those of one matrix and one right-hand side as a KSP needs them, for
+    which it starts at zero: `wrong_form` is None then, and nothing is to be converted. Without
+    calls, which take as long as iterations with a small matrix.
+    """
+    shapes = getattr(operator, "usual_shapes", None)
+    return (
+        shapes is not None
+        and isinstance(values, Tensor)
+        and isinstance(b, Tensor)
+        and values.shape == shapes[0]
+        and b.shape == shapes[1]
+        and values.dtype is b.dtype is torch.float64
+        and values.is_cpu
+        and b.is_cpu
+        and values.layout is b.layout is torch.strided
+        and solver.batched is None
+        and solver.differentiation == "implicit"
+        and solver.initial_guess == "zero"
+    )
 
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
@@ -74,7 +97,7 @@ def prepare(
     """Check the input and load the values of one matrix, with one reduction if there is no error.
 
     Those of several matrices are only checked. Returns the values in double precision in the
-    operator's memory.
+    operator's memory, or None for those that one matrix holds already.
     """
     error = wrong_form(operator, values, b) or guess_error
     sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
@@ -88,12 +111,14 @@ def check_and_load(
     needs_grad: Sequence[bool],
     error: Exception | None = None,
 ) -> Numbers | None:
-    """As `prepare`, for values and sizes of the right form, or with the error that was found."""
-    host = None
-    if error is None and values is not None:
-        host = to_memory(values, operator.memory)
-    several = host is not None and host.ndim == 2 and isinstance(operator, SparseOperator)
-    changed = error is None and (several or operator.differs(host))
+    """As `prepare`, for values and sizes of the right form, or with the error that was found.
+    Returns None for the values that one matrix holds already.
+    """
+    host, changed = None, False
+    several = is_batch(values) and isinstance(operator, SparseOperator)
+    if error is None and (several or not operator.is_loaded_with(values)):
+        host = None if values is None else to_memory(values, operator.memory)
+        changed = several or operator.differs(host)
     if changed:
         error = operator.check_numbers(host)
     pool = operator.matrices if isinstance(operator, SparseOperator) else None

@@ -78,6 +78,8 @@ def _data(found: Inspection) -> str:
     spacing = getattr(data, "spacing", None)
     if spacing is not None:
         lines[1] += f", {' × '.join(f'{h:.6g}' for h in spacing)} apart"
+    if found.suggestion is None and getattr(data, "assumed", ""):
+        lines.append(f"Assumed: {data.assumed}")
     if getattr(data, "boundary", None) is not None:
         lines[1] += f", boundary {', '.join(data.boundary)}"
     return "\n".join(lines)
@@ -113,7 +115,7 @@ def _residual(found: Inspection) -> list[str]:
 
 
 def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
-    lines = []
+    lines: list[str] = []
     if math.isnan(residual.residual):
         return "The states do not change, so nothing can be compared."
     if residual.better is not None:
@@ -132,6 +134,11 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             f"The residual is {residual.residual:.2e}, and no other order of axes or velocities, "
             "time step or coefficient has a much smaller one: the data were computed by another "
             "scheme, with shorter time steps, or from another PDE."
+        )
+    for group, other in residual.unlike.items():
+        lines.append(
+            f"In the group {group} the residual is {other:.2e}: its data are not those of the same "
+            "PDE with the same axes, time step and coefficients."
         )
     for change, other in residual.undetermined:
         lines.append(
@@ -169,7 +176,12 @@ def _keys(found: Inspection, change: Change) -> str:
         keys.append(_axes_key(found, change))
     if change.channels:
         names = list(getattr(found.data, "channels", ())) or list(range(len(change.channels)))
-        keys.append(f"data.format.channels=[{', '.join(str(names[i]) for i in change.channels)}]")
+        order = ", ".join(str(names[i]) for i in change.channels)
+        # Only the formats of other programs have a key for it.
+        has_key = hasattr(found.data, "all_channels")
+        keys.append(
+            f"data.format.channels=[{order}]" if has_key else f"a file with the channels {order}"
+        )
     if change.key:
         value = getattr(found.config.physics, change.key) * change.factor
         keys.append(f"physics.{change.key}={value:.8g}")

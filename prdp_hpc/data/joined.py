@@ -51,6 +51,8 @@ class JoinedTrajectories:
         Names of the groups.
     attributes : dict
         The attributes that are equal in all data sets, and those that only some have.
+    assumed : str
+        What a data set does not name and was assumed, the first of these; "" if nothing.
 
     Raises
     ------
@@ -91,6 +93,8 @@ class JoinedTrajectories:
         for part in parts[1:]:
             check_alike(part, parts[0])
         self.attributes = common_attributes(parts)
+        found = (str(getattr(part, "assumed", "")) for part in parts)
+        self.assumed = next((text for text in found if text), "")
         for name in OPTIONAL:
             if all(getattr(part, name, None) is not None for part in parts):
                 setattr(self, name, getattr(parts[0], name))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.files import DataFiles
+from prdp_hpc.data.hdf5_axes import check_axes, own_shape, unlikely_axes
 from prdp_hpc.data.hdf5_dataset import checked_dataset
 from prdp_hpc.data.hdf5_several import open_files
 from prdp_hpc.data.hdf5_windows import read_by_hdf5
@@ -55,6 +56,8 @@ class TrajectoryFile:
         Attributes of the file.
     groups : tuple of str
         Names of the groups.
+    assumed : str
+        How axes that the file does not name are read, if another way is more likely; else "".
 
     Raises
     ------
@@ -95,7 +98,8 @@ class TrajectoryFile:
         self._least_states = 1 if len(groups) == 1 and "train" not in groups else 2
         with self._open() as file:
             self.attributes = dict(file.attrs)
-            self.shape = tuple(shape) if shape is not None else self._own_shape()
+            given = own_shape(self.path, self.attributes) if shape is None else shape
+            self.shape = tuple(given)
             there = [*groups, TEST] if "train" in groups and TEST in file else list(groups)
             shapes = {group: self._checked(file, group).shape for group in dict.fromkeys(there)}
         if len({found[1:] for found in shapes.values()}) > 1:
@@ -104,9 +108,12 @@ class TrajectoryFile:
                 f"{self.path}: {names} must agree in all but the number of samples: "
                 f"{' and '.join(str(found) for found in shapes.values())}"
             )
+        stored = shapes[groups[0]]
+        check_axes(self.path, stored, self.shape, self.attributes)
+        self.assumed = unlikely_axes(stored, self.shape, self.attributes)
         self.groups = tuple(shapes)
         self._samples = {group: int(found[0]) for group, found in shapes.items()}
-        self.steps = int(shapes[groups[0]][1]) - 1
+        self.steps = int(stored[1]) - 1
         self._lock = RLock()
         self._kept: h5py.File | None = None
         self._datasets: dict[str, Any] = {}
@@ -363,14 +370,6 @@ class TrajectoryFile:
                 f"{self.path}: {group}/{DATASET} contains NaN or infinity, first in sample "
                 f"{samples[row]}, step {start + state * step}"
             )
-
-    def _own_shape(self) -> tuple[int, ...]:
-        if "grid_shape" not in self.attributes:
-            raise DataError(
-                f"{self.path}: has no attribute grid_shape: give the shape of the grid, "
-                "TrajectoryFile(path, shape)"
-            )
-        return tuple(int(n) for n in np.atleast_1d(self.attributes["grid_shape"]))
 
     def _open(self) -> h5py.File:
         try:

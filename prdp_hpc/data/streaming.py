@@ -15,10 +15,13 @@ from torch import Tensor
 
 from prdp_hpc.data.group_reader import GroupReader
 from prdp_hpc.data.samples import Ids
+from prdp_hpc.distributed.call_ahead import CallAhead
 from prdp_hpc.distributed.collective import call_together, share_or_end_job
 
-AHEAD = 2
-"""Number of batches that are read ahead."""
+AHEAD = 3
+"""Number of batches that are read ahead. The first of them is waited for one step before it is
+used.
+"""
 
 
 class ReadingThread:
@@ -90,6 +93,7 @@ class StreamedSamples:
         self._ahead: deque[tuple[Ids, Future[Tensor]]] = deque()
         self._sequence: Iterator[Ids] = iter(())
         self._step = -1
+        self._next: tuple[Ids, CallAhead[Tensor]] | None = None
         self._current: tuple[Ids, Tensor] | None = None
 
     def follow(self, step: int, sequence: Callable[[], Iterator[Ids]]) -> None:
@@ -102,13 +106,15 @@ class StreamedSamples:
         self._fill()
 
     def advance(self) -> None:
-        """Begin the next step: wait until its batch is read, from which `batch` then selects;
-        collective.
+        """Begin the next step: wait until its batch and the one after it are read; from the first
+        `batch` then selects. Collective.
         """
         self._step += 1
-        ids, reading = self._ahead.popleft()
+        ids, read = self._next or self._read_next()
         self._fill()
-        self._current = ids, self._result(reading)
+        # The ranks agree on the next batch during this step.
+        self._next = self._read_next() if self._ahead else None
+        self._current = ids, read.result()
 
     def batch(self, ids: Ids) -> Tensor:
         """The samples with these numbers, `(b, window, C, *local_shape)`.
@@ -146,7 +152,15 @@ class StreamedSamples:
         for _, reading in self._ahead:
             reading.cancel()
         self._ahead.clear()
+        if self._next is not None:
+            self._next[1].discard()
+            self._next = None
         self._step, self._current, self._sequence = -1, None, iter(())
+
+    def _read_next(self) -> tuple[Ids, CallAhead[Tensor]]:
+        """The batch after those that were used, when it is read; collective."""
+        ids, reading = self._ahead.popleft()
+        return ids, CallAhead(self._world, partial(self._thread.result, reading))
 
     def _result(self, reading: Future[Tensor]) -> Tensor:
         return call_together(self._world, partial(self._thread.result, reading))

@@ -24,6 +24,7 @@ class Private(NamedTuple):
     sums : all-reduces of tensors on the CPU; `device_sums`: of tensors on GPUs.
     agreement : errors of ranks, see `prdp_hpc.distributed.collective`.
     gradients : all-reduces of gradients, which run during the backward pass.
+    ahead : errors of calls whose results are used later, see `CallAhead`.
     """
 
     halos: MPI.Comm
@@ -31,6 +32,7 @@ class Private(NamedTuple):
     device_sums: MPI.Comm
     agreement: MPI.Comm
     gradients: MPI.Comm
+    ahead: MPI.Comm
 
 
 _keyvals: list[int] = []

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from mpi4py import MPI
 
@@ -20,18 +19,13 @@ from prdp_hpc.data import GROUPS, DataError, check_numbers, check_spacing
 from prdp_hpc.data.formats.contents import Row, contents
 from prdp_hpc.data.formats.detect import first_file, format_of
 from prdp_hpc.data.formats.files import DataFiles, listed, named
-from prdp_hpc.data.layout import DATASET, TEST, BadTrajectoryError
+from prdp_hpc.data.hdf5_axes import guessed_grid
+from prdp_hpc.data.layout import TEST, BadTrajectoryError
 from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.inspection import (
-    PhysicsResidual,
-    Place,
-    few,
-    physics_residual,
-    places,
-    states_reader,
-)
+from prdp_hpc.experiments.inspected_places import Place, few, places
+from prdp_hpc.experiments.inspection import PhysicsResidual, physics_residual, states_reader
 from prdp_hpc.experiments.suggestion import Suggestion, placeholder
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import attributes, made_stepper
@@ -209,6 +203,8 @@ def _without_config(
             "points of its grid: give --config CONFIG"
         )
     suggestion = Suggestion(path, name, data, keys, changes)
+    if name == "hdf5" and given is None:
+        suggestion.notes += [one for one in [_guessed(path)[1]] if one]
     for override in overrides:
         apply_override(suggestion.content, override)
     found = _described(path, name, data, suggestion.validated(), missing)
@@ -287,7 +283,7 @@ def _data_set(path: DataFiles, form: Any, shape: tuple[int, ...] | None) -> tupl
     if not hasattr(kind, "open"):
         return open_dataset(kind, path, shape, GROUPS, keys), ""
     if shape is None:
-        shape = _stored_shape(listed(path)[0])
+        shape = _guessed(path)[0]
     tries: list[tuple[tuple[str, ...], dict[str, Any]]] = [
         (groups, keys) for groups in (GROUPS, ("train",), ("validation",), (TEST,))
     ]
@@ -305,24 +301,14 @@ def _data_set(path: DataFiles, form: Any, shape: tuple[int, ...] | None) -> tupl
     raise errors[0]
 
 
-def _stored_shape(path: Path) -> tuple[int, ...] | None:
-    """The points of a file in our layout without attributes; None for other files."""
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return None
-    with h5py.File(path, "r") as file:
-        groups = [group for group in (*GROUPS, TEST) if f"{group}/{DATASET}" in file]
-        if not groups or "grid_shape" in file.attrs:
-            return None
-        shape = file[f"{groups[0]}/{DATASET}"].shape
-        axes = _axes(file.attrs)
-        return tuple(shape[-axes:] if 0 < axes <= len(shape) - 2 else shape[3:] or shape[2:])
-
-
-def _axes(attributes: Mapping[str, Any]) -> int:
-    """The number of axes of space for which there are attributes; 0 if it is not known."""
-    words = str(attributes.get("boundary", "")).split(",")
-    axes = max(np.size(attributes.get("length", 1.0)), len(words))
-    return axes if axes > 1 else 0
+def _guessed(path: DataFiles) -> tuple[tuple[int, ...] | None, str]:
+    """The likely points of files in our layout that do not name them, and how their axes are read
+    then; None for other files.
+    """
+    try:
+        return guessed_grid(first_file(path)) or (None, "")
+    except DataError:  # files of a user-defined format
+        return None, ""
 
 
 def _statistics(

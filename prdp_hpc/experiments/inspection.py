@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,9 +13,9 @@ import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from prdp_hpc.data import GROUPS
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.inspected_places import MOST_CHECKED, Place
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import attributes, made_stepper
 
@@ -29,27 +29,18 @@ MUCH_SMALLER = 1 / 3
 """A change is named if it reduces the residual to this share."""
 FITS = 0.01
 """A residual below this is that of data that were computed by the scheme of the PDE."""
-MOST_CHECKED = 3
-"""Number of trajectories that are compared, and of states on which changes are tried."""
 EXPLAINS = 0.5
 """A change with a larger residual does not explain the data."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 SEARCH = math.log(3)
 """Largest logarithm of the ratio of a fitted factor and the one in `FACTORS` next to it."""
 SEARCH_STEPS = 10
+OTHER_SCHEME = math.log(1.25)
+"""Logarithm of the factors that are only named if the data fit with them."""
 FITTED_DIGITS = 2
 """Significant digits of a factor that was fitted."""
 NOISE = 1e-5
 """Smallest relative change over a step that rounding errors of float32 do not dominate."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A state of a data set."""
-
-    group: str
-    sample: int
-    state: int
 
 
 @dataclass(frozen=True)
@@ -83,9 +74,10 @@ class PhysicsResidual:
     ----------
     channels : names of the channels.
     states : for each state its place, and the residual per channel; NaN where nothing changes.
-    residual : root mean square of all residuals.
+    residual : root mean square of the residuals of the first group.
     changes : the changes that were tried with their residuals, the smallest first.
     compared : the residual without a change on the states on which the changes were tried.
+    others : the residual of each other group, of which one trajectory is compared.
     """
 
     channels: tuple[str, ...]
@@ -93,6 +85,13 @@ class PhysicsResidual:
     residual: float
     changes: tuple[tuple[Change, float], ...] = ()
     compared: float = math.nan
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unlike(self) -> dict[str, float]:
+        """The other groups with a much larger residual than the first one, and their residuals."""
+        limit = max(FITS, self.residual / MUCH_SMALLER)
+        return {group: one for group, one in self.others.items() if one > limit}
 
     @property
     def better(self) -> tuple[Change, float] | None:
@@ -133,29 +132,6 @@ class PhysicsResidual:
             if change.axes and not change.key and not change.channels
             and abs(residual - self.compared) <= 1e-3 * self.compared + 1e-6
         )  # fmt: skip
-
-
-def places(data: Any, samples: int) -> list[Place]:
-    """The states that are inspected: the first, the middle and the last one with a next state, of
-    `samples` trajectories of the first group; of all for 0.
-    """
-    group = getattr(data, "groups", GROUPS)[0]
-    chosen = _spread(range(data.count(group)), samples)
-    states = sorted({0, (data.steps - 1) // 2, data.steps - 1})
-    return [Place(group, sample, state) for sample in chosen for state in states]
-
-
-def few(where: Sequence[Place]) -> list[Place]:
-    """Those of a first, a middle and a last trajectory."""
-    kept = _spread(sorted({place.sample for place in where}), MOST_CHECKED)
-    return [place for place in where if place.sample in kept]
-
-
-def _spread(numbers: Sequence[int], count: int) -> list[int]:
-    """At most `count` numbers with equal distances, with the first and the last; all for 0."""
-    wanted = min(len(numbers), count or len(numbers))
-    places = {round(i * (len(numbers) - 1) / max(1, wanted - 1)) for i in range(wanted)}
-    return [numbers[place] for place in sorted(places)]
 
 
 def physics_residual(
@@ -211,10 +187,13 @@ class _Comparison:
         channels = tuple(stepper.channels)
         if len(found[0][1]) != len(channels):
             channels = tuple(f"{channels[0]}_{i}" for i in range(len(found[0][1])))
-        whole = PhysicsResidual(channels, tuple(found), _mean(one for _, one in found))
+        first, others = _by_group(found)
+        means = {group: _mean(residuals) for group, residuals in others.items()}
+        mean = _mean(one for _, one in first)
+        whole = PhysicsResidual(channels, tuple(found), mean, others=means)
         if math.isnan(whole.residual) or whole.residual < FITS:
             return whole
-        changing = [(place, one) for place, one in found if not all(map(math.isnan, one))]
+        changing = [(place, one) for place, one in first if not all(map(math.isnan, one))]
         checked = changing[:: max(1, len(changing) // MOST_CHECKED)][:MOST_CHECKED]
         before = _mean(one for _, one in checked)
         return replace(whole, changes=self.tried(stepper, [p for p, _ in checked]), compared=before)
@@ -252,7 +231,12 @@ class _Comparison:
                 factor = self._minimum(change, where[:1])
                 word = f"{factor:.{FITTED_DIGITS}g}"
                 changes.append(replace(change, factor=float(word), word=word))
-        return self._sorted(changes, where)
+        # A small change that does not fit makes up for another scheme or shorter time steps.
+        return [
+            (change, residual)
+            for change, residual in self._sorted(changes, where)
+            if residual < FITS or abs(math.log(change.factor)) > OTHER_SCHEME
+        ]
 
     def _minimum(self, change: Change, where: Sequence[Place]) -> float:
         def residual(logarithm: float) -> float:
@@ -350,6 +334,17 @@ def states_reader(data: Any) -> Callable[..., NDArray[Any]]:
     if own is not None:
         return own  # type: ignore[no-any-return]
     return lambda group, sample, states, part: data.read(group, [sample], part)[0][states]
+
+
+def _by_group(
+    found: Sequence[tuple[Place, tuple[float, ...]]],
+) -> tuple[list[tuple[Place, tuple[float, ...]]], dict[str, list[tuple[float, ...]]]]:
+    """The places and residuals of the first group, and the residuals of the others."""
+    first = [one for one in found if one[0].group == found[0][0].group]
+    others: dict[str, list[tuple[float, ...]]] = {}
+    for place, residuals in found[len(first) :]:
+        others.setdefault(place.group, []).append(residuals)
+    return first, others
 
 
 def _much_smaller(

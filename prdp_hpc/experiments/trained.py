@@ -21,7 +21,6 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.data_parallel import DataParallel, on_parts
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
 from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.networks.precision import in_precision, precision_of
@@ -125,8 +124,7 @@ def _network(
     in_precision(network, precision_of(weights.values()))
     network.load_state_dict(weights)
     if partition is not None and not on_parts(network):
-        fields = WholeFields(partition)
-        network = DataParallel(network, torch.device("cpu"), 1, None, fields)
+        network = DataParallel(network, torch.device("cpu"), 1, None, partition)
     return network.eval()
 
 

@@ -13,6 +13,7 @@ from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS, STATEFUL_KSPS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
+from prdp_hpc.linalg.nested_factors import check_shifts, symmetric_parts
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import (
     ADJOINT,
@@ -89,6 +90,7 @@ class KspPair:
     multi_rhs : multi-right-hand-side solves, where they are equivalent.
     lagged : `pmat` where it is a copy of earlier values, see `Solver`.
     is_one_ksp : whether one KSP, which the user made, does the solves of both directions.
+    symmetric_parts : options for parts of the preconditioner that rely on `A = Aᵀ`.
     """
 
     forward: Direction
@@ -103,6 +105,7 @@ class KspPair:
     multi_rhs: MultiRhsRichardson | None = None
     lagged: LaggedMatrix | None = None
     is_one_ksp: bool = False
+    symmetric_parts: tuple[str, ...] = ()
 
     @cached_property
     def is_stateful(self) -> bool:
@@ -139,6 +142,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     # The prefix is set first, because the levels of a hierarchy and the parts of a split copy it
     # when they are made.
     check_owned(solver.petsc_options)
+    check_shifts(solver.pc, solver.petsc_options)
     prefix = new_prefix()
     ksp.setOptionsPrefix(prefix)
     lagged = None
@@ -187,6 +191,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         if source is not operator or operator.memory.uses_tensors
         else multi_rhs_richardson(ksp, operator.matrix, pmat),
         lagged=lagged,
+        symmetric_parts=symmetric_parts(solver.petsc_options),
     )
     weakref.finalize(pair, remove_options, names)
     return pair

@@ -34,7 +34,13 @@ from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.reductions import longer_rows, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import CHECKED_AT_THE_END
-from prdp_hpc.linalg.scaling import exponents_of, ordinary_squares, scaled_guess
+from prdp_hpc.linalg.scaling import (
+    ORDINARY,
+    ORDINARY_OF,
+    exponents_of,
+    ordinary_squares,
+    scaled_guess,
+)
 from prdp_hpc.linalg.torch_petsc import call_on_arrays
 from prdp_hpc.petsc import PETSc
 
@@ -70,7 +76,8 @@ class LinearSystem(PreconditionerSetUp):
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
-        self._ordinary = ordinary_squares(operator.n_local)
+        ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+        self._ordinary = ordinary_squares(operator.n_local, ordinary)
         self._use(self._pair.forward, solver.refinement)
         self._use(self._pair.adjoint, solver.adjoint)
 
@@ -198,7 +205,8 @@ class LinearSystem(PreconditionerSetUp):
             self._apply_level(own)
         with self._report.part(direction, "solve"):
             is_scaled = self._is_to_be_scaled(own)
-            exponents = exponents_of(self._comm, b, squares=squares) if is_scaled else None
+            ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+            exponents = exponents_of(self._comm, b, ordinary, squares) if is_scaled else None
             if exponents is None:
                 return self._solve_in_range(own, b, x, guess, is_guarded)
             if guess is not None:

@@ -25,6 +25,7 @@ from prdp_hpc.linalg.method_types import (
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
 )
+from prdp_hpc.linalg.nested_factors import check_blocks
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import meaningless, unused_options
 from prdp_hpc.linalg.reductions import anywhere
@@ -249,6 +250,7 @@ class PreconditionerSetUp(ResidualChecks):
                 self._needs_second_set_up = False
                 self._pair.pmat.stateIncrease()
                 self._set_up_ksp(ksp)
+            check_blocks(self._pair.preconditioner, self._source.has_single_values)
             ksp.setUpOnBlocks()
             # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)
@@ -333,6 +335,7 @@ class PreconditionerSetUp(ResidualChecks):
         operator = self._used_operator()
         relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
         by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
+        by_pc += self._pair.symmetric_parts
         if operator.preconditioner is None:
             relying += by_pc
         else:

@@ -100,7 +100,9 @@ class PromiseCheck:
         assert straight is not None
         assert turned is not None
         terms = torch.maximum(straight.abs(), turned.abs())
-        found = self._first_above((straight - turned).abs(), torch.maximum(terms, sizes.sqrt()))
+        if self._is_stored:  # The entries of a function are not known.
+            terms = torch.maximum(terms, sizes.sqrt())
+        found = self._first_above((straight - turned).abs(), terms)
         if found is None:
             return None
         row, error, size = found

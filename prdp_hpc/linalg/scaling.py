@@ -29,7 +29,8 @@ Exponents = NDArray[np.int32]
 
 ORDINARY = 40
 """Right-hand sides whose largest number is between 2^−40 and 2^40 are not scaled."""
-
+ORDINARY_OF = {"minres": 12, "symmlq": 12}
+"""The same for methods that compare lengths with absolute numbers."""
 
 DISPROPORTIONATE = 400
 """Largest power of two by which a guess may exceed an extreme right-hand side."""

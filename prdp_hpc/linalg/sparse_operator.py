@@ -176,6 +176,9 @@ class SparseOperator(FromMatrices, Operator):
         if self.symmetric:
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+            # Its pattern may store (i, j) without (j, i). The orderings of factorisations, which
+            # add what is missing unless they are told otherwise, would not end.
+            self.matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)
         if nullspaces is not None:
             nullspaces.attach(self.matrix)
         self.matrices: Pool[BatchMatrix] = Pool()

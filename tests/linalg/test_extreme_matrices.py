@@ -5,14 +5,23 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import SolveError, Solver, SparseOperator, solve
+from prdp_hpc import (
+    AssembledOperator,
+    ElementOperator,
+    SolveError,
+    Solver,
+    SparseOperator,
+    solve,
+)
 from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.petsc import PETSc
 
 GMRES = ("gmres", "pgmres", "fgmres", "lgmres", "dgmres")
+PIPELINED = ("pipecr", "groppcg", "pipecgrr", "pipeprcg", "pipefcg")
 SYMMETRIC = ("cg", "fcg", "pipecg", "cr", "symmlq", "minres", "steepest_descent")
 LONG = (*GMRES, "gcr", "pipefgmres", "pipegcr", "lcd")
-WITHOUT_TRANSPOSE = ("lsqr",)
+FURTHER = ("chebyshev", "lsqr", "cgne", "cgls", "ibcgs", "fbcgsr", "pipebcgs", *PIPELINED)
+WITHOUT_TRANSPOSE = ("lsqr", "cgls", "ibcgs")
 SHORT = ("bcgs", "bcgsl", "fbcgs", "cgs", "tfqmr", "tcqmr", "qmrcgs", "bicg")
 
 
@@ -29,6 +38,51 @@ def answer(operator, A, b, solver):
         return [solve(operator, values, right, solver).detach()]
     x = solve(operator, values, right, solver)
     return [x.detach(), *torch.autograd.grad(x.sum(), (values, right))]
+
+
+@pytest.mark.parametrize("ksp", [*LONG, *SHORT, *SYMMETRIC, *FURTHER])
+def test_solves_are_homogeneous_in_matrices_of_usual_units(ksp):
+    """Conductivities and diffusivities in SI units are often below 1e-6; no iteration is lost."""
+    draw, is_reached = np.random.default_rng(5), []
+    A, b = draw.normal(size=(6, 6)), draw.normal(size=(2, 6))
+    A = (A @ A.T / 6 + np.eye(6)) if ksp in (*SYMMETRIC, *PIPELINED) else A / 3 + 2.0 * np.eye(6)
+    operator = dense_operator(A)
+    for level in (2, 4, 1e-8):
+        try:
+            solver = Solver(ksp, "none", level)
+            expected = answer(operator, A, b, solver)
+        except PrdpError:
+            continue
+        for power in (-80, -50, -30, -20, -14, -11, -7, -4, -2, 7, 20, 50):
+            found = answer(operator, 2.0**power * A, b, solver)
+            is_reached.append(True)
+            for one, other, order in zip(found, expected, (1, 2, 1), strict=False):
+                torch.testing.assert_close(
+                    one * 2.0 ** (power * order), other, rtol=1e-4, atol=1e-6
+                )
+    assert is_reached
+
+
+@pytest.mark.parametrize("ksp", [*LONG, *SHORT, *SYMMETRIC, *FURTHER])
+def test_solves_are_homogeneous_in_right_hand_sides_of_any_size(ksp):
+    draw, is_reached = np.random.default_rng(5), []
+    A, b = draw.normal(size=(6, 6)), draw.normal(size=(2, 6))
+    A = (A @ A.T / 6 + np.eye(6)) if ksp in (*SYMMETRIC, *PIPELINED) else A / 3 + 2.0 * np.eye(6)
+    operator, values = dense_operator(A), torch.from_numpy(A.ravel())
+    for level in (2, 4, 1e-8):
+        try:
+            solver = Solver(ksp, "none", level)
+            expected = solve(operator, values, torch.from_numpy(b), solver)
+        except PrdpError:
+            continue
+        for power in (-990, -170, -80, -44, -39, -30, -20, -9, 9, 20, 30, 39, 44, 80, 170, 990):
+            size = np.array([[2.0**power], [1.0]])  # beside a row of ordinary size
+            found = solve(operator, values, torch.from_numpy(size * b), solver)
+            is_reached.append(True)
+            torch.testing.assert_close(
+                found / torch.from_numpy(size), expected, rtol=1e-6, atol=1e-8
+            )
+    assert is_reached
 
 
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
@@ -185,3 +239,35 @@ def test_blocks_are_those_of_the_values_in_both_directions(block):
 def test_blocks_inside_of_another_preconditioner_are_refused(key):
     with pytest.raises(InputError, match=r"keep the blocks of the first values"):
         Solver("gmres", "bjacobi", 1e-8, petsc_options={key: "pbjacobi"})
+
+
+@pytest.mark.parametrize("ksp", ["pipegcr", "pipefgmres", "pipefcg", "minres"])
+@pytest.mark.parametrize("kind", [ElementOperator, AssembledOperator])
+def test_small_matrices_that_cannot_be_scaled_are_right_or_refused(kind, ksp):
+    draw = np.random.default_rng(7)
+    A = draw.normal(size=(5, 5))
+    A = A @ A.T / 5 + np.eye(5)
+    b, refused = torch.from_numpy(draw.normal(size=5)), []
+
+    def assemble(matrix, size):
+        matrix.setValues(range(5), range(5), size * A)
+        matrix.assemble()
+
+    def solution(size):
+        if kind is ElementOperator:
+            operator = ElementOperator(np.arange(5)[None], 5, MPI.COMM_SELF, symmetric=True)
+            return solve(operator, torch.from_numpy(size * A[None]), b, Solver(ksp, "none", 4))
+        matrix = PETSc.Mat().createAIJ((5, 5), nnz=5, comm=MPI.COMM_SELF)
+        operator = AssembledOperator(matrix, lambda _, own: assemble(own, size), symmetric=True)
+        return solve(operator, None, b, Solver(ksp, "none", 4))
+
+    expected = solution(1.0)
+    for power in (-50, -20, -8, -1, 20):
+        try:
+            found = solution(2.0**power)
+        except SolveError:
+            refused.append(power)
+            continue
+        torch.testing.assert_close(2.0**power * found, expected, rtol=1e-4, atol=1e-6)
+    assert refused[:2] == [-50, -20]
+    assert not {-1, 20} & set(refused)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from mpi4py import MPI
 
 from prdp_hpc import Grid, ProcessMesh
+from prdp_hpc.distributed.call_ahead import CallAhead
 from prdp_hpc.distributed.collective import RemoteError, call_together, raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
@@ -116,6 +117,40 @@ def check_that_a_report_of_a_report_names_the_origin():
     assert "rank 1: first" in str(caught.value) or WORLD.rank == 1
 
 
+def check_errors_of_calls_ahead():
+    """Each is raised where its own result is used, whatever the ranks do in between."""
+    last = WORLD.size - 1
+
+    def number(n):
+        if n == 1 and WORLD.rank == last:
+            raise InputError("of call 1")
+        return n * 10
+
+    calls = [CallAhead(WORLD, lambda n=n: number(n)) for n in range(3)]
+    with pytest.raises(KeyError):
+        raise_together(WORLD, KeyError("in between") if WORLD.rank == 0 else None)
+    assert calls[0].result() == 0
+    with pytest.raises(InputError, match="of call 1") as caught:
+        calls[1].result()
+    assert isinstance(caught.value, RemoteError) == (WORLD.rank != last)
+    assert calls[2].result() == 20
+    # One that is given up does not take part in what follows.
+    CallAhead(WORLD, lambda: number(1)).discard()
+    assert CallAhead(WORLD, lambda: number(2)).result() == 20
+
+
+def check_a_rank_does_not_wait_in_a_call_ahead():
+    """A rank goes on although another one has not called yet."""
+    if WORLD.rank == 0:
+        call = CallAhead(WORLD, lambda: "first")
+        WORLD.send("done", 1)
+    else:
+        if WORLD.rank == 1:
+            assert WORLD.recv(source=0) == "done"
+        call = CallAhead(WORLD, lambda: "first")
+    assert call.result() == "first"
+
+
 def check_many_halos_on_one_communicator():
     comm = WORLD.Dup()
     grids = [Grid((8,), comm=comm) for _ in range(10)]
@@ -192,6 +227,8 @@ def test_agreement_and_privacy():
         check_error(*case)
     check_that_a_report_of_a_report_names_the_origin()
     check_messages_of_the_user_are_not_taken()
+    check_errors_of_calls_ahead()
+    check_a_rank_does_not_wait_in_a_call_ahead()
     check_many_communicators()
     check_a_process_group_of_the_user()
     check_many_halos_on_one_communicator()

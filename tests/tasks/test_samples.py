@@ -68,6 +68,14 @@ def test_what_is_not_used_is_reported(make_task, tmp_path, capsys):
     )
 
 
+def test_axes_that_are_read_in_an_unlikely_way_are_reported(make_task, tmp_path, capsys):
+    rows = np.random.default_rng(0).random((2, 3, 8, 8))
+    make_task(tiny.emulator, 3, data={"file": store(tmp_path / "rows.h5", rows)})
+    assert "rows.h5: grid.shape: the file does not name its axes" in capsys.readouterr().err
+    make_task(tiny.emulator, 3, data={"file": store(tmp_path / "one.h5", rows[:, :, :1])})
+    assert "name its axes" not in capsys.readouterr().err
+
+
 def test_the_window_of_a_task_may_be_longer_but_not_shorter(make_task, tmp_path):
     file = store(tmp_path / "all.h5")
     task, _ = make_task(tiny.emulator, 3, data={"file": file, "window": 5, "steps": 6})
@@ -176,8 +184,8 @@ class Counting:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_nothing_is_read_before_it_is_needed(waits, mesh, tmp_path, monkeypatch):
-    """Of a training file with many trajectories, the samples of the steps that are done and of two
-    more batches are read, in the order of the epoch.
+    """Of a training file with many trajectories, the samples of the steps that are done and of
+    three more batches are read, in the order of the epoch.
     """
     states = np.random.default_rng(0).standard_normal((300, 6, 1, 8))
     with h5py.File(tmp_path / "many.h5", "w") as file:
@@ -190,7 +198,7 @@ def test_nothing_is_read_before_it_is_needed(waits, mesh, tmp_path, monkeypatch)
     task.train_steps(0, 5)
     task.close()
     read = [(sample, start) for group, sample, start in counting.states if group == "train"]
-    order = np.concatenate(list(islice(task._sampler.batches(1), 7)))
+    order = np.concatenate(list(islice(task._sampler.batches(1), 8)))
     assert set(counting.samples) <= {8, 8 * 8, 3 * 8 * 8}  # one point, one state, or a window
     expected = [divmod(int(sample), 4) for sample in order]
     assert read == expected[: len(read)]

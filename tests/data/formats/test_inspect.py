@@ -136,6 +136,17 @@ def test_wrong_axes_and_velocities_are_named(burgers, tmp_path, capsys):
     assert "axes=[x, y]" in output or "channels=[velocity_y, velocity_x]" in output
 
 
+def test_a_file_without_a_key_for_its_channels_needs_another_order(burgers, tmp_path, capsys):
+    right = config(tmp_path, "burgers", (12, 12), viscosity=solved.VISCOSITY)
+    swapped = burgers[2][:, :, ::-1]
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        file["train/trajectories"] = file["validation/trajectories"] = swapped
+    main(["inspect", str(tmp_path / "own.h5"), "--config", str(right)])
+    output = " ".join(capsys.readouterr().out.split())
+    assert "a file with the channels 1, 0" in output
+    assert "data.format" not in output
+
+
 def test_two_mistakes_together(burgers, tmp_path):
     np.save(tmp_path / "a.npy", burgers[2][:, :, ::-1])
     wrong = config(tmp_path, "burgers", (12, 12), viscosity=solved.VISCOSITY, dt=solved.DT / 2)

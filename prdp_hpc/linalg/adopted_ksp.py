@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.delegated_iterations import iterate_with_the_matrix
+from prdp_hpc.linalg.ksp_level import iterate_with_the_matrix
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair, skips_norm
 from prdp_hpc.linalg.lagged_matrix import create_lagged_matrix
 from prdp_hpc.linalg.method_types import unfit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,6 +84,8 @@ class ElementOperator(SparseOperator):
     >>> u.detach()
     tensor([0.0000, 0.5714, 0.8571, 1.0000])
     """
+
+    takes_entries = False
 
     def __init__(
         self,
@@ -203,11 +204,6 @@ class ElementOperator(SparseOperator):
     def nnz_local(self) -> int:
         """Number of values of this rank's element matrices, `n_cells k k`."""
         return int(self._cells.size * self._cells.shape[1])
-
-    @cached_property
-    def usual_shapes(self) -> None:
-        """None: values are those of elements."""
-        return None
 
     def as_entries(self, values: Any) -> Any:
         """Flatten the element matrices: `(n_cells, k, k)` to `(n_cells k k,)`, also in a batch."""

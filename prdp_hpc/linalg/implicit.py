@@ -14,12 +14,10 @@ from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.extreme_values import has_usual_size, is_extreme, with_ordinary_values
 from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
-from prdp_hpc.linalg.ksp_call import KspCall
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
+from prdp_hpc.linalg.solve_call import KspCall, SolveCall, one_at_a_time
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import like
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
@@ -111,7 +109,7 @@ def solve(
     """
     if guess is None and type(solver) is Solver and is_usual(operator, values, b, solver):
         return _solve_usual(operator, values, b, solver)
-    check_kinds(operator, solver)
+    _check_kinds(operator, solver)
     values = operator.as_entries(values)
     if isinstance(b, Tensor) and solver.batched is None:
         operator = operator.on(b.device)
@@ -151,7 +149,8 @@ def _solve_usual(operator: Operator, values: Tensor, b: Tensor, solver: Solver) 
     """
     levels = {False: solver.refinement, True: solver.adjoint}
     needs = _need_gradients(values, b)
-    call = KspCall(operator, solver, levels, (1, -1), (*needs, False), any(needs))
+    sizes = 1, -1 if b.dim() == 1 else len(b)
+    call = KspCall(operator, solver, levels, sizes, (*needs, False), any(needs))
     x = _applied(values, b, None, call)
     return with_ordinary_values(solve, operator, values, b, solver, None) if x is None else x
 
@@ -167,6 +166,19 @@ def _applied(values: Any, right: Tensor, start: Tensor | None, call: SolveCall) 
     if has_usual_size(call) or _are_transformed(values, right):
         return x
     return None if is_extreme(call.operator, values, call.solver) else x
+
+
+def _check_kinds(operator: Any, solver: Any) -> None:
+    """Raise an InputError unless there is an operator and a solver; not collective."""
+    if not isinstance(operator, Operator):
+        raise InputError(
+            f"operator must be a SparseOperator or another operator, not a "
+            f"{type(operator).__name__}: make one, e.g. by SparseOperator.from_scipy(matrix)"
+        )
+    if not isinstance(solver, Solver):
+        raise InputError(
+            f"solver must be a Solver, e.g. Solver('cg', 'jacobi'), not a {type(solver).__name__}"
+        )
 
 
 def _need_gradients(values: Any, b: Any) -> tuple[bool, bool]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.delegated_iterations import has_monitors, iterate_with_the_matrix
+from prdp_hpc.linalg.ksp_level import has_monitors, iterate_with_the_matrix
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS, STATEFUL_KSPS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
 
+from typing import TYPE_CHECKING
+
 UNSET = Refinement()
 """The level of a direction before the solver sets one."""
 
@@ -53,7 +55,7 @@ class Direction:
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
     level : the level of the solver, or of a solve, that the KSP is set to.
     is_monitored, owns_monitors : whether the package has set a monitor at this level, and whether
-        all monitors are its own, see `delegated_iterations`.
+        all monitors are its own, see `ksp_level`.
     is_plain : whether a solve at this level is one call of the KSP.
     is_unchecked : whether that call's result needs no check at this level, if the KSP succeeded.
     """
@@ -178,6 +180,8 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     for one in (forward, adjoint):
         iterate_with_the_matrix(one.ksp)
         one.owns_monitors = ksp.getOperators()[0].handle == pmat.handle and not has_monitors(given)
+    takes_several = source is operator and not operator.memory.uses_tensors
+    takes_several &= ksp.getType() == PETSc.KSP.Type.RICHARDSON
     pair = KspPair(
         forward,
         adjoint,
@@ -187,9 +191,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         divtol=ksp.getTolerances()[2],
         prefix=prefix,
         options=dict(solver.petsc_options),
-        multi_rhs=None
-        if source is not operator or operator.memory.uses_tensors
-        else multi_rhs_richardson(ksp, operator.matrix, pmat),
+        multi_rhs=multi_rhs_richardson(ksp, operator.matrix, pmat) if takes_several else None,
         lagged=lagged,
         symmetric_parts=symmetric_parts(solver.petsc_options),
     )

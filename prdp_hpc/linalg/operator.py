@@ -16,7 +16,6 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest, same_bytes
-from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
@@ -26,7 +25,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
     create_preconditioning_matrix,
 )
 from prdp_hpc.linalg.promises import PromiseCheck
-from prdp_hpc.linalg.torch_petsc import to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Memory, to_memory
 
 Product = Callable[[Tensor], Tensor]
 
@@ -140,6 +139,9 @@ class Operator(ABC):
         The grid of the vectors, if there is one (needed for `pc="mg"`).
     loaded : LoadedValues
         Which values the matrix holds.
+    usual_shapes : tuple of tuples or None
+        Shapes of the values of one matrix and of a right-hand side, where nothing else is to be
+        checked of tensors in double precision on the host; None for values of another form.
     is_read_by_derivatives : bool
         Whether derivatives of a solve read the values again, and not only the matrix.
     takes_batches : bool
@@ -168,6 +170,7 @@ class Operator(ABC):
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
     memory: Memory = HOST
+    usual_shapes: tuple[tuple[int], tuple[int]] | None = None
     is_read_by_derivatives = False
     takes_batches = False
 
@@ -230,13 +233,6 @@ class Operator(ABC):
         on the host.
         """
         return self
-
-    @property
-    def usual_shapes(self) -> tuple[tuple[int], tuple[int]] | None:
-        """Shapes of the values of one matrix and of one right-hand side, where nothing else is to
-        be checked of tensors in double precision on the host; None for values of another form.
-        """
-        return None
 
     @property
     def n_local(self) -> int:

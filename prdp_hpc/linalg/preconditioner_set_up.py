@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair
-from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
+from prdp_hpc.linalg.lag import FLOOR, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
@@ -24,6 +23,7 @@ from prdp_hpc.linalg.method_types import (
     PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
+    Lag,
 )
 from prdp_hpc.linalg.nested_factors import check_blocks
 from prdp_hpc.linalg.operator import Operator
@@ -59,8 +59,8 @@ class PreconditionerSetUp(ResidualChecks):
     # the first set-up of pc="mg" there is done twice.
     _needs_second_set_up = False
 
-    @abstractmethod
-    def _direction(self, name: str) -> Direction: ...
+    def _direction(self, name: str) -> Direction:
+        return self._pair.adjoint if name == "adjoint" else self._pair.forward
 
     def _prepare_lag(self, n: Lag) -> None:
         self._state: Any = None

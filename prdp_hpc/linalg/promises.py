@@ -15,9 +15,8 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.memory import HOST, Memory, c_function
 from prdp_hpc.linalg.nullspaces import Nullspace, Nullspaces
-from prdp_hpc.linalg.torch_petsc import Array, is_aij, placed, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Array, Memory, c_function, is_aij, placed, to_memory
 from prdp_hpc.petsc import PETSc
 
 DOUBLE, SINGLE = 1e-8, 1e-5

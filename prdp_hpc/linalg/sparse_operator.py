@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,20 +16,26 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
-from prdp_hpc.linalg.bilinear import BilinearProducts
+from prdp_hpc.linalg.bilinear import BilinearProducts, PatternProducts
 from prdp_hpc.linalg.from_matrices import FromMatrices
-from prdp_hpc.linalg.memory import HOST, Memory, memory_of
+from prdp_hpc.linalg.held_matrices import Lease, Pool
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
 from prdp_hpc.linalg.pattern import Pattern, validate_block_size, validate_pattern
-from prdp_hpc.linalg.pattern_products import PatternProducts
-from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
     create_preconditioner_data,
 )
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
-from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, kind_of_argument, put_values
+from prdp_hpc.linalg.torch_petsc import (
+    HOST,
+    Memory,
+    in_double,
+    is_real_tensor,
+    kind_of_argument,
+    memory_of,
+    put_values,
+)
 from prdp_hpc.petsc import PETSc
 
 
@@ -113,6 +118,8 @@ class SparseOperator(FromMatrices, Operator):
     """
 
     takes_batches = True
+    takes_entries = True
+    """Whether `solve` is given one value per entry of the pattern."""
 
     def __init__(
         self,
@@ -181,6 +188,8 @@ class SparseOperator(FromMatrices, Operator):
             self.matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)
         if nullspaces is not None:
             nullspaces.attach(self.matrix)
+        if self.takes_entries and memory is HOST:
+            self.usual_shapes = (self.nnz_local,), (self._pattern.n_local,)
         self.matrices: Pool[BatchMatrix] = Pool()
         self._in_memories: dict[torch.device, SparseOperator] = {}
         self._moved: PreconditioningMatrix | None = None
@@ -263,12 +272,6 @@ class SparseOperator(FromMatrices, Operator):
     def release_matrices(self, lease: Lease[BatchMatrix]) -> None:
         """Return the matrices to the pool, because no rank needs them any more."""
         self.matrices.release(lease)
-
-    @cached_property
-    def usual_shapes(self) -> tuple[tuple[int], tuple[int]] | None:
-        """See `Operator`."""
-        is_host = self.memory is HOST
-        return ((self.nnz_local,), (self.n_local,)) if is_host else None
 
     @property
     def nnz_local(self) -> int:

@@ -25,7 +25,7 @@ def is_batch(values: Any) -> bool:
 
 
 def is_usual(operator: Any, values: Any, b: Any, solver: Any) -> bool:
-    """Whether values and b are those of one matrix and one right-hand side as a KSP needs them, for
+    """Whether values and b are those of one matrix and right-hand sides as a KSP needs them, for
     which it starts at zero: `wrong_form` is None then, and nothing is to be converted. Without
     calls, which take as long as iterations with a small matrix.
     """
@@ -35,7 +35,8 @@ def is_usual(operator: Any, values: Any, b: Any, solver: Any) -> bool:
         and isinstance(values, Tensor)
         and isinstance(b, Tensor)
         and values.shape == shapes[0]
-        and b.shape == shapes[1]
+        and b.shape[-1:] == shapes[1]
+        and b.dim() <= 2
         and values.dtype is b.dtype is torch.float64
         and values.is_cpu
         and b.is_cpu

@@ -12,7 +12,7 @@ from mpi4py import MPI
 from systems import dominant, exact
 
 from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator, solve
-from prdp_hpc.linalg.pool import MOST_SETS
+from prdp_hpc.linalg.held_matrices import MOST_SETS
 from prdp_hpc.petsc import PETSc
 
 WORLD = MPI.COMM_WORLD

@@ -14,11 +14,10 @@ from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.extreme_values import factor_of, scaled_solution, scaled_values
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import recollection_of
-from prdp_hpc.linalg.lag import check_lag
-from prdp_hpc.linalg.method_types import check_unrolled
+from prdp_hpc.linalg.method_types import check_lag, check_unrolled
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.solve_call import one_at_a_time
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES

@@ -318,8 +318,8 @@ def test_a_folder_a_pattern_a_list_and_files_of_groups(kind, suffix, tmp_path):
     for name, part in parts.items():
         layouts.labelled(tmp_path / "own" / f"{name}{suffix}", part)
     folder = tmp_path / "own"
-    for given in (folder, folder / f"a_*{suffix}", [folder / f"a_2{suffix}"]):
-        assert format_of(given) == {".nc": "netcdf", ".zarr": "zarr"}[suffix]
+    for path in (folder, folder / f"a_*{suffix}", [folder / f"a_2{suffix}"]):
+        assert format_of(path) == {".nc": "netcdf", ".zarr": "zarr"}[suffix]
     every = kind.open(folder, (4, 6), validation=1)
     np.testing.assert_array_equal(every.read("train"), states[:4])
     np.testing.assert_array_equal(every.read("validation"), states[4:])

@@ -71,8 +71,8 @@ class LinearSystem(PreconditionerSetUp):
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
-        self._ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
-        self._ordinary_squares = ordinary_squares(operator.n_local, self._ordinary)
+        ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+        self._ordinary = ordinary_squares(operator.n_local, ordinary)
         self._use(self._pair.forward, solver.refinement)
         self._use(self._pair.adjoint, solver.adjoint)
 
@@ -162,21 +162,6 @@ class LinearSystem(PreconditionerSetUp):
         own = self._direction(direction)
         if self._pair.is_one_ksp:
             self._apply_level(own)
-<<<<<<< HEAD
-        with self._report.part(direction, "solve"):
-            is_scaled = self._is_to_be_scaled(own)
-            exponents = None
-            if is_scaled:
-                exponents = exponents_of(self._comm, b, self._ordinary, squares)
-            if exponents is None:
-                return self._solve_in_range(own, b, x, guess, is_guarded)
-            if guess is not None:
-                guess = scaled_guess(self._comm, guess, exponents)
-            right = times_power_of_two(b, exponents, -1)
-            iterations = self._solve_in_range(own, right, x, guess, is_guarded)
-            x[:] = times_power_of_two(x, exponents)
-            return iterations
-=======
         is_scaled = self._is_to_be_scaled(own)
         ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
         exponents = exponents_of(self._comm, b, ordinary, squares) if is_scaled else None
@@ -188,14 +173,13 @@ class LinearSystem(PreconditionerSetUp):
         iterations = self._solve_in_range(own, right, x, guess, is_guarded)
         x[:] = times_power_of_two(x, exponents)
         return iterations
->>>>>>> solver
 
     def solve_vector(self, direction: str, b: Numbers, x: Numbers, square: float) -> int:
         """`solve` for one right-hand side `(n_local,)` on one rank, from zero, with as few calls as
         possible: they take as long as iterations with a small matrix. `square`: the squared length
         of b.
         """
-        own, (least, most) = self._direction(direction), self._ordinary_squares
+        own, (least, most) = self._direction(direction), self._ordinary
         if not (own.is_plain and least <= square <= most):
             return self.solve(direction, b[None], x[None], squares=[square])
         try:

@@ -13,6 +13,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.distributed.communicators import serial_number
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest, same_bytes
@@ -137,6 +138,8 @@ class Operator(ABC):
         Whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : Grid or None
         The grid of the vectors, if there is one (needed for `pc="mg"`).
+    number : int
+        Its number among the operators of its communicator, which ranks compare in each solve.
     loaded : LoadedValues
         Which values the matrix holds.
     usual_shapes : tuple of tuples or None
@@ -178,6 +181,7 @@ class Operator(ABC):
         self.loaded = LoadedValues()
         check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
+        self.number = serial_number(comm)
         self.failure: Exception | None = None
         self.preconditioner_data = PreconditionerData()
         self._preconditioning: PreconditioningMatrix | None = None

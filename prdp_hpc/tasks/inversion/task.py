@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -96,6 +96,8 @@ class FieldInversion:
     True
     >>> mesh.close()
     """
+
+    metrics_of_training: ClassVar[tuple[str, ...]] = ("misfit", "evaluations", "set_ups")
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ def test_the_likely_reading_of_points_along_y_is_not_that_of_channels():
     ("attributes", "message"),
     [
         ({"grid_shape": [16, 16]}, r"\(16, 16\) \(attribute grid_shape\).*grid\.shape=\[16, 16\]"),
-        ({"axes": "sample, step, y, x"}, r"axes are sample, step, y, x .*read as .*channel, x"),
+        ({"axes": "sample, step, y, x"}, r"axes are sample, state, y, x .*read as .*channel, x"),
     ],
 )
 def test_attributes_that_contradict_the_grid_are_errors(attributes, message, tmp_path):

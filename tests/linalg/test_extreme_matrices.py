@@ -271,3 +271,32 @@ def test_small_matrices_that_cannot_be_scaled_are_right_or_refused(kind, ksp):
         torch.testing.assert_close(2.0**power * found, expected, rtol=1e-4, atol=1e-6)
     assert refused[:2] == [-50, -20]
     assert not {-1, 20} & set(refused)
+
+
+@pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs", "steepest_descent"])
+def test_a_matrix_of_a_batch_has_its_own_gradient_beside_right_hand_sides_of_any_size(ksp):
+    """Also where larger ones of the same matrix add nothing to it: their iterates are 0."""
+    A = np.array([[0.0, 1.0], [1.0, 0.0]])
+    operator = dense_operator(A)
+    # One iteration from this right-hand side stays at 0 for GMRES.
+    still = np.array([0.0, 1.0])
+    own = A if ksp == "gmres" else A + 2.0 * np.eye(2)
+    solver = Solver(ksp, "none", 1, differentiation="unrolled")
+    draw = np.random.default_rng(4)
+    others = [still] if ksp == "gmres" else []
+    for small, large in ((1e-200, 1e150), (1e-90, 1e90), (1e-140, 1.0), (1e-30, 1e120)):
+        rows = [*others, small * draw.normal(size=2), large * draw.normal(size=2)]
+        b = torch.from_numpy(np.array([*rows[:-1], *rows[-1:] * len(rows[:-1])]))
+        matrices = torch.from_numpy(np.stack([own.ravel(), 2.0 * own.ravel()]))
+        matrices.requires_grad_()
+        weights = torch.from_numpy(draw.normal(size=tuple(b.shape)))
+        x = solve(operator, matrices, b, solver)
+        (found,) = torch.autograd.grad((x * weights).sum(), matrices)
+        count = len(rows) - 1
+        for number in range(2):
+            expected = torch.zeros(4, dtype=torch.float64)
+            for k in range(number * count, (number + 1) * count):
+                one = matrices[number].detach().requires_grad_()
+                x = solve(operator, one, b[k], solver)
+                expected += torch.autograd.grad((x * weights[k]).sum(), one)[0]
+            torch.testing.assert_close(found[number], expected, rtol=1e-9, atol=0.0)

@@ -130,9 +130,9 @@ class _UnrolledSolve(torch.autograd.Function):
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver, keeps_states)
-            scaling = (
-                Scaling(operator.comm, _rows(b, operator)) if run.is_to_be_scaled else Scaling()
-            )
+            scaling = Scaling()
+            if run.is_to_be_scaled:
+                scaling = Scaling(operator.comm, _rows(b, operator), len(held.operators))
             aim = None if whole is None else scaling.scaled(_rows(whole, operator))
             x = scaling.unscaled(run.forward(scaling.scaled(_rows(b, operator)), aim)).view(b.shape)
             keeps = records

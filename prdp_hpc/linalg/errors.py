@@ -189,6 +189,16 @@ def too_small_values(method: str, size: float) -> SolveError:
     )
 
 
+def extreme_values(method: str, size: float) -> SolveError:
+    """The error for a matrix whose powers leave the range of double precision."""
+    return SolveError(
+        f"unrolled solve with {method}: the values of the matrix are of the size {size:.2g}, and "
+        "the derivatives of the iterations contain products of three of them, which are beyond the "
+        "range of double precision. Multiply the matrix and the right-hand side by a number that "
+        "makes the values about 1"
+    )
+
+
 def not_the_solution(
     direction: str, method: str, residual: float, iteration: int | None, level: object
 ) -> SolveError:

@@ -24,7 +24,7 @@ from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import bare
 from prdp_hpc.linalg.reductions import anywhere
-from prdp_hpc.linalg.scaling import exponents_of
+from prdp_hpc.linalg.scaling import exponents_of, largest
 from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -50,6 +50,8 @@ USUAL = 2.0**150
 """Squared sizes of solutions, relative to that of right-hand sides, up to which the matrix is not
 looked at.
 """
+LARGEST_EXPONENT = 330
+"""Products of three numbers between 2^−330 and 2^330 are in the range of double precision."""
 _ABSOLUTE = ("atol", "shift", "zeropivot", "eigenvalues", "haptol", "scale")
 """Parts of the names of options with numbers that do not depend on the size of the matrix."""
 
@@ -103,6 +105,22 @@ def _require_size(operator: Operator, solver: Solver) -> None:
     size = matrix.norm(PETSc.NormType.INFINITY)
     if 0.0 < size < 2.0**-small:
         raise errors.too_small_values(_method(solver), size)
+
+
+def require_usual_size(operator: Operator, solver: Solver, b: Tensor, x: Tensor) -> None:
+    """Raise SolveError if the sizes of b and x `(B, n_local)` show that the matrix of an operator
+    that cannot be scaled is so extreme that products of three such numbers leave the range of
+    double precision, as they occur in gradients of unrolled iterations; collective.
+    """
+    if type(operator) is SparseOperator:
+        return
+    sizes = largest(operator.comm, torch.cat([b.detach(), x]).double())
+    rights, results = sizes[: len(b)], sizes[len(b) :]
+    with np.errstate(all="ignore"):
+        matrix = (rights / results)[(rights > 0.0) & (results > 0.0)]
+    extreme = matrix[(matrix < 2.0**-LARGEST_EXPONENT) | (matrix > 2.0**LARGEST_EXPONENT)]
+    if len(extreme):
+        raise errors.extreme_values(_method(solver), float(extreme[0]))
 
 
 def with_ordinary_values(

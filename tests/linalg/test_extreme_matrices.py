@@ -8,6 +8,7 @@ from mpi4py import MPI
 from prdp_hpc import (
     AssembledOperator,
     ElementOperator,
+    FunctionOperator,
     SolveError,
     Solver,
     SparseOperator,
@@ -300,3 +301,39 @@ def test_a_matrix_of_a_batch_has_its_own_gradient_beside_right_hand_sides_of_any
                 x = solve(operator, one, b[k], solver)
                 expected += torch.autograd.grad((x * weights[k]).sum(), one)[0]
             torch.testing.assert_close(found[number], expected, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("ksp", ["richardson", "cg", "gmres", "bcgs", "steepest_descent"])
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+def test_functions_of_any_size_have_right_gradients_or_are_refused(ksp, differentiation):
+    draw = np.random.default_rng(8)
+    A = draw.normal(size=(4, 4))
+    A = torch.from_numpy(A @ A.T + 2.0 * np.eye(4) if ksp in SYMMETRIC else A + 4.0 * np.eye(4))
+    b, weights = (torch.from_numpy(draw.normal(size=(2, 4))) for _ in range(2))
+    pc = "jacobi" if ksp == "richardson" else "none"
+    solver = Solver(ksp, pc, 2, differentiation=differentiation)
+
+    def gradients(size):
+        operator = FunctionOperator(
+            lambda s, x: s * size * (A @ x),
+            4,
+            MPI.COMM_SELF,
+            apply_transpose=lambda s, x: s * size * (A.T @ x),
+            diagonal=lambda s: s * size * A.diagonal(),
+        )
+        factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+        right = b.clone().requires_grad_()
+        x = solve(operator, factor, right, solver)
+        return [x.detach(), *torch.autograd.grad((x * weights).sum(), (factor, right))]
+
+    expected, reached = gradients(1.0), []
+    # Beyond 2^500 the gradient of the function itself, λᵀ A x by torch, underflows.
+    for power in (-490, -390, -320, -200, -60, 60, 200, 320, 390, 490):
+        try:
+            found = gradients(2.0**power)
+        except SolveError:
+            continue
+        reached.append(power)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(2.0**power * one, other, rtol=1e-7, atol=1e-9)
+    assert {-60, 60} <= set(reached)

@@ -11,7 +11,12 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
-from prdp_hpc.linalg.extreme_values import factor_of, scaled_solution, scaled_values
+from prdp_hpc.linalg.extreme_values import (
+    factor_of,
+    require_usual_size,
+    scaled_solution,
+    scaled_values,
+)
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import recollection_of
 from prdp_hpc.linalg.method_types import check_lag, check_unrolled
@@ -135,6 +140,8 @@ class _UnrolledSolve(torch.autograd.Function):
                 scaling = Scaling(operator.comm, _rows(b, operator), len(held.operators))
             aim = None if whole is None else scaling.scaled(_rows(whole, operator))
             x = scaling.unscaled(run.forward(scaling.scaled(_rows(b, operator)), aim)).view(b.shape)
+            if records:
+                require_usual_size(operator, solver, _rows(b, operator), _rows(x, operator))
             keeps = records
         finally:
             if not keeps:

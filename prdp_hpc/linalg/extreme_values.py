@@ -37,12 +37,12 @@ SMALL_VALUES = {
     "pipefgmres": 3,
     "pipegcr": 10,
     "pipefcg": 10,
-    "lsqr": 13,
+    "lsqr": 3,
     "minres": 6,
     "symmlq": 6,
 }
 """The same for small values of methods that compare inner products with absolute numbers, or, as
-`pipefgmres`, have a shift of the spectrum by 1: below 2^−3 to 2^−13 they are scaled.
+`pipefgmres`, have a shift of the spectrum by 1: below 2^−3 to 2^−10 they are scaled.
 """
 MOST, MOST_SINGLE = 1000, 120
 """Largest powers of two by which values in double and in lower precision are multiplied."""

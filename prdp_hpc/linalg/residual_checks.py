@@ -351,6 +351,8 @@ class ResidualChecks(ABC):
         if rtol is None or self.ksp_name in ONE_APPLICATION_KSPS:
             return True
         norm = ksp.getNormType()
+        if self.ksp_name in NORMAL_EQUATION_KSPS:  # They test the residual of the normal equations.
+            right, aim = self._transposed_product(right), self._transposed_product(aim)
         target = rtol * self._norm_of(direction, aim, norm)
         if target == absolute == 0.0 and not zero_rows(self._comm, aim[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)

@@ -8,7 +8,7 @@ DEMO_DATA ?=
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help environment demo demo-heat test test-all test-adversarial test-faults coverage lint docs docs-figures lock benchmarks clean
+.PHONY: help environment runtime demo demo-heat test test-all test-adversarial test-faults coverage lint docs docs-figures lock benchmarks clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -16,15 +16,18 @@ help:  ## show this list
 environment:  ## install MPI, PETSc, torch and prdp-hpc into .venv (1 to 15 minutes, then seconds)
 	@$(or $(PYTHON),python3) tools/environment.py
 
+runtime:  ## the same without the tools for tests, lint and documentation
+	@$(or $(PYTHON),python3) tools/environment.py --runtime
+
 # One rank per core, at most 2: each replica computes a share of the experiments.
 DEMO_RANKS := $(shell test $$(nproc 2>/dev/null || echo 1) -ge 2 && echo 2 || echo 1)
 
-demo: environment  ## recover a 3-D permeability field with PRDP and with full refinement; table and figures
+demo: runtime  ## recover a 3-D permeability field with PRDP and with full refinement; table and figures
 	@$(VENV)/prdp-hpc doctor
 	@OMP_NUM_THREADS=1 $(VENV)/mpiexec -n $(DEMO_RANKS) $(VENV)/prdp-hpc compare configs/field_inversion_3d.yaml \
 		--overwrite name=demo grid.shape=[32,32,32] $(DEMO)
 
-demo-heat: environment  ## train the paper's 2-D heat emulator with PRDP and with full refinement
+demo-heat: runtime  ## train the paper's 2-D heat emulator with PRDP and with full refinement
 	@# A checkpoint has 280 MB here; one every 10 epochs keeps its time out of the comparison.
 	@$(VENV)/mpiexec -n 1 $(VENV)/prdp-hpc compare configs/heat_2d.yaml --overwrite name=demo_heat comparison.seeds=1 \
 		training.checkpoint_every=10 $(if $(DEMO_DATA),data.file=$(DEMO_DATA))

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from mpi4py import MPI
 from petsc4py import PETSc
-from prdp_hpc.training.allocation import keep_freed_memory
 
 from prdp_hpc import Grid, Heat, ProcessMesh, Refinement, Solver
 from prdp_hpc.config import validate
+from prdp_hpc.distributed.allocation import keep_freed_memory
 from prdp_hpc.distributed.transport import TRAFFIC
 from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.grid.halo import Halo

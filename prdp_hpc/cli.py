@@ -11,12 +11,31 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import prdp_hpc
 from prdp_hpc.commands.failures import fail, missing_library
-from prdp_hpc.commands.parser import build_parser
+from prdp_hpc.commands.parser import (
+    Parser,
+    compare_command,
+    completion_command,
+    doctor_command,
+    evaluate_command,
+    generate_command,
+    gradients_command,
+    init_command,
+    inspect_command,
+    paper_command,
+    plan_command,
+    plot_command,
+    run_command,
+    show_config_command,
+)
+from prdp_hpc.commands.parser_jobs import site_command, status_command, submit_command
+from prdp_hpc.commands.parser_trained import export_command, predict_command, show_command
 from prdp_hpc.distributed.launch import launched_rank, launched_size, leave_the_launch
 from prdp_hpc.distributed.signals import block_signals, hold_signals
-from prdp_hpc.logs import show_log
+from prdp_hpc.logs import LEVELS, show_log
 
 _STOPPABLE = ("run", "compare", "paper", "generate")
 """Commands that, on SIGUSR1, finish a step or a batch of samples and exit with code 85."""
@@ -113,3 +132,65 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.parser = parser
     arguments.line = shlex.join(["prdp-hpc", *words])
     return arguments
+
+
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """The parser of the command line; with the name of a command, the parser of that one only."""
+    parser = Parser(
+        prog="prdp-hpc",
+        description="Train neural networks through distributed PETSc solvers that are only as "
+        "accurate as training needs.",
+        epilog="All commands run on one process and under mpirun, e.g. mpirun -n 4 prdp-hpc run "
+        "configs/heat_2d.yaml "
+        "parallel.grid_ranks=2",
+    )
+    _add_general(parser, traceback=False, level=None)
+    parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in [command] if command in COMMANDS else COMMANDS:
+        COMMANDS[name](commands)
+    for own in commands.choices.values():
+        # SUPPRESS keeps the value of an option that stands before the command.
+        _add_general(own, traceback=argparse.SUPPRESS, level=argparse.SUPPRESS)
+    return parser
+
+
+def _add_general(parser: argparse.ArgumentParser, traceback: Any, level: Any) -> None:
+    """Add the options of all commands, with these defaults."""
+    parser.add_argument(
+        "--traceback",
+        action="store_true",
+        default=traceback,
+        help="show the traceback of every error, also of mistakes in a config or file",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        default=level,
+        metavar="LEVEL",
+        help="also show messages of at least this level: debug, info, warning or error",
+    )
+
+
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "run": run_command,
+    "compare": compare_command,
+    "paper": paper_command,
+    "generate": generate_command,
+    "gradients": gradients_command,
+    "plan": plan_command,
+    "plot": plot_command,
+    "evaluate": evaluate_command,
+    "inspect": inspect_command,
+    "predict": predict_command,
+    "show": show_command,
+    "export": export_command,
+    "submit": submit_command,
+    "site": site_command,
+    "status": status_command,
+    "init": init_command,
+    "config": show_config_command,
+    "completion": completion_command,
+    "doctor": doctor_command,
+}
+"""The commands in the order of the help, with the functions that add their parsers."""

@@ -9,6 +9,7 @@ from prdp_hpc.grid.halo import moved
 from prdp_hpc.linalg import SparseOperator, solve
 from prdp_hpc.networks import Convolution
 from prdp_hpc.tasks.supervised import SupervisedTask
+from prdp_hpc.tasks.task import Stopwatch
 
 
 class Transport:
@@ -153,6 +154,48 @@ class Residual(SupervisedTask):
                 self.squares(difference).sum() / self.squares(self.validation[:, 1]).sum()
             )
         }
+
+
+class Calibration:
+    """A task without a network: the factor of a state with which a step gives a target."""
+
+    metrics_of_training = ("losses",)
+
+    @classmethod
+    def from_config(cls, section, parts):
+        return cls(parts.stepper(), parts.mesh)
+
+    def __init__(self, stepper, mesh):
+        self.mesh, self.stepper, self.solver = mesh, stepper, stepper.solver
+        self.stopwatch, self.losses = Stopwatch(self.solver), 0
+        self.factor = torch.full((), 3.0, dtype=torch.float64, requires_grad=True)
+        self.optimiser = torch.optim.SGD([self.factor], lr=0.05, momentum=0.5)
+
+    def loss(self):
+        state = torch.ones((1, 1, *self.stepper.grid.local_shape), dtype=torch.float64)
+        return (self.stepper(self.factor * state) - 1.0).square().sum()
+
+    def train_epoch(self, epoch, earlier=(), after_step=None):
+        loss = self.loss()
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.losses += 1
+        return loss.item()
+
+    def validate(self):
+        with torch.no_grad():
+            return {"error": self.loss().item(), "sign": "positive", "losses": self.losses}
+
+    def state_dict(self):
+        return {"factor": self.factor.detach().clone(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state):
+        self.factor.data.copy_(state["factor"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def close(self):
+        pass
 
 
 class Arrays:

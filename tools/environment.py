@@ -5,7 +5,8 @@ This file chooses the interpreter, and restarts itself with it; `prepare_environ
 work. It is also started by old versions of Python, which must be able to read it: it has no
 annotations and no f-strings, and imports the other files only when the version is known.
 
-Only the standard library is used, since this runs before anything is installed. PETSc is installed
+`--runtime` leaves out the tools for tests, lint and documentation. Only the standard library is
+used, since this runs before anything is installed. PETSc is installed
 as a binary from PyPI if one supports this machine, and built otherwise. Built wheels are cached in
 `$PRDP_CACHE` (default `~/.cache/prdp-hpc`), in a folder named by a hash of everything that affects
 them, so that another clone on the same machine installs them in seconds.
@@ -88,13 +89,14 @@ def main():
     """Choose the interpreter and prepare the environment."""
     best = choice() if sys.version_info >= (3,) else None
     if best is not None and os.path.realpath(best) != os.path.realpath(sys.executable):
-        os.execve(best, [best, os.path.abspath(__file__)], dict(os.environ, **{CHOSEN: best}))
+        command = [best, os.path.abspath(__file__)] + sys.argv[1:]  # noqa: RUF005
+        os.execve(best, command, dict(os.environ, **{CHOSEN: best}))
     message = too_old()
     if message:
         sys.exit("[setup] " + message)
     import prepare_environment
 
-    prepare_environment.main()
+    prepare_environment.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

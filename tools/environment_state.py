@@ -1,9 +1,9 @@
 """What is known about the environment: finished, unfinished, of this place, or another folder.
 
 The file `prdp-environment` in the environment has its place and the hash of everything that it
-depends on. While the environment changes, it has the word `unfinished` instead of the hash: an
-interrupted set-up may leave half of a package, which pip would treat as installed, so the next one
-makes the environment again.
+depends on; then that of the tools for development, if it has them. While the environment changes,
+the file has the word `unfinished` instead of the hashes: an interrupted set-up may leave half of a
+package, which pip would treat as installed, so the next one makes the environment again.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ def place() -> str:
     return str(VENV.resolve())
 
 
-def is_finished(fingerprint: str) -> bool:
-    """Whether the environment is complete, at this place, and of this fingerprint."""
-    return state() == [place(), fingerprint] and (VENV / "bin" / "python").exists()
+def is_finished(fingerprints: list[str]) -> bool:
+    """Whether the environment is complete, at this place, and has parts of these fingerprints."""
+    wanted = [place(), *fingerprints]
+    return state()[: len(wanted)] == wanted and (VENV / "bin" / "python").exists()
 
 
 def state() -> list[str]:
-    """The lines of the stamp: place and fingerprint; empty without one."""
+    """The lines of the stamp: place and fingerprints; empty without one."""
     return stamp().read_text().splitlines() if stamp().is_file() else []
 
 
-def write_state(fingerprint: str) -> None:
+def write_state(*fingerprints: str) -> None:
     """Write the stamp; its content is valid at any time, because a file is renamed to it."""
     new = stamp().with_suffix(".new")
-    new.write_text(f"{place()}\n{fingerprint}\n")
+    new.write_text("".join(f"{line}\n" for line in (place(), *fingerprints)))
     new.replace(stamp())
 
 
@@ -62,14 +63,14 @@ def begin() -> None:
 
 def can_be_changed() -> bool:
     """Whether this is a finished environment of this Python whose scripts refer to this place."""
-    where, *fingerprint = state() or [""]
-    if not fingerprint:  # an earlier version wrote the hash only
-        where, fingerprint = place(), [where]
+    where, *fingerprints = state() or [""]
+    if not fingerprints:  # an earlier version wrote the hash only
+        where, fingerprints = place(), [where]
     settings = VENV / "pyvenv.cfg"
     version = f"{sys.version_info.major}.{sys.version_info.minor}."
     return (
         where == place()
-        and fingerprint[0] not in ("", UNFINISHED)
+        and fingerprints[0] not in ("", UNFINISHED)
         and (VENV / "bin" / "python").exists()
         and settings.is_file()
         and f"version = {version}" in settings.read_text()

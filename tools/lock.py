@@ -21,13 +21,15 @@ from torch_install import TORCH
 OLDEST_PYTHON = "3.11"
 _ENTRY = re.compile(r"^[a-z0-9][^#\n]*(?:\n +[^\n]*)*\n?", re.MULTILINE)
 _CUDA = re.compile(r"(cuda-|nvidia-|triton)")
+# Not required by the package, but its matrices come from there in the tutorials.
+TUTORIALS = ["scipy>=1.11"]
 _ELSEWHERE = {"mpi4py", "petsc4py", "prdp-hpc"}  # the files of PETSc's two ways have them
 
 
 def main() -> None:
     """Write the files of pinned versions."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0]]
+    pins = [TORCH, f"numpy=={NUMPY}", BUILD_TOOLS[0], *TUTORIALS]
     runtime = resolve([*project["dependencies"], *pins])
     development = [*extra(project, "dev"), *extra(project, "docs")]
     every = resolve([*project["dependencies"], *development, *pins])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
@@ -37,6 +38,7 @@ from setup_steps import (
 )
 from torch_install import CHOICE, install_torch, reason_for_cuda
 
+DEVELOPMENT = "dev.txt"
 _SETTINGS = ("PETSC", "PETSC_DIR", "PETSC_ARCH", "CUDA", "CUDA_ARCH", "CUDA_HOME")
 
 
@@ -92,9 +94,12 @@ def _machine() -> str:
     return f"Python {platform.python_version()} on {platform.machine()} with {library}"
 
 
-def fingerprint() -> str:
-    """A hash of everything that the environment depends on; the set-up runs again if it changes."""
-    files = [ROOT / "pyproject.toml", *sorted(TOOLS.glob("*.py")), *sorted(TOOLS.glob("*.txt"))]
+def fingerprints(is_for_development: bool) -> list[str]:
+    """Hashes of everything that training depends on and, if wanted, of the tools for development;
+    the set-up runs again if one changes.
+    """
+    locks = sorted(set(TOOLS.glob("*.txt")) - {TOOLS / DEVELOPMENT})
+    files = [ROOT / "pyproject.toml", *sorted(TOOLS.glob("*.py")), *locks]
     parts = [
         *(file.read_text() for file in files),
         CHOICE or reason_for_cuda(),
@@ -102,37 +107,56 @@ def fingerprint() -> str:
         *(os.environ.get(name, "") for name in _SETTINGS),
         sys.version,
     ]
+    tools = [_hash((TOOLS / DEVELOPMENT).read_text())] if is_for_development else []
+    return [_hash(*parts), *tools]
+
+
+def _hash(*parts: str) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
 
-def prepare() -> None:
+def prepare(is_for_development: bool) -> None:
     """Make the environment complete, unless it is; one set-up at a time."""
-    wanted = fingerprint()
+    wanted = fingerprints(is_for_development)
     if environment_state.is_finished(wanted):
         return
-    # A mistake that can be known now is not reported minutes later.
-    if not os.environ.get("PETSC_DIR"):
-        if reason_to_build():
-            check_build_is_possible()
-        elif not are_bindings_included():
-            compiler()
+    if not environment_state.is_finished(wanted[:1]):
+        check_can_be_prepared()
     with environment_state.locked():
         if environment_state.is_finished(wanted):
             return
         start = time.monotonic()
+        can_train = environment_state.is_finished(wanted[:1])
         environment_state.begin()
-        install_everything()
-        environment_state.write_state(wanted)
+        if not can_train:
+            install_runtime()
+        if is_for_development:
+            install_tools()
+        environment_state.write_state(*wanted)
         say(f"ready in {time.monotonic() - start:.0f} s: {VENV.name if not PREFIX else VENV}")
 
 
-def install_everything() -> None:
+def check_can_be_prepared() -> None:
+    """`SetupError` for a mistake that can be known before anything is installed."""
+    if os.environ.get("PETSC_DIR"):
+        return
+    if reason_to_build():
+        check_build_is_possible()
+    elif not are_bindings_included():
+        compiler()
+
+
+def install_tools() -> None:
+    """Install the tools for tests, lint and documentation."""
+    with Step("installing tools for tests, lint and documentation"):
+        install_locked(DEVELOPMENT)
+
+
+def install_runtime() -> None:
     """Install packages, torch, PETSc and prdp-hpc into the environment."""
     with beside(install_petsc):
         with Step("installing packages of pinned versions"):
             install_locked("packages.txt")
-            if not PREFIX:
-                install_locked("dev.txt")
         install_torch()
     with Step("installing prdp-hpc"):
         install("--no-deps", "--no-build-isolation", *([] if PREFIX else ["-e"]), str(ROOT))
@@ -145,12 +169,27 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="environment.py",
+        description="Prepare .venv with MPI, PETSc, torch and prdp-hpc, without root.",
+        epilog="The environment variables that it reads are described in tools/environment.py.",
+    )
+    parser.add_argument(
+        "--runtime",
+        action="store_true",
+        help="leave out the tools for tests, lint and documentation",
+    )
+    return parser
+
+
+def main(words: list[str]) -> None:
     """Prepare the environment; errors and interrupts end with one message."""
+    arguments = _parser().parse_args(words)
     # Without this, the end of this process would leave pip running.
     signal.signal(signal.SIGTERM, _stop)
     try:
-        prepare()
+        prepare(is_for_development=not (PREFIX or arguments.runtime))
     except SetupError as error:
         sys.exit(f"[setup] {error}")
     except OSError as error:

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 _torch: Any = torch
+_increment_nesting = _torch._C._vmapmode_increment_nesting
+_decrement_nesting = _torch._C._vmapmode_decrement_nesting
+_are_transforms_active = _torch._C._are_functorch_transforms_active
+_forward_ad: Any = torch.autograd.forward_ad
+_set_grad_enabled = _torch._C._set_grad_enabled
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -29,43 +34,46 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             result, dim = function.vmap(info, in_dims, *given)
             wrapped: Tensor = _torch._add_batch_dim(result, dim, level)
             return wrapped
-    if _torch._C._are_functorch_transforms_active():
+    if _are_transforms_active():
         transformed: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
         return transformed
     # Without the inspection of signatures in `Function.apply`, which takes as long as a small
     # solve, because it fills in default arguments, of which there are none.
-    if not _is_recorded(arguments):
-        return _unrecorded(function, arguments)
+    is_enabled = torch.is_grad_enabled()
+    if not ((is_enabled and _require_grad(arguments)) or _forward_ad._current_level >= 0):
+        return _unrecorded(function, arguments, is_enabled)
     arguments = _torch._functorch.utils.unwrap_dead_wrappers(arguments)
     base = super(torch.autograd.Function, function)
     recorded: Tensor = base.apply(*arguments)  # type: ignore[attr-defined]
     return recorded
 
 
-def _unrecorded(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Tensor:
+def _unrecorded(
+    function: type[torch.autograd.Function], arguments: tuple[Any, ...], is_enabled: bool
+) -> Tensor:
     """The result without a graph. `torch.no_grad()` takes ten times as long as these two calls."""
-    is_enabled = torch.is_grad_enabled()
-    _torch._C._set_grad_enabled(False)
+    if is_enabled:
+        _set_grad_enabled(False)
     try:
         plain: Tensor = function.forward(*arguments)
     finally:
-        _torch._C._set_grad_enabled(is_enabled)
+        if is_enabled:
+            _set_grad_enabled(True)
     return plain
 
 
-def _is_recorded(arguments: tuple[Any, ...]) -> bool:
-    """Whether a derivative may be computed later, outside of torch.func."""
-    if torch.is_grad_enabled():
-        for argument in arguments:
-            if isinstance(argument, Tensor) and argument.requires_grad:
-                return True
-    return torch.autograd.forward_ad._current_level >= 0
+def _require_grad(arguments: tuple[Any, ...]) -> bool:
+    # A loop, because a generator takes several times as long.
+    for argument in arguments:  # noqa: SIM110
+        if isinstance(argument, Tensor) and argument.requires_grad:
+            return True
+    return False
 
 
 def _nesting() -> int:
     """The nesting depth of legacy batches."""
-    level = int(_torch._C._vmapmode_increment_nesting()) - 1
-    _torch._C._vmapmode_decrement_nesting()
+    level: int = _increment_nesting() - 1
+    _decrement_nesting()
     return level
 
 

@@ -179,8 +179,7 @@ def _launch() -> list[Finding]:
         return []
     from prdp_hpc.distributed.process_mesh import check_launch
     from prdp_hpc.distributed.rendezvous import common_address
-    from prdp_hpc.distributed.topology import describe, each_has_a_gpu
-    from prdp_hpc.distributed.topology_discovery import rank_locations
+    from prdp_hpc.distributed.topology import describe, each_has_a_gpu, rank_locations
 
     world = mpi.COMM_WORLD
     try:

@@ -14,7 +14,7 @@ def gpu_lines() -> list[tuple[str, str, str]]:
     """Subject, finding and problem of each line; without a GPU one line."""
     import torch
 
-    from prdp_hpc.linalg.memory import petsc_device_kind
+    from prdp_hpc.linalg.torch_petsc import petsc_device_kind
 
     kind = petsc_device_kind()
     built = torch.version.cuda or torch.version.hip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from mpi4py import MPI
 
@@ -27,10 +29,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     errors = {name: error for name, error in found.items() if name not in _PLACE}
     if world.rank == 0:
         width = max(map(len, errors))
-        lines = [f"  {name:<{width}}  {error:.4e}" for name, error in errors.items()]
+        lines = [f"  {name:<{width}}  {_shown(error)}" for name, error in errors.items()]
         step = f", step {found['step']}" if found["step"] else ""
         where = f"{arguments.run}, epoch {found['epoch']}{step}, on {found['data']}"
         show("\n".join([where, *lines]))
     content = {"run": str(arguments.run), **found}
     if arguments.out:
         on_root(world, lambda: write_json(Path(arguments.out), content))
+
+
+def _shown(value: Any) -> str:
+    """A number as an error; what else a user's task returns, as it is."""
+    return f"{value:.4e}" if isinstance(value, Real) else str(value)

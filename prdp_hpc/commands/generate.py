@@ -24,8 +24,8 @@ def generate(arguments: argparse.Namespace) -> None:
     mesh = process_mesh(config)
     make(config, build_grid(config, mesh), path, mesh)
     if mesh.is_root:
-        show(
-            f"{config.data.train} training and {config.data.validation} validation trajectories: "
-            f"{path}"
-        )
+        data = config.data
+        counts = {"training": data.train, "validation": data.validation, "test": data.test}
+        given = [f"{count} {name}" for name, count in counts.items() if count]
+        show(f"{', '.join(given[:-1])} and {given[-1]} trajectories: {path}")
     mesh.close()

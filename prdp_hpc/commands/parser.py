@@ -1,71 +1,77 @@
-"""The command line of `prdp-hpc`: its commands and their options, without loading any of them.
+"""The parsers of the commands, without loading any of them, and what they have in common.
 
-Commands of jobs on a cluster are in `parser_jobs.py`, common parts in `parser_common.py`.
+Commands of jobs on a cluster are in `parser_jobs.py`, those of trained networks in
+`parser_trained.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-import prdp_hpc
-from prdp_hpc.commands.parser_common import (
-    CONFIG_HELP,
-    OVERRIDES_HELP,
-    Parser,
-    add_component,
-    config_command,
-    count,
-)
-from prdp_hpc.commands.parser_jobs import site_command, status_command, submit_command
-from prdp_hpc.commands.parser_trained import export_command, predict_command, show_command
-from prdp_hpc.logs import LEVELS
+from prdp_hpc.distributed.launch import launched_rank
+
+CONFIG_HELP = "a YAML file, or the name of a shipped config, e.g. heat_1d"
+OVERRIDES_HELP = "changes to the config, e.g. training.epochs=10"
 
 
-def build_parser(command: str = "") -> argparse.ArgumentParser:
-    """The parser of the command line; with the name of a command, the parser of that one only."""
-    parser = Parser(
-        prog="prdp-hpc",
-        description="Train neural networks through distributed PETSc solvers that are only as "
-        "accurate as training needs.",
-        epilog="All commands run on one process and under mpirun, e.g. mpirun -n 4 prdp-hpc run "
-        "configs/heat_2d.yaml "
-        "parallel.grid_ranks=2",
-    )
-    _add_general(parser, traceback=False, level=None)
-    parser.add_argument("--version", action="version", version=f"prdp-hpc {prdp_hpc.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in [command] if command in COMMANDS else COMMANDS:
-        COMMANDS[name](commands)
-    for own in commands.choices.values():
-        # SUPPRESS keeps the value of an option that stands before the command.
-        _add_general(own, traceback=argparse.SUPPRESS, level=argparse.SUPPRESS)
-    return parser
+class Parser(argparse.ArgumentParser):
+    """Prints messages on rank 0 only, so that each appears once."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if launched_rank() == 0:
+            super()._print_message(message, file)
 
 
-def _add_general(parser: argparse.ArgumentParser, traceback: Any, level: Any) -> None:
-    """Add the options of all commands, with these defaults."""
-    parser.add_argument(
-        "--traceback",
-        action="store_true",
-        default=traceback,
-        help="show the traceback of every error, also of mistakes in a config or file",
-    )
-    parser.add_argument(
-        "--log-level",
-        choices=LEVELS,
-        default=level,
-        metavar="LEVEL",
-        help="also show messages of at least this level: debug, info, warning or error",
+def add_component(command: argparse.ArgumentParser) -> None:
+    """Add the option `--component` of commands that read a run folder."""
+    command.add_argument(
+        "--component",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="a user-defined network, PDE or task of the run; it is imported only if it is named "
+        "here",
     )
 
 
-def _run_command(commands: Any) -> None:
+def count(text: str) -> int:
+    """A positive integer, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
+    return int(text)
+
+
+def config_command(
+    commands: Any, name: str, help_text: str, resumable: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command that takes a config and changes to it; `resumable`: it may continue a run."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, allow_abbrev=False)
+    command.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help=OVERRIDES_HELP,
+    )
+    if resumable:
+        choice = command.add_mutually_exclusive_group()
+        choice.add_argument(
+            "--resume", action="store_true", help="continue from the latest checkpoint"
+        )
+        choice.add_argument(
+            "--overwrite", action="store_true", help="first remove an earlier run of this name"
+        )
+    return command
+
+
+def run_command(commands: Any) -> None:
+    """Add the command `run`."""
     config_command(commands, "run", "train once and write a run folder", resumable=True)
 
 
-def _compare_command(commands: Any) -> None:
+def compare_command(commands: Any) -> None:
+    """Add the command `compare`."""
     compare = config_command(
         commands,
         "compare",
@@ -80,7 +86,8 @@ def _compare_command(commands: Any) -> None:
     )
 
 
-def _paper_command(commands: Any) -> None:
+def paper_command(commands: Any) -> None:
+    """Add the command `paper`."""
     paper = commands.add_parser(
         "paper", help="run the comparison for every experiment of the paper; resumes if repeated"
     )
@@ -114,7 +121,8 @@ def _paper_command(commands: Any) -> None:
     )
 
 
-def _generate_command(commands: Any) -> None:
+def generate_command(commands: Any) -> None:
+    """Add the command `generate`."""
     generate = config_command(
         commands, "generate", "generate the trajectories that a config trains on"
     )
@@ -125,7 +133,8 @@ def _generate_command(commands: Any) -> None:
     )
 
 
-def _gradients_command(commands: Any) -> None:
+def gradients_command(commands: Any) -> None:
+    """Add the command `gradients`."""
     gradients = config_command(
         commands,
         "gradients",
@@ -134,7 +143,8 @@ def _gradients_command(commands: Any) -> None:
     gradients.add_argument("--out", metavar="PNG", help="file of the figure")
 
 
-def _plan_command(commands: Any) -> None:
+def plan_command(commands: Any) -> None:
+    """Add the command `plan`."""
     plan = config_command(
         commands,
         "plan",
@@ -155,7 +165,8 @@ def _plan_command(commands: Any) -> None:
     )
 
 
-def _plot_command(commands: Any) -> None:
+def plot_command(commands: Any) -> None:
+    """Add the command `plot`."""
     plot = commands.add_parser("plot", help="draw finished or active runs from their run folders")
     plot.add_argument(
         "runs", nargs="+", metavar="RUN", help="run folders, or the folder of one comparison"
@@ -163,7 +174,8 @@ def _plot_command(commands: Any) -> None:
     plot.add_argument("--out", metavar="PNG", help="file of the figure")
 
 
-def _inspect_command(commands: Any) -> None:
+def inspect_command(commands: Any) -> None:
+    """Add the command `inspect`."""
     inspect = commands.add_parser(
         "inspect",
         help="report what a data file contains, which config fits, and whether one step of the "
@@ -199,7 +211,8 @@ def _samples(text: str) -> int:
     return 0 if text == "0" else count(text)
 
 
-def _evaluate_command(commands: Any) -> None:
+def evaluate_command(commands: Any) -> None:
+    """Add the command `evaluate`."""
     evaluate = commands.add_parser(
         "evaluate", help="compute the validation errors of a trained network, e.g. on other data"
     )
@@ -219,7 +232,8 @@ def _evaluate_command(commands: Any) -> None:
     evaluate.add_argument("--out", metavar="JSON", help="also write the errors to this file")
 
 
-def _init_command(commands: Any) -> None:
+def init_command(commands: Any) -> None:
+    """Add the command `init`."""
     # Only this command needs the models of configs to be parsed.
     from prdp_hpc.commands.starting import NETWORKS, PDES, TASKS
 
@@ -243,7 +257,8 @@ def _init_command(commands: Any) -> None:
     init.add_argument("--defaults", action="store_true", help="ask nothing on a terminal")
 
 
-def _show_config_command(commands: Any) -> None:
+def show_config_command(commands: Any) -> None:
+    """Add the command `config`."""
     config = commands.add_parser(
         "config", help="print a config with all defaults, the shipped configs, or the JSON schema"
     )
@@ -254,34 +269,12 @@ def _show_config_command(commands: Any) -> None:
     choice.add_argument("--list", action="store_true", help="list the shipped configs")
 
 
-def _completion_command(commands: Any) -> None:
+def completion_command(commands: Any) -> None:
+    """Add the command `completion`."""
     completion = commands.add_parser("completion", help="print the completion script of a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="name of the shell")
 
 
-def _doctor_command(commands: Any) -> None:
+def doctor_command(commands: Any) -> None:
+    """Add the command `doctor`."""
     commands.add_parser("doctor", help="report what was found on this machine and what is missing")
-
-
-COMMANDS: dict[str, Callable[[Any], None]] = {
-    "run": _run_command,
-    "compare": _compare_command,
-    "paper": _paper_command,
-    "generate": _generate_command,
-    "gradients": _gradients_command,
-    "plan": _plan_command,
-    "plot": _plot_command,
-    "evaluate": _evaluate_command,
-    "inspect": _inspect_command,
-    "predict": predict_command,
-    "show": show_command,
-    "export": export_command,
-    "submit": submit_command,
-    "site": site_command,
-    "status": status_command,
-    "init": _init_command,
-    "config": _show_config_command,
-    "completion": _completion_command,
-    "doctor": _doctor_command,
-}
-"""The commands in the order of the help, with the functions that add their parsers."""

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-from prdp_hpc.commands.parser_common import config_command, count
+from prdp_hpc.commands.parser import config_command, count
 
 
 def submit_command(commands: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from prdp_hpc.commands.parser_common import add_component
+from prdp_hpc.commands.parser import add_component
 
 
 def predict_command(commands: Any) -> None:

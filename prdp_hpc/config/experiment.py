@@ -150,8 +150,9 @@ def load_config(
     >>> config.training.epochs, config.network.kind, config.solver.ksp
     (10, 'mlp', 'richardson')
     """
+    changes = strings("overrides", overrides, "training.epochs=10")
     content = read_yaml(Path(path))
-    for override in strings("overrides", overrides, "training.epochs=10"):
+    for override in changes:
         apply_override(content, override)
     return validate(content, str(path), Path(path).parent, imports)
 

@@ -7,6 +7,8 @@ differs between ranks, so operations of two kinds, or of two devices, may overla
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 from typing import NamedTuple, cast
 
 from mpi4py import MPI
@@ -36,6 +38,7 @@ class Private(NamedTuple):
 
 
 _keyvals: list[int] = []
+_counters: list[int] = []
 
 
 def private(comm: MPI.Comm) -> Private:
@@ -53,6 +56,21 @@ def private(comm: MPI.Comm) -> Private:
         found = _copies(comm)
         comm.Set_attr(_keyvals[0], found)
     return found
+
+
+def serial_number(comm: MPI.Comm) -> int:
+    """The number of an object among those made on a communicator; 0 on one rank. It is equal on all
+    ranks, because they make them in the same order. Not collective.
+    """
+    if comm.size == 1:
+        return 0
+    if not _counters:
+        _counters.append(MPI.Comm.Create_keyval())
+    numbers = cast("Iterator[int] | None", comm.Get_attr(_counters[0]))
+    if numbers is None:
+        numbers = count()
+        comm.Set_attr(_counters[0], numbers)
+    return next(numbers)
 
 
 def _copies(comm: MPI.Comm) -> Private:

@@ -20,9 +20,9 @@ from prdp_hpc.distributed.topology import (
     MeshPlan,
     RankLocation,
     plan_mesh,
+    rank_locations,
     threads_of,
 )
-from prdp_hpc.distributed.topology_discovery import rank_locations
 from prdp_hpc.distributed.torch_start import start_torch_distributed
 from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.logs import LOGGER

@@ -12,9 +12,8 @@ from prdp_hpc.config import FieldInversionConfig, SupervisedConfig
 from prdp_hpc.data.formats.files import named
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.build import any_mesh, build_solver, build_task
+from prdp_hpc.experiments.build import any_mesh, build_solver, build_task, task_class
 from prdp_hpc.experiments.trained import Checkpoint, run_config, shared_states, trained_config
-from prdp_hpc.tasks.inversion.task import FieldInversion
 
 NEEDED = ("task", "physics.pde", "network.kind", "data.format")
 """Components without which a network cannot be validated."""
@@ -81,18 +80,15 @@ def evaluate(
     """
     world = MPI.COMM_WORLD
     config = call_together(world, lambda: _config(folder, components))
-    (state,) = shared_states(world, [folder], checkpoint)
+    (state,) = shared_states(world, [folder], checkpoint, complete=not loads_parts(config))
     if data is not None:
         config = with_data(config, data)
     mesh = any_mesh(config)
     try:
         task: Any = build_task(config, mesh, build_solver(config), groups=("validation",))
         call_together(mesh.world, lambda: load_parameters(task, state["task"], folder, data))
-        errors = {
-            name: error
-            for name, error in task.validate().items()
-            if name.startswith("error") or not isinstance(task, FieldInversion)
-        }
+        of_training = getattr(task, "metrics_of_training", ())
+        errors = {key: found for key, found in task.validate().items() if key not in of_training}
         task.close()
     finally:
         mesh.close()
@@ -118,12 +114,20 @@ def with_data(config: Any, data: str | Path) -> Any:
     return config.model_copy(update={section: changed})
 
 
+def loads_parts(config: SupervisedConfig | FieldInversionConfig) -> bool:
+    """Whether the task needs only a part of its state to validate, see `load_parameters`."""
+    kind = task_class(config)
+    return hasattr(kind, "load_network") or hasattr(kind, "load_parameters")
+
+
 def load_parameters(task: Any, state: dict[str, Any], folder: Any, data: Any) -> None:
     """Load the parameters of a checkpoint's task, to validate or to predict; raises `InputError` if
     the network is for other channels than those of the file `data`.
+
+    A user's task that has neither a network nor the method `load_parameters` loads all its state.
     """
-    if isinstance(task, FieldInversion):
-        task.load_parameters(state)
+    if not hasattr(task, "load_network"):
+        getattr(task, "load_parameters", task.load_state_dict)(state)
         return
     try:
         task.load_network(state["network"])

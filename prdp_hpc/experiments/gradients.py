@@ -11,6 +11,7 @@ from prdp_hpc.config import ConfigError
 from prdp_hpc.config import ExperimentConfig as Config
 from prdp_hpc.config.components import component_of
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, build_task
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics.stepper import reference_solver
@@ -42,7 +43,8 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
     ConfigError
         For a ladder of tolerances, or if the converged gradient is zero.
     InputError
-        For a ksp or pc whose iterations cannot be differentiated.
+        For a ksp or pc whose iterations cannot be differentiated, and for a task without the
+        method `gradient`.
 
     References: paper, figure of converging gradients.
     """
@@ -77,6 +79,10 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
 
 def _gradient(config: Config, mesh: ProcessMesh, solver: Solver) -> Tensor:
     task = build_task(config, mesh, solver)
+    if not callable(getattr(task, "gradient", None)):
+        raise InputError(
+            f"task: {type(task).__name__} has no method gradient(), see prdp_hpc.tasks.task.Task"
+        )
     gradient = task.gradient()
     task.close()
     if not gradient.any():

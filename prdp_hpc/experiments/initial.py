@@ -34,6 +34,11 @@ def initialise(task: Any, source: str, folder: Path, resume: bool) -> None:
         parameters.
     """
     world = task.mesh.world
+    if not hasattr(task, "load_network"):
+        raise InputError(
+            f"training.init_from: the task {type(task).__name__} has no method load_network(), see "
+            "SupervisedTask: leave the key out"
+        )
 
     def read() -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         if not task.mesh.is_root or (resume and _has_checkpoint(folder)):

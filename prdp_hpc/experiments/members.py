@@ -197,7 +197,10 @@ def make_members(runs: Sequence[Trained], group: str) -> Members:
 
 
 def _made(runs: Sequence[Trained], group: str, mesh: ProcessMesh) -> Members:
-    rolls_out = issubclass(task_class(runs[0].config), SupervisedTask)
+    kind = task_class(runs[0].config)
+    rolls_out = issubclass(kind, SupervisedTask)
+    if not rolls_out and not any(hasattr(kind, own) for own in ("recovered", "load_parameters")):
+        raise _predicts_nothing(runs[0], kind)
     tasks, trajectories = [], None
     for run in runs:
         if rolls_out:
@@ -208,13 +211,17 @@ def _made(runs: Sequence[Trained], group: str, mesh: ProcessMesh) -> Members:
             parts = ConfigParts(run.config, mesh, build_solver(run.config), groups)  # type: ignore[assignment]
         task: Any = task_from(run.config, parts)
         if rolls_out and not task.predicts:
-            raise InputError(
-                f"{run.folder}: its task {type(task).__name__} has no method advance(state), with "
-                "which states are predicted; see SupervisedTask"
-            )
+            raise _predicts_nothing(run, kind)
         call_together(mesh.world, partial(_load, task, run))
         tasks.append(task)
     return Members(runs, tasks, mesh, trajectories)
+
+
+def _predicts_nothing(run: Trained, kind: type) -> InputError:
+    return InputError(
+        f"{run.folder}: its task {kind.__name__} has no method advance(state), with which states "
+        "are predicted; see SupervisedTask"
+    )
 
 
 def _load(task: Any, run: Trained) -> None:

@@ -21,7 +21,6 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.data_parallel import DataParallel, on_parts
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
-from prdp_hpc.grid.whole_fields import WholeFields
 from prdp_hpc.networks import build_network
 from prdp_hpc.networks.normalised import NormalisedNetwork
 from prdp_hpc.networks.precision import in_precision, precision_of
@@ -108,7 +107,9 @@ def _network(
 ) -> nn.Module:
     config = trained_config(folder, components, needed=("network.kind",))
     state = trained_state(folder, checkpoint)
-    weights, kind = state["task"]["network"], component_of(config.network)
+    weights, kind = state["task"].get("network"), component_of(config.network)
+    if weights is None:
+        raise InputError(f"{folder}: the task {config.task_name} has no network")
     inside, outside = state["task"].get("channels") or _first_layer(kind, config, weights)
     whole = Partition.whole(config.grid.shape, config.grid.boundary)
     network = build_network(
@@ -125,8 +126,7 @@ def _network(
     in_precision(network, precision_of(weights.values()))
     network.load_state_dict(weights)
     if partition is not None and not on_parts(network):
-        fields = WholeFields(partition)
-        network = DataParallel(network, torch.device("cpu"), 1, None, fields)
+        network = DataParallel(network, torch.device("cpu"), 1, None, partition)
     return network.eval()
 
 
@@ -187,10 +187,13 @@ def trained_state(folder: str | Path, checkpoint: Checkpoint = "last") -> dict[s
 
 
 def shared_states(
-    world: MPI.Comm, folders: Sequence[str | Path], checkpoint: Checkpoint
+    world: MPI.Comm,
+    folders: Sequence[str | Path],
+    checkpoint: Checkpoint,
+    complete: bool = False,
 ) -> list[dict[str, Any]]:
-    """The states of runs' checkpoints on all ranks, without what is needed only to train further;
-    collective. Raises the errors of `load_network` on all ranks.
+    """The states of runs' checkpoints on all ranks; unless `complete`, without what is needed only
+    to train further. Collective; raises the errors of `load_network` on all ranks.
 
     One rank reads them, because during a run other ranks might find a later checkpoint.
     """
@@ -198,7 +201,8 @@ def shared_states(
     def read() -> list[dict[str, Any]] | None:
         if world.rank:
             return None
-        return [_without_training(trained_state(folder, checkpoint)) for folder in folders]
+        states = [trained_state(folder, checkpoint) for folder in folders]
+        return states if complete else [_without_training(state) for state in states]
 
     found: list[dict[str, Any]] = broadcast(world, call_together(world, read))
     return found

@@ -328,7 +328,7 @@ def _factor(config: SupervisedConfig) -> int:
 
 def _attributes(config: SupervisedConfig, pde: str, stepper: Stepper) -> TrajectoryAttributes:
     factor = _factor(config)
-    scheme = str(getattr(stepper, "scheme", type(stepper).__name__))
+    refined = f", on a grid {factor} times as fine" if factor > 1 else ""
     return TrajectoryAttributes(
         pde=pde,
         shape=tuple(config.grid.shape),
@@ -336,5 +336,5 @@ def _attributes(config: SupervisedConfig, pde: str, stepper: Stepper) -> Traject
         length=config.grid.length,
         numbers=attributes(stepper),
         channels=tuple(stepper.channels),
-        scheme=scheme + (f", on a grid {factor} times as fine" if factor > 1 else ""),
+        scheme=f"{getattr(stepper, 'scheme', type(stepper).__name__)}{refined}",
     )

@@ -1,17 +1,23 @@
-"""The division of a structured grid among ranks."""
+"""The division of a structured grid among ranks, and fields from their parts; without PETSc."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 import torch.distributed as dist
 from mpi4py import MPI
+from torch import Tensor
 
+from prdp_hpc.autograd.linear_map import LinearMap
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.communicators import private
+from prdp_hpc.distributed.transport import as_bytes
 from prdp_hpc.errors import InputError
 
 Boundary = Literal["dirichlet", "neumann", "periodic"]
@@ -117,6 +123,34 @@ class Partition:
             rank = rank * parts + part
         return rank
 
+    def gather(self, local: Tensor) -> Tensor:
+        """The whole field `(..., *shape)` on every rank, from each rank's part; collective, see
+        `Grid.gather`.
+        """
+        # On all ranks together: compared to the exchange of fields, the reduction costs nothing.
+        raise_together(self.comm, validate_local(local, self.local_shape))
+        return local if self.comm.size == 1 else self._whole_of_parts(local)
+
+    def scatter(self, whole: Tensor) -> Tensor:
+        """This rank's part `(..., *local_shape)` of a whole field, see `Grid.scatter`."""
+        if not isinstance(whole, Tensor):
+            raise not_a_field(whole)
+        if tuple(whole.shape[-self.dim :]) != self.shape:
+            raise InputError(
+                f"a whole field must end in the grid's shape {self.shape}, this one has "
+                f"{tuple(whole.shape)}"
+            )
+        return whole if self.comm.size == 1 else self._whole_of_parts.transposed(whole)
+
+    @property
+    def _whole_of_parts(self) -> LinearMap:
+        """The map of parts to the whole field; its adjoint selects this rank's part."""
+
+        def part(whole: Tensor) -> Tensor:
+            return whole[_fields(self.local_slices)].clone()
+
+        return LinearMap(partial(_assemble, self), part)
+
     def coarsen(self, factor: int = 2) -> Partition:
         """The grid of every `factor`-th point, `0, factor, …`: each rank keeps those of its part.
 
@@ -139,3 +173,44 @@ class Partition:
                 "part would be empty; use fewer ranks"
             )
         return coarse
+
+
+def validate_local(local: Tensor, local_shape: tuple[int, ...]) -> InputError | None:
+    """The error for a field that does not end in the local shape, or None."""
+    if not isinstance(local, Tensor):
+        return not_a_field(local)
+    if tuple(local.shape[-len(local_shape) :]) == local_shape:
+        return None
+    return InputError(
+        f"a field on this rank must end in the local shape {local_shape}, this one has "
+        f"{tuple(local.shape)}"
+    )
+
+
+def not_a_field(field: Any) -> InputError:
+    """The error for a field that is not a tensor of real floating-point numbers."""
+    if isinstance(field, Tensor):
+        return InputError(f"a field must hold real floating-point numbers, not {field.dtype}")
+    return InputError(f"a field must be a tensor, not a {type(field).__name__}")
+
+
+def _fields(part: tuple[slice, ...]) -> Any:
+    """The index of a part of the grid in a batch of fields."""
+    return (..., *part)
+
+
+def _assemble(partition: Partition, local: Tensor) -> Tensor:
+    """All ranks' parts put together, on every rank."""
+    lead = local.shape[: -partition.dim]
+    host = local.detach().cpu().contiguous()
+    blocks = partition.blocks
+    counts = [math.prod(lead) * math.prod(s.stop - s.start for s in block) for block in blocks]
+    flat = torch.empty(sum(counts), dtype=host.dtype)
+    # As bytes, because neither MPI nor NumPy has all of torch's types.
+    sizes = [count * host.element_size() for count in counts]
+    comm = private(partition.comm).sums
+    comm.Allgatherv([as_bytes(host), MPI.BYTE], [as_bytes(flat), sizes, MPI.BYTE])
+    whole = torch.empty((*lead, *partition.shape), dtype=host.dtype)
+    for block, part in zip(blocks, flat.split(counts), strict=True):
+        whole[_fields(block)] = part.view(*lead, *(s.stop - s.start for s in block))
+    return whole.to(local.device)

@@ -30,8 +30,7 @@ from prdp_hpc.grid.dmda import (
 from prdp_hpc.grid.geometry import GridGeometry, per_axis, validate_geometry
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
-from prdp_hpc.grid.partition import Boundary, Partition
-from prdp_hpc.grid.whole_fields import WholeFields, validate_local
+from prdp_hpc.grid.partition import Boundary, Partition, validate_local
 from prdp_hpc.petsc import PETSc
 
 
@@ -231,7 +230,7 @@ class Grid(GridGeometry):
         >>> torch.equal(grid.gather(grid.scatter(field)), field)
         True
         """
-        return WholeFields(self.partition).scatter(whole)
+        return self.partition.scatter(whole)
 
     def gather(self, local: Tensor) -> Tensor:
         """Return the whole field on every rank, from each rank's part; collective.
@@ -254,7 +253,7 @@ class Grid(GridGeometry):
         InputError
             On all ranks, if one rank has a field of another shape.
         """
-        return WholeFields(self.partition).gather(local)
+        return self.partition.gather(local)
 
     def halo(self, local: Tensor, width: int = 1) -> Tensor:
         """Return this rank's part with `width` neighbour points on each side of each axis.

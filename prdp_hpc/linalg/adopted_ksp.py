@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.delegated_iterations import iterate_with_the_matrix
+from prdp_hpc.linalg.ksp_level import iterate_with_the_matrix
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair, skips_norm
 from prdp_hpc.linalg.lagged_matrix import create_lagged_matrix
 from prdp_hpc.linalg.method_types import unfit
+from prdp_hpc.linalg.nested_factors import symmetric_parts_under
 from prdp_hpc.linalg.operator import LoadedValues, Operator
 from prdp_hpc.linalg.options import bare, check_owned
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
@@ -120,6 +121,7 @@ def adopted_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPai
         max_it=DEFAULT_MAX_IT if counts else int(tolerances[3]),
         lagged=lagged,
         is_one_ksp=True,
+        symmetric_parts=symmetric_parts_under(ksp.getOptionsPrefix() or ""),
     )
 
 

@@ -6,6 +6,7 @@ per row are NumPy arrays on the host, because they are few scalars.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import zlib
 from typing import Any
@@ -18,6 +19,9 @@ from torch import Tensor
 Numbers = Any
 """A float64 NumPy array on the host, or a float64 tensor."""
 HostArray = NDArray[np.float64]
+
+_MEMCMP = ctypes.CDLL(None).memcmp
+_MEMCMP.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 
 def zeros_like(numbers: Numbers) -> Numbers:
@@ -157,6 +161,13 @@ def differ(ours: Numbers, theirs: Numbers, block: int) -> bool:
     # Block by block, so that the compared numbers stay in the cache.
     blocks = (slice(start, start + block) for start in range(0, flat.size, block))
     return not all((flat[part] == others[part]).all() for part in blocks)
+
+
+def same_bytes(address: int, other: int, size: int) -> bool:
+    """Whether the memory at two addresses is equal, byte for byte; several times as fast as a
+    comparison of numbers, for which NumPy makes a temporary array.
+    """
+    return bool(_MEMCMP(address, other, size) == 0)
 
 
 def are_single(numbers: Numbers) -> bool:

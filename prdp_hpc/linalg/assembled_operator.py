@@ -149,6 +149,10 @@ class AssembledOperator(Operator):
         """Return whether the parameters differ, or other entries were written into the matrix."""
         return self._was_written_to() or super().differs(values)
 
+    def is_loaded_with(self, values: Tensor | None) -> bool:
+        """See `Operator`."""
+        return super().is_loaded_with(values) and not self._was_written_to()
+
     def holds(self, load: Any) -> bool:
         """See `Operator`."""
         return super().holds(load) and not self._was_written_to()

@@ -85,6 +85,8 @@ class ElementOperator(SparseOperator):
     tensor([0.0000, 0.5714, 0.8571, 1.0000])
     """
 
+    takes_entries = False
+
     def __init__(
         self,
         cells: IntegerArray,

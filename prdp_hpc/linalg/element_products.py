@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prdp_hpc.linalg.bilinear import BilinearProducts
 from prdp_hpc.linalg.ghosts import GhostedIndex
-from prdp_hpc.linalg.memory import HOST, Memory
+from prdp_hpc.linalg.torch_petsc import HOST, Memory
 
 
 class ElementProducts(BilinearProducts):

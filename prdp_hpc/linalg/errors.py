@@ -179,6 +179,26 @@ def too_large_gradient(method: str, level: object) -> SolveError:
     )
 
 
+def too_small_values(method: str, size: float) -> SolveError:
+    """The error for a small matrix and a method that compares lengths with absolute numbers."""
+    return SolveError(
+        f"solve with {method}: the largest row sum of the matrix is {size:.2g}, and this method "
+        "compares with absolute numbers, so its iterations would depend on the units. Multiply the "
+        "matrix and the right-hand side by a number that makes the values about 1, or use another "
+        "ksp, e.g. gmres or cg"
+    )
+
+
+def extreme_values(method: str, size: float) -> SolveError:
+    """The error for a matrix whose powers leave the range of double precision."""
+    return SolveError(
+        f"unrolled solve with {method}: the values of the matrix are of the size {size:.2g}, and "
+        "the derivatives of the iterations contain products of three of them, which are beyond the "
+        "range of double precision. Multiply the matrix and the right-hand side by a number that "
+        "makes the values about 1"
+    )
+
+
 def not_the_solution(
     direction: str, method: str, residual: float, iteration: int | None, level: object
 ) -> SolveError:

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.linalg.arrays import as_tensor
-from prdp_hpc.linalg.memory import HOST, Memory
-from prdp_hpc.linalg.torch_petsc import placed, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Memory, placed, to_memory
 from prdp_hpc.petsc import PETSc
 
 

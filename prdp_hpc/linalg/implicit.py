@@ -14,17 +14,16 @@ from prdp_hpc.linalg.batched.call import BatchedCall
 from prdp_hpc.linalg.extreme_values import has_usual_size, is_extreme, with_ordinary_values
 from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
-from prdp_hpc.linalg.ksp_call import KspCall
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.solve_call import SolveCall, check_kinds
+from prdp_hpc.linalg.solve_call import KspCall, SolveCall, one_at_a_time
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
-from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import like
 from prdp_hpc.linalg.unrolled import unrolled_solve
 from prdp_hpc.linalg.validation import (
     check_and_load,
     is_batch,
+    is_usual,
     sizes_of,
     wrong_form,
     wrong_guess,
@@ -108,7 +107,9 @@ def solve(
     >>> values.grad
     tensor([-0.5000, -1.0000, -0.1250, -0.2500], dtype=torch.float64)
     """
-    check_kinds(operator, solver)
+    if guess is None and type(solver) is Solver and is_usual(operator, values, b, solver):
+        return _solve_usual(operator, values, b, solver)
+    _check_kinds(operator, solver)
     values = operator.as_entries(values)
     if isinstance(b, Tensor) and solver.batched is None:
         operator = operator.on(b.device)
@@ -136,16 +137,48 @@ def solve(
         shape = (len(values), len(b) // len(values), b.shape[-1])
         right = right.reshape(shape)
         start = None if start is None else start.reshape(shape)
+    x = _applied(values, right, start, call)
+    if x is None:
+        return with_ordinary_values(solve, operator, values, b, solver, guess)
+    return like(x.reshape(b.shape) if is_many else x, b)
+
+
+def _solve_usual(operator: Operator, values: Tensor, b: Tensor, solver: Solver) -> Tensor:
+    """`solve` by the KSP from zero, for values and b that need no conversion and no check of their
+    form.
+    """
+    levels = {False: solver.refinement, True: solver.adjoint}
+    needs = _need_gradients(values, b)
+    sizes = 1, -1 if b.dim() == 1 else len(b)
+    call = KspCall(operator, solver, levels, sizes, (*needs, False), any(needs))
+    x = _applied(values, b, None, call)
+    return with_ordinary_values(solve, operator, values, b, solver, None) if x is None else x
+
+
+def _applied(values: Any, right: Tensor, start: Tensor | None, call: SolveCall) -> Tensor | None:
+    """The solution; None if the values are so extreme that they have to be scaled."""
     try:
         x = apply(_Solve, values, right, start, call)
     except errors.SolveError:
-        if _are_transformed(values, b) or not is_extreme(operator, values, solver):
+        if _are_transformed(values, right) or not is_extreme(call.operator, values, call.solver):
             raise
-    else:
-        is_usual = has_usual_size(call) or _are_transformed(values, b)
-        if is_usual or not is_extreme(operator, values, solver):
-            return like(x.reshape(b.shape) if is_many else x, b)
-    return with_ordinary_values(solve, operator, values, b, solver, guess)
+        return None
+    if has_usual_size(call) or _are_transformed(values, right):
+        return x
+    return None if is_extreme(call.operator, values, call.solver) else x
+
+
+def _check_kinds(operator: Any, solver: Any) -> None:
+    """Raise an InputError unless there is an operator and a solver; not collective."""
+    if not isinstance(operator, Operator):
+        raise InputError(
+            f"operator must be a SparseOperator or another operator, not a "
+            f"{type(operator).__name__}: make one, e.g. by SparseOperator.from_scipy(matrix)"
+        )
+    if not isinstance(solver, Solver):
+        raise InputError(
+            f"solver must be a Solver, e.g. Solver('cg', 'jacobi'), not a {type(solver).__name__}"
+        )
 
 
 def _need_gradients(values: Any, b: Any) -> tuple[bool, bool]:
@@ -192,8 +225,12 @@ class _Solve(torch.autograd.Function):
             if not ctx.needs_input_grad[0]:
                 return None, adjoint, None, None
             pair = (x, adjoint) if call.transposed else (adjoint, x)
-            with call.solver.report.part("adjoint", "gradient"):
+            report = call.solver.report
+            part = report.timer.open(report.adjoint, "gradient_seconds")
+            try:
                 values_grad = call.values_gradient(values, *pair)
+            finally:
+                report.timer.close(part)
             check_range(call, inner, values_grad)
             values_grad = like(values_grad, values)
             if values_grad.shape != values.shape:

@@ -8,8 +8,7 @@ import numpy as np
 from mpi4py import MPI
 
 from prdp_hpc.linalg.arrays import Numbers, empty_like, inner
-from prdp_hpc.linalg.memory import HOST, Memory
-from prdp_hpc.linalg.torch_petsc import placed, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Memory, placed, to_memory
 
 ROUNDING = 1e-10
 """Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is attributed to rounding."""

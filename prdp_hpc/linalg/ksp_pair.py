@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.delegated_iterations import has_monitors, iterate_with_the_matrix
+from prdp_hpc.linalg.ksp_level import has_monitors, iterate_with_the_matrix
 from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS, STATEFUL_KSPS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
+from prdp_hpc.linalg.nested_factors import check_shifts, symmetric_parts
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import (
     ADJOINT,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
 
+from typing import TYPE_CHECKING
+
 UNSET = Refinement()
 """The level of a direction before the solver sets one."""
 
@@ -51,7 +55,9 @@ class Direction:
     transposed : whether the KSP solves with Aᵀ (KSPSolveTranspose).
     level : the level of the solver, or of a solve, that the KSP is set to.
     is_monitored, owns_monitors : whether the package has set a monitor at this level, and whether
-        all monitors are its own, see `delegated_iterations`.
+        all monitors are its own, see `ksp_level`.
+    is_plain : whether a solve at this level is one call of the KSP.
+    is_unchecked : whether that call's result needs no check at this level, if the KSP succeeded.
     """
 
     name: str
@@ -61,6 +67,8 @@ class Direction:
     level: Refinement = UNSET
     is_monitored: bool = False
     owns_monitors: bool = False
+    is_plain: bool = False
+    is_unchecked: bool = False
 
     @property
     def has_absolute_tolerance(self) -> bool:
@@ -84,6 +92,7 @@ class KspPair:
     multi_rhs : multi-right-hand-side solves, where they are equivalent.
     lagged : `pmat` where it is a copy of earlier values, see `Solver`.
     is_one_ksp : whether one KSP, which the user made, does the solves of both directions.
+    symmetric_parts : options for parts of the preconditioner that rely on `A = Aᵀ`.
     """
 
     forward: Direction
@@ -98,6 +107,14 @@ class KspPair:
     multi_rhs: MultiRhsRichardson | None = None
     lagged: LaggedMatrix | None = None
     is_one_ksp: bool = False
+    symmetric_parts: tuple[str, ...] = ()
+
+    @cached_property
+    def is_stateful(self) -> bool:
+        """Whether the method, which a user may change only on an own KSP, starts with what the
+        solve before left.
+        """
+        return self.is_one_ksp or self.forward.ksp.getType() in STATEFUL_KSPS
 
     def keep(self) -> None:
         """Never free the KSPs: PETSc aborts when it frees KSPs that failed in a set-up."""
@@ -127,6 +144,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     # The prefix is set first, because the levels of a hierarchy and the parts of a split copy it
     # when they are made.
     check_owned(solver.petsc_options)
+    check_shifts(solver.pc, solver.petsc_options)
     prefix = new_prefix()
     ksp.setOptionsPrefix(prefix)
     lagged = None
@@ -162,6 +180,8 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     for one in (forward, adjoint):
         iterate_with_the_matrix(one.ksp)
         one.owns_monitors = ksp.getOperators()[0].handle == pmat.handle and not has_monitors(given)
+    takes_several = source is operator and not operator.memory.uses_tensors
+    takes_several &= ksp.getType() == PETSc.KSP.Type.RICHARDSON
     pair = KspPair(
         forward,
         adjoint,
@@ -171,10 +191,9 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         divtol=ksp.getTolerances()[2],
         prefix=prefix,
         options=dict(solver.petsc_options),
-        multi_rhs=None
-        if source is not operator or operator.memory.uses_tensors
-        else multi_rhs_richardson(ksp, operator.matrix, pmat),
+        multi_rhs=multi_rhs_richardson(ksp, operator.matrix, pmat) if takes_several else None,
         lagged=lagged,
+        symmetric_parts=symmetric_parts(solver.petsc_options),
     )
     weakref.finalize(pair, remove_options, names)
     return pair

@@ -3,52 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import BATCHED_KSPS, ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.refinement_level import Refinement
-
-Lag = int | Literal["auto"] | None
 
 GROWTH = 1.5
 """Growth of the number of iterations, compared to a new preconditioner, that causes a set-up."""
 FLOOR = 2.0
 """Additional iterations that never cause a set-up, for solves of few iterations."""
-
-
-def checked_lag(lag: Any) -> Lag:
-    """Return `lag` if it is valid, else raise an InputError."""
-    if lag is None or (isinstance(lag, str) and lag == "auto"):
-        return lag  # type: ignore[return-value]
-    if isinstance(lag, int) and not isinstance(lag, bool) and lag >= 1:
-        return lag
-    raise InputError(
-        "lag_preconditioner is None (set up for all new values), 'auto', or an integer n of at "
-        f"least 1 (set up for every n-th new values), not {lag!r}"
-    )
-
-
-def check_lag(lag: Lag, ksp: str, differentiation: str) -> None:
-    """Raise an InputError where an old preconditioner would change the solution."""
-    if lag in (None, 1):
-        return
-    if ksp in ONE_APPLICATION_KSPS:
-        raise InputError(
-            f"lag_preconditioner={lag!r} with ksp={ksp!r}: an application of a preconditioner of "
-            "earlier values is not the solution; use ksp='gmres', 'cg' or 'richardson' with the "
-            "same pc"
-        )
-    if ksp in BATCHED_KSPS:
-        raise InputError(
-            f"lag_preconditioner={lag!r} with ksp={ksp!r}: the set-up of its preconditioners is a "
-            "small part of a solve, so there is no lag for it: leave lag_preconditioner out"
-        )
-    if differentiation == "unrolled":
-        raise InputError(
-            f"lag_preconditioner={lag!r} with differentiation='unrolled': the derivative includes "
-            "the set-up for the values of the solve; use differentiation='implicit'"
-        )
 
 
 @dataclass(frozen=True)

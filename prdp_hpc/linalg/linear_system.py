@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import adopted_pair
 from prdp_hpc.linalg.arrays import Numbers, as_tensor, copied, set_rows, times_power_of_two
-from prdp_hpc.linalg.delegated_iterations import require_tests
 from prdp_hpc.linalg.inverses import BatchedInverse
-from prdp_hpc.linalg.iteration_counts import check_count, maximum, rounding
+from prdp_hpc.linalg.ksp_level import NEVER, apply_level, maximum, rounding, set_level
 from prdp_hpc.linalg.ksp_pair import Direction, create_pair, forget
 from prdp_hpc.linalg.method_types import (
-    NATURAL_NORM_KSPS,
     NORM_KSPS,
     ONE_APPLICATION_KSPS,
     OWN_PRECONDITIONERS,
@@ -33,15 +30,19 @@ from prdp_hpc.linalg.preconditioner_set_up import PreconditionerSetUp
 from prdp_hpc.linalg.products import BatchedProduct
 from prdp_hpc.linalg.reductions import longer_rows, zero_rows
 from prdp_hpc.linalg.refinement_level import Refinement
-from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
+from prdp_hpc.linalg.residual_checks import CHECKED_AT_THE_END
+from prdp_hpc.linalg.scaling import (
+    ORDINARY,
+    ORDINARY_OF,
+    exponents_of,
+    ordinary_squares,
+    scaled_guess,
+)
 from prdp_hpc.linalg.torch_petsc import call_on_arrays
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
-
-# A growth of the residual that no solve reaches.
-NEVER = 1e150
 
 
 class LinearSystem(PreconditionerSetUp):
@@ -65,29 +66,27 @@ class LinearSystem(PreconditionerSetUp):
         self._residual = self._matrix.createVecLeft()
         make = create_pair if solver.adopted is None else adopted_pair
         self._pair = make(operator, solver, transposed)
+        self._read_types()
         self._prepare_lag(solver.lag_preconditioner)
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
+        ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+        self._ordinary = ordinary_squares(operator.n_local, ordinary)
         self._use(self._pair.forward, solver.refinement)
         self._use(self._pair.adjoint, solver.adjoint)
 
-    @property
-    def ksp_name(self) -> str:
-        """The live type of the KSPs."""
-        own = self._names[0] == "steepest_descent"
-        return self._names[0] if own else str(self._pair.forward.ksp.getType())
-
-    @property
-    def pc_name(self) -> str:
-        """The live type of the preconditioner."""
-        own = self._names[1] in OWN_PRECONDITIONERS or self._shell is not None
-        return self._names[1] if own else str(self.preconditioner.getType())
-
-    @property
-    def method(self) -> str:
-        """Names of KSP and PC, for messages."""
-        return f"ksp={self.ksp_name!r}, pc={self.pc_name!r}"
+    def _read_types(self) -> None:
+        """Note the types, which a user may change between solves on an own KSP."""
+        (ksp, pc), pair = self._names, self._pair
+        is_own = pc in OWN_PRECONDITIONERS or self._shell is not None
+        self.ksp_name = ksp if ksp == "steepest_descent" else str(pair.forward.ksp.getType())
+        self.pc_name = pc if is_own else str(pair.preconditioner.getType())
+        # Whether a fixed number of iterations ends early when only rounding is left. On a singular
+        # matrix further Krylov iterations break down: through rounding, the directions get an
+        # unbounded part in the nullspace.
+        singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
+        self._stops_at_rounding = singular or self.ksp_name in UNGUARDED_KSPS | NORM_KSPS
 
     @property
     def forward_ksp(self) -> Any:
@@ -101,10 +100,8 @@ class LinearSystem(PreconditionerSetUp):
 
     def is_made_for(self, operator: Operator) -> bool:
         """Whether the preconditioner is made from the matrix that the operator specifies now."""
-        return operator.preconditioning_operator.matrix is self._made_for
-
-    def _direction(self, name: str) -> Direction:
-        return self._pair.adjoint if name == "adjoint" else self._pair.forward
+        pair = operator.preconditioner
+        return (operator if pair is None else pair.operator).matrix is self._made_for
 
     @cached_property
     def product(self) -> BatchedProduct:
@@ -123,45 +120,24 @@ class LinearSystem(PreconditionerSetUp):
         owns.
         """
         own = self._direction(direction)
+        if self._pair.is_one_ksp:
+            self._read_types()
         if level is not own.level and level != own.level:
             self._use(own, level)
 
     def _use(self, direction: Direction, level: Refinement) -> None:
-        check_count(self.ksp_name, self.pc_name, level)
-        if level.is_fixed and not self._pair.can_skip_norm:
-            raise InputError(
-                f"ksp={self.ksp_name!r} cannot do a fixed number of iterations: set an rtol too, "
-                "or use another ksp"
-            )
-        direction.level = level
-        self._apply_level(direction)
+        method = self.ksp_name, self.pc_name
+        set_level(self._pair, direction, level, method, self._stops_at_rounding)
+        direction.is_plain = self._is_plain(direction)
+        direction.is_unchecked = level.is_fixed and self.ksp_name not in CHECKED_AT_THE_END
+
+    def _is_plain(self, direction: Direction) -> bool:
+        """Whether a right-hand side of ordinary size is solved by one call of the KSP."""
+        has_more = self._pair.is_one_ksp or self._lag is not None or self._nullspaces is not None
+        return not has_more and not (direction.transposed and self._lacks_transpose())
 
     def _apply_level(self, direction: Direction) -> None:
-        ksp, level, pair = direction.ksp, direction.level, self._pair
-        rtol, divtol, norm = level.rtol, pair.divtol, direction.norm
-        if level.is_fixed and self._stops_at_rounding():
-            rtol, divtol = rounding(self.ksp_name), NEVER
-            is_free = self.ksp_name in NATURAL_NORM_KSPS
-            norm = PETSc.KSP.NormType.NATURAL if is_free else norm
-        elif level.is_fixed:
-            norm = PETSc.KSP.NormType.NONE
-        ksp.setNormType(norm)
-        # None: the test of the norm; the norm alone would end as DIVERGED_MAX_IT.
-        ksp.setConvergenceTest(None)
-        # 0, because Richardson's method delegates its iterations to some preconditioners, which
-        # read rtol but not the norm type.
-        max_it = maximum(self.ksp_name, level.max_it, pair.max_it, norm)
-        ksp.setTolerances(rtol=rtol or 0.0, divtol=divtol, max_it=max_it)
-        require_tests(direction)
-
-    def _stops_at_rounding(self) -> bool:
-        """Whether a fixed number of iterations ends early when only rounding is left.
-
-        On a singular matrix further Krylov iterations break down: through rounding, the directions
-        get an unbounded part in the nullspace.
-        """
-        singular = self._nullspaces is not None and self.ksp_name not in STATIONARY_KSPS
-        return singular or self.ksp_name in UNGUARDED_KSPS | NORM_KSPS
+        apply_level(self._pair, direction, self.ksp_name, self._stops_at_rounding)
 
     def solve(
         self,
@@ -173,7 +149,7 @@ class LinearSystem(PreconditionerSetUp):
         squares: Sequence[float] | None = None,
     ) -> int:
         """Solve for each row of `b (B, n_local)` into `x`; collective. Returns the iterations of
-        the last solve.
+        the last solve. The caller counts the time.
 
         `guess (B, n_local)`: where to start; a guarded guess is not used where its residual is
         larger than that of zero. `squares`: the squared length of each row on this rank, if known.
@@ -186,17 +162,35 @@ class LinearSystem(PreconditionerSetUp):
         own = self._direction(direction)
         if self._pair.is_one_ksp:
             self._apply_level(own)
-        with self._report.part(direction, "solve"):
-            is_scaled = self._is_to_be_scaled(own)
-            exponents = exponents_of(self._comm, b, squares=squares) if is_scaled else None
-            if exponents is None:
-                return self._solve_in_range(own, b, x, guess, is_guarded)
-            if guess is not None:
-                guess = scaled_guess(self._comm, guess, exponents)
-            right = times_power_of_two(b, exponents, -1)
-            iterations = self._solve_in_range(own, right, x, guess, is_guarded)
-            x[:] = times_power_of_two(x, exponents)
-            return iterations
+        is_scaled = self._is_to_be_scaled(own)
+        ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
+        exponents = exponents_of(self._comm, b, ordinary, squares) if is_scaled else None
+        if exponents is None:
+            return self._solve_in_range(own, b, x, guess, is_guarded)
+        if guess is not None:
+            guess = scaled_guess(self._comm, guess, exponents)
+        right = times_power_of_two(b, exponents, -1)
+        iterations = self._solve_in_range(own, right, x, guess, is_guarded)
+        x[:] = times_power_of_two(x, exponents)
+        return iterations
+
+    def solve_vector(self, direction: str, b: Numbers, x: Numbers, square: float) -> int:
+        """`solve` for one right-hand side `(n_local,)` on one rank, from zero, with as few calls as
+        possible: they take as long as iterations with a small matrix. `square`: the squared length
+        of b.
+        """
+        own, (least, most) = self._direction(direction), self._ordinary
+        if not (own.is_plain and least <= square <= most):
+            return self.solve(direction, b[None], x[None], squares=[square])
+        try:
+            self._on_arrays(own, b, x)
+            iterations, code = own.ksp.getIterationNumber(), own.ksp.getConvergedReason()
+            self._count(own, 1, iterations)
+            if code < 0 or not own.is_unchecked:
+                self._check_end(own, code, iterations, b, x, None)
+        except PETSc.Error as error:
+            raise self.failure(direction, error) from error
+        return int(iterations)
 
     def require_solution(self, direction: str, b: Numbers, x: Numbers) -> None:
         """Raise SolveError for a suspicious solution `x (1, n_local)` that does not solve for `b`;
@@ -372,7 +366,8 @@ class LinearSystem(PreconditionerSetUp):
     def _on_arrays(self, direction: Direction, right: Numbers, result: Numbers) -> None:
         """Run the KSP on vectors that use these numbers."""
         ksp = direction.ksp
-        forget(ksp)
+        if self._pair.is_stateful:
+            forget(ksp)
         run = ksp.solveTranspose if direction.transposed else ksp.solve
         call_on_arrays(run, (self._b, right), (self._x, result))
 
@@ -384,7 +379,7 @@ class LinearSystem(PreconditionerSetUp):
         """
         ksp = direction.ksp
         fixed = direction.level.is_fixed
-        if not fixed or errors.is_set_up_failure(code) or self._stops_at_rounding():
+        if not fixed or errors.is_set_up_failure(code) or self._stops_at_rounding:
             return code
         ksp.setNormType(direction.norm)
         ksp.setConvergenceTest(None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.petsc import PETSc
+
+Lag = int | Literal["auto"] | None
 
 OWN_PRECONDITIONERS = ("constraint",)
 """Names of preconditioners that are not PETSc's but an operator's own."""
@@ -237,4 +239,38 @@ def check_unrolled(ksp: str, pc: str) -> None:
             "differentiation='unrolled' needs a linear preconditioner, and pc='ksp' is an "
             "iteration itself: choose another, "
             "or differentiation='implicit'"
+        )
+
+
+def checked_lag(lag: Any) -> Lag:
+    """Return `lag` if it is valid, else raise an InputError."""
+    if lag is None or (isinstance(lag, str) and lag == "auto"):
+        return lag  # type: ignore[return-value]
+    if isinstance(lag, int) and not isinstance(lag, bool) and lag >= 1:
+        return lag
+    raise InputError(
+        "lag_preconditioner is None (set up for all new values), 'auto', or an integer n of at "
+        f"least 1 (set up for every n-th new values), not {lag!r}"
+    )
+
+
+def check_lag(lag: Lag, ksp: str, differentiation: str) -> None:
+    """Raise an InputError where an old preconditioner would change the solution."""
+    if lag in (None, 1):
+        return
+    if ksp in ONE_APPLICATION_KSPS:
+        raise InputError(
+            f"lag_preconditioner={lag!r} with ksp={ksp!r}: an application of a preconditioner of "
+            "earlier values is not the solution; use ksp='gmres', 'cg' or 'richardson' with the "
+            "same pc"
+        )
+    if ksp in BATCHED_KSPS:
+        raise InputError(
+            f"lag_preconditioner={lag!r} with ksp={ksp!r}: the set-up of its preconditioners is a "
+            "small part of a solve, so there is no lag for it: leave lag_preconditioner out"
+        )
+    if differentiation == "unrolled":
+        raise InputError(
+            f"lag_preconditioner={lag!r} with differentiation='unrolled': the derivative includes "
+            "the set-up for the values of the solve; use differentiation='implicit'"
         )

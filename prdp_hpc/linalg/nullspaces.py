@@ -23,9 +23,8 @@ from prdp_hpc.linalg.arrays import (
     squares_of_rows,
     times_power_of_two,
 )
-from prdp_hpc.linalg.memory import HOST, Memory
 from prdp_hpc.linalg.scaling import exponents_of
-from prdp_hpc.linalg.torch_petsc import Array, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Array, Memory, to_memory
 from prdp_hpc.petsc import PETSc
 
 DEPENDENT = 1e-10

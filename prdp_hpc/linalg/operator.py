@@ -13,10 +13,10 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.distributed.communicators import serial_number
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest
-from prdp_hpc.linalg.memory import HOST, Memory
+from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest, same_bytes
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.pattern import check_scalars
@@ -26,7 +26,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
     create_preconditioning_matrix,
 )
 from prdp_hpc.linalg.promises import PromiseCheck
-from prdp_hpc.linalg.torch_petsc import to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Memory, to_memory
 
 Product = Callable[[Tensor], Tensor]
 
@@ -59,6 +59,8 @@ class LoadedValues:
     def __init__(self) -> None:
         self.loads = 0
         self.copy: Numbers | None = None
+        # Where the copy is, once numbers were found to be equal to it: NaN is equal to nothing.
+        self._address: int | None = None
         self._load: weakref.ref[Load] | None = None
 
     def differ_from(self, host: Numbers | None) -> bool:
@@ -67,9 +69,27 @@ class LoadedValues:
         """
         if host is None or self.copy is None:
             return self.loads == 0 or (host is None) != (self.copy is None)
-        if self.copy.shape != host.shape:
+        if self.copy.shape != host.shape or differ(self.copy, host, BLOCK):
             return True
-        return differ(self.copy, host, BLOCK)
+        if isinstance(self.copy, np.ndarray):
+            self._address = self.copy.ctypes.data
+        return False
+
+    def has_bytes_of(self, values: Tensor | None) -> bool:
+        """Whether the values are those of the copy byte for byte, so that nothing has to be
+        converted or compared as numbers; False also where that is not known.
+        """
+        return (
+            self._address is not None
+            and values is not None
+            and self.copy is not None
+            and values.dtype is torch.float64
+            and values.shape == self.copy.shape
+            and values.is_cpu
+            and values.is_contiguous()
+            and not values.is_neg()
+            and same_bytes(values.data_ptr(), self._address, self.copy.nbytes)
+        )
 
     def are_single(self) -> bool:
         """Whether all values are single-precision numbers, on this rank."""
@@ -81,7 +101,7 @@ class LoadedValues:
         # Only if a solve refers to the earlier values, because a digest reads all of them.
         if load is not None:
             load.digest = digest(self.copy)
-        self._load = None
+        self._load = self._address = None
         self.loads += 1
         self.copy = None if host is None else copied(host)
 
@@ -118,8 +138,13 @@ class Operator(ABC):
         Whether `A = Aᵀ`, so that the adjoint solve may use `A` itself.
     grid : Grid or None
         The grid of the vectors, if there is one (needed for `pc="mg"`).
+    number : int
+        Its number among the operators of its communicator, which ranks compare in each solve.
     loaded : LoadedValues
         Which values the matrix holds.
+    usual_shapes : tuple of tuples or None
+        Shapes of the values of one matrix and of a right-hand side, where nothing else is to be
+        checked of tensors in double precision on the host; None for values of another form.
     is_read_by_derivatives : bool
         Whether derivatives of a solve read the values again, and not only the matrix.
     takes_batches : bool
@@ -148,6 +173,7 @@ class Operator(ABC):
     nullspaces: Nullspaces | None = None
     promises_hold: bool = False
     memory: Memory = HOST
+    usual_shapes: tuple[tuple[int], tuple[int]] | None = None
     is_read_by_derivatives = False
     takes_batches = False
 
@@ -155,6 +181,7 @@ class Operator(ABC):
         self.loaded = LoadedValues()
         check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
+        self.number = serial_number(comm)
         self.failure: Exception | None = None
         self.preconditioner_data = PreconditionerData()
         self._preconditioning: PreconditioningMatrix | None = None
@@ -254,6 +281,12 @@ class Operator(ABC):
     def differs(self, values: Tensor | Numbers | None) -> bool:
         """Return whether `values` differ from the loaded ones on this rank, number by number."""
         return self.loaded.differ_from(self._numbers(values))
+
+    def is_loaded_with(self, values: Tensor | None) -> bool:
+        """Return whether `values` are certainly the loaded ones on this rank, by one pass over
+        their bytes; if not, `differs` decides.
+        """
+        return self.loaded.has_bytes_of(values)
 
     def holds(self, load: Load) -> bool:
         """Return whether the matrix still holds the values of an earlier load on this rank."""

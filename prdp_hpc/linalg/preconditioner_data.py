@@ -13,9 +13,8 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.array_types import IntegerArray, RealArray
-from prdp_hpc.linalg.memory import Memory
 from prdp_hpc.linalg.nullspaces import Nullspace, create_near_nullspace
-from prdp_hpc.linalg.torch_petsc import Array
+from prdp_hpc.linalg.torch_petsc import Array, Memory
 from prdp_hpc.petsc import PETSc
 
 Fields = Mapping[str, IntegerArray]

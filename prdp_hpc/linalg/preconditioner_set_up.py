@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair
-from prdp_hpc.linalg.lag import FLOOR, Lag, LagRule
+from prdp_hpc.linalg.lag import FLOOR, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
@@ -24,7 +23,9 @@ from prdp_hpc.linalg.method_types import (
     PARALLEL_FACTORING_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
+    Lag,
 )
+from prdp_hpc.linalg.nested_factors import check_blocks
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import meaningless, unused_options
 from prdp_hpc.linalg.reductions import anywhere
@@ -58,8 +59,8 @@ class PreconditionerSetUp(ResidualChecks):
     # the first set-up of pc="mg" there is done twice.
     _needs_second_set_up = False
 
-    @abstractmethod
-    def _direction(self, name: str) -> Direction: ...
+    def _direction(self, name: str) -> Direction:
+        return self._pair.adjoint if name == "adjoint" else self._pair.forward
 
     def _prepare_lag(self, n: Lag) -> None:
         self._state: Any = None
@@ -226,10 +227,17 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_transposed(self, direction: Direction) -> None:
         """Raise an error for a method without a transposed application."""
-        if self._shell is not None and self._shell.apply_transpose is None:
+        if not self._lacks_transpose():
+            return
+        if self._shell is not None:
             raise missing_transpose()
-        if self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS:
-            raise errors.no_transpose(self.method, direction.level)
+        raise errors.no_transpose(self.method, direction.level)
+
+    def _lacks_transpose(self) -> bool:
+        """Whether the method has no transposed application."""
+        if self._shell is not None and self._shell.apply_transpose is None:
+            return True
+        return self.ksp_name in NO_TRANSPOSE_KSPS or self.pc_name in NO_TRANSPOSE_PCS
 
     def _set_up(self, direction: Direction) -> None:
         ksp = direction.ksp
@@ -242,6 +250,7 @@ class PreconditionerSetUp(ResidualChecks):
                 self._needs_second_set_up = False
                 self._pair.pmat.stateIncrease()
                 self._set_up_ksp(ksp)
+            check_blocks(self._pair.preconditioner, self._source.has_single_values)
             ksp.setUpOnBlocks()
             # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)
@@ -326,6 +335,7 @@ class PreconditionerSetUp(ResidualChecks):
         operator = self._used_operator()
         relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
         by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
+        by_pc += self._pair.symmetric_parts
         if operator.preconditioner is None:
             relying += by_pc
         else:

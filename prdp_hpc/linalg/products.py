@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prdp_hpc.linalg.memory import HOST, Memory
-from prdp_hpc.linalg.torch_petsc import is_aij, placed
+from prdp_hpc.linalg.torch_petsc import HOST, Memory, is_aij, placed
 from prdp_hpc.petsc import PETSc
 
 MOST_TRANSPOSED = 50_000

@@ -15,9 +15,8 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.memory import HOST, Memory, c_function
 from prdp_hpc.linalg.nullspaces import Nullspace, Nullspaces
-from prdp_hpc.linalg.torch_petsc import Array, is_aij, placed, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Array, Memory, c_function, is_aij, placed, to_memory
 from prdp_hpc.petsc import PETSc
 
 DOUBLE, SINGLE = 1e-8, 1e-5
@@ -100,7 +99,9 @@ class PromiseCheck:
         assert straight is not None
         assert turned is not None
         terms = torch.maximum(straight.abs(), turned.abs())
-        found = self._first_above((straight - turned).abs(), torch.maximum(terms, sizes.sqrt()))
+        if self._is_stored:  # The entries of a function are not known.
+            terms = torch.maximum(terms, sizes.sqrt())
+        found = self._first_above((straight - turned).abs(), terms)
         if found is None:
             return None
         row, error, size = found

@@ -45,6 +45,25 @@ class PartTimer:
             self._charge()
             self._open.pop()
 
+    def open(self, owner: object, attribute: str) -> int:
+        """Open a part whose seconds are added to an attribute, where a `with` block takes longer
+        than the work in it; returns the argument of `close`.
+        """
+        depth = len(self._open)
+        self._charge()
+        self._open.append((owner, attribute))
+        return depth
+
+    def change(self, attribute: str) -> None:
+        """Add the following seconds of the part that was opened last to another attribute."""
+        self._charge()
+        self._open[-1] = (self._open[-1][0], attribute)
+
+    def close(self, depth: int) -> None:
+        """Close the part that `open` returned this number for, and those inside it."""
+        self._charge()
+        del self._open[depth:]
+
     def _charge(self) -> None:
         if self.synchronise is not None:
             self.synchronise()
@@ -56,11 +75,7 @@ class PartTimer:
 
 
 class _Part:
-    """A block whose time a `PartTimer` counts.
-
-    A class, because each small solve enters several blocks, and a generator takes longer; for the
-    same reason `PartTimer.begin` is written out.
-    """
+    """A block whose time a `PartTimer` counts; a class, because a generator takes longer."""
 
     __slots__ = ("_attribute", "_depth", "_owner", "_timer")
 
@@ -68,14 +83,10 @@ class _Part:
         self._timer, self._owner, self._attribute = timer, owner, f"{name}_seconds"
 
     def __enter__(self) -> None:
-        timer = self._timer
-        self._depth = len(timer._open)
-        timer._charge()
-        timer._open.append((self._owner, self._attribute))
+        self._depth = self._timer.open(self._owner, self._attribute)
 
     def __exit__(self, *raised: object) -> None:
-        self._timer._charge()
-        del self._timer._open[self._depth :]
+        self._timer.close(self._depth)
 
 
 @dataclass

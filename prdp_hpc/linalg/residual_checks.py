@@ -19,7 +19,6 @@ from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.early_ends import zero_is_no_iterate
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
-from prdp_hpc.linalg.memory import Memory
 from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     EARLY_KSPS,
@@ -37,7 +36,7 @@ from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.promises import absolute_product, row_maxima
 from prdp_hpc.linalg.reductions import anywhere, zero_rows
 from prdp_hpc.linalg.solution_sizes import Scale
-from prdp_hpc.linalg.torch_petsc import is_aij, placed
+from prdp_hpc.linalg.torch_petsc import Memory, is_aij, placed
 from prdp_hpc.petsc import PETSc
 
 # A relative residual that is attributed to rounding, after a breakdown of a converged method.
@@ -65,8 +64,15 @@ _ABSOLUTE = (PETSc.KSP.ConvergedReason.CONVERGED_ATOL, 9)
 
 
 class ResidualChecks(ABC):
-    """The part of a `LinearSystem` that checks solutions; all methods are collective."""
+    """The part of a `LinearSystem` that checks solutions; all methods are collective.
 
+    Attributes
+    ----------
+    ksp_name, pc_name : the types of the KSPs and of the preconditioner.
+    """
+
+    ksp_name: str
+    pc_name: str
     _matrix: Any
     _comm: MPI.Comm
     _b: Any
@@ -80,19 +86,9 @@ class ResidualChecks(ABC):
     _scale_of: tuple[int, Scale] = (-1, Scale(0.0, False))
 
     @property
-    @abstractmethod
     def method(self) -> str:
         """Names of KSP and PC, for messages."""
-
-    @property
-    @abstractmethod
-    def ksp_name(self) -> str:
-        """The live type of the KSPs."""
-
-    @property
-    @abstractmethod
-    def pc_name(self) -> str:
-        """The live type of the preconditioner."""
+        return f"ksp={self.ksp_name!r}, pc={self.pc_name!r}"
 
     @abstractmethod
     def _discard(self) -> None: ...

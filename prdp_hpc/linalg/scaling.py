@@ -29,7 +29,8 @@ Exponents = NDArray[np.int32]
 
 ORDINARY = 40
 """Right-hand sides whose largest number is between 2^−40 and 2^40 are not scaled."""
-
+ORDINARY_OF = {"minres": 12, "symmlq": 12}
+"""The same for methods that compare lengths with absolute numbers."""
 
 DISPROPORTIONATE = 400
 """Largest power of two by which a guess may exceed an extreme right-hand side."""
@@ -63,8 +64,15 @@ def _are_ordinary(rows: Numbers, ordinary: int, squares: Sequence[float] | None)
         if isinstance(rows, Tensor):
             return False
         squares = squares_of(rows)
-    least, most = rows.shape[-1] * 4.0**-ordinary, 4.0 ** (ordinary - 1)
+    least, most = ordinary_squares(rows.shape[-1], ordinary)
     return all(least <= square <= most for square in squares)
+
+
+def ordinary_squares(length: int, ordinary: int = ORDINARY) -> tuple[float, float]:
+    """The squared lengths of rows of this many numbers between which the largest number is in the
+    ordinary range.
+    """
+    return length * 4.0**-ordinary, 4.0 ** (ordinary - 1)
 
 
 def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:

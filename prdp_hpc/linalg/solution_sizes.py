@@ -69,7 +69,15 @@ def judged_sizes(
     places = []
     for place in range(count):
         m, r = divmod(place, rights)
-        size = math.sqrt(of_x[place]) * scales[m].norm
-        if ignored[m] or not size <= LARGE * math.sqrt(of_right[place]):
+        if is_suspicious(Scale(scales[m].norm, bool(ignored[m])), of_x[place], of_right[place]):
             places.append((m, r))
     return Sizes(sum(of_x), sum(of_right), places)
+
+
+def is_suspicious(scale: Scale, of_x: float, of_right: float) -> bool:
+    """Whether a solution is too large for its right-hand side, or its preconditioner ignores rows;
+    the squares of both on all ranks.
+    """
+    size = math.sqrt(of_x) * scale.norm
+    too_large = scale.ignores_rows or not size <= LARGE * math.sqrt(of_right)
+    return scale.norm > 0.0 and too_large

@@ -12,22 +12,23 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.adopted_ksp import check_adoptable, level_of
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.initial_guesses import InitialGuess, InitialGuesses, checked_guess
-from prdp_hpc.linalg.lag import Lag, check_lag, checked_lag
 from prdp_hpc.linalg.linear_system import LinearSystem
 from prdp_hpc.linalg.method_types import (
     BATCHED_KSPS,
+    Lag,
     check_batched,
+    check_lag,
     check_symmetric,
     check_unrolled,
     checked_ksp,
+    checked_lag,
     checked_pc,
 )
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import check_owned, checked_options, options_under
-from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.refinement_level import Refinement, register
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner
-from prdp_hpc.linalg.solver_levels import register
 from prdp_hpc.petsc import PETSc
 
 Differentiation = Literal["implicit", "unrolled"]

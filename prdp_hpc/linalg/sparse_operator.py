@@ -16,20 +16,26 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
 from prdp_hpc.linalg.batch_matrix import BatchMatrix
-from prdp_hpc.linalg.bilinear import BilinearProducts
+from prdp_hpc.linalg.bilinear import BilinearProducts, PatternProducts
 from prdp_hpc.linalg.from_matrices import FromMatrices
-from prdp_hpc.linalg.memory import HOST, Memory, memory_of
+from prdp_hpc.linalg.held_matrices import Lease, Pool
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
 from prdp_hpc.linalg.pattern import Pattern, validate_block_size, validate_pattern
-from prdp_hpc.linalg.pattern_products import PatternProducts
-from prdp_hpc.linalg.pool import Lease, Pool
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
     create_preconditioner_data,
 )
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
-from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, kind_of_argument, put_values
+from prdp_hpc.linalg.torch_petsc import (
+    HOST,
+    Memory,
+    in_double,
+    is_real_tensor,
+    kind_of_argument,
+    memory_of,
+    put_values,
+)
 from prdp_hpc.petsc import PETSc
 
 
@@ -112,6 +118,8 @@ class SparseOperator(FromMatrices, Operator):
     """
 
     takes_batches = True
+    takes_entries = True
+    """Whether `solve` is given one value per entry of the pattern."""
 
     def __init__(
         self,
@@ -175,8 +183,13 @@ class SparseOperator(FromMatrices, Operator):
         if self.symmetric:
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+            # Its pattern may store (i, j) without (j, i). The orderings of factorisations, which
+            # add what is missing unless they are told otherwise, would not end.
+            self.matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)
         if nullspaces is not None:
             nullspaces.attach(self.matrix)
+        if self.takes_entries and memory is HOST:
+            self.usual_shapes = (self.nnz_local,), (self._pattern.n_local,)
         self.matrices: Pool[BatchMatrix] = Pool()
         self._in_memories: dict[torch.device, SparseOperator] = {}
         self._moved: PreconditioningMatrix | None = None

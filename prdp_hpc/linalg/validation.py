@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.collective import raise_together, share_or_end_job
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import Numbers, has_bad_numbers
@@ -17,10 +18,36 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import is_real_tensor, kind_of_argument, to_memory
 
+BLOCK = 16
+TOGETHER = "every rank must make the same calls of solve, in the same order"
+
 
 def is_batch(values: Any) -> bool:
     """Whether values are those of several matrices."""
     return isinstance(values, Tensor) and values.dim() == 2
+
+
+def is_usual(operator: Any, values: Any, b: Any, solver: Any) -> bool:
+    """Whether values and b are those of one matrix and right-hand sides as a KSP needs them, for
+    which it starts at zero: `wrong_form` is None then, and nothing is to be converted. Without
+    calls, which take as long as iterations with a small matrix.
+    """
+    shapes = getattr(operator, "usual_shapes", None)
+    return (
+        shapes is not None
+        and isinstance(values, Tensor)
+        and isinstance(b, Tensor)
+        and values.shape == shapes[0]
+        and b.shape[-1:] == shapes[1]
+        and b.dim() <= 2
+        and values.dtype is b.dtype is torch.float64
+        and values.is_cpu
+        and b.is_cpu
+        and values.layout is b.layout is torch.strided
+        and solver.batched is None
+        and solver.differentiation == "implicit"
+        and solver.initial_guess == "zero"
+    )
 
 
 def wrong_form(operator: Operator, values: Any, b: Any) -> Exception | None:
@@ -74,7 +101,7 @@ def prepare(
     """Check the input and load the values of one matrix, with one reduction if there is no error.
 
     Those of several matrices are only checked. Returns the values in double precision in the
-    operator's memory.
+    operator's memory, or None for those that one matrix holds already.
     """
     error = wrong_form(operator, values, b) or guess_error
     sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
@@ -88,12 +115,14 @@ def check_and_load(
     needs_grad: Sequence[bool],
     error: Exception | None = None,
 ) -> Numbers | None:
-    """As `prepare`, for values and sizes of the right form, or with the error that was found."""
-    host = None
-    if error is None and values is not None:
-        host = to_memory(values, operator.memory)
-    several = host is not None and host.ndim == 2 and isinstance(operator, SparseOperator)
-    changed = error is None and (several or operator.differs(host))
+    """As `prepare`, for values and sizes of the right form, or with the error that was found.
+    Returns None for the values that one matrix holds already.
+    """
+    host, changed = None, False
+    several = is_batch(values) and isinstance(operator, SparseOperator)
+    if error is None and (several or not operator.is_loaded_with(values)):
+        host = None if values is None else to_memory(values, operator.memory)
+        changed = several or operator.differs(host)
     if changed:
         error = operator.check_numbers(host)
     pool = operator.matrices if isinstance(operator, SparseOperator) else None
@@ -102,7 +131,7 @@ def check_and_load(
         if error is not None:
             raise error
     else:
-        changed, in_use = agree(operator.comm, error, changed, in_use, sizes, needs_grad)
+        changed, in_use = agree(operator, error, changed, in_use, sizes, needs_grad)
     if pool is not None and in_use:
         pool.reclaim(in_use)
     if changed and not several:
@@ -111,7 +140,7 @@ def check_and_load(
 
 
 def agree(
-    comm: MPI.Comm,
+    operator: Operator,
     error: Exception | None,
     changed: bool,
     in_use: list[bool],
@@ -121,15 +150,25 @@ def agree(
     """Whether any rank's values changed, and which sets of matrices any rank uses; raises on all
     ranks if one rank has an error or the ranks disagree.
     """
-    same = [*sizes, sum(need << i for i, need in enumerate(needs_grad))]
+    comm = operator.comm
+    same = [*sizes, sum(need << i for i, need in enumerate(needs_grad)), operator.number]
+    # Of equal length for different operators too, so that these can be told.
+    rest = [False] * (BLOCK - len(in_use) % BLOCK)
     mine = np.array(
-        [error is not None, changed, *same, *(-n for n in same), *in_use], dtype=np.int64
+        [error is not None, changed, *same, *(-n for n in same), *in_use, *rest], dtype=np.int64
     )
     most = np.empty_like(mine)
-    private(comm).sums.Allreduce(mine, most, op=MPI.MAX)
+    try:
+        private(comm).sums.Allreduce(mine, most, op=MPI.MAX)
+    except MPI.Exception as failure:
+        wrong = InputError(f"{description(operator, sizes)} met another call: {TOGETHER}")
+        share_or_end_job(comm, wrong)
+        raise wrong from failure
     if most[0]:
         raise_together(comm, error)
-    matrices, batch, needs = zip(-most[5:8], most[2:5], strict=True)
+    matrices, batch, needs, numbers = zip(-most[6:10], most[2:6], strict=True)
+    if numbers[0] != numbers[1]:
+        raise different_operators(operator, sizes)
     if matrices[0] != matrices[1]:
         raise InputError(
             f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must "
@@ -145,7 +184,27 @@ def agree(
             "some ranks need gradients of values or b, or have a guess, but others do not: "
             "requires_grad and guess must be the same on every rank"
         )
-    return bool(most[1]), [bool(used) for used in most[8:]]
+    return bool(most[1]), [bool(used) for used in most[10 : 10 + len(in_use)]]
+
+
+def different_operators(operator: Operator, sizes: tuple[int, int]) -> InputError:
+    """The error for ranks that solve with different operators at the same time; collective."""
+    calls = private(operator.comm).agreement.allgather(description(operator, sizes))
+    other = next(rank for rank, call in enumerate(calls) if call != calls[0])
+    return InputError(
+        f"the ranks solve with different operators: rank 0 calls {calls[0]}, but rank {other} "
+        f"{calls[other]}: {TOGETHER}"
+    )
+
+
+def description(operator: Operator, sizes: tuple[int, int]) -> str:
+    """The call of `solve` on this rank, in a few words."""
+    batch = "" if sizes[1] < 0 else f" and {sizes[1]} right-hand sides"
+    n_rows = operator.matrix.getSize()[0]
+    return (
+        f"solve with operator {operator.number} of its communicator, a "
+        f"{type(operator).__name__} of {n_rows} rows{batch}"
+    )
 
 
 def _validate_batch(operator: Operator, values: Any, b: Tensor) -> Exception | None:

@@ -20,8 +20,7 @@ from prdp_hpc.linalg import (
     SparseOperator,
     solve_nonlinear,
 )
-from prdp_hpc.linalg.memory import Constant
-from prdp_hpc.linalg.torch_petsc import in_double
+from prdp_hpc.linalg.torch_petsc import Constant, in_double
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.newton import newton_solver
 from prdp_hpc.physics.picard import VELOCITIES, Gradient, PicardStepper

@@ -14,7 +14,7 @@ from torch import Tensor
 from prdp_hpc.autograd.binomial import split
 from prdp_hpc.autograd.leaves import are_separate, unknown_leaves
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.solver_levels import Levels, at_levels, current_levels
+from prdp_hpc.linalg.refinement_level import Levels, at_levels, current_levels
 
 State = tuple[Tensor, ...]
 Step = Callable[..., Any]

@@ -15,8 +15,7 @@ from prdp_hpc.distributed.transport import all_reduce_sum
 from prdp_hpc.grid.halo import neighbour
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix
-from prdp_hpc.linalg.memory import HOST, Constant, Memory, viewed
-from prdp_hpc.linalg.torch_petsc import placed, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Constant, Memory, placed, to_memory, viewed
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.fourier import FourierTransform
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import not_a_field
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.grid.whole_fields import not_a_field
 from prdp_hpc.linalg import Solver, SparseOperator, solve
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like
 from prdp_hpc.physics.boundaries import Boundaries
@@ -176,7 +176,8 @@ class DiffusionStepper:
         error: Exception | None = None,
     ) -> Tensor:
         given = right.device if isinstance(right, Tensor) else torch.device("cpu")
-        device, whole = self.solver.device_for(self.operator, given), right
+        operator = self.operator
+        device, whole = self.solver.device_for(operator, given), right
         try:
             whole = whole if error is not None else self._with_sides(right, time, device)
         except Exception as own:
@@ -187,7 +188,7 @@ class DiffusionStepper:
         guess = None if state is None else self.solver.guess_of(state)
         if guess is not None:
             guess = guess.expand(whole.shape).reshape(rows)
-        x = solve(self.operator, values, whole.reshape(rows), self.solver, guess)
+        x = solve(operator, values, whole.reshape(rows), self.solver, guess)
         return like(x.reshape(whole.shape), right)
 
     def _with_sides(

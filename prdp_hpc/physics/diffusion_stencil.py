@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.grid.geometry import End
-from prdp_hpc.grid.halo import Halo, moved
+from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
 from prdp_hpc.petsc import PETSc
@@ -87,8 +88,9 @@ class DiffusionStencil:
         neighbours = np.empty((own.size, 2 * dim + 1), dtype=PETSc.IntType)
         neighbours[:, dim] = own
         for axis in range(dim):
-            for step, position in zip((-1, 1), self._positions(axis), strict=True):
-                neighbours[:, position] = numbers[moved(dim, {axis: step})].reshape(-1)
+            beside = slice(None, -2), slice(2, None)
+            for part, position in zip(beside, self._positions(axis), strict=True):
+                neighbours[:, position] = numbers[_index(dim, axis, part)].reshape(-1)
         present = neighbours >= 0
         self._means = FaceMeans(grid, face_mean, self.conditions.sides)
         weights = self._face_weights()
@@ -216,13 +218,11 @@ class DiffusionStencil:
 
     def _unit_values(self, device: torch.device) -> Tensor:
         """The values for κ = 1, mass 0 and scale 1 without Robin sides; those for other numbers κ
-        are multiples of them. Made on first use, which is collective.
+        are multiples of them. Made on first use: every mean of κ = 1 is 1, so that the coefficients
+        of the faces are their weights.
         """
-        if not self._unit:
-            ones = torch.ones(self.grid.local_shape, dtype=torch.float64)
-            self._unit[HOST] = self._assembled(ones, 1.0, ())
         if device not in self._unit:
-            self._unit[device] = self._unit[HOST].to(device)
+            self._unit[device] = self._entries(self._on(device).weights)
         return self._unit[device]
 
     def _identity(self, device: torch.device) -> Tensor:
@@ -276,7 +276,6 @@ class FaceMeans:
             for axis in range(grid.dim)
         ]
         self._sizes = [math.prod(shape) for shape in self.shapes]
-        self._halo = Halo(grid.partition, 1, 1)
         self._outer = [
             _outermost(grid.dim, side.axis, side.end)
             for side in sides
@@ -294,6 +293,11 @@ class FaceMeans:
         """The faces of each axis, `(..., *shapes[axis])`; views."""
         parts = faces.split(self._sizes, dim=-1)
         return [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    @cached_property
+    def _halo(self) -> Halo:
+        """The exchange of one layer of points, which a number κ does not need; collective."""
+        return Halo(self.grid.partition, 1, 1)
 
     def _means(self, field: Tensor) -> Tensor:
         padded = self._halo.pad(field)

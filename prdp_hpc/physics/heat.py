@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.partition import not_a_field
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.grid.whole_fields import not_a_field
 from prdp_hpc.linalg import Refinement, Solver
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper

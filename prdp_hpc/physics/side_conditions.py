@@ -146,6 +146,7 @@ class SideConditions:
     ----------
     sides : all sides.
     robin : those with a Robin condition.
+    are_homogeneous : whether no side adds anything to a right-hand side.
 
     Raises
     ------
@@ -165,6 +166,7 @@ class SideConditions:
             if condition is not None
         ]
         self.robin = [side for side in self.sides if isinstance(side.condition, Robin)]
+        self.are_homogeneous = all(_is_zero(side.right_hand_side) for side in self.sides)
         if boundaries is not None and grid.comm.size > 1:
             given = self.kinds, [_number(value) for side in self.sides for value in side.values]
             if len(set(map(repr, private(grid.comm).agreement.allgather(given)))) > 1:
@@ -185,11 +187,6 @@ class SideConditions:
         if any(isinstance(side.condition, Dirichlet) for side in self.sides):
             return "fixed"
         return "by Robin" if self.robin else "free"
-
-    @property
-    def are_homogeneous(self) -> bool:
-        """Whether no side adds anything to a right-hand side."""
-        return all(_is_zero(side.right_hand_side) for side in self.sides)
 
     def coefficients(self, time: float | Tensor | None) -> list[Tensor]:
         """The coefficients of the Robin sides; not collective."""

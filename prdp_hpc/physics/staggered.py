@@ -16,8 +16,7 @@ from prdp_hpc.grid.halo import moved, neighbour
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import SparseOperator
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix
-from prdp_hpc.linalg.memory import Constant
-from prdp_hpc.linalg.torch_petsc import in_double
+from prdp_hpc.linalg.torch_petsc import Constant, in_double
 from prdp_hpc.petsc import PETSc
 from prdp_hpc.physics.constraint import (
     BatchedConstraint,

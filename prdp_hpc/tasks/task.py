@@ -37,7 +37,8 @@ class Task(Protocol):
     validation errors of single samples may have `test()`, see `SupervisedTask.test`. A task that
     trains on mini-batches may have `steps_per_epoch` and `train_steps(first, last)`, which trains
     single steps of the optimiser, and `step_numbers()` with numbers of the last step for the
-    metrics, see `SupervisedTask`.
+    metrics, see `SupervisedTask`. Entries of `validate()` that describe training, which `evaluate`
+    leaves out, may be named in the attribute `metrics_of_training`.
 
     Attributes
     ----------

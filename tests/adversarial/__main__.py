@@ -30,8 +30,14 @@ from .simplify import simplified
 
 ROOT = Path(__file__).parents[2]
 BATCH = 2000
-SILENT_SECONDS = 100.0
-"""A case takes milliseconds; a rank that takes this long waits for a message that never arrives."""
+SILENT_SECONDS = 900.0
+"""A rank that sleeps this long waits for a message that never arrives."""
+LOOP_SECONDS = 20.0
+"""A case takes milliseconds; ranks that take this much processor time each are in a loop, or wait
+for a message that never arrives. It does not depend on what else the machine does.
+"""
+TRIES, TRIES_ON_RANKS = 30, 5
+"""Simpler cases that are tried for a case that ends its process, each in processes of its own."""
 
 
 def main() -> int:
@@ -126,7 +132,8 @@ class Search:
             return
         self._leave_out(case)
         if self._ends(case, "package"):
-            smaller = simplified(case, lambda one: self._ends(one, "package"), most=200)
+            most = TRIES if case.ranks == 1 else TRIES_ON_RANKS
+            smaller = simplified(case, lambda one: self._ends(one, "package"), most)
             self._tell(what, output, script(smaller))
         else:
             self.unclear[f"the reference ends its process: {case.pc}"] += 1
@@ -149,24 +156,28 @@ class Search:
         log = self._folder / "output"
         with log.open("w") as output:
             pid = _forked(words, output) if ranks == 1 else _started(ranks, words, output)
-            code = self._wait(pid)
+            code = self._wait(pid, ranks)
         text = log.read_text()[-3000:]
         if code is None:
             return text, "a case does not end"
         return text, f"a case ends its process ({code})" if code else ""
 
-    def _wait(self, pid: int) -> int | None:
+    def _wait(self, pid: int, ranks: int) -> int | None:
         """Wait until a process has exited; return its code, or None if it was killed because a case
         took too long.
         """
         current = self._folder / "case.pickle"
-        started, ended = time.time(), 0
+        since, used, ended, looked = time.time(), 0.0, 0, 0.0
         try:
             while not ended:
                 time.sleep(0.01)
                 ended, status = os.waitpid(pid, os.WNOHANG)
-                since = max(started, current.stat().st_mtime if current.exists() else 0.0)
-                if not ended and time.time() - since > SILENT_SECONDS:
+                if ended or time.time() < looked + 1.0:
+                    continue
+                looked, now = time.time(), _processor_seconds(pid)
+                if current.exists() and current.stat().st_mtime > since:
+                    since, used = current.stat().st_mtime, now
+                if now - used > ranks * LOOP_SECONDS or looked - since > SILENT_SECONDS:
                     return None
             return os.waitstatus_to_exitcode(status)
         finally:
@@ -177,6 +188,18 @@ class Search:
                 time.sleep(1.0)
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+
+
+def _processor_seconds(leader: int) -> float:
+    """What all processes of a group, or of a session, have taken so far."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name before the last bracket may have spaces.
+            fields = path.read_text().rpartition(")")[2].split()
+            if str(leader) in fields[2:4]:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _forked(words: list[str], output: Any) -> int:

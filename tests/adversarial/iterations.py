@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+ROUNDED = 1e-14
+
 Matrix = Any
 Iterates = list[Any]
 
@@ -59,12 +61,17 @@ def gmres(A: Matrix, M: Matrix, b: Any, K: int, right: bool = False, restart: in
         beta = np.sqrt(r @ r)
         basis = [r / beta]
         for _ in range(min(restart, K - len(found))):
-            w = B @ basis[-1]
+            whole = w = B @ basis[-1]
             for _twice in range(2):
                 for v in basis:
                     w = w - (v @ w) * v
+            V = np.stack(basis, axis=1)
+            if abs(w @ w) <= ROUNDED**2 * abs(whole @ whole):
+                # Only rounding is left, which is no direction: the space contains the solution.
+                update = V @ np.linalg.solve(V.T @ B @ V, beta * np.eye(len(basis))[0])
+                last = start + (M @ update if right else update)
+                return found + [last] * (K - len(found))
             basis.append(w / np.sqrt(w @ w))
-            V = np.stack(basis[:-1], axis=1)
             H = np.stack(basis, axis=1).T @ B @ V
             e1 = np.zeros(len(basis), dtype=H.dtype)
             e1[0] = beta

@@ -304,11 +304,12 @@ class Judge:
         eps = TYPE_EPS[self.case.values_type]
         for number, grad in enumerate(answer.values):
             rows = range(number * rights, (number + 1) * rights)
-            adjoints = factors(self.case, grad, answer.x[rows], 4 * (eps + self.type_eps) + 1e-9)
-            if adjoints is None:
+            off = 4 * (eps + self.type_eps)
+            determined = factors(self.case, grad, answer.x[rows], off + 1e-9)
+            if determined is None:
                 self.unclear.append("gradient of values without that of b")
                 continue
-            for row, adjoint in zip(rows, adjoints, strict=True):
+            for row, adjoint, growth in zip(rows, *determined, strict=True):
                 if np.isnan(adjoint).any():
                     self.unclear.append("gradient of values without that of b")
                     continue
@@ -318,7 +319,7 @@ class Judge:
                     self._adjoints(row),
                     self.grad[row],
                     adjoint,
-                    type_eps=4 * eps,
+                    type_eps=off * max(growth, 1.0),
                 )
 
     def _compare_values(self, found: Any, adjoint: Any, x: Any, off: float) -> None:
@@ -348,7 +349,7 @@ class Judge:
         if answer.b is not None:
             # The map is not differentiable there: the adjoint at the same level instead.
             for row, b in enumerate(self.b):
-                if not b.any():
+                if not (b.any() or self.guess[row].any()):
                     self._compare(
                         "gradient of b at 0",
                         level,

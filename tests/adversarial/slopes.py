@@ -54,14 +54,18 @@ class Right:
 def check_slopes(case: Case, given: Given, answer: Any) -> list[str]:
     """Raises `Fault` if a gradient is not that of the iterations; what could not be decided.
 
-    Right-hand sides of 0 are left out: their solutions are 0, and add nothing to the gradient of
-    the values.
+    Right-hand sides of 0 without a guess are left out: their solutions are 0, and add nothing to
+    the gradient of the values.
     """
     unclear: list[str] = []
     rights = len(given.b) // len(given.systems)
     draw = np.random.default_rng(1)
     for number, one in enumerate(given.systems):
-        rows = [k for k in range(number * rights, (number + 1) * rights) if given.b[k].any()]
+        rows = [
+            k
+            for k in range(number * rights, (number + 1) * rights)
+            if given.b[k].any() or given.guess[k].any()
+        ]
         if not rows:
             continue
         found = _iterations(case, given, *oracle.of_ordinary_size(one, case.ksp), rows, answer)

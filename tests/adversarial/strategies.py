@@ -41,6 +41,8 @@ TWISTS = (
 TOLERANCES = (1e-10, 1e-2, 1e-6, 1e-13)
 MOST, FEW = 40, 12
 """Numbers of unrolled iterations."""
+MOST_OF_FUNCTIONS = 300
+"""Iterations to a tolerance, each of which calls Python and autograd."""
 LAYOUTS = ("strided", "transposed", "expanded", "negative")
 TYPES = ("float32", "bfloat16", "float16")
 GUESSES = ("normal", "zero", "small", "hundred", "ones")
@@ -182,6 +184,8 @@ def _method(draft: Draft, kind: str, n: int, is_singular: bool) -> dict[str, Any
         options = draft.pick("options", methods.OPTIONS, ())
     if is_unrolled:
         own = _short(choices, own, is_sure=draft.is_suited and not options)
+    if draft.operator == "function":
+        own, adjoint = _bounded(own), _bounded(adjoint)
     return {
         "ksp": ksp,
         "pc": pc,
@@ -201,6 +205,10 @@ def _short(choices: Choices, own: Any, is_sure: bool) -> Any:
     if own[0] is None:
         return own if is_long and is_sure else (MOST, own[1])
     return own if is_long else (min(own[0], FEW), own[1])
+
+
+def _bounded(level: Any) -> Any:
+    return level if level is None or level[0] is not None else (MOST_OF_FUNCTIONS, level[1])
 
 
 def _numbers(draft: Draft, A: Any, mask: Any) -> dict[str, Any]:

@@ -214,6 +214,46 @@ def test_a_user_defined_task_on_user_defined_data(section, folder):
     )
 
 
+def test_a_task_without_a_network(folder, capsys):
+    own = [f"{folder}/mine.py:{name}" for name in ("Calibration", "Decay")]
+    changes = {
+        "task": "mine.py:Calibration",
+        "physics": {"pde": "mine.py:Decay"},
+        "network": {"hidden": [6]},
+        "network_inputs": [],
+        "refinement": {"ladder": {"kind": "iterations", "stop": 4}},
+        "training": {"epochs": 2},
+    }
+    path, run = config_in(folder, **changes), folder / "runs" / "tiny"
+    whole = train(path, ["name=whole", "training.epochs=3"])
+    train(path)
+    assert train(path, ["training.epochs=3"], resume=True)["error"] == whole["error"]
+    assert evaluate(run, components=own)["error"] == pytest.approx(whole["error"], rel=1e-12)
+    named = [word for name in own for word in ("--component", name)]
+    main(["evaluate", str(run), *named])
+    printed = capsys.readouterr().out
+    assert f"{whole['error']:.4e}" in printed
+    assert "positive" in printed
+    assert "losses" not in printed
+    for command in ("predict", "show"):
+        refused(capsys, [command, str(run), *named], "Calibration has no method advance(state)")
+    exported = ["export", str(run), *named, "--format", "torch"]
+    refused(capsys, exported, "the task Calibration has no network")
+    refused(capsys, ["gradients", str(path)], "Calibration has no method gradient()")
+    again = ["run", str(path), "name=again", f"training.init_from={run}"]
+    refused(capsys, again, "training.init_from: the task Calibration has no method load_network()")
+
+
+def refused(capsys, arguments, message):
+    """The command ends with code 2 and one message."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    printed = capsys.readouterr().err
+    assert end.value.code == 2, printed
+    assert message in printed
+    assert "Traceback" not in printed
+
+
 def test_a_loss_that_is_a_mean_is_rejected(mesh, folder):
     config = load_config(config_in(folder, training={"loss": "torch.nn:MSELoss"}))
     task = build_task(config, mesh)

@@ -8,7 +8,7 @@ from systems import dominant, exact, sparse
 from torch import Tensor
 
 from prdp_hpc import SolveError, Solver, SparseOperator, solve
-from prdp_hpc.linalg.pool import MOST_SETS, Pool
+from prdp_hpc.linalg.held_matrices import MOST_SETS, Pool
 
 METHODS = st.sampled_from(
     [

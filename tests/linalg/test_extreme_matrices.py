@@ -5,14 +5,24 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import SolveError, Solver, SparseOperator, solve
+from prdp_hpc import (
+    AssembledOperator,
+    ElementOperator,
+    FunctionOperator,
+    SolveError,
+    Solver,
+    SparseOperator,
+    solve,
+)
 from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.petsc import PETSc
 
 GMRES = ("gmres", "pgmres", "fgmres", "lgmres", "dgmres")
+PIPELINED = ("pipecr", "groppcg", "pipecgrr", "pipeprcg", "pipefcg")
 SYMMETRIC = ("cg", "fcg", "pipecg", "cr", "symmlq", "minres", "steepest_descent")
 LONG = (*GMRES, "gcr", "pipefgmres", "pipegcr", "lcd")
-WITHOUT_TRANSPOSE = ("lsqr",)
+FURTHER = ("chebyshev", "lsqr", "cgne", "cgls", "ibcgs", "fbcgsr", "pipebcgs", *PIPELINED)
+WITHOUT_TRANSPOSE = ("lsqr", "cgls", "ibcgs")
 SHORT = ("bcgs", "bcgsl", "fbcgs", "cgs", "tfqmr", "tcqmr", "qmrcgs", "bicg")
 
 
@@ -29,6 +39,51 @@ def answer(operator, A, b, solver):
         return [solve(operator, values, right, solver).detach()]
     x = solve(operator, values, right, solver)
     return [x.detach(), *torch.autograd.grad(x.sum(), (values, right))]
+
+
+@pytest.mark.parametrize("ksp", [*LONG, *SHORT, *SYMMETRIC, *FURTHER])
+def test_solves_are_homogeneous_in_matrices_of_usual_units(ksp):
+    """Conductivities and diffusivities in SI units are often below 1e-6; no iteration is lost."""
+    draw, is_reached = np.random.default_rng(5), []
+    A, b = draw.normal(size=(6, 6)), draw.normal(size=(2, 6))
+    A = (A @ A.T / 6 + np.eye(6)) if ksp in (*SYMMETRIC, *PIPELINED) else A / 3 + 2.0 * np.eye(6)
+    operator = dense_operator(A)
+    for level in (2, 4, 1e-8):
+        try:
+            solver = Solver(ksp, "none", level)
+            expected = answer(operator, A, b, solver)
+        except PrdpError:
+            continue
+        for power in (-80, -50, -30, -20, -14, -11, -7, -4, -2, 7, 20, 50):
+            found = answer(operator, 2.0**power * A, b, solver)
+            is_reached.append(True)
+            for one, other, order in zip(found, expected, (1, 2, 1), strict=False):
+                torch.testing.assert_close(
+                    one * 2.0 ** (power * order), other, rtol=1e-4, atol=1e-6
+                )
+    assert is_reached
+
+
+@pytest.mark.parametrize("ksp", [*LONG, *SHORT, *SYMMETRIC, *FURTHER])
+def test_solves_are_homogeneous_in_right_hand_sides_of_any_size(ksp):
+    draw, is_reached = np.random.default_rng(5), []
+    A, b = draw.normal(size=(6, 6)), draw.normal(size=(2, 6))
+    A = (A @ A.T / 6 + np.eye(6)) if ksp in (*SYMMETRIC, *PIPELINED) else A / 3 + 2.0 * np.eye(6)
+    operator, values = dense_operator(A), torch.from_numpy(A.ravel())
+    for level in (2, 4, 1e-8):
+        try:
+            solver = Solver(ksp, "none", level)
+            expected = solve(operator, values, torch.from_numpy(b), solver)
+        except PrdpError:
+            continue
+        for power in (-990, -170, -80, -44, -39, -30, -20, -9, 9, 20, 30, 39, 44, 80, 170, 990):
+            size = np.array([[2.0**power], [1.0]])  # beside a row of ordinary size
+            found = solve(operator, values, torch.from_numpy(size * b), solver)
+            is_reached.append(True)
+            torch.testing.assert_close(
+                found / torch.from_numpy(size), expected, rtol=1e-6, atol=1e-8
+            )
+    assert is_reached
 
 
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
@@ -185,3 +240,100 @@ def test_blocks_are_those_of_the_values_in_both_directions(block):
 def test_blocks_inside_of_another_preconditioner_are_refused(key):
     with pytest.raises(InputError, match=r"keep the blocks of the first values"):
         Solver("gmres", "bjacobi", 1e-8, petsc_options={key: "pbjacobi"})
+
+
+@pytest.mark.parametrize("ksp", ["pipegcr", "pipefgmres", "pipefcg", "minres"])
+@pytest.mark.parametrize("kind", [ElementOperator, AssembledOperator])
+def test_small_matrices_that_cannot_be_scaled_are_right_or_refused(kind, ksp):
+    draw = np.random.default_rng(7)
+    A = draw.normal(size=(5, 5))
+    A = A @ A.T / 5 + np.eye(5)
+    b, refused = torch.from_numpy(draw.normal(size=5)), []
+
+    def assemble(matrix, size):
+        matrix.setValues(range(5), range(5), size * A)
+        matrix.assemble()
+
+    def solution(size):
+        if kind is ElementOperator:
+            operator = ElementOperator(np.arange(5)[None], 5, MPI.COMM_SELF, symmetric=True)
+            return solve(operator, torch.from_numpy(size * A[None]), b, Solver(ksp, "none", 4))
+        matrix = PETSc.Mat().createAIJ((5, 5), nnz=5, comm=MPI.COMM_SELF)
+        operator = AssembledOperator(matrix, lambda _, own: assemble(own, size), symmetric=True)
+        return solve(operator, None, b, Solver(ksp, "none", 4))
+
+    expected = solution(1.0)
+    for power in (-50, -20, -8, -1, 20):
+        try:
+            found = solution(2.0**power)
+        except SolveError:
+            refused.append(power)
+            continue
+        torch.testing.assert_close(2.0**power * found, expected, rtol=1e-4, atol=1e-6)
+    assert refused[:2] == [-50, -20]
+    assert not {-1, 20} & set(refused)
+
+
+@pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs", "steepest_descent"])
+def test_a_matrix_of_a_batch_has_its_own_gradient_beside_right_hand_sides_of_any_size(ksp):
+    """Also where larger ones of the same matrix add nothing to it: their iterates are 0."""
+    A = np.array([[0.0, 1.0], [1.0, 0.0]])
+    operator = dense_operator(A)
+    # One iteration from this right-hand side stays at 0 for GMRES.
+    still = np.array([0.0, 1.0])
+    own = A if ksp == "gmres" else A + 2.0 * np.eye(2)
+    solver = Solver(ksp, "none", 1, differentiation="unrolled")
+    draw = np.random.default_rng(4)
+    others = [still] if ksp == "gmres" else []
+    for small, large in ((1e-200, 1e150), (1e-90, 1e90), (1e-140, 1.0), (1e-30, 1e120)):
+        rows = [*others, small * draw.normal(size=2), large * draw.normal(size=2)]
+        b = torch.from_numpy(np.array([*rows[:-1], *rows[-1:] * len(rows[:-1])]))
+        matrices = torch.from_numpy(np.stack([own.ravel(), 2.0 * own.ravel()]))
+        matrices.requires_grad_()
+        weights = torch.from_numpy(draw.normal(size=tuple(b.shape)))
+        x = solve(operator, matrices, b, solver)
+        (found,) = torch.autograd.grad((x * weights).sum(), matrices)
+        count = len(rows) - 1
+        for number in range(2):
+            expected = torch.zeros(4, dtype=torch.float64)
+            for k in range(number * count, (number + 1) * count):
+                one = matrices[number].detach().requires_grad_()
+                x = solve(operator, one, b[k], solver)
+                expected += torch.autograd.grad((x * weights[k]).sum(), one)[0]
+            torch.testing.assert_close(found[number], expected, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("ksp", ["richardson", "cg", "gmres", "bcgs", "steepest_descent"])
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+def test_functions_of_any_size_have_right_gradients_or_are_refused(ksp, differentiation):
+    draw = np.random.default_rng(8)
+    A = draw.normal(size=(4, 4))
+    A = torch.from_numpy(A @ A.T + 2.0 * np.eye(4) if ksp in SYMMETRIC else A + 4.0 * np.eye(4))
+    b, weights = (torch.from_numpy(draw.normal(size=(2, 4))) for _ in range(2))
+    pc = "jacobi" if ksp == "richardson" else "none"
+    solver = Solver(ksp, pc, 2, differentiation=differentiation)
+
+    def gradients(size):
+        operator = FunctionOperator(
+            lambda s, x: s * size * (A @ x),
+            4,
+            MPI.COMM_SELF,
+            apply_transpose=lambda s, x: s * size * (A.T @ x),
+            diagonal=lambda s: s * size * A.diagonal(),
+        )
+        factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+        right = b.clone().requires_grad_()
+        x = solve(operator, factor, right, solver)
+        return [x.detach(), *torch.autograd.grad((x * weights).sum(), (factor, right))]
+
+    expected, reached = gradients(1.0), []
+    # Beyond 2^500 the gradient of the function itself, λᵀ A x by torch, underflows.
+    for power in (-490, -390, -320, -200, -60, 60, 200, 320, 390, 490):
+        try:
+            found = gradients(2.0**power)
+        except SolveError:
+            continue
+        reached.append(power)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(2.0**power * one, other, rtol=1e-7, atol=1e-9)
+    assert {-60, 60} <= set(reached)

@@ -1,14 +1,20 @@
 """Property: methods for A = Aᵀ accept symmetric values only, for any scaling of the values."""
 
+from itertools import count
+
+import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
 from systems import dominant, sparse
 
 from prdp_hpc import FunctionOperator, Grid, Poisson, Solver, SparseOperator, solve
+from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.method_types import SYMMETRIC_KSPS, SYMMETRIC_PCS
+from prdp_hpc.petsc import PETSc
 
 WORLD = MPI.COMM_WORLD
+NUMBERS = count()
 N = 12
 ONES = torch.ones(N, dtype=torch.float64)
 LEVELS = [1e-10, 40]
@@ -46,6 +52,58 @@ def test_factorisations_of_one_triangle_refuse_others(ksp, pc, level):
         pytest.skip("icc is applied once, and refused for 5 iterations already")
     with pytest.raises(ValueError, match=rf"pc='{pc}' relies on A = Aᵀ"):
         solve(operator, values, ONES, Solver(ksp, pc, level))
+
+
+NESTED = [
+    *((pc, {"sub_pc_type": "icc"}) for pc in ("bjacobi", "asm", "gasm")),
+    ("bjacobi", {"sub_pc_type": "cholesky", "sub_pc_factor_shift_type": "positive_definite"}),
+    ("ksp", {"ksp_pc_type": "icc", "ksp_ksp_type": "gmres"}),
+    ("redundant", {"redundant_pc_type": "icc"}),
+    ("telescope", {"telescope_pc_type": "icc"}),
+    ("composite", {"pc_composite_pcs": "icc,jacobi"}),
+    ("gamg", {"mg_levels_pc_type": "icc", "pc_gamg_coarse_eq_limit": 1}),
+    ("fieldsplit", {"fieldsplit_u_pc_type": "icc"}),
+]
+ROTATED = torch.tensor([[1.34, 0.904], [-0.3, 0.2916]], dtype=torch.float64)
+"""PETSc repeats its incomplete Cholesky factorisation for ever."""
+
+
+@pytest.mark.parametrize(("pc", "options"), NESTED, ids=lambda one: str(one))
+def test_factorisations_inside_of_other_preconditioners_refuse_others(pc, options):
+    fields = {"fields": {"u": [0, 1], "p": [2, 3]}} if pc == "fieldsplit" else {}
+    operator, values = sparse(torch.block_diag(ROTATED, ROTATED), **fields)
+    solvers = [Solver("gmres", pc, 1e-10, petsc_options=options)]
+    if not fields:
+        solvers.append(Solver.from_ksp(_ksp(pc, options), refinement=1e-10))
+    for solver in solvers:
+        with pytest.raises(InputError, match=r"(icc|cholesky).* relies on A = Aᵀ"):
+            solve(operator, values, ONES[:4], solver)
+
+
+def _ksp(pc, options):
+    ksp, prefix = PETSc.KSP().create(WORLD), f"nested{next(NUMBERS)}_"
+    ksp.setOptionsPrefix(prefix)
+    for key, value in {"ksp_type": "gmres", "pc_type": pc, **options}.items():
+        PETSc.Options().setValue(prefix + key, value)
+    ksp.setFromOptions()
+    return ksp
+
+
+@pytest.mark.parametrize(
+    ("pc", "options"),
+    [
+        ("lu", {"pc_factor_shift_type": "positive_definite"}),
+        ("redundant", {"redundant_pc_factor_shift_type": "POSITIVE_DEFINITE"}),
+        ("bjacobi", {"sub_pc_type": "lu", "sub_pc_factor_shift_type": "positive_definite"}),
+    ],
+)
+def test_shifts_with_which_a_factorisation_ends_the_program_are_refused(pc, options):
+    operator, values = sparse(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64))
+    with pytest.raises(InputError, match=r"positive_definite.*use 'nonzero'"):
+        solve(operator, values, ONES[:2], Solver("gmres", pc, 1e-10, petsc_options=options))
+    right = {**options, next(k for k in options if "shift" in k): "nonzero"}
+    x = solve(operator, values, ONES[:2], Solver("gmres", pc, 1e-10, petsc_options=right))
+    torch.testing.assert_close(x, ONES[:2] / 3.0)
 
 
 def test_the_promise_is_checked_with_every_load_and_in_a_batch():
@@ -135,3 +193,45 @@ def test_conjugate_gradients_on_an_indefinite_matrix_are_right_or_say_so():
                 assert "positive definite" in str(error)  # noqa: PT017 - either is right
             else:
                 torch.testing.assert_close(matrix @ x, ONES)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pc", ["lu", "cholesky", "ilu", "icc", "asm", "gamg"])
+def test_zeros_stored_on_one_side_of_a_symmetric_matrix_end_no_solve(pc):
+    """Orderings of PETSc that rely on a symmetric pattern do not end without one."""
+    draw, n = np.random.default_rng(3), 6
+    for _ in range(60):
+        A = np.triu(draw.normal(size=(n, n)) * (draw.random((n, n)) < 0.3))
+        A = A + A.T + 6.0 * np.eye(n)
+        stored = (A != 0.0) | (draw.random((n, n)) < 0.3)
+        rows, cols = np.nonzero(stored)
+        operator = SparseOperator(rows, cols, (n, n), MPI.COMM_SELF, symmetric=True)
+        b = torch.from_numpy(draw.normal(size=n))
+        x = solve(operator, torch.from_numpy(A[stored]), b, Solver("gmres", pc, 1e-10))
+        torch.testing.assert_close(x, torch.from_numpy(np.linalg.solve(A, b.numpy())))
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-21, 1e-10, 1.0, 1e21, 1e100])
+@pytest.mark.parametrize("kind", ["function", "sparse"])
+def test_the_promise_is_checked_for_values_of_any_size(kind, size):
+    matrices = {True: dominant(N, symmetric=True, density=1.0), False: nearly_symmetric(0.1)}
+    for is_symmetric, matrix in matrices.items():
+        operator, values = sparse(size * matrix, symmetric=True)
+        if kind == "function":
+            operator, values = _product_with(size * matrix), None
+        if is_symmetric:
+            x = solve(operator, values, ONES, Solver("gmres", "none", 1e-10))
+            torch.testing.assert_close(size * (matrix @ x), ONES)
+        else:
+            with pytest.raises(ValueError, match=r"symmetric=True relies on A = Aᵀ"):
+                solve(operator, values, ONES, Solver("gmres", "none", 1e-10))
+
+
+def _product_with(matrix):
+    return FunctionOperator(
+        lambda _, x: matrix @ x,
+        N,
+        MPI.COMM_SELF,
+        apply_transpose=lambda _, x: matrix.T @ x,
+        symmetric=True,
+    )

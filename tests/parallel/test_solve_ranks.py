@@ -12,7 +12,7 @@ from mpi4py import MPI
 from systems import dominant, exact
 
 from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator, solve
-from prdp_hpc.linalg.pool import MOST_SETS
+from prdp_hpc.linalg.held_matrices import MOST_SETS
 from prdp_hpc.petsc import PETSc
 
 WORLD = MPI.COMM_WORLD
@@ -82,6 +82,30 @@ def check_a_batch_of_matrices(n, ksp, pc, rights):
             torch.testing.assert_close(x[part].detach(), solution[:, own], rtol=1e-8, atol=1e-9)
             torch.testing.assert_close(b.grad[part], adjoint[:, own], rtol=1e-8, atol=1e-9)
             torch.testing.assert_close(values.grad[m], dense.flatten()[mine], rtol=1e-8, atol=1e-9)
+
+
+def check_ranks_that_solve_with_different_operators():
+    """Also where one of them has matrices in use, and the other does not."""
+    grid, last = Grid((8,)), WORLD.rank == WORLD.size - 1
+    numbers = grid.numbering[1:-1]
+    one, two = (SparseOperator(numbers, numbers, (8, 8), grid=grid) for _ in range(2))
+    small = SparseOperator(numbers[:2], numbers[:2], (8, 8), grid=grid)
+    values = torch.full((2, grid.n_local), 2.0, dtype=torch.float64, requires_grad=True)
+    b = torch.ones(2, grid.n_local, dtype=torch.float64)
+    for solver in (
+        Solver("gmres", "jacobi"),
+        Solver("batched_gmres", "jacobi"),
+        Solver("gmres", "jacobi", 3, differentiation="unrolled"),
+    ):
+        kept = solve(one, values, b, solver)
+        for other, given in ((two, values), (small, values[:, :2])):
+            raised_everywhere(
+                ValueError,
+                "different operators: rank 0 calls solve with operator",
+                partial(solve, other if last else one, given if last else values, b, solver),
+            )
+        torch.testing.assert_close(solve(two, values, b, solver), b / 2)
+        torch.testing.assert_close(kept, b / 2)
 
 
 def check_mistakes_in_a_batch_on_one_rank():
@@ -333,6 +357,7 @@ def test_divided_systems():
     check_a_batch_of_matrices(9, "gmres", "jacobi", rights=2)
     check_a_batch_of_matrices(WORLD.size - 1, "gmres", "bjacobi", rights=1)
     check_mistakes_in_a_batch_on_one_rank()
+    check_ranks_that_solve_with_different_operators()
     check_a_nullspace_divided()
     if HAS_MUMPS:
         check_a_batch_of_matrices(9, "preonly", "lu", rights=2)

@@ -14,7 +14,8 @@ import petsc_source
 import prepare_environment
 import setup_steps
 
-STEPS = ("create", "petsc", "packages.txt", "dev.txt", "torch", "prdp-hpc")
+RUNTIME = ("create", "petsc", "packages.txt", "torch", "prdp-hpc")
+STEPS = (*RUNTIME, "dev.txt")
 
 
 class Machine:
@@ -48,14 +49,14 @@ class Machine:
             raise KeyboardInterrupt
         self.done.append(name)
 
-    def prepare(self, interrupted=None):
+    def prepare(self, interrupted=None, is_for_development=True):
         """The steps that a set-up does; it is interrupted at one of them, or not."""
         self.done, self.interrupted = [], interrupted
         if interrupted is None:
-            prepare_environment.prepare()
+            prepare_environment.prepare(is_for_development)
         else:
             with pytest.raises(KeyboardInterrupt):
-                prepare_environment.prepare()
+                prepare_environment.prepare(is_for_development)
         return self.done
 
 
@@ -71,6 +72,32 @@ def test_the_set_up_after_an_interrupt_makes_the_environment_again(machine, step
     assert machine.prepare() == list(STEPS)
     assert not (machine.venv / "half a package").exists()
     assert machine.prepare() == []
+
+
+@pytest.mark.parametrize("step", RUNTIME)
+def test_an_environment_without_tools_is_for_training_only(machine, step):
+    assert machine.prepare(step, is_for_development=False) == list(RUNTIME[: RUNTIME.index(step)])
+    assert machine.prepare(is_for_development=False) == list(RUNTIME)
+    assert machine.prepare(is_for_development=False) == []
+    assert machine.prepare() == ["dev.txt"]
+    assert machine.prepare() == []
+    assert machine.prepare(is_for_development=False) == []
+
+
+def test_tools_that_were_interrupted_are_not_used(machine):
+    machine.prepare(is_for_development=False)
+    assert machine.prepare(interrupted="dev.txt") == []
+    assert machine.prepare(is_for_development=False) == list(RUNTIME)
+
+
+def test_other_tools_leave_the_rest_as_it_is(machine, monkeypatch, tmp_path):
+    machine.prepare()
+    for file in setup_steps.TOOLS.glob("*.[pt][yx]*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "dev.txt").write_text("pytest==0.0.1\n")
+    monkeypatch.setattr(prepare_environment, "TOOLS", tmp_path)
+    assert machine.prepare(is_for_development=False) == []
+    assert machine.prepare() == ["dev.txt"]
 
 
 def test_an_environment_on_another_disk_keeps_its_link(machine, tmp_path):
@@ -149,7 +176,7 @@ def test_an_interrupt_while_an_unfinished_environment_is_removed(machine, monkey
 
     monkeypatch.setattr(environment_state.shutil, "rmtree", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prepare_environment.prepare()
+        prepare_environment.prepare(is_for_development=True)
     monkeypatch.setattr(environment_state.shutil, "rmtree", remove)
     assert machine.prepare() == list(STEPS)
     assert not (machine.venv / "lib").exists()
@@ -182,13 +209,13 @@ def test_a_second_set_up_waits_for_the_first_one(machine, capsys):
 
 def test_a_set_up_that_has_waited_uses_what_the_first_one_made(machine, monkeypatch):
     """The environment becomes complete while the second set-up waits for the lock."""
-    wanted = prepare_environment.fingerprint()
+    wanted = prepare_environment.fingerprints(is_for_development=True)
     machine.prepare()
     (machine.venv / "prdp-environment").write_text(f"{machine.venv}\nunfinished\n")
     locked = environment_state.locked
 
     def first_one_ends():
-        environment_state.write_state(wanted)
+        environment_state.write_state(*wanted)
         return locked()
 
     monkeypatch.setattr(environment_state, "locked", first_one_ends)
@@ -198,7 +225,7 @@ def test_a_set_up_that_has_waited_uses_what_the_first_one_made(machine, monkeypa
 def test_an_interrupt_ends_with_one_sentence(machine, capsys):
     machine.interrupted = "torch"
     with pytest.raises(SystemExit) as end:
-        prepare_environment.main()
+        prepare_environment.main([])
     assert end.value.code == 130
     assert "interrupted" in capsys.readouterr().out
 
@@ -207,4 +234,4 @@ def test_an_error_of_the_file_system_ends_with_one_sentence(machine):
     machine.venv.parent.joinpath("file").touch()
     environment_state.VENV = machine.venv.parent / "file" / ".venv"
     with pytest.raises(SystemExit, match=r"cannot be prepared: .*file"):
-        prepare_environment.main()
+        prepare_environment.main([])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from prdp_hpc.commands.parser import build_parser
+from prdp_hpc.cli import build_parser
 
 
 def page() -> str:

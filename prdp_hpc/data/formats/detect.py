@@ -18,14 +18,26 @@ ZARR = (".zgroup", ".zmetadata", "zarr.json")
 def first_file(path: DataFiles) -> Path:
     """A file of the data that `path` names; a Zarr store is one."""
     given = listed(path)[0]
+    if _is_store(given):
+        return given
     if given.is_dir():
-        if given.suffix == ".zarr" or any((given / name).exists() for name in ZARR):
-            return given
+        stores = sorted(one for one in given.iterdir() if _is_store(one))
+        if stores:
+            return stores[0]
         there = sorted(file for file in given.rglob("*") if _is_data(file))
         if there:
             return there[0]
-    groups = files_of_groups(given, (".hdf5", ".h5", ".npy", ".npz", *ENDINGS))
+    if given.suffix == ".zarr":
+        groups = files_of_groups(given, (".zarr",), are_folders=True)
+    else:
+        groups = files_of_groups(given, (".hdf5", ".h5", ".npy", ".npz", *ENDINGS))
     return next(iter(groups.values()))[0]
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a folder is a Zarr store."""
+    is_named = folder.suffix == ".zarr" or any((folder / name).exists() for name in ZARR)
+    return folder.is_dir() and is_named
 
 
 def format_of(path: DataFiles) -> str:

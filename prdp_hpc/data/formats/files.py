@@ -30,9 +30,11 @@ def named(path: DataFiles) -> Path:
     return Path(f"{every[0]}{more}")
 
 
-def files_of(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
+def files_of(path: str | Path, suffixes: Sequence[str], are_folders: bool = False) -> list[Path]:
     """The files of a path in natural order: the file itself, the files with one of the `suffixes`
     in a folder, or those that match a pattern such as `a_*.h5`.
+
+    `are_folders`: each is a folder instead of a file, as a Zarr store is.
 
     Raises
     ------
@@ -40,30 +42,34 @@ def files_of(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
         If there are none.
     """
     given = Path(path)
-    if given.is_file():
-        return [given]
+    is_one = Path.is_dir if are_folders else Path.is_file
     if given.is_dir():
-        found = [file for file in given.iterdir() if file.suffix in suffixes and file.is_file()]
+        found = [one for one in given.iterdir() if one.suffix in suffixes and is_one(one)]
     else:
         found = list(given.parent.glob(given.name)) if given.parent.is_dir() else []
+    if not found and is_one(given):
+        return [given]
     if not found:
         there = f"contains no file with the ending {' or '.join(suffixes)}"
         what = there if given.is_dir() else "no such data file"
         raise DataError(f"{given}: {what}; give another data.file")
-    return sorted(found, key=lambda file: _natural(file.name))
+    return sorted(found, key=lambda one: _natural(one.name))
 
 
-def files_of_groups(path: str | Path, suffixes: Sequence[str]) -> dict[str, list[Path]]:
+def files_of_groups(
+    path: str | Path, suffixes: Sequence[str], are_folders: bool = False
+) -> dict[str, list[Path]]:
     """The files by group: those of each group for a path with `{group}`, otherwise all in the group
     "train", which is divided.
     """
     if GROUP not in str(path):
-        return {"train": files_of(path, suffixes)}
+        return {"train": files_of(path, suffixes, are_folders)}
     found = {}
     for group, names in NAMES.items():
         for name in names:
             try:
-                found[group] = files_of(str(path).replace(GROUP, name), suffixes)
+                named_so = str(path).replace(GROUP, name)
+                found[group] = files_of(named_so, suffixes, are_folders)
                 break
             except DataError:
                 continue

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prdp_hpc.data.formats.coordinates import spacing, spacings
-from prdp_hpc.data.formats.files import GROUP, NAMES
 from prdp_hpc.data.formats.hdf5_files import plain
 from prdp_hpc.data.formats.source import About, Slices, Source, check_type
 from prdp_hpc.data.formats.trajectories import FormatTrajectories
@@ -48,24 +47,13 @@ class Zarr(FormatTrajectories):
     """Zarr stores, which are folders."""
 
     suffixes = (".zarr",)
+    are_folders = True
     engine: ClassVar[str] = "zarr"
 
     @classmethod
-    def sources_of_groups(
-        cls, path: str | Path, shape: Sequence[int] | None, keys: dict[str, Any]
-    ) -> dict[str, Sequence[Source]]:
-        """Open the stores of each group."""
-        if GROUP not in str(path):
-            return {"train": [LabelledSource(one, cls.engine, **keys) for one in _stores(path)]}
-        found: dict[str, Sequence[Source]] = {}
-        for group, names in NAMES.items():
-            for name in names:
-                store = Path(str(path).replace(GROUP, name))
-                if store.is_dir():
-                    found[group] = [LabelledSource(store, cls.engine, **keys)]
-        if not found:
-            raise DataError(f"{path}: there is no store of any group; give another data.file")
-        return found
+    def source(cls, file: Path, **keys: Any) -> Source:
+        """Open a store."""
+        return LabelledSource(file, cls.engine, **keys)
 
 
 class LabelledSource(Source):
@@ -220,11 +208,3 @@ def opened_arrays(path: Path, engine: str, group: str | None) -> Any:
     except Exception as error:  # the engines raise errors of many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read by {engine}: {reason}") from error
-
-
-def _stores(path: str | Path) -> list[Path]:
-    given = Path(path)
-    found = [given] if given.is_dir() else sorted(given.parent.glob(given.name))
-    if not found:
-        raise DataError(f"{given}: no such Zarr store; give another data.file")
-    return found

@@ -54,6 +54,7 @@ class FormatTrajectories:
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
+    are_folders: ClassVar[bool] = False
     several: ClassVar[bool] = True
 
     def __init__(
@@ -159,7 +160,7 @@ class FormatTrajectories:
         """Open the files by group; those without a group are in "train", which is divided."""
         return {
             group: [cls.source(file, **keys) for file in files]
-            for group, files in files_of_groups(path, cls.suffixes).items()
+            for group, files in files_of_groups(path, cls.suffixes, cls.are_folders).items()
         }
 
     @classmethod

@@ -14,8 +14,8 @@ from prdp_hpc.linalg.batched.device_kernels import kernels_for
 from prdp_hpc.linalg.batched.entries import OwnedEntries
 from prdp_hpc.linalg.batched.matrix import BatchedMatrix, BatchedPattern
 from prdp_hpc.linalg.batched.stencil import Stencil, Term
-from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.torch_petsc import Constant
 
 
 class DiaPattern(BatchedPattern):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
-from prdp_hpc.linalg.arrays import times_power_of_two
+from prdp_hpc.linalg.arrays import has_bad_numbers, times_power_of_two
 from prdp_hpc.linalg.batched.csr import CsrPattern
 from prdp_hpc.linalg.batched.dia import DiaPattern
 from prdp_hpc.linalg.batched.entries import OwnedEntries
@@ -223,6 +223,8 @@ class BatchedEngine:
             right = times_power_of_two(b, exponents, -1)
             x = self._solve_from(held, direction, right, level, guess, is_guarded)
             unscaled: Tensor = times_power_of_two(x, exponents)
+            if anywhere(held.operator.comm, has_bad_numbers(unscaled)):
+                raise errors.bad_numbers(direction, self.method, 0, level, in_input=False)
             return unscaled
 
     def _is_to_be_scaled(self, direction: str, level: Refinement) -> bool:

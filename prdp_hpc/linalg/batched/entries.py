@@ -11,8 +11,8 @@ from torch import Tensor
 
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg.batched.exchange import entries_to_owners
-from prdp_hpc.linalg.memory import Constant
 from prdp_hpc.linalg.sparse_operator import SparseOperator
+from prdp_hpc.linalg.torch_petsc import Constant
 
 Indices = NDArray[np.int64]
 

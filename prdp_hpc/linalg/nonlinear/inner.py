@@ -37,7 +37,8 @@ def linear_solve(
     system.set_level(direction, level)
     system.set_up(direction)
     rows, results = right[np.newaxis], result[np.newaxis]
-    iterations = system.solve(direction, rows, results)
+    with solver.report.part(direction, "solve"):
+        iterations = system.solve(direction, rows, results)
     if anywhere(operator.comm, has_bad_numbers(result)):
         raise errors.bad_numbers(direction, method, iterations, level, in_input=False)
     if level.rtol is not None:

@@ -26,7 +26,7 @@ from prdp_hpc.linalg.nonlinear.levels import Levels
 from prdp_hpc.linalg.nonlinear.problem import Parameters, Problem, Residual
 from prdp_hpc.linalg.nonlinear.solver import NonlinearSolver
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.thread_lock import one_at_a_time
+from prdp_hpc.linalg.solve_call import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_host
 
 GivenJacobian = ColouredJacobian | tuple[Operator, Callable[..., Tensor]] | None

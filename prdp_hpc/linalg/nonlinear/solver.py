@@ -16,10 +16,9 @@ from prdp_hpc.linalg.nonlinear.newton import Newton
 from prdp_hpc.linalg.nonlinear.options import check_snes_options, snes_options_under
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import checked_options
-from prdp_hpc.linalg.refinement_level import Refinement
+from prdp_hpc.linalg.refinement_level import Refinement, register
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.solver_levels import register
 
 REFINES = ("newton", "inner")
 

@@ -11,14 +11,18 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
-from prdp_hpc.linalg.extreme_values import factor_of, scaled_solution, scaled_values
+from prdp_hpc.linalg.extreme_values import (
+    factor_of,
+    require_usual_size,
+    scaled_solution,
+    scaled_values,
+)
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import recollection_of
-from prdp_hpc.linalg.lag import check_lag
-from prdp_hpc.linalg.method_types import check_unrolled
+from prdp_hpc.linalg.method_types import check_lag, check_unrolled
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.solve_call import one_at_a_time
 from prdp_hpc.linalg.solver import Solver
-from prdp_hpc.linalg.thread_lock import one_at_a_time
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
@@ -131,11 +135,13 @@ class _UnrolledSolve(torch.autograd.Function):
             method = _method(solver, system)
             keeps_states = records and (needs[0] or not method.is_stationary)
             run = Run(method, system, solver, keeps_states)
-            scaling = (
-                Scaling(operator.comm, _rows(b, operator)) if run.is_to_be_scaled else Scaling()
-            )
+            scaling = Scaling()
+            if run.is_to_be_scaled:
+                scaling = Scaling(operator.comm, _rows(b, operator), len(held.operators))
             aim = None if whole is None else scaling.scaled(_rows(whole, operator))
             x = scaling.unscaled(run.forward(scaling.scaled(_rows(b, operator)), aim)).view(b.shape)
+            if records:
+                require_usual_size(operator, solver, _rows(b, operator), _rows(x, operator))
             keeps = records
         finally:
             if not keeps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
@@ -14,18 +15,23 @@ from prdp_hpc.linalg.scaling import ORDINARY, exponents_of, largest
 Backward = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor | None, Tensor]]
 
 
-NEGLIGIBLE = 400
-"""Rows whose cotangents are 2^−400 of the dominant one do not change the gradient of the values."""
+FAR_BELOW = 400
+"""Rows whose cotangents are 2^−400 of the dominant one of their matrix have a pass of their own."""
+
+
+_NONE = np.iinfo(np.int32).min // 2
 
 
 class Scaling:
     """The powers of two that the rows of a batch `(B, n_local)` are divided by; collective.
 
-    Without rows, nothing is scaled.
+    Without rows, nothing is scaled. The rows of each of the `matrices` follow each other.
     """
 
-    def __init__(self, comm: MPI.Comm | None = None, rows: Tensor | None = None) -> None:
-        self._comm = comm
+    def __init__(
+        self, comm: MPI.Comm | None = None, rows: Tensor | None = None, matrices: int = 1
+    ) -> None:
+        self._comm, self._matrices = comm, matrices
         self._exponents = None if comm is None or rows is None else exponents_of(comm, rows)
 
     def scaled(self, rows: Tensor) -> Tensor:
@@ -43,21 +49,36 @@ class Scaling:
 
         The gradient of b does not depend on the size of b, because x is homogeneous in b; the
         gradient of the values is proportional to it, and summed over the rows. Therefore the
-        cotangents are scaled relative to the dominant row, and both gradients are scaled back.
+        cotangents are scaled relative to the dominant row of their matrix, and both gradients are
+        scaled back. Rows far below it, whose gradient of b would lose its digits, and which count
+        if the others cancel, are scaled among themselves.
         """
         if self._comm is None or len(grad) == 0:
             return function(grad, values, b)
-        sizes = np.frexp(largest(self._comm, grad))[1].astype(np.int32)[:, None]
+        lengths = largest(self._comm, grad)[:, None]
+        sizes, has_any = np.frexp(lengths)[1].astype(np.int32), lengths > 0.0
         own = np.zeros_like(sizes) if self._exponents is None else self._exponents
         if self._exponents is None and (np.abs(sizes) <= ORDINARY).all():
             return function(grad, values, b)
-        most = (sizes + own).max(axis=0)
-        # Not below the range, where the gradient of b for a small row would lose its digits.
-        shift = np.maximum(own - most, -NEGLIGIBLE - sizes)
+        sums = np.where(has_any, sizes + own, _NONE)
+        most = sums.reshape(self._matrices, -1).max(axis=1, keepdims=True)
+        most[most == _NONE] = 0
+        dominant = np.repeat(most, len(grad) // self._matrices, axis=0)
+        below = torch.from_numpy(has_any & (sums < dominant - FAR_BELOW)).to(grad.device)
+        if below.any():
+            parts = (torch.where(below, 0.0, grad), torch.where(below, grad, 0.0))
+            (of_values, of_b), (more_of_values, more_of_b) = (
+                self.backward(function, part, values, b) for part in parts
+            )
+            if of_values is not None and more_of_values is not None:
+                of_values = of_values + more_of_values
+            return of_values, of_b + more_of_b
+        shift = np.where(has_any, own - dominant, 0)
         scaled = times_power_of_two(grad, shift)
         values_grad, b_grad = function(scaled, values, b)
         if values_grad is not None:
-            values_grad = times_power_of_two(values_grad, most)
+            is_one = self._matrices == 1
+            values_grad = times_power_of_two(values_grad, most[0] if is_one else most)
         return values_grad, times_power_of_two(b_grad, shift, -1)
 
     def _times(self, rows: Tensor, sign: int) -> Tensor:

@@ -32,6 +32,7 @@ from prdp_hpc.tasks.inversion.files import InversionFile
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE, coefficient_pde
 from prdp_hpc.tasks.inversion.positions import Positions, lattice
 from prdp_hpc.tasks.inversion.regularisation import H1Regularisation, TotalVariation
+from prdp_hpc.tasks.inversion.sides import sides_with_conditions
 from prdp_hpc.tasks.inversion.synthetic import (
     Wells,
     noise,
@@ -197,8 +198,8 @@ class _Measured:
         level = some.noise
         if isinstance(level, Tensor) and level.dim() and level.shape[-1] > 1:
             level = level[..., index]
-        points = some.observe.positions.points[chosen]
-        observe = PointObservations(Positions(self._grid, points))
+        every = some.observe.positions
+        observe = PointObservations(Positions(self._grid, every.points[chosen], every.linear_sides))
         return Experiments(some.sources, observe, some.data[:, index], level, some.sides)
 
     def _truth(self) -> Tensor | None:
@@ -218,8 +219,8 @@ class _Measured:
     def _measured(self) -> Experiments:
         world, grid = self._parts.mesh.world, self._grid
         sources = call_together(world, lambda: self.sources(grid))
-        observe = call_together(world, lambda: self.observe(grid))
         sides = call_together(world, lambda: self._sides(grid, len(sources)))
+        observe = call_together(world, lambda: self.observe(grid))
         if self._has("observations"):
             return call_together(world, lambda: self._from_file(sources, observe, sides))
         return self._simulated(sources, observe, sides)
@@ -314,12 +315,18 @@ class _Measured:
             return int(self._file.shapes["observations"][0])
         return int(self._section.number)
 
+    @cached_property
+    def linear_sides(self) -> set[tuple[int, str]]:
+        """The sides with other conditions than the grid's default; collective."""
+        sides = {(side.axis, side.end): torch.empty(0) for side in self._section.sides}
+        return sides_with_conditions(coefficient_pde(self._parts.stepper()), sides)
+
     def observe(self, grid: Grid) -> Observations:
-        """The measured quantities; not collective."""
+        """The measured quantities; collective."""
         if self._has("positions"):
             assert self._file is not None
             points = self._file.numbers("positions", (None, grid.dim))
-            return PointObservations(Positions(grid, points))
+            return PointObservations(Positions(grid, points, self.linear_sides))
         if self._has("observations"):
             assert self._file is not None
             if self._file.shapes["observations"][1:] == grid.shape:
@@ -328,7 +335,7 @@ class _Measured:
         if points is None:
             return FieldObservations(grid)
         positions = lattice(grid, points) if isinstance(points, int) else np.array(points)
-        return PointObservations(Positions(grid, positions))
+        return PointObservations(Positions(grid, positions, self.linear_sides))
 
     def _sides(self, grid: Grid, count: int) -> Sides:
         found = {}

@@ -9,6 +9,7 @@ from torch import Tensor
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
+from prdp_hpc.physics.boundaries import Boundaries
 from prdp_hpc.tasks.inversion.experiments import Sides
 
 
@@ -106,6 +107,12 @@ class Conductivity:
             pairs[axis][which] = type(condition)(**{**vars(condition), last: values})
         self._poisson.boundaries = [tuple(pair) for pair in pairs]
         self._sides = sides
+
+    @property
+    def boundaries(self) -> Boundaries:
+        """The conditions on the sides, per axis (low, high); empty if the PDE has none."""
+        found: Boundaries = getattr(self._poisson, "boundaries", [])
+        return found
 
 
 def coefficient_pde(stepper: Any) -> CoefficientPDE:

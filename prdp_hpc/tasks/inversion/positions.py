@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -14,15 +14,20 @@ from torch import Tensor
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.distributed.transport import transport_for
 from prdp_hpc.errors import InputError
+from prdp_hpc.grid.geometry import ENDS
 from prdp_hpc.grid.structured import Grid
+
+# Rounding does not select the wrong neighbour close to a grid point.
+_ROUNDING = 1e-9
 
 
 class Positions:
     """Points in the domain of a grid, with multilinear interpolation between its points.
 
     Beyond the outermost grid points a field is extended linearly to 0 at the boundary (axes with
-    `boundary="dirichlet"`), by a constant (neumann), or periodically. Each rank computes the
-    contribution of its grid points.
+    `boundary="dirichlet"`), by a constant (neumann), or periodically, as the grid's default
+    conditions require; at `linear_sides` it continues linearly from the two outermost points. Each
+    rank computes the contribution of its grid points.
 
     Parameters
     ----------
@@ -31,16 +36,22 @@ class Positions:
     points : array_like
         Coordinates of shape `(n, dim)`, from 0 to the length of the domain and in the same unit,
         equal on all ranks.
+    linear_sides : collection of (int, str), default ()
+        The sides, as axis and `"low"` or `"high"`, whose condition is not the grid's default, e.g.
+        those with boundary values.
 
     Attributes
     ----------
     points : numpy array
         The coordinates, of shape `(n, dim)`.
+    linear_sides : frozenset
+        These sides.
 
     Raises
     ------
     InputError
-        If points have another number of coordinates or lie outside of the domain.
+        If points have another number of coordinates or lie outside of the domain, or if the grid
+        has no such side.
 
     Examples
     --------
@@ -52,17 +63,26 @@ class Positions:
     tensor([0.5000, 2.0000], dtype=torch.float64)
     """
 
-    def __init__(self, grid: Grid, points: NDArray[np.float64] | Sequence[Sequence[float]]) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        points: NDArray[np.float64] | Sequence[Sequence[float]],
+        linear_sides: Collection[tuple[int, str]] = (),
+    ) -> None:
         self.grid, self.points = grid, np.asarray(points, dtype=np.float64)
-        _check(grid, self.points)
-        corners = [_corners(grid, axis, self.points[:, axis]) for axis in range(grid.dim)]
+        self.linear_sides = frozenset(linear_sides)
+        _check(grid, self.points, self.linear_sides)
+        corners = [
+            _corners(grid, axis, self.points[:, axis], self.linear_sides)
+            for axis in range(grid.dim)
+        ]
         places, owners, weights = [], [], []
         for choice in itertools.product((0, 1), repeat=grid.dim):
             index = [corner[0][:, side] for corner, side in zip(corners, choice, strict=True)]
             weight = np.prod(
                 [corner[1][:, side] for corner, side in zip(corners, choice, strict=True)], axis=0
             )
-            mine = weight > 0.0
+            mine = weight != 0.0
             for one, part in zip(index, grid.local_slices, strict=True):
                 mine &= (one >= part.start) & (one < part.stop)
             local = tuple(
@@ -80,6 +100,26 @@ class Positions:
     def count(self) -> int:
         """Number of points."""
         return len(self.points)
+
+    def beyond(self, axis: int, end: str) -> NDArray[np.int64]:
+        """Find the points between the outermost grid points and a side.
+
+        Parameters
+        ----------
+        axis : int
+            Axis of the side.
+        end : str
+            `"low"` or `"high"`.
+
+        Returns
+        -------
+        numpy array
+            Their numbers, of shape `(m,)`.
+        """
+        at = _places(self.grid, axis, self.points[:, axis])
+        last = self.grid.shape[axis] - 1
+        outside = at < -_ROUNDING if end == "low" else at > last + _ROUNDING
+        return np.flatnonzero(outside)
 
     def values(self, fields: Tensor) -> Tensor:
         """Interpolate fields to all points; differentiable, collective.
@@ -149,20 +189,29 @@ def lattice(grid: Grid, per_axis: int) -> NDArray[np.float64]:
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, grid.dim)
 
 
+def _places(grid: Grid, axis: int, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coordinates along an axis in spacings from its first grid point."""
+    offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[grid.boundary[axis]]
+    return x / grid.spacing[axis] - offset
+
+
 def _corners(
-    grid: Grid, axis: int, x: NDArray[np.float64]
+    grid: Grid, axis: int, x: NDArray[np.float64], linear_sides: Collection[tuple[int, str]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The two neighbouring grid points of each coordinate along an axis, and their weights, both
     `(n, 2)`. A point beyond a boundary has the weight 0.
     """
     n, kind = grid.shape[axis], grid.boundary[axis]
-    offset = {"dirichlet": 1.0, "neumann": 0.5, "periodic": 0.0}[kind]
-    at = x / grid.spacing[axis] - offset
+    low, high = ((axis, end) in linear_sides for end in ENDS)
+    at = _places(grid, axis, x)
     if kind == "neumann":
-        at = np.clip(at, 0.0, n - 1.0)
-    # The offset keeps rounding from selecting the wrong neighbour close to a grid point.
-    left = np.floor(at + 1e-9).astype(np.int64)
+        at = np.clip(at, -np.inf if low else 0.0, np.inf if high else n - 1.0)
+    left = np.floor(at + _ROUNDING).astype(np.int64)
     part = np.clip(at - left, 0.0, 1.0)
+    for is_linear, outermost in ((low, at < 0.0), (high, at > n - 1.0)):
+        if is_linear:
+            left = np.where(outermost, np.clip(left, 0, n - 2), left)
+            part = np.where(outermost, at - left, part)
     index = np.stack([left, left + 1], axis=-1)
     weight = np.stack([1.0 - part, part], axis=-1)
     if kind == "periodic":
@@ -170,7 +219,15 @@ def _corners(
     return index, np.where((index < 0) | (index >= n), 0.0, weight)
 
 
-def _check(grid: Grid, points: NDArray[np.float64]) -> None:
+def _check(
+    grid: Grid, points: NDArray[np.float64], linear_sides: Collection[tuple[int, str]]
+) -> None:
+    known = {(a, end) for a in range(grid.dim) if grid.boundary[a] != "periodic" for end in ENDS}
+    if not known.issuperset(linear_sides):
+        raise InputError(
+            f"linear_sides: {sorted(set(linear_sides) - known)[0]!r} is no side of this grid; give "
+            f"some of {sorted(known)}"
+        )
     if points.ndim != 2 or points.shape[1] != grid.dim:
         raise InputError(
             f"positions must have {grid.dim} coordinates each, (n, {grid.dim}) on this grid, not "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.tasks.inversion.experiments import Experiments
 from prdp_hpc.tasks.inversion.optimisation import Optimisation
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE
+from prdp_hpc.tasks.inversion.sides import uncovered_sensor
 from prdp_hpc.tasks.inversion.unknown import FieldUnknown, Unknown
 from prdp_hpc.tasks.recipe import adam, exponential
 from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
@@ -96,6 +97,8 @@ class FieldInversion:
     >>> mesh.close()
     """
 
+    metrics_of_training: ClassVar[tuple[str, ...]] = ("misfit", "evaluations", "set_ups")
+
     def __init__(
         self,
         physics: CoefficientPDE,
@@ -115,9 +118,9 @@ class FieldInversion:
         self.mesh, self.grid, self.solver = mesh, physics.grid, physics.solver
         self.stopwatch = Stopwatch(physics.solver)
         held_out = experiments if validation is None else validation
+        self._physics, self._exact = physics, exact or physics
         raise_together(mesh.world, self._error(experiments, held_out, steps, truth))
         self.unknown = unknown or FieldUnknown(self.grid, mesh)
-        self._physics, self._exact = physics, exact or physics
         self.validation_solver = None if self._exact.solver is self.solver else self._exact.solver
         self._experiments = _share(experiments, mesh)
         self._validation = _share(held_out, mesh)
@@ -354,6 +357,9 @@ class FieldInversion:
                     f"{name}: sources must be this rank's parts of fields, (E, *{shape}), not "
                     f"{tuple(some.sources.shape)}"
                 )
+            uncovered = uncovered_sensor(self._physics, some.observe, some.sides)
+            if uncovered is not None:
+                return uncovered
         if steps < 1:
             return InputError(f"steps: an epoch must have at least 1 step, not {steps!r}")
         if truth is not None and tuple(truth.shape) != shape:

@@ -155,6 +155,7 @@ def labelled(path, states, dt=0.1, length=1.0, names=None, **attributes):
     coordinates[names.get("time", "time")] = dt * np.arange(states.shape[1])
     variables = {f"u{i}": (dims, states[:, :, i]) for i in range(states.shape[2])}
     data = xarray.Dataset(variables, coordinates, attributes)
+    path.parent.mkdir(exist_ok=True)
     if path.suffix == ".zarr":
         data.to_zarr(path, zarr_format=2)
     else:

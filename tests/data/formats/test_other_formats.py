@@ -16,6 +16,7 @@ from test_pdebench import SHAPES, counted
 from prdp_hpc.config.components import BUILT_IN, Component
 from prdp_hpc.data import DataError, TrajectoryDataset
 from prdp_hpc.data.formats.apebench import APEBench
+from prdp_hpc.data.formats.detect import format_of
 from prdp_hpc.data.formats.labelled_arrays import NetCDF, Zarr
 from prdp_hpc.data.formats.numpy_files import NumPyArrays
 from prdp_hpc.data.formats.the_well import TheWell
@@ -307,3 +308,30 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(InputError, match=r"pip install 'prdp-hpc\[formats\]'"):
         NetCDF.open(path, (4, 6))
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(NetCDF, ".nc"), (Zarr, ".zarr")])
+def test_a_folder_a_pattern_a_list_and_files_of_groups(kind, suffix, tmp_path):
+    """In natural order: 2 before 10."""
+    states = layouts.known()
+    parts = {"a_2": states[:2], "a_10": states[2:3], "a_val": states[3:]}
+    for name, part in parts.items():
+        layouts.labelled(tmp_path / "own" / f"{name}{suffix}", part)
+    folder = tmp_path / "own"
+    for path in (folder, folder / f"a_*{suffix}", [folder / f"a_2{suffix}"]):
+        assert format_of(path) == {".nc": "netcdf", ".zarr": "zarr"}[suffix]
+    every = kind.open(folder, (4, 6), validation=1)
+    np.testing.assert_array_equal(every.read("train"), states[:4])
+    np.testing.assert_array_equal(every.read("validation"), states[4:])
+    some = kind.open(folder / f"a_[0-9]*{suffix}", (4, 6), validation=1)
+    np.testing.assert_array_equal(some.read("train"), states[:2])
+    listed = kind.open([folder / f"a_{n}{suffix}" for n in (10, 2)], (4, 6), validation=1)
+    np.testing.assert_array_equal(listed.read("train"), states[[2, 0]])
+    for name in ("2", "10"):
+        (folder / f"a_{name}{suffix}").rename(folder / f"b_{name}_train{suffix}")
+    (folder / f"a_val{suffix}").rename(folder / f"b_1_val{suffix}")
+    groups = kind.open(folder / f"b_*_{{group}}{suffix}", (4, 6))
+    np.testing.assert_array_equal(groups.read("train"), states[:3])
+    np.testing.assert_array_equal(groups.read("validation"), states[3:])
+    with pytest.raises(DataError, match=r"no such data files with train, validation"):
+        kind.open(folder / f"c_{{group}}{suffix}", (4, 6))

@@ -12,6 +12,8 @@ from systems import dominant, sparse
 from prdp_hpc import (
     AssembledOperator,
     NonlinearSolver,
+    Refinement,
+    SolveError,
     Solver,
     SparseOperator,
     solve,
@@ -94,3 +96,20 @@ def test_where_only_petscs_methods_serve(make, words, device):
     with pytest.raises(InputError, match=words):
         make()
     assert copy.deepcopy(Solver("batched_cg", precision="float32")).precision == "float32"
+
+
+@pytest.mark.parametrize("method", ["cg", "gmres", "bcgs"])
+@pytest.mark.parametrize("rtol", [1e-10, None])
+def test_solutions_beyond_the_range_are_errors_in_both_directions(method, rtol, device):
+    """The right-hand sides are scaled for the solve; the solution may overflow afterwards."""
+    operator = SparseOperator([0, 1], [0, 1], (2, 2), MPI.COMM_SELF, symmetric=True)
+    values = torch.tensor([1e-70, 2e-70], dtype=torch.float64, device=device)
+    level = Refinement(max_it=2) if rtol is None else Refinement(rtol=rtol)
+    solver = Solver(f"batched_{method}", "jacobi", level)
+    b = torch.ones(3, 2, dtype=torch.float64, device=device, requires_grad=True)
+    x = solve(operator, values, b, solver)
+    large = torch.tensor([[1.0], [1e270], [1.0]], dtype=torch.float64, device=device)
+    with pytest.raises(SolveError, match=r"adjoint solve .* returned NaN or infinity"):
+        torch.autograd.grad(x, b, large.expand(3, 2))
+    with pytest.raises(SolveError, match=r"forward solve .* returned NaN or infinity"):
+        solve(operator, values, b.detach() * large, solver)

@@ -78,8 +78,9 @@ def _data(found: Inspection) -> str:
     spacing = getattr(data, "spacing", None)
     if spacing is not None:
         lines[1] += f", {' × '.join(f'{h:.6g}' for h in spacing)} apart"
-    if found.suggestion is None and getattr(data, "assumed", ""):
-        lines.append(f"Assumed: {data.assumed}")
+    assumed: str = getattr(data, "assumed", "")
+    if assumed and found.suggestion is None:  # of a suggested config it is a note
+        lines.append(f"Assumed: {assumed}")
     if getattr(data, "boundary", None) is not None:
         lines[1] += f", boundary {', '.join(data.boundary)}"
     return "\n".join(lines)

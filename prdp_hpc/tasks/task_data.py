@@ -90,8 +90,9 @@ class TaskData:
         self.test = self._opened(TEST, steps + 1) if has_test else None
         self.train = self._opened("train", needed) if has_train else None
         if mesh.is_root:
-            if getattr(inner, "assumed", ""):
-                note(f"{dataset_name(inner)}: {inner.assumed}")
+            assumed: str = getattr(inner, "assumed", "")
+            if assumed:
+                note(f"{dataset_name(inner)}: {assumed}")
             for samples in self._all:
                 _note_unused(dataset_name(self.data), samples.reader.group, samples.windows)
 

@@ -6,9 +6,9 @@ from unittest import mock
 import pytest
 import torch
 
-from prdp_hpc.linalg import memory, sparse_operator
+from prdp_hpc.linalg import sparse_operator, torch_petsc
 
-TENSORS = memory.Memory(torch.device("cpu"), uses_tensors=True)
+TENSORS = torch_petsc.Memory(torch.device("cpu"), uses_tensors=True)
 """What solves on a device do, with PETSc's types of the host."""
 
 MEMORIES = [

@@ -88,6 +88,7 @@ def _rows(argument: Any, level: int) -> Tensor | None:
 
 def is_transformed(tensor: Tensor) -> bool:
     """Whether a tensor is a wrapper of a batch or a level of torch.func, without memory."""
-    return torch.func.debug_unwrap(tensor) is not tensor or any(
-        _rows(tensor, level) is not None for level in range(_nesting(), 0, -1)
-    )
+    if torch.func.debug_unwrap(tensor) is not tensor:
+        return True
+    nesting = _nesting()
+    return nesting > 0 and any(_rows(tensor, level) is not None for level in range(nesting, 0, -1))

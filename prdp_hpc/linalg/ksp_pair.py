@@ -92,6 +92,7 @@ class KspPair:
     multi_rhs : multi-right-hand-side solves, where they are equivalent.
     lagged : `pmat` where it is a copy of earlier values, see `Solver`.
     is_one_ksp : whether one KSP, which the user made, does the solves of both directions.
+    directions : both by their names.
     symmetric_parts : options for parts of the preconditioner that rely on `A = Aᵀ`.
     """
 
@@ -108,6 +109,9 @@ class KspPair:
     lagged: LaggedMatrix | None = None
     is_one_ksp: bool = False
     symmetric_parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.directions = {one.name: one for one in (self.forward, self.adjoint)}
 
     @cached_property
     def is_stateful(self) -> bool:
@@ -143,8 +147,9 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
 def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) -> KspPair:
     # The prefix is set first, because the levels of a hierarchy and the parts of a split copy it
     # when they are made.
-    check_owned(solver.petsc_options)
     check_shifts(solver.pc, solver.petsc_options)
+    parts = symmetric_parts(solver.petsc_options)
+    check_owned(solver.petsc_options)
     prefix = new_prefix()
     ksp.setOptionsPrefix(prefix)
     lagged = None
@@ -177,11 +182,13 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     can_skip_norm = _allow_skipping_the_norm(ksp, solver)
     forward = Direction("forward", ksp, ksp.getNormType())
     adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)
-    for one in (forward, adjoint):
-        iterate_with_the_matrix(one.ksp)
-        one.owns_monitors = ksp.getOperators()[0].handle == pmat.handle and not has_monitors(given)
-    takes_several = source is operator and not operator.memory.uses_tensors
-    takes_several &= ksp.getType() == PETSc.KSP.Type.RICHARDSON
+    multi_rhs = None
+    if ksp.getType() == PETSc.KSP.Type.RICHARDSON:
+        for one in (forward, adjoint):
+            iterate_with_the_matrix(one.ksp)
+            one.owns_monitors = operator.matrix.handle == pmat.handle and not has_monitors(given)
+        if source is operator and not operator.memory.uses_tensors:
+            multi_rhs = multi_rhs_richardson(ksp, operator.matrix, pmat)
     pair = KspPair(
         forward,
         adjoint,
@@ -191,9 +198,9 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         divtol=ksp.getTolerances()[2],
         prefix=prefix,
         options=dict(solver.petsc_options),
-        multi_rhs=multi_rhs_richardson(ksp, operator.matrix, pmat) if takes_several else None,
+        multi_rhs=multi_rhs,
         lagged=lagged,
-        symmetric_parts=symmetric_parts(solver.petsc_options),
+        symmetric_parts=parts,
     )
     weakref.finalize(pair, remove_options, names)
     return pair

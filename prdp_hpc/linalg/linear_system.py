@@ -72,7 +72,7 @@ class LinearSystem(PreconditionerSetUp):
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
         ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
-        self._ordinary = ordinary_squares(operator.n_local, ordinary)
+        self._ordinary = ordinary_squares(int(self._b.getLocalSize()), ordinary)
         self._use(self._pair.forward, solver.refinement)
         self._use(self._pair.adjoint, solver.adjoint)
 
@@ -119,7 +119,7 @@ class LinearSystem(PreconditionerSetUp):
         """Set the level of the next set-up and solves in one direction, which the solver or a solve
         owns.
         """
-        own = self._direction(direction)
+        own = self._pair.directions[direction]
         if self._pair.is_one_ksp:
             self._read_types()
         if level is not own.level and level != own.level:
@@ -159,7 +159,7 @@ class LinearSystem(PreconditionerSetUp):
         SolveError
             With the KSP's reason, the iteration, the level and what to try.
         """
-        own = self._direction(direction)
+        own = self._pair.directions[direction]
         if self._pair.is_one_ksp:
             self._apply_level(own)
         is_scaled = self._is_to_be_scaled(own)
@@ -179,7 +179,7 @@ class LinearSystem(PreconditionerSetUp):
         possible: they take as long as iterations with a small matrix. `square`: the squared length
         of b.
         """
-        own, (least, most) = self._direction(direction), self._ordinary
+        own, (least, most) = self._pair.directions[direction], self._ordinary
         if not (own.is_plain and least <= square <= most):
             return self.solve(direction, b[None], x[None], squares=[square])
         try:
@@ -196,7 +196,7 @@ class LinearSystem(PreconditionerSetUp):
         """Raise SolveError for a suspicious solution `x (1, n_local)` that does not solve for `b`;
         collective.
         """
-        own, spaces = self._direction(direction), self._nullspaces
+        own, spaces = self._pair.directions[direction], self._nullspaces
         exponents = exponents_of(self._comm, b)
         if exponents is not None:
             b, x = (times_power_of_two(rows, exponents, -1) for rows in (b, x))

@@ -59,9 +59,6 @@ class PreconditionerSetUp(ResidualChecks):
     # the first set-up of pc="mg" there is done twice.
     _needs_second_set_up = False
 
-    def _direction(self, name: str) -> Direction:
-        return self._pair.adjoint if name == "adjoint" else self._pair.forward
-
     def _prepare_lag(self, n: Lag) -> None:
         self._state: Any = None
         self._lag: LagRule | None = None
@@ -113,7 +110,7 @@ class PreconditionerSetUp(ResidualChecks):
             self.set_up_anew(direction)
         elif changed:
             with self._report.part(direction, "set_up"):
-                self._check_kept(self._direction(direction))
+                self._check_kept(self._pair.directions[direction])
             self._report.counters(direction).set_ups_skipped += 1
         if changed:
             self._unmeasured = {"forward", "adjoint"}
@@ -134,7 +131,7 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _set_up_counted(self, direction: str) -> None:
         with self._report.part(direction, "set_up"):
-            self._set_up(self._direction(direction))
+            self._set_up(self._pair.directions[direction])
         self._unchecked = {"forward", "adjoint"}
         self._report.counters(direction).set_ups += 1
         if self._pair.options:
@@ -380,6 +377,6 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _petsc_failure(self, direction: str, error: PETSc.Error) -> Exception:
         # Not collective: the other ranks may not have failed.
-        matrix, level = self._pair.pmat, self._direction(direction).level
+        matrix, level = self._pair.pmat, self._pair.directions[direction].level
         row = zero_diagonal(matrix, self._residual) if is_aij(matrix) else None
         return errors.petsc_failure(direction, self.method, error, level, row)

@@ -53,6 +53,9 @@ def _inner_products(right: Tensor, other: Tensor) -> NDArray[np.float64]:
     if right.device.type != "cpu":
         pairs = (right, other), (right, right), (other, other)
         return torch.stack([torch.linalg.vecdot(*pair) for pair in pairs]).cpu().numpy()
+    if right.dim() == 1:
+        one, two = to_host(right), to_host(other)
+        return np.array([np.vdot(one, two), np.vdot(one, one), np.vdot(two, two)])
     shape = right.shape[:-1]
     rows = (math.prod(shape), right.shape[-1])
     one, two = (to_host(tensor).reshape(rows) for tensor in (right, other))

@@ -251,11 +251,11 @@ class KspCall(SolveCall):
     def _solve_each(self, right: Numbers, start: Numbers | None) -> Numbers:
         """Solve with each matrix; the results are checked together."""
         direction, level = self.direction, self.level
-        x, iterations, systems = zeros_like(right), 0, []
-        is_guarded = self.recollection is not None
-        rows, results = _by_matrix(right), _by_matrix(x)
-        starts = [None] * len(rows) if start is None else _by_matrix(start)
+        is_guarded, iterations, systems = self.recollection is not None, 0, []
+        rows, x = _by_matrix(right), zeros_like(right)
         squares = [squares_of(own) for own in rows]
+        results = _by_matrix(x)
+        starts = [None] * len(rows) if start is None else _by_matrix(start)
         matrices: list[Operator] = self.held.operators
         for m, operator in enumerate(matrices):
             system = self.solver.system(operator)

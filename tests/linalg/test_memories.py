@@ -24,7 +24,7 @@ from prdp_hpc import (
     SparseOperator,
     solve,
 )
-from prdp_hpc.linalg import memory
+from prdp_hpc.linalg import torch_petsc
 
 N = 40
 METHODS = [
@@ -283,12 +283,12 @@ def test_values_that_changed_in_place_are_noticed(where):
 
 
 def test_a_device_that_petsc_was_not_built_for_is_said_once():
-    memory._device_memory.cache_clear()
+    torch_petsc._device_memory.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            assert memory.memory_of(torch.device("xpu")) is memory.HOST
-    memory._device_memory.cache_clear()
+            assert torch_petsc.memory_of(torch.device("xpu")) is torch_petsc.HOST
+    torch_petsc._device_memory.cache_clear()
     assert len(caught) == 1
     assert "16 bytes per unknown" in str(caught[0].message)
 

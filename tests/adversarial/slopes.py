@@ -152,7 +152,8 @@ def _counts(
         matches = _matching(case, steps, iterates, x, off)
         # With a tolerance alone there may have been more iterations than were looked at.
         is_open = case.level[0] is None and bool(matches) and matches[-1][1] == most
-        return [] if is_open else matches
+        surely = _matching(case, steps, iterates, x, SURELY * np.linalg.norm(x))
+        return [] if is_open else surely or matches
     solved = oracle.solved_after(one, right, [y - guess for y in iterates[:-1]])
     surely = _matching(case, steps, iterates, x, SURELY * np.linalg.norm(x))
     if len(surely) == 1 and not 0 < solved <= surely[0][1]:

@@ -39,5 +39,5 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _shown(value: Any) -> str:
-    """A number as an error; what else a user's task returns, as it is."""
+    """A number as an error; other values, which a user's task may return, as text."""
     return f"{value:.4e}" if isinstance(value, Real) else str(value)

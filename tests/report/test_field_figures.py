@@ -11,7 +11,7 @@ from prdp_hpc.report.field_figure import draw_map, limits, lines_figure, maps_fi
 from prdp_hpc.report.field_series import FieldSeries, load_series, save_series
 from prdp_hpc.report.film import check_format, frames, write_film
 from prdp_hpc.report.runs import ReportError
-from prdp_hpc.report.spectra_figure import _energies, plot_spectra
+from prdp_hpc.report.spectra_figure import _energies, _tidy, plot_spectra
 from prdp_hpc.report.step_errors import by_step, step_table
 from prdp_hpc.report.variants_figure import plot_variants
 
@@ -159,6 +159,24 @@ def test_times_on_an_axis_are_those_of_states(states):
         ticks = ax.get_yticks()
         assert 2 <= len(ticks) <= 7
         assert set(ticks) <= set(one.times)
+
+
+@pytest.mark.parametrize("span", [1e-7, 1e-4, 0.015, 0.3, 2.0, 50.0, 1e4])
+def test_the_labels_of_an_axis_of_errors_differ(span):
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    ax = figure.add_subplot()
+    ax.plot([1, 2, 3], [1.01, 1.01 + span / 2, 1.01 + span])
+    ax.set_yscale("log")
+    _tidy(ax.yaxis)
+    figure.canvas.draw()
+    low, high = ax.get_ylim()
+    shown = [
+        label.get_text() for label in ax.get_yticklabels() if low <= label.get_position()[1] <= high
+    ]
+    assert len(shown) > 1
+    assert len(set(shown)) == len(shown)
 
 
 def test_all_energies_that_span_the_axis_are_visible():

@@ -28,9 +28,10 @@ def simplified(case: Any, still: Callable[[Any], bool], most: int = 400) -> Any:
 
 def _simpler(case: Any) -> Iterator[Any]:
     is_unrolled = getattr(case, "differentiation", "") == "unrolled"
+    is_slow = is_unrolled or getattr(case, "ranks", 1) > 1
     for field in fields(case):
-        if is_unrolled and field.name == "level":
-            continue  # Unrolled iterations to a tolerance that is not reached take minutes.
+        if is_slow and field.name == "level":
+            continue  # Such iterations to a tolerance that is not reached take minutes.
         if field.name == "several" and len(getattr(case, "values", ())) > 1:
             continue  # Only one of the matrices would be solved with.
         if field.default is not MISSING and getattr(case, field.name) != field.default:

@@ -118,7 +118,7 @@ def check_that_a_report_of_a_report_names_the_origin():
 
 
 def check_errors_of_calls_ahead():
-    """Each is raised where its own result is used, whatever the ranks do in between."""
+    """Each is raised where its own result is used, for any calls of the ranks in between."""
     last = WORLD.size - 1
 
     def number(n):
@@ -140,7 +140,7 @@ def check_errors_of_calls_ahead():
 
 
 def check_a_rank_does_not_wait_in_a_call_ahead():
-    """A rank goes on although another one has not called yet."""
+    """A rank continues although another one has not called yet."""
     if WORLD.rank == 0:
         call = CallAhead(WORLD, lambda: "first")
         WORLD.send("done", 1)

@@ -36,8 +36,8 @@ def check_shifts(pc: str, options: Mapping[str, Any]) -> None:
 def symmetric_parts(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The options that name a preconditioner which relies on `A = Aᵀ` inside of another one.
 
-    For other values PETSc's incomplete Cholesky factorisation is repeated with the same shift for
-    ever (3.25). The blocks of a split are tested themselves, see `check_blocks`.
+    For other values PETSc's incomplete Cholesky factorisation is repeated with the same shift
+    without end (3.25). The blocks of a split are tested themselves, see `check_blocks`.
     """
     found = []
     for key, value in options.items():

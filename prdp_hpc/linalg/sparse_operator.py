@@ -183,8 +183,8 @@ class SparseOperator(FromMatrices, Operator):
         if self.symmetric:
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
             self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-            # Its pattern may store (i, j) without (j, i). The orderings of factorisations, which
-            # add what is missing unless they are told otherwise, would not end.
+            # Its pattern may store (i, j) without (j, i). With MAT_SYMMETRIC alone the orderings
+            # of factorisations would not add what is missing, and would not end.
             self.matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)
         if nullspaces is not None:
             nullspaces.attach(self.matrix)

@@ -37,7 +37,7 @@ LOOP_SECONDS = 20.0
 for a message that never arrives. It does not depend on what else the machine does.
 """
 TRIES, TRIES_ON_RANKS = 30, 5
-"""Simpler cases that are tried for a case that ends its process, each in processes of its own."""
+"""Simpler cases that are tried for a case that ends its process, each in separate processes."""
 
 
 def main() -> int:

@@ -109,7 +109,7 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
         diagonal = np.diag(dense_matrix(case, values))
         return np.diag(1.0 / np.where(diagonal == 0.0, 1.0, diagonal))
     if case.pc == "icc" and not np.array_equal(A := dense_matrix(case, values), A.T):
-        return None  # PETSc repeats the factorisation with other shifts for ever.
+        return None  # PETSc repeats the factorisation with other shifts without end.
     singles = ("gamg", "hmg", "sor", "eisenstat", "redistribute")
     if comm.size > 1 and case.pc in singles and not np.diag(dense_matrix(case, values)).all():
         # Fails on the rank that has the row, while the others wait.

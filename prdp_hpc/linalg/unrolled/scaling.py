@@ -16,7 +16,7 @@ Backward = Callable[[Tensor, Tensor | None, Tensor | None], tuple[Tensor | None,
 
 
 FAR_BELOW = 400
-"""Rows whose cotangents are 2^−400 of the dominant one of their matrix have a pass of their own."""
+"""Rows whose cotangents are below 2^−400 of the dominant one of their matrix are computed apart."""
 
 
 _NONE = np.iinfo(np.int32).min // 2

@@ -65,7 +65,7 @@ NESTED = [
     ("fieldsplit", {"fieldsplit_u_pc_type": "icc"}),
 ]
 ROTATED = torch.tensor([[1.34, 0.904], [-0.3, 0.2916]], dtype=torch.float64)
-"""PETSc repeats its incomplete Cholesky factorisation for ever."""
+"""PETSc repeats its incomplete Cholesky factorisation without end."""
 
 
 @pytest.mark.parametrize(("pc", "options"), NESTED, ids=lambda one: str(one))

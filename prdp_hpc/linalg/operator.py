@@ -283,8 +283,9 @@ class Operator(ABC):
         return self.loaded.differ_from(self._numbers(values))
 
     def is_loaded_with(self, values: Tensor | None) -> bool:
-        """Return whether `values` are certainly the loaded ones on this rank, by one pass over
-        their bytes; if not, `differs` decides.
+        """Return whether `values` are the loaded ones on this rank, byte for byte.
+
+        If not, or if that is not known, `differs` decides.
         """
         return self.loaded.has_bytes_of(values)
 

@@ -67,11 +67,14 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
-    """Load `optimiser.state_dict()` with the types of its numbers.
+    """Load `optimiser.state_dict()` with the types of its numbers and the memory format of the
+    parameters.
 
     torch casts them to the type of the parameters, after which e.g. a counter that was stored in
-    float32 is rounded differently than in an uninterrupted run. Of the whole tensors for parameters
-    of a sharded network, the parts of this rank are loaded.
+    float32 is rounded differently than in an uninterrupted run. Fused optimisers pair the numbers
+    of a parameter and of its state by their places in memory, which differ after a broadcast for
+    parameters in another memory format. Of the whole tensors for parameters of a sharded network,
+    the parts of this rank are loaded.
     """
     order = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state = {**state, "state": _parts(state["state"], state["param_groups"], order)}
@@ -81,7 +84,16 @@ def load_optimiser(optimiser: Optimizer, state: dict[str, Any]) -> None:
         for key, value in state["state"].get(number, {}).items():
             loaded = optimiser.state[parameter][key]
             if isinstance(value, Tensor) and loaded.dtype != value.dtype:
-                optimiser.state[parameter][key] = value.to(loaded.device, copy=True)
+                loaded = value.to(loaded.device, copy=True)
+            optimiser.state[parameter][key] = _placed_as(parameter, loaded)
+
+
+def _placed_as(parameter: Tensor, loaded: Any) -> Any:
+    """A state of the shape of a parameter, in the same memory format."""
+    is_alike = isinstance(loaded, Tensor) and loaded.shape == parameter.shape
+    if not is_alike or is_shard(parameter) or loaded.stride() == parameter.stride():
+        return loaded
+    return torch.empty_like(parameter, dtype=loaded.dtype, device=loaded.device).copy_(loaded)
 
 
 def _parts(

@@ -1,6 +1,4 @@
-"""Reliability: with each key of the recipe, a run that was stopped or killed in the middle of an
-epoch continues bit for bit like an uninterrupted one.
-"""
+"""Reliability: a run that was stopped or killed in an epoch continues bit for bit, with each key."""
 
 import json
 import shutil
@@ -138,6 +136,8 @@ CASES = {
     "fixed level": {"refinement": {"schedule": "constant", "level": 2}},
     "test group": {"data": {"test": 2}},
     "network inputs": {"network_inputs": ["coordinates"], "network": RESNET},
+    "two axes": {"network": RESNET, "grid": {"shape": [6, 6], "boundary": "periodic"}},
+    "three axes": {"network": RESNET, "grid": {"shape": [4, 4, 4], "boundary": "periodic"}},
     "initial weights": training(init_from=FIRST),
     "allen_cahn": {
         "physics": {"pde": "allen_cahn", "interface": 0.1, "dt": 0.1},

@@ -1,4 +1,4 @@
-"""Reliability: a run that was stopped or killed in an epoch continues bit for bit, with each key."""
+"""Reliability: with each key, a run that was stopped or killed continues bit for bit."""
 
 import json
 import shutil

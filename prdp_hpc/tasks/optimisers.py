@@ -48,6 +48,10 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
             "all parameters on one rank, which a sharded network does not have: choose another "
             "optimiser, e.g. AdamW, or leave parallel.shard_network out"
         )
+    if needs_closure(optimiser):
+        # It computes with one vector of all parameters, of which each must be a view.
+        for parameter in network.parameters():
+            parameter.data = parameter.data.contiguous()
     return optimiser
 
 

@@ -76,9 +76,12 @@ def test_weight_decay_on_weights_leaves_out_biases(task_of):
         assert torch.equal(one, other) == (one.dim() > 1)
 
 
-def test_lbfgs_evaluates_the_loss_several_times_per_step(task_of):
+@pytest.mark.parametrize("shape", [None, [6, 6], [4, 4, 4]])
+def test_lbfgs_evaluates_the_loss_several_times_per_step(shape, task_of):
     lbfgs = {"kind": "LBFGS", "max_iter": 4, "line_search_fn": "strong_wolfe"}
-    task, plain = task_of(optimizer=lbfgs, learning_rate=1.0), task_of()
+    fields = {"network": RESNET, "grid": {"shape": shape, "boundary": "periodic"}}
+    changes = {} if shape is None else fields
+    task, plain = task_of(changes, optimizer=lbfgs, learning_rate=1.0), task_of(changes)
     first, second, third = (task.train_epoch(epoch) for epoch in (1, 2, 3))
     assert first == plain.train_epoch(1)
     assert third < second < first

@@ -203,8 +203,9 @@ def _without_config(
             "points of its grid: give --config CONFIG"
         )
     suggestion = Suggestion(path, name, data, keys, changes)
-    if name == "hdf5" and given is None:
-        suggestion.notes += [one for one in [_guessed(path)[1]] if one]
+    note = _guessed(path)[1] if name == "hdf5" and given is None else ""
+    if note:
+        suggestion.notes.append(note)
     for override in overrides:
         apply_override(suggestion.content, override)
     found = _described(path, name, data, suggestion.validated(), missing)

@@ -3,7 +3,7 @@
 PETSc's methods square numbers, and compare some of them with constants. For matrices with values
 beyond 1e±100 several of them return 0, or stop as if they had converged. Their iterations from zero
 are homogeneous in the matrix, `x(A) = s x(s A)`, so such a matrix is multiplied by a power of two,
-which changes no bit of the mantissas. A few methods do so for values of 1e-3 or 1e-6 already.
+which changes no bit of the mantissas. A few methods need that for values below 0.1 already.
 
 The derivatives of the scalars of an iteration are products of two or three matrices, so unrolled
 solves are scaled too: their gradients underflow or overflow earlier.
@@ -41,8 +41,8 @@ SMALL_VALUES = {
     "minres": 6,
     "symmlq": 6,
 }
-"""The same for small values of methods that compare inner products with absolute numbers, or, as
-`pipefgmres`, have a shift of the spectrum by 1: below 2^−3 to 2^−10 they are scaled.
+"""Methods that compare inner products with absolute numbers, or, as `pipefgmres`, shift the
+spectrum by 1: matrices whose largest value is below 2^−n are scaled for them, with this n.
 """
 MOST, MOST_SINGLE = 1000, 120
 """Largest powers of two by which values in double and in lower precision are multiplied."""
@@ -60,6 +60,7 @@ def has_usual_size(call: SolveCall) -> bool:
     """Whether the size of a solution shows that the matrix is not extreme; equal on all ranks."""
     x, right = call.squares, call.right_squares
     if call.solver.ksp in SMALL_VALUES:
+        # The values are looked at after the solve, in which the ranks have agreed on the input.
         return False
     return not call.knows_squares or right == 0.0 or right < USUAL * x < USUAL**2 * right
 

@@ -36,9 +36,6 @@ from prdp_hpc.petsc import PETSc
 if TYPE_CHECKING:
     from prdp_hpc.linalg.solver import Solver
 
-
-from typing import TYPE_CHECKING
-
 UNSET = Refinement()
 """The level of a direction before the solver sets one."""
 

@@ -219,7 +219,7 @@ def _slurm() -> list[Finding]:
     version = subprocess.run(
         [sbatch, "--version"], capture_output=True, text=True, timeout=10, check=False
     ).stdout.strip()
-    return [Finding("SLURM", f"{version}, {sbatch}")]
+    return [Finding("SLURM", f"{version or 'no answer from its controller'}, {sbatch}")]
 
 
 def _import(name: str) -> Any:

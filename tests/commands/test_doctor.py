@@ -21,3 +21,16 @@ def test_the_loaded_petsc_is_found(capsys):
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PETSc ")]
     folder = found[0].split(" in ")[1].split(", ")[0]
     assert list(Path(folder).glob("lib/libpetsc.so*"))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [("echo slurm 22.05.8", "slurm 22.05.8"), ("exit 1", "no answer from its controller")],
+)
+def test_slurm_without_a_controller_is_reported(body, expected, tmp_path, monkeypatch):
+    program = tmp_path / "sbatch"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (finding,) = doctor._slurm()
+    assert finding.found == f"{expected}, {program}"

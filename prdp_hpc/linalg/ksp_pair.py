@@ -54,7 +54,7 @@ class Direction:
     level : the level of the solver, or of a solve, that the KSP is set to.
     is_monitored, owns_monitors : whether the package has set a monitor at this level, and whether
         all monitors are its own, see `ksp_level`.
-    is_plain : whether a solve at this level is one call of the KSP.
+    is_plain : whether a solve is one call of the KSP.
     is_unchecked : whether that call's result needs no check at this level, if the KSP succeeded.
     """
 

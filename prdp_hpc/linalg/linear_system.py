@@ -74,6 +74,8 @@ class LinearSystem(PreconditionerSetUp):
         self._aims: Numbers | None = None
         ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
         self._ordinary = ordinary_squares(int(self._b.getLocalSize()), ordinary)
+        for direction in (self._pair.forward, self._pair.adjoint):
+            direction.is_plain = self._is_plain(direction)
         self._use(self._pair.forward, solver.refinement)
         self._use(self._pair.adjoint, solver.adjoint)
 
@@ -129,7 +131,6 @@ class LinearSystem(PreconditionerSetUp):
     def _use(self, direction: Direction, level: Refinement) -> None:
         method = self.ksp_name, self.pc_name
         set_level(self._pair, direction, level, method, self._stops_at_rounding)
-        direction.is_plain = self._is_plain(direction)
         direction.is_unchecked = level.is_fixed and self.ksp_name not in CHECKED_AT_THE_END
 
     def _is_plain(self, direction: Direction) -> bool:

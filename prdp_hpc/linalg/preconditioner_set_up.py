@@ -251,7 +251,8 @@ class PreconditionerSetUp(ResidualChecks):
                 self._needs_second_set_up = False
                 self._pair.pmat.stateIncrease()
                 self._set_up_ksp(ksp)
-            check_blocks(self._pair.preconditioner, self._source.has_single_values)
+            if self._pair.preconditioner.getType() == PETSc.PC.Type.FIELDSPLIT:
+                check_blocks(self._pair.preconditioner, self._source.has_single_values)
             ksp.setUpOnBlocks()
             # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)

@@ -270,11 +270,9 @@ def absolute_product(matrix: Any, numbers: Any, x: Any, y: Any) -> Array:
 
 
 def check_blocks(pc: Any, is_single: Callable[[], bool]) -> None:
-    """Raise InputError if a block of a split is not symmetric, but its preconditioner relies on
-    it; before the blocks are set up. Collective.
+    """Raise InputError if a block of a split (fieldsplit) is not symmetric, but its preconditioner
+    relies on it; before the blocks are set up. Collective.
     """
-    if pc.getType() != PETSc.PC.Type.FIELDSPLIT:
-        return
     for ksp in pc.getFieldSplitSubKSP():
         name, matrix = ksp.getPC().getType(), ksp.getOperators()[1]
         if name in SYMMETRIC_PCS and is_aij(matrix):

@@ -17,7 +17,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.inspected_places import MOST_CHECKED, Place
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.stepper import attributes, made_stepper
+from prdp_hpc.physics.stepper import attributes, made_stepper, stepped
 
 FACTORS = {"π": math.pi, "1/π": 1 / math.pi}
 FACTORS |= {f"{n}": float(n) for n in (2, 4, 5, 10, 20)}
@@ -305,7 +305,7 @@ class _Comparison:
         states = torch.tensor(pair, dtype=torch.float64)
         before, after = states[:1], states[1:]
         with torch.no_grad():
-            step = stepper(before)
+            step = stepped(stepper, before)
         sums = torch.stack([(step - after) ** 2, (after - before) ** 2, after**2])
         flat = sums.reshape(3, pair.shape[1], -1).sum(dim=2).numpy()
         total = np.empty_like(flat)

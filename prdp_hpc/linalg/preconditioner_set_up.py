@@ -25,9 +25,9 @@ from prdp_hpc.linalg.method_types import (
     SYMMETRIC_PCS,
     Lag,
 )
-from prdp_hpc.linalg.nested_factors import check_blocks
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import meaningless, unused_options
+from prdp_hpc.linalg.promises import check_blocks
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.residual_checks import ResidualChecks

@@ -21,6 +21,7 @@ from prdp_hpc.linalg.options import (
     new_prefix,
     refused,
     relative_breakdown,
+    relative_estimates,
     remove_options,
     remove_prefix,
     repeatable,
@@ -172,6 +173,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     defaults = {
         **hierarchy,
         **relative_breakdown(solver.ksp),
+        **relative_estimates(solver.ksp, solver.pc),
         **repeatable(solver.pc, given),
         **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }

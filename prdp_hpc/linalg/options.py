@@ -188,6 +188,23 @@ def relative_breakdown(ksp: str) -> dict[str, Any]:
     return {"ksp_gmres_haptol": 1e-300} if ksp in HAPPY_KSPS else {}
 
 
+def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
+    """The default options with which Chebyshev's method and GAMG estimate the spectrum for matrices
+    of any size.
+
+    PETSc estimates it by GMRES, which starts at a preconditioned vector of noise. If that is
+    shorter than 1e-50, as for large matrices, GMRES would stop there, and all solutions were 0; for
+    small ones see `relative_breakdown`.
+    """
+    own = {"esteig_ksp_atol": 0.0, "esteig_ksp_gmres_haptol": 1e-300}
+    chosen: dict[str, Any] = own if ksp == "chebyshev" else {}
+    if pc in ("gamg", "hmg", "mg"):
+        chosen = chosen | {f"mg_levels_{key}": value for key, value in own.items()}
+    if pc == "gamg":
+        chosen["pc_gamg_esteig_ksp_gmres_haptol"] = 1e-300
+    return chosen
+
+
 def smoothing(
     ksp: str, pc: str, options: Mapping[str, Any], on_device: bool = False
 ) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from prdp_hpc.linalg.method_types import (
     FACTORING_PCS,
     NO_TRANSPOSE_KSPS,
     NO_TRANSPOSE_PCS,
-    PARALLEL_FACTORING_PCS,
+    SOR_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
     Lag,
@@ -264,10 +264,10 @@ class PreconditionerSetUp(ResidualChecks):
             raise
 
     def _drop_failed_factors(self) -> None:
-        """Remove the state of a factorisation that failed for singular values, because PETSc would
-        not call MUMPS again for later values (3.25).
+        """Remove the state of a factorisation that failed for singular values, because PETSc keeps
+        the error for all later values (3.26), or would not call MUMPS again (3.25).
         """
-        if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
+        if self.pc_name not in FACTORING_PCS:
             return
         preconditioner = self._pair.preconditioner
         if anywhere(self._comm, bool(preconditioner.getFailedReason())):
@@ -318,9 +318,10 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_rows(self, direction: Direction) -> None:
         """Raise SolveError for a zero on the diagonal if the preconditioner would fail on one rank
-        while the others wait.
+        while the others wait, or would use an entry of the next row in its place.
         """
-        if self._comm.size == 1 or self.pc_name not in DIAGONAL_PCS:
+        is_to_be_checked = self._comm.size > 1 or self.pc_name in SOR_PCS
+        if not is_to_be_checked or self.pc_name not in DIAGONAL_PCS:
             return
         self._raise_bad_row(direction, self._pair.pmat, in_set_up=True)
 

@@ -243,8 +243,13 @@ def section_model(component: Component, key: str) -> type[BaseModel]:
         "__module__": __name__,
         "__annotations__": {key: str, "naming_key": ClassVar[str]},
         "__doc__": None if model is None else model.__doc__,
+        # A resolved config has the names of the fields, also of those with an alias.
         "model_config": ConfigDict(
-            extra=extra, frozen=True, protected_namespaces=(), use_attribute_docstrings=False
+            extra=extra,
+            frozen=True,
+            protected_namespaces=(),
+            use_attribute_docstrings=False,
+            populate_by_name=True,
         ),
         "component_loader": staticmethod(component.load),
         "own_keys": own_keys,

@@ -72,8 +72,7 @@ class LinearSystem(PreconditionerSetUp):
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
         # The reasons at which the solves for the last right-hand sides stopped.
         self._codes: list[int] = []
-        # The right-hand sides that tolerances refer to, while corrections are solved for.
-        self._aims: Numbers | None = None
+        self._aims: Numbers | None = None  # what tolerances refer to in solves for corrections
         ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
         self._ordinary = ordinary_squares(int(self._b.getLocalSize()), ordinary)
         for direction in (self._pair.forward, self._pair.adjoint):

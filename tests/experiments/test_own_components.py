@@ -92,6 +92,20 @@ def test_all_mistakes_are_reported_together(folder):
     assert len(str(caught.value).splitlines()) == 4
 
 
+def test_keys_with_an_alias_are_read_again_from_a_resolved_config(folder):
+    (folder / "other.py").write_text(
+        "from pydantic import BaseModel, Field\n"
+        "class Net:\n"
+        "    class Config(BaseModel):\n"
+        "        layers_: int = Field(2, alias='layers')\n"
+    )
+    network = {"kind": "other.py:Net", "layers": 3}
+    config = load_config(config_in(folder, network=network))
+    (folder / "resolved.yaml").write_text(config.to_yaml())
+    assert load_config(folder / "resolved.yaml") == config
+    assert config.network.layers_ == 3
+
+
 def test_files_of_components_in_a_shipped_config_start_at_the_working_folder(folder, monkeypatch):
     monkeypatch.chdir(folder)
     shipped = str(shipped_configs()["heat_1d"])

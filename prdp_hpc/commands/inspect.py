@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from mpi4py import MPI
 
 from prdp_hpc.console import Table, show
 from prdp_hpc.data import GROUPS
+from prdp_hpc.experiments.best_factors import BestFactor
 from prdp_hpc.experiments.inspected import Inspection, inspect_data
-from prdp_hpc.experiments.inspection import FITS, Change, PhysicsResidual
+from prdp_hpc.experiments.physics_residual import FITS, Change, PhysicsResidual
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -41,7 +44,7 @@ def _divided(words: list[str]) -> tuple[list[str], list[str]]:
 def _parts(found: Inspection) -> list[str]:
     return [
         f"{found.file}{f' and {found.more} more' * bool(found.more)}: format {found.format}",
-        Table([("array", "shape", "type", "storage"), *found.rows], "<<<<"),
+        Table([("array", "shape", "type", "storage"), *found.rows], "<<<<") if found.rows else "",
         _attributes(found),
         _data(found),
         _numbers(found),
@@ -89,14 +92,21 @@ def _data(found: Inspection) -> str:
 def _numbers(found: Inspection) -> str:
     if not found.numbers:
         return ""
-    names = getattr(found.data, "channels", None) or [
-        f"channel {i}" for i in range(len(found.numbers))
-    ]
+    names = _channel_names(found.data, len(found.numbers))
     rows = [("channel", "smallest", "mean", "largest")]
     for name, one in zip(names, found.numbers, strict=True):
         mean = one.sum / max(1, one.count)
         rows.append((name, f"{one.smallest:.4g}", f"{mean:.4g}", f"{one.largest:.4g}"))
     return Table(rows, "<>>>")
+
+
+def _channel_names(data: Any, count: int) -> Sequence[str]:
+    """The names of the channels: those of the reader, else those in the file, else numbers."""
+    stored = str(getattr(data, "attributes", {}).get("channels", "")).split(",")
+    for names in (getattr(data, "channels", ()), stored):
+        if len(names) == count and all(names):
+            return [str(name) for name in names]
+    return [f"channel {i}" for i in range(count)]
 
 
 def _residual(found: Inspection) -> list[str]:
@@ -141,6 +151,10 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             f"In the group {group} the residual is {other:.2e}: its data are not those of the same "
             "PDE with the same axes, time step and coefficients."
         )
+    if residual.confirmed:
+        words = " and ".join(f"{one.key} × {_range(one)}" for one in residual.best_factors)
+        lines.append(f"The numbers are confirmed: all states fit best with {words}.")
+    lines += [_wrong(found, one) for one in residual.wrong]
     for change, other in residual.undetermined:
         lines.append(
             f"The data hardly determine {change.key}: the residual is {other:.2e} with "
@@ -153,6 +167,20 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             "not be found."
         )
     return "\n".join(lines)
+
+
+def _wrong(found: Inspection, best: BestFactor) -> str:
+    middle = getattr(found.config.physics, best.key) * statistics.geometric_mean(best.factors)
+    return (
+        f"But all states fit best with {best.key} × {_range(best)} "
+        f"(about physics.{best.key}={middle:.2g}), although the error of the scheme hides how much "
+        f"better: compare {best.key} with the description of the data."
+    )
+
+
+def _range(best: BestFactor) -> str:
+    low, high = (f"{factor:.2g}" for factor in (min(best.factors), max(best.factors)))
+    return f"{low} to {high}" if low != high else low
 
 
 def _in_file(found: Inspection, change: Change) -> bool:

@@ -125,7 +125,7 @@ def solve(
         recollection, error = recollection_of(solver, operator, b)
     if error is not None:
         # The other ranks receive the error in the reduction of their forward pass.
-        check_and_load(operator, None, (1, -1), needs, error)
+        check_and_load(operator, None, (1, -1), needs, error, solver)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
     kind = KspCall if solver.batched is None else BatchedCall

@@ -193,7 +193,9 @@ class KspCall(SolveCall):
         try:
             if first:
                 error = None if guess is None else bad_guess(guess)
-                host = check_and_load(self.operator, values, self.sizes, self.needs, error)
+                host = check_and_load(
+                    self.operator, values, self.sizes, self.needs, error, self.solver
+                )
                 self.held = HeldMatrices(self.operator, host)
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
@@ -309,7 +311,7 @@ class KspCall(SolveCall):
                     raise errors.bad_numbers(*what, in_input=False)
         for m, r in sizes.suspicious:
             place = slice(r, r + 1)
-            systems[m].require_solution(direction, right[m][place], x[m][place])
+            systems[m].require_solution(direction, right[m][place], x[m][place], r)
 
     def _blame_input(self, right: Numbers) -> None:
         """Raise an error if the right-hand side has NaN or infinity; reads all numbers."""

@@ -129,6 +129,7 @@ class Saving:
                 "task": task_state,
                 "schedule": schedule.state_dict(),
                 "random": random_states,
+                "ranks": [self._mesh.replicas, self._mesh.grid_ranks],
                 **solver_states,
                 **state,
             }
@@ -189,14 +190,37 @@ def share_state(
 
     Of the task's tensors a rank keeps what the task's method `kept_part` returns, if it has one.
 
-    The own ones, `OWN`, contain parts of fields and random streams of ranks. They are missing if
-    the run that saved had another number of ranks.
+    The own ones, `OWN`, contain parts of fields and random streams of ranks, see `states_of_ranks`.
     """
-    own = {key: state[key] for key in OWN if len(state.get(key, ())) == world.size}
+    own = states_of_ranks(state, task.mesh.replicas, task.mesh.grid_ranks)
     names = world.bcast(tuple(own))
     mine = {key: world.scatter(own.get(key)) for key in names}
     shared = {key: value for key, value in state.items() if key not in OWN}
     return broadcast(world, shared, _keep(task)), mine
+
+
+def states_of_ranks(
+    state: Mapping[str, Any], replicas: int, grid_ranks: int
+) -> dict[str, list[Any]]:
+    """The entries of a checkpoint with one state per rank from which other ranks can continue, in
+    the order of those ranks.
+
+    The states of solvers are of parts of fields, and need the same replicas and grid ranks. The
+    grid ranks of a replica have the same random stream, so that streams need the same replicas
+    only. Checkpoints of earlier versions do not contain how their ranks were divided, and are
+    assumed to be of the same division if the number of ranks is the same.
+    """
+    own = {key: list(state[key]) for key in OWN if key in state}
+    if "ranks" not in state:
+        return {key: each for key, each in own.items() if len(each) == replicas * grid_ranks}
+    before, parts = state["ranks"]
+    if (before, parts) == (replicas, grid_ranks):
+        return own
+    if before != replicas or "random" not in own:
+        return {}
+    return {
+        "random": [own["random"][r * parts] for r in range(replicas) for _ in range(grid_ranks)]
+    }
 
 
 def restore_solvers(task: Task, own: Mapping[str, Any]) -> None:

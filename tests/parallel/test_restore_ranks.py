@@ -10,6 +10,7 @@ from mpi4py import MPI
 from prdp_hpc.config import validate
 from prdp_hpc.distributed import broadcast
 from prdp_hpc.experiments.run import train
+from prdp_hpc.training.random_states import random_state
 from prdp_hpc.training.trainer import Trainer
 
 WORLD = MPI.COMM_WORLD
@@ -76,3 +77,28 @@ def test_a_checkpoint_is_read_once(folder, monkeypatch):
         assert size <= read[0] < 1.2 * size
     else:
         assert read[0] < 0.2 * size
+
+
+@pytest.mark.parallel(nprocs=2)
+def test_the_grid_ranks_of_a_replica_have_one_random_stream_after_other_replicas(
+    folder, monkeypatch
+):
+    found = []
+
+    def restore(trainer, own=Trainer.restore):
+        own(trainer)
+        found.append(random_state()["torch"])
+
+    monkeypatch.setattr(Trainer, "restore", restore)
+
+    def run(epochs, grid_ranks):
+        content = tiny.emulator(folder, training={"epochs": epochs}, seed=3)
+        content["parallel"] = {"grid_ranks": grid_ranks}
+        train(validate(content, "here"), resume=epochs > 1)
+        return WORLD.allgather(found[-1]) if epochs > 1 else None
+
+    run(1, 1)
+    first, second = run(2, 2)
+    assert torch.equal(first, second)
+    first, second = run(3, 1)
+    assert not torch.equal(first, second)

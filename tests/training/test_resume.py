@@ -14,6 +14,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.run import RunFolderError, run_experiment
 from prdp_hpc.experiments.trained import load_network
 from prdp_hpc.report.runs import ReportError
+from prdp_hpc.training.saving import states_of_ranks
 from prdp_hpc.training.settings import CheckpointError
 
 EPOCHS = 6
@@ -250,3 +251,20 @@ def test_a_run_can_start_from_the_weights_of_another(train, tmp_path):
     assert load_network(tmp_path / "second").state_dict().keys() == given.keys()
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
         train("fourth", training=source)
+
+
+@pytest.mark.parametrize("saved", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (3, 2)])
+@pytest.mark.parametrize("now", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (3, 2)])
+def test_each_rank_continues_from_the_states_of_its_replica(saved, now):
+    """A stream is that of the replica; parts of fields are only of the same division."""
+    (before, parts), (replicas, grid_ranks) = saved, now
+    streams = [f"stream {replica}" for replica in range(before) for _ in range(parts)]
+    state = {"random": streams, "solver": list(range(before * parts)), "ranks": [before, parts]}
+    found = states_of_ranks(state, replicas, grid_ranks)
+    if before == replicas:
+        assert found["random"] == [
+            f"stream {r}" for r in range(replicas) for _ in range(grid_ranks)
+        ]
+    else:
+        assert "random" not in found
+    assert ("solver" in found) == (saved == now)

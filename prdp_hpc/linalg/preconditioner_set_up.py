@@ -366,7 +366,7 @@ class PreconditionerSetUp(ResidualChecks):
         """
         self._discard()
         operator = self._operator()
-        failure = error.__cause__
+        failure: BaseException | None = error.__cause__
         if operator is not None:
             failure, operator.failure = operator.failure or failure, None
         if failure is None:

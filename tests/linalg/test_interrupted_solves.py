@@ -1,5 +1,5 @@
-"""Property: what ends a process (Ctrl-C, sys.exit) inside a user's function that PETSc calls comes
-out as it is, not as an error of the solve, and the solver can be used afterwards.
+"""Property: what ends a process (Ctrl-C, sys.exit) inside a user's function that PETSc calls is
+raised unchanged, not as an error of the solve, and the solver can be used afterwards.
 """
 
 import pytest

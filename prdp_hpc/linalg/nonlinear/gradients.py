@@ -1,4 +1,4 @@
-"""Gradients of one function with respect to several tensors at once, and products with its
+"""Gradients of one function with respect to several tensors together, and products with its
 Jacobian, to any order.
 """
 

@@ -13,7 +13,7 @@ is_compiling = torch.compiler.is_dynamo_compiling
 
 
 def not_compiled(function: F) -> F:
-    """The function without compilation: compiled functions call it unchanged.
+    """The function without compilation, also where compiled functions call it.
 
     `torch.compile` would change a solve's own Python code, e.g. leave torch's nesting of batches
     incremented, and fail at the custom functions. Unlike `torch.compiler.disable`, this does not

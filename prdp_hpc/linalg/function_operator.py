@@ -214,7 +214,7 @@ class _Context:
                 result = compute()
             _check_result(name, result, self.operator.n_local)
             y.setArray(to_host(result))
-        except Exception as error:
+        except BaseException as error:
             self.operator.failure = error
             raise
 

@@ -51,9 +51,9 @@ def solve(
     Batches of gradients (`is_grads_batched=True`, `torch.func.vmap` over b) become more right-hand
     sides of one solve, and `vmap` over the values becomes a batch of matrices; `torch.func.grad`,
     `jvp`, `jacrev`, `jacfwd` and `hessian` use these. Functions compiled by `torch.compile` call
-    solves unchanged; traces (`torch.jit.trace`, `linearize`) are an error. Every solve with A has
-    the forward level and every solve with Aᵀ the adjoint level that the solver had when `solve` was
-    called.
+    solves without compiling them; traces (`torch.jit.trace`, `linearize`) are an error. Every
+    solve with A has the forward level and every solve with Aᵀ the adjoint level that the solver had
+    when `solve` was called.
 
     Parameters
     ----------

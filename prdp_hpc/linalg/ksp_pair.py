@@ -137,7 +137,7 @@ def create_pair(operator: Operator, solver: Solver, transposed: bool) -> KspPair
     ksp = PETSc.KSP().create(comm=operator.comm)
     try:
         return _configured(ksp, operator, solver, transposed)
-    except Exception:
+    except BaseException:
         PETSc.Object.incRef(ksp)  # As in `KspPair.keep`.
         remove_prefix(ksp.getOptionsPrefix())
         raise

@@ -149,7 +149,7 @@ class Operator(ABC):
         Whether derivatives of a solve read the values again, and not only the matrix.
     takes_batches : bool
         Whether values of two dimensions are those of several matrices.
-    failure : Exception or None
+    failure : BaseException or None
         An exception that the operator's own code raised inside a PETSc call, until a solver raises
         it.
     nullspaces : Nullspaces or None
@@ -182,7 +182,7 @@ class Operator(ABC):
         _check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
         self.number = serial_number(comm)
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.preconditioner_data = PreconditionerData()
         self._preconditioning: PreconditioningMatrix | None = None
         self._promises: PromiseCheck | None = None

@@ -361,18 +361,21 @@ class PreconditionerSetUp(ResidualChecks):
             self._discard()
             raise meaningless(unused, self.method)
 
-    def failure(self, direction: str, error: PETSc.Error) -> Exception:
+    def failure(self, direction: str, error: PETSc.Error) -> BaseException:
         """The exception for a PETSc call that failed: that of the operator's or preconditioner's
         code if it was the cause. Ends the job if other ranks wait inside the call.
         """
         self._discard()
         operator = self._operator()
-        failure = error.__cause__ if isinstance(error.__cause__, Exception) else None
+        failure: BaseException | None = error.__cause__
         if operator is not None:
             failure, operator.failure = operator.failure or failure, None
         if failure is None:
             failure = self._petsc_failure(direction, error)
-        share_or_end_job(self._comm, failure)
+        if isinstance(failure, Exception):
+            share_or_end_job(self._comm, failure)
+        # Else the user's code called sys.exit, or was interrupted: this process ends, which ends
+        # the job.
         return failure
 
     def _discard(self) -> None:

@@ -216,7 +216,7 @@ class KspCall(SolveCall):
             if is_one and guess is None and self.recollection is None:
                 return torch.from_numpy(self._solve_vector(numbers))
             return as_tensor(self._solve_each(numbers, self._start(guess, right)))
-        except Exception:
+        except BaseException:
             self.held.release()
             raise
 

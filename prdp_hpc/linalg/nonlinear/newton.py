@@ -62,7 +62,7 @@ class _Run:
     levels: Levels
     first: Tensor | None
     start: float = 0.0
-    failure: Exception | None = None
+    failure: BaseException | None = None
     linear_failure: SolveError | None = None
 
 
@@ -163,7 +163,7 @@ class Newton:
             snes.solve(None, self._x)
         except PETSc.Error as error:
             raise self._failure(error) from error
-        except Exception:
+        except BaseException:
             self._discard()
             raise
         iterations = int(snes.getIterationNumber())
@@ -236,7 +236,7 @@ class Newton:
             self.broken = True
             raise meaningless(unused, "SNES of type 'newtonls'")
 
-    def _failure(self, error: Any) -> Exception:
+    def _failure(self, error: Any) -> BaseException:
         """The exception for a PETSc call that failed: that of the user's code if it was the cause.
         Ends the job if other ranks wait inside the call.
         """
@@ -246,7 +246,9 @@ class Newton:
         if failure is None:
             text = str(error).strip().splitlines()[-1].strip()
             failure = SolveError(f"nonlinear solve failed inside PETSc: {text}")
-        share_or_end_job(self._comm, failure)
+        if isinstance(failure, Exception):
+            share_or_end_job(self._comm, failure)
+        # Else as in `PreconditionerSetUp.failure`.
         return failure
 
     def _discard(self) -> None:
@@ -271,7 +273,7 @@ class _Callbacks:
         assert newton is not None
         try:
             return call(newton)
-        except Exception as error:
+        except BaseException as error:
             newton.run.failure = newton.run.failure or error
             raise
 
@@ -301,7 +303,7 @@ class _InnerSolve:
         try:
             pc.setFailedReason(PETSc.PC.FailedReason.NOERROR)
             step = newton.solve_linear(np.array(right.getArray(readonly=True)))
-        except Exception as error:
+        except BaseException as error:
             newton.run.failure = newton.run.failure or error
             raise
         if step is None:

@@ -189,8 +189,8 @@ def relative_breakdown(ksp: str) -> dict[str, Any]:
 
 
 def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
-    """The default options with which Chebyshev's method and GAMG estimate the spectrum for matrices
-    of any size.
+    """The default options with which Chebyshev's method estimates the spectrum for matrices of any
+    size.
 
     PETSc estimates it by GMRES, which starts at a preconditioned vector of noise. If that is
     shorter than 1e-50, as for large matrices, GMRES would stop there, and all solutions were 0; for
@@ -200,8 +200,6 @@ def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
     chosen: dict[str, Any] = own if ksp == "chebyshev" else {}
     if pc in ("gamg", "hmg", "mg"):
         chosen = chosen | {f"mg_levels_{key}": value for key, value in own.items()}
-    if pc == "gamg":
-        chosen["pc_gamg_esteig_ksp_gmres_haptol"] = 1e-300
     return chosen
 
 

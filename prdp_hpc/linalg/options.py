@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS, HAPPY_KSPS, SYMMETRIC_PCS
+from prdp_hpc.linalg.method_types import (
+    CONJUGATE_GRADIENTS,
+    HAPPY_KSPS,
+    SYMMETRIC_KSPS,
+    SYMMETRIC_PCS,
+)
 from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
@@ -186,6 +191,16 @@ def relative_breakdown(ksp: str) -> dict[str, Any]:
     it would stop after some iterations as if the solution were reached.
     """
     return {"ksp_gmres_haptol": 1e-300} if ksp in HAPPY_KSPS else {}
+
+
+def symmetric_overlap(ksp: str, pc: str) -> dict[str, Any]:
+    """The default option with which overlapping blocks are a symmetric preconditioner, for methods
+    that need one.
+
+    PETSc's default, which adds only the rank's own part of each block's result, is symmetric only
+    without overlap, i.e. on one rank.
+    """
+    return {f"pc_{pc}_type": "basic"} if pc in ("asm", "gasm") and ksp in SYMMETRIC_KSPS else {}
 
 
 def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from petsc4py import PETSc
 
-from prdp_hpc.linalg.options import smoothing
+from prdp_hpc.linalg.options import smoothing, symmetric_overlap
 
 from .cases import Case
 
@@ -171,8 +171,9 @@ def _applied(case: Case, values: Any, comm: Any) -> Any:
     prefix = next(_prefixes)
     pc.setOptionsPrefix(prefix)
     database = PETSc.Options()
-    # The documented defaults of GAMG are other ones under conjugate gradients.
-    options = smoothing(case.ksp, case.pc, dict(case.options)) | dict(case.options)
+    # The documented defaults of GAMG and of overlapping blocks depend on the method.
+    options = smoothing(case.ksp, case.pc, dict(case.options))
+    options |= symmetric_overlap(case.ksp, case.pc) | dict(case.options)
     for key, value in options.items():
         database.setValue(prefix + key, value)
     pc.setOperators(matrix)

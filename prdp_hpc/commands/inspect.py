@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from mpi4py import MPI
 
 from prdp_hpc.console import Table, show
 from prdp_hpc.data import GROUPS
+from prdp_hpc.experiments.best_factors import BestFactor
 from prdp_hpc.experiments.inspected import Inspection, inspect_data
-from prdp_hpc.experiments.inspection import FITS, Change, PhysicsResidual
+from prdp_hpc.experiments.physics_residual import FITS, Change, PhysicsResidual
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -149,6 +151,10 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             f"In the group {group} the residual is {other:.2e}: its data are not those of the same "
             "PDE with the same axes, time step and coefficients."
         )
+    if residual.confirmed:
+        words = " and ".join(f"{one.key} × {_range(one)}" for one in residual.best_factors)
+        lines.append(f"The numbers are confirmed: all states fit best with {words}.")
+    lines += [_wrong(found, one) for one in residual.wrong]
     for change, other in residual.undetermined:
         lines.append(
             f"The data hardly determine {change.key}: the residual is {other:.2e} with "
@@ -161,6 +167,20 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
             "not be found."
         )
     return "\n".join(lines)
+
+
+def _wrong(found: Inspection, best: BestFactor) -> str:
+    middle = getattr(found.config.physics, best.key) * statistics.geometric_mean(best.factors)
+    return (
+        f"But all states fit best with {best.key} × {_range(best)} "
+        f"(about physics.{best.key}={middle:.2g}), although the error of the scheme hides how much "
+        f"better: compare {best.key} with the description of the data."
+    )
+
+
+def _range(best: BestFactor) -> str:
+    low, high = (f"{factor:.2g}" for factor in (min(best.factors), max(best.factors)))
+    return f"{low} to {high}" if low != high else low
 
 
 def _in_file(found: Inspection, change: Change) -> bool:

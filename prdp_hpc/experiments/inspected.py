@@ -25,7 +25,8 @@ from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.inspected_places import Place, few, places
-from prdp_hpc.experiments.inspection import PhysicsResidual, physics_residual, states_reader
+from prdp_hpc.experiments.inspection import physics_residual, states_reader
+from prdp_hpc.experiments.physics_residual import PhysicsResidual
 from prdp_hpc.experiments.suggestion import Suggestion, placeholder
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import attributes, made_stepper

@@ -15,22 +15,18 @@ from numpy.typing import NDArray
 
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
+from prdp_hpc.experiments.best_factors import BestFactor, Residuals, best_factor
 from prdp_hpc.experiments.inspected_places import MOST_CHECKED, Place
+from prdp_hpc.experiments.physics_residual import (
+    FACTORS,
+    FITS,
+    MUCH_SMALLER,
+    Change,
+    PhysicsResidual,
+)
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.stepper import attributes, made_stepper, stepped
 
-FACTORS = {"π": math.pi, "1/π": 1 / math.pi}
-FACTORS |= {f"{n}": float(n) for n in (2, 4, 5, 10, 20)}
-FACTORS |= {f"1/{n}": 1 / n for n in (2, 4, 5, 10, 20)}
-"""Factors by which time steps and coefficients are often wrong."""
-UNDETERMINED = 1.5
-"""Ratio of residuals up to which a number in `FACTORS` is not recognised as wrong."""
-MUCH_SMALLER = 1 / 3
-"""A change is named if it reduces the residual to this share."""
-FITS = 0.01
-"""A residual below this is that of data that were computed by the scheme of the PDE."""
-EXPLAINS = 0.5
-"""A change with a larger residual does not explain the data."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 SEARCH = math.log(3)
 """Largest logarithm of the ratio of a fitted factor and the one in `FACTORS` next to it."""
@@ -41,97 +37,6 @@ FITTED_DIGITS = 2
 """Significant digits of a factor that was fitted."""
 NOISE = 1e-5
 """Smallest relative change over a step that rounding errors of float32 do not dominate."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of how the data are read, or of the PDE.
-
-    Attributes
-    ----------
-    axes : order in which the axes of the grid are read.
-    channels : order in which the channels are read.
-    key, factor : number of the section `physics` that is multiplied, and the factor.
-    word : the factor in messages.
-    """
-
-    axes: tuple[int, ...] = ()
-    channels: tuple[int, ...] = ()
-    key: str = ""
-    factor: float = 1.0
-    word: str = ""
-
-    def with_number(self, other: Change) -> Change:
-        """This order of axes and channels with the number of another change."""
-        return replace(self, key=other.key, factor=other.factor, word=other.word)
-
-
-@dataclass(frozen=True)
-class PhysicsResidual:
-    """Result of `physics_residual`.
-
-    Attributes
-    ----------
-    channels : names of the channels.
-    states : for each state its place, and the residual per channel; NaN where nothing changes.
-    residual : root mean square of the residuals of the first group.
-    changes : the changes that were tried with their residuals, the smallest first.
-    compared : the residual without a change on the states on which the changes were tried.
-    others : the residual of each other group, of which one trajectory is compared.
-    """
-
-    channels: tuple[str, ...]
-    states: tuple[tuple[Place, tuple[float, ...]], ...]
-    residual: float
-    changes: tuple[tuple[Change, float], ...] = ()
-    compared: float = math.nan
-    others: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def unlike(self) -> dict[str, float]:
-        """The other groups with a much larger residual than the first one, and their residuals."""
-        limit = max(FITS, self.residual / MUCH_SMALLER)
-        return {group: one for group, one in self.others.items() if one > limit}
-
-    @property
-    def better(self) -> tuple[Change, float] | None:
-        """The change with a much smaller residual, if there is one."""
-        if self.changes and self.changes[0][1] < min(EXPLAINS, MUCH_SMALLER * self.compared):
-            return self.changes[0]
-        return None
-
-    @property
-    def equally_good(self) -> tuple[Change, ...]:
-        """The changes that explain the data as well as `better`, with it; e.g. the time step or the
-        diffusivity of the heat equation.
-        """
-        if self.better is None:
-            return ()
-        limit = 2 * self.better[1] + 1e-6
-        return tuple(change for change, residual in self.changes if residual <= limit)
-
-    @property
-    def undetermined(self) -> tuple[tuple[Change, float], ...]:
-        """For each number that can be much wrong without a much larger residual: the change with
-        the smallest residual.
-        """
-        limit = UNDETERMINED * self.compared
-        found: dict[str, tuple[Change, float]] = {}
-        for change, residual in self.changes:
-            alone = change.key and not change.axes and not change.channels
-            if alone and change.word in FACTORS and residual <= limit:
-                found.setdefault(change.key, (change, residual))
-        return () if self.better or self.compared > EXPLAINS else tuple(found.values())
-
-    @property
-    def invisible(self) -> tuple[Change, ...]:
-        """Orders of the axes that have the same residual, so that a wrong one is not found."""
-        return tuple(
-            change
-            for change, residual in self.changes
-            if change.axes and not change.key and not change.channels
-            and abs(residual - self.compared) <= 1e-3 * self.compared + 1e-6
-        )  # fmt: skip
 
 
 def physics_residual(
@@ -195,15 +100,23 @@ class _Comparison:
             return whole
         changing = [(place, one) for place, one in first if not all(map(math.isnan, one))]
         checked = changing[:: max(1, len(changing) // MOST_CHECKED)][:MOST_CHECKED]
-        before = _mean(one for _, one in checked)
-        return replace(whole, changes=self.tried(stepper, [p for p, _ in checked]), compared=before)
+        before, where_tried = [one for _, one in checked], [place for place, _ in checked]
+        each = self.each(list(self.changes(stepper)), where_tried)
+        diagnosed = self.diagnosed(stepper, where_tried[0])
+        return replace(
+            whole,
+            changes=self.tried(each, where_tried),
+            compared=_mean(before),
+            best_factors=_best_factors(each, before, diagnosed),
+        )
 
-    def tried(self, stepper: Any, where: Sequence[Place]) -> tuple[tuple[Change, float], ...]:
+    def tried(
+        self, each: Mapping[Change, Residuals], where: Sequence[Place]
+    ) -> tuple[tuple[Change, float], ...]:
         """Each change alone. If none of them explains the data, in 1-D and 2-D also an order of
         axes or velocities together with a number, of which the best is kept.
         """
-        single = list(self.changes(stepper))
-        results = self._sorted(single, where)
+        single, results = list(each), _means(each)
         # A fitted number can also make up for another scheme, so that a likely one comes first.
         fitted = _much_smaller(self.fitted(results, where), results)
         results = sorted(results + fitted, key=lambda one: one[1])
@@ -253,16 +166,18 @@ class _Comparison:
     def _sorted(
         self, changes: Sequence[Change], where: Sequence[Place]
     ) -> list[tuple[Change, float]]:
-        found = []
+        return _means(self.each(changes, where))
+
+    def each(self, changes: Sequence[Change], where: Sequence[Place]) -> dict[Change, Residuals]:
+        """The residuals of each state with each change that the PDE allows."""
+        found: dict[Change, Residuals] = {}
         for change in changes:
             try:
                 stepper = self.stepper(change)
-            except InputError:  # a number that the PDE does not allow; the same on all ranks
+            except InputError:  # the same on all ranks
                 continue
-            residual = _mean(self.residuals(stepper, place, change) for place in where)
-            if not math.isnan(residual):
-                found.append((change, residual))
-        return sorted(found, key=lambda one: one[1])
+            found[change] = [self.residuals(stepper, place, change) for place in where]
+        return found
 
     def stepper(self, change: Change) -> Any:
         """The PDE with a changed number."""
@@ -315,6 +230,26 @@ class _Comparison:
             found = np.where(moved > NOISE * size, error / moved, np.nan)
         return tuple(float(one) for one in found)
 
+    def diagnosed(self, stepper: Any, place: Place) -> set[int]:
+        """The channels that a step computes from the others, e.g. the pressure.
+
+        Where the others are not quite those of the grid, e.g. not divergence-free, they have errors
+        that hide those of the numbers.
+        """
+        before = torch.tensor(
+            call_together(self.comm, lambda: self.pair(place, Change()))[:1], dtype=torch.float64
+        )
+        found = set()
+        with torch.no_grad():
+            step = stepper(before)
+            for channel in range(before.shape[1]):
+                without = before.clone()
+                without[:, channel] = 0.0
+                same = bool((stepper(without) == step).all())
+                if self.comm.allreduce(same, op=MPI.LAND):
+                    found.add(channel)
+        return found
+
     def pair(self, place: Place, change: Change) -> NDArray[Any]:
         """This rank's part of a state and the next one, with the axes and channels exchanged."""
         axes = change.axes or tuple(range(self.grid.dim))
@@ -353,6 +288,30 @@ def _much_smaller(
     """The changes with a much smaller residual than the others."""
     limit = MUCH_SMALLER * min((residual for _, residual in others), default=math.inf)
     return [one for one in changes if one[1] < limit]
+
+
+def _means(each: Mapping[Change, Residuals]) -> list[tuple[Change, float]]:
+    """The changes with their mean residuals, the smallest first."""
+    means = [(change, _mean(residuals)) for change, residuals in each.items()]
+    return sorted((one for one in means if not math.isnan(one[1])), key=lambda one: one[1])
+
+
+def _best_factors(
+    each: Mapping[Change, Residuals], before: Residuals, without: set[int]
+) -> tuple[BestFactor, ...]:
+    """The best factors of each number that was changed alone, from the residuals of all channels
+    but some.
+    """
+
+    def chosen(residuals: Residuals) -> Residuals:
+        return [[r for i, r in enumerate(one) if i not in without] for one in residuals]
+
+    numbers: dict[str, dict[float, Residuals]] = {}
+    for change, residuals in each.items():
+        if change.key:
+            numbers.setdefault(change.key, {})[change.factor] = chosen(residuals)
+    found = [best_factor(key, chosen(before), changed) for key, changed in numbers.items()]
+    return tuple(one for one in found if one is not None)
 
 
 def _mean(residuals: Any) -> float:

@@ -55,25 +55,36 @@ def write_sample(config: Any, parts: ConfigParts, task: Any, folder: Path, epoch
     """Predict a validation sample with the task of a run that has ended, and write what its figure
     shows into the run folder; collective.
     """
-    if not (isinstance(task, SupervisedTask) and task.predicts):
-        return
     run = Trained(folder, config, {"epoch": epoch})
-    members = Members([run], [task], task.mesh, parts.data)
-    steps = min(parts.data.steps, max(task.steps, STEPS))
-    about = Request("validation", [0], steps, steps)
-    places = np.linspace(1, steps, min(steps, COLUMNS)).round().astype(int)
-    # In one dimension all states are drawn.
-    kept = None if members.grid.dim == 1 else [0, *np.unique(places).tolist()]
-    title = title_of(members, about)
-    if steps < parts.data.steps:
-        title += f", first {steps} of {parts.data.steps} steps"
-    series = collect(members, about, title, kept, spectra=False)
+    if isinstance(task, SupervisedTask) and task.predicts:
+        series = _first_steps(Members([run], [task], task.mesh, parts.data))
+    elif hasattr(task, "recovered"):  # the field of each sample
+        members = Members([run], [task], task.mesh, None)
+        about = request(members, "validation", None, [0])
+        series = collect(members, about, title_of(members, about), spectra=False)
+    else:
+        return
 
     def write() -> None:
         if series is not None:
             save_series(folder / SAMPLE_FIELDS, series)
 
     call_together(task.mesh.world, write)
+
+
+def _first_steps(members: Members) -> FieldSeries | None:
+    """The first sample over as many steps as the figure of a run has; collective."""
+    task, data = members.tasks[0], members.trajectories
+    assert data is not None
+    steps = min(data.steps, max(task.steps, STEPS))
+    about = Request("validation", [0], steps, steps)
+    places = np.linspace(1, steps, min(steps, COLUMNS)).round().astype(int)
+    # In one dimension all states are drawn.
+    kept = None if members.grid.dim == 1 else [0, *np.unique(places).tolist()]
+    title = title_of(members, about)
+    if steps < data.steps:
+        title += f", first {steps} of {data.steps} steps"
+    return collect(members, about, title, kept, spectra=False)
 
 
 def title_of(members: Members, about: Request) -> str:

@@ -57,9 +57,10 @@ class LinearSystem(PreconditionerSetUp):
         self._matrix, self._memory = operator.matrix, operator.memory
         self._nullspaces = operator.nullspaces
         self._names, self._shell = (solver.ksp, solver.pc), solver.shell
+        self._has_source = operator.preconditioner is not None
         self._made_for = operator.preconditioning_operator.matrix
         # A preconditioner that reads one triangle is symmetric, for any A.
-        by_triangle = solver.pc in SYMMETRIC_PCS and operator.preconditioner is None
+        by_triangle = solver.pc in SYMMETRIC_PCS and not self._has_source
         transposed = not (operator.symmetric or solver.ksp in SYMMETRIC_KSPS or by_triangle)
         # Vectors without memory, into which the caller's arrays are placed.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()

@@ -55,6 +55,8 @@ class PreconditionerSetUp(ResidualChecks):
     _report: SolveReport
     _shell: ShellPreconditioner | None
     _operator: weakref.ref[Operator]
+    # Whether the preconditioner is made from another operator's matrix, see `is_made_for`.
+    _has_source: bool
     # PETSc's first Galerkin products on a GPU are wrong, the following ones are right (3.26.1):
     # the first set-up of pc="mg" there is done twice.
     _needs_second_set_up = False
@@ -81,15 +83,17 @@ class PreconditionerSetUp(ResidualChecks):
     @property
     def _source(self) -> Operator:
         """The operator whose matrix preconditioners are made from."""
-        return self._used_operator().preconditioning_operator
+        operator = self._used_operator()
+        return operator.preconditioning_operator if self._has_source else operator
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if a matrix has changed or, with a lag, if a set-up is due;
         collective.
         """
-        operator = self._used_operator()
-        if operator.preconditioner is not None:
-            operator.preconditioner.load()
+        if self._has_source:
+            preconditioner = self._used_operator().preconditioner
+            assert preconditioner is not None
+            preconditioner.load()
         if self._lag is not None:
             self._set_up_lagged(direction, self._lag)
             return
@@ -334,10 +338,10 @@ class PreconditionerSetUp(ResidualChecks):
         relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
         by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
         by_pc += self._pair.symmetric_parts
-        if operator.preconditioner is None:
-            relying += by_pc
+        if self._has_source:
+            self._require_symmetric(self._source, by_pc)
         else:
-            self._require_symmetric(operator.preconditioning_operator, by_pc)
+            relying += by_pc
         relying += ["symmetric=True"] if operator.symmetric else []
         self._require_symmetric(operator, relying)
         if self._nullspaces is not None and not operator.promises_hold:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import is_transformed
+from prdp_hpc.autograd.compiled import is_compiling, not_compiled
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import (
     Numbers,
@@ -150,13 +151,18 @@ _LOCK = threading.RLock()
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function in one thread of this rank at a time, with all others of this kind."""
+    """Run a function in one thread of this rank at a time, with all others of this kind, and
+    without `torch.compile`.
+    """
 
     @functools.wraps(function)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if is_compiling():
+            return uncompiled(*args, **kwargs)
         with _LOCK:
             return function(*args, **kwargs)
 
+    uncompiled = not_compiled(locked)
     return locked
 
 

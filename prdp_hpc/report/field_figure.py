@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prdp_hpc.report.beyond import beyond, beyond_note
 from prdp_hpc.report.field_series import Array, FieldSeries
 from prdp_hpc.report.panels import COLOURS, GRID, INK, LABEL_SIZE, save
 
@@ -309,6 +310,7 @@ def _lines(
             style = {"color": COLOURS[0], "alpha": 0.2, "lw": 0}
             ax.fill_between(x, found - spread, found + spread, label="± spread", **style)
         ax.set_ylim(ends[0] - margin, ends[1] + margin)
+        beyond_note(ax, beyond(found, ax.get_ylim()))
         ax.set_xlim(*_extent(x))
         ax.set_title(time_label(series, state), fontsize=LABEL_SIZE, color=INK, pad=4)
         frame(ax)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import atomic_path
+from prdp_hpc.report.beyond import beyond, beyond_note
 from prdp_hpc.report.field_figure import (
     CHANNELS,
     FIELD_COLOURS,
@@ -189,7 +190,7 @@ def _lines(series: FieldSeries) -> tuple[Figure, Any]:
     grid = figure.add_gridspec(
         len(channels), 1, left=0.1, right=0.97, top=1 - 0.75 / height, bottom=0.5 / height
     )
-    x, lines = series.axes[0], []
+    x, lines, notes = series.axes[0], [], []
     for channel in channels:
         ax = figure.add_subplot(grid[channel])
         low, high = limits(series, channel, range(len(series.steps)), FIELD_COLOURS)
@@ -204,6 +205,7 @@ def _lines(series: FieldSeries) -> tuple[Figure, Any]:
         ax.legend(loc="upper right", fontsize=LABEL_SIZE - 1, frameon=False, labelcolor=INK)
         frame(ax)
         lines += [(truth, series.truth, channel), (found, series.prediction, channel)]
+        notes.append((beyond_note(ax, ""), ax, channel))
     ax.set_xlabel("x", fontsize=LABEL_SIZE, color=INK)
     clock = _clock(figure)
 
@@ -211,6 +213,8 @@ def _lines(series: FieldSeries) -> tuple[Figure, Any]:
         clock.set_text(time_label(series, state))
         for line, fields, channel in lines:
             line.set_ydata(fields[state, channel])
+        for note, ax, channel in notes:
+            note.set_text(beyond(series.prediction[state, channel], ax.get_ylim()))
 
     return figure, update
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.files import file_errors
 from prdp_hpc.metric_names import FIELDS
+from prdp_hpc.report.log_axis import tidy
 from prdp_hpc.report.panels import COLOURS, GRID, INK, LABEL_SIZE, empty_figure, positive, save
 from prdp_hpc.report.runs import ReportError, RunRecord
 from prdp_hpc.report.tables import label
@@ -84,16 +85,20 @@ def plot_inversion(
 
 
 def _maps(figure: Figure, shown: Mapping[str, Fields], truth: Field | None) -> None:
-    above = {} if truth is None else {"True field, ln κ": truth}
+    above = {} if truth is None else {f"True field, ln κ{_place(truth)}": truth}
     above |= {
-        f"Found: {label(name)}": fields.found for name, fields in reversed(list(shown.items()))
+        f"Found: {label(name)}{_place(fields.found) * (truth is None)}": fields.found
+        for name, fields in reversed(list(shown.items()))
     }
     below = _differences(shown, truth)
+    columns, count = max(len(above), len(below)), 2 if below else 1
     rows = figure.add_gridspec(
-        2, 3, left=0.03, right=0.90, bottom=0.48, top=0.90, hspace=0.16, wspace=0.08
+        count, columns, left=0.03, right=0.90, bottom=0.48, top=0.90, hspace=0.16, wspace=0.08
     )
-    _row(figure, [rows[0, column] for column in range(3)], above, FIELD_COLOURS, 0.695)
-    _row(figure, [rows[1, column] for column in range(3)], below, DIFFERENCE_COLOURS, 0.48)
+    _row(figure, [rows[0, column] for column in range(columns)], above, FIELD_COLOURS)
+    # Below the found fields that they belong to.
+    under = range(columns - len(below), columns)
+    _row(figure, [rows[count - 1, column] for column in under], below, DIFFERENCE_COLOURS)
 
 
 def _differences(shown: Mapping[str, Fields], truth: Field | None) -> dict[str, Field]:
@@ -106,9 +111,7 @@ def _differences(shown: Mapping[str, Fields], truth: Field | None) -> dict[str, 
     return found
 
 
-def _row(
-    figure: Figure, places: Sequence[Any], fields: Mapping[str, Field], colours: str, bottom: float
-) -> None:
+def _row(figure: Figure, places: Sequence[Any], fields: Mapping[str, Field], colours: str) -> None:
     """Draw maps side by side with a common colour scale."""
     slices = {name: _slice(field) for name, field in fields.items()}
     if not slices:
@@ -118,17 +121,24 @@ def _row(
     if colours == DIFFERENCE_COLOURS:
         high = max(abs(low), abs(high)) or 1.0
         low = -high
-    first = places[3 - len(slices) :] if colours == DIFFERENCE_COLOURS else places
     image: Any = None
-    for place, (name, field) in zip(first, slices.items(), strict=False):
+    for place, (name, field) in zip(places, slices.items(), strict=False):
         ax = figure.add_subplot(place)
         image = ax.imshow(field, origin="lower", vmin=low, vmax=high, cmap=colours, aspect="equal")
         ax.set_title(name, fontsize=LABEL_SIZE, color=INK, pad=4)
         ax.set_xticks([])
         ax.set_yticks([])
-    bar = figure.colorbar(image, cax=figure.add_axes((0.915, bottom + 0.01, 0.014, 0.185)))
+    box = places[0].get_position(figure)
+    bar = figure.colorbar(
+        image, cax=figure.add_axes((0.915, box.y0 + 0.01, 0.014, box.height - 0.01))
+    )
     bar.ax.tick_params(labelsize=LABEL_SIZE - 1, colors=INK)
     bar.outline.set_visible(False)  # type: ignore[operator]
+
+
+def _place(field: Field) -> str:
+    """Which slice of a field is shown, for its heading."""
+    return f"\nslice {field.shape[0] // 2 + 1} of {field.shape[0]} along z" * (field.ndim == 3)
 
 
 def _slice(field: Field) -> Field:
@@ -165,6 +175,7 @@ def _curves(error: Axes, level: Axes, runs: Mapping[str, RunRecord]) -> None:
             va="top",
         )
     error.set_yscale("log")
+    tidy(error.yaxis)
     _frame(error, heading, ends)
     _levels(level, first, runs)
     _frame(level, level.get_title(loc="left"), ends)

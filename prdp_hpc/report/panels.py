@@ -16,6 +16,7 @@ import numpy as np
 
 from prdp_hpc.files import atomic_path
 from prdp_hpc.metric_names import ITERATIONS
+from prdp_hpc.report.log_axis import tidy
 from prdp_hpc.report.runs import Column, ReportError, RunRecord
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def label_errors(ax: Axes, curves: Sequence[Curve]) -> None:
     the limits.
     """
     _end_labels(ax, _error_ends(curves))
+    tidy(ax.yaxis)
 
 
 def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
@@ -201,6 +203,7 @@ def level_panel(ax: Axes, curves: Sequence[Curve]) -> None:
         )
     if tolerances:
         ax.set_yscale("log")
+        tidy(ax.yaxis)
         ax.invert_yaxis()
     else:
         ax.set_ylim(bottom=0)

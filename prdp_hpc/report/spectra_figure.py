@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,11 @@ import numpy as np
 
 from prdp_hpc.report.field_figure import CHANNELS, WIDTH, frame, titled_figure
 from prdp_hpc.report.field_series import Array, FieldSeries
+from prdp_hpc.report.log_axis import tidy
 from prdp_hpc.report.panels import COLOURS, INK, LABEL_SIZE, positive, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 PANEL = {1: 3.3, 2: 2.9}  # inches; by number of channels, for more channels 2.6
 SMALLEST = 1e-14
@@ -50,8 +49,8 @@ def plot_spectra(series: FieldSeries, path: str | Path) -> None:
         _energies(axes[-2], series, channel, name)
         _ratios(axes[-1], series, channel, name)
         for ax in axes:
-            _tidy(ax.xaxis)
-            _tidy(ax.yaxis)
+            tidy(ax.xaxis)
+            tidy(ax.yaxis)
     save(figure, path)
 
 
@@ -162,35 +161,6 @@ def _by_wavenumber(ax: Axes, series: FieldSeries) -> None:
     ax.set_xlim(float(inner[0]) / MARGIN, float(inner[-1]) * MARGIN)
     ax.set_xlabel(WAVENUMBER, fontsize=LABEL_SIZE, color=INK)
     frame(ax)
-
-
-def _tidy(axis: Axis) -> None:
-    """Label a logarithmic axis of less than two decades by plain numbers, longer ones by powers of
-    ten only.
-    """
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    if axis.get_scale() != "log":
-        return
-    low, high = sorted(axis.get_view_interval())
-    decades = np.log10(high / low)
-    if decades >= 2:
-        axis.set_minor_formatter(NullFormatter())
-        return
-    subs = (1.0, 2.0, 5.0) if decades > 0.9 else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-    axis.set_major_locator(LogLocator(subs=subs))
-    if sum(low <= one <= high for one in axis.get_majorticklocs()) < 2:
-        axis.set_major_locator(MaxNLocator(4))
-    digits = _digits([one for one in axis.get_majorticklocs() if low <= one <= high])
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.{digits}g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _digits(ticks: Sequence[float]) -> int:
-    """The number of digits with which the labels of ticks differ, at least 3."""
-    return next(
-        (n for n in range(3, 16) if len({f"{one:.{n}g}" for one in ticks}) == len(set(ticks))), 16
-    )
 
 
 def _titled(ax: Axes, text: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from prdp_hpc import Grid, cli, evaluate, load_network, predict
 from prdp_hpc.data import TrajectoryAttributes, write_trajectories
 from prdp_hpc.experiments.prediction import at_points
+from prdp_hpc.report.field_series import load_sample
 
 BOUNDARIES = ["dirichlet", "neumann", "periodic"]
 
@@ -181,6 +182,11 @@ def test_the_fields_of_inversions(task, tmp_path):
     ratio = difference / np.square(content["truth"]).sum(axis=(1, 2, 3, 4))
     power = 0.5 if task == "field_inversion" else 1.0
     assert np.mean(ratio**power) == pytest.approx(expected[name])
+    assert (run / "figures" / "fields.png").is_file()
+    if task == "amortised_inversion":
+        drawn = load_sample(run)
+        np.testing.assert_allclose(drawn.prediction[0], content["prediction"][0, 0], rtol=1e-6)
+        np.testing.assert_allclose(drawn.truth[0], content["truth"][0, 0], rtol=1e-6)
 
 
 def test_mistakes(emulator, tmp_path, capsys):

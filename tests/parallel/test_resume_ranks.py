@@ -30,7 +30,7 @@ from torch import nn
 
 class Dropped(nn.Sequential):
     def __init__(self, in_channels, out_channels):
-        layers = (nn.Conv1d(in_channels, 4, 1), nn.Dropout(0.5), nn.Conv1d(4, out_channels, 1))
+        layers = (nn.ConvNd(in_channels, 4, 1), nn.Dropout(0.5), nn.ConvNd(4, out_channels, 1))
         super().__init__(*layers)
 """
 
@@ -239,6 +239,17 @@ def copied(folder, copy):
             time.sleep(0.001)
 
 
+def axes_of(changes):
+    """The number of axes of a case's grid."""
+    return len(changes.get("grid", {}).get("shape", [8]))
+
+
+def in_a_plane(changes):
+    """The same case in two axes, by default with convolutions."""
+    grid = {**changes.get("grid", {}), "shape": [6, 6]}
+    return {"network": RESNET, **changes, "grid": grid}
+
+
 def content_of(folder, changes):
     changes = dict(changes)
     make = changes.pop("make", tiny.emulator)
@@ -259,7 +270,7 @@ def check(changes, folder, monkeypatch, stops=STOPS, killed=0):
     """
     folder = Path(WORLD.bcast(str(folder)))
     if WORLD.rank == 0:
-        (folder / "dropped.py").write_text(DROPOUT)
+        (folder / "dropped.py").write_text(DROPOUT.replace("Nd", f"{axes_of(changes)}d"))
     WORLD.barrier()
     stop = Stop(monkeypatch)
     if changes.get("training", {}).get("init_from"):
@@ -350,6 +361,15 @@ def test_with_every_key_a_stopped_run_continues_bit_for_bit(case, tmp_path, monk
 def test_with_every_key_a_killed_run_continues_bit_for_bit(case, tmp_path, monkeypatch):
     recipe = {"epochs": 2, "checkpoint_every": "3 steps"} | CASES[case].get("training", {})
     check(CASES[case] | {"training": recipe}, tmp_path, monkeypatch, stops=(), killed=KILL)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", [case for case in CASES if axes_of(CASES[case]) == 1])
+@pytest.mark.parallel(nprocs=[1, 2])
+def test_with_every_key_a_run_in_a_plane_continues_bit_for_bit(case, tmp_path, monkeypatch):
+    recipe = {"epochs": 2, "checkpoint_every": "3 steps"} | CASES[case].get("training", {})
+    changes = in_a_plane(CASES[case]) | {"training": recipe}
+    check(changes, tmp_path, monkeypatch, stops=STOPS[:1], killed=KILL)
 
 
 LBFGS = {"optimizer": "lbfgs"}

@@ -9,9 +9,10 @@ from PIL import Image
 from prdp_hpc.errors import InputError
 from prdp_hpc.report.field_figure import draw_map, limits, lines_figure, maps_figure
 from prdp_hpc.report.field_series import FieldSeries, load_series, save_series
-from prdp_hpc.report.film import check_format, frames, write_film
+from prdp_hpc.report.film import _lines, check_format, frames, write_film
+from prdp_hpc.report.log_axis import tidy
 from prdp_hpc.report.runs import ReportError
-from prdp_hpc.report.spectra_figure import _energies, _tidy, plot_spectra
+from prdp_hpc.report.spectra_figure import _energies, plot_spectra
 from prdp_hpc.report.step_errors import by_step, step_table
 from prdp_hpc.report.variants_figure import plot_variants
 
@@ -161,6 +162,22 @@ def test_times_on_an_axis_are_those_of_states(states):
         assert set(ticks) <= set(one.times)
 
 
+@pytest.mark.parametrize(
+    ("largest", "note"), [(1.0, ""), (300.0, "prediction: −1 to 3e+02"), (np.nan, "not finite")]
+)
+def test_a_prediction_beyond_the_panel_is_noted(largest, note):
+    """The panel has the limits of the truth, so that another line would not be seen."""
+    one = series((8,))
+    one.truth[:3] = np.linspace(-1, 1, 8)
+    one.prediction[:] = np.linspace(-1, largest, 8)
+    texts = [text.get_text() for ax in lines_figure(one).axes for text in ax.texts]
+    assert any(note in text for text in texts) if note else not any("predict" in t for t in texts)
+    figure, update = _lines(one)
+    update(1)
+    shown = figure.axes[0].texts[0].get_text()
+    assert note in shown if note else shown == ""
+
+
 @pytest.mark.parametrize("span", [1e-7, 1e-4, 0.015, 0.3, 2.0, 50.0, 1e4])
 def test_the_labels_of_an_axis_of_errors_differ(span):
     from matplotlib.figure import Figure
@@ -169,7 +186,7 @@ def test_the_labels_of_an_axis_of_errors_differ(span):
     ax = figure.add_subplot()
     ax.plot([1, 2, 3], [1.01, 1.01 + span / 2, 1.01 + span])
     ax.set_yscale("log")
-    _tidy(ax.yaxis)
+    tidy(ax.yaxis)
     figure.canvas.draw()
     low, high = ax.get_ylim()
     shown = [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prdp_hpc.autograd.batched_functions import is_transformed
+from prdp_hpc.autograd.batched_functions import is_transformed, refuse_tracing
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.extreme_values import (
@@ -76,6 +76,7 @@ def unrolled_solve(
     SolveError
         As for `solve`.
     """
+    refuse_tracing()
     for tensor in (values, b, guess):
         if isinstance(tensor, Tensor) and is_transformed(tensor):
             raise not_offered("torch.func's transforms and batched gradients")

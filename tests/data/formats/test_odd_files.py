@@ -18,7 +18,7 @@ from prdp_hpc.data.formats.labelled_arrays import NetCDF, Zarr
 from prdp_hpc.data.formats.numpy_files import NumPyArrays
 from prdp_hpc.data.formats.pdebench import PDEBench
 from prdp_hpc.experiments.inspected import inspect_data
-from prdp_hpc.experiments.inspection import Change, PhysicsResidual
+from prdp_hpc.experiments.physics_residual import Change, PhysicsResidual
 
 COMM = MPI.COMM_SELF
 
@@ -214,9 +214,7 @@ def coarse(folder, dt, states):
     return path, config
 
 
-def test_numbers_that_are_wrong_by_any_factor_and_those_that_the_data_hardly_determine(
-    tmp_path, capsys
-):
+def test_numbers_that_are_wrong_by_any_factor_and_those_that_another_scheme_hides(tmp_path, capsys):
     states = solved.burgers((32,), steps=10, dt=0.01)
     right = inspect_data(*_arguments(coarse(tmp_path, 0.05, states)))
     assert 0.01 < right.residual.residual < 0.5
@@ -227,10 +225,19 @@ def test_numbers_that_are_wrong_by_any_factor_and_those_that_the_data_hardly_det
         assert change.key == "dt"
         assert change.factor == pytest.approx(1 / factor, rel=0.2 if factor < 1 else 0.001)
         assert residual < 2 * right.residual.residual
-    assert [change.key for change, _ in right.residual.undetermined] == ["viscosity"]
+    assert right.residual.undetermined == right.residual.wrong == ()
     path, config = coarse(tmp_path, 0.05, states)
     main(["inspect", str(path), "--config", str(config)])
-    assert "The data hardly determine viscosity" in capsys.readouterr().out
+    assert "The numbers are confirmed" in capsys.readouterr().out
+    # The residual with a tenth of the viscosity is not even twice as large.
+    content = yaml.safe_load(config.read_text())
+    content["physics"]["viscosity"] /= 10
+    config.write_text(yaml.safe_dump(content))
+    (wrong,) = inspect_data(path, COMM, config).residual.wrong
+    assert wrong.key == "viscosity"
+    assert wrong.factors == pytest.approx([10.0] * 3, rel=0.2)
+    main(["inspect", str(path), "--config", str(config)])
+    assert "fit best with viscosity ×" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_number_that_makes_up_for_another_scheme_is_not_named(tmp_path):

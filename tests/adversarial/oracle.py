@@ -121,7 +121,9 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
         return None
     if case.pc == "sor" and not np.diag(dense_matrix(case, values)).all():
         return None  # PETSc takes an entry of the next row for one that is not stored.
+    # Jacobi's preconditioner puts a 1 where the diagonal has a 0.
     is_absolute = any("shift" in name for name, _ in case.options)
+    is_absolute |= not np.diag(dense_matrix(case, values)).all()
     size = power_of(values) if case.pc in INVERSES and not is_absolute else 1.0
     if size != 1.0:
         # PETSc compares pivots with absolute numbers, and products of an estimate underflow.

@@ -82,7 +82,9 @@ def factor_of(operator: Operator, values: Any, solver: Solver) -> float:
     if type(operator) is not SparseOperator:
         _require_size(operator, solver)
         return 1.0
-    if any(part in bare(name) for name in solver.petsc_options for part in _ABSOLUTE):
+    # That factor of an iteration with M⁻¹ A does not depend on the size of A.
+    names = {bare(name) for name in solver.petsc_options} - {"ksp_richardson_scale"}
+    if any(part in name for name in names for part in _ABSOLUTE):
         return 1.0
     rows = np.zeros((1, 0))
     if is_real_tensor(values):

@@ -59,6 +59,9 @@ def apply_level(pair: KspPair, direction: Direction, name: str, ends: bool) -> N
     if level.is_fixed and ends:
         rtol, divtol = rounding(name), NEVER
         norm = PETSc.KSP.NormType.NATURAL if name in NATURAL_NORM_KSPS else norm
+    elif rtol is not None and level.max_it is not None and name in UNGUARDED_KSPS:
+        # Else they would iterate on rounding up to the level's iterations.
+        rtol = max(rtol, rounding(name))
     elif level.is_fixed:
         norm = PETSc.KSP.NormType.NONE
     ksp.setNormType(norm)

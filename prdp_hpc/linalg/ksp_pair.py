@@ -27,6 +27,7 @@ from prdp_hpc.linalg.options import (
     repeatable,
     set_options,
     smoothing,
+    symmetric_overlap,
     symmetric_parts,
     take_options,
 )
@@ -175,6 +176,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
         **relative_breakdown(solver.ksp),
         **relative_estimates(solver.ksp, solver.pc),
         **repeatable(solver.pc, given),
+        **symmetric_overlap(solver.ksp, solver.pc),
         **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }
     names = set_options(prefix, {**defaults, **solver.petsc_options})

@@ -62,7 +62,7 @@ STATEFUL_KSPS = frozenset({"qmrcgs"})
 """These start with what the solve before left in their work vectors (3.26), so that their iterates
 depend on it.
 """
-UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs"}
+UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs", "lcd"}
 """Without a norm to stop at, these fail when only rounding is left, on regular matrices too."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"bcgs", "bcgsl", "fbcgs", "fbcgsr", "ibcgs", "bicg", "cgs", "qmrcgs", "tfqmr", "tcqmr"}

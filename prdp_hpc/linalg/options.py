@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS, HAPPY_KSPS, SYMMETRIC_PCS
+from prdp_hpc.linalg.method_types import (
+    CONJUGATE_GRADIENTS,
+    HAPPY_KSPS,
+    SYMMETRIC_KSPS,
+    SYMMETRIC_PCS,
+)
 from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
@@ -188,9 +193,19 @@ def relative_breakdown(ksp: str) -> dict[str, Any]:
     return {"ksp_gmres_haptol": 1e-300} if ksp in HAPPY_KSPS else {}
 
 
+def symmetric_overlap(ksp: str, pc: str) -> dict[str, Any]:
+    """The default option with which overlapping blocks are a symmetric preconditioner, for methods
+    that need one.
+
+    PETSc's default, which adds only the rank's own part of each block's result, is symmetric only
+    without overlap, i.e. on one rank.
+    """
+    return {f"pc_{pc}_type": "basic"} if pc in ("asm", "gasm") and ksp in SYMMETRIC_KSPS else {}
+
+
 def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
-    """The default options with which Chebyshev's method and GAMG estimate the spectrum for matrices
-    of any size.
+    """The default options with which Chebyshev's method estimates the spectrum for matrices of any
+    size.
 
     PETSc estimates it by GMRES, which starts at a preconditioned vector of noise. If that is
     shorter than 1e-50, as for large matrices, GMRES would stop there, and all solutions were 0; for
@@ -200,8 +215,6 @@ def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
     chosen: dict[str, Any] = own if ksp == "chebyshev" else {}
     if pc in ("gamg", "hmg", "mg"):
         chosen = chosen | {f"mg_levels_{key}": value for key, value in own.items()}
-    if pc == "gamg":
-        chosen["pc_gamg_esteig_ksp_gmres_haptol"] = 1e-300
     return chosen
 
 

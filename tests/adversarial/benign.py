@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .cases import Case
-from .oracle import System
+from .iterations import bcgs
+from .oracle import System, solved_after
 
 KSPS = ("gmres", "fgmres", "cg", "minres", "bcgs", "richardson")
 PCS = ("none", "jacobi", "bjacobi", "sor", "ilu")
@@ -38,7 +39,23 @@ def is_benign(case: Case, systems: list[System], b: Any, grad: Any) -> bool:
         return False
     if case.guess and not _is_moderate(case, b):
         return False
-    return all(_is_benign(case, one) for one in systems)
+    if not all(_is_benign(case, one) for one in systems):
+        return False
+    if case.ksp != "bcgs":
+        return True
+    pairs = [(one, row) for one in systems for row in b]
+    pairs += [(one.transposed, row) for one in systems for row in grad]
+    return not any(_breaks_down(one, row) for one, row in pairs)
+
+
+def _breaks_down(one: System, right: Any) -> bool:
+    """Whether BiCGStab divides by 0 before it has the solution, as for some vectors with zeros."""
+    if not right.any():
+        return False
+    with np.errstate(all="ignore"):
+        iterates = bcgs(one.A, one.M, right, len(right) + 1)
+    broken = [k for k, x in enumerate(iterates) if not np.isfinite(x).all()]
+    return bool(broken) and not solved_after(one, right, iterates[: broken[0]])
 
 
 def _is_moderate(case: Case, b: Any) -> bool:

@@ -12,7 +12,9 @@ from .verdicts import Fault
 WELL_DETERMINED = 1e-3
 HIDDEN = 1e-4
 VISIBLE = 0.1
-SMALLEST, TINY = 1e-280, 1e-300
+TINY = 1e-300
+LEAST = {"float64": 1e-280, "float32": 1e-30, "bfloat16": 1e-32, "float16": 0.1}
+"""A type keeps all its digits of numbers that are a few orders smaller than these."""
 
 
 def factors(case: Case, grad: Any, x: Any, off: float) -> tuple[Any, Any] | None:
@@ -23,7 +25,7 @@ def factors(case: Case, grad: Any, x: Any, off: float) -> tuple[Any, Any] | None
     """
     rows, cols = np.array(case.rows), np.array(case.cols)
     found, weakest = np.zeros(x.shape), 1.0
-    if not np.abs(grad).max(initial=0.0) > SMALLEST:
+    if not np.abs(grad).max(initial=0.0) > LEAST[case.values_type]:
         return None
     with np.errstate(all="ignore"):
         scales = np.abs(x).max(axis=1)

@@ -32,8 +32,9 @@ SYMMETRIC_KSPS = (
     *("cg", "pipecg", "pipecg2", "pipecgrr", "pipelcg", "groppcg", "fcg", "pipefcg", "pipeprcg"),
     *("minres", "symmlq", "cr", "pipecr", "steepest_descent", "nash", "stcg", "gltr", "qcg"),
 )
-# Their preconditioners are no linear maps of residuals.
-NO_MAPS = ("ksp", "eisenstat", "redistribute")
+# Their preconditioners are no linear maps of residuals, or made of rounding (PETSc's cp of a matrix
+# with orthogonal columns).
+NO_MAPS = ("ksp", "eisenstat", "redistribute", "cp")
 
 
 def judge(case: Case, comm: Any, answer: Answer | None, error: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from petsc4py import PETSc
 
-from prdp_hpc.linalg.options import smoothing
+from prdp_hpc.linalg.options import smoothing, symmetric_overlap
 
 from .cases import Case
 
@@ -33,6 +33,11 @@ called unclear.
 _WITHOUT_MATRIX = ("mg", "eisenstat", "ksp", "shell", "python", "constraint", "galerkin", "patch")
 ESTIMATING = ("gamg", "hmg")
 """These estimate the spectrum of the matrix by a Krylov method."""
+INVERSES = (
+    *("jacobi", "pbjacobi", "vpbjacobi", "bjacobi", "asm", "gasm", "sor", "ilu", "icc", "lu"),
+    *("cholesky", "qr", "svd", "redundant", "kaczmarz", "gamg", "hmg", "cp"),
+)
+"""These are divided by s for a matrix that is multiplied by s."""
 NOISE = 1e-6
 STATIONARY = ("richardson", "preonly", "chebyshev")
 """These depend on the size of `M A`."""
@@ -116,14 +121,18 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
         return None
     if case.pc == "sor" and not np.diag(dense_matrix(case, values)).all():
         return None  # PETSc takes an entry of the next row for one that is not stored.
-    size = power_of(values) if case.pc in ESTIMATING else 1.0
+    # Jacobi's preconditioner puts a 1 where the diagonal has a 0.
+    is_absolute = any("shift" in name for name, _ in case.options)
+    is_absolute |= not np.diag(dense_matrix(case, values)).all()
+    size = power_of(values) if case.pc in INVERSES and not is_absolute else 1.0
     if size != 1.0:
-        # The products of the estimate underflow; the package solves at ordinary size.
+        # PETSc compares pivots with absolute numbers, and products of an estimate underflow.
         M = preconditioner(case, values / size, comm)
         return None if M is None else M / size
     try:
         M = _applied(case, values, comm)
-        if M is not None and (case.pc in ESTIMATING or _kernel(case).size):
+        is_doubtful = case.pc in (*ESTIMATING, "cp") or _kernel(case).size
+        if M is not None and is_doubtful:
             M = _reproducible(case, M, _applied(case, _in_the_last_digit(values), comm))
         return M
     except PETSc.Error:
@@ -164,8 +173,9 @@ def _applied(case: Case, values: Any, comm: Any) -> Any:
     prefix = next(_prefixes)
     pc.setOptionsPrefix(prefix)
     database = PETSc.Options()
-    # The documented defaults of GAMG are other ones under conjugate gradients.
-    options = smoothing(case.ksp, case.pc, dict(case.options)) | dict(case.options)
+    # The documented defaults of GAMG and of overlapping blocks depend on the method.
+    options = smoothing(case.ksp, case.pc, dict(case.options))
+    options |= symmetric_overlap(case.ksp, case.pc) | dict(case.options)
     for key, value in options.items():
         database.setValue(prefix + key, value)
     pc.setOperators(matrix)

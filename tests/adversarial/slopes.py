@@ -6,6 +6,7 @@ unknowns, the gradient may also be that of the solution.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -141,8 +142,8 @@ def _iterations(
             for row in rows
         ]
         if all(counts):
-            longest = max(map(len, counts))
-            candidates += [[(own[min(k, len(own) - 1)]) for own in counts] for k in range(longest)]
+            # Each right-hand side stops at its own iteration.
+            candidates += [list(chosen) for chosen in itertools.product(*counts)]
     return candidates
 
 

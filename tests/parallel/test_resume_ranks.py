@@ -277,7 +277,7 @@ def check(changes, folder, monkeypatch, stops=STOPS, killed=0):
     WORLD.barrier()
     stop = Stop(monkeypatch)
     if changes.get("training", {}).get("init_from"):
-        first = validate(content_of(folder, training(epochs=1)), "here")
+        first = validate(content_of(folder, changes | training(epochs=1)), "here")
         assert stop.run(first, folder / FIRST, 1, ()) == 0
     config = validate(content_of(folder, changes), "here")
     for grid_ranks in {1, WORLD.size}:

@@ -48,3 +48,19 @@ def check_members(name: str, value: object, members: Sequence[str], wanted: str)
     if missing:
         kind = type(value).__name__
         raise InputError(f"{name} must be {wanted}: a {kind} has no {', '.join(missing)}")
+
+
+def returned(what: str, wanted: str, found: object) -> InputError:
+    """The error for a result of user code that is not what it must return.
+
+    Parameters
+    ----------
+    what : the method or function, e.g. "Transport.attributes()".
+    wanted : what it must return, e.g. "a mapping from names to numbers".
+    found : what it returned.
+    """
+    dtype, shape = getattr(found, "dtype", None), getattr(found, "shape", None)
+    kind = "None" if found is None else type(found).__name__
+    if dtype is not None and shape is not None:
+        kind = f"{kind} of the type {dtype} and the shape {tuple(shape)}"
+    return InputError(f"{what} must return {wanted}, not {kind}")

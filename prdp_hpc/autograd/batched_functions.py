@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prdp_hpc.autograd.compiled import is_compiling, not_compiled
+from prdp_hpc.errors import InputError
+
 _torch: Any = torch
 _increment_nesting = _torch._C._vmapmode_increment_nesting
 _decrement_nesting = _torch._C._vmapmode_decrement_nesting
 _are_transforms_active = _torch._C._are_functorch_transforms_active
 _forward_ad: Any = torch.autograd.forward_ad
 _set_grad_enabled = _torch._C._set_grad_enabled
+_tracing_state = _torch._C._get_tracing_state
+_dispatch_mode = _torch._C._get_dispatch_mode
+_PROXY = _torch._C._TorchDispatchModeKey.PROXY
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
@@ -24,6 +30,10 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     custom function would receive a tensor without memory. Here such a batch is unpacked, passed to
     the same rule, and packed again.
     """
+    if is_compiling():
+        uncompiled: Tensor = _uncompiled(function, *arguments)
+        return uncompiled
+    refuse_tracing()
     for level in range(_nesting(), 0, -1):
         rows = [_rows(argument, level) for argument in arguments]
         size = next((len(row) for row in rows if row is not None), 0)
@@ -46,6 +56,23 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     base = super(torch.autograd.Function, function)
     recorded: Tensor = base.apply(*arguments)  # type: ignore[attr-defined]
     return recorded
+
+
+_uncompiled = not_compiled(apply)
+
+
+def refuse_tracing() -> None:
+    """Raise an InputError while torch traces operations to repeat them later.
+
+    A trace has only operations of torch, so that it would hold the result of a solve, or of a
+    message between ranks, as a constant.
+    """
+    if _tracing_state() is not None or _dispatch_mode(_PROXY) is not None:
+        raise InputError(
+            "solves and messages between ranks cannot be traced by torch (torch.jit.trace, "
+            "torch.func.linearize, make_fx), because a trace would hold their results as "
+            "constants: call the function itself, and use torch.func.jvp in place of linearize"
+        )
 
 
 def _unrecorded(

@@ -7,7 +7,8 @@ such a recomputation, so derivatives of any order are available.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,6 +70,20 @@ def tangent_of(function: Function, index: int) -> Function:
     return tangent
 
 
+def slice_by_slice(
+    function: Function, size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]
+) -> tuple[Tensor, int]:
+    """The results of a function for each slice of a batch, and their batch axis.
+
+    `dims` are the batch axes of the tensors; None for a tensor that all slices share.
+    """
+    slices = [
+        [t if d is None else t.select(d, i) for t, d in zip(tensors, dims, strict=True)]
+        for i in range(size)
+    ]
+    return torch.stack([function(*own) for own in slices]), 0
+
+
 def _variable(tensor: Tensor) -> Tensor:
     """The tensor itself if it is part of a graph, else a copy that requires a gradient."""
     return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
@@ -109,8 +124,4 @@ class _Recomputed(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], function: Function, *tensors: Tensor
     ) -> tuple[Tensor, int]:
-        slices = [
-            [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims[1:], strict=True)]
-            for i in range(info.batch_size)
-        ]
-        return torch.stack([recomputed(function, *own) for own in slices]), 0
+        return slice_by_slice(partial(recomputed, function), info.batch_size, in_dims[1:], tensors)

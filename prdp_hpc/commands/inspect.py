@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def _divided(words: list[str]) -> tuple[list[str], list[str]]:
 def _parts(found: Inspection) -> list[str]:
     return [
         f"{found.file}{f' and {found.more} more' * bool(found.more)}: format {found.format}",
-        Table([("array", "shape", "type", "storage"), *found.rows], "<<<<"),
+        Table([("array", "shape", "type", "storage"), *found.rows], "<<<<") if found.rows else "",
         _attributes(found),
         _data(found),
         _numbers(found),
@@ -91,14 +92,21 @@ def _data(found: Inspection) -> str:
 def _numbers(found: Inspection) -> str:
     if not found.numbers:
         return ""
-    names = getattr(found.data, "channels", None) or [
-        f"channel {i}" for i in range(len(found.numbers))
-    ]
+    names = _channel_names(found.data, len(found.numbers))
     rows = [("channel", "smallest", "mean", "largest")]
     for name, one in zip(names, found.numbers, strict=True):
         mean = one.sum / max(1, one.count)
         rows.append((name, f"{one.smallest:.4g}", f"{mean:.4g}", f"{one.largest:.4g}"))
     return Table(rows, "<>>>")
+
+
+def _channel_names(data: Any, count: int) -> Sequence[str]:
+    """The names of the channels: those of the reader, else those in the file, else numbers."""
+    stored = str(getattr(data, "attributes", {}).get("channels", "")).split(",")
+    for names in (getattr(data, "channels", ()), stored):
+        if len(names) == count and all(names):
+            return [str(name) for name in names]
+    return [f"channel {i}" for i in range(count)]
 
 
 def _residual(found: Inspection) -> list[str]:

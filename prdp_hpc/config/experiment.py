@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from prdp_hpc.config.errors import ConfigError, strings, validated
 from prdp_hpc.config.inverse_tasks import FieldInversionConfig, InverseConfig
 from prdp_hpc.config.models import CorrectorDataSection, CorrectorSection, EmulatorSection
 from prdp_hpc.config.slots import ALL, Filled, Imports, Slot, fill, made
-from prdp_hpc.config.yaml_files import apply_override, read_yaml
+from prdp_hpc.config.yaml_files import SHIPPED, apply_override, read_yaml
 from prdp_hpc.files import write_text
 
 TASK = Slot(("task",), "tasks")
@@ -94,7 +95,13 @@ class OwnTaskConfig(SupervisedConfig):
     def steps(self) -> int:
         """Number of time steps that trajectories must have: the task's `steps`, default 2."""
         kind, keys = made("tasks", self.task)
-        return int(keys.get("steps", getattr(kind, "steps", 2)))
+        steps = keys.get("steps", getattr(kind, "steps", 2))
+        if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
+            raise ConfigError(
+                f"task: {kind.__name__}.steps must be the number of time steps of a sample, at "
+                f"least 1, not {steps!r}"
+            )
+        return int(steps)
 
 
 ExperimentConfig = SupervisedConfig | InverseConfig | FieldInversionConfig
@@ -154,7 +161,9 @@ def load_config(
     content = read_yaml(Path(path))
     for override in changes:
         apply_override(content, override)
-    return validate(content, str(path), Path(path).parent, imports)
+    # No files of a user are beside a shipped config.
+    folder = Path() if Path(path).parent == SHIPPED else Path(path).parent
+    return validate(content, str(path), folder, imports)
 
 
 def validate(

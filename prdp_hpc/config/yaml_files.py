@@ -112,6 +112,7 @@ def _kind(content: Any) -> str:
 
 
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
+"""The folder of the shipped configs."""
 
 
 def shipped_configs() -> dict[str, Path]:

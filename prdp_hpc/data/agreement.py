@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from prdp_hpc.data.joined import JoinedTrajectories
@@ -29,9 +29,25 @@ def check_agreement(
     spacing : their distance per axis.
     """
     name = dataset_name(data)
+    _check_attributes(data, name)
     check_shape(data, shape, name)
     check_numbers(data, numbers, name)
     check_spacing(data, spacing, name)
+
+
+def _check_attributes(data: Any, path: str) -> None:
+    """Raise `DataError` for optional attributes of a user's data set that are of another kind."""
+    for name, kind, wanted in (
+        ("attributes", Mapping, "a mapping from names to numbers"),
+        ("groups", Collection, "names of groups, e.g. ('train', 'validation')"),
+        ("shape", Collection, "the points of the grid per axis, e.g. (64, 64)"),
+        ("spacing", Collection, "the distance of the points per axis, e.g. (0.1, 0.1)"),
+    ):
+        found = getattr(data, name, None)
+        if found is None and (name in ("shape", "spacing") or not hasattr(data, name)):
+            continue
+        if isinstance(found, str) or not isinstance(found, kind):
+            raise DataError(f"{path}: {name} must be {wanted}, not {found!r}")
 
 
 def check_shape(data: Any, shape: Sequence[int], path: str) -> None:

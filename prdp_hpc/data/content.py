@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import GROUPS, TEST
-from prdp_hpc.data.windowed import windowed
+from prdp_hpc.data.windowed import dataset_name, windowed
+from prdp_hpc.errors import returned
 
 ALL = 2**24
 """Number of grid points, over all states of a group, up to which all of them are read."""
@@ -52,7 +53,10 @@ def content_id(data: TrajectoryDataset, shape: Sequence[int]) -> str:
     inner = windowed(data).data
     own: Any = getattr(inner, "content_id", None)
     if own is not None:
-        return str(own())
+        found = own()
+        if not isinstance(found, str):
+            raise returned(f"{dataset_name(inner)}: content_id()", "a text", found)
+        return found
     groups = [group for group in (*GROUPS, TEST) if inner.count(group)]
     header = {
         "groups": {group: inner.count(group) for group in groups},

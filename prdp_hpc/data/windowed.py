@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import DataError
 from prdp_hpc.data.windows import Windows
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, returned
 
 
 class WindowedDataset:
@@ -85,14 +86,16 @@ class WindowedDataset:
             raise InputError(
                 f"data: window ({window}), stride ({stride}) and steps ({steps}) must be at least 1"
             )
-        if steps is not None and steps > data.steps:
+        self._name = dataset_name(data)
+        whole = _number(f"{self._name}: steps", data.steps)
+        if steps is not None and steps > whole:
             raise DataError(
-                f"{dataset_name(data)}: its trajectories have {data.steps} step(s), but "
+                f"{self._name}: its trajectories have {whole} step(s), but "
                 f"data.steps={steps}: give a smaller number, or another data file"
             )
         self.data, self.window, self._stride = data, window, stride
         self.in_memory, self.normalise = in_memory, normalise
-        self.steps = data.steps if steps is None else steps
+        self.steps = whole if steps is None else steps
 
     def __getattr__(self, name: str) -> Any:
         if name == "data":  # before it is set, e.g. in a copy
@@ -112,7 +115,7 @@ class WindowedDataset:
         int
             Number of trajectories; 0 for a group that does not exist.
         """
-        return self.data.count(group)
+        return _number(f"{self._name}: count({group!r})", self.data.count(group))
 
     def windows(self, group: str, length: int) -> Windows:
         """Return the windows of a group.
@@ -151,7 +154,7 @@ class WindowedDataset:
         if self.steps < self.data.steps and hasattr(self.data, "read_states"):
             used = slice(0, self.steps + 1, 1)
             return np.stack([self.read_states(group, sample, used, part) for sample in samples])
-        return self.data.read(group, samples, part)[:, : self.steps + 1]
+        return self._whole(group, samples, part)[:, : self.steps + 1]
 
     def read_states(
         self, group: str, sample: int, states: slice, part: Sequence[slice]
@@ -177,8 +180,17 @@ class WindowedDataset:
         """
         own: Any = getattr(self.data, "read_states", None)
         if own is None:
-            return self.data.read(group, [sample], part)[0, states]
+            return self._whole(group, [sample], part)[0, states]
         found: NDArray[Any] = own(group, sample, states, part)
+        return found
+
+    def _whole(self, group: str, samples: Sequence[int], part: Sequence[slice]) -> NDArray[Any]:
+        """What the data set's `read` returns, as an array."""
+        read = self.data.read(group, samples, part)
+        found: NDArray[Any] = np.asarray(read)
+        if found.ndim < 3:
+            name, wanted = f"{self._name}: read({group!r}, …)", "(samples, steps + 1, C, *part)"
+            raise DataError(str(returned(name, f"an array of the shape {wanted}", read)))
         return found
 
     def read_windows(
@@ -242,6 +254,13 @@ class WindowedDataset:
         own: Any = self.data
         found: NDArray[Any] | None = own.cached_windows(group, places, length, part)
         return found
+
+
+def _number(what: str, found: Any) -> int:
+    """A number of steps or trajectories of a data set."""
+    if isinstance(found, bool) or not isinstance(found, Integral) or found < 0:
+        raise DataError(f"{what} must be an integer of at least 0, not {found!r}")
+    return int(found)
 
 
 def _is_own(kind: type, method: str, others: Sequence[str]) -> bool:

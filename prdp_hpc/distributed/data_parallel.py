@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prdp_hpc.distributed.mpi_gradients import MpiGradients, average_by_mpi
 from prdp_hpc.distributed.sharding import explained, shard
+from prdp_hpc.errors import returned
 
 
 class Fields(Protocol):
@@ -108,7 +109,7 @@ class DataParallel(nn.Module):
             else nullcontext()
         ):
             given = fields if self._grid is None else self._grid.gather(fields)
-            output = _applied(network, given).to(fields.dtype)
+            output = _applied(network, given, self.network).to(fields.dtype)
         return output if self._grid is None else self._grid.scatter(output)
 
     def share_buffers(self) -> None:
@@ -156,15 +157,19 @@ class DataParallel(nn.Module):
                 buffer.data.copy_(before)
 
 
-def _applied(network: Any, fields: Tensor) -> Tensor:
+def _applied(network: Any, fields: Tensor, named: nn.Module) -> Tensor:
     """The output for a batch, which may be empty: many layers, e.g. FFTs and reshapes, refuse that,
-    so one sample is computed and dropped, with a gradient of zero.
+    so one sample is computed and dropped, with a gradient of zero. `named`: whose class is named in
+    the error for another output than a real tensor.
     """
-    if len(fields):
-        output: Tensor = network(fields)
-        return output
-    # Numbers that differ, because e.g. the derivative of a norm is not finite at 0.
-    shape = (1, *fields.shape[1:])
-    sample = torch.linspace(-1.0, 1.0, math.prod(shape), dtype=fields.dtype, device=fields.device)
-    nothing: Tensor = network(sample.view(shape))[:0]
-    return nothing
+    given = fields
+    if not len(fields):
+        # Numbers that differ, because e.g. the derivative of a norm is not finite at 0.
+        shape = (1, *fields.shape[1:])
+        sample = torch.linspace(-1.0, 1.0, math.prod(shape), dtype=fields.dtype)
+        given = sample.view(shape).to(fields.device)
+    output: Tensor = network(given)
+    if not isinstance(output, Tensor) or output.is_complex():
+        name = f"network.kind: {type(named).__name__}(fields)"
+        raise returned(name, "a tensor of real numbers", output)
+    return output if len(fields) else output[:0]

@@ -26,7 +26,7 @@ from prdp_hpc.data.formats.files import DataFiles, listed
 from prdp_hpc.data.opening import open_dataset
 from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, returned
 from prdp_hpc.generation.generate import generated
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
@@ -162,7 +162,7 @@ class ConfigParts:
     @cached_property
     def inputs(self) -> Tensor | None:
         """The fields `(E, *local_shape)` that `network_inputs` names; collective."""
-        return network_inputs(self._supervised, self._stepper)
+        return network_inputs(self._supervised, self.grid, self._stepper)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -222,12 +222,13 @@ def build_recipe(config: SupervisedConfig) -> Recipe:
     )
 
 
-def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
-    """Compute the further input fields `(E, *local_shape)` of a network; collective."""
+def network_inputs(config: SupervisedConfig, grid: Grid, stepper: Stepper | None) -> Tensor | None:
+    """Compute the further input fields `(E, *local_shape)` of a network; collective. The PDE is
+    needed for fields of "physics" only.
+    """
     fields: list[Tensor] = []
     for name in config.network_inputs:
         if name == "coordinates":
-            grid = stepper.grid
             fields += [
                 x / length for x, length in zip(grid.coordinates(), grid.length, strict=True)
             ]
@@ -238,8 +239,17 @@ def network_inputs(config: SupervisedConfig, stepper: Stepper) -> Tensor | None:
                 f"network_inputs: {type(stepper).__name__} has no input fields, since it has no "
                 "method network_inputs(): remove 'physics'"
             )
-        fields += list(own())
+        fields += _checked_inputs(own(), grid, type(stepper).__name__)
     return torch.stack(fields) if fields else None
+
+
+def _checked_inputs(found: Any, grid: Grid, pde: str) -> list[Tensor]:
+    shape = tuple(grid.local_shape)
+    is_real = isinstance(found, Tensor) and found.is_floating_point()
+    if not is_real or found.dim() != len(shape) + 1 or tuple(found.shape[1:]) != shape:
+        wanted = f"this rank's part of fields, (E, {', '.join(map(str, shape))}), as a tensor"
+        raise returned(f"{pde}.network_inputs()", wanted, found)
+    return list(found)
 
 
 def data_path(config: SupervisedConfig, mesh: ProcessMesh, grid: Grid) -> DataFiles:

@@ -14,6 +14,7 @@ from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import any_mesh, build_solver, build_task, task_class
 from prdp_hpc.experiments.trained import Checkpoint, run_config, shared_states, trained_config
+from prdp_hpc.tasks.task import validated
 
 NEEDED = ("task", "physics.pde", "network.kind", "data.format")
 """Components without which a network cannot be validated."""
@@ -88,7 +89,7 @@ def evaluate(
         task: Any = build_task(config, mesh, build_solver(config), groups=("validation",))
         call_together(mesh.world, lambda: load_parameters(task, state["task"], folder, data))
         of_training = getattr(task, "metrics_of_training", ())
-        errors = {key: found for key, found in task.validate().items() if key not in of_training}
+        errors = {key: found for key, found in validated(task).items() if key not in of_training}
         task.close()
     finally:
         mesh.close()

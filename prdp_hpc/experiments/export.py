@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from prdp_hpc.config import SupervisedConfig
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, network_inputs
-from prdp_hpc.experiments.trained import Checkpoint, load_network, trained_config, trained_state
+from prdp_hpc.experiments.trained import (
+    Checkpoint,
+    load_network,
+    run_content,
+    trained_config,
+    trained_state,
+)
 from prdp_hpc.files import atomic_path
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks.precision import in_precision, precision_of
@@ -101,13 +107,16 @@ def export(
     """
     if format not in FORMATS:
         raise InputError(f"format: {format!r} is not known; choose one of {', '.join(FORMATS)}")
-    config = trained_config(folder, components)
+    content = run_content(folder)
+    inputs = content.get("network_inputs") or []
+    needed = ("network.kind", "physics.pde") if "physics" in inputs else ("network.kind",)
+    config = trained_config(folder, components, needed)
     state = trained_state(folder, checkpoint)
     network = load_network(folder, components, checkpoint=checkpoint)
     inside, outside = state["task"]["channels"]
     dtype = torch.float32 if format == "onnx" else precision_of(network.parameters())
     path = Path(out) if out is not None else Path(folder) / "export" / f"network{FORMATS[format]}"
-    metadata = _metadata(config, state, (inside, outside), dtype)
+    metadata = _metadata(config, content, state, (inside, outside), dtype)
     if format == "safetensors":
         _write_safetensors(network, path, metadata)
         checked = None
@@ -156,17 +165,26 @@ def _inputs(config: SupervisedConfig, inside: int, outside: int) -> Tensor | Non
         return None
     section = config.grid
     grid = Grid(section.shape, section.boundary, MPI.COMM_SELF, section.length)
-    return network_inputs(config, made_stepper(config.physics, grid, build_solver(config)))
+    stepper = None
+    if "physics" in config.network_inputs:
+        stepper = made_stepper(config.physics, grid, build_solver(config))
+    return network_inputs(config, grid, stepper)
 
 
 def _metadata(
-    config: SupervisedConfig, state: dict[str, Any], channels: tuple[int, int], dtype: torch.dtype
+    config: SupervisedConfig,
+    content: dict[str, Any],
+    state: dict[str, Any],
+    channels: tuple[int, int],
+    dtype: torch.dtype,
 ) -> dict[str, str]:
-    """What the file contains, as texts."""
+    """What the file contains, as texts. `content`: the whole config, also with the names of
+    components that were not imported.
+    """
     inside, outside = channels
     return {
         "format": "prdp-hpc network 1",
-        "config": json.dumps(config.model_dump(mode="json")),
+        "config": json.dumps(content),
         "name": config.name,
         "epoch": str(state["epoch"]),
         "maps": config.network_maps,

@@ -25,7 +25,7 @@ from prdp_hpc.experiments.physics_residual import (
     PhysicsResidual,
 )
 from prdp_hpc.grid.structured import Grid
-from prdp_hpc.physics.stepper import attributes, made_stepper
+from prdp_hpc.physics.stepper import attributes, made_stepper, stepped
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 SEARCH = math.log(3)
@@ -220,7 +220,7 @@ class _Comparison:
         states = torch.tensor(pair, dtype=torch.float64)
         before, after = states[:1], states[1:]
         with torch.no_grad():
-            step = stepper(before)
+            step = stepped(stepper, before)
         sums = torch.stack([(step - after) ** 2, (after - before) ** 2, after**2])
         flat = sums.reshape(3, pair.shape[1], -1).sum(dim=2).numpy()
         total = np.empty_like(flat)

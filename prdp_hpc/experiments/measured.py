@@ -15,7 +15,7 @@ from prdp_hpc.config.components import component_of, own_keys
 from prdp_hpc.distributed.data_parallel import on_parts
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks import build_network
-from prdp_hpc.physics.stepper import initial_states, made_stepper
+from prdp_hpc.physics.stepper import initial_states, made_stepper, stepped
 
 MOST_POINTS = 2**15
 """Maximum size of the grid for measurements: that of the config, halved along all axes."""
@@ -29,7 +29,7 @@ def measured_physics(config: SupervisedConfig) -> dict[str, int]:
     stepper: Any = made_stepper(config.physics, grid)
     states = initial_states(stepper, np.random.default_rng(0), 2, config.data.modes)
     with torch.no_grad():
-        stepper(states)
+        stepped(stepper, states)
     channels = len(stepper.channels)
     found = {"channels": channels, "entries": channels * (2 * grid.dim + 1), "rows": channels}
     operator: Any = getattr(stepper, "operator", None)

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.distributed.collective import call_together
+from prdp_hpc.errors import returned
 from prdp_hpc.experiments.members import Members
+from prdp_hpc.linalg.torch_petsc import is_real_tensor
+from prdp_hpc.tasks.validation import checked_errors
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,9 @@ def roll_out(
         before, truth = truth, read.state(step) if step <= data.steps else None
 
         def errors(task: Any, state: Tensor) -> dict[str, NDArray[np.float64]]:
-            found: dict[str, NDArray[np.float64]] = task.step_errors(step, state, truth, before)  # noqa: B023
-            return found
+            found = task.step_errors(step, state, truth, before)  # noqa: B023
+            name = f"{type(task).__name__}.step_errors(…)"
+            return checked_errors(name, found, len(state), f"error_{step}")  # noqa: B023
 
         yield combined(step, members.tasks, states, truth, errors)
 
@@ -91,6 +95,9 @@ def roll_out(
 def _advanced(task: Any, state: Tensor) -> Tensor:
     with task.evaluating():
         found: Tensor = task.advance(state)
+    if not is_real_tensor(found) or found.shape != state.shape:
+        wanted = f"a tensor of real numbers of the state's shape {tuple(state.shape)}"
+        raise returned(f"{type(task).__name__}.advance(state)", wanted, found)
     return found
 
 

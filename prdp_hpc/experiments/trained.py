@@ -157,14 +157,21 @@ def run_config(
     folder: str | Path, components: Sequence[str] = (), needed: tuple[str, ...] | None = None
 ) -> ExperimentConfig:
     """The config of a run of any task, see `trained_config`."""
-    path = Path(folder) / "config.yaml"
-    content = read_yaml(path)
+    content, path = run_content(folder), Path(folder) / "config.yaml"
     data = content.get("data")
     # A run folder has every key of its version, and version 0.1 had one stream for all samples.
     if isinstance(data, dict) and "modes" in data:
         content["data"] = {"streams": "shared", **data}
     own = strings("components", components, "mine.py:MyNetwork")
     return validate(content, str(path), path.parent, Imports(own, needed))
+
+
+def run_content(folder: str | Path) -> dict[str, Any]:
+    """The content of a run's config, as it was written."""
+    path = Path(folder) / "config.yaml"
+    if not path.exists() and not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of a run, e.g. runs/heat_2d")
+    return read_yaml(path)
 
 
 def trained_state(folder: str | Path, checkpoint: Checkpoint = "last") -> dict[str, Any]:

@@ -25,7 +25,7 @@ from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.files import exists
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.locks import locked
-from prdp_hpc.physics.stepper import Stepper, attributes, initial_states, made_stepper
+from prdp_hpc.physics.stepper import Stepper, attributes, initial_states, made_stepper, stepped
 
 SAMPLES_AT_ONCE = 5
 """Number of trajectories that are computed together, which bounds the memory. It does not depend on
@@ -253,7 +253,7 @@ def _compute(
     with torch.no_grad():
         states = initial.read(batch.group, batch.samples)
         for step in range(count):
-            states = stepper(states) if step else states
+            states = stepped(stepper, states) if step else states
             file.write(batch, step, states[kept].to(torch.float32).numpy())
 
 

@@ -9,9 +9,8 @@ from prdp_hpc.linalg.ksp_level import iterate_with_the_matrix
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair, skips_norm
 from prdp_hpc.linalg.lagged_matrix import create_lagged_matrix
 from prdp_hpc.linalg.method_types import unfit
-from prdp_hpc.linalg.nested_factors import symmetric_parts_under
 from prdp_hpc.linalg.operator import LoadedValues, Operator
-from prdp_hpc.linalg.options import bare, check_owned
+from prdp_hpc.linalg.options import bare, check_owned, symmetric_parts_under
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.petsc import PETSc
 

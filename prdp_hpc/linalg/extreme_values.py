@@ -20,7 +20,7 @@ from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import has_bad_numbers
-from prdp_hpc.linalg.method_types import ONE_APPLICATION_KSPS
+from prdp_hpc.linalg.method_types import INVERSE_PCS, ONE_APPLICATION_KSPS
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import bare
 from prdp_hpc.linalg.reductions import anywhere
@@ -77,8 +77,7 @@ def factor_of(operator: Operator, values: Any, solver: Solver) -> float:
     Raises SolveError for other operators than `SparseOperator` with values that are too small for
     the method.
     """
-    is_homogeneous = solver.ksp not in {"richardson"} | ONE_APPLICATION_KSPS
-    if not is_homogeneous:
+    if not _is_homogeneous(operator, solver):
         return 1.0
     if type(operator) is not SparseOperator:
         _require_size(operator, solver)
@@ -94,6 +93,16 @@ def factor_of(operator: Operator, values: Any, solver: Solver) -> float:
         return 1.0
     most = MOST if values.dtype == torch.float64 else MOST_SINGLE
     return float(2.0 ** -np.clip(int(exponents[0, 0]), -most, most))
+
+
+def _is_homogeneous(operator: Operator, solver: Solver) -> bool:
+    """Whether the iterations are the same for a multiple of the matrix: those of Richardson's
+    method are if its preconditioner is made from the same values.
+    """
+    if solver.ksp == "richardson":
+        is_own = solver.adopted is None and operator.preconditioner is None
+        return is_own and solver.pc in INVERSE_PCS
+    return solver.ksp not in ONE_APPLICATION_KSPS
 
 
 def _require_size(operator: Operator, solver: Solver) -> None:

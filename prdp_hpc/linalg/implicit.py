@@ -50,8 +50,10 @@ def solve(
     products and `gradgradcheck` work to any order. Forward-mode derivatives solve `A ẋ = ḃ − Ȧ x`.
     Batches of gradients (`is_grads_batched=True`, `torch.func.vmap` over b) become more right-hand
     sides of one solve, and `vmap` over the values becomes a batch of matrices; `torch.func.grad`,
-    `jvp`, `jacrev`, `jacfwd` and `hessian` use these. Every solve with A has the forward level and
-    every solve with Aᵀ the adjoint level that the solver had when `solve` was called.
+    `jvp`, `jacrev`, `jacfwd` and `hessian` use these. Functions compiled by `torch.compile` call
+    solves as they are; traces (`torch.jit.trace`, `linearize`) are an error. Every solve with A has
+    the forward level and every solve with Aᵀ the adjoint level that the solver had when `solve` was
+    called.
 
     Parameters
     ----------
@@ -123,7 +125,7 @@ def solve(
         recollection, error = recollection_of(solver, operator, b)
     if error is not None:
         # The other ranks receive the error in the reduction of their forward pass.
-        check_and_load(operator, None, (1, -1), needs, error)
+        check_and_load(operator, None, (1, -1), needs, error, solver)
     levels = {False: solver.refinement, True: solver.adjoint}
     given = (*needs, guess is not None)
     kind = KspCall if solver.batched is None else BatchedCall

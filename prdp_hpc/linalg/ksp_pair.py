@@ -13,19 +13,21 @@ from prdp_hpc.linalg.lagged_matrix import LaggedMatrix, create_lagged_matrix
 from prdp_hpc.linalg.method_types import MIRRORED_KSPS, OWN_PRECONDITIONERS, STATEFUL_KSPS
 from prdp_hpc.linalg.multi_rhs import MultiRhsRichardson, multi_rhs_richardson
 from prdp_hpc.linalg.multigrid import attach_hierarchy
-from prdp_hpc.linalg.nested_factors import check_shifts, symmetric_parts
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import (
     ADJOINT,
     check_owned,
+    check_shifts,
     new_prefix,
     refused,
     relative_breakdown,
+    relative_estimates,
     remove_options,
     remove_prefix,
     repeatable,
     set_options,
     smoothing,
+    symmetric_parts,
     take_options,
 )
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
@@ -171,6 +173,7 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     defaults = {
         **hierarchy,
         **relative_breakdown(solver.ksp),
+        **relative_estimates(solver.ksp, solver.pc),
         **repeatable(solver.pc, given),
         **smoothing(solver.ksp, solver.pc, given, bool(operator.memory.kind)),
     }

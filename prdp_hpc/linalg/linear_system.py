@@ -57,9 +57,10 @@ class LinearSystem(PreconditionerSetUp):
         self._matrix, self._memory = operator.matrix, operator.memory
         self._nullspaces = operator.nullspaces
         self._names, self._shell = (solver.ksp, solver.pc), solver.shell
+        self._has_source = operator.preconditioner is not None
         self._made_for = operator.preconditioning_operator.matrix
         # A preconditioner that reads one triangle is symmetric, for any A.
-        by_triangle = solver.pc in SYMMETRIC_PCS and operator.preconditioner is None
+        by_triangle = solver.pc in SYMMETRIC_PCS and not self._has_source
         transposed = not (operator.symmetric or solver.ksp in SYMMETRIC_KSPS or by_triangle)
         # Vectors without memory, into which the caller's arrays are placed.
         self._b, self._x = self._matrix.createVecLeft(), self._matrix.createVecRight()
@@ -69,6 +70,8 @@ class LinearSystem(PreconditionerSetUp):
         self._read_types()
         self._prepare_lag(solver.lag_preconditioner)
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
+        # The reasons at which the solves for the last right-hand sides stopped.
+        self._codes: list[int] = []
         # The right-hand sides that tolerances refer to, while corrections are solved for.
         self._aims: Numbers | None = None
         ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
@@ -185,6 +188,7 @@ class LinearSystem(PreconditionerSetUp):
         try:
             self._on_arrays(own, b, x)
             iterations, code = own.ksp.getIterationNumber(), own.ksp.getConvergedReason()
+            self._codes = [code]
             self._count(own, 1, iterations)
             if code < 0 or not own.is_unchecked:
                 self._check_end(own, code, iterations, b, x, None)
@@ -192,10 +196,12 @@ class LinearSystem(PreconditionerSetUp):
             raise self.failure(direction, error) from error
         return int(iterations)
 
-    def require_solution(self, direction: str, b: Numbers, x: Numbers) -> None:
-        """Raise SolveError for a suspicious solution `x (1, n_local)` that does not solve for `b`;
-        collective.
+    def require_solution(self, direction: str, b: Numbers, x: Numbers, row: int) -> None:
+        """Raise SolveError for a suspicious solution `x (1, n_local)` that does not solve for `b`,
+        unless the last solve for that row of b ended at the level's iterations; collective.
         """
+        if self._codes[row] in (errors.MAX_IT, errors.ALL_ITERATIONS):
+            return
         own, spaces = self._pair.directions[direction], self._nullspaces
         exponents = exponents_of(self._comm, b)
         if exponents is not None:
@@ -281,7 +287,7 @@ class LinearSystem(PreconditionerSetUp):
         return iterations
 
     def _solve_rows(self, direction: Direction, b: Numbers, x: Numbers) -> int:
-        iterations, multi_rhs = 0, self._pair.multi_rhs
+        iterations, multi_rhs, self._codes = 0, self._pair.multi_rhs, []
         try:
             if multi_rhs is not None and multi_rhs.solves(direction.level, len(b)):
                 max_it = int(direction.level.max_it or 0)
@@ -309,6 +315,7 @@ class LinearSystem(PreconditionerSetUp):
         if not self._is_left_to_do(direction, right, aim, absolute):
             result[:] = 0.0
             self._count(direction, 1, 0)
+            self._codes.append(0)
             return 0
         try:
             self._on_arrays(direction, right, result)
@@ -324,6 +331,7 @@ class LinearSystem(PreconditionerSetUp):
         ksp = direction.ksp
         iterations, code = int(ksp.getIterationNumber()), ksp.getConvergedReason()
         self._count(direction, 1, iterations)
+        self._codes.append(code)
         self._check_end(direction, code, iterations, right, result, aim)
         if self._lag is not None:
             self._note_cost(direction, iterations)

@@ -43,6 +43,11 @@ ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, at every level."""
 STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | ONE_APPLICATION_KSPS
 """These do not break down when only rounding is left."""
+INVERSE_PCS = frozenset(
+    {"jacobi", "pbjacobi", "vpbjacobi", "bjacobi", "asm", "gasm", "sor", "ilu", "icc", "lu"}
+    | {"cholesky", "qr", "svd", "redundant", "kaczmarz", "gamg"}
+)
+"""These are made from the entries of the matrix, and are divided by s if it is multiplied by s."""
 WITHOUT_PRODUCTS = frozenset({"richardson", "chebyshev"}) | ONE_APPLICATION_KSPS
 """These compute no inner products when their number of iterations is fixed."""
 PIPELINED_KSPS = frozenset(
@@ -93,11 +98,13 @@ NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
 """The natural norm needs no additional reduction in these."""
 DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
 """These fail on a rank that has a row with a zero, or no entry, on its diagonal."""
+SOR_PCS = frozenset({"sor", "eisenstat"})
+"""These read a neighbouring entry where a diagonal entry is not stored."""
 DIRECT_PCS = frozenset({"lu", "cholesky", "qr", "svd", "redundant"})
 """One application of these is intended to be the solution."""
-PARALLEL_FACTORING_PCS = frozenset({"lu", "cholesky"})
-"""PETSc factors a matrix of several ranks with MUMPS for these."""
-FACTORING_PCS = DIRECT_PCS | {"ilu", "icc", "bjacobi", "asm", "gasm"}
+BLOCK_PCS = frozenset({"bjacobi", "asm", "gasm"})
+"""The solvers inside of these keep the error of a factorisation for all later values (3.26)."""
+FACTORING_PCS = DIRECT_PCS | BLOCK_PCS | {"ilu", "icc"}
 """These, or their sub-solvers, fail for an empty row."""
 _UNFIT_KSPS = {
     **dict.fromkeys(

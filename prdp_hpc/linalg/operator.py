@@ -19,7 +19,6 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import Numbers, are_single, copied, differ, digest, same_bytes
 from prdp_hpc.linalg.method_types import OWN_PRECONDITIONERS
 from prdp_hpc.linalg.nullspaces import Nullspaces
-from prdp_hpc.linalg.pattern import check_scalars
 from prdp_hpc.linalg.preconditioner_data import PreconditionerData
 from prdp_hpc.linalg.preconditioning_matrix import (
     PreconditioningMatrix,
@@ -27,6 +26,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
 )
 from prdp_hpc.linalg.promises import PromiseCheck
 from prdp_hpc.linalg.torch_petsc import HOST, Memory, to_memory
+from prdp_hpc.petsc import PETSc
 
 Product = Callable[[Tensor], Tensor]
 
@@ -179,7 +179,7 @@ class Operator(ABC):
 
     def __init__(self, comm: MPI.Comm, symmetric: bool, grid: Grid | None) -> None:
         self.loaded = LoadedValues()
-        check_scalars()
+        _check_scalars()
         self.comm, self.symmetric, self.grid = comm, symmetric, grid
         self.number = serial_number(comm)
         self.failure: Exception | None = None
@@ -364,6 +364,16 @@ class Operator(ABC):
         `r (M R, n_local)`, the diagonals, and the inputs of `product(x) = A x`.
         """
         raise no_own_preconditioner(name)
+
+
+def _check_scalars() -> None:
+    """Raise a ValueError unless PETSc computes with real numbers in double precision."""
+    if np.dtype(PETSc.ScalarType) != np.float64:
+        raise InputError(
+            f"this PETSc computes with {np.dtype(PETSc.ScalarType)}, and prdp-hpc needs one built "
+            "with real scalars in double precision (--with-scalar-type=real "
+            "--with-precision=double)"
+        )
 
 
 def no_own_preconditioner(pc: str) -> ValueError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS, HAPPY_KSPS
+from prdp_hpc.linalg.method_types import CONJUGATE_GRADIENTS, HAPPY_KSPS, SYMMETRIC_PCS
 from prdp_hpc.petsc import PETSc
 
 SOLVER_OPTIONS = ("ksp_", "pc_", "mg_", "sub_", "fieldsplit_", "gamg_", "mat_", "redundant_")
@@ -36,6 +36,8 @@ _KEPT_BLOCKS = (
     "inside of another preconditioner it would keep the blocks of the first values for all later "
     "ones: use 'jacobi', 'sor' or 'bjacobi' there"
 )
+_TYPE, _LIST, _SHIFT = "pc_type", "pc_composite_pcs", "pc_factor_shift_type"
+_SPLIT = "fieldsplit_"
 WEAK_CONNECTION = 0.003
 """GAMG drops entries with `|a_ij| / √(a_ii a_jj)` below this from the graph that it coarsens."""
 _numbers = itertools.count()
@@ -77,6 +79,48 @@ def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
 def bare(key: str) -> str:
     """An option without its dash, and without the adjoint's prefix."""
     return key.lstrip("-").removeprefix(ADJOINT)
+
+
+def check_shifts(pc: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError for shifts with which PETSc's LU factorisation may end the program: it reads
+    positions of the diagonal that were not computed (3.25).
+    """
+    given = {bare(key): str(value).lower() for key, value in options.items()}
+    for key, value in given.items():
+        if not key.endswith(_SHIFT) or value != "positive_definite":
+            continue
+        part = key.removesuffix(_SHIFT)
+        default = pc if part == "" else "ilu" if part.endswith("sub_") else "lu"
+        if given.get(part + _TYPE, default) == "lu":
+            raise InputError(
+                f"petsc_options: {key!r} cannot be 'positive_definite' with {part}pc_type='lu', "
+                "because PETSc may end the program: use 'nonzero' or 'inblocks'"
+            )
+
+
+def symmetric_parts(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that name a preconditioner which relies on `A = Aᵀ` inside of another one.
+
+    For other values PETSc's incomplete Cholesky factorisation is repeated with the same shift
+    without end (3.25). The blocks of a split are tested themselves, see `check_blocks`.
+    """
+    found = []
+    for key, value in options.items():
+        name, words = bare(key), str(value).replace(",", " ").split()
+        is_nested = name.endswith((f"_{_TYPE}", _LIST)) and not name.startswith(_SPLIT)
+        if is_nested and SYMMETRIC_PCS & set(words):
+            found.append(f"{name}={value}")
+    return tuple(found)
+
+
+def symmetric_parts_under(prefix: str) -> tuple[str, ...]:
+    """The same for the options of PETSc's database under a prefix; without one, for those that
+    cannot be another solver's.
+    """
+    stored = PETSc.Options().getAll()
+    begins = (prefix,) if prefix else (*SOLVER_OPTIONS, "telescope_")
+    own = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(begins)}
+    return symmetric_parts(own)
 
 
 def options_under(prefix: str) -> dict[str, str]:
@@ -142,6 +186,23 @@ def relative_breakdown(ksp: str) -> dict[str, Any]:
     it would stop after some iterations as if the solution were reached.
     """
     return {"ksp_gmres_haptol": 1e-300} if ksp in HAPPY_KSPS else {}
+
+
+def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
+    """The default options with which Chebyshev's method and GAMG estimate the spectrum for matrices
+    of any size.
+
+    PETSc estimates it by GMRES, which starts at a preconditioned vector of noise. If that is
+    shorter than 1e-50, as for large matrices, GMRES would stop there, and all solutions were 0; for
+    small ones see `relative_breakdown`.
+    """
+    own = {"esteig_ksp_atol": 0.0, "esteig_ksp_gmres_haptol": 1e-300}
+    chosen: dict[str, Any] = own if ksp == "chebyshev" else {}
+    if pc in ("gamg", "hmg", "mg"):
+        chosen = chosen | {f"mg_levels_{key}": value for key, value in own.items()}
+    if pc == "gamg":
+        chosen["pc_gamg_esteig_ksp_gmres_haptol"] = 1e-300
+    return chosen
 
 
 def smoothing(

@@ -49,16 +49,6 @@ class Pattern:
         return matrix
 
 
-def check_scalars() -> None:
-    """Raise a ValueError unless PETSc computes with real numbers in double precision."""
-    if np.dtype(PETSc.ScalarType) != np.float64:
-        raise InputError(
-            f"this PETSc computes with {np.dtype(PETSc.ScalarType)}, and prdp-hpc needs one built "
-            "with real scalars in double precision (--with-scalar-type=real "
-            "--with-precision=double)"
-        )
-
-
 def entries_of(matrix: Any) -> Entries:
     """Rows, columns, numbers and shape of a SciPy sparse matrix, a torch tensor or an array, sorted
     by rows and without duplicates.

@@ -20,14 +20,14 @@ from prdp_hpc.linalg.method_types import (
     FACTORING_PCS,
     NO_TRANSPOSE_KSPS,
     NO_TRANSPOSE_PCS,
-    PARALLEL_FACTORING_PCS,
+    SOR_PCS,
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
     Lag,
 )
-from prdp_hpc.linalg.nested_factors import check_blocks
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import meaningless, unused_options
+from prdp_hpc.linalg.promises import check_blocks
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.residual_checks import ResidualChecks
@@ -55,6 +55,8 @@ class PreconditionerSetUp(ResidualChecks):
     _report: SolveReport
     _shell: ShellPreconditioner | None
     _operator: weakref.ref[Operator]
+    # Whether the preconditioner is made from another operator's matrix, see `is_made_for`.
+    _has_source: bool
     # PETSc's first Galerkin products on a GPU are wrong, the following ones are right (3.26.1):
     # the first set-up of pc="mg" there is done twice.
     _needs_second_set_up = False
@@ -81,15 +83,17 @@ class PreconditionerSetUp(ResidualChecks):
     @property
     def _source(self) -> Operator:
         """The operator whose matrix preconditioners are made from."""
-        return self._used_operator().preconditioning_operator
+        operator = self._used_operator()
+        return operator.preconditioning_operator if self._has_source else operator
 
     def set_up(self, direction: str) -> None:
         """Set the preconditioner up if a matrix has changed or, with a lag, if a set-up is due;
         collective.
         """
-        operator = self._used_operator()
-        if operator.preconditioner is not None:
-            operator.preconditioner.load()
+        if self._has_source:
+            preconditioner = self._used_operator().preconditioner
+            assert preconditioner is not None
+            preconditioner.load()
         if self._lag is not None:
             self._set_up_lagged(direction, self._lag)
             return
@@ -259,10 +263,10 @@ class PreconditionerSetUp(ResidualChecks):
             raise
 
     def _drop_failed_factors(self) -> None:
-        """Remove the state of a factorisation that failed for singular values, because PETSc would
-        not call MUMPS again for later values (3.25).
+        """Remove the state of a factorisation that failed for singular values, because PETSc keeps
+        the error for all later values (3.26), or would not call MUMPS again (3.25).
         """
-        if self._comm.size == 1 or self.pc_name not in PARALLEL_FACTORING_PCS:
+        if self.pc_name not in FACTORING_PCS:
             return
         preconditioner = self._pair.preconditioner
         if anywhere(self._comm, bool(preconditioner.getFailedReason())):
@@ -313,9 +317,10 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_rows(self, direction: Direction) -> None:
         """Raise SolveError for a zero on the diagonal if the preconditioner would fail on one rank
-        while the others wait.
+        while the others wait, or would use an entry of the next row in its place.
         """
-        if self._comm.size == 1 or self.pc_name not in DIAGONAL_PCS:
+        is_to_be_checked = self._comm.size > 1 or self.pc_name in SOR_PCS
+        if not is_to_be_checked or self.pc_name not in DIAGONAL_PCS:
             return
         self._raise_bad_row(direction, self._pair.pmat, in_set_up=True)
 
@@ -333,10 +338,10 @@ class PreconditionerSetUp(ResidualChecks):
         relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
         by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []
         by_pc += self._pair.symmetric_parts
-        if operator.preconditioner is None:
-            relying += by_pc
+        if self._has_source:
+            self._require_symmetric(self._source, by_pc)
         else:
-            self._require_symmetric(operator.preconditioning_operator, by_pc)
+            relying += by_pc
         relying += ["symmetric=True"] if operator.symmetric else []
         self._require_symmetric(operator, relying)
         if self._nullspaces is not None and not operator.promises_hold:

@@ -15,6 +15,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.linalg.method_types import SYMMETRIC_PCS
 from prdp_hpc.linalg.nullspaces import Nullspace, Nullspaces
 from prdp_hpc.linalg.torch_petsc import HOST, Array, Memory, c_function, is_aij, placed, to_memory
 from prdp_hpc.petsc import PETSc
@@ -266,3 +267,16 @@ def absolute_product(matrix: Any, numbers: Any, x: Any, y: Any) -> Array:
     sizes.multTranspose(x, y)
     sizes.destroy()
     return np.array(y.getArray(readonly=True))
+
+
+def check_blocks(pc: Any, is_single: Callable[[], bool]) -> None:
+    """Raise InputError if a block of a split is not symmetric, but its preconditioner relies on
+    it; before the blocks are set up. Collective.
+    """
+    if pc.getType() != PETSc.PC.Type.FIELDSPLIT:
+        return
+    for ksp in pc.getFieldSplitSubKSP():
+        name, matrix = ksp.getPC().getType(), ksp.getOperators()[1]
+        if name in SYMMETRIC_PCS and is_aij(matrix):
+            relying = f"{ksp.getOptionsPrefix()}pc_type={name}"
+            PromiseCheck(matrix, is_single).require_symmetric(relying)

@@ -20,6 +20,7 @@ from prdp_hpc.linalg.early_ends import zero_is_no_iterate
 from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.method_types import (
+    BLOCK_PCS,
     DIRECT_PCS,
     EARLY_KSPS,
     LEFT_INVALID_KSPS,
@@ -113,7 +114,8 @@ class ResidualChecks(ABC):
         residual of the guess.
         """
         level = direction.level
-        if self.ksp_name in LEFT_INVALID_KSPS and errors.is_unfinished(code):
+        is_invalid = self.ksp_name in LEFT_INVALID_KSPS and errors.is_unfinished(code)
+        if is_invalid or (self.pc_name in BLOCK_PCS and errors.is_set_up_failure(code)):
             self._discard()
         if repeated == PETSc.KSP.ConvergedReason.DIVERGED_MAX_IT and level.max_it is not None:
             return

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import is_transformed
+from prdp_hpc.autograd.compiled import is_compiling, not_compiled
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import (
     Numbers,
@@ -150,13 +151,18 @@ _LOCK = threading.RLock()
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function in one thread of this rank at a time, with all others of this kind."""
+    """Run a function in one thread of this rank at a time, with all others of this kind, and
+    without `torch.compile`.
+    """
 
     @functools.wraps(function)
     def locked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if is_compiling():
+            return uncompiled(*args, **kwargs)
         with _LOCK:
             return function(*args, **kwargs)
 
+    uncompiled = not_compiled(locked)
     return locked
 
 
@@ -187,7 +193,9 @@ class KspCall(SolveCall):
         try:
             if first:
                 error = None if guess is None else bad_guess(guess)
-                host = check_and_load(self.operator, values, self.sizes, self.needs, error)
+                host = check_and_load(
+                    self.operator, values, self.sizes, self.needs, error, self.solver
+                )
                 self.held = HeldMatrices(self.operator, host)
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
@@ -303,7 +311,7 @@ class KspCall(SolveCall):
                     raise errors.bad_numbers(*what, in_input=False)
         for m, r in sizes.suspicious:
             place = slice(r, r + 1)
-            systems[m].require_solution(direction, right[m][place], x[m][place])
+            systems[m].require_solution(direction, right[m][place], x[m][place], r)
 
     def _blame_input(self, right: Numbers) -> None:
         """Raise an error if the right-hand side has NaN or infinity; reads all numbers."""

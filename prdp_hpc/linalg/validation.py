@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +97,7 @@ def prepare(
     values: Any,
     b: Tensor,
     needs_grad: tuple[bool, ...],
+    solver: Any,
     guess_error: Exception | None = None,
 ) -> Numbers | None:
     """Check the input and load the values of one matrix, with one reduction if there is no error.
@@ -105,7 +107,7 @@ def prepare(
     """
     error = wrong_form(operator, values, b) or guess_error
     sizes = (1, -1) if error is not None else sizes_of(operator, values, b)
-    return check_and_load(operator, values, sizes, needs_grad, error)
+    return check_and_load(operator, values, sizes, needs_grad, error, solver)
 
 
 def check_and_load(
@@ -114,8 +116,10 @@ def check_and_load(
     sizes: tuple[int, int],
     needs_grad: Sequence[bool],
     error: Exception | None = None,
+    solver: Any = None,
 ) -> Numbers | None:
-    """As `prepare`, for values and sizes of the right form, or with the error that was found.
+    """As `prepare`, for values and sizes of the right form, or with the error that was found;
+    `solver` is that of a solve.
     Returns None for the values that one matrix holds already.
     """
     host, changed = None, False
@@ -131,7 +135,7 @@ def check_and_load(
         if error is not None:
             raise error
     else:
-        changed, in_use = agree(operator, error, changed, in_use, sizes, needs_grad)
+        changed, in_use = agree(operator, error, changed, in_use, sizes, needs_grad, solver)
     if pool is not None and in_use:
         pool.reclaim(in_use)
     if changed and not several:
@@ -146,12 +150,15 @@ def agree(
     in_use: list[bool],
     sizes: tuple[int, int],
     needs_grad: Sequence[bool],
+    solver: Any,
 ) -> tuple[bool, list[bool]]:
     """Whether any rank's values changed, and which sets of matrices any rank uses; raises on all
     ranks if one rank has an error or the ranks disagree.
     """
     comm = operator.comm
-    same = [*sizes, sum(need << i for i, need in enumerate(needs_grad)), operator.number]
+    needed = sum(need << i for i, need in enumerate(needs_grad))
+    settings = zlib.crc32(_settings(solver).encode())
+    same = [*sizes, needed, operator.number, settings]
     # Of equal length for different operators too, so that these can be told.
     rest = [False] * (BLOCK - len(in_use) % BLOCK)
     mine = np.array(
@@ -161,14 +168,16 @@ def agree(
     try:
         private(comm).sums.Allreduce(mine, most, op=MPI.MAX)
     except MPI.Exception as failure:
-        wrong = InputError(f"{description(operator, sizes)} met another call: {TOGETHER}")
+        call = description(operator, sizes, solver)
+        wrong = InputError(f"{call} met another call: {TOGETHER}")
         share_or_end_job(comm, wrong)
         raise wrong from failure
     if most[0]:
         raise_together(comm, error)
-    matrices, batch, needs, numbers = zip(-most[6:10], most[2:6], strict=True)
-    if numbers[0] != numbers[1]:
-        raise different_operators(operator, sizes)
+    matrices, batch, needs, *calls = zip(-most[7:12], most[2:7], strict=True)
+    for (least, greatest), what in zip(calls, ("operators", "solvers"), strict=True):
+        if least != greatest:
+            raise different_calls(what, operator, sizes, solver)
     if matrices[0] != matrices[1]:
         raise InputError(
             f"the ranks gave values of {matrices[0]} … {matrices[1]} matrices: every rank must "
@@ -184,26 +193,40 @@ def agree(
             "some ranks need gradients of values or b, or have a guess, but others do not: "
             "requires_grad and guess must be the same on every rank"
         )
-    return bool(most[1]), [bool(used) for used in most[10 : 10 + len(in_use)]]
+    return bool(most[1]), [bool(used) for used in most[12 : 12 + len(in_use)]]
 
 
-def different_operators(operator: Operator, sizes: tuple[int, int]) -> InputError:
-    """The error for ranks that solve with different operators at the same time; collective."""
-    calls = private(operator.comm).agreement.allgather(description(operator, sizes))
+def different_calls(
+    what: str, operator: Operator, sizes: tuple[int, int], solver: Any
+) -> InputError:
+    """The error for ranks that solve with different operators, or with different solvers, at the
+    same time; collective.
+    """
+    calls = private(operator.comm).agreement.allgather(description(operator, sizes, solver))
     other = next(rank for rank, call in enumerate(calls) if call != calls[0])
     return InputError(
-        f"the ranks solve with different operators: rank 0 calls {calls[0]}, but rank {other} "
+        f"the ranks solve with different {what}: rank 0 calls {calls[0]}, but rank {other} "
         f"{calls[other]}: {TOGETHER}"
     )
 
 
-def description(operator: Operator, sizes: tuple[int, int]) -> str:
+def _settings(solver: Any) -> str:
+    """Everything on which the messages of a solve depend, "" without a solver."""
+    if solver is None:
+        return ""
+    others = f"differentiation={solver.differentiation!r}, precision={solver.precision!r}"
+    options = f"petsc_options={dict(sorted(solver.petsc_options.items()))}"
+    return f"{solver}, {others}, lag_preconditioner={solver.lag_preconditioner!r}, {options}"
+
+
+def description(operator: Operator, sizes: tuple[int, int], solver: Any) -> str:
     """The call of `solve` on this rank, in a few words."""
+    by = "" if solver is None else f" by {_settings(solver)}"
     batch = "" if sizes[1] < 0 else f" and {sizes[1]} right-hand sides"
     n_rows = operator.matrix.getSize()[0]
     return (
         f"solve with operator {operator.number} of its communicator, a "
-        f"{type(operator).__name__} of {n_rows} rows{batch}"
+        f"{type(operator).__name__} of {n_rows} rows{batch}{by}"
     )
 
 

@@ -108,26 +108,27 @@ class DiffusionStepper:
         They are computed again only if κ or a Robin coefficient has changed or needs a gradient.
         Collective.
         """
+        error: Exception | None = None
+        coefficients: list[Tensor] = []
+        try:
+            coefficients = self._stencil.conditions.coefficients(time)
+        except Exception as own:
+            error = own
         return self._values_after(
-            None, time, self._diffusivity.device if device is None else device
+            error, coefficients, self._diffusivity.device if device is None else device
         )
 
     def _values_after(
-        self, error: Exception | None, time: float | Tensor | None, device: torch.device
+        self, error: Exception | None, coefficients: list[Tensor], device: torch.device
     ) -> Tensor:
-        """The same, or an error on all ranks where one has one: with one reduction.
+        """The values for these Robin coefficients, or an error on all ranks where one has one: with
+        one reduction.
 
         The inputs of the values are compared number by number with a copy, so that every change is
         detected. A change on one rank counts as a change on all ranks, because the halo of κ is
         exchanged.
         """
         kappa, conditions = self._diffusivity, self._stencil.conditions
-        coefficients: list[Tensor] = []
-        if error is None:
-            try:
-                coefficients = conditions.coefficients(time)
-            except Exception as own:
-                error = own
         made_from = [kappa, *self._scale_tensor, *coefficients]
         stale = not _same(made_from, self._seen)
         stale = stale or self._values is None or self._values.device != device
@@ -178,11 +179,15 @@ class DiffusionStepper:
         given = right.device if isinstance(right, Tensor) else torch.device("cpu")
         operator = self.operator
         device, whole = self.solver.device_for(operator, given), right
-        try:
-            whole = whole if error is not None else self._with_sides(right, time, device)
-        except Exception as own:
-            error = own
-        values = self._values_after(error, time, device)
+        coefficients: list[Tensor] = []
+        if error is None:
+            try:
+                # Once, because a function of the user may return other numbers the next time.
+                coefficients = self._stencil.conditions.coefficients(time)
+                whole = self._with_sides(right, time, coefficients, device)
+            except Exception as own:
+                error = own
+        values = self._values_after(error, coefficients, device)
         fields = math.prod(whole.shape[: -self.grid.dim])
         rows = (fields, self.grid.n_local)
         guess = None if state is None else self.solver.guess_of(state)
@@ -192,7 +197,11 @@ class DiffusionStepper:
         return like(x.reshape(whole.shape), right)
 
     def _with_sides(
-        self, right: Tensor, time: float | Tensor | None, device: torch.device
+        self,
+        right: Tensor,
+        time: float | Tensor | None,
+        coefficients: list[Tensor],
+        device: torch.device,
     ) -> Tensor:
         """The right-hand side with the contributions of the sides; not collective."""
         dim, kappa = self.grid.dim, self._diffusivity
@@ -219,7 +228,7 @@ class DiffusionStepper:
             return right
         if kappa.dim() == 0:
             kappa = self.grid.replicated(kappa)
-        added = conditions.right_hand_side(in_double(kappa, device), time)
+        added = conditions.right_hand_side(in_double(kappa, device), time, coefficients)
         assert added is not None
         whole = in_double(right, device) + self._shared(self._scale, device) * added
         if self._diffusivity.dim() > dim and len(whole.shape) > len(right.shape):

@@ -192,29 +192,32 @@ class SideConditions:
         """The coefficients of the Robin sides; not collective."""
         return [side.coefficient(time) for side in self.robin]
 
-    def right_hand_side(self, kappa: Tensor, time: float | Tensor | None) -> Tensor | None:
+    def right_hand_side(
+        self, kappa: Tensor, time: float | Tensor | None, coefficients: Sequence[Tensor]
+    ) -> Tensor | None:
         """The contributions of the sides to f in `−∇·(κ ∇u) = f`, `(..., *local_shape)`, for κ of
-        shape `()` or `(..., *local_shape)`; None if all are homogeneous. Not collective;
-        differentiable.
+        shape `()` or `(..., *local_shape)`, and the `coefficients` of the Robin sides; None if all
+        are homogeneous. Not collective; differentiable.
         """
-        total = None
+        total, left = None, iter(coefficients)
         for side in self.sides:
-            value = side.right_hand_side
+            value, coefficient = side.right_hand_side, None
+            if isinstance(side.condition, Robin):
+                coefficient = next(left).to(kappa.device)
             if _is_zero(value):
                 continue
             given = side.evaluated(value, time).to(kappa.device)
-            part = side.spread(self._weight(side, kappa, time) * given)
+            part = side.spread(self._weight(side, kappa, coefficient) * given)
             total = part if total is None else total + part
         return total
 
-    def _weight(self, side: Side, kappa: Tensor, time: float | Tensor | None) -> Tensor:
-        """The factor of a side's value in the right-hand side."""
+    def _weight(self, side: Side, kappa: Tensor, coefficient: Tensor | None) -> Tensor:
+        """The factor of a side's value in the right-hand side; Robin sides have a coefficient."""
         h, near = side.spacing, side.next_to(kappa)
         if isinstance(side.condition, Dirichlet):
             return side.wall * near / h**2
-        if isinstance(side.condition, Neumann):
+        if coefficient is None:
             return torch.tensor(1.0 / h, dtype=torch.float64, device=kappa.device)
-        coefficient = side.coefficient(time).to(kappa.device)
         return 2.0 * near / (coefficient * h + 2.0 * near) / h
 
 

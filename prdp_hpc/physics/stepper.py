@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prdp_hpc.errors import InputError, check_members, returned
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Refinement, Solver
+from prdp_hpc.linalg.torch_petsc import is_real_tensor
 from prdp_hpc.physics.initial_conditions import normalised_fourier
 
 
@@ -102,8 +106,38 @@ def made_stepper(section: Any, grid: Grid, solver: Solver | NonlinearSolver | No
     kind = section.component_loader()
     solver = reference_solver(kind) if solver is None else solver
     if hasattr(kind, "from_config"):
-        return kind.from_config(section, grid, solver)
-    return kind(grid, solver, **section.own_keys())
+        stepper = kind.from_config(section, grid, solver)
+    else:
+        stepper = kind(grid, solver, **section.own_keys())
+    check_members("physics.pde", stepper, ("grid", "solver"), "a PDE, see Stepper")
+    check_channels(stepper)
+    return stepper
+
+
+def check_channels(stepper: Any) -> None:
+    """Raise `InputError` unless the channels of a PDE are names."""
+    given = getattr(stepper, "channels", ())
+    if not isinstance(given, tuple | list) or not all(isinstance(name, str) for name in given):
+        raise InputError(
+            f"{type(stepper).__name__}.channels must be a tuple of names, e.g. ('u', 'v'), not "
+            f"{given!r}"
+        )
+
+
+def stepped(stepper: Any, state: Tensor) -> Tensor:
+    """The state one step later; an `InputError` for a result that is not a state, or through which
+    no gradient flows to the state. Collective.
+    """
+    found: Tensor = stepper(state)
+    if not is_real_tensor(found) or found.shape != state.shape:
+        wanted = f"a tensor of real numbers of the state's shape {tuple(state.shape)}"
+        raise returned(f"a step of {type(stepper).__name__}", wanted, found)
+    if state.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+        raise InputError(
+            f"a step of {type(stepper).__name__} has no gradient with respect to the state: "
+            "compute it with torch and solve, without detach() and NumPy"
+        )
+    return found
 
 
 def initial_states(
@@ -116,10 +150,14 @@ def initial_states(
     1.
     """
     own: Any = getattr(stepper, "initial_states", None)
+    grid = stepper.grid
     if own is not None:
         states: Tensor = own(generator, count, modes)
-        return states
-    grid = stepper.grid
+        wanted = (count, len(stepper.channels), *grid.local_shape)
+        if not is_real_tensor(states) or states.shape != wanted:
+            name = f"{type(stepper).__name__}.initial_states(generator, {count}, {modes})"
+            raise returned(name, f"a tensor of real numbers of the shape {wanted}", states)
+        return states.to(torch.float64)
     whole = normalised_fourier(generator, count, len(stepper.channels), grid.unit_axes(), modes)
     return grid.scatter(torch.from_numpy(whole))
 
@@ -127,7 +165,18 @@ def initial_states(
 def attributes(stepper: Stepper) -> dict[str, float]:
     """The numbers that a data file must agree with."""
     own: Any = getattr(stepper, "attributes", dict)
-    return dict(own())
+    found = own()
+    if not isinstance(found, Mapping) or not all(map(_is_number, found.values())):
+        name = f"{type(stepper).__name__}.attributes()"
+        raise returned(name, "a mapping from names to real numbers, e.g. {'dt': 0.1}", found)
+    return {str(key): float(value) for key, value in found.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one real number, also in a tensor or array."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.shape in ((), (1,)) and is_real_tensor(torch.as_tensor(value).double())
+    return isinstance(value, Real)
 
 
 def reference_solver(kind: Any) -> Solver:

@@ -18,6 +18,7 @@ from prdp_hpc.refinement.schedules import (
     ManualSchedule,
     Schedule,
     check_schedule,
+    chosen_levels,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ToleranceLadder",
     "check_level",
     "check_schedule",
+    "chosen_levels",
     "is_probing",
     "looser",
 ]

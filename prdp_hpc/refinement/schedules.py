@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 from prdp_hpc.errors import InputError, check_members
@@ -40,6 +41,26 @@ def check_schedule(schedule: object) -> None:
     """Raise `InputError` for an object that lacks what a trainer needs of a schedule."""
     needed = ("level", "adjoint_level", "observe", "state_dict", "load_state_dict")
     check_members("schedule", schedule, needed, "a schedule, e.g. a Coordinator")
+
+
+def chosen_levels(schedule: Schedule) -> tuple[Level, Level]:
+    """The levels of forward and adjoint solves, as plain numbers; `InputError` for other objects,
+    or numbers out of range.
+    """
+    forward, adjoint = (_plain(level) for level in (schedule.level, schedule.adjoint_level))
+    for name, level in (("level", forward), ("adjoint_level", adjoint)):
+        try:
+            check_level(level)
+        except InputError as error:
+            raise InputError(f"{type(schedule).__name__}.{name}: {error}") from None
+    return forward, adjoint
+
+
+def _plain(level: Any) -> Any:
+    """A level, which a user's schedule may compute with NumPy, as a number of Python."""
+    if isinstance(level, bool) or not isinstance(level, Real):
+        return level
+    return int(level) if isinstance(level, Integral) else float(level)
 
 
 class ManualSchedule:

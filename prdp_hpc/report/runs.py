@@ -14,9 +14,21 @@ from numpy.typing import NDArray
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.files import file_errors
-from prdp_hpc.metric_names import ITERATIONS, LINE_NUMBERS, SUMMARY_NUMBERS
+from prdp_hpc.metric_names import (
+    CUMULATIVE,
+    ITERATIONS,
+    LINE_NUMBERS,
+    PROBES,
+    RATES,
+    STEP_NUMBERS,
+    SUMMARY_NUMBERS,
+)
 
 Column = NDArray[Any]
+_OWN_NAMES = frozenset(
+    ("step", "loss", "parameters", *LINE_NUMBERS, *CUMULATIVE, *PROBES, *RATES, *STEP_NUMBERS)
+)
+"""Entries of the package, which must be numbers; those of a user's task may be anything."""
 
 
 class ReportError(InputError):
@@ -126,6 +138,8 @@ def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, C
     columns: dict[str, Column] = {}
     for key in keys:
         cells = [(f"{path}, line {number}, {key}", line.get(key)) for number, line in lines]
+        if key not in _OWN_NAMES and not key.startswith("error") and not _are_numbers(cells):
+            continue  # a text, list or dict of a user's task
         if key == "parameters":
             columns[key] = _vectors(cells)
         else:
@@ -133,6 +147,10 @@ def _columns(lines: list[tuple[int, dict[str, Any]]], path: Path) -> dict[str, C
     if np.all(columns["epoch"] % 1 == 0):
         columns["epoch"] = columns["epoch"].astype(int)
     return columns
+
+
+def _are_numbers(cells: list[tuple[str, Any]]) -> bool:
+    return all(cell is None or isinstance(cell, int | float) for _, cell in cells)
 
 
 def _vectors(cells: list[tuple[str, Any]]) -> Column:

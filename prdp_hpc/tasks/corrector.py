@@ -13,7 +13,7 @@ from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import Solver
-from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.physics.stepper import Stepper, stepped
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.supervised import SupervisedTask
 from prdp_hpc.tasks.task import Parts
@@ -184,7 +184,7 @@ class Corrector(SupervisedTask):
         Tensor
             The next states, of the same shape.
         """
-        coarse = self._full_stepper(state) if state.shape[0] else state
+        coarse = stepped(self._full_stepper, state) if state.shape[0] else state
         return coarse + self.network_on(coarse)
 
     def step_errors(

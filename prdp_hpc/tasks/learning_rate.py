@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, returned
 from prdp_hpc.tasks.recipe import Recipe
 
 
@@ -82,8 +83,25 @@ class LearningRate:
 
 def _schedule(optimiser: Optimizer, recipe: Recipe) -> LRScheduler:
     if recipe.scheduler is None:
-        return LambdaLR(optimiser, recipe.rate)
+        return LambdaLR(optimiser, _checked_rate(recipe.rate))
     try:
         return recipe.scheduler(optimiser)
     except (TypeError, ValueError) as problem:
         raise InputError(f"training.schedule: {problem}") from None
+
+
+def _checked_rate(rate: Callable[[int], float]) -> Callable[[int], float]:
+    """The rate as a function that returns a number."""
+    if not callable(rate):
+        raise InputError(
+            f"training.schedule: must be made as a function of the number of steps, not as {rate!r}"
+        )
+
+    def checked(step: int) -> float:
+        found = rate(step)
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise returned("training.schedule: the rate", "a number", found) from None
+
+    return checked

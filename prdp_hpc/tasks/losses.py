@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prdp_hpc.autograd.linear_map import LinearMap
 from prdp_hpc.distributed.transport import all_reduce_sum
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, returned
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.physics.fourier import FourierTransform
@@ -216,12 +216,18 @@ def summed(loss: Loss | FieldLoss, grid: Grid) -> Loss:
     InputError
         If the loss does not have the shape of the prediction or, for a `FieldLoss`, of a batch.
     """
+    if not callable(loss) and not isinstance(loss, FieldLoss):
+        raise InputError(
+            f"training.loss: must be made as a function of prediction and target, or with a method "
+            f"on(grid), not as {loss!r}"
+        )
     if not isinstance(loss, FieldLoss):
         return lambda prediction, target: _sum_of_entries(loss(prediction, target), prediction)
     of_samples = loss.on(grid)
 
     def sum_of_samples(prediction: Tensor, target: Tensor) -> Tensor:
         found = of_samples(prediction, target)
+        _check_real(found)
         if found.shape != prediction.shape[:1]:
             raise InputError(
                 f"training.loss: must return this rank's part of the loss of each sample in the "
@@ -232,7 +238,13 @@ def summed(loss: Loss | FieldLoss, grid: Grid) -> Loss:
     return sum_of_samples
 
 
+def _check_real(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or not loss.is_floating_point():
+        raise returned("training.loss: the loss", "a tensor of real numbers", loss)
+
+
 def _sum_of_entries(loss: Tensor, prediction: Tensor) -> Tensor:
+    _check_real(loss)
     if loss.shape != prediction.shape:
         raise InputError(
             f"training.loss: must return the loss of each entry in the shape "

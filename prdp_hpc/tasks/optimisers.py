@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer
 
 from prdp_hpc.distributed.shards import is_shard, part_like
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, returned
 from prdp_hpc.tasks.recipe import Recipe
 
 
@@ -32,6 +32,9 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
         optimiser = recipe.optimizer(parameters, lr=recipe.learning_rate)
     except (TypeError, ValueError) as problem:
         raise InputError(f"training.optimizer: {problem}") from None
+    if not isinstance(optimiser, Optimizer):
+        name = "training.optimizer: the class or function"
+        raise returned(name, "a torch.optim.Optimizer", optimiser)
     if recipe.weight_decay_on == "weights" and "weight_decay" not in optimiser.defaults:
         raise InputError(
             f"training.weight_decay_on: {type(optimiser).__name__} has no weight decay: leave the "

@@ -17,7 +17,7 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.networks.precision import in_precision
-from prdp_hpc.physics.stepper import Stepper
+from prdp_hpc.physics.stepper import Stepper, check_channels, stepped
 from prdp_hpc.tasks.forward import prepare_forward
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.recomputed_step import check_recomputation, recomputed_step
@@ -182,7 +182,7 @@ class SupervisedTask(Validation, TrainingStep):
         # A replica may have no samples.
         if not state.shape[0]:
             return state
-        step = partial(self.stopwatch.physics, self.stepper)
+        step = partial(self.stopwatch.physics, partial(stepped, self.stepper))
         if self.recipe.checkpoint_activations != "steps":
             return step(state)
         return recomputed_step(step, state, self.solver.report)
@@ -245,6 +245,7 @@ def _check_kinds(stepper: Any, network: Any, data: Any, mesh: Any, recipe: Any) 
     check_members(
         "stepper", stepper, ("__call__", "channels", "grid", "solver"), "a PDE, see Stepper"
     )
+    check_channels(stepper)
     check_members("network", network, ("forward", "parameters"), "a torch.nn.Module")
     check_members("data", data, ("steps", "count", "read"), "a data set, e.g. TrajectoryFile(path)")
     check_members("mesh", mesh, ("grid_comm", "data_parallel"), "a ProcessMesh")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.errors import check_members
+from prdp_hpc.errors import InputError, check_members, returned
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Solver, SolveReport
+from prdp_hpc.metric_names import CUMULATIVE, LEVELS, RATES, STEP_NUMBERS
 from prdp_hpc.tasks.recipe import Recipe
 
+_OF_TRAINERS = {"epoch", "step", "loss", *LEVELS, *STEP_NUMBERS, *CUMULATIVE, *RATES}
+"""Entries of the metrics that are not those of a task."""
 AfterStep = Callable[[Callable[[], list[float]]], None]
 
 
@@ -167,6 +172,44 @@ def check_task(task: object) -> None:
     """Raise `InputError` for an object that lacks what a trainer needs of a task."""
     needed = ("mesh", "solver", "stopwatch", "validate", "state_dict", "load_state_dict", "close")
     check_members("task", task, needed, "a task, e.g. an Emulator")
+
+
+def validated(task: Any) -> dict[str, Any]:
+    """The result of the task's `validate()`, with plain numbers; `InputError` for anything else.
+    Collective.
+    """
+    found = task.validate()
+    name = f"{type(task).__name__}.validate()"
+    if not isinstance(found, Mapping) or "error" not in found:
+        keys = f" with the keys {list(found)}" if isinstance(found, Mapping) else ""
+        raise InputError(f"{returned(name, 'a dict with the number error', found)}{keys}")
+    taken = sorted(found.keys() & _OF_TRAINERS)
+    if taken:
+        raise InputError(
+            f"{name} must not return {', '.join(map(repr, taken))}, which the trainer writes into "
+            "the same line of the metrics: choose another name"
+        )
+    plain = {key: _plain(f"{name} for {key!r}", own) for key, own in found.items()}
+    if isinstance(plain["error"], bool) or not isinstance(plain["error"], int | float):
+        raise returned(f"{name} for 'error'", "a number", found["error"])
+    return plain
+
+
+def _plain(what: str, value: Any) -> Any:
+    """A value as JSON and checkpoints store it."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(what, one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(what, one) for key, one in value.items()}
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise returned(what, "a number, text, list or dict", value)
 
 
 class Parts(Protocol):

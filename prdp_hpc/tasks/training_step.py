@@ -16,6 +16,7 @@ from torch import Tensor
 from prdp_hpc.data import share
 from prdp_hpc.distributed.data_parallel import DataParallel
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError, returned
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import NonlinearSolver, Solver
 from prdp_hpc.tasks.losses import Loss, summed
@@ -230,9 +231,23 @@ class TrainingStep(TrainedNetwork, ABC):
             trajectories = self._batch(samples)
         entries = batch_size * len(self.channels) * self.grid.size
         with self.solver.samples(samples.tolist()):
-            loss = self.local_loss(trajectories) * (self._parallel.loss_weight / entries)
+            part = self.local_loss(trajectories)
+            self._check_loss(part)
+            loss = part * (self._parallel.loss_weight / entries)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _check_loss(self, part: Tensor) -> None:
+        is_number = isinstance(part, Tensor) and part.numel() == 1 and part.is_floating_point()
+        if is_number and part.requires_grad:
+            return
+        name = f"{type(self).__name__}.local_loss(trajectories)"
+        if is_number:
+            raise InputError(
+                f"{name} returned a number without a gradient with respect to the network: compute "
+                "it with torch from network_on(state), without detach() and NumPy"
+            )
+        raise returned(name, "the sum over this rank's entries, a tensor of shape ()", part)
 
     def _gradient_of(self, batch: NDArray[np.int64]) -> Tensor:
         self._backward(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from prdp_hpc.data.windowed import dataset_name
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.data_parallel import DataParallel
 from prdp_hpc.distributed.process_mesh import ProcessMesh
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, returned
 from prdp_hpc.tasks.task_data import TaskData
 
 
@@ -241,7 +241,8 @@ class Validation:
     ) -> dict[str, NDArray[np.float64]]:
         if group.streamed:
             self._check_references(group, ids, batch)
-        return self.sample_errors(batch)
+        name = f"{type(self).__name__}.sample_errors(trajectories)"
+        return checked_errors(name, self.sample_errors(batch), len(batch), "error")
 
     def _check_references(self, group: Samples, ids: Ids, batch: Tensor) -> None:
         zero = self.zero_reference(batch)
@@ -273,6 +274,34 @@ class Validation:
             f"task: {type(self).__name__} has neither a method sample_errors(trajectories) nor "
             "validate(): add one of them, see SupervisedTask"
         )
+
+
+def checked_errors(
+    name: str, found: Any, samples: int, needed: str
+) -> dict[str, NDArray[np.float64]]:
+    """Errors of samples that a method computed, as arrays; `InputError` for anything else.
+
+    Parameters
+    ----------
+    name : the method, for the message.
+    found : what it returned.
+    samples : number of samples.
+    needed : the entry that it must have.
+    """
+    wanted = f"a dict with {needed!r} and arrays of shape ({samples},), one number per sample"
+    if not isinstance(found, Mapping) or needed not in found:
+        keys = f" with the keys {list(found)}" if isinstance(found, Mapping) else ""
+        raise InputError(f"{returned(name, wanted, found)}{keys}")
+    errors = {}
+    for key, own in found.items():
+        host = own.detach().cpu() if isinstance(own, Tensor) else own
+        try:
+            errors[key] = np.asarray(host, dtype=np.float64)
+        except (TypeError, ValueError):
+            errors[key] = np.zeros(())
+        if not isinstance(key, str) or errors[key].shape != (samples,):
+            raise InputError(f"{returned(name, wanted, own)} for {key!r}")
+    return errors
 
 
 def relative(squares: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:

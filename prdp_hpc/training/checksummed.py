@@ -22,6 +22,10 @@ class DamagedError(InputError):
     """A file differs from what was written; the message describes how."""
 
 
+class UnstorableError(InputError, TypeError):
+    """The state of a task or schedule has an object that a checkpoint cannot store."""
+
+
 def save_checksummed(content: Any, path: Path) -> None:
     """`torch.save`, with the SHA-256 of the file as the comment at its end; `torch.load` can still
     read it.
@@ -77,7 +81,7 @@ def plain_copy(value: object, where: str) -> Any:
         if item is None or type(item) in (bool, int, float, str):
             return item
         place = "".join(f"[{key!r}]" for key in path)
-        raise TypeError(
+        raise UnstorableError(
             f"{where}{place}: {type(item).__name__} cannot be stored in a checkpoint; convert it "
             "to a tensor or a plain value"
         )

@@ -15,8 +15,9 @@ from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.linalg.garbage import free_dropped_objects
 from prdp_hpc.logs import LOGGER
-from prdp_hpc.refinement import Schedule, check_schedule, is_probing
-from prdp_hpc.tasks.task import Task, check_task
+from prdp_hpc.metric_names import LEVELS
+from prdp_hpc.refinement import Schedule, check_schedule, chosen_levels, is_probing
+from prdp_hpc.tasks.task import Task, check_task, validated
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
 from prdp_hpc.training.early_stopping import EarlyStopping
@@ -297,7 +298,7 @@ class Trainer:
         # If the steps were interrupted by a signal, their probe was done before the first of them.
         if self._probes is not None and last > 0 and not self._earlier:
             self._probes.run(self._time.validations(last), self._row)
-        levels = {"level": self.schedule.level, "adjoint_level": self.schedule.adjoint_level}
+        levels = dict(zip(LEVELS, chosen_levels(self.schedule), strict=True))
         self.task.solver.refine(*levels.values())
         loss = None if last == 0 else self._train(first, last, watch, levels)
         step_numbers = self._measures.step_numbers()
@@ -305,7 +306,7 @@ class Trainer:
         # Rounding may differ between replicas, but the decision must be the same.
         with self.task.stopwatch.part("validation"):
             validation, due = self.mesh.world.bcast(
-                (self.task.validate(), self._saving.due_at_validation(last))
+                (validated(self.task), self._saving.due_at_validation(last))
             )
         self._observe(validation["error"], levels)
         trained = self._time.samples_of(last - max(first, 0))
@@ -335,7 +336,7 @@ class Trainer:
         """Pass the error of a validation to the schedule, early stopping and the task."""
         LOGGER.debug("%s: error %g after step %d", self.label, error, self._at)
         self.schedule.observe(error)
-        after = self.schedule.level, self.schedule.adjoint_level
+        after = chosen_levels(self.schedule)
         if after != (levels["level"], levels["adjoint_level"]):
             LOGGER.info(
                 "%s: level %g, adjoint level %g, after step %d", self.label, *after, self._at

@@ -36,6 +36,8 @@ LOOP_SECONDS = 20.0
 """A case takes milliseconds; ranks that take this much processor time each are in a loop, or wait
 for a message that never arrives. It does not depend on what else the machine does.
 """
+MOST_LEFT_OUT = 0.5
+"""Largest share of a batch that may be left out."""
 TRIES, TRIES_ON_RANKS = 30, 5
 """Simpler cases that are tried for a case that ends its process, each in separate processes."""
 
@@ -116,12 +118,22 @@ class Search:
             for fault in found["faults"]:
                 self._tell(*fault)
             if found["done"]:
+                self._require_tried(found["counts"])
                 return True
         current = self._folder / "case.pickle"
         if not current.exists():
             raise SystemExit(f"no worker can be started:\n{output}")
         self._look_at_end(pickle.loads(current.read_bytes()), output, how)
         return False
+
+    def _require_tried(self, counts: dict[str, int]) -> None:
+        """End the search if it leaves out most cases, e.g. since an installation is broken."""
+        left_out = counts.get("left out", 0)
+        if left_out > MOST_LEFT_OUT * sum(counts.values()):
+            raise SystemExit(
+                f"{left_out} of {sum(counts.values())} cases are left out, since others with their "
+                f"methods ended their processes: {', '.join(sorted(self._left_out))}"
+            )
 
     def _look_at_end(self, case: Any, output: str, how: str) -> None:
         """Report a case that ended its process, unless the reference did."""

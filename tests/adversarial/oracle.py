@@ -114,6 +114,13 @@ def preconditioner(case: Case, values: Any, comm: Any) -> Any:
     if comm.size > 1 and case.pc in singles and not np.diag(dense_matrix(case, values)).all():
         # Fails on the rank that has the row, while the others wait.
         return None
+    if case.pc == "sor" and not np.diag(dense_matrix(case, values)).all():
+        return None  # PETSc takes an entry of the next row for one that is not stored.
+    size = power_of(values) if case.pc in ESTIMATING else 1.0
+    if size != 1.0:
+        # The products of the estimate underflow; the package solves at ordinary size.
+        M = preconditioner(case, values / size, comm)
+        return None if M is None else M / size
     try:
         M = _applied(case, values, comm)
         if M is not None and (case.pc in ESTIMATING or _kernel(case).size):
@@ -207,6 +214,15 @@ def _attached(case: Case, matrix: Any, comm: Any) -> Any:
     return nullspace
 
 
+def length(vector: Any) -> float:
+    """The norm, also where squares overflow."""
+    size = float(np.abs(vector).max(initial=0.0))
+    is_extreme = size > 1e150 and np.isfinite(size)
+    return (
+        size * float(np.linalg.norm(vector / size)) if is_extreme else float(np.linalg.norm(vector))
+    )
+
+
 def projected(one: System, guess: Any) -> Any:
     """A guess without its part in the nullspace, exactly 0 if that is all of it."""
     inside = one.P @ guess
@@ -222,13 +238,15 @@ def of_ordinary_size(one: System, ksp: str) -> tuple[System, float]:
     """A multiple `A / s` of a matrix of extreme size, with `s M`, and the power of two s: the same
     iterations give `s x`, without products that overflow or underflow.
 
-    Krylov methods do not depend on the size of M, so the identity is kept.
+    Krylov methods, and Chebyshev's with its estimates of the spectrum, do not depend on the size of
+    M, so the identity is kept.
     """
-    size = power_of(one.A)
-    if size == 1.0:
+    size, M = power_of(one.A), one.M
+    is_identity = M is not None and np.array_equal(M, np.eye(len(M)))
+    if size == 1.0 or (is_identity and ksp in ("richardson", "preonly")):
+        # These depend on the units of A without a preconditioner.
         return one, 1.0
-    M = one.M
-    if M is not None and (ksp in STATIONARY or not np.array_equal(M, np.eye(len(M)))):
+    if M is not None and not (is_identity and (ksp not in STATIONARY or ksp == "chebyshev")):
         M = M * size
     return System(one.A / size, M, one.P), size
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -283,13 +283,42 @@ def _tolerant(operator: Any, values: Any, b: Tensor, solver: Solver) -> None:
         solve(operator, values, b, solver)
 
 
+def live_inverses(case: Case, answer: Answer, comm: Any) -> list[Any]:
+    """For each matrix `M⁻¹` as the preconditioner of a solver applies it, a dense matrix; None
+    where it cannot be applied; collective.
+
+    The preconditioners of several matrices are those of solves with each of them alone.
+    """
+    if not case.several:
+        return [live_inverse(case, answer, comm)]
+    rights, found = len(case.b) // len(case.values), []
+    for number, values in enumerate(case.values):
+        rows = slice(number * rights, (number + 1) * rights)
+        guess = case.guess[rows] if case.guess else ()
+        own = replace(
+            case,
+            values=(values,),
+            b=case.b[rows],
+            guess=guess,
+            several=False,
+            batched=True,
+            needs=(),
+            flow="plain",
+        )
+        try:
+            found.append(live_inverse(own, perform(own, comm), comm))
+        except PrdpError:
+            found.append(None)
+    return found
+
+
 def live_inverse(case: Case, answer: Answer, comm: Any) -> Any:
-    """`M⁻¹` as the preconditioner of the solver applies it, a dense matrix; None for several
-    matrices, or where it cannot be applied; collective.
+    """`M⁻¹` as the preconditioner of the solver applies it, a dense matrix; None where it cannot be
+    applied; collective.
     """
     operator, solver = answer.system
     is_safe = comm.size == 1 or case.pc == "gamg"  # Others may fail on one rank.
-    if case.several or solver.batched is not None or not is_safe:
+    if solver.batched is not None or not is_safe:
         return None
     unit = torch.eye(case.n, dtype=torch.float64)[:, Parts(case, comm).own].contiguous().numpy()
     try:

@@ -18,6 +18,8 @@ from .iterations import Iterates, Matrix
 SIDES = (PETSc.PC.Side.LEFT, PETSc.PC.Side.RIGHT)
 WITH_NORM = ("bicg", "tfqmr", "qmrcgs")
 """PETSc omits more than the norm in these without one."""
+ESTIMATES = {"esteig_ksp_atol": 0.0, "esteig_ksp_gmres_haptol": 1e-300}
+"""With PETSc's absolute numbers, matrices of extreme size have no estimates of their spectrum."""
 _prefixes = (f"reference{number}_" for number in itertools.count())
 
 
@@ -25,7 +27,19 @@ def maps(ksp: str, options: dict[str, Any]) -> list[Callable[..., Iterates]]:
     """The maps `(A, M, b, K) -> [x_{K-1}, x_K]` from either side; NaN where PETSc refuses one."""
     own = {key: value for key, value in options.items() if key.startswith("ksp_")}
     own.pop("ksp_pc_side", None)
+    if ksp == "chebyshev":
+        own |= ESTIMATES
     return [lambda A, M, b, K, side=side: _last_two(ksp, own, side, A, M, b, K) for side in SIDES]
+
+
+def transposed(steps: Callable[..., Iterates]) -> Callable[..., Iterates]:
+    """The transpose of the linear map of K iterations with the transposed matrices."""
+
+    def of_columns(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+        columns = [steps(A.T, M.T, unit, K) for unit in np.eye(len(b))]
+        return [np.array([x @ b for x in each]) for each in zip(*columns, strict=True)]
+
+    return of_columns
 
 
 def _last_two(

@@ -93,6 +93,9 @@ WORDS = [
         "--only: no experiment is named 'heat1d'; did you mean 'heat_1d'?",
     ),
     (["plot", "nowhere"], "nowhere: no such folder; give the folder of a run"),
+    (["evaluate", "nowhere"], "nowhere: no such folder; give the folder of a run"),
+    (["predict", "nowhere"], "nowhere: no such folder; give the folder of a run"),
+    (["export", "nowhere", "--format", "torch"], "nowhere: no such folder; give the folder of a"),
     (["plot", "FOLDER"], "metrics.jsonl: cannot be read"),
     (["plot", "FOLDER", "FOLDER"], "metrics.jsonl: cannot be read"),
 ]

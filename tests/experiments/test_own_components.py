@@ -14,11 +14,13 @@ import tiny
 import torch
 import yaml
 from differences import check_gradient
+from safetensors import safe_open
 
-from prdp_hpc import evaluate, load_config, load_network, train
+from prdp_hpc import evaluate, export, load_config, load_network, train
 from prdp_hpc.cli import main
 from prdp_hpc.config import ConfigError, components
 from prdp_hpc.config.components import BUILT_IN
+from prdp_hpc.config.yaml_files import shipped_configs
 from prdp_hpc.experiments.build import build_task
 
 FILE = own_components.__file__
@@ -90,6 +92,13 @@ def test_all_mistakes_are_reported_together(folder):
     assert len(str(caught.value).splitlines()) == 4
 
 
+def test_files_of_components_in_a_shipped_config_start_at_the_working_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    shipped = str(shipped_configs()["heat_1d"])
+    config = load_config(shipped, ["network={kind: 'mine.py:Whole', width: 3}"])
+    assert config.network.kind == f"{folder}/mine.py:Whole"
+
+
 def test_a_bug_in_a_file_keeps_its_traceback(folder):
     (folder / "mine.py").write_text("raise KeyError('from the user')")
     with pytest.raises(KeyError, match="from the user"):
@@ -115,7 +124,7 @@ def test_a_network_on_whole_fields_receives_the_state_and_the_other_inputs(mesh,
     assert np.isfinite(task.train_epoch(1))
 
 
-def test_a_run_from_config_to_evaluation(folder):
+def test_a_run_from_config_to_evaluation(folder, capsys):
     path = config_in(folder)
     summary = train(path)
     run = folder / "runs" / "tiny"
@@ -124,12 +133,22 @@ def test_a_run_from_config_to_evaluation(folder):
     code = json.loads((run / "components.json").read_text())
     assert code["physics.pde"]["sha256"] == code["network.kind"]["sha256"]
     assert code["data.format"] == {"name": "hdf5"}
-    with h5py.File(next((folder / "runs" / "data").glob("transport_*.h5"))) as file:
+    data = next((folder / "runs" / "data").glob("transport_*.h5"))
+    with h5py.File(data) as file:
         assert file.attrs["dt"] == 0.05
+    main(["inspect", str(data)])
+    table = capsys.readouterr().out.partition("largest\n")[2].splitlines()
+    assert [line.split()[0] for line in table[1:3]] == ["a", "b"]  # the file names its channels
     own = [f"{folder}/mine.py:{name}" for name in ("Transport", "Parts")]
     network = load_network(run, [own[1]])
     assert network(torch.zeros(2, 4, 8, dtype=torch.float64)).shape == (2, 2, 8)
     assert evaluate(run, components=own)["error"] == pytest.approx(summary["error"], rel=1e-12)
+    exported = export(run, "safetensors", components=own)  # without the optimiser's name
+    with safe_open(exported["file"], "pt") as file:
+        assert (
+            "torch.optim:SGD"
+            in json.loads(file.metadata()["config"])["training"]["optimizer"]["kind"]
+        )
     one_message(lambda: load_network(run), "network.kind", "permit it with --component")
     one_message(lambda: evaluate(run, components=own[1:]), "physics.pde")
 

@@ -5,8 +5,10 @@ import gc
 import numpy as np
 import pytest
 import torch
+from mpi4py import MPI
+from systems import sparse
 
-from prdp_hpc import SolveError, Solver, SparseOperator, solve
+from prdp_hpc import Refinement, SolveError, Solver, SparseOperator, solve
 
 SIZES = [2.0**-900, 2.0**-660, 2.0**-200, 2.0**-41, 2.0**41, 2.0**500, 2.0**1000]
 LEVELS = [3, 1e-8]
@@ -126,3 +128,42 @@ def test_minres_on_a_right_hand_side_that_no_solution_has():
     values = torch.tensor([0.9, -0.9, -0.9, 0.9], dtype=torch.float64)
     with pytest.raises(SolveError):
         solve(operator, values, torch.tensor([1.0, 0.9]).double(), Solver("minres", "none", 1e-8))
+
+
+@pytest.mark.parametrize("pc", ["ilu", "icc", "lu", "cholesky", "bjacobi", "asm", "gasm", "sor"])
+@pytest.mark.parametrize("ksp", ["cg", "gmres", "richardson"])
+def test_values_that_a_set_up_failed_for_leave_later_ones_right(ksp, pc):
+    """PETSc keeps the error of a factorisation; small pivots are as bad as zeros."""
+    A = torch.eye(4, dtype=torch.float64) * 3.0 + 0.5
+    operator, values = sparse(A)
+    b, solver = torch.arange(1.0, 5.0, dtype=torch.float64), Solver(ksp, pc, 1e-9)
+    expected = torch.linalg.solve(A, b)
+    for scale in (1.0, 0.0, 1.0, 1e-30, 1e-17, 1.0, 0.0, 1e-140):
+        try:
+            x = solve(operator, scale * values, b, solver)
+        except SolveError:
+            assert scale != 1.0
+            continue
+        torch.testing.assert_close(scale * x, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("ksp", ["gmres", "batched_gmres", "bcgs", "richardson"])
+def test_iterations_up_to_a_number_need_not_solve_where_the_diagonal_has_zeros(ksp):
+    """As without a tolerance."""
+    A = torch.roll(torch.eye(7, dtype=torch.float64), 1, dims=1) * 0.5
+    operator, values = sparse(A)
+    b = torch.tensor([1.0, -2.0, -0.2, -0.8, 0.7, 0.9, 3.0], dtype=torch.float64)
+    for K in (1, 2):
+        given = Solver(ksp, "jacobi", K), Solver(ksp, "jacobi", Refinement(K, 1e-6))
+        found, expected = (solve(operator, values, b, solver) for solver in given)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("ksp", ["richardson", "gmres", "cg"])
+def test_sor_without_a_diagonal_entry_is_an_error(ksp):
+    """PETSc would divide by the entry after it."""
+    rows, cols = [0, 0, 1, 1, 2, 2], [1, 2, 0, 2, 0, 1]
+    operator = SparseOperator(rows, cols, (3, 3), MPI.COMM_SELF)
+    values = torch.tensor([1.0, 2.0, 1.0, 3.0, 2.0, 3.0], dtype=torch.float64)
+    with pytest.raises(SolveError, match="diagonal"):
+        solve(operator, values, torch.ones(3, dtype=torch.float64), Solver(ksp, "sor", 3))

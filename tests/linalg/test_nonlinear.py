@@ -26,6 +26,7 @@ from prdp_hpc import (
     SolveReport,
     solve_nonlinear,
 )
+from prdp_hpc.errors import InputError
 
 SELF = MPI.COMM_SELF
 START = torch.zeros(N, dtype=torch.float64)
@@ -83,6 +84,39 @@ def test_derivatives_along_tangents_and_of_gradients_along_them_are_derivatives(
     a = torch.tensor([0.3, 0.8], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(function, a, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(function, a, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_gradients_are_those_one_by_one(kind):
+    solver = tight() if kind == "torch" else tight("preonly", "lu")
+    own, given = jacobian(kind, SELF), parameters()
+    u = solved(solver, own, *given)
+    weights = torch.randn(3, N, dtype=torch.float64)
+    together = torch.autograd.grad(
+        u, given, weights, is_grads_batched=True, retain_graph=True, create_graph=True
+    )
+    squares = sum(own.square().sum() for own in together)
+    again = torch.autograd.grad(squares, given, retain_graph=True)
+    one_by_one = [
+        torch.autograd.grad(u, given, own, retain_graph=True, create_graph=True) for own in weights
+    ]
+    for found, rows in zip(together, zip(*one_by_one, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(rows))
+    squares = sum(own.square().sum() for rows in one_by_one for own in rows)
+    torch.testing.assert_close(again, torch.autograd.grad(squares, given))
+
+
+def test_jacobians_of_torch_func_are_torch_s_and_vmap_is_refused():
+    a, c, s = (parameter.detach() for parameter in parameters())
+
+    def function(a):
+        return solved(tight(), None, a, c, s)
+
+    torch.testing.assert_close(
+        torch.func.jacrev(function)(a), torch.autograd.functional.jacobian(function, a)
+    )
+    with pytest.raises(InputError, match=r"pass a batch u0"):
+        torch.func.vmap(function)(a.expand(2, -1))
 
 
 def test_the_adjoint_is_one_solve_whatever_newton_did_and_the_start_has_no_gradient():

@@ -158,3 +158,45 @@ def test_right_hand_sides_in_the_nullspace_are_zero(ksp, level):
         found.append(torch.autograd.grad(x, leaf, grad)[0])
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("ksp", METHODS)
+def test_iterations_past_the_solution_keep_the_gradient_beside_a_nullspace(ksp):
+    """Rounding in the nullspace is never reduced, and has no part in the gradient."""
+    draw = torch.Generator().manual_seed(3)
+    kernel = torch.tensor([0.1, -0.2, 3.0], **DOUBLE)
+    kernel /= kernel.norm()
+    project = torch.eye(3, **DOUBLE) - torch.outer(kernel, kernel)
+    for spread in (0.0, 1e-6, 1e-2):
+        matrix = project @ torch.diag(torch.tensor([1.0, 1.0 + spread, 1.0], **DOUBLE)) @ project
+        operator, values = sparse((matrix + matrix.T) / 2, nullspace=kernel.numpy())
+        b, grad = torch.randn(2, 2, 3, generator=draw, **DOUBLE)
+        change = project @ torch.randn(3, 3, generator=draw, **DOUBLE) @ project
+        solved = Solver("gmres", "none", 1e-12)
+        expected = gradients(operator, values, b, grad, solved)
+        for level in (5, 7, 12, 30):
+            solver = Solver(ksp, "none", level, differentiation="unrolled")
+            found = gradients(operator, values, b, grad, solver)
+            torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-8)
+            along = [(one * change.flatten()).sum() for one in (found[0], expected[0])]
+            torch.testing.assert_close(*along, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ksp", METHODS)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_large_guess_leaves_the_gradient_of_values_in_low_precision_its_digits(ksp, kind):
+    """The parts by the guess and by the iterations cancel."""
+    matrix = dominant(5, True, density=1.0, seed=4).to(kind)
+    operator, _ = sparse(matrix.double(), symmetric=True)
+    b, grad = torch.randn(2, 3, 5, **DOUBLE)
+    guess = torch.full_like(b, 1e3)
+    solver = pair(ksp, "jacobi", 25)[0]
+    found = []
+    for values in (matrix.flatten(), matrix.double().flatten()):
+        leaf = values.clone().requires_grad_()
+        found += torch.autograd.grad(solve(operator, leaf, b, solver, guess), leaf, grad)
+    assert found[0].dtype is kind
+    size = float(found[1].abs().max())
+    torch.testing.assert_close(
+        found[0].double(), found[1], rtol=torch.finfo(kind).eps, atol=1e-12 * size
+    )

@@ -108,6 +108,29 @@ def check_ranks_that_solve_with_different_operators():
         torch.testing.assert_close(kept, b / 2)
 
 
+def check_ranks_that_solve_with_different_solvers():
+    grid, last = Grid((8,)), WORLD.rank == WORLD.size - 1
+    numbers = grid.numbering[1:-1]
+    operator = SparseOperator(numbers, numbers, (8, 8), grid=grid)
+    values = torch.full((grid.n_local,), 2.0, dtype=torch.float64)
+    b = torch.ones(2, grid.n_local, dtype=torch.float64)
+    usual = Solver("gmres", "jacobi", 1e-8)
+    for other in (
+        Solver("cg", "jacobi", 1e-8),
+        Solver("gmres", "none", 1e-8),
+        Solver("gmres", "jacobi", 5),
+        Solver("gmres", "jacobi", 1e-8, adjoint=3),
+        Solver("gmres", "jacobi", 1e-8, petsc_options={"ksp_gmres_restart": 3}),
+        Solver("batched_gmres", "jacobi", 1e-8),
+    ):
+        raised_everywhere(
+            ValueError,
+            "different solvers: rank 0 calls solve with operator",
+            partial(solve, operator, values, b, other if last else usual),
+        )
+        torch.testing.assert_close(solve(operator, values, b, usual), b / 2)
+
+
 def check_mistakes_in_a_batch_on_one_rank():
     grid = Grid((8,))
     n, last = grid.n_local, WORLD.rank == WORLD.size - 1
@@ -358,6 +381,7 @@ def test_divided_systems():
     check_a_batch_of_matrices(WORLD.size - 1, "gmres", "bjacobi", rights=1)
     check_mistakes_in_a_batch_on_one_rank()
     check_ranks_that_solve_with_different_operators()
+    check_ranks_that_solve_with_different_solvers()
     check_a_nullspace_divided()
     if HAS_MUMPS:
         check_a_batch_of_matrices(9, "preonly", "lu", rights=2)

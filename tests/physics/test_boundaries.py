@@ -296,6 +296,18 @@ def test_a_changed_coefficient_is_noticed():
     torch.testing.assert_close(poisson(u), torch.full_like(u, 0.25))
 
 
+def test_a_function_is_called_once_per_step():
+    """The matrix and the right-hand side have the same coefficient, also of one that varies."""
+    numbers = iter([0.5, 2.0, 1.0])
+    grid, solver = Grid((6,), boundary="neumann"), Solver(*EXACT)
+    poisson = Poisson(grid, solver, 1.0, [(Robin(lambda x: next(numbers), 3.0), Dirichlet(1.0))])
+    for number in (0.5, 2.0):
+        fixed = Poisson(grid, solver, 1.0, [(Robin(number, 3.0), Dirichlet(1.0))])
+        zeros = torch.zeros(6).double()
+        torch.testing.assert_close(poisson(zeros), fixed(zeros))
+    assert list(numbers) == [1.0]
+
+
 def test_the_precision_of_a_field_is_kept():
     grid = Grid((6,), "neumann", MPI.COMM_SELF)
     poisson = Poisson(grid, Solver(*EXACT), 1.0, [(Dirichlet(2.0), None)])

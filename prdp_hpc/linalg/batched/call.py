@@ -74,7 +74,7 @@ class BatchedCall(SolveCall):
             if error is not None:
                 raise error
         else:
-            changed, _ = agree(operator, error, changed, [], self.sizes, self.needs)
+            changed, _ = agree(operator, error, changed, [], self.sizes, self.needs, self.solver)
         if not changed:
             return self._engine.last(operator)
         assert isinstance(operator, SparseOperator)

@@ -279,6 +279,8 @@ class BatchedEngine:
                 self._check_vanished(direction, system, test, right, level)
             if self._pc in INVERSE_DIAGONAL and held.has_zero_diagonal:
                 rest = system.without_left_nullspace(b) - system.product(x)
+                # Those that are active ended at the level's iterations.
+                rest = torch.where(test.active > 0.0, 0.0, rest)
                 self._check_residual(direction, system, rest, right, level)
         return x
 

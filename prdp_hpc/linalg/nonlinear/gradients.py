@@ -1,4 +1,6 @@
-"""Gradients of one function with respect to several tensors at once, to any order."""
+"""Gradients of one function with respect to several tensors at once, and products with its
+Jacobian, to any order.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prdp_hpc.autograd.recomputed import Function, recomputed
+from prdp_hpc.autograd.recomputed import Function, gradient_of, recomputed, tangent_of
 
 
 def gradients_of(
@@ -29,6 +31,16 @@ def gradients_of(
         found.append(packed[first : first + tensor.numel()].view(tensor.shape))
         first += tensor.numel()
     return found
+
+
+def product(residual: Function, u: Tensor, *others: Tensor) -> Tensor:
+    """`J(u, p) v` with `others = (*p, v)`."""
+    return tangent_of(residual, 0)(u, *others)
+
+
+def transposed_product(residual: Function, u: Tensor, *others: Tensor) -> Tensor:
+    """`J(u, p)ᵀ w` with `others = (*p, w)`."""
+    return gradient_of(residual, 0)(u, *others)
 
 
 def _packed_gradient(function: Function, needed: Sequence[bool]) -> Function:

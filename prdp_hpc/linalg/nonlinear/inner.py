@@ -44,7 +44,7 @@ def linear_solve(
     if level.rtol is not None:
         scale = system.scale()
         if judged_sizes(operator.comm, [scale], [squares_of(rows)], [results]).suspicious:
-            system.require_solution(direction, rows, results)
+            system.require_solution(direction, rows, results, 0)
     return result
 
 

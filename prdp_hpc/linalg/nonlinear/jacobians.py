@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
@@ -186,8 +187,9 @@ def check_products(operator: Operator, v: Tensor, exact: Tensor, problem: str) -
 
 def random_vector(operator: Operator) -> Tensor:
     """This rank's part of a vector without zeros, the same in every run."""
-    generator = torch.Generator().manual_seed(20 + operator.comm.rank)
-    return torch.rand(operator.n_local, generator=generator, dtype=torch.float64) + 0.5
+    # By NumPy, because torch has no random numbers inside batches of gradients.
+    generator = np.random.default_rng(20 + operator.comm.rank)
+    return torch.from_numpy(generator.uniform(0.5, 1.5, operator.n_local))
 
 
 def collective(comm: MPI.Comm, call: Callable[[], Any]) -> Any:

@@ -12,14 +12,14 @@ from mpi4py import MPI
 from torch import Tensor
 
 from prdp_hpc.autograd.batched_functions import apply
-from prdp_hpc.autograd.recomputed import gradient_of, recomputed, tangent_of
+from prdp_hpc.autograd.recomputed import recomputed, slice_by_slice, tangent_of
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.nonlinear.coloured_jacobian import ColouredJacobian
 from prdp_hpc.linalg.nonlinear.errors import NonlinearSolveError, of_samples
-from prdp_hpc.linalg.nonlinear.gradients import gradients_of
+from prdp_hpc.linalg.nonlinear.gradients import gradients_of, product, transposed_product
 from prdp_hpc.linalg.nonlinear.inner import linear_solve
 from prdp_hpc.linalg.nonlinear.jacobians import Jacobian, UserJacobian
 from prdp_hpc.linalg.nonlinear.levels import Levels
@@ -56,8 +56,9 @@ def solve_nonlinear(
     iterate's own. The start `u0` has no gradient, because a converged solution does not depend on
     it.
 
-    `create_graph=True`, Hessian-vector products and forward-mode derivatives work to any order;
-    `torch.func.vmap` does not: pass a batch instead.
+    `create_graph=True`, Hessian-vector products, forward-mode derivatives and batches of gradients
+    (`is_grads_batched=True`, `torch.func.jacrev`) work to any order; `torch.func.vmap` over
+    parameters does not: pass a batch instead.
 
     Parameters
     ----------
@@ -260,6 +261,14 @@ class _Newton(torch.autograd.Function):
                 total = total - recomputed(function, u, *tensors, tangent)
         return apply(_Linear, call, False, total, u, *tensors)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], call: _Call, *tensors: Tensor) -> Any:
+        raise InputError(
+            "solve_nonlinear is not available in torch.func.vmap: pass a batch u0 of shape "
+            "(B, n_local), or (B, C, *local_shape) with a grid, and say by per_sample which "
+            "parameters differ"
+        )
+
 
 class _Linear(torch.autograd.Function):
     """`x = J(u, p)⁻¹ b` or `J(u, p)⁻ᵀ b`, `(B, n_local)`."""
@@ -285,7 +294,7 @@ class _Linear(torch.autograd.Function):
         # The derivative of −left · J right, with left and right as constants of it.
         left, right = (x, other) if ctx.transposed else (other, x)
         found = gradients_of(
-            partial(_product, call.problem), [u, *tensors, right], left, [*needs, False]
+            partial(product, call.problem.of_all), [u, *tensors, right], left, [*needs, False]
         )
         return (None, None, other, *(None if own is None else -own for own in found[:-1]))
 
@@ -293,22 +302,20 @@ class _Linear(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         (x, u, *tensors), call = ctx.saved_tensors, ctx.call
         right = torch.zeros_like(x) if tangents[2] is None else tangents[2]
-        function = partial(_transposed_product if ctx.transposed else _product, call.problem)
+        function = partial(transposed_product if ctx.transposed else product, call.problem.of_all)
         for index, tangent in enumerate(tangents[3:]):
             if tangent is not None:
                 change = recomputed(tangent_of(function, index), u, *tensors, x, tangent)
                 right = right - change
         return apply(_Linear, call, ctx.transposed, right, u, *tensors)
 
-
-def _product(problem: Problem, u: Tensor, *others: Tensor) -> Tensor:
-    """`J(u, p) v` with `others = (*p, v)`."""
-    return tangent_of(problem.of_all, 0)(u, *others)
-
-
-def _transposed_product(problem: Problem, u: Tensor, *others: Tensor) -> Tensor:
-    """`J(u, p)ᵀ w` with `others = (*p, w)`."""
-    return gradient_of(problem.of_all, 0)(u, *others)
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], call: _Call, transposed: bool, *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        return slice_by_slice(
+            partial(apply, _Linear, call, transposed), info.batch_size, in_dims[2:], tensors
+        )
 
 
 def _comm_of(comm: MPI.Comm | None, grid: Grid | None, jacobian: GivenJacobian) -> MPI.Comm:

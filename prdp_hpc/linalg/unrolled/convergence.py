@@ -48,6 +48,11 @@ class ConvergenceTest(Protocol):
     def solved(self, which: Tensor) -> None:
         """Stop right-hand sides `(B, 1)` before this step, because their residual is 0."""
 
+    def look_for_rounding(self, squared_norm: Tensor) -> None:
+        """Stop right-hand sides before this step of a fixed number if only rounding is left of
+        their residuals, whose squared norms are `(B, 1)`.
+        """
+
     def done(self, squared_norm: Tensor | None) -> None:
         """End an iteration, with the squared norm `(B, 1)` of the residual, if it was computed."""
 
@@ -156,6 +161,14 @@ class DefaultTest:
         self.exact |= which
         self._stop(which)
 
+    def look_for_rounding(self, squared_norm: Tensor) -> None:
+        """See `ConvergenceTest`."""
+        norm = squared_norm.detach()
+        if self.iteration == 0:
+            self.reference, self._goal = norm, self._target * norm
+        else:
+            self.solved(norm <= self._goal)
+
     def done(self, squared_norm: Tensor | None) -> None:
         """See `ConvergenceTest`."""
         self.counts += self.active.to(torch.int64)
@@ -227,6 +240,9 @@ class ReplayedTest:
         """See `ConvergenceTest`."""
 
     def solved(self, which: Tensor) -> None:
+        """See `ConvergenceTest`."""
+
+    def look_for_rounding(self, squared_norm: Tensor) -> None:
         """See `ConvergenceTest`."""
 
     def done(self, squared_norm: Tensor | None) -> None:

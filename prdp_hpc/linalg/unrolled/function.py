@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prdp_hpc.autograd.batched_functions import is_transformed
+from prdp_hpc.autograd.batched_functions import is_transformed, refuse_tracing
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.extreme_values import (
@@ -76,6 +76,7 @@ def unrolled_solve(
     SolveError
         As for `solve`.
     """
+    refuse_tracing()
     for tensor in (values, b, guess):
         if isinstance(tensor, Tensor) and is_transformed(tensor):
             raise not_offered("torch.func's transforms and batched gradients")
@@ -90,6 +91,10 @@ def unrolled_solve(
         error = wrong_form(operator, values, b)
         batch = values.shape[:1] if is_batch(values) else ()
         b = torch.zeros((*batch, operator.n_local), dtype=torch.float64)
+    if is_real_tensor(values):
+        # The parts of their gradient by the guess and by the iterations may cancel: they are added
+        # in double precision.
+        values = in_double(values, operator.memory.device)
     start, rest = guessed(operator, values, b, solver, Guess(guess, error, recollection))
     x = start + _solved(
         operator, values, rest, solver, in_double(b, operator.memory.device).detach()
@@ -126,7 +131,7 @@ class _UnrolledSolve(torch.autograd.Function):
         _check(solver, operator, needs[0])
         records = recording and any(needs)
         with solver.report.part("forward", "assembly"):
-            held = HeldMatrices(operator, prepare(operator, values, b, needs))
+            held = HeldMatrices(operator, prepare(operator, values, b, needs, solver))
         keeps = False
         try:
             system = UnrolledSystem(operator, held.operators, values, solver)

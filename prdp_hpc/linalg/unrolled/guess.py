@@ -79,7 +79,8 @@ class _Rest(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs = ctx.needs_input_grad[:3]
         with solver.report.part("forward", "assembly"):
-            held = HeldMatrices(operator, prepare(operator, values, b, (*needs, True), error))
+            host = prepare(operator, values, b, (*needs, True), solver, error)
+            held = HeldMatrices(operator, host)
         systems = [solver.system(member) for member in held.operators]
         rows = _in_range(operator, _rows(start))
         ctx.held, ctx.systems, ctx.operator, ctx.report = held, systems, operator, solver.report

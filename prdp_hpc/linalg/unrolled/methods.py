@@ -115,10 +115,15 @@ class SteepestDescent(Method[ResidualState]):
         x, r = state.x, state.r
         z = system.precondition(r)
         az = system.product(z)
-        rz, zaz = dots(system.comm, (r, z), (z, az))
+        rz, zaz, rr = dots(system.comm, (r, z), (z, az), (r, r))
         test.solved((rz == 0.0) & (zaz == 0.0))
+        if not test.is_tested:
+            test.look_for_rounding(rr)
         alpha = test.active * ratio(rz, zaz)
         x, r = torch.addcmul(x, alpha, z), torch.addcmul(r, alpha, az, value=-1.0)
+        # Else rounding in the nullspace, which no step reduces, would be all that is left of r, and
+        # its line searches would have any length.
+        r = system.without_left_nullspace(r)
         test.done(dots(system.comm, (r, r))[0] if test.is_tested else None)
         return ResidualState(x, r)
 

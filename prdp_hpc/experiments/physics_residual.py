@@ -1,4 +1,4 @@
-"""The result of a comparison of data with one step of a PDE, and what it says about them."""
+"""The result of a comparison of data with one step of a PDE, and the conclusions from it."""
 
 from __future__ import annotations
 

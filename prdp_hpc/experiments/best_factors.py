@@ -69,7 +69,9 @@ def best_factor(
         return None
     totals = [sum(one[1] for one in each) for each in zip(*by_state, strict=True)]
     at_one = [factor for factor, _ in tried].index(1.0)
-    return BestFactor(key, tuple(map(_minimum, by_state)), min(totals) / totals[at_one])
+    # Without any error there is nothing to reduce.
+    left = min(totals) / totals[at_one] if totals[at_one] else 1.0
+    return BestFactor(key, tuple(map(_minimum, by_state)), left)
 
 
 def _sum(residuals: Sequence[float], before: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """Property: the example finds the same improved slab on any number of ranks."""
 
 import runpy
+import sys
 
 import pytest
 import tiny
@@ -13,7 +14,8 @@ def compliances(output):
     return [float(line.split()[-1]) for line in output.splitlines()]
 
 
-def test_the_slab_gets_better_and_does_not_depend_on_the_ranks(capsys, two_ranks):
+def test_the_slab_gets_better_and_does_not_depend_on_the_ranks(capsys, monkeypatch, two_ranks):
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE)])  # not the arguments of pytest
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     (done,) = two_ranks([[EXAMPLE]])
     assert done.codes == [0, 0], done.stderr

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mpi4py import MPI
 from nonlinear_systems import flux_divergence
+from raised_ranks import raised_everywhere
 
 from prdp_hpc import (
     AllenCahn,
@@ -121,15 +122,6 @@ class Ring:
         parts = WORLD.allgather(x.numpy())
         rolled = np.roll(np.concatenate(parts), -step)
         return torch.from_numpy(rolled[self.start : self.start + self.sizes[WORLD.rank]].copy())
-
-
-def raised_everywhere(kind, words, call):
-    try:
-        call()
-        found = "nothing"
-    except kind as error:
-        found = "" if words in str(error) else str(error)
-    assert WORLD.allgather(found) == [""] * WORLD.size
 
 
 def check_failures_on_one_rank():

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 from mpi4py import MPI
+from raised_ranks import raised_everywhere
 from systems import dominant, exact
 
 from prdp_hpc import FunctionOperator, Grid, SolveError, Solver, SparseOperator, solve
@@ -84,53 +85,6 @@ def check_a_batch_of_matrices(n, ksp, pc, rights):
             torch.testing.assert_close(x[part].detach(), solution[:, own], rtol=1e-8, atol=1e-9)
             torch.testing.assert_close(b.grad[part], adjoint[:, own], rtol=1e-8, atol=1e-9)
             torch.testing.assert_close(values.grad[m], dense.flatten()[mine], rtol=1e-8, atol=1e-9)
-
-
-def check_ranks_that_solve_with_different_operators():
-    """Also where one of them has matrices in use, and the other does not."""
-    grid, last = Grid((8,)), WORLD.rank == WORLD.size - 1
-    numbers = grid.numbering[1:-1]
-    one, two = (SparseOperator(numbers, numbers, (8, 8), grid=grid) for _ in range(2))
-    small = SparseOperator(numbers[:2], numbers[:2], (8, 8), grid=grid)
-    values = torch.full((2, grid.n_local), 2.0, dtype=torch.float64, requires_grad=True)
-    b = torch.ones(2, grid.n_local, dtype=torch.float64)
-    for solver in (
-        Solver("gmres", "jacobi"),
-        Solver("batched_gmres", "jacobi"),
-        Solver("gmres", "jacobi", 3, differentiation="unrolled"),
-    ):
-        kept = solve(one, values, b, solver)
-        for other, given in ((two, values), (small, values[:, :2])):
-            raised_everywhere(
-                ValueError,
-                "different operators: rank 0 calls solve with operator",
-                partial(solve, other if last else one, given if last else values, b, solver),
-            )
-        torch.testing.assert_close(solve(two, values, b, solver), b / 2)
-        torch.testing.assert_close(kept, b / 2)
-
-
-def check_ranks_that_solve_with_different_solvers():
-    grid, last = Grid((8,)), WORLD.rank == WORLD.size - 1
-    numbers = grid.numbering[1:-1]
-    operator = SparseOperator(numbers, numbers, (8, 8), grid=grid)
-    values = torch.full((grid.n_local,), 2.0, dtype=torch.float64)
-    b = torch.ones(2, grid.n_local, dtype=torch.float64)
-    usual = Solver("gmres", "jacobi", 1e-8)
-    for other in (
-        Solver("cg", "jacobi", 1e-8),
-        Solver("gmres", "none", 1e-8),
-        Solver("gmres", "jacobi", 5),
-        Solver("gmres", "jacobi", 1e-8, adjoint=3),
-        Solver("gmres", "jacobi", 1e-8, petsc_options={"ksp_gmres_restart": 3}),
-        Solver("batched_gmres", "jacobi", 1e-8),
-    ):
-        raised_everywhere(
-            ValueError,
-            "different solvers: rank 0 calls solve with operator",
-            partial(solve, operator, values, b, other if last else usual),
-        )
-        torch.testing.assert_close(solve(operator, values, b, usual), b / 2)
 
 
 def check_overlapping_blocks_are_symmetric_for_methods_that_need_it():
@@ -241,17 +195,6 @@ def check_halo_in_a_function_operator():
         outcome[name] = [grid.gather(t) for t in (x.detach(), b.grad, kappa.grad)]
     for divided, whole in zip(outcome["all"], outcome["alone"], strict=True):
         torch.testing.assert_close(divided, whole, rtol=1e-10, atol=1e-11)
-
-
-def raised_everywhere(kind, words, call):
-    try:
-        call()
-        message = None
-    except kind as error:
-        message = str(error)
-    for rank, told in enumerate(WORLD.allgather(message)):
-        assert told is not None, f"rank {rank} did not raise for {words!r}"
-        assert words in told, (rank, told)
 
 
 def check_failures_on_one_rank():
@@ -396,8 +339,6 @@ def test_divided_systems():
     check_a_batch_of_matrices(9, "gmres", "jacobi", rights=2)
     check_a_batch_of_matrices(WORLD.size - 1, "gmres", "bjacobi", rights=1)
     check_mistakes_in_a_batch_on_one_rank()
-    check_ranks_that_solve_with_different_operators()
-    check_ranks_that_solve_with_different_solvers()
     check_overlapping_blocks_are_symmetric_for_methods_that_need_it()
     check_a_nullspace_divided()
     if HAS_MUMPS:

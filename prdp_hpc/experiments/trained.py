@@ -20,6 +20,7 @@ from prdp_hpc.distributed.broadcast import broadcast
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.distributed.data_parallel import DataParallel, on_parts
 from prdp_hpc.errors import InputError
+from prdp_hpc.files import exists
 from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks import build_network
 from prdp_hpc.networks.normalised import NormalisedNetwork
@@ -169,7 +170,7 @@ def run_config(
 def run_content(folder: str | Path) -> dict[str, Any]:
     """The content of a run's config, as it was written."""
     path = Path(folder) / "config.yaml"
-    if not path.exists() and not Path(folder).is_dir():
+    if not exists(Path(folder)):
         raise InputError(f"{folder}: no such folder; give the folder of a run, e.g. runs/heat_2d")
     return read_yaml(path)
 

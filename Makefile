@@ -20,7 +20,8 @@ runtime:  ## the same without the tools for tests, lint and documentation
 	@$(or $(PYTHON),python3) tools/environment.py --runtime
 
 # One rank per core, at most 2: each replica computes a share of the experiments.
-DEMO_RANKS := $(shell test $$(nproc 2>/dev/null || echo 1) -ge 2 && echo 2 || echo 1)
+# nproc would count the threads of OMP_NUM_THREADS, which users of MPI often set to 1.
+DEMO_RANKS := $(shell test $$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 1) -ge 2 && echo 2 || echo 1)
 
 demo: runtime  ## recover a 3-D permeability field with PRDP and with full refinement; table and figures
 	@$(VENV)/prdp-hpc doctor

@@ -1,7 +1,10 @@
 """Files for other tools (conda, Spack, GitHub, pre-commit, citation) agree with the project."""
 
 import ast
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 
 import pytest
@@ -102,3 +105,17 @@ def test_reports_of_bugs_ask_for_what_doctor_prints():
     form = read(".github/ISSUE_TEMPLATE/bug.yml")
     required = [one for one in form["body"] if one.get("validations", {}).get("required")]
     assert [one for one in required if "prdp-hpc doctor" in one["attributes"]["label"]]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_demo_runs_on_as_many_ranks_whatever_omp_num_threads_is():
+    """Users of MPI often set it to 1, which nproc takes for the number of cores."""
+    found = set()
+    for threads in ("1", "2", "8", None):
+        own = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        own |= {} if threads is None else {"OMP_NUM_THREADS": threads}
+        printed = subprocess.run(
+            ["make", "-n", "demo"], cwd=ROOT, env=own, capture_output=True, text=True
+        )
+        found |= set(re.findall(r"mpiexec -n (\d+)", printed.stdout))
+    assert found == {"1" if len(os.sched_getaffinity(0)) == 1 else "2"}

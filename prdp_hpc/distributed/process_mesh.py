@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -306,12 +308,27 @@ class ProcessMesh:
 
     def close(self) -> None:
         """Free the communicators and the groups of `torch.distributed`; collective."""
+        if sys.exc_info()[0] is None:
+            _free_petsc_objects(self.grid_comm, self.world)
         for group in self._opened:
             # Closing the group of all ranks has closed its subgroups.
             if dist.is_initialized():
                 dist.destroy_process_group(group)
         for comm in (self.grid_comm, self.replica_comm, self.world):
             comm.Free()
+
+
+def _free_petsc_objects(*comms: MPI.Comm) -> None:
+    """Free the PETSc objects of these ranks that Python no longer references. Each keeps PETSc's
+    copy of a communicator, of which MPI has about 2,000. Collective, so not while an error
+    propagates, which other ranks may not have.
+    """
+    from prdp_hpc.petsc import PETSc
+
+    gc.collect()
+    for comm in comms:
+        if comm.size > 1:
+            PETSc.garbage_cleanup(comm)
 
 
 def _number(value: float | torch.Tensor) -> float:

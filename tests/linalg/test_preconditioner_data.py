@@ -8,6 +8,7 @@ import torch
 from assembled import assembled, fill
 from elastic import springs
 from mpi4py import MPI
+from raised_ranks import raised_everywhere
 from systems import exact
 
 from prdp_hpc import AssembledOperator, Solver, SparseOperator, solve
@@ -104,20 +105,16 @@ def check_what_does_not_fit(comm):
         ("must name each field", {"fields": {}}),
         ("integers", {"fields": {"x": [0.5]}}),
     ):
-        refused(comm, words, lambda: divided(matrix, comm, 2, **options))  # noqa: B023
-    refused(comm, "does not divide", lambda: SparseOperator([], [], (31, 31), comm, block_size=2))
-    refused(comm, "integer", lambda: SparseOperator([], [], (32, 32), comm, block_size=1.5))
-
-
-def refused(comm, words, call):
-    try:
-        call()
-        message = None
-    except ValueError as error:
-        message = str(error)
-    for told in comm.allgather(message):
-        assert told is not None, words
-        assert words in told
+        raised_everywhere(ValueError, words, lambda: divided(matrix, comm, 2, **options), comm)  # noqa: B023
+    raised_everywhere(
+        ValueError,
+        "does not divide",
+        lambda: SparseOperator([], [], (31, 31), comm, block_size=2),
+        comm,
+    )
+    raised_everywhere(
+        ValueError, "integer", lambda: SparseOperator([], [], (32, 32), comm, block_size=1.5), comm
+    )
 
 
 CHECKS = [

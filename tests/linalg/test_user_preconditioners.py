@@ -3,11 +3,13 @@ iterations a solve takes, not its result nor its gradients, on any number of ran
 """
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
+from raised_ranks import raised_everywhere
 from systems import dominant, exact
 
 from prdp_hpc import FunctionOperator, ShellPreconditioner, Solver, SparseOperator, solve
@@ -143,7 +145,7 @@ def check_functions(comm):
     alone = Solver("gmres", ShellPreconditioner(apply), 1e-12)
     b = torch.ones(own.stop - own.start, dtype=torch.float64, requires_grad=True)
     x = solve(operator, values, b, alone)
-    refused(comm, ValueError, "needs the transpose", lambda: x.sum().backward())
+    raised_everywhere(ValueError, "needs the transpose", lambda: x.sum().backward(), comm)
     symmetric = (matrix + matrix.T) / 2
     operator, values, _ = on(comm, symmetric, symmetric=True)
     solver = Solver("gmres", ShellPreconditioner(functions(comm, symmetric)[0]), 1e-12)
@@ -167,10 +169,12 @@ def check_mistakes(comm):
     def fails(r):
         raise RuntimeError("my own error")
 
-    refused(comm, RuntimeError, "my own error", lambda: with_functions(fails))
-    refused(comm, ValueError, "must return a tensor", lambda: with_functions(lambda r: r.sum()))
+    raised_everywhere(RuntimeError, "my own error", lambda: with_functions(fails), comm)
+    raised_everywhere(
+        ValueError, "must return a tensor", lambda: with_functions(lambda r: r.sum()), comm
+    )
     x = with_functions(lambda r: r, fails)
-    refused(comm, RuntimeError, "my own error", lambda: x.sum().backward())
+    raised_everywhere(RuntimeError, "my own error", lambda: x.sum().backward(), comm)
     small, few = SparseOperator.from_scipy(np.eye(N - 1), comm)
     last = comm.rank == comm.size - 1
     for words, pair in (
@@ -181,28 +185,19 @@ def check_mistakes(comm):
         ("pair", (1, 2)),
         ("its own matrix", (operator, values)),
     ):
-        refused(comm, ValueError, words, lambda: setattr(operator, "preconditioner", pair))  # noqa: B023
+        raised_everywhere(
+            ValueError, words, partial(setattr, operator, "preconditioner", pair), comm
+        )
     # What relies on A = Aᵀ is checked for the matrix that it is made from.
     symmetric = (matrix + matrix.T) / 2
     operator, own_values, _ = on(comm, symmetric, preconditioner=on(comm, matrix)[:2])
     if comm.size == 1:
-        refused(
-            comm,
+        raised_everywhere(
             ValueError,
             "pc='icc' relies",
             lambda: solve(operator, own_values, b, Solver("gmres", "icc")),
+            comm,
         )
-
-
-def refused(comm, kind, words, call):
-    try:
-        call()
-        message = None
-    except kind as error:
-        message = str(error)
-    for told in comm.allgather(message):
-        assert told is not None, words
-        assert words in told
 
 
 CHECKS = [

@@ -174,7 +174,7 @@ class _Comparison:
         for change in changes:
             try:
                 stepper = self.stepper(change)
-            except InputError:  # the same on all ranks
+            except InputError:  # numbers that the PDE does not allow, on all ranks
                 continue
             found[change] = [self.residuals(stepper, place, change) for place in where]
         return found

@@ -13,7 +13,7 @@ WELL_DETERMINED = 1e-3
 HIDDEN = 1e-4
 VISIBLE = 0.1
 TINY = 1e-300
-LEAST = {"float64": 1e-280, "float32": 1e-30, "bfloat16": 1e-32, "float16": 0.1}
+LEAST = {"float64": 1e-280, "float32": 1e-30, "bfloat16": 1e-32, "float16": 1e-3}
 """A type keeps all its digits of numbers that are a few orders smaller than these."""
 
 

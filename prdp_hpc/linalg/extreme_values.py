@@ -3,7 +3,9 @@
 PETSc's methods square numbers, and compare some of them with constants. For matrices with values
 beyond 1e±100 several of them return 0, or stop as if they had converged. Their iterations from zero
 are homogeneous in the matrix, `x(A) = s x(s A)`, so such a matrix is multiplied by a power of two,
-which changes no bit of the mantissas. A few methods need that for values below 0.1 already.
+which changes no bit of the mantissas. A few methods need that for values below 0.1 already, and
+most preconditioners compare pivots, or lengths of vectors, with constants. Each matrix of a batch
+has a factor of its own.
 
 The derivatives of the scalars of an iteration are products of two or three matrices, so unrolled
 solves are scaled too: their gradients underflow or overflow earlier.
@@ -11,25 +13,35 @@ solves are scaled too: their gradients underflow or overflow earlier.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import has_bad_numbers
-from prdp_hpc.linalg.method_types import INVERSE_PCS, ONE_APPLICATION_KSPS
+from prdp_hpc.linalg.method_types import (
+    INVERSE_PCS,
+    ONE_APPLICATION_KSPS,
+    SHIFTING_PCS,
+    SIZELESS_PCS,
+)
 from prdp_hpc.linalg.operator import Operator
-from prdp_hpc.linalg.options import bare
+from prdp_hpc.linalg.options import bare, has_part
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.scaling import exponents_of, largest
-from prdp_hpc.linalg.solve_call import SolveCall
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import is_real_tensor, to_memory
-from prdp_hpc.petsc import PETSc
+
+if TYPE_CHECKING:
+    from prdp_hpc.linalg.solve_call import SolveCall
+
+Factors = NDArray[np.float64]
+"""The powers of two of the matrices of a solve, `(M,)`."""
 
 ORDINARY_VALUES = 100
 """Matrices whose largest value is between 2^−100 and 2^100 are not scaled."""
@@ -43,6 +55,14 @@ SMALL_VALUES = {
 }
 """Methods that compare inner products with absolute numbers, or, as `pipefgmres`, shift the
 spectrum by 1: matrices whose largest value is below 2^−n are scaled for them, with this n.
+"""
+SMALL_FOR_PCS, SMALL_FOR_SVD = 20, 0
+"""The same n for preconditioners, which compare pivots with 2e-14, and for a singular value
+decomposition inside of another preconditioner, which replaces singular values below 1e-12 by 0.
+"""
+SHIFTED = 36
+"""The same n below which preconditioners that shift pivots are refused if the matrix cannot be
+scaled.
 """
 MOST, MOST_SINGLE = 1000, 120
 """Largest powers of two by which values in double and in lower precision are multiplied."""
@@ -59,64 +79,75 @@ _ABSOLUTE = ("atol", "shift", "zeropivot", "eigenvalues", "haptol", "scale")
 def has_usual_size(call: SolveCall) -> bool:
     """Whether the size of a solution shows that the matrix is not extreme; equal on all ranks."""
     x, right = call.squares, call.right_squares
-    if call.solver.ksp in SMALL_VALUES:
-        # The values are looked at after the solve, in which the ranks have agreed on the input.
-        return False
     return not call.knows_squares or right == 0.0 or right < USUAL * x < USUAL**2 * right
 
 
-def is_extreme(operator: Operator, values: Any, solver: Solver) -> bool:
+def are_extreme(operator: Operator, values: Any, solver: Solver) -> bool:
     """Whether the values are so extreme that they are to be scaled; collective."""
-    return solver.batched is None and factor_of(operator, values, solver) != 1.0
+    return solver.batched is None and factors_of(operator, values, solver) is not None
 
 
-def factor_of(operator: Operator, values: Any, solver: Solver) -> float:
-    """The power of two s with which extreme values are solved; 1 for others, and for methods that
-    are not homogeneous. Collective.
-
-    Raises SolveError for other operators than `SparseOperator` with values that are too small for
-    the method.
+def check_size(
+    operator: Operator, matrices: Sequence[Operator], values: Any, solver: Solver, can_scale: bool
+) -> None:
+    """Raise SolveError for loaded matrices that are too small for the method, and are to be scaled
+    therefore if they can be; collective. `matrices`: the operator, or those of a batch.
     """
-    if not _is_homogeneous(operator, solver):
-        return 1.0
-    if type(operator) is not SparseOperator:
-        _require_size(operator, solver)
-        return 1.0
+    small = _small_exponent(operator, solver)
+    if small >= ORDINARY_VALUES:
+        return
+    # The norm is not smaller than the largest value; it is computed once for each change.
+    sizes = [one.norm() for one in matrices]
+    below = [size for size in sizes if 0.0 < size < 2.0**-small]
+    if not below:
+        return
+    is_sparse = type(operator) is SparseOperator
+    if not is_sparse or (can_scale and factors_of(operator, values, solver) is not None):
+        raise errors.too_small_values(_method(solver), below[0])
+
+
+def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | None:
+    """The powers of two s with which extreme values are solved; None if all are 1, as for methods
+    that are not homogeneous, and for other operators than `SparseOperator`. Collective.
+    """
+    is_sparse = type(operator) is SparseOperator
+    if not is_sparse or not is_real_tensor(values) or not _is_homogeneous(operator, solver):
+        return None
     # That factor of an iteration with M⁻¹ A does not depend on the size of A.
     names = {bare(name) for name in solver.petsc_options} - {"ksp_richardson_scale"}
     if any(part in name for name in names for part in _ABSOLUTE):
-        return 1.0
-    rows = np.zeros((1, 0))
-    if is_real_tensor(values):
-        rows = to_memory(values.reshape(1, -1), operator.memory)
-    small = SMALL_VALUES.get(solver.ksp, ORDINARY_VALUES)
-    exponents = exponents_of(operator.comm, rows, small)
-    if exponents is None or 0 < exponents[0, 0] <= ORDINARY_VALUES:
-        return 1.0
+        return None
+    rows = to_memory(values if values.dim() > 1 else values[None], operator.memory)
+    exponents = exponents_of(operator.comm, rows, _small_exponent(operator, solver))
+    if exponents is None:
+        return None
+    powers = exponents[:, 0]
+    powers[(powers > 0) & (powers <= ORDINARY_VALUES)] = 0
     most = MOST if values.dtype == torch.float64 else MOST_SINGLE
-    return float(2.0 ** -np.clip(int(exponents[0, 0]), -most, most))
+    return 2.0 ** -np.clip(powers.astype(np.float64), -most, most) if powers.any() else None
+
+
+def _small_exponent(operator: Operator, solver: Solver) -> int:
+    """The n for which matrices whose largest value is below 2^−n are too small for a method."""
+    by_ksp = SMALL_VALUES.get(solver.ksp, ORDINARY_VALUES)
+    if type(operator) is not SparseOperator:
+        return min(by_ksp, SHIFTED if solver.pc in SHIFTING_PCS else ORDINARY_VALUES)
+    if solver.pc in SIZELESS_PCS or solver.shell is not None or operator.preconditioner is not None:
+        return by_ksp
+    if has_part(solver.petsc_options, "svd"):
+        return min(by_ksp, SMALL_FOR_SVD)
+    # Parts without a preconditioner depend on the size of the matrix.
+    return by_ksp if has_part(solver.petsc_options, "none") else min(by_ksp, SMALL_FOR_PCS)
 
 
 def _is_homogeneous(operator: Operator, solver: Solver) -> bool:
-    """Whether the iterations are the same for a multiple of the matrix: those of Richardson's
-    method are if its preconditioner is made from the same values.
+    """Whether the iterations are the same for a multiple of the matrix: those of methods without
+    inner products are if the preconditioner is made from the same values.
     """
-    if solver.ksp == "richardson":
+    if solver.ksp == "richardson" or solver.ksp in ONE_APPLICATION_KSPS:
         is_own = solver.adopted is None and operator.preconditioner is None
         return is_own and solver.pc in INVERSE_PCS
-    return solver.ksp not in ONE_APPLICATION_KSPS
-
-
-def _require_size(operator: Operator, solver: Solver) -> None:
-    """Raise SolveError if the matrix of the last solve cannot be scaled, but is too small for the
-    method; collective.
-    """
-    small, matrix = SMALL_VALUES.get(solver.ksp), operator.matrix
-    if small is None or not matrix.type.endswith("aij"):
-        return
-    size = matrix.norm(PETSc.NormType.INFINITY)
-    if 0.0 < size < 2.0**-small:
-        raise errors.too_small_values(_method(solver), size)
+    return True
 
 
 def require_usual_size(operator: Operator, solver: Solver, b: Tensor, x: Tensor) -> None:
@@ -144,26 +175,37 @@ def with_ordinary_values(
     guess: Tensor | None,
 ) -> Tensor:
     """The solve of b with extreme values, by `solve` with values of ordinary size; collective."""
-    factor = factor_of(operator, values, solver)
-    start = None if guess is None else guess / factor
-    x = solve(operator, scaled_values(operator, values, solver, factor), b, solver, start)
-    return scaled_solution(operator, x, solver, factor)
+    factors = factors_of(operator, values, solver)
+    assert factors is not None
+    start = None if guess is None else _multiplied(1.0 / factors, guess)
+    x = solve(operator, scaled_values(operator, values, solver, factors), b, solver, start)
+    return scaled_solution(operator, x, solver, factors)
 
 
-def scaled_values(operator: Operator, values: Tensor, solver: Solver, factor: float) -> Tensor:
-    """The values times the factor; the backward pass raises SolveError if their gradient overflows,
-    on all ranks.
+def scaled_values(operator: Operator, values: Tensor, solver: Solver, factors: Factors) -> Tensor:
+    """The values times the factors; the backward pass raises SolveError if their gradient
+    overflows, on all ranks.
     """
-    scaled: Tensor = _ScaledValues.apply(values, factor, operator, solver)  # type: ignore[no-untyped-call]
+    scaled: Tensor = _ScaledValues.apply(values, factors, operator, solver)  # type: ignore[no-untyped-call]
     return scaled
 
 
-def scaled_solution(operator: Operator, x: Tensor, solver: Solver, factor: float) -> Tensor:
+def scaled_solution(operator: Operator, x: Tensor, solver: Solver, factors: Factors) -> Tensor:
     """The solution for the original values; SolveError on all ranks if it overflows."""
-    scaled = factor * x
+    scaled = _multiplied(factors, x)
     if anywhere(operator.comm, has_bad_numbers(scaled.detach())):
         raise errors.bad_numbers("forward", _method(solver), 0, solver.refinement, in_input=False)
     return scaled
+
+
+def _multiplied(factors: Factors, rows: Tensor) -> Tensor:
+    """Rows of numbers times the factors of their matrices; differentiable."""
+    if len(factors) == 1:
+        return float(factors[0]) * rows
+    # In double precision: other types may not have these powers of two.
+    each = torch.from_numpy(factors).to(rows.device)
+    each = each.repeat_interleave(len(rows) // len(factors))[:, None]
+    return (each * rows.double()).to(rows.dtype)
 
 
 def _method(solver: Solver) -> str:
@@ -173,20 +215,19 @@ def _method(solver: Solver) -> str:
 class _ScaledValues(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, factor: float, operator: Operator, solver: Solver
+        ctx: Any, values: Tensor, factors: Factors, operator: Operator, solver: Solver
     ) -> Tensor:
-        ctx.given = factor, operator, solver
-        return factor * values
+        ctx.given = factors, operator, solver
+        return _multiplied(factors, values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        factor, operator, solver = ctx.given
-        grad = factor * grads[0]
+        factors, operator, solver = ctx.given
+        grad = _multiplied(factors, grads[0])
         if anywhere(operator.comm, has_bad_numbers(grad)):
             raise errors.too_large_gradient(_method(solver), solver.adjoint)
         return grad, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        tangent: Tensor = ctx.given[0] * tangents[0]
-        return tangent
+        return _multiplied(ctx.given[0], tangents[0])

@@ -11,7 +11,7 @@ from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.batched.call import BatchedCall
-from prdp_hpc.linalg.extreme_values import has_usual_size, is_extreme, with_ordinary_values
+from prdp_hpc.linalg.extreme_values import are_extreme, has_usual_size, with_ordinary_values
 from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.operator import Operator
@@ -159,15 +159,16 @@ def _solve_usual(operator: Operator, values: Tensor, b: Tensor, solver: Solver) 
 
 def _applied(values: Any, right: Tensor, start: Tensor | None, call: SolveCall) -> Tensor | None:
     """The solution; None if the values are so extreme that they have to be scaled."""
+    call.can_scale = not _are_transformed(values, right)
     try:
         x = apply(_Solve, values, right, start, call)
     except errors.SolveError:
-        if _are_transformed(values, right) or not is_extreme(call.operator, values, call.solver):
+        if not call.can_scale or not are_extreme(call.operator, values, call.solver):
             raise
         return None
-    if has_usual_size(call) or _are_transformed(values, right):
+    if has_usual_size(call) or not call.can_scale:
         return x
-    return None if is_extreme(call.operator, values, call.solver) else x
+    return None if are_extreme(call.operator, values, call.solver) else x
 
 
 def _check_kinds(operator: Any, solver: Any) -> None:

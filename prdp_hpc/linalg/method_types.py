@@ -45,9 +45,14 @@ STATIONARY_KSPS = frozenset({"richardson", "chebyshev", "steepest_descent"}) | O
 """These do not break down when only rounding is left."""
 INVERSE_PCS = frozenset(
     {"jacobi", "pbjacobi", "vpbjacobi", "bjacobi", "asm", "gasm", "sor", "ilu", "icc", "lu"}
-    | {"cholesky", "qr", "svd", "redundant", "kaczmarz", "gamg"}
+    | {"cholesky", "qr", "svd", "redundant", "kaczmarz", "gamg", "hmg", "eisenstat", "cp"}
+    | {"telescope", "ksp", "redistribute"}
 )
 """These are made from the entries of the matrix, and are divided by s if it is multiplied by s."""
+SIZELESS_PCS = frozenset({"none", "jacobi", "mat", "lmvm", "python", "shell", "constraint"})
+"""These compare nothing with absolute numbers."""
+SHIFTING_PCS = frozenset({"gamg", "hmg"})
+"""These replace small pivots of their coarsest matrix by an absolute number, without an error."""
 WITHOUT_PRODUCTS = frozenset({"richardson", "chebyshev"}) | ONE_APPLICATION_KSPS
 """These compute no inner products when their number of iterations is fixed."""
 PIPELINED_KSPS = frozenset(

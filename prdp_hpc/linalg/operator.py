@@ -25,7 +25,7 @@ from prdp_hpc.linalg.preconditioning_matrix import (
     create_preconditioning_matrix,
 )
 from prdp_hpc.linalg.promises import PromiseCheck
-from prdp_hpc.linalg.torch_petsc import HOST, Memory, to_memory
+from prdp_hpc.linalg.torch_petsc import HOST, Memory, is_aij, to_memory
 from prdp_hpc.petsc import PETSc
 
 Product = Callable[[Tensor], Tensor]
@@ -186,6 +186,8 @@ class Operator(ABC):
         self.preconditioner_data = PreconditionerData()
         self._preconditioning: PreconditioningMatrix | None = None
         self._promises: PromiseCheck | None = None
+        # The state of the matrix, and its norm then.
+        self._norm: tuple[int, float] = (-1, 0.0)
 
     def __copy__(self) -> Operator:
         return self
@@ -237,6 +239,18 @@ class Operator(ABC):
         on the host.
         """
         return self
+
+    def norm(self) -> float:
+        """Return the largest sum of the sizes of a row's entries, 0 where the host has no entries.
+
+        Collective after a change of the matrix.
+        """
+        state = self.matrix.stateGet()
+        if self._norm[0] != state:
+            has_entries = is_aij(self.matrix) and not self.memory.kind
+            size = self.matrix.norm(PETSc.NormType.INFINITY) if has_entries else 0.0
+            self._norm = state, float(size)
+        return self._norm[1]
 
     @property
     def n_local(self) -> int:

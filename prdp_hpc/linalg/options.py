@@ -118,6 +118,14 @@ def symmetric_parts(options: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def has_part(options: Mapping[str, Any], pc: str) -> bool:
+    """Whether the options name this preconditioner inside of another one."""
+    return any(
+        bare(key).endswith((_TYPE, _LIST)) and pc in str(value).replace(",", " ").split()
+        for key, value in options.items()
+    )
+
+
 def symmetric_parts_under(prefix: str) -> tuple[str, ...]:
     """The same for the options of PETSc's database under a prefix; without one, for those that
     cannot be another solver's.
@@ -216,6 +224,17 @@ def relative_estimates(ksp: str, pc: str) -> dict[str, Any]:
     if pc in ("gamg", "hmg", "mg"):
         chosen = chosen | {f"mg_levels_{key}": value for key, value in own.items()}
     return chosen
+
+
+def relative_inner_solves(pc: str) -> dict[str, Any]:
+    """The default options with which the solver inside of a preconditioner solves for vectors of
+    any size.
+
+    PETSc's default returns 0 for vectors shorter than 1e-50.
+    """
+    inner = {"ksp": "ksp_", "redistribute": "redistribute_"}.get(pc)
+    own = {"ksp_atol": 0.0, "ksp_gmres_haptol": 1e-300}
+    return {} if inner is None else {f"{inner}{key}": value for key, value in own.items()}
 
 
 def smoothing(

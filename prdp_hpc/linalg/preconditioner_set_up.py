@@ -32,6 +32,7 @@ from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.report import SolveReport
 from prdp_hpc.linalg.residual_checks import ResidualChecks
 from prdp_hpc.linalg.shell_preconditioner import ShellPreconditioner, missing_transpose
+from prdp_hpc.linalg.singular_values import relate_zero
 from prdp_hpc.linalg.torch_petsc import is_aij, to_memory
 from prdp_hpc.petsc import PETSc
 
@@ -286,6 +287,7 @@ class PreconditionerSetUp(ResidualChecks):
         if self._pair.is_one_ksp:
             set_up(ksp, self._used_operator())
         else:
+            relate_zero(self._pair.preconditioner, pmat)
             ksp.setUp()
         self._set_up_smoothers()
 

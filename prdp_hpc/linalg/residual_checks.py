@@ -34,6 +34,7 @@ from prdp_hpc.linalg.method_types import (
     UNGUARDED_KSPS,
 )
 from prdp_hpc.linalg.nullspaces import Nullspaces
+from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.promises import absolute_product, row_maxima
 from prdp_hpc.linalg.reductions import anywhere, zero_rows
 from prdp_hpc.linalg.solution_sizes import Scale
@@ -93,6 +94,9 @@ class ResidualChecks(ABC):
 
     @abstractmethod
     def _discard(self) -> None: ...
+
+    @abstractmethod
+    def _used_operator(self) -> Operator: ...
 
     @property
     @abstractmethod
@@ -324,12 +328,11 @@ class ResidualChecks(ABC):
         """
         state = self._matrix.stateGet()
         if self._scale_of[0] != state:
-            norm, ignores_rows = 0.0, False
-            if is_aij(self._matrix) and not self._memory.kind:
-                norm = float(self._matrix.norm(PETSc.NormType.INFINITY))
-                if self.pc_name == PETSc.PC.Type.JACOBI:
-                    self._matrix.getDiagonal(self._residual)
-                    ignores_rows = not self._residual.getArray(readonly=True).all()
+            norm, ignores_rows = self._used_operator().norm(), False
+            has_entries = is_aij(self._matrix) and not self._memory.kind
+            if has_entries and self.pc_name == PETSc.PC.Type.JACOBI:
+                self._matrix.getDiagonal(self._residual)
+                ignores_rows = not self._residual.getArray(readonly=True).all()
             self._scale_of = state, Scale(norm, ignores_rows)
         return self._scale_of[1]
 

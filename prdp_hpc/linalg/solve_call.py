@@ -26,6 +26,7 @@ from prdp_hpc.linalg.arrays import (
     squares_of,
     zeros_like,
 )
+from prdp_hpc.linalg.extreme_values import check_size
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import Recollection
 from prdp_hpc.linalg.linear_system import LinearSystem
@@ -56,6 +57,8 @@ class SolveCall(ABC):
     is_derivative : whether this is a derivative of another solve.
     squares : the sum of the squares of the solution on all ranks, once it is computed.
     right_squares : the same of the right-hand side.
+    can_scale : whether values that are too small for the method are solved again, multiplied by a
+        power of two.
     knows_squares : whether the engine computes them.
     finds_multiples : whether the engine compares right-hand sides, for `adjoint_guess`.
     """
@@ -73,6 +76,7 @@ class SolveCall(ABC):
     is_derivative: bool = field(init=False, default=False)
     squares: float = field(init=False, default=0.0)
     right_squares: float = field(init=False, default=0.0)
+    can_scale: bool = field(init=False, default=False)
     knows_squares: ClassVar[bool] = True
     finds_multiples: ClassVar[bool] = True
 
@@ -199,6 +203,8 @@ class KspCall(SolveCall):
                 self.held = HeldMatrices(self.operator, host)
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
+            if not self.is_derivative:
+                self._check_size(values)
             timer.change("solve_seconds")
             x = self._solved(right, guess)
         finally:
@@ -216,6 +222,14 @@ class KspCall(SolveCall):
             if is_one and guess is None and self.recollection is None:
                 return torch.from_numpy(self._solve_vector(numbers))
             return as_tensor(self._solve_each(numbers, self._start(guess, right)))
+        except BaseException:
+            self.held.release()
+            raise
+
+    def _check_size(self, values: Tensor | None) -> None:
+        """Raise SolveError for matrices that are too small for the method; collective."""
+        try:
+            check_size(self.operator, self.held.operators, values, self.solver, self.can_scale)
         except BaseException:
             self.held.release()
             raise

@@ -12,7 +12,8 @@ from prdp_hpc.autograd.batched_functions import is_transformed, refuse_tracing
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
 from prdp_hpc.linalg.extreme_values import (
-    factor_of,
+    check_size,
+    factors_of,
     require_usual_size,
     scaled_solution,
     scaled_values,
@@ -109,11 +110,11 @@ def _solved(
 ) -> Tensor:
     # Evaluated here, because inside a forward pass torch never records.
     recording = torch.is_grad_enabled()
-    factor = factor_of(operator, values, solver)
-    if factor != 1.0:
-        values = scaled_values(operator, values, solver, factor)
+    factors = factors_of(operator, values, solver)
+    if factors is not None:
+        values = scaled_values(operator, values, solver, factors)
     x: Tensor = _UnrolledSolve.apply(values, b, operator, solver, recording, whole)  # type: ignore[no-untyped-call]
-    return x if factor == 1.0 else scaled_solution(operator, x, solver, factor)
+    return x if factors is None else scaled_solution(operator, x, solver, factors)
 
 
 class _UnrolledSolve(torch.autograd.Function):
@@ -134,6 +135,7 @@ class _UnrolledSolve(torch.autograd.Function):
             held = HeldMatrices(operator, prepare(operator, values, b, needs, solver))
         keeps = False
         try:
+            check_size(operator, held.operators, values, solver, can_scale=False)
             system = UnrolledSystem(operator, held.operators, values, solver)
             if records:
                 system.check_transposed()

@@ -5,7 +5,7 @@ beyond 1e±100 several of them return 0, or stop as if they had converged. Their
 are homogeneous in the matrix, `x(A) = s x(s A)`, so such a matrix is multiplied by a power of two,
 which changes no bit of the mantissas. A few methods need that for values below 0.1 already, and
 most preconditioners compare pivots, or lengths of vectors, with constants. Each matrix of a batch
-has a factor of its own.
+has a separate factor.
 
 The derivatives of the scalars of an iteration are products of two or three matrices, so unrolled
 solves are scaled too: their gradients underflow or overflow earlier.

@@ -15,7 +15,7 @@ from pathlib import Path
 from prdp_hpc.commands.job_script import JobScript, freeze
 from prdp_hpc.commands.sbatch import SubmitError, sbatch
 from prdp_hpc.commands.submit_options import sbatch_options
-from prdp_hpc.config import ExperimentConfig, load_config
+from prdp_hpc.config import ExperimentConfig, SupervisedConfig, load_config
 from prdp_hpc.config.site import Site, load_site, site_path
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
@@ -97,11 +97,13 @@ def _check_task(arguments: argparse.Namespace, config: ExperimentConfig) -> None
         raise SubmitError("--fan-out: the jobs are the runs of a comparison, so leave out generate")
     if arguments.array is not None:
         raise SubmitError("--array: all jobs would generate the same data; leave it out")
-    if not config.divides_samples:
+    if not isinstance(config, SupervisedConfig):
         raise SubmitError(
             f"{arguments.config}: an inverse problem is not trained on trajectories, so there "
             "is nothing to generate"
         )
+    if config.data.file is not None:
+        raise SubmitError(f"data.file: runs read {config.data.file!r}; leave it out to generate")
 
 
 def _check_container(image: str | None, site: Site) -> None:

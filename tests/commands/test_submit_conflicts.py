@@ -43,6 +43,7 @@ def site(tmp_path, monkeypatch):
     [
         (["--fan-out", "--array=1-3"], "--array: --fan-out makes an array of all runs"),
         (["--fan-out", "--command=generate"], "leave out generate"),
+        (["--command=generate", "data.file=a.h5"], "data.file: runs read 'a.h5'"),
         (["--sbatch=ntasks=2"], "--sbatch ntasks: submit sets this option itself"),
         (["--sbatch=tasks-per-node=2"], "--sbatch tasks-per-node: submit sets this option itself"),
         (["--container=absent.sif"], "--container absent.sif: no such file"),

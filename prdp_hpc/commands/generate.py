@@ -20,6 +20,11 @@ def generate(arguments: argparse.Namespace) -> None:
             f"{arguments.config}: an inverse problem is not trained on trajectories, so there is "
             "nothing to generate"
         )
+    if config.data.file is not None and not arguments.out:
+        raise ConfigError(
+            f"{arguments.config}: data.file: runs read {config.data.file!r}, so they would not "
+            "find what is generated elsewhere; give --out FILE, or leave data.file out"
+        )
     path = Path(arguments.out) if arguments.out else generated_path(config)
     mesh = process_mesh(config)
     make(config, build_grid(config, mesh), path, mesh)

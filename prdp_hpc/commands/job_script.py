@@ -66,7 +66,8 @@ class JobScript:
             _check_unedited(self.path)
         common = _write_common(self.path.parent)
         body = self._body(common)
-        head = f"#!/bin/bash{' -l' if self.site.modules else ''}\n# Written by: {self.written_by}\n"
+        line = " ".join(self.written_by.splitlines())
+        head = f"#!/bin/bash{' -l' if self.site.modules else ''}\n# Written by: {line}\n"
         text = f"{head}{_HASH}{_digest(body)}\n{body}"
         # SLURM copies a script on submission, so later submissions may overwrite it.
         with file_errors(self.path, "cannot be written", _ELSEWHERE):
@@ -92,7 +93,7 @@ class JobScript:
 
     def _launcher(self) -> list[str]:
         words = shlex.split(self.site.launcher)
-        if Path(words[0]).name == "srun":
+        if self.site.starts_by_srun:
             words += [] if self.site.mpi is None else [f"--mpi={self.site.mpi}"]
             # The ranks exit by themselves with one exit code; --wait ends those that cannot.
             words += ["--kill-on-bad-exit=0", "--wait=20"]

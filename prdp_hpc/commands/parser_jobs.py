@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import Any
 
 from prdp_hpc.commands.parser import config_command, count
+from prdp_hpc.errors import InputError
 
 
 def submit_command(commands: Any) -> None:
@@ -100,9 +100,12 @@ _SBATCH = (
 
 def _gpus(text: str) -> str:
     """A number of GPUs with or without a type, for argparse."""
-    if not re.fullmatch(r"([\w.-]+:)?[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"must be a number or TYPE:NUMBER, not {text!r}")
-    return text
+    from prdp_hpc.config.site import checked_gpus  # loads pydantic, which few commands need here
+
+    try:
+        return checked_gpus(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def site_command(commands: Any) -> None:

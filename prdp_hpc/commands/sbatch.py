@@ -23,7 +23,8 @@ _ADVICE = {
     "--time": "Give --time as minutes, hours:minutes:seconds or days-hours",
     "time limit": "Give a shorter --time, or another --partition; "
     "`sinfo -o '%P %l'` lists their limits",
-    "memory": "Give another --mem; `sinfo -o '%P %m'` lists the megabytes of the nodes",
+    "mutually exclusive": "Leave out one of these options, here or in the site file",
+    "memory|--mem": "Give another --mem; `sinfo -o '%P %m'` lists the megabytes of the nodes",
     "node|cpu|processors|gres|gpu": "Give other --nodes, --cpus-per-task, --gpus-per-node or "
     "--partition; "
     "`sinfo -o '%P %D %c %G'` lists how many nodes there are, their cores and their GPUs",

@@ -15,8 +15,8 @@ from pathlib import Path
 from prdp_hpc.commands.job_script import JobScript, freeze
 from prdp_hpc.commands.sbatch import SubmitError, sbatch
 from prdp_hpc.commands.submit_options import sbatch_options
-from prdp_hpc.config import ExperimentConfig, load_config
-from prdp_hpc.config.site import Site, load_site
+from prdp_hpc.config import ExperimentConfig, SupervisedConfig, load_config
+from prdp_hpc.config.site import Site, load_site, site_path
 from prdp_hpc.config.variants import variants
 from prdp_hpc.console import show
 from prdp_hpc.files import file_errors
@@ -25,6 +25,7 @@ FOLDER = "slurm"
 """Folder of the scripts, frozen configs and logs, in the folder `output` of the config."""
 JOBS = "jobs.jsonl"
 """File in that folder with one line per submitted job."""
+_IMAGE_FILES = (".sif", ".simg", ".img", ".sqsh")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def submit(arguments: argparse.Namespace) -> None:
     if arguments.grid_ranks:
         overrides.append(f"parallel.grid_ranks={arguments.grid_ranks}")
     config = load_config(arguments.config, overrides)
+    _check_task(arguments, config)
+    _check_container(arguments.container, site)
     ranks = _checked_ranks(arguments, config)
     folder = (Path(config.output) / FOLDER).absolute()
     if arguments.fan_out is not None:
@@ -73,32 +76,59 @@ def submit(arguments: argparse.Namespace) -> None:
     for script in scripts:
         show(script.write(arguments.overwrite_script))
     if arguments.dry_run:
-        show(_commands(jobs, scripts))
+        show(_commands(jobs, scripts, arguments.dependency))
     else:
-        _submit_all(jobs, scripts, folder)
+        _submit_all(jobs, scripts, folder, arguments.dependency)
 
 
 def _name(arguments: argparse.Namespace, config: ExperimentConfig) -> str:
     return config.name if arguments.task == "run" else f"{config.name}-{arguments.task}"
 
 
+def _check_task(arguments: argparse.Namespace, config: ExperimentConfig) -> None:
+    """Raise `SubmitError` if the command cannot be divided into jobs as asked."""
+    if arguments.fan_out is not None and arguments.array is not None:
+        raise SubmitError(
+            "--array: --fan-out makes an array of all runs of the comparison; give one of the two"
+        )
+    if arguments.task != "generate":
+        return
+    if arguments.fan_out is not None:
+        raise SubmitError("--fan-out: the jobs are the runs of a comparison, so leave out generate")
+    if arguments.array is not None:
+        raise SubmitError("--array: all jobs would generate the same data; leave it out")
+    if not isinstance(config, SupervisedConfig):
+        raise SubmitError(
+            f"{arguments.config}: an inverse problem is not trained on trajectories, so there "
+            "is nothing to generate"
+        )
+    if config.data.file is not None:
+        raise SubmitError(f"data.file: runs read {config.data.file!r}; leave it out to generate")
+
+
+def _check_container(image: str | None, site: Site) -> None:
+    """Raise `SubmitError` if the ranks cannot start in this image."""
+    if image is None:
+        return
+    # The name of an image in a registry may also contain slashes, but has none of these endings.
+    if "://" not in image and image.endswith(_IMAGE_FILES) and not Path(image).exists():
+        raise SubmitError(f"--container {image}: no such file; give the path of the image")
+    if site.container_runtime == "pyxis" and not site.starts_by_srun:
+        raise SubmitError(
+            f"--container: pyxis is a part of srun, but the launcher is {site.launcher!r}; in "
+            f"{site_path()} change launcher to srun, or container_runtime"
+        )
+
+
 def _checked_ranks(arguments: argparse.Namespace, config: ExperimentConfig) -> int:
     """Return the number of ranks; raise `SubmitError` if they do not fit the nodes or the task."""
     replicas, nodes = arguments.replicas, arguments.nodes
     grid_ranks = config.parallel.grid_ranks or 1
-    if not config.divides_samples:
-        if arguments.task == "generate":
-            raise SubmitError(
-                f"{arguments.config}: an inverse problem is not trained on trajectories, so there "
-                "is nothing to generate"
-            )
-        if replicas > 1:
-            raise SubmitError(
-                f"--replicas {replicas}: an inverse problem has no samples to divide; give "
-                "--grid-ranks instead"
-            )
-    if arguments.array is not None and arguments.task == "generate":
-        raise SubmitError("--array: all jobs would generate the same data; leave it out")
+    if replicas > 1 and not config.divides_samples:
+        raise SubmitError(
+            f"--replicas {replicas}: an inverse problem has no samples to divide; give "
+            "--grid-ranks instead"
+        )
     ranks: int = replicas * grid_ranks
     if ranks % nodes:
         fitting = [n for n in range(1, ranks + 1) if ranks % n == 0]
@@ -166,7 +196,7 @@ def _script(
     )
 
 
-def _commands(jobs: Sequence[_Job], scripts: Sequence[JobScript]) -> str:
+def _commands(jobs: Sequence[_Job], scripts: Sequence[JobScript], given: str | None) -> str:
     """The commands that submit the scripts by hand."""
     lines = []
     for job, script in zip(jobs, scripts, strict=True):
@@ -174,16 +204,23 @@ def _commands(jobs: Sequence[_Job], scripts: Sequence[JobScript]) -> str:
         if len(jobs) > 1 and not job.after:
             lines.append(f"first=$(sbatch --parsable {path})")
         else:
-            lines.append(f"sbatch {_dependency('$first')[0]} {path}" if job.after else path)
+            after = f"sbatch {_dependency('$first', given)[0]} {path}"
+            lines.append(after if job.after else path)
     if len(lines) == 1:
         return f"not submitted; to submit it: sbatch {lines[0]}"
     return "not submitted; to submit it:\n" + "\n".join(lines)
 
 
-def _submit_all(jobs: Sequence[_Job], scripts: Sequence[JobScript], folder: Path) -> None:
+def _submit_all(
+    jobs: Sequence[_Job], scripts: Sequence[JobScript], folder: Path, given: str | None
+) -> None:
     number, lines = "", []
     for job, script in zip(jobs, scripts, strict=True):
-        number = sbatch(script.path, _dependency(number) if job.after else [])
+        try:
+            number = sbatch(script.path, _dependency(number, given) if job.after else [])
+        except SubmitError as error:
+            first = f"; job {number} was submitted before: scancel {number} removes it"
+            raise SubmitError(f"{error}{first if number else ''}") from None
         _record(folder, number, job)
         suffix = number if job.array is None else f"{number}_…"
         lines.append(f"job:        {number}")
@@ -195,9 +232,12 @@ def _submit_all(jobs: Sequence[_Job], scripts: Sequence[JobScript], folder: Path
     show("\n".join(lines))
 
 
-def _dependency(number: str) -> list[str]:
-    # After any end: the last job also finishes runs whose own job has failed.
-    return [f"--dependency=afterany:{number}"]
+def _dependency(number: str, given: str | None) -> list[str]:
+    """The option for a job that starts after job `number`, and after the user's own dependency."""
+    # After any end: the last job also finishes runs whose own job has failed. Where the jobs before
+    # never start, it must not start either; SLURM cannot combine "?", one of several, with others.
+    own = "" if given is None or "?" in given else f"{given},"
+    return [f"--dependency={own}afterany:{number}"]
 
 
 def _record(folder: Path, number: str, job: _Job) -> None:

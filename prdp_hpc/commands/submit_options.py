@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from prdp_hpc.commands.job_script import SIGNAL_SECONDS
 from prdp_hpc.commands.sbatch import SubmitError
-from prdp_hpc.config.site import JobDefaults
+from prdp_hpc.config.site import JobDefaults, site_path
 
-_SET_HERE = ("job-name", "nodes", "ntasks-per-node", "output", "open-mode", "signal", "requeue",
-             "chdir", "parsable", "test-only", "wrap")  # fmt: skip
+_SET_HERE = ("job-name", "nodes", "ntasks", "ntasks-per-node", "tasks-per-node", "output",
+             "open-mode", "signal", "requeue", "chdir", "parsable", "test-only",
+             "wrap")  # fmt: skip
 """Options of sbatch that submit sets itself, or that would change what it prints."""
 _OWN = ("account", "partition", "qos", "constraint", "time", "mem", "cpus-per-task",
         "gpus-per-node", "exclusive", "array", "dependency")  # fmt: skip
@@ -30,11 +31,16 @@ def sbatch_options(
     Raises
     ------
     SubmitError
-        For `--sbatch` with an option that has its own name here.
+        For a further option that has its own name here, and for a value of several lines.
     """
-    further = dict(defaults.sbatch) | dict(map(_pair, arguments.sbatch))
-    for key in further:
-        _check_further(key)
+    given = dict(map(_pair, arguments.sbatch))
+    for key in defaults.sbatch:
+        own = key.replace("-", "_")
+        own = f"defaults.{own}" if own in JobDefaults.model_fields else f"--{key} of submit"
+        _check_further(key, f"{site_path()}: defaults.sbatch: {key}", own)
+    for key in given:
+        _check_further(key, f"--sbatch {key}", f"--{key}")
+    further = dict(defaults.sbatch) | given
     options: dict[str, str | None] = dict(set_here)
     for name in _DEFAULTS:
         given = getattr(arguments, name)
@@ -49,7 +55,12 @@ def sbatch_options(
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
     always = {"open-mode": "append", "signal": f"B:USR1@{SIGNAL_SECONDS}", "requeue": None}
-    return options | always | further
+    options = options | always | further
+    for key, value in options.items():
+        # sbatch reads options line by line, so a further line could be another option.
+        if value is not None and len(value.splitlines()) > 1:
+            raise SubmitError(f"--{key}: must be text in one line, not {value!r}")
+    return options
 
 
 def _pair(text: str) -> tuple[str, str | None]:
@@ -58,13 +69,14 @@ def _pair(text: str) -> tuple[str, str | None]:
     return key.strip().removeprefix("--"), value if equals else None
 
 
-def _check_further(key: str) -> None:
+def _check_further(key: str, place: str, own: str) -> None:
+    """Raise `SubmitError` for an option that submit sets itself or has itself, as `own`."""
     if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
         raise SubmitError(
-            f"--sbatch {key!r}: give the long name of an option of sbatch, with its value after =, "
-            "e.g. --sbatch hint=nomultithread"
+            f"{place}: give the long name of an option of sbatch and its value, "
+            "e.g. hint=nomultithread"
         )
     if key in _SET_HERE:
-        raise SubmitError(f"--sbatch {key}: submit sets this option itself; leave it out")
+        raise SubmitError(f"{place}: submit sets this option itself; leave it out")
     if key in _OWN:
-        raise SubmitError(f"--sbatch {key}: give --{key} instead")
+        raise SubmitError(f"{place}: give {own} instead")

@@ -108,8 +108,10 @@ def _message(path: KeyPath, error: dict[str, Any]) -> str:
     if kind == "union_tag_invalid":
         known = _choices(path, error)
         return f"{error['ctx']['tag']!r} is not known here, choose one of {known}"
-    if kind in ("model_type", "model_attributes_type"):
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"must be a section with keys, not {given!r}"
+    if kind in ("tuple_type", "list_type"):
+        return f"must be a list, not {given!r}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     shown = "" if kind == "value_error" or isinstance(given, dict) else f", not {given!r}"
     return f"{message[0].lower()}{message[1:]}{shown}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from prdp_hpc.config.errors import validated
 from prdp_hpc.config.models import Count, Section
@@ -28,21 +30,55 @@ def _word(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Text = Annotated[str, Field(min_length=1)]
-Quoted = Annotated[str, BeforeValidator(_quoted), Field(min_length=1)]
-Word = Annotated[str, BeforeValidator(_word), Field(min_length=1)]
+def _line(value: str) -> str:
+    # The text is written into one line of a batch script, in which sbatch or the shell reads it.
+    if not value.strip() or len(value.splitlines()) > 1:
+        raise InputError(f"must be text in one line, not {value!r}")
+    return value.strip()
+
+
+def _module(value: str) -> str:
+    if re.search(r"\s", value):
+        raise InputError(f"must be the name of one module, e.g. gcc/12, not {value!r}")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        shlex.split(value)
+    except ValueError as error:
+        raise InputError(f"must be a command with its options: {error} in {value!r}") from None
+    return value
+
+
+def checked_gpus(value: str) -> str:
+    """A number of GPUs per node with or without a type, e.g. `4` or `a100:4`.
+
+    Raises
+    ------
+    InputError
+        For other text.
+    """
+    if not re.fullmatch(r"([\w.-]+:)?[1-9]\d*", value):
+        raise InputError(f"must be a number or TYPE:NUMBER, not {value!r}")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_line)]
+Word = Annotated[str, BeforeValidator(_word), AfterValidator(_line)]
+Quoted = Annotated[str, BeforeValidator(_quoted), AfterValidator(_line)]
 
 
 class JobDefaults(Section):
     """Options of every job; options of `prdp-hpc submit` override them."""
 
-    account: Text | None = None
+    account: Word | None = None
     """Account to charge; null: that of the user."""
-    partition: Text | None = None
+    partition: Word | None = None
     """Partition; null: that of the site."""
-    qos: Text | None = None
+    qos: Word | None = None
     """Quality of service; null: that of the user."""
-    constraint: Text | None = None
+    constraint: Word | None = None
     """Features that the nodes must have, e.g. "icelake"."""
     time: Quoted | None = None
     """Time limit in quotes, e.g. "4:00:00"; null: that of the partition."""
@@ -50,7 +86,7 @@ class JobDefaults(Section):
     """Memory per node in quotes, e.g. "64G"; null: that of the partition."""
     cpus_per_task: Count | None = None
     """Cores per rank; null: 1."""
-    gpus_per_node: Word | None = None
+    gpus_per_node: Annotated[Word, AfterValidator(checked_gpus)] | None = None
     """GPUs per node, e.g. 4 or a100:4; null: none."""
     exclusive: bool = False
     """Whether jobs share their nodes with no other job."""
@@ -61,9 +97,9 @@ class JobDefaults(Section):
 class Site(Section):
     """How jobs start on a cluster."""
 
-    modules: tuple[Text, ...] = ()
+    modules: tuple[Annotated[Text, AfterValidator(_module)], ...] = ()
     """Modules that each job loads, e.g. [gcc/12, cray-mpich]."""
-    launcher: Text = "srun"
+    launcher: Annotated[Text, AfterValidator(_command)] = "srun"
     """Command that starts the ranks, e.g. srun or mpirun, with its options."""
     mpi: Text | None = "pmi2"
     """Type for `srun --mpi=…` (`srun --mpi=list`); null: the site's default."""
@@ -73,6 +109,11 @@ class Site(Section):
     """Further options of the container runtime, e.g. [--bind, /scratch]."""
     defaults: JobDefaults = JobDefaults()
     """Options of every job."""
+
+    @property
+    def starts_by_srun(self) -> bool:
+        """Whether the launcher is srun, not that of an MPI."""
+        return Path(shlex.split(self.launcher)[0]).name == "srun"
 
 
 def site_path() -> Path | None:
@@ -97,4 +138,4 @@ def load_site() -> Site:
     path = site_path()
     if path is None or not (os.environ.get(VARIABLE) or path.exists()):
         return Site()
-    return validated(Site, read_yaml(path), str(path))
+    return validated(Site, read_yaml(path, "mpi: pmix", empty=True), str(path))

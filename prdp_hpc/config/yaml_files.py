@@ -47,9 +47,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, example: str = "task: emulator", empty: bool = False) -> dict[str, Any]:
     """Read the sections of a YAML file; raise `ConfigError` if it cannot be read, is not valid YAML
     or contains a key twice.
+
+    `example` is shown if it has no keys; `empty`: whether it may have no content.
     """
     try:
         if path.is_dir():
@@ -70,9 +72,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None and empty:
+        return {}
     if not isinstance(content, dict):
         raise ConfigError(
-            f"{path}: must contain keys and sections, e.g. 'task: emulator', not {_kind(content)}"
+            f"{path}: must contain keys and sections, e.g. {example!r}, not {_kind(content)}"
         )
     return content
 

@@ -47,6 +47,7 @@ WORDS = [
         ["run", "CONFIG", "--resume", "--overwrite"],
         "--overwrite: not allowed with argument --resume",
     ),
+    (["generate", "CONFIG", "data.file=a.h5"], "'a.h5', so they would not find what"),
     (["generate", "CONFIG", "--resume"], "unrecognized arguments: --resume"),
     (["generate", "CONFIG", "--out"], "--out: expected one argument"),
     (["plot"], "the following arguments are required: RUN"),

@@ -292,7 +292,7 @@ def test_containers(site, shown, tmp_path, monkeypatch):
         ("defaults: {time: 4:00:00}", "defaults.time: must be text in quotes"),
         ("container_runtime: docker", "container_runtime: must be 'apptainer', 'singularity'"),
         ("defaults: {cpus_per_task: 0}", "defaults.cpus_per_task: must be greater than or equal"),
-        ("defaults: {sbatch: {mem: 3G}}", "--sbatch mem: give --mem instead"),
+        ("defaults: {sbatch: {mem: 3G}}", "defaults.sbatch: mem: give defaults.mem instead"),
     ],
 )
 def test_mistakes_in_the_site_file(text, message, site, config, capsys):

@@ -21,7 +21,7 @@ EMULATOR = [
     ("seed", 1.5, ["seed: must be a valid integer"]),
     ("sead", 1, ["sead: unknown key; did you mean 'seed'?"]),
     ("grid.shape", [], ["grid.shape", "at least 1"]),
-    ("grid.shape", 8, ["grid.shape: must be a valid tuple, not 8"]),
+    ("grid.shape", 8, ["grid.shape: must be a list, not 8"]),
     ("grid.shape", [8, 1], ["grid.shape.1: must be greater than or equal to 2, not 1"]),
     ("grid.shape", [4, 4, 4, 4], ["grid.shape", "at most 3"]),
     (
@@ -81,7 +81,7 @@ EMULATOR = [
         ["solver.ksp: must be PETSc's name of a method in lower-case", "'CG'"],
     ),
     ("solver.pc", "jacobi; rm", ["solver.pc: must be PETSc's name"]),
-    ("solver.petsc_options", "-ksp_view", ["solver.petsc_options: must be a valid dictionary"]),
+    ("solver.petsc_options", "-ksp_view", ["solver.petsc_options: must be a section with keys"]),
     (
         "refinement.schedule",
         "pdrp",

@@ -13,6 +13,7 @@ import torch
 from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def plan_mesh(locations: Sequence[RankLocation], grid_ranks: int) -> MeshPlan:
         If the number of ranks is not a multiple of `grid_ranks`, or only some of them have GPUs.
     """
     size = len(locations)
+    check_count("grid_ranks", grid_ranks, least=0)
     if grid_ranks < 1 or size % grid_ranks:
         fitting = [n for n in range(1, size + 1) if size % n == 0]
         raise InputError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from prdp_hpc.number_checks import check_number
 from prdp_hpc.refinement.ladders import Level
 from prdp_hpc.refinement.schedules import Schedule
 
@@ -45,6 +46,9 @@ class MeasuredGradient:
     vector: Any
     variance: float = 0.0
     agree: Callable[[float], float] = _same
+
+    def __post_init__(self) -> None:
+        check_number("variance", self.variance, least=0)
 
     def squared_norm(self) -> float:
         """Return `‖g‖²`."""

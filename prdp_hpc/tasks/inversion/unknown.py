@@ -10,9 +10,12 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
+from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks.precision import in_precision
+from prdp_hpc.number_checks import check_count, check_number
 
 
 class Unknown(Protocol):
@@ -88,6 +91,9 @@ class FieldUnknown:
 
     def __init__(self, grid: Grid, mesh: ProcessMesh, start: float | Tensor = 0.0) -> None:
         self._grid, self._mesh = grid, mesh
+        if not isinstance(start, Tensor):
+            check_number("start", start)
+        raise_together(mesh.grid_comm, _start_error(start, grid))
         field = torch.as_tensor(start, dtype=torch.float64).expand(grid.local_shape)
         self.parameters = [nn.Parameter(field.clone())]
 
@@ -146,6 +152,17 @@ class FieldUnknown:
         # Fused optimisers need contiguous memory.
         found: Tensor = whole[self._grid.local_slices].contiguous()
         return found
+
+
+def _start_error(start: float | Tensor, grid: Grid) -> InputError | None:
+    """The error for an initial field of another shape, or with NaN or infinity, on this rank."""
+    field = torch.as_tensor(start)
+    if tuple(field.shape) not in ((), tuple(grid.local_shape)):
+        return InputError(
+            f"start must be a number or this rank's part of a field, {grid.local_shape}, not of "
+            f"the shape {tuple(field.shape)}"
+        )
+    return None if bool(field.isfinite().all()) else InputError("start has NaN or infinity")
 
 
 class NetworkUnknown:
@@ -286,6 +303,11 @@ class CoordinateNetwork(nn.Module):
         seed: int = 1,
     ) -> None:
         super().__init__()
+        check_count("dim", dim)
+        check_count("features", features)
+        check_number("bandwidth", bandwidth, above=0)
+        for width in hidden:
+            check_count("an entry of hidden", width)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             waves = torch.randn(dim, features, dtype=torch.float64) * bandwidth

@@ -18,7 +18,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 def count_error(name: str, value: Any, least: int = 1) -> InputError | None:
     """The error of `check_count`, or None; for ranks that raise together."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return None
     return InputError(f"{name} must be an integer of at least {least}, not {value!r}".lstrip())
 

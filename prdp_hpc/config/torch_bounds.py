@@ -1,6 +1,6 @@
 """Bounds of the arguments of torch's optimisers and schedules, by the arguments' names.
 
-torch checks some of them, and uses others as they are: a negative rate or NaN then trains without
+torch checks some of them and uses others as given: a negative rate or NaN then trains without
 an error. Arguments of one name mean the same in all classes.
 """
 
@@ -54,7 +54,7 @@ _BOUNDS: dict[str, dict[str, float]] = {
 
 
 def bounded(key: str, value: Any) -> Any:
-    """Return the argument `key`, with whole numbers for counts.
+    """Return the argument `key`, with integers for counts.
 
     Raises
     ------

@@ -33,6 +33,11 @@ class MeasuredGradient:
         Makes a number equal on all ranks, e.g. `mesh.world.bcast`, so that rounding cannot lead to
         different decisions; comparisons are then collective. Default: the number is not changed.
 
+    Raises
+    ------
+    InputError
+        For a variance that is negative or not finite.
+
     Examples
     --------
     >>> import torch

@@ -27,7 +27,7 @@ ONES = np.ones((2, 6, 1, 8, 8))
 
 
 def count(make, none=False, least=1):
-    """The nonsense for a whole number of at least `least`."""
+    """The nonsense for an integer of at least `least`."""
     return make, (*NOT_NUMBERS, least - 1, 1.5, *(() if none else (None,)))
 
 

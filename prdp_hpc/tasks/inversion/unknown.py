@@ -77,6 +77,11 @@ class FieldUnknown:
     distributed : bool
         True: each grid rank has a part of the parameters.
 
+    Raises
+    ------
+    InputError
+        For a start of another shape, or that is not finite.
+
     Examples
     --------
     >>> from prdp_hpc import FieldUnknown, Grid, ProcessMesh
@@ -280,6 +285,12 @@ class CoordinateNetwork(nn.Module):
         Widths of the hidden layers.
     seed : int, default 1
         Random seed of B and of the initial parameters.
+
+    Raises
+    ------
+    InputError
+        For a number of coordinates, features or a width below 1, or a bandwidth that is not
+        positive.
 
     References
     ----------

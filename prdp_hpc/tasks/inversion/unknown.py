@@ -11,6 +11,7 @@ from mpi4py import MPI
 from torch import Tensor, nn
 
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.network_checks import check_network
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
@@ -206,6 +207,7 @@ class NetworkUnknown:
     distributed = False
 
     def __init__(self, network: nn.Module, grid: Grid, mesh: ProcessMesh) -> None:
+        check_network(network)
         self.network = in_precision(network, torch.float64)
         self._shape, self._mesh = grid.local_shape, mesh
         axes = zip(grid.coordinates(), grid.length, strict=True)

@@ -194,6 +194,11 @@ class NetworkUnknown:
     distributed : bool
         False: the parameters are replicated on all ranks.
 
+    Raises
+    ------
+    InputError
+        For an object that is not a network, or one with lazy layers that have no sizes yet.
+
     Examples
     --------
     >>> from prdp_hpc import CoordinateNetwork, Grid, NetworkUnknown, ProcessMesh

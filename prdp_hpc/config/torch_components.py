@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, create_model
 
 from prdp_hpc.config.models import as_number
+from prdp_hpc.config.torch_bounds import bounded
 
 OPTIMIZERS = (
     "ASGD",
@@ -77,9 +78,9 @@ def _model(name: str) -> type[BaseModel]:
         if key in _OTHERS:
             continue
         if argument.default is inspect.Parameter.empty:
-            fields[key] = (Annotated[Any, BeforeValidator(_plain)], ...)
+            fields[key] = (_bounded(key, _ANY), ...)
         else:
-            fields[key] = (_type(argument.default), argument.default)
+            fields[key] = (_bounded(key, _type(argument.default)), argument.default)
     made: type[BaseModel] = create_model(
         name,
         __base__=BaseModel,
@@ -94,7 +95,12 @@ def _model(name: str) -> type[BaseModel]:
 
 def _type(default: Any) -> Any:
     """The type of an argument, from its default."""
-    return _TYPES.get(type(default), Annotated[Any, BeforeValidator(_plain)])
+    return _TYPES.get(type(default), _ANY)
+
+
+def _bounded(key: str, kind: Any) -> Any:
+    """The type of an argument, whose numbers must be within its bounds."""
+    return Annotated[kind, AfterValidator(partial(bounded, key))]
 
 
 def _plain(value: Any) -> Any:
@@ -102,3 +108,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value if isinstance(value, bool) else as_number(value)
+
+
+_ANY = Annotated[Any, BeforeValidator(_plain)]

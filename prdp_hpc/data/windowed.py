@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from prdp_hpc.data.dataset import TrajectoryDataset
 from prdp_hpc.data.layout import DataError
 from prdp_hpc.data.windows import Windows
-from prdp_hpc.errors import InputError, returned
+from prdp_hpc.errors import returned
+from prdp_hpc.number_checks import check_count
 
 
 class WindowedDataset:
@@ -82,10 +83,9 @@ class WindowedDataset:
         in_memory: bool | Literal["auto"] = "auto",
         normalise: Literal["none", "standard"] = "none",
     ) -> None:
-        if stride < 1 or (window is not None and window < 1) or (steps is not None and steps < 1):
-            raise InputError(
-                f"data: window ({window}), stride ({stride}) and steps ({steps}) must be at least 1"
-            )
+        for key, number in (("window", window), ("stride", stride), ("steps", steps)):
+            if number is not None or key == "stride":
+                check_count(f"data.{key}", number)
         self._name = dataset_name(data)
         whole = _number(f"{self._name}: steps", data.steps)
         if steps is not None and steps > whole:

@@ -18,6 +18,7 @@ from prdp_hpc.distributed.allocation import share_arenas_under_a_limit
 from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
 from prdp_hpc.distributed.mpi_gradients import MpiGradients
+from prdp_hpc.distributed.network_checks import check_network
 from prdp_hpc.distributed.topology import (
     MeshPlan,
     RankLocation,
@@ -239,7 +240,7 @@ class ProcessMesh:
         InputError
             If the network cannot be divided, see `prdp_hpc.distributed.sharding`.
         """
-        check_members("network", network, ("forward", "parameters"), "a torch.nn.Module")
+        check_network(network)
         if grid is not None:
             check_members("grid", grid, ("gather", "scatter"), "a Grid")
         if (self.shard_network if shard is None else shard) and self.world.size > 1:

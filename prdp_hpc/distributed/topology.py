@@ -7,12 +7,14 @@ import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import torch
 from mpi4py import MPI
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def plan_mesh(locations: Sequence[RankLocation], grid_ranks: int) -> MeshPlan:
         If the number of ranks is not a multiple of `grid_ranks`, or only some of them have GPUs.
     """
     size = len(locations)
+    if grid_ranks is True or not isinstance(grid_ranks, Integral):
+        check_count("grid_ranks", grid_ranks)
     if grid_ranks < 1 or size % grid_ranks:
         fitting = [n for n in range(1, size + 1) if size % n == 0]
         raise InputError(

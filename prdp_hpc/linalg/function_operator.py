@@ -18,6 +18,7 @@ from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.arrays import has_bad_numbers
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.torch_petsc import Array, in_double, is_real_tensor, to_host
+from prdp_hpc.number_checks import count_error
 from prdp_hpc.petsc import PETSc
 
 Apply = Callable[[Any, Tensor], Tensor]
@@ -93,8 +94,7 @@ class FunctionOperator(Operator):
         preconditioner: tuple[Operator, Tensor | None] | None = None,
     ) -> None:
         super().__init__(MPI.COMM_WORLD if comm is None else comm, symmetric, grid)
-        fits = isinstance(n_local, int) and n_local >= 0
-        wrong = None if fits else InputError(f"n_local must be an integer ≥ 0, not {n_local!r}")
+        wrong = count_error("n_local", n_local, least=0)
         raise_together(self.comm, wrong)
         self.apply = apply
         self.apply_transpose = apply_transpose

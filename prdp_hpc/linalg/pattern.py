@@ -159,3 +159,13 @@ def validate_block_size(block_size: Any, n: int, n_local: int | None) -> InputEr
                 "a node must be consecutive rows of one rank"
             )
     return None
+
+
+def check_ownership(n_local: Sequence[int | None], n: int) -> None:
+    """Raise `InputError` unless the ranks' numbers of rows, or None on all of them, make `n`."""
+    given = [rows for rows in n_local if rows is not None]
+    if given and (len(given) < len(n_local) or sum(given) != n):
+        raise InputError(
+            f"n_local must be given on all ranks and add up to the operator's {n} rows, not "
+            f"{list(n_local)}"
+        )

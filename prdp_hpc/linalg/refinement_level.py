@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from numbers import Integral
 from typing import Any, Protocol
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 
 DEFAULT_MAX_IT = 10_000
 
@@ -81,11 +81,11 @@ class Refinement:
     def __post_init__(self) -> None:
         if self.max_it is None and self.rtol is None:
             object.__setattr__(self, "rtol", 1e-8)
-        whole = isinstance(self.max_it, Integral) and not isinstance(self.max_it, bool)
-        if self.max_it is not None and (not whole or self.max_it < 1):
-            raise InputError(f"max_it must be an integer of at least 1, not {self.max_it!r}")
-        if self.rtol is not None and not (math.isfinite(self.rtol) and 0 < self.rtol < 1):
-            raise InputError(f"rtol must lie between 0 and 1, not {self.rtol!r}")
+        if self.max_it is not None:
+            check_count("max_it", self.max_it)
+            object.__setattr__(self, "max_it", int(self.max_it))
+        if self.rtol is not None:
+            check_number("rtol", self.rtol, above=0, below=1)
         object.__setattr__(self, "is_fixed", self.rtol is None)
 
     @classmethod

@@ -21,7 +21,7 @@ from prdp_hpc.linalg.from_matrices import FromMatrices
 from prdp_hpc.linalg.held_matrices import Lease, Pool
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
-from prdp_hpc.linalg.pattern import Pattern, validate_block_size, validate_pattern
+from prdp_hpc.linalg.pattern import Pattern, check_ownership, validate_block_size, validate_pattern
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
     create_preconditioner_data,
@@ -36,6 +36,7 @@ from prdp_hpc.linalg.torch_petsc import (
     memory_of,
     put_values,
 )
+from prdp_hpc.number_checks import count_error
 from prdp_hpc.petsc import PETSc
 
 
@@ -145,6 +146,7 @@ class SparseOperator(FromMatrices, Operator):
         raise_together(
             self.comm,
             validate_pattern(rows, cols, shape, grid)
+            or (None if n_local is None else count_error("n_local", n_local, least=0))
             or validate_block_size(
                 block_size, int(shape[0]), n_local if grid is None else grid.n_local
             ),
@@ -153,13 +155,15 @@ class SparseOperator(FromMatrices, Operator):
         properties = (tuple(shape), symmetric, constant_nullspace, int(block_size), *given)
         data = near_nullspace, coordinates, fields
         has_data, has_pair = any(one is not None for one in data), preconditioner is not None
-        agreed = [(properties, has_data, has_pair)]
+        if n_local is None and grid is not None:
+            n_local = grid.n_local
+        agreed = [(properties, has_data, has_pair, n_local)]
         if self.comm.size > 1:
             agreed = private(self.comm).agreement.allgather(agreed[0])
-        if len({own for own, _, _ in agreed}) > 1:
+        if len({own for own, *_ in agreed}) > 1:
             raise InputError("the ranks gave one operator different shapes or properties")
-        if n_local is None:
-            n_local = PETSc.DECIDE if grid is None else grid.n_local
+        check_ownership([given for *_, given in agreed], int(shape[0]))
+        n_local = PETSc.DECIDE if n_local is None else n_local
         sizes, size = (n_local, int(shape[0])), int(block_size)
         owned = PETSc.Sys.splitOwnership(sizes, bsize=size, comm=self.comm)[0]
         rows, cols = (index.astype(PETSc.IntType) for index in (rows, cols))
@@ -169,7 +173,7 @@ class SparseOperator(FromMatrices, Operator):
             nullspaces = create_nullspaces(
                 self.comm, int(owned), constant_nullspace, nullspace, left_nullspace
             )
-        has_data, has_pair = (any(flags) for flags in list(zip(*agreed, strict=True))[1:])
+        has_data, has_pair = (any(flags) for flags in list(zip(*agreed, strict=True))[1:3])
         self._create(HOST, nullspaces)
         if has_data:
             self.preconditioner_data = create_preconditioner_data(self.comm, self.matrix, *data)

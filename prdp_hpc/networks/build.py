@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from prdp_hpc.distributed.network_checks import check_network
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
 
@@ -77,4 +78,5 @@ def build_network(
         raise InputError(
             f"network.kind: {kind!r} returned a {type(network).__name__}, not a torch.nn.Module"
         )
+    check_network(network)
     return network

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.halo import CHANNELS_LAST, Halo
 from prdp_hpc.grid.partition import Partition
+from prdp_hpc.number_checks import check_count
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -71,6 +72,13 @@ class Convolution(nn.Module):
         stride: int = 1,
     ) -> None:
         super().__init__()
+        for name, number in (
+            ("in_channels", in_channels),
+            ("out_channels", out_channels),
+            ("kernel", kernel),
+            ("stride", stride),
+        ):
+            check_count(name, number)
         self.output = partition if stride == 1 else partition.coarsen(stride)
         before = (kernel - 1) // 2
         # Zeros around the whole field are the padding of torch's convolution.

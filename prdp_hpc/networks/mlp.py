@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import Partition
 from prdp_hpc.networks.activations import Activation, activation_of
+from prdp_hpc.number_checks import check_count
 
 
 class MLP(nn.Module):
@@ -71,12 +72,11 @@ class MLP(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
+        check_count("in_features", in_features)
+        check_count("out_features", out_features)
+        for width in hidden:
+            check_count("an entry of network.hidden", width)
         widths = [in_features, *hidden, out_features]
-        if min(widths) < 1:
-            raise InputError(
-                f"layer widths must be at least 1, not {widths}; check the grid's shape and "
-                "network.hidden"
-            )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), activation_of(activation)]

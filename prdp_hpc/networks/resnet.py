@@ -15,6 +15,7 @@ from prdp_hpc.networks.convolutions import (
     fastest_format,
     in_fastest_format,
 )
+from prdp_hpc.number_checks import check_count
 
 
 class ResNet(nn.Module):
@@ -81,12 +82,10 @@ class ResNet(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels, channels, blocks) < 1:
-            raise InputError(
-                f"a ResNet needs at least 1 channel and 1 block, not {in_channels} in, "
-                f"{out_channels} out, "
-                f"network.channels={channels}, network.blocks={blocks}"
-            )
+        check_count("in_channels", in_channels)
+        check_count("out_channels", out_channels)
+        check_count("network.channels", channels)
+        check_count("network.blocks", blocks)
         self._in_channels, self._local_shape = in_channels, partition.local_shape
         self.lift = Convolution(partition, in_channels, channels)
         self.blocks = nn.Sequential(

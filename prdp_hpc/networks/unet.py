@@ -19,6 +19,7 @@ from prdp_hpc.networks.convolutions import (
     in_fastest_format,
 )
 from prdp_hpc.networks.normalisation import GroupNorm
+from prdp_hpc.number_checks import check_count
 
 GROUPS = 8
 """Number of groups of channels for normalisation; fewer if the width is not a multiple of 8."""
@@ -88,12 +89,10 @@ class UNet(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        if min(in_channels, out_channels, channels, depth) < 1:
-            raise InputError(
-                f"a U-Net needs at least 1 channel and 1 coarser level, not {in_channels} in, "
-                f"{out_channels} out, "
-                f"network.channels={channels}, network.depth={depth}"
-            )
+        check_count("in_channels", in_channels)
+        check_count("out_channels", out_channels)
+        check_count("network.channels", channels)
+        check_count("network.depth", depth)
         self._in_channels, self._local_shape = in_channels, partition.local_shape
         levels = _levels(partition, depth)
         widths = [channels * 2**level for level in range(depth + 1)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prdp_hpc.autograd.binomial import default_checkpoints
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count
 from prdp_hpc.physics.checkpointed_steps import Run, State, Step
 
 
@@ -149,8 +150,9 @@ def _recorded_gradients(
 def _check(steps: int, checkpoints: int | None, wanted: list[int]) -> None:
     counts = {"steps": steps, "checkpoints": 1 if checkpoints is None else checkpoints}
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise InputError(f"rollout: {name} must be an integer of at least 1, not {count!r}")
+        check_count(f"rollout: {name}", count)
+    for step in wanted:
+        check_count("rollout: an entry of at", step)
     if not wanted or wanted != sorted(set(wanted)) or wanted[0] < 1 or wanted[-1] > steps:
         raise InputError(
             f"rollout: at must increase from at least 1 to at most steps={steps}, e.g. [10, 20], "

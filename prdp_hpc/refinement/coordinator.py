@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 from prdp_hpc.refinement.ladders import Ladder, Level
 
 FIRST_CHECKPOINT = 100.0
@@ -86,11 +87,9 @@ class Coordinator:
             ("step_threshold", step_threshold),
             ("stop_threshold", stop_threshold),
         ):
-            if not (math.isfinite(threshold) and threshold > 0):
-                raise InputError(f"{name} must be a positive number, not {threshold!r}")
+            check_number(name, threshold, above=0)
         for name, window in (("ema_window", ema_window), ("error_window", error_window)):
-            if isinstance(window, bool) or int(window) != window or window < 1:
-                raise InputError(f"{name} must be an integer of at least 1, not {window!r}")
+            check_count(name, window)
         self.ladder, self.adjoint_ladder = ladder, adjoint_ladder
         self.step_threshold, self.stop_threshold = step_threshold, stop_threshold
         self.ema_window, self.error_window = ema_window, error_window

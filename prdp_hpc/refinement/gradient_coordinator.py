@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_number
 from prdp_hpc.refinement.coordinator import checked_error
 from prdp_hpc.refinement.ladders import Ladder, Level
 from prdp_hpc.refinement.probing import Measure, MeasuredGradient
@@ -108,10 +108,8 @@ class GradientCoordinator:
         probe_share: float = 0.1,
     ) -> None:
         for name, value in (("theta", theta), ("probe_share", probe_share)):
-            if not 0 < value < 1:
-                raise InputError(f"{name} must lie between 0 and 1, not {value!r}")
-        if not (math.isfinite(theta_noise) and theta_noise > 0):
-            raise InputError(f"theta_noise must be a positive number, not {theta_noise!r}")
+            check_number(name, value, above=0, below=1)
+        check_number("theta_noise", theta_noise, above=0)
         self.theta, self.theta_noise, self.probe_share = theta, theta_noise, probe_share
         self._forward = Rungs(ladder)
         self._adjoint = Rungs(ladder if adjoint_ladder is None else adjoint_ladder)

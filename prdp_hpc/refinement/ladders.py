@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from numbers import Integral, Real
+from typing import Any, Protocol
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 
 Level = int | float
 LOOSEST = 0.5
@@ -61,11 +63,8 @@ class IterationLadder:
 
     def __post_init__(self) -> None:
         for name in ("start", "step", "stop"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise InputError(
-                    f"an iteration ladder's {name} must be an integer of at least 1, not {number!r}"
-                )
+            check_count(f"an iteration ladder's {name}", getattr(self, name))
+            object.__setattr__(self, name, int(getattr(self, name)))
         if self.stop < self.start:
             raise InputError(
                 f"an iteration ladder's stop ({self.stop}) must not be below its start "
@@ -127,11 +126,7 @@ class ToleranceLadder:
 
     def __post_init__(self) -> None:
         for name in ("start", "factor", "stop"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(
-                    f"a tolerance ladder's {name} must lie between 0 and 1, not "
-                    f"{getattr(self, name)!r}"
-                )
+            check_number(f"a tolerance ladder's {name}", getattr(self, name), above=0, below=1)
         if self.stop > self.start:
             raise InputError(
                 f"a tolerance ladder's stop ({self.stop:g}) must not be above its start "
@@ -191,7 +186,7 @@ class ExplicitLadder:
     levels: Sequence[Level] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(self.levels))
+        object.__setattr__(self, "levels", tuple(map(plain_level, self.levels)))
         if not self.levels:
             raise InputError("a ladder of explicit levels needs at least one level")
         for level in self.levels:
@@ -266,6 +261,13 @@ def looser(level: Level, factor: float) -> Level:
     return max(level, min(level / factor, LOOSEST))
 
 
+def plain_level(level: Any) -> Any:
+    """A level that may be a number of NumPy as one of Python; other objects are not changed."""
+    if isinstance(level, bool) or not isinstance(level, Real):
+        return level
+    return int(level) if isinstance(level, Integral) else float(level)
+
+
 def check_level(level: Level) -> None:
     """Raise `InputError` unless `level` is an integer ≥ 1 (iterations) or a number between 0
     and 1 (tolerance).
@@ -282,10 +284,7 @@ def check_level(level: Level) -> None:
 
 
 def _check_factor(factor: float) -> None:
-    if not 0 < factor <= 1:
-        raise InputError(
-            f"a factor that makes levels coarser must be above 0 and at most 1, not {factor!r}"
-        )
+    check_number("a factor that makes levels coarser", factor, above=0, most=1)
 
 
 def _checked(rung: int) -> int:

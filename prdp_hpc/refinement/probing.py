@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from prdp_hpc.number_checks import check_number
 from prdp_hpc.refinement.ladders import Level
 from prdp_hpc.refinement.schedules import Schedule
 
@@ -32,6 +33,11 @@ class MeasuredGradient:
         Makes a number equal on all ranks, e.g. `mesh.world.bcast`, so that rounding cannot lead to
         different decisions; comparisons are then collective. Default: the number is not changed.
 
+    Raises
+    ------
+    InputError
+        For a variance that is negative or not finite.
+
     Examples
     --------
     >>> import torch
@@ -45,6 +51,9 @@ class MeasuredGradient:
     vector: Any
     variance: float = 0.0
     agree: Callable[[float], float] = _same
+
+    def __post_init__(self) -> None:
+        check_number("variance", self.variance, least=0)
 
     def squared_norm(self) -> float:
         """Return `‖g‖²`."""

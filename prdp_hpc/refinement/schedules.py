@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral, Real
 from typing import Any, Protocol
 
 from prdp_hpc.errors import InputError, check_members
+from prdp_hpc.number_checks import check_count
 from prdp_hpc.refinement.coordinator import checked_error
-from prdp_hpc.refinement.ladders import Level, check_level
+from prdp_hpc.refinement.ladders import Level, check_level, plain_level
 
 
 class Schedule(Protocol):
@@ -47,20 +47,13 @@ def chosen_levels(schedule: Schedule) -> tuple[Level, Level]:
     """The levels of forward and adjoint solves, as plain numbers; `InputError` for other objects,
     or numbers out of range.
     """
-    forward, adjoint = (_plain(level) for level in (schedule.level, schedule.adjoint_level))
+    forward, adjoint = (plain_level(level) for level in (schedule.level, schedule.adjoint_level))
     for name, level in (("level", forward), ("adjoint_level", adjoint)):
         try:
             check_level(level)
         except InputError as error:
             raise InputError(f"{type(schedule).__name__}.{name}: {error}") from None
     return forward, adjoint
-
-
-def _plain(level: Any) -> Any:
-    """A level, which a user's schedule may compute with NumPy, as a number of Python."""
-    if isinstance(level, bool) or not isinstance(level, Real):
-        return level
-    return int(level) if isinstance(level, Integral) else float(level)
 
 
 class ManualSchedule:
@@ -180,11 +173,12 @@ def _checked_levels(levels: Mapping[int, Level]) -> dict[int, Level]:
         raise InputError(
             f"a manual schedule needs a level for epoch 0, but its epochs are {sorted(levels)}"
         )
-    if min(levels) < 0:
-        raise InputError(f"epochs count from 0, not {min(levels)}")
-    for level in levels.values():
+    for epoch in levels:
+        check_count("an epoch of a manual schedule", epoch, least=0)
+    plain = {int(epoch): plain_level(level) for epoch, level in sorted(levels.items())}
+    for level in plain.values():
         check_level(level)
-    return dict(sorted(levels.items()))
+    return plain
 
 
 def _at(levels: Mapping[int, Level], epoch: int) -> Level:

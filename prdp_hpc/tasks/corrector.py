@@ -13,6 +13,7 @@ from prdp_hpc.data import TrajectoryDataset
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import Solver
+from prdp_hpc.number_checks import check_count
 from prdp_hpc.physics.stepper import Stepper, stepped
 from prdp_hpc.tasks.recipe import Recipe
 from prdp_hpc.tasks.supervised import SupervisedTask
@@ -109,6 +110,9 @@ class Corrector(SupervisedTask):
         validation_steps: Sequence[int] = (1, 2, 5),
         measure: str | None = None,
     ) -> None:
+        check_count("unroll", unroll)
+        for step in validation_steps:
+            check_count("an entry of validation_steps", step)
         self.steps, self.window = max(validation_steps), unroll + 1
         self._unroll, self._validation_steps = unroll, tuple(validation_steps)
         super().__init__(stepper, network, data, mesh, recipe, inputs)

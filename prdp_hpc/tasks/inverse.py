@@ -13,6 +13,7 @@ from torch import Tensor
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.number_checks import check_number
 from prdp_hpc.tasks.task import AfterStep, Parts, Stopwatch
 
 
@@ -80,6 +81,10 @@ class Inverse:
         grid = physics.grid
         self.solver, self.stopwatch = physics.solver, Stopwatch(physics.solver)
         self.mesh, self._grid, self._physics = mesh, grid, physics
+        check_number("learning_rate", learning_rate, above=0)
+        for name, numbers in (("reference", reference), ("start", start)):
+            for number in numbers:
+                check_number(f"an entry of {name}", number)
         self._rate = learning_rate
         (x,) = grid.coordinates()
         length = grid.length[0]

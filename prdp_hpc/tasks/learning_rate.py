@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ class LearningRate:
         self._schedule = _schedule(optimiser, recipe)
         self._follows_error = isinstance(self._schedule, ReduceLROnPlateau)
         self._first = [group["lr"] for group in optimiser.param_groups]
+        self._check()
         if self._warmup:
             self._warm_up()
 
@@ -77,8 +79,21 @@ class LearningRate:
         step: Any = self._schedule.step
         try:
             step(*error)
-        except (TypeError, ValueError) as problem:
+        except (ArithmeticError, TypeError, ValueError) as problem:
             raise InputError(f"training.schedule: {problem}") from None
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `InputError` for a rate that is no finite number, or below zero by more than
+        rounding errors.
+        """
+        for group, first in zip(self._optimiser.param_groups, self._first, strict=True):
+            rate = float(group["lr"])
+            if not (math.isfinite(rate) and rate >= -1e-12 * abs(first)):
+                raise InputError(
+                    f"training.schedule: the learning rate after {self._done} step(s) is "
+                    f"{rate:g}, but must be a finite number of at least 0"
+                )
 
 
 def _schedule(optimiser: Optimizer, recipe: Recipe) -> LRScheduler:
@@ -86,7 +101,7 @@ def _schedule(optimiser: Optimizer, recipe: Recipe) -> LRScheduler:
         return LambdaLR(optimiser, _checked_rate(recipe.rate))
     try:
         return recipe.scheduler(optimiser)
-    except (TypeError, ValueError) as problem:
+    except (ArithmeticError, TypeError, ValueError) as problem:
         raise InputError(f"training.schedule: {problem}") from None
 
 

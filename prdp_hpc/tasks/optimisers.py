@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
     if not isinstance(optimiser, Optimizer):
         name = "training.optimizer: the class or function"
         raise returned(name, "a torch.optim.Optimizer", optimiser)
+    _check_numbers(optimiser)
     if recipe.weight_decay_on == "weights" and "weight_decay" not in optimiser.defaults:
         raise InputError(
             f"training.weight_decay_on: {type(optimiser).__name__} has no weight decay: leave the "
@@ -56,6 +58,14 @@ def make_optimiser(network: nn.Module, recipe: Recipe) -> Optimizer:
         for parameter in network.parameters():
             parameter.data = parameter.data.contiguous()
     return optimiser
+
+
+def _check_numbers(optimiser: Optimizer) -> None:
+    """Raise `InputError` for an argument that is NaN, which classes of torch may accept."""
+    for key, value in optimiser.defaults.items():
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and math.isnan(number) for number in numbers):
+            raise InputError(f"training.optimizer: {key} must be a number, not {value!r}")
 
 
 def _groups(network: nn.Module) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 from prdp_hpc.tasks.losses import FieldLoss, Loss, Squared
 
 Precision = Literal["float32", "float64", "bfloat16"]
@@ -126,11 +127,14 @@ class Recipe:
     checkpoint_activations: bool | Literal["steps"] = False
 
     def __post_init__(self) -> None:
+        for key, least in (("batch_size", 1), ("warmup_steps", 0), ("accumulate", 1), ("seed", 0)):
+            check_count(key, getattr(self, key), least)
+        check_number("learning_rate", self.learning_rate, above=0)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, above=0)
+        if self.ema is not None:
+            check_number("ema", self.ema, above=0, below=1)
         for key, wrong, wanted in (
-            ("warmup_steps", self.warmup_steps < 0, "at least 0"),
-            ("clip_norm", self.clip_norm is not None and not self.clip_norm > 0, "above 0"),
-            ("accumulate", self.accumulate < 1, "at least 1"),
-            ("ema", self.ema is not None and not 0 < self.ema < 1, "between 0 and 1"),
             ("weight_decay_on", self.weight_decay_on not in DECAYED, f"one of {DECAYED}"),
             (
                 "checkpoint_activations",

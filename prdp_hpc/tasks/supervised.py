@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prdp_hpc.data import TrajectoryDataset, share
 from prdp_hpc.data.samples import Ids
 from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.network_checks import check_network
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.networks.precision import in_precision
@@ -246,7 +247,7 @@ def _check_kinds(stepper: Any, network: Any, data: Any, mesh: Any, recipe: Any) 
         "stepper", stepper, ("__call__", "channels", "grid", "solver"), "a PDE, see Stepper"
     )
     check_channels(stepper)
-    check_members("network", network, ("forward", "parameters"), "a torch.nn.Module")
+    check_network(network)
     check_members("data", data, ("steps", "count", "read"), "a data set, e.g. TrajectoryFile(path)")
     check_members("mesh", mesh, ("grid_comm", "data_parallel"), "a ProcessMesh")
     if recipe is not None:

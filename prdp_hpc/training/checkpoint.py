@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prdp_hpc.errors import InputError
 from prdp_hpc.files import atomic_path, remove_leftovers
+from prdp_hpc.number_checks import check_count
 from prdp_hpc.training.background import BackgroundWriter
 from prdp_hpc.training.checkpoint_files import (
     BEST,
@@ -80,8 +80,7 @@ class Checkpoints:
         settings: Mapping[str, Any] | None = None,
         added: Mapping[str, Any] | None = None,
     ) -> None:
-        if keep < 1:
-            raise InputError(f"keep must be at least 1, not {keep}")
+        check_count("keep", keep)
         self.folder = Path(folder)
         self.keep = keep
         self.fingerprint = None if settings is None else fingerprint(settings)

@@ -8,6 +8,7 @@ from typing import Any
 
 from prdp_hpc.config.intervals import Interval, interval
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count
 from prdp_hpc.tasks.task import AfterStep, Task
 
 
@@ -49,6 +50,9 @@ class Clock:
         checkpoint_every: int | str = 1,
         log_every: int | None = None,
     ) -> None:
+        for name, count in (("epochs", epochs), ("steps", steps), ("log_every", log_every)):
+            if count is not None or name == "epochs":
+                check_count(name, count)
         own: Any = task
         self._task = own
         self._divides = callable(getattr(task, "train_steps", None))

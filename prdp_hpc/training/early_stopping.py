@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 from prdp_hpc.refinement import Level
 
 Levels = tuple[Level, Level]
@@ -49,10 +49,8 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, min_change: float = 0.0) -> None:
-        if isinstance(patience, bool) or int(patience) != patience or patience < 1:
-            raise InputError(f"patience must be an integer of at least 1, not {patience!r}")
-        if not 0 <= min_change < 1:
-            raise InputError(f"min_change must be in [0, 1), not {min_change!r}")
+        check_count("patience", patience)
+        check_number("min_change", min_change, least=0, below=1)
         self.patience, self.min_change = int(patience), float(min_change)
         self.lowest, self.waited = math.inf, 0
         self._levels: Levels | None = None

@@ -73,7 +73,7 @@ def test_sizes_out_of_range(sizes):
 
 def test_settings_out_of_range():
     data = Arrays(np.zeros((2, 4, 1, 8)))
-    with pytest.raises(InputError, match=r"window \(0\), stride \(1\) and steps \(None\) must be"):
+    with pytest.raises(InputError, match=r"data\.window must be an integer of at least 1, not 0"):
         WindowedDataset(data, window=0)
     with pytest.raises(DataError, match=r"mine: .* have 3 step\(s\), but data\.steps=4: give a"):
         WindowedDataset(data, steps=4)

@@ -146,7 +146,13 @@ MLP_OF = {"hidden": [5], "activation": "relu"}
             MLP_OF | {"activation": "swish"},
             r"'swish' is not known; choose one of relu, tanh, gelu",
         ),
-        ("mlp", [4], 1, MLP_OF | {"hidden": [5, 0]}, "layer widths must be at least 1"),
+        (
+            "mlp",
+            [4],
+            1,
+            MLP_OF | {"hidden": [5, 0]},
+            "network.hidden must be an integer",
+        ),
         ("mlp", [4, 0], 1, MLP_OF, "at least 1 point per axis"),
         ("mlp", [4], 0, MLP_OF, "1 channel"),
         (
@@ -156,10 +162,10 @@ MLP_OF = {"hidden": [5], "activation": "relu"}
             {"activation": "swish"},
             r"'swish' is not known; choose one of relu, tanh, gelu",
         ),
-        ("resnet", [4], 1, {"channels": 0}, r"network\.channels=0"),
-        ("resnet", [4], 1, {"blocks": 0}, r"network\.blocks=0"),
+        ("resnet", [4], 1, {"channels": 0}, r"network\.channels must be an integer"),
+        ("resnet", [4], 1, {"blocks": 0}, r"network\.blocks must be an integer"),
         ("resnet", [2, 2, 2, 2], 1, {}, "1 to 3 axes, not 4"),
-        ("unet", [8], 1, {"depth": 0}, r"network\.depth=0"),
+        ("unet", [8], 1, {"depth": 0}, r"network\.depth must be an integer"),
         (
             "unet",
             [8, 12],

@@ -132,7 +132,7 @@ def test_an_error_that_is_not_finite_is_raised_and_changes_nothing(bad):
 @pytest.mark.parametrize("name", ["step_threshold", "stop_threshold"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_thresholds_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a positive number"):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number above 0"):
         Coordinator(IterationLadder(), **{name: value})
 
 

@@ -64,9 +64,18 @@ def test_explicit_levels_are_the_given_ones(levels):
         (lambda: IterationLadder(1, 1.5, 5), "step must be an integer"),
         (lambda: IterationLadder(True, 1, 5), "start must be an integer"),
         (lambda: IterationLadder(6, 1, 5), r"stop \(5\) must not be below its start \(6\)"),
-        (lambda: ToleranceLadder(1.0, 0.1, 0.1), "start must lie between 0 and 1"),
-        (lambda: ToleranceLadder(0.1, 1.0, 0.01), "factor must lie between 0 and 1"),
-        (lambda: ToleranceLadder(0.1, 0.1, float("nan")), "stop must lie between 0 and 1"),
+        (
+            lambda: ToleranceLadder(1.0, 0.1, 0.1),
+            "start must be a finite number",
+        ),
+        (
+            lambda: ToleranceLadder(0.1, 1.0, 0.01),
+            "factor must be a finite number",
+        ),
+        (
+            lambda: ToleranceLadder(0.1, 0.1, float("nan")),
+            "stop must be a finite number",
+        ),
         (
             lambda: ToleranceLadder(0.1, 0.1, 0.2),
             r"stop \(0.2\) must not be above its start \(0.1\)",
@@ -116,7 +125,7 @@ def test_a_looser_ladder_is_as_long_and_never_coarsens(factor, rung):
 
 @pytest.mark.parametrize("factor", [0, -1, 1.5, float("nan")])
 def test_factors_that_do_not_loosen(factor):
-    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="must be a finite number above 0 and at most 1"):
         LooserLadder(IterationLadder(), factor)
-    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match="must be a finite number above 0 and at most 1"):
         looser(5, factor)

@@ -64,7 +64,7 @@ def test_an_error_that_is_not_a_number(schedule):
     [
         ({}, "level for epoch 0"),
         ({1: 2}, r"level for epoch 0, but its epochs are \[1\]"),
-        ({0: 1, -1: 2}, "count from 0, not -1"),
+        ({0: 1, -1: 2}, "an epoch of a manual schedule must be an integer of at least 0, not -1"),
         ({0: 0}, "at least 1"),
         ({0: 1, 5: 1.5}, "between 0 and 1"),
     ],

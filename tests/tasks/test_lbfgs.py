@@ -74,7 +74,7 @@ def test_the_state_continues_with_the_same_numbers():
 
 def test_numbers_out_of_range_are_rejected():
     for keys in ({"lr": 0.0}, {"history": 0}, {"evaluations": 0}):
-        with pytest.raises(InputError, match="L-BFGS needs"):
+        with pytest.raises(InputError, match=f"{next(iter(keys))} must be"):
             LBFGS([nn.Parameter(torch.zeros(1))], **keys)
 
 

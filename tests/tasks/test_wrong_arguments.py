@@ -12,6 +12,7 @@ from prdp_hpc import (
     Grid,
     Heat,
     IterationLadder,
+    NetworkUnknown,
     PreemptionWatch,
     ProcessMesh,
     Solver,
@@ -19,6 +20,7 @@ from prdp_hpc import (
     TrajectoryArrays,
 )
 from prdp_hpc.errors import InputError
+from prdp_hpc.networks.build import build_network
 
 LADDER = IterationLadder(1, 1, 3)
 
@@ -44,6 +46,7 @@ def given():
         ("stepper", Heat, "not the class Heat: call it to make one"),
         ("network", "mlp", "network must be a torch.nn.Module: a str has no forward, parameters"),
         ("network", MLP, "not the class MLP"),
+        ("network", nn.LazyLinear(8), "network: weight of LazyLinear has no size yet, .* lazy"),
         ("data", "a.h5", r"data must be a data set, e.g. TrajectoryFile\(path\): a str has no"),
         ("data", np.ones(3), "a ndarray has no steps, count, read"),
         ("mesh", MPI.COMM_SELF, "mesh must be a ProcessMesh"),
@@ -65,9 +68,16 @@ def test_a_trainer_names_the_argument(given, tmp_path):
 
 def test_parts_of_an_own_loop_name_the_argument(given):
     mesh = given["mesh"]
+    grid = given["stepper"].grid
     with pytest.raises(InputError, match=r"comm must be a communicator, e.g. mesh.world"):
         PreemptionWatch(mesh)
     with pytest.raises(InputError, match=r"network must be a torch.nn.Module"):
         mesh.data_parallel("mlp")
+    lazy = nn.Sequential(nn.LazyConv1d(2, 1), nn.LazyBatchNorm1d())
+    for receive in (mesh.data_parallel, lambda network: NetworkUnknown(network, grid, mesh)):
+        with pytest.raises(InputError, match=r"network: 0\.weight of Sequential has no size yet"):
+            receive(lazy)
+    with pytest.raises(InputError, match=r"network: 0\.weight of Sequential has no size yet"):
+        build_network(lambda *channels: lazy, grid.partition, 1, 1, {}, seed=1)
     with pytest.raises(InputError, match="grid must be a Grid: a tuple has no gather, scatter"):
         mesh.data_parallel(nn.Linear(1, 1), (8,))

@@ -330,5 +330,5 @@ def test_random_numbers_continue_without_interruption(
 
 
 def test_keeping_none_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="keep must be at least 1"):
+    with pytest.raises(ValueError, match="keep must be an integer of at least 1"):
         Checkpoints(tmp_path, keep=0)

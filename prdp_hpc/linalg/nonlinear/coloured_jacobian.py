@@ -28,6 +28,7 @@ from prdp_hpc.linalg.nonlinear.linearisation import Linearisation
 from prdp_hpc.linalg.nonlinear.problem import Problem
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.validation import check_and_load
+from prdp_hpc.number_checks import count_error
 
 Indices = NDArray[np.int64]
 
@@ -106,6 +107,7 @@ class ColouredJacobian(Jacobian):
         **options: Any,
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
+        raise_together(comm, count_error("n_local", n_local, least=0))
         end = cast("MPI.Intracomm", private(comm).agreement).scan(n_local)
         start, size = end - n_local, private(comm).agreement.allreduce(n_local)
         own_rows, own_cols = (np.asarray(index).reshape(-1) for index in (rows, cols))

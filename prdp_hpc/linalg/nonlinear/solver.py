@@ -121,7 +121,8 @@ class NonlinearSolver:
                 "the linear solves of Newton's method start from 0: "
                 f"use a Solver(initial_guess='zero'), not {self.solver.initial_guess!r}"
             )
-        self.refines, self.uses_eisenstat_walker = refines, inner == EISENSTAT_WALKER
+        self.refines = refines
+        self.uses_eisenstat_walker = isinstance(inner, str)
         if refines == "inner" and self.uses_eisenstat_walker:
             raise InputError("refines='inner' needs an inner level, not 'eisenstat_walker'")
         self.snes_options = checked_options(petsc_options)
@@ -131,8 +132,8 @@ class NonlinearSolver:
             self.snes_options |= snes_options_under(options_prefix)
         self.newton = Refinement() if refinement is None else Refinement.of(refinement)
         self._own_adjoint = None if adjoint is None else Refinement.of(adjoint)
-        if isinstance(inner, Refinement | int | float):
-            self.solver.refine(inner)
+        if inner is not None and not isinstance(inner, str):
+            self.solver.refine(Refinement.of(inner))
         if refines == "inner" and adjoint is not None:
             self.solver.refine(self.solver.refinement, adjoint)
         self._systems: weakref.WeakKeyDictionary[Operator, Newton] = weakref.WeakKeyDictionary()

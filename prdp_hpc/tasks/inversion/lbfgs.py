@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 from prdp_hpc.tasks.inversion.line_search import Trial, strong_wolfe
 
 Dot = Callable[[Tensor, Tensor], float]
@@ -70,11 +70,9 @@ class LBFGS:
         history: int = 10,
         evaluations: int = 20,
     ) -> None:
-        if history < 1 or evaluations < 1 or not lr > 0:
-            raise InputError(
-                "L-BFGS needs a history and evaluations of at least 1 and a positive learning "
-                f"rate, not {history}, {evaluations} and {lr!r}"
-            )
+        check_number("lr", lr, above=0)
+        check_count("history", history)
+        check_count("evaluations", evaluations)
         self._parameters = list(parameters)
         self.dot: Dot = dot or (lambda one, other: torch.dot(one, other).item())
         self._lr, self._history, self._evaluations = lr, history, evaluations

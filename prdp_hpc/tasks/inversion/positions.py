@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class Positions:
         points: NDArray[np.float64] | Sequence[Sequence[float]],
         linear_sides: Collection[tuple[int, str]] = (),
     ) -> None:
-        self.grid, self.points = grid, np.asarray(points, dtype=np.float64)
+        self.grid, self.points = grid, _numbers(points)
         self.linear_sides = frozenset(linear_sides)
         _check(grid, self.points, self.linear_sides)
         corners = [
@@ -217,6 +218,13 @@ def _corners(
     if kind == "periodic":
         return index % n, weight
     return index, np.where((index < 0) | (index >= n), 0.0, weight)
+
+
+def _numbers(points: Any) -> NDArray[np.float64]:
+    try:
+        return np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"positions must be an array of numbers: {error}") from None
 
 
 def _check(

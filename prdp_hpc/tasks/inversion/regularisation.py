@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.number_checks import check_number
 from prdp_hpc.tasks.inversion.differences import ForwardDifferences
 
 
@@ -42,7 +40,8 @@ class H1Regularisation:
     """
 
     def __init__(self, grid: Grid, weight: float) -> None:
-        self._weight = _checked("weight", weight, least=0.0)
+        check_number("regularisation.weight", weight, least=0)
+        self._weight = float(weight)
         self._differences = ForwardDifferences(grid)
 
     def __call__(self, m: Tensor) -> Tensor:
@@ -87,8 +86,9 @@ class TotalVariation:
     """
 
     def __init__(self, grid: Grid, weight: float, smoothing: float = 0.1) -> None:
-        self._weight = _checked("weight", weight, least=0.0)
-        self._smoothing = _checked("smoothing", smoothing, least=math.nextafter(0.0, 1.0))
+        check_number("regularisation.weight", weight, least=0)
+        check_number("regularisation.smoothing", smoothing, above=0)
+        self._weight, self._smoothing = float(weight), float(smoothing)
         self._differences = ForwardDifferences(grid)
 
     def __call__(self, m: Tensor) -> Tensor:
@@ -96,12 +96,3 @@ class TotalVariation:
         squares = torch.stack([d.square() for d in self._differences(m)]).sum(dim=0)
         length = (squares + self._smoothing**2).sqrt() - self._smoothing
         return self._weight * self._differences.cell * length.sum()
-
-
-def _checked(name: str, value: float, least: float) -> float:
-    if not (math.isfinite(value) and value >= least):
-        raise InputError(
-            f"regularisation.{name}: must be finite and {'at least' if least == 0.0 else 'above'} "
-            f"0, not {value!r}"
-        )
-    return float(value)

@@ -14,6 +14,7 @@ from prdp_hpc.data import share
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import check_count, check_number
 from prdp_hpc.tasks.inversion.experiments import Experiments
 from prdp_hpc.tasks.inversion.optimisation import Optimisation
 from prdp_hpc.tasks.inversion.physics import CoefficientPDE
@@ -115,11 +116,13 @@ class FieldInversion:
         exact: CoefficientPDE | None = None,
         truth: Tensor | None = None,
     ) -> None:
+        check_count("steps", steps)
+        check_number("learning_rate", learning_rate, above=0)
         self.mesh, self.grid, self.solver = mesh, physics.grid, physics.solver
         self.stopwatch = Stopwatch(physics.solver)
         held_out = experiments if validation is None else validation
         self._physics, self._exact = physics, exact or physics
-        raise_together(mesh.world, self._error(experiments, held_out, steps, truth))
+        raise_together(mesh.world, self._error(experiments, held_out, truth))
         self.unknown = unknown or FieldUnknown(self.grid, mesh)
         self.validation_solver = None if self._exact.solver is self.solver else self._exact.solver
         self._experiments = _share(experiments, mesh)
@@ -346,7 +349,7 @@ class FieldInversion:
         return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
     def _error(
-        self, experiments: Experiments, validation: Experiments, steps: int, truth: Tensor | None
+        self, experiments: Experiments, validation: Experiments, truth: Tensor | None
     ) -> InputError | None:
         shape = self.grid.local_shape
         for name, some in (("experiments", experiments), ("validation", validation)):
@@ -360,8 +363,6 @@ class FieldInversion:
             uncovered = uncovered_sensor(self._physics, some.observe, some.sides)
             if uncovered is not None:
                 return uncovered
-        if steps < 1:
-            return InputError(f"steps: an epoch must have at least 1 step, not {steps!r}")
         if truth is not None and tuple(truth.shape) != shape:
             return InputError(
                 f"truth must be this rank's part of a field, {shape}, not {tuple(truth.shape)}"

@@ -10,9 +10,13 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 
+from prdp_hpc.distributed.collective import raise_together
+from prdp_hpc.distributed.network_checks import check_network
 from prdp_hpc.distributed.process_mesh import ProcessMesh
+from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.networks.precision import in_precision
+from prdp_hpc.number_checks import check_count, check_number
 
 
 class Unknown(Protocol):
@@ -74,6 +78,11 @@ class FieldUnknown:
     distributed : bool
         True: each grid rank has a part of the parameters.
 
+    Raises
+    ------
+    InputError
+        For a start of another shape, or that is not finite.
+
     Examples
     --------
     >>> from prdp_hpc import FieldUnknown, Grid, ProcessMesh
@@ -88,6 +97,9 @@ class FieldUnknown:
 
     def __init__(self, grid: Grid, mesh: ProcessMesh, start: float | Tensor = 0.0) -> None:
         self._grid, self._mesh = grid, mesh
+        if not isinstance(start, Tensor):
+            check_number("start", start)
+        raise_together(mesh.grid_comm, _start_error(start, grid))
         field = torch.as_tensor(start, dtype=torch.float64).expand(grid.local_shape)
         self.parameters = [nn.Parameter(field.clone())]
 
@@ -148,6 +160,17 @@ class FieldUnknown:
         return found
 
 
+def _start_error(start: float | Tensor, grid: Grid) -> InputError | None:
+    """The error for an initial field of another shape, or with NaN or infinity, on this rank."""
+    field = torch.as_tensor(start)
+    if tuple(field.shape) not in ((), tuple(grid.local_shape)):
+        return InputError(
+            f"start must be a number or this rank's part of a field, {grid.local_shape}, not of "
+            f"the shape {tuple(field.shape)}"
+        )
+    return None if bool(field.isfinite().all()) else InputError("start has NaN or infinity")
+
+
 class NetworkUnknown:
     """The unknown m as a network of the coordinates, with replicated parameters.
 
@@ -171,6 +194,11 @@ class NetworkUnknown:
     distributed : bool
         False: the parameters are replicated on all ranks.
 
+    Raises
+    ------
+    InputError
+        For an object that is not a network, or one with lazy layers that have no sizes yet.
+
     Examples
     --------
     >>> from prdp_hpc import CoordinateNetwork, Grid, NetworkUnknown, ProcessMesh
@@ -184,6 +212,7 @@ class NetworkUnknown:
     distributed = False
 
     def __init__(self, network: nn.Module, grid: Grid, mesh: ProcessMesh) -> None:
+        check_network(network)
         self.network = in_precision(network, torch.float64)
         self._shape, self._mesh = grid.local_shape, mesh
         axes = zip(grid.coordinates(), grid.length, strict=True)
@@ -264,6 +293,12 @@ class CoordinateNetwork(nn.Module):
     seed : int, default 1
         Random seed of B and of the initial parameters.
 
+    Raises
+    ------
+    InputError
+        For a number of coordinates, features or a width below 1, or a bandwidth that is not
+        positive.
+
     References
     ----------
     Tancik et al.: Fourier features let networks learn high frequency functions, 2020.
@@ -286,6 +321,11 @@ class CoordinateNetwork(nn.Module):
         seed: int = 1,
     ) -> None:
         super().__init__()
+        check_count("dim", dim)
+        check_count("features", features)
+        check_number("bandwidth", bandwidth, above=0)
+        for width in hidden:
+            check_count("an entry of hidden", width)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             waves = torch.randn(dim, features, dtype=torch.float64) * bandwidth

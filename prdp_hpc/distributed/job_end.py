@@ -67,8 +67,8 @@ def abort(comm: MPI.Comm, code: int) -> NoReturn:
     # Output that the launcher has not read before the abort is lost.
     time.sleep(0.5)
     comm.Abort(code)
-    # MPICH returns if a process manager does not know its message, e.g. that of torchrun's jobs,
-    # and PETSc's finalisation, which is collective, would wait for ever.
+    # MPICH returns if a process manager does not support its message, e.g. that of torchrun's jobs,
+    # and PETSc's finalisation, which is collective, would not end.
     os._exit(code)
 
 

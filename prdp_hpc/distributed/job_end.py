@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from mpi4py import MPI
@@ -61,12 +61,15 @@ def all_ranks_come(comm: MPI.Comm) -> bool:
     return completes(comm.Ibarrier(), RENDEZVOUS_SECONDS)
 
 
-def abort(comm: MPI.Comm, code: int) -> None:
+def abort(comm: MPI.Comm, code: int) -> NoReturn:
     """End the whole job after the last output of this rank."""
     _flush()
     # Output that the launcher has not read before the abort is lost.
     time.sleep(0.5)
     comm.Abort(code)
+    # MPICH returns if a process manager does not support its message, e.g. that of torchrun's jobs,
+    # and PETSc's finalisation, which is collective, would not end.
+    os._exit(code)
 
 
 def _flush() -> None:

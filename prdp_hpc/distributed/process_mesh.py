@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from prdp_hpc.distributed.data_parallel import DataParallel, Fields, on_parts
 from prdp_hpc.distributed.launch import launched_size, under_torchrun
 from prdp_hpc.distributed.mpi_gradients import MpiGradients
 from prdp_hpc.distributed.network_checks import check_network
+from prdp_hpc.distributed.preemption import Preempted
 from prdp_hpc.distributed.topology import (
     MeshPlan,
     RankLocation,
@@ -309,7 +311,9 @@ class ProcessMesh:
 
     def close(self) -> None:
         """Free the communicators and the groups of `torch.distributed`; collective."""
-        if sys.exc_info()[0] is None:
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, Preempted):
+            _drop_variables(error)
             _free_petsc_objects(self.grid_comm, self.world)
         for group in self._opened:
             # Closing the group of all ranks has closed its subgroups.
@@ -322,7 +326,7 @@ class ProcessMesh:
 def _free_petsc_objects(*comms: MPI.Comm) -> None:
     """Free the PETSc objects of these ranks that Python no longer references. Each keeps PETSc's
     copy of a communicator, of which MPI has about 2,000. Collective, so not while an error
-    propagates, which other ranks may not have.
+    propagates that other ranks may not have.
     """
     from prdp_hpc.petsc import PETSc
 
@@ -330,6 +334,15 @@ def _free_petsc_objects(*comms: MPI.Comm) -> None:
     for comm in comms:
         if comm.size > 1:
             PETSc.garbage_cleanup(comm)
+
+
+def _drop_variables(error: BaseException | None) -> None:
+    """Remove the variables of the functions that an exception and its contexts have left, because
+    their references keep PETSc objects.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _number(value: float | torch.Tensor) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +72,8 @@ class Report:
         known = _known(self.module, self.name)
         error = (_instance(known) if known is not None else None) or RemoteError()
         for name, value in self.attributes.items():
-            setattr(error, name, value)
+            with suppress(AttributeError, TypeError):  # a property without a setter
+                setattr(error, name, value)
         error.rank, error.kind, error.text = self.rank, self.name, self.text
         error.args = (str(error),)
         error.__cause__ = _RemoteTraceback(f"On rank {self.rank}: {self.trace}")
@@ -121,6 +123,8 @@ def _remote(known: type[Exception]) -> type[RemoteError]:
     }
     # Exceptions may be false, e.g. those of petsc4py; Python does not print the causes of those.
     names["__bool__"] = _always
+    # An exception's class may refuse changes, or have properties of the same names.
+    names |= {"__setattr__": BaseException.__setattr__, "rank": -1, "kind": "", "text": ""}
     # In this order, because some built-in classes define `__new__`.
     kind: type[RemoteError] = type(known.__name__, (known, RemoteError), names)
     return kind

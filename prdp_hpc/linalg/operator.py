@@ -13,6 +13,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.autograd.transforms import is_wrapped
 from prdp_hpc.distributed.communicators import serial_number
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
@@ -88,6 +89,7 @@ class LoadedValues:
             and values.is_cpu
             and values.is_contiguous()
             and not values.is_neg()
+            and not is_wrapped(values)
             and same_bytes(values.data_ptr(), self._address, self.copy.nbytes)
         )
 

@@ -103,11 +103,15 @@ class Run:
         return [*gradients.of_state, *gradients.of_parameters]
 
     def plain(self, start: State) -> list[State]:
-        """The plain loop: all steps, recorded."""
-        state, outputs = start, {}
+        """The plain loop: all steps, recorded, with the levels and random numbers of `forward`."""
         with self._as_then():
-            for number in range(self.steps):
-                state = outputs[number + 1] = self.call(number, state)
+            return self.loop(start)
+
+    def loop(self, start: State) -> list[State]:
+        """All steps, with the present levels and random numbers."""
+        state, outputs = start, {}
+        for number in range(self.steps):
+            state = outputs[number + 1] = self.call(number, state)
         return [outputs[number] for number in self.wanted]
 
     def call(self, number: int, state: State) -> State:

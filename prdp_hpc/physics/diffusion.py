@@ -11,6 +11,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from prdp_hpc.autograd.transforms import numbers_of_all
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import not_a_field
@@ -285,7 +286,7 @@ def _validate_diffusivity(kappa: Tensor, grid: Grid) -> ValueError | None:
     if not kappa.numel():
         return None
     # One pass without a temporary; NaN is both bounds then, and in no range.
-    low, high = (bound.item() for bound in kappa.detach().aminmax())
+    low, high = (bound.item() for bound in numbers_of_all(kappa).aminmax())
     if not (low > 0.0 and high < math.inf):
         return InputError(
             "diffusivity must be positive and finite everywhere, but on this rank it is between "

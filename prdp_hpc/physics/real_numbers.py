@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prdp_hpc.autograd.transforms import numbers_of_all
 from prdp_hpc.errors import InputError
 
 
@@ -26,7 +27,15 @@ def not_one_number(name: str, value: Any) -> InputError | None:
 
 def as_float(value: Any) -> float:
     """Such an argument as a float, without its gradient."""
-    return float(value.detach() if isinstance(value, Tensor) else value)
+    if not isinstance(value, Tensor):
+        return float(value)
+    numbers = numbers_of_all(value)
+    if numbers.numel() != 1:
+        raise InputError(
+            "a number of a PDE cannot differ between the slices of torch.func.vmap: call the PDE "
+            "once for each of its values"
+        )
+    return float(numbers)
 
 
 def checked_dt(dt: float | Tensor) -> float | Tensor:

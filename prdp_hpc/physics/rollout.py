@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.binomial import default_checkpoints
+from prdp_hpc.autograd.transforms import is_transforming
 from prdp_hpc.errors import InputError
 from prdp_hpc.number_checks import check_count
 from prdp_hpc.physics.checkpointed_steps import Run, State, Step
@@ -68,7 +69,7 @@ def rollout(
         The final state, of the shape of `state`, or with `at` a list of states. Collective if the
         stepper is, also in the backward pass: all ranks recompute the same steps in the same order.
         With `create_graph=True` the backward pass recomputes all steps and stores them, like the
-        plain loop.
+        plain loop. Under `torch.func` and for forward-mode derivatives it is the plain loop.
 
     Raises
     ------
@@ -97,11 +98,17 @@ def rollout(
     start = (state,) if isinstance(state, Tensor) else tuple(state)
     count = default_checkpoints(steps) if checkpoints is None else checkpoints
     run = Run(stepper, steps, count, wanted, numbered, isinstance(state, Tensor))
+    if is_transforming():
+        return _results(run.loop(start), run, at)
     found = run.forward(start, list(parameters))
     if run.parameters is not None:
         apply: Any = _Rollout.apply
         flat = apply(run, found, *start, *run.parameters)
         found = [tuple(flat[i : i + len(start)]) for i in range(0, len(flat), len(start))]
+    return _results(found, run, at)
+
+
+def _results(found: list[State], run: Run, at: Sequence[int] | None) -> Any:
     results = [each[0] if run.single else each for each in found]
     return results[0] if at is None else results
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from prdp_hpc.autograd.transforms import numbers_of_all
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
@@ -117,10 +118,11 @@ class Side:
                 " it is part of the matrix, which all samples share; pass one of shape "
                 f"{self.face_shape}"
             )
-        if not bool(((found.detach() >= 0) & found.detach().isfinite()).all()):
+        numbers = numbers_of_all(found)
+        if not bool(((numbers >= 0) & numbers.isfinite()).all()):
             raise InputError(
                 f"boundaries: the coefficient of {self.name} must be finite and at least 0, on "
-                f"this rank it is between {found.min().item():g} and {found.max().item():g}"
+                f"this rank it is between {numbers.min().item():g} and {numbers.max().item():g}"
             )
         return found
 

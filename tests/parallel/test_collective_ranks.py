@@ -57,7 +57,31 @@ class UndecidedError(Exception):
         return bool(self.data)
 
 
+class FixedError(Exception):
+    def __setattr__(self, name, value):
+        raise AttributeError("cannot be changed")
+
+
+class NamesakeError(Exception):
+    """Its property has the name of an attribute of ours, and no setter."""
+
+    rank = property(lambda self: 99)
+
+
+class HiddenError(Exception):
+    """A property hides an attribute of the object."""
+
+    code = property(lambda self: 3)
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.__dict__["code"] = 4
+
+
 ERRORS = [
+    (FixedError("fixed"), FixedError, "fixed"),
+    (NamesakeError("same"), NamesakeError, "same"),
+    (HiddenError("property"), HiddenError, "property"),
     (FalseError("no"), FalseError, "no"),
     (UndecidedError(1), UndecidedError, "1"),
     (PETSc.Error(63), PETSc.Error, "63"),

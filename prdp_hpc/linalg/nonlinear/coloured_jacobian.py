@@ -10,6 +10,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor
 
+from prdp_hpc.autograd.transforms import outside_transforms
 from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
@@ -131,6 +132,7 @@ class ColouredJacobian(Jacobian):
         self._own_colours_of = torch.from_numpy(own.astype(np.int64))
 
     @classmethod
+    @outside_transforms
     def on_grid(
         cls,
         grid: Grid,

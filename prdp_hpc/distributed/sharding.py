@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
 from prdp_hpc.distributed.shards import is_shard
@@ -162,8 +161,6 @@ def _check_parameters(network: nn.Module) -> None:
 
 
 def _problem(parameter: Tensor) -> str | None:
-    if is_lazy(parameter):
-        return "has no shape yet: call the network once before it is divided"
     if is_shard(parameter):
         return "is divided already: divide it only once"
     if parameter.is_complex():

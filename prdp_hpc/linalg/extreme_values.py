@@ -88,7 +88,11 @@ def are_extreme(operator: Operator, values: Any, solver: Solver) -> bool:
 
 
 def check_size(
-    operator: Operator, matrices: Sequence[Operator], values: Any, solver: Solver, can_scale: bool
+    operator: Operator,
+    matrices: Sequence[Operator],
+    values: Any,
+    solver: Solver,
+    can_scale: Callable[[], bool],
 ) -> None:
     """Raise SolveError for loaded matrices that are too small for the method, and are to be scaled
     therefore if they can be; collective. `matrices`: the operator, or those of a batch.
@@ -102,7 +106,7 @@ def check_size(
     if not below:
         return
     is_sparse = type(operator) is SparseOperator
-    if not is_sparse or (can_scale and factors_of(operator, values, solver) is not None):
+    if not is_sparse or (can_scale() and factors_of(operator, values, solver) is not None):
         raise errors.too_small_values(_method(solver), below[0])
 
 

@@ -159,14 +159,14 @@ def _solve_usual(operator: Operator, values: Tensor, b: Tensor, solver: Solver) 
 
 def _applied(values: Any, right: Tensor, start: Tensor | None, call: SolveCall) -> Tensor | None:
     """The solution; None if the values are so extreme that they have to be scaled."""
-    call.can_scale = not _are_transformed(values, right)
+    call.can_scale = lambda: not _are_transformed(values, right)
     try:
         x = apply(_Solve, values, right, start, call)
     except errors.SolveError:
-        if not call.can_scale or not are_extreme(call.operator, values, call.solver):
+        if not call.can_scale() or not are_extreme(call.operator, values, call.solver):
             raise
         return None
-    if has_usual_size(call) or not call.can_scale:
+    if has_usual_size(call) or not call.can_scale():
         return x
     return None if are_extreme(call.operator, values, call.solver) else x
 

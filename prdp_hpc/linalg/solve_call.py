@@ -57,8 +57,8 @@ class SolveCall(ABC):
     is_derivative : whether this is a derivative of another solve.
     squares : the sum of the squares of the solution on all ranks, once it is computed.
     right_squares : the same of the right-hand side.
-    can_scale : whether values that are too small for the method are solved again, multiplied by a
-        power of two.
+    can_scale : returns whether values that are too small for the method are solved again,
+        multiplied by a power of two. A function, since hardly any solve needs to know.
     knows_squares : whether the engine computes them.
     finds_multiples : whether the engine compares right-hand sides, for `adjoint_guess`.
     """
@@ -76,7 +76,7 @@ class SolveCall(ABC):
     is_derivative: bool = field(init=False, default=False)
     squares: float = field(init=False, default=0.0)
     right_squares: float = field(init=False, default=0.0)
-    can_scale: bool = field(init=False, default=False)
+    can_scale: Callable[[], bool] = field(init=False, default=lambda: False)
     knows_squares: ClassVar[bool] = True
     finds_multiples: ClassVar[bool] = True
 
@@ -203,35 +203,27 @@ class KspCall(SolveCall):
                 self.held = HeldMatrices(self.operator, host)
             else:
                 self.held.restore(values, self.operator.is_read_by_derivatives)
-            if not self.is_derivative:
-                self._check_size(values)
             timer.change("solve_seconds")
-            x = self._solved(right, guess)
+            x = self._solved(values, right, guess)
         finally:
             timer.close(part)
         if first and not self.recording:
             self.held.release()
         return x
 
-    def _solved(self, right: Tensor, guess: Tensor | None) -> Tensor:
-        """The solution with the matrices that are held."""
-        memory, comm = self.operator.memory, self.operator.comm
+    def _solved(self, values: Tensor | None, right: Tensor, guess: Tensor | None) -> Tensor:
+        """The solution with the matrices that are held, which belong to these values."""
+        memory, comm, held = self.operator.memory, self.operator.comm, self.held
         try:
+            if not self.is_derivative:
+                check_size(self.operator, held.operators, values, self.solver, self.can_scale)
             numbers = to_memory(right, memory)
             is_one = numbers.ndim == 1 and memory is HOST and comm.size == 1
             if is_one and guess is None and self.recollection is None:
                 return torch.from_numpy(self._solve_vector(numbers))
             return as_tensor(self._solve_each(numbers, self._start(guess, right)))
         except BaseException:
-            self.held.release()
-            raise
-
-    def _check_size(self, values: Tensor | None) -> None:
-        """Raise SolveError for matrices that are too small for the method; collective."""
-        try:
-            check_size(self.operator, self.held.operators, values, self.solver, self.can_scale)
-        except BaseException:
-            self.held.release()
+            held.release()
             raise
 
     def _start(self, guess: Tensor | None, right: Tensor) -> Numbers | None:

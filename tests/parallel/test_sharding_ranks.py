@@ -259,7 +259,7 @@ def test_what_cannot_be_sharded_is_an_input_error(folder):
     for parameter, message in (
         (nn.Parameter(torch.zeros(2, dtype=torch.complex64)), "weight is complex"),
         (nn.Parameter(torch.zeros(())), r"weight has no axis .* shape \(1,\)"),
-        (nn.UninitializedParameter(), "weight has no shape yet"),
+        (nn.UninitializedParameter(), "weight of Linear has no size yet"),
     ):
         network = nn.Linear(8, 8)
         network.weight = parameter

@@ -97,7 +97,9 @@ def test_a_comparison_is_fanned_out_and_collected(slurm, submit, tmp_path):
     runtime.write_text(CONTAINER)
     runtime.chmod(0o755)
     slurm.environment["PATH"] = f"{runtime.parent}:{slurm.environment['PATH']}"
-    options = ["--container=image.sif", "--fan-out=1", "comparison.seeds=2", "--replicas=2"]
+    image = tmp_path / "image.sif"
+    image.touch()
+    options = [f"--container={image}", "--fan-out=1", "comparison.seeds=2", "--replicas=2"]
     reported = submit(*options, "--sbatch=comment=mine", "--exclusive", "--constraint=fast")
     assert "Invalid feature specification. Give another --constraint" in reported.stderr
     reported = submit(*options, "--sbatch=comment=mine", "--exclusive")

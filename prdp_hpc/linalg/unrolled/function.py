@@ -135,7 +135,7 @@ class _UnrolledSolve(torch.autograd.Function):
             held = HeldMatrices(operator, prepare(operator, values, b, needs, solver))
         keeps = False
         try:
-            check_size(operator, held.operators, values, solver, can_scale=False)
+            check_size(operator, held.operators, values, solver, can_scale=lambda: False)
             system = UnrolledSystem(operator, held.operators, values, solver)
             if records:
                 system.check_transposed()

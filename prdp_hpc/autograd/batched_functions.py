@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.compiled import is_compiling, not_compiled
+from prdp_hpc.autograd.transforms import are_transforms_active
 from prdp_hpc.errors import InputError
 
 _torch: Any = torch
 _increment_nesting = _torch._C._vmapmode_increment_nesting
 _decrement_nesting = _torch._C._vmapmode_decrement_nesting
-_are_transforms_active = _torch._C._are_functorch_transforms_active
 _forward_ad: Any = torch.autograd.forward_ad
 _set_grad_enabled = _torch._C._set_grad_enabled
 _tracing_state = _torch._C._get_tracing_state
@@ -44,7 +44,7 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
             result, dim = function.vmap(info, in_dims, *given)
             wrapped: Tensor = _torch._add_batch_dim(result, dim, level)
             return wrapped
-    if _are_transforms_active():
+    if are_transforms_active():
         transformed: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
         return transformed
     # Without the inspection of signatures in `Function.apply`, which takes as long as a small

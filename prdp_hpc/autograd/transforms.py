@@ -13,7 +13,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _torch: Any = torch
-_are_transforms_active = _torch._C._are_functorch_transforms_active
+are_transforms_active: Callable[[], bool] = _torch._C._are_functorch_transforms_active
 is_wrapped: Callable[[Tensor], bool] = _torch._C._functorch.is_functorch_wrapped_tensor
 """Whether a tensor is a wrapper of a transform of `torch.func`, without memory."""
 _forward_ad: Any = torch.autograd.forward_ad
@@ -22,7 +22,7 @@ _forward_ad: Any = torch.autograd.forward_ad
 def is_transforming() -> bool:
     """Whether a transform of `torch.func` or a level of forward-mode derivatives is active."""
     is_dual: bool = _forward_ad._current_level >= 0
-    return is_dual or bool(_are_transforms_active())
+    return is_dual or are_transforms_active()
 
 
 def numbers_of_all(tensor: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def outside_transforms(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not _are_transforms_active():
+        if not are_transforms_active():
             return function(*args, **kwargs)
         with _torch._functorch.pyfunctorch.temporarily_clear_interpreter_stack():
             return function(*args, **kwargs)

@@ -110,6 +110,17 @@ def check_size(
         raise errors.too_small_values(_method(solver), below[0])
 
 
+def check_size_before_load(
+    operator: Operator, values: Any, solver: Solver, can_scale: Callable[[], bool]
+) -> None:
+    """Raise SolveError for values that are to be scaled, if earlier ones of the operator were;
+    collective. If they were loaded first, the set-up for the scaled ones would be discarded in each
+    solve.
+    """
+    if operator.is_scaled and can_scale() and factors_of(operator, values, solver) is not None:
+        raise errors.too_small_values(_method(solver), float(values.detach().abs().max()))
+
+
 def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | None:
     """The powers of two s with which extreme values are solved; None if all are 1, as for methods
     that are not homogeneous, and for other operators than `SparseOperator`. Collective.
@@ -181,6 +192,7 @@ def with_ordinary_values(
     """The solve of b with extreme values, by `solve` with values of ordinary size; collective."""
     factors = factors_of(operator, values, solver)
     assert factors is not None
+    operator.is_scaled = True
     start = None if guess is None else _multiplied(1.0 / factors, guess)
     x = solve(operator, scaled_values(operator, values, solver, factors), b, solver, start)
     return scaled_solution(operator, x, solver, factors)

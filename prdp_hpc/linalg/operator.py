@@ -188,6 +188,8 @@ class Operator(ABC):
         self.preconditioner_data = PreconditionerData()
         self._preconditioning: PreconditioningMatrix | None = None
         self._promises: PromiseCheck | None = None
+        # Whether values of a solve were multiplied by a power of two, see `extreme_values`.
+        self.is_scaled = False
         # The state of the matrix, and its norm then.
         self._norm: tuple[int, float] = (-1, 0.0)
 

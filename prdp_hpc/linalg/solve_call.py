@@ -26,7 +26,7 @@ from prdp_hpc.linalg.arrays import (
     squares_of,
     zeros_like,
 )
-from prdp_hpc.linalg.extreme_values import check_size
+from prdp_hpc.linalg.extreme_values import check_size, check_size_before_load
 from prdp_hpc.linalg.held_matrices import HeldMatrices
 from prdp_hpc.linalg.initial_guesses import Recollection
 from prdp_hpc.linalg.linear_system import LinearSystem
@@ -198,7 +198,15 @@ class KspCall(SolveCall):
             if first:
                 error = None if guess is None else bad_guess(guess)
                 host = check_and_load(
-                    self.operator, values, self.sizes, self.needs, error, self.solver
+                    self.operator,
+                    values,
+                    self.sizes,
+                    self.needs,
+                    error,
+                    self.solver,
+                    lambda: check_size_before_load(
+                        self.operator, values, self.solver, self.can_scale
+                    ),
                 )
                 self.held = HeldMatrices(self.operator, host)
             else:

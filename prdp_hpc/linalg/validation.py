@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,9 +117,10 @@ def check_and_load(
     needs_grad: Sequence[bool],
     error: Exception | None = None,
     solver: Any = None,
+    before_load: Callable[[], None] | None = None,
 ) -> Numbers | None:
     """As `prepare`, for values and sizes of the right form, or with the error that was found;
-    `solver` is that of a solve.
+    `solver` is that of a solve. `before_load` is called on all ranks if values will be loaded.
     Returns None for the values that one matrix holds already.
     """
     host, changed = None, False
@@ -138,6 +139,8 @@ def check_and_load(
         changed, in_use = agree(operator, error, changed, in_use, sizes, needs_grad, solver)
     if pool is not None and in_use:
         pool.reclaim(in_use)
+    if changed and before_load is not None:
+        before_load()
     if changed and not several:
         operator.load(host)
     return host

@@ -170,3 +170,20 @@ def test_batches_in_lower_precision_have_factors_of_their_own(dtype):
     torch.testing.assert_close(x.detach(), torch.full((2, 2), 0.5, dtype=dtype))
     (grad,) = torch.autograd.grad(x[0].sum(), values)
     assert grad.dtype is dtype
+
+
+@pytest.mark.parametrize("power", [-400, -30, 400])
+@pytest.mark.parametrize("method", [("cg", "gamg"), ("gmres", "ilu"), ("minres", "jacobi")])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_scaled_matrix_is_set_up_as_often_as_one_of_ordinary_size(count, method, power):
+    (A, _), b = symmetric_matrices()
+    set_ups = []
+    for factor in (1.0, 2.0**power):
+        operator, solver = dense_operator(A), Solver(*method, 1e-8)
+        for shift in (1.0, 1.0, 2.0, 2.0, 1.0):
+            values = torch.from_numpy(factor * shift * np.tile(A.ravel(), (count, 1)))
+            values = values[0] if count == 1 else values
+            solve(operator, values, torch.from_numpy(b), solver)
+        set_ups.append(solver.report.forward.set_ups)
+    # The first scaled values are loaded as they are before their size is known.
+    assert set_ups[1] <= set_ups[0] + count

@@ -10,6 +10,10 @@ from pathlib import Path
 import cluster
 import pytest
 
+# A node rejects the start of a job within a second of an end ("Job credential revoked"), and SLURM
+# then starts the rejected job two minutes later.
+_REVOKED = 2
+
 
 class Slurm:
     """The commands that tests send to SLURM."""
@@ -71,10 +75,16 @@ class Slurm:
     def release(self, job, restart, log=None):
         """Start a requeued job after two seconds, not after SLURM's two minutes."""
         self.wait(job, log, JobState="PENDING", Reason="BeginTime")
-        # A node rejects a job that starts within a second of its end ("Job credential revoked").
-        time.sleep(2)
+        time.sleep(_REVOKED)
         self.output("scontrol", "update", f"jobid={job}", "starttime=now")
         self.wait(job, log, JobState="RUNNING", Restarts=str(restart))
+
+    def cancel_all(self):
+        """Cancel all jobs and wait until their nodes take others."""
+        self.output("scancel", "--user", getpass.getuser())
+        if self.output("squeue", "--noheader"):
+            cluster.wait_for(lambda: not self.output("squeue", "--noheader"), "the jobs' end")
+            time.sleep(_REVOKED)
 
     def kill_node(self, node):
         cluster.kill_node(self.folder, node)
@@ -103,4 +113,4 @@ def slurm():
 @pytest.fixture(autouse=True)
 def _no_jobs_left(slurm):
     yield
-    slurm.output("scancel", "--user", getpass.getuser())
+    slurm.cancel_all()

@@ -45,21 +45,37 @@ class Slurm:
             re.findall(r"(\S+?)=(\S*)", self.output("scontrol", "show", "job", "--oneliner", job))
         )
 
-    def wait(self, job, log=None, seconds=60, **fields):
-        """Wait until SLURM reports these values of the attributes of a job."""
+    def wait_for(self, condition, what, log=None, seconds=180):
+        """Wait until the condition holds; the error has what SLURM says about it."""
         try:
-            cluster.wait_for(
-                lambda: fields.items() <= self.shows(job).items(),
-                f"job {job}: {fields}",
-                log,
-                seconds,
-            )
+            cluster.wait_for(condition, what, log, seconds)
         except TimeoutError as error:
             daemons = "\n".join(
                 f"{path.name}:\n{path.read_text()[-2000:]}"
                 for path in sorted(self.folder.glob("slurm*.log"))
             )
-            raise TimeoutError(f"{error}\n{self.shows(job)}\n{daemons}") from None
+            jobs, nodes = (self.output("scontrol", "show", kind) for kind in ("job", "node"))
+            raise TimeoutError(f"{error}\n{jobs}\n{nodes}\n{daemons}") from None
+
+    def wait(self, job, log=None, seconds=180, **fields):
+        """Wait until SLURM reports these values of the attributes of a job."""
+        self.wait_for(
+            lambda: fields.items() <= self.shows(job).items(), f"job {job}: {fields}", log, seconds
+        )
+
+    def started(self, log, restart=0, ranks=2):
+        """Wait until all ranks of this restart have written to the log that they run."""
+
+        def begun():
+            return (
+                log.exists()
+                and len(
+                    re.findall(r"rank \d of", log.read_text().partition(f"restart {restart},")[2])
+                )
+                == ranks
+            )
+
+        self.wait_for(begun, f"restart {restart}", log)
 
     def preempt(self, job):
         """Preempt both nodes for a short time by a job of a higher partition."""
@@ -83,7 +99,7 @@ class Slurm:
         """Cancel all jobs and wait until their nodes take others."""
         self.output("scancel", "--user", getpass.getuser())
         if self.output("squeue", "--noheader"):
-            cluster.wait_for(lambda: not self.output("squeue", "--noheader"), "the jobs' end")
+            self.wait_for(lambda: not self.output("squeue", "--noheader"), "the jobs' end")
             time.sleep(_REVOKED)
 
     def kill_node(self, node):

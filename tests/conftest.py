@@ -1,5 +1,6 @@
 """Settings of all tests: fixed seeds, and parallel tests that end even if a rank fails or hangs."""
 
+import gc
 import os
 import signal
 import sys
@@ -157,6 +158,16 @@ def figures():
     """Figures are drawn."""
     with real_figures():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Python's collector does not look through what is there before the tests of a file: all
+    modules and tests, half a million objects. Each mesh that is closed starts it, and it would take
+    longer than most tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

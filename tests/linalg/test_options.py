@@ -268,7 +268,8 @@ def test_one_application_is_right_or_says_so(name):
 def test_petsc_takes_no_word_of_python_for_an_option():
     code = "from prdp_hpc.petsc import PETSc; print(PETSc.Options().getAll())"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout.startswith("{'") and "'c'" not in ended.stdout
+    assert ended.stdout.startswith("{'")
+    assert "'c'" not in ended.stdout
     assert "left" not in ended.stdout + ended.stderr
 
 

@@ -9,12 +9,12 @@ from typing import Any, TypeGuard
 from prdp_hpc.errors import InputError
 
 
-def is_number(value: Any) -> TypeGuard[Real]:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is one real number of Python or NumPy; `True` and `False` are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def is_integer(value: Any) -> TypeGuard[Integral]:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether a value is an integer of Python or NumPy; `True` and `False` are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 

@@ -11,6 +11,8 @@ from prdp_hpc.commands import compare
 from prdp_hpc.experiments.showing import sample_series
 from prdp_hpc.report import load_sample
 
+pytestmark = pytest.mark.xdist_group("show")  # One worker makes what all tests use.
+
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory):

@@ -12,6 +12,8 @@ from prdp_hpc.experiments.inspected import inspect_data
 from prdp_hpc.experiments.physics_residual import FACTORS
 from prdp_hpc.physics.stepper import initial_states
 
+pytestmark = pytest.mark.xdist_group("best_factors")  # One worker makes what all tests use.
+
 VISCOSITY, DT, POINTS = 0.01, 0.02, 16
 
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.physics.real_numbers import as_float, checked_dt, not_one_number
+from prdp_hpc.physics.real_numbers import as_float, checked_dt, checked_time, not_one_number
 
 Length = float | Tensor
 Pair = tuple[Tensor, Tensor]
@@ -65,7 +65,7 @@ class _Scheme:
         `time + ends · dt`.
         """
         options: dict[str, Any] = {} if source is None else {"source": source}
-        if time is not None:
+        if checked_time(time) is not None:
             options["time"] = time + (ends - share) * self.dt
         after: Tensor = self._steppers[share](u, **options)
         return after
@@ -208,7 +208,9 @@ class _Imex(_TwoStates):
 
     def _term(self, u: Tensor, time: Any, ends: float) -> Tensor:
         """N at `time + ends · dt`."""
-        return self.explicit(u) if time is None else self.explicit(u, time + ends * self.dt)
+        if checked_time(time) is None:
+            return self.explicit(u)
+        return self.explicit(u, time + ends * self.dt)
 
 
 class SBDF2(_Imex):

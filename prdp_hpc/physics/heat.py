@@ -216,7 +216,8 @@ class Heat(DiffusionStepper):
                 right = self._with_source(right, own)
         except InputError as found:
             error = found
-        later = None if checked_time(time) is None else time + self._scale
+        checked_time(time)
+        later = None if time is None else time + self._scale
         between = self._solve(right, later, state=u, error=error)
         return extrapolated(u, between, self.theta)
 

@@ -24,6 +24,7 @@ from prdp_hpc.physics.real_numbers import as_float, checked_dt, checked_time, no
 Length = float | Tensor
 Pair = tuple[Tensor, Tensor]
 Explicit = Callable[..., Tensor]
+Implicit = Callable[[Any], Callable[..., Tensor]]
 
 
 class _Scheme:
@@ -33,7 +34,7 @@ class _Scheme:
     rollout record none.
     """
 
-    def __init__(self, implicit: Callable[[Any], Any], dt: Length, *shares: float) -> None:
+    def __init__(self, implicit: Implicit, dt: Length, *shares: float) -> None:
         self.dt = checked_dt(dt)
         self.share = shares[0]
         self._steppers = {share: implicit(share * self.dt) for share in shares}
@@ -110,7 +111,7 @@ class ThetaScheme(_Scheme):
     0.374
     """
 
-    def __init__(self, implicit: Callable[[Any], Any], dt: Length, theta: float = 0.5) -> None:
+    def __init__(self, implicit: Implicit, dt: Length, theta: float = 0.5) -> None:
         self.theta = checked_theta(theta)
         super().__init__(implicit, dt, self.theta)
 
@@ -180,7 +181,7 @@ class BDF2(_TwoStates):
     0.376
     """
 
-    def __init__(self, implicit: Callable[[Any], Any], dt: Length) -> None:
+    def __init__(self, implicit: Implicit, dt: Length) -> None:
         super().__init__(implicit, dt, 2 / 3, 1.0)
 
     def start(self, u: Tensor, source: Tensor | None = None, time: Any = None) -> Pair:
@@ -197,7 +198,7 @@ class _Imex(_TwoStates):
 
     length: ClassVar[float]
 
-    def __init__(self, implicit: Callable[[Any], Any], explicit: Explicit, dt: Length) -> None:
+    def __init__(self, implicit: Implicit, explicit: Explicit, dt: Length) -> None:
         super().__init__(implicit, dt, self.length, 1.0)
         self.explicit = explicit
 

@@ -221,8 +221,8 @@ def _lines(series: FieldSeries) -> tuple[Figure, Any]:
 
 def clock_text(series: FieldSeries, state: int) -> str:
     """The time of a state, and that its truth is not known where that of others is."""
-    known = np.isfinite(series.truth).any(axis=tuple(range(1, series.truth.ndim)))
-    note = "truth not known, " if known.any() and not known[state] else ""
+    known = bool(np.isfinite(series.truth).any())
+    note = "truth not known, " if known and not np.isfinite(series.truth[state]).any() else ""
     return note + time_label(series, state)
 
 

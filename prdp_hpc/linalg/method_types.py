@@ -251,7 +251,8 @@ def check_unrolled(ksp: str, pc: str) -> None:
     if pc in TRANSFORMING_PCS:
         raise InputError(
             f"differentiation='unrolled' applies the preconditioner alone, and pc={pc!r} works "
-            "only inside of PETSc's solves: choose another, e.g. 'sor', or differentiation='implicit'"
+            "only inside of PETSc's solves: choose another, e.g. 'sor', or use "
+            "differentiation='implicit'"
         )
     if pc == "ksp":
         raise InputError(

@@ -31,7 +31,12 @@ from prdp_hpc.commands.parser import (
     run_command,
     show_config_command,
 )
-from prdp_hpc.commands.parser_jobs import site_command, status_command, submit_command
+from prdp_hpc.commands.parser_jobs import (
+    close_options,
+    site_command,
+    status_command,
+    submit_command,
+)
 from prdp_hpc.commands.parser_trained import export_command, predict_command, show_command
 from prdp_hpc.distributed.launch import launched_rank, launched_size, leave_the_launch
 from prdp_hpc.distributed.signals import block_signals, hold_signals
@@ -124,7 +129,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     words = sys.argv[1:] if argv is None else list(argv)
     first = words[0] if words and words[0] != "completion" else ""  # it completes all commands
     parser = build_parser(first)
-    arguments, rest = parser.parse_known_args(words)
+    given = close_options(words) if first == "submit" else words
+    arguments, rest = parser.parse_known_args(given)
     if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

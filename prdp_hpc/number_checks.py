@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from prdp_hpc.errors import InputError
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is one real number of Python or NumPy; `True` and `False` are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether a value is an integer of Python or NumPy; `True` and `False` are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -18,7 +28,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 def count_error(name: str, value: Any, least: int = 1) -> InputError | None:
     """The error of `check_count`, or None; for ranks that raise together."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
+    if is_integer(value) and int(value) >= least:
         return None
     return InputError(f"{name} must be an integer of at least {least}, not {value!r}".lstrip())
 
@@ -41,9 +51,8 @@ def check_number(
     above, below : bounds that are not allowed themselves.
     least, most : bounds that are allowed.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
     outside = (
-        not (is_number and math.isfinite(value))
+        not (is_number(value) and math.isfinite(value))
         or (above is not None and value <= above)
         or (least is not None and value < least)
         or (below is not None and value >= below)

@@ -1,5 +1,6 @@
 """Settings of all tests: fixed seeds, and parallel tests that end even if a rank fails or hangs."""
 
+import gc
 import os
 import signal
 import sys
@@ -26,8 +27,7 @@ from rank_starts import REPORTS, RankStarts, ranks_of, write_report  # noqa: E40
 from shared_ranks import SharedRanks  # noqa: E402
 
 _TESTS = Path(__file__).parent
-# These tests take longest, and would run alone if they came last. Those of SLURM mostly wait, while
-# the tests on several ranks use both cores.
+# These tests take longest, and would run alone if they came last.
 _FIRST = ("slurm", "docker", "faults", "parallel", "adversarial")
 _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 
@@ -35,12 +35,11 @@ _UNDER_MPIEXEC = MPI.COMM_WORLD.size > 1
 def pytest_collection_modifyitems(config, items):
     items.sort(key=_place)
     for item in items:
-        if item.path.parent == _TESTS / "slurm":
-            # The daemons of SLURM serve one worker.
+        if item.path.parent == _TESTS / "slurm" or "two_ranks" in item.fixturenames:
+            # One worker has the daemons of SLURM, and the two ranks that tests share. It begins
+            # with the tests of SLURM, which mostly wait, while those on several ranks, in the
+            # other worker, use both cores.
             item.add_marker(pytest.mark.xdist_group("slurm"))
-        if "two_ranks" in item.fixturenames:
-            # One worker has the two ranks that these tests share.
-            item.add_marker(pytest.mark.xdist_group("two_ranks"))
     is_long = [_is_long(item) for item in items]
     for item, long in zip(items, is_long, strict=True):
         factor = 10 if long else 1
@@ -157,6 +156,16 @@ def figures():
     """Figures are drawn."""
     with real_figures():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Python's collector does not look through what is there before the tests of a file: all
+    modules and tests, half a million objects. Each mesh that is closed starts it, and it would take
+    longer than most tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

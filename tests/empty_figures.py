@@ -32,9 +32,9 @@ def empty_figures():
 
 
 @contextlib.contextmanager
-def real_figures():
-    """A context in which they draw figures, within that of `empty_figures`."""
+def real_figures(*modules):
+    """A context in which they draw figures, or one of them does, within that of `empty_figures`."""
     with contextlib.ExitStack() as stack:
-        for module, functions in _REAL.items():
-            stack.enter_context(mock.patch.multiple(module, **functions))
+        for module in modules or _REAL:
+            stack.enter_context(mock.patch.multiple(module, **_REAL[module]))
         yield

@@ -2,6 +2,7 @@
 of mpiexec for all tests of a session, because importing torch takes longer than most of them.
 """
 
+import gc
 import itertools
 import json
 import os
@@ -102,6 +103,9 @@ def _serve(folder, parent):
         if job is None:
             return
         os.chdir(job["folder"])
+        # As in tests/conftest.py: the collector does not look through all modules in each command.
+        gc.collect()
+        gc.freeze()
         with empty_figures():
             codes = [
                 MPI.COMM_WORLD.gather(_run(words, folder / f"{number}.{line}"))

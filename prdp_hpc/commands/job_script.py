@@ -107,10 +107,15 @@ class JobScript:
         runtime = self.site.container_runtime
         if self.container is None or runtime == "pyxis":
             return ["prdp-hpc"]
-        words = [runtime, "exec", *(["--nv"] if "gpus-per-node" in self.options else [])]
+        words = [runtime, "exec", *(["--nv"] if self._has_gpus() else [])]
         for folder in self.binds:
             words += ["--bind", str(folder)]
         return [*words, *self.site.container_options, self.container, "prdp-hpc"]
+
+    def _has_gpus(self) -> bool:
+        generic = [self.options.get(key) or "" for key in ("gres", "tres-per-task")]
+        named = any(re.match("gpus(-per-|$)", key) for key in self.options)
+        return named or any("gpu" in one for one in generic)
 
 
 def freeze(text: str, folder: Path, name: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from prdp_hpc.commands.parser import config_command, count
@@ -44,12 +46,17 @@ def submit_command(commands: Any) -> None:
         "--gpus-per-node",
         type=_gpus,
         metavar="[TYPE:]N",
-        help="GPUs per node, e.g. 4 or a100:4 (default: none)",
+        help="GPUs per node, e.g. 4, a100:4 or a100:2,h100:2 (default: none)",
     )
     for name, metavar, text in _SBATCH:
         submit.add_argument(name, metavar=metavar, help=text)
     submit.add_argument(
-        "--exclusive", action="store_true", help="share the nodes with no other job"
+        "--exclusive",
+        type=_exclusive,
+        nargs="?",
+        const=True,
+        metavar="user|mcs|topo",
+        help="share the nodes with no other job, or with none of another user, label or block",
     )
     submit.add_argument(
         "--array",
@@ -58,7 +65,7 @@ def submit_command(commands: Any) -> None:
     )
     submit.add_argument(
         "--fan-out",
-        type=count,
+        type=_limit,
         nargs="?",
         const=0,
         metavar="N",
@@ -96,6 +103,31 @@ _SBATCH = (
     ("--dependency", "TYPE:JOB", "start after other jobs, e.g. afterok:1234"),
 )
 """Options that are passed to sbatch unchanged."""
+
+
+_OPTIONAL = {"--exclusive": "user|mcs|topo", "--fan-out": "[0-9]+"}
+"""Options whose value may be left out, and the values that may be the word after them."""
+
+
+def close_options(words: Sequence[str]) -> list[str]:
+    """Write `--exclusive` as `--exclusive=` where the next word is not its value: argparse would
+    take the config or a change to it for the value.
+    """
+    following = [*words[1:], ""]
+    return [
+        f"{word}=" if word in _OPTIONAL and not re.fullmatch(_OPTIONAL[word], after) else word
+        for word, after in zip(words, following, strict=True)
+    ]
+
+
+def _limit(text: str) -> int:
+    return count(text) if text else 0
+
+
+def _exclusive(text: str) -> str | bool:
+    if text and not re.fullmatch(_OPTIONAL["--exclusive"], text):
+        raise argparse.ArgumentTypeError(f"must be user, mcs, topo or nothing, not {text!r}")
+    return text or True
 
 
 def _gpus(text: str) -> str:

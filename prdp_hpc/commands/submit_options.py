@@ -17,6 +17,10 @@ _SET_HERE = ("job-name", "nodes", "ntasks", "ntasks-per-node", "tasks-per-node",
 _OWN = ("account", "partition", "qos", "constraint", "time", "mem", "cpus-per-task",
         "gpus-per-node", "exclusive", "array", "dependency")  # fmt: skip
 """Options that submit has under the same name."""
+_INSTEAD = {"cpus-per-gpu": "cpus-per-task"}
+"""Options that sbatch does not accept beside one that submit always gives."""
+_ALTERNATIVES = ({"mem", "mem-per-cpu", "mem-per-gpu"}, {"exclusive", "oversubscribe"})
+"""Options of which sbatch accepts one only, or of which the last one is used."""
 _DEFAULTS = ("account", "partition", "qos", "constraint", "time", "mem", "cpus_per_task",
              "gpus_per_node")  # fmt: skip
 
@@ -41,16 +45,20 @@ def sbatch_options(
     for key in given:
         _check_further(key, f"--sbatch {key}", f"--{key}")
     further = dict(defaults.sbatch) | given
+    replaced = _replaced(arguments, given)
+    further = {key: value for key, value in further.items() if key not in replaced}
     options: dict[str, str | None] = dict(set_here)
     for name in _DEFAULTS:
-        given = getattr(arguments, name)
-        value = getattr(defaults, name) if given is None else given
+        value = getattr(arguments, name)
+        if value is None and name not in replaced:
+            value = getattr(defaults, name)
         if name == "cpus_per_task":
             value = value or 1
         if value is not None:
             options[name.replace("_", "-")] = str(value)
-    if arguments.exclusive or defaults.exclusive:
-        options["exclusive"] = None
+    exclusive = arguments.exclusive or ("exclusive" not in replaced and defaults.exclusive)
+    if exclusive:
+        options["exclusive"] = None if exclusive is True else exclusive
     for name in ("array", "dependency"):
         if getattr(arguments, name) is not None:
             options[name] = getattr(arguments, name)
@@ -61,6 +69,13 @@ def sbatch_options(
         if value is not None and len(value.splitlines()) > 1:
             raise SubmitError(f"--{key}: must be text in one line, not {value!r}")
     return options
+
+
+def _replaced(arguments: argparse.Namespace, given: Mapping[str, str | None]) -> set[str]:
+    """Options of the site file of which the command line gives an alternative."""
+    own = {key for key in _OWN if getattr(arguments, key.replace("-", "_")) is not None}
+    chosen = own | set(given)
+    return {key for group in _ALTERNATIVES if group & chosen for key in group - chosen}
 
 
 def _pair(text: str) -> tuple[str, str | None]:
@@ -78,5 +93,10 @@ def _check_further(key: str, place: str, own: str) -> None:
         )
     if key in _SET_HERE:
         raise SubmitError(f"{place}: submit sets this option itself; leave it out")
+    if key in _INSTEAD:
+        raise SubmitError(
+            f"{place}: sbatch does not accept it beside the cores per rank; give "
+            f"{own.replace(key, _INSTEAD[key])} instead"
+        )
     if key in _OWN:
         raise SubmitError(f"{place}: give {own} instead")

@@ -30,10 +30,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def strings(name: str, given: Sequence[str], example: str) -> tuple[str, ...]:
-    """The strings of an argument; a string itself, which type checkers accept as a sequence of
-    strings, is an error.
+    """The strings of an argument; anything else is an error, also a string itself, which type
+    checkers accept as a sequence of strings.
     """
-    if isinstance(given, str):
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_list or not all(isinstance(word, str) for word in given):
         raise ConfigError(f"{name} must be a list of strings, e.g. [{example!r}], not {given!r}")
     return tuple(given)
 

@@ -158,6 +158,8 @@ def load_config(
     (10, 'mlp', 'richardson')
     """
     changes = strings("overrides", overrides, "training.epochs=10")
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"path must be the path of a YAML file, not {path!r}")
     content = read_yaml(Path(path))
     for override in changes:
         apply_override(content, override)

@@ -52,14 +52,14 @@ def _command(value: str) -> str:
 
 
 def checked_gpus(value: str) -> str:
-    """A number of GPUs per node with or without a type, e.g. `4` or `a100:4`.
+    """Numbers of GPUs per node with or without types, e.g. `4`, `a100:4` or `a100:2,h100:2`.
 
     Raises
     ------
     InputError
         For other text.
     """
-    if not re.fullmatch(r"([\w.-]+:)?[1-9]\d*", value):
+    if not all(re.fullmatch(r"([\w.-]+:)?[1-9]\d*", one) for one in value.split(",")):
         raise InputError(f"must be a number or TYPE:NUMBER, not {value!r}")
     return value
 
@@ -88,8 +88,8 @@ class JobDefaults(Section):
     """Cores per rank; null: 1."""
     gpus_per_node: Annotated[Word, AfterValidator(checked_gpus)] | None = None
     """GPUs per node, e.g. 4 or a100:4; null: none."""
-    exclusive: bool = False
-    """Whether jobs share their nodes with no other job."""
+    exclusive: Literal[True, False, "user", "mcs", "topo"] = False
+    """Whether jobs share their nodes with no other job, or as in sbatch."""
     sbatch: dict[str, Word | None] = Field(default_factory=dict)
     """Further options of sbatch, e.g. {hint: nomultithread}; null: without value."""
 

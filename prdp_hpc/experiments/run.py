@@ -28,8 +28,8 @@ from prdp_hpc.locks import locked
 from prdp_hpc.logs import log_file
 from prdp_hpc.metric_names import FIELDS
 from prdp_hpc.networks.normalised import NormalisedNetwork
+from prdp_hpc.tasks.random_states import random_state
 from prdp_hpc.tasks.task import Task
-from prdp_hpc.training.random_states import random_state
 from prdp_hpc.training.requeue import note_stop_while_loading
 from prdp_hpc.training.trainer import Trainer
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 
 from prdp_hpc.distributed.preemption import Preempted, PreemptionWatch
 from prdp_hpc.experiments.run import PreparedRun, run_log
-from prdp_hpc.training.random_states import random_state, restore_random_state
+from prdp_hpc.tasks.random_states import random_state, restore_random_state
 
 
 def train_in_turns(runs: Sequence[PreparedRun], finish: Callable[[PreparedRun], object]) -> None:

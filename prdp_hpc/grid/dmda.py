@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 from mpi4py import MPI
@@ -13,6 +12,7 @@ from mpi4py import MPI
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.geometry import per_axis
 from prdp_hpc.grid.partition import Boundary
+from prdp_hpc.number_checks import is_integer
 from prdp_hpc.petsc import PETSc
 
 OwnershipRanges = Sequence[Sequence[int]]
@@ -80,7 +80,7 @@ def validate_ownership_ranges(
         are_lists
         and len(ranges) == len(shape)
         and all(
-            len(sizes) > 0 and all(isinstance(size, Integral) and size >= 1 for size in sizes)
+            len(sizes) > 0 and all(is_integer(size) and int(size) >= 1 for size in sizes)
             for sizes in ranges
         )
     )

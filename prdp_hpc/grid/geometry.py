@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import BOUNDARIES, Boundary
+from prdp_hpc.number_checks import is_integer, is_number
 
 End = Literal["low", "high"]
 ENDS: tuple[End, End] = ("low", "high")
@@ -153,7 +153,7 @@ def _as_float(length: Any) -> float:
     """A length as a float; NaN if it is not one real number."""
     if isinstance(length, Tensor):
         length = length.detach().item() if length.numel() == 1 else None
-    return float(length) if isinstance(length, Real) else math.nan
+    return float(length) if is_number(length) else math.nan
 
 
 def validate_geometry(
@@ -163,7 +163,7 @@ def validate_geometry(
     if (
         not isinstance(shape, Sequence)
         or not 1 <= len(shape) <= 3
-        or not all(isinstance(n, Integral) and n >= 2 for n in shape)
+        or not all(is_integer(n) and int(n) >= 2 for n in shape)
     ):
         return InputError(
             f"a grid's shape must be a list of 1 to 3 integers of at least 2, not {shape!r}"
@@ -184,6 +184,6 @@ def validate_geometry(
 
 def per_axis(value: Any, dim: int) -> tuple[Any, ...]:
     """One value per axis, from one for all axes or one per axis."""
-    is_one = isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)
+    is_one = isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable)
     is_one = is_one or getattr(value, "ndim", 1) == 0
     return (value,) * dim if is_one else tuple(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from prdp_hpc.grid.geometry import GridGeometry, per_axis, validate_geometry
 from prdp_hpc.grid.halo import Halo
 from prdp_hpc.grid.interpolation import interpolation_matrix
 from prdp_hpc.grid.partition import Boundary, Partition, validate_local
+from prdp_hpc.number_checks import is_integer
 from prdp_hpc.petsc import PETSc
 
 
@@ -289,7 +289,7 @@ class Grid(GridGeometry):
         wrong = validate_local(local, self.local_shape)
         if wrong is not None:
             raise wrong
-        if not (isinstance(width, Integral) and width >= 1):
+        if not (is_integer(width) and int(width) >= 1):
             raise InputError(f"a halo needs a width of at least 1 point, an integer, not {width!r}")
         if width not in self._halos:
             self._halos[width] = Halo(self.partition, width, width)

@@ -174,7 +174,8 @@ def are_single(numbers: Numbers) -> bool:
     """Whether all are single-precision numbers."""
     if isinstance(numbers, Tensor):
         return bool((numbers.float() == numbers).all())
-    return bool((numbers.astype(np.float32) == numbers).all())
+    with np.errstate(over="ignore"):
+        return bool((numbers.astype(np.float32) == numbers).all())
 
 
 def digest(numbers: Numbers | None) -> int:

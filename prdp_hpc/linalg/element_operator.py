@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
 from prdp_hpc.linalg.validation import sizes_of, wrong_form
 from prdp_hpc.petsc import PETSc
+
+if TYPE_CHECKING:
+    from prdp_hpc.linalg.operator_options import OperatorOptions
 
 
 class ElementOperator(SparseOperator):
@@ -94,7 +97,7 @@ class ElementOperator(SparseOperator):
         comm: MPI.Comm | None = None,
         *,
         dirichlet: IntegerArray | None = None,
-        **options: Any,
+        **options: Unpack[OperatorOptions],
     ) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
         cells, dofs = array_of(cells), array_of([] if dirichlet is None else dirichlet)

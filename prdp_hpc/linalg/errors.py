@@ -182,8 +182,8 @@ def too_large_gradient(method: str, level: object) -> SolveError:
 def too_small_values(method: str, size: float) -> SolveError:
     """The error for a small matrix and a method that compares lengths with absolute numbers."""
     return SolveError(
-        f"solve with {method}: the largest row sum of the matrix is {size:.2g}, and this method "
-        "compares with absolute numbers, so its iterations would depend on the units. Multiply the "
+        f"solve with {method}: the matrix is of the size {size:.2g}, and this method compares "
+        "with absolute numbers, so its iterations would depend on the units. Multiply the "
         "matrix and the right-hand side by a number that makes the values about 1, or use another "
         "ksp, e.g. gmres or cg"
     )
@@ -198,8 +198,17 @@ def no_progress(ksp: str, iteration: int) -> SolveError:
     )
 
 
-def extreme_values(method: str, size: float) -> SolveError:
+def size_out_of_range(method: str, size: float) -> SolveError:
     """The error for a matrix whose powers leave the range of double precision."""
+    return SolveError(
+        f"solve with {method}: products with the operator are of the size {size:.2g}, and the "
+        "inner products of this method leave the range of double precision. Multiply the operator "
+        "and the right-hand side by a number that makes the products about 1"
+    )
+
+
+def extreme_values(method: str, size: float) -> SolveError:
+    """The error for unrolled iterations with such a matrix."""
     return SolveError(
         f"unrolled solve with {method}: the values of the matrix are of the size {size:.2g}, and "
         "the derivatives of the iterations contain products of three of them, which are beyond the "
@@ -249,6 +258,17 @@ def vanished(direction: str, method: str, level: object) -> SolveError:
         "although the right-hand side is not, so nothing was solved: the preconditioner is "
         "singular, as for empty rows, or the values are so large that its numbers underflow; use "
         "another pc, or scale the values"
+    )
+
+
+def not_symmetric_inverse(method: str) -> InputError:
+    """The error for a preconditioner that is not symmetric with a method that needs one."""
+    return InputError(
+        f"{method}: this method needs a symmetric preconditioner, and that of these values is not "
+        "symmetric, as with an incomplete LU factorisation ('ilu', and 'bjacobi', 'asm' or 'gasm', "
+        "which contain it) if entries are stored on one side of the diagonal only, or a forward "
+        "sweep of SOR: store both entries, or use pc='icc', 'jacobi', or "
+        "petsc_options={'sub_pc_type': 'icc'} for blocks, or ksp='gmres'"
     )
 
 

@@ -24,11 +24,13 @@ from torch import Tensor
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import has_bad_numbers
+from prdp_hpc.linalg.function_operator import FunctionOperator
 from prdp_hpc.linalg.method_types import (
     INVERSE_PCS,
     ONE_APPLICATION_KSPS,
     SHIFTING_PCS,
     SIZELESS_PCS,
+    WITHOUT_PRODUCTS,
 )
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.options import bare, has_part
@@ -77,6 +79,8 @@ looked at.
 """
 LARGEST_EXPONENT = 330
 """Products of three numbers between 2^−330 and 2^330 are in the range of double precision."""
+SQUARED_EXPONENT = 480
+"""Inner products of numbers of size 2^−480 to 2^480 keep their digits."""
 _ABSOLUTE = ("atol", "shift", "zeropivot", "eigenvalues", "haptol", "scale")
 """Parts of the names of options with numbers that do not depend on the size of the matrix."""
 
@@ -106,13 +110,31 @@ def check_size(
     if small >= ORDINARY_VALUES:
         return
     # The norm is not smaller than the largest value; it is computed once for each change.
-    sizes = [one.norm() for one in matrices]
+    sizes = [_size_of(one) for one in matrices]
     below = [size for size in sizes if 0.0 < size < 2.0**-small]
     if not below:
         return
     is_sparse = type(operator) is SparseOperator
     if not is_sparse or (can_scale() and factors_of(operator, values, solver) is not None):
         raise errors.too_small_values(_method(solver), below[0])
+
+
+def _size_of(operator: Operator) -> float:
+    """The norm of the matrix, or the size of a product where it has no entries; collective."""
+    return operator.promises.size() if type(operator) is FunctionOperator else operator.norm()
+
+
+def require_size_in_range(call: SolveCall) -> None:
+    """Raise SolveError after a solve whose solution shows that the matrix may be extreme, if it is,
+    and cannot be scaled: inner products of numbers of its size leave the range of double precision,
+    so that methods return other numbers than their iterates; collective.
+    """
+    operator, solver = call.operator, call.solver
+    if type(operator) is SparseOperator or solver.ksp in WITHOUT_PRODUCTS:
+        return
+    size = _size_of(operator)
+    if size > 0.0 and not 2.0**-SQUARED_EXPONENT <= size <= 2.0**SQUARED_EXPONENT:
+        raise errors.size_out_of_range(_method(solver), size)
 
 
 def check_size_before_load(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from mpi4py import MPI
@@ -24,6 +25,7 @@ from prdp_hpc.linalg.petsc_matrices import (
 from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
+    from prdp_hpc.linalg.operator_options import OperatorOptions
     from prdp_hpc.linalg.sparse_operator import SparseOperator
 
 
@@ -32,7 +34,7 @@ class FromMatrices:
 
     @classmethod
     def from_scipy(
-        cls, matrix: WholeMatrix, comm: MPI.Comm | None = None, **options: Any
+        cls, matrix: WholeMatrix, comm: MPI.Comm | None = None, **options: Unpack[OperatorOptions]
     ) -> tuple[SparseOperator, Tensor]:
         """Make the operator of a matrix that is replicated on all ranks, and this rank's values.
 
@@ -79,7 +81,9 @@ class FromMatrices:
         return operator, torch.from_numpy(data[own])
 
     @classmethod
-    def from_petsc(cls, matrix: PETSc.Mat, **options: Any) -> tuple[SparseOperator, Tensor]:
+    def from_petsc(
+        cls, matrix: PETSc.Mat, **options: Unpack[OperatorOptions]
+    ) -> tuple[SparseOperator, Tensor]:
         """Make the operator of an assembled petsc4py `Mat`, and this rank's values.
 
         The rows stay on their ranks. Block size, nullspace, transpose nullspace and near-nullspace
@@ -132,7 +136,7 @@ class FromMatrices:
         indices: IntegerArray,
         data: RealArray,
         comm: MPI.Comm | None = None,
-        **options: Any,
+        **options: Unpack[OperatorOptions],
     ) -> tuple[SparseOperator, Tensor]:
         """Make the operator of which each rank gives its own rows, and this rank's values.
 
@@ -183,7 +187,7 @@ class FromMatrices:
 
 
 def _of_rows(
-    cls: type[FromMatrices], own: LocalRows, n: int, comm: MPI.Comm, options: dict[str, Any]
+    cls: type[FromMatrices], own: LocalRows, n: int, comm: MPI.Comm, options: Mapping[str, Any]
 ) -> tuple[SparseOperator, Tensor]:
     make = cast("type[SparseOperator]", cls)
     operator = make(own.rows, own.cols, (n, n), comm, n_local=own.n_local, **options)

@@ -11,7 +11,12 @@ from prdp_hpc.autograd.batched_functions import apply, is_transformed
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.batched.call import BatchedCall
-from prdp_hpc.linalg.extreme_values import are_extreme, has_usual_size, with_ordinary_values
+from prdp_hpc.linalg.extreme_values import (
+    are_extreme,
+    has_usual_size,
+    require_size_in_range,
+    with_ordinary_values,
+)
 from prdp_hpc.linalg.gradient_range import check_range
 from prdp_hpc.linalg.initial_guesses import Recollection, recollection_of
 from prdp_hpc.linalg.operator import Operator
@@ -166,7 +171,10 @@ def _applied(values: Any, right: Tensor, start: Tensor | None, call: SolveCall) 
         if not call.can_scale() or not are_extreme(call.operator, values, call.solver):
             raise
         return None
-    if has_usual_size(call) or not call.can_scale():
+    if has_usual_size(call):
+        return x
+    require_size_in_range(call)
+    if not call.can_scale():
         return x
     return None if are_extreme(call.operator, values, call.solver) else x
 

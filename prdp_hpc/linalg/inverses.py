@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
+from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import Numbers, empty_like, inner
+from prdp_hpc.linalg.method_types import (
+    NATURAL_KSPS,
+    SYMMETRIC_BY_ENTRIES_PCS,
+    TRANSFORMING_PCS,
+)
+from prdp_hpc.linalg.promises import SINGLE
+from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.torch_petsc import HOST, Memory, placed, to_memory
 
 ROUNDING = 1e-10
 """Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is attributed to rounding."""
+
+
+def is_to_be_symmetric(ksp: str, pc: str) -> bool:
+    """Whether a method needs a symmetric preconditioner, and this one may be another; one that
+    transforms the system is symmetric for A = Aᵀ, and is not applied alone.
+    """
+    return ksp in NATURAL_KSPS and pc not in SYMMETRIC_BY_ENTRIES_PCS | TRANSFORMING_PCS
 
 
 class BatchedInverse:
@@ -60,6 +76,21 @@ class BatchedInverse:
         self._checked_state = state
         return None
 
+    def require_symmetric(self, method: str, is_single: Callable[[], bool]) -> None:
+        """Raise InputError on all ranks unless `⟨u, M⁻¹ v⟩ = ⟨v, M⁻¹ u⟩`; collective.
+
+        `method`: names of KSP and PC; `is_single`: returns whether this rank's values were
+        converted from single precision, called only if rounding does not explain a difference.
+        """
+        if anywhere(self._comm, bool(self._pc.getFailedReason())):
+            return  # The solve raises the error.
+        mu, mv = self._run(self._pc.apply, self._u), self._run(self._pc.apply, self._v)
+        if self._are_adjoint(mv, mu, 0.0):
+            return
+        tolerance = SINGLE if anywhere(self._comm, is_single()) else ROUNDING
+        if not self._are_adjoint(mv, mu, self._noise(mv), tolerance):
+            raise errors.not_symmetric_inverse(method)
+
     def __call__(self, right: Numbers, transposed: bool = False) -> Numbers:
         """For each row of `(B, n_local)`, in a new array; transposed only after
         `why_not_transposed`.
@@ -84,13 +115,15 @@ class BatchedInverse:
         again = self._run(self._pc.apply, 3.0 * self._v) / 3.0
         return 100.0 * self._length(mv - again)
 
-    def _are_adjoint(self, mv: Numbers, mu: Numbers, noise: float) -> bool:
+    def _are_adjoint(
+        self, mv: Numbers, mu: Numbers, noise: float, tolerance: float = ROUNDING
+    ) -> bool:
         """Whether `⟨u, M⁻¹ v⟩ = ⟨v, mu⟩`, which holds for `mu = M⁻ᵀ u`; `noise`: of `M⁻¹ v`."""
         sums = np.array([inner(self._u, mv), inner(self._v, mu)])
         self._comm.Allreduce(MPI.IN_PLACE, sums)
         u, v = self._length(self._u), self._length(self._v)
         size = u * self._length(mv) + v * self._length(mu)
-        return bool(abs(sums[0] - sums[1]) <= ROUNDING * size + noise * u)
+        return bool(abs(sums[0] - sums[1]) <= tolerance * size + noise * u)
 
     def _length(self, x: Numbers) -> float:
         return float(np.sqrt(self._comm.allreduce(inner(x, x), op=MPI.SUM)))

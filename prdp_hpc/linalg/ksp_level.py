@@ -17,6 +17,7 @@ from prdp_hpc.linalg.method_types import (
     DIRECT_PCS,
     NATURAL_NORM_KSPS,
     ONE_APPLICATION_KSPS,
+    ORTHOGONAL_KSPS,
     UNGUARDED_KSPS,
 )
 from prdp_hpc.linalg.refinement_level import Refinement
@@ -103,7 +104,7 @@ def rounding(ksp: str) -> float:
     """The relative residual at which a fixed number of iterations ends early, because only rounding
     is left.
     """
-    return 1e-10 if ksp in UNGUARDED_KSPS else 1e-14
+    return 1e-10 if ksp in UNGUARDED_KSPS and ksp not in ORTHOGONAL_KSPS else 1e-14
 
 
 _WITHOUT_TESTS = (PETSc.PC.Type.SOR,)

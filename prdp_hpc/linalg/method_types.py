@@ -67,8 +67,12 @@ STATEFUL_KSPS = frozenset({"qmrcgs"})
 """These start with what the solve before left in their work vectors (3.26), so that their iterates
 depend on it.
 """
-UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs", "lcd"}
-"""Without a norm to stop at, these fail when only rounding is left, on regular matrices too."""
+UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs", "lcd", "gcr"}
+"""Without a norm to stop at, these fail when only rounding is left, on regular matrices too, or go
+on with directions that are made of rounding.
+"""
+ORTHOGONAL_KSPS = frozenset({"gcr"})
+"""Those of them whose residuals become as small as rounding allows."""
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"bcgs", "bcgsl", "fbcgs", "fbcgsr", "ibcgs", "bicg", "cgs", "qmrcgs", "tfqmr", "tcqmr"}
     | {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres"}
@@ -90,7 +94,14 @@ LEFT_INVALID_KSPS = frozenset({"chebyshev"})
 again, ends the program (3.26).
 """
 NATURAL_KSPS = frozenset({"minres", "symmlq"})
-"""These measure `√(rᵀ M⁻¹ r)`."""
+"""These measure `√(rᵀ M⁻¹ r)`, and their bases are orthogonal in this inner product, so that a
+preconditioner that is not symmetric gives wrong iterates.
+"""
+SYMMETRIC_BY_ENTRIES_PCS = (
+    frozenset({"none", "jacobi", "pbjacobi", "vpbjacobi", "lu", "qr", "svd", "redundant"})
+    | SYMMETRIC_PCS
+)
+"""These are symmetric for every symmetric matrix."""
 NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
 """These measure residuals of the normal equations."""
 NORMAL_KSPS = frozenset({"lsqr"})

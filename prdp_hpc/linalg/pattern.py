@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
+from prdp_hpc.number_checks import is_integer
 from prdp_hpc.petsc import PETSc
 
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], tuple[int, int]]
@@ -144,13 +144,12 @@ def _is_square(shape: Any) -> bool:
     """Whether a shape is `(n, n)` with n ≥ 1."""
     if not isinstance(shape, Sequence | np.ndarray) or len(shape) != 2:
         return False
-    return all(isinstance(n, Integral) and int(n) >= 1 for n in shape) and shape[0] == shape[1]
+    return all(is_integer(n) and int(n) >= 1 for n in shape) and shape[0] == shape[1]
 
 
 def validate_block_size(block_size: Any, n: int, n_local: int | None) -> InputError | None:
     """The error for an invalid block size on this rank, or None."""
-    whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
-    if not whole or block_size < 1:
+    if not is_integer(block_size) or int(block_size) < 1:
         return InputError(f"block_size must be an integer of at least 1, not {block_size!r}")
     for rows, where in ((n, "in total"), (n_local, "on this rank")):
         if rows is not None and rows % block_size:

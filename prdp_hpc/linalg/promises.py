@@ -59,6 +59,7 @@ class PromiseCheck:
         self._is_stored = is_aij(matrix)
         self._symmetric: tuple[int, str | None] = (-1, None)
         self._nullspaces_state = -1
+        self._size = -1, 0.0
         self._probes: dict[int, Tensor] = {}
 
     def require_symmetric(self, relying: str) -> None:
@@ -80,6 +81,16 @@ class PromiseCheck:
         check_nullspaces(nullspaces, symmetric, self._remainder)
         self._nullspaces_state = state
 
+    def size(self) -> float:
+        """The largest number of a product with a vector of numbers of size 1/2 to 1, for a matrix
+        without stored entries; collective after a change of the matrix.
+        """
+        state = self.matrix.stateGet()
+        if self._size[0] != state:
+            product = self._required(self._probe(), transposed=False)
+            self._size = state, self._largest(product.abs())
+        return self._size[1]
+
     def _probe(self, which: int = 0) -> Tensor:
         """This rank's part of one of the vectors of random numbers; each is made once."""
         if which not in self._probes:
@@ -93,11 +104,10 @@ class PromiseCheck:
         sizes = self._sizes()
         # With these r all terms of a row have equal size if A is scaled from both sides.
         r = self._probe() / sizes.sqrt()
-        products = self._product(r, transposed=False), self._product(r, transposed=True)
-        if not self._all(products[0] is not None and products[1] is not None):
-            return None  # A function without a transpose: nothing to compare with.
-        straight, turned = products
-        assert straight is not None
+        straight, turned = self._required(r, transposed=False), self._product(r, transposed=True)
+        if not self._all(turned is not None):
+            other = self._probe(1)
+            return self._asymmetry_of_products(r, other, straight, self._required(other, False))
         assert turned is not None
         terms = torch.maximum(straight.abs(), turned.abs())
         if self._is_stored:  # The entries of a function are not known.
@@ -107,6 +117,16 @@ class PromiseCheck:
             return None
         row, error, size = found
         return asymmetry(row, error / size)
+
+    def _asymmetry_of_products(self, r: Tensor, s: Tensor, Ar: Tensor, As: Tensor) -> str | None:
+        """A description of how sᵀ A r and rᵀ A s differ, or None: for a function without a
+        transpose, as one that torch does not record.
+        """
+        sums = [float(one) for one in (s @ Ar, r @ As, s.abs() @ Ar.abs(), r.abs() @ As.abs())]
+        first, second, *terms = (self._comm.allreduce(one) for one in sums)
+        error, size = abs(first - second), max(terms)
+        # NaN, from products that overflow, is no evidence.
+        return asymmetry_of_products(error / size) if error > FUNCTION * size else None
 
     def _sizes(self) -> Tensor:
         """The size of each diagonal entry, or of the row's largest if that is zero; 1 for a
@@ -230,6 +250,14 @@ def asymmetry(row: int, error: float) -> str:
     return (
         "these values are not symmetric: A r and Aᵀ r differ, for a fixed r, in row "
         f"{row} by {error:.2g} of their size"
+    )
+
+
+def asymmetry_of_products(error: float) -> str:
+    """A description of how sᵀ A r and rᵀ A s differ; `error` is relative to their terms."""
+    return (
+        "these values are not symmetric: sᵀ A r and rᵀ A s differ, for a fixed r and s, by "
+        f"{error:.2g} of their terms"
     )
 
 

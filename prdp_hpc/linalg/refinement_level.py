@@ -6,11 +6,10 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, Protocol
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.number_checks import check_count, check_number
+from prdp_hpc.number_checks import check_count, check_number, is_integer
 
 DEFAULT_MAX_IT = 10_000
 
@@ -109,7 +108,7 @@ class Refinement:
         """
         if isinstance(level, Refinement):
             return level
-        if isinstance(level, Integral) and not isinstance(level, bool):
+        if is_integer(level):
             return cls(max_it=int(level))
         if isinstance(level, float):
             return cls(rtol=level)

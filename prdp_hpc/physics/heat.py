@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,18 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.partition import not_a_field
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver
+from prdp_hpc.number_checks import is_number
 from prdp_hpc.physics.boundaries import Boundaries, boundaries_of, numbers_of
 from prdp_hpc.physics.diffusion import DiffusionStepper
 from prdp_hpc.physics.diffusion_stencil import FaceMean
 from prdp_hpc.physics.initial_conditions import truncated_fourier
-from prdp_hpc.physics.real_numbers import as_float, checked_dt, not_one_number
+from prdp_hpc.physics.real_numbers import (
+    as_float,
+    checked_dt,
+    checked_time,
+    has_real_numbers,
+    not_one_number,
+)
 from prdp_hpc.physics.time_integration import extrapolated
 
 
@@ -210,6 +216,7 @@ class Heat(DiffusionStepper):
                 right = self._with_source(right, own)
         except InputError as found:
             error = found
+        checked_time(time)
         later = None if time is None else time + self._scale
         between = self._solve(right, later, state=u, error=error)
         return extrapolated(u, between, self.theta)
@@ -218,10 +225,10 @@ class Heat(DiffusionStepper):
         """`u + θ dt f`; an InputError for another kind of f or u. Not collective."""
         if not isinstance(u, Tensor):
             raise not_a_field(u)
-        if isinstance(source, Real):
+        if is_number(source):
             if source == 0.0:
                 return u
-        elif not isinstance(source, Tensor) or not _fit_together(source, u):
+        elif not _is_source(source, u):
             shape = f" of shape {tuple(source.shape)}" if isinstance(source, Tensor) else ""
             raise InputError(
                 "source must be a real number, or a tensor of a shape that broadcasts with the "
@@ -230,6 +237,11 @@ class Heat(DiffusionStepper):
         length: Any = self._shared(self._scale, u.device)
         added: Tensor = length * (source.to(u.device) if isinstance(source, Tensor) else source)
         return u + added
+
+
+def _is_source(source: Any, u: Tensor) -> bool:
+    """Whether a source is a tensor of real numbers that fits to the state."""
+    return isinstance(source, Tensor) and has_real_numbers(source) and _fit_together(source, u)
 
 
 def _fit_together(first: Tensor, second: Tensor) -> bool:

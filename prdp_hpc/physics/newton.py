@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class NewtonKeys(Protocol):
         ...
 
     @property
-    def inner(self) -> int | float | str:
+    def inner(self) -> int | float | Literal["eisenstat_walker"]:
         """The level of the linear solves, if the coordinator does not change it."""
         ...
 

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from prdp_hpc.autograd.transforms import numbers_of_all
 from prdp_hpc.errors import InputError
+from prdp_hpc.number_checks import is_number
 
 
 def not_one_number(name: str, value: Any) -> InputError | None:
     """The error for an argument that is not one real number, a float or a tensor, or None."""
     if isinstance(value, Tensor):
-        if value.numel() == 1 and not value.is_complex():
+        if value.numel() == 1 and has_real_numbers(value):
             return None
         what = f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
-    elif isinstance(value, Real):
+    elif is_number(value):
         return None
     else:
         what = f"a {type(value).__name__}"
     return InputError(f"{name} must be one real number, not {what}")
+
+
+def has_real_numbers(tensor: Tensor) -> bool:
+    """Whether the entries of a tensor are real numbers, which truth values are not."""
+    return not tensor.is_complex() and tensor.dtype != torch.bool
+
+
+def checked_time(time: Any) -> Any:
+    """Return the time of a state, a number, a tensor or None; InputError for anything else."""
+    error = None if time is None else not_one_number("time", time)
+    if error is not None:
+        raise error
+    return time
 
 
 def as_float(value: Any) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,9 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.geometry import ENDS, End
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.torch_petsc import in_double
+from prdp_hpc.number_checks import is_number
 from prdp_hpc.physics.boundaries import Boundaries, Condition, Dirichlet, Neumann, Robin, Value
+from prdp_hpc.physics.real_numbers import has_real_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,9 +93,9 @@ class Side:
         Raises InputError for a tensor of another shape, and for a function of the time without one.
         """
         found = self._called(value, time) if callable(value) else value
-        if isinstance(found, Real):
+        if is_number(found):
             return torch.tensor(float(found), dtype=torch.float64)
-        if not isinstance(found, Tensor) or found.is_complex():
+        if not isinstance(found, Tensor) or not has_real_numbers(found):
             raise InputError(f"boundaries: a value of {self.name} {_not_a_value(found)}")
         if found.dim() == 0:
             return self.grid.replicated(in_double(found))
@@ -224,11 +225,11 @@ class SideConditions:
 
 
 def _is_zero(value: Value) -> bool:
-    return isinstance(value, Real) and value == 0
+    return is_number(value) and value == 0
 
 
 def _number(value: Value) -> float | None:
-    return float(value) if isinstance(value, Real) else None
+    return float(value) if is_number(value) else None
 
 
 def _completed(
@@ -277,7 +278,7 @@ def _validate_condition(grid: Grid, axis: int, condition: Any) -> str | None:
     if not isinstance(condition, Condition):
         return f"needs Dirichlet(…), Neumann(…) or Robin(…), not {condition!r}"
     for value in vars(condition).values():
-        if not callable(value) and not isinstance(value, Real | Tensor):
+        if not (callable(value) or is_number(value) or isinstance(value, Tensor)):
             return f"has a value that {_not_a_value(value)}"
     if grid.boundary[axis] == "periodic":
         return "does not exist: the axis is periodic; use None for this axis"

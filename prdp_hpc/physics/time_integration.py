@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.physics.real_numbers import as_float, checked_dt, not_one_number
+from prdp_hpc.physics.real_numbers import as_float, checked_dt, checked_time, not_one_number
 
 Length = float | Tensor
 Pair = tuple[Tensor, Tensor]
 Explicit = Callable[..., Tensor]
+Implicit = Callable[[Any], Callable[..., Tensor]]
 
 
 class _Scheme:
@@ -33,7 +34,7 @@ class _Scheme:
     rollout record none.
     """
 
-    def __init__(self, implicit: Callable[[Any], Any], dt: Length, *shares: float) -> None:
+    def __init__(self, implicit: Implicit, dt: Length, *shares: float) -> None:
         self.dt = checked_dt(dt)
         self.share = shares[0]
         self._steppers = {share: implicit(share * self.dt) for share in shares}
@@ -65,7 +66,7 @@ class _Scheme:
         `time + ends · dt`.
         """
         options: dict[str, Any] = {} if source is None else {"source": source}
-        if time is not None:
+        if checked_time(time) is not None:
             options["time"] = time + (ends - share) * self.dt
         after: Tensor = self._steppers[share](u, **options)
         return after
@@ -110,7 +111,7 @@ class ThetaScheme(_Scheme):
     0.374
     """
 
-    def __init__(self, implicit: Callable[[Any], Any], dt: Length, theta: float = 0.5) -> None:
+    def __init__(self, implicit: Implicit, dt: Length, theta: float = 0.5) -> None:
         self.theta = checked_theta(theta)
         super().__init__(implicit, dt, self.theta)
 
@@ -180,7 +181,7 @@ class BDF2(_TwoStates):
     0.376
     """
 
-    def __init__(self, implicit: Callable[[Any], Any], dt: Length) -> None:
+    def __init__(self, implicit: Implicit, dt: Length) -> None:
         super().__init__(implicit, dt, 2 / 3, 1.0)
 
     def start(self, u: Tensor, source: Tensor | None = None, time: Any = None) -> Pair:
@@ -197,7 +198,7 @@ class _Imex(_TwoStates):
 
     length: ClassVar[float]
 
-    def __init__(self, implicit: Callable[[Any], Any], explicit: Explicit, dt: Length) -> None:
+    def __init__(self, implicit: Implicit, explicit: Explicit, dt: Length) -> None:
         super().__init__(implicit, dt, self.length, 1.0)
         self.explicit = explicit
 
@@ -208,7 +209,9 @@ class _Imex(_TwoStates):
 
     def _term(self, u: Tensor, time: Any, ends: float) -> Tensor:
         """N at `time + ends · dt`."""
-        return self.explicit(u) if time is None else self.explicit(u, time + ends * self.dt)
+        if checked_time(time) is None:
+            return self.explicit(u)
+        return self.explicit(u, time + ends * self.dt)
 
 
 class SBDF2(_Imex):

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.number_checks import check_count, check_number
+from prdp_hpc.number_checks import check_count, check_number, is_number
 from prdp_hpc.refinement.ladders import Ladder, Level
 
 FIRST_CHECKPOINT = 100.0
@@ -127,8 +127,15 @@ class Coordinator:
         ------
         RefinementError
             If the error is NaN or infinite.
+        InputError
+            If the error is negative, or not a number.
         """
         error = checked_error(error, len(self.history), self.level)
+        if error < 0:
+            raise InputError(
+                f"validation error number {len(self.history)} is {error:g}: this schedule compares "
+                "ratios of errors, which must be at least 0, e.g. norms or mean squares"
+            )
         alpha = 2.0 / (self.ema_window + 1)
         self._ema.append(alpha * error + (1.0 - alpha) * self._ema[-1] if self._ema else error)
         self.history.append(error)
@@ -167,14 +174,28 @@ class Coordinator:
 def checked_error(
     error: float, observed: int, level: Level, what: str = "validation error"
 ) -> float:
-    """Return `error` as a float; raise `RefinementError` if it is not finite."""
-    if not math.isfinite(error):
+    """Return `error` as a float; raise `RefinementError` if it is not finite, and `InputError` if
+    it is not a number, also in a tensor or array with one entry.
+    """
+    number = _as_number(error)
+    if number is None:
+        raise InputError(f"{what} number {observed} must be a real number, not {error!r}")
+    if not math.isfinite(number):
         raise RefinementError(
-            f"{what} number {observed} is {error}, at level {level}: training has "
+            f"{what} number {observed} is {number}, at level {level}: training has "
             "diverged; "
             "lower the learning rate, start from a finer level, or check the data"
         )
-    return float(error)
+    return number
+
+
+def _as_number(value: Any) -> float | None:
+    if callable(getattr(value, "item", None)):
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):
+            return None
+    return float(value) if is_number(value) else None
 
 
 def _ratio(now: float, before: float) -> float:

@@ -146,6 +146,8 @@ class GradientCoordinator:
         ------
         RefinementError
             If the error is NaN or infinite.
+        InputError
+            If the error is not a number.
         """
         checked_error(error, self._observed, self.level)
         self._observed += 1

@@ -124,6 +124,8 @@ class ManualSchedule:
         ------
         RefinementError
             If the error is NaN or infinite.
+        InputError
+            If the error is not a number.
         """
         checked_error(error, self._observed, self.level)
         before = self.level, self.adjoint_level

@@ -175,7 +175,7 @@ def _maps(series: FieldSeries) -> tuple[Figure, Any]:
     clock = _clock(figure)
 
     def update(state: int) -> None:
-        clock.set_text(time_label(series, state))
+        clock.set_text(clock_text(series, state))
         for image, fields, channel in images:
             image.set_data(np.ma.masked_invalid(fields[state, channel]))
 
@@ -210,13 +210,20 @@ def _lines(series: FieldSeries) -> tuple[Figure, Any]:
     clock = _clock(figure)
 
     def update(state: int) -> None:
-        clock.set_text(time_label(series, state))
+        clock.set_text(clock_text(series, state))
         for line, fields, channel in lines:
             line.set_ydata(fields[state, channel])
         for note, ax, channel in notes:
             note.set_text(beyond(series.prediction[state, channel], ax.get_ylim()))
 
     return figure, update
+
+
+def clock_text(series: FieldSeries, state: int) -> str:
+    """The time of a state, and that its truth is not known where that of others is."""
+    known = np.isfinite(series.truth).any(axis=tuple(range(1, series.truth.ndim)))
+    note = "truth not known, " if known.any() and not known[state] else ""
+    return note + time_label(series, state)
 
 
 def _clock(figure: Figure) -> Any:

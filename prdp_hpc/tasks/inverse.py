@@ -156,7 +156,8 @@ class Inverse:
         Tensor
             Gradient of shape `(modes,)`, float64, equal on all ranks.
         """
-        return self._loss_and_gradient()[1]
+        with self.solver.restored_solutions():
+            return self._loss_and_gradient()[1]
 
     def validate(self) -> dict[str, Any]:
         """Compute the relative error of θ.

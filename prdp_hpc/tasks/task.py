@@ -146,7 +146,8 @@ class Task(Protocol):
     def gradient(self) -> Tensor:
         """Compute the gradient of the loss at the solver's level; collective, equal on all ranks.
 
-        The state of the task is not changed.
+        The state of the task is not changed, so two calls at one level return the same vector: they
+        use the same batch and the same random numbers, e.g. for dropout.
 
         Returns
         -------

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from prdp_hpc.data import EpochSampler
 from prdp_hpc.distributed.containers import KeyPath
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.distributed.shards import collected, divided, is_shard, part_like, whole
+from prdp_hpc.linalg import NonlinearSolver, Solver
 from prdp_hpc.tasks.averaging import WeightAverage
 from prdp_hpc.tasks.learning_rate import LearningRate
 from prdp_hpc.tasks.optimisers import (
@@ -26,21 +26,10 @@ from prdp_hpc.tasks.optimisers import (
     make_optimiser,
     needs_closure,
 )
+from prdp_hpc.tasks.random_states import own_random_numbers, seed_generators
 from prdp_hpc.tasks.recipe import Recipe
 
 Loss = TypeVar("Loss")
-
-
-def seed_generators(seed: int, replica: int, step: int = 0) -> None:
-    """Seed the random generators of Python, NumPy and torch, with one stream per replica.
-
-    The grid ranks of a replica have the same stream, so that a network on whole fields draws the
-    same numbers on each of them, e.g. for dropout.
-    """
-    words = np.random.SeedSequence((seed, replica, step)).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
 
 
 class TrainedNetwork:
@@ -48,6 +37,7 @@ class TrainedNetwork:
 
     network: nn.Module
     mesh: ProcessMesh
+    solver: Solver | NonlinearSolver
     _average: WeightAverage | None = None
 
     def _prepare_training(
@@ -126,6 +116,23 @@ class TrainedNetwork:
         if self._closure_steps is not None:
             found["evaluations"] = float(self._closure_steps.evaluations)
         return found
+
+    @contextmanager
+    def _measuring(self, draw: int) -> Iterator[None]:
+        """A block that computes gradients, with random numbers of its own that depend on `draw`
+        only. Afterwards the random numbers, the buffers of the network and the stored solutions
+        are those from before, and there are no gradients.
+        """
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
+        with own_random_numbers(), self.solver.restored_solutions():
+            seed_generators(self._seed, self.mesh.replica, draw)
+            try:
+                yield
+            finally:
+                self._optimiser.zero_grad(set_to_none=True)
+                with torch.no_grad():
+                    for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                        buffer.copy_(before)
 
     def _optimise(self, backward: Callable[[], Loss], total: Callable[[Loss], float]) -> Loss:
         """Do a step of the optimiser and of the learning rate; return the loss before the step.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
@@ -158,7 +158,7 @@ class TrainingStep(TrainedNetwork, ABC):
         Tensor
             Gradient with respect to all parameters, of shape `(parameters,)`, on the CPU.
         """
-        with self._unchanged():
+        with self._measuring(0):
             return self._gradient_of(self._sampler.batches(1)[0])
 
     def sampled_gradient(self, draw: int) -> tuple[Tensor, float]:
@@ -182,7 +182,7 @@ class TrainingStep(TrainedNetwork, ABC):
         """
         parts = self._sampler.parts(draw, PARTS)
         squares = 0.0
-        with self._unchanged():
+        with self._measuring(draw):
             total = torch.zeros(())
             for part in parts:
                 gradient = self._gradient_of(part)
@@ -252,15 +252,3 @@ class TrainingStep(TrainedNetwork, ABC):
     def _gradient_of(self, batch: NDArray[np.int64]) -> Tensor:
         self._backward(batch)
         return self._parameter_gradient()
-
-    @contextmanager
-    def _unchanged(self) -> Iterator[None]:
-        """Remove the gradients and restore the buffers of the network afterwards."""
-        buffers = [buffer.clone() for buffer in self.network.buffers()]
-        try:
-            yield
-        finally:
-            self._optimiser.zero_grad(set_to_none=True)
-            with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), buffers, strict=True):
-                    buffer.copy_(before)

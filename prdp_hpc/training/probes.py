@@ -15,8 +15,8 @@ from mpi4py import MPI
 from prdp_hpc.errors import InputError
 from prdp_hpc.metric_names import COUNTS, PROBES
 from prdp_hpc.refinement import Level, MeasuredGradient
+from prdp_hpc.tasks.random_states import own_random_numbers
 from prdp_hpc.tasks.task import Task
-from prdp_hpc.training.random_states import random_state, restore_random_state
 
 
 class Probes:
@@ -55,7 +55,7 @@ class Probes:
         if not self._schedule.probe_due(trained, probed):
             return
         solver = self._task.solver
-        with self._counted(), _own_random_numbers(), self._task.stopwatch.part("network"):
+        with self._counted(), own_random_numbers(), self._task.stopwatch.part("network"):
 
             def measure(level: Level, adjoint_level: Level) -> MeasuredGradient:
                 solver.refine(level, adjoint_level)
@@ -101,15 +101,6 @@ def total_counts(task: Task) -> list[int]:
     }
     # The grid ranks of a replica share each solve, so only the replicas are summed.
     return [task.mesh.replica_comm.allreduce(counts[key], op=MPI.SUM) for key in COUNTS]
-
-
-@contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    state = random_state()
-    try:
-        yield
-    finally:
-        restore_random_state(state)
 
 
 def _seed(number: int) -> None:

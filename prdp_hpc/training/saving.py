@@ -15,10 +15,10 @@ from prdp_hpc.distributed.collective import call_together, on_root
 from prdp_hpc.distributed.containers import KeyPath
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.refinement import Schedule
+from prdp_hpc.tasks.random_states import random_state
 from prdp_hpc.tasks.task import Task
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
-from prdp_hpc.training.random_states import random_state
 from prdp_hpc.training.settings import CheckpointError
 
 OWN = ("random", "solver", "validation_solver")

@@ -17,6 +17,7 @@ from prdp_hpc.linalg.garbage import free_dropped_objects
 from prdp_hpc.logs import LOGGER
 from prdp_hpc.metric_names import LEVELS
 from prdp_hpc.refinement import Schedule, check_schedule, chosen_levels, is_probing
+from prdp_hpc.tasks.random_states import restore_random_state
 from prdp_hpc.tasks.task import Task, check_task, validated
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.clock import Clock
@@ -24,7 +25,6 @@ from prdp_hpc.training.early_stopping import EarlyStopping
 from prdp_hpc.training.measures import Measures, cumulative
 from prdp_hpc.training.output import RunOutput
 from prdp_hpc.training.probes import Probes
-from prdp_hpc.training.random_states import restore_random_state
 from prdp_hpc.training.requeue import note_start_together
 from prdp_hpc.training.saving import Saving, restore_solvers, shown_until
 from prdp_hpc.training.step_log import StepLog

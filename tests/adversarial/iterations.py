@@ -50,6 +50,24 @@ def cg(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
     return found
 
 
+def fcg(A: Matrix, M: Matrix, b: Any, K: int, most: int = 30) -> Iterates:
+    """Conjugate gradients whose directions are made orthogonal to those before one by one, as a
+    preconditioner needs that is not symmetric; how many are kept is Notay's rule.
+    """
+    x, r, found = np.zeros_like(b), b, []
+    directions: list[Any] = []
+    for k in range(K):
+        p = M @ r
+        count = max(1, k % (most + 1))
+        for q in directions[-count:]:
+            p = p - (p @ A @ q) / (q @ A @ q) * q
+        directions.append(p)
+        alpha = (p @ r) / (p @ A @ p)
+        x, r = x + alpha * p, r - alpha * (A @ p)
+        found.append(x)
+    return found
+
+
 def gmres(A: Matrix, M: Matrix, b: Any, K: int, right: bool = False, restart: int = 30) -> Iterates:
     """Minimal residual over the Krylov space, by an orthonormal basis and normal equations."""
     B = A @ M if right else M @ A
@@ -101,6 +119,38 @@ def minres(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
     return found
 
 
+def minres_by_recurrence(A: Matrix, M: Matrix, b: Any, K: int) -> Iterates:
+    """The same by the recurrence of Paige and Saunders, SIAM J. Numer. Anal. 12 (1975), whose
+    vectors lose their orthogonality through rounding.
+    """
+    x = w = w_before = v_before = u_before = np.zeros_like(b)
+    r, z, found = b, M @ b, []
+    beta = eta = np.sqrt(r @ z)
+    c = c_before = 1.0
+    s = s_before = 0.0
+    for _ in range(K):
+        v, u = r / beta, z / beta
+        r = A @ u
+        alpha, z = u @ r, M @ r
+        r, z = r - alpha * v - beta * v_before, z - alpha * u - beta * u_before
+        v_before, u_before, beta_before = v, u, beta
+        beta = np.sqrt(abs(r @ z))
+        diagonal = c * alpha - c_before * s * beta_before
+        first, second = s * alpha + c_before * c * beta_before, s_before * beta_before
+        length = np.hypot(diagonal, beta)
+        c_before, s_before, c, s = c, s, diagonal / length, beta / length
+        w_before, w = w, (u - first * w - second * w_before) / length
+        x, eta = x + c * eta * w, -s * eta
+        found.append(x)
+        if beta == 0.0:
+            break
+    return found
+
+
+RECURRENCES = {"minres": minres_by_recurrence}
+"""What methods compute whose references here are orthogonalised."""
+
+
 def bcgs(A: Matrix, M: Matrix, b: Any, K: int, right: bool = False) -> Iterates:
     B = A @ M if right else M @ A
     r = b if right else M @ b
@@ -147,7 +197,7 @@ def dense(ksp: str, options: dict[str, Any]) -> list[Callable[..., Iterates]]:
         "cg": [cg],
         "groppcg": [cg],
         "pipecg": [cg],
-        "fcg": [cg],
+        "fcg": [fcg],
         "minres": [minres],
         "preonly": [preonly],
     }.get(ksp, [])

@@ -11,7 +11,7 @@ from . import oracle, petsc_iterations
 from .benign import is_benign
 from .cases import Case, Level
 from .factors import factors
-from .iterations import dense, ends_in_the_space
+from .iterations import RECURRENCES, dense, ends_in_the_space
 from .oracle import EPS, System
 from .perform import Answer, live_inverses
 from .slopes import Given, check_slopes
@@ -214,8 +214,15 @@ class Judge:
     def _excess(
         self, one: System, b: Any, x: Any, guess: Any, rtol: float, type_eps: float
     ) -> float:
-        normal = self.ksp in NORMAL_EQUATIONS
+        normal, recurrence = self.ksp in NORMAL_EQUATIONS, RECURRENCES.get(self.ksp)
         with np.errstate(all="ignore"):
+            found = oracle.residual_excess(one, b, x, guess, rtol, self.drift, type_eps, normal)
+            if recurrence is None or not found > 1.0:
+                return found
+            least = oracle.attainable(recurrence, one, oracle.rest(one, b, guess))
+            if least > oracle.UNCLEAR:
+                return float("nan")
+            rtol = max(rtol, least)
             return oracle.residual_excess(one, b, x, guess, rtol, self.drift, type_eps, normal)
 
     def _compare_iterate(
@@ -283,11 +290,16 @@ class Judge:
         if is_over:
             # No exact step is left; on a singular matrix the solution was not found.
             return None
-        return oracle.sure(
+        found = oracle.sure(
             lambda s, r: start + s.P @ steps(s.A, s.M, oracle.rest(s, r, guess), max_it)[-1],
             one,
             b,
         )
+        if found is None or self.ksp not in RECURRENCES:
+            return found
+        exact, off = found[0], found[1]
+        off += oracle.lost_by(RECURRENCES[self.ksp], one, rest, exact - start, max_it)
+        return (exact, off) if off <= oracle.UNCLEAR * oracle.length(exact) else None
 
     def _solution(self, one: System, b: Any, guess: Any) -> tuple[Any, float] | None:
         condition = np.linalg.cond(one.A + (np.eye(len(b)) - one.P) * np.abs(one.A).max())

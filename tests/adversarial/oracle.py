@@ -329,6 +329,33 @@ def sure(compute: Callable[[System, Any], Any], one: System, b: Any) -> tuple[An
     return (x, float(off)) if off <= UNCLEAR * size else None
 
 
+def lost_by(recurrence: Callable[..., Any], one: System, b: Any, exact: Any, K: int) -> float:
+    """How far K steps of a method's own recurrence are off through rounding, measured in double
+    precision: vectors that lose their orthogonality are further off than the orthogonalised map is
+    when its input changes.
+    """
+    draw, lost = np.random.default_rng(1), 0.0
+    with np.errstate(all="ignore"):
+        for _ in range(3):
+            start = b * (1.0 + EPS * draw.uniform(-1, 1, b.shape))
+            lost = max(lost, length(one.P @ recurrence(one.A, one.M, start, K)[-1] - exact))
+    return 10.0 * lost if np.isfinite(lost) else np.inf
+
+
+def attainable(recurrence: Callable[..., Any], one: System, b: Any) -> float:
+    """The least relative residual that a method's own recurrence reaches in double precision, with
+    a factor for another order of operations. That of MINRES has errors that grow with the condition
+    of A. Source: Sleijpen, van der Vorst and Modersitzki, SIAM J. Matrix Anal. Appl. 22 (2000).
+    """
+    if one.M is None or not b.any():
+        return 0.0
+    right = one.P @ b
+    with np.errstate(all="ignore"):
+        iterates = recurrence(one.A, one.M, right, 3 * len(b) + 10)
+        left = [length(right - one.P @ (one.A @ x)) for x in iterates]
+    return 10.0 * float(np.nanmin(left)) / length(right) if np.isfinite(left).any() else 1.0
+
+
 def solved_after(one: System, right: Any, iterates: list[Any]) -> int:
     """The number of iterations after which an iterate has the solution to more digits than
     iterations keep; 0 if there is none.

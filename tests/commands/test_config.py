@@ -12,6 +12,8 @@ from prdp_hpc.config import load_config
 from prdp_hpc.config.schema import config_schema
 from prdp_hpc.config.yaml_files import find_config, shipped_configs
 
+pytestmark = pytest.mark.xdist_group("config")  # One worker makes what all tests use.
+
 CONFIGS = sorted(tiny.REPOSITORY.glob("configs/*.yaml"))
 EXAMPLES = sorted(tiny.REPOSITORY.glob("examples/*/*.yaml"))
 

@@ -14,6 +14,8 @@ from safetensors import safe_open
 
 from prdp_hpc import Grid, cli, export, load_network
 
+pytestmark = pytest.mark.xdist_group("export")  # One worker makes what all tests use.
+
 LOADING = """
 import sys, torch
 program = torch.export.load(sys.argv[1]).module()

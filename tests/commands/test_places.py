@@ -17,6 +17,8 @@ from prdp_hpc import cli
 from prdp_hpc.errors import FileError
 from prdp_hpc.files import file_errors, write_text
 
+pytestmark = pytest.mark.xdist_group("places")  # One worker makes what all tests use.
+
 # PLACE is replaced by the unusable path, CONFIG by a config, RUN by a finished run.
 READ = [
     ["run", "PLACE"],

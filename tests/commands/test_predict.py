@@ -15,6 +15,8 @@ from prdp_hpc.data import TrajectoryAttributes, write_trajectories
 from prdp_hpc.experiments.prediction import at_points
 from prdp_hpc.report.field_series import load_sample
 
+pytestmark = pytest.mark.xdist_group("predict")  # One worker makes what all tests use.
+
 BOUNDARIES = ["dirichlet", "neumann", "periodic"]
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 import tiny
 import yaml
+from PIL import Image
 
 from prdp_hpc import cli
 
@@ -43,7 +44,8 @@ def test_run(config, tmp_path, capsys, figures):
     assert len(checkpoints) <= 3
     assert len(events) == 1
     assert found - checkpoints - events == RUN_FILES
-    assert (folder / "figures" / "error_and_level.png").read_bytes().startswith(PNG)
+    for name in ("error_and_level", "fields"):
+        assert Image.open(folder / "figures" / f"{name}.png").size[0] > 500
 
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3]

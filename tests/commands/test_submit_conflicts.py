@@ -44,6 +44,10 @@ def site(tmp_path, monkeypatch):
         (["--fan-out", "--array=1-3"], "--array: --fan-out makes an array of all runs"),
         (["--fan-out", "--command=generate"], "leave out generate"),
         (["--command=generate", "data.file=a.h5"], "data.file: runs read 'a.h5'"),
+        (["--sbatch=cpus-per-gpu=2"], "beside the cores per rank; give --cpus-per-task instead"),
+        (["--sbatch=exclusive=user"], "--sbatch exclusive: give --exclusive instead"),
+        (["--exclusive=users"], "argument --exclusive: must be user, mcs, topo or nothing"),
+        (["--gpus-per-node=a100:2,h100"], "must be a number or TYPE:NUMBER"),
         (["--sbatch=ntasks=2"], "--sbatch ntasks: submit sets this option itself"),
         (["--sbatch=tasks-per-node=2"], "--sbatch tasks-per-node: submit sets this option itself"),
         (["--container=absent.sif"], "--container absent.sif: no such file"),
@@ -67,6 +71,8 @@ def test_options_that_contradict_each_other(words, message, refused):
         ("launcher: srun 'a", "launcher: must be a command with its options: No closing quotation"),
         ("defaults: {gpus_per_node: four}", "defaults.gpus_per_node: must be a number or TYPE:"),
         ("defaults: {gpus_per_node: 0}", "defaults.gpus_per_node: must be a number or TYPE:"),
+        ("defaults: {exclusive: users}", "defaults.exclusive: must be"),
+        ("defaults: {sbatch: {cpus-per-gpu: 2}}", "give --cpus-per-task of submit instead"),
         ("defaults: {sbatch: [hint]}", "defaults.sbatch: must be a section with keys"),
         ("defaults: {sbatch: {time: 3}}", "defaults.sbatch: time: give defaults.time instead"),
         ("defaults: {sbatch: {array: 1-3}}", "defaults.sbatch: array: give --array of submit"),
@@ -102,6 +108,63 @@ def test_numbers_as_names_in_the_site_file(site, config, capsys):
     shown = capsys.readouterr().out
     assert "#SBATCH --account=1234\n" in shown
     assert "#SBATCH --qos=5\n" in shown
+
+
+@pytest.fixture
+def options(config, capsys):
+    """The options of sbatch in the script for these words of the command line."""
+
+    def given(*words):
+        cli.main(["submit", "--dry-run", *[config if word == "CONFIG" else word for word in words]])
+        lines = capsys.readouterr().out.splitlines()
+        return [line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")]
+
+    return given
+
+
+@pytest.mark.parametrize("kind", ["user", "mcs", "topo"])
+def test_kinds_of_exclusive_nodes(kind, site, options):
+    assert f"exclusive={kind}" in options("CONFIG", f"--exclusive={kind}")
+    assert f"exclusive={kind}" in options("CONFIG", "--exclusive", kind)
+    site(f"defaults: {{exclusive: {kind}}}\n")
+    assert f"exclusive={kind}" in options("CONFIG")
+    assert "exclusive" in options("CONFIG", "--exclusive")
+
+
+@pytest.mark.parametrize("option", ["--exclusive", "--fan-out"])
+def test_options_without_their_value_before_the_config_or_a_change(option, options):
+    expected = options("CONFIG", option, "--time=3")
+    assert options(option, "CONFIG", "--time=3") == expected
+    assert options("CONFIG", option, "seed=3", "--time=3") == expected
+
+
+ALTERNATIVES = [
+    ("mem: 1G", "--sbatch=mem-per-cpu=2G", "mem-per-cpu=2G", "mem="),
+    ("sbatch: {mem-per-gpu: 1G}", "--mem=2G", "mem=2G", "mem-per-gpu="),
+    ("sbatch: {mem-per-gpu: 1G}", "--sbatch=mem-per-cpu=2G", "mem-per-cpu=2G", "mem-per-gpu="),
+    ("exclusive: true", "--sbatch=oversubscribe", "oversubscribe", "exclusive"),
+    ("sbatch: {oversubscribe: null}", "--exclusive", "exclusive", "oversubscribe"),
+]
+
+
+@pytest.mark.parametrize(("default", "word", "given", "absent"), ALTERNATIVES)
+def test_an_option_replaces_its_alternatives_of_the_site_file(
+    default, word, given, absent, site, options
+):
+    site(f"defaults: {{{default}}}\n")
+    shown = options("CONFIG", word)
+    assert given in shown
+    assert not any(one.startswith(absent) for one in shown)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["--gpus-per-node=a100:1,h100:1", "--sbatch=gpus=2", "--sbatch=gpus-per-task=1",
+     "--sbatch=gres=gpu:2"],
+)  # fmt: skip
+def test_a_container_has_the_gpus_of_its_job(word, config, capsys):
+    cli.main(["submit", config, "--container=docker://a/b", "--dry-run", word])
+    assert "program=(apptainer exec --nv " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

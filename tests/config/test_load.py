@@ -2,6 +2,8 @@
 config.
 """
 
+import re
+
 import pytest
 import tiny
 import yaml
@@ -199,10 +201,22 @@ def test_text_stays_text_when_it_is_written_and_read(text):
     assert yaml_files.yaml.load(written, Loader=yaml_files._Loader) == content
 
 
+@pytest.mark.parametrize("wrong", ["training.epochs=10", None, 3, {"a": 1}, [3], [None]], ids=repr)
+def test_overrides_are_a_list_of_strings(wrong):
+    with pytest.raises(
+        ConfigError, match=rf"overrides must be a list .* not {re.escape(repr(wrong))}"
+    ):
+        load_config(CONFIGS[0], wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["heat_1d.yaml"], {"task": "emulator"}], ids=repr)
+def test_a_config_is_named_by_its_path(wrong):
+    with pytest.raises(ConfigError, match="path must be the path of a YAML file, not "):
+        load_config(wrong)
+
+
 def test_a_string_instead_of_a_list_of_strings_is_an_error(tmp_path):
     path = CONFIGS[0]
-    with pytest.raises(ConfigError, match=r"overrides must be a list .* not 'training.epochs=10'"):
-        load_config(path, "training.epochs=10")
     (tmp_path / "config.yaml").write_text(path.read_text())
     with pytest.raises(ConfigError, match=r"components must be a list .* not 'mine.py:Net'"):
         load_network(tmp_path, components="mine.py:Net")

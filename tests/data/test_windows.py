@@ -21,6 +21,8 @@ from prdp_hpc.data.windows import runs
 from prdp_hpc.data.writer import state_chunks
 from prdp_hpc.errors import InputError
 
+pytestmark = pytest.mark.xdist_group("windows")  # One worker makes what all tests use.
+
 
 class Arrays:
     """A user-defined data set in memory; it counts the states that are read."""

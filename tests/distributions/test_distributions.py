@@ -10,6 +10,8 @@ import tiny
 
 import prdp_hpc
 
+pytestmark = pytest.mark.xdist_group("distributions")  # One worker makes what all tests use.
+
 BUILD = (
     "import sys; from setuptools import build_meta; "
     "print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"

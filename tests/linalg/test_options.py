@@ -5,6 +5,8 @@ in what it gives.
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -261,6 +263,14 @@ def test_one_application_is_right_or_says_so(name):
     torch.testing.assert_close(
         matrix @ solve(operator, values, ONES, Solver(ksp, "lu", 1e-12)), ONES
     )
+
+
+def test_petsc_takes_no_word_of_python_for_an_option():
+    code = "from prdp_hpc.petsc import PETSc; print(PETSc.Options().getAll())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith("{'")
+    assert "'c'" not in ended.stdout
+    assert "left" not in ended.stdout + ended.stderr
 
 
 def test_a_tiny_right_hand_side_is_solved_for():

@@ -83,3 +83,19 @@ def test_solves_are_homogeneous_in_operators_of_every_kind_or_refused(make, leve
                     size * found, expected, rtol=1e-10, atol=1e-11, msg=f"{ksp} {pc} {power}"
                 )
     assert len(set(reached)) > (8 if make is by_function else 20)
+
+
+@pytest.mark.parametrize("ksp", ["pipegcr", "pgmres", "pipefgmres", "pipefcg", "minres"])
+def test_methods_with_absolute_numbers_refuse_functions_of_other_sizes(ksp):
+    A, b = matrix(), torch.arange(1.0, N + 1.0, dtype=torch.float64)
+    solver = Solver(ksp, "none", 3)
+    expected = solve(*by_function(A), b, solver)
+    refused = 0
+    for power in (-500, -490, -66, -12, 0, 500):
+        try:
+            found = solve(*by_function(2.0**power * A), b, solver)
+        except SolveError:
+            refused += 1
+            continue
+        torch.testing.assert_close(2.0**power * found, expected, rtol=1e-10, atol=1e-11)
+    assert 0 < refused < 6

@@ -252,3 +252,17 @@ def test_iterations_up_to_a_number_keep_the_solution_that_they_reached(ksp):
                     found.append(np.linalg.norm(b - matrix @ x))
     assert len(found) > 8
     assert max(found) < 1e-6
+
+
+def test_directions_of_rounding_change_no_solution_of_generalised_conjugate_residuals():
+    for n in (2, 3, 5):
+        for seed in range(4):
+            draw = np.random.default_rng(seed)
+            A = draw.normal(size=(n, n))
+            A, b = A + A.T, torch.from_numpy(draw.normal(size=n))
+            rows, cols = np.indices(A.shape).reshape(2, -1)
+            operator = SparseOperator(rows, cols, A.shape, MPI.COMM_SELF)
+            for pc, K in (("svd", 30), ("none", n), ("none", 2 * n + 3), ("none", 30)):
+                x = solve(operator, torch.from_numpy(A.ravel()), b, Solver("gcr", pc, K))
+                wanted = torch.from_numpy(np.linalg.solve(A, b.numpy()))
+                torch.testing.assert_close(x, wanted, rtol=1e-8, atol=1e-10)

@@ -134,15 +134,58 @@ def test_symmetric_values_are_taken_with_rounding_and_bad_scaling(dtype):
             solve(operator, values, ONES, Solver("cg", "jacobi", 0.5))
 
 
-def test_a_function_that_has_no_transpose_is_taken_at_its_word():
-    matrix = dominant(N, symmetric=True)
+def test_a_function_that_has_no_transpose_is_checked_by_two_products():
+    for matrix in (dominant(N, symmetric=True), nearly_symmetric(0.1)):
 
-    def apply(_, x):
-        return torch.from_numpy(matrix.numpy() @ x.detach().numpy())
+        def apply(_, x, matrix=matrix):
+            return torch.from_numpy(matrix.numpy() @ x.detach().numpy())
 
-    operator = FunctionOperator(apply, N, MPI.COMM_SELF)
-    x = solve(operator, None, ONES, Solver("cg", "none", 1e-10))
-    torch.testing.assert_close(matrix @ x, ONES)
+        operator = FunctionOperator(apply, N, MPI.COMM_SELF)
+        solver = Solver("cg", "none", 1e-10)
+        if torch.equal(matrix, matrix.T):
+            torch.testing.assert_close(matrix @ solve(operator, None, ONES, solver), ONES)
+            continue
+        with pytest.raises(InputError, match=r"sᵀ A r and rᵀ A s differ"):
+            solve(operator, None, ONES, solver)
+
+
+def test_a_function_is_checked_in_inference_mode():
+    matrix = dominant(N)
+    operator = FunctionOperator(lambda _, x: matrix @ x, N, MPI.COMM_SELF)
+    with torch.inference_mode(), pytest.raises(InputError, match=r"relies on A = Aᵀ"):
+        solve(operator, None, ONES, Solver("minres", "none", 2))
+
+
+HALF_STORED = [
+    *(("ilu", {}), ("bjacobi", {}), ("asm", {}), ("gasm", {}), ("sor", {"pc_sor_forward": True})),
+    *(("bjacobi", {"sub_pc_type": "icc"}), ("sor", {}), ("icc", {})),
+]
+"""Preconditioners, of which the first are not symmetric for zeros that are stored on one side."""
+
+
+@pytest.mark.parametrize("ksp", ["minres", "symmlq"])
+@pytest.mark.parametrize(("pc", "options"), HALF_STORED)
+def test_methods_that_need_a_symmetric_preconditioner_are_right_or_refuse(ksp, pc, options):
+    """K = 3 steps reach the solution of 3 equations only if the basis is orthogonal."""
+    refused = 0
+    for seed in range(8):
+        a, b, *diagonal = np.random.default_rng(seed).uniform(1.0, 2.0, 5)
+        A = np.diag(3.0 + np.array(diagonal))
+        A[0, 1] = A[1, 0] = -a
+        A[0, 2] = A[2, 0] = b
+        stored = A != 0.0
+        stored[2, 1] = True
+        rows, cols = np.nonzero(stored)
+        operator = SparseOperator(rows, cols, A.shape, MPI.COMM_SELF)
+        solver = Solver(ksp, pc, 3, petsc_options=options)
+        try:
+            x = solve(operator, torch.from_numpy(A[stored]), ONES[:3], solver)
+        except InputError as error:
+            assert "needs a symmetric preconditioner" in str(error)  # noqa: PT017 - either is right
+            refused += 1
+        else:
+            torch.testing.assert_close(torch.from_numpy(A) @ x, ONES[:3], rtol=0.0, atol=1e-9)
+    assert refused == (8 if (pc, options) in HALF_STORED[:5] else 0)
 
 
 @pytest.mark.parallel(nprocs=[1, 3])

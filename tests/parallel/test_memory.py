@@ -120,12 +120,9 @@ def check_a_run(folder):
 
 @pytest.fixture
 def nothing_left():
-    """No garbage of the tests before, nor their modules for Python's collector to look through."""
+    """No garbage of the tests before."""
     gc.collect()
     PETSc.garbage_cleanup(MPI.COMM_WORLD)
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parallel(nprocs=2)

@@ -10,7 +10,7 @@ from mpi4py import MPI
 from prdp_hpc.config import validate
 from prdp_hpc.distributed import broadcast
 from prdp_hpc.experiments.run import train
-from prdp_hpc.training.random_states import random_state
+from prdp_hpc.tasks.random_states import random_state
 from prdp_hpc.training.trainer import Trainer
 
 WORLD = MPI.COMM_WORLD

@@ -20,7 +20,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import ConfigParts, build_recipe, build_task, process_mesh
 from prdp_hpc.experiments.run import run_experiment
 from prdp_hpc.tasks.emulator import Emulator
-from prdp_hpc.training.random_states import random_state, restore_random_state
+from prdp_hpc.tasks.random_states import random_state, restore_random_state
 
 WORLD = MPI.COMM_WORLD
 RESNET = {"kind": "resnet", "channels": 8, "blocks": 2}

@@ -30,8 +30,13 @@ GRID = Grid((6,), "neumann", MPI.COMM_SELF)
 LINEAR, NONLINEAR = Solver("gmres", "jacobi", 1e-8), NonlinearSolver(Solver("gmres", "jacobi"))
 FIELD = torch.full((1, 1, 6), 0.5, dtype=torch.float64)
 ONE = torch.ones(2, dtype=torch.float64)
+AT_REST = Heat(GRID, 1.0, 0.1, LINEAR)
 OPERATOR = SparseOperator([0, 1], [0, 1], (2, 2), MPI.COMM_SELF)
-WRONG = (None, 1j, "x", np.ones(3), [0.1], torch.ones(6), torch.ones((), dtype=torch.complex64))
+TRUTH = (True, np.True_, torch.tensor(True))  # no numbers, although Python adds them
+WRONG = (
+    *(None, 1j, "x", np.ones(3), [0.1], torch.ones(6), torch.ones((), dtype=torch.complex64)),
+    *TRUTH,
+)
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: type(wrong).__name__)
@@ -53,11 +58,15 @@ WRONG = (None, 1j, "x", np.ones(3), [0.1], torch.ones(6), torch.ones((), dtype=t
         lambda it: solve(OPERATOR, ONE, ONE, it),
         lambda it: solve_nonlinear(lambda u: u, ONE, (), [it]),
         lambda it: SparseOperator([0], [0], it, MPI.COMM_SELF),
+        lambda it: SparseOperator([0], [0], (it, it), MPI.COMM_SELF),
+        lambda it: GRID.halo(FIELD, it),
+        lambda it: AT_REST(FIELD, time=[] if it is None else it),
+        lambda it: ThetaScheme(lambda dt: AT_REST, 0.1)(FIELD, time=[] if it is None else it),
         lambda it: ElementOperator(it, 3, MPI.COMM_SELF),
     ],
 )
 def test_scalars_operators_and_solvers(make, wrong):
-    with pytest.raises(InputError, match=r"must (be|have)"):
+    with pytest.raises(InputError, match=r"must (be|have)|needs a width"):
         make(wrong)
 
 
@@ -86,7 +95,7 @@ def test_petsc_options_are_a_dict_of_names(kind, wrong):
         kind(petsc_options=wrong)
 
 
-@pytest.mark.parametrize("wrong", [None, 1j, "x", [0.1], np.ones(1)], ids=repr)
+@pytest.mark.parametrize("wrong", [None, 1j, "x", [0.1], np.ones(1), *TRUTH], ids=repr)
 @pytest.mark.parametrize("kind", [Dirichlet, Neumann, Robin])
 @pytest.mark.parametrize("is_function", [False, True])
 def test_values_of_sides(kind, wrong, is_function):
@@ -124,14 +133,14 @@ def test_results_of_functions(wrong):
             use(operator, pc)
 
 
-@pytest.mark.parametrize("source", ["x", [1.0], torch.ones(5)], ids=repr)
+@pytest.mark.parametrize("source", ["x", [1.0], torch.ones(5), *TRUTH], ids=repr)
 def test_sources_have_a_shape_of_the_field(source):
     with pytest.raises(InputError, match="source must be"):
         Heat(GRID, 1.0, 0.1, LINEAR)(FIELD, source)
 
 
 @pytest.mark.parametrize(
-    "length", [None, 1j, "1", [None], np.ones(2), torch.ones(1) * 1j], ids=repr
+    "length", [None, 1j, "1", b"1", [None], np.ones(2), torch.ones(1) * 1j, *TRUTH], ids=repr
 )
 def test_lengths_are_numbers(length):
     with pytest.raises(InputError, match="length must be positive"):

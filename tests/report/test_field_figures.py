@@ -9,7 +9,7 @@ from PIL import Image
 from prdp_hpc.errors import InputError
 from prdp_hpc.report.field_figure import draw_map, limits, lines_figure, maps_figure
 from prdp_hpc.report.field_series import FieldSeries, load_series, save_series
-from prdp_hpc.report.film import _lines, check_format, frames, write_film
+from prdp_hpc.report.film import _lines, check_format, clock_text, frames, write_film
 from prdp_hpc.report.log_axis import tidy
 from prdp_hpc.report.runs import ReportError
 from prdp_hpc.report.spectra_figure import _energies, plot_spectra
@@ -104,8 +104,7 @@ def test_a_series_is_read_as_it_was_written(tmp_path):
         load_series(tmp_path / "b.npz")
 
 
-@pytest.mark.parametrize("suffix", ["gif", "mp4"])
-@pytest.mark.parametrize("shape", [(6, 8), (9,)])
+@pytest.mark.parametrize(("suffix", "shape"), [("gif", (9,)), ("mp4", (6, 8)), ("mp4", (9,))])
 def test_a_film_has_one_frame_per_state(suffix, shape, tmp_path):
     one = series(shape, states=5)
     check_format(suffix)
@@ -125,6 +124,14 @@ def test_a_film_has_one_frame_per_state(suffix, shape, tmp_path):
     assert len(found) == 5
     closest = [np.argmin([np.abs(f.astype(int) - e).mean() for e in expected]) for f in found]
     assert closest == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (9,)])
+@pytest.mark.parametrize("known", [0, 3, 5])
+def test_a_film_names_the_states_without_a_truth(shape, known):
+    one = series(shape, states=5, known=known)
+    named = ["truth not known" in clock_text(one, state) for state in range(5)]
+    assert named == [bool(known) and state >= known for state in range(5)]
 
 
 def test_a_missing_package_for_films_is_named(monkeypatch):

@@ -172,7 +172,7 @@ def environment_of(folder: Path) -> dict[str, str]:
 
 
 def wait_for(
-    condition: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 60
+    condition: Callable[[], bool], what: str, log: Path | None = None, seconds: float = 180
 ) -> None:
     """Wait until the condition holds; `TimeoutError` with the end of the log after `seconds`."""
     end = time.monotonic() + seconds

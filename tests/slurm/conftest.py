@@ -10,6 +10,10 @@ from pathlib import Path
 import cluster
 import pytest
 
+# A node rejects the start of a job within a second of an end ("Job credential revoked"), and SLURM
+# then starts the rejected job two minutes later.
+_REVOKED = 2
+
 
 class Slurm:
     """The commands that tests send to SLURM."""
@@ -41,21 +45,37 @@ class Slurm:
             re.findall(r"(\S+?)=(\S*)", self.output("scontrol", "show", "job", "--oneliner", job))
         )
 
-    def wait(self, job, log=None, seconds=60, **fields):
-        """Wait until SLURM reports these values of the attributes of a job."""
+    def wait_for(self, condition, what, log=None, seconds=180):
+        """Wait until the condition holds; the error has what SLURM says about it."""
         try:
-            cluster.wait_for(
-                lambda: fields.items() <= self.shows(job).items(),
-                f"job {job}: {fields}",
-                log,
-                seconds,
-            )
+            cluster.wait_for(condition, what, log, seconds)
         except TimeoutError as error:
             daemons = "\n".join(
                 f"{path.name}:\n{path.read_text()[-2000:]}"
                 for path in sorted(self.folder.glob("slurm*.log"))
             )
-            raise TimeoutError(f"{error}\n{self.shows(job)}\n{daemons}") from None
+            jobs, nodes = (self.output("scontrol", "show", kind) for kind in ("job", "node"))
+            raise TimeoutError(f"{error}\n{jobs}\n{nodes}\n{daemons}") from None
+
+    def wait(self, job, log=None, seconds=180, **fields):
+        """Wait until SLURM reports these values of the attributes of a job."""
+        self.wait_for(
+            lambda: fields.items() <= self.shows(job).items(), f"job {job}: {fields}", log, seconds
+        )
+
+    def started(self, log, restart=0, ranks=2):
+        """Wait until all ranks of this restart have written to the log that they run."""
+
+        def begun():
+            return (
+                log.exists()
+                and len(
+                    re.findall(r"rank \d of", log.read_text().partition(f"restart {restart},")[2])
+                )
+                == ranks
+            )
+
+        self.wait_for(begun, f"restart {restart}", log)
 
     def preempt(self, job):
         """Preempt both nodes for a short time by a job of a higher partition."""
@@ -71,10 +91,16 @@ class Slurm:
     def release(self, job, restart, log=None):
         """Start a requeued job after two seconds, not after SLURM's two minutes."""
         self.wait(job, log, JobState="PENDING", Reason="BeginTime")
-        # A node rejects a job that starts within a second of its end ("Job credential revoked").
-        time.sleep(2)
+        time.sleep(_REVOKED)
         self.output("scontrol", "update", f"jobid={job}", "starttime=now")
         self.wait(job, log, JobState="RUNNING", Restarts=str(restart))
+
+    def cancel_all(self):
+        """Cancel all jobs and wait until their nodes take others."""
+        self.output("scancel", "--user", getpass.getuser())
+        if self.output("squeue", "--noheader"):
+            self.wait_for(lambda: not self.output("squeue", "--noheader"), "the jobs' end")
+            time.sleep(_REVOKED)
 
     def kill_node(self, node):
         cluster.kill_node(self.folder, node)
@@ -103,4 +129,4 @@ def slurm():
 @pytest.fixture(autouse=True)
 def _no_jobs_left(slurm):
     yield
-    slurm.output("scancel", "--user", getpass.getuser())
+    slurm.cancel_all()

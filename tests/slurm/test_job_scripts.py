@@ -5,11 +5,10 @@ that only the job script is tested.
 import re
 import sys
 
-import cluster
 import pytest
 import tiny
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 STAND_IN = f"""\
 #!{sys.executable}
@@ -64,19 +63,6 @@ def start(slurm, clone):
     return submit
 
 
-def started(log, restart=0, ranks=2):
-    """Wait until all ranks of this restart are running."""
-
-    def begun():
-        return (
-            log.exists()
-            and len(re.findall(r"rank \d of", log.read_text().partition(f"restart {restart},")[2]))
-            == ranks
-        )
-
-    cluster.wait_for(begun, f"restart {restart}", log)
-
-
 def test_a_finished_job_is_not_requeued(slurm, start):
     (good, good_log), (bad, bad_log) = start("end", 0), start("end", 3)
     slurm.wait(good, good_log, JobState="COMPLETED", ExitCode="0:0", Restarts="0")
@@ -86,7 +72,7 @@ def test_a_finished_job_is_not_requeued(slurm, start):
 
 def test_a_cancelled_job_stays_cancelled(slurm, start):
     job, log = start("train")
-    started(log)
+    slurm.started(log)
     slurm.output("scancel", job)
     slurm.wait(job, log, JobState="CANCELLED")
     assert log.read_text().count("saves") == 2
@@ -97,9 +83,9 @@ def test_a_cancelled_job_stays_cancelled(slurm, start):
 def test_a_job_signalled_during_start_up_is_requeued(begun, slurm, start):
     job, log = start("slow")
     if begun:
-        started(log)
+        slurm.started(log)
     else:
-        cluster.wait_for(
+        slurm.wait_for(
             lambda: log.exists() and "restart 0" in log.read_text(), "the job script", log
         )
     slurm.output("scancel", "--batch", "--signal=USR1", job)
@@ -114,25 +100,25 @@ def test_a_job_signalled_during_start_up_is_requeued(begun, slurm, start):
 @pytest.mark.parametrize("partition", ["normal", "graceless"])
 def test_a_preempted_job_is_requeued(partition, slurm, start):
     job, log = start("train", options=[f"--partition={partition}"])
-    started(log)
+    slurm.started(log)
     slurm.preempt(job)
     slurm.release(job, restart=1, log=log)
-    started(log, restart=1)
+    slurm.started(log, restart=1)
     assert log.read_text().count("saves") == 2
 
 
 def test_a_manually_requeued_job_runs_again(slurm, start):
     job, log = start("train")
-    started(log)
+    slurm.started(log)
     slurm.output("scontrol", "requeue", job)
     slurm.release(job, restart=1, log=log)
-    started(log, restart=1)
+    slurm.started(log, restart=1)
     assert log.read_text().count("saves") == 2
 
 
 def test_a_preempted_job_without_checkpoint_is_requeued(slurm, start):
     job, log = start("generate")
-    started(log)
+    slurm.started(log)
     slurm.preempt(job)
     slurm.release(job, restart=1, log=log)
     assert "ended with" not in log.read_text()
@@ -142,32 +128,32 @@ def test_a_job_is_requeued_at_its_time_limit_but_not_after_a_failed_rank(slurm, 
     """Both take long and run at the same time."""
     job, log = start("train", options=["--time=1", "--signal=B:USR1@55"])
     crashed, crashed_log = start("crash")
-    started(log)
-    started(crashed_log)
-    slurm.wait(crashed, crashed_log, seconds=30, JobState="FAILED", ExitCode="137:0", Restarts="0")
+    slurm.started(log)
+    slurm.started(crashed_log)
+    slurm.wait(crashed, crashed_log, JobState="FAILED", ExitCode="137:0", Restarts="0")
     slurm.release(job, restart=1, log=log)
-    started(log, restart=1)
+    slurm.started(log, restart=1)
     assert log.read_text().count("saves") == 2
     assert "stopped early with a checkpoint, requeued" in log.read_text()
 
 
 def test_a_job_that_lost_a_node_is_requeued(slurm, start):
     job, log = start("train")
-    started(log)
+    slurm.started(log)
     slurm.kill_node("n2")
-    slurm.wait(job, log, seconds=100, JobState="PENDING")
+    slurm.wait(job, log, JobState="PENDING")
     slurm.start_node("n2")
     slurm.release(job, restart=1, log=log)
-    started(log, restart=1)
+    slurm.started(log, restart=1)
 
 
 def test_a_failure_with_a_node_that_does_not_respond_is_requeued(slurm, start, clone):
     """The other ranks may fail long before SLURM marks the node as down."""
     job, log = start("fail-when", clone / "now")
-    started(log)
+    slurm.started(log)
     slurm.kill_daemon("n2")
     (clone / "now").touch()
-    cluster.wait_for(
+    slurm.wait_for(
         lambda: "a node does not respond, requeued" in log.read_text(), "the job script", log
     )
     slurm.start_node("n2")
@@ -178,11 +164,11 @@ def test_only_the_stopped_task_of_an_array_is_requeued(slurm, start, clone):
     job, _ = start(options=["--array=1-2"], script="seeds.sh")
     logs = {task: clone / f"seeds-{job}_{task}.log" for task in (1, 2)}
     for task, log in logs.items():
-        started(log)
+        slurm.started(log)
         assert f"seed={task} name=heat_1d-seed-{task} --resume" in log.read_text()
     slurm.output("scancel", "--batch", "--signal=USR1", f"{job}_2")
     slurm.release(f"{job}_2", restart=1)
-    started(logs[2], restart=1)
+    slurm.started(logs[2], restart=1)
     slurm.wait(f"{job}_1", logs[1], JobState="RUNNING", Restarts="0")
 
 
@@ -190,7 +176,7 @@ def test_each_step_of_the_pipeline_waits_for_the_one_before(slurm, clone):
     (clone / "jobs").symlink_to(tiny.REPOSITORY / "jobs")
     reported = slurm.output("bash", clone / "jobs" / "pipeline.sh", "config.yaml")
     generate, train, compare = re.findall(r"job (\d+)", reported)
-    started(clone / f"generate-{generate}.log", ranks=4)
+    slurm.started(clone / f"generate-{generate}.log", ranks=4)
     slurm.wait(train, JobState="PENDING", Reason="Dependency")
     slurm.wait(compare, JobState="PENDING", Reason="Dependency")
 

@@ -12,7 +12,7 @@ import torch
 
 from prdp_hpc.training.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_three_stops_change_no_number(slurm, submit, tmp_path):
     slurm.release(job, restart=3, log=log)
     slurm.wait(job, log, JobState="COMPLETED", Restarts="3")
 
-    assert alone.wait(timeout=60) == 0
+    assert alone.wait(timeout=180) == 0
     assert [f"restart {count}, on n[1-2]" in log.read_text() for count in range(4)] == [True] * 4
     assert tiny.rows(folder) == tiny.rows(tmp_path / "alone" / "alone")
     networks = [

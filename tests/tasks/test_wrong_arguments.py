@@ -7,12 +7,14 @@ from torch import nn
 
 from prdp_hpc import (
     MLP,
+    Conductivity,
     Coordinator,
     Emulator,
     Grid,
     Heat,
     IterationLadder,
     NetworkUnknown,
+    Poisson,
     PreemptionWatch,
     ProcessMesh,
     Solver,
@@ -81,3 +83,9 @@ def test_parts_of_an_own_loop_name_the_argument(given):
         build_network(lambda *channels: lazy, grid.partition, 1, 1, {}, seed=1)
     with pytest.raises(InputError, match="grid must be a Grid: a tuple has no gather, scatter"):
         mesh.data_parallel(nn.Linear(1, 1), (8,))
+
+
+@pytest.mark.parametrize("wrong", [Grid((8,)), 5, "poisson", Poisson], ids=lambda it: str(it)[:9])
+def test_a_conductivity_is_made_of_a_pde(wrong):
+    with pytest.raises(InputError, match="poisson must be a Poisson, or a PDE with a diffusivity"):
+        Conductivity(wrong)

@@ -16,10 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prdp_hpc.tasks.random_states import random_state, restore_random_state
 from prdp_hpc.training import checkpoint
 from prdp_hpc.training.checkpoint import Checkpoints
 from prdp_hpc.training.checksummed import DamagedError, load_checksummed, save_checksummed
-from prdp_hpc.training.random_states import random_state, restore_random_state
 from prdp_hpc.training.settings import CheckpointError, check_fit, fingerprint, flat_settings
 
 SETTINGS: dict[str, Any] = {

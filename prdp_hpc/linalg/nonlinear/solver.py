@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from mpi4py import MPI
 
@@ -95,9 +95,9 @@ class NonlinearSolver:
         solver: Solver | None = None,
         refinement: Refinement | int | float | None = None,
         *,
-        inner: Refinement | int | float | str | None = None,
+        inner: Refinement | int | float | Literal["eisenstat_walker"] | None = None,
         adjoint: Refinement | int | float | None = None,
-        refines: str = "newton",
+        refines: Literal["newton", "inner"] = "newton",
         petsc_options: Mapping[str, Any] | None = None,
         options_prefix: str | None = None,
     ) -> None:

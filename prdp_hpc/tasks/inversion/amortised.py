@@ -121,10 +121,9 @@ class AmortisedInversion(TrainedNetwork):
         """Compute the gradient of the first batch's loss with respect to all parameters, as one
         vector; collective, equal on all ranks.
         """
-        self._backward(self._sampler.batches(1)[0])
-        found = self._parameter_gradient()
-        self._optimiser.zero_grad(set_to_none=True)
-        return found
+        with self._measuring(0):
+            self._backward(self._sampler.batches(1)[0])
+            return self._parameter_gradient()
 
     def validate(self) -> dict[str, Any]:
         """Compute the mean normalised squared error of the fields; collective.

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from prdp_hpc.errors import InputError
+from prdp_hpc.errors import InputError, check_members
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Solver
 from prdp_hpc.physics.boundaries import Boundaries
@@ -79,6 +79,8 @@ class Conductivity:
     """
 
     def __init__(self, poisson: Any) -> None:
+        needed = ("__call__", "grid", "solver", "diffusivity")
+        check_members("poisson", poisson, needed, "a Poisson, or a PDE with a diffusivity")
         self._poisson = poisson
         self.grid: Grid = poisson.grid
         self.solver: Solver = poisson.solver

@@ -222,9 +222,12 @@ def _corners(
 
 def _numbers(points: Any) -> NDArray[np.float64]:
     try:
-        return np.asarray(points, dtype=np.float64)
+        found = np.asarray(points)
     except (TypeError, ValueError) as error:
         raise InputError(f"positions must be an array of numbers: {error}") from None
+    if found.dtype.kind not in "iuf":
+        raise InputError(f"positions must be an array of numbers, not of {found.dtype}")
+    return found.astype(np.float64)
 
 
 def _check(

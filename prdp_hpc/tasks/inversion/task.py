@@ -200,7 +200,7 @@ class FieldInversion:
         before = [parameter.grad for parameter in self.unknown.parameters]
         counted, misfit = self._evaluations, self._misfit
         self._purpose = "gradient"
-        with self.stopwatch.part("network"):
+        with self.stopwatch.part("network"), self.solver.restored_solutions():
             self._evaluate()
             found = torch.cat(
                 [

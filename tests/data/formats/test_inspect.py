@@ -16,6 +16,8 @@ from prdp_hpc.data import TrajectoryAttributes, write_trajectories
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.inspected import inspect_data
 
+pytestmark = pytest.mark.xdist_group("inspect")  # One worker makes what all tests use.
+
 COMM = MPI.COMM_SELF
 SMALL = 1e-5
 

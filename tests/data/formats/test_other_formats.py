@@ -22,6 +22,8 @@ from prdp_hpc.data.formats.numpy_files import NumPyArrays
 from prdp_hpc.data.formats.the_well import TheWell
 from prdp_hpc.errors import InputError
 
+pytestmark = pytest.mark.xdist_group("other_formats")  # One worker makes what all tests use.
+
 
 def well_fields(states):
     """The channels of `states`: a scalar, then a vector."""

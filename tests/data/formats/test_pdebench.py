@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from prdp_hpc.data import DataError, TrajectoryDataset, check_numbers
 from prdp_hpc.data.formats.pdebench import PDEBench
 
+pytestmark = pytest.mark.xdist_group("pdebench")  # One worker makes what all tests use.
+
 SHAPES = {1: (6,), 2: (4, 6), 3: (2, 4, 6)}
 
 

@@ -1,13 +1,26 @@
-"""The states of the random number generators of a process, for checkpoints."""
+"""The random number generators of a process: seeds, and their states for checkpoints."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def seed_generators(seed: int, replica: int, step: int = 0) -> None:
+    """Seed the random generators of Python, NumPy and torch, with one stream per replica.
+
+    The grid ranks of a replica have the same stream, so that a network on whole fields draws the
+    same numbers on each of them, e.g. for dropout.
+    """
+    words = np.random.SeedSequence((seed, replica, step)).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
 
 
 def random_state() -> dict[str, Any]:
@@ -43,3 +56,13 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Restore the generators after a block that may seed them and draw numbers."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        restore_random_state(state)

@@ -13,6 +13,7 @@ solves are scaled too: their gradients underflow or overflow earlier.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,10 @@ SMALL_VALUES = {
 }
 """Methods that compare inner products with absolute numbers, or, as `pipefgmres`, shift the
 spectrum by 1: matrices whose largest value is below 2^−n are scaled for them, with this n.
+"""
+LARGE_VALUES = {"pipefgmres": 3}
+"""The same for values above 2^n, whose shifted spectrum consists of rounding; they are scaled only
+after a failure, or where solutions are extreme.
 """
 SMALL_FOR_PCS, SMALL_FOR_SVD = 20, 0
 """The same n for preconditioners, which compare pivots with 2e-14, and for a singular value
@@ -143,6 +148,25 @@ def check_size_before_load(
         raise errors.too_small_values(_method(solver), float(values.detach().abs().max()))
 
 
+def factor_for_size(operator: Operator, solver: Solver) -> float:
+    """The power of two with which a loaded matrix has an ordinary size for the method, 1 for most;
+    collective. SolveError for one that is too small and cannot be multiplied.
+    """
+    size = operator.norm()
+    if size == 0.0 or size >= 2.0 ** -_small_exponent(operator, solver):
+        return 1.0
+    if type(operator) is not SparseOperator:
+        raise errors.too_small_values(_method(solver), size)
+    is_fixed = _has_absolute_numbers(solver) or not _is_homogeneous(operator, solver)
+    return 1.0 if is_fixed else 2.0 ** -min(max(math.frexp(size)[1], -MOST), 0)
+
+
+def _has_absolute_numbers(solver: Solver) -> bool:
+    # The factor of an iteration with M⁻¹ A does not depend on the size of A.
+    names = {bare(name) for name in solver.petsc_options} - {"ksp_richardson_scale"}
+    return any(part in name for name in names for part in _ABSOLUTE)
+
+
 def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | None:
     """The powers of two s with which extreme values are solved; None if all are 1, as for methods
     that are not homogeneous, and for other operators than `SparseOperator`. Collective.
@@ -150,16 +174,15 @@ def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | Non
     is_sparse = type(operator) is SparseOperator
     if not is_sparse or not is_real_tensor(values) or not _is_homogeneous(operator, solver):
         return None
-    # That factor of an iteration with M⁻¹ A does not depend on the size of A.
-    names = {bare(name) for name in solver.petsc_options} - {"ksp_richardson_scale"}
-    if any(part in name for name in names for part in _ABSOLUTE):
+    if _has_absolute_numbers(solver):
         return None
     rows = to_memory(values if values.dim() > 1 else values[None], operator.memory)
     exponents = exponents_of(operator.comm, rows, _small_exponent(operator, solver))
     if exponents is None:
         return None
     powers = exponents[:, 0]
-    powers[(powers > 0) & (powers <= ORDINARY_VALUES)] = 0
+    large = LARGE_VALUES.get(solver.ksp, ORDINARY_VALUES)
+    powers[(powers > 0) & (powers <= large)] = 0
     most = MOST if values.dtype == torch.float64 else MOST_SINGLE
     return 2.0 ** -np.clip(powers.astype(np.float64), -most, most) if powers.any() else None
 

@@ -137,7 +137,9 @@ _UNFIT_PCS = {
 }
 NO_TRANSPOSE_KSPS = frozenset({"cgls", "lsqr", "ibcgs"})
 TRANSFORMING_PCS = frozenset({"eisenstat"})
-"""With these a KSP solves, and measures the residual of, a transformed system."""
+"""With these a KSP solves, and measures the residual of, a transformed system. Applied outside of a
+KSP, they use data that only its solves make, which ends the program (3.26).
+"""
 NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat", "cp"})
 """With these, PETSc solves with the transpose without an error, but the numbers are wrong or the
 program ends.
@@ -256,6 +258,12 @@ def check_unrolled(ksp: str, pc: str) -> None:
             f"differentiation='unrolled' supports ksp={', '.join(UNROLLED_KSPS)}, "
             f"not {ksp!r}: "
             "choose one of them, or differentiation='implicit'"
+        )
+    if pc in TRANSFORMING_PCS:
+        raise InputError(
+            f"differentiation='unrolled' applies the preconditioner alone, and pc={pc!r} works "
+            "only inside of PETSc's solves: choose another, e.g. 'sor', or use "
+            "differentiation='implicit'"
         )
     if pc == "ksp":
         raise InputError(

@@ -41,6 +41,10 @@ _KEPT_BLOCKS = (
     "inside of another preconditioner it would keep the blocks of the first values for all later "
     "ones: use 'jacobi', 'sor' or 'bjacobi' there"
 )
+_OUTSIDE = (
+    "a part of pc='composite' is applied outside of a KSP, where eisenstat ends the program: use "
+    "'sor' there"
+)
 _TYPE, _LIST, _SHIFT = "pc_type", "pc_composite_pcs", "pc_factor_shift_type"
 _SPLIT = "fieldsplit_"
 WEAK_CONNECTION = 0.003
@@ -76,6 +80,8 @@ def check_owned(options: Mapping[str, Any], prefix: str | None = None) -> None:
             pointer = _NO_NORM
         if bare(key).endswith("_pc_type") and str(value) == "pbjacobi":
             pointer = _KEPT_BLOCKS
+        if bare(key).endswith(_LIST) and "eisenstat" in str(value):
+            pointer = _OUTSIDE
         if pointer is not None:
             name = f"petsc_options: {key!r}" if prefix is None else f"the option -{prefix}{key}"
             raise InputError(f"{name} cannot be set in a Solver: {pointer}")

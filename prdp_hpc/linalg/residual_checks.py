@@ -196,6 +196,8 @@ class ResidualChecks(ABC):
         """Whether the result is 0, although no iterate of the method is."""
         if self.ksp_name not in EARLY_KSPS or not zero_rows(self._comm, result[None])[0]:
             return False
+        if self.pc_name in TRANSFORMING_PCS:
+            return True
         z = self._preconditioned(direction, right[None])[0]
         return zero_is_no_iterate(self._comm, self._matrix, (self._b, self._x), z)
 
@@ -355,14 +357,14 @@ class ResidualChecks(ABC):
         rtol, ksp = direction.level.rtol, direction.ksp
         if rtol is None or self.ksp_name in ONE_APPLICATION_KSPS:
             return True
-        norm = ksp.getNormType()
+        norm, is_transforming = ksp.getNormType(), self.pc_name in TRANSFORMING_PCS
         if self.ksp_name in NORMAL_EQUATION_KSPS:  # They test the residual of the normal equations.
             right, aim = self._transposed_product(right), self._transposed_product(aim)
         target = rtol * self._norm_of(direction, aim, norm)
         if target == absolute == 0.0 and not zero_rows(self._comm, aim[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
         self._require_finite(direction, target)
-        if ksp.getType() not in RELATIVE_KSPS:
+        if ksp.getType() not in RELATIVE_KSPS and not is_transforming:
             ksp.setTolerances(rtol=0.0, atol=max(target, absolute))
             return True
         # Richardson's method may delegate its iterations to a preconditioner, which uses the
@@ -384,7 +386,8 @@ class ResidualChecks(ABC):
     def _norm_of(self, direction: Direction, row: Numbers, kind: Any) -> float:
         """A right-hand side in the norm in which the KSP measures residuals; collective."""
         types, z = PETSc.KSP.NormType, row
-        if kind != types.UNPRECONDITIONED and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
+        is_plain = kind == types.UNPRECONDITIONED or self.pc_name in TRANSFORMING_PCS
+        if not is_plain and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
             z = self._preconditioned(direction, row[None])[0]
         square = inner(row if kind == types.NATURAL else z, z)
         return float(np.sqrt(abs(private(self._comm).sums.allreduce(square))))

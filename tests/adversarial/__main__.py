@@ -36,8 +36,12 @@ LOOP_SECONDS = 20.0
 """A case takes milliseconds; ranks that take this much processor time each are in a loop, or wait
 for a message that never arrives. It does not depend on what else the machine does.
 """
-MOST_LEFT_OUT = 0.5
+MOST_LEFT_OUT = 0.1
 """Largest share of a batch that may be left out."""
+ATTEMPTS = 9
+"""Runs of a batch, with other seeds, before the search gives up."""
+PROOFS = 3
+"""Cases with one pair of KSP and PC that have to end their process before the pair is left out."""
 TRIES, TRIES_ON_RANKS = 30, 5
 """Simpler cases that are tried for a case that ends its process, each in separate processes."""
 
@@ -90,12 +94,16 @@ class Search:
         self.seen: Counter[str] = Counter()
         self.faults: set[str] = set()
         self._left_out = left_out
+        self._ends_of: Counter[str] = Counter()
 
     def batch(self, seed: int, count: int) -> None:
         """Run a batch; again with another seed as long as cases end it."""
-        for attempt in range(5):
+        for attempt in range(ATTEMPTS):
             if self._run(seed + 1009 * attempt, count):
                 return
+        raise SystemExit(
+            f"each of {ATTEMPTS} runs of a batch was ended by a case: is the installation whole?"
+        )
 
     def _tell(self, fault: str, detail: str, text: str) -> None:
         if fault in self.faults:
@@ -140,22 +148,26 @@ class Search:
         what = f"{how}: {case.ksp}, {case.pc}, {case.differentiation}"
         if not self._ends(case, "all"):
             self._tell(f"only after others, {what}", output, script(case))
-            self._leave_out(case)
             return
-        self._leave_out(case)
         if self._ends(case, "package"):
+            self._count_end(case)
             most = TRIES if case.ranks == 1 else TRIES_ON_RANKS
             smaller = simplified(case, lambda one: self._ends(one, "package"), most)
             self._tell(what, output, script(smaller))
         else:
-            self.unclear[f"the reference ends its process: {case.pc}"] += 1
+            remark = f"the reference ends its process: {case.ksp}, {case.pc}"
+            self.unclear[remark] += 1
+            print(f"{remark}\n{script(case)}", flush=True)
 
-    def _leave_out(self, case: Any) -> None:
-        """Exclude the pair of KSP and PC; the PC, or the KSP, if several pairs contain it."""
-        self._left_out.add(f"{case.ksp} {case.pc}")
-        for name in (case.ksp, case.pc):
-            if sum(name in pair.split() for pair in self._left_out) > 2:
-                self._left_out.add(name)
+    def _count_end(self, case: Any) -> None:
+        """Exclude the pair of KSP and PC if several cases with it ended their process; not by what
+        happened once, e.g. a signal of somebody else, and never all cases with one of the names.
+        """
+        pair = f"{case.ksp} {case.pc}"
+        self._ends_of[pair] += 1
+        if self._ends_of[pair] >= PROOFS:
+            self._left_out.add(pair)
+            print(f"left out from now on: {pair}", flush=True)
 
     def _ends(self, case: Any, only: str) -> bool:
         """Whether a case alone ends its process, or does not end."""

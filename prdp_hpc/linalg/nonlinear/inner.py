@@ -8,6 +8,7 @@ from mpi4py import MPI
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import has_bad_numbers, squares_of
+from prdp_hpc.linalg.extreme_values import factor_for_size
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
@@ -24,15 +25,31 @@ def linear_solve(
     Raises
     ------
     SolveError
-        On all ranks, as a `Solver` does, and for NaN on either side.
+        On all ranks, as a `Solver` does, for NaN on either side, and for a Jacobian that is too
+        small for the method.
     """
     method = f"ksp={solver.ksp!r}, pc={solver.pc!r}"
-    result = np.zeros_like(right)
     bad, nonzero = _kind_of(operator, right)
     if bad:
         raise errors.bad_numbers(direction, method, 0, level, in_input=True)
     if not nonzero:
-        return result
+        return np.zeros_like(right)
+    factor = factor_for_size(operator, solver)
+    if factor != 1.0:
+        operator.matrix.scale(factor)
+        right = factor * right
+    try:
+        return _solved(operator, solver, direction, right, level)
+    finally:
+        if factor != 1.0:
+            operator.matrix.scale(1.0 / factor)
+
+
+def _solved(
+    operator: Operator, solver: Solver, direction: str, right: Array, level: Refinement
+) -> Array:
+    """The solution for a right-hand side that is not 0, with a matrix of ordinary size."""
+    method, result = f"ksp={solver.ksp!r}, pc={solver.pc!r}", np.zeros_like(right)
     system = solver.system(operator)
     system.set_level(direction, level)
     system.set_up(direction)

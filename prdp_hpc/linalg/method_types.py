@@ -68,8 +68,8 @@ STATEFUL_KSPS = frozenset({"qmrcgs"})
 depend on it.
 """
 UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs", "lcd", "gcr"}
-"""Without a norm to stop at, these fail when only rounding is left, on regular matrices too, or go
-on with directions that are made of rounding.
+"""Without a norm to stop at, these fail when only rounding is left, on regular matrices too, or
+continue with directions that are made of rounding.
 """
 ORTHOGONAL_KSPS = frozenset({"gcr"})
 """Those of them whose residuals become as small as rounding allows."""

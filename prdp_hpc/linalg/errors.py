@@ -190,7 +190,7 @@ def too_small_values(method: str, size: float) -> SolveError:
 
 
 def no_progress(ksp: str, iteration: int) -> SolveError:
-    """The error for a method that restarts at the same iteration for ever."""
+    """The error for a method that restarts at the same iteration without end."""
     return SolveError(
         f"solve with ksp={ksp!r} makes no progress after iteration {iteration}: rounding ends each "
         "restart in its first iteration. Scale the matrix so that its values are about 1, use "

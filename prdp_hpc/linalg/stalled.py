@@ -1,8 +1,8 @@
 """An end for PETSc's restarted methods that make no progress.
 
 `pipefgmres` restarts where rounding makes a squared length negative (3.26). If that is so in the
-first iteration after the restart, the next one starts from the same vector, for ever: the number of
-iterations stays below its maximum.
+first iteration after the restart, the next one starts from the same vector, without end: the number
+of iterations stays below its maximum.
 """
 
 from __future__ import annotations

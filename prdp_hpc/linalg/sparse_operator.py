@@ -15,7 +15,7 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
-from prdp_hpc.linalg.batch_matrix import BatchMatrix
+from prdp_hpc.linalg.batch_matrix import BatchMatrix, declare_symmetric
 from prdp_hpc.linalg.bilinear import BilinearProducts, PatternProducts
 from prdp_hpc.linalg.from_matrices import FromMatrices
 from prdp_hpc.linalg.held_matrices import Lease, Pool
@@ -185,11 +185,7 @@ class SparseOperator(FromMatrices, Operator):
         self.memory, self.nullspaces = memory, nullspaces
         self.matrix = self._pattern.create_matrix(self.comm, memory.matrix_type)
         if self.symmetric:
-            self.matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-            self.matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-            # Its pattern may store (i, j) without (j, i). With MAT_SYMMETRIC alone the orderings
-            # of factorisations would not add what is missing, and would not end.
-            self.matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)
+            declare_symmetric(self.matrix)
         if nullspaces is not None:
             nullspaces.attach(self.matrix)
         if self.takes_entries and memory is HOST:

@@ -92,6 +92,18 @@ def test_truncated_solves_of_a_batch_are_those_of_single_matrices(ksp, pc):
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("pc", ["asm", "bjacobi", "gasm", "icc", "ilu", "sor", "gamg", "cholesky"])
+def test_the_symmetry_of_an_operator_is_that_of_its_batches(pc):
+    """Preconditioners with blocks factor them by Cholesky's method if the matrix is symmetric."""
+    matrix = torch.tensor([[0.07, 1.0], [1.0, -0.7]], dtype=torch.float64)
+    b = torch.tensor([[-0.7, -0.6]], dtype=torch.float64)
+    operator = SparseOperator([0, 0, 1, 1], [0, 1, 0, 1], (2, 2), symmetric=True)
+    solver, values = Solver("cg", pc, 1), matrix.flatten()
+    torch.testing.assert_close(
+        solve(operator, values[None], b, solver)[0], solve(operator, values, b[0], solver)
+    )
+
+
 @pytest.mark.parametrize("rights", [1, 2])
 def test_gradients_are_derivatives(solver, rights):
     operator, _, values = batch(3, n=4)

@@ -222,12 +222,10 @@ class ResidualChecks(ABC):
         self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError if the residual that a method tested is not that of its solution."""
-        lost = self._lost(direction, right, result, whole)
+        lost, name = self._lost(direction, right, result, whole), direction.name
         if lost is not None:
-            is_normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
-            raise errors.lost_residual(
-                direction.name, self.method, lost, iterations, direction.level, is_normal
-            )
+            normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
+            raise errors.lost_residual(name, self.method, lost, iterations, direction.level, normal)
 
     def _lost(
         self, direction: Direction, right: Numbers, result: Numbers, whole: Numbers
@@ -247,7 +245,7 @@ class ResidualChecks(ABC):
             return self._unsolved(direction, left / length, hidden, residual, whole, result)
         rows, kind = [residual, whole], direction.ksp.getNormType()
         if self.ksp_name in NORMAL_KSPS:
-            rows = [self._transposed_product(row) for row in rows]
+            rows = [self._normal_product(direction, row) for row in rows]
             kind = PETSc.KSP.NormType.UNPRECONDITIONED
         elif self.ksp_name in NATURAL_KSPS:
             kind = PETSc.KSP.NormType.NATURAL
@@ -306,10 +304,12 @@ class ResidualChecks(ABC):
             return z
         return self._nullspaces.of_result(direction.name == "adjoint").removed_from(z)
 
-    def _transposed_product(self, row: Numbers) -> Numbers:
+    def _normal_product(self, direction: Direction, row: Numbers) -> Numbers:
+        """`Aᵀ row`; `A row` for a solve with Aᵀ."""
         product = empty_like(row)
+        multiply = self._matrix.mult if direction.transposed else self._matrix.multTranspose
         with placed((self._b, row), (self._x, product)):
-            self._matrix.multTranspose(self._b, self._x)
+            multiply(self._b, self._x)
         return product
 
     def _check_solution(self, direction: Direction, right: Numbers, result: Numbers) -> None:
@@ -359,7 +359,7 @@ class ResidualChecks(ABC):
             return True
         norm, is_transforming = ksp.getNormType(), self.pc_name in TRANSFORMING_PCS
         if self.ksp_name in NORMAL_EQUATION_KSPS:  # They test the residual of the normal equations.
-            right, aim = self._transposed_product(right), self._transposed_product(aim)
+            right, aim = (self._normal_product(direction, row) for row in (right, aim))
         target = rtol * self._norm_of(direction, aim, norm)
         if target == absolute == 0.0 and not zero_rows(self._comm, aim[None])[0]:
             raise errors.vanished(direction.name, self.method, direction.level)
@@ -388,7 +388,10 @@ class ResidualChecks(ABC):
         types, z = PETSc.KSP.NormType, row
         is_plain = kind == types.UNPRECONDITIONED or self.pc_name in TRANSFORMING_PCS
         if not is_plain and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
-            z = self._preconditioned(direction, row[None])[0]
+            rows = row[None]
+            if self.ksp_name in NORMAL_EQUATION_KSPS:  # They are preconditioned by M⁻¹ M⁻ᵀ.
+                rows = self.inverse.applied(rows, by_transposed=not direction.transposed)
+            z = self._preconditioned(direction, rows)[0]
         square = inner(row if kind == types.NATURAL else z, z)
         return float(np.sqrt(abs(private(self._comm).sums.allreduce(square))))
 

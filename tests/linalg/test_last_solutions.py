@@ -133,3 +133,17 @@ def test_who_goes_on_comes_to_the_same_numbers(lag, level):
         first, solver = run(steps[:stop])
         rest, _ = run(steps[stop:], solver.state_dict())
         assert all(torch.equal(*pair) for pair in zip(whole, first + rest, strict=True))
+
+
+def test_the_normal_equations_of_an_adjoint_solve_are_its_own():
+    """Its tolerance refers to `A g`; columns of other scales make that differ from `Aᵀ g`."""
+    matrix = dominant(8, density=1.0) * torch.logspace(0, 4, 8, dtype=torch.float64)
+    operator, values = sparse(matrix)
+    solver = Solver("cgne", "none", 1e-6, initial_guess="last")
+    b, gradients = double(8), torch.eye(8, dtype=torch.float64)[:1] * torch.tensor([[1.0], [2.0]])
+    for gradient in gradients:
+        leaf = b.clone().requires_grad_()
+        with solver.samples(["one"]):
+            solve(operator, values, leaf, solver).backward(gradient)
+    rest = gradients[1] - matrix.T @ leaf.grad
+    assert (matrix @ rest).norm() <= 2e-6 * (matrix @ gradients[1]).norm()

@@ -45,6 +45,30 @@ def test_solves_are_homogeneous(ksp, level, differentiation):
         assert torch.equal(scaled[2], size * of_b)
 
 
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+@pytest.mark.parametrize("ksp", ["richardson", "batched_richardson", "batched_cg", "batched_bcgs"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_solves_with_a_nullspace_are_homogeneous(ksp, level, differentiation):
+    if ksp.startswith("batched") and differentiation == "unrolled":
+        pytest.skip("batched methods have implicit derivatives")
+    matrix = np.diag([1.0, 2.0, 2.0, 2.0, 1.0]) - np.eye(5, k=1) - np.eye(5, k=-1)
+    rows, cols = np.nonzero(matrix)
+    values = torch.from_numpy(0.3 * matrix[rows, cols])
+    operator = SparseOperator(rows, cols, (5, 5), symmetric=True, constant_nullspace=True)
+    solver = Solver(ksp, "none", level, differentiation=differentiation)
+    b, grad = torch.randn(2, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def found(size):
+        right = (size * b).requires_grad_()
+        x = solve(operator, values, right, solver)
+        return x.detach(), *torch.autograd.grad(x, right, size * grad)
+
+    expected = found(1.0)
+    for size in (*SIZES[:-1], 2.0**990):
+        for one, other in zip(found(size), expected, strict=True):
+            torch.testing.assert_close(one / size, other, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("ksp", ["cg", "gmres", "bcgs", "steepest_descent"])
 @pytest.mark.parametrize("pc", ["none", "jacobi"])
 @pytest.mark.parametrize("level", LEVELS)

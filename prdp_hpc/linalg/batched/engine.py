@@ -214,7 +214,7 @@ class BatchedEngine:
         """
         with self._report.part(direction, "solve"), torch.no_grad():
             exponents = None
-            if self._is_to_be_scaled(direction, level):
+            if self._is_to_be_scaled(held, direction, level):
                 exponents = exponents_of(held.operator.comm, b)
             if exponents is None:
                 return self._solve_from(held, direction, b, level, guess, is_guarded)
@@ -227,11 +227,12 @@ class BatchedEngine:
                 raise errors.bad_numbers(direction, self.method, 0, level, in_input=False)
             return unscaled
 
-    def _is_to_be_scaled(self, direction: str, level: Refinement) -> bool:
+    def _is_to_be_scaled(self, held: Held, direction: str, level: Refinement) -> bool:
         """Whether right-hand sides of extreme size are scaled, because inner products would
         overflow; not if the user set an absolute tolerance.
         """
-        products = self._ksp != "richardson" or not level.is_fixed
+        is_plain = self._ksp == "richardson" and level.is_fixed
+        products = not is_plain or held.operator.nullspaces is not None
         return products and self._settings[direction].absolute == 0.0
 
     def _solve_from(

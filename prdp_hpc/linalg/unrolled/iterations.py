@@ -148,7 +148,8 @@ def in_range(system: System, b: Tensor) -> Tensor:
     if right is b:
         return b
     rr, bb = dots(system.comm, (right, right), (b, b))
-    return torch.where(rr <= PROJECTED**2 * bb, 0.0, right)
+    is_known = (bb > 0.0) & torch.isfinite(bb)  # squares of numbers of extreme size are not
+    return torch.where(is_known & (rr <= PROJECTED**2 * bb), 0.0, right)
 
 
 def norms(method: Method[Any], system: System, b: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ def steepest_descent(A: Matrix, M: Matrix, b: Any, K: int, scale: float = 1.0) -
     x, r, found = np.zeros_like(b), b, []
     for _ in range(K):
         z = M @ r
+        z = z / np.abs(z).max() if z.any() else z  # ⟨z, A z⟩ may overflow
         alpha = scale * (r @ z) / (z @ A @ z)
         x, r = x + alpha * z, r - alpha * (A @ z)
         found.append(x)

@@ -48,6 +48,20 @@ def test_divergence_and_breakdown_are_errors_as_with_petsc():
                 solve(operator, values, torch.ones(len(matrix), **DOUBLE), solver)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_breakdown_hidden_by_rounding_is_an_error(seed):
+    """From b = e₁ the second residual of BiCGStab is orthogonal to the first one, if the first row
+    has a diagonal entry only. Its iterates may converge, and their derivatives were 1e29.
+    """
+    matrix = dominant(4, density=1.0, seed=seed)
+    matrix[0, 1:] = 0.0
+    operator, values = sparse(matrix)
+    b = torch.tensor([1.0, 0.0, 0.0, 0.0], **DOUBLE, requires_grad=True)
+    for level in (2, 4, 1e-13):
+        with pytest.raises(SolveError, match="DIVERGED_BREAKDOWN"):
+            solve(operator, values, b, unrolled("bcgs", "none", level))
+
+
 def test_mistakes():
     operator, values = sparse(dominant(4))
     b = torch.ones(4, **DOUBLE)

@@ -14,6 +14,8 @@ from prdp_hpc.linalg.unrolled.state import ResidualState
 from prdp_hpc.linalg.unrolled.system import System
 from prdp_hpc.petsc import PETSc
 
+BREAKDOWN = 4e-15
+"""A cosine in double precision that is made of rounding."""
 _BREAKDOWN = PETSc.KSP.ConvergedReason.DIVERGED_BREAKDOWN
 
 
@@ -27,7 +29,14 @@ class _BiState(ResidualState):
 
 
 class BiCGStab(Method[_BiState]):
-    """PETSc manual page: KSPBCGS."""
+    """PETSc manual page: KSPBCGS.
+
+    `least`: the smallest cosine between r or `A p` and the shadow residual that is no breakdown. A
+    smaller one is rounding: iterates may still converge, but their derivatives are arbitrary.
+    """
+
+    def __init__(self, least: float = 0.0) -> None:
+        self.least = least
 
     def start(self, system: System, b: Tensor, test: ConvergenceTest) -> _BiState:
         """From zero."""
@@ -40,8 +49,14 @@ class BiCGStab(Method[_BiState]):
         """One step of BiCG and one of minimal residual; three reductions."""
         r, shadow, p, rho = state.r, state.shadow, state.p, state.rho
         v = preconditioned_product(system, p)
-        (vs,) = dots(system.comm, (v, shadow))
-        test.drop((vs == 0.0) | (rho.detach() == 0.0), _BREAKDOWN)
+        pairs = ((v, v), (r, r), (shadow, shadow)) if self.least else ()
+        vs, *squares = dots(system.comm, (v, shadow), *pairs)
+        lost = (vs == 0.0) | (rho.detach() == 0.0)
+        if squares:
+            vv, rr, ss = (square.detach() for square in squares)
+            for product, square in ((vs, vv), (rho, rr)):
+                lost |= product.detach() ** 2 <= self.least**2 * square * ss
+        test.drop(lost, _BREAKDOWN)
         active = test.active
         alpha = active * ratio(rho, vs)
         s = torch.addcmul(r, alpha, v, value=-1.0)

@@ -25,7 +25,7 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.solve_call import one_at_a_time
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.torch_petsc import in_double, is_real_tensor, like, to_memory
-from prdp_hpc.linalg.unrolled.bicgstab import BiCGStab
+from prdp_hpc.linalg.unrolled.bicgstab import BREAKDOWN, BiCGStab
 from prdp_hpc.linalg.unrolled.gmres import GMRES
 from prdp_hpc.linalg.unrolled.guess import Guess, guessed, not_offered
 from prdp_hpc.linalg.unrolled.methods import ConjugateGradients, Method, Richardson, SteepestDescent
@@ -210,7 +210,7 @@ def _method(solver: Solver, system: UnrolledSystem) -> Method[Any]:
     others: dict[str, Callable[[], Method[Any]]] = {
         "steepest_descent": SteepestDescent,
         "cg": ConjugateGradients,
-        "bcgs": BiCGStab,
+        "bcgs": lambda: BiCGStab(least=BREAKDOWN),
     }
     return others[solver.ksp]()
 

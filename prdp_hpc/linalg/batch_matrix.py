@@ -9,9 +9,9 @@ from torch import Tensor
 
 from prdp_hpc.linalg.arrays import Numbers
 from prdp_hpc.linalg.operator import Operator
+from prdp_hpc.linalg.pattern import declare_symmetric
 from prdp_hpc.linalg.preconditioning_matrix import PreconditioningMatrix
 from prdp_hpc.linalg.torch_petsc import put_values
-from prdp_hpc.petsc import PETSc
 
 if TYPE_CHECKING:
     from prdp_hpc.linalg.sparse_operator import SparseOperator
@@ -97,12 +97,3 @@ def duplicate(matrix: Any, copy: bool = False) -> Any:
         if nullspace:
             getattr(twin, f"set{kind}")(nullspace)
     return twin
-
-
-def declare_symmetric(matrix: Any) -> None:
-    """Tell PETSc that all values of a matrix are symmetric; its preconditioners differ then."""
-    matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
-    matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
-    # Its pattern may store (i, j) without (j, i). With MAT_SYMMETRIC alone the orderings of
-    # factorisations would not add what is missing, and would not end.
-    matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)

@@ -10,24 +10,12 @@ from mpi4py import MPI
 
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import Numbers, empty_like, inner
-from prdp_hpc.linalg.method_types import (
-    NATURAL_KSPS,
-    SYMMETRIC_BY_ENTRIES_PCS,
-    TRANSFORMING_PCS,
-)
 from prdp_hpc.linalg.promises import SINGLE
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.torch_petsc import HOST, Memory, placed, to_memory
 
 ROUNDING = 1e-10
 """Relative difference of `⟨u, M⁻¹ v⟩` and `⟨v, M⁻ᵀ u⟩` that is attributed to rounding."""
-
-
-def is_to_be_symmetric(ksp: str, pc: str) -> bool:
-    """Whether a method needs a symmetric preconditioner, and this one may be another; one that
-    transforms the system is symmetric for A = Aᵀ, and is not applied alone.
-    """
-    return ksp in NATURAL_KSPS and pc not in SYMMETRIC_BY_ENTRIES_PCS | TRANSFORMING_PCS
 
 
 class BatchedInverse:

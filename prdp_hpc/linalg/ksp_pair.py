@@ -34,7 +34,7 @@ from prdp_hpc.linalg.options import (
 )
 from prdp_hpc.linalg.refinement_level import DEFAULT_MAX_IT, Refinement
 from prdp_hpc.linalg.shell_preconditioner import ShellContext
-from prdp_hpc.linalg.stalled import end_without_progress
+from prdp_hpc.linalg.stalled import RESTARTING_KSPS, end_without_progress
 from prdp_hpc.linalg.steepest_descent import line_search
 from prdp_hpc.petsc import PETSc
 
@@ -188,7 +188,8 @@ def _configured(ksp: Any, operator: Operator, solver: Solver, transposed: bool) 
     forward = Direction("forward", ksp, ksp.getNormType())
     adjoint = _adjoint_of(forward, prefix, solver.petsc_options, transposed)
     for one in (forward, adjoint):
-        end_without_progress(one.ksp)
+        if one.ksp.getType() in RESTARTING_KSPS:
+            end_without_progress(one.ksp)
     multi_rhs = None
     if ksp.getType() == PETSc.KSP.Type.RICHARDSON:
         for one in (forward, adjoint):

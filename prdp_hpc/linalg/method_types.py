@@ -97,11 +97,6 @@ NATURAL_KSPS = frozenset({"minres", "symmlq"})
 """These measure `√(rᵀ M⁻¹ r)`, and their bases are orthogonal in this inner product, so that a
 preconditioner that is not symmetric gives wrong iterates.
 """
-SYMMETRIC_BY_ENTRIES_PCS = (
-    frozenset({"none", "jacobi", "pbjacobi", "vpbjacobi", "lu", "qr", "svd", "redundant"})
-    | SYMMETRIC_PCS
-)
-"""These are symmetric for every symmetric matrix."""
 NORMAL_EQUATION_KSPS = frozenset({"cgls", "cgne"})
 """These measure residuals of the normal equations."""
 NORMAL_KSPS = frozenset({"lsqr"})
@@ -140,6 +135,12 @@ TRANSFORMING_PCS = frozenset({"eisenstat"})
 """With these a KSP solves, and measures the residual of, a transformed system. Applied outside of a
 KSP, they use data that only its solves make, which ends the program (3.26).
 """
+SYMMETRIC_OR_WHOLE_PCS = (
+    frozenset({"none", "jacobi", "pbjacobi", "vpbjacobi", "lu", "qr", "svd", "redundant"})
+    | SYMMETRIC_PCS
+    | TRANSFORMING_PCS
+)
+"""These are symmetric for every symmetric matrix, or are not applied alone."""
 NO_TRANSPOSE_PCS = frozenset({"hmg", "eisenstat", "cp"})
 """With these, PETSc solves with the transpose without an error, but the numbers are wrong or the
 program ends.

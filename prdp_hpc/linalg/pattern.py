@@ -168,3 +168,12 @@ def check_ownership(n_local: Sequence[int | None], n: int) -> None:
             f"n_local must be given on all ranks and add up to the operator's {n} rows, not "
             f"{list(n_local)}"
         )
+
+
+def declare_symmetric(matrix: Any) -> None:
+    """Tell PETSc that all values of a matrix are symmetric; its preconditioners differ then."""
+    matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+    matrix.setOption(PETSc.Mat.Option.SYMMETRY_ETERNAL, True)
+    # Its pattern may store (i, j) without (j, i). With MAT_SYMMETRIC alone the orderings of
+    # factorisations would not add what is missing, and would not end.
+    matrix.setOption(PETSc.Mat.Option.STRUCTURALLY_SYMMETRIC, False)

@@ -13,16 +13,17 @@ from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.adopted_ksp import set_up
 from prdp_hpc.linalg.arrays import Numbers, digest, has_bad_numbers, on_host
 from prdp_hpc.linalg.bad_rows import bad_row, zero_diagonal
-from prdp_hpc.linalg.inverses import is_to_be_symmetric
 from prdp_hpc.linalg.ksp_pair import Direction, KspPair
 from prdp_hpc.linalg.lag import FLOOR, LagRule
 from prdp_hpc.linalg.method_types import (
     DIAGONAL_PCS,
     FACTORING_PCS,
+    NATURAL_KSPS,
     NO_TRANSPOSE_KSPS,
     NO_TRANSPOSE_PCS,
     SOR_PCS,
     SYMMETRIC_KSPS,
+    SYMMETRIC_OR_WHOLE_PCS,
     SYMMETRIC_PCS,
     Lag,
 )
@@ -258,7 +259,7 @@ class PreconditionerSetUp(ResidualChecks):
             ksp.setUpOnBlocks()
             # A part of the set-up that is local to one rank may have failed there.
             raise_together(self._comm, None)
-            if is_to_be_symmetric(self.ksp_name, self.pc_name):
+            if self.ksp_name in NATURAL_KSPS and self.pc_name not in SYMMETRIC_OR_WHOLE_PCS:
                 self.inverse.require_symmetric(self.method, self._source.has_single_values)
         except PETSc.Error as error:
             raise self.failure(direction.name, error) from error

@@ -15,13 +15,19 @@ from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg.array_types import IntegerArray, RealArray
 from prdp_hpc.linalg.arrays import Numbers, array_of, has_bad_numbers, on_host
-from prdp_hpc.linalg.batch_matrix import BatchMatrix, declare_symmetric
+from prdp_hpc.linalg.batch_matrix import BatchMatrix
 from prdp_hpc.linalg.bilinear import BilinearProducts, PatternProducts
 from prdp_hpc.linalg.from_matrices import FromMatrices
 from prdp_hpc.linalg.held_matrices import Lease, Pool
 from prdp_hpc.linalg.nullspaces import Nullspaces, create_nullspaces
 from prdp_hpc.linalg.operator import Operator, no_own_preconditioner
-from prdp_hpc.linalg.pattern import Pattern, check_ownership, validate_block_size, validate_pattern
+from prdp_hpc.linalg.pattern import (
+    Pattern,
+    check_ownership,
+    declare_symmetric,
+    validate_block_size,
+    validate_pattern,
+)
 from prdp_hpc.linalg.preconditioner_data import (
     Fields,
     create_preconditioner_data,

@@ -33,6 +33,5 @@ class _Progress:
 
 
 def end_without_progress(ksp: Any) -> None:
-    """Let the solves of a KSP end with a SolveError if they make no progress."""
-    if ksp.getType() in RESTARTING_KSPS:
-        ksp.setMonitor(_Progress())
+    """Let the solves of one of `RESTARTING_KSPS` end with a SolveError if they make no progress."""
+    ksp.setMonitor(_Progress())

@@ -80,7 +80,9 @@ class Conductivity:
 
     def __init__(self, poisson: Any) -> None:
         needed = ("__call__", "grid", "solver", "diffusivity")
-        check_members("poisson", poisson, needed, "a Poisson, or a PDE with a diffusivity")
+        check_members(
+            "Conductivity: poisson", poisson, needed, "a Poisson, or a PDE with a diffusivity"
+        )
         self._poisson = poisson
         self.grid: Grid = poisson.grid
         self.solver: Solver = poisson.solver

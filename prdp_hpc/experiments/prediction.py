@@ -70,8 +70,8 @@ def predict(
     samples : sequence of int, optional
         Numbers of the samples, in increasing order. Default: all.
     out : str or Path, optional
-        HDF5 file to write. Default: `prediction/<group>.h5` in the folder of the (first) run or
-        comparison.
+        HDF5 file to write. Default: `prediction/<group>.h5` in the folder of the run or comparison;
+        for several runs in `ensemble` in the first run folder.
     checkpoint : {"last", "best"}, default "last"
         The checkpoint, see `load_network`.
     components : sequence of str, default ()

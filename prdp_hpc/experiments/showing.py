@@ -37,7 +37,7 @@ def sample_series(
 ) -> tuple[Path, FieldSeries | None]:
     """Predict one sample with one or several runs, see `prdp_hpc.predict`; collective.
 
-    Returns the folder of the run or comparison, and on rank 0 the fields, spectra and errors.
+    Returns the folder for the results, and on rank 0 the fields, spectra and errors.
     """
     where, paths = call_together(MPI.COMM_WORLD, lambda: member_folders(folders))
     runs = load_runs(paths, data, components, checkpoint)

@@ -49,6 +49,13 @@ def test_the_sample_of_a_run_is_its_prediction(comparison, tmp_path):
     np.testing.assert_allclose(series.difference_energy.sum(axis=2), energy, rtol=1e-5, atol=1e-12)
 
 
+def test_several_runs_do_not_replace_the_results_of_one(comparison):
+    runs = [comparison / f"seed_{seed}" / "prdp" for seed in (1, 2)]
+    alone, together = (predict(folders, samples=[0])["file"] for folders in (runs[0], runs))
+    assert together == str(runs[0] / "ensemble" / "prediction" / "validation.h5") != alone
+    assert sample_series(runs)[0] == runs[0] / "ensemble"
+
+
 def test_a_comparison_is_an_ensemble_of_its_seeds(comparison, capsys):
     cli.main(["show", str(comparison), "--steps", "6", "--sample", "1", "--format", "gif"])
     shown = capsys.readouterr().out

@@ -144,7 +144,8 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
         lines.append(
             f"The residual is {residual.residual:.2e}, and no other order of axes or velocities, "
             "time step or coefficient has a much smaller one: the data were computed by another "
-            "scheme, with shorter time steps, or from another PDE."
+            "scheme, with shorter time steps, from another PDE, or on a domain with another "
+            "grid.length."
         )
     for group, other in residual.unlike.items():
         lines.append(
@@ -153,7 +154,7 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
         )
     if residual.confirmed:
         words = " and ".join(f"{one.key} × {_range(one)}" for one in residual.best_factors)
-        lines.append(f"The numbers are confirmed: all states fit best with {words}.")
+        lines.append(f"These numbers are confirmed: all states fit best with {words}.")
     lines += [_wrong(found, one) for one in residual.wrong]
     for change, other in residual.undetermined:
         lines.append(

@@ -228,7 +228,7 @@ def test_numbers_that_are_wrong_by_any_factor_and_those_that_another_scheme_hide
     assert right.residual.undetermined == right.residual.wrong == ()
     path, config = coarse(tmp_path, 0.05, states)
     main(["inspect", str(path), "--config", str(config)])
-    assert "The numbers are confirmed" in capsys.readouterr().out
+    assert "These numbers are confirmed" in capsys.readouterr().out
     # The residual with a tenth of the viscosity is not even twice as large.
     content = yaml.safe_load(config.read_text())
     content["physics"]["viscosity"] /= 10

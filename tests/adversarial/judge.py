@@ -295,10 +295,14 @@ class Judge:
             one,
             b,
         )
-        if found is None or self.ksp not in RECURRENCES:
+        if found is None:
             return found
-        exact, off = found[0], found[1]
-        off += oracle.lost_by(RECURRENCES[self.ksp], one, rest, exact - start, max_it)
+        exact, off = found
+        if self.case.values_type != "float64":
+            # Rounded values have no exact nullspace, and what they lead into it is not defined.
+            off += 100.0 * one.outside * oracle.length(exact - start)
+        if self.ksp in RECURRENCES:
+            off += oracle.lost_by(RECURRENCES[self.ksp], one, rest, exact - start, max_it)
         return (exact, off) if off <= oracle.UNCLEAR * oracle.length(exact) else None
 
     def _solution(self, one: System, b: Any, guess: Any) -> tuple[Any, float] | None:

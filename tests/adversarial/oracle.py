@@ -71,6 +71,12 @@ class System:
     def transposed(self) -> System:
         return System(self.A.T, None if self.M is None else self.M.T, self.P)
 
+    @property
+    def outside(self) -> float:
+        """How much of A its promised nullspace leaves, relative to A."""
+        left = self.A - self.P @ self.A @ self.P
+        return length(left.ravel()) / max(length(self.A.ravel()), 1e-300)
+
     def nudged(self, draw: np.random.Generator) -> System:
         """The same in the first 12 digits."""
         change = 1.0 + NUDGE * draw.uniform(-1, 1, self.A.shape)

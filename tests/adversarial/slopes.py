@@ -7,6 +7,7 @@ unknowns, the gradient may also be that of the solution.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ otherwise: directions that lose their orthogonality amplify it more than changes
 SURELY = 1e-9
 """Distance of x from the iterate that it is, though others are near."""
 MOST = 40
+MOST_CANDIDATES = 300
+LATER = 6
+"""Most iterations that are done after those which arrive at the solution to most of its digits."""
 TYPES = {"float64": 0.0, "float32": 1e-5, "bfloat16": 1e-1, "float16": 1e-2}
 SMALLEST = {"float64": 0.0, "float32": 1e-37, "bfloat16": 1e-37, "float16": 6e-8}
 """What is lost of numbers near 0 by rounding to a type."""
@@ -141,7 +145,7 @@ def _iterations(
             _counts(case, one, steps, given.b[row], size * given.guess[row], size * answer.x[row])
             for row in rows
         ]
-        if all(counts):
+        if all(counts) and math.prod(map(len, counts)) <= MOST_CANDIDATES:
             # Each right-hand side stops at its own iteration.
             candidates += [list(chosen) for chosen in itertools.product(*counts)]
     return candidates
@@ -177,9 +181,23 @@ def _counts(
     if solved:
         if not np.linalg.norm(x - iterates[solved - 1]) <= 1e-5 * np.linalg.norm(x):
             return []
-        return [(None, 0), *((steps, k) for k in range(max(1, solved - 1), solved + 2))]
+        tested = _tested(case, one, right, [y - guess for y in iterates], solved)
+        return [(None, 0), *((steps, k) for k in tested)]
     matches = _matching(case, steps, iterates, x, off)
     return matches if len(matches) == 1 else []
+
+
+def _tested(case: Case, one: System, right: Any, iterates: list[Any], solved: int) -> range:
+    """The iterations that may be the last one, if that of number `solved` is the solution to most
+    of its digits: the tolerance may be larger or smaller, and may be tested in another norm.
+    """
+    rtol = case.level[1] or 0.0
+    left = [np.linalg.norm(right - one.A @ y) / np.linalg.norm(right) for y in iterates]
+    enough = [k for k, one in enumerate(left, start=1) if one <= 100.0 * rtol]
+    first = max(1, min([solved - 1, *enough]))
+    last = min(len(iterates), solved + LATER)
+    reached = [k for k in range(solved + 1, last) if left[k - 1] <= 0.01 * rtol]
+    return range(first, max([solved + 1, *(reached[:1] or [last])]) + 1)
 
 
 def _matching(

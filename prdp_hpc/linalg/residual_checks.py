@@ -222,6 +222,9 @@ class ResidualChecks(ABC):
         self, direction: Direction, iterations: int, right: Numbers, result: Numbers, whole: Numbers
     ) -> None:
         """Raise SolveError if the residual that a method tested is not that of its solution."""
+        spaces = self._nullspaces
+        if spaces is not None:  # A large part in it may solve by the rounding errors of A.
+            result[:] = spaces.of_result(direction.name == "adjoint").removed_from(result[None])[0]
         lost, name = self._lost(direction, right, result, whole), direction.name
         if lost is not None:
             normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
@@ -239,8 +242,7 @@ class ResidualChecks(ABC):
         length, rtol = self._length_of(whole), float(direction.level.rtol or 0.0)
         if left <= rtol * length:
             return None
-        nothing = max(NOTHING_SOLVED, 2.0 * rtol, min(LOST * rtol, HALF))
-        hidden = max(nothing, HIDDEN * rtol)
+        hidden = max(NOTHING_SOLVED, 2.0 * rtol, min(LOST * rtol, HALF), HIDDEN * rtol)
         if self.ksp_name in NORMAL_EQUATION_KSPS:
             return self._unsolved(direction, left / length, hidden, residual, whole, result)
         rows, kind = [residual, whole], direction.ksp.getNormType()
@@ -299,10 +301,10 @@ class ResidualChecks(ABC):
 
     def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:
         """`M⁻¹ rows` without the parts in the nullspace, as a KSP applies it."""
-        z = self.inverse.applied(rows, by_transposed=direction.transposed)
-        if self._nullspaces is None:
-            return z
-        return self._nullspaces.of_result(direction.name == "adjoint").removed_from(z)
+        z, spaces = self.inverse.applied(rows, direction.transposed), self._nullspaces
+        return (
+            z if spaces is None else spaces.of_result(direction.name == "adjoint").removed_from(z)
+        )
 
     def _normal_product(self, direction: Direction, row: Numbers) -> Numbers:
         """`Aᵀ row`; `A row` for a solve with Aᵀ."""

@@ -202,9 +202,7 @@ class ResidualChecks(ABC):
         return zero_is_no_iterate(self._comm, self._matrix, (self._b, self._x), z)
 
     def _reached_absolute(self, direction: Direction, code: int) -> bool:
-        """Whether a solve ended at the user's absolute tolerance, where the residual may be large
-        relative to the right-hand side.
-        """
+        """Whether a solve ended at the user's absolute tolerance, however large its residual is."""
         return code in _ABSOLUTE and direction.has_absolute_tolerance
 
     def _is_to_be_checked(self, direction: Direction) -> bool:

@@ -222,7 +222,7 @@ class ResidualChecks(ABC):
         """Raise SolveError if the residual that a method tested is not that of its solution."""
         spaces = self._nullspaces
         if spaces is not None:  # A large part in it may solve by the rounding errors of A.
-            result[:] = spaces.of_result(direction.name == "adjoint").removed_from(result[None])[0]
+            result = spaces.of_result(direction.name == "adjoint").removed_from(result[None])[0]
         lost, name = self._lost(direction, right, result, whole), direction.name
         if lost is not None:
             normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS

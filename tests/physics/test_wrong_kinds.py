@@ -157,6 +157,7 @@ def test_names_are_words(name):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("default::ResourceWarning")  # what other tests left is collected here
 def test_a_number_with_a_gradient_is_read_without_a_warning():
     for make in (
         lambda it: NonlinearDiffusion(GRID, it, 0.1, NONLINEAR),

@@ -189,6 +189,17 @@ def too_small_values(method: str, size: float) -> SolveError:
     )
 
 
+def extreme_values_with_a_lag(method: str, size: float) -> SolveError:
+    """The error for such a matrix whose preconditioner may be one of other values."""
+    return SolveError(
+        f"solve with {method} and lag_preconditioner: the matrix is of the size {size:.2g}, and is "
+        "to be multiplied by a number, but these iterations depend on the size of the matrix "
+        "relative to the one that the preconditioner was made from. Multiply the matrix and the "
+        "right-hand side by a number that makes the values about 1, use ksp='gmres' or 'cg', or "
+        "omit lag_preconditioner"
+    )
+
+
 def no_progress(ksp: str, iteration: int) -> SolveError:
     """The error for a method that restarts at the same iteration without end."""
     return SolveError(

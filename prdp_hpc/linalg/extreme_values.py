@@ -157,8 +157,18 @@ def factor_for_size(operator: Operator, solver: Solver) -> float:
         return 1.0
     if type(operator) is not SparseOperator:
         raise errors.too_small_values(_method(solver), size)
-    is_fixed = _has_absolute_numbers(solver) or not _is_homogeneous(operator, solver)
-    return 1.0 if is_fixed else 2.0 ** -min(max(math.frexp(size)[1], -MOST), 0)
+    if _has_absolute_numbers(solver) or not _is_homogeneous(operator, solver):
+        return 1.0
+    _require_one_size(solver, size)
+    return 2.0 ** -min(max(math.frexp(size)[1], -MOST), 0)
+
+
+def _require_one_size(solver: Solver, size: float) -> None:
+    """Raise SolveError for a matrix that is to be scaled, if iterations with a preconditioner of
+    other values depend on the factor.
+    """
+    if solver.lag_preconditioner not in (None, 1) and solver.ksp in WITHOUT_PRODUCTS:
+        raise errors.extreme_values_with_a_lag(_method(solver), size)
 
 
 def _has_absolute_numbers(solver: Solver) -> bool:
@@ -184,7 +194,10 @@ def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | Non
     large = LARGE_VALUES.get(solver.ksp, ORDINARY_VALUES)
     powers[(powers > 0) & (powers <= large)] = 0
     most = MOST if values.dtype == torch.float64 else MOST_SINGLE
-    return 2.0 ** -np.clip(powers.astype(np.float64), -most, most) if powers.any() else None
+    if not powers.any():
+        return None
+    _require_one_size(solver, 2.0 ** float(powers[0]))
+    return 2.0 ** -np.clip(powers.astype(np.float64), -most, most)
 
 
 def _small_exponent(operator: Operator, solver: Solver) -> int:

@@ -264,10 +264,13 @@ def allow_skipping_the_norm(ksp: Any) -> bool:
 
 def forget(ksp: Any) -> None:
     """Free the work vectors of a method that would start with their numbers."""
-    name = ksp.getType()
-    if name in STATEFUL_KSPS:
-        ksp.setType(PETSc.KSP.Type.PREONLY)
-        ksp.setType(name)
+    if ksp.getType() in STATEFUL_KSPS:
+        # KSPReset would also reset the preconditioner.
+        pc, matrices = ksp.getPC(), ksp.getOperators()
+        ksp.setPC(PETSc.PC().create(ksp.comm))
+        ksp.reset()
+        ksp.setPC(pc)
+        ksp.setOperators(*matrices)
 
 
 def skips_norm(ksp: Any) -> bool:

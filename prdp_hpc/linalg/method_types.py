@@ -32,12 +32,12 @@ SYMMETRIC_KSPS = CONJUGATE_GRADIENTS | {"minres", "symmlq", "cr", "pipecr", "ste
 """These are only right for A = Aᵀ, so the adjoint solve may use A itself."""
 SYMMETRIC_PCS = frozenset({"cholesky", "icc"})
 """These read one triangle of the matrix and assume that the other is equal."""
-MIRRORED_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pgmres"})
+MIRRORED_KSPS = frozenset({"gmres", "lgmres", "pgmres"})
 """These are fast only if M⁻¹A is near the identity in norm. The transpose of a solve
 preconditioned from the left, (M⁻¹A)ᵀ = AᵀM⁻ᵀ, is one preconditioned from the right; M⁻ᵀAᵀ breaks
 down for badly scaled rows.
 """
-HAPPY_KSPS = frozenset({"gmres", "lgmres", "dgmres", "pipefgmres"})
+HAPPY_KSPS = frozenset({"gmres", "lgmres", "pipefgmres"})
 """These read the length of a new basis vector at which they end, `-ksp_gmres_haptol`."""
 ONE_APPLICATION_KSPS = frozenset({"preonly", "none"})
 """These apply the preconditioner once, at every level."""
@@ -63,9 +63,9 @@ PIPELINED_KSPS = frozenset(
 than 1e-10, and further iterations are wrong by any size. Source: Cools, Yetkin, Agullo, Giraud and
 Vanroose, SIAM J. Matrix Anal. Appl. 39 (2018).
 """
-STATEFUL_KSPS = frozenset({"qmrcgs"})
-"""These start with what the solve before left in their work vectors (3.26), so that their iterates
-depend on it.
+STATEFUL_KSPS = frozenset({"qmrcgs", "lgmres"})
+"""These start, or restart, with what the solve before left in their vectors (3.26), so that their
+iterates depend on it.
 """
 UNGUARDED_KSPS = PIPELINED_KSPS | {"qmrcgs", "lcd", "gcr"}
 """Without a norm to stop at, these fail when only rounding is left, on regular matrices too, or
@@ -76,11 +76,11 @@ ORTHOGONAL_KSPS = frozenset({"gcr"})
 RECURRENCE_KSPS = UNGUARDED_KSPS | frozenset(
     {"bcgs", "bcgsl", "fbcgs", "fbcgsr", "ibcgs", "bicg", "cgs", "qmrcgs", "tfqmr", "tcqmr"}
     | {"pgmres", "pipecg", "pipecgrr", "pipecr", "pipeprcg", "pipefgmres"}
-    | {"minres", "fgmres", "gcr", "symmlq", "lsqr", "lgmres", "dgmres", "lcd"}
+    | {"minres", "fgmres", "gcr", "symmlq", "lsqr", "lgmres", "lcd"}
 )
 """The recursively updated residual of these may differ from that of their solution; minres treats
 the end of its Krylov space as convergence, on singular matrices too, as do fgmres and gcr; symmlq,
-lsqr, fgmres, lgmres and dgmres compare with numbers that do not depend on the size of the matrix;
+lsqr, fgmres and lgmres compare with numbers that do not depend on the size of the matrix;
 lcd divides by products that may be rounding.
 """
 NORM_KSPS = frozenset({"bicg", "tfqmr", "qmrcgs"})
@@ -122,6 +122,8 @@ _UNFIT_KSPS = {
         ("qcg", "nash", "stcg", "gltr"),
         "it minimises a quadratic model in a trust region instead of solving A x = b: use ksp='cg'",
     ),
+    "dgmres": "it deflates with vectors of earlier solves, so that the same input gives another "
+    "result: use ksp='lgmres', or 'gmres' with a larger ksp_gmres_restart",
     "pipelcg": "it needs bounds of the eigenvalues to converge: use ksp='pipecg'",
     "fetidp": "it needs a matrix given by subdomains: use another ksp",
     "python": "its iteration is user code, which a Solver does not support: use another ksp",

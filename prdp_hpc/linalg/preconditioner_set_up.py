@@ -50,7 +50,8 @@ class PreconditionerSetUp(ResidualChecks):
 
     Attributes
     ----------
-    broken : set when a PETSc call failed: locks and counts inside the KSP may then be wrong.
+    broken : set when a solve failed: parts of a preconditioner keep the error of a factorisation
+        (3.26), and after a PETSc error locks and counts inside the KSP may be wrong.
     """
 
     broken: bool
@@ -120,7 +121,8 @@ class PreconditionerSetUp(ResidualChecks):
                 self._check_kept(self._pair.directions[direction])
             self._report.counters(direction).set_ups_skipped += 1
         if changed:
-            self._unmeasured = {"forward", "adjoint"}
+            # A norm with a preconditioner of other values leaves parts of the residual out.
+            self._unmeasured, self._unchecked = {"forward", "adjoint"}, {"forward", "adjoint"}
         self._state = state
 
     def set_up_anew(self, direction: str) -> None:

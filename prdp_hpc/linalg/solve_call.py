@@ -230,7 +230,9 @@ class KspCall(SolveCall):
             if is_one and guess is None and self.recollection is None:
                 return torch.from_numpy(self._solve_vector(numbers))
             return as_tensor(self._solve_each(numbers, self._start(guess, right)))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, errors.SolveError):
+                self.solver.replace_systems(held.operators)
             held.release()
             raise
 

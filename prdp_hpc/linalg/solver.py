@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -310,6 +310,15 @@ class Solver(InitialGuesses):
             self._systems[operator] = found
             self._resume(operator, found)
         return found
+
+    def replace_systems(self, operators: Iterable[Operator]) -> None:
+        """Make new KSPs for these operators at their next solves, because a solve has failed; a KSP
+        that the user made is kept.
+        """
+        for operator in operators if self.adopted is None else ():
+            found = self._systems.get(operator)
+            if found is not None:
+                found.broken = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that later solves depend on, besides levels and arguments, on this rank.

@@ -43,7 +43,7 @@ _SYMMETRIC = (
     *("minres", "symmlq", "cr", "pipecr", "steepest_descent", "batched_cg"),
 )
 _LONG = (
-    *("gmres", "fgmres", "lgmres", "dgmres", "pgmres", "pipefgmres", "gcr", "pipegcr", "lcd"),
+    *("gmres", "fgmres", "lgmres", "pgmres", "pipefgmres", "gcr", "pipegcr", "lcd"),
     "batched_gmres",
 )
 _SHORT = (

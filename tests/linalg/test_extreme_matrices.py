@@ -17,7 +17,7 @@ from prdp_hpc import (
 from prdp_hpc.errors import InputError, PrdpError
 from prdp_hpc.petsc import PETSc
 
-GMRES = ("gmres", "pgmres", "fgmres", "lgmres", "dgmres")
+GMRES = ("gmres", "pgmres", "fgmres", "lgmres")
 PIPELINED = ("pipecr", "groppcg", "pipecgrr", "pipeprcg", "pipefcg")
 SYMMETRIC = ("cg", "fcg", "pipecg", "cr", "symmlq", "minres", "steepest_descent")
 LONG = (*GMRES, "gcr", "pipefgmres", "pipegcr", "lcd")

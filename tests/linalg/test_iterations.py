@@ -28,7 +28,7 @@ FIXED = [
     "gcr",
 ]
 FIXED += ["minres", "chebyshev", "pipecg"]
-NAMES = {*FIXED, "fbcgs", "fbcgsr", "ibcgs", "tcqmr", "qmrcgs", "pgmres", "dgmres", "lcd", "fcg"}
+NAMES = {*FIXED, "fbcgs", "fbcgsr", "ibcgs", "tcqmr", "qmrcgs", "pgmres", "lcd", "fcg"}
 NAMES |= {"pipecgrr", "pipecr", "pipeprcg", "groppcg", "pipefcg", "symmlq", "pipebcgs"}
 NAMES |= {"pipegcr", "pipefgmres", "steepest_descent"}
 COUNTED = [

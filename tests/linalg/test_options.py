@@ -160,7 +160,7 @@ def test_operators_and_grids_are_shared_by_deep_copies_and_not_pickled():
             pickle.dumps(thing)
 
 
-METHODS = [(ksp, "jacobi", {}) for ksp in ("gmres", "lgmres", "dgmres", "chebyshev", "bcgs")]
+METHODS = [(ksp, "jacobi", {}) for ksp in ("gmres", "lgmres", "chebyshev", "bcgs")]
 # Since PETSc 3.26.
 METHODS += [("idr", "jacobi", {})] if hasattr(PETSc.KSP.Type, "IDR") else []
 METHODS += [

@@ -40,6 +40,9 @@ def linear_solve(
         right = factor * right
     try:
         return _solved(operator, solver, direction, right, level)
+    except errors.SolveError:
+        solver.replace_systems([operator])
+        raise
     finally:
         if factor != 1.0:
             operator.matrix.scale(1.0 / factor)

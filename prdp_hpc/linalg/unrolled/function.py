@@ -11,6 +11,7 @@ from torch import Tensor
 from prdp_hpc.autograd.batched_functions import is_transformed, refuse_tracing
 from prdp_hpc.errors import InputError
 from prdp_hpc.linalg.arrays import as_tensor
+from prdp_hpc.linalg.errors import SolveError
 from prdp_hpc.linalg.extreme_values import (
     check_size,
     factors_of,
@@ -150,11 +151,14 @@ class _UnrolledSolve(torch.autograd.Function):
             if records:
                 require_usual_size(operator, solver, _rows(b, operator), _rows(x, operator))
             keeps = records
+        except SolveError:
+            solver.replace_systems(held.operators)
+            raise
         finally:
             if not keeps:
                 held.release()
         if records:
-            ctx.run, ctx.held, ctx.report, ctx.scaling = run, held, solver.report, scaling
+            ctx.run, ctx.held, ctx.solver, ctx.scaling = run, held, solver, scaling
             # The inputs themselves are saved, so that torch detects a change in place.
             ctx.save_for_backward(
                 values if isinstance(values, Tensor) else None, b if keeps_states else None
@@ -176,10 +180,9 @@ class _UnrolledSolve(torch.autograd.Function):
             raise not_offered("batched gradients")
         values, b = ctx.saved_tensors
         try:
-            with ctx.report.part("adjoint", "assembly"):
+            with ctx.solver.report.part("adjoint", "assembly"):
                 ctx.held.restore(values, values_are_read=True)
-            for system in run.system.systems:
-                system.set_up("adjoint")
+            run.system.set_up_again(ctx.solver)
             run.system.check_transposed()
             operator, leaf = run.system.operator, None
             if ctx.needs_input_grad[0]:
@@ -188,6 +191,9 @@ class _UnrolledSolve(torch.autograd.Function):
             rows = _rows(grad, operator)
             values_grad, b_grad = ctx.scaling.backward(run.backward, rows, leaf, right)
             run.require_finite(values_grad, b_grad)
+        except SolveError:
+            ctx.solver.replace_systems(ctx.held.operators)
+            raise
         finally:
             ctx.held.release()
         wanted = None if values_grad is None else like(values_grad, values)

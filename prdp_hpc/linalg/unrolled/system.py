@@ -119,6 +119,14 @@ class UnrolledSystem(PlainOperations):
         self._inverse: Tensor | None = None
         self._own: Any = None
 
+    def set_up_again(self, solver: Solver) -> None:
+        """Set the preconditioners up for the matrices as they are now, by the solver's KSPs: those
+        of the forward pass are not used again if another solve failed in the meantime. Collective.
+        """
+        self.systems[:] = [solver.system(member) for member in self.members]
+        for system in self.systems:
+            system.set_up("adjoint")
+
     def check_transposed(self) -> None:
         """Determine how M⁻ᵀ is applied, for the backward pass; collective.
 

@@ -23,7 +23,6 @@ from prdp_hpc.linalg.method_types import (
     SYMMETRIC_KSPS,
     SYMMETRIC_PCS,
     UNGUARDED_KSPS,
-    UNPROJECTED_PCS,
     WITHOUT_PRODUCTS,
 )
 from prdp_hpc.linalg.operator import Operator
@@ -87,8 +86,6 @@ class LinearSystem(PreconditionerSetUp):
         is_own = pc in OWN_PRECONDITIONERS or self._shell is not None
         self.ksp_name = ksp if ksp == "steepest_descent" else str(pair.forward.ksp.getType())
         self.pc_name = pc if is_own else str(pair.preconditioner.getType())
-        if self._nullspaces is not None and self.pc_name in UNPROJECTED_PCS:
-            raise errors.singular_coarse_matrix(self.pc_name)
         # Whether a fixed number of iterations ends early when only rounding is left. On a singular
         # matrix further Krylov iterations break down: through rounding, the directions get an
         # unbounded part in the nullspace.

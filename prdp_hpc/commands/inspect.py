@@ -140,18 +140,12 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
         lines.append(
             f"The residual is {residual.residual:.2e}: grid, time step and coefficients fit."
         )
-    elif residual.orders:
-        words = " or ".join(f"{_words(one)} ({_keys(found, one)})" for one in residual.orders)
-        lines.append(
-            f"The residual is {residual.residual:.2e}. The error of each state is much smaller "
-            f"with {words}: give this, if it is what the file contains."
-        )
     else:
         lines.append(
             f"The residual is {residual.residual:.2e}, and no other order of axes or velocities, "
-            "length of the domain, time step or coefficient that was tried has a much smaller "
-            "one: the data were computed by another scheme, with shorter time steps, from another "
-            "PDE, or on a domain with another grid.length."
+            "time step or coefficient has a much smaller one: the data were computed by another "
+            "scheme, with shorter time steps, from another PDE, or on a domain with another "
+            "grid.length."
         )
     for group, other in residual.unlike.items():
         lines.append(
@@ -201,8 +195,6 @@ def _words(change: Change) -> str:
         words.append("the axes of the grid in another order")
     if change.channels:
         words.append("the velocities in another order")
-    if change.lengths:
-        words.append("another length of the domain")
     if change.key:
         words.append(f"{change.key} × {change.word}")
     return " and ".join(words)
@@ -220,8 +212,6 @@ def _keys(found: Inspection, change: Change) -> str:
         keys.append(
             f"data.format.channels=[{order}]" if has_key else f"a file with the channels {order}"
         )
-    if change.lengths:
-        keys.append(f"grid.length=[{', '.join(f'{one:.6g}' for one in change.lengths)}]")
     if change.key:
         value = getattr(found.config.physics, change.key) * change.factor
         keys.append(f"physics.{change.key}={value:.8g}")

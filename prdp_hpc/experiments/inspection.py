@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from prdp_hpc.distributed.collective import call_together
 from prdp_hpc.errors import InputError
-from prdp_hpc.experiments.best_factors import (
-    SURELY_SMALLER,
-    BestFactor,
-    Residuals,
-    best_factor,
-    share_of_error,
-)
+from prdp_hpc.experiments.best_factors import BestFactor, Residuals, best_factor
 from prdp_hpc.experiments.inspected_places import MOST_CHECKED, Place
 from prdp_hpc.experiments.physics_residual import (
     FACTORS,
@@ -114,7 +108,6 @@ class _Comparison:
             changes=self.tried(each, where_tried),
             compared=_mean(before),
             best_factors=_best_factors(each, before, diagnosed),
-            orders=_better_orders(each, before, diagnosed),
         )
 
     def tried(
@@ -128,7 +121,7 @@ class _Comparison:
         fitted = _much_smaller(self.fitted(results, where), results)
         results = sorted(results + fitted, key=lambda one: one[1])
         if results and results[0][1] > FITS and self.grid.dim < 3:
-            orders = [change for change in single if change.axes or change.channels]
+            orders = [change for change in single if not change.key]
             numbers = [change for change in single if change.key]
             both = [order.with_number(number) for order in orders for number in numbers]
             best = [change for change, _ in self._sorted(both, where[:1])[:1]]
@@ -188,13 +181,11 @@ class _Comparison:
 
     def stepper(self, change: Change) -> Any:
         """The PDE with a changed number."""
-        section, grid = self.config.physics, self.grid
+        section: Any = self.config.physics
         if change.key:
             value = getattr(section, change.key) * change.factor
             section = section.model_copy(update={change.key: value})
-        if change.lengths:
-            grid = Grid(grid.shape, grid.boundary, self.comm, change.lengths)
-        return made_stepper(section, grid)
+        return made_stepper(section, self.grid)
 
     def changes(self, stepper: Any) -> Iterator[Change]:
         """The likely mistakes."""
@@ -210,8 +201,6 @@ class _Comparison:
                 for place, source in zip(vector, order, strict=True):
                     swapped[place] = source
                 yield Change(channels=tuple(swapped))
-        if getattr(self.data, "spacing", None) is None:
-            yield from (Change(lengths=lengths) for lengths in _lengths(self.grid))
         fields = getattr(type(self.config.physics), "model_fields", {})
         for key in attributes(stepper):
             if key in fields and isinstance(getattr(self.config.physics, key), float):
@@ -307,46 +296,21 @@ def _means(each: Mapping[Change, Residuals]) -> list[tuple[Change, float]]:
     return sorted((one for one in means if not math.isnan(one[1])), key=lambda one: one[1])
 
 
-def _lengths(grid: Grid) -> list[tuple[float, ...]]:
-    """Other likely lengths: of points that are equally far apart along all axes, as along one of
-    them, and 2π times as long or short.
-    """
-    counts = [round(length / h) for length, h in zip(grid.length, grid.spacing, strict=True)]
-    found = [tuple(h * n for n in counts) for h in grid.spacing]
-    found += [tuple(factor * a for a in grid.length) for factor in (math.tau, 1 / math.tau)]
-    return [one for one in dict.fromkeys(found) if not np.allclose(one, grid.length)]
-
-
-def _better_orders(
-    each: Mapping[Change, Residuals], before: Residuals, without: set[int]
-) -> tuple[Change, ...]:
-    """The orders of axes and velocities with which each state has a much smaller error in the
-    channels but some, the best first.
-    """
-    shares = {
-        change: share_of_error(_but(before, without), _but(residuals, without))
-        for change, residuals in each.items()
-        if change.axes or change.channels
-    }
-    better = [change for change, share in shares.items() if share < SURELY_SMALLER]
-    return tuple(sorted(better, key=shares.__getitem__))
-
-
-def _but(residuals: Residuals, without: set[int]) -> Residuals:
-    return [[r for i, r in enumerate(one) if i not in without] for one in residuals]
-
-
 def _best_factors(
     each: Mapping[Change, Residuals], before: Residuals, without: set[int]
 ) -> tuple[BestFactor, ...]:
     """The best factors of each number that was changed alone, from the residuals of all channels
     but some.
     """
+
+    def chosen(residuals: Residuals) -> Residuals:
+        return [[r for i, r in enumerate(one) if i not in without] for one in residuals]
+
     numbers: dict[str, dict[float, Residuals]] = {}
     for change, residuals in each.items():
         if change.key:
-            numbers.setdefault(change.key, {})[change.factor] = _but(residuals, without)
-    found = [best_factor(key, _but(before, without), changed) for key, changed in numbers.items()]
+            numbers.setdefault(change.key, {})[change.factor] = chosen(residuals)
+    found = [best_factor(key, chosen(before), changed) for key, changed in numbers.items()]
     return tuple(one for one in found if one is not None)
 
 

@@ -31,14 +31,12 @@ class Change:
     ----------
     axes : order in which the axes of the grid are read.
     channels : order in which the channels are read.
-    lengths : lengths of the grid.
     key, factor : number of the section `physics` that is multiplied, and the factor.
     word : the factor in messages.
     """
 
     axes: tuple[int, ...] = ()
     channels: tuple[int, ...] = ()
-    lengths: tuple[float, ...] = ()
     key: str = ""
     factor: float = 1.0
     word: str = ""
@@ -61,7 +59,6 @@ class PhysicsResidual:
     compared : the residual without a change on the states on which the changes were tried.
     others : the residual of each other group, of which one trajectory is compared.
     best_factors : for each number the factors with which the states are reproduced best.
-    orders : orders of axes or velocities with which each state has a smaller error, the best first.
     """
 
     channels: tuple[str, ...]
@@ -71,7 +68,6 @@ class PhysicsResidual:
     compared: float = math.nan
     others: Mapping[str, float] = field(default_factory=dict)
     best_factors: tuple[BestFactor, ...] = ()
-    orders: tuple[Change, ...] = ()
 
     @property
     def unlike(self) -> dict[str, float]:
@@ -109,17 +105,15 @@ class PhysicsResidual:
                 found.setdefault(change.key, (change, residual))
         sure = {one.key for one in self.best_factors if one.agrees}
         uncertain = tuple(one for key, one in found.items() if key not in sure)
-        known = self.better or self.orders or math.isnan(self.compared)
-        return () if known else uncertain
+        return () if self.better or math.isnan(self.compared) else uncertain
 
     @property
     def wrong(self) -> tuple[BestFactor, ...]:
-        """If no change or order is much better: the numbers that are wrong by all states, first
-        the one that reduces the residual most.
+        """If no change is much better: the numbers that are wrong by all states, first the one
+        that reduces the residual most.
         """
         found = [one for one in self.best_factors if one.is_wrong]
-        known = self.better or self.orders
-        return () if known else tuple(sorted(found, key=lambda one: one.left))
+        return () if self.better else tuple(sorted(found, key=lambda one: one.left))
 
     @property
     def invisible(self) -> tuple[Change, ...]:
@@ -137,4 +131,4 @@ class PhysicsResidual:
         numbers of the config.
         """
         right = all(one.agrees and not one.is_wrong for one in self.best_factors)
-        return bool(self.best_factors) and right and not self.better and not self.orders
+        return bool(self.best_factors) and right and not self.better

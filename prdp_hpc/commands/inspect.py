@@ -155,6 +155,13 @@ def _verdict(found: Inspection, residual: PhysicsResidual) -> str:
     if residual.confirmed:
         words = " and ".join(f"{one.key} × {_range(one)}" for one in residual.best_factors)
         lines.append(f"These numbers are confirmed: all states fit best with {words}.")
+    if residual.likelier:
+        words = " or ".join(f"{_words(one)} ({_keys(found, one)})" for one, _ in residual.likelier)
+        smaller = residual.likelier[0][1]
+        lines.append(
+            f"But all states fit better with {words}: the residual is {smaller:.2e}. "
+            "Compare this with the description of the data."
+        )
     lines += [_wrong(found, one) for one in residual.wrong]
     for change, other in residual.undetermined:
         lines.append(
@@ -195,6 +202,8 @@ def _words(change: Change) -> str:
         words.append("the axes of the grid in another order")
     if change.channels:
         words.append("the velocities in another order")
+    if change.lengths:
+        words.append("another length of the domain")
     if change.key:
         words.append(f"{change.key} × {change.word}")
     return " and ".join(words)
@@ -211,6 +220,11 @@ def _keys(found: Inspection, change: Change) -> str:
         has_key = hasattr(found.data, "all_channels")
         keys.append(
             f"data.format.channels=[{order}]" if has_key else f"a file with the channels {order}"
+        )
+    if change.lengths:
+        each = [f"{length:.8g}" for length in change.lengths]
+        keys.append(
+            f"grid.length={each[0] if len(set(each)) == 1 else '[' + ', '.join(each) + ']'}"
         )
     if change.key:
         value = getattr(found.config.physics, change.key) * change.factor

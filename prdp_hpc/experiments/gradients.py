@@ -13,7 +13,7 @@ from prdp_hpc.config.components import component_of
 from prdp_hpc.distributed.process_mesh import ProcessMesh
 from prdp_hpc.errors import InputError
 from prdp_hpc.experiments.build import build_solver, build_task
-from prdp_hpc.linalg import Solver
+from prdp_hpc.linalg import NonlinearSolver, Solver
 from prdp_hpc.physics.stepper import reference_solver
 
 DIFFERENTIATIONS = ("implicit", "unrolled")
@@ -30,13 +30,14 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
     network's parameters for the first batch) with converged solves, and g_K that with K forward
     iterations and, for implicit differentiation, K adjoint iterations. K runs from 1 to the finest
     level of the ladder: all numbers, or at most 25 in pairs of neighbours, denser for small K.
-    Networks compute in float64 here.
+    Networks compute in float64 here. Newton iterations are not differentiated: a PDE that is solved
+    by Newton's method has the errors of implicit differentiation only.
 
     Returns
     -------
     dict
-        `task`, `ksp`, `pc`, `levels` (K), and `errors`: for `implicit` and `unrolled` one number
-        per K.
+        `task`, `ksp`, `pc`, `levels` (K), `counted` (what K counts), and `errors`: for `implicit`
+        and `unrolled` one number per K.
 
     Raises
     ------
@@ -52,10 +53,12 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
     config = _in_double(config)
     reference = reference_solver(component_of(config.physics))
     reference.refine(CONVERGED)
-    exact = _gradient(config, mesh, reference)
-    errors = {}
+    exact, used = _gradient(config, mesh, reference)
+    by_newton = isinstance(used, NonlinearSolver)
+    differentiations = DIFFERENTIATIONS[:1] if by_newton else DIFFERENTIATIONS
+    errors, counted = {}, "inner iterations"
     # Unrolled first, so that unsupported methods are found before the longer part.
-    for differentiation in reversed(DIFFERENTIATIONS):
+    for differentiation in reversed(differentiations):
         solver = build_solver(_differentiated(config, differentiation))
         task = build_task(config, mesh, solver)
         found = []
@@ -65,32 +68,38 @@ def gradient_errors(config: Config, mesh: ProcessMesh) -> dict[str, Any]:
             found.append(
                 float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(exact))
             )
+        if isinstance(task.solver, NonlinearSolver) and task.solver.refines == "newton":
+            counted = "Newton iterations"
         task.close()
         errors[differentiation] = found
-    ordered = {differentiation: errors[differentiation] for differentiation in DIFFERENTIATIONS}
+    ordered = {differentiation: errors[differentiation] for differentiation in differentiations}
     return {
         "task": config.task_name,
         "ksp": config.solver.ksp,
         "pc": config.solver.pc,
         "levels": levels,
+        "counted": counted,
         "errors": ordered,
     }
 
 
-def _gradient(config: Config, mesh: ProcessMesh, solver: Solver) -> Tensor:
+def _gradient(
+    config: Config, mesh: ProcessMesh, solver: Solver
+) -> tuple[Tensor, Solver | NonlinearSolver]:
+    """The gradient with this solver, and the solver that the PDE makes of it."""
     task = build_task(config, mesh, solver)
     if not callable(getattr(task, "gradient", None)):
         raise InputError(
             f"task: {type(task).__name__} has no method gradient(), see prdp_hpc.tasks.task.Task"
         )
-    gradient = task.gradient()
+    gradient, used = task.gradient(), task.solver
     task.close()
     if not gradient.any():
         raise ConfigError(
             "the converged gradient is zero, and errors are measured relative to it: choose "
             "another initial guess"
         )
-    return gradient
+    return gradient, used
 
 
 def _levels(config: Config) -> list[int]:

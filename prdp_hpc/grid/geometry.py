@@ -174,6 +174,10 @@ def validate_geometry(
             f"boundary must be one of {BOUNDARIES}, or one of them for each of {len(shape)} axes, "
             f"not {boundary!r}"
         )
+    if any(isinstance(a, Tensor) and a.requires_grad for a in lengths):
+        return InputError(
+            "there is no gradient with respect to length: pass a number, or length.detach()"
+        )
     if len(lengths) != len(shape) or any(not 0 < _as_float(a) < math.inf for a in lengths):
         return InputError(
             f"length must be positive and finite, one number or one for each of {len(shape)} axes, "

@@ -283,6 +283,14 @@ def not_symmetric_inverse(method: str) -> InputError:
     )
 
 
+def singular_coarse_matrix(pc: str) -> InputError:
+    """The error for a preconditioner that divides by rounding on a singular matrix."""
+    return InputError(
+        f"pc={pc!r} factors its coarsest matrix, which is singular like the matrix, so that its "
+        "results consist of rounding errors: use pc='gamg' or 'mg' for an operator with a nullspace"
+    )
+
+
 def petsc_failure(
     direction: str, method: str, error: PETSc.Error, level: object, zero_diagonal: int | None
 ) -> SolveError:

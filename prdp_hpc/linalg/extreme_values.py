@@ -193,6 +193,8 @@ def factors_of(operator: Operator, values: Any, solver: Solver) -> Factors | Non
     powers = exponents[:, 0]
     large = LARGE_VALUES.get(solver.ksp, ORDINARY_VALUES)
     powers[(powers > 0) & (powers <= large)] = 0
+    if powers.any() and _replaces_zeros(operator, rows, solver):
+        return None
     most = MOST if values.dtype == torch.float64 else MOST_SINGLE
     if not powers.any():
         return None
@@ -221,6 +223,19 @@ def _is_homogeneous(operator: Operator, solver: Solver) -> bool:
         is_own = solver.adopted is None and operator.preconditioner is None
         return is_own and solver.pc in INVERSE_PCS
     return True
+
+
+def _replaces_zeros(operator: Operator, rows: Any, solver: Solver) -> bool:
+    """Whether the preconditioner has the number 1 for a zero on the diagonal of one of the
+    matrices, and the iterations are those of a multiple of the matrix only without it; collective.
+    """
+    if solver.ksp != "richardson" and solver.ksp not in ONE_APPLICATION_KSPS:
+        return False
+    if solver.pc != "jacobi" and not has_part(solver.petsc_options, "jacobi"):
+        return False
+    values = torch.as_tensor(rows).detach()
+    zeros = [bool((operator.diagonal_of(row) == 0.0).any()) for row in values]
+    return anywhere(operator.comm, any(zeros))
 
 
 def require_usual_size(operator: Operator, solver: Solver, b: Tensor, x: Tensor) -> None:

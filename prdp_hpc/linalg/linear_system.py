@@ -70,8 +70,7 @@ class LinearSystem(PreconditionerSetUp):
         self._read_types()
         self._prepare_lag(solver.lag_preconditioner)
         self._needs_second_set_up = bool(self._memory.kind) and solver.pc == "mg"
-        # The reasons at which the solves for the last right-hand sides stopped.
-        self._codes: list[int] = []
+        self._codes = []
         self._aims: Numbers | None = None  # what tolerances refer to in solves for corrections
         ordinary = ORDINARY_OF.get(self.ksp_name, ORDINARY)
         self._ordinary = ordinary_squares(int(self._b.getLocalSize()), ordinary)
@@ -120,9 +119,7 @@ class LinearSystem(PreconditionerSetUp):
         return BatchedInverse(self.preconditioner, self._pair.pmat, self._memory)
 
     def set_level(self, direction: str, level: Refinement) -> None:
-        """Set the level of the next set-up and solves in one direction, which the solver or a solve
-        owns.
-        """
+        """Set the level of the next solves in one direction, which the solver or a solve owns."""
         own = self._pair.directions[direction]
         if self._pair.is_one_ksp:
             self._read_types()
@@ -254,6 +251,8 @@ class LinearSystem(PreconditionerSetUp):
         finally:
             self._aims = None
         x += start
+        if self._is_rounded(direction, b, rest, x):
+            iterations += self._solve_from(direction, b, x, copied(x), False)
         return iterations
 
     def _product(self, direction: Direction, x: Numbers) -> Numbers:

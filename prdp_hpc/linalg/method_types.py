@@ -107,6 +107,10 @@ RELATIVE_KSPS = frozenset({"richardson", "lsqr", "cgls"})
 """These may compare an absolute tolerance with another quantity than their residual norm."""
 NATURAL_NORM_KSPS = frozenset({"cg", "groppcg"})
 """The natural norm needs no additional reduction in these."""
+UNPROJECTED_PCS = frozenset({"hmg"})
+"""These factor their coarsest matrix, which is singular if the matrix is, with pivots that consist
+of rounding: their results have no digit right (3.26).
+"""
 DIAGONAL_PCS = frozenset({"sor", "gamg", "hmg", "eisenstat"})
 """These fail on a rank that has a row with a zero, or no entry, on its diagonal."""
 SOR_PCS = frozenset({"sor", "eisenstat"})

@@ -25,6 +25,7 @@ from prdp_hpc.linalg.method_types import (
     SYMMETRIC_KSPS,
     SYMMETRIC_OR_WHOLE_PCS,
     SYMMETRIC_PCS,
+    UNPROJECTED_PCS,
     Lag,
 )
 from prdp_hpc.linalg.operator import Operator
@@ -343,6 +344,8 @@ class PreconditionerSetUp(ResidualChecks):
 
     def _check_promises(self) -> None:
         """Raise InputError if the values violate the operator's promises or the method's needs."""
+        if self._nullspaces is not None and self.pc_name in UNPROJECTED_PCS:
+            raise errors.singular_coarse_matrix(self.pc_name)
         operator = self._used_operator()
         relying = [f"ksp={self.ksp_name!r}"] if self.ksp_name in SYMMETRIC_KSPS else []
         by_pc = [f"pc={self.pc_name!r}"] if self.pc_name in SYMMETRIC_PCS else []

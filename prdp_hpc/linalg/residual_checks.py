@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import Any
+from abc import abstractmethod
 
 import numpy as np
 from mpi4py import MPI
 
-from prdp_hpc.distributed.communicators import private
 from prdp_hpc.linalg import errors
 from prdp_hpc.linalg.arrays import (
     Numbers,
     empty_like,
-    inner,
 )
 from prdp_hpc.linalg.bad_rows import bad_row
 from prdp_hpc.linalg.early_ends import zero_is_no_iterate
-from prdp_hpc.linalg.inverses import BatchedInverse
 from prdp_hpc.linalg.ksp_pair import Direction
 from prdp_hpc.linalg.method_types import (
     BLOCK_PCS,
@@ -33,10 +29,10 @@ from prdp_hpc.linalg.method_types import (
     TRANSFORMING_PCS,
     UNGUARDED_KSPS,
 )
-from prdp_hpc.linalg.nullspaces import Nullspaces
 from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.promises import absolute_product, row_maxima
-from prdp_hpc.linalg.reductions import anywhere, zero_rows
+from prdp_hpc.linalg.reductions import anywhere, longer_rows, zero_rows
+from prdp_hpc.linalg.residual_norms import ResidualNorms
 from prdp_hpc.linalg.solution_sizes import Scale
 from prdp_hpc.linalg.torch_petsc import Memory, is_aij, placed
 from prdp_hpc.petsc import PETSc
@@ -45,6 +41,8 @@ from prdp_hpc.petsc import PETSc
 SOLVED = 1e-10
 # Largest ratio of the residual of a solution to the tolerance.
 LOST = 100.0
+# Rounding errors of a residual, relative to that of the guess.
+ROUNDING = 8.0 * float(np.finfo(np.float64).eps)
 # Largest relative residual that may be due to the rounding of a recurrence.
 DRIFT = 1e-3
 # A relative residual that is an error at any tolerance.
@@ -65,23 +63,12 @@ CHECKED_AT_THE_END = EARLY_KSPS | UNGUARDED_KSPS
 _ABSOLUTE = (PETSc.KSP.ConvergedReason.CONVERGED_ATOL, 9)
 
 
-class ResidualChecks(ABC):
-    """The part of a `LinearSystem` that checks solutions; all methods are collective.
+class ResidualChecks(ResidualNorms):
+    """The part of a `LinearSystem` that checks solutions; all methods are collective."""
 
-    Attributes
-    ----------
-    ksp_name, pc_name : the types of the KSPs and of the preconditioner.
-    """
-
-    ksp_name: str
-    pc_name: str
-    _matrix: Any
-    _comm: MPI.Comm
-    _b: Any
-    _x: Any
-    _residual: Any
-    _nullspaces: Nullspaces | None
     _memory: Memory
+    # The reasons at which the solves for the last right-hand sides stopped.
+    _codes: list[int]
     # Directions without a converged solve since the last set-up.
     _unchecked: set[str]
     # The state of the matrix, and what `scale` found for it.
@@ -97,11 +84,6 @@ class ResidualChecks(ABC):
 
     @abstractmethod
     def _used_operator(self) -> Operator: ...
-
-    @property
-    @abstractmethod
-    def inverse(self) -> BatchedInverse:
-        """Applications of the preconditioner."""
 
     def _check_result(
         self,
@@ -258,6 +240,25 @@ class ResidualChecks(ABC):
             return None
         return tested / first
 
+    def _is_rounded(self, direction: Direction, b: Numbers, rest: Numbers, x: Numbers) -> bool:
+        """Whether a guess left so much of b that the rounding errors of its residual `rest` keep x
+        from the tolerance: the KSP tested the correction only. SolveError if x is no better.
+        """
+        rtol = direction.level.rtol
+        if rtol is None or direction.has_absolute_tolerance:
+            return False
+        is_rounded = False
+        for row in np.flatnonzero(longer_rows(self._comm, ROUNDING * rest, rtol * b)):
+            if self._codes[row] in (errors.MAX_IT, errors.ALL_ITERATIONS):
+                continue
+            left, length, _ = self._lengths(direction, b[row], x[row])
+            if left > 0.1 * self._length_of(rest[row]):
+                normal = self.ksp_name in NORMAL_EQUATION_KSPS | NORMAL_KSPS
+                name, level, relative = direction.name, direction.level, left / length
+                raise errors.lost_residual(name, self.method, relative, 0, level, normal)
+            is_rounded |= left > rtol * length
+        return is_rounded
+
     def _unsolved(
         self,
         direction: Direction,
@@ -297,21 +298,6 @@ class ResidualChecks(ABC):
         terms = terms + np.abs(right)
         return not anywhere(self._comm, bool((np.abs(residual) > share * terms).any()))
 
-    def _preconditioned(self, direction: Direction, rows: Numbers) -> Numbers:
-        """`M⁻¹ rows` without the parts in the nullspace, as a KSP applies it."""
-        z, spaces = self.inverse.applied(rows, direction.transposed), self._nullspaces
-        return (
-            z if spaces is None else spaces.of_result(direction.name == "adjoint").removed_from(z)
-        )
-
-    def _normal_product(self, direction: Direction, row: Numbers) -> Numbers:
-        """`Aᵀ row`; `A row` for a solve with Aᵀ."""
-        product = empty_like(row)
-        multiply = self._matrix.mult if direction.transposed else self._matrix.multTranspose
-        with placed((self._b, row), (self._x, product)):
-            multiply(self._b, self._x)
-        return product
-
     def _check_solution(self, direction: Direction, right: Numbers, result: Numbers) -> None:
         """Raise SolveError for a suspicious solution, e.g. one that is very large, unless its
         residual is small.
@@ -337,16 +323,6 @@ class ResidualChecks(ABC):
                 ignores_rows = not self._residual.getArray(readonly=True).all()
             self._scale_of = state, Scale(norm, ignores_rows)
         return self._scale_of[1]
-
-    def _lengths(
-        self, direction: Direction, right: Numbers, result: Numbers
-    ) -> tuple[float, float, float]:
-        """The lengths of the residual, the right-hand side and the solution; collective."""
-        with placed((self._b, right), (self._x, result)):
-            product = self._matrix.multTranspose if direction.transposed else self._matrix.mult
-            product(self._x, self._residual)
-            self._residual.aypx(-1.0, self._b)
-            return float(self._residual.norm()), float(self._b.norm()), float(self._x.norm())
 
     def _is_left_to_do(
         self, direction: Direction, right: Numbers, aim: Numbers, absolute: float
@@ -382,19 +358,3 @@ class ResidualChecks(ABC):
         if not np.isfinite(norms).all():
             reason = PETSc.KSP.ConvergedReason.DIVERGED_NANORINF
             raise errors.failed_solve(direction.name, self.method, reason, 0, direction.level)
-
-    def _norm_of(self, direction: Direction, row: Numbers, kind: Any) -> float:
-        """A right-hand side in the norm in which the KSP measures residuals; collective."""
-        types, z = PETSc.KSP.NormType, row
-        is_plain = kind == types.UNPRECONDITIONED or self.pc_name in TRANSFORMING_PCS
-        if not is_plain and direction.ksp.getPCSide() != PETSc.PC.Side.RIGHT:
-            rows = row[None]
-            if self.ksp_name in NORMAL_EQUATION_KSPS:  # They are preconditioned by M⁻¹ M⁻ᵀ.
-                rows = self.inverse.applied(rows, by_transposed=not direction.transposed)
-            z = self._preconditioned(direction, rows)[0]
-        square = inner(row if kind == types.NATURAL else z, z)
-        return float(np.sqrt(abs(private(self._comm).sums.allreduce(square))))
-
-    def _length_of(self, right: Numbers) -> float:
-        with placed((self._b, right)):
-            return float(self._b.norm())

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor
@@ -84,6 +85,24 @@ def largest(comm: MPI.Comm, rows: Numbers) -> HostArray:
     if comm.size > 1:
         private(comm).sums.Allreduce(MPI.IN_PLACE, sizes, op=MPI.MAX)
     return sizes
+
+
+def exponents_with_guess(
+    comm: MPI.Comm, b: Tensor, start: Tensor, rest: Tensor
+) -> tuple[Exponents | None, Tensor, Tensor]:
+    """As `exponents_of`, of the larger one of each right-hand side `(B, n_local)` and what a guess
+    leaves of it; and both, for a guess of 0 where another one leaves far more; collective.
+    """
+    sizes = largest(comm, torch.cat([b, rest]))
+    exponents: Exponents = np.frexp(sizes)[1].astype(np.int32)
+    of_b, of_rest = exponents[: len(b)], exponents[len(b) :]
+    is_far = (sizes[: len(b)] > 0.0) & (of_rest - of_b > DISPROPORTIONATE)
+    if is_far.any():
+        drops = torch.from_numpy(is_far).to(b.device)[:, None]
+        start, rest = torch.where(drops, 0.0, start), torch.where(drops, b, rest)
+    found = np.where(is_far, of_b, np.maximum(of_b, of_rest)).astype(np.int32)
+    found[np.abs(found) <= ORDINARY] = 0
+    return (found[:, None] if found.any() else None), start, rest
 
 
 def scaled_guess(comm: MPI.Comm, guess: Numbers, exponents: Exponents) -> Numbers:

@@ -9,7 +9,6 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.distributed.communicators import private
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
@@ -42,8 +41,9 @@ class AllenCahn(NewtonStepper):
     interface : float or Tensor
         The width ε > 0 in units of length: a number, or a replicated tensor of shape `()`, which
         may require a gradient.
-    dt : float
-        Time step in units of the reaction's time, 0 < dt < 1.
+    dt : float or Tensor
+        Time step in units of the reaction's time, 0 < dt < 1: a number, or a replicated tensor of
+        shape `()`, which may require a gradient.
     solver : NonlinearSolver
         Newton's method and its linear solver.
     boundaries : sequence of tuple, optional
@@ -76,18 +76,12 @@ class AllenCahn(NewtonStepper):
         self,
         grid: Grid,
         interface: float | Tensor,
-        dt: float,
+        dt: float | Tensor,
         solver: NonlinearSolver,
         boundaries: Boundaries | None = None,
     ) -> None:
-        error = not_one_number("interface", interface) or not_one_number("the time step dt", dt)
-        if error is None and not as_float(dt) < 1:
-            error = InputError(f"dt must be less than 1, so that a step has one solution, not {dt}")
-        if error is None and not as_float(interface) > 0:
-            error = InputError(f"the width of an interface must be positive, not {interface!r}")
-        raise_together(grid.comm, error)
-        super().__init__(grid, dt, solver, boundaries)
         self.interface = interface
+        super().__init__(grid, dt, solver, boundaries)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Any) -> AllenCahn:
@@ -99,6 +93,19 @@ class AllenCahn(NewtonStepper):
         sides = boundaries_of(section.boundaries, grid.dim)
         return cls(grid, section.interface, section.dt, solver, sides)
 
+    def validate_numbers(self) -> InputError | None:
+        """The error for an invalid number, which may have been changed in place, or None."""
+        error = super().validate_numbers() or not_one_number("interface", self.interface)
+        if error is None and not as_float(self.dt) < 1:
+            error = InputError(
+                f"dt must be less than 1, so that a step has one solution, not {self.dt!r}"
+            )
+        if error is None and not as_float(self.interface) > 0:
+            error = InputError(
+                f"the width of an interface must be positive, not {self.interface!r}"
+            )
+        return error
+
     @staticmethod
     def reference_solver() -> NonlinearSolver:
         """Return a solver for reference solutions."""
@@ -109,11 +116,11 @@ class AllenCahn(NewtonStepper):
         return {**super().attributes(), "interface": float(self.interface)}
 
     def residual(
-        self, u: Tensor, old: Tensor, squared_interface: Tensor, sides: SideNumbers
+        self, u: Tensor, old: Tensor, dt: Tensor, squared_interface: Tensor, sides: SideNumbers
     ) -> Tensor:
         """Return F of fields `(b, 1, *local_shape)`; differentiable, collective."""
         diffusion = self.fluxes.divergence(u, squared_interface.expand_as, sides)
-        return u - old - self.dt * (diffusion + u - u**3)
+        return u - old - dt * (diffusion + u - u**3)
 
     @cached_property
     def jacobian(self) -> GivenJacobian:
@@ -124,10 +131,12 @@ class AllenCahn(NewtonStepper):
         zero = torch.zeros((), dtype=torch.float64)
         is_diagonal = stencil.values(zero + 1.0, 1.0, 0.0, no_flux) != 0.0
 
-        def values(u: Tensor, old: Tensor, squared_interface: Tensor, sides: SideNumbers) -> Tensor:
+        def values(
+            u: Tensor, old: Tensor, dt: Tensor, squared_interface: Tensor, sides: SideNumbers
+        ) -> Tensor:
             coefficients = [own[1] for own, is_robin in zip(sides, robin, strict=True) if is_robin]
-            found = stencil.values(squared_interface, 1.0, self.dt, coefficients).clone()
-            found[is_diagonal] += self.dt * (3.0 * u.reshape(-1) ** 2 - 1.0)
+            found = stencil.values(squared_interface, 1.0, dt, coefficients).clone()
+            found[is_diagonal] += dt * (3.0 * u.reshape(-1) ** 2 - 1.0)
             return found
 
         return stencil.operator, values
@@ -161,7 +170,7 @@ class AllenCahn(NewtonStepper):
     def __call__(self, u: Tensor) -> Tensor:
         """Return the state one step later.
 
-        Differentiable in u and ε; collective.
+        Differentiable in u, ε and dt; collective.
 
         Parameters
         ----------

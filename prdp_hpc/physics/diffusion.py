@@ -36,12 +36,11 @@ class DiffusionStepper:
         diffusivity: float | Tensor,
         solver: Solver,
         mass: float,
-        scale: float | Tensor,
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
     ) -> None:
         self.grid, self.solver = grid, solver
-        self._mass, self._scale = mass, scale
+        self._mass = mass
         kappa = _as_tensor(diffusivity)
         error = _validate_mean(face_mean) or _validate_diffusivity(kappa, grid)
         conditions = SideConditions(grid, boundaries, error)
@@ -134,7 +133,7 @@ class DiffusionStepper:
         stale = not _same(made_from, self._seen)
         stale = stale or self._values is None or self._values.device != device
         if stale and error is None:
-            error = _validate_diffusivity(kappa, self.grid)
+            error = _validate_diffusivity(kappa, self.grid) or self._validate_numbers()
         needs_robin = self._mass == 0.0 and conditions.constants == "by Robin"
         fixed = not needs_robin or any(bool((a.detach() > 0).any()) for a in coefficients)
         stale, fixed = _agree(self.grid.comm, error, stale, fixed)
@@ -161,8 +160,20 @@ class DiffusionStepper:
         return values
 
     @property
+    def _scale(self) -> float | Tensor:
+        """The factor of the diffusion operator in the matrix. It is computed at each use, because a
+        time step may be changed in place, and each backward pass needs a graph of its own.
+        """
+        return 1.0
+
+    def _validate_numbers(self) -> InputError | None:
+        """The error for invalid numbers besides κ, which may have been changed in place."""
+        return None
+
+    @property
     def _scale_tensor(self) -> list[Tensor]:
-        return [self._scale] if isinstance(self._scale, Tensor) else []
+        scale = self._scale
+        return [scale] if isinstance(scale, Tensor) else []
 
     def _shared(self, number: float | Tensor, device: torch.device) -> float | Tensor:
         """A number that is replicated on the ranks, for use with their parts of fields."""

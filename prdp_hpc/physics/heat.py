@@ -22,7 +22,9 @@ from prdp_hpc.physics.real_numbers import (
     checked_dt,
     checked_time,
     has_real_numbers,
+    not_constant,
     not_one_number,
+    validate_dt,
 )
 from prdp_hpc.physics.time_integration import extrapolated
 
@@ -100,7 +102,7 @@ class Heat(DiffusionStepper):
         source: float | Tensor = 0.0,
         theta: float = 1.0,
     ) -> None:
-        error = not_one_number("theta", theta)
+        error = not_constant("theta", theta)
         if error is None and not isinstance(source, Tensor):
             error = not_one_number("source", source)
         if error is not None:
@@ -113,8 +115,7 @@ class Heat(DiffusionStepper):
         self._dt = checked_dt(dt)
         self._theta = as_float(theta)
         self.source = source if isinstance(source, Tensor) else float(source)
-        length = self._theta * self._dt
-        super().__init__(grid, diffusivity, solver, 1.0, length, boundaries, face_mean)
+        super().__init__(grid, diffusivity, solver, 1.0, boundaries, face_mean)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Heat:
@@ -181,8 +182,15 @@ class Heat(DiffusionStepper):
 
     @property
     def dt(self) -> float | Tensor:
-        """The time step; it is part of the matrix, so another one needs another stepper."""
+        """The time step; a tensor may be changed in place."""
         return self._dt
+
+    @property
+    def _scale(self) -> float | Tensor:
+        return self._theta * self._dt
+
+    def _validate_numbers(self) -> InputError | None:
+        return validate_dt(self._dt)
 
     @property
     def theta(self) -> float:

@@ -17,7 +17,7 @@ from prdp_hpc.linalg import NonlinearSolver, Solver, solve_nonlinear
 from prdp_hpc.linalg.nonlinear.solve import GivenJacobian
 from prdp_hpc.physics.boundaries import Boundaries, numbers_of
 from prdp_hpc.physics.face_fluxes import FaceFluxes
-from prdp_hpc.physics.real_numbers import as_float, not_one_number
+from prdp_hpc.physics.real_numbers import as_float, validate_dt
 from prdp_hpc.physics.side_conditions import SideConditions
 
 
@@ -56,7 +56,7 @@ def newton_solver(solver: Solver | NonlinearSolver, keys: NewtonKeys) -> Nonline
 class NewtonStepper(ABC):
     """One step of backward Euler, `F(u⁺, u) = 0`, for fields of one channel.
 
-    A subclass defines `residual(u, old, *parameters, sides)` on `(b, 1, *local_shape)`, and
+    A subclass defines `residual(u, old, dt, *parameters, sides)` on `(b, 1, *local_shape)`, and
     `jacobian`; `sides` are the values of `FaceFluxes.side_numbers`.
 
     Raises
@@ -73,26 +73,27 @@ class NewtonStepper(ABC):
     def __init__(
         self,
         grid: Grid,
-        dt: float,
+        dt: float | Tensor,
         solver: NonlinearSolver,
         boundaries: Boundaries | None = None,
     ) -> None:
-        error = not_one_number("the time step dt", dt)
-        if error is None and not 0 < as_float(dt) < math.inf:
-            error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
-        raise_together(grid.comm, error or validate_solver(solver))
-        self.grid, self.solver, self._dt = grid, solver, as_float(dt)
+        self.grid, self.solver, self._dt = grid, solver, dt
+        raise_together(grid.comm, self.validate_numbers() or validate_solver(solver))
         self.boundaries = boundaries or [None] * grid.dim
         self.fluxes = FaceFluxes(grid, SideConditions(grid, boundaries))
 
     @property
-    def dt(self) -> float:
-        """The time step."""
+    def dt(self) -> float | Tensor:
+        """The time step; a tensor may be changed in place."""
         return self._dt
+
+    def validate_numbers(self) -> InputError | None:
+        """The error for an invalid number, which may have been changed in place, or None."""
+        return validate_dt(self._dt)
 
     def attributes(self) -> dict[str, float]:
         """Return `dt` and the numbers on the sides, which data files must agree with."""
-        return {"dt": self.dt, **numbers_of(self.boundaries)}
+        return {"dt": as_float(self.dt), **numbers_of(self.boundaries)}
 
     @property
     @abstractmethod
@@ -102,7 +103,8 @@ class NewtonStepper(ABC):
     def _step(self, state: Tensor, parameters: Sequence[Any] = ()) -> Tensor:
         """The state one step later; Newton's method starts at the state. Channels are separate."""
         fields = self._fields(state)
-        parameters = (*parameters, self.side_numbers())
+        dt = replicated(self.grid, self._dt)
+        parameters = (dt, *parameters, self.side_numbers(self.validate_numbers()))
         stepped = solve_nonlinear(
             self.residual,
             fields,
@@ -114,9 +116,17 @@ class NewtonStepper(ABC):
         )
         return stepped.reshape(state.shape)
 
-    def side_numbers(self) -> list[tuple[Tensor, ...]]:
-        """Return the residual's last parameter; errors in conditions are raised on all ranks."""
-        return call_together(self.grid.comm, self.fluxes.side_numbers)
+    def side_numbers(self, error: InputError | None = None) -> list[tuple[Tensor, ...]]:
+        """Return the residual's last parameter; an error in conditions, or this one of the caller,
+        is raised on all ranks.
+        """
+
+        def checked() -> list[tuple[Tensor, ...]]:
+            if error is not None:
+                raise error
+            return self.fluxes.side_numbers()
+
+        return call_together(self.grid.comm, checked)
 
     def _fields(self, state: Tensor) -> Tensor:
         """All fields of a batch as samples of one channel; collective."""

@@ -24,7 +24,7 @@ from prdp_hpc.physics.boundaries import Boundaries, boundaries_of
 from prdp_hpc.physics.face_fluxes import SideNumbers
 from prdp_hpc.physics.initial_conditions import normalised_fourier
 from prdp_hpc.physics.newton import NewtonStepper, newton_solver, replicated
-from prdp_hpc.physics.real_numbers import as_float, not_one_number
+from prdp_hpc.physics.real_numbers import as_float, not_constant, not_one_number
 
 LAWS = ("quadratic", "power")
 
@@ -49,8 +49,9 @@ class NonlinearDiffusion(NewtonStepper):
     diffusivity : float or Tensor
         The factor κ₀ > 0 in length² / time ("power": per unit of u^β): a number, or a replicated
         tensor of shape `()`, which may require a gradient.
-    dt : float
-        Time step, > 0.
+    dt : float or Tensor
+        Time step, > 0: a number, or a replicated tensor of shape `()`, which may require a
+        gradient.
     solver : NonlinearSolver
         Newton's method and its linear solver.
     law : {"quadratic", "power"}, default "quadratic"
@@ -87,15 +88,15 @@ class NonlinearDiffusion(NewtonStepper):
         self,
         grid: Grid,
         diffusivity: float | Tensor,
-        dt: float,
+        dt: float | Tensor,
         solver: NonlinearSolver,
         law: str = "quadratic",
         exponent: float = 1.0,
         boundaries: Boundaries | None = None,
     ) -> None:
-        raise_together(grid.comm, _validate(diffusivity, law, exponent))
-        super().__init__(grid, dt, solver, boundaries)
+        raise_together(grid.comm, _validate(law, exponent))
         self.diffusivity, self.law, self.exponent = diffusivity, law, float(exponent)
+        super().__init__(grid, dt, solver, boundaries)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Any) -> NonlinearDiffusion:
@@ -112,6 +113,10 @@ class NonlinearDiffusion(NewtonStepper):
             section.exponent,
             boundaries_of(section.boundaries, grid.dim),
         )
+
+    def validate_numbers(self) -> InputError | None:
+        """The error for an invalid number, which may have been changed in place, or None."""
+        return super().validate_numbers() or _validate_diffusivity(self.diffusivity)
 
     @staticmethod
     def reference_solver() -> NonlinearSolver:
@@ -153,11 +158,17 @@ class NonlinearDiffusion(NewtonStepper):
         return diffusivity * u.abs() ** self.exponent
 
     def residual(
-        self, u: Tensor, old: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
+        self,
+        u: Tensor,
+        old: Tensor,
+        dt: Tensor,
+        diffusivity: Tensor,
+        source: Any,
+        sides: SideNumbers,
     ) -> Tensor:
         """Return F of fields `(b, 1, *local_shape)`; differentiable, collective."""
         flux = -self.steady_residual(u, diffusivity, None, sides)
-        return u - old - self.dt * flux - (0.0 if source is None else self.dt * source)
+        return u - old - dt * flux - (0.0 if source is None else dt * source)
 
     def steady_residual(
         self, u: Tensor, diffusivity: Tensor, source: Any, sides: SideNumbers
@@ -177,7 +188,7 @@ class NonlinearDiffusion(NewtonStepper):
     def __call__(self, u: Tensor, source: Tensor | None = None) -> Tensor:
         """Return the state one step later.
 
-        Differentiable in u, f and κ₀; collective.
+        Differentiable in u, f, κ₀ and dt; collective.
 
         Parameters
         ----------
@@ -235,10 +246,10 @@ class NonlinearDiffusion(NewtonStepper):
         )
 
 
-def _validate(diffusivity: float | Tensor, law: str, exponent: float) -> InputError | None:
+def _validate(law: str, exponent: float) -> InputError | None:
     if law not in LAWS:
         return InputError(f"law must be one of {', '.join(LAWS)}, not {law!r}")
-    error = not_one_number("exponent", exponent) or not_one_number("diffusivity", diffusivity)
+    error = not_constant("exponent", exponent)
     if error is not None:
         return error
     least = 1.0 if law == "power" else 0.0
@@ -246,6 +257,11 @@ def _validate(diffusivity: float | Tensor, law: str, exponent: float) -> InputEr
         return InputError(
             f"exponent must be at least {least:g} for law={law!r}, and finite, not {exponent!r}"
         )
-    if not 0 < as_float(diffusivity) < math.inf:
-        return InputError(f"diffusivity must be positive and finite, not {diffusivity!r}")
     return None
+
+
+def _validate_diffusivity(diffusivity: float | Tensor) -> InputError | None:
+    error = not_one_number("diffusivity", diffusivity)
+    if error is None and not 0 < as_float(diffusivity) < math.inf:
+        error = InputError(f"diffusivity must be positive and finite, not {diffusivity!r}")
+    return error

@@ -13,7 +13,7 @@ from prdp_hpc.distributed.collective import raise_together
 from prdp_hpc.errors import InputError
 from prdp_hpc.grid.structured import Grid
 from prdp_hpc.linalg import Refinement, Solver, SparseOperator, solve
-from prdp_hpc.physics.real_numbers import not_one_number
+from prdp_hpc.physics.real_numbers import not_constant
 
 VELOCITIES = ("velocity_x", "velocity_y", "velocity_z")
 Gradient = Literal["full", "reduced"]
@@ -159,11 +159,7 @@ def _validate(
     viscosity: float, dt: float, picard_iterations: int, gradient: str
 ) -> ValueError | None:
     for name, number in (("viscosity", viscosity), ("dt", dt)):
-        if isinstance(number, torch.Tensor) and number.requires_grad:
-            return InputError(
-                f"there is no gradient with respect to {name}: pass a number, or {name}.detach()"
-            )
-        error = not_one_number(name, number)
+        error = not_constant(name, number)
         if error is not None:
             return error
     if not 0 <= viscosity < math.inf:

@@ -70,7 +70,7 @@ class Poisson(DiffusionStepper):
         boundaries: Boundaries | None = None,
         face_mean: FaceMean = "arithmetic",
     ) -> None:
-        super().__init__(grid, diffusivity, solver, 0.0, 1.0, boundaries, face_mean)
+        super().__init__(grid, diffusivity, solver, 0.0, boundaries, face_mean)
 
     @classmethod
     def from_config(cls, section: Any, grid: Grid, solver: Solver) -> Poisson:

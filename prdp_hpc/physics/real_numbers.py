@@ -26,6 +26,15 @@ def not_one_number(name: str, value: Any) -> InputError | None:
     return InputError(f"{name} must be one real number, not {what}")
 
 
+def not_constant(name: str, value: Any) -> InputError | None:
+    """As `not_one_number`, for an argument with respect to which there is no gradient."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        return InputError(
+            f"there is no gradient with respect to {name}: pass a number, or {name}.detach()"
+        )
+    return not_one_number(name, value)
+
+
 def has_real_numbers(tensor: Tensor) -> bool:
     """Whether the entries of a tensor are real numbers, which truth values are not."""
     return not tensor.is_complex() and tensor.dtype != torch.bool
@@ -54,10 +63,15 @@ def as_float(value: Any) -> float:
 
 def checked_dt(dt: float | Tensor) -> float | Tensor:
     """Return a time step, a float or a tensor; InputError unless it is positive and finite."""
-    error = not_one_number("the time step dt", dt)
+    error = validate_dt(dt)
     if error is not None:
         raise error
-    number = as_float(dt)
-    if not 0 < number < math.inf:
-        raise InputError(f"the time step dt must be positive and finite, not {dt!r}")
-    return dt if isinstance(dt, Tensor) else number
+    return dt if isinstance(dt, Tensor) else as_float(dt)
+
+
+def validate_dt(dt: Any) -> InputError | None:
+    """The error for a time step that is not positive and finite, or None."""
+    error = not_one_number("the time step dt", dt)
+    if error is None and not 0 < as_float(dt) < math.inf:
+        error = InputError(f"the time step dt must be positive and finite, not {dt!r}")
+    return error

@@ -38,7 +38,7 @@ class Stepper(Protocol):
       GMRES with block Jacobi to a relative residual of 1e-10.
     - `channelwise = True`: channels do not interact, so their number is arbitrary.
     - `network_inputs() -> Tensor`: fields `(E, *local_shape)` that are further inputs of networks,
-      e.g. a coefficient, if `network.inputs` contains "physics".
+      e.g. a coefficient, if the key `network_inputs` contains "physics".
     - `half_cells`: `{channel index: axis}`, the channels whose values are half a cell after the
       grid's points along an axis (a staggered grid); files for ParaView contain their means at the
       points.

@@ -16,10 +16,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from prdp_hpc.errors import InputError
-from prdp_hpc.physics.real_numbers import as_float, checked_dt, checked_time, not_one_number
+from prdp_hpc.physics.real_numbers import as_float, checked_dt, checked_time, not_constant
 
 Length = float | Tensor
 Pair = tuple[Tensor, Tensor]
@@ -37,7 +38,25 @@ class _Scheme:
     def __init__(self, implicit: Implicit, dt: Length, *shares: float) -> None:
         self.dt = checked_dt(dt)
         self.share = shares[0]
-        self._steppers = {share: implicit(share * self.dt) for share in shares}
+        self._implicit, self._shares = implicit, shares
+        self._make_steppers()
+
+    def _make_steppers(self) -> None:
+        self._made_for = self.dt, as_float(self.dt)
+        self._steppers = {
+            share: self._implicit(_multiple(self.dt, share)) for share in self._shares
+        }
+
+    def _stepper_of(self, share: float) -> Callable[..., Tensor]:
+        """The stepper of length `share · dt`; all are made again if dt has changed in the meantime,
+        e.g. by an optimiser.
+        """
+        made, number = self._made_for
+        if made is not self.dt or number != as_float(self.dt):
+            checked_dt(self.dt)
+            with torch.inference_mode(False), torch.enable_grad():
+                self._make_steppers()
+        return self._steppers[share]
 
     @property
     def grid(self) -> Any:
@@ -68,7 +87,7 @@ class _Scheme:
         options: dict[str, Any] = {} if source is None else {"source": source}
         if checked_time(time) is not None:
             options["time"] = time + (ends - share) * self.dt
-        after: Tensor = self._steppers[share](u, **options)
+        after: Tensor = self._stepper_of(share)(u, **options)
         return after
 
 
@@ -211,7 +230,8 @@ class _Imex(_TwoStates):
         """N at `time + ends · dt`."""
         if checked_time(time) is None:
             return self.explicit(u)
-        return self.explicit(u, time + ends * self.dt)
+        when = time + ends * self.dt
+        return self.explicit(u, self.grid.replicated(when) if isinstance(when, Tensor) else when)
 
 
 class SBDF2(_Imex):
@@ -227,7 +247,7 @@ class SBDF2(_Imex):
         the argument `source`.
     explicit : callable
         N, of fields of the state's shape; called as `explicit(u)`, or `explicit(u, time)` if the
-        step has a time.
+        step has a time, whose gradient is summed over the ranks.
     dt : float or Tensor
         The time step, a number or a tensor of shape `()`.
 
@@ -276,7 +296,7 @@ class CNAB2(_Imex):
         the argument `source`.
     explicit : callable
         N, of fields of the state's shape; called as `explicit(u)`, or `explicit(u, time)` if the
-        step has a time.
+        step has a time, whose gradient is summed over the ranks.
     dt : float or Tensor
         The time step, a number or a tensor of shape `()`.
 
@@ -316,7 +336,7 @@ def extrapolated(u: Tensor, between: Tensor, theta: float) -> Tensor:
 
 def checked_theta(theta: float) -> float:
     """Return θ as a float; InputError unless 0 < θ ≤ 1."""
-    error = not_one_number("theta", theta)
+    error = not_constant("theta", theta)
     if error is not None:
         raise error
     if not 0 < as_float(theta) <= 1:
@@ -325,6 +345,16 @@ def checked_theta(theta: float) -> float:
             f"{theta!r}"
         )
     return as_float(theta)
+
+
+def _multiple(dt: Length, share: float) -> Length:
+    """`share · dt`, whose graph is used by the backward passes of all steps: torch frees what a
+    product stores after the first of them, and an addition stores nothing.
+    """
+    if not isinstance(dt, Tensor):
+        return share * dt
+    dt = dt if dt.is_floating_point() else dt.double()
+    return torch.add(torch.zeros_like(dt), dt, alpha=share)
 
 
 def _sum(term: Tensor, source: Tensor | None) -> Tensor:

@@ -29,8 +29,8 @@ def gradients_table(content: Mapping[str, Any]) -> Report:
 
 
 def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
-    """Draw the errors against K on a logarithmic scale to the PNG file `path`, with one line for
-    implicit and one for unrolled differentiation.
+    """Draw the errors against K on a logarithmic scale to the PNG file `path`, with one line per
+    kind of differentiation.
     """
     figure = empty_figure(4.2)
     axes = figure.subplots()
@@ -49,7 +49,7 @@ def plot_gradients(content: Mapping[str, Any], path: str | Path) -> None:
         }
         axes.plot(content["levels"], values, label=name, **style)
     axes.set_yscale("log")
-    axes.set_xlabel("K: inner iterations per solve", fontsize=LABEL_SIZE + 1, color=INK)
+    axes.set_xlabel(f"K: {content['counted']} per solve", fontsize=LABEL_SIZE + 1, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.grid(axis="y", color=GRID, linewidth=0.8)

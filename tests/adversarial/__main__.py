@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 BATCH = 2000
 SILENT_SECONDS = 900.0
 """A rank that sleeps this long waits for a message that never arrives."""
-LOOP_SECONDS = 20.0
+LOOP_SECONDS = 60.0
 """A case takes milliseconds; ranks that take this much processor time each are in a loop, or wait
 for a message that never arrives. It does not depend on what else the machine does.
 """

@@ -370,15 +370,22 @@ class Judge:
             # The map is not differentiable there: the adjoint at the same level instead.
             for row, b in enumerate(self.b):
                 if not (b.any() or self.guess[row].any()):
-                    self._compare(
-                        "gradient of b at 0",
-                        level,
-                        self._adjoints(row),
-                        self.grad[row],
-                        answer.b[row],
-                    )
+                    adjoints, grad = self._adjoints(row), self.grad[row]
+                    self._compare("gradient of b at 0", level, adjoints, grad, answer.b[row])
         given = Given(self.values, self.systems, self.b, self.grad, self.guess)
-        self.unclear += check_slopes(self.case, given, answer)
+        try:
+            self.unclear += check_slopes(self.case, given, answer)
+        except Fault:
+            if not all(map(self._is_solved, range(len(self.b)), answer.x)):
+                raise
+            # Solved exactly before the last iteration: the adjoint at the same level too.
+            self._check_implicit(answer)
+
+    def _is_solved(self, row: int, x: Any) -> bool:
+        """Whether x is the solution to all digits but the last."""
+        one, size = self.system_of(row), np.abs(x).max(initial=0.0)
+        rounding = 8.0 * EPS * np.abs(one.A).sum(axis=1).max(initial=0.0) * size
+        return bool(np.abs(one.P @ (self.b[row] - one.A @ x)).max(initial=0.0) <= rounding)
 
 
 def _different(maps: list[Callable[..., Any]], one: System) -> list[Callable[..., Any]]:

@@ -19,12 +19,12 @@ def inverse(output):
     return tiny.inverse(output, inverse=section)
 
 
-def errors(folder, name):
+def errors(folder, name, kinds=("implicit", "unrolled")):
     """The content of the command's file, after a check that the figure exists."""
     folder = folder / f"{name}-gradients"
     assert (folder / "figures" / "gradients.png").stat().st_size > 5000
     content = json.loads((folder / "gradients.json").read_text())
-    assert set(content["errors"]) == {"implicit", "unrolled"}
+    assert set(content["errors"]) == set(kinds)
     assert all(len(column) == len(content["levels"]) for column in content["errors"].values())
     return content["levels"], content["errors"]
 
@@ -76,6 +76,25 @@ def test_a_corrector_whose_matrices_depend_on_the_state(tmp_path):
         # converged gradient.
         assert column[-1] < 1e-9
     assert found["implicit"][:6] != pytest.approx(found["unrolled"][:6], rel=1e-3)
+
+
+NEWTON = {
+    "allen_cahn": {"interface": 0.2, "dt": 0.5, "newton": {"inner": 1e-10}},
+    "burgers": {"viscosity": 1e-2, "dt": 0.2, "nonlinear": "newton", "newton": {"inner": 1e-10}},
+}
+
+
+@pytest.mark.parametrize("pde", NEWTON)
+def test_newton_iterations_have_implicit_gradients_only(tmp_path, capsys, pde):
+    sections = {"physics": {"pde": pde, **NEWTON[pde]}, "solver": {"ksp": "gmres", "pc": "jacobi"}}
+    content = tiny.emulator(tmp_path, **sections)
+    content["grid"] = {"shape": [12], "boundary": "periodic"}
+    config = tiny.write(tmp_path / "c.yaml", content)
+    cli.main(["gradients", config, 'refinement.ladder={"kind": "iterations", "stop": 4}'])
+    levels, found = errors(tmp_path, "tiny", ["implicit"])
+    assert levels == [1, 2, 3, 4]
+    assert found["implicit"][-1] < 1e-6 < 1e-4 < found["implicit"][0]
+    assert "unrolled" not in capsys.readouterr().out
 
 
 def test_richardson_is_self_adjoint_and_many_levels_are_thinned(tmp_path):

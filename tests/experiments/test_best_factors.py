@@ -96,3 +96,16 @@ def test_wrong_numbers_are_named_for_velocities_at_cell_centres(
         return  # The command computes it again, and its words are the same.
     main(["inspect", str(collocated), "--config", str(config)])
     assert f"fit best with {key} ×" in " ".join(capsys.readouterr().out.split())
+
+
+def test_exchanged_velocities_at_cell_centres_are_named(collocated, tmp_path, capsys):
+    """The error of another scheme keeps the residual of the right order above that of no step."""
+    np.save(tmp_path / "a.npy", np.load(collocated)[:, :, [1, 0, 2]])
+    keys = [f"physics.viscosity={VISCOSITY}", f"physics.dt={DT}", "grid.boundary=periodic"]
+    given = ["physics.pde=navier_stokes", *keys]
+    found = inspect_data(tmp_path / "a.npy", MPI.COMM_SELF, overrides=given).residual
+    assert found.better is None
+    assert not found.confirmed
+    assert {(1, 0, 2), (1, 0)} & {one.channels or one.axes for one, _ in found.likelier}
+    main(["inspect", str(tmp_path / "a.npy"), *given])
+    assert "all states fit better with the" in " ".join(capsys.readouterr().out.split())

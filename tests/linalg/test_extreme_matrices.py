@@ -113,6 +113,17 @@ def test_solves_are_homogeneous_in_the_matrix(ksp, pc):
 
 
 @pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
+@pytest.mark.parametrize("size", [2.0**-490, 2.0**-120, 1.0, 2.0**120, 2.0**490])
+def test_jacobi_has_1_for_a_zero_on_the_diagonal_of_matrices_of_any_size(size, differentiation):
+    A, b = size * np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[0.5, -3.0]])
+    operator = dense_operator(A)
+    solver = Solver("richardson", "jacobi", 1, differentiation=differentiation)
+    x, _, grad = answer(operator, A, b, solver)
+    torch.testing.assert_close(x, torch.from_numpy(b))
+    torch.testing.assert_close(grad, torch.ones_like(x))
+
+
+@pytest.mark.parametrize("differentiation", ["implicit", "unrolled"])
 @pytest.mark.parametrize("ksp", ["richardson", "cg", "gmres"])
 @pytest.mark.parametrize("level", [2, 1e-8])
 def test_a_nullspace_is_removed_from_numbers_of_any_size(ksp, level, differentiation):

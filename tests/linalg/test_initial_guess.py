@@ -349,3 +349,34 @@ def test_a_tolerance_with_a_guess_does_not_depend_on_the_size_of_the_matrix(ksp,
             rounding = 1e-15 * size * (0.0 if start is None else float(start.norm()))
             # Preconditioners change the norm.
             assert normal.max() <= (2.0 if pc == "none" else 20.0) * rtol + rounding
+
+
+@pytest.mark.parametrize("is_function", [False, True])
+@pytest.mark.parametrize("ksp", ["richardson", "chebyshev", "cg", "bcgs", "fgmres", "lgmres", "cr"])
+def test_a_far_guess_does_not_leave_its_rounding_errors(ksp, is_function):
+    """`x = g + δ` has the digits of g only, and the KSP tests the residual of δ."""
+    A = dominant(6, True)
+    if is_function:
+        operator, values = (
+            FunctionOperator(
+                lambda s, x: s * (A @ x),
+                6,
+                symmetric=True,
+                diagonal=lambda s: s * A.diagonal().clone(),
+            ),
+            torch.ones(()),
+        )
+    else:
+        operator, values = sparse(A, symmetric=True)
+    b, guess = torch.randn(2, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values, solved = values.detach().double(), 0
+    for size in (1e-3, 1e-8, 1e-10, 1e-15, 1e-20, 1e-40):
+        try:
+            x = solve(
+                operator, values.detach().double(), size * b, Solver(ksp, "jacobi", 1e-6), guess
+            )
+        except SolveError:
+            continue
+        solved += 1
+        assert ((size * b - x @ A).norm(dim=1) <= 2e-6 * (size * b).norm(dim=1)).all(), size
+    assert solved >= 2

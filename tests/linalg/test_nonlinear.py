@@ -157,6 +157,25 @@ def test_more_newton_iterations_than_rounding_leaves_room_for_are_no_error():
     assert solver.report.forward.newton_iterations < 40
 
 
+@pytest.mark.parametrize(
+    ("function", "inverse", "start"),
+    [
+        (lambda u, p: torch.exp(u) - p, torch.log, 30.0),
+        (lambda u, p: u**3 - p, lambda p: p ** (1 / 3), 1e6),
+        (lambda u, p: torch.log(u) - p, torch.exp, 1e8),
+    ],
+)
+def test_a_tolerance_below_rounding_reaches_the_root_from_a_far_start(function, inverse, start):
+    p = torch.tensor([0.7, 3.0], dtype=torch.float64, requires_grad=True)
+    solver = NonlinearSolver(Solver("gmres", "none", 1e-10), 1e-100)
+    u = solve_nonlinear(function, torch.full_like(p, start).detach(), p, solver, comm=SELF)
+    root = inverse(p)
+    torch.testing.assert_close(u, root, rtol=1e-13, atol=0.0)
+    torch.testing.assert_close(
+        torch.autograd.grad(u.sum(), p), torch.autograd.grad(root.sum(), p), rtol=1e-9, atol=0.0
+    )
+
+
 def test_a_start_that_is_the_solution_stays():
     u = solve_nonlinear(lambda u: u**3 + u, START, (), NonlinearSolver(), comm=SELF)
     assert torch.equal(u, START)
@@ -359,8 +378,7 @@ def test_newton_on_a_grid_solves_a_nonlinear_poisson_problem_to_second_order():
             jacobian=ColouredJacobian.on_grid(grid),
         )
         errors.append(float((found[0, 0] - u.detach()).abs().max()))
-    assert errors[0] / errors[1] > 3.5
-    assert errors[1] / errors[2] > 3.5
+    assert min(errors[0] / errors[1], errors[1] / errors[2]) > 3.5
 
 
 def test_a_lagged_preconditioner_is_set_up_less_often_for_the_same_gradient():

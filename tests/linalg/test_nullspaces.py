@@ -11,7 +11,16 @@ from mpi4py import MPI
 from raised_ranks import raised_everywhere
 from systems import dominant, sparse
 
-from prdp_hpc import FunctionOperator, Grid, Poisson, SolveError, Solver, SparseOperator, solve
+from prdp_hpc import (
+    FunctionOperator,
+    Grid,
+    Poisson,
+    SolveError,
+    Solver,
+    SparseOperator,
+    solve,
+)
+from prdp_hpc.errors import InputError
 
 WORLD = MPI.COMM_WORLD
 N = 13
@@ -246,3 +255,12 @@ def test_rounded_values_have_a_solution_outside_of_the_nullspace_or_an_error(ksp
         return
     rest = b - matrix.double() @ x
     assert (rest - rest.mean()).norm() <= 100 * rtol * b.norm() + 1e-14
+
+
+@pytest.mark.parametrize("level", [2, 1e-8])
+def test_results_that_consist_of_rounding_are_refused(level):
+    """`hmg` factors its coarsest matrix, which is singular: further digits of b changed x."""
+    grid = Grid((8, 8), boundary="periodic")
+    problem = Poisson(grid, Solver("richardson", "hmg", level))
+    with pytest.raises(InputError, match="gamg"):
+        problem(torch.randn(1, 1, 8, 8, dtype=torch.float64))

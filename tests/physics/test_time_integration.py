@@ -8,7 +8,15 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from prdp_hpc import Burgers, Grid, Heat, Solver
+from prdp_hpc import (
+    AllenCahn,
+    Burgers,
+    Grid,
+    Heat,
+    NonlinearDiffusion,
+    NonlinearSolver,
+    Solver,
+)
 from prdp_hpc.errors import InputError
 from prdp_hpc.physics import BDF2, CNAB2, SBDF2, Dirichlet, Neumann, ThetaScheme
 from prdp_hpc.physics.rollout import rollout
@@ -199,6 +207,88 @@ def test_gradients_in_dt_and_the_initial_state(name):
         return run(SCHEMES[name][0](grid, torch.sin, dt), u, 3)
 
     assert torch.autograd.gradcheck(after, (u, dt))
+
+
+def newton(pde, number):
+    return lambda grid, h: pde(
+        grid, number, h, NonlinearSolver(Solver(*SOLVER), 1e-13), boundaries=NEWTON_SIDES
+    )
+
+
+NEWTON_SIDES = [(Dirichlet(0.4), Neumann(0.1))]
+NEWTON = {
+    "Allen–Cahn": newton(AllenCahn, 0.3),
+    "nonlinear diffusion": newton(NonlinearDiffusion, KAPPA),
+}
+
+
+def with_explicit(kind):
+    return lambda grid, dt: kind(grid, torch.sin, dt)
+
+
+def as_bdf2(kind):
+    return lambda grid, dt: BDF2(lambda h: kind(grid, h), dt)
+
+
+OF_DT = {
+    **{name: with_explicit(kind) for name, (kind, _) in SCHEMES.items()},
+    "heat": lambda grid, dt: heat(grid)(dt),
+    "heat, θ = 0.6": lambda grid, dt: Heat(
+        grid, KAPPA, dt, Solver(*SOLVER), NEWTON_SIDES, theta=0.6
+    ),
+    **NEWTON,
+    **{f"BDF2 of {name}": as_bdf2(kind) for name, kind in NEWTON.items()},
+}
+
+
+@pytest.mark.parametrize("make", OF_DT.values(), ids=OF_DT)
+def test_a_stepper_follows_its_dt_through_many_backward_passes(make):
+    """As an optimiser changes it, in place; by the plain loop and by a rollout."""
+    grid = line(6, "neumann")
+    u = torch.rand(2, 1, 6, dtype=torch.float64)
+    dt = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+
+    def loss(stepper, by_rollout):
+        state = stepper.start(u) if hasattr(stepper, "start") else u
+        if by_rollout:
+            state = rollout(stepper, state, 3, 2)
+        else:
+            for _ in range(3):
+                state = stepper(state)
+        return (state[0] if isinstance(state, tuple) else state).pow(3).sum()
+
+    stepper = make(grid, dt)
+    for number in (0.2, 0.13):
+        with torch.no_grad():
+            dt.fill_(number)
+        fresh = torch.tensor(number, dtype=torch.float64, requires_grad=True)
+        wanted = loss(make(grid, fresh), by_rollout=False)
+        slope = torch.autograd.grad(wanted, fresh)
+        for by_rollout in (True, False):
+            found = loss(stepper, by_rollout)
+            torch.testing.assert_close(found, wanted)
+            torch.testing.assert_close(torch.autograd.grad(found, dt), slope)
+    after, before = (loss(make(grid, number + step), False) for step in (1e-4, -1e-4))
+    torch.testing.assert_close(slope[0], (after - before) / 2e-4, rtol=1e-6, atol=1e-8)
+    with torch.no_grad():
+        dt.neg_()
+    with pytest.raises(InputError, match="dt must be positive"):
+        loss(stepper, by_rollout=False)
+
+
+def test_numbers_without_a_gradient_refuse_one():
+    """Where a tensor is accepted, and its gradient would be lost."""
+    number = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    solver = NonlinearSolver(Solver(*SOLVER))
+    for name, make in {
+        "theta": lambda: Heat(line(), KAPPA, 0.1, Solver(*SOLVER), theta=number),
+        "theta ": lambda: ThetaScheme(heat(line()), 0.1, number),
+        "exponent": lambda: NonlinearDiffusion(line(), 1.0, 0.1, solver, exponent=number),
+        "dt": lambda: Burgers(line(), 0.1, number, Solver()),
+        "length": lambda: Grid((4,), comm=MPI.COMM_SELF, length=number),
+    }.items():
+        with pytest.raises(InputError, match=f"no gradient with respect to {name.strip()}"):
+            make()
 
 
 def test_gradient_in_dt_with_sources_sides_and_a_rollout():

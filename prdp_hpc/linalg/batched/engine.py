@@ -30,7 +30,7 @@ from prdp_hpc.linalg.operator import Operator
 from prdp_hpc.linalg.reductions import anywhere
 from prdp_hpc.linalg.refinement_level import Refinement
 from prdp_hpc.linalg.residual_checks import NOTHING_SOLVED
-from prdp_hpc.linalg.scaling import exponents_of, scaled_guess
+from prdp_hpc.linalg.scaling import exponents_of, exponents_with_guess
 from prdp_hpc.linalg.solver import Solver
 from prdp_hpc.linalg.sparse_operator import SparseOperator
 from prdp_hpc.linalg.unrolled.convergence import DefaultTest
@@ -213,15 +213,23 @@ class BatchedEngine:
             With the reason, the iteration, the level and what to try.
         """
         with self._report.part(direction, "solve"), torch.no_grad():
-            exponents = None
-            if self._is_to_be_scaled(held, direction, level):
-                exponents = exponents_of(held.operator.comm, b)
-            if exponents is None:
-                return self._solve_from(held, direction, b, level, guess, is_guarded)
+            system = self._system(held, direction, torch.float64)
+            start = rest = exponents = None
             if guess is not None:
-                guess = scaled_guess(held.operator.comm, guess, exponents)
-            right = times_power_of_two(b, exponents, -1)
-            x = self._solve_from(held, direction, right, level, guess, is_guarded)
+                start = system.without_nullspace(guess)
+                rest = b - system.product(start)
+            if self._is_to_be_scaled(held, direction, level):
+                if start is None or rest is None:
+                    exponents = exponents_of(system.comm, b)
+                else:
+                    exponents, start, rest = exponents_with_guess(system.comm, b, start, rest)
+            if exponents is None:
+                return self._solve_from(held, direction, b, start, rest, level, is_guarded)
+            b = times_power_of_two(b, exponents, -1)
+            if start is not None and rest is not None:
+                start = times_power_of_two(start, exponents, -1)
+                rest = times_power_of_two(rest, exponents, -1)
+            x = self._solve_from(held, direction, b, start, rest, level, is_guarded)
             unscaled: Tensor = times_power_of_two(x, exponents)
             if anywhere(held.operator.comm, has_bad_numbers(unscaled)):
                 raise errors.bad_numbers(direction, self.method, 0, level, in_input=False)
@@ -240,19 +248,20 @@ class BatchedEngine:
         held: Held,
         direction: str,
         b: Tensor,
+        start: Tensor | None,
+        rest: Tensor | None,
         level: Refinement,
-        guess: Tensor | None,
         is_guarded: bool,
     ) -> Tensor:
-        """`x = g + A⁻¹ (b − A g)`; a tolerance still refers to b."""
+        """`x = g + A⁻¹ (b − A g)`, with the guess g and its residual; a tolerance refers to b."""
         system = self._system(held, direction, torch.float64)
-        if guess is None:
+        if start is None or rest is None:
             return self._solve(held, direction, system, b, None, level)
-        start = system.without_nullspace(guess)
-        rest = b - system.product(start)
-        bb, rr = dots(system.comm, (b, b), (rest, rest))
+        # The squares of small numbers are 0.
+        nonzero = (b != 0.0).to(b.dtype)
+        count, bb, rr = dots(system.comm, (nonzero, nonzero), (b, b), (rest, rest))
         # The solution for a right-hand side of 0 is 0.
-        unused = bb == 0.0
+        unused = count == 0.0
         if is_guarded:
             unused |= ~(rr < bb)
         start, rest = torch.where(unused, 0.0, start), torch.where(unused, b, rest)

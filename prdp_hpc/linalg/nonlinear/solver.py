@@ -39,7 +39,9 @@ class NonlinearSolver:
         Level of Newton's method, default `Refinement(rtol=1e-8)`:
 
         - `Refinement(rtol=r)`: iterate until `‖F(u)‖ ≤ r ‖F(u0)‖`; it is an error if 50 iterations
-          (`snes_max_it`) do not reach it, or if the line search finds no smaller residual;
+          (`snes_max_it`) do not reach it, or if the line search finds no smaller residual. From a
+          far start, whose residual is large, give a tolerance far below rounding, e.g. 1e-100: the
+          iteration ends when its steps are rounding only;
         - `Refinement(max_it=K)`: K Newton iterations without a convergence test; fewer if the
           residual is 0, a step is rounding only, or no step decreases the residual;
         - both: the iteration ends at the first of the two.

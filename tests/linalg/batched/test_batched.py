@@ -158,6 +158,20 @@ def test_solves_start_from_the_last_solution_of_their_sample(device):
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("of_b", [1.0, 1e-40, 1e60])
+@pytest.mark.parametrize("of_A", [1e-150, 1e-90, 1.0, 1e90, 1e150])
+@pytest.mark.parametrize(("ksp", "symmetric"), CASES)
+def test_a_guess_is_the_start_for_numbers_of_any_size(ksp, symmetric, of_A, of_b, device):
+    """The size of the guess was compared with that of b, although A is as small as b."""
+    operator, values = sparse(dominant(6, symmetric), symmetric=symmetric)
+    b, guess = torch.randn(2, 2, 6, **DOUBLE, generator=torch.Generator().manual_seed(0))
+    values, b, guess = (t.to(device) for t in (values.detach(), b, guess))
+    solver = Solver(f"batched_{ksp}", "jacobi", 2)
+    expected = solve(operator, values, of_b * b, solver, guess)
+    found = solve(operator, of_A * values, of_A * of_b * b, solver, guess)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * max(1.0, of_b))
+
+
 @pytest.mark.parametrize("size", [1e-300, 1e-170, 1e200])
 def test_right_hand_sides_of_extreme_size(size, device):
     matrix = dominant(9, True)
